@@ -88,16 +88,44 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     return each_pixel_times(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
+class Mixing(nnx.Variable):
+    """Lets a normalizing layer mix a batch's statistics into its own, see `mix`.
+
+    Before a call it holds the share of the batch's statistics, and after it the moments of each image: its mean and its
+    variance by channel, `(2, B, C)`.
+    """
+
+
+def mix(mixing: Mixing, x: Array, mean: Array, var: Array) -> tuple[Array, Array]:
+    """Returns the running mean and variance `(C,)`, mixed with those of images `(B, H, W, C)`; leaves the moments.
+
+    Variances are unbiased, as running ones are. The result is differentiable.
+    """
+    share, values = mixing[...], at_least_float32(x)
+    means = values.mean((1, 2))
+    variances = jnp.square(values - means[:, None, None]).mean((1, 2))
+    mixing.set_value(jnp.stack([means, variances]))
+    of_batch = means.mean(0)
+    count = x.size // x.shape[-1]
+    var_of_batch = (variances.mean(0) + jnp.square(means - of_batch).mean(0)) * count / max(count - 1, 1)
+    return mean + share * (of_batch - mean), var + share * (var_of_batch - var)
+
+
 class BatchNorm(nnx.BatchNorm):
     """Normalizes over all axes but the last, with PyTorch's defaults and running statistics.
 
     The batch is normalized by its biased variance; the running variance follows the unbiased one.
+
+    Attributes:
+        mixing: Given, the layer normalizes by its running statistics mixed with the batch's, and keeps the mixture.
 
     Args:
         features: The number of channels.
         affine: Whether a learned scale and bias follow for each channel.
         rngs: Passed on to Flax.
     """
+
+    mixing: Mixing | None = None
 
     def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
@@ -126,7 +154,9 @@ class BatchNorm(nnx.BatchNorm):
         rows = x.reshape(-1, x.shape[2] * features)
         scale = jnp.ones(features) if self.scale is None else self.scale[...]
         bias = jnp.zeros(features) if self.bias is None else self.bias[...]
-        if use_running_average:
+        if self.mixing is not None:
+            self.mean[...], self.var[...] = mix(self.mixing, x, self.mean[...], self.var[...])
+        if use_running_average or self.mixing is not None:
             gain = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
             normalized = _scale_and_shift(rows, gain, bias - self.mean[...] * gain)
         else:

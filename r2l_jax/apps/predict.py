@@ -15,6 +15,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.sets.folder import center_crop
+from r2l_jax.model.mending import MOST
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
@@ -31,6 +32,33 @@ _FILE, _CLASS = "file", "class"
 SIDE, MARGIN = 1024, 128
 
 Mosaic = Float32[np.ndarray, "rows cols"]
+
+
+def check_raw(run: Run) -> None:
+    """Raises an InputError unless the models of a run take raw files."""
+    if run.camera is None:
+        raise InputError("the model was trained on images that are processed already: it takes no raw files")
+
+
+def mended(run: Run, files: Sequence[Place], camera: KnownCamera | None, force: bool = False) -> Run:
+    """Mends the models of a run by the files that they predict, at most `mending.MOST` of them, evenly spaced.
+
+    Args:
+        run: the run, which takes raw files.
+        files: the raw files; those that cannot be read are left out.
+        camera: as for `predict_files`.
+        force: as for `Run.mended`.
+
+    Raises:
+        InputError: no file can be read, or a model is not mended by them, see `Run.mended`.
+    """
+    chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
+    decoded = one_by_one(lambda _, file: read_file(file, run, camera, crops=True), None, chosen, AT_ONCE)
+    read = [each for done in decoded for each in done.results.values()]
+    if not read:
+        raise InputError("--adapt=statistics: no file can be read to mend by")
+    raws, cameras = zip(*read, strict=True)
+    return run.mended(np.stack(raws), force=force, cameras=cameras if run.cameras else None)
 
 
 class Predictor(NamedTuple):
@@ -80,8 +108,7 @@ def predict_files(
         InputError: the models do not take raw files, or need a camera for them; the output cannot be written, holds
             predictions of other settings, or another program is writing to its folder; the workers cannot be started.
     """
-    if run.camera is None:
-        raise InputError("the model was trained on images that are processed already: it takes no raw files")
+    check_raw(run)
     segments = run.task.name == "segmentation"
     if segments != (masks is not None):
         raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")

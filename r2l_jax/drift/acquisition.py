@@ -54,9 +54,9 @@ def drifted(
     """
     if drift.iso is not None:
         return at_intensity(data, drift.iso, dataset.fingerprint)
-    own = camera_of(dataset)
-    if drift.exposure is not None:
-        take = _exposed_again(drift, own, dataset.cameras, seed)
+    own, renderer = camera_of(dataset), Renderer(seed)
+    if drift.exposure is not None or drift.sensor is not None:
+        take = _rendered(renderer, drift, own, dataset.cameras)
     elif camera is not None:
         take = _taken_by(camera, own, dataset.cameras, random_key(drift, seed))
     else:
@@ -64,7 +64,7 @@ def drifted(
 
     def read(index: int) -> Sample:
         raw, target = dataset[index]
-        return np.asarray(take(raw, index)), target
+        return np.asarray(take(raw, index)), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
     # The recipe identifies the new mosaics; hashing them would take drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
@@ -75,9 +75,7 @@ def drifted(
     return dataclasses.replace(dataset, read=read, recipe=recipe, cameras=kept)
 
 
-def _exposed_again(drift: Case, camera: isp.Camera, cameras: Cameras | None, seed: int) -> Take:
-    renderer = Renderer(seed)
-
+def _rendered(renderer: Renderer, drift: Case, camera: isp.Camera, cameras: Cameras | None) -> Take:
     def take(raw: np.ndarray, index: int) -> Array | np.ndarray:
         numbers = np.array([index])
         values = None if cameras is None else cameras.values(numbers)

@@ -494,13 +494,41 @@ def too_few(content: Tolerances | Forensics) -> list[str]:
     return [f"{content.samples} samples are too few to show {drop}: that takes {needed}"]
 
 
-class Start(msgspec.Struct):
-    """The end of the search from an exposure; `stops` is None without adaptation."""
+# The baselines and methods of adaptation by their names in files, and what tables call them.
+METHOD_TITLES = {
+    "exposure": "exposure by medians",
+    "normalizer": "normalizer's statistics",
+    "batch_norms": "all statistics",
+    "statistics": "mixed statistics",
+    "processing": "statistics and processing",
+    "labels": "processing by labels",
+}
+
+
+class Start(msgspec.Struct, omit_defaults=True):
+    """The end of the search from an exposure; `stops` is None without adaptation.
+
+    Searches by labels have a loss and a score of the labeled images, and a score. Others have the distance of the
+    features from those of the training, with the price, and the certainty, see `r2l_jax.model.mending`.
+    """
 
     stops: Annotated[int, msgspec.Meta(ge=-99, le=99)] | None
-    labelled_loss: float
-    labelled_score: float
-    score: float
+    labelled_loss: float | None = None
+    labelled_score: float | None = None
+    score: float | None = None
+    distance: float | None = None
+    certainty: float | None = None
+
+
+def start_titles(starts: Sequence[Start]) -> dict[str, str]:
+    """Returns the numbers that the starts of an adaptation have, and what tables call them; `{score}` is filled in."""
+    if starts[0].certainty is not None:
+        return {"distance": "distance of features", "certainty": "certainty"}
+    return {
+        "labelled_loss": "loss of labeled images",
+        "labelled_score": "{score} of labeled images",
+        "score": "{score}",
+    }
 
 
 class Adapted(OfFold):
@@ -512,6 +540,9 @@ class Adapted(OfFold):
         after: the score under the drift after adaptation.
         won_back: the share of the lost score that comes back; None if nothing is lost.
         measured: the samples that were measured: "test", "validation", or "other" ones of drifted data.
+        methods: the score after each baseline and each method; `after` is the last one's.
+        refusal: why the unlabeled images were not used, if they were not.
+        statistics: how the statistics of the last method were mixed.
     """
 
     undrifted: float
@@ -523,6 +554,9 @@ class Adapted(OfFold):
     default: dict[str, np.ndarray]
     parameters: dict[str, np.ndarray]
     measured: str | None = None
+    methods: dict[str, float] = {}
+    refusal: str | None = None
+    statistics: str | None = None
 
 
 class AdaptedIntervals(msgspec.Struct):
@@ -545,6 +579,7 @@ class AdaptedOverFolds(msgspec.Struct):
         measured: as for `Adapted`.
         samples: their number.
         intervals: the scores and the score won back, with intervals.
+        methods: the score after each baseline and each method, with intervals.
     """
 
     undrifted: PartialStatistic
@@ -554,6 +589,7 @@ class AdaptedOverFolds(msgspec.Struct):
     measured: str | None = None
     samples: Count = 0
     intervals: AdaptedIntervals | None = None
+    methods: dict[str, Estimate] = {}
 
 
 class Adaptation(OfFolds):

@@ -5,17 +5,25 @@ Like an `isp.Pipeline`, a processor can be called and traced, and has the names 
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 import isp
 import tasks
+from tasks.layers import Mixing, mix
 
 Images = Float[Array, "batch height width 3"]
 
 
 class Standardize(nnx.Module):
-    """Subtracts a fixed mean from each channel, and divides it by a fixed standard deviation."""
+    """Subtracts a fixed mean from each channel, and divides it by a fixed standard deviation.
+
+    Attributes:
+        mixing: as for `tasks.layers.BatchNorm`.
+    """
+
+    mixing: Mixing | None = None
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
         self.mean = nnx.BatchStat(mean)
@@ -23,6 +31,9 @@ class Standardize(nnx.Module):
 
     def __call__(self, images: Images) -> Images:
         """Normalizes images."""
+        if self.mixing is not None:
+            self.mean[...], var = mix(self.mixing, images, self.mean[...], jnp.square(self.std[...]))
+            self.std[...] = jnp.sqrt(var)
         return (images - self.mean[...]) / self.std[...]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
 from r2l_jax.runtime import cluster, flags, remote
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
 
 if TYPE_CHECKING:
@@ -48,17 +49,38 @@ class PredictionConfig(Settings):
         None,
     )
     pipeline: str | None = setting(OWN_PIPELINE, None)
+    adapt: str | None = setting(
+        "statistics: before it predicts, mend the model by at most 64 of the files, without labels",
+        None,
+        choices=("statistics",),
+    )
+    force: bool = setting("with --adapt, mend also by files that are no mixture of those that the model knows", False)
     scheduler: str = setting(cluster.SETTING, "serial")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.force and self.adapt is None:
+            raise InputError("--force is for --adapt: give --adapt=statistics as well")
 
 
 @functools.lru_cache(maxsize=1)
-def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | None, camera: str | None) -> Predictor:
-    """Loads the model that predicts the files, once per process."""
-    from r2l_jax.apps.predict import Predictor
+def _load(
+    run: str,
+    folds: tuple[str, ...],
+    checkpoint: str,
+    pipeline: str | None,
+    camera: str | None,
+    mended_by: tuple[remote.Place, ...],
+    force: bool,
+) -> Predictor:
+    """Loads the model that predicts the files, once per process, and mends it by some files if there are any."""
+    from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run
 
-    return Predictor(open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera))
+    opened, known = open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera)
+    check_raw(opened)
+    return Predictor(mended(opened, mended_by, known, force) if mended_by else opened, known)
 
 
 def main(config: PredictionConfig) -> int:
@@ -68,11 +90,16 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.runtime.worklist import Workers
 
     cluster.prepare(config.scheduler)
-    load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)
+    files = find_raw_files(config.input)
+    mended_by = tuple(files) if config.adapt else ()
+    model = config.run, config.folds, config.checkpoint, config.pipeline, config.camera
+    load = functools.partial(_load, *model, mended_by, config.force)
     run, camera = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
-    files = find_raw_files(config.input)
+    for fold in run:
+        if fold.mending is not None:
+            print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
     predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)

@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from r2l_jax.runtime.errors import InputError, errors_only
 from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.training import model_file
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -301,6 +302,8 @@ def replace_parts(
 def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
     """Loads the model of the best or the last checkpoint of a fold onto this machine's devices.
 
+    A fold without checkpoints may have the file of a model, as one that was mended does.
+
     Args:
         folder: the fold's folder.
         sharding: where its arrays are placed.
@@ -322,6 +325,11 @@ def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoi
                         dict(manager.item_metadata(step).model.tree),
                     )
                     return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
+    file = folder / model_file.NAME
+    if not checkpoints.is_dir() and file.is_file():
+        about, arrays, _ = model_file.read(file)
+        if about.checkpoint == checkpoint:
+            return jax.device_put(arrays, sharding)
     which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
     raise InputError(f"{where} holds no {which}")
 

@@ -55,6 +55,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         epoch: the epoch after which this is the state, from 0 on.
         checkpoint: which state of the run it is.
         fold: the number of the fold.
+        mended: where the model came from, if it was mended after its training, see `training.mended`.
     """
 
     task: TaskName
@@ -69,10 +70,11 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     checkpoint: Literal["best", "last"]
     fold: Annotated[int, msgspec.Meta(ge=0)]
     cameras: dict[str, dict[str, Any]] | None = None
+    mended: dict[str, Any] | None = None
 
 
 # The fields that files of earlier versions lack.
-_OPTIONAL = ("cameras",)
+_OPTIONAL = ("cameras", "mended")
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
@@ -93,6 +95,7 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
             **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
             "pipeline": metrics.get("pipeline"),
             "cameras": metrics.get("cameras", {}).get("each"),
+            "mended": metrics.get("mended"),
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
             "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
             "checkpoint": checkpoint,

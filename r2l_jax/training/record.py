@@ -286,9 +286,10 @@ def training_id(metrics: Mapping[str, Any]) -> str:
     """Identifies the training of a fold by the content of its metrics.json, so that results can name it.
 
     The id is a hash of the epochs' numbers and seconds: a later training into the same folder has another one, and
-    recording more pictures of a finished training does not change it.
+    recording more pictures of a finished training does not change it. A model that was mended has another one, too.
     """
-    return hashlib.sha256(json.dumps(metrics["history"]).encode()).hexdigest()
+    parts = [metrics["history"], *([metrics["mended"]] if metrics.get("mended") else [])]
+    return hashlib.sha256("".join(map(json.dumps, parts)).encode()).hexdigest()
 
 
 def recorded_split(content: Mapping[str, Any], dataset: RawDataset, file: pathlib.Path) -> Split:

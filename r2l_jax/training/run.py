@@ -23,6 +23,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture
+from r2l_jax.model.mending import Mended, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
@@ -68,6 +69,7 @@ class TrainedFold:
         load_model: loads the model of a checkpoint, once.
         load_data: loads the data set, once for all folds that were opened together.
         test_indices: the samples that its training never saw, if any.
+        mending: how the model was mended after it was opened, if it was.
     """
 
     folder: pathlib.Path
@@ -79,6 +81,7 @@ class TrainedFold:
     load_model: Callable[[], RawToLogit]
     load_data: Callable[[], RawDataset]
     test_indices: np.ndarray = dataclasses.field(default_factory=functools.partial(np.zeros, 0, np.int64))
+    mending: Mended | None = None
 
     @property
     def measured(self) -> str:
@@ -296,6 +299,29 @@ class Run:
         """The number that must divide the height and width of mosaics to predict."""
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
+    def mended(self, raws: Raws, *, force: bool = False, cameras: Cameras = None) -> "Run":
+        """Returns the run with all models mended by new images without labels, see `r2l_jax.model.mending`.
+
+        Args:
+            raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
+                them are processed at once; `mending.MOST` are plenty.
+            force: whether to mend by images that are not fit for it.
+            cameras: as for `predict`.
+
+        Raises:
+            InputError: the shape is wrong, cameras are missing, or the images are too few or no mixture of those that a model knows.
+        """
+        self._size(raws)
+        if np.ndim(raws) != (4 if self.camera is None else 3):
+            raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
+        folds, values = [], self._values(cameras, raws)
+        for fold in self.folds:
+            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.about.score, values)
+            if found.refusal and not force:
+                raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
+            folds.append(dataclasses.replace(fold, load_model=functools.partial(_model_of, found), mending=found))
+        return Run(folds)
+
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""
         for fold in self.folds:
@@ -388,6 +414,10 @@ class Run:
             results.append(jax.tree.map(functools.partial(fetched, count=count), function(*filled)))
         leading = array.shape[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
+
+
+def _model_of(mended: Mended) -> RawToLogit:
+    return mended.model
 
 
 @functools.cache

@@ -144,6 +144,7 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
         run=str(trained.run_dir),
         output=str(tmp_path / "adapt"),
         intensities=(0.05,),
+        unlabeled=0,
         labeled=8,
         starts=1,
         steps=3,

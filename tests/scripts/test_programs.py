@@ -117,7 +117,16 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     commands = [
         ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
         ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),
-        ("adjust.py", "--exposures=0.25", "--steps=2", "--starts=1", "--labelled=8"),
+        (
+            "adjust.py",
+            "--exposures=0.25",
+            "--steps=2",
+            "--starts=1",
+            "--labelled=8",
+            "--unlabeled=8",
+            "--method=all",
+            "--force",
+        ),
     ]
     for name, *flags in commands:
         done = program(name, f"--run={trained_run}", *flags)
@@ -136,7 +145,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     overall = json.loads((forensics / "sensitivity/sensitivity.json").read_text())["overall"]
     assert page.value("Images after stages", "demosaic", "worst, all samples") == overall["stages"]["demosaic"]["worst"]
     drift = json.loads((trained_run / "adjustment/adaptation.json").read_text())["drifts"]["exposure=0.25"]
-    assert page.value("Adaptation with a few labeled images", "exposure=0.25", "after") == drift["after"]["mean"]
+    assert page.value("Scores before and after adaptation", "exposure=0.25", "after") == drift["after"]["mean"]
 
 
 NOT_FOUND = "--run=nowhere is not a run's folder: not found"

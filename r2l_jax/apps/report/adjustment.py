@@ -9,7 +9,7 @@ from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import RunRecord, common_chance
-from r2l_jax.drift.results import Adaptation, Adapted, Learning
+from r2l_jax.drift.results import METHOD_TITLES, Adaptation, Adapted, Learning, start_titles
 
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
@@ -29,6 +29,8 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
 def _adaptation(content: Adaptation, folder: pathlib.Path, detail: Detail) -> list[Block]:
     several = len(content.folds) > 1
     blocks: list[Block] = [_scores_table(content)]
+    if methods := _methods_table(content):
+        blocks.append(methods)
     for fold, drifts in content.folds.items():
         for drift, adapted in drifts.items():
             title = f"{drift}, fold {fold}" if several else drift
@@ -50,12 +52,25 @@ def _scores_table(content: Adaptation) -> Table:
                 of_fold = (one.undrifted, one.before, one.after, one.won_back)
                 rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
     columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
-    return Table("Adaptation with a few labeled images", columns, rows)
+    return Table("Scores before and after adaptation", columns, rows)
+
+
+def _methods_table(content: Adaptation) -> Table | None:
+    """Makes the table of the scores after baselines and methods: a row for each, and a column for each drift."""
+    drifts = content.drifts.values()
+    names = dict.fromkeys(name for drift in drifts for name in drift.methods)
+    if not names:
+        return None
+    rows = [[Cell("nothing"), *(tables.score(drift.before.mean) for drift in drifts)]]
+    for name in names:
+        scores = (drift.methods[name].estimate if name in drift.methods else None for drift in drifts)
+        rows.append([Cell(METHOD_TITLES[name]), *map(tables.score, scores)])
+    return Table(f"{content.score} of baselines and methods", ["method", *content.drifts], rows)
 
 
 def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: Detail) -> list[Block]:
     pictures = []
-    for name, caption in (("pictures", "samples undrifted, before and after"), ("curves", "loss of the searches")):
+    for name, caption in (("pictures", "samples undrifted, before and after"), ("curves", "objective of the searches")):
         if file := existing(folder, fold, drift, f"{name}.png"):
             pictures.append(embedded(file, detail.width, f"Adaptation to {title}: {caption}", f"{title}: {caption}"))
     return [Pictures(pictures)] if pictures else []
@@ -63,22 +78,23 @@ def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: D
 
 def _tables(adapted: Adapted, score: str) -> list[Block]:
     """Makes the tables of the starts of an adaptation, and of the values that it has changed."""
-    starts = [
-        [
-            Cell(
-                "no adaptation" if start.stops is None else f"{start.stops:+d} stops",
-                framed=start.stops == adapted.start,
-            ),
-            *map(tables.score, (start.labelled_loss, start.labelled_score, start.score)),
+    blocks: list[Block] = [Text(f"{each}.") for each in (adapted.refusal, adapted.statistics) if each]
+    if adapted.starts:
+        shown = start_titles(adapted.starts)
+        starts = [
+            [
+                Cell(
+                    "no search" if start.stops is None else f"{start.stops:+d} stops",
+                    framed=start.stops == adapted.start,
+                ),
+                *(tables.score(getattr(start, name)) for name in shown),
+            ]
+            for start in adapted.starts
         ]
-        for start in adapted.starts
-    ]
-    columns = ["start", "loss of labeled images", f"{score} of labeled images", score]
+        columns = ["start", *(title.format(score=score) for title in shown.values())]
+        blocks.append(Table("Ends of the searches; the framed start is chosen", columns, starts))
     ends = {"before": tables.elements(adapted.default), "after": tables.elements(adapted.parameters)}
-    return [
-        Table("Ends of the searches; the framed start is chosen", columns, starts),
-        *tables.values("Values before and after", ends),
-    ]
+    return [*blocks, *tables.values("Values before and after", ends)]
 
 
 def _learning(content: Learning, chance: float | None) -> list[Block]:

@@ -242,4 +242,4 @@ def _adaptation_table(content: Adaptation) -> Table:
         if (found := drift.intervals)
     ]
     columns = ["drift", f"{content.score}, undrifted", "before", "after", "won back"]
-    return Table("Adjustment by a few labeled images, in points", columns, rows)
+    return Table("Adjustment, in points", columns, rows)

@@ -1,39 +1,45 @@
-"""Drift adjustment by adaptation: re-tunes a trained model's processing on a few labeled images of drifted data."""
+"""Drift adjustment by adaptation: mends a trained model for drifted data, without labels or with a few."""
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from r2l_jax.data import loader
+from r2l_jax.data.loader import Batch
 from r2l_jax.drift import cases, outcomes, statistics
-from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationSettings
+from r2l_jax.drift.adjustment.config import AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
+from r2l_jax.drift.adjustment.methods import Searched, try_all
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.outcomes import Outcomes
 from r2l_jax.drift.results import (
+    METHOD_TITLES,
     Adaptation,
     Adapted,
     AdaptedIntervals,
     AdaptedOverFolds,
     Estimate,
     PartialStatistic,
-    Start,
     plain,
+    start_titles,
 )
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
-from r2l_jax.drift.search.measure import LEAST_DROP, Measurer
-from r2l_jax.drift.search.ranges import gains
-from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.drift.search.measure import LEAST_DROP, confusions_of, whole_batches
+from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.drift.statistics import points
+from r2l_jax.model import own_camera
 from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.normalization import statistics_of
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.names import About
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
@@ -46,6 +52,7 @@ from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
+from r2l_jax.training import mended
 from r2l_jax.training.record import members
 from r2l_jax.training.run import TrainedFold, open_runs
 
@@ -68,19 +75,23 @@ class _OfRun(NamedTuple):
 
 
 def run(config: AdaptationConfig) -> dict[str, Any]:
-    """Adapts the processing of every fold of a run to each drift, and measures how much of the score comes back.
+    """Adapts every fold of a run to each drift, and measures how much of the score comes back.
 
-    The head and all statistics stay as they are. From several exposures, searches lower the task loss of the labeled
-    images over the parameters of the processing. The start that ends at the lowest loss of these images is chosen, and
-    measured on other images. If the drifted data shows the run's own scenes, the labeled images are drawn from those
-    that the fold was trained on, and all that controls measure on are measured.
+    The weights of the head stay as they are. The statistics by which the model normalizes are mixed with those of the
+    unlabeled images, see `r2l_jax.model.mending`. Then searches from several exposures change the parameters of the
+    processing: by labels, so that the task loss of the labeled images falls; or without, so that the features'
+    statistics come back to those of the training. Each method is measured beside the baselines, see `methods`. If the
+    drifted data shows the run's own scenes, the images to adapt by are drawn from those that the fold was trained on,
+    and all that controls measure on are measured.
 
     Writes `<output>/adaptation.json` (all numbers, and how to reproduce them). Writes to `<output>/fold_<k>/<drift>/`:
     `adaptation.json` (the parameters found), `outcomes.safetensors` (the outcome of each sample), `curves.png`,
-    `pictures.png` (undrifted, before, after) and TensorBoard events of the pictures. A drift that an earlier call of
-    the same settings has finished is not adapted to again.
+    `pictures.png` (undrifted, before, after) and TensorBoard events of the pictures. `<output>/<drift>/` is the adapted
+    model as a run, which every program takes. A drift that an earlier call of the same settings has finished is not
+    adapted to again.
 
     Each member of a group is adapted in its own folder, and `<output>/adaptation.json` has the numbers over all.
+    `<output>/<drift>/` is then a group of links to the members' adapted runs.
 
     Returns:
         The content of adaptation.json.
@@ -110,7 +121,10 @@ def _adapt_run(config: AdaptationConfig, folds: Sequence[TrainedFold], stop: Sto
         results = {
             fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
         }
-        scored = on_first_process(lambda: {drift.name: _read_outcomes(config, folds, drift) for drift in config.drifts})
+        names = (*_SCORES, *config.searches.tried)
+        scored = on_first_process(
+            lambda: {drift.name: _read_outcomes(config, folds, drift, names) for drift in config.drifts}
+        )
         drifts = {
             name: _summary([of_fold[name] for of_fold in results.values()], [of_drift], "model")
             for name, of_drift in scored.items()
@@ -143,7 +157,19 @@ def _over_members(
     }
     score = adapted[0].adaptation.score
     with writing_to(config.output_dir):
+        on_first_process(lambda: _link_members(config, configs))
         return _write(config, Adaptation(training=training, score=score, drifts=drifts, about=about, members=names), {})
+
+
+def _link_members(config: AdaptationConfig, configs: Sequence[AdaptationConfig]) -> None:
+    """Makes a group of the members' adapted runs, for each drift: a folder of relative links."""
+    for drift in config.drifts:
+        for member in configs:
+            link = config.output_dir / drift.name / pathlib.Path(member.run).name
+            link.parent.mkdir(exist_ok=True)
+            if not link.exists():
+                link.unlink(missing_ok=True)
+                link.symlink_to(os.path.relpath(member.output_dir / drift.name, link.parent), target_is_directory=True)
 
 
 def _write(config: AdaptationConfig, adaptation: Adaptation, folds: Mapping[int, Any]) -> dict[str, Any]:
@@ -152,6 +178,9 @@ def _write(config: AdaptationConfig, adaptation: Adaptation, folds: Mapping[int,
     on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
     if is_first():
         print(f"{_drifts_table(adaptation)}\n")
+        for drift in config.drifts:
+            print(f"the model for {drift.name} is the run {config.output_dir / drift.name}")
+        print()
     return content
 
 
@@ -159,12 +188,10 @@ def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.P
     return config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
 
 
-def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case) -> Scored:
+def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case, names: Sequence[str]) -> Scored:
     """Reads the outcomes of the samples, with all folds joined."""
     kept = {fold.number: outcomes.read(_file(config, fold, drift).with_name(outcomes.FILE)) for fold in folds}
-    return {
-        score: outcomes.joined([of_fold[score][number] for number, of_fold in kept.items()], score) for score in _SCORES
-    }
+    return {name: outcomes.joined([of_fold[name][number] for number, of_fold in kept.items()], name) for name in names}
 
 
 def _summary(results: Sequence[Mapping[str, Any]], scored: Sequence[Scored], about: About) -> AdaptedOverFolds:
@@ -175,14 +202,16 @@ def _summary(results: Sequence[Mapping[str, Any]], scored: Sequence[Scored], abo
         scored: the outcomes of each member.
         about: what the intervals are about.
     """
-    of_samples = {score: np.stack([each[score] for each in scored]) for score in _SCORES}
-    scores = {score: Estimate.of(statistics.interval(each, about), 0.0) for score, each in of_samples.items()}
+    of_samples = {name: np.stack([each[name] for each in scored]) for name in scored[0]}
+    estimates = {name: Estimate.of(statistics.interval(each, about), 0.0) for name, each in of_samples.items()}
+    scores = {name: estimates.pop(name) for name in _SCORES}
     won_back = statistics.interval(of_samples["after"] - of_samples["before"], about)
     return AdaptedOverFolds(
         *(PartialStatistic.of([result[name] for result in results]) for name in (*_SCORES, "won_back")),
         measured=results[0]["measured"],
         samples=of_samples["after"].shape[-1],
         intervals=AdaptedIntervals(**scores, won_back=Estimate.of(won_back, -1.0)),
+        methods=estimates,
     )
 
 
@@ -193,6 +222,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
+    cases.check_sensor(config.drifts, fold.dataset)
     cases.check_pipelines([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
     for drift in config.drifts:
         pipeline = drifted(config, fold, drift).pipeline
@@ -202,19 +232,26 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
 
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
-    file = _file(config, fold, drift)
+    file, adapted_run = _file(config, fold, drift), config.output_dir / drift.name / f"fold_{fold.number}"
     under = on_every_process(lambda: drifted(config, fold, drift))
     identity = on_every_process(lambda: _identity(config.searches, fold, drift, under))
 
     def analyze(unfinished: pathlib.Path) -> Analysis:
-        return adapt(config.searches, fold, under, stop.agreed, unfinished)
+        analysis, model = adapt(config.searches, fold, under, stop.agreed, unfinished)
+        origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
+        pipeline = cases.for_run(drift, fold.config.processing).pipeline
+        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin))
+        return analysis
 
+    if not (adapted_run / "metrics.json").exists():
+        # The model was moved away, or an earlier version has written none.
+        on_first_process(lambda: file.unlink(missing_ok=True))
     return once(file, drift.name, fold, identity, analyze)
 
 
 def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
-    drifted_data = under.dataset.content_of([*under.labeled, *under.samples])
+    drifted_data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
     return store.identity(
         {**flat(settings), "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
@@ -225,67 +262,72 @@ def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, unde
 
 def adapt(
     settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
-) -> Analysis:
-    """Searches from each start, chooses the best end on the labeled images, and measures it on others.
+) -> tuple[Analysis, RawToLogit]:
+    """Makes the models of all methods, and measures them on other images than those that they were made by.
 
     The content is a `results.Adapted`. Unfinished searches are kept in the file.
+
+    Returns:
+        The analysis, and the model of the last method.
 
     Raises:
         InputError: a search has diverged.
         Interrupted: `stop` returned True.
     """
-    frozen, own = Frozen(under.model, fold.task), Frozen(fold.model, fold.task)
-    group = free_parameters(settings.parameters, under.pipeline)
-    stops = STOPS[: settings.starts] if gains(frozen.facts, group) else (0,)
-    searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, batch_size=settings.batch_size)
-    searches = [Search(group, 0.0, settings.seed, exposure=2.0**each) for each in stops]
-    labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
-    raws, targets = labeled["raw"], labeled["target"]
-    found = searcher.run(searches, raws, targets, settings.steps, stop, file, labeled.get("cameras"))
-    # On few images a search may end where it is worse than no adaptation, which is therefore a choice as well.
-    starts = [None, *stops]
-    ends = [frozen.default, *(one.parameters for one in found)]
-    measurer = Measurer(frozen)
-    on_labeled, on_measured = (
-        measurer.measure_samples(ends, under.dataset, indices, settings.batch_size, title, stop)
-        for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
-    )
-    chosen = int(np.argmin([measured.loss for measured in on_labeled]))
-    before, after = on_measured[0], on_measured[chosen]
-    ours = fold.dataset, fold.measured_indices
-    (undrifted,) = Measurer(own).measure_samples([own.default], *ours, settings.batch_size)
-    samples = fold.measured_indices, under.samples, under.samples
+    tried, task = try_all(settings, fold, under, stop, file), fold.task
+    model = list(tried.models.values())[-1]
+    batches = whole_batches(under.dataset, under.samples, settings.batch_size)
+    own = whole_batches(fold.dataset, fold.measured_indices, settings.batch_size)
+    confusions = {
+        "undrifted": confusions_of(fold.model, task, own),
+        "before": confusions_of(under.model, task, batches),
+    }
+    confusions |= {name: confusions_of(each, task, batches) for name, each in tried.models.items()}
+    confusions["after"] = confusions[list(tried.models)[-1]]
+    scores = {name: float(task.score_of(confusion.sum(0))) for name, confusion in confusions.items()}
+    samples = {name: fold.measured_indices if name == "undrifted" else under.samples for name in confusions}
     kept = {
-        score: {
+        name: {
             fold.number: Outcomes(
-                indices, {score: np.stack(fold.task.outcome(measured.confusion))}, under.dataset.scenes(indices)
+                samples[name], {name: np.stack(task.outcome(confusion))}, under.dataset.scenes(samples[name])
             )
         }
-        for score, indices, measured in zip(_SCORES, samples, (undrifted, before, after), strict=True)
+        for name, confusion in confusions.items()
     }
-    lost = undrifted.score - before.score
+    lost, searched = scores["undrifted"] - scores["before"], tried.searched
     adapted = Adapted(
-        undrifted=undrifted.score,
-        before=before.score,
-        after=after.score,
-        won_back=(after.score - before.score) / lost if lost >= LEAST_DROP else None,
-        start=starts[chosen],
-        starts=[
-            Start(stops, labeled.loss, labeled.score, measured.score)
-            for stops, labeled, measured in zip(starts, on_labeled, on_measured, strict=True)
-        ],
-        default=frozen.default,
-        parameters={name: np.asarray(value) for name, value in ends[chosen].items()},
+        undrifted=scores["undrifted"],
+        before=scores["before"],
+        after=scores["after"],
+        won_back=(scores["after"] - scores["before"]) / lost if lost >= LEAST_DROP else None,
+        start=searched.starts[searched.chosen].stops if searched else None,
+        starts=[*searched.starts] if searched else [],
+        default=jax.device_get(under.pipeline.parameters()),
+        parameters={name: np.asarray(value) for name, value in pipeline_of(model).parameters().items()},
         measured=under.measured,
+        methods={name: scores[name] for name in tried.models},
+        refusal=tried.refusal,
+        statistics=tried.mended and tried.mended.description,
     )
-    pictures = _pictures(settings.track_n_images, fold, own, under, frozen, ends[chosen])
-    tables = [_starts_table(adapted, fold.task.score), _parameters_table(frozen, group, adapted.parameters)]
-    return Analysis(
-        plain(adapted),
-        "\n\n".join(tables),
-        {"curves": _curves(found, stops), "pictures": pictures},
-        outcomes=kept,
-    )
+    group = free_parameters(settings.parameters, under.pipeline)
+    tables = [_methods_table(adapted, task.score)]
+    figures: dict[str, Figure | Image.Image] = {"pictures": _pictures(settings.track_n_images, fold, under, model)}
+    if searched:
+        tables += [_starts_table(adapted, task.score), _parameters_table(under.pipeline.facts, group, adapted)]
+        figures["curves"] = _curves(searched)
+    return Analysis(plain(adapted), "\n\n".join(tables), figures, outcomes=kept), model
+
+
+def _methods_table(adapted: Adapted, score: str) -> str:
+    """Formats the score after each baseline and method, how statistics were mixed, and why they were not."""
+    rows = [["method", score], ["nothing", f"{adapted.before:.4f}"]]
+    rows += [[METHOD_TITLES[name], f"{each:.4f}"] for name, each in adapted.methods.items()]
+    lines = [table(rows)]
+    if adapted.statistics:
+        lines.append(f"Statistics of {adapted.statistics}.")
+    if adapted.refusal:
+        lines.append(f"Nothing is mended without labels: {adapted.refusal}; --force mends all the same.")
+    return "\n".join(lines)
 
 
 def _drifts_table(adaptation: Adaptation) -> str:
@@ -300,61 +342,75 @@ def _drifts_table(adaptation: Adaptation) -> str:
             rows[-1].append(f"{points(each.min())} to {points(each.max())}")
     samples = dict.fromkeys(f"{drift.samples} {drift.measured} samples" for drift in adaptation.drifts.values())
     stated = statistics.stated(adaptation.about, len(adaptation.members), " or ".join(samples))
-    return f"{table(rows)}\n{stated}"
+    return f"{table(rows)}\n\n{_methods_of_drifts(adaptation)}\n{stated}"
+
+
+def _methods_of_drifts(adaptation: Adaptation) -> str:
+    """Formats the scores of nothing, the baselines and the methods, with a column for each drift."""
+    drifts = adaptation.drifts.values()
+    rows = [["method", *adaptation.drifts]]
+    rows.append(["nothing", *(drift.intervals.before.points if drift.intervals else "-" for drift in drifts)])
+    for name in next(iter(drifts)).methods:
+        rows.append([METHOD_TITLES[name], *(drift.methods[name].points for drift in drifts)])
+    return table(rows)
 
 
 def _starts_table(adapted: Adapted, score: str) -> str:
     """Formats where the search from each start ended, with a mark at the chosen start."""
-    rows = [["start", "labeled loss", f"labeled {score}", score]]
+    shown = start_titles(adapted.starts)
+    rows = [["start", *(title.format(score=score) for title in shown.values())]]
     for start in adapted.starts:
-        name = "no adaptation" if start.stops is None else f"{start.stops:+d} stops"
+        name = "no search" if start.stops is None else f"{start.stops:+d} stops"
         mark = " *" if start.stops == adapted.start else ""
-        numbers = (start.labelled_loss, start.labelled_score, start.score)
-        rows.append([name + mark, *(f"{number:.4f}" for number in numbers)])
+        rows.append([name + mark, *(f"{getattr(start, each):.4f}" for each in shown)])
     return table(rows)
 
 
-def _parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str, np.ndarray]) -> str:
+def _parameters_table(facts: Facts, group: Sequence[str], adapted: Adapted) -> str:
     """Formats how far each parameter of the group has moved, and the values of small parameters."""
     rows = [["parameter", "default", "adapted", "farthest in natural ranges"]]
     for name in group:
-        values = (frozen.default[name], adapted[name])
+        values = (adapted.default[name], adapted.parameters[name])
         cells = [
             " ".join(map(format_value, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
             for each in values
         ]
-        farthest = np.abs(np.asarray(frozen.facts[name].offset(*values))).max()
+        farthest = np.abs(np.asarray(facts[name].offset(*values))).max()
         rows.append([name, *cells, f"{farthest:.3f}"])
     return table(rows)
 
 
-def _curves(found: Sequence[Found], starts: Sequence[int]) -> Figure:
-    """Draws the task loss of the batches over the steps, with a line for each start."""
+def _curves(searched: Searched) -> Figure:
+    """Draws the objective of the batches over the steps, with a line for each start."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for stops, one in zip(starts, found, strict=True):
+    for stops, one in zip(searched.stops, searched.found, strict=True):
         axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
-    axes.set(xlabel="step", ylabel="task loss of labeled images")
+    by_labels = searched.starts[0].certainty is None
+    axes.set(xlabel="step", ylabel="task loss of labeled images" if by_labels else "distance of the features")
     axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", title="start")
     return figure
 
 
-def _pictures(
-    count: int, fold: TrainedFold, own: Frozen, under: Drifted, frozen: Frozen, adapted: Mapping[str, np.ndarray]
-) -> Image.Image:
-    """Draws measured samples undrifted, as the head learned them, under the drift, and after adaptation.
+def _pictures(count: int, fold: TrainedFold, under: Drifted, adapted: RawToLogit) -> Image.Image:
+    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees them.
 
-    Undrifted samples are left out unless the drifted data has the same scenes.
+    The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted
+    samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[:count]
+    mean, var = statistics_of(fold.model.normalizer)
+
+    def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> np.ndarray:
+        images = own_camera.images(model.processor, jnp.asarray(batch["raw"]), batch.get("cameras"))
+        return np.clip(np.asarray(model.normalizer(images) * jnp.sqrt(var) + mean), 0, 1)
+
     shown = loader.batch_of(under.dataset, indices)
-    pictures = {"before": frozen.images(frozen.default, shown), "after": frozen.images(adapted, shown)}
+    pictures = {"before": seen(under.model, shown), "after": seen(adapted, shown)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        pictures = {"undrifted": own.images(own.default, loader.batch_of(fold.dataset, indices)), **pictures}
-    # One by one, since whatever maps over a dict sorts it by name.
-    pictures = {name: np.asarray(images) for name, images in pictures.items()}
+        pictures = {"undrifted": seen(fold.model, loader.batch_of(fold.dataset, indices)), **pictures}
     return contact_sheet(
         {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
         columns=len(pictures),

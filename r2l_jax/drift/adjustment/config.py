@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from r2l_jax.config import PIPELINE_NAMES, FinishedRun
+from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, Settings, setting
 
@@ -17,26 +18,70 @@ else:
 # The exposures that searches start at, in stops; a smaller number of starts takes the first of them.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 
+BASELINES = ("exposure", "normalizer", "batch_norms")
+METHODS = ("statistics", "processing", "labels", "all")
+
+
+class Searching(NamedTuple):
+    """The number of steps of a search, and its learning rate."""
+
+    steps: int
+    lr: float
+
+
+BY_LABELS, BY_FEATURES = Searching(120, 0.01), Searching(40, 0.03)
+
+# From how many exposures searches without labels start.
+FEW = 3
+
 # The name of the drift to real data that was photographed anew.
 DATA = "data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationSettings(Settings):
-    """With --mode=adapt, the searches.
+    """With --mode=adapt, the methods.
 
     Raises:
         InputError: a value is out of range.
     """
 
-    labeled: int = setting("how many labeled images to adapt with", 32, bound=POSITIVE, former="labelled")
+    method: str | None = setting(
+        "statistics: mix the statistics by which the model normalizes with those of the drifted images; processing: "
+        "also search for the processing that brings the features' statistics back; labels: search for it by labels, "
+        "with statistics before and after; all; default: labels if there are any, else processing",
+        None,
+        choices=METHODS,
+    )
+    unlabeled: int = setting("how many images without labels to adapt with, 0 or at least 2", 64, bound=NOT_NEGATIVE)
+    labeled: int = setting(
+        "how many labeled images to adapt with, the first of those without labels",
+        0,
+        bound=NOT_NEGATIVE,
+        former="labelled",
+    )
+    force: bool = setting("adapt also by images that are no mixture of those that the model knows", False)
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )
-    starts: int = setting(f"exposures to search from, the first of {STOPS} stops", 6, bound=POSITIVE)
-    steps: int = setting("steps of each search", 120, bound=POSITIVE)
-    lr: float = setting(
-        "about how far a parameter moves in a step, as a fraction of its natural range", 0.01, bound=POSITIVE
+    price: float = setting(
+        "the price of gains and levels that move apart, and of matrices and filters that move at all",
+        1.0,
+        bound=NOT_NEGATIVE,
+    )
+    starts: int = setting(
+        f"exposures to search from, by labels: the first of {STOPS} stops; without: at most the best {FEW} of these",
+        6,
+        bound=POSITIVE,
+    )
+    steps: int | None = setting(
+        f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without", None, bound=POSITIVE
+    )
+    lr: float | None = setting(
+        "about how far a parameter moves in a step, as a fraction of its natural range; default: "
+        f"{BY_LABELS.lr} by labels, {BY_FEATURES.lr} without",
+        None,
+        bound=POSITIVE,
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
@@ -46,6 +91,33 @@ class AdaptationSettings(Settings):
         super().__post_init__()
         if self.starts > len(STOPS):
             raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
+        if self.unlabeled == 1:
+            raise InputError("--unlabeled must be 0 or at least 2, got 1: one image has no statistics")
+        if self.method == "labels" and not self.labeled:
+            raise InputError("--method=labels needs labeled images: give --labeled, such as --labeled=32")
+        if self.method in ("statistics", "processing", "all") and not self.unlabeled:
+            raise InputError(f"--method={self.method} needs images without labels, got --unlabeled=0")
+        if not self.labeled and not self.unlabeled:
+            raise InputError("nothing to adapt by: give --unlabeled or --labeled")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are tried, in order; the last one is the result."""
+        if not self.unlabeled:
+            return ("labels",)
+        wanted = self.method or ("labels" if self.labeled else "processing")
+        if wanted == "all":
+            return ("statistics", "processing", *(["labels"] if self.labeled else []))
+        return tuple(dict.fromkeys(("statistics", wanted)))
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """The baselines and the methods whose scores are measured, in order."""
+        return (*(BASELINES if self.unlabeled else ()), *self.methods)
+
+    def searching(self, defaults: Searching) -> Searching:
+        """Returns the settings of searches, with defaults for those that are not given."""
+        return Searching(self.steps or defaults.steps, self.lr or defaults.lr)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +133,10 @@ class AdaptationConfig(FinishedRun):
     pipelines: tuple[str, ...] = setting(
         f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
     )
+    sensor: tuple[str, ...] = setting(
+        f"adapt to drifts of the sensor, the lens and the lamp, of {', '.join(SENSOR)}", ()
+    )
+    severities: tuple[int, ...] = setting(f"for --sensor: severities, of {', '.join(map(str, SEVERITIES))}", (3,))
     cameras: tuple[str, ...] = setting(
         "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
     )
@@ -77,7 +153,8 @@ class AdaptationConfig(FinishedRun):
             raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
         if not self.drifts:
             raise InputError(
-                "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
+                "no drift to adapt to: give --intensities, --exposures, --pipelines, --sensor, --cameras or "
+                "--drifted_data_dir"
             )
 
     @functools.cached_property
@@ -89,6 +166,7 @@ class AdaptationConfig(FinishedRun):
             *cases.intensities(self.intensities),
             *cases.exposures(self.exposures),
             *cases.pipelines(self.pipelines),
+            *cases.sensor(self.sensor, self.severities),
             *(cases.Case(camera_title(name), "cameras") for name in self.cameras),
             *([cases.Case(DATA, DATA)] if self.drifted_data_dir else []),
         ]

@@ -24,13 +24,15 @@ class Drifted(NamedTuple):
     Attributes:
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
-        labeled: the samples to adapt with, each of another scene.
+        unlabeled: the samples to adapt with without their labels, each of another scene.
+        labeled: the samples to adapt with by their labels, the first of `unlabeled` or more.
         samples: the samples to measure on.
         measured: which they are: the run's "test" or "validation" samples, or "other" ones of drifted data.
     """
 
     model: RawToLogit
     dataset: RawDataset
+    unlabeled: np.ndarray
     labeled: np.ndarray
     samples: np.ndarray
     measured: str
@@ -47,7 +49,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
     Raises:
         InputError: the drift does not fit the run's data, or has too few samples.
     """
-    wanted, seed = config.searches.labeled, config.searches.seed
+    wanted, unlabeled, seed = config.searches.labeled, config.searches.unlabeled, config.searches.seed
     rng = np.random.default_rng(seed)
     if drift.group == DATA:
         dataset = _other_data(config, fold)
@@ -57,18 +59,21 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # These are the run's own scenes, so training samples must not be measured.
-        labeled = dataset.one_of_each_scene(rng.permutation(fold.train_indices))[:wanted]
+        drawn = dataset.one_of_each_scene(rng.permutation(fold.train_indices))
+        labeled, unlabeled = drawn[:wanted], drawn[:unlabeled]
         samples, measured = fold.measured_indices, fold.measured
     else:
-        labeled = dataset.one_of_each_scene(rng.permutation(len(dataset)))[:wanted]
-        own_scenes = dataset.samples_of(labeled // dataset.per_scene)
+        drawn = dataset.one_of_each_scene(rng.permutation(len(dataset)))
+        # Half of them are left to measure on.
+        labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, len(drawn) // 2)]
+        own_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
         samples, measured = np.setdiff1d(np.arange(len(dataset)), own_scenes), "other"
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
             f"{len(samples)} others to measure on"
         )
-    return Drifted(_model(fold, drift), dataset, labeled, samples, measured)
+    return Drifted(_model(fold, drift), dataset, unlabeled, labeled, samples, measured)
 
 
 def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -12,7 +13,7 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
-from r2l_jax.model import own_camera
+from r2l_jax.model import normalization, own_camera
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
@@ -62,6 +63,18 @@ class Frozen:
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
         """Computes the task's sums for processed images."""
         return self.task.sums(self.logits(images, rest), batch)
+
+    def distance(self, images: Array, rest: PyTree) -> Array:
+        """Computes how far the features of processed images are from those of the training, see `observed`.
+
+        Each layer sees the images as it would if the statistics of all layers before it were theirs.
+        """
+        # A copy, since its statistics are mixed in place.
+        _, normalizer, head = nnx.merge(self._graph, rest, copy=True)
+        layers = normalization.layers_of(normalizer, head)
+        known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
+        _, moments = normalization.observed(normalizer, head, images, {name: jnp.ones(()) for name in layers})
+        return jnp.stack([normalization.distance(moments[name], known[name]) for name in layers]).mean()
 
     def logits(self, images: Array, rest: PyTree) -> Array:
         """Computes the logits of processed images."""

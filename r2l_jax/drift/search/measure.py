@@ -19,6 +19,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.outcomes import Outcomes, joined
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
@@ -67,17 +68,26 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
     """
     measured = []
     for fold in folds:
-        model, ahead = nnx.split(fold.model), OneAhead()
         batches = whole_batches(fold.dataset, fold.measured_indices, BATCH)
-        found = [ahead.begun(_own_confusions()(*model, fold.task, batch)) for batch in batches]
-        confusion = np.concatenate(jax.device_get(found))[: len(fold.measured_indices)]
+        confusion = confusions_of(fold.model, fold.task, batches)
         scenes = fold.dataset.scenes(fold.measured_indices)
         measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}, scenes))
     return joined(measured, "own")
 
 
+def confusions_of(model: RawToLogit, task: Task, batches: Sequence[Batch]) -> np.ndarray:
+    """Measures a model with a function that all models of one structure share.
+
+    Returns:
+        The confusion matrix of each sample, `(N, C, C)`.
+    """
+    split, ahead = nnx.split(model), OneAhead()
+    found = jax.device_get([ahead.begun(_confusions()(*split, task, batch)) for batch in batches])
+    return np.concatenate(found)[np.concatenate([batch["weight"] for batch in batches]) > 0]
+
+
 @functools.cache
-def _own_confusions() -> Callable[..., jax.Array]:
+def _confusions() -> Callable[..., jax.Array]:
     def compute(graph: nnx.GraphDef, state: nnx.State, task: Task, batch: Batch) -> jax.Array:
         return confusions(task, nnx.merge(graph, state)(batch["raw"], cameras=batch.get("cameras")), batch)
 

@@ -45,6 +45,21 @@ def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, Ar
     return {name: facts[name].moved_validly(default[name], offset) for name, offset in offsets.items()}
 
 
+def apart(facts: Facts, default: Values, values: Values) -> Array:
+    """Computes how far parameters have moved as no single cause of a camera would move them.
+
+    One cause, such as another exposure or a warmer sensor, moves all elements of a vector together: all gains by one
+    factor, or all black levels by one shift. The square distances from such a common offset count, and those of the
+    elements of matrices and kernels from 0. They are averaged over the elements, and added up over the parameters.
+    """
+    total = jnp.zeros(())
+    for name, value in values.items():
+        offsets = jnp.asarray(facts[name].offset(default[name], value))
+        common = offsets.mean() if offsets.ndim < 2 else 0.0
+        total += jnp.square(offsets - common).mean()
+    return total
+
+
 def tuned(facts: Facts) -> tuple[str, ...]:
     """Returns the names of the parameters that searches move by default."""
     return tuple(name for name, parameter in facts.items() if parameter.tuned)

@@ -7,7 +7,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import hash_of
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import gains, valid_offsets, valid_values
+from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
@@ -32,6 +32,10 @@ PyTree = Any
 
 # How often searches are saved, in seconds.
 _SAVED_EVERY = 30.0
+
+
+# The loss that searches change: of the task, by labels; or how far features are from those of the training, without.
+Objective = Literal["task", "features"]
 
 
 class Search(NamedTuple):
@@ -57,7 +61,7 @@ class Found(NamedTuple):
 
     Attributes:
         parameters: the values of all parameters at the end, by name.
-        task_loss: the task loss of each step's batch, before the step.
+        task_loss: the objective of each step's batch, before the step: the task loss, or the distance of features.
         deviation: the deviation of that batch's images from their default rendering.
     """
 
@@ -88,6 +92,8 @@ class Searcher:
     Args:
         frozen: the model. Its parameters stay valid, see `isp.Parameter`.
         direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
+        objective: "task" for the task loss; "features" for `Frozen.distance`, which needs no targets.
+        price: the price of parameters that move as no single cause of a camera would move them, see `ranges.apart`.
         aux_loss: the measure of deviation, see `deviation`.
         learning_rate: Adam's learning rate, in natural ranges: about the length of a parameter's first step. It falls
             to 0 along half a cosine, so that searches settle although their batches are noisy.
@@ -99,12 +105,15 @@ class Searcher:
         frozen: Frozen,
         *,
         direction: Direction,
+        objective: Objective = "task",
+        price: float = 0.0,
         aux_loss: str = "ssim",
         learning_rate: float = 0.01,
         batch_size: int = 32,
     ):
         self._frozen = frozen
         self._direction: Direction = direction
+        self._objective, self._price = objective, price
         self._aux_loss, self._batch_size = aux_loss, batch_size
         self._learning_rate = learning_rate
         self._stacks = Stacks()
@@ -135,8 +144,7 @@ class Searcher:
             InputError: a search has diverged.
             Interrupted: `stop` returned True.
         """
-        samples: dict[str, Any] = {"raw": raws, "target": targets}
-        samples |= {} if cameras is None else {"cameras": cameras}
+        samples = _samples(raws, targets, cameras)
         record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, samples, steps)))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         state, fixed = self._stacks.stack(record.resume(starts)), self._stacks.stack(fixed)
@@ -161,6 +169,32 @@ class Searcher:
         ends = self._stacks.unstack(state.offsets, len(searches))
         return [self._found(*each) for each in zip(searches, ends, record.losses(), strict=True)]
 
+    def losses(
+        self,
+        ends: Sequence[Mapping[str, np.ndarray]],
+        raws: np.ndarray,
+        targets: np.ndarray,
+        cameras: CameraValues[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Computes the objective with the price, of all samples at once, for several values of all parameters."""
+        stack = self._stacks.stack([jax.tree.map(np.float32, dict(values)) for values in ends])
+        shared = self._frozen.default, self._frozen.rest, _samples(raws, targets, cameras)
+        function = self._stacks.compile(self._loss_of_all, (stack,), shared)
+        stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0])
+        return np.array(self._stacks.unstack(function(stack, *shared), len(ends)))
+
+    def _loss_of_all(
+        self, values: dict[str, Array], default: dict[str, Array], rest: PyTree, samples: dict[str, Any]
+    ) -> Array:
+        batch = _batch(samples, jnp.arange(len(samples["raw"])))
+        images = self._frozen.images(values, batch, rest)
+        return self._loss(images, rest, batch) + self._price * apart(self._frozen.facts, default, values)
+
+    def _loss(self, images: Array, rest: PyTree, batch: Any) -> Array:
+        if self._objective == "features":
+            return self._frozen.distance(images, rest)
+        return self._frozen.sums(images, rest, batch)["loss"] / len(batch["raw"])
+
     def _found(self, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
         """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""
         found = Found(jax.device_get(valid_values(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
@@ -176,6 +210,8 @@ class Searcher:
         settings = {
             "searches": [search._asdict() for search in searches],
             "direction": self._direction,
+            "objective": self._objective,
+            "price": self._price,
             "aux_loss": self._aux_loss,
             "batch_size": self._batch_size,
             "learning_rate": self._learning_rate,
@@ -212,25 +248,36 @@ class Searcher:
         count = len(samples["raw"])
         size = min(self._batch_size, count)
         key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
-        drawn = jax.random.permutation(key, count)[:size]
-        batch: Any = {
-            **jax.tree.map(lambda leaf: leaf[drawn], samples),
-            "index": drawn.astype(jnp.int32),
-            "weight": jnp.ones(size),
-        }
+        batch = _batch(samples, jax.random.permutation(key, count)[:size])
         by_default = self._frozen.images(default, batch, rest)
 
         def cost(values):
             images = self._frozen.images(values, batch, rest)
-            task_loss = self._frozen.sums(images, rest, batch)["loss"] / size
-            total, away = cost_of(self._direction, task_loss, images, by_default, self._aux_loss, fixed.aux_weight)
-            return total, jnp.stack([task_loss, away])
+            loss = self._loss(images, rest, batch)
+            total, away = cost_of(self._direction, loss, images, by_default, self._aux_loss, fixed.aux_weight)
+            if self._price:
+                total += self._price * apart(self._frozen.facts, default, values)
+            return total, jnp.stack([loss, away])
 
         optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
         offsets, opt_state, losses = descend(
             optimizer, self._frozen.facts, default, cost, state.offsets, state.opt_state, fixed.free
         )
         return _State(offsets, opt_state, state.step + 1), losses
+
+
+def _batch(samples: Mapping[str, Any], drawn: Array) -> Any:
+    """Returns some of the samples as a batch."""
+    return {
+        **jax.tree.map(lambda leaf: leaf[drawn], samples),
+        "index": drawn.astype(jnp.int32),
+        "weight": jnp.ones(len(drawn)),
+    }
+
+
+def _samples(raws: np.ndarray, targets: np.ndarray, cameras: CameraValues[np.ndarray] | None) -> dict[str, Any]:
+    samples: dict[str, Any] = {"raw": raws, "target": targets}
+    return samples if cameras is None else {**samples, "cameras": cameras}
 
 
 class _Record:

@@ -116,6 +116,20 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
     assert [row["class"] for row in rows(output)] == [row["class"] for row in rows(tmp_path / "whole.csv")]
 
 
+def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
+    opened = open_run(str(run.run_dir), ["0"], "best", None)
+    found = predict.mended(opened, files, None, force=True)
+    raws = np.stack([predict.read_file(file, opened, None, crops=True)[0] for file in files])
+    assert found.identity == opened.mended(raws, force=True).identity != opened.identity
+    assert found.folds[0].mending.images == len(files)
+    predict_files(files, tmp_path / "mended.csv", found)
+    expected = found.predict(raws)
+    for row, probabilities in zip(rows(tmp_path / "mended.csv"), expected, strict=True):
+        np.testing.assert_allclose([float(row[name]) for name in opened.classes], probabilities, atol=1e-5)
+    with pytest.raises(InputError, match="are too few to mend by"):
+        predict.mended(opened, files[:4], None)
+
+
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
     first, second = two_folds(run)
     monkeypatch.setattr(cluster, "running", lambda scheduler: contextlib.nullcontext(Runner()))

@@ -81,6 +81,7 @@ class Place:
             pipelines=(PIPELINE,),
             cameras=(str(self.folder / "other.json"),),
             drifted_data_dir=str(self.folder / "drifted"),
+            unlabeled=0,
             labeled=8,
         )
 
@@ -99,7 +100,7 @@ DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 def quick(name):
     """An analysis that computes nothing."""
     scores = ("undrifted", "before", "after")
-    outcomes = {score: {0: Outcomes(np.arange(8), {score: np.ones((2, 8))})} for score in scores}
+    outcomes = {score: {0: Outcomes(np.arange(8), {score: np.ones((2, 8))})} for score in (*scores, "labels")}
     content = {**dict.fromkeys((*scores, "won_back"), 0.5), "measured": "validation"}
     return Analysis(content, name, {name: Figure()}, outcomes=outcomes)
 
@@ -122,7 +123,7 @@ def watched():
         return quick(self.name)
 
     def adapted_to(config, fold, drift, stop):
-        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or quick("curves"))
+        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or (quick("curves"), fold.model))
         return adapted(config, fold, drift, stop)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -115,7 +115,7 @@ def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, re
 
 def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, read):
     (adapted,) = json.loads((everything / "adjustment/adaptation.json").read_text())["folds"]["0"].values()
-    titles = {None: "no adaptation", 0: "+0 stops", 1: "+1 stops"}
+    titles = {None: "no search", 0: "+0 stops", 1: "+1 stops"}
     assert_shown(
         read,
         "Ends of the searches; the framed start is chosen",
@@ -199,7 +199,7 @@ def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds, two_fol
     rows = {"iso=0.05": {column: content["drifts"]["iso=0.05"][name]["mean"] for column, name in names.items()}}
     for fold, drifts in content["folds"].items():
         rows[f"iso=0.05, fold {fold}"] = {column: drifts["iso=0.05"][name] for column, name in names.items()}
-    assert_shown(read, "Adaptation with a few labeled images", rows)
+    assert_shown(read, "Scores before and after adaptation", rows)
 
 
 def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_folds, two_folds_read):

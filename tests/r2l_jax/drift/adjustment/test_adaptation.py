@@ -9,7 +9,7 @@ import pytest
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import outcomes, statistics
-from r2l_jax.drift.adjustment import adaptation, drifts
+from r2l_jax.drift.adjustment import adaptation, drifts, methods
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.measure import Measured
 from r2l_jax.drift.search.searcher import Found
@@ -42,6 +42,7 @@ def config(tmp_path_factory):
         run="run",
         output=str(tmp_path_factory.mktemp("adjustment")),
         exposures=(0.25,),
+        unlabeled=0,
         labeled=8,
         starts=3,
         steps=2,
@@ -78,15 +79,27 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(result):
     assert np.array(one["parameters"]["white_balance"]) == pytest.approx(4, rel=0.05)
 
 
+def confusions(right):
+    """The confusion matrices of samples of the first class that are right or not."""
+    right = np.asarray(right, float)
+    return np.stack([right, 1 - right], -1)[:, None] * [[1], [0]]
+
+
+def search(self, searches, *options):
+    return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
+
+
 def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_path, monkeypatch):
     """Labeled images favor another end than the measured ones, whose loss and score disagree as well.
 
     The second drift costs nothing that could be won back.
     """
     seen = []
-    favored = ([(0.5, 0.2), (0.3, 0.1), (0.4, 0.9)], [(0.4, 0.4), (0.6, 0.7), (0.2, 0.8)], [(0.1, 0.9)])
-    harmless = ([(0.5, 0.2)] * 3, [(0.4, 0.9)] * 3, [(0.1, 0.9)])
+    favored = ([(0.5, 0.2), (0.3, 0.1), (0.4, 0.9)], [(0.4, 0.4), (0.6, 0.7), (0.2, 0.8)])
+    harmless = ([(0.5, 0.2)] * 3, [(0.4, 0.9)] * 3)
     tables = iter((*favored, *harmless))
+    # Undrifted, before and after.
+    correct = iter((7, 3, 5, 7, 7, 7))
 
     class Stub:
         def __init__(self, frozen):
@@ -96,23 +109,26 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_
             seen.append(set(indices.tolist()))
             return [Measured(loss, score, 1.0, np.zeros((8, 2, 2))) for loss, score in next(tables)]
 
-    def search(self, searches, *options):
-        return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
+    def confusions_of(model, task, batches):
+        seen.append({index for batch in batches for index in batch["index"].tolist()})
+        return confusions(np.arange(8) < next(correct))
 
-    monkeypatch.setattr(adaptation, "Measurer", Stub)
-    monkeypatch.setattr(adaptation.Searcher, "run", search)
+    monkeypatch.setattr(methods, "Measurer", Stub)
+    monkeypatch.setattr(methods.Searcher, "run", search)
+    monkeypatch.setattr(adaptation, "confusions_of", confusions_of)
     config = replace(config, output=str(tmp_path), pipelines=("bilinear.none.none",), labeled=7, starts=2)
     result = adaptation.run(config)
     one, other = result["folds"][0].values()
     assert list(result["folds"][0]) == list(result["drifts"]) == ["exposure=0.25", "bilinear.none.none"]
-    assert (other["undrifted"], other["before"], other["won_back"]) == (0.9, 0.9, None)
+    assert (other["undrifted"], other["before"], other["won_back"]) == (0.875, 0.875, None)
     assert result["drifts"]["bilinear.none.none"]["won_back"] == {"mean": None, "std": None, "folds": [None]}
-    assert (one["undrifted"], one["before"], one["after"], one["start"]) == (0.9, 0.4, 0.7, 0)
-    assert one["won_back"] == pytest.approx((0.7 - 0.4) / (0.9 - 0.4))
-    labeled, measured, own = seen[:3]
+    assert (one["undrifted"], one["before"], one["after"], one["start"]) == (0.875, 0.375, 0.625, 0)
+    assert one["won_back"] == pytest.approx((0.625 - 0.375) / (0.875 - 0.375))
+    assert [start["score"] for start in one["starts"]] == [0.4, 0.7, 0.8]
+    labeled, measured, own, before, after = seen[:5]
     assert len(labeled) == 7
     assert labeled < set(range(8, 40))
-    assert measured == own == set(range(8))
+    assert measured == own == before == after == set(range(8))
 
 
 def test_files_hold_the_content(config, result, capsys):
@@ -141,30 +157,20 @@ def test_files_hold_the_content(config, result, capsys):
 
 def outcomes_of(monkeypatch, fold, *members):
     """Lets each member of a group have these outcomes before and after adaptation, and 8 of 8 without the drift."""
-    confusions = [
-        [np.stack([right, 1 - np.array(right)], -1)[:, None] * [[1], [0]] for right in states]
-        for before, after in members
-        for states in ([before, before], [before, after], [np.ones(8)])
-    ]
-    tables = iter(confusions)
+    outcomes = iter([each for before, after in members for each in (np.ones(8), before, after)])
 
     class Stub:
         def __init__(self, frozen):
             pass
 
-        def measure_samples(self, *options):
-            # The second processing has the lower loss.
-            return [
-                Measured(-number, confusion[:, 0, 0].mean(), 1.0, confusion)
-                for number, confusion in enumerate(next(tables))
-            ]
-
-    def search(self, searches, *options):
-        return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
+        def measure_samples(self, parameters, *options):
+            # The last processing has the lowest loss.
+            return [Measured(-number, 0.5, 1.0, np.zeros((8, 2, 2))) for number in range(len(parameters))]
 
     monkeypatch.setattr(adaptation, "open_runs", lambda uris, *options: [Run([fold]) for _ in uris])
-    monkeypatch.setattr(adaptation, "Measurer", Stub)
-    monkeypatch.setattr(adaptation.Searcher, "run", search)
+    monkeypatch.setattr(methods, "Measurer", Stub)
+    monkeypatch.setattr(methods.Searcher, "run", search)
+    monkeypatch.setattr(adaptation, "confusions_of", lambda *options: confusions(next(outcomes)))
 
 
 def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(config, fold, tmp_path, monkeypatch, capsys):
@@ -250,7 +256,12 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
         ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
-        ({"labeled": 0}, "--labeled must be positive, got 0"),
+        ({"labeled": -1}, "--labeled must not be negative, got -1"),
+        ({"labeled": 0}, "nothing to adapt by: give --unlabeled or --labeled"),
+        ({"unlabeled": 1}, "--unlabeled must be 0 or at least 2, got 1"),
+        ({"unlabeled": 8, "labeled": 0, "method": "labels"}, "--method=labels needs labeled images: give --labeled"),
+        ({"method": "processing"}, "--method=processing needs images without labels, got --unlabeled=0"),
+        ({"sensor": ("blur",)}, "--sensor must be one of underexposure, .* got 'blur'"),
         ({"starts": 10}, "--starts must be at most 9, got 10"),
         ({"lr": float("nan")}, "--lr must be positive, got nan"),
         ({"pipelines": ("sobel",)}, "--pipelines: no pipeline is called 'sobel'"),
@@ -273,7 +284,7 @@ def test_a_stop_is_a_factor_of_two(config, tmp_path, monkeypatch):
         started.append(searches)
         raise Interrupted("seen")
 
-    monkeypatch.setattr(adaptation.Searcher, "run", start)
+    monkeypatch.setattr(methods.Searcher, "run", start)
     # Without gains there is nothing to start from but the default.
     for parameters in ((), ("gamma_correct",)):
         with pytest.raises(Interrupted, match="seen"):

@@ -1,0 +1,212 @@
+"""The methods of adaptation, and the baselines that they have to beat: each makes another model of a drifted one."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import isp
+from r2l_jax.data import loader
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift.adjustment.config import BY_FEATURES, BY_LABELS, FEW, STOPS, AdaptationSettings
+from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
+from r2l_jax.drift.results import Start
+from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.measure import Measurer
+from r2l_jax.drift.search.ranges import gains
+from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.model.mending import Mended, mend, replaced
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.runtime.hosts import on_every_process
+from r2l_jax.training.run import TrainedFold
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """Searches over the processing.
+
+    Attributes:
+        stops: the exposures that they started from.
+        found: their ends.
+        starts: the numbers of each end, that of no search first.
+        chosen: the place of the chosen one of `starts`.
+    """
+
+    stops: Sequence[int]
+    found: Sequence[Found]
+    starts: Sequence[Start]
+    chosen: int
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray] | None:
+        """The values at the chosen end; None if no search is better."""
+        return self.found[self.chosen - 1].parameters if self.chosen else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """The models that baselines and methods make, by name in this order; the last one is the result.
+
+    Attributes:
+        models: the models.
+        mended: the statistics of the result; None without unlabeled images, or if these were refused.
+        refusal: why the unlabeled images were not used, if they were not.
+        searched: the searches of the result, if it made any.
+    """
+
+    models: Mapping[str, RawToLogit]
+    mended: Mended | None
+    refusal: str | None
+    searched: Searched | None
+
+
+def try_all(
+    settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
+) -> Tried:
+    """Makes the models of all baselines and of the methods that the settings name.
+
+    Raises:
+        InputError: a search has diverged.
+        Interrupted: `stop` returned True.
+    """
+    adaptation = _Adaptation(settings, fold, under, stop, file)
+    models, mended, refusal, searched = {}, None, None, None
+    if settings.unlabeled:
+        models |= adaptation.baselines()
+        mended = adaptation.mend(pipeline_of(under.model))
+        refusal = None if settings.force else mended.refusal
+        mended = None if refusal else mended
+    start = mended
+    for method in settings.methods:
+        if method == "statistics" or (method == "processing" and start is None):
+            mended, searched = start, None
+        elif method == "processing":
+            assert start is not None
+            mended, searched = adaptation.by_features(start)
+        else:
+            models[method], mended, searched = adaptation.by_labels(start)
+        if method != "labels":
+            models[method] = under.model if mended is None else mended.model
+    return Tried(models, mended, refusal, searched)
+
+
+class _Adaptation:
+    """Adapts a model under a drift."""
+
+    def __init__(
+        self,
+        settings: AdaptationSettings,
+        fold: TrainedFold,
+        under: Drifted,
+        stop: Callable[[], bool],
+        file: pathlib.Path,
+    ):
+        self._settings, self._fold, self._under, self._stop, self._file = settings, fold, under, stop, file
+        self._group = free_parameters(settings.parameters, under.pipeline)
+        self._pipeline = under.pipeline
+        self._raws, self._cameras = np.zeros(0, np.float32), None
+        if len(under.unlabeled):
+            batch = on_every_process(lambda: loader.batch_of(under.dataset, under.unlabeled))
+            self._raws, self._cameras = batch["raw"], batch.get("cameras")
+
+    def baselines(self) -> dict[str, RawToLogit]:
+        """Makes the models of the three simplest remedies."""
+        model, task = self._under.model, self._fold.task
+        trained = self._fold.train_indices[: len(self._raws)]
+        known = on_every_process(lambda: self._fold.dataset.samples(trained)[0])
+        factor = _median_light(known, self._fold.dataset) / _median_light(self._raws, self._under.dataset)
+        return {
+            "exposure": _with_pipeline(model, self._pipeline.with_values(self._exposed(factor))),
+            "normalizer": replaced(model, self._raws, task, normalizer_only=True, cameras=self._cameras),
+            "batch_norms": replaced(model, self._raws, task, cameras=self._cameras),
+        }
+
+    def mend(self, pipeline: isp.Pipeline) -> Mended:
+        """Mends the model's statistics for the images that a pipeline makes."""
+        model = _with_pipeline(self._under.model, pipeline)
+        return mend(model, self._raws, self._fold.task, self._fold.about.score, self._cameras)
+
+    def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
+        """Searches for the processing that brings the features' statistics back to those of the training.
+
+        The searches start from the exposures of the smallest distances. Statistics are mended at each end, and the end
+        at which the model is most certain is chosen, or no search.
+        """
+        settings = self._settings.searching(BY_FEATURES)
+        frozen = Frozen(self._under.model, self._fold.task)
+        options = {"objective": "features", "price": self._settings.price, "batch_size": self._settings.batch_size}
+        searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, **options)
+        # The searches get no labels.
+        samples = self._raws, np.zeros(len(self._raws), np.int32)
+        stops = self._stops(STOPS)
+        distances = searcher.losses([self._exposed(2.0**each) for each in stops], *samples, self._cameras)
+        nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
+        stops = [stops[place] for place in sorted(nearest)]
+        searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
+        found = searcher.run(searches, *samples, settings.steps, self._stop, self._file, self._cameras)
+        ends = [frozen.default, *(one.parameters for one in found)]
+        distances = searcher.losses(ends, *samples, self._cameras)
+        mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
+        starts = [
+            Start(each, distance=float(distance), certainty=one.certainty)
+            for each, distance, one in zip((None, *stops), distances, mended, strict=True)
+        ]
+        chosen = int(np.argmax([one.certainty for one in mended]))
+        return mended[chosen], Searched(stops, found, starts, chosen)
+
+    def by_labels(self, statistics: Mended | None) -> tuple[RawToLogit, Mended | None, Searched]:
+        """Searches for the processing of the lowest task loss of the labeled images, and mends the statistics anew."""
+        settings, under = self._settings.searching(BY_LABELS), self._under
+        model = under.model if statistics is None else statistics.model
+        frozen = Frozen(model, self._fold.task)
+        stops = self._stops(STOPS[: self._settings.starts])
+        options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
+        searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, **options)
+        searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
+        labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
+        samples = labeled["raw"], labeled["target"]
+        found = searcher.run(searches, *samples, settings.steps, self._stop, self._file, labeled.get("cameras"))
+        # On few images a search may end where it is worse than no search, which is therefore a choice as well.
+        ends = [frozen.default, *(one.parameters for one in found)]
+        measurer = Measurer(frozen)
+        on_labeled, on_measured = (
+            measurer.measure_samples(ends, under.dataset, indices, self._settings.batch_size, title, self._stop)
+            for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
+        )
+        starts = [
+            Start(each, labeled.loss, labeled.score, measured.score)
+            for each, labeled, measured in zip((None, *stops), on_labeled, on_measured, strict=True)
+        ]
+        chosen = int(np.argmin([measured.loss for measured in on_labeled]))
+        model = _with_pipeline(model, frozen.pipeline(ends[chosen]))
+        if statistics is not None and chosen:
+            after = self.mend(frozen.pipeline(ends[chosen]))
+            if self._settings.force or after.refusal is None:
+                model, statistics = after.model, after
+        return model, statistics, Searched(stops, found, starts, chosen)
+
+    def _stops(self, stops: Sequence[int]) -> Sequence[int]:
+        return stops if gains(self._pipeline.facts, self._group) else (0,)
+
+    def _exposed(self, factor: float) -> dict[str, np.ndarray]:
+        """Returns the values of all parameters with a factor on the gains that may move."""
+        default = jax.device_get(self._pipeline.parameters())
+        offsets = {name: np.float32(np.log(factor)) for name in gains(self._pipeline.facts, self._group)}
+        return {**default, **jax.device_get(ranges.valid_values(self._pipeline.facts, default, offsets))}
+
+
+def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:
+    return RawToLogit(pipeline, model.normalizer, model.head)
+
+
+def _median_light(raws: np.ndarray, dataset: RawDataset) -> float:
+    """Returns the median of mosaics above their camera's black level, at least a step of a converter of 16 bits."""
+    camera = dataset.camera
+    if camera is None:
+        raise ValueError(f"{dataset.name} holds processed images, which have no camera")
+    levels = jnp.array(camera.black_level, jnp.float32)
+    return max(float(np.median(isp.cfa.subtract_black_level(raws, levels, pattern=camera.pattern))), 2.0**-16)

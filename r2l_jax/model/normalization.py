@@ -1,0 +1,72 @@
+"""The statistics by which a model normalizes: observed on images, and mixed with those of new images."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from r2l_jax.model.processors import Standardize
+from tasks.layers import BatchNorm, Mixing
+
+# Mean and variance by channel, `(C,)` each.
+Statistics = tuple[Array, Array]
+
+# Added to variances, as batch norms do.
+EPSILON = 1e-5
+
+
+def layers_of(normalizer: nnx.Module, head: nnx.Module) -> dict[str, BatchNorm | Standardize]:
+    """Returns the layers that normalize by statistics of the training, by name, the normalizer of images first."""
+    found = {}
+    for part, module in (("normalizer", normalizer), ("head", head)):
+        for path, layer in nnx.iter_modules(module):
+            if isinstance(layer, BatchNorm | Standardize):
+                found[".".join([part, *map(str, path)])] = layer
+    return found
+
+
+def statistics_of(layer: BatchNorm | Standardize) -> Statistics:
+    """Returns the mean and the variance by which a layer normalizes, by channel."""
+    return layer.mean[...], jnp.square(layer.std[...]) if isinstance(layer, Standardize) else layer.var[...]
+
+
+def observed(
+    normalizer: nnx.Module, head: nnx.Module, images: Float[Array, "batch height width 3"], shares: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Computes the logits of images, normalized by statistics that are mixed with those of these images.
+
+    Each layer sees images that the layers before it have normalized by their mixtures. The mixtures stay in the layers.
+
+    Args:
+        normalizer: the normalizer of a model in evaluation.
+        head: its head.
+        images: the processed images.
+        shares: for each of `layers_of`, the share of the images' own statistics, from 0 to 1.
+
+    Returns:
+        The logits, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
+    """
+    layers = layers_of(normalizer, head)
+    for name, layer in layers.items():
+        layer.mixing = Mixing(jnp.asarray(shares[name]))
+    logits = head(normalizer(images))
+    moments = {}
+    for name, layer in layers.items():
+        assert layer.mixing is not None
+        moments[name] = layer.mixing[...]
+        del layer.mixing
+    return logits, moments
+
+
+def distance(moments: Float[Array, "2 batch channels"], statistics: Statistics) -> Float[Array, ""]:
+    """Computes how far images are from the statistics of a layer, 0 if they have the same mean and variance.
+
+    This is the Kullback-Leibler divergence between normal distributions, averaged over the channels.
+    """
+    means, variances = moments
+    mean = means.mean(0)
+    var = variances.mean(0) + jnp.square(means - mean).mean(0) + EPSILON
+    known = statistics[1] + EPSILON
+    ratio = var / known
+    return (ratio + jnp.square(mean - statistics[0]) / known - 1 - jnp.log(ratio)).mean() / 2

@@ -1,0 +1,70 @@
+"""Writes a model that was mended after its training as a run of its own, which every program takes like any other."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import msgspec
+from flax import nnx
+
+from r2l_jax.config import STATIC_FLAGS
+from r2l_jax.model.build import Architecture
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import model_file
+from r2l_jax.training.model_file import PipelineFile, camera_of, identity_of, named_arrays
+from r2l_jax.training.run import TrainedFold
+from tasks.layers import BatchNorm
+
+
+def write(
+    folder: pathlib.Path,
+    fold: TrainedFold,
+    model: RawToLogit,
+    pipeline: NamedPipeline | None,
+    origin: Mapping[str, Any],
+) -> None:
+    """Writes the fold of a mended run: its model.safetensors, and a metrics.json.
+
+    It has the settings, the data, the splits and the scores of the fold that it came from; the scores are those before
+    it was mended.
+
+    Args:
+        folder: the folder of the new fold.
+        fold: the fold that the model came from.
+        model: the mended model.
+        pipeline: the pipeline that replaces the fold's own, if any.
+        origin: says where the model came from, in a form that JSON can hold.
+    """
+    config, metrics = fold.config, {**fold.metrics, "mended": {**origin, "from": fold.identity}}
+    changed = {"mended": metrics["mended"]}
+    if pipeline is not None:
+        # A pipeline by name has a batch norm behind it.
+        model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
+        flags = {"pipeline": pipeline.name, "processing_mode": None, **dict.fromkeys(STATIC_FLAGS)}
+        source = pipeline.source and dataclasses.asdict(pipeline.source)
+        config = replace(config, **flags)
+        changed |= {"flags": fold.about.flags | flags, "pipeline": source and PipelineFile(**source)}
+        metrics |= {"flags": changed["flags"], "pipeline": source}
+    about = msgspec.structs.replace(fold.about, **changed)
+    additive_layer = config.attack.adv_noise_layer
+    architecture = Architecture.of(config.processing, fold.task, camera_of(about), about.shape, additive_layer)
+    arrays = named_arrays(nnx.state(model))
+    folder.mkdir(parents=True, exist_ok=True)
+    model_file.write(folder / model_file.NAME, arrays, about, identity_of(about, architecture, arrays))
+    # Last, since a fold is there once its metrics.json is.
+    write_json(folder / "metrics.json", metrics)
+
+
+def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm:
+    if isinstance(normalizer, BatchNorm):
+        return normalizer
+    found = BatchNorm(normalizer.mean[...].size, affine=False, rngs=nnx.Rngs(0))
+    found.mean[...], found.var[...] = normalizer.mean[...], jnp.square(normalizer.std[...]) - found.epsilon
+    found.eval()
+    return found

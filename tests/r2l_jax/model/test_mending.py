@@ -1,0 +1,139 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+from flax import nnx
+
+from r2l_jax.model import mending, normalization
+from r2l_jax.model.processors import Standardize, Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.tasks import Classification
+from tasks.layers import BatchNorm, Conv
+
+TASK = Classification(("dark", "bright"), "ResNet18")
+RNG = np.random.default_rng(0)
+LEVELS = np.repeat([0.2, 0.6], 32)[:, None, None, None]
+IMAGES = (LEVELS + 0.05 * RNG.standard_normal((64, 8, 8, 3))).astype(np.float32)
+
+
+class Head(nnx.Module):
+    """Takes images for bright that are above their normalizer's mean."""
+
+    def __init__(self):
+        self.norm = BatchNorm(3, affine=False, rngs=nnx.Rngs(0))
+
+    def __call__(self, images):
+        mean = self.norm(images).mean((1, 2, 3))
+        return 8 * jnp.stack([-mean, mean], -1)
+
+
+def model_of(images, normalizer=None):
+    """A model whose statistics are those of images."""
+    mean, var = images.mean((0, 1, 2)), images.var((0, 1, 2))
+    model = RawToLogit(Unprocessed(), normalizer or BatchNorm(3, affine=False, rngs=nnx.Rngs(0)), Head())
+    if isinstance(model.normalizer, BatchNorm):
+        model.normalizer.mean[...], model.normalizer.var[...] = mean, var
+    model.eval()
+    return model
+
+
+def correct(model, images):
+    return (np.asarray(model(jnp.asarray(images))).argmax(-1) == (LEVELS.ravel() > 0.4)).mean()
+
+
+def test_statistics_of_darker_images_bring_the_score_back():
+    model, dark = model_of(IMAGES), IMAGES / 4
+    assert correct(model, IMAGES) == 1
+    assert correct(model, dark) == 0.5
+    found = mending.mend(model, dark, TASK, 1.0)
+    assert found.refusal is None
+    assert correct(found.model, dark) == 1
+    np.testing.assert_allclose(found.model.normalizer.mean[...], dark.mean((0, 1, 2)), rtol=1e-4)
+    assert found.shares["normalizer"] == pytest.approx(1)
+    # The model itself stays.
+    np.testing.assert_allclose(model.normalizer.mean[...], IMAGES.mean((0, 1, 2)), rtol=1e-6)
+
+
+def test_statistics_of_the_training_stay_where_images_have_them():
+    model = model_of(IMAGES)
+    found = mending.mend(model, IMAGES[::8], TASK, 1.0)
+    assert max(found.shares.values()) < 0.2
+    assert found.certainty == pytest.approx(1, abs=0.05)
+
+
+def test_baselines_replace_statistics():
+    model, dark = model_of(IMAGES), IMAGES / 4
+    for only in (False, True):
+        replaced = mending.replaced(model, dark, TASK, normalizer_only=only)
+        np.testing.assert_allclose(replaced.normalizer.mean[...], dark.mean((0, 1, 2)), rtol=1e-5)
+    assert correct(replaced, dark) == 1
+
+
+def test_a_fixed_normalizer_is_mended_as_well():
+    fixed = Standardize(jnp.array(IMAGES.mean((0, 1, 2))), jnp.array(IMAGES.std((0, 1, 2))))
+    found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, 1.0)
+    assert correct(found.model, IMAGES / 4) == 1
+    np.testing.assert_allclose(found.model.normalizer.std[...], (IMAGES / 4).std((0, 1, 2)), rtol=1e-3)
+
+
+def test_images_of_one_class_are_refused():
+    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
+    assert found.certainty < found.needed == 0.5
+    assert "no mixture of those that the model knows" in str(found.refusal)
+    assert "4 images are too few to mend by: it takes 8" in str(
+        mending.mend(model_of(IMAGES), IMAGES[::16], TASK, 1.0).refusal
+    )
+    assert dataclasses.replace(found, certainty=0.6).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "certainty"),
+    [([[1, 0], [0, 1]], 1), ([[0.5, 0.5]] * 2, 0), ([[0.9, 0.1]] * 3, 0), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1)],
+)
+def test_certainty_is_what_single_predictions_resolve(probabilities, certainty):
+    assert mending.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "images", "expected"), [(0, 64, np.inf), (3, 64, 0), (3, 8, 0)])
+def test_pseudo_images_of_the_training_count_where_it_foretells_new_images(shift, images, expected):
+    rng = np.random.default_rng(1)
+    means = shift + 0.5 * rng.standard_normal((images, 32))
+    moments = np.stack([means, np.ones_like(means)])
+    assert mending.pseudo_images(moments, np.zeros(32), np.full(32, 1.25)) == expected
+
+
+def test_observing_with_a_share_of_0_computes_the_logits_and_with_1_those_of_training(small_heads):
+    head = small_runs.resnet("resnet18", num_classes=2, rngs=nnx.Rngs(0))
+    normalizer = BatchNorm(3, affine=False, rngs=nnx.Rngs(0))
+    images = jnp.asarray(IMAGES[:8])
+    for share, training in ((0.0, False), (1.0, True)):
+        for part in (head, normalizer):
+            part.train() if training else part.eval()
+        expected = head(normalizer(images))
+        parts = nnx.merge(*nnx.split((normalizer, head)), copy=True)
+        layers = normalization.layers_of(*parts)
+        for part in parts:
+            part.eval()
+        logits, moments = normalization.observed(*parts, images, dict.fromkeys(layers, jnp.float32(share)))
+        np.testing.assert_allclose(logits, expected, atol=0.05 if training else 1e-5)
+        np.testing.assert_allclose(moments["normalizer"][0], images.mean((1, 2)), rtol=1e-5)
+        assert not [layer for layer in layers.values() if layer.mixing is not None]
+
+
+def test_the_distance_of_features_has_a_gradient_and_is_0_at_the_statistics():
+    statistics = jnp.zeros(4), jnp.ones(4)
+
+    def distance(offset):
+        means = jnp.array([[1.0], [-1.0]]) * jnp.sqrt(0.5) + offset + jnp.zeros((2, 4))
+        return normalization.distance(jnp.stack([means, jnp.full((2, 4), 0.5)]), statistics)
+
+    assert distance(0.0) == pytest.approx(0, abs=1e-5)
+    assert distance(0.5) == pytest.approx(0.125, rel=1e-3)
+    assert jax.grad(distance)(0.5) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_convolution_is_no_layer_that_normalizes():
+    assert list(normalization.layers_of(Conv(1, 1, 1, rngs=nnx.Rngs(0)), Head())) == ["head.norm"]
