@@ -1,10 +1,12 @@
-"""Adjusts a trained model's processing to drifted data, or compares learned with fixed processing.
+"""Mends a trained model for drifted data, or compares learned with fixed processing.
 
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
+python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05 --labeled=32
 python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
 
-To adapt, the program tunes the processing with a few labeled images of the drifted data, and leaves the head unchanged.
-It writes adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
+To adapt, the program mixes the statistics by which the model normalizes with those of drifted images, and tunes the
+processing, with or without labels. The weights of the head stay as they are. It writes the mended model as a run,
+adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
 """
 
 import functools
@@ -15,7 +17,7 @@ from r2l_jax.runtime import flags
 MODES = flags.Switch(
     "mode",
     "adapt",
-    "adapt: tune the processing to drifted data; learn: train the run's model with fixed processing, and compare",
+    "adapt: mend the model for drifted data; learn: train the run's model with fixed processing, and compare",
     {"adapt": AdaptationConfig, "learn": LearningConfig},
 )
 
