@@ -309,7 +309,8 @@ class Run:
             cameras: as for `predict`.
 
         Raises:
-            InputError: the shape is wrong, cameras are missing, or the images are too few or no mixture of those that a model knows.
+            InputError: the shape is wrong, cameras are missing, or the images are too few or no mixture of those that
+                a model knows.
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
