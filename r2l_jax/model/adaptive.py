@@ -37,6 +37,9 @@ _WIDTH = 48
 # The farthest that the network moves a value, in natural ranges. For gains, this is a factor of 20.
 _FARTHEST = 3.0
 
+# By the name of a parameter, an offset for each image, see `isp.Pipeline`.
+Offsets = Mapping[str, ArrayLike] | None
+
 
 class AdaptivePipeline(isp.Pipeline):
     """A pipeline that processes each mosaic with parameters of its own.
@@ -76,7 +79,7 @@ class AdaptivePipeline(isp.Pipeline):
         self.network = nnx.Sequential(hidden, nnx.relu, last)
 
     def __call__(
-        self, raw: Shaped[Array | np.ndarray, "..."], offsets: Mapping[str, ArrayLike] | None = None
+        self, raw: Shaped[Array | np.ndarray, "..."], offsets: Offsets = None
     ) -> Float[Array, "*batch height width 3"]:
         """Processes mosaics `(..., H, W)`, each with its own parameters (see `isp.Pipeline`).
 
@@ -92,7 +95,7 @@ class AdaptivePipeline(isp.Pipeline):
         self,
         raw: Shaped[Array | np.ndarray, "..."],
         perturbations: Mapping[str, Array] | None = None,
-        offsets: Mapping[str, ArrayLike] | None = None,
+        offsets: Offsets = None,
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
         """Processes mosaics, and keeps the image after each stage (see `isp.Pipeline.trace`)."""
         flat, leading = raw.reshape(-1, *raw.shape[-2:]), raw.shape[:-2]
@@ -103,34 +106,51 @@ class AdaptivePipeline(isp.Pipeline):
         stages = {name: each.reshape(*leading, *each.shape[1:]) for name, each in stages.items()}
         return image.reshape(*leading, *image.shape[1:]), stages
 
-    def own_offsets(self, raw: Float[Array | np.ndarray, "batch height width"]) -> dict[str, Float[Array, "..."]]:
-        """Computes the offsets of mosaics from the pipeline's own values, `(batch, *shape)` by parameter."""
-        offsets = self.moves(raw)
-        for name, facts in self.facts.items():
-            if name in offsets and facts.neutral is not None:
-                offsets[name] = offsets[name] * (getattr(self, name)[...] - jnp.array(facts.neutral)) / facts.width
-        return offsets
+    def moves(
+        self, raw: Float[Array | np.ndarray, "batch height width"], offsets: Offsets = None
+    ) -> dict[str, Float[Array, "..."]]:
+        """Computes what the network gives for mosaics: offsets, or how much stronger a filter is `(batch, 1, 1)`.
 
-    def moves(self, raw: Float[Array | np.ndarray, "batch height width"]) -> dict[str, Float[Array, "..."]]:
-        """Computes what the network gives for mosaics: offsets, or how much stronger a filter is `(batch, 1, 1)`."""
-        moves = _FARTHEST * jnp.tanh(self.network(statistics(jnp.asarray(raw), *self.sensor)) / _FARTHEST)
+        Args:
+            raw: The mosaics.
+            offsets: As in a call. Those of the black level are those of the mosaics' cameras, and statistics begin
+                there.
+        """
+        pattern, black = self.sensor
+        for name, offset in (offsets or {}).items():
+            if self.facts[name].camera == "black_level":
+                black += jnp.mean(jnp.asarray(self.facts[name].moved(0.0, jnp.asarray(offset))), -1)
+        moves = _FARTHEST * jnp.tanh(self.network(statistics(jnp.asarray(raw), pattern, black)) / _FARTHEST)
         sizes = [math.prod(shape) for shape in self._outputs.values()]
         parts = jnp.split(moves, np.cumsum(sizes)[:-1], axis=1)
         return {
             name: part.reshape(-1, *shape) for (name, shape), part in zip(self._outputs.items(), parts, strict=True)
         }
 
-    def own_values(self, raw: Float[Array | np.ndarray, "batch height width"]) -> dict[str, Float[Array, "..."]]:
+    def own_values(
+        self, raw: Float[Array | np.ndarray, "batch height width"], offsets: Offsets = None
+    ) -> dict[str, Float[Array, "..."]]:
         """Computes the values with which each mosaic is processed, `(batch, *shape)` by adapted parameter."""
-        return self.values(self.own_offsets(raw))
+        return self.values(self._total(raw, offsets))
+
+    def for_camera(self, camera: isp.Camera) -> "AdaptivePipeline":
+        """Returns a copy whose statistics begin at the black level of a camera with the same color filter array."""
+        graph, state = nnx.split(self)
+        pipeline = nnx.merge(graph, state)
+        pipeline.sensor = camera.pattern, float(np.mean(camera.black_level))
+        return pipeline
 
     def adapted(self, raw: Float[Array | np.ndarray, "height width"]) -> isp.Pipeline:
         """Returns the pipeline that processes all mosaics with the parameters of one."""
         values = {name: value[0] for name, value in self.own_values(raw[None]).items()}
         return isp.Pipeline([stage.starting_at(self.parameters() | values) for stage in self.stages])
 
-    def _total(self, raw: Array | np.ndarray, offsets: Mapping[str, ArrayLike] | None) -> dict[str, Array]:
-        own = self.own_offsets(raw)
+    def _total(self, raw: Array | np.ndarray, offsets: Offsets) -> dict[str, Array]:
+        """Computes the offsets of each mosaic from the pipeline's own values."""
+        own = self.moves(raw, offsets)
+        for name, facts in self.facts.items():
+            if name in own and facts.neutral is not None:
+                own[name] = own[name] * (getattr(self, name)[...] - jnp.array(facts.neutral)) / facts.width
         return own | {name: jnp.asarray(offset) + own.get(name, 0) for name, offset in (offsets or {}).items()}
 
     @property
@@ -145,7 +165,7 @@ class AdaptivePipeline(isp.Pipeline):
 
 
 def statistics(
-    raw: Float[Array | np.ndarray, "batch height width"], pattern: str, black: float = 0.0
+    raw: Float[Array | np.ndarray, "batch height width"], pattern: str, black: Float[Array, " batch"] | float = 0.0
 ) -> Float[Array, "batch statistics"]:
     """Computes statistics of mosaics that do not depend on their size.
 
@@ -157,8 +177,9 @@ def statistics(
     Args:
         raw: Mosaics with white at 1.
         pattern: The color filter array.
-        black: The black level.
+        black: The black level, of each mosaic or of all.
     """
+    black = jnp.asarray(black, raw.dtype)[..., None, None, None]
     rgb = (isp.demosaic.binned(raw, pattern) - black) / (1 - black)
     batch, rows, cols, _ = rgb.shape
     every = max(1, min(rows, cols) // _GRID)

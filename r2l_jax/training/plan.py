@@ -169,11 +169,6 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateR
     pipeline, (raw, _) = named(camera), dataset[0]
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
-    if dataset.cameras is not None and processing.is_adaptive:
-        raise InputError(
-            f"--processing_mode=adaptive is for one camera, whose black level its statistics use; {dataset.name} has "
-            f"several: {', '.join(dataset.cameras.names)}"
-        )
     if dataset.cameras is not None:
         own_camera.check(pipeline, dataset.cameras.by_name, processing.flag)
     if processing.pipeline and not pipeline.facts:

@@ -68,7 +68,7 @@ class Steps:
         begin: makes the state in which a model's training begins.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
-        own_values: `(model, raw) -> values` with which an adaptive pipeline processes each mosaic, by parameter; a
+        own_values: `(model, batch) -> values` with which an adaptive pipeline processes each mosaic, by parameter; a
             filter that is tuned as a whole has its strength, 1 for the filter that all images share.
         zero_sums: returns zeroed training sums.
         zero_evaluated: returns zeroed sums of `evaluate`.
@@ -198,11 +198,13 @@ class Steps:
         # Lists, since whatever maps over a dict sorts it by name.
         return logits, [images[name] for name in self.stages], [gradients[name] for name in self.stages]
 
-    def _adapted_values(self, model: nnx.State, raw: jax.Array) -> dict[str, jax.Array]:
+    def _adapted_values(self, model: nnx.State, batch: Batch) -> dict[str, jax.Array]:
         processor = nnx.merge(self._graph, model).processor
         if not isinstance(processor, AdaptivePipeline):
             return {}
-        facts, moves, values = processor.facts, processor.moves(raw), processor.own_values(raw)
+        offsets = own_camera.offsets(processor, batch.get("cameras"))
+        moves, values = processor.moves(batch["raw"], offsets), processor.own_values(batch["raw"], offsets)
+        facts = processor.facts
         return {name: values[name] if facts[name].neutral is None else 1 + moves[name].reshape(-1) for name in values}
 
     def _zeros(self, loss_shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:

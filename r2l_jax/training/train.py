@@ -401,7 +401,7 @@ class _Loop:
             return {}
         valid, everywhere = self._fold.valid_indices, shardings().everywhere
         batches = loader.eval_batches(self._plan.dataset, valid, self._batches.size, whole=True)
-        computed = (steps.own_values(state.model, to_devices(batch["raw"], everywhere)) for batch in batches)
+        computed = (steps.own_values(state.model, to_devices(batch, everywhere)) for batch in batches)
         every = [jax.device_get(values) for values in computed]
         found = {}
         for name in every[0]:
