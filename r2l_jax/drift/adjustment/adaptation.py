@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -274,12 +275,14 @@ def adapt(
         InputError: a search has diverged.
         Interrupted: `stop` returned True.
     """
+    # Arrays of a fold lie on the devices of all processes, each of which computes by itself here.
+    under, own_model = under._replace(model=_on_one_device(under.model)), _on_one_device(fold.model)
     tried, task = try_all(settings, fold, under, stop, file), fold.task
     model = list(tried.models.values())[-1]
     batches = whole_batches(under.dataset, under.samples, settings.batch_size)
     own = whole_batches(fold.dataset, fold.measured_indices, settings.batch_size)
     confusions = {
-        "undrifted": confusions_of(fold.model, task, own),
+        "undrifted": confusions_of(own_model, task, own),
         "before": confusions_of(under.model, task, batches),
     }
     confusions |= {name: confusions_of(each, task, batches) for name, each in tried.models.items()}
@@ -311,7 +314,9 @@ def adapt(
     )
     group = free_parameters(settings.parameters, under.pipeline)
     tables = [_methods_table(adapted, task.score)]
-    figures: dict[str, Figure | Image.Image] = {"pictures": _pictures(settings.track_n_images, fold, under, model)}
+    figures: dict[str, Figure | Image.Image] = {
+        "pictures": _pictures(settings.track_n_images, fold, own_model, under, model)
+    }
     if searched:
         tables += [_starts_table(adapted, task.score), _parameters_table(under.pipeline.facts, group, adapted)]
         figures["curves"] = _curves(searched)
@@ -394,14 +399,19 @@ def _curves(searched: Searched) -> Figure:
     return figure
 
 
-def _pictures(count: int, fold: TrainedFold, under: Drifted, adapted: RawToLogit) -> Image.Image:
+def _on_one_device(model: RawToLogit) -> RawToLogit:
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
+
+
+def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, adapted: RawToLogit) -> Image.Image:
     """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees them.
 
     The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted
     samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[:count]
-    mean, var = statistics_of(fold.model.normalizer)
+    mean, var = statistics_of(own.normalizer)
 
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> np.ndarray:
         images = own_camera.images(model.processor, jnp.asarray(batch["raw"]), batch.get("cameras"))
@@ -410,7 +420,7 @@ def _pictures(count: int, fold: TrainedFold, under: Drifted, adapted: RawToLogit
     shown = loader.batch_of(under.dataset, indices)
     pictures = {"before": seen(under.model, shown), "after": seen(adapted, shown)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        pictures = {"undrifted": seen(fold.model, loader.batch_of(fold.dataset, indices)), **pictures}
+        pictures = {"undrifted": seen(own, loader.batch_of(fold.dataset, indices)), **pictures}
     return contact_sheet(
         {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
         columns=len(pictures),
