@@ -10,7 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
-from r2l_jax.runtime import cluster
+from r2l_jax.runtime import cluster, named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, replace, setting
 
@@ -49,8 +49,8 @@ PIPELINE_NAMES = (
 CHECKPOINTS = ("best", "last")
 WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
 OWN_PIPELINE = (
-    "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
-    "where it was in training"
+    "where the file of the run's pipeline or head is now, as <file>.py:<function>; its content must be unchanged; "
+    "default: where it was in training"
 )
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -282,7 +282,10 @@ class NetworkSettings(Settings):
     """Network."""
 
     classifier_network: str = setting(
-        "for classification: the head", "ResNet18", choices=CLASSIFIERS, ignores_case=True
+        f"for classification, the head: {', '.join(CLASSIFIERS)}; for any task, a head of your own: my_head.py:make, "
+        "a function make(classes, rngs) that returns a flax.nnx.Module, which is trained, or a torch.nn.Module, which "
+        "is frozen; or timm:<name>, which is frozen",
+        "ResNet18",
     )
     smp_encoder: str | None = setting(
         "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
@@ -299,9 +302,21 @@ class NetworkSettings(Settings):
     )
     pretrained_weights: str | None = setting(
         "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
-        "names",
+        "names; for --classifier_network=timm:<name>: one with timm's names",
         None,
     )
+
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values, with the name of a known network in its own spelling."""
+        known = {name.lower(): name for name in CLASSIFIERS}
+        given = values.get("classifier_network")
+        return values if given is None else {**values, "classifier_network": known.get(given.lower(), given)}
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head is none of the known networks, see `model.heads`."""
+        return self.classifier_network not in CLASSIFIERS
 
     @property
     def encoder(self) -> str:
@@ -310,7 +325,17 @@ class NetworkSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.pretrained_weights and not self.classifier_pretrained:
+        name = self.classifier_network
+        if self.has_own_head:
+            if not (named_code.is_file(name) or name.startswith("timm:")):
+                raise InputError(
+                    f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "
+                    f"my_head.py:make, or timm:<name>, got {name!r}"
+                )
+            for other in ("smp_encoder", "precision", "classifier_pretrained"):
+                if getattr(self, other) != getattr(type(self), other):
+                    raise InputError(f"--{other} is for the known networks: leave it out with the head {name}")
+        if self.pretrained_weights and not (self.classifier_pretrained or name.startswith("timm:")):
             raise InputError(
                 "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
             )

@@ -9,11 +9,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import pathlib
-import sys
-import traceback
-import types
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -27,6 +22,7 @@ import isp
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.named_code import Source
 
 _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
 
@@ -36,31 +32,8 @@ _STEPS = ("demosaic", "sharpen", "denoise")
 # well.
 BINNED = "binned"
 
-# The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
-_MODULE_PREFIX = "_pipeline_"
-
 # Names that parameters must not have, because results use them for all parameters, images, and the curves of searches.
 _RESERVED = ("all", "images", "curves")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """The Python file that a pipeline comes from.
-
-    Attributes:
-        file: the absolute path of the file.
-        function: the function in the file that makes the pipeline.
-        sha256: the hash of the file's content.
-    """
-
-    file: str
-    function: str
-    sha256: str
-
-    @property
-    def description(self) -> str:
-        """The function and the content's hash in words."""
-        return f"{self.function} of a file of SHA-256 {self.sha256[:12]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +57,7 @@ class NamedPipeline:
     @property
     def identity(self) -> tuple[str, ...]:
         """The name or, for a user's file, the function and the content's hash, which do not depend on the path."""
-        identity = (self.name,) if self.source is None else (self.source.function, self.source.sha256)
+        identity = (self.name,) if self.source is None else self.source.identity
         return (*identity, "half size") if self.half_size else identity
 
     @property
@@ -140,9 +113,8 @@ class NamedPipeline:
         try:
             image = jax.eval_shape(pipeline, mosaic)
         except Exception as error:  # The user's stages may raise anything.
-            raise InputError(
-                f"{self.name} cannot process a mosaic of {height}x{width}: {_in_one_line(error, self.source.file)}"
-            ) from error
+            reason = named_code.in_one_line(error, self.source.file)
+            raise InputError(f"{self.name} cannot process a mosaic of {height}x{width}: {reason}") from error
         if self.half_size:
             height, width = binned_size(camera, height, width)
         if image.shape != (1, height, width, 3) or not jnp.issubdtype(image.dtype, jnp.floating):
@@ -168,10 +140,8 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
-    if own := named_code.file_of(name):
-        return _from_file(name, *own, flag)
-    if name.endswith(".py"):
-        raise InputError(f"{flag}={name} names a file: name the function in it that makes the pipeline, {name}:make")
+    if named_code.is_file(name):
+        return _from_file(name, flag)
     algorithms = _algorithms(name)
     if algorithms.get("demosaic") == BINNED:
         raise InputError(f"{flag}={name}: use --half_size with another demosaicing instead")
@@ -222,44 +192,10 @@ def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
     return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
 
 
-def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> NamedPipeline:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
-    source = Source(str(path.resolve()), function, hashlib.sha256(content).hexdigest())
-    if not named_code.is_named(source.sha256):
-        raise InputError(
-            f"{flag}={name}: the file is not run, since you have not named it with its present content: if you have "
-            "read it and trust it, name it once with the flag --pipeline of a program, such as process.py"
-        )
-    try:
-        module = _run(source.file, content)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{flag}={name} cannot be run: {_in_one_line(error, source.file)}") from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise InputError(f"{flag}={name}: {path} has no function {function!r} that takes a camera")
+def _from_file(name: str, flag: str) -> NamedPipeline:
+    source, make = named_code.load(name, flag, "pipeline", "--pipeline of a program, such as process.py")
     # `_make_once` checks that the function returns a pipeline.
-    make = cast(Callable[[isp.Camera], isp.Pipeline], make)
-    return NamedPipeline(name, f"{path.stem}.{function}", make, source)
-
-
-@functools.cache
-def _run(file: str, content: bytes) -> types.ModuleType:
-    """Runs a file once per content, so that equal pipelines have the same functions and share compiled code."""
-    # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
-    module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
-    module.__file__ = file
-    # Dataclasses look up the module of a class here.
-    sys.modules[module.__name__] = module
-    exec(compile(content, file, "exec"), module.__dict__)
-    return module
-
-
-def is_from_file(function: Callable) -> bool:
-    """Returns whether a function was defined in a user's file."""
-    return str(function.__module__).startswith(_MODULE_PREFIX)
+    return NamedPipeline(name, named_code.title(name), cast(Callable[[isp.Camera], isp.Pipeline], make), source)
 
 
 @functools.cache
@@ -274,21 +210,10 @@ def _make_once(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, 
                 graphdef, state = nnx.split(pipeline)
                 split = graphdef, jax.device_get(state)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{named.name} raised {_in_one_line(error, file)}") from error
+        raise InputError(f"{named.name} raised {named_code.in_one_line(error, file)}") from error
     if split is None:
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
     for name in _RESERVED:
         if name in pipeline.facts:
             raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
     return split
-
-
-def _in_one_line(error: BaseException, file: str) -> str:
-    """Describes an error in one line, with the line of the user's file that raised it."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    message = str(error).strip()
-    if isinstance(error, SyntaxError) and error.filename == file:
-        lines, message = [error.lineno], error.msg
-    where = f" (line {lines[-1]})" if lines else ""
-    # A failed shape check explains itself in many lines, of which the first is enough.
-    return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"

@@ -12,6 +12,7 @@ import isp
 from isp.published import additive_layer_stage
 from r2l_jax.config import ProcessingSettings
 from r2l_jax.model.adaptive import AdaptivePipeline
+from r2l_jax.model.normalized_heads import NormalizedHead
 from r2l_jax.model.processors import NeuralProcessor, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
@@ -67,7 +68,8 @@ class Architecture:
 
         Args:
             rngs: draw the weights.
-            statistics: mean and standard deviation for `Standardize`; None where a batch norm normalizes.
+            statistics: mean and standard deviation for `Standardize`; None where a batch norm normalizes. A head may
+                have its own.
         """
         fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":
@@ -79,8 +81,29 @@ class Architecture:
             processor = processor.inserted(layer, after=processor.stage_names[-1])
         if self.processing.is_adaptive and isinstance(processor, isp.Pipeline):
             processor = AdaptivePipeline(processor, self._known_camera, rngs)
+        head = self.task.make_head(rngs)
+        if isinstance(head, NormalizedHead):
+            return RawToLogit(processor, Standardize(jnp.array(head.mean), jnp.array(head.std)), head.core)
         normalizer = BatchNorm(3, affine=False, rngs=rngs) if self.processing.learns else fixed
-        return RawToLogit(processor, normalizer, self.task.make_head(rngs))
+        return RawToLogit(processor, normalizer, head)
+
+    @functools.cached_property
+    def frozen_head(self) -> NormalizedHead | None:
+        """The head if it is frozen, with a normalization of its own."""
+        return self.task.own and self.task.own.frozen(self.task.outputs)
+
+    @property
+    def measures_normalization(self) -> bool:
+        """Whether the statistics of the normalization come from the data, not from the head."""
+        return self.task.own is None or not self.task.own.has_normalization(self.task.outputs)
+
+    def check_head(self) -> None:
+        """Raises an InputError unless a head of the user's own takes the images and makes the task's logits."""
+        if (own := self.task.own) is None:
+            return
+        model, raw = self.abstract(), jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
+        images = nnx.eval_shape(lambda processor, raw: processor(raw), model.processor, raw).shape
+        own.check(model.head, images, self.task.logits_shape(images))
 
     def abstract(self) -> RawToLogit:
         """Makes a model in evaluation mode, with shapes in place of arrays."""

@@ -12,14 +12,17 @@ import jax
 import numpy as np
 from flax import nnx
 
+from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.pipelines import is_from_file
+from r2l_jax.runtime.named_code import is_from_file
 
 
 def model_hash(model: RawToLogit) -> str:
     """Hashes a model: the settings of its processor, and the values of all its variables by their paths."""
-    parts = (model.processor, model.normalizer, model.head)
-    return _hash([_settings(model.processor), *map(_type_name, parts)], parts)
+    parts, weights = (model.processor, model.normalizer, model.head), weights_of(model.head)
+    # Only where there is one, so that the hashes of other models stay as they are.
+    of_head = [] if weights is None else [weights]
+    return _hash([_settings(model.processor), *map(_type_name, parts), *of_head], parts)
 
 
 def processor_hash(processor: nnx.Module) -> str:
@@ -45,7 +48,7 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
     """Describes an option or a function, and the values that it holds, in terms that JSON can write.
 
     The description of a function is its name, the values that it captures, and its defaults. For a function in a user's
-    file, whose module is named after the file's content (`pipelines.find_pipeline`), it also has the values of the
+    file, whose module is named after the file's content (`named_code.load`), it also has the values of the
     globals that the function refers to, such as a map that the file has loaded.
 
     Args:

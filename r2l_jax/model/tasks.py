@@ -19,6 +19,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import pictures
 from r2l_jax.model.augment import augment_masks
+from r2l_jax.model.heads import NamedHead, find_head
 from r2l_jax.runtime.errors import InputError
 
 
@@ -39,6 +40,7 @@ class Classification:
         smoothing: the share of each target that the loss spreads over all classes.
         class_weights: the weight of each class in the loss; None weighs all alike.
         precision: the type in which the network computes.
+        own: another head in place of the ResNet.
     """
 
     classes: tuple[str, ...]
@@ -46,6 +48,7 @@ class Classification:
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     precision: str = "float32"
+    own: NamedHead | None = None
 
     name: ClassVar[str] = "classification"
     participle: ClassVar[str] = "classified"
@@ -63,6 +66,15 @@ class Classification:
     # Height and width of an image must be multiples of this.
     multiple: ClassVar[int] = 1
 
+    @property
+    def outputs(self) -> int:
+        """The number of logits for each image."""
+        return len(self.classes)
+
+    def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape."""
+        return (images[0], self.outputs)
+
     def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Classification":
         """Returns the task with the training loss, which validation does not use.
 
@@ -79,6 +91,8 @@ class Classification:
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, C)`."""
+        if self.own is not None:
+            return self.own(self.outputs, rngs)
         return tasks.resnet(self.network, num_classes=len(self.classes), dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
@@ -161,11 +175,13 @@ class Segmentation:
         objects: the object's name.
         network: the ResNet that encodes, by its name in `tasks.resnet`.
         precision: the type in which the network computes.
+        own: another head in place of the U-Net++.
     """
 
     objects: tuple[str, ...]
     network: str
     precision: str = "float32"
+    own: NamedHead | None = None
 
     name: ClassVar[str] = "segmentation"
     participle: ClassVar[str] = "segmented"
@@ -176,8 +192,17 @@ class Segmentation:
     network_flag: ClassVar[str] = "smp_encoder"
     head_name: ClassVar[str] = "a U-Net++"
     class_layers: ClassVar[tuple[str, ...]] = ()
-    # A U-Net halves its input five times.
-    multiple: ClassVar[int] = 32
+    # The number of logits for each pixel.
+    outputs: ClassVar[int] = 1
+
+    @property
+    def multiple(self) -> int:
+        """The number of which height and width of an image must be multiples: a U-Net halves its input five times."""
+        return 32 if self.own is None else 1
+
+    def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape."""
+        return (*images[:3], self.outputs)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -197,6 +222,8 @@ class Segmentation:
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
+        if self.own is not None:
+            return self.own(self.outputs, rngs)
         return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
@@ -305,10 +332,14 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
         name: "classification" or "segmentation".
         classes: the names of its classes, as in a `RawDataset`.
         model: the networks.
+
+    Raises:
+        InputError: the head of the user's own cannot be found, see `find_head`.
     """
+    own = find_head(model)
     if name == Segmentation.name:
-        return Segmentation(classes, model.encoder, model.precision)
-    return Classification(classes, model.classifier_network.lower(), precision=model.precision)
+        return Segmentation(classes, model.encoder, model.precision, own)
+    return Classification(classes, model.classifier_network.lower(), precision=model.precision, own=own)
 
 
 def confusions(task: Task, logits: jax.Array, batch: Batch) -> jax.Array:

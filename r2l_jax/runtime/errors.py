@@ -12,6 +12,12 @@ class InputError(ValueError):
     """An unusable flag, file or folder. Programs print the message as one line, without a traceback."""
 
 
+def of_callback(error: BaseException) -> InputError | None:
+    """Returns the InputError that Python code called by a compiled function has raised; JAX gives only its text."""
+    *_, found = ["", *(line for line in str(error).splitlines() if "InputError: " in line)]
+    return InputError(found.partition("InputError: ")[2]) if found and "callback" in str(error) else None
+
+
 def one_line(error: BaseException | str) -> str:
     """Returns the message of an error in one line, in which control characters are escaped.
 

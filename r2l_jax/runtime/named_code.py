@@ -6,15 +6,51 @@ configuration folder, and files with this content are run from then on, wherever
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import pathlib
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
 
 import platformdirs
 
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 
 # The files named in this process, for when the home folder cannot be written.
 _named_now: set[str] = set()
+
+# The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
+_MODULE_PREFIX = "_named_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The Python file that a pipeline or a head comes from.
+
+    Attributes:
+        file: the absolute path of the file.
+        function: the function in the file that makes the pipeline or the head.
+        sha256: the hash of the file's content.
+    """
+
+    file: str
+    function: str
+    sha256: str
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The function and the content's hash, which do not depend on the path."""
+        return self.function, self.sha256
+
+    @property
+    def description(self) -> str:
+        """The `identity` in words."""
+        return f"{self.function} of a file of SHA-256 {self.sha256[:12]}"
 
 
 def config_dir() -> pathlib.Path:
@@ -28,12 +64,23 @@ def file_of(name: str) -> tuple[pathlib.Path, str] | None:
     return (pathlib.Path(path), function) if path.endswith(".py") else None
 
 
+def is_file(name: str) -> bool:
+    """Tells whether a name is that of a function in a Python file, or of a file whose function is missing."""
+    return name.endswith(".py") or file_of(name) is not None
+
+
+def title(name: str) -> str:
+    """Returns `<file without suffix>.<function>`, for folders, tables and figures."""
+    file, _, function = name.rpartition(":")
+    return f"{pathlib.Path(file).stem}.{function}"
+
+
 def name(text: str) -> None:
     """Allows the file in `<file>.py:<function>` to be run, now and later, as long as its content stays the same.
 
     Args:
-        text: a pipeline's name as the user gave it. Names of other pipelines, and of files that cannot be read, have no
-            effect.
+        text: the name of a pipeline or a head as the user gave it. Names of others, and of files that cannot be read,
+            have no effect.
     """
     named = file_of(text)
     if named is None:
@@ -49,6 +96,70 @@ def name(text: str) -> None:
 def is_named(sha256: str) -> bool:
     """Tells whether this user has named a file whose content has this SHA-256."""
     return sha256 in _named_now or _entry(sha256).is_file()
+
+
+def load(name: str, flag: str, noun: str, naming: str) -> tuple[Source, Callable[..., Any]]:
+    """Returns a function of a user's file, which is run only once as long as its content stays the same.
+
+    Args:
+        name: `<file>.py:<function>`.
+        flag: the flag to name in errors.
+        noun: what the function makes: "pipeline" or "head".
+        naming: where the user can name the file, such as "--pipeline of a program".
+
+    Raises:
+        InputError: the file has not been named with its present content, cannot be read, raises, or lacks the function.
+    """
+    named = file_of(name)
+    if named is None:
+        raise InputError(f"{flag}={name} names a file: name the function in it that makes the {noun}, {name}:make")
+    path, function = named
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
+    source = Source(str(path.resolve()), function, hashlib.sha256(content).hexdigest())
+    if not is_named(source.sha256):
+        raise InputError(
+            f"{flag}={name}: the file is not run, since you have not named it with its present content: if you have "
+            f"read it and trust it, name it once with the flag {naming}"
+        )
+    try:
+        module = _run(source.file, content)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{flag}={name} cannot be run: {in_one_line(error, source.file)}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InputError(f"{flag}={name}: {path} has no function {function!r} that makes a {noun}")
+    return source, found
+
+
+@functools.cache
+def _run(file: str, content: bytes) -> types.ModuleType:
+    """Runs a file once per content, so that what it makes has the same functions and shares compiled code."""
+    # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
+    module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
+    module.__file__ = file
+    # Dataclasses look up the module of a class here.
+    sys.modules[module.__name__] = module
+    exec(compile(content, file, "exec"), module.__dict__)
+    return module
+
+
+def is_from_file(function: Callable) -> bool:
+    """Returns whether a function was defined in a user's file."""
+    return str(function.__module__).startswith(_MODULE_PREFIX)
+
+
+def in_one_line(error: BaseException, file: str = "") -> str:
+    """Describes an error in one line, with the line of the user's file that raised it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if file and frame.filename == file]
+    message = str(error).strip()
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, message = [error.lineno], error.msg
+    where = f" (line {lines[-1]})" if lines else ""
+    # A failed shape check explains itself in many lines, of which the first is enough.
+    return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"
 
 
 def _entry(sha256: str) -> pathlib.Path:

@@ -15,7 +15,7 @@ import jax
 import pooch
 
 from r2l_jax.runtime import compilation_cache, store
-from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.runtime.errors import InputError, in_words, of_callback
 from r2l_jax.runtime.hosts import SharedError, meet
 from r2l_jax.runtime.stop import Interrupted, cleaning_up, end
 
@@ -114,6 +114,11 @@ def exit_status(
     except KeyboardInterrupt:
         end()
     except Exception as error:
+        called = of_callback(error) if isinstance(error, jax.errors.JaxRuntimeError) else None
+        if called is not None:
+            print(f"{program}: error: {in_words(called)}", file=sys.stderr)
+            # JAX would print the error once more, in many lines.
+            _end_at_once()
         if _is_for_the_user(error):
             print(f"{program}: error: {in_words(error)}", file=sys.stderr)
         elif jax.distributed.is_initialized():
@@ -144,7 +149,7 @@ def _leave_hosts() -> None:
 
 
 def _end_at_once() -> None:
-    """Ends a process that has reported a full disk: libraries would try to write once more, and fail in many lines."""
+    """Ends a process that has reported an error which libraries would report once more, in many lines."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

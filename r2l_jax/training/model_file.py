@@ -31,7 +31,7 @@ TaskName = Literal["classification", "segmentation"]
 
 
 class PipelineFile(msgspec.Struct):
-    """The file of the user's pipeline."""
+    """The file of the user's pipeline, or of the user's head."""
 
     file: str
     function: str
@@ -56,6 +56,8 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         checkpoint: which state of the run it is.
         fold: the number of the fold.
         mended: where the model came from, if it was mended after its training, see `training.mended`.
+        head: the file of the user's head, if the model has one.
+        weights: the hash of a frozen head's weights, which are not among the arrays.
     """
 
     task: TaskName
@@ -71,10 +73,12 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     fold: Annotated[int, msgspec.Meta(ge=0)]
     cameras: dict[str, dict[str, Any]] | None = None
     mended: dict[str, Any] | None = None
+    head: PipelineFile | None = None
+    weights: str | None = None
 
 
 # The fields that files of earlier versions lack.
-_OPTIONAL = ("cameras", "mended")
+_OPTIONAL = ("cameras", "mended", "head", "weights")
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
@@ -93,9 +97,8 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
         score = next(task.score for task in TASKS if task.name == metrics["task"])
         found = {
             **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
-            "pipeline": metrics.get("pipeline"),
             "cameras": metrics.get("cameras", {}).get("each"),
-            "mended": metrics.get("mended"),
+            **{name: metrics.get(name) for name in ("pipeline", "mended", "head", "weights")},
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
             "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
             "checkpoint": checkpoint,
@@ -165,6 +168,9 @@ def identity_of(about: About, architecture: Architecture, arrays: Mapping[str, n
     processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
     meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
     meaning += [] if about.cameras is None else [about.cameras]
+    # Only where there is one, so that the identities of other models stay as they are.
+    if (own := architecture.task.own) is not None:
+        meaning += [*own.identity, own.weights(architecture.task.outputs)]
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -77,10 +77,12 @@ class Plan:
         ]
         self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
-        self.sources = Sources.of(config.processing, config.model)
+        normalizes = self.steps.architecture.measures_normalization
+        self.sources = Sources.of(config.processing, config.model, normalizes)
         self.optimization, self.tracking, self.isos = config.optimization, config.tracking, config.data.isos
         _check_networks(config.model, self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
+        _check_head(config.model, self.steps)
         if batch_size % jax.device_count():
             raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
         # Last, since it hashes the data.
@@ -148,8 +150,8 @@ def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDat
             f"got {processing.flag}"
         )
     for other in TASKS:
-        flag = other.network_flag
-        if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag):
+        flag, used = other.network_flag, task.own is not None
+        if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag) and not used:
             raise InputError(f"--{flag} is for {other.name}; --dataset={dataset.name} is {task.participle}")
     height, width = dataset.shape[:2]
     for part, multiple in steps.architecture.multiples.items():
@@ -181,3 +183,14 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateR
             if value:
                 raise InputError(f"--pipeline={processing.pipeline} has no parameters to learn: leave --{flag} out")
     rule.check(steps, pipeline)
+
+
+def _check_head(network: ModelSettings, steps: StepSettings) -> None:
+    """Raises an InputError unless a head of the user's own fits the data and the settings of the training."""
+    architecture, name = steps.architecture, network.classifier_network
+    architecture.check_head()
+    if architecture.frozen_head is not None and not network.freeze_classifier:
+        raise InputError(
+            f"--classifier_network={name} is a trained network that stays as it is: give --freeze_classifier to learn "
+            "the processing for it"
+        )

@@ -16,20 +16,21 @@ import numpy as np
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split
-from r2l_jax.pipelines import Source
+from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first
+from r2l_jax.runtime.named_code import Source
 from r2l_jax.training.model_file import PipelineFile, Shape, TaskName
 
 # Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-# Pipelines are compared by their content, not by the name of their file.
+# Pipelines and heads are compared by their content, not by the names of their files.
 _FREE_TO_CHANGE = frozenset(
     {
-        *("logdir", "data_dir", "pipeline", "download", "epochs", "overwrite"),
+        *("logdir", "data_dir", "pipeline", "classifier_network", "download", "epochs", "overwrite"),
         *("keep_optimizer", "save_locally", "adv_track_differences"),
     }
 )
@@ -113,9 +114,8 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
         for name in sorted(was | now)
         if not _is_free(name, _FREE_IN_A_GROUP) and was.get(name) != now.get(name)
     ]
-    pipelines = [_pipeline_of(each) for each in (other, first)]
-    if pipelines[0] != pipelines[1]:
-        found.append(f"the pipeline {' instead of '.join(pipelines)}")
+    for part, (is_now, before) in _parts(other, first):
+        found.append(f"the {part} {is_now} instead of {before}")
     words = {"fingerprint": "other samples or classes", "data": "other data", "camera": "another camera"}
     words["cameras"] = "other cameras"
     return found + [words[name] for name in words if first.get(name) != other.get(name)]
@@ -182,16 +182,21 @@ class _Metrics(msgspec.Struct):
     valid_indices: _Indices
     made_by: list[dict[str, str]]
     pipeline: PipelineFile | None = None
+    head: PipelineFile | None = None
+    weights: str | None = None
     test_indices: _Indices = []
 
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     """Describes a run as metrics.json records it: its settings, environment and data."""
-    named, flags = config.processing.named_pipeline, flat(config)
+    named, flags, task = config.processing.named_pipeline, flat(config), task_of(dataset, config.model)
+    head, weights = task.own, task.own and task.own.weights(task.outputs)
     return {
         # As JSON gives them back, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()},
         **({"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}),
+        **({"head": dataclasses.asdict(head.source)} if head and head.source else {}),
+        **({"weights": weights} if weights else {}),
         **environment(),
         "seed": config.optimization.seed,
         "task": dataset.task,
@@ -342,9 +347,8 @@ def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[st
         earlier: the fold's metrics.json.
     """
     found = changed_flags(described["flags"], earlier["flags"])
-    was, now = map(_pipeline_of, (earlier, described))
-    if was != now:
-        found.append(f"pipeline was {was}, is {now}")
+    for part, (was, now) in _parts(earlier, described):
+        found.append(f"{part} was {was}, is {now}")
     if earlier["fingerprint"] != described["fingerprint"]:
         found.append("it has other samples or classes")
     else:
@@ -355,14 +359,19 @@ def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[st
     return found
 
 
-def _pipeline_of(metrics: Mapping[str, Any]) -> str:
-    """Describes the pipeline of a run. The content of a user's file counts, not its place."""
-    source = metrics.get("pipeline")
-    return (
-        Source("", source["function"], source["sha256"]).description
-        if source
-        else repr(metrics["flags"].get("pipeline"))
-    )
+def _parts(*runs: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Lists the parts of models that come by name and that differ between runs, as each run has them."""
+    parts = {"pipeline": "pipeline", "head": "classifier_network"}
+    each = [(part, [_named_part(run, part, flag) for run in runs]) for part, flag in parts.items()]
+    return [(part, described) for part, described in each if len(set(described)) > 1]
+
+
+def _named_part(metrics: Mapping[str, Any], part: str, flag: str) -> str:
+    """Describes the pipeline or the head of a run. The content of a user's file counts, not its place."""
+    source, weights = metrics.get(part), metrics.get("weights") if part == "head" else None
+    flags = flat(TrainConfig()) | metrics["flags"]
+    described = Source("", source["function"], source["sha256"]).description if source else repr(flags[flag])
+    return f"{described} with weights of SHA-256 {weights[:12]}" if weights else described
 
 
 def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:

@@ -27,12 +27,13 @@ from r2l_jax.model.mending import Mended, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
-from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
+from r2l_jax.runtime.named_code import Source
 from r2l_jax.training import model_file
 from r2l_jax.training.checkpoint import replace_parts, stored_model
 from r2l_jax.training.model_file import About, about_run, camera_of, cameras_of, identity_of, named_arrays
@@ -135,8 +136,8 @@ class TrainedFold:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the model (see `model_hash`) and of the file of its pipeline, which results record."""
-        pipeline = self.config.processing.named_pipeline
-        parts = [model_hash(self.model), *(pipeline.identity if pipeline else ())]
+        named = (self.config.processing.named_pipeline, self.task.own)
+        parts = [model_hash(self.model), *(part for each in named if each for part in each.identity)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @functools.cached_property
@@ -462,15 +463,15 @@ def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array, cameras: CameraV
 def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipeline: str | None = None) -> Run:
     """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
-    Nothing else is needed, except for the Python file of a user's own pipeline: it must lie where it was in training,
-    with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
+    Nothing else is needed, except for the Python file of a user's own pipeline or head: it must lie where it was in
+    training, with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
 
     Args:
         path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
             the folder of a group of trainings, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        pipeline: where the file of the run's pipeline is now, as `<file>.py:<function>`.
+        pipeline: where the file of the run's pipeline or head is now, as `<file>.py:<function>`.
 
     Returns:
         The run with this fold, or with this fold of each member.
@@ -527,7 +528,7 @@ def open_runs(
     Args:
         uris: runs' folders, whose folds are all taken, or folds' folders.
         data_dir: the present folder of the data; None if it has not moved.
-        pipelines: the user's pipelines that runs were trained with, by the present places of their files.
+        pipelines: the user's pipelines and heads that runs were trained with, by the present places of their files.
         checkpoint: "best" or "last".
 
     Raises:
@@ -539,7 +540,7 @@ def open_runs(
         named = {name: find_pipeline(name) for name in pipelines}
         opening = _Opening(checkpoint, named, data_dir, shardings().everywhere)
         runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
-        used = {fold.config.processing.pipeline for folds in runs for fold in folds}
+        used = {name for folds in runs for fold in folds for name in _files(fold.config)}
         for name in pipelines:
             if name not in used:
                 raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
@@ -581,7 +582,7 @@ def _open(
             for of_member, folder in of_members.items()
             for number in numbers
         ]
-    if pipeline and folds[0].config.processing.pipeline != pipeline:
+    if pipeline and pipeline not in _files(folds[0].config):
         raise InputError(f"{where} was not trained with the pipeline {pipeline}: leave it out")
     return Run(folds)
 
@@ -661,7 +662,11 @@ def _starting_at(camera: isp.Camera | None, dataset: RawDataset) -> RawDataset:
 
 def _make(about: About, config: TrainConfig, stored: Any, where: str) -> RawToLogit:
     """Makes a model from its arrays, given in nested dicts by the names of the attributes."""
-    graph, state = nnx.split(_architecture(about, config).abstract())
+    architecture = _architecture(about, config)
+    own = architecture.task.own
+    if own is not None and own.weights(architecture.task.outputs) != about.weights:
+        raise InputError(f"{where}: the weights of --classifier_network={own.name} have changed since the run")
+    graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)
     return nnx.merge(graph, state)
 
@@ -672,10 +677,10 @@ def _architecture(about: About, config: TrainConfig) -> Architecture:
 
 
 def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str) -> TrainConfig:
-    """Returns the recorded settings of a training, with the present name of its pipeline.
+    """Returns the recorded settings of a training, with the present names of its pipeline and its head.
 
-    A pipeline from a user's file needs a file of the same content: the original one in its place, or one of `named`. It
-    is not run if this user has never named it, see `named_code`.
+    A pipeline or a head from a user's file needs a file of the same content: the original one in its place, or one of
+    `named`. It is not run if this user has never named it, see `named_code`.
     """
     known = {leaf.name for leaf in leaves(TrainConfig)}
     if unknown := sorted(set(metrics["flags"]) - known):
@@ -684,22 +689,32 @@ def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], wh
         config = build(TrainConfig, metrics["flags"])
     except InputError as error:
         raise InputError(f"{where} is damaged: {error}") from None
-    return replace(config, pipeline=_present_pipeline(config, metrics, named, where))
+    pipeline, head = config.processing.pipeline, config.model.classifier_network
+    return replace(
+        config,
+        pipeline=pipeline and _present(pipeline, config.processing.flag, metrics.get("pipeline"), named, where),
+        classifier_network=_present(head, f"--classifier_network={head}", metrics.get("head"), named, where),
+    )
 
 
-def _present_pipeline(
-    config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str
-) -> str | None:
-    """Finds the pipeline that a fold was trained with, and returns its present name."""
-    if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
-        return config.processing.pipeline
-    if not metrics.get("pipeline"):
-        raise InputError(f"{where} is damaged: it lacks the file of {config.processing.flag}")
-    recorded = Source(**{field: metrics["pipeline"][field] for field in ("file", "function", "sha256")})
-    file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
-    for name, pipeline in named.items():
-        if pipeline.identity == wanted:
-            return name
+def _files(config: TrainConfig) -> tuple[str | None, str]:
+    """Returns the names of the pipeline and the head, which may be of files."""
+    return config.processing.pipeline, config.model.classifier_network
+
+
+def _present(
+    name: str, flag: str, source: Mapping[str, str] | None, named: Mapping[str, NamedPipeline], where: str
+) -> str:
+    """Finds the pipeline or the head that a fold was trained with, and returns its present name."""
+    if ".py" not in name:
+        return name
+    if not source:
+        raise InputError(f"{where} is damaged: it lacks the file of {flag}")
+    recorded = Source(**{field: source[field] for field in ("file", "function", "sha256")})
+    file = pathlib.Path(recorded.file)
+    for present, code in named.items():
+        if code.identity == recorded.identity:
+            return present
     hint = f"name it by {'--' * where.startswith('--')}pipeline=<file>.py:{recorded.function}"
     if not named_code.is_named(recorded.sha256):
         raise InputError(

@@ -40,24 +40,27 @@ class Sources:
         head: the run of the head.
         pretrained: whether the head's ResNet starts from ImageNet weights.
         weights: the file of these weights; None downloads them.
+        normalizes: whether the normalization comes with the processor, not with the head.
     """
 
     processor: str | None
     head: str | None
     pretrained: bool
     weights: str | None
+    normalizes: bool = True
 
     @classmethod
-    def of(cls, processing: ProcessingSettings, network: ModelSettings) -> "Sources":
+    def of(cls, processing: ProcessingSettings, network: ModelSettings, normalizes: bool = True) -> "Sources":
         """Collects the sources that the settings name."""
         pretrained = network.classifier_pretrained, network.pretrained_weights
-        return cls(processing.processor_uri, network.classifier_uri, *pretrained)
+        return cls(processing.processor_uri, network.classifier_uri, *pretrained, normalizes)
 
     @property
     def _runs(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """The flag and the folder of each run, and the parts that it provides."""
+        of_processor = ("processor", "normalizer") if self.normalizes else ("processor",)
         runs = (
-            ("processor_uri", self.processor, ("processor", "normalizer")),
+            ("processor_uri", self.processor, of_processor),
             ("classifier_uri", self.head, ("head",)),
         )
         return [(flag, uri, parts) for flag, uri, parts in runs if uri]
@@ -115,17 +118,18 @@ def initial_state(
     everywhere, split = shardings().everywhere, shardings().split
     architecture = steps.settings.architecture
     learns_pipeline = architecture.processing.learns_pipeline
+    measures = architecture.measures_normalization
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
     init = _compiling(steps.init.lower(of_weights, statistics))
     shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
     step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps))
-    if statistics is not None and not resumes:
+    if statistics is not None and measures and not resumes:
         statistics = fixed_statistics(architecture, dataset, fold.train_indices, batch_size)
     init.join()
     model = steps.init(of_weights, statistics)
     if not resumes:
-        if learns_pipeline and not sources.processor:
+        if learns_pipeline and measures and not sources.processor:
             # Without a step that changes them, the head would see images unlike those it was trained on. With such
             # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
             # hundred steps.

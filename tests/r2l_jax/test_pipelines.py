@@ -119,8 +119,8 @@ def test_unknown_names_are_refused(name, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = 1", "--pipeline={name}: {file} has no function 'make' that takes a camera"),
-        ("make = 1", "--pipeline={name}: {file} has no function 'make' that takes a camera"),
+        ("x = 1", "--pipeline={name}: {file} has no function 'make' that makes a pipeline"),
+        ("make = 1", "--pipeline={name}: {file} has no function 'make' that makes a pipeline"),
         ("\n1 / 0", "--pipeline={name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
         ("import sys; sys.exit()", "--pipeline={name} cannot be run: SystemExit (line 1)"),
         ("def make(camera) return", "--pipeline={name} cannot be run: SyntaxError: expected ':' (line 1)"),

@@ -21,6 +21,7 @@ from r2l_jax.model.model_hash import _settings, model_hash, processor_hash
 from r2l_jax.model.processors import Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import task_of
+from r2l_jax.runtime import named_code
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -132,7 +133,7 @@ def test_loaded_values_and_classes_of_a_users_file_change_the_hash(tmp_path):
     def hashes(values, factor):
         np.save(tmp_path / "map.npy", values)
         own_code.write(tmp_path / "my_isp.py", MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
-        for cached in (pipelines._run, pipelines._make_once):  # as in a new process
+        for cached in (named_code._run, pipelines._make_once):  # as in a new process
             cached.cache_clear()
         return [
             processor_hash(pipelines.find_pipeline(f"{tmp_path}/my_isp.py:{name}")(CAMERA))

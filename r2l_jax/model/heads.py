@@ -1,0 +1,208 @@
+"""Heads by name, other than the known ResNets and U-Nets.
+
+- `<file>.py:<function>`: the head of a user's Python file, made by a function `make(classes, rngs)`, which may do
+  without either argument. It returns a Flax NNX module, which turns normalized images `(B, H, W, 3)` into logits
+  `(B, C)`, or `(B, H, W, 1)` for segmentation, and which is trained; or a trained `torch.nn.Module`, which is frozen;
+  or one of these with a normalization of its own, by `r2l_jax.from_flax` or `r2l_jax.from_torch`.
+- `timm:<name>`: a frozen classifier of the package timm.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import safetensors
+from flax import nnx
+
+from r2l_jax.config import NetworkSettings
+from r2l_jax.model.normalized_heads import NormalizedHead, from_torch, import_torch, weights_of
+from r2l_jax.runtime import named_code
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.named_code import Source
+
+_FLAG = "--classifier_network"
+_TIMM = "timm:"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NamedHead:
+    """A head by name; calling it makes the head.
+
+    Attributes:
+        name: the name as the user wrote it.
+        make: makes the head; its arguments, by their names, are some of `classes` and `rngs`.
+        identity: the head's name and everything that distinguishes it from others of this name.
+        source: the user's file, if the head comes from one.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    identity: tuple[str, ...]
+    source: Source | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NamedHead) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __call__(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the head.
+
+        Args:
+            classes: the number of logits, for each image or for each pixel.
+            rngs: draw the weights.
+
+        Raises:
+            InputError: the function raises, or returns something else.
+        """
+        return self.frozen(classes) or self._made(classes, rngs)
+
+    def frozen(self, classes: int) -> NormalizedHead | None:
+        """Returns the head if it is frozen, and None if it can be trained. It is made only once."""
+        head = _made_once(self, classes)
+        return head if isinstance(head, NormalizedHead) and weights_of(head) else None
+
+    def has_normalization(self, classes: int) -> bool:
+        """Returns whether the head has a normalization of its own."""
+        return isinstance(_made_once(self, classes), NormalizedHead)
+
+    def weights(self, classes: int) -> str | None:
+        """Returns the hash of a frozen head's weights; None for a head that can be trained."""
+        head = self.frozen(classes)
+        return None if head is None else weights_of(head)
+
+    def check(self, head: nnx.Module, images: tuple[int, ...], logits: tuple[int, ...]) -> None:
+        """Raises an InputError unless the made head, which may be abstract, makes logits of this shape from images."""
+        try:
+            given = jax.ShapeDtypeStruct(images, jnp.float32)
+            found = nnx.eval_shape(lambda head, images: head(images), head, given)
+        except InputError as error:
+            raise InputError(f"{_FLAG}={self.name}: {error}") from None
+        except Exception as error:  # The user's module may raise anything.
+            reason = named_code.in_one_line(error, self.source.file if self.source else "")
+            raise InputError(f"{_FLAG}={self.name} does not take images {images}: {reason}") from error
+        if getattr(found, "shape", None) != logits:
+            raise InputError(
+                f"{_FLAG}={self.name} must return logits {logits} for images {images} of this data, got "
+                f"{getattr(found, 'shape', type(found).__name__)}"
+            )
+
+    def _made(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
+        """Calls the function, and makes a head of what it returns."""
+        known, named = inspect.signature(self.make).parameters, f"{_FLAG}={self.name}"
+        arguments = {name: value for name, value in (("classes", classes), ("rngs", rngs)) if name in known}
+        try:
+            with _drawn_by_a_seed():
+                made = self.make(**arguments)
+        except InputError as error:
+            raise InputError(f"{named}: {error}") from None
+        except (Exception, SystemExit) as error:
+            reason = named_code.in_one_line(error, self.source.file if self.source else "")
+            raise InputError(f"{named} raised {reason}") from error
+        if "torch" in sys.modules and isinstance(made, import_torch().nn.Module):
+            made = from_torch(made)
+        if not isinstance(made, nnx.Module):
+            wanted = "a flax.nnx.Module, a torch.nn.Module or the result of r2l_jax.from_flax or from_torch"
+            raise InputError(f"{named} must return {wanted}, got {type(made).__name__}")
+        for path, variable in nnx.to_flat_state(nnx.state(made)):
+            if getattr(variable[...], "dtype", None) != jnp.float32:
+                place = ".".join(map(str, path))
+                raise InputError(
+                    f"{named} has the variable {place} of {getattr(variable[...], 'dtype', 'no array')}: a head holds "
+                    "float32 alone, and no random state such as that of dropout"
+                )
+        return made
+
+
+def find_head(network: NetworkSettings) -> NamedHead | None:
+    """Finds the head that the settings name; None for the known networks. Runs a user's file, as `find_pipeline` does.
+
+    Raises:
+        InputError: the file has not been named, cannot be read, raises, or lacks the function; or the package timm is
+            not installed, or has no such network.
+    """
+    name = network.classifier_network
+    if not network.has_own_head:
+        return None
+    if name.startswith(_TIMM):
+        return _of_timm(name, network.pretrained_weights)
+    source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --pipeline of others")
+    return NamedHead(name, make, source.identity, source)
+
+
+@functools.cache
+def _made_once(named: NamedHead, classes: int) -> nnx.Module:
+    """Makes a head once: one of PyTorch as it is, one of Flax only in its shapes."""
+    made: list[nnx.Module] = []
+
+    def make() -> nnx.Module:
+        made.append(named._made(classes, nnx.Rngs(0)))
+        return made[0]
+
+    nnx.eval_shape(make)
+    return made[0]
+
+
+@contextlib.contextmanager
+def _drawn_by_a_seed():
+    """Lets PyTorch draw the same random weights each time, so that a run finds its head again."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    torch = import_torch()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _of_timm(name: str, weights: str | None) -> NamedHead:
+    timm = _import_timm()
+    network = name.removeprefix(_TIMM)
+    if not timm.is_model(network):
+        near = ", ".join(timm.list_models(f"*{network[:6]}*")[:5])
+        raise InputError(f"{_FLAG}={name}: timm has no network {network!r}{near and f'; it has {near}, ...'}")
+    if weights is None:
+        return NamedHead(name, functools.partial(_timm_head, network), (name,))
+    try:
+        content = hashlib.sha256(pathlib.Path(weights).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"--pretrained_weights={weights}: {error.strerror}") from None
+    return NamedHead(name, functools.partial(_timm_head, network, weights), (name, content))
+
+
+def _import_timm() -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError:
+        raise InputError(f"{_FLAG}={_TIMM}<name> needs the package timm: pip install 'r2l_jax[timm]'") from None
+
+
+def _timm_head(network: str, weights: str | None = None) -> NormalizedHead:
+    """Makes a frozen head of a network of timm, with the normalization and size of its training."""
+    timm = _import_timm()
+    if weights is None:
+        module = timm.create_model(network, pretrained=True)
+    else:
+        where = f"--pretrained_weights={weights}"
+        try:
+            state = importlib.import_module("safetensors.torch").load_file(weights)
+            classifier = timm.get_pretrained_cfg(network).classifier
+            module = timm.create_model(network, num_classes=len(state[f"{classifier}.weight"]))
+            module.load_state_dict(state)
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{where} is not a safetensors file that can be read: {error}") from None
+        except (KeyError, RuntimeError) as error:
+            reason = named_code.in_one_line(error)
+            raise InputError(f"{where} does not hold the weights of timm's {network}: {reason}") from None
+    about = timm.data.resolve_model_data_config(module)
+    return from_torch(module.eval(), about["mean"], about["std"], tuple(about["input_size"][1:]))

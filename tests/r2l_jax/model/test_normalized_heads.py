@@ -1,0 +1,257 @@
+"""Trained networks of PyTorch as heads."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+import tasks
+from r2l_jax.model import normalized_heads
+from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime.errors import InputError, of_callback
+
+torch = pytest.importorskip("torch")
+
+from r2l_jax import from_flax, from_torch  # noqa: E402
+
+IMAGES = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class Net(torch.nn.Module):
+    """A small network with a batch norm, and without symmetries between height, width and channels."""
+
+    def __init__(self, classes=5, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = torch.nn.Conv2d(3, 6, (3, 2), stride=(2, 1))
+        self.norm = torch.nn.BatchNorm2d(6)
+        self.last = torch.nn.Linear(6, classes)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        features = torch.nn.functional.gelu(self.norm(self.conv(images)))
+        rows = torch.linspace(1, 2, features.shape[2])[:, None]
+        return self.last((features * rows).mean((2, 3)))
+
+
+@pytest.fixture
+def module():
+    return Net().eval()
+
+
+@pytest.fixture
+def head(module):
+    return from_torch(module, MEAN, STD)
+
+
+def in_torch(module, images, weights=None):
+    """Logits, and the gradient of their weighted sum for the images, by PyTorch alone."""
+    leaf = torch.tensor(np.asarray(images), requires_grad=True)
+    logits = module(((leaf - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2))
+    weights = torch.ones_like(logits) if weights is None else torch.tensor(np.asarray(weights))
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
+    return logits.detach().numpy(), gradient.numpy()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_logits_and_gradient_are_those_of_pytorch(head, module, compiled):
+    weights = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
+    wanted = in_torch(module, IMAGES, weights)
+    function = jax.jit(head) if compiled else head
+    logits, pull_back = jax.vjp(function, jnp.array(IMAGES))
+    np.testing.assert_allclose(logits, wanted[0], atol=1e-6)
+    np.testing.assert_allclose(pull_back(jnp.array(weights))[0], wanted[1], atol=1e-6)
+    np.testing.assert_allclose(function(IMAGES), wanted[0], atol=1e-6)
+
+
+def test_searches_that_run_together_reach_it_in_one_call(head, module):
+    stack = np.random.default_rng(2).random((3, 2, 4, 8, 8, 3), np.float32)
+    gradient = jax.grad(lambda images: jnp.square(head(images)).sum())
+    found = jax.jit(jax.vmap(jax.vmap(gradient)))
+    jax.block_until_ready(found(stack))
+    module.calls = 0
+    together = found(stack)
+    jax.block_until_ready(together)
+    assert module.calls == 1
+    np.testing.assert_allclose(together[2, 1], gradient(stack[2, 1]), atol=1e-6)
+
+
+def test_a_gradient_uses_the_forward_call_of_its_own_images(head, module):
+    other = IMAGES[::-1].copy()
+    first, second = (jax.vjp(head, images)[1] for images in (IMAGES, other))
+    module.calls = 0
+    ones = jnp.ones((4, 5))
+    np.testing.assert_allclose(second(ones)[0], in_torch(module, other)[1], atol=1e-6)
+    # Whatever was kept is gone by now, and is computed again.
+    np.testing.assert_allclose(first(ones)[0], in_torch(module, IMAGES)[1], atol=1e-6)
+    assert module.calls == 2 + 1
+
+
+def test_the_jacobian_of_images_that_are_shared(head):
+    jacobian = jax.jit(jax.jacrev(head))(IMAGES[:1])
+    for place in range(5):
+        gradient = jax.grad(lambda images, place=place: head(images)[0, place])(IMAGES[:1])
+        np.testing.assert_allclose(jacobian[0, place], gradient, atol=1e-6)
+
+
+def test_other_derivatives_are_refused_in_one_line(head):
+    def loss(images):
+        return jnp.square(head(images)).sum()
+
+    with pytest.raises(InputError, match="first derivatives for its images, and no second ones"):
+        jax.grad(lambda images: jax.grad(loss)(images).sum())(IMAGES)
+    with pytest.raises(InputError, match="first derivatives for its images, and no second ones"):
+        jax.hessian(loss)(IMAGES)
+    with pytest.raises(TypeError, match=r"can't apply forward-mode \w+ \(jvp\)") as error:
+        jax.jvp(head, (IMAGES,), (IMAGES,))
+    assert "\n" not in str(error.value)
+
+
+def test_threads_do_not_mix_their_images_up(head, module):
+    gradient = jax.jit(jax.grad(lambda images: jnp.square(head(images)).sum()))
+    stack = np.random.default_rng(3).random((6, 4, 8, 8, 3), np.float32)
+    wanted, found = [np.asarray(gradient(images)) for images in stack], [None] * len(stack)
+
+    def work(place):
+        for _ in range(5):
+            found[place] = np.asarray(gradient(stack[place]))
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(stack))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_size_of_the_module(module):
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    assert from_torch(module, size=(10, 12))(IMAGES).shape == (4, 5)
+    assert seen[-1] == (4, 3, 10, 12)
+    masks = from_torch(torch.nn.Conv2d(3, 2, 1).eval(), size=4)
+    assert masks(IMAGES).shape == (4, 8, 8, 2)
+
+
+def test_masks_have_the_channels_last():
+    module = torch.nn.Conv2d(3, 2, 1).eval()
+    wanted = in_torch(module, IMAGES)[0]
+    np.testing.assert_allclose(from_torch(module, MEAN, STD)(IMAGES), np.moveaxis(wanted, 1, -1), atol=1e-6)
+
+
+def test_equal_weights_make_equal_heads_and_others_do_not(module):
+    def hashed(module):
+        core = from_torch(module, MEAN, STD).core
+        return model_hash(RawToLogit(isp.static(isp.CAMERAS["drone"]), Standardize(jnp.zeros(3), jnp.ones(3)), core))
+
+    assert hashed(module) == hashed(Net().eval())
+    assert hashed(module) != hashed(Net(seed=1).eval())
+    assert nnx.graphdef(from_torch(module)) == nnx.graphdef(from_torch(Net().eval()))
+    assert nnx.graphdef(from_torch(module)) != nnx.graphdef(from_torch(Net(seed=1).eval()))
+    changed = Net().eval()
+    changed.norm.running_mean[2] += 1
+    assert hashed(module) != hashed(changed)
+
+
+def test_a_module_in_training_is_set_to_evaluation_and_that_is_said_once(capsys):
+    module = Net()
+    head = from_torch(module)
+    from_torch(module)
+    jax.jit(head)(IMAGES)
+    printed = capsys.readouterr().err
+    assert printed == "warning: the module Net was in training mode; it is set to evaluation\n"
+    assert not module.norm.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (torch.nn.Conv2d(4, 5, 3), r"Conv2d does not take images \(B, 3, 8, 8\): RuntimeError: Given groups=1"),
+        (torch.nn.Conv2d(3, 5, 9), r"Conv2d does not take images \(B, 3, 8, 8\): RuntimeError"),
+        (
+            torch.nn.Flatten(0),
+            r"Flatten must return a tensor of logits \(B, C\) or .*, got shape \(192,\) for 1 images",
+        ),
+        (torch.nn.AdaptiveMaxPool2d(1, return_indices=True), "got a tuple for 1 images"),
+    ],
+)
+def test_modules_that_do_not_fit(module, message):
+    with pytest.raises(InputError, match=message) as error:
+        jax.jit(from_torch(module.eval()))(IMAGES)
+    assert "\n" not in str(error.value)
+
+
+def test_logits_that_are_not_numbers_are_named(module, head):
+    head(IMAGES)
+    module.last.bias.fill_(torch.nan)
+    with pytest.raises(Exception, match="not numbers") as error:
+        head(IMAGES)
+    assert str(of_callback(error.value)) == "Net returns logits that are not numbers (NaN)"
+    # Images that are not numbers are not the module's fault.
+    assert np.isnan(head(np.full_like(IMAGES, np.nan))).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.5,)}, "mean must be three numbers, got 0.5"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be three positive numbers, got 1, 0, 1"),
+        ({"mean": (0.0, 0.0, np.nan)}, "mean must be three numbers, got 0, 0, nan"),
+        ({"size": 0}, "size must be a number of pixels, or a height and a width, got 0"),
+        ({"module": 1}, "expected a torch.nn.Module, got int"),
+    ],
+)
+def test_arguments_that_do_not_fit(module, arguments, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        from_torch(**{"module": module, **arguments})
+
+
+def test_a_network_of_flax_with_its_own_normalization():
+    linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    head = from_flax(linear, MEAN, STD)
+    np.testing.assert_allclose(head(IMAGES), linear((IMAGES - np.array(MEAN)) / np.array(STD)), atol=1e-5)
+    assert normalized_heads.weights_of(head) is None
+
+
+@pytest.mark.slow
+def test_a_resnet_of_torchvision_agrees_with_ours():
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18(num_classes=7)
+    with torch.no_grad():  # Statistics as after a training.
+        module.train()(torch.randn(8, 3, 64, 64))
+    state = {name: tensor.numpy() for name, tensor in module.eval().state_dict().items()}
+    ours = tasks.resnet("resnet18", num_classes=7, rngs=nnx.Rngs(0))
+    tasks.load_torch_state(ours, state)
+    ours.eval()
+    pipeline, raw = isp.parametrized(isp.CAMERAS["drone"]), jax.random.uniform(jax.random.key(0), (4, 64, 64))
+    images = pipeline(raw)
+    normalizer = Standardize(images.mean((0, 1, 2)), images.std((0, 1, 2)))
+    target = jnp.arange(4)
+
+    def loss(parameters, head):
+        logits = RawToLogit(pipeline.with_values(parameters), normalizer, head)(raw)
+        return tasks.losses.cross_entropy(logits, target).mean(), logits
+
+    both = [
+        jax.jit(jax.value_and_grad(lambda parameters, head=head: loss(parameters, head), has_aux=True))(
+            pipeline.parameters()
+        )
+        for head in (ours, from_torch(module).core)
+    ]
+    ((our_loss, our_logits), our_gradients), ((loss_there, logits), gradients) = both
+    np.testing.assert_allclose(logits, our_logits, atol=1e-4)
+    assert float(loss_there) == pytest.approx(float(our_loss), abs=1e-4)
+    for name, gradient in gradients.items():
+        scale = np.abs(our_gradients[name]).max()
+        assert scale > 0
+        np.testing.assert_allclose(gradient / scale, our_gradients[name] / scale, atol=1e-4, err_msg=name)
