@@ -306,6 +306,12 @@ class NetworkSettings(Settings):
         None,
     )
 
+    classes: tuple[str, ...] = setting(
+        "for a head of your own that tells other classes apart: a text file with the names of its outputs, one in each "
+        "line; or pairs <class of the data>:<output>, with + between several outputs, as in cat:281+282,dog:207",
+        (),
+    )
+
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the values, with the name of a known network in its own spelling."""
@@ -335,6 +341,8 @@ class NetworkSettings(Settings):
             for other in ("smp_encoder", "precision", "classifier_pretrained"):
                 if getattr(self, other) != getattr(type(self), other):
                     raise InputError(f"--{other} is for the known networks: leave it out with the head {name}")
+        elif self.classes:
+            raise InputError(f"--classes is for a head of your own, got --classifier_network={name}")
         if self.pretrained_weights and not (self.classifier_pretrained or name.startswith("timm:")):
             raise InputError(
                 "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
@@ -361,7 +369,11 @@ class OptimizationSettings(Settings):
     """Optimization."""
 
     lr: float = setting("the learning rate", 1e-5, bound=POSITIVE)
-    epochs: int = setting("passes over the training samples", 3, bound=POSITIVE)
+    epochs: int = setting(
+        "passes over the training samples; 0 trains nothing, and measures a trained head as it is",
+        3,
+        bound=NOT_NEGATIVE,
+    )
     optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adam", choices=OPTIMIZERS)
     weight_decay: float = setting(
         "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE
@@ -544,9 +556,17 @@ class TrainConfig(Settings):
 
     def __post_init__(self):
         processing, model, attack = self.processing, self.model, self.attack
-        if processing.freeze_processor and model.freeze_classifier:
+        trains = self.optimization.epochs > 0
+        if not trains and attack.adv_training:
+            raise InputError("--adv_training is a training: give it --epochs")
+        if not trains and not model.has_own_head and not model.classifier_uri:
+            raise InputError(
+                "--epochs=0 measures a trained head: name one by --classifier_network=<file>.py:<function> or "
+                "--classifier_uri"
+            )
+        if trains and processing.freeze_processor and model.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
-        if model.freeze_classifier and not processing.learns:
+        if trains and model.freeze_classifier and not processing.learns:
             raise InputError(f"{processing.flag} learns nothing: with --freeze_classifier nothing is left to train")
         if model.classifier_pretrained and model.freeze_classifier and not attack.adv_training:
             raise InputError(

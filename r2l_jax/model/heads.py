@@ -20,10 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 from flax import nnx
+from jaxtyping import Array, Float
 
 from r2l_jax.config import NetworkSettings
+from r2l_jax.model import class_outputs
 from r2l_jax.model.normalized_heads import NormalizedHead, from_torch, import_torch, weights_of
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
@@ -42,12 +45,14 @@ class NamedHead:
         make: makes the head; its arguments, by their names, are some of `classes` and `rngs`.
         identity: the head's name and everything that distinguishes it from others of this name.
         source: the user's file, if the head comes from one.
+        groups: the numbers of the outputs that stand for each class; None if the outputs are the classes.
     """
 
     name: str
     make: Callable[..., Any]
-    identity: tuple[str, ...]
+    identity: tuple[Any, ...]
     source: Source | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedHead) and self.identity == other.identity
@@ -100,7 +105,8 @@ class NamedHead:
     def _made(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """Calls the function, and makes a head of what it returns."""
         known, named = inspect.signature(self.make).parameters, f"{_FLAG}={self.name}"
-        arguments = {name: value for name, value in (("classes", classes), ("rngs", rngs)) if name in known}
+        offered = {"rngs": rngs} if self.groups else {"classes": classes, "rngs": rngs}
+        arguments = {name: value for name, value in offered.items() if name in known}
         try:
             with _drawn_by_a_seed():
                 made = self.make(**arguments)
@@ -121,11 +127,44 @@ class NamedHead:
                     f"{named} has the variable {place} of {getattr(variable[...], 'dtype', 'no array')}: a head holds "
                     "float32 alone, and no random state such as that of dropout"
                 )
-        return made
+        if self.groups is None:
+            return made
+        if isinstance(made, NormalizedHead):
+            return NormalizedHead(made.mean, made.std, Chosen(made.core, self.groups))
+        return Chosen(made, self.groups)
 
 
-def find_head(network: NetworkSettings) -> NamedHead | None:
+class Chosen(nnx.Module):
+    """A network some of whose outputs stand for the classes of the data.
+
+    Attributes:
+        network: computes logits of all of its outputs along the last axis.
+        groups: the numbers of the outputs of each class, whose probabilities add up; or only of the object that is
+            looked for.
+    """
+
+    def __init__(self, network: nnx.Module, groups: tuple[tuple[int, ...], ...]):
+        self.network, self.groups = network, groups
+
+    def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
+        """Computes the logits of the classes, or the logit of the object among everything else."""
+        logits = self.network(images)
+        every = {output for group in self.groups for output in group}
+        if max(every) >= logits.shape[-1]:
+            raise InputError(f"--classes names the output {max(every)}, and the network has {logits.shape[-1]}, from 0")
+        groups = self.groups
+        if len(groups) == 1:
+            groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))
+        joined = [jax.nn.logsumexp(logits[..., np.array(group)], -1) for group in groups]
+        return jnp.stack(joined, -1) if len(self.groups) > 1 else (joined[0] - joined[1])[..., None]
+
+
+def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead | None:
     """Finds the head that the settings name; None for the known networks. Runs a user's file, as `find_pipeline` does.
+
+    Args:
+        network: the settings.
+        classes: the names of the data's classes, or of the object to segment.
 
     Raises:
         InputError: the file has not been named, cannot be read, raises, or lacks the function; or the package timm is
@@ -135,9 +174,14 @@ def find_head(network: NetworkSettings) -> NamedHead | None:
     if not network.has_own_head:
         return None
     if name.startswith(_TIMM):
-        return _of_timm(name, network.pretrained_weights)
-    source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --pipeline of others")
-    return NamedHead(name, make, source.identity, source)
+        head = _of_timm(name, network.pretrained_weights)
+    else:
+        source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --pipeline of others")
+        head = NamedHead(name, make, source.identity, source)
+    if not network.classes:
+        return head
+    groups = class_outputs.groups(network.classes, classes)
+    return dataclasses.replace(head, identity=(*head.identity, groups), groups=groups)
 
 
 @functools.cache

@@ -336,7 +336,7 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
     Raises:
         InputError: the head of the user's own cannot be found, see `find_head`.
     """
-    own = find_head(model)
+    own = find_head(model, classes)
     if name == Segmentation.name:
         return Segmentation(classes, model.encoder, model.precision, own)
     return Classification(classes, model.classifier_network.lower(), precision=model.precision, own=own)

@@ -12,9 +12,10 @@ from r2l_jax.config import ModelSettings, TrainConfig, TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split, stratified_splits
-from r2l_jax.model import own_camera
+from r2l_jax.model import class_outputs, own_camera
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings, UpdateRule
@@ -67,6 +68,9 @@ class Plan:
         # A wrong name of a pipeline ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
+        if config.model.classes:
+            # The run does not need the file of names again.
+            config = replace(config, classes=class_outputs.pairs(config.model.classes, tuple(self.dataset.classes)))
         batch_size = config.optimization.batch_size
         splits = _splits(config.data, config.optimization.seed_of("split"), self.dataset)
         if config.data.test_run:
@@ -82,7 +86,7 @@ class Plan:
         self.optimization, self.tracking, self.isos = config.optimization, config.tracking, config.data.isos
         _check_networks(config.model, self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
-        _check_head(config.model, self.steps)
+        _check_head(config, self.steps)
         if batch_size % jax.device_count():
             raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
         # Last, since it hashes the data.
@@ -185,12 +189,12 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateR
     rule.check(steps, pipeline)
 
 
-def _check_head(network: ModelSettings, steps: StepSettings) -> None:
+def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     """Raises an InputError unless a head of the user's own fits the data and the settings of the training."""
-    architecture, name = steps.architecture, network.classifier_network
+    architecture, network = steps.architecture, config.model
     architecture.check_head()
-    if architecture.frozen_head is not None and not network.freeze_classifier:
+    if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(
-            f"--classifier_network={name} is a trained network that stays as it is: give --freeze_classifier to learn "
-            "the processing for it"
+            f"--classifier_network={network.classifier_network} is a trained network that stays as it is: give "
+            "--freeze_classifier to learn the processing for it, or --epochs=0 to measure it"
         )

@@ -353,8 +353,10 @@ def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[st
         found.append("it has other samples or classes")
     else:
         found += _changed(described, earlier)
-    epochs = described["flags"]["epochs"]
-    if len(earlier["history"]) > epochs:
+    epochs, before = described["flags"]["epochs"], earlier["flags"].get("epochs")
+    if before != epochs and 0 in (before, epochs):
+        found.append(f"epochs was {before}, is {epochs}")
+    elif len(earlier["history"]) > max(epochs, 1):
         found.append(f"it has {len(earlier['history'])} epochs, more than {epochs}")
     return found
 

@@ -137,7 +137,7 @@ class TrainedFold:
     def fingerprint(self) -> str:
         """A hash of the model (see `model_hash`) and of the file of its pipeline, which results record."""
         named = (self.config.processing.named_pipeline, self.task.own)
-        parts = [model_hash(self.model), *(part for each in named if each for part in each.identity)]
+        parts = [model_hash(self.model), *(str(part) for each in named if each for part in each.identity)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @functools.cached_property

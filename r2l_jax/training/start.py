@@ -100,6 +100,7 @@ def initial_state(
     batch_size: int,
     keys: tuple[jax.Array, jax.Array],
     resumes: bool,
+    trains: bool = True,
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
 
@@ -113,6 +114,7 @@ def initial_state(
         batch_size: samples at once, over all devices.
         keys: the keys of the random weights and of the training steps.
         resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
+        trains: whether the training step is needed.
     """
     of_weights, of_steps = keys
     everywhere, split = shardings().everywhere, shardings().split
@@ -123,7 +125,7 @@ def initial_state(
     init = _compiling(steps.init.lower(of_weights, statistics))
     shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
-    step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps))
+    step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps)) if trains else None
     if statistics is not None and measures and not resumes:
         statistics = fixed_statistics(architecture, dataset, fold.train_indices, batch_size)
     init.join()
@@ -138,7 +140,8 @@ def initial_state(
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
     state = steps.begin(model)
-    step.join()
+    if step is not None:
+        step.join()
     return state
 
 

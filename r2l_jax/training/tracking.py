@@ -261,7 +261,9 @@ def class_table(results: Sequence[Mapping]) -> str:
     return table(rows)
 
 
-def closing(run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float | None) -> str:
+def closing(
+    run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float | None, work: str = "trained"
+) -> str:
     """Says how long training took, where everything is, and which commands come next.
 
     Args:
@@ -269,9 +271,10 @@ def closing(run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: 
         logdir: the folder that TensorBoard is given.
         learns_pipeline: whether the run has learned its processing.
         seconds: how long this call has trained; None if nothing was left to do.
+        work: "trained" or "measured".
     """
     run = shlex.quote(str(run_dir))
-    done = "nothing was left to do: the run is complete" if seconds is None else f"trained in {_time(seconds)}"
+    done = "nothing was left to do: the run is complete" if seconds is None else f"{work} in {_time(seconds)}"
     lines = [
         f"{done}; results in {run_dir}",
         f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",

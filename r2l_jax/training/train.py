@@ -83,8 +83,9 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
             )
             print(*filter(None, tables), sep="\n\n")
             seconds = time.monotonic() - started if any(are_new) else None
+            work = "trained" if config.optimization.epochs else "measured"
             logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
-            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds)}")
+            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds, work)}")
         return summary
 
 
@@ -118,7 +119,7 @@ def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequenc
     if attack and not config.model.classifier_uri:
         warnings.append("--adv_training without --classifier_uri attacks a head untrained for the task")
     updates = config.optimization.epochs * plan.batches.per_epoch
-    if len(begun) < len(folds) and updates < _LEAST_UPDATES and not attack:
+    if len(begun) < len(folds) and 0 < updates < _LEAST_UPDATES and not attack:
         warnings.append(
             f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, need "
             f"about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
@@ -202,12 +203,18 @@ class Trainer:
             for place, part in enumerate(("weights", "order"))
         )
         keys = init_key, step_key
-        state = initial_state(steps, plan.sources, plan.dataset, fold, plan.batches.size, keys, checkpoints.found)
+        state = initial_state(
+            steps, plan.sources, plan.dataset, fold, plan.batches.size, keys, checkpoints.found, trains=epochs > 0
+        )
         state, history = checkpoints.restore_last(state, epochs, self._is_done)
         loop = _Loop(plan, steps, fold, step_key, stop, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), self._tracking.track_save_tensors, enabled=is_first())
         with loop, tracker:
             record.write(history)
+            if not epochs and not history:
+                history.append(loop.measure(state))
+                checkpoints.save(state, history)
+                record.write(history)
             for epoch in range(len(history), epochs):
                 if self._is_done(history):
                     break
@@ -374,6 +381,13 @@ class _Loop:
         shown = [name for name in (f"val_{steps.task.score}", "val_loss") if name in row]
         self._bar.set_postfix({name.removeprefix("val_"): f"{row[name]:.3f}" for name in shown})
         return state, row, sums
+
+    def measure(self, state: TrainState) -> Numbers:
+        """Measures a model that is not trained, and returns the numbers of the only row of its history."""
+        started = time.perf_counter()
+        train = _means("train", self._measure(state, self._fold.train_indices), self._compiled)
+        val = _means("val", self.validate(state), self._compiled)
+        return {"epoch": 0, **train, **val, "seconds": time.perf_counter() - started}
 
     def validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""

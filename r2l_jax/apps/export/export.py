@@ -12,6 +12,7 @@ from flax import nnx
 
 from r2l_jax.apps.export import description, onnx_files, stablehlo
 from r2l_jax.apps.export.parts import IMAGES, LOGITS, PROBABILITIES, RAW, Part, ensemble_of, parts_of
+from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.environment import environment
@@ -84,6 +85,8 @@ def export_model(
         found, camera = ensemble_of(model, samples.shape[1:]), None
     else:
         found, camera = parts_of(model.model, samples.shape[1:]), description.learned_camera(model)
+    if any(weights_of(fold.model.head) for fold in model):
+        parts = _parts_beside_pytorch(found, parts)
     chosen = _chosen_parts(found, parts)
     wanted = _chosen_formats(formats, camera is not None)
     with writing_to(output):
@@ -114,6 +117,13 @@ def _formats_of_ensembles(parts: Sequence[str] | None, formats: Sequence[str] | 
         if lacking := [name for name in names or () if name not in known]:
             raise InputError(f"--{flag}={lacking[0]} is for one model: name a member of the group in --run")
     return tuple(_KINDS) if formats is None else formats
+
+
+def _parts_beside_pytorch(found: dict[str, Part], parts: Sequence[str] | None) -> list[str]:
+    """Returns the chosen parts; raises an InputError for one whose head is computed by PyTorch."""
+    if unable := [name for name in (found if parts is None else parts) if name != "isp" and (parts or len(found) < 3)]:
+        raise InputError(f"--parts={unable[0]} has a head of PyTorch, which is not exported: only isp can be")
+    return ["isp"]
 
 
 def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[str, Part]:

@@ -50,7 +50,7 @@ def trained(base, head):
 
 
 def found(name, **settings):
-    return find_head(build(NetworkSettings, classifier_network=name, **settings))
+    return find_head(build(NetworkSettings, classifier_network=name, **settings), tuple("abcde"))
 
 
 def test_it_is_trained_and_its_file_recorded(trained, head):

@@ -1,0 +1,67 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from r2l_jax.model import class_outputs
+from r2l_jax.model.heads import Chosen
+from r2l_jax.runtime.errors import InputError
+
+NAMES = """n01440764 tench, Tinca tinca
+n02012849 crane
+n02510455 giant panda, panda
+n03126707 crane
+"""
+
+
+@pytest.fixture
+def names(tmp_path):
+    (tmp_path / "names.txt").write_text(NAMES)
+    return str(tmp_path / "names.txt")
+
+
+def test_a_file_of_names_gives_each_class_its_outputs(names):
+    classes = ("Crane", "Tinca_tinca", "n02510455", "tench, tinca tinca")
+    assert class_outputs.groups((names,), classes) == ((1, 3), (0,), (2,), (0,))
+    pairs = class_outputs.pairs((names,), classes[:2])
+    assert pairs == ("Crane:1+3", "Tinca_tinca:0")
+    assert class_outputs.groups(pairs, classes[:2]) == ((1, 3), (0,))
+    # The order of the classes counts, not that of the pairs.
+    assert class_outputs.pairs(pairs[::-1], classes[:2]) == pairs
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("{names}",), "names.txt: none of its 4 lines names the class 'pandas'; did you mean 'panda'"),
+        (("missing.txt",), "--classes=missing.txt: No such file or directory"),
+        (("pandas:x", "dog:1"), "--classes must be a file of names, or pairs such as .*, got 'pandas:x'"),
+        (("pandas:1",), "--classes: no output for the class 'dog'"),
+        (("pandas:1", "dog:2", "cat:3"), "--classes: the data has no class 'cat'; its classes are pandas, dog"),
+    ],
+)
+def test_errors_in_one_line(names, given, message):
+    with pytest.raises(InputError, match=message) as error:
+        class_outputs.pairs([each.replace("{names}", names) for each in given], ("pandas", "dog"))
+    assert "\n" not in str(error.value)
+
+
+class Fixed(nnx.Module):
+    """Returns the logarithms of its images' channels, which stand for probabilities."""
+
+    def __call__(self, images):
+        return jnp.log(images).reshape(len(images), -1)
+
+
+def test_probabilities_of_joined_outputs_add_up():
+    images = jnp.array(np.random.default_rng(0).random((2, 1, 2, 3), np.float32))
+    chances = images.reshape(2, 6)
+    logits = Chosen(Fixed(), ((5,), (0, 2)))(images)
+    wanted = np.stack([chances[:, 5], chances[:, 0] + chances[:, 2]], 1)
+    np.testing.assert_allclose(nnx.softmax(logits), wanted / wanted.sum(1, keepdims=True), rtol=1e-5)
+    # An object is looked for among everything else.
+    (logit,) = Chosen(Fixed(), ((1, 4),))(images).T
+    wanted = (chances[:, 1] + chances[:, 4]) / chances.sum(1)
+    np.testing.assert_allclose(nnx.sigmoid(logit), wanted, rtol=1e-5)
+    with pytest.raises(InputError, match="--classes names the output 6, and the network has 6, from 0"):
+        Chosen(Fixed(), ((6,), (0,)))(images)

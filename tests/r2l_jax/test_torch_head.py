@@ -1,0 +1,240 @@
+"""A trained PyTorch network in every program, beside the same network in JAX."""
+
+import numpy as np
+import own_code
+import pytest
+import tifffile
+from programs import call
+from small_runs import metrics, model
+
+import r2l_jax
+from r2l_jax.apps.export import export_model
+from r2l_jax.apps.lab.lab import make_lab
+from r2l_jax.apps.report.page import write_report
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift.adjustment import adaptation
+from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis import evaluation
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.model import heads
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, replace
+from r2l_jax.training import train
+
+pytest.importorskip("torch")
+
+# The head of a run, in PyTorch.
+CODE = """
+import torch
+from safetensors.torch import load_file
+import r2l_jax
+
+ARRAYS = load_file({file!r})
+
+def module():
+    bn = torch.nn.BatchNorm2d(8)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1, bias=False), bn, torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5),
+    )
+    net[0].weight.data = ARRAYS["head.conv1.kernel"].permute(3, 2, 0, 1).contiguous()
+    names = dict(weight="scale", bias="bias", running_mean="mean", running_var="var")
+    bn.load_state_dict({{name: ARRAYS["head.bn1." + ours] for name, ours in names.items()}}, strict=False)
+    net[5].weight.data, net[5].bias.data = ARRAYS["head.fc.kernel"].T.contiguous(), ARRAYS["head.fc.bias"]
+    return net.eval()
+
+def make():
+    mean, variance = ARRAYS["normalizer.mean"], ARRAYS["normalizer.var"]
+    return r2l_jax.from_torch(module(), mean.tolist(), (variance + 1e-5).sqrt().tolist())
+
+def random():
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5)).eval()
+
+def thousand():
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 1000)).eval()
+"""
+
+
+@pytest.fixture(scope="module")
+def file(one_epoch, tmp_path_factory):
+    file = tmp_path_factory.mktemp("own") / "my_network.py"
+    own_code.write(file, CODE.format(file=str(one_epoch.run_dir / "fold_0/model.safetensors")))
+    return file
+
+
+@pytest.fixture(scope="module")
+def taken(one_epoch, file, base):
+    """The network taken as it is, with the processing of the run that it comes from."""
+    config = replace(
+        one_epoch,
+        logdir=base.tracking.logdir,
+        run_name="taken",
+        epochs=0,
+        classifier_network=f"{file}:make",
+        processor_uri=str(one_epoch.run_dir),
+    )
+    train.run(config)
+    return config
+
+
+def test_a_network_that_is_taken_as_it_is_scores_as_the_same_one_in_jax(taken, one_epoch):
+    content, ours = metrics(taken), metrics(one_epoch)
+    assert (content["complete"], len(content["history"]), content["best_epoch"]) == (True, 1, 0)
+    assert content["val_accuracy"] == ours["val_accuracy"]
+    assert content["val_loss"] == pytest.approx(ours["val_loss"], rel=1e-5)
+    assert content["val_confusion_matrix"] == ours["val_confusion_matrix"]
+    assert len(content["weights"]) == 64
+    arrays, trained = model(taken), model(one_epoch)
+    assert not [name for name in arrays if name.startswith("head.")]
+    np.testing.assert_allclose(arrays["normalizer.mean"], trained["normalizer.mean"], rtol=1e-6)
+    np.testing.assert_array_equal(arrays["processor.black_level"], trained["processor.black_level"])
+
+
+def test_it_predicts(taken, one_epoch):
+    raws = np.random.default_rng(0).random((3, 32, 32), np.float32)
+    wanted = r2l_jax.load(one_epoch.run_dir).predict(raws)
+    np.testing.assert_allclose(r2l_jax.load(taken.run_dir).predict(raws), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        r2l_jax.load(taken.run_dir / "fold_0/model.safetensors").predict(raws), wanted, atol=1e-5
+    )
+
+
+def test_a_second_call_has_nothing_left_to_do_and_it_is_never_trained_on(taken, capsys):
+    train.run(taken)
+    assert "nothing was left to do" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"holds another run .*epochs was 0, is 2"):
+        train.run(replace(taken, epochs=2, freeze_classifier=True))
+
+
+def test_evaluations_are_equal(taken, one_epoch, tmp_path):
+    def tables(config, name):
+        settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
+        output = tmp_path / name
+        found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(output), **settings))
+        return found["matrices"], next(iter(found["runs"].values()))["tests"]
+
+    (matrices, tests), (ours, our_tests) = tables(taken, "taken"), tables(one_epoch, "ours")
+    assert {name: matrix["mean"] for name, matrix in matrices.items()} == {
+        name: matrix["mean"] for name, matrix in ours.items()
+    }
+    assert {name: each["accuracy"] for name, each in tests.items()} == {
+        name: each["accuracy"] for name, each in our_tests.items()
+    }
+
+
+@pytest.mark.slow
+def test_forensics_agree(taken, one_epoch, tmp_path):
+    def found(config, name):
+        settings = {"adv_parameters": ("black_level",), "adv_aux_weight": (1.0,), "starts": 2, "steps": 6, "lr": 0.05}
+        run = {"run": str(config.run_dir), "output": str(tmp_path / name), "batch_size": 8}
+        return forensics.run(build(ForensicsConfig, **run, **settings))[0]
+
+    there, here = found(taken, "taken"), found(one_epoch, "ours")
+    (worst,), (our_worst,) = there["worst_case"]["rows"], here["worst_case"]["rows"]
+    assert worst["loss"] == pytest.approx(our_worst["loss"], rel=0.01)
+    np.testing.assert_allclose(
+        worst["parameters"]["black_level"], our_worst["parameters"]["black_level"], rtol=0.01, atol=1e-4
+    )
+    assert there["tolerances"]["table"] == here["tolerances"]["table"]
+    for name, ours in here["sensitivity"]["overall"]["parameters"].items():
+        assert there["sensitivity"]["overall"]["parameters"][name]["worst"] == pytest.approx(ours["worst"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_adjust_report_and_lab_take_it(taken, tmp_path, capsys):
+    settings = {"labeled": 8, "starts": 1, "steps": 3, "batch_size": 8, "parameters": ("white_balance",)}
+    output = {"run": str(taken.run_dir), "output": str(tmp_path / "adjusted"), "intensities": (0.05,)}
+    adaptation.run(build(AdaptationConfig, **output, **settings))
+    assert "white_balance" in capsys.readouterr().out
+    assert write_report([str(taken.run_dir)], tmp_path / "report.html") > 10_000
+    lab = make_lab(str(taken.run_dir), "best", None, (), None, None)
+    assert lab.model is not None
+    lab.close()
+
+
+def test_export_writes_its_processing_alone(taken, tmp_path):
+    run = r2l_jax.load(taken.run_dir)
+    samples = np.random.default_rng(0).random((2, 32, 32), np.float32)
+    outcomes = export_model(run, tmp_path / "out", samples, formats=("stablehlo", "safetensors"))
+    assert {outcome.file: outcome.error for outcome in outcomes} == {"isp.stablehlo": None, "model.safetensors": None}
+    with pytest.raises(InputError, match="--parts=whole has a head of PyTorch, which is not exported: only isp can be"):
+        export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
+
+
+@pytest.mark.parametrize("mode", ["parametrized", "adaptive"])
+def test_the_processing_is_learned_for_it(base, file, mode):
+    config = replace(
+        base,
+        run_name=f"learned_{mode}",
+        classifier_network=f"{file}:make",
+        freeze_classifier=True,
+        processing_mode=mode,
+        camera_augmentation="weak",
+        lr=0.01,
+        save_locally=True,
+    )
+    train.run(config)
+    arrays, history = model(config), metrics(config)["history"]
+    assert metrics(config)["weights"] == r2l_jax.load(config.run_dir).about.weights
+    assert not np.array_equal(arrays["processor.black_level"], np.zeros(4))
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+    start = r2l_jax.load(config.run_dir, checkpoint="last").pipeline.parameters()
+    assert np.isfinite(np.concatenate([np.ravel(value) for value in start.values()])).all()
+
+
+def test_outputs_that_are_chosen(base, file, tmp_path):
+    names = tmp_path / "names.txt"
+    classes = datasets.load(base.data.dataset, **base.data.source).classes
+    names.write_text("\n".join(f"unknown {number}" if number < 990 else classes[number % 5] for number in range(1000)))
+    config = replace(base, run_name="chosen", epochs=0, classifier_network=f"{file}:thousand", classes=(str(names),))
+    train.run(config)
+    content = metrics(config)
+    assert content["flags"]["classes"] == [f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes)]
+    names.unlink()
+    assert r2l_jax.load(config.run_dir).predict(np.zeros((1, 32, 32), np.float32)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "message"),
+    [
+        ("make", {}, "is a trained network that stays as it is: give --freeze_classifier to learn the processing for"),
+        ("thousand", {"epochs": 0}, r"must return logits \(2, 5\) for images .*, got \(2, 1000\)"),
+        ("thousand", {"epochs": 0, "classes": ("a:1",)}, "--classes: the data has no class 'a'"),
+        (
+            "make",
+            {"epochs": 0, "dataset": "SyntheticSegmentation", "augmentation": "none"},
+            r"must return logits \(2, 32, 32, 1\) for images \(2, 32, 32, 3\) of this data, got \(2, 5\)",
+        ),
+    ],
+)
+def test_networks_that_do_not_fit(base, file, function, changes, message):
+    config = replace(base, run_name="wrong", classifier_network=f"{file}:{function}", **changes)
+    with pytest.raises(InputError, match=message) as error:
+        train.run(config)
+    assert "\n" not in str(error.value)
+
+
+def test_other_weights_are_another_network(base, file, tmp_path):
+    code = file.read_text() + (
+        "\nimport pathlib\ndef weighted():\n    net = module()\n"
+        f"    net[5].bias.data += float(pathlib.Path({str(tmp_path / 'number')!r}).read_text())\n    return net\n"
+    )
+    other = own_code.write(tmp_path / "my_network.py", code, "weighted")
+    (tmp_path / "number").write_text("0")
+    config = replace(base, run_name="weighted", epochs=0, classifier_network=other)
+    train.run(config)
+    (tmp_path / "number").write_text("1")
+    heads._made_once.cache_clear()  # as in a new process
+    with pytest.raises(InputError, match=r"the weights of --classifier_network=.*:weighted have changed since"):
+        r2l_jax.load(config.run_dir)
+
+
+def test_raw_files_are_predicted(taken, tmp_path):
+    tifffile.imwrite(tmp_path / "frame.tiff", np.full((32, 32), 20_000, np.uint16))
+    found = call(
+        "predict.py", f"--run={taken.run_dir}", f"--input={tmp_path / 'frame.tiff'}", f"--output={tmp_path / 'p.csv'}"
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "p.csv").read_text().count("\n") == 2
