@@ -306,10 +306,10 @@ class NetworkSettings(Settings):
         None,
     )
 
-    classes: tuple[str, ...] = setting(
+    classes: str | None = setting(
         "for a head of your own that tells other classes apart: a text file with the names of its outputs, one in each "
         "line; or pairs <class of the data>:<output>, with + between several outputs, as in cat:281+282,dog:207",
-        (),
+        None,
     )
 
     @classmethod

@@ -13,41 +13,39 @@ from collections.abc import Sequence
 from r2l_jax.runtime.errors import InputError
 
 _SYNSET = re.compile(r"(n\d{8})\s*")
+# Names may have commas.
+_PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 _FLAG = "--classes"
 
 
-def pairs(given: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Returns the pairs of the classes, in the order of the classes.
+def pairs(given: str, classes: Sequence[str]) -> str:
+    """Returns the pairs of the classes, separated by commas, in the order of the classes.
 
     Args:
-        given: pairs, or the only path of a file.
+        given: pairs, or the path of a file.
         classes: the names of the classes.
 
     Raises:
         InputError: the file cannot be read, a class has no output, or a pair is of no class or has no number.
     """
-    outputs = _of_file(given[0], classes) if len(given) == 1 and ":" not in given[0] else _of_pairs(given)
+    outputs = _of_pairs(given) if ":" in given else _of_file(given, classes)
     if unknown := [name for name in outputs if name not in classes]:
         raise InputError(f"{_FLAG}: the data has no class {unknown[0]!r}; its classes are {', '.join(classes)}")
     if lacking := [name for name in classes if name not in outputs]:
         raise InputError(f"{_FLAG}: no output for the class {lacking[0]!r}")
-    return tuple(f"{name}:{'+'.join(map(str, outputs[name]))}" for name in classes)
+    return ",".join(f"{name}:{'+'.join(map(str, outputs[name]))}" for name in classes)
 
 
-def groups(given: Sequence[str], classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def groups(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Returns the numbers of each class's outputs, see `pairs`."""
     outputs = _of_pairs(pairs(given, classes))
     return tuple(outputs[name] for name in classes)
 
 
-def _of_pairs(given: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    found = {}
-    for pair in given:
-        name, _, numbers = pair.rpartition(":")
-        if not name or not all(number.isdecimal() for number in numbers.split("+")):
-            raise InputError(f"{_FLAG} must be a file of names, or pairs such as cat:281 or cat:281+282, got {pair!r}")
-        found[name] = tuple(map(int, numbers.split("+")))
-    return found
+def _of_pairs(given: str) -> dict[str, tuple[int, ...]]:
+    if not re.fullmatch(f"({_PAIR.pattern})+", given):
+        raise InputError(f"{_FLAG} must be a file of names, or pairs such as cat:281,dog:207+208, got {given!r:.80}")
+    return {pair[1]: tuple(map(int, pair[2].split("+"))) for pair in _PAIR.finditer(given)}
 
 
 def _of_file(path: str, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:

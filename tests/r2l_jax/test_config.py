@@ -14,7 +14,7 @@ from r2l_jax.training.record import changed_flags
         ({"epochs": -1}, "--epochs must not be negative, got -1"),
         ({"epochs": 0}, "--epochs=0 measures a trained head: name one by --classifier_network=<file>.py:<function> or"),
         ({"epochs": 0, "classifier_uri": "x", "adv_training": True}, "--adv_training is a training: give it --epochs"),
-        ({"classes": ("a:1",)}, "--classes is for a head of your own, got --classifier_network=ResNet18"),
+        ({"classes": "a:1"}, "--classes is for a head of your own, got --classifier_network=ResNet18"),
         ({"iso": (0.1, 1.0, 0.1)}, "--iso must be one or several intensities, each once, got 0.1,0.1,1"),
         ({"iso": ()}, "--iso must be one or several intensities, each once, got none"),
         ({"train_size": 1.0}, "--train_size must be between 0 and 1, got 1.0"),

@@ -188,10 +188,12 @@ def test_outputs_that_are_chosen(base, file, tmp_path):
     names = tmp_path / "names.txt"
     classes = datasets.load(base.data.dataset, **base.data.source).classes
     names.write_text("\n".join(f"unknown {number}" if number < 990 else classes[number % 5] for number in range(1000)))
-    config = replace(base, run_name="chosen", epochs=0, classifier_network=f"{file}:thousand", classes=(str(names),))
+    config = replace(base, run_name="chosen", epochs=0, classifier_network=f"{file}:thousand", classes=str(names))
     train.run(config)
     content = metrics(config)
-    assert content["flags"]["classes"] == [f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes)]
+    assert content["flags"]["classes"] == ",".join(
+        f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes)
+    )
     names.unlink()
     assert r2l_jax.load(config.run_dir).predict(np.zeros((1, 32, 32), np.float32)).shape == (1, 5)
 
@@ -201,7 +203,7 @@ def test_outputs_that_are_chosen(base, file, tmp_path):
     [
         ("make", {}, "is a trained network that stays as it is: give --freeze_classifier to learn the processing for"),
         ("thousand", {"epochs": 0}, r"must return logits \(2, 5\) for images .*, got \(2, 1000\)"),
-        ("thousand", {"epochs": 0, "classes": ("a:1",)}, "--classes: the data has no class 'a'"),
+        ("thousand", {"epochs": 0, "classes": "a:1"}, "--classes: the data has no class 'a'"),
         (
             "make",
             {"epochs": 0, "dataset": "SyntheticSegmentation", "augmentation": "none"},

@@ -22,27 +22,28 @@ def names(tmp_path):
 
 def test_a_file_of_names_gives_each_class_its_outputs(names):
     classes = ("Crane", "Tinca_tinca", "n02510455", "tench, tinca tinca")
-    assert class_outputs.groups((names,), classes) == ((1, 3), (0,), (2,), (0,))
-    pairs = class_outputs.pairs((names,), classes[:2])
-    assert pairs == ("Crane:1+3", "Tinca_tinca:0")
+    assert class_outputs.groups(names, classes) == ((1, 3), (0,), (2,), (0,))
+    pairs = class_outputs.pairs(names, classes[:2])
+    assert pairs == "Crane:1+3,Tinca_tinca:0"
     assert class_outputs.groups(pairs, classes[:2]) == ((1, 3), (0,))
+    assert class_outputs.groups(class_outputs.pairs(names, classes), classes) == ((1, 3), (0,), (2,), (0,))
     # The order of the classes counts, not that of the pairs.
-    assert class_outputs.pairs(pairs[::-1], classes[:2]) == pairs
+    assert class_outputs.pairs("Tinca_tinca:0,Crane:1+3", classes[:2]) == pairs
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("{names}",), "names.txt: none of its 4 lines names the class 'pandas'; did you mean 'panda'"),
-        (("missing.txt",), "--classes=missing.txt: No such file or directory"),
-        (("pandas:x", "dog:1"), "--classes must be a file of names, or pairs such as .*, got 'pandas:x'"),
-        (("pandas:1",), "--classes: no output for the class 'dog'"),
-        (("pandas:1", "dog:2", "cat:3"), "--classes: the data has no class 'cat'; its classes are pandas, dog"),
+        ("{names}", "names.txt: none of its 4 lines names the class 'pandas'; did you mean 'panda'"),
+        ("missing.txt", "--classes=missing.txt: No such file or directory"),
+        ("pandas:x,dog:1", "--classes must be a file of names, or pairs such as .*, got 'pandas:x,dog:1'"),
+        ("pandas:1", "--classes: no output for the class 'dog'"),
+        ("pandas:1,dog:2,cat:3", "--classes: the data has no class 'cat'; its classes are pandas, dog"),
     ],
 )
 def test_errors_in_one_line(names, given, message):
     with pytest.raises(InputError, match=message) as error:
-        class_outputs.pairs([each.replace("{names}", names) for each in given], ("pandas", "dog"))
+        class_outputs.pairs(given.replace("{names}", names), ("pandas", "dog"))
     assert "\n" not in str(error.value)
 
 

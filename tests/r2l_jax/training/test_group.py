@@ -96,7 +96,7 @@ def test_weights_and_order_have_their_own_seeds(recipe, monkeypatch):
     class Drawn(Exception):  # noqa: N818 -- nothing went wrong
         """The weights are to be drawn."""
 
-    def draw(steps, sources, dataset, fold, batch, own, resumes):
+    def draw(steps, sources, dataset, fold, batch, own, resumes, **_):
         keys.append([tuple(jax.random.key_data(key).tolist()) for key in own])
         raise Drawn
 

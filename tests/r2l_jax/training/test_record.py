@@ -56,7 +56,7 @@ def put(*path):
         (put("flags", ["lr"]), r"\(Expected object, got array - at flags\)"),
         (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
         (put("flags", "synthetic_size", 10**7), "pixels need .* GB in .*, which has .* GB left"),
-        (put("flags", "epochs", -1), "is damaged: --epochs must be positive, got -1"),
+        (put("flags", "epochs", -1), "is damaged: --epochs must not be negative, got -1"),
         (put("made_by", 7), r"\(Expected array, got int - at made_by\)"),
         (put("pipeline", {"file": 1}), r"\(Expected str, got int - at pipeline.file\)"),
         (put("complete", False), "is not trained to its end"),

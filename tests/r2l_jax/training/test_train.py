@@ -239,7 +239,7 @@ def test_each_fold_draws_its_own_weights(base, monkeypatch):
     class Drawn(Exception):  # noqa: N818 -- nothing went wrong
         """The weights are to be drawn."""
 
-    def draw(steps, sources, dataset, fold, batch, own, resumes):
+    def draw(steps, sources, dataset, fold, batch, own, resumes, **_):
         keys.append(tuple(jax.random.key_data(own[0]).tolist()))
         raise Drawn
 
