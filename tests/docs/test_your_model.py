@@ -1,0 +1,60 @@
+"""docs/your_model.md, as a user follows it."""
+
+import json
+import runpy
+import shlex
+
+import numpy as np
+import pytest
+from pages import PAGES, code_blocks
+from programs import program
+
+pytest.importorskip("torch")
+
+PAGE = PAGES["docs/your_model.md"]
+
+# So that it takes a minute: one start and a few steps of each search.
+FEWER = {
+    "train.py": ["--overwrite"],
+    "forensics.py": ["--starts=1", "--steps=3"],
+    "adjust.py": ["--starts=1", "--steps=3"],
+    "evaluate.py": ["--corruptions=contrast", "--pipelines=bilinear.none.none"],
+}
+SHORTER = {"--synthetic_size=64": "--synthetic_size=32", "--synthetic_images=1080": "--synthetic_images=120"}
+SHORTER |= {"--test_size=480": "--test_size=40", "--epochs=4": "--epochs=1"}
+
+
+@pytest.mark.slow
+def test_the_guide_leads_to_a_report(tmp_path, monkeypatch):
+    network, training = code_blocks("python", PAGE)
+    for change in (
+        "synthetic_size=64",
+        "synthetic_images=1080",
+        "arange(600)",
+        "randperm(600)",
+        "10 * 19",
+        "range(10)",
+    ):
+        assert change in training
+    training = training.replace("synthetic_size=64, synthetic_images=1080", "synthetic_size=32, synthetic_images=120")
+    training = training.replace("600", "64").replace("10 * 19", "1 * 2").replace("range(10)", "range(1)")
+    (tmp_path / "my_network.py").write_text(network)
+    (tmp_path / "train_in_torch.py").write_text(training)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path("train_in_torch.py")
+    lines = "".join(code_blocks("sh", PAGE)).replace("\\\n", " ").splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        _, script, *arguments = shlex.split(line)
+        name = script.removeprefix("scripts/")
+        ended = program(name, *(SHORTER.get(each, each) for each in arguments), *FEWER.get(name, ()))
+        assert ended.returncode == 0, ended.stderr
+    taken, learned = (
+        json.loads((tmp_path / "runs/mine" / name / "fold_0/metrics.json").read_text())
+        for name in ("as_it_is", "learned")
+    )
+    assert taken["weights"] == learned["weights"]
+    assert len(taken["history"]) == 1
+    assert np.isfinite(learned["val_loss"])
+    assert (tmp_path / "mine.html").stat().st_size > 10_000
