@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
-    from r2l_jax.model.normalized_heads import from_flax, from_torch
+    from r2l_jax.model.normalized_heads import from_flax, from_onnx, from_torch
     from r2l_jax.training.run import load
 
-__all__ = ["data", "from_flax", "from_torch", "load"]
+__all__ = ["data", "from_flax", "from_onnx", "from_torch", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, because the libraries that read raw files and checkpoints take seconds.
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
-    if name in ("from_flax", "from_torch"):
+    if name in ("from_flax", "from_onnx", "from_torch"):
         return getattr(importlib.import_module(f"{__name__}.model.normalized_heads"), name)
     if name == "load":
         return importlib.import_module(f"{__name__}.training.run").load

@@ -284,7 +284,7 @@ class NetworkSettings(Settings):
     classifier_network: str = setting(
         f"for classification, the head: {', '.join(CLASSIFIERS)}; for any task, a head of your own: my_head.py:make, "
         "a function make(classes, rngs) that returns a flax.nnx.Module, which is trained, or a torch.nn.Module, which "
-        "is frozen; or timm:<name>, which is frozen",
+        "is frozen; or timm:<name>, which is frozen; or model.onnx, which is frozen and has no gradients",
         "ResNet18",
     )
     smp_encoder: str | None = setting(
@@ -333,10 +333,10 @@ class NetworkSettings(Settings):
         super().__post_init__()
         name = self.classifier_network
         if self.has_own_head:
-            if not (named_code.is_file(name) or name.startswith("timm:")):
+            if not (named_code.is_file(name) or name.startswith("timm:") or name.endswith(".onnx")):
                 raise InputError(
                     f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "
-                    f"my_head.py:make, or timm:<name>, got {name!r}"
+                    f"my_head.py:make, timm:<name>, or a file model.onnx, got {name!r}"
                 )
             for other in ("smp_encoder", "precision", "classifier_pretrained"):
                 if getattr(self, other) != getattr(type(self), other):

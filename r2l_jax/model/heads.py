@@ -4,6 +4,7 @@
   without either argument. It returns a Flax NNX module, which turns normalized images `(B, H, W, 3)` into logits
   `(B, C)`, or `(B, H, W, 1)` for segmentation, and which is trained; or a trained `torch.nn.Module`, which is frozen;
   or one of these with a normalization of its own, by `r2l_jax.from_flax` or `r2l_jax.from_torch`.
+- `<file>.onnx`: a frozen network without gradients, which takes images in [0, 1].
 - `timm:<name>`: a frozen classifier of the package timm.
 """
 
@@ -27,7 +28,8 @@ from jaxtyping import Array, Float
 
 from r2l_jax.config import NetworkSettings
 from r2l_jax.model import class_outputs
-from r2l_jax.model.normalized_heads import NormalizedHead, from_torch, import_torch, weights_of
+from r2l_jax.model.host_networks import import_torch
+from r2l_jax.model.normalized_heads import NormalizedHead, from_onnx, from_torch, weights_of
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.named_code import Source
@@ -175,6 +177,8 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
         return None
     if name.startswith(_TIMM):
         head = _of_timm(name, network.pretrained_weights)
+    elif name.endswith(".onnx"):
+        head = _of_onnx(name)
     else:
         source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --pipeline of others")
         head = NamedHead(name, make, source.identity, source)
@@ -207,6 +211,14 @@ def _drawn_by_a_seed():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def _of_onnx(name: str) -> NamedHead:
+    try:
+        content = hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{_FLAG}={name}: {error.strerror}") from None
+    return NamedHead(name, functools.partial(from_onnx, name), ("onnx", content))
 
 
 def _of_timm(name: str, weights: str | None) -> NamedHead:

@@ -706,7 +706,7 @@ def _present(
     name: str, flag: str, source: Mapping[str, str] | None, named: Mapping[str, NamedPipeline], where: str
 ) -> str:
     """Finds the pipeline or the head that a fold was trained with, and returns its present name."""
-    if ".py" not in name:
+    if not named_code.is_file(name):
         return name
     if not source:
         raise InputError(f"{where} is damaged: it lacks the file of {flag}")

@@ -159,7 +159,7 @@ def test_export_writes_its_processing_alone(taken, tmp_path):
     samples = np.random.default_rng(0).random((2, 32, 32), np.float32)
     outcomes = export_model(run, tmp_path / "out", samples, formats=("stablehlo", "safetensors"))
     assert {outcome.file: outcome.error for outcome in outcomes} == {"isp.stablehlo": None, "model.safetensors": None}
-    with pytest.raises(InputError, match="--parts=whole has a head of PyTorch, which is not exported: only isp can be"):
+    with pytest.raises(InputError, match="--parts=whole has a head from outside of JAX: only isp can be exported"):
         export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
 
 

@@ -86,7 +86,7 @@ def export_model(
     else:
         found, camera = parts_of(model.model, samples.shape[1:]), description.learned_camera(model)
     if any(weights_of(fold.model.head) for fold in model):
-        parts = _parts_beside_pytorch(found, parts)
+        parts = _parts_beside_frozen(found, parts)
     chosen = _chosen_parts(found, parts)
     wanted = _chosen_formats(formats, camera is not None)
     with writing_to(output):
@@ -119,10 +119,10 @@ def _formats_of_ensembles(parts: Sequence[str] | None, formats: Sequence[str] | 
     return tuple(_KINDS) if formats is None else formats
 
 
-def _parts_beside_pytorch(found: dict[str, Part], parts: Sequence[str] | None) -> list[str]:
-    """Returns the chosen parts; raises an InputError for one whose head is computed by PyTorch."""
+def _parts_beside_frozen(found: dict[str, Part], parts: Sequence[str] | None) -> list[str]:
+    """Returns the chosen parts; raises an InputError for one with a head that is not computed by JAX."""
     if unable := [name for name in (found if parts is None else parts) if name != "isp" and (parts or len(found) < 3)]:
-        raise InputError(f"--parts={unable[0]} has a head of PyTorch, which is not exported: only isp can be")
+        raise InputError(f"--parts={unable[0]} has a head from outside of JAX: only isp can be exported")
     return ["isp"]
 
 

@@ -10,8 +10,8 @@ from flax import nnx
 
 import isp
 import tasks
-from r2l_jax.model import normalized_heads
 from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime.errors import InputError, of_callback
@@ -219,7 +219,7 @@ def test_a_network_of_flax_with_its_own_normalization():
     linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     head = from_flax(linear, MEAN, STD)
     np.testing.assert_allclose(head(IMAGES), linear((IMAGES - np.array(MEAN)) / np.array(STD)), atol=1e-5)
-    assert normalized_heads.weights_of(head) is None
+    assert weights_of(head) is None
 
 
 @pytest.mark.slow

@@ -1,0 +1,295 @@
+"""Frozen networks of PyTorch and ONNX, which compute outside of JAX while the rest of a model stays in it.
+
+`jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`: images mapped over by `vmap`, such as those of searches that
+run together, reach the network in one call. On a GPU, images pass through the memory of the host.
+"""
+
+import abc
+import collections
+import hashlib
+import importlib
+import logging
+import pathlib
+import threading
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.named_code import in_one_line
+
+# JAX would also log the traceback of each error that a network raises.
+logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
+
+# So many results of a network are kept for their gradients: one for each device of this process.
+_KEPT = 8
+
+
+class HostNetwork(abc.ABC):
+    """A frozen network that computes outside of JAX. Networks are equal if their identities are.
+
+    Attributes:
+        identity: the hash of the layers and the weights.
+        differentiable: whether there is a gradient for the images.
+        kind: where it comes from, in words.
+    """
+
+    identity: str
+    differentiable: bool
+    kind: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HostNetwork) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    @abc.abstractmethod
+    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits `(N, C, ...)` of images of a shape `(N, 3, H, W)`.
+
+        Raises:
+            InputError: the network does not take such images, or does not return logits for them.
+        """
+
+    @abc.abstractmethod
+    def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
+
+    def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits, and keeps what the gradient needs."""
+        raise NotImplementedError
+
+    def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the gradient of the logits' product with a cotangent, for the images."""
+        raise NotImplementedError
+
+
+class OnnxNetwork(HostNetwork):
+    """A network in an ONNX file, computed by onnxruntime.
+
+    Attributes:
+        size: the height and width that the file asks for; None if it takes others.
+    """
+
+    differentiable, kind = False, "ONNX"
+
+    def __init__(self, file: str):
+        try:
+            onnxruntime = importlib.import_module("onnxruntime")
+        except ImportError:
+            raise InputError(f"{file} needs the package onnxruntime: pip install 'r2l_jax[onnx]'") from None
+        try:
+            content = pathlib.Path(file).read_bytes()
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}") from None
+        self.identity, self._file = hashlib.sha256(content).hexdigest(), file
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # It raises what it would also log.
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has many kinds of errors.
+            raise InputError(f"{file} is not an ONNX file that can be read: {in_one_line(error):.200}") from None
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type != "tensor(float)":
+            found = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+            raise InputError(f"{file} must take one float32 batch (B, 3, H, W) or (B, H, W, 3), got {found}")
+        self._last = shape[1] != 3  # whether channels are last
+        sides = shape[1:3] if self._last else shape[2:]
+        self.size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
+        self._batch = shape[0] if isinstance(shape[0], int) else None
+
+    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape, by a trial with black images."""
+        return (images[0], *self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:])
+
+    def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits of images, in the batches that the file asks for."""
+        array = np.asarray(images)
+        array = np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self._last else array
+        size = self._batch or len(array)
+        filled = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, 0)])
+        logits = np.concatenate([self._computed(filled[start : start + size]) for start in range(0, len(filled), size)])
+        logits = logits[: len(array)]
+        if np.isnan(logits).any() and np.isfinite(array).all():
+            raise InputError(f"{self._file} returns logits that are not numbers (NaN)")
+        return np.moveaxis(logits, -1, 1) if self._last and logits.ndim == 4 else logits
+
+    def _computed(self, array: np.ndarray) -> np.ndarray:
+        try:
+            logits = self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
+        except Exception as error:  # onnxruntime has many kinds of errors.
+            shape = ", ".join(map(str, array.shape[1:]))
+            raise InputError(f"{self._file} does not take images (B, {shape}): {in_one_line(error):.200}") from None
+        if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
+            raise InputError(f"{self._file} must return logits (B, C) or of the pixels, got shape {np.shape(logits)}")
+        return np.asarray(logits, np.float32)
+
+
+class TorchNetwork(HostNetwork):
+    """A trained PyTorch module, computed on arrays."""
+
+    differentiable, kind = True, "PyTorch"
+
+    def __init__(self, module: Any):
+        torch = import_torch()
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
+        if any(each.training for each in module.modules()):
+            warn(f"the module {type(module).__name__} was in training mode; it is set to evaluation")
+        self._module = module.eval().requires_grad_(False)
+        first = next((each for each in module.state_dict().values() if each.is_floating_point()), torch.zeros(()))
+        self._place = {"device": first.device, "dtype": first.dtype}
+        self.identity = _hash(module)
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._kept: collections.deque = collections.deque(maxlen=_KEPT)
+        self._lock = threading.Lock()
+
+    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape, by a trial with a single black image."""
+        if images[1:] not in self._shapes:
+            with import_torch().no_grad():
+                self._shapes[images[1:]] = tuple(self._computed(import_torch().zeros(1, *images[1:])).shape[1:])
+        return (images[0], *self._shapes[images[1:]])
+
+    def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
+        with import_torch().no_grad():
+            return _array(self._computed(_tensor(images)))
+
+    def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the logits, and keeps what the gradient needs."""
+        # A copy, since JAX uses the memory of the images again.
+        leaf = _tensor(images).clone().requires_grad_(True)
+        with import_torch().enable_grad():
+            logits = self._computed(leaf)
+        with self._lock:
+            self._kept.append((leaf, logits))
+        return _array(logits)
+
+    def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
+        """Computes the gradient of the logits' product with a cotangent, for the images."""
+        torch, wanted = import_torch(), _tensor(images)
+        leaf, logits = self._taken(wanted) or (None, None)
+        if leaf is None:
+            leaf = wanted.clone().requires_grad_(True)
+            with torch.enable_grad():
+                logits = self._computed(leaf)
+        (gradient,) = torch.autograd.grad(logits, leaf, _tensor(cotangent), allow_unused=True)
+        return np.zeros(leaf.shape, np.float32) if gradient is None else _array(gradient)
+
+    def _taken(self, images: Any) -> tuple[Any, Any] | None:
+        """Takes the kept logits of these images, if there are any, out of those that are kept."""
+        equal = import_torch().equal
+        with self._lock:
+            for place in reversed(range(len(self._kept))):
+                if self._kept[place][0].shape == images.shape and equal(self._kept[place][0], images):
+                    found = self._kept[place]
+                    # Earlier ones are of calls whose gradient was not asked for.
+                    self._kept.clear()
+                    return found
+        return None
+
+    def _computed(self, images: Any) -> Any:
+        """Computes the logits of a tensor, as a tensor of float32 on the CPU."""
+        torch, name = import_torch(), type(self._module).__name__
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                logits = self._module(images.to(**self._place))
+        except Exception as error:  # Modules may raise anything for images of a size or channels that they do not take.
+            shape = ", ".join(map(str, images.shape[1:]))
+            raise InputError(f"{name} does not take images (B, {shape}): {in_one_line(error):.300}") from error
+        if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 4) or len(logits) != len(images):
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+            raise InputError(
+                f"{name} must return a tensor of logits (B, C) or (B, C, H, W), got {got} for {len(images)} images"
+            )
+        logits = logits.to("cpu", torch.float32)
+        if logits.isnan().any() and images.isfinite().all():
+            raise InputError(f"{name} returns logits that are not numbers (NaN)")
+        return logits
+
+
+def import_torch() -> Any:
+    """Imports PyTorch.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise InputError("a head of PyTorch needs the package torch: pip install 'r2l_jax[torch]'") from None
+
+
+def _hash(module: Any) -> str:
+    torch, digest = import_torch(), hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensor(array: jax.Array | np.ndarray) -> Any:
+    """Returns an array as a tensor, which shares its memory."""
+    return import_torch().from_dlpack(array)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) -> Array:
+    """Calls a function of NumPy arrays. Axes that `vmap` adds become part of the batch."""
+
+    def folded(images: jax.Array, *others: jax.Array) -> np.ndarray:
+        added = images.ndim - 4
+        arrays = [array.reshape(-1, *array.shape[added + 1 :]) if added else array for array in (images, *others)]
+        return function(*arrays).reshape(*images.shape[:added], *shape)
+
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.pure_callback(folded, result, images, *others, vmap_method="broadcast_all")
+
+
+def _logits_forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
+    if not network.differentiable:
+        raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
+    return _kept_logits(network, images), images
+
+
+def _logits_backward(network: HostNetwork, images: Array, cotangent: Array) -> tuple[Array]:
+    return (_gradient(network, images, cotangent),)
+
+
+def _refuse(network: HostNetwork, *arguments: Any) -> Any:
+    raise InputError(f"a head of {network.kind} has first derivatives for its images, and no second ones")
+
+
+def _plain(network: HostNetwork, images: Array) -> Array:
+    return _call(network.logits, network.shape(images.shape), images)
+
+
+def _with_graph(network: HostNetwork, images: Array) -> Array:
+    return _call(network.kept_logits, network.shape(images.shape), images)
+
+
+def _pulled_back(network: HostNetwork, images: Array, cotangent: Array) -> Array:
+    return _call(network.gradient, images.shape, images, cotangent)
+
+
+_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_logits.defvjp(_logits_forward, _logits_backward)
+_kept_logits = jax.custom_vjp(_with_graph, nondiff_argnums=(0,))
+_kept_logits.defvjp(_refuse, _refuse)
+_gradient = jax.custom_vjp(_pulled_back, nondiff_argnums=(0,))
+_gradient.defvjp(_refuse, _refuse)
+
+
+def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
+    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
+    return _logits(network, images)

@@ -1,0 +1,105 @@
+"""Networks in ONNX files as heads, without gradients."""
+
+import jax
+import numpy as np
+import pytest
+from programs import call
+from small_runs import metrics
+
+import r2l_jax
+from r2l_jax import from_onnx
+from r2l_jax.drift.synthesis import evaluation
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import train
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+IMAGES = np.random.default_rng(0).random((5, 8, 10, 3), np.float32)
+WEIGHTS = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+
+
+def write(file, shape, last=False, kind=onnx.TensorProto.FLOAT):
+    """Writes a network that multiplies the means of an image's channels by the weights."""
+    axes = onnx.numpy_helper.from_array(np.array([1, 2] if last else [2, 3], np.int64), "axes")
+    weights = onnx.numpy_helper.from_array(WEIGHTS, "weights")
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
+        onnx.helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+    ]
+    given = onnx.helper.make_tensor_value_info("images", kind, shape)
+    made = onnx.helper.make_tensor_value_info("logits", kind, [shape[0], 5])
+    graph = onnx.helper.make_graph(nodes, "network", [given], [made], [axes, weights])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), file)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([1, 3, 8, 10], False), ([2, 3, "H", "W"], False)],
+)
+def test_logits_whatever_the_layout_and_the_batch_of_the_file(tmp_path, shape, last):
+    head = from_onnx(write(tmp_path / "net.onnx", shape, last), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    wanted = ((IMAGES.mean((1, 2)) - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 1.0, 2.0])) @ WEIGHTS
+    np.testing.assert_allclose(jax.jit(head)(IMAGES), wanted, atol=1e-5)
+    together = jax.jit(jax.vmap(head))(np.stack([IMAGES, IMAGES[::-1]]))
+    np.testing.assert_allclose(together, [wanted, wanted[::-1]], atol=1e-5)
+
+
+def test_images_are_resized_to_the_size_of_the_file(tmp_path):
+    head = from_onnx(write(tmp_path / "net.onnx", ["B", 3, 4, 5]))
+    assert head.core.size == (4, 5)
+    # Halving both sides keeps the means of an image that is constant.
+    constant = np.ones((2, 8, 10, 3), np.float32)
+    np.testing.assert_allclose(head(constant), np.tile(WEIGHTS.sum(0), (2, 1)), rtol=1e-5)
+
+
+def test_a_gradient_is_refused_in_one_line(tmp_path):
+    head = from_onnx(write(tmp_path / "net.onnx", ["B", 3, "H", "W"]))
+    with pytest.raises(InputError, match="this needs the gradient of the head, and a head of ONNX has none"):
+        jax.jit(jax.grad(lambda images: head(images).sum()))(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (["B", "C", "H", "W"], r"must take one float32 batch \(B, 3, H, W\) or .*, got tensor\(float\) \['B', 'C'"),
+        (None, "is not an ONNX file that can be read"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, shape, message):
+    file = tmp_path / "net.onnx"
+    if shape is None:
+        file.write_bytes(b"no network")
+    else:
+        write(file, shape)
+    with pytest.raises(InputError, match=message) as error:
+        from_onnx(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path):
+    file = write(tmp_path / "net.onnx", ["B", 3, "H", "W"])
+    config = replace(base, run_name="onnx", epochs=0, classifier_network=file)
+    train.run(config)
+    run = r2l_jax.load(config.run_dir)
+    raws, _ = run.dataset.samples(np.arange(4))
+    logits = run.render(raws).mean((1, 2)) @ WEIGHTS
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(run.predict(raws), odds / odds.sum(1, keepdims=True), atol=1e-5)
+    settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
+    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
+    (tests,) = (each["tests"] for each in found["runs"].values())
+    assert tests["own"]["accuracy"]["mean"] == metrics(config)["val_accuracy"]
+    output = ["--adv_parameters=gamma_correct", f"--output={tmp_path / 'forensics'}"]
+    ended = call("forensics.py", f"--run={config.run_dir}", "--analyses=worst_case", *output)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith("this needs the gradient of the head, and a head of ONNX has none")
+    with pytest.raises(InputError, match="this needs the gradient of the head"):
+        train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
+    write(tmp_path / "net.onnx", ["B", 3, "H", 32])
+    with pytest.raises(InputError, match=r"the weights of --classifier_network=.*net.onnx have changed since the run"):
+        r2l_jax.load(config.run_dir)
