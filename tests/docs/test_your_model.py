@@ -17,11 +17,11 @@ PAGE = PAGES["docs/your_model.md"]
 FEWER = {
     "train.py": ["--overwrite"],
     "forensics.py": ["--starts=1", "--steps=3"],
-    "adjust.py": ["--starts=1", "--steps=3"],
+    "adjust.py": [],
     "evaluate.py": ["--corruptions=contrast", "--pipelines=bilinear.none.none"],
 }
 SHORTER = {"--synthetic_size=64": "--synthetic_size=32", "--synthetic_images=1080": "--synthetic_images=120"}
-SHORTER |= {"--test_size=480": "--test_size=40", "--epochs=4": "--epochs=1"}
+SHORTER |= {"--test_size=480": "--test_size=40", "--epochs=20": "--epochs=1"}
 
 
 @pytest.mark.slow
