@@ -78,6 +78,8 @@ class Mended:
     def description(self) -> str:
         """Describes the mixture in words, such as "64 images, whose share is 20% to 98% by layer"."""
         least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
+        if not any(self.shares.values()):
+            return f"{self.images} images, whose share is 0%: the model is most certain as it is"
         return f"{self.images} images, whose share is {least} to {most} by layer"
 
 
@@ -86,7 +88,9 @@ def mend(
 ) -> Mended:
     """Mixes the statistics of all layers that normalize with those of new images.
 
-    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`.
+    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
+    more certain of the images as it is, its statistics stay: those of a model that has seen many cameras in training
+    differ from those of any one camera, which it knows all the same.
 
     Args:
         model: a model in evaluation.
@@ -102,11 +106,14 @@ def mend(
     for _ in range(_ROUNDS):
         _, moments, _ = _observe()(graph, task, state, raws, shares, cameras)
         shares = _shares(jax.device_get(moments), known, len(raws))
+    none = dict.fromkeys(layers, np.float32(0))
+    as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
     certainty, _, statistics = _observe()(graph, task, state, raws, shares, cameras)
+    certainty, as_it_is = float(certainty), float(as_it_is)
+    if as_it_is > certainty:
+        return Mended(model, dict.fromkeys(layers, 0.0), as_it_is, _needed(score), len(raws))
     mended = nnx.merge(graph, nnx.merge_state(state, statistics))
-    return Mended(
-        mended, {name: float(each) for name, each in shares.items()}, float(certainty), _needed(score), len(raws)
-    )
+    return Mended(mended, {name: float(each) for name, each in shares.items()}, certainty, _needed(score), len(raws))
 
 
 def replaced(

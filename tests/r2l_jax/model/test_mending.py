@@ -64,6 +64,19 @@ def test_statistics_of_the_training_stay_where_images_have_them():
     assert found.certainty == pytest.approx(1, abs=0.05)
 
 
+def test_a_model_that_is_more_certain_as_it_is_stays():
+    # The training's images differ from scene to scene in ways that these do not, as after training under many cameras.
+    model = model_of(IMAGES)
+    model.head.norm.var[...] /= 4
+    images = np.concatenate([IMAGES[:32:2], IMAGES[32::2] + 0.15]).astype(np.float32)
+    found = mending.mend(model, images, TASK, 1.0)
+    kept = mending.certainty_of(TASK.probabilities(model(jnp.asarray(images)), 8))
+    assert found.certainty == pytest.approx(float(kept), rel=1e-4)
+    assert set(found.shares.values()) == {0.0}
+    assert found.model is model
+    assert found.description == "32 images, whose share is 0%: the model is most certain as it is"
+
+
 def test_baselines_replace_statistics():
     model, dark = model_of(IMAGES), IMAGES / 4
     for only in (False, True):
