@@ -31,6 +31,10 @@ LEAST = 8
 # A mended model must be at least this fraction of its validation score certain.
 _LEAST_CERTAINTY = 0.5
 
+# A model stays as it is unless mending makes it more certain by this factor. Of 42 pairs of a model and a drift, the 30
+# above it gained 2 points or more, and the 12 below it would have lost 3 points on average.
+_LEAST_GAIN = 1.05
+
 # The numbers of pseudo-images of the training among which each layer's is chosen.
 _PSEUDO_IMAGES = (0.0, *(2.0**power for power in range(11)), math.inf)
 
@@ -89,7 +93,7 @@ def mend(
     """Mixes the statistics of all layers that normalize with those of new images.
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    more certain of the images as it is, its statistics stay: those of a model that has seen many cameras in training
+    about as certain of the images as it is, its statistics stay: those of a model that has seen many cameras in training
     differ from those of any one camera, which it knows all the same.
 
     Args:
@@ -110,7 +114,7 @@ def mend(
     as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
     certainty, _, statistics = _observe()(graph, task, state, raws, shares, cameras)
     certainty, as_it_is = float(certainty), float(as_it_is)
-    if as_it_is > certainty:
+    if certainty < _LEAST_GAIN * as_it_is:
         return Mended(model, dict.fromkeys(layers, 0.0), as_it_is, _needed(score), len(raws))
     mended = nnx.merge(graph, nnx.merge_state(state, statistics))
     return Mended(mended, {name: float(each) for name, each in shares.items()}, certainty, _needed(score), len(raws))
