@@ -93,8 +93,8 @@ def mend(
     """Mixes the statistics of all layers that normalize with those of new images.
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    about as certain of the images as it is, its statistics stay: those of a model that has seen many cameras in training
-    differ from those of any one camera, which it knows all the same.
+    about as certain of the images as it is, its statistics stay. A model that has seen many cameras in training knows
+    each of them, and its statistics differ from those of any one camera.
 
     Args:
         model: a model in evaluation.
