@@ -4,7 +4,7 @@ import numpy as np
 import own_code
 import pytest
 import tifffile
-from programs import call
+from programs import call, program
 from small_runs import metrics, model
 
 import r2l_jax
@@ -23,7 +23,9 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import save_file  # noqa: E402
 
 # The head of a run, in PyTorch.
 CODE = """
@@ -240,3 +242,74 @@ def test_raw_files_are_predicted(taken, tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "p.csv").read_text().count("\n") == 2
+
+
+def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    module = timm.create_model("test_vit", num_classes=5).eval()
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    settings = {"classifier_network": "timm:test_vit", "pretrained_weights": str(tmp_path / "weights.safetensors")}
+    config = replace(base, run_name="timm", epochs=0, **settings)
+    train.run(config)
+    run = r2l_jax.load(config.run_dir)
+    raws, _ = run.dataset.samples(np.arange(2))
+    images = torch.tensor(run.render(raws)).permute(0, 3, 1, 2)
+    about = timm.data.resolve_model_data_config(module)
+    large = torch.nn.functional.interpolate(images, about["input_size"][1:], mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(about[name])[:, None, None] for name in ("mean", "std"))
+    wanted = torch.softmax(module((large - mean) / std), 1).detach().numpy()
+    np.testing.assert_allclose(run.predict(raws), wanted, atol=1e-4)
+    with pytest.raises(InputError, match=r"--classifier_network=timm:test_vid: timm has no network 'test_vid'"):
+        train.run(replace(config, classifier_network="timm:test_vid"))
+    save_file({"head.weight": torch.zeros(5, 3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(InputError, match="does not hold the weights of timm's test_vit: RuntimeError") as error:
+        train.run(replace(config, run_name="other"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_segments(base, tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    name = own_code.write(
+        tmp_path / "my_unet.py",
+        "import segmentation_models_pytorch as smp\n\n"
+        "def make(classes):\n"
+        "    return smp.Unet('resnet18', encoder_weights=None, encoder_depth=3, decoder_channels=(32, 16, 8),\n"
+        "                    classes=classes).eval()\n",
+    )
+    config = replace(
+        base,
+        run_name="masks",
+        dataset="SyntheticSegmentation",
+        augmentation="none",
+        epochs=0,
+        classifier_network=name,
+    )
+    train.run(config)
+    # Masks of the same untrained network, which is drawn by a seed.
+    masks = r2l_jax.load(config.run_dir).predict(np.full((1, 32, 32), 0.3, np.float32))
+    assert masks.shape == (1, 32, 32)
+    assert np.ptp(masks) > 1e-4
+    settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
+    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
+    (tests,) = (each["tests"] for each in found["runs"].values())
+    assert tests["own"]["iou"]["mean"] == pytest.approx(metrics(config)["val_iou"], abs=1e-6)
+
+
+def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_path):
+    code = (
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, images):\n"
+        "        logits = images.mean((2, 3)) @ torch.ones(3, 5)\n"
+        "        return logits + torch.where(logits > 0.001, torch.nan, 0)\n"
+        "def make():\n"
+        "    return Net().eval()\n"
+    )
+    name = own_code.write(tmp_path / "my_network.py", code)
+    data = ["--synthetic_images=40", "--synthetic_size=32", f"--data_dir={base.data.data_dir}"]
+    place = [f"--logdir={tmp_path}", "--experiment_name=nan", "--run_name=nan"]
+    ended = program("train.py", "--epochs=0", f"--classifier_network={name}", *data, *place)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "train.py: error: Net returns logits that are not numbers (NaN)"
+    assert "Traceback" not in ended.stderr
