@@ -129,6 +129,12 @@ class NamedHead:
                     f"{named} has the variable {place} of {getattr(variable[...], 'dtype', 'no array')}: a head holds "
                     "float32 alone, and no random state such as that of dropout"
                 )
+        if weights_of(made) and jax.device_count() > 1:
+            # Devices that share a batch would wait for each other while one of them calls the network.
+            raise InputError(
+                f"{named} is a network from outside of JAX, which takes one device, found {jax.device_count()}: choose "
+                "one, such as by CUDA_VISIBLE_DEVICES=0 or JAX_NUM_CPU_DEVICES=1"
+            )
         if self.groups is None:
             return made
         if isinstance(made, NormalizedHead):

@@ -313,3 +313,13 @@ def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == "train.py: error: Net returns logits that are not numbers (NaN)"
     assert "Traceback" not in ended.stderr
+
+
+def test_several_devices_are_refused(base, file, monkeypatch):
+    monkeypatch.setattr(heads.jax, "device_count", lambda: 2)
+    heads._made_once.cache_clear()
+    config = replace(base, run_name="devices", epochs=0, classifier_network=f"{file}:make")
+    with pytest.raises(
+        InputError, match="from outside of JAX, which takes one device, found 2: choose one, such as by"
+    ):
+        train.run(config)
