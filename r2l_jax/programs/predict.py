@@ -70,17 +70,18 @@ def _load(
     checkpoint: str,
     pipeline: str | None,
     camera: str | None,
-    mended_by: tuple[remote.Place, ...],
+    mended_by: tuple[str, ...],
     force: bool,
 ) -> Predictor:
-    """Loads the model that predicts the files, once per process, and mends it by some files if there are any."""
+    """Loads the model that predicts the files, once per process, and mends it by the files of some inputs."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
+    from r2l_jax.apps.render import find_raw_files
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run
 
     opened, known = open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera)
     check_raw(opened)
-    return Predictor(mended(opened, mended_by, known, force) if mended_by else opened, known)
+    return Predictor(mended(opened, find_raw_files(mended_by), known, force) if mended_by else opened, known)
 
 
 def main(config: PredictionConfig) -> int:
@@ -90,8 +91,7 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.runtime.worklist import Workers
 
     cluster.prepare(config.scheduler)
-    files = find_raw_files(config.input)
-    mended_by = tuple(files) if config.adapt else ()
+    mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.pipeline, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
     run, camera = load()
@@ -100,6 +100,7 @@ def main(config: PredictionConfig) -> int:
     for fold in run:
         if fold.mending is not None:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
+    files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
     predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)
