@@ -34,12 +34,10 @@ class HostNetwork(abc.ABC):
 
     Attributes:
         identity: the hash of the layers and the weights.
-        differentiable: whether there is a gradient for the images.
         kind: where it comes from, in words.
     """
 
     identity: str
-    differentiable: bool
     kind: str
 
     def __eq__(self, other: object) -> bool:
@@ -60,23 +58,15 @@ class HostNetwork(abc.ABC):
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
 
-    def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
-        """Computes the logits, and keeps what the gradient needs."""
-        raise NotImplementedError
-
-    def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
-        """Computes the gradient of the logits' product with a cotangent, for the images."""
-        raise NotImplementedError
-
 
 class OnnxNetwork(HostNetwork):
-    """A network in an ONNX file, computed by onnxruntime.
+    """A network in an ONNX file, computed by onnxruntime, without gradients.
 
     Attributes:
         size: the height and width that the file asks for; None if it takes others.
     """
 
-    differentiable, kind = False, "ONNX"
+    kind = "ONNX"
 
     def __init__(self, file: str):
         try:
@@ -132,9 +122,9 @@ class OnnxNetwork(HostNetwork):
 
 
 class TorchNetwork(HostNetwork):
-    """A trained PyTorch module, computed on arrays."""
+    """A trained PyTorch module, computed on arrays. It has gradients for the images."""
 
-    differentiable, kind = True, "PyTorch"
+    kind = "PyTorch"
 
     def __init__(self, module: Any):
         torch = import_torch()
@@ -257,16 +247,16 @@ def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) 
 
 
 def _logits_forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
-    if not network.differentiable:
+    if not isinstance(network, TorchNetwork):
         raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
     return _kept_logits(network, images), images
 
 
-def _logits_backward(network: HostNetwork, images: Array, cotangent: Array) -> tuple[Array]:
+def _logits_backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
     return (_gradient(network, images, cotangent),)
 
 
-def _refuse(network: HostNetwork, *arguments: Any) -> Any:
+def _refuse(network: TorchNetwork, *arguments: Any) -> Any:
     raise InputError(f"a head of {network.kind} has first derivatives for its images, and no second ones")
 
 
@@ -274,11 +264,11 @@ def _plain(network: HostNetwork, images: Array) -> Array:
     return _call(network.logits, network.shape(images.shape), images)
 
 
-def _with_graph(network: HostNetwork, images: Array) -> Array:
+def _with_graph(network: TorchNetwork, images: Array) -> Array:
     return _call(network.kept_logits, network.shape(images.shape), images)
 
 
-def _pulled_back(network: HostNetwork, images: Array, cotangent: Array) -> Array:
+def _pulled_back(network: TorchNetwork, images: Array, cotangent: Array) -> Array:
     return _call(network.gradient, images.shape, images, cotangent)
 
 
