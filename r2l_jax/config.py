@@ -247,9 +247,9 @@ class ProcessingSettings(ProcessingChoice):
     """Processing."""
 
     processing_mode: str | None = setting(
-        "parametrized: the learnable pipeline; adaptive: this pipeline, or that of --pipeline, with parameters that a "
-        "small network adapts to each image; static: classical algorithms; neural_network: a U-Net++ on half-size RGB "
-        "from the mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
+        "parametrized: the learnable pipeline; adaptive: a small network adapts this pipeline, or the one of "
+        "--pipeline, to each image; static: classical algorithms; neural_network: a U-Net++ on half-size RGB from the "
+        "mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
         None,
         choices=PROCESSING_MODES,
     )
@@ -321,7 +321,7 @@ class NetworkSettings(Settings):
 
     @property
     def has_own_head(self) -> bool:
-        """Whether the head is none of the known networks, see `model.heads`."""
+        """Whether the head comes from the user's file or from a package, see `model.heads`."""
         return self.classifier_network not in CLASSIFIERS
 
     @property

@@ -1,6 +1,7 @@
 """Draws how raw data becomes a decision, and what the three drift controls do to it.
 
-python docs/ext/overview.py writes docs/images/overview.svg. Stages and parameters are those of `isp.parametrized`.
+python docs/ext/overview.py writes docs/images/overview.svg. The stages and their
+parameters are read from `isp.parametrized`.
 """
 
 import html

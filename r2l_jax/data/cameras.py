@@ -74,9 +74,10 @@ class Cameras:
 
 
 def values_of(cameras: Sequence[isp.Camera], start: isp.Camera) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the values of cameras, and as often those of the camera that the processing starts from.
+    """Returns the values of cameras, and those of the camera that the processing starts from, stacked by field.
 
-    Under "own" there is also the noise of the cameras, see `isp.sensor.noise_of`.
+    Under "start", the same values are repeated for each camera. "own" also has the noise of the cameras, see
+    `isp.sensor.noise_of`.
     """
 
     def calibration(cameras: Sequence[isp.Camera]) -> dict[str, np.ndarray]:

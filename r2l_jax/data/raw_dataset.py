@@ -155,7 +155,7 @@ class RawDataset:
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
         """Hashes each of some samples: its files or, without files, its mosaic and target; its label; and the recipe.
 
-        Of a data set of several cameras, also the calibration values of the sample's camera.
+        If the data set has several cameras, the calibration values of the sample's camera are hashed as well.
 
         Raises:
             InputError: a file cannot be read.

@@ -70,7 +70,7 @@ def drifted(
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     cameras += [] if dataset.cameras is None else [dataset.cameras.described]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
-    # The processing does not know the other camera, and takes its mosaics for those of the camera that it started from.
+    # The processing is not told that another camera has taken the mosaics: that is the drift.
     kept = None if camera is not None else dataset.cameras
     return dataclasses.replace(dataset, read=read, recipe=recipe, cameras=kept)
 

@@ -4,9 +4,9 @@ python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05 --labeled=32
 python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
 
-To adapt, the program mixes the statistics by which the model normalizes with those of drifted images, and tunes the
-processing, with or without labels. The weights of the head stay as they are. It writes the mended model as a run,
-adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
+A model normalizes by statistics of its training images. To adapt, the program mixes those of drifted images into them,
+and tunes the processing, with or without labels. The weights of the head stay as they are. It writes the mended model
+as a run, adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
 """
 
 import functools

@@ -58,7 +58,7 @@ class Shot:
 
     @property
     def title(self) -> str:
-        """The maker and the model of the camera, by which several cameras of a folder are told apart."""
+        """The maker and the model of the camera: the name of a camera in a folder of several."""
         return " ".join(filter(None, (self.maker, self.model))) or "unknown"
 
 

@@ -47,9 +47,9 @@ class AdaptationSettings(Settings):
     """
 
     method: str | None = setting(
-        "statistics: mix the statistics by which the model normalizes with those of the drifted images; processing: "
-        "also search for the processing that brings the features' statistics back; labels: search for it by labels, "
-        "with statistics before and after; all; default: labels if there are any, else processing",
+        "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune the "
+        "processing until the features look as in training; labels: tune it by labels, and mix statistics before and "
+        "after; all: each of these; default: labels if there are any, else processing",
         None,
         choices=METHODS,
     )
