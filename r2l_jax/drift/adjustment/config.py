@@ -47,9 +47,9 @@ class AdaptationSettings(Settings):
     """
 
     method: str | None = setting(
-        "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune the "
-        "processing until the features look as in training; labels: tune it by labels, and mix statistics before and "
-        "after; all: each of these; default: labels if there are any, else processing",
+        "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
+        "the processing until the features look as in training; labels: tune it by labels, and mix statistics before "
+        "and after; all: each of these; default: labels if there are any, else processing",
         None,
         choices=METHODS,
     )
