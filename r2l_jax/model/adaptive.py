@@ -72,10 +72,8 @@ class AdaptivePipeline(isp.Pipeline):
             raise ValueError("no parameter of the pipeline is tuned and has a natural range, so nothing can adapt")
         self.sensor = camera.pattern, float(np.mean(camera.black_level))
         zeros = nnx.initializers.zeros
-        hidden, last = (
-            nnx.Linear(STATISTICS, _WIDTH, rngs=rngs),
-            nnx.Linear(_WIDTH, outputs, kernel_init=zeros, rngs=rngs),
-        )
+        hidden = nnx.Linear(STATISTICS, _WIDTH, rngs=rngs)
+        last = nnx.Linear(_WIDTH, outputs, kernel_init=zeros, rngs=rngs)
         self.network = nnx.Sequential(hidden, nnx.relu, last)
 
     def __call__(
@@ -113,8 +111,7 @@ class AdaptivePipeline(isp.Pipeline):
 
         Args:
             raw: The mosaics.
-            offsets: As in a call. Those of the black level are those of the mosaics' cameras, and statistics begin
-                there.
+            offsets: As in a call. They move the black level from which the statistics of each mosaic are counted.
         """
         pattern, black = self.sensor
         for name, offset in (offsets or {}).items():
@@ -134,7 +131,7 @@ class AdaptivePipeline(isp.Pipeline):
         return self.values(self._total(raw, offsets))
 
     def for_camera(self, camera: isp.Camera) -> "AdaptivePipeline":
-        """Returns a copy whose statistics begin at the black level of a camera with the same color filter array."""
+        """Returns a copy whose statistics are counted from the black level of another camera of the same pattern."""
         graph, state = nnx.split(self)
         pipeline = nnx.merge(graph, state)
         pipeline.sensor = camera.pattern, float(np.mean(camera.black_level))
