@@ -25,14 +25,14 @@ from r2l_jax.runtime import compiler
 # A model is mended by at most this many images at once, since each layer needs all of them together.
 MOST = 64
 
-# Fewer images tell their statistics from those of their few scenes too poorly.
+# The statistics of fewer images are those of a few scenes.
 LEAST = 8
 
-# A mended model must be at least this fraction of its validation score certain.
+# The least certainty of a mended model, as a fraction of its validation score.
 _LEAST_CERTAINTY = 0.5
 
 # A model stays as it is unless mending makes it more certain by this factor. Of 42 pairs of a model and a drift, the 30
-# above it gained 2 points or more, and the 12 below it would have lost 3 points on average.
+# above it gained 1.9 points or more, and the 12 below it would have lost 2.8 points on average.
 _LEAST_GAIN = 1.05
 
 # The numbers of pseudo-images of the training among which each layer's is chosen.
