@@ -60,6 +60,8 @@ AUGMENTATIONS = ("none", "weak", "strong")
 # The parts of a training that are drawn at random, each with a seed.
 SEEDED = ("weights", "order", "split")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
+# What a training can record of some samples, and how.
+TRACKED = ("processing", "gradients", "predictions", "arrays", "every_epoch")
 PRECISIONS = ("float32", "bfloat16")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
@@ -91,17 +93,26 @@ class DataSettings(Settings):
     )
     download: bool = setting("download a published data set from Zenodo if it is not there", False)
     camera: str | None = setting(
-        "for Folder: drone, microscopy, a JSON file, or auto (each file's own calibration)", None
+        "for Folder: drone, microscopy, a JSON file, or auto (each file's own calibration); default: auto", None
     )
     tile_size: int | None = setting(
         "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
         "default: 256, or the shortest side if it is smaller",
         None,
+        rare=True,
     )
     synthetic_images: int | None = setting(
         f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None
     )
-    synthetic_size: int | None = setting(f"height and width of its scenes in pixels; default: {SYNTHETIC_SIZE}", None)
+    synthetic_size: int | None = setting(
+        f"height and width of its scenes in pixels; default: {SYNTHETIC_SIZE}", None, rare=True
+    )
+
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values; a Folder without a camera has the calibration of its files, as a run records it."""
+        is_auto = values.get("dataset") == "Folder" and values.get("camera") is None
+        return {**values, "camera": "auto"} if is_auto else values
 
     @property
     def source(self) -> dict[str, Any]:
@@ -116,12 +127,13 @@ class TrainingDataSettings(DataSettings):
 
     iso: float | tuple[float, ...] = setting(
         f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
-        "commas: batches mix them, and splits keep all mosaics of a scene together",
+        "commas: batches mix them, and splits keep all mosaics of a scene together (or --intensity)",
         1.0,
+        former="intensity",
     )
-    n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
+    n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE, rare=True)
     train_size: float = setting(
-        "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION
+        "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION, rare=True
     )
     test_size: float = setting(
         "samples kept from training and from the choice of the best epoch, on which all controls then measure: "
@@ -129,13 +141,15 @@ class TrainingDataSettings(DataSettings):
         0.0,
         bound=NOT_NEGATIVE,
     )
-    state_dict_uri: str | None = setting("earlier run whose splits are used again", None)
-    test_run: bool = setting("use only one batch of training samples and one batch of validation samples", False)
+    state_dict_uri: str | None = setting("earlier run whose splits are used again", None, rare=True)
+    test_run: bool = setting(
+        "use only one batch of training samples and one batch of validation samples", False, rare=True
+    )
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the values; a single intensity becomes a number, as runs record it, and several are in order."""
-        iso = values.get("iso")
+        values, iso = super().completed(values), values.get("iso")
         if not isinstance(iso, tuple):
             return values
         return {**values, "iso": iso[0] if len(iso) == 1 else tuple(sorted(iso))}
@@ -167,19 +181,21 @@ class ProcessingChoice(Settings):
 
     processing_mode: str | None = setting("", None, choices=PROCESSING_MODES)
     sp_debayer: str | None = setting(
-        "with --processing_mode=static, the demosaicing; default: bilinear", None, choices=DEMOSAICING
+        "with --processing_mode=static, the demosaicing; default: bilinear", None, choices=DEMOSAICING, rare=True
     )
     sp_sharpening: str | None = setting(
-        "with --processing_mode=static, the sharpening; default: sharpening_filter", None, choices=SHARPENING
+        "with --processing_mode=static, the sharpening; default: sharpening_filter", None, choices=SHARPENING, rare=True
     )
     sp_denoising: str | None = setting(
-        "with --processing_mode=static, the denoising; default: gaussian_denoising", None, choices=DENOISING
+        "with --processing_mode=static, the denoising; default: gaussian_denoising", None, choices=DENOISING, rare=True
     )
     pipeline: str | None = setting(
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
     )
     half_size: bool = setting(
-        "demosaic and shrink in one step: one pixel for each 2x2 sites of the mosaic, or 3x3 sites for X-Trans", False
+        "demosaic and shrink in one step: one pixel for each 2x2 sites of the mosaic, or 3x3 sites for X-Trans",
+        False,
+        rare=True,
     )
 
     @classmethod
@@ -253,7 +269,9 @@ class ProcessingSettings(ProcessingChoice):
         None,
         choices=PROCESSING_MODES,
     )
-    processor_uri: str | None = setting("earlier run; training starts from its processor and normalization", None)
+    processor_uri: str | None = setting(
+        "earlier run; training starts from its processor and normalization", None, rare=True
+    )
     freeze_processor: bool = setting("do not train the processor's parameters", False)
 
     def __post_init__(self):
@@ -288,12 +306,13 @@ class NetworkSettings(Settings):
         "ResNet18",
     )
     smp_encoder: str | None = setting(
-        "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
+        "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS, rare=True
     )
     precision: str = setting(
         "the type in which the head computes; parameters, statistics, losses and the pipeline are float32",
         "float32",
         choices=PRECISIONS,
+        rare=True,
     )
     classifier_pretrained: bool = setting(
         "start the head's ResNet from torchvision's ImageNet weights, downloaded from the Hugging Face hub; its last "
@@ -304,12 +323,14 @@ class NetworkSettings(Settings):
         "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
         "names; for --classifier_network=timm:<name>: one with timm's names",
         None,
+        rare=True,
     )
 
     classes: str | None = setting(
         "for a head of your own that tells other classes apart: a text file with the names of its outputs, one in each "
         "line; or pairs <class of the data>:<output>, with + between several outputs, as in cat:281+282,dog:207",
         None,
+        rare=True,
     )
 
     @classmethod
@@ -374,35 +395,42 @@ class OptimizationSettings(Settings):
         3,
         bound=NOT_NEGATIVE,
     )
-    optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adam", choices=OPTIMIZERS)
+    optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adam", choices=OPTIMIZERS, rare=True)
     weight_decay: float = setting(
-        "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE
+        "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE, rare=True
     )
     schedule: str = setting(
         "how the learning rate changes: constant, or a cosine that falls to 0 in the last epoch",
         "constant",
         choices=SCHEDULES,
+        rare=True,
     )
     warmup_epochs: float = setting(
-        "the number of epochs over which the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE
+        "the number of epochs over which the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE, rare=True
     )
     patience: int = setting(
         "stop after this many validations in a row without a better score; 0 trains all epochs",
         0,
         bound=NOT_NEGATIVE,
+        rare=True,
     )
     label_smoothing: float = setting(
-        "for classification: in training, this share of each target is spread over all classes", 0.0, bound=NOT_NEGATIVE
+        "for classification: in training, this share of each target is spread over all classes",
+        0.0,
+        bound=NOT_NEGATIVE,
+        rare=True,
     )
     class_weights: str = setting(
         "for classification: balanced gives rare classes more weight in the training loss, by their number of samples",
         "none",
         choices=CLASS_WEIGHTS,
+        rare=True,
     )
     ema: float = setting(
         "use a moving average of the weights over the updates, with this decay, such as 0.99; 0 uses the last weights",
         0.0,
         bound=NOT_NEGATIVE,
+        rare=True,
     )
     batch_size: int = setting("samples per update, over all devices", 32, bound=POSITIVE)
     augmentation: str = setting(
@@ -414,15 +442,17 @@ class OptimizationSettings(Settings):
         "none",
         choices=AUGMENTATIONS,
     )
-    check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
+    check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)
     seed: int = setting(
         "the seed of the splits, the initial weights, the order of samples and the augmentation", 1, bound=NOT_NEGATIVE
     )
-    weights_seed: int | None = setting("the seed of the initial weights; default: --seed", None, bound=NOT_NEGATIVE)
-    order_seed: int | None = setting(
-        "the seed of the order of samples and of the augmentation; default: --seed", None, bound=NOT_NEGATIVE
+    weights_seed: int | None = setting(
+        "the seed of the initial weights; default: --seed", None, bound=NOT_NEGATIVE, rare=True
     )
-    split_seed: int | None = setting("the seed of the splits; default: --seed", None, bound=NOT_NEGATIVE)
+    order_seed: int | None = setting(
+        "the seed of the order of samples and of the augmentation; default: --seed", None, bound=NOT_NEGATIVE, rare=True
+    )
+    split_seed: int | None = setting("the seed of the splits; default: --seed", None, bound=NOT_NEGATIVE, rare=True)
 
     def seed_of(self, part: str) -> int:
         """Returns the seed of a part of the training, one of `SEEDED`."""
@@ -463,6 +493,7 @@ class AttackSettings(Settings):
         "with --adv_training, a list of the parameters that may move: all, additive_layer, or parameters of the "
         f"pipeline, such as {', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
         None,
+        rare=True,
     )
     adv_aux_loss: str | None = setting(
         "with --adv_training, how deviation from the default rendering is measured: ssim: 1 minus the structural "
@@ -471,18 +502,22 @@ class AttackSettings(Settings):
         f"default: {_ATTACK_DEFAULTS['adv_aux_loss']}",
         None,
         choices=AUX_LOSSES,
+        rare=True,
     )
     adv_aux_weight: float | None = setting(
         "with --adv_training, the weight of the deviation relative to the task loss; "
         f"default: {_ATTACK_DEFAULTS['adv_aux_weight']:g}",
         None,
         bound=NOT_NEGATIVE,
+        rare=True,
     )
     adv_noise_layer: bool = setting(
-        "with --adv_training, also train an image that is added to the pipeline's images", False
+        "with --adv_training, also train an image that is added to the pipeline's images", False, rare=True
     )
     adv_track_differences: bool = setting(
-        "with --adv_training, record pictures in the default rendering and under attack, and their difference", False
+        "with --adv_training, record pictures in the default rendering and under attack, and their difference",
+        False,
+        rare=True,
     )
 
     @classmethod
@@ -502,34 +537,44 @@ class AttackSettings(Settings):
 class TrackingSettings(Settings):
     """Tracking."""
 
-    experiment_name: str = setting("folder of runs that belong together", "classification learnable pipeline")
-    run_name: str = setting("folder of this run, within the experiment's folder", "test run")
+    experiment_name: str = setting("folder of runs that belong together", "experiment")
+    run_name: str = setting("folder of this run, within the experiment's folder", "run")
     logdir: str = setting("folder of all experiments, for TensorBoard", "runs")
     overwrite: bool = setting("start over instead of continuing a run of this name", False)
     log_model: bool = setting(
-        "write checkpoints (true or false); without them a run cannot be continued", True, kind="value"
+        "write checkpoints (true or false); without them a run cannot be continued", True, kind="value", rare=True
     )
     keep_optimizer: bool = setting(
         "keep the optimizer's state (twice the size of the model) when a run is finished, so that the run can be "
         "continued with more --epochs",
         False,
+        rare=True,
     )
     save_locally: bool = setting(
-        "also write the best model as model.safetensors, which r2l_jax.load reads without the run's folder", False
+        "also write the best model as model.safetensors, which r2l_jax.load reads without the run's folder",
+        False,
+        rare=True,
     )
-    track_processing: bool = setting("record the picture after every stage", False)
-    track_processing_gradients: bool = setting(
-        "record the gradient of the loss for the picture after every stage", False
+    track: tuple[str, ...] = setting(
+        "what to record of the data set's first samples: processing, the picture after every stage; gradients, of the "
+        "loss for these pictures; predictions, with targets; arrays, all of this also as .npy; every_epoch, not only "
+        "the last",
+        (),
+        each=TRACKED,
+        switches={
+            "track_processing": "processing",
+            "track_processing_gradients": "gradients",
+            "track_predictions": "predictions",
+            "track_save_tensors": "arrays",
+            "track_every_epoch": "every_epoch",
+        },
     )
-    track_predictions: bool = setting("record targets and predictions", False)
-    track_save_tensors: bool = setting("also write the recorded arrays as .npy", False)
-    track_every_epoch: bool = setting("record every epoch, not only at the end", False)
-    track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE)
+    track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE, rare=True)
 
     @property
     def records(self) -> bool:
-        """Whether pictures of the data set's first samples are recorded."""
-        return self.track_processing or self.track_processing_gradients or self.track_predictions
+        """Whether the data set's first samples are recorded."""
+        return not {"processing", "gradients", "predictions"}.isdisjoint(self.track)
 
     def __post_init__(self):
         super().__post_init__()
@@ -585,12 +630,11 @@ class TrainConfig(Settings):
             raise InputError(f"--adv_training moves parameters of all images together; {processing.flag} has others")
         if attack.adv_training and processing.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
-        for name in ("track_save_tensors", "track_every_epoch"):
-            if getattr(self.tracking, name) and not (self.tracking.records or attack.adv_track_differences):
-                raise InputError(
-                    f"--{name} needs a record: give --track_processing, --track_processing_gradients, "
-                    "--track_predictions or --adv_track_differences as well"
-                )
+        if self.tracking.track and not (self.tracking.records or attack.adv_track_differences):
+            raise InputError(
+                f"--track={','.join(self.tracking.track)} records nothing: add processing, gradients or predictions, "
+                "or give --adv_track_differences"
+            )
 
     @property
     def run_dir(self) -> pathlib.Path:
@@ -616,8 +660,9 @@ class GroupSettings(Settings):
         "the seed of --seed",
         ("weights", "order"),
         each=SEEDED,
+        rare=True,
     )
-    scheduler: str = setting(f"with --seeds, {cluster.SETTING}", "serial")
+    scheduler: str = setting(f"with --seeds, {cluster.SETTING}", "serial", rare=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,10 +1,21 @@
 """The programs: flags, one call, and the exit status. Each has a file in scripts/ and a command r2l-<name>."""
 
+import difflib
 import importlib
 import pathlib
 import sys
 
 from r2l_jax.runtime.stop import end_on_signals
+
+# The programs by what they are for, in the order of a project.
+GROUPS = {
+    "data": ("download", "unprocess", "synthesize"),
+    "camera": ("calibrate", "process"),
+    "train": ("train", "study"),
+    "drift": ("evaluate", "forensics", "adjust"),
+    "look": ("report", "sheet", "lab"),
+    "use": ("predict", "export"),
+}
 
 
 def start(name: str = "") -> None:
@@ -16,3 +27,29 @@ def start(name: str = "") -> None:
     end_on_signals()
     name = name or pathlib.Path(sys.argv[0]).stem.removeprefix("r2l-")
     importlib.import_module(f"{__name__}.{name}").run()
+
+
+def main() -> None:
+    """Runs the program that the first argument names, as the command `r2l`; without one, lists the programs."""
+    names = [name for group in GROUPS.values() for name in group]
+    given = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if given in names:
+        sys.argv = [f"{sys.argv[0]} {given}", *sys.argv[2:]]
+        start(given)
+    elif given in ("--help", "-h", "help"):
+        print(listing())
+    else:
+        near = difflib.get_close_matches(given, names, n=1)
+        hint = f"did you mean r2l {near[0]}?" if near else "r2l lists all programs"
+        sys.exit(f"r2l: error: unknown program {given}: {hint}")
+
+
+def listing() -> str:
+    """Returns the names of all programs with the first line of their help, in groups."""
+    lines = ["r2l <program> --<flag>=<value> ...", "r2l <program> --help"]
+    for group, names in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for name in names:
+            about = importlib.import_module(f"{__name__}.{name}").__doc__ or ""
+            lines.append(f"  {name:<11}{about.splitlines()[0].rstrip('.')}")
+    return "\n".join(lines)

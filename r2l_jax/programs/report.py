@@ -1,11 +1,12 @@
 """Collects everything in run folders on one HTML page.
 
 python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
-python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=report.html
+python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --compare
 
 The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
 default folders. It needs no other file and no network, and is readable on a phone and in print. For a group of
-trainings, the figure of all of them is also written to drift.png beside the report.
+trainings, the figure of all of them is also written to drift.png beside the report. With --compare, the best
+checkpoints of runs with the same samples are measured on them, and paired by sample.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ class ReportConfig(Settings):
     """Report.
 
     Raises:
-        InputError: no run, or an output that does not end in .html.
+        InputError: no run, a comparison of one, or an output that does not end in .html.
     """
 
     run: tuple[str, ...] = setting(
@@ -30,11 +31,18 @@ class ReportConfig(Settings):
         kind="repeated",
     )
     output: str = setting("the HTML file", "report.html")
+    compare: bool = setting(
+        "also print the runs side by side: scores, settings that differ, and the difference of every two scores with "
+        "an interval of 95%",
+        False,
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not self.run:
             raise InputError("--run is empty")
+        if self.compare and len(self.run) < 2:
+            raise InputError(f"--compare takes two or more runs, got --run={','.join(self.run)}")
         if pathlib.Path(self.output).suffix not in (".html", ".htm"):
             raise InputError(f"--output must be a file that ends in .html, got {self.output!r}")
 
@@ -42,9 +50,13 @@ class ReportConfig(Settings):
 def main(config: ReportConfig) -> None:
     """Writes the report."""
     from r2l_jax.apps.report.page import write_report
-    from r2l_jax.runtime.hosts import refuse_several_processes
 
-    refuse_several_processes()
+    if config.compare:
+        from r2l_jax.apps.report.comparison import comparison_table, differences_table
+        from r2l_jax.apps.report.runs import read_runs
+
+        runs = read_runs(config.run)
+        print(f"{comparison_table(runs)}\n\n{differences_table(runs)}\n")
     size = write_report(config.run, pathlib.Path(config.output))
     print(one_line(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
 

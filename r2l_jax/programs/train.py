@@ -25,4 +25,4 @@ def main(config: TrainingProgram) -> None:
         train.run(config.training, rule)
 
 
-run = functools.partial(flags.run, main, TrainingProgram)
+run = functools.partial(flags.run, main, TrainingProgram, several_hosts=True)

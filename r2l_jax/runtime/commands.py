@@ -1,4 +1,4 @@
-"""The names by which a user starts the programs: files in scripts/, or the installed commands r2l-<name>."""
+"""The names by which a user starts the programs: files in scripts/, or the installed commands r2l and r2l-<name>."""
 
 import pathlib
 import re
@@ -6,7 +6,8 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-_INSTALLED = "r2l-"
+# What the names of installed commands begin with; `programs.main` names a program that it starts "r2l <name>".
+_INSTALLED = ("r2l-", "r2l ")
 
 
 def command(program: str) -> str:
@@ -16,9 +17,10 @@ def command(program: str) -> str:
         program: such as "evaluate".
 
     Returns:
-        `r2l-evaluate` in an installed command, else `python scripts/evaluate.py`.
+        `r2l evaluate` or `r2l-evaluate` in an installed command, else `python scripts/evaluate.py`.
     """
-    return f"{_INSTALLED}{program}" if _is_installed() else f"python scripts/{program}.py"
+    started = pathlib.Path(sys.argv[0]).name[:4]
+    return f"{started}{program}" if started in _INSTALLED else f"python scripts/{program}.py"
 
 
 def report_command(runs: Iterable[str]) -> str:
@@ -41,7 +43,3 @@ def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
 def as_started(text: str) -> str:
     """Rewrites every `python scripts/<name>.py` in a text to the form in which this program was started."""
     return re.sub(r"python scripts/(\w+)\.py", lambda found: command(found[1]), text)
-
-
-def _is_installed() -> bool:
-    return pathlib.Path(sys.argv[0]).name.startswith(_INSTALLED)

@@ -50,7 +50,7 @@ FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
 
-# Flags that every program has. Results do not depend on them, and do not record them.
+# Flags of the programs that several hosts can share. Results do not depend on them, and do not record them.
 _MULTI_HOST, _HOST_TIMEOUT = "multi_host", "host_timeout"
 _TIMEOUT = 100.0
 _HELP_OF_HOSTS = {
@@ -67,6 +67,8 @@ class _Setting(NamedTuple):
     kind: str
     ignores_case: bool
     former: str
+    switches: Mapping[str, str]
+    rare: bool
 
 
 def setting(
@@ -79,6 +81,8 @@ def setting(
     kind: str = "",
     ignores_case: bool = False,
     former: str = "",
+    switches: Mapping[str, str] = types.MappingProxyType({}),
+    rare: bool = False,
 ) -> Any:
     """Makes a field of a settings dataclass.
 
@@ -91,10 +95,13 @@ def setting(
         kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
             that takes its value as an argument of its own, as in `--log_model False`.
         ignores_case: whether upper and lower case of a choice are the same.
-        former: an earlier name of the flag, which is still accepted but not listed by `--help`.
+        former: another name of the flag, which is accepted but not listed by `--help`.
+        switches: for a list of texts, earlier boolean flags, each with the element that it adds, or removes as `--no`.
+            They are accepted but not listed by `--help`.
+        rare: whether only `--helpfull` lists the flag.
     """
     one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
-    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, former)
+    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, former, switches, rare)
     return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
@@ -188,19 +195,21 @@ def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
     return {leaf.name: leaf for each in chosen for leaf in leaves(each)}
 
 
-def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> None:
+def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS, several_hosts: bool = False) -> None:
     """Defines a flag for each setting.
 
     Args:
         settings: the dataclass, or several of them.
         values: where the flags are defined.
+        several_hosts: whether to define the flags of several hosts as well.
     """
     if isinstance(settings, Switch):
         flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
     for leaf in _all_leaves(settings).values():
         _define(leaf, values)
-    flags.DEFINE_boolean(_MULTI_HOST, False, _HELP_OF_HOSTS[_MULTI_HOST], flag_values=values)
-    flags.DEFINE_float(_HOST_TIMEOUT, _TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
+    if several_hosts:
+        flags.DEFINE_boolean(_MULTI_HOST, False, _HELP_OF_HOSTS[_MULTI_HOST], flag_values=values)
+        flags.DEFINE_float(_HOST_TIMEOUT, _TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
@@ -228,6 +237,8 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
         makers[leaf.type](leaf.name, default, declared.help, **options)
     if declared.former:
         flags.DEFINE_alias(declared.former, leaf.name, **options)
+    for name, element in declared.switches.items():
+        flags.DEFINE_boolean(name, None, f"--{leaf.name} with or without {element}", **options)
 
 
 def _is_required(leaf: _Leaf) -> bool:
@@ -274,6 +285,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
         raise InputError(f"--{leaf.name} is required: {leaf.declared.help}")
     if typing.get_origin(leaf.type) is not tuple or value is None:
         return value
+    value = _switched(value, leaf, {name: values[name].value for name in leaf.declared.switches})
     if leaf.declared.kind == "repeated":
         value = [one for several in value for one in several.split(",")]
     kind = typing.get_args(leaf.type)[0]
@@ -282,6 +294,23 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     except ValueError:
         wanted = "whole numbers" if kind is int else "numbers"
         raise InputError(f"--{leaf.name} must be {wanted}, separated by commas, got {','.join(value)}") from None
+
+
+def _switched(elements: Sequence[str], leaf: _Leaf, switches: Mapping[str, bool | None]) -> list[str]:
+    """Returns the elements of a list, with those that earlier boolean flags add, and without those that they remove."""
+    wanted = {leaf.declared.switches[name]: on for name, on in switches.items() if on is not None}
+    kept = [each for each in elements if wanted.pop(each, True)]
+    return [*kept, *(each for each, on in wanted.items() if on)]
+
+
+def renamed(settings: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns recorded values of flags by their present names."""
+    values = dict(recorded)
+    for leaf in leaves(settings):
+        earlier = {name: values.pop(name) for name in leaf.declared.switches if name in values}
+        if earlier:
+            values[leaf.name] = _switched(values.get(leaf.name, ()), leaf, earlier)
+    return values
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
@@ -331,13 +360,16 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = False) -> None:
+def run(
+    main: types.FunctionType, settings: type | Switch, any_thread: bool = False, several_hosts: bool = False
+) -> None:
     """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
 
     Args:
         main: the program. The docstring of its module is the head of `--help`.
         settings: the dataclass that the flags fill and `main` takes.
         any_thread: whether threads besides the main one use JAX.
+        several_hosts: whether processes of several hosts can share the work. Otherwise, they are refused.
     """
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
@@ -345,20 +377,26 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     end_on_signals()
     # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.4 s later.
     gc.set_threshold(20_000)
-    define(settings)
+    define(settings, several_hosts=several_hosts)
 
     def start(argv: Sequence[str]) -> int:
         # Imported here, because with JAX, --help and a misspelled flag would take half a second longer.
+        from r2l_jax.runtime.hosts import refuse_several_processes
         from r2l_jax.runtime.startup import exit_status
 
-        host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
-        multi_host = typing.cast(bool, flags.FLAGS[_MULTI_HOST].value)
-        return exit_status(lambda: main(read(settings)), argv, host_timeout, multi_host, any_thread)
+        def work() -> int | None:
+            if not several_hosts:
+                refuse_several_processes()
+            return main(read(settings))
+
+        of_hosts = [flags.FLAGS[name].value for name in _HELP_OF_HOSTS] if several_hosts else [False, None]
+        multi_host, host_timeout = typing.cast(tuple[bool, float | None], tuple(of_hosts))
+        return exit_status(work, argv, host_timeout, multi_host, any_thread)
 
     title = as_started(main.__globals__["__doc__"] or "")
     try:
         try:
-            app.run(start, flags_parser=functools.partial(parse, settings, title))
+            app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -368,7 +406,11 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
 
 
 def parse(
-    settings: type | Switch, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+    settings: type | Switch,
+    title: str,
+    argv: Sequence[str],
+    values: flags.FlagValues = flags.FLAGS,
+    several_hosts: bool = False,
 ) -> Sequence[str]:
     """Parses a program's flags, and returns its path and the arguments that are left.
 
@@ -377,43 +419,50 @@ def parse(
         title: the head of `--help`.
         argv: the program's path and its arguments.
         values: where the flags are defined.
+        several_hosts: as for `define`.
 
     Raises:
-        SystemExit: after `--help`, which prints the title and the program's own flags; or with one line about a wrong
-            flag.
+        SystemExit: after `--help`, which prints the title and the program's usual flags, or `--helpfull`, which prints
+            all of them; or with one line about a wrong flag.
     """
-    if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
-        print(help_text(settings, title))
+    full = "--helpfull" in argv[1:]
+    if full or not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv[1:]):
+        print(help_text(settings, title, full, several_hosts))
         sys.exit(0)
     try:
         return values(argv)
     except flags.UnrecognizedFlagError as error:
-        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
+        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings, several_hosts)}"
     except flags.Error as error:
         reason = " ".join(str(error).split())
     sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
 
 
-def _hint(unknown: str, settings: type | Switch) -> str:
+def _hint(unknown: str, settings: type | Switch, several_hosts: bool) -> str:
     """Names the flag that was probably meant: one with a similar name, or else one whose help has these words."""
     known = _all_leaves(settings)
-    names = [*known, *_HELP_OF_HOSTS, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
+    names = [
+        *known,
+        *(_HELP_OF_HOSTS if several_hosts else ()),
+        *(f"no{name}" for name, leaf in known.items() if leaf.type is bool),
+    ]
     if isinstance(settings, Switch):
         names.append(settings.name)
     words = unknown.replace("_", " ").replace("-", " ")
     near = difflib.get_close_matches(unknown.replace("-", "_"), names, n=1, cutoff=0.6) or [
         name for name, leaf in known.items() if words in leaf.declared.help
     ]
-    return f": did you mean --{near[0]}?" if near else "; --help lists all flags"
+    return f": did you mean --{near[0]}?" if near else "; --helpfull lists all flags"
 
 
-def help_text(settings: type | Switch, title: str) -> str:
-    """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass."""
+def help_text(settings: type | Switch, title: str, full: bool = False, several_hosts: bool = False) -> str:
+    """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass; `full` has rare ones."""
     groups: dict[str, list[str]] = {}
     if isinstance(settings, Switch):
         lead = f"<{'|'.join(settings.settings)}>: {settings.help} (default: {settings.default})"
         groups["Mode"] = [_entry(settings.name, lead)]
-    for leaf in _all_leaves(settings).values():
+    shown = [leaf for leaf in _all_leaves(settings).values() if full or not leaf.declared.rare]
+    for leaf in shown:
         heading = (leaf.group.__doc__ or "").strip().splitlines()[0].removesuffix(".")
         groups.setdefault(heading, []).append(
             _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
@@ -423,8 +472,12 @@ def help_text(settings: type | Switch, title: str) -> str:
         _entry(f"[no]{_MULTI_HOST}", f"{_HELP_OF_HOSTS[_MULTI_HOST]} (default: false)"),
         _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {_TIMEOUT:g})"),
     ]
-    sections.append("\n".join(["Several hosts:", *of_hosts]))
+    if full and several_hosts:
+        sections.append("\n".join(["Several hosts:", *of_hosts]))
     more = "--flagfile=<file> reads flags from a file, one per line."
+    left_out = len(_all_leaves(settings)) - len(shown) + (len(of_hosts) if several_hosts and not full else 0)
+    if left_out:
+        more += f" --helpfull lists {left_out} more flags."
     return "\n\n".join([title.strip(), *sections, more])
 
 

@@ -31,7 +31,7 @@ from r2l_jax.training.model_file import PipelineFile, Shape, TaskName
 _FREE_TO_CHANGE = frozenset(
     {
         *("logdir", "data_dir", "pipeline", "classifier_network", "download", "epochs", "overwrite"),
-        *("keep_optimizer", "save_locally", "adv_track_differences"),
+        *("keep_optimizer", "save_locally", "track", "adv_track_differences"),
     }
 )
 

@@ -31,7 +31,7 @@ from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, leaves, replace
+from r2l_jax.runtime.flags import build, leaves, renamed, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.named_code import Source
 from r2l_jax.training import model_file
@@ -683,10 +683,11 @@ def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], wh
     `named`. It is not run if this user has never named it, see `named_code`.
     """
     known = {leaf.name for leaf in leaves(TrainConfig)}
-    if unknown := sorted(set(metrics["flags"]) - known):
+    recorded = renamed(TrainConfig, metrics["flags"])
+    if unknown := sorted(recorded.keys() - known):
         raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
     try:
-        config = build(TrainConfig, metrics["flags"])
+        config = build(TrainConfig, recorded)
     except InputError as error:
         raise InputError(f"{where} is damaged: {error}") from None
     pipeline, head = config.processing.pipeline, config.model.classifier_network

@@ -174,15 +174,15 @@ def record_samples(
     samples = loader.batch_of(dataset, indices)
     targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
     logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
-    if wanted.track_processing:
+    if "processing" in wanted.track:
         tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
-    if wanted.track_processing_gradients:
+    if "gradients" in wanted.track:
         tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
     reference = steps.rule.reference(state.model, state.opt_state)
     if differences and reference is not None:
         _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
         tracker.differences(default, images[-1], epoch)
-    if wanted.track_predictions:
+    if "predictions" in wanted.track:
         tracker.predictions(steps.task.predictions_picture(images[-1], logits, targets), logits, targets, epoch)
 
 

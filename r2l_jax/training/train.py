@@ -208,7 +208,7 @@ class Trainer:
         )
         state, history = checkpoints.restore_last(state, epochs, self._is_done)
         loop = _Loop(plan, steps, fold, step_key, stop, int(state.step))
-        tracker = tracking.Tracker(fold.folder, len(history), self._tracking.track_save_tensors, enabled=is_first())
+        tracker = tracking.Tracker(fold.folder, len(history), "arrays" in self._tracking.track, enabled=is_first())
         with loop, tracker:
             record.write(history)
             if not epochs and not history:
@@ -230,13 +230,13 @@ class Trainer:
                 tracker.epoch(steps, state, row, sums, plan.batches.per_epoch)
                 rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
                 tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
-                if self._tracking.track_every_epoch:
+                if "every_epoch" in self._tracking.track:
                     tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, epoch)
                 tracker.flush()
                 record.write(history)
                 if epoch + 1 < epochs and stop.agreed():
                     raise self._interrupted(f"stopped after epoch {epoch + 1} of {epochs}")
-            if not self._tracking.track_every_epoch:
+            if "every_epoch" not in self._tracking.track:
                 tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, history[-1]["epoch"])
             final = self._final_numbers(loop, state, history)
             confusion = np.array(final["val_confusion_matrix"])

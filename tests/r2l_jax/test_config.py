@@ -65,7 +65,10 @@ from r2l_jax.training.record import changed_flags
         ({"seed": -1}, "--seed must not be negative, got -1"),
         ({"test_size": 2.5}, "--test_size must be a share below 1 or a whole number, got 2.5"),
         ({"test_size": 0.2, "state_dict_uri": "runs/x"}, "--state_dict_uri gives the splits, with the test samples"),
-        ({"track_every_epoch": True}, "--track_every_epoch needs a record: give --track_processing, .* as well"),
+        (
+            {"track": ("every_epoch",)},
+            "--track=every_epoch records nothing: add processing, gradients or predictions, or",
+        ),
     ],
 )
 def test_refuses_contradictions(change, message):
@@ -94,7 +97,7 @@ def test_an_attack_names_its_settings_and_may_freeze_the_head_as_published():
 
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():
     earlier = flat(TrainConfig())
-    assert changed_flags(flat(build(TrainConfig, epochs=9, track_processing=True, data_dir="elsewhere")), earlier) == []
+    assert changed_flags(flat(build(TrainConfig, epochs=9, track=("processing",), data_dir="elsewhere")), earlier) == []
     assert changed_flags(flat(build(TrainConfig, lr=1e-3, seed=2)), earlier) == [
         "lr was 1e-05, is 0.001",
         "seed was 1, is 2",

@@ -44,7 +44,7 @@ def my_isp(tmp_path_factory):
 def trained(base, my_isp):
     """A run of two epochs with the stage of the guide."""
     config = replace(
-        base, run_name="own_stage", processing_mode=None, pipeline=my_isp, track_processing=True, track_n_images=2
+        base, run_name="own_stage", processing_mode=None, pipeline=my_isp, track=("processing",), track_n_images=2
     )
     train.run(config)
     return config

@@ -67,9 +67,7 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
         processing_mode="neural_network",
         epochs=1,
         save_locally=True,
-        track_processing=True,
-        track_processing_gradients=True,
-        track_save_tensors=True,
+        track=("processing", "gradients", "arrays"),
     )
     train.run(config)
     variables = model(config)
@@ -110,8 +108,7 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
         run_name="images",
         processing_mode="none",
         **SHORT,
-        track_processing=True,
-        track_save_tensors=True,
+        track=("processing", "arrays"),
     )
     train.run(config)
     images = np.stack([processed[index][0] for index in range(40)])
@@ -140,11 +137,7 @@ def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_f
         log_model=True,
         iso=0.01,
         freeze_processor=True,
-        track_processing=True,
-        track_every_epoch=True,
-        track_predictions=True,
-        track_processing_gradients=True,
-        track_save_tensors=True,
+        track=("processing", "every_epoch", "predictions", "gradients", "arrays"),
     )
     summary = train.run(config)
     assert len(summary["val_accuracy"]["folds"]) == 2

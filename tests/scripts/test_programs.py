@@ -25,11 +25,6 @@ QUICK = {
         "\ndefects: 2 hot, 2 dead, 2 flickering\n",
         ["camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"],
     ),
-    "compare": (
-        "--run={here}/first,{here}/second --output={out}/curves.png",
-        "\n\nfirst and second: no paired difference: other samples\n\ncurves in {out}/curves.png\n",
-        ["curves.png"],
-    ),
     "process": (
         "--input={here}/raw/a --output={out} --camera={here}/base.json --format=png --stages",
         "2 rendered, 0 failed\n",
@@ -40,7 +35,11 @@ QUICK = {
         "1 written, 0 failed; of the sites, 0.00% saturate and ",
         ["camera.json", "cats"],
     ),
-    "report": ("--run={here}/first --output={out}/a.html", "{out}/a.html: 0.1 MB, of {here}/first\n", ["a.html"]),
+    "report": (
+        "--run={here}/first,{here}/second --output={out}/a.html --compare",
+        "\n\nfirst and second: no paired difference: other samples\n\n{out}/a.html: 0.1 MB, of {here}/first, ",
+        ["a.html"],
+    ),
 }
 # Programs whose results the report shows are run for it below.
 SLOW = {
@@ -165,9 +164,6 @@ REFUSED = [
     ("calibrate", "--dark=dark --flat=flat --output=out", "--camera is required: dark/000.tiff holds no calibration"),
     ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
     ("calibrate", "--dark=dark --flat=flat --output=out --threshold=0", "--threshold must be positive, got 0"),
-    ("compare", "--run=a", "--run must name at least two runs, got 'a'"),
-    ("compare", "--run=a,b", "--run=a is not a run's folder: not found"),
-    ("compare", "--run=a,b --output=curves.svg", "--output must be a file that ends in .png, got 'curves.svg'"),
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
     ("download", "--dataset=Moon --data_dir=x", "flag --dataset=Moon: value should be one of <Microscopy|Drone>"),
     ("evaluate", "--run=nowhere", NOT_FOUND),
@@ -202,6 +198,8 @@ REFUSED = [
     ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
     ("process", "--input=raw --output=out --sp_debayer=none", "--sp_debayer is for --processing_mode=static"),
     ("report", "--run=nowhere", NOT_FOUND),
+    ("report", "--run=a --compare", "--compare takes two or more runs, got --run=a"),
+    ("report", "--run=a,b --compare", "--run=a is not a run's folder: not found"),
     ("report", "--run=", "--run= is not a run's folder: it has no fold_* folder with a metrics.json"),
     ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),

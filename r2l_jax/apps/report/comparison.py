@@ -1,25 +1,19 @@
-"""Runs side by side in the terminal: scores, settings that differ, and paired differences; curves as a picture."""
+"""Runs side by side in the terminal: scores, settings that differ, and paired differences."""
 
 import itertools
-import pathlib
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from r2l_jax.apps.report.charts import draw
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
-from r2l_jax.apps.report.training import learning_curves
 from r2l_jax.drift import statistics
 from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.search.measure import own_outcomes
 from r2l_jax.drift.statistics import points
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError, printable
-from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import no_bar
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import open_runs
@@ -158,24 +152,3 @@ def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str
         rows = tables.setdefault(stated, [["first", "second", f"{first.score}: first - second", "first is better"]])
         rows.append([_cut(first.name), _cut(second.name), Estimate.of(found, -1.0).points, f"{found.probability:.0%}"])
     return [f"{table(rows)}\n{stated}" for stated, rows in tables.items()]
-
-
-def write_curves(runs: Sequence[RunRecord], output: pathlib.Path) -> None:
-    """Draws the learning curves of a report as a PNG file.
-
-    Raises:
-        InputError: no run has finished an epoch.
-    """
-    charts = learning_curves(runs)
-    if not charts:
-        raise InputError("no run has finished an epoch: there are no curves to draw")
-    figure = Figure(figsize=(5.5 * len(charts), 4.2), layout="constrained")
-    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        draw(axes, chart)
-        axes.set_ylabel(chart.y)
-        for line in axes.lines:
-            line.set_label(textwrap.shorten(str(line.get_label()), 60, placeholder="..."))
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
-    with replacing(output) as part:
-        figure.savefig(part, format="png", dpi=150)

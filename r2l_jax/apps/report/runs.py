@@ -156,7 +156,8 @@ class RunRecord(NamedTuple):
         defaults, values_apart = flat(TrainConfig()), {leaf.name for leaf in leaves(TrainConfig) if leaf.declared.kind}
         lines = ["python scripts/train.py"]
         for name, value in self.folds[0].flags.items():
-            if value is None or value == defaults.get(name):
+            # In JSON, tuples are lists, which are empty by default.
+            if value in (None, []) or value == defaults.get(name):
                 continue
             value = ",".join(map(str, value)) if isinstance(value, list) else value
             switch = isinstance(value, bool) and name not in values_apart

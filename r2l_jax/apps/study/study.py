@@ -18,7 +18,6 @@ from r2l_jax.runtime.cluster import Runner
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
 
 Numbers = dict[str, Any]
@@ -64,7 +63,6 @@ def dry_run(config: StudyConfig) -> str:
 def _prepare(config: StudyConfig) -> RawDataset:
     """Loads the data, and renders or downloads it first, before jobs of several workers would."""
     cluster.prepare(config.choice.scheduler)
-    refuse_several_processes()
     data = config.data
     dataset = datasets.load(data.dataset, download=data.download, **data.source)
     if "adjustment" in config.choice.parts:

@@ -22,7 +22,6 @@ from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training.run import TrainedFold, open_runs
 
@@ -38,9 +37,8 @@ def run(config: SheetConfig) -> None:
 
     Raises:
         InputError: data is missing or processed already, there is no such sample, `--evaluation` is not of
-            scripts/evaluate.py, the file cannot be written, or there are several processes.
+            scripts/evaluate.py, or the file cannot be written.
     """
-    refuse_several_processes()
     draw = {"pipelines": _draw_pipelines, "worst": _draw_worst}.get(config.sheet, _draw_severities)
     output = pathlib.Path(config.output)
     with writing_to(output.parent):

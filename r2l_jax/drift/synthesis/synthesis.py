@@ -34,7 +34,6 @@ from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat
-from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.runtime.worklist import MANIFEST, Done, Workers, ahead, worked
 
@@ -54,12 +53,11 @@ def run(config: SynthesisConfig) -> None:
     whose sample has changed.
 
     Raises:
-        InputError: data is missing or processed already, the output folder holds something else or cannot be written
-            to, or there are several processes.
+        InputError: data is missing or processed already, or the output folder holds something else or cannot be
+            written to.
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
     cluster.prepare(config.scheduler)
-    refuse_several_processes()
     sets, output, sources = config.sets(), remote.place(config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)

@@ -14,7 +14,7 @@ from r2l_jax.training import train
 @pytest.fixture(scope="module")
 def segmented(base):
     """A finished run of segmentation."""
-    settings = {"augmentation": "weak", "epochs": 8, "lr": 1e-2, "track_predictions": True, "track_n_images": 3}
+    settings = {"augmentation": "weak", "epochs": 8, "lr": 1e-2, "track": ("predictions",), "track_n_images": 3}
     settings["log_model"] = False
     config = replace(base, run_name="segmented", dataset="SyntheticSegmentation", **settings)
     return config, train.run(config)

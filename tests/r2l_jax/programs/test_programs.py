@@ -18,7 +18,11 @@ NAMES = sorted(path.stem for path in (ROOT / "r2l_jax" / "programs").glob("*.py"
 
 def test_scripts_and_commands_are_the_programs():
     commands = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert commands == dict.fromkeys([f"r2l-{name}" for name in NAMES], "r2l_jax.programs:start")
+    assert commands.pop("r2l") == "r2l_jax.programs:main"
+    # The benchmark is for those who work on this project.
+    listed = sorted(name for group in programs.GROUPS.values() for name in group)
+    assert [*listed, "benchmark"] == [*(name for name in NAMES if name != "benchmark"), "benchmark"]
+    assert commands == dict.fromkeys([f"r2l-{name}" for name in listed], "r2l_jax.programs:start")
     assert sorted(path.stem for path in (ROOT / "scripts").glob("*.py")) == NAMES
 
 
@@ -32,6 +36,35 @@ def test_a_script_and_a_command_start_their_program(name, monkeypatch):
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/r2l-{name}"])
     programs.start()
     assert started == [name, name]
+
+
+def test_r2l_starts_the_program_that_it_is_given(monkeypatch):
+    started = []
+    monkeypatch.setattr(programs, "start", lambda name: started.append((name, *sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", "sheet", "--sheet=pipelines"])
+    programs.main()
+    assert started == [("sheet", "/usr/bin/r2l sheet", "--sheet=pipelines")]
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [("forensic", "did you mean r2l forensics?"), ("--run=x", "r2l lists all programs")]
+)
+def test_r2l_names_the_nearest_program(monkeypatch, given, hint):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", given])
+    with pytest.raises(SystemExit) as stopped:
+        programs.main()
+    assert stopped.value.code == f"r2l: error: unknown program {given}: {hint}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_r2l_alone_lists_all_programs(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", *arguments])
+    programs.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":")] == list(programs.GROUPS)
+    listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")}
+    assert listed.keys() == set(NAMES) - {"benchmark"}
+    assert listed["export"].startswith("Exports a trained model")
 
 
 def test_help_speaks_of_the_command_that_was_typed():

@@ -20,7 +20,7 @@ class Steps(Settings):
 
     steps: int = setting("how many", 3, bound=POSITIVE)
     weights: tuple[float, ...] = setting("of the loss", (1.0, 2.5), bound=POSITIVE)
-    sizes: tuple[int, ...] = setting("in pixels", ())
+    sizes: tuple[int, ...] = setting("in pixels", (), rare=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def test_settings_are_recorded_flat_and_come_back():
 def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
     text = flags.help_text(Config, "A title.")
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups == ["A program:", "Kind:", "Steps:", "Several hosts:"]
+    assert groups == ["A program:", "Kind:", "Steps:"]
     for line in (
         "--[no]melted: too late (default: false)",
         "--logged: in a book (default: true)",
@@ -135,6 +135,16 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
         "--input: files (required)",
     ):
         assert f"  {line}" in text
+    assert "--sizes" not in text
+    assert text.endswith(" --helpfull lists 1 more flags.")
+
+
+def test_helpfull_has_rare_flags_and_flags_of_hosts():
+    text = flags.help_text(Config, "A title.", full=True, several_hosts=True)
+    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["A program:", "Kind:", "Steps:", "Several hosts:"]
+    assert "  --sizes: in pixels" in text
+    assert "--helpfull" not in text
 
 
 def test_train_has_a_flag_for_each_setting_with_help():
@@ -148,10 +158,10 @@ def test_train_has_a_flag_for_each_setting_with_help():
     [
         ("epoch", ": did you mean --epochs?"),
         ("batchsize", ": did you mean --batch_size?"),
-        ("track-processing", ": did you mean --track_processing?"),
+        ("track-n-images", ": did you mean --track_n_images?"),
         ("nodownlod", ": did you mean --nodownload?"),
         ("learning_rate", ": did you mean --lr?"),
-        ("zzz", "; --help lists all flags"),
+        ("zzz", "; --helpfull lists all flags"),
     ],
 )
 def test_an_unknown_flag_suggests_the_nearest(unknown, hint):
@@ -164,7 +174,33 @@ def test_help_of_a_program():
     assert (shown.returncode, shown.stderr) == (0, "")
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
     own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
-    assert names == [*own, "--[no]multi_host", "--host_timeout"]
+    assert names == own
+
+
+@pytest.mark.parametrize(
+    ("given", "track"),
+    [
+        ("", ()),
+        ("--track=predictions,arrays", ("predictions", "arrays")),
+        ("--track_processing --track_predictions --track_every_epoch", ("processing", "predictions", "every_epoch")),
+        ("--track_predictions False --track=processing,predictions", ("processing",)),
+        ("--track=processing --track_processing --track_processing_gradients", ("processing", "gradients")),
+        ("--track=processing,gradients --notrack_processing", ("gradients",)),
+    ],
+)
+def test_earlier_switches_are_elements_of_a_list(given, track):
+    given = given.replace("_predictions False", "_predictions=false")
+    assert parse(*given.split(), settings=TrainConfig).tracking.track == track
+
+
+def test_recorded_values_have_their_present_names():
+    recorded = {"track_processing": True, "track_save_tensors": True, "track_every_epoch": False, "lr": 1.0}
+    assert flags.renamed(TrainConfig, recorded) == {"lr": 1.0, "track": ["processing", "arrays"]}
+    assert flags.renamed(TrainConfig, {"track": ["predictions"]}) == {"track": ["predictions"]}
+
+
+def test_the_intensity_may_be_called_so():
+    assert parse("--intensity=0.05", settings=TrainConfig).data.iso == 0.05
 
 
 def test_a_reader_who_has_seen_enough_ends_a_program_quietly():

@@ -43,8 +43,7 @@ def several(base, tmp_path_factory):
         lr=3e-2,
         epochs=1,
         save_locally=True,
-        track_predictions=True,
-        track_processing=True,
+        track=("predictions", "processing"),
         **folder,
     )
     train.run(config)

@@ -8,7 +8,7 @@ import pytest
 import report_runs
 
 from r2l_jax.apps.report import comparison
-from r2l_jax.apps.report.comparison import comparison_table, differences_table, write_curves
+from r2l_jax.apps.report.comparison import comparison_table, differences_table
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.drift import statistics
 from r2l_jax.runtime.errors import InputError
@@ -66,8 +66,6 @@ def test_a_run_without_an_epoch_is_compared(tmp_path):
         )
         runs = read_runs(list(map(str, folders)))
         assert rows(comparison_table(runs))["finished"][0] == "no"
-    with pytest.raises(InputError, match=r"^no run has finished an epoch: there are no curves to draw$"):
-        write_curves(runs, tmp_path / "curves.png")
 
 
 # The shares of right outcomes of two runs and of two groups with two members each.

@@ -457,11 +457,7 @@ def test_an_output_folder_that_does_not_fit_is_named(small, tmp_path):
             synthesis.run(dataclasses.replace(small, **change))
 
 
-def test_data_and_processes_that_do_not_fit_are_named(base, written, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(InputError, match="this runs on the devices of one process, got 2 processes"):
-            synthesis.run(base)
+def test_data_that_does_not_fit_is_named(base, written, monkeypatch):
     processed = dataclasses.replace(written, camera=None)
     monkeypatch.setattr(datasets, "load", lambda name, **settings: processed)
     with pytest.raises(InputError, match="--dataset=Synthetic is processed already: there is no raw data"):
