@@ -22,6 +22,7 @@ WORK = {
     "export.py": ("r2l_jax.training.run.open_run",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
     "lab.py": ("r2l_jax.apps.lab.lab.check_installed",),
+    "monitor.py": ("r2l_jax.apps.monitor.run",),
     "predict.py": ("r2l_jax.training.run.open_run",),
     "process.py": ("r2l_jax.apps.render.render_files", "r2l_jax.runtime.remote.listed"),
     "report.py": ("r2l_jax.apps.report.page.write_report", "r2l_jax.apps.report.runs.read_runs"),

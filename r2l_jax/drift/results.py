@@ -670,6 +670,124 @@ class Learning(OfFolds):
     members: list[str] = []
 
 
+class ChangedBy(msgspec.Struct):
+    """A cause of drift, see `watch.causes.Cause`."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    evidence: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
+
+
+class ExpectedScore(msgspec.Struct):
+    """A score to expect with its interval of 95%, see `watch.expected`."""
+
+    mean: float
+    low: float
+    high: float
+    method: str
+
+
+class WatchedStatistic(msgspec.Struct):
+    """A statistic whose distribution has changed, see `watch.alarm.Statistic`."""
+
+    name: str
+    reference: float
+    new: float
+    distance: float
+    p_value: float
+
+
+class Window(msgspec.Struct):
+    """A window of new images.
+
+    Attributes:
+        name: the day, the model or the folder of the images, if windows were made by it, and a number.
+        images: how many there are.
+        alarm: whether they have drifted.
+        p_value: the probability of such a difference, or a greater one, among images without drift.
+        causes: what has changed, the strongest first; empty without an alarm.
+        tests: the p-value of each test by itself, see `watch.alarm`.
+        statistics: the statistics that have changed most.
+        confidence: the mean confidence of the models.
+    """
+
+    name: str
+    images: Count
+    alarm: bool
+    p_value: float
+    causes: list[ChangedBy]
+    tests: dict[str, float]
+    statistics: list[WatchedStatistic]
+    confidence: float
+
+
+class Remedy(msgspec.Struct):
+    """The gain of mending by statistics, on the reference under the causes.
+
+    Attributes:
+        images: how many images the models are mended by.
+        before: the score on the others before that.
+        after: the score after it.
+        gain: the difference with its interval.
+        refused: why the models would stay as they are, if they would.
+        command: predicts with mended models.
+    """
+
+    images: Count
+    command: str
+    before: float | None = None
+    after: float | None = None
+    gain: Estimate | None = None
+    refused: str | None = None
+
+
+class Watched(OfFolds):
+    """A monitor.json, which monitor.py writes.
+
+    Attributes:
+        alarm: whether any window has drifted.
+        p_value: of all windows together; of the most extreme window, if new files are followed.
+        false_alarms: how often an alarm is false, in words.
+        windows: the windows.
+        causes: what has changed in the windows with an alarm.
+        expected_score: the score to expect in them; without an alarm, that of the reference. None if it is not known.
+        score: the name of the score.
+        reference: the score on the reference.
+        by_confidence: the score to expect by confidence alone.
+        remedy: the gain of mending by statistics, if the camera explains the drift.
+        tolerated: for each cause that is a value of the processing, whether forensics found it tolerated.
+    """
+
+    alarm: bool
+    p_value: float
+    false_alarms: str
+    windows: list[Window]
+    causes: list[ChangedBy]
+    expected_score: ExpectedScore | None
+    score: str
+    reference: ExpectedScore | None = None
+    by_confidence: list[ExpectedScore] = []
+    remedy: Remedy | None = None
+    tolerated: dict[str, bool] = {}
+
+    @property
+    def verdict(self) -> str:
+        """The result in one line."""
+        count = sum(window.alarm for window in self.windows)
+        if not self.alarm:
+            return f"no drift in {len(self.windows)} window(s), p = {self.p_value:.2g}"
+        causes = f": {', '.join(map(str, self.causes[:2]))}" if self.causes else ""
+        found = self.expected_score
+        score = f"; expected {self.score} {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})" if found else ""
+        return f"drift in {count} of {len(self.windows)} window(s), p = {self.p_value:.2g}{causes}{score}"
+
+
 def plain(result: Any) -> Any:
     """Returns a result, or a part of one, as its JSON file holds it."""
     return json.loads(json.dumps(msgspec.to_builtins(result, enc_hook=lambda array: array.tolist())))

@@ -353,7 +353,7 @@ class Run:
             raise InputError(f"the additive layer of this model is for mosaics of {self.shape}, got {height}x{width}")
         compute = _jit(_probabilities, (0, 1))
         each = [
-            self._in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size, cameras)
+            self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size, cameras)
             for graph, state in self._split
         ]
         return np.mean(each, axis=0)
@@ -369,7 +369,7 @@ class Run:
         Raises:
             InputError: the shape is wrong, or cameras are missing.
         """
-        return self._in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size, cameras)
+        return self.in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size, cameras)
 
     def trace(
         self, raws: Raws, batch_size: int = BATCH, cameras: Cameras = None
@@ -385,7 +385,7 @@ class Run:
             InputError: the shape is wrong, or cameras are missing.
         """
         compute = functools.partial(_jit(_stages, (0,)), *self._split[0])
-        images = self._in_batches(compute, raws, batch_size, cameras)
+        images = self.in_batches(compute, raws, batch_size, cameras)
         return dict(zip(self.model.processor.stage_names, images, strict=True))
 
     def _size(self, raws: Raws) -> tuple[int, int]:
@@ -397,8 +397,18 @@ class Run:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]
 
-    def _in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int, cameras: Cameras) -> Any:
-        """Calls a function of mosaics and their cameras, and joins its results; all calls have one shape."""
+    def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int, cameras: Cameras) -> Any:
+        """Calls a function of mosaics and the values of their cameras, and joins its results; all calls have one shape.
+
+        Args:
+            function: returns arrays, or a tree of them, with an entry for each mosaic.
+            raws: mosaics `(..., H, W)`.
+            batch_size: how many there are in a call; the last one is filled up.
+            cameras: as for `predict`.
+
+        Raises:
+            InputError: the shape is wrong, or cameras are missing.
+        """
         self._size(raws)
         values = self._values(cameras, raws)
         rank = 2 if self.camera is not None else 3

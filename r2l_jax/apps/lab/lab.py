@@ -121,15 +121,25 @@ def make_lab(
     pipelines = {found.title: found for found in map(find_pipeline, names)}
     if run is None:
         return Lab(sources.given_files(files, None), sources.cameras(None, given), pipelines)
-    run = str(members(run)[0])
+    named, run = run, str(members(run)[0])
     model = open_run(run, ["0"], checkpoint, own, data_dir)
     if model.pipeline is None:
         raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")
     print(f"{run}: the {checkpoint} checkpoint")
     offered = sources.given_files(files, model) + sources.validation_samples(run, model, data_dir)
-    title = f"{run}, {model.about.checkpoint} checkpoint, score {model.score:.3f}"
+    title = f"{run}, {model.about.checkpoint} checkpoint, score {model.score:.3f}{_watched(named)}"
     pipelines = {LEARNED: model.named_pipeline, **pipelines}
     return Lab(offered, sources.cameras(model, given), pipelines, model, read_tolerances(run, model), title)
+
+
+def _watched(run: str) -> str:
+    """Returns the verdict of the latest watch over a run or a group, to follow its title; empty without one."""
+    try:
+        found = results.read_result(pathlib.Path(run) / "monitor" / "monitor.json", results.Watched)
+    except InputError as error:
+        warn(str(error))
+        return ""
+    return f"; watch: {found.verdict}" if found else ""
 
 
 def read_tolerances(run: str, model: Run) -> results.Tolerances | None:

@@ -12,7 +12,18 @@ from typing import TypeAlias
 import jinja2
 import markupsafe
 
-from r2l_jax.apps.report import adjustment, charts, dots, forensics, overview, processing, synthesis, training, verdict
+from r2l_jax.apps.report import (
+    adjustment,
+    charts,
+    dots,
+    forensics,
+    overview,
+    processing,
+    synthesis,
+    training,
+    verdict,
+    watch,
+)
 from r2l_jax.apps.report.document import Section
 from r2l_jax.apps.report.pictures import DETAILS, Detail
 from r2l_jax.apps.report.runs import RunRecord, common_chance, read_members, read_runs
@@ -30,8 +41,9 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     """Writes a report of runs as one HTML file that needs no other file and no network, and returns its size in bytes.
 
     The report has everything that the folders of the runs hold: the training, finished or not, and the results of
-    `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. Several runs, or
-    folds, are shown side by side, and so are the members of a group of trainings. Equal folders give equal files.
+    `evaluate.py`, `forensics.py`, `adjust.py` and `monitor.py` for it where these programs write by default. Several
+    runs, or folds, are shown side by side, and so are the members of a group of trainings. Equal folders give equal
+    files.
 
     If there are groups, the figure of their trainings is written to `drift.png` beside the report as well.
 
@@ -90,6 +102,7 @@ def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) 
         *synthesis.make(runs),
         *forensics.make(runs, detail),
         *adjustment.make(runs, detail),
+        *watch.make(named, detail),
     ]
 
 

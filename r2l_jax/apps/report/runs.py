@@ -127,6 +127,7 @@ class RunRecord(NamedTuple):
         left_out: a line for each result that another training has left in the folder.
         members: the folders of the members of a group, or the run's own.
         forensics: the summary of forensics.py over the members of a group; None without one.
+        watched: the latest result of monitor.py; None without one.
     """
 
     name: str
@@ -139,6 +140,7 @@ class RunRecord(NamedTuple):
     left_out: Sequence[str]
     members: Sequence[pathlib.Path]
     forensics: results.Forensics | None
+    watched: results.Watched | None
 
     @property
     def score(self) -> str:
@@ -286,6 +288,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
         left_out,
         of_group,
         read(folder / "forensics" / "forensics.json", results.Forensics),
+        read(folder / "monitor" / "monitor.json", results.Watched),
     )
 
 

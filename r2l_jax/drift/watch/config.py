@@ -1,0 +1,61 @@
+"""Declares the settings of a watch."""
+
+import dataclasses
+
+from r2l_jax.config import FinishedRun
+from r2l_jax.runtime import remote
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import FRACTION, POSITIVE, Bound, setting
+
+BY = ("day", "model", "folder")
+
+# A window of fewer images is not tested.
+LEAST_WINDOW = 8
+
+_WINDOW = Bound(lambda value: value >= LEAST_WINDOW, f"be at least {LEAST_WINDOW}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MonitorConfig(FinishedRun):
+    """Watch.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    input: tuple[str, ...] = setting(
+        f"the new raw files: files, folders of them, and folders of such folders, separated by commas, each "
+        f"{remote.BY_URL}; default: only take the reference along",
+        (),
+        kind="repeated",
+    )
+    camera: str | None = setting(
+        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
+        "cameras, and the camera of the training for TIFF, PNG, PGM and NPY",
+        None,
+    )
+    by: str | None = setting(
+        "make windows of images of the same day, camera model or folder, in this order; default: of all images, in the "
+        "order of --input",
+        None,
+        choices=BY,
+    )
+    window: int = setting("images in a window", 64, bound=_WINDOW)
+    level: float = setting("the probability of a false alarm among all windows", 0.05, bound=FRACTION)
+    follow: bool = setting("watch the folders of --input for new files until the program is interrupted", False)
+    false_alarm_every: int = setting(
+        "with --follow, the mean number of windows until a false alarm", 1000, bound=POSITIVE
+    )
+    results = "monitor"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.follow and not self.input:
+            raise InputError("--follow watches folders: give them by --input")
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that have no effect without --input, and with or without --follow."""
+        if not self.input:
+            names = ("camera", "by", "window", "level", "false_alarm_every", "output")
+            return dict.fromkeys(names, "without --input")
+        return {"level": "with --follow"} if self.follow else {"false_alarm_every": "without --follow"}

@@ -1,0 +1,150 @@
+"""Takes along what a watch compares new images with: some samples that a run was measured on, and their statistics."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import isp
+from r2l_jax.data.loader import Batch
+from r2l_jax.drift.watch.statistics import Seen, see
+from r2l_jax.runtime import store
+from r2l_jax.runtime.contact_sheet import quantized
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import replacing
+from r2l_jax.training.run import Run
+
+FILE = "reference.safetensors"
+
+# A reference has at most this many samples, and fewer of large mosaics, so that it stays below so many bytes.
+MOST = 512
+_BYTES = 2**25
+
+# Fewer samples would notice no drift but the largest.
+LEAST = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Samples that no model of a run was trained on.
+
+    Attributes:
+        mosaics: their mosaics, as fractions of white times 65535.
+        targets: their classes or masks.
+        labels: the class of each, or of its main object.
+        cameras: the cameras that took them, for a run of several cameras.
+        measured: which samples of the run they are, "test" or "validation".
+        seen: their statistics.
+    """
+
+    mosaics: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray
+    cameras: tuple[isp.Camera, ...] | None
+    measured: str
+    seen: Seen
+
+    def __len__(self) -> int:
+        return len(self.mosaics)
+
+    @functools.cached_property
+    def raws(self) -> np.ndarray:
+        """The mosaics in [0, 1]."""
+        return self.mosaics.astype(np.float32) / 65535
+
+    @property
+    def batch(self) -> Batch[np.ndarray]:
+        """The samples as a batch, for the functions of a task."""
+        index, weight = np.arange(len(self), dtype=np.int32), np.ones(len(self), np.float32)
+        return {"raw": self.raws, "target": self.targets, "index": index, "weight": weight}
+
+
+def make(run: Run) -> Reference:
+    """Takes samples that no model of a run was trained on, at most one of each scene, evenly from all of them.
+
+    Raises:
+        InputError: the data is missing, or there are too few such samples.
+    """
+    common = functools.reduce(np.intersect1d, [fold.measured_indices for fold in run])
+    dataset = run.dataset
+    size = 2 * int(np.prod(run.shape)) + dataset[int(common[0])][1].nbytes if len(common) else 1
+    drawn = dataset.one_of_each_scene(np.random.default_rng(0).permutation(common))
+    chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST))])
+    if len(chosen) < LEAST:
+        raise InputError(
+            f"a reference takes {LEAST} samples that no model of the run was trained on, and there are {len(chosen)}: "
+            "train with a larger --test_size"
+        )
+    raws, targets = dataset.samples(chosen)
+    mosaics = quantized(raws, np.uint16)
+    cameras = tuple(dataset.cameras.of(index) for index in chosen.tolist()) if run.cameras and dataset.cameras else None
+    # Of the mosaics as they are stored, so that a reference that is read has the same statistics.
+    seen = see(run, mosaics.astype(np.float32) / 65535, cameras)
+    return Reference(mosaics, targets, dataset.labels[chosen], cameras, run.folds[0].measured, seen)
+
+
+def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
+    """Writes a reference with the identity of its models."""
+    arrays = {
+        "mosaics": reference.mosaics,
+        "targets": reference.targets,
+        "labels": reference.labels,
+        **reference.seen._asdict(),
+    }
+    about = {
+        "models": json.dumps([fold.identity for fold in run]),
+        "measured": reference.measured,
+        "cameras": json.dumps([camera.to_json() for camera in reference.cameras or ()]),
+        "made_by": json.dumps(store.made_by()),
+    }
+    with replacing(file) as part:
+        safetensors.numpy.save_file({name: np.ascontiguousarray(each) for name, each in arrays.items()}, part, about)
+
+
+def read(run: Run, file: pathlib.Path) -> Reference | None:
+    """Reads the reference of a run; its statistics are computed anew if another version of the code made them.
+
+    Returns None if there is no file, or if it is of other models.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            about = opened.metadata()
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a dict
+        if json.loads(about["models"]) != [fold.identity for fold in run]:
+            return None
+        cameras = tuple(map(isp.Camera.from_json, json.loads(about["cameras"]))) or None
+        samples = arrays["mosaics"], arrays["targets"], arrays["labels"], cameras, about["measured"]
+        seen = Seen(**{name: arrays[name] for name in Seen._fields})
+        same_code = json.loads(about["made_by"]) == store.made_by()
+    except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
+        raise InputError(f"{file} is damaged: remove it; the same command makes it anew from the run's data") from None
+    if not same_code:
+        seen = see(run, samples[0].astype(np.float32) / 65535, cameras)
+    return Reference(*samples, seen)
+
+
+def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
+    """Reads the reference of a run, or makes and writes it; returns whether it was made.
+
+    Raises:
+        InputError: the reference is damaged, or it is missing or of other models, and the data to make it is missing.
+    """
+    found = read(run, file)
+    if found is not None:
+        return found, False
+    try:
+        made = make(run)
+    except InputError as error:
+        why = f"{file} is of another model" if file.exists() else f"there is no {file}"
+        raise InputError(f"{why}, and it cannot be made: {error}") from None
+    write(made, run, file)
+    return made, True

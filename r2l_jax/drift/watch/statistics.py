@@ -1,0 +1,205 @@
+"""Computes the statistics by which drift is noticed: of mosaics, of processed images, and of the head."""
+
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+import isp
+from r2l_jax.data.cameras import CameraValues
+from r2l_jax.model import normalization, own_camera
+from r2l_jax.model.adaptive import statistics
+from r2l_jax.model.tasks import Task
+from r2l_jax.runtime import compiler
+from r2l_jax.training.run import BATCH, Run
+
+_COLORS = ("red", "green", "blue")
+_QUANTILES = tuple(f"{percent}%" for percent in (1, 5, 25, 50, 75, 95, 99))
+_BANDS = 4
+
+# The statistics of a mosaic. The first are those of `adaptive.statistics`, in its order.
+MOSAIC = (
+    *(f"{quantile} of {color}" for color in _COLORS for quantile in _QUANTILES),
+    *(f"{name} of {color}" for name in ("mean", "variance", "noise", "gradient") for color in _COLORS),
+    *("saturated sites", "sites at black", "red to green", "blue to green", "corners to middle"),
+    *("noise of dark sites", "noise of bright sites", "unrest of rows", "unrest of columns"),
+    *(f"spectrum, octave {octave}" for octave in range(1, _BANDS + 1)),
+)
+IMAGE = (
+    *(f"{color} of the image" for color in _COLORS),
+    *("contrast", "saturated pixels", "dark pixels", "colorfulness", "sharpness"),
+)
+
+# The statistics of a layer of the network are projected onto this many fixed random directions, so that a reference of
+# some hundred images takes little room.
+_DIRECTIONS = 16
+
+# Shares and powers below this are told apart no further.
+_LEAST = 1e-4
+
+
+class Seen(NamedTuple):
+    """The statistics of images.
+
+    Attributes:
+        mosaic: those of `MOSAIC`.
+        image: those of `IMAGE`, averaged over the models.
+        output: the confidence, the entropy and the probability of each class, averaged over the models, see
+            `output_names`.
+        features: the statistics of all layers that normalize, projected, of one model after the other.
+        probabilities: the probabilities of each model, `(M, N, C)`; of segmentation, averaged over the sites.
+    """
+
+    mosaic: Float32[np.ndarray, "N mosaic"]
+    image: Float32[np.ndarray, "N image"]
+    output: Float32[np.ndarray, "N output"]
+    features: Float32[np.ndarray, "N features"]
+    probabilities: Float32[np.ndarray, "M N C"]
+
+    @property
+    def disagreement(self) -> Float32[np.ndarray, " N"] | None:
+        """How much the models disagree on each image; None for one model.
+
+        It is the entropy of their mean prediction less the mean of their entropies (Jensen-Shannon divergence).
+        """
+        if len(self.probabilities) == 1:
+            return None
+        return _entropy(self.probabilities.mean(0)) - _entropy(self.probabilities).mean(0)
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    return -(probabilities * np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))).sum(-1)
+
+
+def output_names(task: Task) -> tuple[str, ...]:
+    """Returns the names of the statistics of the head's output."""
+    return ("confidence", "entropy", *(f"probability of {name}" for name in task.classes))
+
+
+def see(run: Run, raws: Float[np.ndarray, "N height width"], cameras: Sequence[isp.Camera] | None) -> Seen:
+    """Computes the statistics of mosaics, in batches of one shape.
+
+    Args:
+        run: the models.
+        raws: mosaics in [0, 1] of the size of the training's.
+        cameras: as for `Run.predict`.
+    """
+    assert run.camera is not None
+    mosaic = run.in_batches(functools.partial(_of_mosaics(), run.camera), raws, BATCH, cameras)
+    found = []
+    for fold in run:
+        graph, state = nnx.split(fold.model)
+        found.append(run.in_batches(functools.partial(_of_model(), graph, fold.task, state), raws, BATCH, cameras))
+    images, outputs, features, probabilities = zip(*found, strict=True)
+    return Seen(mosaic, np.mean(images, 0), np.mean(outputs, 0), np.concatenate(features, 1), np.stack(probabilities))
+
+
+@functools.cache
+def _of_mosaics() -> Callable[..., Array]:
+    def compute(camera: isp.Camera, raws: Array, cameras: CameraValues | None) -> Array:
+        return mosaic_statistics(raws, camera)
+
+    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    return jax.jit(compute, static_argnums=0, compiler_options=compiler.options())
+
+
+def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -> Float[Array, "N mosaic"]:
+    """Computes the statistics `MOSAIC` of mosaics of a camera."""
+    black = float(np.mean(camera.black_level))
+    rgb = (isp.demosaic.binned(raw, camera.pattern) - black) / (1 - black)
+    green = rgb[..., 1]
+    means = jnp.maximum(rgb.mean((1, 2)), _LEAST)
+    rows, columns = green.shape[1:]
+    y, x = (jnp.linspace(-1, 1, side) for side in (rows, columns))
+    outside = (y[:, None] ** 2 + x**2) > 1
+    corner, middle = ((green * mask).sum((1, 2)) / mask.sum() for mask in (outside, ~outside))
+    around = (green[:, :-2, 1:-1] + green[:, 2:, 1:-1] + green[:, 1:-1, :-2] + green[:, 1:-1, 2:]) / 4
+    residual = jnp.abs(green[:, 1:-1, 1:-1] - around)
+    dark = around < jnp.median(around, (1, 2), keepdims=True)
+    noise = [(residual * mask).mean((1, 2)) for mask in (dark, ~dark)]
+    unrest = [jnp.diff(green.mean(axis), axis=1).std(1) for axis in (2, 1)]
+    power = jnp.square(jnp.abs(jnp.fft.rfft2(green - green.mean((1, 2), keepdims=True)))) / (rows * columns)
+    # In octaves below the highest frequency of an axis; the last one holds everything that is lower.
+    radius = jnp.hypot(jnp.fft.fftfreq(rows)[:, None], jnp.fft.rfftfreq(columns))
+    octave = jnp.clip(jnp.floor(-jnp.log2(jnp.maximum(2 * radius, 1e-9))), 0, _BANDS - 1)
+    bands = [(power * (octave == number)).mean((1, 2)) for number in range(_BANDS)]
+    shares = [(raw >= 0.999).mean((1, 2)), (rgb <= 0).mean((1, 2, 3))]
+    return jnp.concatenate(
+        [
+            statistics(raw, camera.pattern, black),
+            jnp.stack([_log(each) for each in shares], 1),
+            jnp.log2(means[:, ::2] / means[:, 1:2]),
+            jnp.log2(jnp.maximum(corner, _LEAST) / jnp.maximum(middle, _LEAST))[:, None],
+            jnp.stack([_log(each) for each in (*noise, *unrest)], 1),
+            jnp.stack([jnp.log10(each + 1e-9) for each in bands], 1),
+        ],
+        1,
+    )
+
+
+def _log(values: Array) -> Array:
+    return jnp.log10(values + _LEAST)
+
+
+def _image_statistics(images: Float[Array, "N height width 3"]) -> Float[Array, "N image"]:
+    luma = images.mean(-1)
+    across, down = (jnp.abs(jnp.diff(luma, axis=axis)).mean((1, 2)) for axis in (1, 2))
+    single = [
+        luma.std((1, 2)),
+        _log((images >= 0.995).mean((1, 2, 3))),
+        _log((images <= 0.005).mean((1, 2, 3))),
+        images.std(-1).mean((1, 2)),
+        _log(across + down),
+    ]
+    return jnp.concatenate([images.mean((1, 2)), jnp.stack(single, 1)], 1)
+
+
+@functools.cache
+def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
+    def compute(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array, cameras: CameraValues | None):
+        model = nnx.merge(graph, state)
+        images = own_camera.images(model.processor, raws, cameras)
+        layers = normalization.layers_of(model.normalizer, model.head)
+        known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
+        # A share of 0 leaves the statistics of the training in place.
+        logits, moments = normalization.observed(
+            model.normalizer, model.head, images, dict.fromkeys(layers, jnp.zeros(()))
+        )
+        features = [_projected(name, moments[name], *known[name]) for name in layers]
+        probabilities = task.probabilities(logits, raws.shape[1])
+        if task.name == "segmentation":
+            probabilities = jnp.stack([1 - probabilities, probabilities], -1)
+        sites = tuple(range(1, probabilities.ndim - 1))
+        entropy = jax.scipy.special.entr(probabilities).sum(-1)
+        confidence, entropy = (each.mean(sites) for each in (probabilities.max(-1), entropy))
+        probabilities = probabilities.mean(sites)
+        output = jnp.concatenate([jnp.stack([confidence, entropy], 1), probabilities], 1)
+        features += [task.logits_of(probabilities)] if task.name == "classification" else [probabilities]
+        return _image_statistics(images), output, jnp.concatenate(features, 1), probabilities
+
+    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())
+
+
+def _projected(name: str, moments: Float[Array, "2 N C"], mean: Array, var: Array) -> Float[Array, "N directions"]:
+    """Projects the mean and the variance of each image by channel, relative to a layer's, onto random directions.
+
+    The directions depend only on the name of the layer: directions that are found in the reference would fit its own
+    images better than others.
+    """
+    means, variances = moments
+    spread = var + normalization.EPSILON
+    relative = jnp.concatenate(
+        [(means - mean) / jnp.sqrt(spread), jnp.log((variances + normalization.EPSILON) / spread)], 1
+    )
+    size = relative.shape[1]
+    if size <= _DIRECTIONS:
+        return relative
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return relative @ jnp.asarray(rng.normal(0, size**-0.5, (size, _DIRECTIONS)), relative.dtype)

@@ -1,0 +1,29 @@
+"""Watches a camera: notices drift in new images without labels, says what has changed, and what it costs.
+
+python scripts/monitor.py --run=runs/quickstart/small
+python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --by=day
+python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --follow
+
+The first command only takes the reference along: samples that the run was measured on, and their statistics. Then the
+data is not needed anymore. New images are compared with the reference in windows. The program writes monitor.json, a
+figure over the windows and TensorBoard events. The exit status is 2 on an alarm. Of calls on images without drift, at
+most --level raise one; with --follow, one in --false_alarm_every windows does. Of a group of trainings, the members
+predict together, and their disagreement is a test of its own.
+"""
+
+import functools
+
+from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.runtime import flags
+
+ALARM = 2
+
+
+def main(config: MonitorConfig) -> int:
+    """Watches as the flags say, and returns the exit status."""
+    from r2l_jax.apps import monitor
+
+    return ALARM if monitor.run(config) else 0
+
+
+run = functools.partial(flags.run, main, MonitorConfig)

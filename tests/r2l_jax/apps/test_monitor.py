@@ -1,0 +1,198 @@
+"""A watch over the files of a camera, from the run's reference to the exit status."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from programs import call
+
+from isp import sensor_drift
+from r2l_jax.apps import monitor
+from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.drift.watch import reference
+from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, replace
+from r2l_jax.training import train
+from r2l_jax.training.run import load
+
+
+@pytest.fixture(scope="module")
+def trained(base):
+    """A run with 48 test samples of 120."""
+    config = replace(base, run_name="watched", synthetic_images=120, test_size=48, epochs=1, save_locally=True)
+    train.run(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def scenes(trained):
+    """The mosaics of the scenes that the run was not tested on, and the camera."""
+    fold = load(trained.run_dir).folds[0]
+    rest = np.setdiff1d(np.arange(len(fold.dataset)), fold.test_indices)
+    return fold.dataset.samples(rest)[0], fold.dataset.camera
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path):
+    """A copy of the run, to write to."""
+    return shutil.copytree(trained.run_dir, tmp_path / "run")
+
+
+def write(folder, raws):
+    folder.mkdir(parents=True, exist_ok=True)
+    before = len(list(folder.iterdir()))
+    for number, raw in enumerate(raws, before):
+        tifffile.imwrite(folder / f"{number:03d}.tiff", np.round(raw * 65535).astype(np.uint16))
+
+
+def brighter(raws, camera):
+    return np.asarray(sensor_drift.overexposure(raws, jax.random.key(0), 1.0, camera=camera))
+
+
+def test_the_reference_is_taken_along_and_the_data_is_not_needed_anymore(run_dir, monkeypatch):
+    done = call("monitor.py", f"--run={run_dir}")
+    assert done.returncode == 0, done.stderr
+    file = run_dir / "monitor" / reference.FILE
+    assert f"{file}: written, 48 test samples, " in done.stdout
+    run = load(run_dir)
+    made = reference.make(run)
+    monkeypatch.setattr(reference, "make", lambda run: pytest.fail("the reference was made again"))
+    found = reference.read(run, file)
+    np.testing.assert_array_equal(found.mosaics, made.mosaics)
+    np.testing.assert_array_equal(found.targets, run.dataset.samples(run.folds[0].test_indices)[1])
+    for name, values in made.seen._asdict().items():
+        np.testing.assert_array_equal(getattr(found.seen, name), values)
+    np.testing.assert_allclose(found.seen.probabilities[0], run.predict(found.raws), atol=1e-6)
+    assert f"{file}: 48 test samples, " in call("monitor.py", f"--run={run_dir}").stdout
+
+
+def test_a_reference_of_another_model_or_a_damaged_one_is_not_used(run_dir, monkeypatch):
+    call("monitor.py", f"--run={run_dir}")
+    file = run_dir / "monitor" / reference.FILE
+    run = load(run_dir)
+    run.model.head.fc.kernel[...] *= 2
+    assert reference.read(run, file) is None
+
+    def missing(run):
+        raise InputError("the data is gone")
+
+    monkeypatch.setattr(reference, "make", missing)
+    with pytest.raises(InputError, match="is of another model, and it cannot be made: the data is gone"):
+        reference.of_run(run, file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"reference\.safetensors is damaged: remove it"):
+        reference.of_run(run, file)
+
+
+def test_statistics_of_other_code_are_computed_anew_from_the_mosaics(run_dir, monkeypatch):
+    run, file = load(run_dir), run_dir / "reference.safetensors"
+    made = reference.make(run)
+    stale = made.seen._replace(mosaic=made.seen.mosaic * 0)
+    reference.write(dataclasses.replace(made, seen=stale), run, file)
+    assert not reference.read(run, file).seen.mosaic.any()
+    monkeypatch.setattr(reference.store, "made_by", lambda: {"source": "later"})
+    np.testing.assert_allclose(reference.read(run, file).seen.mosaic, made.seen.mosaic, atol=1e-6)
+
+
+def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path):
+    raws, camera = scenes
+    write(tmp_path / "new" / "monday", raws[:24])
+    write(tmp_path / "new" / "tuesday", brighter(raws[24:48], camera))
+    flags = [f"--run={run_dir}", "--by=folder", "--window=24"]
+    monday = call("monitor.py", *flags, f"--input={tmp_path}/new/monday", f"--output={tmp_path}/out")
+    assert monday.returncode == 0, monday.stderr
+    assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["alarm"] is False
+    both = call("monitor.py", *flags, f"--input={tmp_path}/new")
+    assert both.returncode == 2, both.stderr
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    assert [window["name"] for window in content["windows"]] == ["monday 1", "tuesday 1"]
+    assert [window["alarm"] for window in content["windows"]] == [False, True]
+    assert content["alarm"] is True
+    # Two windows share the level.
+    assert content["p_value"] == min(1, 2 * min(window["p_value"] for window in content["windows"]))
+    assert {"causes", "expected_score"} <= content.keys()
+    found = content["windows"][1]["statistics"][0]
+    assert found["p_value"] < 0.01
+    assert (run_dir / "monitor" / monitor.FIGURE).stat().st_size > 5000
+    table = (run_dir / "monitor" / "files.csv").read_text().splitlines()
+    assert table[0] == "file,window"
+    assert table[1] == f"{tmp_path}/new/monday/000.tiff,monday 1"
+    assert len(table) == 49
+    (record,) = read_runs([str(run_dir)])
+    assert record.watched.alarm
+    assert record.watched.verdict.startswith("drift in 1 of 2 window(s), p = ")
+
+
+def test_windows_have_a_size_and_a_short_last_one_counts_from_eight_on():
+    files = [pathlib.Path(f"{number}.dng") for number in range(30)]
+    found = monitor.windows_of({"a": files, "b": files[:7], "": files[:20]}, 12)
+    assert {name: len(part) for name, part in found.items()} == {"a 1": 12, "a 2": 12, "1": 12, "2": 8}
+    assert found["a 2"] == files[12:24]
+
+
+@pytest.mark.parametrize(("by", "key"), [(None, ""), ("folder", "lab"), ("day", "2024-02-29"), ("model", "Acme X1")])
+def test_files_have_a_key(tmp_path, by, key):
+    file = tmp_path / "lab" / "a.tiff"
+    file.parent.mkdir()
+    tags = [(271, 2, 0, "Acme", True), (272, 2, 0, "X1", True), (306, 2, 0, "2024:02:29 10:00:00", True)]
+    tifffile.imwrite(file, np.zeros((4, 4), np.uint16), extratags=tags, metadata=None)
+    assert monitor.key_of(file, by) == key
+
+
+def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch):
+    raws, camera = scenes
+    monkeypatch.setattr(monitor, "_PAUSE", 0.0)
+    write(tmp_path / "new", raws[:10])
+    arriving = [raws[10:20], brighter(raws[20:36], camera), None]
+
+    def watch(looks):
+        """Follows the folder for so many looks; before each, some files arrive."""
+        left = iter(range(looks))
+
+        def wait(stopped):
+            if arriving and arriving[0] is not None and next(left, None) is not None:
+                write(tmp_path / "new", arriving.pop(0))
+
+        monkeypatch.setattr(monitor, "_wait", wait)
+        ends = iter([False] * (looks + 3))
+        monkeypatch.setattr(monitor.StopSignals, "after_step", lambda self: next(ends, True))
+        return monitor.run(build(MonitorConfig, **flags))
+
+    flags = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "follow": True}
+    flags |= {"false_alarm_every": 100}
+    assert not watch(1)
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    # Four files wait for the next window.
+    assert [(window["name"], window["images"]) for window in content["windows"]] == [("1", 16)]
+    assert content["false_alarms"] == "one in 100 windows"
+    assert watch(1)
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    assert [window["alarm"] for window in content["windows"]] == [False, True]
+    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 33
+    with pytest.raises(InputError, match="of another model or of other settings: choose another --output"):
+        monitor.run(build(MonitorConfig, **flags | {"window": 8}))
+
+
+def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
+    (tmp_path / "few").mkdir()
+    write(tmp_path / "few", scenes[0][:7])
+    for place, message in [
+        ("nowhere", "nowhere: no such file"),
+        ("few", "a window takes 8 files, and there are 7"),
+    ]:
+        done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path / place}", f"--output={tmp_path / 'out'}")
+        assert done.returncode == 1
+        assert message in done.stderr.splitlines()[-1]
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/few/000.tiff", "--follow")
+    assert "--follow watches folders on this machine" in done.stderr
+    (tmp_path / "few" / "007.tiff").write_text("damaged")
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/few", f"--output={tmp_path}/out")
+    assert done.returncode == 1
+    assert "no window has 8 files that can be read" in done.stderr
+    assert "007.tiff" in done.stderr

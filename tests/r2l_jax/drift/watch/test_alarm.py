@@ -1,0 +1,113 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from r2l_jax.drift.watch import alarm
+from r2l_jax.drift.watch.statistics import Seen
+
+
+def drawn(rng, images, members=2):
+    """Statistics of images, all of which depend on one number of each image."""
+    common = rng.normal(size=(images, 1))
+    mosaic, image, output, features = (common + 0.5 * rng.normal(size=(images, count)) for count in (6, 3, 4, 5))
+    logits = common + rng.normal(size=(members, images, 3))
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return Seen(*(each.astype(np.float32) for each in (mosaic, image, output, features, probabilities)))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Few permutations, whose p-values are multiples of 1/100."""
+    monkeypatch.setattr(alarm, "_FIRST", 99)
+    monkeypatch.setattr(alarm, "_TOGETHER", 100)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_false_alarms_are_right_although_the_tests_depend_on_each_other(few, members):
+    rng = np.random.default_rng(0)
+    p_values = np.array(
+        [alarm.compare(drawn(rng, 40, members), drawn(rng, 12, members), 0.2, seed).p_value for seed in range(200)]
+    )
+    for level in (0.05, 0.2, 0.5):
+        assert stats.binomtest(int((p_values <= level).sum()), 200, level).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("place", ["mosaics", "images", "outputs", "features", "disagreement"])
+def test_each_test_finds_the_drift_in_its_place(few, place):
+    rng = np.random.default_rng(1)
+    reference, new = drawn(rng, 60), drawn(rng, 30)
+    fields = {"mosaics": "mosaic", "images": "image", "outputs": "output", "features": "features"}
+    if place == "disagreement":
+        sure = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+        new = new._replace(probabilities=np.stack([sure, np.roll(sure, 1, 1)]))
+    else:
+        new = new._replace(**{fields[place]: getattr(new, fields[place]) + np.float32(1.5)})
+    verdict = alarm.compare(reference, new, 0.2, 0)
+    assert verdict.tests[place] == pytest.approx(0.01)
+    assert all(value > 0.011 for name, value in verdict.tests.items() if name != place)
+    assert verdict.p_value <= 0.05
+
+
+def test_distances_are_those_of_kolmogorov_and_smirnov_at_some_quantiles():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(30, 2)).astype(np.float32)
+    weights = np.repeat(np.float32([-1 / 20, 1 / 10]), [20, 10])[None]
+    found = np.asarray(alarm._distances(jnp.asarray(weights), jnp.asarray(values)))[0]
+    exact = [stats.ks_2samp(column[:20], column[20:]).statistic for column in values.T]
+    np.testing.assert_allclose(found, exact, atol=1e-6)  # 30 images have fewer than 32 quantiles
+
+
+def test_the_discrepancy_grows_with_the_shift_and_not_with_the_scale_of_a_feature():
+    rng = np.random.default_rng(3)
+    weights = np.repeat(np.float32([-1 / 40, 1 / 40]), 40)[None]
+    noise = rng.normal(size=(80, 4)).astype(np.float32)
+    shifted = [noise + np.repeat([[0], [shift]], 40, 0).astype(np.float32) for shift in (0, 0.5, 1)]
+    weights, shifted = jnp.asarray(weights), [jnp.asarray(each) for each in shifted]
+    found = [float(alarm._discrepancies(weights, each)[0]) for each in shifted]
+    assert found[0] < found[1] < found[2]
+    scaled = alarm._discrepancies(weights, shifted[2] * jnp.array([1, 10, 100, 1000]))
+    assert float(scaled[0]) == pytest.approx(found[2], rel=1e-3)
+
+
+def test_a_small_level_is_resolved_only_where_it_matters(monkeypatch):
+    monkeypatch.setattr(alarm, "_FIRST", 99)
+    rng = np.random.default_rng(4)
+    reference, same = drawn(rng, 40), drawn(rng, 12)
+    other = same._replace(mosaic=same.mosaic + 9)
+    clear, drifted = (alarm.compare(reference, each, 0.005, 1) for each in (same, other))
+    assert clear.permutations == 99
+    assert clear.p_value > 0.1
+    assert drifted.permutations == 3999
+    assert drifted.p_value <= 0.005
+
+
+def test_single_statistics_are_corrected_as_by_holm():
+    rng = np.random.default_rng(5)
+    reference, new = drawn(rng, 60), drawn(rng, 60)
+    new.image[:, 1] += 3
+    names = tuple(f"number {place}" for place in range(13))
+    found = alarm.single_statistics(reference, new, names)
+    assert found[0].name == "number 7"
+    raw = {
+        names[place]: stats.ks_2samp(a, b).pvalue
+        for place, (a, b) in enumerate(
+            zip(np.concatenate(reference[:3], 1).T, np.concatenate(new[:3], 1).T, strict=True)
+        )
+    }
+    assert found[0].p_value == pytest.approx(13 * raw["number 7"])
+    assert found[1].p_value == pytest.approx(min(1, 12 * raw[found[1].name]))
+    values = [each.p_value for each in found]
+    assert values == sorted(values)
+    assert found[0].new - found[0].reference == pytest.approx(3, abs=0.7)
+
+
+def test_models_that_agree_do_not_disagree():
+    rng = np.random.default_rng(6)
+    seen = drawn(rng, 5)
+    alike = seen._replace(probabilities=seen.probabilities[[0, 0]])
+    np.testing.assert_allclose(alike.disagreement, 0, atol=1e-6)
+    assert (seen.disagreement > 0).all()
+    assert drawn(rng, 5, members=1).disagreement is None
+    opposite = seen._replace(probabilities=np.float32([[[1, 0, 0]], [[0, 1, 0]]]))
+    np.testing.assert_allclose(opposite.disagreement, np.log(2), rtol=1e-6)

@@ -1,0 +1,69 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp import sensor_drift
+from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, _image_statistics, mosaic_statistics
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+def mosaics():
+    """Eight noisy mosaics of smooth scenes."""
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(np.linspace(0, 3, 64), np.linspace(0, 3, 64), indexing="ij")
+    light = 0.25 + 0.1 * np.sin(y[None] * rng.uniform(1, 3, (8, 1, 1)) + x)
+    return np.float32(0.0625 + 0.9375 * light + rng.normal(0, 0.004, (8, 64, 64)))
+
+
+def of(raws):
+    """The means of the statistics by name."""
+    return dict(zip(MOSAIC, np.asarray(mosaic_statistics(jnp.asarray(raws), CAMERA)).mean(0), strict=True))
+
+
+def drifted(name, amount):
+    return np.asarray(getattr(sensor_drift, name)(mosaics(), jax.random.key(0), amount, camera=CAMERA))
+
+
+@pytest.mark.parametrize(
+    ("drift", "statistic", "sign"),
+    [
+        (("overexposure", 1.0), "mean of green", 1),
+        (("overexposure", 2.5), "saturated sites", 1),
+        (("black_level", -1500.0), "sites at black", 1),
+        (("color_balance", 0.4), "red to green", 1),
+        (("color_balance", 0.4), "blue to green", -1),
+        (("vignetting", 1.0), "corners to middle", -1),
+        (("row_noise", 300.0), "unrest of rows", 1),
+        (("column_noise", 300.0), "unrest of columns", 1),
+        (("read_noise", 60.0), "noise of dark sites", 1),
+        (("read_noise", 60.0), "spectrum, octave 1", 1),
+    ],
+)
+def test_a_drift_moves_the_statistic_that_is_named_after_it(drift, statistic, sign):
+    before, after = of(mosaics()), of(drifted(*drift))
+    assert sign * (after[statistic] - before[statistic]) > 0.05
+
+
+def test_rows_and_columns_are_told_apart():
+    rows, columns = of(drifted("row_noise", 300.0)), of(drifted("column_noise", 300.0))
+    assert rows["unrest of rows"] > columns["unrest of rows"] + 0.3
+    assert columns["unrest of columns"] > rows["unrest of columns"] + 0.3
+
+
+def test_images_have_statistics_of_their_names():
+    rng = np.random.default_rng(0)
+    gray = np.repeat(rng.uniform(0.3, 0.5, (2, 16, 16, 1)), 3, -1).astype(np.float32)
+
+    def of_image(image):
+        return dict(zip(IMAGE, np.asarray(_image_statistics(jnp.asarray(image, jnp.float32)))[0], strict=True))
+
+    before = of_image(gray)
+    assert before["red of the image"] == pytest.approx(gray[0, ..., 0].mean(), rel=1e-5)
+    assert before["colorfulness"] == pytest.approx(0, abs=1e-6)
+    assert of_image(gray * np.float32([1, 1, 0.5]))["colorfulness"] > 0.05
+    assert of_image(gray + 0.6)["saturated pixels"] > before["saturated pixels"]
+    assert of_image(gray * 0)["dark pixels"] > before["dark pixels"]
+    assert of_image((gray + np.roll(gray, 1, 1)) / 2)["sharpness"] < before["sharpness"]
