@@ -14,7 +14,7 @@ GROUPS = {
     "train": ("train", "study"),
     "drift": ("evaluate", "forensics", "adjust"),
     "look": ("report", "sheet", "lab"),
-    "use": ("predict", "export"),
+    "use": ("predict", "monitor", "export"),
 }
 
 
