@@ -91,10 +91,14 @@ class OfFolds(msgspec.Struct, kw_only=True):
 
 
 class OfFold(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A result of one fold, with the id of its training and the identity of all that it depends on, once stored."""
+    """A result of one fold, with the id of its training and the identity of all that it depends on, once stored.
+
+    `checkpoint` is the one of the model, which earlier versions did not record.
+    """
 
     training: str | None = None
     identity: dict[str, Any] = {}
+    checkpoint: str | None = None
 
     @property
     def trainings(self) -> set[str | None]:
@@ -601,6 +605,7 @@ class Adaptation(OfFolds):
         folds: the adaptations of the folds of a run; of a group, they are in its members' files.
         about: whether intervals are about the recipe or about the model.
         members: the folders of a group's members.
+        flags: the settings of the adaptation.
     """
 
     score: str
@@ -608,6 +613,7 @@ class Adaptation(OfFolds):
     folds: dict[str, dict[str, Adapted]] = {}
     about: About = "model"
     members: list[str] = []
+    flags: dict[str, Any] = {}
 
     @property
     def trainings(self) -> set[str | None]:

@@ -14,7 +14,14 @@ class Viewer(Element, component="components/viewer.js"):
 
 
 class Sliders(Element, component="components/sliders.js"):
-    """Shows the sliders of all knobs, see `presentation.sliders`; emits `move`."""
+    """Shows the sliders of all knobs, see `presentation.sliders`; emits `move` with the moves that it has not `seen`.
+
+    A move has a number, which rises, and a position.
+    """
+
+
+class Dark(Element, component="components/light_or_dark.js"):
+    """A button that switches between light and dark; until it is pressed, the page follows the system."""
 
 
 class Strip(Element, component="components/strip.js"):

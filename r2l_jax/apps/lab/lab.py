@@ -120,7 +120,8 @@ def make_lab(
     names = ["parametrized", "full"] if own is None or run is not None else [own, "parametrized", "full"]
     pipelines = {found.title: found for found in map(find_pipeline, names)}
     if run is None:
-        return Lab(sources.given_files(files, None), sources.cameras(None, given), pipelines)
+        offered = sources.given_files(files, None) if files else sources.examples()
+        return Lab(offered, sources.cameras(None, given), pipelines)
     named, run = run, str(members(run)[0])
     model = open_run(run, ["0"], checkpoint, own, data_dir)
     if model.pipeline is None:

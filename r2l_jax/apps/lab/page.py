@@ -9,15 +9,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nicegui import background_tasks, ui
+from nicegui.element import Element
 from nicegui.elements.upload_files import FileUpload
 from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from r2l_jax.apps.lab import drawing, presentation, sources
-from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Viewer, section, update
+from r2l_jax.apps.lab.elements import Button, Classes, Dark, Sliders, Strip, Text, Viewer, section, update
 from r2l_jax.apps.lab.frames import window_size
 from r2l_jax.apps.lab.lab import STEPS, Lab
 from r2l_jax.apps.lab.presentation import Gallery
 from r2l_jax.apps.lab.session import MOST_STEPS, Change, Session
+from r2l_jax.apps.lab.sources import Source
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.runtime.errors import InputError, in_words
 
@@ -41,6 +43,15 @@ _DRAWN: dict[Change, tuple[str, ...]] = {
 _CLASSICAL = "classical algorithms"
 _FIRST = ("bilinear", "sharpening_filter", "gaussian_denoising")
 
+_EMPTY = (
+    "Drop a raw file here",
+    "DNG, NEF, CR2, ARW and other camera formats, or a mosaic as TIFF, PNG, PGM or NPY together with a camera. A "
+    "camera's JSON file sets the camera.",
+)
+
+# More notices than these push out the oldest ones.
+_MOST_NOTICES = 3
+
 _SELECT = "dense outlined options-dense"
 _DIRECTIONS: tuple[Direction, ...] = ("worst", "best")
 
@@ -55,22 +66,27 @@ class Page:
         self._token = gallery.add(self._session)
         self._folder = tempfile.TemporaryDirectory()
         self._versions = collections.Counter[str]()
+        self._notices: dict[str, Element] = {}
+        self._seen = 0
+        self._shown_source: Source | None = None
         self._follows = self._closed = False
 
     def build(self) -> None:
         """Lays the page out, and opens the first source."""
         ui.add_css(_COMPONENTS / "lab.css")
         self._header()
-        with ui.element("main").classes("lab-main"):
-            with ui.element("div").classes("lab-left"):
+        # NiceGUI's own page is the main landmark.
+        with ui.element("div").classes("lab-main"):
+            with ui.element("section").classes("lab-left").props("aria-label=picture"):
                 self._sources()
                 self._picture()
-            with ui.element("div").classes("lab-right"):
+            with ui.element("section").classes("lab-right").props("aria-label=settings"):
                 self._panel()
         self._show("view")
         working = background_tasks.create(self._session.run())
         self._client.on_delete(lambda: self._close(working))
         if self._lab.sources:
+            self._say_opening(self._lab.sources[0].name)
             background_tasks.create(self._session.open(self._lab.sources[0]))
 
     def _close(self, working: asyncio.Task) -> None:
@@ -85,9 +101,10 @@ class Page:
             Text("span", self._lab.title, "lab-run")
             ui.element("div").classes("lab-gap")
             self._busy = Text("span", classes="lab-busy")
-            self._busy.props["role"] = "status"
-            dark = ui.dark_mode(None)
-            Button("◐", lambda: dark.set_value(not dark.value), "light or dark")
+            # Screen readers are told of the kind of work, and not of each picture and step.
+            self._spoken = Text("span", classes="lab-spoken")
+            self._spoken.props["role"] = "status"
+            Dark()
 
     def _sources(self) -> None:
         names = [source.name for source in self._lab.sources]
@@ -106,18 +123,18 @@ class Page:
             session = self._session
             choose = self._chosen(session.choose_camera)
             self._camera = ui.select(list(session.cameras), value=session.camera_name, on_change=choose)
-            self._camera.props(f"{_SELECT} prefix=camera")
+            self._camera.props(f"{_SELECT} prefix=camera aria-label=camera")
+        with ui.element("div").classes("lab-notices").props("role=status aria-label=notices") as self._noticed:
+            self._waiting = Text("div", classes="lab-notice")
 
     def _picture(self) -> None:
         with ui.element("div").classes("lab-picture") as box:
             self._viewer = Viewer().on("pick", self._pick)
             with self._viewer:
-                Text("strong", "Drop a raw file here")
-                Text(
-                    "span",
-                    "DNG, NEF, CR2, ARW and other camera formats, or a mosaic as TIFF, PNG, PGM or NPY together "
-                    "with a camera. A camera's JSON file sets the camera.",
-                )
+                self._empty = Text("strong", _EMPTY[0]), Text("span", _EMPTY[1])
+            if self._lab.model is not None:
+                self._verdict = Text("p", classes="lab-verdict")
+                self._verdict.props["role"] = "status"
         drop = (_COMPONENTS / "drop.js").read_text()
         ui.run_javascript(f"({drop})({box.html_id!r}, {self._upload.id})")
         with ui.element("div").classes("lab-bar-below"):
@@ -196,11 +213,15 @@ class Page:
         self._draw()
         self._show_busy()
         if change == "view":
+            if self._session.choice.source is not self._shown_source:
+                self._shown_source = self._session.choice.source
+                for message in list(self._notices):
+                    self._dismiss(message)
             self._show_choices()
         if change in ("view", "stage", "picture"):
             self._show_stages()
         if change in ("view", "draft", "picture", "slope"):
-            update(self._sliders, groups=presentation.sliders(self._session))
+            update(self._sliders, groups=presentation.sliders(self._session), seen=self._seen)
         view = self._session.view
         if change in ("view", "draft", "picture") and view is not None:
             self._histogram.set_content(drawing.histogram(view.picture.image if view.draft is None else view.draft))
@@ -215,6 +236,21 @@ class Page:
         time = "" if session.view is None else f"rendered in {1000 * session.seconds:.0f} ms"
         self._busy.text = words or time
         self._busy.classes(toggle=None, **{"add" if words else "remove": "working"})
+        self._spoken.text = words.partition(":")[0]
+        if session.view is None and session.busy:
+            self._say_opening(session.opening)
+        else:
+            self._empty[0].text, self._empty[1].text = _EMPTY
+        waits = session.waiting
+        self._waiting.set_visibility(bool(waits))
+        self._waiting.text = waits and (
+            f"{waits} is kept: it holds no calibration values. Choose its camera above, or drop the camera's JSON file."
+        )
+
+    def _say_opening(self, name: str) -> None:
+        """Says in the place of the picture that its source is being opened."""
+        self._empty[0].text = f"Opening {name}…"
+        self._empty[1].text = "The first picture takes some seconds, in which its processing is compiled."
 
     def _show_choices(self) -> None:
         """Shows the choices of the session, which keeps the former ones where others cannot be rendered."""
@@ -272,23 +308,34 @@ class Page:
         session, view = self._session, self._session.view
         judged = view is not None and view.judged
         update(self._classes, rows=presentation.classes(session))
+        verdict = presentation.verdict(session)
+        self._verdict.text = verdict.text
+        self._verdict.set_visibility(bool(verdict.text))
+        look = {True: "right", False: "wrong", None: ""}[verdict.is_right]
+        self._verdict.classes(look, remove="right wrong")
         self._loss.text = "" if view is None or view.judgement is None else f"loss {view.judgement.loss:.4f}"
         self._unjudged.set_visibility(view is not None and not judged)
         for way, button in self._searches.items():
             going = session.searching is not None and session.searching.direction == way
             button.text = "Stop" if going else f"Toward the {way}"
-            update(button, disabled=not judged or bool(session.busy))
+            update(button, disabled=not judged or bool(session.busy), **{"aria-pressed": str(going).lower()})
 
     def _address(self, name: str) -> str:
         return f"/pictures/{self._token}/{name}?v={self._versions[name]}"
 
     def _fail(self, message: str) -> None:
-        if self._closed:
+        """Shows a notice, which stays until it is closed, another source is shown, or too many others have come."""
+        if self._closed or message in self._notices:
             return
-        with self._client:
-            ui.notify(
-                message, type="warning", position="bottom-left", multi_line=True, close_button="Close", timeout=8000
-            )
+        for earlier in list(self._notices)[: 1 - _MOST_NOTICES]:
+            self._dismiss(earlier)
+        with self._noticed, ui.element("div").classes("lab-notice") as self._notices[message]:
+            Text("span", message)
+            Button("Close", functools.partial(self._dismiss, message), f"close the notice: {message}")
+
+    def _dismiss(self, message: str) -> None:
+        if (notice := self._notices.pop(message, None)) is not None:
+            notice.delete()
 
     def _chosen(self, choose: Callable[[Any], Awaitable[None]]) -> Callable[[ValueChangeEventArguments], Any]:
         """Returns a handler of changes by the visitor, and not by the page itself."""
@@ -325,8 +372,12 @@ class Page:
         await self._session.show_whole(False, (float(event.args["y"]), float(event.args["x"])))
 
     def _move(self, event: GenericEventArguments) -> None:
-        moved = event.args
-        self._session.move(str(moved["name"]), float(moved["position"]), bool(moved["held"]))
+        moves, held = event.args["moves"], bool(event.args["held"])
+        for name, (number, position) in moves.items():
+            # An event repeats the moves that the browser does not know to have arrived.
+            if number > self._seen:
+                self._session.move(str(name), float(position), held)
+        self._seen = max([self._seen, *(int(number) for number, _ in moves.values())])
 
     def _search(self, way: Direction) -> None:
         search = self._session.searching

@@ -1,7 +1,7 @@
 """The contents of the page: the session's pictures by address, and the values of the page's components."""
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,9 +9,11 @@ from r2l_jax.apps.lab import drawing
 from r2l_jax.apps.lab.lab import LEARNED
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.drift import results
-from r2l_jax.drift.search.knobs import Knob, format_value
+from r2l_jax.drift.search.knobs import STRENGTH, Knob, format_value
 
 JPEG, PNG = "image/jpeg", "image/png"
+
+_COLORS = {"R": "red", "G": "green", "B": "blue"}
 
 
 class Gallery:
@@ -72,10 +74,9 @@ def sliders(session: Session) -> list[dict[str, Any]]:
         position = float(view.positions[number])
         rows[name] = {
             "name": name,
-            "label": label(knob),
+            "label": label(knob, view.frame.camera.pattern),
             "title": f"{name}: {knob.quantity}",
-            "value": format_value(knob.value(position)),
-            "unit": knob.quantity,
+            "text": reading(knob, position),
             "low": float(low[number]),
             "high": float(high[number]),
             "position": position,
@@ -107,12 +108,69 @@ def _band(knob: Knob, tolerances: results.Tolerances) -> dict[str, Any]:
     return {"band": band, "bandTitle": words}
 
 
-def label(knob: Knob) -> str:
-    """Returns the name of a slider among its stage's sliders, such as "white balance, red"."""
+def label(knob: Knob, pattern: str = "") -> str:
+    """Returns the name of a slider among its stage's sliders, such as "white balance, red".
+
+    The sites of a color filter array are named by their colors, such as "black level, green 2", if `pattern` is given.
+    """
     parameter, _, element = knob.name.replace("_", " ").partition(".")
+    if element.isdecimal() and knob.facts.camera == "black_level" and len(pattern) == knob.direction.size:
+        site = int(element)
+        number = f" {pattern[: site + 1].count(pattern[site])}" if pattern.count(pattern[site]) > 1 else ""
+        element = f"{_COLORS.get(pattern[site], pattern[site])}{number}"
     if element:
         return f"{parameter}, {element}"
-    return f"{parameter}, all" if knob.direction.ndim == 1 and knob.direction.size > 1 else parameter
+    return f"{parameter}, all" if _is_joint(knob) else parameter
+
+
+def _is_joint(knob: Knob) -> bool:
+    """Tells whether a knob moves all values of a vector together."""
+    return knob.name == knob.parameter and knob.direction.ndim == 1 and knob.direction.size > 1
+
+
+def reading(knob: Knob, position: float) -> str:
+    """Says in words where a slider is, such as "gain 1.9", "each level +0.01" or "unchanged"."""
+    value = knob.value(position)
+    number, unit = format_value(value).replace("-", "\N{MINUS SIGN}"), knob.facts.unit or "value"
+    times = f"\N{MULTIPLICATION SIGN}{number}"
+    is_relative = _is_joint(knob) or knob.quantity == STRENGTH
+    if is_relative and position == 0:
+        return "unchanged"
+    if knob.quantity == STRENGTH:
+        return "off" if abs(value) < 1e-6 else f"{STRENGTH} {times}"
+    if is_relative:
+        number, unit = times if knob.facts.scale == "log" else f"+{number}" if value > 0 else number, f"each {unit}"
+    # Most units are given in the singular, but some only exist in the plural, such as "pixels".
+    return f"{number} {unit}" if unit.endswith("s") else f"{unit} {number}"
+
+
+class Verdict(NamedTuple):
+    """The model's answer in words; `is_right` is None where answers are neither right nor wrong."""
+
+    text: str
+    is_right: bool | None = None
+
+
+def verdict(session: Session) -> Verdict:
+    """Says what the model sees now and whether that is right, such as "now EOS, true LYT: wrong".
+
+    Without a known target, the answer is compared with the class that is taken as true. For segmentation, it is the
+    overlap with the mask. There are no words where the model sees nothing.
+    """
+    view, model = session.view, session.lab.model
+    if model is None or view is None or not view.judged or view.judgement is None or view.target is None:
+        return Verdict("")
+    probabilities, known = view.judgement.probabilities, "true" if view.target_known else "taken as true:"
+    if probabilities.ndim > 1:
+        found, target = probabilities > 0.5, np.asarray(view.target) > 0
+        either = np.count_nonzero(found | target)
+        overlap = np.count_nonzero(found & target) / either if either else 1.0
+        mask = "true mask" if view.target_known else "mask at the default"
+        return Verdict(f"now IoU {overlap:.3f} with the {mask}")
+    now, target = int(probabilities.argmax()), int(view.target)
+    is_right = now == target
+    names = model.classes
+    return Verdict(f"now {names[now]}, {known} {names[target]}: {'right' if is_right else 'wrong'}", is_right)
 
 
 def classes(session: Session) -> list[dict[str, Any]]:

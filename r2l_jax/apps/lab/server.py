@@ -65,6 +65,7 @@ def make_app(lab: Lab, most: int, local: bool) -> FastAPI:
         root=lambda: Page(lab, gallery, most).build(),
         title=f"{lab.title} · r2l lab" if lab.title else "r2l lab",
         dark=None,
+        language="en-US",
         tailwind=False,
         # Messages are kept for browsers that come back; pictures are not among them.
         message_history_length=100,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +76,7 @@ class Session:
         busy: the work in progress, in words; empty for none.
         searching: the search in progress.
         seconds: the time from the move to the latest image.
+        waiting: the name of the file that is opened when its camera is chosen; empty for none.
     """
 
     def __init__(self, lab: Lab, changed: Callable[[Change], None], failed: Callable[[str], None]):
@@ -83,7 +84,7 @@ class Session:
         self.cameras, self.camera_name = dict(lab.cameras), next(iter(lab.cameras))
         self.choice = Choice(next(iter(lab.pipelines)))
         self.view: View | None = None
-        self.busy, self.seconds = "", 0.0
+        self.busy, self.seconds, self.waiting = "", 0.0, ""
         self.searching: Search | None = None
         self._asked: Source | None = None
         self._work: asyncio.Task | None = None
@@ -91,9 +92,22 @@ class Session:
         self._moved_at, self._version, self._held, self._judging = 0.0, 0, False, 0.0
 
     async def open(self, source: Source) -> None:
-        """Opens a source in the middle of its frame, and sets the sliders to their defaults."""
+        """Opens a source in the middle of its frame, and sets the sliders to their defaults.
+
+        A source whose camera is unknown is kept until its camera is chosen.
+        """
         self._asked = source
+        if source.lacks_camera(self.cameras[self.camera_name]):
+            self.waiting = source.name
+            self._changed("busy")
+            return
+        self.waiting = ""
         await self._do(f"reading {source.name}", self._open(source))
+
+    @property
+    def opening(self) -> str:
+        """The name of the source that was asked for last; empty without one."""
+        return "" if self._asked is None else self._asked.name
 
     async def choose_camera(self, name: str) -> None:
         """Switches to another camera, and opens the latest source anew."""
@@ -224,13 +238,11 @@ class Session:
 
     async def _open(self, source: Source) -> None:
         frame, warnings = await self.lab.slowly(source.read, self.cameras[self.camera_name])
-        for warning in warnings:
-            self._failed(warning)
         self._announce("compiling")
-        await self._look(source=source, frame=frame, whole=False, center=_MIDDLE)
+        await self._look(warnings, source=source, frame=frame, whole=False, center=_MIDDLE)
 
-    async def _look(self, **changes: Any) -> None:
-        """Renders with other fields of the choice, which hold only if they can be rendered."""
+    async def _look(self, warnings: Sequence[str] = (), **changes: Any) -> None:
+        """Renders with other fields of the choice, which hold only if they can be rendered; then shows warnings."""
         choice = dataclasses.replace(self.choice, **changes)
         named, frame, former = self.lab.pipeline(choice.pipeline), choice.frame, self.view
         if frame is None:
@@ -246,6 +258,8 @@ class Session:
             view.positions = former.positions
         self.choice, self.view = choice, view
         self._changed("view")
+        for warning in warnings:
+            self._failed(warning)
         self._wake()
         if view.judged:
             await self._prepare_model(view)

@@ -11,11 +11,15 @@ from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_mosaic
+from r2l_jax.data.sets import synthetic
 from r2l_jax.runtime.errors import InputError, printable, warn
 from r2l_jax.training.run import Run
 
 # The choice of a camera by which each file names its own.
 OWN_CAMERA = "each file's own"
+
+# The height and width of an example, in sites.
+_EXAMPLE = 256
 
 # The camera of the flag --camera.
 GIVEN_CAMERA = "the program's camera"
@@ -30,10 +34,12 @@ class Source(NamedTuple):
         name: the name to show.
         read: reads the frame, given the known facts about its camera, and returns it with the warnings about the file.
             It raises an InputError.
+        lacks_camera: whether the file holds no calibration values, and the known facts do not replace them.
     """
 
     name: str
     read: Callable[[KnownCamera], tuple[Frame, list[str]]]
+    lacks_camera: Callable[[KnownCamera], bool] = lambda camera: False
 
 
 def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
@@ -93,18 +99,21 @@ def file_source(
     read: Callable[[pathlib.Path, KnownCamera], Read] = read_file,
 ) -> Source:
     """Makes a source of a raw file that is shown by a name, for a model; `read` works as `read_file` does."""
+    is_stored = path.suffix.lower() in STORED_SUFFIXES
+
+    def of_training(camera: KnownCamera) -> KnownCamera:
+        """Returns the camera of the training for a file that holds no calibration values, unless another is given."""
+        return KnownCamera.of(model.calibration) if is_stored and model and not camera.figures else camera
 
     def read_frame(camera: KnownCamera) -> tuple[Frame, list[str]]:
-        if not camera.figures and model is not None and path.suffix.lower() in STORED_SUFFIXES:
-            camera = KnownCamera.of(model.calibration)
         try:
-            raw, own, warnings = read(path, camera)
+            raw, own, warnings = read(path, of_training(camera))
             _check_fits(raw, own, model)
         except InputError as error:
             raise _named(error, path, name) from None
         return Frame(name, raw, own), [warning.replace(str(path), name) for warning in warnings]
 
-    return Source(name, read_frame)
+    return Source(name, read_frame, lambda camera: is_stored and of_training(camera).camera is None)
 
 
 def given_files(inputs: Sequence[str], model: Run | None) -> list[Source]:
@@ -114,6 +123,18 @@ def given_files(inputs: Sequence[str], model: Run | None) -> list[Source]:
         InputError: a file is missing, or a folder holds no raw files.
     """
     return [file_source(file.name, file, model) for file in find_paths(inputs)]
+
+
+def examples() -> list[Source]:
+    """Lists a rendered blood cell of each class, for a page without a model and without files."""
+
+    def source(name: str) -> Source:
+        def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
+            return Frame(name, synthetic.photograph(name, _EXAMPLE), synthetic.CAMERA), []
+
+        return Source(f"example: {name}", read)
+
+    return [source(name) for name in synthetic.CLASSES]
 
 
 def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Source]:

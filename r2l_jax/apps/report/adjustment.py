@@ -52,7 +52,9 @@ def _scores_table(content: Adaptation) -> Table:
                 of_fold = (one.undrifted, one.before, one.after, one.won_back)
                 rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
     columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
-    return Table("Scores before and after adaptation", columns, rows)
+    checkpoint = content.flags.get("checkpoint")
+    of = f", {checkpoint} checkpoint" if checkpoint else ""
+    return Table(f"Scores before and after adaptation{of}", columns, rows)
 
 
 def _methods_table(content: Adaptation) -> Table | None:
@@ -72,7 +74,9 @@ def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: D
     pictures = []
     for name, caption in (("pictures", "samples undrifted, before and after"), ("curves", "objective of the searches")):
         if file := existing(folder, fold, drift, f"{name}.png"):
-            pictures.append(embedded(file, detail.width, f"Adaptation to {title}: {caption}", f"{title}: {caption}"))
+            alternative, is_plot = f"Adaptation to {title}: {caption}", name == "curves"
+            texts = alternative, f"{title}: {caption}"
+            pictures.append(embedded(file, detail.width, *texts, on_paper=not is_plot, is_plot=is_plot))
     return [Pictures(pictures)] if pictures else []
 
 

@@ -95,6 +95,8 @@ class LineChart:
         parts = [f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}" for name, ys in named if len(ys)]
         if (more := len(self.lines) - _MOST_NAMED) > 0:
             parts.append(f"{more} more lines")
+        if self.chance is not None:
+            parts.append(f"a guess scores {self.chance:.3g}")
         return f"{self.title}: {self.y} by {self.x}. {'; '.join(parts)}."
 
     @property
@@ -138,6 +140,8 @@ def draw(axes: Axes, chart: LineChart) -> None:
             axes.axhline(level, color=COLORS[color % len(COLORS)], linestyle="dotted", linewidth=1)
     if chart.chance is not None:
         axes.axhline(chart.chance, color=_MUTED, linestyle="dashed", linewidth=1)
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+        axes.annotate("chance", (1, chart.chance), **place, color=_MUTED, ha="right", va="bottom", fontsize="small")
     for place in chart.places:
         if _is_drawable(place, chart.log_x):
             axes.axvline(place, color=_MUTED, linewidth=1)
@@ -145,7 +149,20 @@ def draw(axes: Axes, chart: LineChart) -> None:
         axes.update_datalim([(0, end) for end in chart.y_range], updatex=False)
     whole = all(float(x).is_integer() for line in chart.lines for x in line.xs)
     _set_ticks(axes.xaxis, 7, chart.log_x, whole)
+    if not chart.log_y:
+        axes.set_ylim(*_told_apart(*axes.get_ylim()))
     _set_ticks(axes.yaxis, 5, chart.log_y)
+
+
+def _told_apart(low: float, high: float) -> tuple[float, float]:
+    """Widens an axis whose ends are equal in three significant digits until they differ there."""
+    most = max(abs(low), abs(high))
+    if not most or not math.isfinite(high - low):
+        return low, high
+    unit = 10.0 ** (math.floor(math.log10(most)) - 2)
+    if not unit or high - low >= 2 * unit:
+        return low, high
+    return math.floor(low / unit) * unit, math.ceil(high / unit) * unit
 
 
 def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -> None:
@@ -160,7 +177,10 @@ def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -
 
 
 def _tick_text(value: float) -> str:
-    return f"{round(value, 12) + 0.0:.6g}".replace("-", "\N{MINUS SIGN}")
+    text = f"{round(value, 12) + 0.0:.3g}"
+    # A whole number, such as a step, has all of its digits.
+    text = f"{value:.0f}" if "e+" in text and abs(value) < 1e6 else text
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def svg(chart: LineChart) -> markupsafe.Markup | None:
@@ -179,9 +199,13 @@ def svg(chart: LineChart) -> markupsafe.Markup | None:
         axes.spines[["left", "right", "top"]].set_visible(False)
         axes.spines["bottom"].set_color(_MUTED)
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    shapes = _of_page(stream.getvalue())
+    return element(stream.getvalue(), _WIDTH, _HEIGHT, chart.alternative)
+
+
+def element(drawing: str, width: int, height: int, alternative: str) -> markupsafe.Markup:
+    """Turns an SVG file of matplotlib, of a size in points, into an element of a page in the page's colors."""
     return markupsafe.Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        _WIDTH, _HEIGHT, chart.alternative, markupsafe.Markup(shapes)
+        width, height, alternative, markupsafe.Markup(_of_page(drawing))
     )
 
 

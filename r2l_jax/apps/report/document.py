@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+import markupsafe
+
 from r2l_jax.apps.report.charts import LineChart, Range
 from r2l_jax.apps.report.pictures import Picture
 
@@ -80,6 +82,19 @@ class Tiles(NamedTuple):
     tiles: Sequence[tuple[str, str, str]]
 
 
+class Drawing(NamedTuple):
+    """A drawing in the colors of the page, for wide pages and for narrow ones."""
+
+    wide: markupsafe.Markup
+    narrow: markupsafe.Markup
+
+
+class Findings(NamedTuple):
+    """Sentences in large type, one below the other."""
+
+    sentences: Sequence[str]
+
+
 class Text(NamedTuple):
     """A paragraph."""
 
@@ -105,7 +120,7 @@ class Panels(NamedTuple):
     panels: Sequence[tuple[str, Sequence["Block"]]]
 
 
-Block: TypeAlias = Table | Charts | Pictures | Slider | Tiles | Text | Code | Details | Panels
+Block: TypeAlias = Table | Charts | Pictures | Drawing | Findings | Slider | Tiles | Text | Code | Details | Panels
 
 
 @dataclasses.dataclass(frozen=True)

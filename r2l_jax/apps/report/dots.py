@@ -4,11 +4,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import markupsafe
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from r2l_jax.apps.report.charts import COLORS
+from r2l_jax.apps.report.charts import COLORS, element
+from r2l_jax.apps.report.document import Drawing
 from r2l_jax.apps.report.runs import RunRecord
 from r2l_jax.apps.report.tables import three_digits
 from r2l_jax.drift import sensor
@@ -122,16 +125,39 @@ def make_png(groups: Mapping[str, Sequence[Row]], score: str, chance: float | No
     return stream.getvalue()
 
 
-def draw(axes: Axes, groups: Mapping[str, Sequence[Row]], score: str, chance: float | None) -> None:
+def make_drawing(rows: Sequence[Row], score: str, chance: float | None) -> Drawing:
+    """Draws the rows of one group in the colors of a page, for wide pages and for narrow ones."""
+
+    def drawn(width: int, row: int, is_narrow: bool) -> markupsafe.Markup:
+        height = 60 + row * len(rows)
+        stream = io.StringIO()
+        # Text in plain black would not be in a color of the page.
+        colors = dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), COLORS[8])
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": score, **colors}):
+            figure = Figure(figsize=(width / 72, height / 72), layout="constrained", frameon=False)
+            axes = figure.subplots()
+            axes.set_facecolor("none")
+            draw(axes, {"": rows}, score, chance, is_narrow)
+            figure.savefig(stream, format="svg", metadata={"Date": None})
+        return element(stream.getvalue(), width, height, alternative(rows, score))
+
+    return Drawing(drawn(720, 28, False), drawn(360, 42, True))
+
+
+def draw(
+    axes: Axes, groups: Mapping[str, Sequence[Row]], score: str, chance: float | None, is_narrow: bool = False
+) -> None:
     """Draws rows of dots, with a bar at each median, into the axes of a figure; groups differ in color.
 
-    Where a group has no results for a row of another one, its place stays empty.
+    Where a group has no results for a row of another one, its place stays empty. A narrow figure has the titles of its
+    rows above the dots rather than beside them.
     """
     titles, share = _titles(groups), 1 / len(groups)
     for number, (name, rows) in enumerate(groups.items()):
         for title, scores in rows:
             place = titles.index(title) + (number + 0.5) * share - 0.5
             # Trainings have their places within a row, so that equal scores stay apart.
+            place += 0.15 * is_narrow
             places = place + share * np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
             label = name if title == rows[0].title else None
             style = {"alpha": 0.7, "markersize": 7, "markeredgewidth": 0, "clip_on": False}
@@ -147,14 +173,17 @@ def draw(axes: Axes, groups: Mapping[str, Sequence[Row]], score: str, chance: fl
                 annotation_clip=False,
             )
     if chance is not None:
-        axes.axvline(chance, color=COLORS[7], linestyle="dashed", linewidth=1.5)
+        # In a narrow figure, beside the dots but not through the titles above them.
+        spans = [(place, place + 0.45) for place in range(len(titles))] if is_narrow else [(-0.5, len(titles) - 0.5)]
+        axes.vlines([chance] * len(spans), *np.transpose(spans), colors=COLORS[7], linestyles="dashed", linewidth=1.5)
         axes.annotate("chance", (chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
-    axes.set_yticks(range(len(titles)), titles, fontsize=12)
+    axes.set_yticks(range(len(titles)), [""] * len(titles) if is_narrow else titles, fontsize=12)
+    for place, title in enumerate(titles if is_narrow else ()):
+        axes.annotate(title, (0, place - 0.18), (2, 0), textcoords="offset points", fontsize=12)
     axes.set(xlim=(0, 1), ylim=(len(titles) - 0.5, -0.5), axisbelow=True)
     trainings = max(len(row.scores) for rows in groups.values() for row in rows)
-    axes.set_xlabel(
-        f"{score}: a dot for each of {trainings} trainings, a bar and a number at their median", fontsize=11
-    )
+    words = f"{score}: a dot for each of {trainings} trainings,", "a bar and a number at their median"
+    axes.set_xlabel(("\n" if is_narrow else " ").join(words), fontsize=11)
     # Lines through the rows of one group, and between the rows that several share.
     axes.grid(axis="both" if len(groups) == 1 else "x", color="#dce1e7")
     for place in range(1, len(titles)) if len(groups) > 1 else ():

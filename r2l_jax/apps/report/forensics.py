@@ -8,7 +8,18 @@ from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import Analyses, RunRecord, common_chance
-from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases, too_few, worst
+from r2l_jax.drift.results import (
+    Knob,
+    KnobMap,
+    OfFold,
+    Sensitivity,
+    Shots,
+    Tolerances,
+    WorstCase,
+    WorstCases,
+    too_few,
+    worst,
+)
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
@@ -45,7 +56,7 @@ def _sensitivity(content: Sensitivity) -> list[Block]:
         Text(
             f"{_sentence(content.unit)} Means over {content.overall.samples} samples, whose mean loss is "
             f"{tables.three_digits(content.overall.loss)}. Worst: each value moves in the direction that raises the "
-            "loss of the sample; up: all values move up."
+            f"loss of the sample; up: all values move up.{_tested(content)}"
         ),
         _changes_table("Parameters", "parameter", content, "parameters"),
         _changes_table("Images after stages", "stage", content, "stages"),
@@ -56,6 +67,11 @@ def _sensitivity(content: Sensitivity) -> list[Block]:
         columns = ("value", "mean", "mean of absolute values")
         blocks.append(Details("Single values", [Table("Change of the loss with single values", columns, elements)]))
     return blocks
+
+
+def _tested(content: OfFold) -> str:
+    """Says which checkpoint was analyzed, if the result records it."""
+    return f" Of the {content.checkpoint} checkpoint." if content.checkpoint else ""
 
 
 def _sentence(text: str) -> str:
@@ -86,7 +102,7 @@ def _tolerances(content: Tolerances, chance: float | None) -> list[Block]:
             f"falls by at most {100 * content.tolerance:g} points from low to high, while one knob moves. Below an end "
             "are the percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place "
             "where it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its "
-            "limit."
+            f"limit.{_tested(content)}"
         ),
         Table("Tolerated intervals", columns, rows),
     ]
@@ -124,7 +140,7 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
         Cell(knob.quantity),
         tables.number(knob.value),
         *ends,
-        *(tables.number(end.failing) for end in knob.ends.values()),
+        *(tables.value(end.failing) for end in knob.ends.values()),
         Cell("", right - left, range=bar),
     ]
 
@@ -176,6 +192,7 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
             f"By default, the {content.score} is {tables.three_digits(content.default.score)} and the loss "
             f"{tables.three_digits(content.default.loss)}. "
             "Each search raises the task loss over its parameters; distance from the default rendering has a price."
+            f"{_tested(content)}"
         ),
         Table("Worst case of each search", columns, rows),
         *_worst_pictures(analyses, content, detail),
@@ -204,7 +221,8 @@ def _worst_pictures(analyses: Analyses, content: WorstCases, detail: Detail) -> 
     for group in dict.fromkeys(row.group for row in content.rows):
         if file := existing(analyses.folder, "worst_case", f"{group}.png"):
             caption = f"{group}: default, worst case, and their difference around gray"
-            pictures.append(embedded(file, detail.width, f"Samples under the worst case of {caption}", caption))
+            alternative = f"Samples under the worst case of {caption}"
+            pictures.append(embedded(file, detail.width, alternative, caption, on_paper=True))
     return [Pictures(pictures)] if pictures else []
 
 

@@ -64,7 +64,8 @@ def _folds_table(runs: Sequence[RunRecord]) -> Table:
     score, every = common_score(runs), [fold.final for run in runs for fold in run.folds if fold.final]
     attacked = any(final.default is not None for final in every)
     numbers = {f"{score}, best checkpoint": "best", "best epoch": "best_epoch", f"{score}, last checkpoint": "last"}
-    numbers |= ({f"{score} by default": "default"} if attacked else {}) | {"loss, last checkpoint": "val_loss"}
+    numbers |= {f"{score} by default": "default"} if attacked else {}
+    numbers |= {"loss, best checkpoint": "best_loss", "loss, last checkpoint": "val_loss"}
     rows = []
     for run in runs:
         for fold in run.folds:

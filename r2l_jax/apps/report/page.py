@@ -95,7 +95,7 @@ def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) 
     """Makes all sections of a report that have any content; members of groups are shown as other runs are."""
     runs = [run for each in named for run in members.get(each.name, [each])]
     return [
-        *verdict.make(named, members, detail),
+        *verdict.make(named, members),
         *overview.make(runs),
         *training.make(runs),
         *processing.make(runs, detail),

@@ -13,6 +13,9 @@ from r2l_jax.runtime.errors import InputError
 
 _QUALITY = 85
 
+# Pixels of paper are at least this bright, lines of text on it are lower than this, in pixels, and become this gray.
+_WHITE, _LINE, _INK = 250, 40, 118
+
 # Narrower pictures are enlarged on the page, where their pixels stay visible.
 _SMALL = 420
 
@@ -42,6 +45,7 @@ class Picture(NamedTuple):
         height: the height in pixels.
         alternative: the text in its place.
         caption: the text below it; empty for none.
+        is_plot: whether it is a plot on white, whose colors a dark page turns round.
     """
 
     uri: str
@@ -49,6 +53,7 @@ class Picture(NamedTuple):
     height: int
     alternative: str
     caption: str
+    is_plot: bool = False
 
     @property
     def is_small(self) -> bool:
@@ -56,8 +61,19 @@ class Picture(NamedTuple):
         return self.width < _SMALL
 
 
-def embedded(file: pathlib.Path | io.BytesIO, width: int, alternative: str, caption: str = "") -> Picture:
-    """Puts a picture, from its file or its content, into the page as lossy WebP of at most this width in pixels.
+def embedded(
+    file: pathlib.Path, width: int, alternative: str, caption: str = "", on_paper: bool = False, is_plot: bool = False
+) -> Picture:
+    """Puts a picture into the page as lossy WebP of at most this width in pixels.
+
+    Args:
+        file: the picture.
+        width: the greatest width.
+        alternative: the text in its place.
+        caption: the text below it.
+        on_paper: whether the picture is a sheet of images on white paper, which the page then shows through, light or
+            dark.
+        is_plot: see `Picture`.
 
     Raises:
         InputError: the file cannot be read as a picture.
@@ -66,12 +82,38 @@ def embedded(file: pathlib.Path | io.BytesIO, width: int, alternative: str, capt
     try:
         with Image.open(file) as opened:
             picture = opened.convert("RGB")
+        picture = without_paper(picture) if on_paper else picture
         picture.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
         picture.save(stream, "webp", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{file} is not a picture that can be shown ({error}): move it away") from None
     content = base64.b64encode(stream.getvalue()).decode()
-    return Picture(f"data:image/webp;base64,{content}", *picture.size, alternative, caption)
+    return Picture(f"data:image/webp;base64,{content}", *picture.size, alternative, caption, is_plot)
+
+
+def without_paper(sheet: Image.Image) -> Image.Image:
+    """Makes the white paper between the images of a sheet transparent.
+
+    Rows of pixels between white ones belong to a line of text if they are few, and to images otherwise. Black text
+    becomes gray, which can be read on a light and on a dark page, and colored text keeps its color.
+    """
+    pixels = np.asarray(sheet).astype(np.float32)
+    white = np.all(pixels >= _WHITE, axis=-1)
+    blank = np.all(white, axis=-1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], blank, [True]]))).reshape(-1, 2)
+    lengths = edges[:, 1] - edges[:, 0]
+    is_text = np.zeros(len(pixels), bool)
+    for (start, end), length in zip(edges, lengths, strict=True):
+        is_text[start:end] = length < min(_LINE, lengths.max(initial=0) / 3)
+    is_image = ~blank & ~is_text
+    in_gap = np.all(white[is_image], axis=0)
+    alpha = np.where(np.logical_and.outer(is_image, ~in_gap), 1, 1 - pixels.min(-1) / 255)
+    alpha[blank] = 0
+    # The color that gives the pixel when it is laid on white.
+    ink = (pixels - 255 * (1 - alpha[..., None])) / np.maximum(alpha[..., None], 1 / 255)
+    is_black = is_text[:, None] & (np.ptp(pixels, -1) < 16)
+    ink[is_black] = _INK
+    return Image.fromarray(np.dstack([ink, 255 * alpha]).clip(0, 255).round().astype(np.uint8), "RGBA")
 
 
 def thinned(epochs: Sequence[int], most: int) -> list[int]:

@@ -31,15 +31,17 @@ def _parameters(run: RunRecord) -> list[Block]:
     names = list(dict.fromkeys(name for fold in run.folds for name in fold.recorded.parameters))
     if not names:
         return []
-    title = _element_names(run)
-    lines = {name: _parameter_lines(run, name, title) for name in names}
-    constant = [name for name in names if all(len(set(line.ys)) == 1 for line in lines[name])]
-    charts = [LineChart(name, "epoch", "value", lines[name]) for name in names if name not in constant]
+    title, starts = _declared(run)
+    lines = {name: _parameter_lines(run, name, title, starts.get(name)) for name in names}
+    constant = [name for name in names if all(not any(line.ys) for line in lines[name])]
+    charts = [LineChart(name, "epoch", "change", lines[name]) for name in names if name not in constant]
     charts += _norms_chart(run)
-    values = _values_table(run, names, title)
+    values = _values_table(run, names, title, starts)
     if not charts:
-        return [Text("No parameter changes after the first epoch."), values]
-    blocks: list[Block] = [Charts(charts), Details("Values of the first and the last epoch", [values])]
+        return [Text("No parameter changes."), values]
+    since = "the start, which is epoch 0" if starts else "the end of the first epoch"
+    words = Text(f"Changes of the parameters from their values at {since}.")
+    blocks: list[Block] = [words, Charts(charts), Details("Values at the start and the end", [values])]
     return [Text(f"Without any change: {', '.join(constant)}."), *blocks] if constant else blocks
 
 
@@ -47,13 +49,16 @@ def _parameters(run: RunRecord) -> list[Block]:
 _Title: TypeAlias = Callable[[str, tuple[int, ...]], str]
 
 
-def _parameter_lines(run: RunRecord, name: str, title: _Title) -> list[Line]:
-    """Makes a line for each element of a parameter and each fold; folds share the colors."""
-    return [
-        Line(title(name, place), [epoch + 1.0 for epoch in course.epochs], course.values, color)
-        for fold in run.folds
-        for color, (place, course) in enumerate(fold.recorded.parameters.get(name, {}).items())
-    ]
+def _parameter_lines(run: RunRecord, name: str, title: _Title, start: np.ndarray | None) -> list[Line]:
+    """Makes a line of the changes of each element of a parameter and each fold; folds share the colors."""
+    lines = []
+    for fold in run.folds:
+        for color, (place, course) in enumerate(fold.recorded.parameters.get(name, {}).items()):
+            epochs, values = [epoch + 1.0 for epoch in course.epochs], course.values
+            if start is not None:
+                epochs, values = [0.0, *epochs], [float(start[place]), *values]
+            lines.append(Line(title(name, place), epochs, [value - values[0] for value in values], color))
+    return lines
 
 
 def _norms_chart(run: RunRecord) -> list[LineChart]:
@@ -67,17 +72,21 @@ def _norms_chart(run: RunRecord) -> list[LineChart]:
     return [LineChart("norms of gradients", "epoch", label, norms, log_y=True)] if norms else []
 
 
-def _values_table(run: RunRecord, names: Sequence[str], title: _Title) -> Table:
-    """Makes the table of all elements at the end of the first and of the last epoch."""
+def _values_table(run: RunRecord, names: Sequence[str], title: _Title, starts: Mapping[str, np.ndarray]) -> Table:
+    """Makes the table of all elements at the start, if it is known, and at the end of the first and the last epoch."""
     folds = [f", fold {fold.number}" if len(run.folds) > 1 else "" for fold in run.folds]
     columns = ["value", *(f"{which} epoch{fold}" for which in ("first", "last") for fold in folds)]
+    if starts:
+        columns.insert(1, "start")
     rows = []
     for name in names:
         elements = [fold.recorded.parameters.get(name, {}) for fold in run.folds]
         for place in dict.fromkeys(place for each in elements for place in each):
             full = name if title(name, place) == name else f"{name}.{title(name, place)}"
             ends = [each[place].values[end] if place in each else None for end in (0, -1) for each in elements]
-            rows.append([Cell(tables.breakable(full)), *map(tables.number, ends)])
+            if starts:
+                ends.insert(0, float(starts[name][place]) if name in starts else None)
+            rows.append([Cell(tables.breakable(full)), *map(tables.value, ends)])
     return Table("Parameters", columns, rows)
 
 
@@ -98,27 +107,40 @@ def _own_values(run: RunRecord) -> list[Block]:
     ]
 
 
-def _element_names(run: RunRecord) -> _Title:
-    """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red".
+def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
+    """Returns what a run's pipeline declares.
 
-    A user's pipeline, which a report does not run, declares none: its elements are named by their places.
+    The first is a function that names an element of a parameter, such as "red"; the second are the values with which
+    the training began, none if it began with those of another run. A user's pipeline, which a report does not run,
+    declares nothing: its elements are named by their places.
     """
     names: dict[tuple[str, tuple[int, ...]], str] = {}
-    pipeline = run.flags["pipeline"] or run.flags["processing_mode"]
-    if pipeline in ("parametrized", "adaptive", "full"):
-        pipeline = "parametrized" if pipeline == "adaptive" else pipeline
+    starts: dict[str, np.ndarray] = {}
+    declared = run.flags["pipeline"] or run.flags["processing_mode"]
+    if declared in ("parametrized", "adaptive", "full"):
+        pipeline = "parametrized" if declared == "adaptive" else declared
         made = find_pipeline(pipeline)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
         values = made.parameters()
         for name, facts in made.facts.items():
             shape = np.shape(values[name])
             places = [(name, place) for place in np.ndindex(*shape)]
             names |= zip(places, facts.element_names(name, shape), strict=True)
+        # Adaptive processing records means over images, and another run's values are not in this one's folder.
+        if declared != "adaptive" and not run.flags["processor_uri"] and not run.flags["half_size"]:
+            arrays = {name: np.asarray(value) for name, value in values.items()}
+            starts = {name: array for name, array in arrays.items() if _is_of_all(run, name, array)}
 
     def title(name: str, place: tuple[int, ...]) -> str:
         full = names.get((name, place), ".".join([name, *map(str, place)]))
         return full.removeprefix(f"{name}.")
 
-    return title
+    return title, starts
+
+
+def _is_of_all(run: RunRecord, name: str, value: np.ndarray) -> bool:
+    """Tells whether the recorded elements of a parameter are those of a value."""
+    places = {*np.ndindex(*np.shape(value))}
+    return all(recorded.keys() <= places for fold in run.folds if (recorded := fold.recorded.parameters.get(name)))
 
 
 def _pictures(fold: FoldRecord, run: RunRecord, detail: Detail) -> list[Block]:
@@ -149,4 +171,5 @@ def _picture(group: str, stage: str, file: pathlib.Path, epoch: int, detail: Det
         "gradients": (f"gradient after {title}", f"Magnitude of the loss's gradient for the samples after {title}"),
     }
     caption, alternative = captions.get(group, (title, f"{title.capitalize()} for the recorded samples"))
-    return embedded(file, detail.width, f"{alternative}, epoch {epoch + 1}", caption)
+    on_paper = group not in captions
+    return embedded(file, detail.width, f"{alternative}, epoch {epoch + 1}", caption, on_paper=on_paper)

@@ -44,6 +44,7 @@ class Final(msgspec.Struct):
     default: float | None
     best_epoch: results.Count
     val_loss: float
+    best_loss: float | None = None
     val_precision: dict[str, float] = {}
     val_recall: dict[str, float] = {}
     val_f1: dict[str, float] = {}
@@ -300,6 +301,7 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
     if any("epoch" not in row for row in history) or (metrics["complete"] and score is None):
         raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
     places = {"last": f"val_{score}", "best": f"best_val_{score}", "default": f"default_val_{score}"}
+    places["best_loss"] = "best_val_loss"
     scores = {name: metrics.get(place) for name, place in places.items()}
     return FoldRecord(
         fold_number(folder.resolve()) or 0,

@@ -31,9 +31,9 @@ def number(value: float | int | None, **look: Any) -> Cell:
     return _cell(value, _short, look)
 
 
-def value(content: float) -> Cell:
+def value(content: float | None) -> Cell:
     """Makes a cell of a value of a parameter, without the tiny remainders of computations that end at 0."""
-    return number(content)._replace(text=number(round(content, 7)).text)
+    return number(content) if content is None else number(content)._replace(text=number(round(content, 7)).text)
 
 
 def score_and_deviation(mean: float | None, deviation: float | None) -> Cell:

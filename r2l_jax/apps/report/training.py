@@ -7,11 +7,13 @@ import numpy as np
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
-from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
 from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
+
+_ENDS = ("last", "best")
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
@@ -105,6 +107,10 @@ def _classes(run: RunRecord) -> list[Block]:
     blocks: list[Block] = [Table(f"Validation by class, last checkpoint{over}", ["class", "samples", *metrics], rows)]
     if len(names) <= _MOST_CLASSES:
         blocks.append(_confusion_table(names, np.sum(matrices, 0)))
+    if any(final.best != final.last for final in finals):
+        last, best = (tables.score(float(np.mean([getattr(final, name) for final in finals]))).text for name in _ENDS)
+        words = f"The {run.score} of the last checkpoint is {last}, and that of the best one {best}."
+        blocks.append(Text(f"A training records its classes at its end. {words}"))
     return blocks
 
 
@@ -124,4 +130,5 @@ def _confusion_table(names: Sequence[str], matrix: np.ndarray) -> Table:
         ]
         for row, name in enumerate(names)
     ]
-    return Table("Confusion: targets in rows, predictions in columns", ["target", *names], rows)
+    title = "Confusion, last checkpoint: targets in rows, predictions in columns"
+    return Table(title, ["target", *names], rows)

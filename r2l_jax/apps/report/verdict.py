@@ -3,15 +3,14 @@
 A group of trainings also has a figure and tables of its results; its members are in the other sections.
 """
 
-import io
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from r2l_jax.apps.report import document, dots, tables
-from r2l_jax.apps.report.document import Block, Cell, Details, Pictures, Section, Table, Text
+from r2l_jax.apps.report.document import Block, Cell, Details, Findings, Section, Table, Text
 from r2l_jax.apps.report.forensics import DISTANCES
-from r2l_jax.apps.report.pictures import Detail, embedded
 from r2l_jax.apps.report.runs import RunRecord, common_chance
 from r2l_jax.drift import statistics
 from r2l_jax.drift.corruptions import GROUPS
@@ -28,22 +27,50 @@ _UNDER = {
 }
 
 
-def make(named: Sequence[RunRecord], members: Mapping[str, Sequence[RunRecord]], detail: Detail) -> list[Section]:
+def make(named: Sequence[RunRecord], members: Mapping[str, Sequence[RunRecord]]) -> list[Section]:
     """Makes the section of the verdicts.
 
     Args:
         named: the records of the runs and groups that the report was asked for.
         members: the records of the trainings of each group, by its name.
-        detail: the size of the figure.
     """
     panels = []
     for run in named:
-        sentences = judge(run)
-        blocks: list[Block] = [Text(" ".join(each)) for each in (sentences, stated(run)) if each]
+        blocks: list[Block] = [Findings([*scored(run), *judge(run)])]
+        blocks += [Text(" ".join(each)) for each in (stated(run), _untested(run)) if each]
         if run.name in members:
-            blocks += [*_figure(run, members[run.name], detail), *_tables(run)]
+            blocks += [*_figure(run, members[run.name]), *_tables(run)]
         panels.append((run.name, blocks))
     return document.section("Verdict", document.panels(panels))
+
+
+def scored(run: RunRecord) -> list[str]:
+    """Returns the sentence on the score without drift: with an interval on the samples that drift was tested on.
+
+    Without such a test it is the score of the best checkpoint in the validation, or the state of the training.
+    """
+    chance = common_chance([run])
+    guess = [] if chance is None else [f"a guess: {round(100 * chance)}"]
+    if run.evaluation and (drops := _drops(run.evaluation)):
+        return [_of_score(run, "without drift", (drops.score.low, drops.score.high), guess)]
+    best = [fold.final.best for fold in run.folds if fold.final]
+    if not best:
+        return [f"The training is not finished: {len(run.folds[0].history)} epochs so far."]
+    where = "in the validation" if len(best) == 1 else f"in the validation of {len(best)} trainings"
+    return [_of_score(run, where, (min(best), max(best)), ["best checkpoint", *guess])]
+
+
+def _of_score(run: RunRecord, where: str, ends: tuple[float, float], notes: Sequence[str]) -> str:
+    beside = f" ({'; '.join(notes)})" if notes else ""
+    return f"The {run.score} {where} is {_points(*ends)}{beside}."
+
+
+def _untested(run: RunRecord) -> list[str]:
+    """Says how the drift of a trained run is tested, if it has not been."""
+    tested = run.evaluation or run.analyses or run.adaptation or run.learning
+    if tested or not all(fold.final for fold in run.folds):
+        return []
+    return [f"Not tested under drift yet: python scripts/evaluate.py {shlex.quote(f'--run={run.folder}')}"]
 
 
 def judge(run: RunRecord) -> list[str]:
@@ -66,9 +93,21 @@ def stated(run: RunRecord) -> list[str]:
             if drift.intervals:
                 samples = f"{drift.samples} {drift.measured} samples"
                 lines.append(statistics.stated(run.adaptation.about, len(run.adaptation.members), samples))
-    checkpoint = run.evaluation and run.evaluation.flags.get("checkpoint")
-    tested = [f"Tested under drift: the {checkpoint} checkpoint."] if checkpoint else []
-    return [*(f"{line}." for line in dict.fromkeys(lines)), *tested]
+    return [*(f"{line}." for line in dict.fromkeys(lines)), *_tested(run)]
+
+
+def _tested(run: RunRecord) -> list[str]:
+    """Says which checkpoint the results are about; several, if programs were told different ones."""
+    analyzed = {found.checkpoint for each in run.analyses for found in each.found.values()}
+    known = {
+        "Tested under drift": run.evaluation and run.evaluation.flags.get("checkpoint"),
+        "Analyzed by forensics": analyzed.pop() if len(analyzed) == 1 else None,
+        "Adjusted": run.adaptation and run.adaptation.flags.get("checkpoint"),
+    }
+    named = {work: checkpoint for work, checkpoint in known.items() if checkpoint}
+    if len(named) > 1 and len({*named.values()}) == 1:
+        return [f"Tested, here and below: the {next(iter(named.values()))} checkpoint."]
+    return [f"{work}: the {checkpoint} checkpoint." for work, checkpoint in named.items()]
 
 
 def _drops(evaluation: Evaluation) -> Drops | None:
@@ -90,7 +129,7 @@ def _losses(evaluation: Evaluation) -> list[str]:
             names = KINDS if kind == "sensor" else GROUPS.values()
             parts = {name: drops.groups[name] for name in names if name in drops.groups}
         else:
-            parts = {name: each for name, each in drops.cases.items() if tests[name]["group"] == kind}
+            parts = {name: each for name, each in drops.cases.items() if tests.get(name, {}).get("group") == kind}
         most = max(parts, key=lambda name: parts[name].estimate, default="")
         if len(parts) == 1 and kind in ("intensities", "exposures"):
             under = f" at {_in_words(most)}"
@@ -172,13 +211,10 @@ def _learned(learning: Learning) -> list[str]:
     return [f"Learned processing {change}."]
 
 
-def _figure(group: RunRecord, members: Sequence[RunRecord], detail: Detail) -> list[Block]:
+def _figure(group: RunRecord, members: Sequence[RunRecord]) -> list[Block]:
     """Shows the figure of a group."""
     rows = dots.make_rows(group, members)
-    if not rows:
-        return []
-    png = dots.make_png({group.name: rows}, group.score, common_chance(members))
-    return [Pictures([embedded(io.BytesIO(png), detail.width, dots.alternative(rows, group.score))], wide=True)]
+    return [dots.make_drawing(rows, group.score, common_chance(members))] if rows else []
 
 
 def _tables(group: RunRecord) -> list[Block]:

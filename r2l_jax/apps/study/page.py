@@ -225,7 +225,7 @@ def _adjustment(content: Numbers, folder: pathlib.Path) -> list[Section]:
 
 def _figures(folder: pathlib.Path, *names: str) -> list[Block]:
     found = [file for name in names if (file := existing(folder, f"{name}.png"))]
-    shown = [embedded(file, _WIDTH, file.stem.replace("_", " "), file.name) for file in found]
+    shown = [embedded(file, _WIDTH, file.stem.replace("_", " "), file.name, is_plot=True) for file in found]
     return [Pictures(shown, wide=True)] if shown else []
 
 

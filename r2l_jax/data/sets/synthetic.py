@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
-from jaxtyping import Array, Int, PRNGKeyArray, UInt8, UInt16
+from jaxtyping import Array, Float32, Int, PRNGKeyArray, UInt8, UInt16
 from PIL import Image
 from tqdm import tqdm
 
@@ -196,6 +196,12 @@ def _write(root: Path, settings: dict[str, int]) -> None:
     (root / "labels" / "labels.dat").write_text("".join(lines))
     (root / "camera.json").write_text(CAMERA.to_json())
     (root / "dataset.json").write_text(json.dumps(settings))
+
+
+def photograph(cell_class: str, size: int, seed: int = 0) -> Float32[np.ndarray, "{size} {size}"]:
+    """Renders the mosaic of one scene of a class, a name of `CLASSES`, under full light, with white at 1."""
+    raws, _ = _photograph(jax.random.key(seed)[None], jnp.array([CLASSES.index(cell_class)]), size)
+    return np.asarray(raws[0, INTENSITIES.index(1.0)]) / np.float32(65535)
 
 
 @functools.partial(jax.jit, static_argnames="size")

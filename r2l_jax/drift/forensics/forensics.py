@@ -128,7 +128,8 @@ def _analyze(
             raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
         found = analysis.analyze(fold, done, stop.agreed, unfinished)
         stated = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
-        return found._replace(content={**found.content, "measured": fold.measured}, table=f"{found.table}\n{stated}")
+        facts = {"measured": fold.measured, "checkpoint": fold.about.checkpoint}
+        return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")
 
     file = output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
     return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyze, ignored)

@@ -20,7 +20,8 @@ _FARTHEST = 4.0
 _GREATEST_STRENGTH = 4.0
 
 # The strength of a filter between its neutral kernel, 0, and its default, 1.
-_STRENGTH = isp.Parameter(None, width=1.0, unit="strength")
+STRENGTH = "strength"
+_STRENGTH = isp.Parameter(None, width=1.0, unit=STRENGTH)
 
 
 class Knob(NamedTuple):
@@ -134,7 +135,7 @@ def _joint(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
 def _strength(name: str, facts: isp.Parameter, kernel: np.ndarray) -> Knob:
     """Makes a knob for the strength of a filter, from the kernel that changes nothing to this kernel and beyond."""
     direction = ((kernel - np.array(facts.neutral)) / facts.width).astype(kernel.dtype)
-    return Knob(name, name, _STRENGTH, direction, 1.0, -1.0, _GREATEST_STRENGTH - 1, _STRENGTH.unit)
+    return Knob(name, name, _STRENGTH, direction, 1.0, -1.0, _GREATEST_STRENGTH - 1, STRENGTH)
 
 
 def _limits(facts: isp.Parameter, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

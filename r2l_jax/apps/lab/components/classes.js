@@ -1,9 +1,10 @@
 // The probability of each class; the class that the loss is for can be chosen.
 export default {
   template: `
-    <div class="lab-classes">
+    <div class="lab-classes" role="group" aria-label="probability of each class">
       <component :is="choosable ? 'button' : 'div'" v-for="(row, number) in rows" :key="row.name" class="lab-class"
-                 :class="{target: row.target}" :title="choosable ? 'take ' + row.name + ' as the true class' : ''"
+                 :class="{target: row.target}" :type="choosable ? 'button' : null"
+                 :aria-pressed="choosable ? String(!!row.target) : null" :title="choosable ? 'take ' + row.name + ' as the true class' : ''"
                  @click="choosable && $emit('choose', number)">
         <span class="lab-bar" :style="{width: 100 * row.share + '%'}"></span>
         <span class="lab-name">{{ row.name }}<em v-if="row.target">{{ row.target }}</em></span>

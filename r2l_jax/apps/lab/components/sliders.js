@@ -6,9 +6,9 @@ export default {
         <summary>{{ group.stage }}<span v-if="group.note" class="lab-note">{{ group.note }}</span></summary>
         <div v-for="knob in group.knobs" :key="knob.name" class="lab-knob" :class="{moved: at(knob) !== 0}">
           <label :for="'knob-' + knob.name" :title="knob.title">{{ knob.label }}</label>
-          <output>{{ knob.value }} <span class="lab-unit">{{ knob.unit }}</span></output>
-          <button class="lab-reset" :disabled="at(knob) === 0" :aria-label="'reset ' + knob.name" title="back to the default"
-                  @click="send(knob, 0, false)">↺</button>
+          <output :for="'knob-' + knob.name" aria-live="off">{{ knob.text }}</output>
+          <button type="button" class="lab-reset" :disabled="at(knob) === 0" :aria-label="'reset ' + knob.label"
+                  title="back to the default" @click="send(knob, 0, false)">↺</button>
           <div class="lab-track" :style="{'--at': share(knob, at(knob)), '--zero': share(knob, 0)}">
             <span v-if="knob.band" class="lab-band" :title="knob.bandTitle"
                   :style="{left: part(knob, knob.band[0]), right: rest(knob, knob.band[1])}"></span>
@@ -16,27 +16,33 @@ export default {
             <span v-if="knob.slope" class="lab-slope" :class="knob.slope > 0 ? 'up' : 'down'" :title="knob.slopeTitle"
                   :style="{'--length': Math.abs(knob.slope)}"></span>
             <input type="range" :id="'knob-' + knob.name" :min="knob.low" :max="knob.high" :step="(knob.high - knob.low) / 400"
-                   :value="at(knob)" :aria-valuetext="knob.value + ' ' + knob.unit"
+                   :value="at(knob)" :aria-valuetext="spoken(knob)"
                    @input="send(knob, +$event.target.value, true)" @change="send(knob, +$event.target.value, false)"
                    @dblclick="send(knob, 0, false)">
           </div>
         </div>
       </details>
     </div>`,
-  props: { groups: Array },
-  data: () => ({ held: null, position: 0 }),
+  // The number of the latest move that the groups include.
+  props: { groups: Array, seen: Number },
+  // The latest move of each slider: its number and its position.
+  data: () => ({ moves: {}, moved: 0 }),
   methods: {
-    // While a slider is held, its own position counts: that of the server is a little late.
+    // Until the server has seen the latest move of a slider, its position is older than the slider's own.
     at(knob) {
-      return this.held === knob.name ? this.position : knob.position;
+      const move = this.moves[knob.name];
+      return move && move[0] > this.seen ? move[1] : knob.position;
     },
     send(knob, position, held) {
       // The range starts at its end, so that its steps may miss the default by a rounding.
       if (Math.abs(position) < (knob.high - knob.low) / 800) position = 0;
-      this.held = held ? knob.name : null;
-      this.position = position;
-      if (!held) knob.position = position;
-      this.$emit("move", { name: knob.name, position, held });
+      this.moves[knob.name] = [++this.moved, position];
+      // Of events that follow each other quickly some are dropped: the last one holds the moves of all sliders.
+      const unseen = Object.entries(this.moves).filter(([, move]) => move[0] > this.seen);
+      this.$emit("move", { moves: Object.fromEntries(unseen), held });
+    },
+    spoken(knob) {
+      return [knob.text, knob.bandTitle, knob.slopeTitle].filter(Boolean).join("; ");
     },
     share(knob, position) {
       return (position - knob.low) / (knob.high - knob.low);

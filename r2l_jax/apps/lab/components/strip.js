@@ -1,9 +1,9 @@
 // The pictures after each stage, in order, all of them parts of one image; one of them can be shown large.
 export default {
   template: `
-    <div class="lab-strip" role="list" aria-label="the image after each stage">
-      <button v-for="(stage, number) in stages" :key="stage" role="listitem" :class="{current: stage === current}"
-              :title="'show the image after ' + stage" @click="$emit('show', stage)">
+    <div class="lab-strip" role="group" aria-label="the image after each stage">
+      <button v-for="(stage, number) in stages" :key="stage" type="button" :class="{current: stage === current}"
+              :aria-pressed="String(stage === current)" :title="'show the image after ' + stage" @click="$emit('show', stage)">
         <i :style="{backgroundImage: shown && 'url(' + shown + ')', backgroundSize: 100 * stages.length + '% 100%',
                     backgroundPositionX: stages.length > 1 ? (100 * number) / (stages.length - 1) + '%' : 0}"></i>
         <span>{{ stage }}</span>

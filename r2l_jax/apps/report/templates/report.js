@@ -58,6 +58,9 @@ for (const slider of document.querySelectorAll(".slider")) {
   show();
 }
 
+// On a narrow page, the verdict comes before the contents.
+if (matchMedia("(max-width: 40rem)").matches) document.querySelector("nav details").open = false;
+
 // Folded parts are printed as well.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details:not([open])")) {

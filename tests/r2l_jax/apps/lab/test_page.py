@@ -1,6 +1,7 @@
 """The page as a visitor has it: in headless Chromium, with a program that serves it."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from r2l_jax.pipelines import find_pipeline
 
 pytest.importorskip("nicegui")
 playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
@@ -33,12 +35,18 @@ DROP = """([name, content]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def address(one_epoch, tmp_path_factory):
-    """The address of the page of a run. No upload is left when the program ends."""
-    folder = tmp_path_factory.mktemp("tmp")
-    flags = f"--run={one_epoch.run_dir}", "--port=0", "--max_upload=0.2"
-    process = start("lab.py", *flags, environment={"TMPDIR": str(folder)})
+# The visible buttons and sliders that are less than 24 pixels wide or high.
+SMALL = """[...document.querySelectorAll(
+  "button, input[type=range], summary, [role=slider], [role=checkbox]")].filter((each) => {
+  const { width, height } = each.getBoundingClientRect();
+  return width && height && getComputedStyle(each).visibility !== "hidden" && Math.min(width, height) < 24;
+}).map((each) => each.outerHTML.slice(0, 100))"""
+
+
+@contextlib.contextmanager
+def served(folder, *flags):
+    """The address of a page. No upload is left when the program ends."""
+    process = start("lab.py", "--port=0", *flags, environment={"TMPDIR": str(folder)})
     while not (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line := process.stdout.readline())):
         assert line, process.stderr.read()
     yield found[1]
@@ -46,6 +54,13 @@ def address(one_epoch, tmp_path_factory):
     _, stderr = process.communicate(timeout=60)
     assert "Traceback" not in stderr, stderr
     assert list(folder.glob("r2l_lab_*")) == []
+
+
+@pytest.fixture(scope="module")
+def address(one_epoch, tmp_path_factory):
+    """The address of the page of a run."""
+    with served(tmp_path_factory.mktemp("tmp"), f"--run={one_epoch.run_dir}", "--max_upload=0.2") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +77,14 @@ def visit(browser, address):
     """A function that opens the page as a new visitor; nothing on it may fail or come from elsewhere."""
     contexts, wrong = [], []
 
-    def visit(width=1400, height=900):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+    def visit(width=1400, height=900, scheme="light", address=address, until=".lab-slope"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
         page.goto(address)
-        page.wait_for_selector(".lab-slope")
+        page.wait_for_selector(until)
         return page
 
     yield visit
@@ -138,7 +153,64 @@ def test_files_that_cannot_be_read_are_named_and_the_page_goes_on(visit):
         page.get_by_text(words).first.wait_for()
     drop(page, "large.tiff", bytes(300_000))
     page.get_by_text("a file must have at most 0.2 MiB").wait_for()
+    # Notices take a place of their own.
+    notices = page.locator(".lab-notices").bounding_box()
+    for other in (".lab-bar-top", ".lab-viewer", ".lab-strip", ".lab-right"):
+        box = page.locator(other).bounding_box()
+        is_apart = box["y"] + box["height"] <= notices["y"] or notices["y"] + notices["height"] <= box["y"]
+        assert is_apart or notices["x"] + notices["width"] <= box["x"], other
+    assert page.locator(".lab-notice .lab-action").count() == 3
+    page.get_by_label("close the notice: notes.txt").click()
+    page.get_by_text("notes.txt: expected a raw file").wait_for(state="detached")
+    drop(page, "mine.tiff", raw_file())
+    page.get_by_text("a file must have at most").wait_for(state="detached")
     move(page, "gamma_correct", 0.5)
+
+
+def test_no_press_of_an_arrow_is_lost(visit):
+    page = visit()
+    slider = page.locator("[id='knob-gamma_correct']")
+    step = float(slider.get_attribute("step"))
+    for delay in (0, 5, 10, 20, 30):
+        page.get_by_text("Reset sliders").click()
+        page.wait_for_function("document.getElementById('knob-gamma_correct').value === '0'")
+        slider.focus()
+        for _ in range(20):
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(delay)
+        page.get_by_text(f"gamma {2.2 * np.exp(20 * step):.3g}").wait_for()
+        assert float(slider.input_value()) == pytest.approx(20 * step), delay
+    # A press on the next slider does not overtake the former one's.
+    page.keyboard.press("ArrowRight")
+    page.locator("[id='knob-gaussian_blur']").press("ArrowRight")
+    page.wait_for_selector(".lab-slope")
+    assert float(slider.input_value()) == pytest.approx(21 * step)
+    assert float(page.locator("[id='knob-gaussian_blur']").input_value()) == pytest.approx(step)
+
+
+def test_the_verdict_stays_in_sight_while_sliders_move(visit):
+    for width, height in ((1400, 900), (390, 844)):
+        page = visit(width, height)
+        page.locator("[id='knob-gamma_correct']").scroll_into_view_if_needed()
+        verdict = page.locator(".lab-verdict")
+        assert re.fullmatch(r"now (\w+), true (\w+): (right|wrong)", verdict.inner_text())
+        box = verdict.bounding_box()
+        assert 0 <= box["y"] < box["y"] + box["height"] <= height
+        others = [name for name in page.locator(".lab-name").all_inner_texts() if "true" not in name]
+        page.get_by_title(f"take {others[0]} as the true class").click()
+        page.get_by_text(re.compile(f"taken as true: {others[0]}: (right|wrong)")).wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_click_switches_between_light_and_dark(visit, scheme):
+    page = visit(scheme=scheme)
+    button = page.get_by_title("light or dark")
+    shade = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(shade)
+    assert button.get_attribute("aria-pressed") == str(scheme == "dark").lower()
+    button.click()
+    page.wait_for_function(f"before => {shade} !== before", arg=before)
+    assert button.get_attribute("aria-pressed") == str(scheme == "light").lower()
 
 
 def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
@@ -187,6 +259,50 @@ def test_a_telephone_shows_all_of_it_without_scrolling_sideways(visit):
     # The picture stays above the sliders.
     assert page.locator(".lab-now").bounding_box()["y"] >= 0
     move(page, "gamma_correct", 0.5)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The address of the page without flags."""
+    with served(tmp_path_factory.mktemp("tmp")) as address:
+        yield address
+
+
+def test_without_flags_an_example_is_opened_and_announced(visit, plain):
+    page = visit(address=plain, until=".lab-empty")
+    assert page.locator(".lab-empty strong").inner_text() == "Opening example: BAS…"
+    page.wait_for_selector(".lab-now")
+    assert page.get_by_label("sample", exact=True).input_value() == "example: BAS"
+
+
+def test_a_file_without_a_camera_is_kept_while_its_camera_is_chosen(visit, plain):
+    page = visit(address=plain, until=".lab-now")
+    before = picture(page)
+    drop(page, "mine.tiff", raw_file())
+    page.get_by_text("mine.tiff is kept").wait_for()
+    assert picture(page) == before
+    page.get_by_label("camera", exact=True).click()
+    page.get_by_role("option", name="drone").click()
+    changed(page, before)
+    assert page.get_by_text("mine.tiff is kept").is_hidden()
+    assert page.evaluate("document.querySelector('.lab-frame').style.getPropertyValue('--w')") == "48"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, plain, scheme):
+    page = visit(scheme=scheme)
+    drop(page, "notes.txt", b"")
+    page.get_by_text("notes.txt: expected").wait_for()
+    page.get_by_text("Compare", exact=True).click()
+    page.locator("[id='knob-gamma_correct']").fill("0.5")
+    page.wait_for_selector(".lab-reset:not([disabled])")
+    pages = [page, visit(390, 844, scheme), visit(scheme=scheme, address=plain, until=".lab-now")]
+    for each in pages:
+        found = axe.Axe().run(each, options={"rules": {"target-size": {"enabled": True}}})
+        wrong = [rule for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
+        assert wrong == [], found.generate_report()
+        assert each.evaluate("document.documentElement.lang") == "en-US"
+        assert each.evaluate(SMALL) == []
 
 
 def test_large_bodies_and_other_hosts_are_refused(address):

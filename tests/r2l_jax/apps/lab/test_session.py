@@ -9,13 +9,14 @@ import isp
 from r2l_jax.apps.lab import frames, session, sources
 from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.lab.lab import LEARNED, Lab
-from r2l_jax.apps.lab.presentation import JPEG, PNG, Gallery, classes, clipped, sliders
+from r2l_jax.apps.lab.presentation import JPEG, PNG, Gallery, classes, clipped, label, reading, sliders, verdict
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.sets import synthetic
 from r2l_jax.drift.results import Knob, Tolerances
+from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime.errors import InputError
 
 SMALL = "bilinear.none.none"
 
@@ -191,6 +192,33 @@ async def test_the_model_judges_and_searches(judging):
         assert classes(visitor)[0]["target"] == "taken as true"
 
 
+@pytest.mark.parametrize(
+    ("target", "chosen", "words"),
+    [(0, None, "true {0}: wrong"), (1, None, "true {1}: right"), (None, 0, "taken as true: {0}: wrong")],
+)
+async def test_the_verdict_says_what_the_model_sees_and_whether_it_is_right(judging, target, chosen, words):
+    known = None if target is None else np.asarray(target)
+    async with visiting(judging, source(shape=(32, 32), target=known), "slope") as visitor:
+        names = judging.model.classes
+        if chosen is not None:
+            visitor.choose_target(chosen)
+        # Certainly the second class.
+        probabilities = np.eye(len(names), dtype=np.float32)[1]
+        visitor.view.judgement = visitor.view.judgement._replace(probabilities=probabilities)
+        found = verdict(visitor)
+        assert found.text == f"now {names[1]}, {words.format(*names)}"
+        assert found.is_right == words.endswith("right")
+
+
+async def test_the_verdict_on_a_mask_is_its_overlap(judging):
+    async with visiting(judging, source(shape=(32, 32)), "slope") as visitor:
+        mask = np.zeros((32, 32))
+        mask[:16] = 1
+        visitor.view.judgement = visitor.view.judgement._replace(probabilities=mask)
+        visitor.view.target, visitor.view.target_known = np.roll(mask, 8, 0).astype(np.uint8), True
+        assert verdict(visitor) == ("now IoU 0.333 with the true mask", None)
+
+
 @pytest.mark.parametrize("end", ["move", "reset", "open", "open while it compiles"])
 async def test_a_search_ends_with_the_visitor_s_next_action(judging, end):
     async with visiting(judging, source(shape=(32, 32), target=np.asarray(2)), "slope") as visitor:
@@ -226,8 +254,10 @@ async def test_the_model_sees_windows_of_its_own_size_alone(judging):
         assert visitor.view.judged
         # Without a target of its own, the model's answer at the default counts.
         assert int(visitor.view.target) == visitor.view.judgement.probabilities.argmax()
+        assert verdict(visitor).text
         await visitor.show_whole(True)
         assert not visitor.view.judged
+        assert verdict(visitor).text == ""
         visitor.search("worst")
         assert visitor.searching is None
 
@@ -252,6 +282,29 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(judging, m
         # The tolerances belong to the learned pipeline.
         visitor.choice = dataclasses.replace(visitor.choice, pipeline="small")
         assert not any("band" in row for group in sliders(visitor) for row in group["knobs"])
+
+
+def test_sliders_are_read_in_words():
+    knobs = knobs_of(*facts_of(find_pipeline("parametrized")(isp.CAMERAS["drone"])))
+    assert label(knobs["black_level"]) == "black level, all"
+    assert label(knobs["black_level.2"], "RGGB") == "black level, green 2"
+    assert label(knobs["black_level.3"], "RGGB") == "black level, blue"
+    assert label(knobs["black_level.3"]) == "black level, 3"
+    assert label(knobs["white_balance.red"], "RGGB") == "white balance, red"
+    at = {name: knob.position for name, knob in knobs.items()}
+    assert reading(knobs["black_level"], 0.0) == "unchanged"
+    assert reading(knobs["black_level"], at["black_level"](0.01)) == "each level +0.01"
+    assert reading(knobs["black_level"], at["black_level"](-0.01)) == "each level \N{MINUS SIGN}0.01"
+    assert reading(knobs["white_balance"], 0.0) == "unchanged"
+    assert reading(knobs["white_balance"], at["white_balance"](1.25)) == "each gain \N{MULTIPLICATION SIGN}1.25"
+    assert reading(knobs["sharpening_filter"], 0.0) == "unchanged"
+    assert reading(knobs["sharpening_filter"], -1.0) == "off"
+    assert reading(knobs["sharpening_filter"], 0.5) == "strength \N{MULTIPLICATION SIGN}1.5"
+    assert reading(knobs["gamma_correct"], 0.0) == "gamma 2.2"
+
+
+def facts_of(pipeline):
+    return pipeline.facts, {name: np.asarray(value) for name, value in pipeline.parameters().items()}
 
 
 async def test_pictures_are_drawn_when_they_are_asked_for(plain):
@@ -283,23 +336,40 @@ async def test_saturated_sites_and_clipped_pixels_are_counted(plain):
         assert rows["pixels above white"] == f"{100 * visitor.view.picture.above.mean():.2f} %"
 
 
-async def test_a_file_without_its_camera_is_reported_and_the_former_one_stays_until_one_is_chosen(plain):
-    cameras = []
-
-    def read(camera):
-        cameras.append(camera)
-        if camera.camera is None:
-            raise InputError("mine.tiff: a camera must be given")
-        return Frame("mine.tiff", np.full((16, 24), 0.5, np.float32), camera.camera), []
-
+async def test_a_file_without_its_camera_is_kept_until_one_is_chosen(plain, tmp_path):
+    np.save(tmp_path / "mine.npy", np.full((16, 24), 0.5, np.float32))
+    waiting = sources.file_source("mine.npy", tmp_path / "mine.npy", None)
     async with visiting(plain, source("good")) as visitor:
-        await visitor.open(Source("mine.tiff", read))
-        assert visitor.failures == ["mine.tiff: a camera must be given"]
+        await visitor.open(waiting)
+        assert (visitor.waiting, visitor.failures) == ("mine.npy", [])
+        # Until then, the former one can be processed.
         assert (visitor.choice.source.name, visitor.busy) == ("good", "")
         visitor.shown.clear()
         visitor.move("gamma_correct", 0.1)
         await visitor.until("picture")
-        # Opens the file anew that was asked for last.
         await visitor.choose_camera("microscopy")
+        assert (visitor.choice.source.name, visitor.waiting) == ("mine.npy", "")
         assert visitor.view.frame.camera == isp.CAMERAS["microscopy"]
-        assert isinstance(cameras[0], KnownCamera)
+        # Another source takes its place.
+        visitor.camera_name = sources.OWN_CAMERA
+        await visitor.open(waiting)
+        await visitor.open(source("good"))
+        assert visitor.waiting == ""
+
+
+async def test_warnings_of_a_file_follow_its_picture(plain):
+    shown = []
+    raw = np.full((16, 24), 0.5, np.float32)
+    async with visiting(plain) as visitor:
+        visitor._failed = lambda message: shown.append((message, visitor.choice.source.name))
+        await visitor.open(Source("dim", lambda camera: (Frame("dim", raw, isp.CAMERAS["drone"]), ["dim: it is dim"])))
+        assert shown == [("dim: it is dim", "dim")]
+
+
+def test_examples_are_one_cell_of_each_class():
+    examples = sources.examples()
+    assert sorted(example.name for example in examples) == [f"example: {name}" for name in sorted(synthetic.CLASSES)]
+    frames_ = [example.read(KnownCamera())[0] for example in examples[:2]]
+    assert all(frame.raw.shape == (256, 256) and frame.camera == synthetic.CAMERA for frame in frames_)
+    assert all(0 <= frame.raw.min() < frame.raw.max() <= 1 for frame in frames_)
+    assert (frames_[0].raw != frames_[1].raw).any()

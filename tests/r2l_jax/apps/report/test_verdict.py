@@ -1,10 +1,12 @@
+import dataclasses
+
 import msgspec
 import pytest
 import report_runs
 from report_runs import PIPELINES
 
 from r2l_jax.apps.report.runs import read_runs
-from r2l_jax.apps.report.verdict import judge, stated
+from r2l_jax.apps.report.verdict import judge, make, scored, stated
 from r2l_jax.drift import results
 
 
@@ -86,3 +88,24 @@ def test_adjustment_and_learned_processing_have_intervals(run):
         "Adjustment to an intensity of 0.05 wins back 31 to 49 points.",
         "Learned processing shows no difference compared with fixed processing (\N{MINUS SIGN}1 to 2 points).",
     ]
+
+
+def test_the_score_without_drift_comes_first(run, tmp_path):
+    found = evaluated(run, pipelines=(0.1, 0.2))
+    assert scored(found) == ["The accuracy without drift is 90 to 96 points (a guess: 50)."]
+    best = round(100 * run.folds[0].final.best)
+    assert scored(run) == [f"The accuracy in the validation is {best} points (best checkpoint; a guess: 50)."]
+    begun = run._replace(folds=[dataclasses.replace(run.folds[0], final=None)])
+    assert scored(begun) == ["The training is not finished: 2 epochs so far."]
+    two = [
+        dataclasses.replace(run.folds[0], final=msgspec.structs.replace(run.folds[0].final, best=b))
+        for b in (0.5, 0.75)
+    ]
+    words = "The accuracy in the validation of 2 trainings is 50 to 75 points (best checkpoint; a guess: 50)."
+    assert scored(run._replace(folds=two)) == [words]
+
+
+def test_a_run_that_was_not_tested_says_how(run):
+    ((_, blocks),) = [("", make([run], {})[0].blocks)]
+    assert blocks[-1].text == f"Not tested under drift yet: python scripts/evaluate.py --run={run.folder}"
+    assert blocks[0].sentences == scored(run)
