@@ -150,19 +150,22 @@ def draw(axes: Axes, chart: LineChart) -> None:
     whole = all(float(x).is_integer() for line in chart.lines for x in line.xs)
     _set_ticks(axes.xaxis, 7, chart.log_x, whole)
     if not chart.log_y:
-        axes.set_ylim(*_told_apart(*axes.get_ylim()))
+        _tell_apart(axes)
     _set_ticks(axes.yaxis, 5, chart.log_y)
 
 
-def _told_apart(low: float, high: float) -> tuple[float, float]:
-    """Widens an axis whose ends are equal in three significant digits until they differ there."""
+def _third_digit(low: float, high: float) -> float:
+    """Returns the unit of the third significant digit of the values on an axis; 0 without one."""
     most = max(abs(low), abs(high))
-    if not most or not math.isfinite(high - low):
-        return low, high
-    unit = 10.0 ** (math.floor(math.log10(most)) - 2)
-    if not unit or high - low >= 2 * unit:
-        return low, high
-    return math.floor(low / unit) * unit, math.ceil(high / unit) * unit
+    return 10.0 ** (math.floor(math.log10(most)) - 2) if most and math.isfinite(high - low) else 0.0
+
+
+def _tell_apart(axes: Axes) -> None:
+    """Widens a vertical axis whose ends are equal in three significant digits until they differ there."""
+    low, high = axes.get_ylim()
+    unit = _third_digit(low, high)
+    if unit and high - low < 2 * unit:
+        axes.set_ylim(math.floor(low / unit) * unit, math.ceil(high / unit) * unit)
 
 
 def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -> None:
@@ -171,6 +174,9 @@ def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -
     if logarithmic:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=count))
     else:
+        # As few as three significant digits tell apart.
+        unit = _third_digit(low, high)
+        count = min(count, max(round((high - low) / unit), 1)) if unit else count
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value)))

@@ -173,9 +173,10 @@ def draw(
                 annotation_clip=False,
             )
     if chance is not None:
-        # In a narrow figure, beside the dots but not through the titles above them.
-        spans = [(place, place + 0.45) for place in range(len(titles))] if is_narrow else [(-0.5, len(titles) - 0.5)]
-        axes.vlines([chance] * len(spans), *np.transpose(spans), colors=COLORS[7], linestyles="dashed", linewidth=1.5)
+        # In a narrow figure, it does not cross the titles above the dots.
+        spans = [(1 - (place + share) / len(titles)) for place in range(len(titles)) for share in (0.95, 0.5)]
+        for low, high in zip(spans[::2], spans[1::2], strict=True) if is_narrow else [(0.0, 1.0)]:
+            axes.axvline(chance, low, high, color=COLORS[7], linestyle="dashed", linewidth=1.5)
         axes.annotate("chance", (chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
     axes.set_yticks(range(len(titles)), [""] * len(titles) if is_narrow else titles, fontsize=12)
     for place, title in enumerate(titles if is_narrow else ()):

@@ -98,7 +98,7 @@ def stated(run: RunRecord) -> list[str]:
 
 def _tested(run: RunRecord) -> list[str]:
     """Says which checkpoint the results are about; several, if programs were told different ones."""
-    analyzed = {found.checkpoint for each in run.analyses for found in each.found.values()}
+    analyzed = {found.checkpoint for each in run.analyses for found in each.found.values() if found.checkpoint}
     known = {
         "Tested under drift": run.evaluation and run.evaluation.flags.get("checkpoint"),
         "Analyzed by forensics": analyzed.pop() if len(analyzed) == 1 else None,
