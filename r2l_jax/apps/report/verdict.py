@@ -162,7 +162,9 @@ def _in_words(name: str) -> str:
         steps = zip(parts, ("demosaicing", "sharpening", "denoising"), strict=True)
         first, *others = [f"no {step}" if part == "none" else part.replace("_", " ") for part, step in steps]
         return f"{first} with {' and '.join(others)}"
-    name = name.replace("_", " ") if name in KINDS else name
+    if name in KINDS or parts[0] in KINDS:
+        kind, *severity = parts
+        return " ".join([kind.replace("_", " "), *(f"of severity {each}" for each in severity)])
     return name.replace("iso=", "an intensity of ").replace("exposure=", "an exposure of ")
 
 

@@ -21,7 +21,7 @@ def make(named: Sequence[RunRecord], detail: Detail) -> list[Section]:
             blocks = _blocks(run.watched)
             if file := existing(run.folder, "monitor", "windows.png"):
                 title = f"{run.name}: p-values and confidence of the windows"
-                blocks.insert(1, Pictures([embedded(file, detail.width, title, title)]))
+                blocks.insert(1, Pictures([embedded(file, detail.width, title, title, is_plot=True)]))
         panels.append((run.name, blocks))
     return document.section("Watch over the camera", document.panels(panels))
 
