@@ -108,11 +108,10 @@ def _own_values(run: RunRecord) -> list[Block]:
 
 
 def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
-    """Returns what a run's pipeline declares.
+    """Returns a function that names an element of a parameter, such as "red", and the values at the training's start.
 
-    The first is a function that names an element of a parameter, such as "red"; the second are the values with which
-    the training began, none if it began with those of another run. A user's pipeline, which a report does not run,
-    declares nothing: its elements are named by their places.
+    There are no values if the training started from those of another run. A user's pipeline, which a report does not
+    run, declares neither: its elements are named by their places.
     """
     names: dict[tuple[str, tuple[int, ...]], str] = {}
     starts: dict[str, np.ndarray] = {}
