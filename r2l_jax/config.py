@@ -1,12 +1,15 @@
 """The settings of a training run; other programs share some of them.
 
-Names and defaults follow the published PyTorch program where it has the same setting. Each flag of scripts/train.py is
+Names follow the published PyTorch program where it has the same setting; its optimization is
+`PUBLISHED_OPTIMIZATION`. Each flag of scripts/train.py is
 a field here, with its default, its help and its bounds; see `runtime.flags`.
 """
 
 import dataclasses
 import functools
 import pathlib
+import types
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
@@ -76,6 +79,15 @@ AUX_LOSSES = ("ssim", "l2", "l2_sum")
 
 # The settings of adversarial training that have a default only with it.
 _ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
+
+# The optimization of the published program, which are also the settings of configs/published.flags.
+PUBLISHED_OPTIMIZATION: Mapping[str, Any] = types.MappingProxyType(
+    {
+        **{"lr": 1e-5, "epochs": 3, "batch_size": 32, "augmentation": "none"},
+        **{"optimizer": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 0.0, "ema": 0.0},
+        **{"label_smoothing": 0.0, "class_weights": "none"},
+    }
+)
 
 # The settings of gradient descent that adversarial training does not use.
 _DESCENT_ALONE = (
@@ -389,24 +401,30 @@ class ModelSettings(NetworkSettings):
 class OptimizationSettings(Settings):
     """Optimization."""
 
-    lr: float = setting("the learning rate", 1e-5, bound=POSITIVE)
+    lr: float = setting("the learning rate", 1e-3, bound=POSITIVE)
     epochs: int = setting(
         "passes over the training samples; 0 trains nothing, and measures a trained head as it is",
-        3,
+        30,
         bound=NOT_NEGATIVE,
     )
-    optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adam", choices=OPTIMIZERS, rare=True)
-    weight_decay: float = setting(
-        "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE, rare=True
+    optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adamw", choices=OPTIMIZERS, rare=True)
+    weight_decay: float | None = setting(
+        "with --optimizer=adamw or sgd, the decay of the head's kernels; default: 0.05 with adamw",
+        None,
+        bound=NOT_NEGATIVE,
+        rare=True,
     )
     schedule: str = setting(
         "how the learning rate changes: constant, or a cosine that falls to 0 in the last epoch",
-        "constant",
+        "cosine",
         choices=SCHEDULES,
         rare=True,
     )
-    warmup_epochs: float = setting(
-        "the number of epochs over which the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE, rare=True
+    warmup_epochs: float | None = setting(
+        "the number of epochs over which the learning rate rises from 0; default: a fifteenth of --epochs",
+        None,
+        bound=NOT_NEGATIVE,
+        rare=True,
     )
     patience: int = setting(
         "stop after this many validations in a row without a better score; 0 trains all epochs",
@@ -414,27 +432,28 @@ class OptimizationSettings(Settings):
         bound=NOT_NEGATIVE,
         rare=True,
     )
-    label_smoothing: float = setting(
-        "for classification: in training, this share of each target is spread over all classes",
-        0.0,
+    label_smoothing: float | None = setting(
+        "for classification: in training, this share of each target is spread over all classes; default: 0.1",
+        None,
         bound=NOT_NEGATIVE,
         rare=True,
     )
-    class_weights: str = setting(
-        "for classification: balanced gives rare classes more weight in the training loss, by their number of samples",
-        "none",
+    class_weights: str | None = setting(
+        "for classification: balanced gives rare classes more weight in the training loss, by their number of samples; "
+        "default: balanced",
+        None,
         choices=CLASS_WEIGHTS,
         rare=True,
     )
     ema: float = setting(
-        "use a moving average of the weights over the updates, with this decay, such as 0.99; 0 uses the last weights",
-        0.0,
+        "use a moving average of the weights over the updates, with this decay; 0 uses the last weights",
+        0.98,
         bound=NOT_NEGATIVE,
         rare=True,
     )
-    batch_size: int = setting("samples per update, over all devices", 32, bound=POSITIVE)
+    batch_size: int = setting("samples per update, over all devices", 8, bound=POSITIVE)
     augmentation: str = setting(
-        "weak: flips and right-angle turns; strong: also noise and smoothing", "none", choices=AUGMENTATIONS
+        "weak: flips and right-angle turns; strong: also noise and smoothing", "weak", choices=AUGMENTATIONS
     )
     camera_augmentation: str = setting(
         "take each mosaic again with a camera drawn at random: exposure, gains, black level, vignetting, blur and "
@@ -464,18 +483,21 @@ class OptimizationSettings(Settings):
         from r2l_jax.optimizers import LearningRate, Optimizer
 
         end = self.epochs * epoch_steps if self.schedule == "cosine" else None
-        rate = LearningRate(self.lr, round(self.warmup_epochs * epoch_steps), end)
-        return Optimizer(self.optimizer, rate, self.weight_decay)
+        warmup = self.epochs / 15 if self.warmup_epochs is None else self.warmup_epochs
+        decay = self.weight_decay
+        if decay is None:
+            decay = 0.05 if self.optimizer == "adamw" else 0.0
+        return Optimizer(self.optimizer, LearningRate(self.lr, round(warmup * epoch_steps), end), decay)
 
     def __post_init__(self):
         super().__post_init__()
         if self.weight_decay and self.optimizer == "adam":
             raise InputError(f"--weight_decay is for --optimizer=adamw or sgd, got --optimizer={self.optimizer}")
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise InputError(f"--warmup_epochs={self.warmup_epochs:g} is more than --epochs={self.epochs}")
         for name in ("label_smoothing", "ema"):
-            if getattr(self, name) >= 1:
-                raise InputError(f"--{name} must be below 1, got {getattr(self, name):g}")
+            if (value := getattr(self, name)) is not None and value >= 1:
+                raise InputError(f"--{name} must be below 1, got {value:g}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -113,17 +113,18 @@ def test_every_program_is_in_the_table_and_in_a_command():
     scripts = {script.name for script in (ROOT / "scripts").glob("*.py")}
     assert scripts == set(WORK)
     for script in scripts:
-        assert f"| `scripts/{script}` |" in PAGES["README.md"]
+        assert f"| `scripts/{script}` |" in PAGES["docs/programs.md"]
         assert commands(script)
 
 
-def test_the_quick_start_is_two_commands():
+def test_the_quick_start_is_two_blocks():
     quick_start = re.search(r"^## Quick start\n(.*?)^## ", PAGES["README.md"], re.DOTALL | re.MULTILINE)[1]
-    train, test = code_blocks("sh", quick_start)
+    train, look = code_blocks("sh", quick_start)
+    (test,) = re.findall(r"^\.venv/bin/pytest .*\n", PAGES["README.md"], re.MULTILINE)
     assert re.fullmatch(
         r"python3 -m venv \.venv && \.venv/bin/pip install .* && \.venv/bin/python scripts/train.*\n", train
     )
-    assert re.fullmatch(r"\.venv/bin/pytest .*\n", test)
+    assert re.fullmatch(r"source .*\npython scripts/evaluate\.py .*\npython scripts/report\.py .*\n", look)
     for command in (train, test):
         assert command in PAGES["docs/quick_start.md"]
 

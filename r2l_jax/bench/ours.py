@@ -16,7 +16,7 @@ from flax import nnx
 import isp
 from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
 from r2l_jax.bench.timing import Call
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import PUBLISHED_OPTIMIZATION, TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
@@ -113,7 +113,7 @@ def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
 
 def _prepared_run(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
     """Returns a run's compiled functions, the state in which its training begins, and a batch on the devices."""
-    config = build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE)
+    config = build(TrainConfig, {**PUBLISHED_OPTIMIZATION, **flags}, batch_size=len(raw), lr=LEARNING_RATE)
     steps = make_steps(StepSettings.of(config, _dataset(raw, targets), 1))
     index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
     batch = {"raw": raw, "target": targets, "index": index, "weight": weight}

