@@ -1,8 +1,10 @@
+import pathlib
+
 import pytest
 from absl import flags
 
 import isp
-from r2l_jax.config import PARAMETERS, TrainConfig
+from r2l_jax.config import PARAMETERS, PUBLISHED_OPTIMIZATION, TrainConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, define, flat, parse, read, replace
 from r2l_jax.training.record import changed_flags
@@ -55,11 +57,14 @@ from r2l_jax.training.record import changed_flags
             "--pipeline=parametrized is the processing: leave --processing_mode and --sp_debayer out",
         ),
         ({"adv_training": True, "adv_aux_weight": -1.0}, "--adv_aux_weight must not be negative, got -1.0"),
-        ({"weight_decay": 0.1}, "--weight_decay is for --optimizer=adamw or sgd, got --optimizer=adam"),
+        (
+            {"weight_decay": 0.1, "optimizer": "adam"},
+            "--weight_decay is for --optimizer=adamw or sgd, got --optimizer=adam",
+        ),
         ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
         ({"ema": 1.0}, "--ema must be below 1, got 1"),
         ({"label_smoothing": 1.5}, "--label_smoothing must be below 1, got 1.5"),
-        ({"adv_training": True, "schedule": "cosine"}, "--schedule=cosine is for training; --adv_training has an"),
+        ({"adv_training": True, "schedule": "constant"}, "--schedule=constant is for training; --adv_training has an"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),
@@ -96,12 +101,22 @@ def test_an_attack_names_its_settings_and_may_freeze_the_head_as_published():
 
 
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():
-    earlier = flat(TrainConfig())
-    assert changed_flags(flat(build(TrainConfig, epochs=9, track=("processing",), data_dir="elsewhere")), earlier) == []
-    assert changed_flags(flat(build(TrainConfig, lr=1e-3, seed=2)), earlier) == [
-        "lr was 1e-05, is 0.001",
+    earlier = flat(build(TrainConfig, schedule="constant"))
+    longer = build(TrainConfig, schedule="constant", epochs=90, track=("processing",), data_dir="elsewhere")
+    assert changed_flags(flat(longer), earlier) == []
+    assert changed_flags(flat(build(TrainConfig, schedule="constant", lr=0.1, seed=2)), earlier) == [
+        "lr was 0.001, is 0.1",
         "seed was 1, is 2",
     ]
+    # A cosine of another length has other learning rates from the first epoch on.
+    assert changed_flags(flat(build(TrainConfig, epochs=90)), flat(TrainConfig())) == ["epochs was 30, is 90"]
+
+
+def test_a_flagfile_has_the_optimization_of_the_published_program():
+    values = flags.FlagValues()
+    define(TrainConfig, values)
+    values(["train.py", f"--flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}"])
+    assert flat(read(TrainConfig, values)).items() >= PUBLISHED_OPTIMIZATION.items()
 
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():

@@ -11,7 +11,7 @@ from flax import nnx
 from small_runs import history, metrics, model, stop_at
 
 import tasks
-from r2l_jax.config import OptimizationSettings
+from r2l_jax.config import PUBLISHED_OPTIMIZATION, OptimizationSettings
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import Classification, Segmentation
@@ -27,8 +27,13 @@ from r2l_jax.training.update import StepSettings, _norm
 STEPS = 10
 
 
+def published(**settings):
+    """The settings of the published program: Adam at a constant rate, with changes."""
+    return OptimizationSettings(**{**PUBLISHED_OPTIMIZATION, **settings})
+
+
 def rates(**settings):
-    rate = OptimizationSettings(lr=0.5, **settings).build(STEPS).rate.schedule()
+    rate = published(lr=0.5, **settings).build(STEPS).rate.schedule()
     return [float(rate(step)) for step in range(settings.get("epochs", 3) * STEPS + 1)]
 
 
@@ -47,7 +52,7 @@ def test_a_constant_rate_may_warm_up():
     "settings", [{}, {"warmup_epochs": 0.5}, {"schedule": "cosine"}, {"schedule": "cosine", "warmup_epochs": 1.0}]
 )
 def test_adam_moves_a_constant_slope_by_the_scheduled_rate(settings):
-    optimizer = OptimizationSettings(lr=0.5, epochs=2, **settings).build(STEPS).transformation()
+    optimizer = published(lr=0.5, epochs=2, **settings).build(STEPS).transformation()
     slope = {"a": jnp.full(2, 3.0)}
     state, found = optimizer.init(slope), []
     for _ in range(2 * STEPS):
@@ -72,6 +77,26 @@ def test_the_norm_of_a_gradient_is_euclidean_over_all_of_its_arrays():
     assert _norm({"a": jnp.array([3.0, 0.0]), "b": {"c": jnp.array([[4.0]])}}) == 5
 
 
+def test_by_default_a_decaying_optimizer_warms_up_for_a_fifteenth_of_the_epochs_and_follows_a_cosine():
+    made = OptimizationSettings(epochs=30).build(STEPS)
+    assert (made.name, made.weight_decay) == ("adamw", 0.05)
+    assert (made.rate.peak, made.rate.warmup, made.rate.end) == (1e-3, 2 * STEPS, 30 * STEPS)
+    assert OptimizationSettings(optimizer="sgd").build(STEPS).weight_decay == 0
+    assert OptimizationSettings(epochs=3).build(STEPS).rate.warmup == 2
+
+
+def test_by_default_classes_are_balanced_and_targets_smoothed():
+    task = Classification(("a", "b"), "resnet18")
+    by_default = task.for_training(OptimizationSettings(), np.array([0, 0, 0, 1]))
+    assert (by_default.smoothing, by_default.class_weights) == (0.1, (2 / 3, 2))
+    as_published = task.for_training(published(), np.array([0, 0, 0, 1]))
+    assert (as_published.smoothing, as_published.class_weights) == (0, None)
+    # Neither is for masks, which accept the published values that switch both off.
+    for settings in (OptimizationSettings(), published()):
+        masks = Segmentation(("cell",), "resnet18")
+        assert masks.for_training(settings, np.zeros(2, int)) == masks
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_weight_decay_is_for_the_kernels_of_the_head(name):
     parameters = {
@@ -79,7 +104,7 @@ def test_weight_decay_is_for_the_kernels_of_the_head(name):
         "processor": {"colour_correction": jnp.ones((3, 3))},
     }
     nothing = jax.tree.map(jnp.zeros_like, parameters)
-    optimizer = OptimizationSettings(lr=0.1, optimizer=name, weight_decay=0.5).build(STEPS).transformation()
+    optimizer = published(lr=0.1, optimizer=name, weight_decay=0.5).build(STEPS).transformation()
     updates, _ = optimizer.update(nothing, optimizer.init(parameters), parameters)
     # The Nesterov momentum adds 0.9 of the step to itself.
     expected = -0.05 if name == "adamw" else -0.05 * 1.9
