@@ -8,7 +8,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "ext"))
 project = "r2l_jax"
 author = "the authors of r2l_jax"
 html_title = "r2l_jax"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "coverage_check", "docstrings"]
+extensions = [
+    *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"),
+    *("coverage_check", "docstrings"),
+]
 exclude_patterns = ["_build"]
 
 html_theme = "sphinx_book_theme"
@@ -17,6 +20,7 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]  # For the cards of the front page.
 
 # Docstrings are in Google's style, and `name` in them links to the entry of that name.
 default_role = "py:obj"
