@@ -156,7 +156,7 @@ NO_FOLD = "--run=nowhere is not a run's folder with a fold_0: not found"
 DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
 REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", NOT_FOUND),
-    ("adjust", "--run=nowhere --mode=learn --lr=0.1", "--lr has no effect with --mode=learn"),
+    ("adjust", "--run=nowhere --mode=learn --lr=0.1", "--step_size has no effect with --mode=learn"),
     ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
     ("benchmark", "--repeats=0", "--repeats must be positive, got 0"),
     ("benchmark", "--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
@@ -176,7 +176,7 @@ REFUSED = [
     ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both choose the samples"),
     ("export", "--output=out --run=x --formats=camera --gradient", "--gradient is for --formats=stablehlo, got "),
     ("forensics", "--run=nowhere", NOT_FOUND),
-    ("forensics", "--run=x --analyses=sensitivity,tolerances --lr=0.1", "--lr has no effect in sensitivity, tol"),
+    ("forensics", "--run=x --analyses=sensitivity,tolerances --lr=0.1", "--step_size has no effect in sensitivi"),
     ("forensics", "--run=x --check=drone --steps=3", "--steps has no effect in --check"),
     ("forensics", "--run=x --track_n_images=2", "--track_n_images has no effect without --adv_track_differences"),
     ("lab", "--data_dir=data", "--data_dir has no effect without --run"),

@@ -165,7 +165,7 @@ class RunRecord(NamedTuple):
             value = ",".join(map(str, value)) if isinstance(value, list) else value
             switch = isinstance(value, bool) and name not in values_apart
             text = f"--{'' if value else 'no'}{name}" if switch else shlex.quote(f"--{name}={value}")
-            if len(lines[-1]) + len(text) < 80:
+            if len(lines[-1]) + len(text) < 78:  # A space is between them, and a backslash after them.
                 lines[-1] += f" {text}"
             else:
                 lines.append(f"  {text}")

@@ -45,7 +45,9 @@ class StudyData(DataSettings):
     """Splits."""
 
     dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
-    folds: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE)
+    n_splits: int = setting(
+        "number of random splits that every model is trained on", 5, bound=POSITIVE, former="folds"
+    )
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
 
 
@@ -202,7 +204,6 @@ class StudyConfig(Settings):
             **flags: the settings in which it differs from the others.
         """
         data = flat(self.data)
-        data["n_splits"] = data.pop("folds")
         defaults = {} if self.data.dataset in PUBLISHED_SETS else _SMALL_SETS
         given = {name: value for name, value in flat(self.optimization).items() if value is not None}
         places = {"logdir": str(self.output_dir.parent), "experiment_name": self.output_dir.name, "run_name": run_name}

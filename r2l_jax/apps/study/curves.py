@@ -36,7 +36,7 @@ def forensics(results: Results) -> Numbers:
     for job in results.jobs:
         if isinstance(job.config, ForensicsConfig):
             (group,) = job.config.worst_case.adv_parameters
-            folds = [_worst_cases(job.config.output_dir, fold) for fold in range(config.data.folds)]
+            folds = [_worst_cases(job.config.output_dir, fold) for fold in range(config.data.n_splits)]
             default = [fold["default"]["score"] for fold in folds]
             groups[group] = _over_weight([sorted(fold["rows"], key=lambda row: -row["aux_weight"]) for fold in folds])
     # The study searched with the data of microscopy alone.
@@ -107,8 +107,8 @@ def adjustment(results: Results) -> Numbers:
     config, theirs, runs = results.config, results.theirs, Numbers()
     for name, training in trainings_of(config, "adjustment").items():
         trained = sum(job.folds for job in results.jobs if job.config == training and job.is_work)
-        if trained == config.data.folds:
-            runs[name] = _over_steps(training, config.data.folds, f"val_{theirs.score}")
+        if trained == config.data.n_splits:
+            runs[name] = _over_steps(training, config.data.n_splits, f"val_{theirs.score}")
             if theirs.comparable:
                 end = runs[name]["end"]
                 end["difference"] = difference(end["mean"], end["std"], getattr(theirs.ends, name))

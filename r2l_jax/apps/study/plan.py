@@ -75,7 +75,7 @@ def _algorithms(pipeline: str) -> dict[str, str]:
 
 def _tests(config: StudyConfig, training: TrainConfig, part: str, trained: tuple[str, ...]) -> Iterator[StudyJob]:
     """Yields the evaluation of a run, or the searches in its model, after the jobs that train it."""
-    shared: Any = {"part": part, "after": trained, "folds": config.data.folds}
+    shared: Any = {"part": part, "after": trained, "folds": config.data.n_splits}
     if part == "synthesis":
         wanted = config.evaluation_of(training)
         name, work = f"evaluate {_title(config, training)}", functools.partial(_evaluate, flat(wanted))
@@ -97,10 +97,10 @@ def _training(config: StudyConfig, training: TrainConfig, part: str, by_fold: bo
     title = f"train {_title(config, training)}"
     if not by_fold:
         work = functools.partial(train.run, training)
-        yield StudyJob(title, work, kind="training", part=part, config=training, folds=config.data.folds)
+        yield StudyJob(title, work, kind="training", part=part, config=training, folds=config.data.n_splits)
         return
     names = []
-    for fold in range(config.data.folds):
+    for fold in range(config.data.n_splits):
         work = functools.partial(train.run_folds, training, (fold,))
         names.append(f"{title}, fold {fold}")
         yield StudyJob(names[-1], work, kind="training", part=part, config=training)

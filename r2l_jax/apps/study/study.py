@@ -99,7 +99,7 @@ def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]
     return {
         "dataset": dataset.name,
         "score": task.score,
-        "folds": config.data.folds,
+        "folds": config.data.n_splits,
         "published": theirs.about,
         **{part: parts[part](results) for part in config.choice.parts},
         "failed": dict(failed),

@@ -23,10 +23,10 @@ METHODS = ("statistics", "processing", "labels", "all")
 
 
 class Searching(NamedTuple):
-    """The number of steps of a search, and its learning rate."""
+    """The number of steps of a search, and their size in natural ranges."""
 
     steps: int
-    lr: float
+    step_size: float
 
 
 BY_LABELS, BY_FEATURES = Searching(120, 0.01), Searching(40, 0.03)
@@ -77,11 +77,13 @@ class AdaptationSettings(Settings):
     steps: int | None = setting(
         f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without", None, bound=POSITIVE
     )
-    lr: float | None = setting(
+    step_size: float | None = setting(
         "about how far a parameter moves in a step, as a fraction of its natural range; default: "
-        f"{BY_LABELS.lr} by labels, {BY_FEATURES.lr} without",
+        f"{BY_LABELS.step_size} by labels, {BY_FEATURES.step_size} without",
         None,
         bound=POSITIVE,
+        former="lr",
+        rare=True,
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
@@ -117,7 +119,7 @@ class AdaptationSettings(Settings):
 
     def searching(self, defaults: Searching) -> Searching:
         """Returns the settings of searches, with defaults for those that are not given."""
-        return Searching(self.steps or defaults.steps, self.lr or defaults.lr)
+        return Searching(self.steps or defaults.steps, self.step_size or defaults.step_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

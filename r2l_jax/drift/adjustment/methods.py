@@ -139,7 +139,7 @@ class _Adaptation:
         settings = self._settings.searching(BY_FEATURES)
         frozen = Frozen(self._under.model, self._fold.task)
         options = {"objective": "features", "price": self._settings.price, "batch_size": self._settings.batch_size}
-        searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, **options)
+        searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         # The searches get no labels.
         samples = self._raws, np.zeros(len(self._raws), np.int32)
         stops = self._stops(STOPS)
@@ -165,7 +165,7 @@ class _Adaptation:
         frozen = Frozen(model, self._fold.task)
         stops = self._stops(STOPS[: self._settings.starts])
         options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
-        searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, **options)
+        searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
         samples = labeled["raw"], labeled["target"]

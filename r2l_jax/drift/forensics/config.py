@@ -41,8 +41,12 @@ class WorstCaseSettings(Settings):
         "starts of the search for each group and weight: the default, and random points around it", 2, bound=POSITIVE
     )
     steps: int = setting("steps of each search", 60, bound=POSITIVE)
-    lr: float = setting(
-        "about how far a parameter moves in a step, as a fraction of its natural range", 0.01, bound=POSITIVE
+    step_size: float = setting(
+        "about how far a parameter moves in a step, as a fraction of its natural range",
+        0.01,
+        bound=POSITIVE,
+        former="lr",
+        rare=True,
     )
     samples: int = setting("the greatest number of training samples that searches draw from", 512, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)

@@ -125,7 +125,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             frozen,
             direction="worst",
             aux_loss=settings.adv_aux_loss,
-            learning_rate=settings.lr,
+            learning_rate=settings.step_size,
             batch_size=self.batch_size,
         )
         samples = on_every_process(lambda: loader.batch_of(fold.dataset, self.drawn(fold)))

@@ -24,7 +24,7 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     text = comparison_table(read_runs([str(first), str(second)]))
     assert text.splitlines()[0].split() == ["first", "second"]
     found = rows(text)
-    assert found["--lr"] == ["1e-05", "0.5"]
+    assert found["--lr"] == ["0.001", "0.5"]
     assert found["--processing_mode"] == ["parametrized", "static"]
     assert found["--sp_debayer"] == ["-", "bilinear"]
     assert "--run_name" not in found

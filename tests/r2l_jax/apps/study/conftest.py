@@ -10,7 +10,7 @@ def config(tmp_path_factory):
     return build(
         StudyConfig,
         output=str(tmp_path_factory.mktemp("here") / "study"),
-        folds=2,
+        n_splits=2,
         epochs=3,
         corruptions=["contrast", "gaussian_noise"],
         sensor=["defocus", "bits"],

@@ -263,7 +263,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
         ({"method": "processing"}, "--method=processing needs images without labels, got --unlabeled=0"),
         ({"sensor": ("blur",)}, "--sensor must be one of underexposure, .* got 'blur'"),
         ({"starts": 10}, "--starts must be at most 9, got 10"),
-        ({"lr": float("nan")}, "--lr must be positive, got nan"),
+        ({"step_size": float("nan")}, "--step_size must be positive, got nan"),
         ({"pipelines": ("sobel",)}, "--pipelines: no pipeline is called 'sobel'"),
         ({"cameras": ("nikon",)}, "--cameras must be drone, microscopy, auto or a JSON file, got 'nikon'"),
         ({"cameras": ("auto",)}, "--cameras=auto: mosaics are taken of the data set's scenes"),

@@ -27,7 +27,7 @@ def attacked(base, one_epoch):
         adv_aux_weight=0.01,
         adv_noise_layer=True,
         adv_track_differences=True,
-        track_save_tensors=True,
+        track=("arrays",),
         track_n_images=2,
         save_locally=True,
     )

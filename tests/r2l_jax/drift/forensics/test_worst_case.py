@@ -18,7 +18,7 @@ SETTINGS = WorstCaseSettings(
     adv_noise_layer=True,
     adv_track_differences=True,
     steps=4,
-    lr=0.05,
+    step_size=0.05,
     samples=5,
     track_n_images=2,
 )
