@@ -646,7 +646,8 @@ class TrainConfig(Settings):
             )
         if attack.adv_training:
             for name in _DESCENT_ALONE:
-                if (value := getattr(self.optimization, name)) != getattr(OptimizationSettings(), name):
+                usual = getattr(OptimizationSettings(), name), PUBLISHED_OPTIMIZATION.get(name)
+                if (value := getattr(self.optimization, name)) not in usual:
                     raise InputError(f"--{name}={value} is for training; --adv_training has an optimizer of its own")
         if attack.adv_training and processing.is_adaptive:
             raise InputError(f"--adv_training moves parameters of all images together; {processing.flag} has others")

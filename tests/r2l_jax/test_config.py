@@ -64,7 +64,7 @@ from r2l_jax.training.record import changed_flags
         ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
         ({"ema": 1.0}, "--ema must be below 1, got 1"),
         ({"label_smoothing": 1.5}, "--label_smoothing must be below 1, got 1.5"),
-        ({"adv_training": True, "schedule": "constant"}, "--schedule=constant is for training; --adv_training has an"),
+        ({"adv_training": True, "ema": 0.5}, "--ema=0.5 is for training; --adv_training has an"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),

@@ -45,9 +45,7 @@ class StudyData(DataSettings):
     """Splits."""
 
     dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
-    n_splits: int = setting(
-        "number of random splits that every model is trained on", 5, bound=POSITIVE, former="folds"
-    )
+    n_splits: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE, former="folds")
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
 
 
