@@ -114,7 +114,7 @@ class DataSettings(Settings):
         rare=True,
     )
     synthetic_images: int | None = setting(
-        f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None
+        f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None, rare=True
     )
     synthetic_size: int | None = setting(
         f"height and width of its scenes in pixels; default: {SYNTHETIC_SIZE}", None, rare=True
@@ -510,6 +510,7 @@ class AttackSettings(Settings):
         "of --classifier_uri and all batch statistics are frozen, even without --freeze_classifier (the published "
         "program then stops). The best epoch has the lowest score",
         False,
+        rare=True,
     )
     adv_parameters: str | None = setting(
         "with --adv_training, a list of the parameters that may move: all, additive_layer, or parameters of the "

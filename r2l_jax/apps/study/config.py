@@ -46,7 +46,7 @@ class StudyData(DataSettings):
 
     dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
     n_splits: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE, former="folds")
-    train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
+    train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION, rare=True)
 
 
 def _published(name: str) -> Any:
@@ -93,19 +93,22 @@ class StudyChoice(Settings):
     dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
     scheduler: str = setting(cluster.SETTING, "serial")
     as_published: bool = setting(
-        "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)", True
+        "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)",
+        True,
+        rare=True,
     )
     checkpoint: str = setting(
         "for synthesis and forensics: the epoch whose model is tested: the last one, as in the study, or the best one, "
         "whose score is too high, because the same samples chose it",
         "last",
         choices=CHECKPOINTS,
+        rare=True,
     )
     corruptions: tuple[str, ...] = setting(
         f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", CHANGES, each=CORRUPTIONS
     )
     sensor: tuple[str, ...] = setting(
-        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}", (), each=SENSOR
+        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}", (), each=SENSOR, rare=True
     )
     severities: tuple[int, ...] = setting(
         "for synthesis: the severities of the corruptions and of the drifts of the sensor, of "
@@ -116,6 +119,7 @@ class StudyChoice(Settings):
         "for forensics: the distance to the default rendering, as in train.py; the study uses l2_sum",
         "l2_sum",
         choices=AUX_LOSSES,
+        rare=True,
     )
     adv_aux_weight: tuple[float, ...] = setting(
         "for forensics: the weights of that distance (the study's lambda)", WEIGHTS, bound=NOT_NEGATIVE
@@ -123,9 +127,11 @@ class StudyChoice(Settings):
     adv_parameters: tuple[str, ...] = setting(
         "for forensics: groups of parameters to search, all or single ones", GROUPS, each=("all", *PARAMETERS)
     )
-    starts: int = setting("for forensics: the starts of the search for each group and weight", 1, bound=POSITIVE)
-    steps: int = setting("for forensics: the steps of each search", 40, bound=POSITIVE)
-    low_intensity: float = setting("for adjustment: the measured intensity", 0.01)
+    starts: int = setting(
+        "for forensics: the starts of the search for each group and weight", 1, bound=POSITIVE, rare=True
+    )
+    steps: int = setting("for forensics: the steps of each search", 40, bound=POSITIVE, rare=True)
+    low_intensity: float = setting("for adjustment: the measured intensity", 0.01, rare=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -68,14 +68,19 @@ class AdaptationSettings(Settings):
         "the price of gains and levels that move apart, and of matrices and filters that move at all",
         1.0,
         bound=NOT_NEGATIVE,
+        rare=True,
     )
     starts: int = setting(
         f"exposures to search from, by labels: the first of {STOPS} stops; without: at most the best {FEW} of these",
         6,
         bound=POSITIVE,
+        rare=True,
     )
     steps: int | None = setting(
-        f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without", None, bound=POSITIVE
+        f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without",
+        None,
+        bound=POSITIVE,
+        rare=True,
     )
     step_size: float | None = setting(
         "about how far a parameter moves in a step, as a fraction of its natural range; default: "
@@ -85,9 +90,9 @@ class AdaptationSettings(Settings):
         former="lr",
         rare=True,
     )
-    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
-    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
-    seed: int = setting("the seed of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
+    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
+    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE, rare=True)
+    seed: int = setting("the seed of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE, rare=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -35,10 +35,13 @@ class WorstCaseSettings(Settings):
         (10.0, 100.0, 1000.0),
         bound=NOT_NEGATIVE,
     )
-    adv_noise_layer: bool = setting("also search over an image that is added to the result", False)
+    adv_noise_layer: bool = setting("also search over an image that is added to the result", False, rare=True)
     adv_track_differences: bool = setting("write pictures of the default, the worst case and their difference", False)
     starts: int = setting(
-        "starts of the search for each group and weight: the default, and random points around it", 2, bound=POSITIVE
+        "starts of the search for each group and weight: the default, and random points around it",
+        2,
+        bound=POSITIVE,
+        rare=True,
     )
     steps: int = setting("steps of each search", 60, bound=POSITIVE)
     step_size: float = setting(
@@ -48,8 +51,10 @@ class WorstCaseSettings(Settings):
         former="lr",
         rare=True,
     )
-    samples: int = setting("the greatest number of training samples that searches draw from", 512, bound=POSITIVE)
-    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
+    samples: int = setting(
+        "the greatest number of training samples that searches draw from", 512, bound=POSITIVE, rare=True
+    )
+    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -74,8 +79,8 @@ class ForensicsConfig(FinishedRun):
         "only compare a camera with the tolerances: a raw file, a JSON file, drone or microscopy", None
     )
     by: tuple[str, ...] = setting(f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS)
-    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
-    seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE)
+    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
+    seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE, rare=True)
     tolerances: ToleranceSettings = ToleranceSettings()
     worst_case: WorstCaseSettings = WorstCaseSettings()
     results = "forensics"
