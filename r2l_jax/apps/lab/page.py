@@ -243,9 +243,7 @@ class Page:
             self._empty[0].text, self._empty[1].text = _EMPTY
         waits = session.waiting
         self._waiting.set_visibility(bool(waits))
-        self._waiting.text = waits and (
-            f"{waits} is kept: it holds no calibration values. Choose its camera above, or drop the camera's JSON file."
-        )
+        self._waiting.text = waits and f"{waits}. Choose its camera above, or drop the camera's JSON file."
 
     def _say_opening(self, name: str) -> None:
         """Says in the place of the picture that its source is being opened."""

@@ -76,7 +76,7 @@ class Session:
         busy: the work in progress, in words; empty for none.
         searching: the search in progress.
         seconds: the time from the move to the latest image.
-        waiting: the name of the file that is opened when its camera is chosen; empty for none.
+        waiting: says which file is opened when its camera is chosen; empty for none.
     """
 
     def __init__(self, lab: Lab, changed: Callable[[Change], None], failed: Callable[[str], None]):
@@ -97,8 +97,10 @@ class Session:
         A source whose camera is unknown is kept until its camera is chosen.
         """
         self._asked = source
-        if source.lacks_camera(self.cameras[self.camera_name]):
-            self.waiting = source.name
+        camera = self.cameras[self.camera_name]
+        if source.lacks_camera(camera):
+            lacks = f", and the chosen camera lacks {', '.join(camera.missing)}" if camera.figures else ""
+            self.waiting = f"{source.name} is kept: it holds no calibration values{lacks}"
             self._changed("busy")
             return
         self.waiting = ""

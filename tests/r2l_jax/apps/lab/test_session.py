@@ -341,7 +341,10 @@ async def test_a_file_without_its_camera_is_kept_until_one_is_chosen(plain, tmp_
     waiting = sources.file_source("mine.npy", tmp_path / "mine.npy", None)
     async with visiting(plain, source("good")) as visitor:
         await visitor.open(waiting)
-        assert (visitor.waiting, visitor.failures) == ("mine.npy", [])
+        assert (visitor.waiting, visitor.failures) == ("mine.npy is kept: it holds no calibration values", [])
+        visitor.cameras["part"] = KnownCamera({"black_level": (0.0,) * 4})
+        await visitor.choose_camera("part")
+        assert visitor.waiting.endswith("values, and the chosen camera lacks white_balance, color_matrix")
         # Until then, the former one can be processed.
         assert (visitor.choice.source.name, visitor.busy) == ("good", "")
         visitor.shown.clear()
