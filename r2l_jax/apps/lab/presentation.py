@@ -145,7 +145,7 @@ def reading(knob: Knob, position: float) -> str:
 
 
 class Verdict(NamedTuple):
-    """The model's answer in words; `is_right` is None where answers are neither right nor wrong."""
+    """The model's answer in words; `is_right` is None for masks, whose overlap is a number."""
 
     text: str
     is_right: bool | None = None
@@ -154,13 +154,13 @@ class Verdict(NamedTuple):
 def verdict(session: Session) -> Verdict:
     """Says what the model sees now and whether that is right, such as "now EOS, true LYT: wrong".
 
-    Without a known target, the answer is compared with the class that is taken as true. For segmentation, it is the
+    Without a known target, it says whether the answer is the class that is taken as true. For segmentation, it is the
     overlap with the mask. There are no words where the model sees nothing.
     """
     view, model = session.view, session.lab.model
     if model is None or view is None or not view.judged or view.judgement is None or view.target is None:
         return Verdict("")
-    probabilities, known = view.judgement.probabilities, "true" if view.target_known else "taken as true:"
+    probabilities = view.judgement.probabilities
     if probabilities.ndim > 1:
         found, target = probabilities > 0.5, np.asarray(view.target) > 0
         either = np.count_nonzero(found | target)
@@ -169,8 +169,8 @@ def verdict(session: Session) -> Verdict:
         return Verdict(f"now IoU {overlap:.3f} with the {mask}")
     now, target = int(probabilities.argmax()), int(view.target)
     is_right = now == target
-    names = model.classes
-    return Verdict(f"now {names[now]}, {known} {names[target]}: {'right' if is_right else 'wrong'}", is_right)
+    known, words = ("true", ("wrong", "right")) if view.target_known else ("taken as true", ("different", "the same"))
+    return Verdict(f"now {model.classes[now]}, {known} {model.classes[target]}: {words[is_right]}", is_right)
 
 
 def classes(session: Session) -> list[dict[str, Any]]:

@@ -198,7 +198,7 @@ def test_the_verdict_stays_in_sight_while_sliders_move(visit):
         assert 0 <= box["y"] < box["y"] + box["height"] <= height
         others = [name for name in page.locator(".lab-name").all_inner_texts() if "true" not in name]
         page.get_by_title(f"take {others[0]} as the true class").click()
-        page.get_by_text(re.compile(f"taken as true: {others[0]}: (right|wrong)")).wait_for()
+        page.get_by_text(re.compile(f"taken as true {others[0]}: (the same|different)")).wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

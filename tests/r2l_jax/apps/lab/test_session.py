@@ -194,7 +194,7 @@ async def test_the_model_judges_and_searches(judging):
 
 @pytest.mark.parametrize(
     ("target", "chosen", "words"),
-    [(0, None, "true {0}: wrong"), (1, None, "true {1}: right"), (None, 0, "taken as true: {0}: wrong")],
+    [(0, None, "true {0}: wrong"), (1, None, "true {1}: right"), (None, 0, "taken as true {0}: different")],
 )
 async def test_the_verdict_says_what_the_model_sees_and_whether_it_is_right(judging, target, chosen, words):
     known = None if target is None else np.asarray(target)
