@@ -13,8 +13,10 @@ from r2l_jax.runtime.errors import InputError
 
 _QUALITY = 85
 
-# Pixels of paper are at least this bright, lines of text on it are lower than this, in pixels, and become this gray.
-_WHITE, _LINE, _INK = 250, 40, 118
+# Pixels of paper are at least this bright, lines of text on it are lower than this, in pixels, and get this luminance,
+# the sum of the linear red, green and blue with these weights.
+_WHITE, _LINE, _INK = 250, 40, 0.18
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 # Narrower pictures are enlarged on the page, where their pixels stay visible.
 _SMALL = 420
@@ -82,7 +84,9 @@ def embedded(
     try:
         with Image.open(file) as opened:
             picture = opened.convert("RGB")
-        picture = without_paper(picture) if on_paper else picture
+        if on_paper:
+            picture = without_paper(picture)
+            picture = picture.crop(picture.getbbox())
         picture.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
         picture.save(stream, "webp", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -94,8 +98,8 @@ def embedded(
 def without_paper(sheet: Image.Image) -> Image.Image:
     """Makes the white paper between the images of a sheet transparent.
 
-    Rows of pixels between white ones belong to a line of text if they are few, and to images otherwise. Black text
-    becomes gray, which can be read on a light and on a dark page, and colored text keeps its color.
+    Rows of pixels between white ones belong to a line of text if they are few, and to images otherwise. Text gets a
+    medium luminance, which can be read on a light and on a dark page: black becomes gray, and colors keep their hue.
     """
     pixels = np.asarray(sheet).astype(np.float32)
     white = np.all(pixels >= _WHITE, axis=-1)
@@ -111,8 +115,8 @@ def without_paper(sheet: Image.Image) -> Image.Image:
     alpha[blank] = 0
     # The color that gives the pixel when it is laid on white.
     ink = (pixels - 255 * (1 - alpha[..., None])) / np.maximum(alpha[..., None], 1 / 255)
-    is_black = is_text[:, None] & (np.ptp(pixels, -1) < 16)
-    ink[is_black] = _INK
+    light = (ink[is_text].clip(0, 255) / 255) ** 2.2 + 1e-4
+    ink[is_text] = 255 * (_INK / (light @ _LUMINANCE)[..., None] * light).clip(0, 1) ** (1 / 2.2)
     return Image.fromarray(np.dstack([ink, 255 * alpha]).clip(0, 255).round().astype(np.uint8), "RGBA")
 
 
