@@ -12,7 +12,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_raw
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, from_pictures, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
@@ -64,11 +64,14 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
 
 
 def _below(folder: Place) -> str:
-    """Completes the message that a folder holds no raw files with the name of a sub-folder that holds some."""
+    """Completes the message that a folder holds no raw files: with a sub-folder that holds some, or about pictures."""
     if isinstance(folder, Url):
         return ""
     deeper = sorted(file.parent.name for file in folder.glob("*/*") if file.suffix.lower() in RAW_SUFFIXES)
-    return f", only in its sub-folders, such as {deeper[0]}" if deeper else ""
+    if deeper:
+        return f", only in its sub-folders, such as {deeper[0]}"
+    pictures = any(file.suffix.lower() in (".jpg", ".jpeg") for file in folder.iterdir())
+    return f", but JPEG; {from_pictures()}" if pictures else ""
 
 
 def find_paths(inputs: Sequence[str | os.PathLike]) -> list[Path]:

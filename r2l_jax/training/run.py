@@ -616,7 +616,7 @@ class _Opening:
         """Opens a fold's folder; an InputError begins with `where`."""
         metrics = read_metrics(folder / "metrics.json", where)
         if not metrics["complete"]:
-            raise InputError(f"{where} is not trained to its end: the command that began it resumes it")
+            raise InputError(f"{where} is not trained to its end: to train the rest, repeat the command that began it")
         about = about_run(metrics, fold_number(folder.resolve()) or 0, self.checkpoint, where)
         config = _moved(_settings(metrics, self.named, where), self.data_dir, where)
 

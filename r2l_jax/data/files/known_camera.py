@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,13 @@ from r2l_jax.runtime.errors import InputError
 
 _CORRECTIONS = ("dark", "flat", "defects")
 _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
+
+# The values of a camera that change nothing, as its JSON file has them: a start where the true ones are unknown.
+_NEUTRAL = {
+    "black_level": "[0, 0, 0, 0]",
+    "white_balance": "[1, 1, 1]",
+    "color_matrix": "[[1, 0, 0], [0, 1, 0], [0, 0, 1]]",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +95,12 @@ class KnownCamera:
         if self.corrections is not None:
             given["corrections"] = self.corrections.identity
         return given or "auto"
+
+
+def neutral_start(missing: Iterable[str]) -> str:
+    """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
+    stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
+    return f"if they are unknown, training can start from a camera's JSON file with {stated}"
 
 
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:

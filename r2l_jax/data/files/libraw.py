@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64, Shaped
 import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.decoding import check_declared
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
 from r2l_jax.runtime.errors import InputError, one_line
 
 # Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
@@ -297,5 +297,8 @@ def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
         return own
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
-        raise InputError("holds no color matrix, and LibRaw knows none for this camera: a camera must be given")
+        raise InputError(
+            "holds no color matrix, and LibRaw knows none for this camera: a camera must be given; "
+            f"{neutral_start(['color_matrix'])}"
+        )
     return camera_to_srgb(table)

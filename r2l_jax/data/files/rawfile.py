@@ -11,9 +11,10 @@ import isp
 from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import ARRAY_SUFFIXES, read_npy, read_pgm
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
 from r2l_jax.data.files.tiff import read_tiff
+from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, warn
 
 # The suffixes that folders are searched for. `read_raw` takes others as well.
@@ -32,6 +33,9 @@ _DIM = 1 / 8
 
 # Rows of samples that are divided at a time.
 _ROWS = 256
+
+# The beginning of a JPEG.
+_JPEG = b"\xff\xd8\xff"
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 
@@ -91,6 +95,8 @@ def read_raw(
             try:
                 mosaic, camera = libraw.read(path, stated, warn)
             except InputError as error:
+                if _starts_with(path, _JPEG):
+                    raise InputError(f"expected a raw file, got a JPEG; {from_pictures()}") from error
                 if stated.layout is None and not libraw.is_container(path):
                     raise InputError(
                         f"{error}; if its samples have no header, describe them in the camera's JSON file, such as "
@@ -120,8 +126,18 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files that hold no calibration values."""
     if stated.camera is None:
         lacks = f", and the given one lacks {', '.join(stated.missing)}" if stated.figures else ""
-        raise InputError(f"{who} no calibration values: a camera must be given{lacks}")
+        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {neutral_start(stated.missing)}")
     return stated.camera
+
+
+def from_pictures() -> str:
+    """Says how to make raw files of pictures, as the end of an error's message."""
+    return f"{command('unprocess')} makes raw files of JPEG and PNG pictures"
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def _stored(path: Path, suffix: str) -> tuple[np.ndarray, int | None]:
@@ -143,7 +159,7 @@ def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows
         raise InputError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
     colors = samples[..., : len(mode.rstrip("A"))]
     if (colors != colors[..., :1]).any():
-        raise InputError("expected a mosaic, got a color picture: its channels differ")
+        raise InputError(f"expected a mosaic, got a color picture: its channels differ; {from_pictures()}")
     return colors[..., 0]
 
 
@@ -152,7 +168,9 @@ def _fractions(
 ) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:
-        raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}")
+        is_picture = samples.ndim == 3 and {3, 4} & {samples.shape[0], samples.shape[-1]}
+        advice = f", as of a color picture; {from_pictures()}" if is_picture else ""
+        raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}{advice}")
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
         raise InputError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
     if samples.size == 0:

@@ -16,7 +16,7 @@ from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files import file_facts, tiles
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera, read_known_camera
 from r2l_jax.data.files.masks import Pair, pair_masks
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, warn
@@ -138,7 +138,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
     if len(classes) < 2:
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
-            f"found {len(files)} raw files in {len(classes)} sub-folders (scripts/unprocess.py makes raw files of JPEG)"
+            f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
 
     facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]

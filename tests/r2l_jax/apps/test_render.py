@@ -196,12 +196,15 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "folder.dng").mkdir()
     (tmp_path / "folder.dng" / "deep.dng").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.JPG").touch()
     found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"])
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
     for file in (tmp_path / "b.DNG", tmp_path / "a.tiff"):
         file.unlink()
     for given, message in (
         (tmp_path / "empty", r"no raw files in this folder$"),
+        (tmp_path / "photos", r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files of "),
         (tmp_path, r"no raw files in this folder, only in its sub-folders, such as folder.dng$"),
         ("", "empty"),
         (tmp_path / "gone.dng", r"gone\.dng: no such file$"),

@@ -177,5 +177,5 @@ def test_a_missing_layout_or_figure_is_named(tmp_path):
     with pytest.raises(InputError, match=expected):
         read_raw(tmp_path / "a.bin", isp.CAMERAS["drone"])
     camera = write_camera(tmp_path, black_level=[0] * 4, raw={"width": 2, "height": 2, "bits": 8})
-    with pytest.raises(InputError, match=r"a\.bin: .* given, and the given one lacks white_balance, color_matrix$"):
+    with pytest.raises(InputError, match=r"a\.bin: .* given, and the given one lacks white_balance, color_matrix;"):
         read_raw(tmp_path / "a.bin", camera)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import types
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 import isp
 from isp.cfa import BAYER
 from r2l_jax.data.files import dng
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.libraw import _gains, _sensor, _white_levels, camera_to_srgb
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
@@ -17,6 +19,7 @@ from r2l_jax.runtime.errors import InputError
 CAMERA = isp.CAMERAS["drone"]
 TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)
 BLACK = (100, 200, 300, 400)
+FROM_PICTURES = r"color picture.*; python scripts/unprocess\.py makes raw files of JPEG and PNG pictures$"
 PATTERNS = {"RGGB": (0, 1, 1, 2), "BGGR": (2, 1, 1, 0), "GRBG": (1, 0, 2, 1), "GBRG": (1, 2, 0, 1)}
 # XYZ to camera RGB: the matrix of the DNG fixture, and that of the Sony ILCE-7M3 in LibRaw's table.
 MATRIX = np.array([[0.9, -0.3, -0.1], [-0.45, 1.3, 0.15], [-0.1, 0.25, 0.6]])
@@ -234,15 +237,35 @@ BLUE_SITE[1, 2, 2] = 1
             ("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits")
             for dtype in (np.int16, np.uint32, np.complex64)
         ),
-        ("raw.tiff", np.zeros((3, 4, 4), np.uint16), "expected one mosaic"),
+        ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one mosaic .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
+        ("raw.tiff", np.zeros((3, 4, 4), np.uint16), rf"expected one mosaic .*\(3, 4, 4\), as of a {FROM_PICTURES}"),
+        ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one mosaic .*\(9, 6, 6\)$"),
         *(("raw.tiff", np.zeros(shape, np.uint16), "empty picture") for shape in ((48, 0), (0, 64), (0, 0))),
         ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width, got 5x4"),
         ("raw.png", np.zeros((4, 5), np.uint8), "a mosaic must have an even height and width, got 4x5"),
-        ("raw.png", BLUE_SITE, "expected a mosaic, got a color picture"),
+        ("raw.png", BLUE_SITE, f"expected a mosaic, got a {FROM_PICTURES}"),
     ],
 )
 def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):
     refuse(write(tmp_path / name, samples), message)
+
+
+def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "raw.jpg")
+    refuse(tmp_path / "raw.jpg", r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
+
+
+def test_unknown_values_of_a_camera_are_stated_as_the_error_says(tmp_path):
+    """Whoever copies the end of the message into a file has a camera."""
+    file = write(tmp_path / "raw.tiff", np.full((4, 4), 100, np.uint8))
+    for known, lacking in ((None, 3), ({"black_level": [0.1] * 4}, 2)):
+        with pytest.raises(InputError, match="start from a camera's JSON file with") as error:
+            read_raw(file, known and KnownCamera(known))
+        given = json.loads(f"{{{str(error.value).rpartition(' with ')[2]}}}")
+        assert len(given) == lacking
+        camera = read_raw(file, isp.Camera(**{**(known or {}), **given}))[1]
+        np.testing.assert_array_equal(camera.color_matrix, np.eye(3))
+        assert camera.white_balance == (1, 1, 1)
 
 
 def test_other_files_are_refused(write_dng, tmp_path):
