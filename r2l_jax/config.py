@@ -592,7 +592,7 @@ class TrackingSettings(Settings):
             "track_every_epoch": "every_epoch",
         },
     )
-    track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE, rare=True)
+    track_n_images: int = setting("how many samples to record, of all classes in turn", 5, bound=POSITIVE, rare=True)
 
     @property
     def records(self) -> bool:

@@ -73,3 +73,11 @@ def _check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None
     name = names[few[0]] if len(names) >= len(counts) else f"number {few[0]}"
     others = f" (other such classes: {len(few) - 1})" if len(few) > 1 else ""
     raise InputError(f"class {name} has 1 image{where}{others}; a split needs 2")
+
+
+def varied(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the indices of at most `count` samples of all classes in turn: the first of each, the second, and so on."""
+    order = np.argsort(labels, kind="stable")
+    of_class = labels[order]
+    place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)
+    return order[np.lexsort((of_class, place))][:count].astype(np.int32)

@@ -340,7 +340,7 @@ class Tolerances(OfFold):
         pattern: the color filter array that the processing expects, if any.
         knobs: the interval of each knob.
         without_knobs: the number of values of each parameter that no knob moves.
-        map: the map of two knobs, if it was asked for.
+        maps: the maps of two knobs that were asked for.
         samples_needed: how many samples show a drop of the tolerance at every end; None if all ends are at a limit.
     """
 
@@ -351,7 +351,7 @@ class Tolerances(OfFold):
     pattern: str | None
     knobs: dict[str, Knob]
     without_knobs: dict[str, Count]
-    map: KnobMap | None
+    maps: list[KnobMap] = []
     samples_needed: Count | None = None
 
 
@@ -497,6 +497,9 @@ def too_few(content: Tolerances | Forensics) -> list[str]:
     drop = f"a drop of {100 * tolerance:g} points at every end"
     return [f"{content.samples} samples are too few to show {drop}: that takes {needed}"]
 
+
+# Explains a column of worst cases.
+RANGE_OF_STARTS = "range of starts: how far apart the scores of a search's starts are; the lowest of them counts"
 
 # The baselines and methods of adaptation by their names in files, and what tables call them.
 METHOD_TITLES = {

@@ -227,6 +227,20 @@ def make_output_folder(folder: pathlib.Path) -> None:
         raise InputError(f"{folder}: not a folder to write to ({error.strerror})") from None
 
 
+def check_output_folder(folder: pathlib.Path) -> None:
+    """Checks that a folder can be written to, or made, before long work whose results it is for. Makes nothing.
+
+    Raises:
+        InputError: it is a file, or lies on one; or the user may not write there.
+    """
+    place = folder.resolve()
+    while not place.exists():
+        place = place.parent
+    number = errno.ENOTDIR if not place.is_dir() else 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise InputError(f"{folder}: not a folder to write to ({os.strerror(number)})")
+
+
 def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
     """Raises an error if two sources would be written to one file.
 

@@ -328,11 +328,9 @@ def changed_flags(flags: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[
     before = flat(TrainConfig()) | dict(earlier)
     # A cosine ends at the last epoch: with another one, the earlier epochs would have had other learning rates.
     free = _FREE_TO_CHANGE if flags["schedule"] == "constant" else _FREE_TO_CHANGE - {"epochs"}
-    return [
-        f"{name} was {before[name]!r}, is {flags[name]!r}"
-        for name in sorted(flags)
-        if not _is_free(name, free) and before[name] != flags[name]
-    ]
+    changed = [name for name in sorted(flags) if not _is_free(name, free) and before[name] != flags[name]]
+    advice = {"epochs": "; for more epochs, a run needs --schedule=constant and --keep_optimizer from the start"}
+    return [f"{name} was {before[name]!r}, is {flags[name]!r}{advice.get(name, '')}" for name in changed]
 
 
 def _is_free(name: str, free: Collection[str]) -> bool:

@@ -14,6 +14,7 @@ from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import TrackingSettings, TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.splits import varied
 from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.commands import command, report_command
 from r2l_jax.runtime.devices import shardings, to_devices
@@ -157,7 +158,7 @@ class Tracker:
 def record_samples(
     tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
-    """Records stages, their gradients, and predictions of the data set's first samples, as the flags ask for.
+    """Records stages, their gradients, and predictions of samples of all classes in turn, as the flags ask for.
 
     Args:
         tracker: takes the record.
@@ -170,8 +171,7 @@ def record_samples(
     differences = steps.settings.attack.adv_track_differences
     if not (wanted.records or differences):
         return
-    indices = np.arange(min(wanted.track_n_images, len(dataset)), dtype=np.int32)
-    samples = loader.batch_of(dataset, indices)
+    samples = loader.batch_of(dataset, varied(dataset.labels, wanted.track_n_images))
     targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
     logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
     if "processing" in wanted.track:

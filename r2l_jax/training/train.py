@@ -20,8 +20,8 @@ from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.hosts import is_first, no_bar
+from r2l_jax.runtime.files import check_output_folder, write_json
+from r2l_jax.runtime.hosts import is_first, no_bar, on_first_process
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, tracking
@@ -59,7 +59,9 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
             folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    plan, run_dir = Plan(config, rule), config.run_dir
+    run_dir = config.run_dir
+    on_first_process(lambda: check_output_folder(run_dir))
+    plan = Plan(config, rule)
     if seed_folders(run_dir):
         raise InputError(f"{run_dir} holds a group of trainings: choose another --run_name")
     with writing_to(run_dir):

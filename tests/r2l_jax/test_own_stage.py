@@ -129,7 +129,7 @@ def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
     assert float(row(found["sensitivity"]["table"], "strength")[1]) > 0
     assert found["sensitivity"]["overall"]["parameters"]["strength"]["worst"] > 0
     assert row(found["tolerances"]["table"], "strength")[0] == "gain"
-    assert found["tolerances"]["map"]["knobs"] == ["strength", "gamma_correct"]
+    assert found["tolerances"]["maps"][0]["knobs"] == ["strength", "gamma_correct"]
     (worst,) = found["worst_case"]["rows"]
     start = json.loads((trained.run_dir / "fold_0/metrics.json").read_text())
     assert start["complete"]

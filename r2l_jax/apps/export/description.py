@@ -41,11 +41,15 @@ def _trained(fold: TrainedFold) -> dict[str, Any]:
 
 
 def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
-    """Describes the mosaics that the model takes: the samples of a file, divided by its white level."""
+    """Describes the mosaics that the model takes: the samples of a file, divided by its white level.
+
+    There is a `white_level` if a camera stated one. Otherwise it is the file's own, or the range of its samples.
+    """
+    white_level = model.about.white_level or camera.white_level
     return {
         "pattern": camera.pattern,
         "range": [0, 1],
-        "white_level": model.about.white_level or camera.white_level,
+        **({} if white_level is None else {"white_level": white_level}),
         "black_level": list(map(float, np.ravel(camera.black_level))),
     }
 

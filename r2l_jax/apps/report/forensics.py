@@ -9,6 +9,7 @@ from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures,
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import Analyses, RunRecord, common_chance
 from r2l_jax.drift.results import (
+    RANGE_OF_STARTS,
     Knob,
     KnobMap,
     OfFold,
@@ -107,8 +108,7 @@ def _tolerances(content: Tolerances, chance: float | None) -> list[Block]:
         Table("Tolerated intervals", columns, rows),
     ]
     blocks += [Text(_sentence(line)) for line in too_few(content)]
-    if content.map:
-        blocks.append(_map_table(content.map, content.score))
+    blocks += [_map_table(each, content.score) for each in content.maps]
     if charts := [_knob_chart(name, knob, content, chance) for name, knob in content.knobs.items() if knob.points]:
         blocks.append(Details(f"{content.score} along each knob", [Charts(charts)]))
     return blocks
@@ -186,13 +186,13 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
         for row, drop in zip(content.rows, drops, strict=True)
     ]
     columns = ["parameters", "weight of the distance", content.score, "drop", "loss", *DISTANCES.values()]
-    columns.append("between starts")
+    columns.append("range of starts")
     return [
         Text(
             f"By default, the {content.score} is {tables.three_digits(content.default.score)} and the loss "
             f"{tables.three_digits(content.default.loss)}. "
-            "Each search raises the task loss over its parameters; distance from the default rendering has a price."
-            f"{_tested(content)}"
+            "Each search raises the task loss over its parameters; distance from the default rendering has a price. "
+            f"{RANGE_OF_STARTS[0].upper()}{RANGE_OF_STARTS[1:]}.{_tested(content)}"
         ),
         Table("Worst case of each search", columns, rows),
         *_worst_pictures(analyses, content, detail),

@@ -140,7 +140,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
-
+    _warn_of_empty([folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes])
     facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]
     for path, (shape, *_) in zip(files, facts, strict=True):
         if tile_size and min(shape) < tile_size:
@@ -178,6 +178,13 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
     return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=len(parts) > 1)
+
+
+def _warn_of_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Warns of sub-folders without raw files: a class whose files are missing, or something else that lies there."""
+    if folders:
+        others = f" (nor do {len(folders) - 1} others)" if len(folders) > 1 else ""
+        warn(f"{min(folders)} holds no raw files{others}: it is left out of the classes")
 
 
 def _with_cameras(

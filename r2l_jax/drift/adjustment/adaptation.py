@@ -14,6 +14,7 @@ from PIL import Image
 
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
+from r2l_jax.data.splits import varied
 from r2l_jax.drift import cases, outcomes, statistics
 from r2l_jax.drift.adjustment.config import AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
@@ -410,7 +411,7 @@ def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, ad
     The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted
     samples are left out unless the drifted data has the same scenes.
     """
-    indices = under.samples[:count]
+    indices = under.samples[varied(under.dataset.labels[under.samples], count)]
     mean, var = statistics_of(own.normalizer)
 
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,9 @@ class ToleranceSettings(Settings):
     """Tolerances."""
 
     tolerance: float = setting("how many points (hundredths) the score may fall", 2.0, bound=POSITIVE)
-    map: tuple[str, ...] = setting("two knobs of which to map the scores while both move", ())
+    map: tuple[str, ...] = setting(
+        "two knobs, of which to map the scores while both move; once for each pair", (), kind="repeated"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,10 +102,10 @@ class ToleranceAnalysis(FoldAnalysis):
     many samples it takes for a drop of the tolerance to have an interval of 95% that leaves out 0.
 
     The map of two knobs reaches to twice their intervals, but not beyond their limits. Measured points are kept for
-    another tolerance and another map.
+    another tolerance and other maps.
 
     Attributes:
-        settings: how far the score may fall, and the knobs to map.
+        settings: how far the score may fall, and the pairs of knobs to map.
         batch_size: samples at once; the numbers do not depend on it.
         seed: the seed of the resamples.
     """
@@ -121,10 +121,17 @@ class ToleranceAnalysis(FoldAnalysis):
         return {**flat(self.settings), "seed": self.seed}
 
     def check_fold(self, fold: TrainedFold) -> None:
-        """Raises an InputError unless the pair to map is two knobs."""
-        pair, knobs = self.settings.map, _knobs(Frozen(fold.model, fold.task))
-        if pair and (len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(knobs)):
-            raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
+        """Raises an InputError unless each pair to map is two knobs."""
+        knobs = _knobs(Frozen(fold.model, fold.task))
+        for pair in self.pairs:
+            if len(set(pair)) != 2 or not set(pair) <= set(knobs):
+                raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
+
+    @property
+    def pairs(self) -> list[tuple[str, ...]]:
+        """The pairs of knobs to map; one without a partner is left alone."""
+        names = self.settings.map
+        return [names[place : place + 2] for place in range(0, len(names), 2)]
 
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
@@ -148,14 +155,14 @@ class ToleranceAnalysis(FoldAnalysis):
             pattern=_pattern(frozen.pipeline(frozen.default)),
             knobs={name: _interval(knob, ends[name], failing[name]) for name, knob in knobs.items()},
             without_knobs={name: int(frozen.default[name].size) for name in frozen.facts if name not in moved},
-            map=None,
+            maps=[],
             samples_needed=_samples_needed([end for of_knob in ends.values() for end in of_knob], tolerance),
         )
         figures = {"tolerances": intervals_figure(content)}
-        if pair := self.settings.map:
+        for number, pair in enumerate(self.pairs):
             axes = {name: _axis(knobs[name], [end.position for end in ends[name]]) for name in pair}
-            content.map = _map(points, knobs, axes, float(floor[0]))
-            figures["map"] = map_figure(content, content.map)
+            content.maps.append(_map(points, knobs, axes, float(floor[0])))
+            figures[f"map_{number + 1}" if number else "map"] = map_figure(content, content.maps[-1])
         return Analysis(results.plain(content), _table(content), figures, {"tolerances": _rows(content.knobs)})
 
 

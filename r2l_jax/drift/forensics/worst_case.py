@@ -182,7 +182,7 @@ def _rows(default: Measured, found: Mapping[Key, Result]) -> list[results.WorstC
 
 
 def _table(content: results.WorstCases) -> str:
-    headings = ("worst case", "drop", "SSIM", "largest change", "CIEDE2000", "95%", "between starts")
+    headings = ("worst case", "drop", "SSIM", "largest change", "CIEDE2000", "95%", "range of starts")
     rows = [["group", "weight", f"{content.score} default", *headings]]
     for row in content.rows:
         before = (content.default.score, row.score, row.drop, row.ssim, row.change)
@@ -193,7 +193,7 @@ def _table(content: results.WorstCases) -> str:
             f"{row.spread:.4f}",
         ]
         rows.append([row.group, f"{row.aux_weight:g}", *cells])
-    return table(rows)
+    return f"{table(rows)}\n{results.RANGE_OF_STARTS}"
 
 
 def _curves(found: Mapping[Key, Result]) -> Figure:

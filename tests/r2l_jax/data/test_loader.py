@@ -156,6 +156,14 @@ def test_a_split_has_a_sample_of_each_class_on_both_sides(labels, train_size, na
         splits.stratified_splits(np.array(labels), 1, train_size, seed=1, names=names)
 
 
+def test_a_few_samples_are_of_all_classes_in_turn():
+    labels = np.array([0, 0, 0, 0, 2, 2, 1])  # as of a folder, whose files are sorted by class
+    assert splits.varied(labels, 5).tolist() == [0, 6, 4, 1, 5]
+    assert splits.varied(labels, 2).tolist() == [0, 6]
+    assert sorted(splits.varied(labels, 9).tolist()) == [*range(7)]
+    assert splits.varied(np.zeros(4, np.int64), 3).tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize(("count", "batch_size"), [(15, 8), (13, 6), (16, 8)])
 def test_two_processes_take_the_batches_of_one(monkeypatch, count, batch_size):
     """Also where the first process has samples for one more batch of an epoch than the second."""

@@ -179,7 +179,8 @@ def test_averaged_weights_go_on_where_they_were_stopped(base):
     train.run(parts)
     for name, value in model(parts).items():
         np.testing.assert_allclose(value, found[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    with pytest.raises(InputError, match="epochs was 3, is 4"):
+    more = "epochs was 3, is 4; for more epochs, a run needs --schedule=constant and --keep_optimizer from the start"
+    with pytest.raises(InputError, match=more):
         train.run(replace(parts, epochs=4))
 
 

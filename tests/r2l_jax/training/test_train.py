@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 
@@ -321,6 +322,16 @@ def test_damaged_files_are_named(base, one_epoch):
     shutil.rmtree(fold / "checkpoints/4/model")
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
         train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets, "load", None)
+    for logdir, reason in (("file", "Not a directory"), ("file/deeper", "Not a directory"), ("new", "Permission denied")):
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        with pytest.raises(InputError, match=rf"/{logdir}/test/test run: not a folder to write to \({reason}\)$"):
+            train.run(replace(base, logdir=str(tmp_path / logdir)))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_run_that_diverges_says_so(base):

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,6 +15,7 @@ from flax import nnx
 import isp
 import r2l_jax
 from r2l_jax.apps.export import export_model, onnx_files, samples, stablehlo
+from r2l_jax.apps.export.description import described
 from r2l_jax.apps.export.export import LIMIT
 from r2l_jax.apps.export.parts import Part, parts_of
 from r2l_jax.data.files.known_camera import read_camera_file
@@ -46,6 +48,9 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
     assert about["identity"] == model.identity
     assert (about["classes"], about["score"]) == ([*model.classes], {"name": "accuracy", "value": model.score})
     assert about["raw"]["pattern"] == "RGGB"
+    assert "white_level" not in about["raw"]
+    fold = dataclasses.replace(model.folds[0], about=msgspec.structs.replace(model.about, white_level=1023.0))
+    assert described(Run([fold]), {})["raw"]["white_level"] == 1023
     assert about["parts"]["whole"]["input"] == {"name": "raw", "shape": ["B", 32, 32], "dtype": "float32"}
     files = {*about["files"], "model.json", "samples.npz", "parameters.npz"}
     assert {file.name for file in exported.iterdir()} == files

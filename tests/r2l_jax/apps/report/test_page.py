@@ -98,7 +98,7 @@ def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, re
     )
     assert f"{overall['loss']:.3f}" in " ".join(read.texts)
     names = {"weight of the distance": "aux_weight", "accuracy": "score", "drop": "drop", "loss": "loss"}
-    names |= {"SSIM": "ssim", "between starts": "spread", "largest change": "change"}
+    names |= {"SSIM": "ssim", "range of starts": "spread", "largest change": "change"}
     names |= {"CIEDE2000": "color", "CIEDE2000, 95%": "color_95"}
     rows = content("worst_case")["rows"]
     wanted = {row["group"]: {column: row[name] for column, name in names.items()} for row in rows}

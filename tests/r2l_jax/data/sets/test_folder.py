@@ -257,6 +257,19 @@ def test_a_file_to_which_others_are_cropped_is_named(tmp_path, capsys):
     assert line.startswith(f"warning: {tmp_path / 'a/2.tiff'} has a side of only 34, to which 3 of 4 files are cropped")
 
 
+def test_a_sub_folder_without_raw_files_is_named(tmp_path, capsys):
+    write_classes(tmp_path, [(32, 32)] * 2)
+    datasets.load("Folder", data_dir=tmp_path, camera="drone")
+    (tmp_path / ".git").mkdir()
+    for name in ("notes", "c", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c" / "1.jpg").touch()
+    assert capsys.readouterr().err == ""
+    assert datasets.load("Folder", data_dir=tmp_path, camera="drone").classes == ("a", "b")
+    expected = f"warning: {tmp_path}/c holds no raw files (nor do 2 others): it is left out of the classes\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_dim_files_are_named_together(tmp_path, capsys):
     write_classes(tmp_path, [(64, 64)] * 3, high=1023)
     datasets.load("Folder", data_dir=tmp_path, camera="drone")

@@ -164,6 +164,10 @@ def test_a_group_tolerates_a_camera_if_all_its_members_do(group, calls, monkeypa
             {"map": ("gamma_correct", "gamma_correct")},
             "--map must be two of .* got 'gamma_correct,gamma_correct'",
         ),
+        (
+            {"map": ("gamma_correct", "white_balance", "white_balance")},
+            "--map must be two of .* got 'white_balance'",
+        ),
         ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
         ({"run": "nowhere"}, "--run=nowhere is not a run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),

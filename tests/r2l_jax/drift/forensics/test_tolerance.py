@@ -41,7 +41,8 @@ def analyze(
 @pytest.fixture(scope="module")
 def analysis(compiled_once):
     # Each sample is five points: two of them may be lost.
-    return analyze(dark_images(INTENSITIES), 12, pair=("white_balance", "gamma_correct"))
+    pairs = ("white_balance", "gamma_correct", "white_balance.red", "gamma_correct")
+    return analyze(dark_images(INTENSITIES), 12, pair=pairs)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_the_seed_moves_no_ends(analysis, knobs):
 def test_a_model_that_tolerates_all():
     content = analyze(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.0")).content
     assert all(knob["low_at_limit"] and knob["high_at_limit"] for knob in content["knobs"].values())
-    assert np.all(content["map"]["tolerated"])
+    assert np.all(content["maps"][0]["tolerated"])
 
 
 @pytest.mark.slow
@@ -185,8 +186,15 @@ def test_iou_of_segmentation_and_negative_gains():
     assert math.log(factor["high"]) == pytest.approx(math.log(BRIGHT / dark), rel=PRECISION)
 
 
+def test_each_pair_has_a_map(analysis):
+    first, second = analysis.content["maps"]
+    assert second["knobs"] == ["white_balance.red", "gamma_correct"]
+    assert second["values"][1] == first["values"][1]
+    assert second["scores"] != first["scores"]
+
+
 def test_the_map_is_that_of_both_knobs(analysis):
-    content, both = analysis.content, analysis.content["map"]
+    content, both = analysis.content, analysis.content["maps"][0]
     assert both["knobs"] == ["white_balance", "gamma_correct"]
     gains, gammas = both["values"]
     assert (len(gains), len(gammas)) == (9, 9)
@@ -247,7 +255,7 @@ def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):
         "high failing": gamma["high_failing"],
     }
     assert all(name in analysis.table for name in knobs)
-    assert set(analysis.figures) == {"tolerances", "map"}
+    assert set(analysis.figures) == {"tolerances", "map", "map_2"}
 
 
 def test_the_figure_has_a_bar_from_end_to_end(analysis, knobs):
@@ -261,7 +269,7 @@ def test_the_figure_has_a_bar_from_end_to_end(analysis, knobs):
 
 
 def test_the_outline_separates_what_is_tolerated(analysis):
-    tolerated = np.array(analysis.content["map"]["tolerated"])
+    tolerated = np.array(analysis.content["maps"][0]["tolerated"])
     (lines,) = analysis.figures["map"].axes[0].collections
     changes = [np.diff(np.pad(tolerated, 1).astype(int), axis=axis) for axis in (0, 1)]
     assert len(lines.get_segments()) == sum(np.count_nonzero(change) for change in changes)

@@ -67,7 +67,10 @@ def test_a_row_for_each_group_and_weight(analysis):
     for name in ("change", "color", "color_95"):
         assert cheap[name] > dear[name] >= 0
     assert cheap["color_95"] > cheap["color"]
-    assert len(analysis.table.splitlines()) == 2 + len(rows)
+    *table, explained = analysis.table.splitlines()
+    assert len(table) == 2 + len(rows)
+    assert explained.startswith("range of starts: ")
+    assert explained.split(":")[0] in table[0]
     assert set(analysis.figures) == {"curves", *SETTINGS.adv_parameters}
     assert all(np.asarray(analysis.figures[group]).std() > 0 for group in SETTINGS.adv_parameters)
 
