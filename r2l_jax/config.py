@@ -579,7 +579,7 @@ class TrackingSettings(Settings):
         rare=True,
     )
     track: tuple[str, ...] = setting(
-        "what to record of the data set's first samples: processing, the picture after every stage; gradients, of the "
+        "what to record of a few samples: processing, the picture after every stage; gradients, of the "
         "loss for these pictures; predictions, with targets; arrays, all of this also as .npy; every_epoch, not only "
         "the last",
         (),
@@ -596,7 +596,7 @@ class TrackingSettings(Settings):
 
     @property
     def records(self) -> bool:
-        """Whether the data set's first samples are recorded."""
+        """Whether pictures of samples are recorded."""
         return not {"processing", "gradients", "predictions"}.isdisjoint(self.track)
 
     def __post_init__(self):

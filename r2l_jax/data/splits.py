@@ -76,7 +76,7 @@ def _check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None
 
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of at most `count` samples of all classes in turn: the first of each, the second, and so on."""
+    """Returns the indices of at most `count` samples of all classes in turn: the first of each, the second, ..."""
     order = np.argsort(labels, kind="stable")
     of_class = labels[order]
     place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)

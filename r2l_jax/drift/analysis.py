@@ -56,6 +56,10 @@ class FoldAnalysis:
         """Raises an InputError unless the fold can be analyzed."""
         Frozen(fold.model, fold.task)
 
+    def work(self, fold: TrainedFold) -> str:
+        """Says what there is to do for a fold, in a few words."""
+        return self.name.replace("_", " ")
+
     def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
         """Returns the training samples that it draws from."""
         return ()

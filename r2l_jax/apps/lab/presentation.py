@@ -15,6 +15,9 @@ JPEG, PNG = "image/jpeg", "image/png"
 
 _COLORS = {"R": "red", "G": "green", "B": "blue"}
 
+# How many pixels from its edges the border of a picture reaches: the study's sharpening and its blur, which spreads it.
+_BORDER = 3
+
 
 class Gallery:
     """Gives each session an address that others cannot guess, and draws the pictures there when a browser asks."""
@@ -191,15 +194,23 @@ def classes(session: Session) -> list[dict[str, Any]]:
     return rows
 
 
+def _inner(pixels: np.ndarray) -> np.ndarray:
+    """Leaves out the border of a picture, unless there is nothing else."""
+    return pixels[_BORDER:-_BORDER, _BORDER:-_BORDER] if min(pixels.shape) > 2 * _BORDER else pixels
+
+
 def clipped(session: Session) -> list[tuple[str, str, str]]:
-    """Describes the clipped parts of the frame as rows of a color, words and a share."""
+    """Describes the clipped parts of the frame as rows of a color, words and a share.
+
+    Pixels of the picture count but for its border, which the study's sharpening brightens.
+    """
     view = session.view
     if view is None:
         return []
     part = view.frame.raw if view.place is None else view.frame.raw[view.place]
     shares = {
-        ("#ff3b30", "pixels above white"): view.picture.above,
-        ("#0a84ff", "pixels below black"): view.picture.below,
+        ("#ff3b30", "pixels above white"): _inner(view.picture.above),
+        ("#0a84ff", "pixels below black"): _inner(view.picture.below),
         ("transparent", "saturated sites of the sensor"): part >= 1,
     }
     return [(*words, f"{100 * float(chosen.mean()):.2f} %") for words, chosen in shares.items()]

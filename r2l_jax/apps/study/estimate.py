@@ -17,6 +17,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.tables import table as text_table
 from r2l_jax.runtime.worklist import Table
@@ -178,11 +179,3 @@ def _seconds(job: StudyJob, ledger: Ledger, samples: Samples, speed: Speed | Non
         return known * work
     assert speed is not None
     return speed.start * (work > 0) + speed.seconds_per_pass * work
-
-
-def in_words(seconds: float) -> str:
-    """Formats a time to two units."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -109,6 +110,10 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     for run in runs:
         run.check_parameters()
     on_every_process(lambda: [_check(each, fold) for each, folds in pairs for fold in folds])
+    if is_first():
+        count = sum(len(folds) for _, folds in pairs)
+        drifts = f"{len(config.drifts)} drift{'s' * (len(config.drifts) > 1)}"
+        print(f"to adapt: {count} model{'s' * (count > 1)}, to {drifts}", file=sys.stderr)
     with StopSignals() as stop:
         adapted = [_adapt_run(each, folds, stop) for each, folds in pairs]
     content = adapted[0].content if configs[0] is config else _over_members(config, configs, adapted)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     # Checked before the analyses, which take minutes.
     for (_, fold), analysis in itertools.product(trainings, analyses):
         analysis.check_fold(fold)
+    if is_first():
+        print(_outlook(config, [fold for _, fold in trainings], analyses), file=sys.stderr)
     with _writing(trainings), StopSignals() as stop:
         done = [_analyze_all(analyses, fold, member.output_dir, stop) for member, fold in trainings]
     is_group = trainings[0][0] is not config
@@ -89,6 +92,14 @@ def _writing(trainings: Sequence[_Training]) -> Iterator[None]:
 def _name(member: ForensicsConfig, fold: TrainedFold) -> str:
     """Returns the name of a training in a group, such as "seed_1/fold_0"."""
     return f"{pathlib.Path(member.run).name}/fold_{fold.number}"
+
+
+def _outlook(config: ForensicsConfig, folds: Sequence[TrainedFold], analyses: Sequence[FoldAnalysis]) -> str:
+    """Says what there is to do, and how to begin with less of it if there are several searches."""
+    of_each = f", for each of {len(folds)} models" if len(folds) > 1 else ""
+    line = f"to do: {', '.join(analysis.work(folds[0]) for analysis in analyses)}{of_each}"
+    few = config.worst_case.adv_parameters or config.worst_case.starts == 1 or "worst_case" not in config.analyses
+    return line if few else f"{line}; --adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
 
 
 def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:

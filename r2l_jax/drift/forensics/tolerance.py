@@ -127,6 +127,10 @@ class ToleranceAnalysis(FoldAnalysis):
             if len(set(pair)) != 2 or not set(pair) <= set(knobs):
                 raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
+    def work(self, fold: TrainedFold) -> str:
+        """Says of how many knobs it finds the tolerance."""
+        return f"tolerances of {len(_knobs(Frozen(fold.model, fold.task)))} knobs"
+
     @property
     def pairs(self) -> list[tuple[str, ...]]:
         """The pairs of knobs to map; one without a partner is left alone."""

@@ -26,6 +26,7 @@ from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
@@ -68,6 +69,20 @@ class WorstCaseAnalysis(FoldAnalysis):
     def check_fold(self, fold: TrainedFold) -> None:
         """Raises an InputError unless the processing has the groups of parameters."""
         self.searches(pipeline_of(self.searched(fold)))
+
+    def work(self, fold: TrainedFold) -> str:
+        """Says how many searches there are and, if the training was timed, about how long they take.
+
+        A step of a search takes about as long as a step of the training with as many samples.
+        """
+        count, steps = len(self.searches(pipeline_of(self.searched(fold)))), self.settings.steps
+        words = f"{count} search{'es' * (count > 1)} of {steps} steps"
+        seconds = [row["seconds"] for row in fold.metrics.get("history", ())]
+        if not seconds or not fold.config.optimization.epochs:
+            return words
+        samples = count * steps * min(self.batch_size, len(self.drawn(fold)))
+        expected = min(seconds) / len(fold.train_indices) * samples
+        return f"{words} (about {in_words(expected)} if a step takes as long as in training)"
 
     def drawn(self, fold: TrainedFold) -> np.ndarray:
         """Returns the training samples that batches are drawn from."""

@@ -23,6 +23,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
+from r2l_jax.runtime.expected import Expected
 from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import BATCH, TrainedFold
@@ -106,10 +107,12 @@ def ticking(
 
     That function raises Interrupted with the message `stopped()` if `stop()`, the same in all processes, is True.
     """
+    expected = Expected(title, total)
     with tqdm(total=total, desc=title, unit="batch", disable=not total or no_bar()) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
+            expected.done(count)
             if stop():
                 raise Interrupted(stopped())
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import pathlib
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.expected import Expected
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
@@ -116,6 +118,7 @@ def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dic
     ensembles = on_every_process(lambda: _ensembles(config, groups, parts_of, tested))
     # An ensemble is evaluated together with its members.
     parts = [part for of_key in (*ensembles.values(), *parts_of.values()) for part in of_key]
+    _say_missing([part for of_key in parts_of.values() for part in of_key])
     evaluator = _evaluator(_batch_size(config.batch_size, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
@@ -388,15 +391,29 @@ def _batch_size(wanted: int, parts: Sequence[_Part]) -> int:
     return -(-min(wanted, largest) // devices) * devices
 
 
+def _say_missing(parts: Sequence[_Part]) -> None:
+    """Says, before the first test, how many there are."""
+    counts = [sum(len(tested) for _, tested in part.missing) for part in parts]
+    if any(counts) and is_first():
+        models = sum(map(bool, counts))
+        of_models = f"for each of {models} models" if models > 1 else "for 1 model"
+        print(
+            f"to test: {max(counts)} cases {of_models}, each on {len(parts[0].fold.measured_indices)} samples",
+            file=sys.stderr,
+        )
+
+
 def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     """Evaluates the missing cases of a fold, and keeps their numbers after each data set."""
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
+    expected = Expected(part.title, total)
     with tqdm(total=total, desc=part.title, unit="test", disable=no_bar()) as bar:
 
         def tick() -> None:
             bar.update()
+            expected.done()
             if stop.after_step():
                 raise part.interrupted()
 

@@ -204,7 +204,10 @@ def test_finds_raw_files_in_folders_once(tmp_path):
         file.unlink()
     for given, message in (
         (tmp_path / "empty", r"no raw files in this folder$"),
-        (tmp_path / "photos", r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files of "),
+        (
+            tmp_path / "photos",
+            r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files of ",
+        ),
         (tmp_path, r"no raw files in this folder, only in its sub-folders, such as folder.dng$"),
         ("", "empty"),
         (tmp_path / "gone.dng", r"gone\.dng: no such file$"),

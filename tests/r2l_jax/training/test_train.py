@@ -327,7 +327,11 @@ def test_damaged_files_are_named(base, one_epoch):
 def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets, "load", None)
-    for logdir, reason in (("file", "Not a directory"), ("file/deeper", "Not a directory"), ("new", "Permission denied")):
+    for logdir, reason in (
+        ("file", "Not a directory"),
+        ("file/deeper", "Not a directory"),
+        ("new", "Permission denied"),
+    ):
         monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
         with pytest.raises(InputError, match=rf"/{logdir}/test/test run: not a folder to write to \({reason}\)$"):
             train.run(replace(base, logdir=str(tmp_path / logdir)))

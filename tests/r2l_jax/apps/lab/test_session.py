@@ -333,7 +333,13 @@ async def test_saturated_sites_and_clipped_pixels_are_counted(plain):
         await visitor.open(Source("frame", lambda camera: (Frame("frame", raw, isp.CAMERAS["drone"]), [])))
         rows = {words: share for _, words, share in clipped(visitor)}
         assert rows["saturated sites of the sensor"] == "6.25 %"
-        assert rows["pixels above white"] == f"{100 * visitor.view.picture.above.mean():.2f} %"
+        above = visitor.view.picture.above
+        assert rows["pixels above white"] == f"{100 * above[3:-3, 3:-3].mean():.2f} %"
+        # Beyond the bright corner and its seam, only the frame of the study's sharpening is above white.
+        raw[:] = 0.3
+        await visitor.open(Source("frame", lambda camera: (Frame("frame", raw, isp.CAMERAS["drone"]), [])))
+        assert visitor.view.picture.above.any()
+        assert {words: share for _, words, share in clipped(visitor)}["pixels above white"] == "0.00 %"
 
 
 async def test_a_file_without_its_camera_is_kept_until_one_is_chosen(plain, tmp_path):

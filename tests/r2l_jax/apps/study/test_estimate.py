@@ -1,7 +1,7 @@
 import pytest
 
 from r2l_jax.apps.study import estimate
-from r2l_jax.apps.study.estimate import Ledger, Samples, Speed, in_words, passes
+from r2l_jax.apps.study.estimate import Ledger, Samples, Speed, passes
 from r2l_jax.apps.study.plan import make_jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
@@ -78,8 +78,3 @@ def test_a_damaged_ledger_is_named(tmp_path, ledger):
     (tmp_path / "jobs.csv").write_text("job,kind,settings,seconds,passes\ntrain a,training,x,long,3\n")
     with pytest.raises(InputError, match=r"jobs.csv is damaged .*: remove it; only an estimate is lost"):
         ledger()
-
-
-def test_times_in_words():
-    said = [in_words(seconds) for seconds in (12.0, 61.0, 3599.0, 3600.0, 90000.0)]
-    assert said == ["12 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min"]

@@ -15,8 +15,12 @@ from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.results import EndOfTrainings, Forensics, KnobOfTrainings, Spread
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
+
+# The parameters that are tuned by hand, after those of the camera.
+LATER = ("sharpening_filter", "gaussian_blur", "gamma_correct")
 
 
 @pytest.fixture
@@ -38,6 +42,25 @@ def calls(monkeypatch):
     for kind in (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis):
         monkeypatch.setattr(kind, "analyze", analyze)
     return calls
+
+
+def test_the_work_is_said_before_it_begins(config, one_epoch, group, calls, capsys):
+    """By default, there is a search for each group, three weights and two starts."""
+    forensics.run(config)
+    first, *others = capsys.readouterr().err.splitlines()
+    groups = ("all", "black_level", "white_balance", "colour_correction", *LATER)
+    metrics = json.loads((one_epoch.run_dir / "fold_0" / "metrics.json").read_text())
+    a_step = metrics["history"][0]["seconds"] / 32 * 16
+    time = in_words(len(groups) * 6 * 60 * a_step)
+    searches = f"{len(groups) * 6} searches of 60 steps (about {time} if a step takes as long as in training)"
+    short = "--adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
+    assert first == f"to do: sensitivity, tolerances of 25 knobs, {searches}; {short}"
+    assert not any("to do" in line for line in others)
+    settings = {"adv_parameters": ("all",), "adv_aux_weight": (10.0,), "starts": 1, "steps": 2}
+    forensics.run(replace(config, run=str(group), output=None, analyses=("worst_case",), **settings))
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("to do: 1 search of 2 steps (about ")
+    assert first.endswith(" as in training), for each of 3 models")
 
 
 def test_every_analysis_leaves_its_files(config, calls, capsys):
