@@ -45,9 +45,16 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "my_isp.py").write_text(own_stage())
     _, headerless = code_blocks("json", PAGES["docs/sensors.md"])
     (tmp_path / "camera.json").write_text(headerless)
-    (tmp_path / "more_raw_files").mkdir()
-    (tmp_path / "raw").mkdir()
-    for name in ("IMG_0001.dng", "more_raw_files/IMG_0002.dng", "raw/IMG_0003.dng", "frame.bin"):
+    (tmp_path / "my_camera.json").write_text(code_blocks("json", PAGES["docs/own_data.md"])[0])
+    files = (
+        "IMG_0001.dng",
+        "more_raw_files/IMG_0002.dng",
+        "raw/IMG_0003.dng",
+        "frame.bin",
+        "my_cells/lymphocyte/1.tiff",
+    )
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
 
