@@ -36,4 +36,4 @@ def test_parts_of_several_units_count_as_many(work):
 
 
 def test_short_work_is_not_worth_a_line(work):
-    assert work(20, [9, 6] + [3] * 18) == [""] * 20
+    assert work(6, [9, 6, 3, 3, 3, 3]) == [""] * 6

@@ -333,7 +333,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(b
         ("new", "Permission denied"),
     ):
         monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-        with pytest.raises(InputError, match=rf"/{logdir}/test/test run: not a folder to write to \({reason}\)$"):
+        with pytest.raises(InputError, match=rf"/{logdir}/test/[\w ]+: not a folder to write to \({reason}\)$"):
             train.run(replace(base, logdir=str(tmp_path / logdir)))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

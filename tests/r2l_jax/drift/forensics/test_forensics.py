@@ -54,7 +54,7 @@ def test_the_work_is_said_before_it_begins(config, one_epoch, group, calls, caps
     time = in_words(len(groups) * 6 * 60 * a_step)
     searches = f"{len(groups) * 6} searches of 60 steps (about {time} if a step takes as long as in training)"
     short = "--adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
-    assert first == f"to do: sensitivity, tolerances of 25 knobs, {searches}; {short}"
+    assert first == f"to do: sensitivity, tolerances of 21 knobs, {searches}; {short}"
     assert not any("to do" in line for line in others)
     settings = {"adv_parameters": ("all",), "adv_aux_weight": (10.0,), "starts": 1, "steps": 2}
     forensics.run(replace(config, run=str(group), output=None, analyses=("worst_case",), **settings))
