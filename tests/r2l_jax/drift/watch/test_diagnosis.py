@@ -1,0 +1,195 @@
+"""Drifts of a camera that is not ours are named and measured, from other scenes than the reference's."""
+
+import collections
+
+import numpy as np
+import optimized
+import pytest
+import smears
+
+import isp
+from r2l_jax.drift.watch import diagnosis, fitting, moments, response
+from r2l_jax.drift.watch.causes import UNITS
+from r2l_jax.drift.watch.diagnosis import diagnose
+
+REFERENCE, NEW, POOL = 256, 64, 640
+NAMES = {"red": "white_balance.red", "blue": "white_balance.blue"}
+# Sites in a million that are planted as dead.
+DEAD = 3000
+
+SINGLE = (
+    {"exposure": -0.7},
+    {"exposure": 0.4},
+    {"red": 0.3},
+    {"blue": -0.3},
+    {"black_level": 40.0},
+    {"gamma": 0.8},
+    {"gamma": 1.3},
+    {"blur": 1.5},
+    {"read_noise": 4.0},
+    {"photon_noise": 3.0},
+    {"row_noise": 40.0},
+    {"vignetting": 0.7},
+    {"saturation": 0.55},
+    {"dead": DEAD},
+)
+PAIRS = (
+    {"exposure": -0.5, "black_level": 60.0},
+    {"exposure": -0.5, "gamma": 0.8},
+    {"exposure": -0.4, "vignetting": 0.7},
+    {"exposure": -0.5, "photon_noise": 3.0},
+    {"exposure": -0.5, "dead": DEAD},
+    {"red": 0.25, "blue": -0.25},
+    {"red": 0.25, "saturation": 0.5},
+    {"blue": 0.25, "black_level": 60.0},
+    {"black_level": 60.0, "gamma": 1.2},
+    {"blur": 1.5, "read_noise": 4.0},
+    {"blur": 1.5, "vignetting": 0.7},
+    {"blur": 1.5, "gamma": 0.8},
+    {"read_noise": 4.0, "row_noise": 40.0},
+    {"photon_noise": 3.0, "row_noise": 40.0},
+)
+
+
+# Drifts that the quick tests plant; the slow ones plant all, in ten draws each.
+QUICK = [SINGLE[0], SINGLE[5], SINGLE[7], SINGLE[9], SINGLE[13]]
+
+
+def named(drift):
+    return "+".join(f"{name}={size:g}" for name, size in drift.items())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_users_do():
+    """A fit evaluates its functions hundreds of times, which takes longer than optimizing them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, static in (
+            (fitting, "_value", ()),
+            (fitting, "_value_and_jacobian", ()),
+            (diagnosis, "measured", ("pattern",)),
+            (moments, "_patches", ("pattern",)),
+            (response, "_blurred_blocks", ("camera",)),
+            (response, "_shifts", ()),
+        ):
+            function = getattr(module, name).__wrapped__
+            patch.setattr(module, name, optimized.optimized(function, static_argnames=static))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pool():
+    random, labels = np.random.default_rng(0), np.arange(POOL) % len(smears.CLASSES)
+    return np.stack([smears.scene(random, kind) for kind in labels]), labels
+
+
+def drawn(pool, seed, drift, weights=None):
+    """Photographs a reference and other scenes under a drift; returns both, the labels, and the true sizes."""
+    random, (scenes, labels) = np.random.default_rng(seed), pool
+    order = random.permutation(POOL)
+    known, others = order[:REFERENCE], order[REFERENCE:]
+    if weights is not None:
+        others = others[np.argsort(random.random(len(others)) / np.array(weights)[labels[others]])]
+    drift, sizes = dict(drift), {NAMES.get(name, name): size for name, size in drift.items()}
+    if "dead" in drift:
+        drift["dead"] = random.random((smears.SIDE, smears.SIDE)) < drift["dead"] * 1e-6
+        sizes["dead_sites"] = sizes.pop("dead") and 1e6 * drift["dead"].mean()
+    reference = smears.taken(scenes[known], random)
+    return reference, labels[known], smears.taken(scenes[others[:NEW]], random, **drift), sizes
+
+
+def found(pool, seed, drift, weights=None):
+    *mosaics, sizes = drawn(pool, seed, drift, weights)
+    return diagnose(*mosaics, smears.CAMERA), sizes
+
+
+def is_right(causes, sizes):
+    """Tells whether the planted drifts are named before anything else, with sizes that are right within a tenth."""
+    first = {cause.name: cause.value for cause in causes[: len(sizes)]}
+    return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.1 for name, size in sizes.items())
+
+
+@pytest.mark.parametrize("drift", QUICK, ids=named)
+def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
+    causes, sizes = found(pool, 1, drift)
+    assert is_right(causes, sizes), causes
+    cause = causes[0]
+    assert cause.low <= cause.value <= cause.high
+    assert cause.unit == UNITS[cause.name]
+    assert cause.evidence > 0
+
+
+@pytest.mark.parametrize("drift", PAIRS[:2], ids=named)
+def test_both_drifts_of_a_pair_are_named(pool, drift):
+    causes, sizes = found(pool, 2, drift)
+    assert is_right(causes, sizes), causes
+
+
+def test_no_drift_has_no_cause(pool):
+    assert found(pool, 3, {})[0] == ()
+
+
+@pytest.mark.parametrize("weights", [(6, 1, 1, 1)])
+def test_another_mix_of_classes_is_the_scene(pool, weights):
+    causes, _ = found(pool, 4, {}, weights)
+    assert causes[0].name == "scene"
+    assert 0.1 < causes[0].value < 0.7
+
+
+def test_without_labels_groups_take_the_place_of_classes(pool):
+    reference, _, new, _ = drawn(pool, 5, {}, (6, 1, 1, 1))
+    assert diagnose(reference, None, new, smears.CAMERA)[0].name == "scene"
+
+
+def test_what_no_camera_does_is_unexplained(pool):
+    reference, labels, new, _ = drawn(pool, 6, {})
+    # A compression that averages blocks of sites of one color.
+    blocks = new.reshape(NEW, 32, 2, 2, 32, 2, 2).mean((2, 5), keepdims=True)
+    compressed = np.broadcast_to(blocks, (NEW, 32, 2, 2, 32, 2, 2)).reshape(new.shape)
+    assert "unexplained" in [cause.name for cause in diagnose(reference, labels, compressed, smears.CAMERA)]
+
+
+def test_all_drifts_and_draws_share_what_is_compiled(pool):
+    found(pool, 7, {"exposure": -0.7})
+    before = fitting._value_and_jacobian._cache_size()
+    found(pool, 8, {"black_level": 60.0, "gamma": 1.2})
+    assert fitting._value_and_jacobian._cache_size() == before
+
+
+@pytest.mark.slow
+def test_the_intervals_hold_the_sizes(pool):
+    inside = []
+    for seed in range(4):
+        causes, sizes = found(pool, 10 + seed, {"red": 0.25, "blue": -0.25})
+        inside += [cause.low <= sizes[cause.name] <= cause.high for cause in causes if cause.name in sizes]
+    assert np.mean(inside) > 0.7
+
+
+def test_a_sensor_without_colors(pool):
+    gray = isp.Camera(black_level=(smears.BLACK,), pattern="MONO", full_well=4000, read_noise=6, bits=12)
+    random, scenes = np.random.default_rng(0), pool[0][:192].mean(-1)
+
+    def photographed(light):
+        electrons = random.poisson(light * 4000) + random.normal(0, 6, light.shape)
+        return np.float32(smears.BLACK + (1 - smears.BLACK) * electrons / 4000)
+
+    causes = diagnose(photographed(scenes[:128]), None, photographed(scenes[128:] * 2**-0.5), gray)
+    assert causes[0].name == "exposure"
+    assert causes[0].value == pytest.approx(-0.5, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drift", SINGLE + PAIRS, ids=named)
+def test_nine_of_ten_draws_are_right(pool, drift):
+    assert sum(is_right(*found(pool, 100 + seed, drift)) for seed in range(10)) >= 9
+
+
+@pytest.mark.slow
+def test_nineteen_of_twenty_draws_without_a_drift_have_no_cause(pool):
+    assert sum(not found(pool, 200 + seed, {})[0] for seed in range(20)) >= 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", [(6, 1, 1, 1), (1, 1, 0.2, 4)])
+def test_another_mix_is_the_scene_in_nine_of_ten_draws(pool, weights):
+    first = collections.Counter(found(pool, 300 + seed, {}, weights)[0][0].name for seed in range(10))
+    assert first["scene"] >= 9, first
