@@ -52,9 +52,9 @@ def diagnose(
     """Finds the causes of a change between mosaics, which need not show the same scenes.
 
     Args:
-        reference: mosaics from before the change, with white at 1 and the black level in them; 128 or more.
+        reference: mosaics from before the change, with white at 1 and the black level in them; 128 or more are best.
         labels: their classes, from 0, or None: then groups of similar mosaics take the place of classes.
-        new: mosaics to explain; 64 or more.
+        new: mosaics to explain; 64 or so name small drifts.
         camera: the camera before the change.
         seed: the seed of the intervals.
 
@@ -91,11 +91,11 @@ def _compared(reference: np.ndarray, labels: np.ndarray | None, new: np.ndarray,
 
 
 def _members(labels: np.ndarray | None, known: Observed) -> Float[np.ndarray, "n classes"]:
-    """Marks the class of each mosaic, or the group of mosaics with similar levels."""
+    """Marks the class of each mosaic, or the group of mosaics with similar statistics."""
     groups = np.zeros(len(known.influence)) if labels is None else np.asarray(labels)
     if not 1 < len(np.unique(groups)) <= _MOST_CLASSES:
-        levels = known.influence[:, np.array(known.kinds) == "level"]
-        groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(levels)
+        spread = known.influence.std(0) + 1e-9
+        groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(known.influence / spread)
     return (groups[:, None] == np.unique(groups)).astype(np.float32)
 
 

@@ -23,6 +23,8 @@ _LOW, _HIGH, _WIDTH = (np.array([getattr(drift, end) for drift in DRIFTS.values(
 _NAMES = tuple(DRIFTS)
 # How often chance may name a cause.
 _CHANCE = 0.01
+# The logarithm of the odds against a gamma in raw data, which looks like other drifts together where it is small.
+_RARE = 10.0
 # What formulas are trusted with: this share of the change that they explain, and this error of a logarithm.
 _TRUST, _TRUST_IN_BANDS, _ERROR = 0.02, 0.05, 0.01
 # The spread of the new statistics is measured as if so many mosaics of the reference were among them.
@@ -137,7 +139,7 @@ class Comparison:
     def penalty(self, cause: str) -> float:
         """Computes half of the chi-square that chance explains by a cause, in `_CHANCE` of the diagnoses."""
         freedom = max(len(self.shares) - 1, 1) if cause == SCENE else 1
-        return float(stats.chi2.isf(_CHANCE / (len(DRIFTS) + 1), freedom)) / 2
+        return float(stats.chi2.isf(_CHANCE / (len(DRIFTS) + 1), freedom)) / 2 + (_RARE if cause == "gamma" else 0)
 
     def score(self, fit: Fit) -> float:
         """Computes how badly a fit explains the change, causes included: less is better."""
