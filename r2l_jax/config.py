@@ -113,6 +113,10 @@ class DataSettings(Settings):
         None,
         rare=True,
     )
+    unprocess: bool = setting(
+        "for Folder: its files are JPEG or PNG pictures, which become mosaics of --camera once, in your cache folder",
+        False,
+    )
     synthetic_images: int | None = setting(
         f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None, rare=True
     )
@@ -129,7 +133,7 @@ class DataSettings(Settings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
-        names = ("data_dir", "camera", "tile_size", "synthetic_images", "synthetic_size")
+        names = ("data_dir", "camera", "tile_size", "unprocess", "synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -23,6 +23,7 @@ def load(
     iso: float | tuple[float, ...] = 1.0,
     camera: str | None = None,
     tile_size: int | None = None,
+    unprocess: bool = False,
     synthetic_images: int | None = None,
     synthetic_size: int | None = None,
     download: bool = False,
@@ -37,6 +38,7 @@ def load(
         camera: for "Folder": the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
         tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
             or the shortest side if that is less.
+        unprocess: for "Folder": the files are JPEG and PNG pictures, which become mosaics of the camera.
         synthetic_images: for the synthetic data sets: the number of scenes; None is 600.
         synthetic_size: for the synthetic data sets: the height and width of scenes; None is 128.
         download: for the published data sets: download missing files from Zenodo.
@@ -57,8 +59,8 @@ def load(
         if isos != (1.0,):
             given = ",".join(map("{:g}".format, isos))
             raise InputError(f"--iso={given}: a Folder has only its own intensity; leave --iso out")
-        return folder.load(data_dir, camera, tile_size)
-    for flag, value in (("camera", camera), ("tile_size", tile_size)):
+        return folder.load(data_dir, camera, tile_size, unprocess)
+    for flag, value in (("camera", camera), ("tile_size", tile_size), ("unprocess", unprocess or None)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
     for each in isos:

@@ -14,11 +14,18 @@ import numpy as np
 import isp
 from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files import file_facts, tiles
-from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera, read_known_camera
+from r2l_jax.data.files.known_camera import (
+    KnownCamera,
+    common_camera,
+    find_camera,
+    find_known_camera,
+    read_known_camera,
+)
 from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.unprocessing import unprocessed
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.hosts import on_first_process
 
@@ -37,8 +44,10 @@ _CLASSES = ("object",)
 _MULTIPLE = 64
 
 
-def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
-    """Loads the raw files of a folder.
+def load(
+    data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None, unprocess: bool = False
+) -> RawDataset:
+    """Loads the raw files of a folder, or its pictures as the raw files that a camera would have written.
 
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
@@ -53,6 +62,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
         camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name.
         tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
             or the largest multiple of 64 (if there is one) that fits in the first frame.
+        unprocess: whether the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
 
     Raises:
         InputError: a setting, a file or a folder is wrong or missing; the message names it.
@@ -67,7 +77,23 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)
-    parts = _parts(root, camera) or {"": find_known_camera(camera)}
+    if not unprocess:
+        return _of_parts(root, _parts(root, camera) or {"": find_known_camera(camera)}, tile_size)
+    taken_by = find_camera(camera)
+    if taken_by is None:
+        raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
+    mosaics = unprocessed(root, taken_by)
+    # With a white level that is known, dark pictures do not pass for mosaics of fewer bits.
+    known = KnownCamera.of(dataclasses.replace(taken_by, white_level=65535))
+    try:
+        dataset = _of_parts(mosaics, {"": known}, tile_size)
+    except InputError as error:
+        raise InputError(str(error).replace(str(mosaics), str(root))) from None
+    # Whatever files the finished model gets have levels of their own.
+    return dataclasses.replace(dataset, white_level=None)
+
+
+def _of_parts(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
     segment = {name: _has_masks(root / name) for name in parts}
     if len(set(segment.values())) > 1:
         raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")

@@ -9,10 +9,11 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.apps import unprocess
 from r2l_jax.apps.unprocess import unprocess_folder
+from r2l_jax.data import unprocessing
 from r2l_jax.data.files.pictures import read_picture
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.unprocessing import Summary
 from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
@@ -81,7 +82,7 @@ def scenes(tmp_path):
 
 def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
     summary = unprocess_folder(source, tmp_path / "raw", CAMERA, **QUIET)
-    assert summary == unprocess.Summary(written=4, failed=0, too_bright=0.0, too_dark=0.0)
+    assert summary == Summary(written=4, failed=0, too_bright=0.0, too_dark=0.0)
     assert set(files(tmp_path / "raw")) == {
         *("cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "dogs/3.tiff", "camera.json"),
     }
@@ -154,8 +155,8 @@ def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
 @pytest.fixture(params=[8])
 def small_blocks(request, monkeypatch):
     """Pictures are worked on in blocks of at most 64 columns, filled up to at least the parameter's number."""
-    monkeypatch.setattr(unprocess, "_FEWEST", request.param)
-    monkeypatch.setattr(unprocess, "_MOST", 64)
+    monkeypatch.setattr(unprocessing, "_FEWEST", request.param)
+    monkeypatch.setattr(unprocessing, "_MOST", 64)
 
 
 def test_blocks_share_no_noise(tmp_path, small_blocks):
