@@ -13,7 +13,7 @@ from isp.published import additive_layer_stage
 from r2l_jax.config import ProcessingSettings
 from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.normalized_heads import NormalizedHead
-from r2l_jax.model.processors import NeuralProcessor, Standardize, Unprocessed, half_size
+from r2l_jax.model.processors import NeuralProcessor, OwnNormalization, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline
@@ -83,7 +83,7 @@ class Architecture:
             processor = AdaptivePipeline(processor, self._known_camera, rngs)
         head = self.task.make_head(rngs)
         if isinstance(head, NormalizedHead):
-            return RawToLogit(processor, Standardize(jnp.array(head.mean), jnp.array(head.std)), head.core)
+            return RawToLogit(processor, OwnNormalization(jnp.array(head.mean), jnp.array(head.std)), head.core)
         normalizer = BatchNorm(3, affine=False, rngs=rngs) if self.processing.learns else fixed
         return RawToLogit(processor, normalizer, head)
 

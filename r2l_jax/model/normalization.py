@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from r2l_jax.model.processors import Standardize
+from r2l_jax.model.processors import OwnNormalization, Standardize
 from tasks.layers import BatchNorm, Mixing
 
 # Mean and variance by channel, `(C,)` each.
@@ -27,8 +27,17 @@ def layers_of(normalizer: nnx.Module, head: nnx.Module) -> dict[str, BatchNorm |
 
 
 def statistics_of(layer: BatchNorm | Standardize) -> Statistics:
-    """Returns the mean and the variance by which a layer normalizes, by channel."""
+    """Returns the mean and the variance of the images or features that a layer normalizes, by channel."""
+    if isinstance(layer, OwnNormalization):
+        return layer.known_mean[...], layer.known_var[...]
     return layer.mean[...], jnp.square(layer.std[...]) if isinstance(layer, Standardize) else layer.var[...]
+
+
+def undone(normalizer: BatchNorm | Standardize, images: Float[Array, "batch height width 3"]) -> Array:
+    """Computes the images that a normalizer has normalized."""
+    if isinstance(normalizer, Standardize):
+        return images * normalizer.std[...] + normalizer.mean[...]
+    return images * jnp.sqrt(normalizer.var[...] + normalizer.epsilon) + normalizer.mean[...]
 
 
 def observed(

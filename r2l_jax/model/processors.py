@@ -5,6 +5,7 @@ Like an `isp.Pipeline`, a processor can be called and traced, and has the names 
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -14,6 +15,9 @@ import tasks
 from tasks.layers import Mixing, mix
 
 Images = Float[Array, "batch height width 3"]
+
+# Those of batch norms.
+_MOMENTUM, _EPSILON = 0.9, 1e-5
 
 
 class Standardize(nnx.Module):
@@ -35,6 +39,39 @@ class Standardize(nnx.Module):
             self.mean[...], var = mix(self.mixing, images, self.mean[...], jnp.square(self.std[...]))
             self.std[...] = jnp.sqrt(var)
         return (images - self.mean[...]) / self.std[...]
+
+
+class OwnNormalization(Standardize):
+    """The normalization of a head that has its own, the same for all images that the head was trained on.
+
+    Its numbers need not be statistics of any images. It therefore also knows the statistics of the images that the
+    model processes. With those of other images, it gives these images the brightness and the contrast of the known
+    ones, channel by channel, before it normalizes them.
+
+    Attributes:
+        known_mean: the mean of the images by channel; in training, a running one, which has no effect.
+        known_var: their variance.
+    """
+
+    def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
+        super().__init__(mean, std)
+        self.known_mean, self.known_var = nnx.BatchStat(jnp.zeros(3)), nnx.BatchStat(jnp.ones(3))
+        self.use_running_average = False
+
+    def __call__(self, images: Images) -> Images:
+        """Normalizes images; updates the known statistics after `train()`."""
+        known = self.known_mean[...], self.known_var[...]
+        if self.mixing is not None:
+            self._know(*mix(self.mixing, images, *known))
+            gain = jnp.sqrt((self.known_var[...] + _EPSILON) / (known[1] + _EPSILON))
+            self.mean[...] = self.known_mean[...] - gain * (known[0] - self.mean[...])
+            self.std[...] *= gain
+        elif not self.use_running_average:
+            self._know(*mix(Mixing(jnp.array(1 - _MOMENTUM)), jax.lax.stop_gradient(images), *known))
+        return (images - self.mean[...]) / self.std[...]
+
+    def _know(self, mean: Float[Array, "3"], var: Float[Array, "3"]) -> None:
+        self.known_mean[...], self.known_var[...] = mean, var
 
 
 class NeuralProcessor(nnx.Module):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from r2l_jax.config import STATIC_FLAGS
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.processors import Standardize
+from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.files import write_json
@@ -44,7 +44,7 @@ def write(
     config, metrics = fold.config, {**fold.metrics, "mended": {**origin, "from": fold.identity}}
     changed = {"mended": metrics["mended"]}
     if pipeline is not None:
-        # A pipeline by name has a batch norm behind it.
+        # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
         flags = {"pipeline": pipeline.name, "processing_mode": None, **dict.fromkeys(STATIC_FLAGS)}
         source = pipeline.source and dataclasses.asdict(pipeline.source)
@@ -61,8 +61,8 @@ def write(
     write_json(folder / "metrics.json", metrics)
 
 
-def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm:
-    if isinstance(normalizer, BatchNorm):
+def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm | OwnNormalization:
+    if isinstance(normalizer, BatchNorm | OwnNormalization):
         return normalizer
     found = BatchNorm(normalizer.mean[...].size, affine=False, rngs=nnx.Rngs(0))
     found.mean[...], found.var[...] = normalizer.mean[...], jnp.square(normalizer.std[...]) - found.epsilon

@@ -139,6 +139,15 @@ def initial_state(
             mean, var = _moments(architecture.processor(), dataset, indices, batch_size)
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
+        if not measures:
+            # In training, the statistics of the images follow the processing.
+            indices = (
+                fold.train_indices[:_SAMPLES] if trains and not steps.rule.keeps_statistics else fold.train_indices
+            )
+            processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
+            mean, var = _moments(processor, dataset, indices, batch_size)
+            known = nnx.to_pure_dict(model)["normalizer"]
+            _put(model, "normalizer", {**known, "known_mean": mean, "known_var": var})
     state = steps.begin(model)
     if step is not None:
         step.join()

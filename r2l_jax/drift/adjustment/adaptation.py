@@ -41,7 +41,7 @@ from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.drift.statistics import points
 from r2l_jax.model import own_camera
 from r2l_jax.model.model_hash import model_hash
-from r2l_jax.model.normalization import statistics_of
+from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.names import About
 from r2l_jax.runtime import store
@@ -417,11 +417,10 @@ def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, ad
     samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[varied(under.dataset.labels[under.samples], count)]
-    mean, var = statistics_of(own.normalizer)
 
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> np.ndarray:
         images = own_camera.images(model.processor, jnp.asarray(batch["raw"]), batch.get("cameras"))
-        return np.clip(np.asarray(model.normalizer(images) * jnp.sqrt(var) + mean), 0, 1)
+        return np.clip(np.asarray(undone(own.normalizer, model.normalizer(images))), 0, 1)
 
     shown = loader.batch_of(under.dataset, indices)
     pictures = {"before": seen(under.model, shown), "after": seen(adapted, shown)}

@@ -8,7 +8,7 @@ import small_runs
 from flax import nnx
 
 from r2l_jax.model import mending, normalization
-from r2l_jax.model.processors import Standardize, Unprocessed
+from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Classification
 from tasks.layers import BatchNorm, Conv
@@ -90,6 +90,43 @@ def test_a_fixed_normalizer_is_mended_as_well():
     found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, 1.0)
     assert correct(found.model, IMAGES / 4) == 1
     np.testing.assert_allclose(found.model.normalizer.std[...], (IMAGES / 4).std((0, 1, 2)), rtol=1e-3)
+
+
+def own_normalization():
+    """The constants of a head, which are far from the statistics of the images that it takes."""
+    normalizer = OwnNormalization(jnp.array([0.6, 0.5, 0.4]), jnp.array([0.2, 0.3, 0.4]))
+    normalizer.known_mean[...], normalizer.known_var[...] = IMAGES.mean((0, 1, 2)), IMAGES.var((0, 1, 2))
+    return normalizer
+
+
+def test_a_normalization_that_comes_with_the_head_is_mended_by_what_it_knows_of_images():
+    model, dark = model_of(IMAGES, own_normalization()), IMAGES / 4
+    wanted = (IMAGES - np.float32([0.6, 0.5, 0.4])) / np.float32([0.2, 0.3, 0.4])
+    np.testing.assert_allclose(model.normalizer(jnp.asarray(IMAGES)), wanted, atol=1e-5)
+    assert correct(model, dark) < 1
+    found = mending.mend(model, dark, TASK, 1.0).model
+    # Dark images reach the head as the known ones did, not as images of the mean and deviation of the constants.
+    np.testing.assert_allclose(found.normalizer(jnp.asarray(dark)), wanted, atol=0.01)
+    assert correct(found, dark) == 1
+    # What it knows now is the dark images, which another mending starts from.
+    again = mending.replaced(found, IMAGES, TASK, normalizer_only=True)
+    np.testing.assert_allclose(again.normalizer(jnp.asarray(IMAGES)), wanted, atol=0.01)
+    np.testing.assert_allclose(model.normalizer(jnp.asarray(IMAGES)), wanted, atol=1e-5)
+
+
+def test_in_training_it_follows_the_images_without_an_effect():
+    normalizer, images = own_normalization(), jnp.asarray(IMAGES / 2)
+    normalizer.train()
+    before = normalizer(images)
+    for _ in range(60):
+        after = normalizer(images)
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_allclose(normalizer.known_mean[...], images.mean((0, 1, 2)), rtol=0.01)
+    np.testing.assert_allclose(normalizer.known_var[...], images.var((0, 1, 2), ddof=1), rtol=0.05)
+    normalizer.eval()
+    known = normalizer.known_mean[...]
+    normalizer(images * 2)
+    np.testing.assert_array_equal(normalizer.known_mean[...], known)
 
 
 def test_images_of_one_class_are_refused():
