@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], targets: Int[Array, " batch"], smoothing: float = 0.0
+    logits: Float[Array, "batch classes"], targets: Int[Array, " batch"], smoothing: float = 0.0, guessed: float = 0.0
 ) -> Float[Array, " batch"]:
     """Computes the cross-entropy `-log softmax(logits)[target]` of each sample, in nats.
 
@@ -21,10 +21,17 @@ def cross_entropy(
         targets: Class indices from 0 to classes - 1, `(B,)`.
         smoothing: The share of each target that is spread over all classes: C. Szegedy et al., "Rethinking the
             inception architecture for computer vision", CVPR (2016).
+        guessed: The probability that the answer is not the network's but a guess among all classes, so that no loss
+            exceeds `log(classes / guessed)`, and hopeless samples have next to no gradient. This is the forward
+            correction of uniform label noise: G. Patrini et al., "Making deep neural networks robust to label noise: a
+            loss correction approach", CVPR (2017).
 
     Returns:
         One loss per sample, `(B,)`.
     """
+    if guessed:
+        least = jnp.log(guessed / logits.shape[-1])
+        logits = jnp.logaddexp(jax.nn.log_softmax(logits) + jnp.log1p(-guessed), least)
     of_target = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if not smoothing:
         return of_target

@@ -22,6 +22,9 @@ from r2l_jax.model.augment import augment_masks
 from r2l_jax.model.heads import NamedHead, find_head
 from r2l_jax.runtime.errors import InputError
 
+# The probability of a guess in the loss of a frozen head under cameras that are drawn at random.
+_GUESSED = 0.1
+
 
 class Sums(TypedDict):
     """Sums over samples, each times its weight: the task `loss ()`, and the `confusion (C, C)` of targets in rows."""
@@ -39,6 +42,7 @@ class Classification:
         network: the ResNet, by its name in `tasks.resnet`.
         smoothing: the share of each target that the loss spreads over all classes.
         class_weights: the weight of each class in the loss; None weighs all alike.
+        guessed: the probability of a guess in the loss, see `tasks.losses.cross_entropy`.
         precision: the type in which the network computes.
         own: another head in place of the ResNet.
     """
@@ -47,6 +51,7 @@ class Classification:
     network: str
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    guessed: float = 0.0
     precision: str = "float32"
     own: NamedHead | None = None
 
@@ -75,20 +80,25 @@ class Classification:
         """Returns the shape of the logits of images of a shape."""
         return (images[0], self.outputs)
 
-    def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Classification":
+    def for_training(
+        self, settings: OptimizationSettings, labels: np.ndarray, freezes_head: bool = False
+    ) -> "Classification":
         """Returns the task with the training loss, which validation does not use.
 
         Args:
             settings: how much targets are smoothed, and whether classes are balanced.
             labels: the class of each sample. Balanced weights are inversely proportional to the numbers of samples, and
                 1 on average over the samples.
+            freezes_head: whether the head stays as it is. Under cameras that are drawn at random, it will not learn to
+                read the darkest images, and is sure of wrong classes: their loss would outweigh that of all others.
         """
         weights = None
         if settings.class_weights != "none":
             counts = np.bincount(labels, minlength=len(self.classes))
             weights = tuple((len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).tolist())
         smoothing = 0.1 if settings.label_smoothing is None else settings.label_smoothing
-        return dataclasses.replace(self, smoothing=smoothing, class_weights=weights)
+        guessed = _GUESSED if freezes_head and settings.camera_augmentation != "none" else 0.0
+        return dataclasses.replace(self, smoothing=smoothing, class_weights=weights, guessed=guessed)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, C)`."""
@@ -103,7 +113,7 @@ class Classification:
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
         """Computes the sums of a batch."""
         target, weight = batch["target"], batch["weight"]
-        losses = tasks.losses.cross_entropy(logits, target, self.smoothing)
+        losses = tasks.losses.cross_entropy(logits, target, self.smoothing, self.guessed)
         if self.class_weights is not None:
             losses *= jnp.array(self.class_weights)[target]
         return {
@@ -210,8 +220,10 @@ class Segmentation:
         """Names of the confusion matrix's rows and columns."""
         return ("background", *self.objects)
 
-    def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Segmentation":
-        """Returns the task itself.
+    def for_training(
+        self, settings: OptimizationSettings, labels: np.ndarray, freezes_head: bool = False
+    ) -> "Segmentation":
+        """Returns the task itself, whose loss is at most 1.
 
         Raises:
             InputError: a setting applies only to classification.

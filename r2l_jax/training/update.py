@@ -69,7 +69,7 @@ class StepSettings:
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(
             Architecture.of(config.processing, task, dataset.camera, dataset.shape, config.attack.adv_noise_layer),
-            task.for_training(optimization, dataset.labels),
+            task.for_training(optimization, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,
             optimization.camera_augmentation,

@@ -315,9 +315,15 @@ def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_
     assert "Traceback" not in ended.stderr
 
 
-def test_several_devices_are_refused(base, file, monkeypatch):
-    monkeypatch.setattr(heads.jax, "device_count", lambda: 2)
-    heads._made_once.cache_clear()
-    config = replace(base, run_name="devices", epochs=0, classifier_network=f"{file}:make")
-    with pytest.raises(InputError, match="from outside of JAX, which takes one device, found 2: choose one"):
-        train.run(config)
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
+def test_several_devices_are_refused(name, base, taken, file, tmp_path):
+    data = ["--synthetic_images=40", "--synthetic_size=32", f"--data_dir={base.data.data_dir}"]
+    training = ["--epochs=0", f"--classifier_network={file}:make", f"--logdir={tmp_path}", *data]
+    opening = [f"--run={taken.run_dir}", f"--output={tmp_path}", "--corruptions=contrast"]
+    ended = program(name, *(training if name == "train.py" else opening), devices=2)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith(
+        "make is a network from outside of JAX, which takes one device, found 2: choose one, such as by "
+        "CUDA_VISIBLE_DEVICES=0 or JAX_NUM_CPU_DEVICES=1"
+    )

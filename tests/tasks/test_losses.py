@@ -35,6 +35,20 @@ def test_cross_entropy_of_large_logits_is_finite():
     np.testing.assert_allclose(gradient, [[0, 0], [1, -1]])
 
 
+def test_a_loss_with_guesses_is_that_of_a_mixture_and_bounded():
+    logits = 5 * np.random.default_rng(0).standard_normal((20, 9)).astype(np.float32)
+    targets = np.arange(20) % 9
+    mixture = 0.9 * scipy.special.softmax(logits.astype(float), -1) + 0.1 / 9
+    actual = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(targets), guessed=0.1)
+    np.testing.assert_allclose(actual, -np.log(mixture[np.arange(20), targets]), rtol=1e-5)
+    hopeless = jnp.array([[40.0, 0.0, 0.0]])
+    loss, gradient = jax.value_and_grad(lambda logits: losses.cross_entropy(logits, jnp.array([1]), guessed=0.1).sum())(
+        hopeless
+    )
+    assert float(loss) == pytest.approx(np.log(30), rel=1e-5)
+    assert np.abs(gradient).max() < 1e-10
+
+
 def test_dice_and_ssim_agree_with_pytorch():
     for name, function, first, second in (("dice", dice, "logits", "target"), ("ssim", ssim, "image_a", "image_b")):
         actual = function(jnp.asarray(GOLDEN[first]), jnp.asarray(GOLDEN[second]))

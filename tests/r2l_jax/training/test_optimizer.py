@@ -135,6 +135,20 @@ def test_balanced_classes_weigh_the_same_together():
     np.testing.assert_allclose(task.sums(logits, batch)["loss"], losses.sum(), rtol=1e-6)
 
 
+def test_only_a_frozen_head_under_drawn_cameras_may_guess():
+    task, labels, drawn = Classification(("a", "b"), "resnet18"), np.array([0, 1]), {"camera_augmentation": "weak"}
+    guessed = [
+        task.for_training(OptimizationSettings(**settings), labels, frozen).guessed
+        for settings, frozen in (({}, True), (drawn, False), (drawn, True))
+    ]
+    assert guessed == [0, 0, 0.1]
+    batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(2)}
+    hopeless = jnp.array([[-50.0, 50.0], [50.0, -50.0]])
+    trained = task.for_training(OptimizationSettings(**drawn), labels, True)
+    np.testing.assert_allclose(trained.sums(hopeless, batch)["loss"], 2 * np.log(20), rtol=1e-5)
+    np.testing.assert_allclose(task.sums(hopeless, batch)["loss"], 200, rtol=1e-5)
+
+
 def test_masks_have_no_classes_to_balance():
     with pytest.raises(InputError, match="--class_weights is for classification; the data set is segmented"):
         Segmentation(("cell",), "resnet18").for_training(
