@@ -7,7 +7,11 @@ import shlex
 import numpy as np
 import pytest
 from pages import PAGES, code_blocks
+from PIL import Image
 from programs import program
+
+import isp
+from r2l_jax.data.sets import datasets
 
 pytest.importorskip("torch")
 
@@ -43,8 +47,14 @@ def test_the_guide_leads_to_a_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     runpy.run_path("train_in_torch.py")
+    dataset = datasets.load("Synthetic", synthetic_size=32, synthetic_images=120)
+    for index in range(20):
+        raw, label = dataset[index]
+        picture = np.round(255 * np.asarray(isp.parametrized(dataset.camera)(raw))).astype(np.uint8)
+        (tmp_path / "photos" / dataset.classes[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "photos" / dataset.classes[label] / f"{index}.jpg")
     lines = "".join(code_blocks("sh", PAGE)).replace("\\\n", " ").splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         _, script, *arguments = shlex.split(line)
         name = script.removeprefix("scripts/")
