@@ -136,7 +136,11 @@ def test_balanced_classes_weigh_the_same_together():
 
 
 def test_only_a_frozen_head_under_drawn_cameras_may_guess():
-    task, labels, drawn = Classification(("a", "b"), "resnet18"), np.array([0, 1]), {"camera_augmentation": "weak"}
+    task, labels, drawn = (
+        Classification(("a", "b"), "resnet18"),
+        np.array([0, 1]),
+        {"camera_augmentation": "weak", "label_smoothing": 0.0},
+    )
     guessed = [
         task.for_training(OptimizationSettings(**settings), labels, frozen).guessed
         for settings, frozen in (({}, True), (drawn, False), (drawn, True))
