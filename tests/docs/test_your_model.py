@@ -48,7 +48,7 @@ def test_the_guide_leads_to_a_report(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     runpy.run_path("train_in_torch.py")
     dataset = datasets.load("Synthetic", synthetic_size=32, synthetic_images=120)
-    for index in range(20):
+    for index in range(40):
         raw, label = dataset[index]
         picture = np.round(255 * np.asarray(isp.parametrized(dataset.camera)(raw))).astype(np.uint8)
         (tmp_path / "photos" / dataset.classes[label]).mkdir(parents=True, exist_ok=True)
