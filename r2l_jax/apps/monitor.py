@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,16 +12,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
+from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.apps.predict import check_raw, read_file
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.drift.results import Watched, Window, plain, read_result
+from r2l_jax.drift.results import ChangedBy, Tolerances, Watched, Window, plain, read_result
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.config import LEAST_WINDOW, MonitorConfig
+from r2l_jax.drift.watch.expected import CAMERA
 from r2l_jax.drift.watch.monitor import Watch
+from r2l_jax.drift.watch.tolerated import tolerated
 from r2l_jax.runtime import remote, tables
-from r2l_jax.runtime.commands import closing
+from r2l_jax.runtime.commands import closing, command
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import AT_ONCE, EVENTS, naming, replacing, write_json
@@ -112,11 +116,14 @@ class _Monitor:
         self._camera: KnownCamera | None = None if config.camera is None else find_known_camera(config.camera)
         self._table = Table(self._output / _TABLE, _COLUMNS)
         self._known = known
+        self._latest: Watched | None = None
+        self._alarms = 0
 
     def run(self) -> bool:
         """Judges all windows, and returns whether there is an alarm."""
         with self._writing_events() as writer:
             found = self._follow(writer) if self._config.follow else self._judge_all(writer)
+        print("\n".join([found.verdict, *_details(found)]))
         print(closing(self._output, [self._config.run], self._config.output is None))
         return found.alarm
 
@@ -196,16 +203,40 @@ class _Monitor:
             p_value=p_value,
             false_alarms=often,
             windows=watch.windows,
-            causes=[],
-            expected_score=None,
             score=self._run.task.score,
+            reference=watch.without_drift,
+            **self._explained(watch),
         )
+        self._latest = content
         models = [fold.identity for fold in self._run]
         write_json(self._output / FILE, {**plain(content), "models": models, "flags": flat(config), **environment()})
         if watch.windows:
             with replacing(self._output / FIGURE) as part:
                 _figure(watch.windows, watch.level).savefig(part, format="png", dpi=110)
         return content
+
+    def _explained(self, watch: Watch) -> dict[str, Any]:
+        """Explains the windows with an alarm, if there are more of them than before."""
+        names = ("causes", "expected_score", "by_confidence", "remedy", "tolerated")
+        if self._latest is not None and sum(each.alarm for each in watch.windows) == self._alarms:
+            return {name: getattr(self._latest, name) for name in names}
+        self._alarms = sum(each.alarm for each in watch.windows)
+        drifted = {window.name for window in watch.windows if window.alarm}
+        rows = self._table.rows().values()
+        folders = dict.fromkeys(str(remote.place(row["file"]).parent) for row in rows if row["window"] in drifted)
+        inputs, run = (shlex.quote(text) for text in (",".join(folders), self._config.run))
+        predict = f"{command('predict')} --run={run} --input={inputs} --output=predictions.csv --adapt=statistics"
+        found = watch.explain(predict)
+        causes = [ChangedBy(*cause) for cause in found.causes]
+        inside = tolerated(found.causes, self._tolerances())
+        return dict(zip(names, (causes, found.score, found.by_confidence, found.remedy, inside), strict=True))
+
+    def _tolerances(self) -> list[Tolerances]:
+        """Reads what forensics found that each model tolerates; nothing unless it is known of all of them."""
+        folds = [fold for fold in self._run if fold.metrics]
+        found = [read_tolerances(str(fold.folder.parent), Run([fold])) for fold in folds]
+        known = [each for each in found if each is not None]
+        return known if len(known) == len(self._run.folds) else []
 
     def _earlier(self) -> list[Window]:
         """Reads the windows that an earlier call has judged.
@@ -222,6 +253,7 @@ class _Monitor:
         same = earlier.models == [fold.identity for fold in self._run] and flags.get("follow")
         if not same or any(flags.get(name) != mine[name] for name in _SHARED):
             raise InputError(f"{file} is of another model or of other settings: choose another --output")
+        self._latest, self._alarms = earlier, sum(window.alarm for window in earlier.windows)
         return earlier.windows
 
     @contextlib.contextmanager
@@ -232,6 +264,25 @@ class _Monitor:
                 file.unlink()
         with naming(self._output / EVENTS), SummaryWriter(str(self._output)) as writer:
             yield writer
+
+
+def _details(found: Watched) -> list[str]:
+    """Returns lines about what a drift costs and what may be done."""
+    if not found.alarm:
+        return []
+    scores = [each for each in (found.reference, *found.by_confidence) if each]
+    lines = [f"{found.score} by other methods: " + ", ".join(f"{each.method} {each.mean:.3f}" for each in scores)]
+    if found.expected_score is None or found.expected_score.method != CAMERA:
+        lines.append("the camera does not explain this drift, so the reference cannot tell the score")
+    if outside := [name for name, inside in found.tolerated.items() if not inside]:
+        lines.append(f"forensics found that the model does not tolerate this: {', '.join(outside)}")
+    elif found.tolerated:
+        lines.append(f"forensics found that the model tolerates this: {', '.join(found.tolerated)}")
+    if found.remedy and found.remedy.gain:
+        lines.append(f"mending by statistics would bring {found.remedy.gain.points} points: {found.remedy.command}")
+    elif found.remedy:
+        lines.append(f"statistics would not be mended: {found.remedy.refused}")
+    return lines
 
 
 def _row(window: Window) -> list[str]:

@@ -764,7 +764,7 @@ class Watched(OfFolds):
         p_value: of all windows together; of the most extreme window, if new files are followed.
         false_alarms: how often an alarm is false, in words.
         windows: the windows.
-        causes: what has changed in the windows with an alarm.
+        causes: what has changed in the latest windows with an alarm.
         expected_score: the score to expect in them; without an alarm, that of the reference. None if it is not known.
         score: the name of the score.
         reference: the score on the reference.
@@ -791,7 +791,7 @@ class Watched(OfFolds):
         count = sum(window.alarm for window in self.windows)
         if not self.alarm:
             return f"no drift in {len(self.windows)} window(s), p = {self.p_value:.2g}"
-        causes = f": {', '.join(map(str, self.causes[:2]))}" if self.causes else ""
+        causes = f"; now {', '.join(map(str, self.causes[:2]))}" if self.causes else ""
         found = self.expected_score
         score = f"; expected {self.score} {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})" if found else ""
         return f"drift in {count} of {len(self.windows)} window(s), p = {self.p_value:.2g}{causes}{score}"

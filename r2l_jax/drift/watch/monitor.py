@@ -1,18 +1,40 @@
 """Judges windows of new images by a reference."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 import isp
-from r2l_jax.drift.results import WatchedStatistic, Window
-from r2l_jax.drift.watch import alarm
+from r2l_jax.drift.results import ChangedBy, ExpectedScore, Remedy, WatchedStatistic, Window
+from r2l_jax.drift.watch import alarm, expected
+from r2l_jax.drift.watch.causes import Cause
+from r2l_jax.drift.watch.diagnosis import diagnose
 from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, output_names, see
 from r2l_jax.training.run import Run
 
 # How many of the most extreme statistics a result lists.
 _LISTED = 5
+
+# The causes are found in at most this many images: the latest ones of windows with an alarm.
+_MOST = 256
+
+
+class Explained(NamedTuple):
+    """An explanation of the latest windows with an alarm.
+
+    Attributes:
+        causes: what has changed, the strongest first; nothing without an alarm.
+        score: the score to expect now; None if nothing tells it.
+        by_confidence: the score to expect by confidence alone.
+        remedy: the gain of mending by statistics, if the camera explains the drift.
+    """
+
+    causes: tuple[Cause, ...]
+    score: ExpectedScore | None
+    by_confidence: list[ExpectedScore]
+    remedy: Remedy | None
 
 
 class Watch:
@@ -26,11 +48,14 @@ class Watch:
 
     Attributes:
         windows: all windows that were judged.
+        without_drift: the score on the reference.
     """
 
     def __init__(self, run: Run, reference: Reference, level: float, windows: Sequence[Window] = ()):
         self._run, self._reference, self.level = run, reference, level
         self.windows = list(windows)
+        self._alarmed: list[tuple[np.ndarray, np.ndarray, tuple[Cause, ...]]] = []
+        self.without_drift = expected.without_drift(run, reference)
 
     def judge(self, name: str, raws: np.ndarray, cameras: Sequence[isp.Camera] | None) -> Window:
         """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
@@ -38,15 +63,53 @@ class Watch:
         verdict = alarm.compare(self._reference.seen, new, self.level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
+        alarmed = verdict.p_value <= self.level
+        causes = self._diagnosed(raws) if alarmed else ()
+        if alarmed:
+            self._alarmed.append((raws, new.probabilities.mean(0), causes))
+            while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
+                del self._alarmed[0]
         window = Window(
             name=name,
             images=len(raws),
-            alarm=verdict.p_value <= self.level,
+            alarm=alarmed,
             p_value=verdict.p_value,
-            causes=[],
+            causes=[ChangedBy(*cause) for cause in causes],
             tests=verdict.tests,
             statistics=[WatchedStatistic(*each) for each in listed],
             confidence=float(new.output[:, 0].mean()),
         )
         self.windows.append(window)
         return window
+
+    def explain(self, command: str) -> Explained:
+        """Explains the drift of the latest images, in all windows with an alarm that have the same strongest cause.
+
+        These are the latest windows that were judged here, with at most 256 images.
+
+        Args:
+            command: predicts the images with mended models.
+        """
+        if not self._alarmed:
+            return Explained((), self.without_drift, [], None)
+        strongest = [causes[0].name if causes else "" for *_, causes in self._alarmed]
+        others = [place for place, name in enumerate(strongest) if name != strongest[-1]]
+        latest = self._alarmed[others[-1] + 1 if others else 0 :]
+        raws, probabilities = (np.concatenate(each)[-_MOST:] for each in list(zip(*latest, strict=True))[:2])
+        causes = latest[0][2] if len(latest) == 1 else self._diagnosed(raws)
+        by_confidence = {}
+        if self._run.task.name == "classification":
+            known = self._reference.seen.probabilities.mean(0)
+            by_confidence = expected.by_confidence(known, self._reference.targets, probabilities)
+        if not expected.explained_by_camera(causes):
+            return Explained(causes, by_confidence.get(expected.COT), [*by_confidence.values()], None)
+        drifted = expected.by_camera(self._run, self._reference, causes)
+        remedy = expected.remedy(self._run, self._reference, drifted, command)
+        return Explained(causes, drifted.score, [*by_confidence.values()], remedy)
+
+    def _diagnosed(self, raws: np.ndarray) -> tuple[Cause, ...]:
+        """Finds the causes of a drift; none for a run of several cameras, whose values differ from the start."""
+        camera = self._run.camera
+        if self._run.cameras or camera is None:
+            return ()
+        return diagnose(self._reference.raws, self._reference.labels, raws, camera)

@@ -14,7 +14,9 @@ from programs import call
 from isp import sensor_drift
 from r2l_jax.apps import monitor
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
+from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.config import MonitorConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
@@ -42,6 +44,12 @@ def scenes(trained):
 def run_dir(trained, tmp_path):
     """A copy of the run, to write to."""
     return shutil.copytree(trained.run_dir, tmp_path / "run")
+
+
+@pytest.fixture
+def no_causes(monkeypatch):
+    """Finds no causes, which takes seconds."""
+    monkeypatch.setattr(watch, "diagnose", lambda *mosaics: ())
 
 
 def write(folder, raws):
@@ -100,7 +108,7 @@ def test_statistics_of_other_code_are_computed_anew_from_the_mosaics(run_dir, mo
     np.testing.assert_allclose(reference.read(run, file).seen.mosaic, made.seen.mosaic, atol=1e-6)
 
 
-def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path):
+def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path, no_causes):
     raws, camera = scenes
     write(tmp_path / "new" / "monday", raws[:24])
     write(tmp_path / "new" / "tuesday", brighter(raws[24:48], camera))
@@ -145,7 +153,7 @@ def test_files_have_a_key(tmp_path, by, key):
     assert monitor.key_of(file, by) == key
 
 
-def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch):
+def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch, no_causes):
     raws, camera = scenes
     monkeypatch.setattr(monitor, "_PAUSE", 0.0)
     write(tmp_path / "new", raws[:10])
@@ -196,3 +204,71 @@ def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
     assert done.returncode == 1
     assert "no window has 8 files that can be read" in done.stderr
     assert "007.tiff" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["exposure", "scene"])
+def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
+    """The causes themselves are tested with `watch.diagnosis`."""
+    raws, camera = scenes
+    write(tmp_path / "new", brighter(raws[:24], camera))
+    given = []
+
+    def diagnose(reference, labels, new, camera):
+        given.append((len(reference), len(labels), new))
+        return (Cause(name, 1.0, 0.9, 1.1, "stops", 50.0),)
+
+    monkeypatch.setattr(watch, "diagnose", diagnose)
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
+    assert done.returncode == 2, done.stderr
+    ((known, labels, new),) = given
+    assert (known, labels) == (48, 48)
+    np.testing.assert_allclose(new, brighter(raws[:24], camera), atol=1e-5)
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    assert content["causes"] == content["windows"][0]["causes"]
+    assert content["causes"][0] == {
+        **{"name": name, "value": 1.0, "low": 0.9, "high": 1.1},
+        **{"unit": "stops", "evidence": 50.0},
+    }
+    assert {each["method"] for each in content["by_confidence"]} == {"ATC", "COT"}
+    if name == "exposure":
+        model = load(run_dir)
+        fold = model.folds[0]
+        known, targets = fold.dataset.samples(fold.test_indices)
+        true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
+        assert content["expected_score"]["method"] == "camera"
+        assert content["expected_score"]["mean"] == pytest.approx(true, abs=0.05)
+        assert content["remedy"]["command"].endswith("--adapt=statistics")
+    else:
+        assert content["expected_score"] in content["by_confidence"]
+        assert content["expected_score"]["method"] == "COT"
+        assert content["remedy"] is None
+        assert "the camera does not explain this drift" in done.stdout
+    page = tmp_path / "report.html"
+    assert call("report.py", f"--run={run_dir}", f"--output={page}").returncode == 0
+    assert "Watch over the camera" in page.read_text()
+    assert "drift in 1 of 1 window(s)" in page.read_text()
+
+
+def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch):
+    raws, camera = scenes
+    blurred = np.asarray(sensor_drift.defocus(raws, jax.random.key(0), 3.0, camera=camera))
+    days = {"1": brighter(raws[:16], camera), "2": raws[16:32], "3": blurred[32:48], "4": blurred[48:64]}
+    for name, mosaics in days.items():
+        write(tmp_path / "new" / name, mosaics)
+    sizes = []
+
+    def diagnose(reference, labels, new, camera):
+        sizes.append(len(new))
+        name = "exposure" if new.mean() > 1.2 * raws.mean() else "blur"
+        return (Cause(name, 1.0, 1.0, 1.0, "", len(new)),)
+
+    monkeypatch.setattr(watch, "diagnose", diagnose)
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--by=folder")
+    assert done.returncode == 2, done.stderr
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    assert [window["alarm"] for window in content["windows"]] == [True, False, True, True]
+    assert sizes == [16, 16, 16, 32]
+    assert [(cause["name"], cause["evidence"]) for cause in content["causes"]] == [("blur", 32)]
+    # The files of all windows with an alarm.
+    places = ",".join(f"{tmp_path}/new/{day}" for day in "134")
+    assert f"--input={places} " in content["remedy"]["command"]

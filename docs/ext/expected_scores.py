@@ -1,0 +1,114 @@
+"""Plants drifts of the sensor, and draws the scores that a watch expects over the true ones.
+
+python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
+writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import acquisition, cases
+from r2l_jax.drift.watch import alarm, expected, reference
+from r2l_jax.drift.watch.causes import Cause
+from r2l_jax.drift.watch.diagnosis import diagnose
+from r2l_jax.drift.watch.statistics import see
+from r2l_jax.training.run import Run, load
+
+PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/expected_scores.png"
+
+# Kinds that the causes can name, and others.
+NAMED = (
+    *("underexposure", "overexposure", "color_balance", "vignetting"),
+    *("defocus", "read_noise", "photon_noise", "black_level"),
+)
+OTHERS = ("motion", "hot_sites", "flicker", "pattern_shift")
+DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
+
+# Each drift is noticed in some new images; the true score is of others.
+_WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
+
+_METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s"), expected.ATC: ("tab:gray", "^")}
+
+
+def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str, Any]:
+    """Measures the true score under a drift, and the expected ones by all methods."""
+    fold = run.folds[0]
+    fresh = datasets.load("Synthetic", synthetic_images=_OWN + _FRESH, synthetic_size=64)
+    drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
+    order = _OWN + np.random.default_rng(list(drift.name.encode())).permutation(_FRESH)
+    raws, _ = drifted.samples(order[:_WINDOW])
+    others, targets = drifted.samples(order[_WINDOW : _WINDOW + _MEASURED])
+    seen = see(run, raws, None)
+    causes = diagnose(known.raws, known.labels, raws, fresh.camera) if fresh.camera else ()
+    found = expected.by_confidence(known.seen.probabilities.mean(0), known.targets, seen.probabilities.mean(0))
+    if expected.explained_by_camera(causes):
+        found[expected.CAMERA] = expected.by_camera(run, known, causes).score
+    return {
+        "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
+        "true": float((run.predict(others).argmax(1) == targets).mean()),
+        "causes": [cause._asdict() for cause in causes],
+        "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the mean errors of all methods in points, where the camera explains the drift and elsewhere."""
+    lines = []
+    for title, explained in (("explained by the camera", True), ("not explained", False)):
+        chosen = [row for row in rows.values() if (expected.CAMERA in row["expected"]) == explained]
+        for method in _METHODS:
+            errors = [abs(row["expected"][method][0] - row["true"]) for row in chosen if method in row["expected"]]
+            inside = [
+                row["expected"][method][1] <= row["true"] <= row["expected"][method][2]
+                for row in chosen
+                if method in row["expected"]
+            ]
+            if errors:
+                words = f"mean error {100 * np.mean(errors):.1f} points, {np.mean(inside):.0%} of intervals hold"
+                lines.append(f"{title}, {len(errors)} drifts, {method}: {words}")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws expected over true scores, with intervals of the camera's."""
+    figure = Figure(figsize=(5.4, 5.0), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    for method, (color, marker) in reversed(_METHODS.items()):
+        points = [(row["true"], *row["expected"][method]) for row in rows if method in row["expected"]]
+        true, mean, low, high = np.transpose(points)
+        errors = np.maximum([mean - low, high - mean], 0) if method == expected.CAMERA else None
+        label = "reference under the causes" if method == expected.CAMERA else f"confidence, {method}"
+        axes.errorbar(true, mean, errors, fmt=marker, color=color, markersize=5, elinewidth=0.8, alpha=0.8, label=label)
+    axes.set(xlabel="true accuracy", ylabel="expected accuracy", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    axes.legend(loc="upper left", fontsize="small")
+    return figure
+
+
+def main(uri: str, folder: pathlib.Path) -> None:
+    """Measures all drifts that the folder lacks, prints the mean errors, and draws the picture."""
+    run = load(uri)
+    known, _ = reference.of_run(run, pathlib.Path(uri) / "monitor" / reference.FILE)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for drift in DRIFTS:
+        file = folder / f"{drift.name}.json"
+        if not file.exists():
+            file.write_text(json.dumps(measure(run, known, drift)))
+        rows[drift.name] = row = json.loads(file.read_text())
+        causes = ", ".join(f"{cause.name} {cause.value:.3g}" for cause in (Cause(**each) for each in row["causes"][:3]))
+        scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
+        print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {causes}", flush=True)
+    print(table(rows))
+    draw([*rows.values()]).savefig(PICTURE, dpi=110)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], pathlib.Path(sys.argv[2]))
