@@ -88,7 +88,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
         label = "reference under the causes" if method == expected.CAMERA else f"confidence, {method}"
         axes.errorbar(true, mean, errors, fmt=marker, color=color, markersize=5, elinewidth=0.8, alpha=0.8, label=label)
     axes.set(xlabel="true accuracy", ylabel="expected accuracy", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
-    axes.legend(loc="upper left", fontsize="small")
+    axes.legend(loc="lower right", fontsize="small")
     return figure
 
 

@@ -8,7 +8,7 @@ from pages import PAGES, ROOT, code_blocks
 from programs import program
 
 PAGE = PAGES["docs/monitor.md"]
-GUIDE = PAGE[PAGE.index("## From a training to an alarm") :]
+GUIDE = PAGE[PAGE.index("## From a training to an alarm") : PAGE.index("## When there is an alarm")]
 
 # So that it takes a minute.
 SHORTER = {"--synthetic_images=1080": "--synthetic_images=260", "--test_size=480": "--test_size=130"}
@@ -20,7 +20,7 @@ def test_the_guide_leads_from_a_training_to_mended_predictions(tmp_path, monkeyp
     (plant,) = code_blocks("python", GUIDE)
     assert plant.count("1080") == 2
     assert plant.count("1336") == 2
-    (tmp_path / "flags").write_text("--epochs=1\n--overwrite\n")
+    (tmp_path / "flags").write_text("--epochs=3\n--overwrite\n")
     lines = "".join(code_blocks("sh", GUIDE)).replace("\\\n", " ").splitlines()
     statuses = []
     for line in lines:

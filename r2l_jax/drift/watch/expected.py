@@ -104,8 +104,8 @@ class Drifted(NamedTuple):
 def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int = 0) -> Drifted:
     """Measures the score on the reference under the causes.
 
-    The interval is of the samples, and of causes that are drawn from their intervals. What these drawn causes change
-    is measured on a part of the samples.
+    The score is the mean over causes that are drawn from their intervals, each with other noise and other defective
+    sites. The interval is of these and of the samples. What drawn causes change is measured on a part of the samples.
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
@@ -117,9 +117,10 @@ def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int
         drawn = [_redrawn(cause, rng) for cause in causes]
         raws = np.asarray(under(drawn, jnp.asarray(reference.raws[part]), run.camera, seed=seed + number))
         changes.append(score_of(outcomes_of(run, reference, raws, part)) - score_of(outcomes[:, part]))
-    ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice(changes))
+    ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice([0, *changes]))
     low, high = np.clip(ends, 0, 1).tolist()
-    return Drifted(ExpectedScore(score_of(outcomes), low, high, CAMERA), drifted, outcomes)
+    mean = float(np.clip(score_of(outcomes) + np.mean([0, *changes]), 0, 1))
+    return Drifted(ExpectedScore(mean, low, high, CAMERA), drifted, outcomes)
 
 
 def _redrawn(cause: Cause, rng: np.random.Generator) -> Cause:
