@@ -34,6 +34,8 @@ DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
 # Each drift is noticed in some new images; the true score is of others.
 _WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
 
+_STEPS = 2**12 - 1
+
 _METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s"), expected.ATC: ("tab:gray", "^")}
 
 
@@ -44,6 +46,8 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
     order = _OWN + np.random.default_rng(list(drift.name.encode())).permutation(_FRESH)
     raws, _ = drifted.samples(order[:_WINDOW])
+    # Drifts of the sensor do not round to the steps of the converter.
+    raws = np.round(raws * _STEPS) / np.float32(_STEPS)
     others, targets = drifted.samples(order[_WINDOW : _WINDOW + _MEASURED])
     seen = see(run, raws, None)
     causes = diagnose(known.raws, known.labels, raws, fresh.camera) if fresh.camera else ()

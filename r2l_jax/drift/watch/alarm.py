@@ -105,16 +105,20 @@ def _test(reference: Seen, new: Seen, permutations: int, seed: int) -> Verdict:
         rng.permuted(part, axis=1, out=part)
         found.append(jax.device_get(_compiled()(weights, *pooled, disagreement)))
     by_test = {name: np.concatenate([each[name] for each in found])[: permutations + 1] for name in found[0]}
-    p_values = {name: _tail(values) for name, values in by_test.items()}
+    p_values = {name: _tail(_with_ties(values)) for name, values in by_test.items()}
     # Small p-values are extreme: the tail of their negatives.
     together = _tail(-np.min(list(p_values.values()), axis=0))
     return Verdict(float(together[0]), {name: float(each[0]) for name, each in p_values.items()}, permutations)
 
 
+def _with_ties(values: np.ndarray) -> np.ndarray:
+    """Rounds values, because rounding in float32 would break the ties of distances, and not at random."""
+    return np.round(values.astype(np.float64) / max(values.max(), 1e-30), 4)
+
+
 def _tail(values: np.ndarray) -> np.ndarray:
-    """Returns the share of values that are at least as large as each; differences by rounding are ties."""
-    rounded = np.round(values.astype(np.float64) / max(np.abs(values).max(), 1e-30), 6)
-    return (len(values) - np.searchsorted(np.sort(rounded), rounded)) / len(values)
+    """Returns the share of values that are at least as large as each."""
+    return (len(values) - np.searchsorted(np.sort(values), values)) / len(values)
 
 
 @functools.cache

@@ -82,9 +82,8 @@ def make(run: Run) -> Reference:
     raws, targets = dataset.samples(chosen)
     mosaics = quantized(raws, np.uint16)
     cameras = tuple(dataset.cameras.of(index) for index in chosen.tolist()) if run.cameras and dataset.cameras else None
-    # Of the mosaics as they are stored, so that a reference that is read has the same statistics.
-    seen = see(run, mosaics.astype(np.float32) / 65535, cameras)
-    return Reference(mosaics, targets, dataset.labels[chosen], cameras, run.folds[0].measured, seen)
+    measured = run.folds[0].measured
+    return Reference(mosaics, targets, dataset.labels[chosen], cameras, measured, see(run, raws, cameras))
 
 
 def write(reference: Reference, run: Run, file: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from r2l_jax.model import normalization, own_camera
 from r2l_jax.model.adaptive import statistics
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import BATCH, Run
 
 _COLORS = ("red", "green", "blue")
@@ -40,7 +41,7 @@ IMAGE = (
 # some hundred images takes little room.
 _DIRECTIONS = 16
 
-# Shares and powers below this are told apart no further.
+# Shares and light below this are told apart no further.
 _LEAST = 1e-4
 
 
@@ -85,12 +86,16 @@ def output_names(task: Task) -> tuple[str, ...]:
 def see(run: Run, raws: Float[np.ndarray, "N height width"], cameras: Sequence[isp.Camera] | None) -> Seen:
     """Computes the statistics of mosaics, in batches of one shape.
 
+    Mosaics are first rounded to 16 bits, as a reference holds them: sites at the black level would otherwise lie on
+    either side of it, by the rounding of whatever has read them.
+
     Args:
         run: the models.
         raws: mosaics in [0, 1] of the size of the training's.
         cameras: as for `Run.predict`.
     """
     assert run.camera is not None
+    raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535
     mosaic = run.in_batches(functools.partial(_of_mosaics(), run.camera), raws, BATCH, cameras)
     found = []
     for fold in run:
@@ -129,7 +134,7 @@ def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -
     radius = jnp.hypot(jnp.fft.fftfreq(rows)[:, None], jnp.fft.rfftfreq(columns))
     octave = jnp.clip(jnp.floor(-jnp.log2(jnp.maximum(2 * radius, 1e-9))), 0, _BANDS - 1)
     bands = [(power * (octave == number)).mean((1, 2)) for number in range(_BANDS)]
-    shares = [(raw >= 0.999).mean((1, 2)), (rgb <= 0).mean((1, 2, 3))]
+    shares = [(raw >= 0.999).mean((1, 2)), (rgb <= _LEAST).mean((1, 2, 3))]
     return jnp.concatenate(
         [
             statistics(raw, camera.pattern, black),

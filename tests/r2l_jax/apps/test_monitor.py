@@ -18,6 +18,7 @@ from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.drift.watch.statistics import see
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
@@ -106,6 +107,15 @@ def test_statistics_of_other_code_are_computed_anew_from_the_mosaics(run_dir, mo
     assert not reference.read(run, file).seen.mosaic.any()
     monkeypatch.setattr(reference.store, "made_by", lambda: {"source": "later"})
     np.testing.assert_allclose(reference.read(run, file).seen.mosaic, made.seen.mosaic, atol=1e-6)
+
+
+def test_statistics_do_not_depend_on_the_rounding_of_a_reader(run_dir):
+    run = load(run_dir)
+    steps = np.random.default_rng(0).integers(120, 140, (4, 32, 32))  # around the black level of 128 of 12 bits
+    exact = steps / 4095
+    found = [see(run, each.astype(np.float32), None) for each in (exact, exact + 3e-6, np.round(exact * 65535) / 65535)]
+    for other in found[1:]:
+        np.testing.assert_allclose(other.mosaic, found[0].mosaic, atol=5e-3)
 
 
 def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path, no_causes):
