@@ -52,7 +52,7 @@ PAIRS = (
 
 
 # Drifts that the quick tests plant; the slow ones plant all, in ten draws each.
-QUICK = [SINGLE[0], SINGLE[5], SINGLE[7], SINGLE[9], SINGLE[13]]
+QUICK = [SINGLE[0], SINGLE[7], SINGLE[13]]
 
 
 def named(drift):
@@ -118,6 +118,7 @@ def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
     assert cause.evidence > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", PAIRS[:2], ids=named)
 def test_both_drifts_of_a_pair_are_named(pool, drift):
     causes, sizes = found(pool, 2, drift)
@@ -149,6 +150,7 @@ def test_what_no_camera_does_is_unexplained(pool):
     assert "unexplained" in [cause.name for cause in diagnose(reference, labels, compressed, smears.CAMERA)]
 
 
+@pytest.mark.slow
 def test_all_drifts_and_draws_share_what_is_compiled(pool):
     found(pool, 7, {"exposure": -0.7})
     before = fitting._value_and_jacobian._cache_size()
