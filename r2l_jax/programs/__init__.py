@@ -5,7 +5,7 @@ import importlib
 import pathlib
 import sys
 
-from r2l_jax.runtime.stop import end_on_signals
+from r2l_jax.runtime.stop import end_on_signals, while_output_is_read
 
 # The programs by what they are for, in the order of a project.
 GROUPS = {
@@ -37,7 +37,9 @@ def main() -> None:
         sys.argv = [f"{sys.argv[0]} {given}", *sys.argv[2:]]
         start(given)
     elif given in ("--help", "-h", "help"):
-        print(listing())
+        end_on_signals()
+        with while_output_is_read():
+            print(listing())
     else:
         near = difflib.get_close_matches(given, names, n=1)
         hint = f"did you mean r2l {near[0]}?" if near else "r2l lists all programs"
@@ -51,5 +53,5 @@ def listing() -> str:
         lines += ["", f"{group}:"]
         for name in names:
             about = importlib.import_module(f"{__name__}.{name}").__doc__ or ""
-            lines.append(f"  {name:<11}{about.splitlines()[0].rstrip('.')}")
+            lines.append(f"  {name:<12}{about.splitlines()[0].rstrip('.')}")
     return "\n".join(lines)

@@ -10,10 +10,8 @@ import difflib
 import functools
 import gc
 import math
-import os
 import pathlib
 import shutil
-import signal
 import sys
 import textwrap
 import types
@@ -27,7 +25,7 @@ from absl import app, flags, logging
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.stop import end_on_signals
+from r2l_jax.runtime.stop import end_on_signals, while_output_is_read
 
 Config = TypeVar("Config")
 
@@ -402,15 +400,8 @@ def run(
         return exit_status(work, argv, host_timeout, multi_host, any_thread)
 
     title = as_started(main.__globals__["__doc__"] or "")
-    try:
-        try:
-            app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the output, such as `head`, has seen enough. Python will flush it once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    with while_output_is_read():
+        app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
 
 
 def parse(

@@ -36,6 +36,20 @@ def end() -> NoReturn:
     os._exit(130)
 
 
+@contextlib.contextmanager
+def while_output_is_read() -> Iterator[None]:
+    """Ends the program quietly if the reader of its output, such as `head`, has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python will flush the output once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
 def end_on_signals() -> None:
     """Lets SIGINT and SIGTERM end this process at once; while it starts or exits, there is nothing to clean up."""
     _handle(lambda number, frame: end())

@@ -203,10 +203,14 @@ def test_the_intensity_may_be_called_so():
     assert parse("--intensity=0.05", settings=TrainConfig).data.iso == 0.05
 
 
-def test_a_reader_who_has_seen_enough_ends_a_program_quietly():
+@pytest.mark.parametrize(
+    "arguments",
+    [(str(programs.SCRIPTS / "unprocess.py"), "--help"), ("-c", "from r2l_jax.programs import main; main()", "--help")],
+)
+def test_a_reader_who_has_seen_enough_ends_a_program_quietly(arguments):
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, str(programs.SCRIPTS / "unprocess.py"), "--help"]
+    command = [sys.executable, *arguments]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
