@@ -101,7 +101,13 @@ def test_everything_that_examines_a_model(made_by, name, base, tmp_path):
     (tests,) = (each["tests"] for each in found["runs"].values())
     assert tests["own"][score]["mean"] == pytest.approx(metrics(config)[f"val_{score}"], abs=1e-6)
 
-    searches = {"adv_parameters": ("black_level",), "adv_aux_weight": (1.0,), "starts": 1, "steps": 4, "lr": 0.05}
+    searches = {
+        "adv_parameters": ("black_level",),
+        "adv_aux_weight": (1.0,),
+        "starts": 1,
+        "steps": 4,
+        "step_size": 0.05,
+    }
     # Tolerances need no gradient, and many images.
     analyses = ("sensitivity", "worst_case", *(["tolerances"] if score == "iou" else []))
     found = forensics.run(build(ForensicsConfig, analyses=analyses, **place, **searches))[0]
@@ -110,7 +116,7 @@ def test_everything_that_examines_a_model(made_by, name, base, tmp_path):
     assert max(each["worst"] for each in gradients.values()) > 0
     (worst,) = found["worst_case"]["rows"]
     assert np.isfinite(worst["loss"])
-    assert np.abs(worst["parameters"]["black_level"] - run.pipeline.black_level[...]).max() > 0.01
+    assert np.abs(np.array(worst["parameters"]["black_level"]) - np.asarray(run.pipeline.black_level[...])).max() > 0.01
     assert "tolerances" not in found or len(found["tolerances"]["table"]) > 0
 
     methods = {"unlabeled": 8, "labeled": 8, "method": "all", "starts": 1, "steps": 2, "force": True}

@@ -129,7 +129,13 @@ def test_evaluations_are_equal(taken, one_epoch, tmp_path):
 @pytest.mark.slow
 def test_forensics_agree(taken, one_epoch, tmp_path):
     def found(config, name):
-        settings = {"adv_parameters": ("black_level",), "adv_aux_weight": (1.0,), "starts": 2, "steps": 6, "lr": 0.05}
+        settings = {
+            "adv_parameters": ("black_level",),
+            "adv_aux_weight": (1.0,),
+            "starts": 2,
+            "steps": 6,
+            "step_size": 0.05,
+        }
         run = {"run": str(config.run_dir), "output": str(tmp_path / name), "batch_size": 8}
         return forensics.run(build(ForensicsConfig, **run, **settings))[0]
 
