@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.watch import alarm, expected, reference
-from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.diagnosis import diagnose
+from r2l_jax.drift.watch.results import Cause
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.training.run import Run, load
 

@@ -17,11 +17,12 @@ from r2l_jax.apps.predict import check_raw, read_file
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.drift.results import ChangedBy, Tolerances, Watched, Window, plain, read_result
+from r2l_jax.drift.results import Tolerances, plain, read_result
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.config import LEAST_WINDOW, MonitorConfig
 from r2l_jax.drift.watch.expected import CAMERA
 from r2l_jax.drift.watch.monitor import Watch
+from r2l_jax.drift.watch.results import Watched, Window
 from r2l_jax.drift.watch.tolerated import tolerated
 from r2l_jax.runtime import remote, tables
 from r2l_jax.runtime.commands import closing, command
@@ -227,9 +228,10 @@ class _Monitor:
         inputs, run = (shlex.quote(text) for text in (",".join(folders), self._config.run))
         predict = f"{command('predict')} --run={run} --input={inputs} --output=predictions.csv --adapt=statistics"
         found = watch.explain(predict)
-        causes = [ChangedBy(*cause) for cause in found.causes]
         inside = tolerated(found.causes, self._tolerances())
-        return dict(zip(names, (causes, found.score, found.by_confidence, found.remedy, inside), strict=True))
+        return dict(
+            zip(names, (list(found.causes), found.score, found.by_confidence, found.remedy, inside), strict=True)
+        )
 
     def _tolerances(self) -> list[Tolerances]:
         """Reads what forensics found that each model tolerates; nothing unless it is known of all of them."""

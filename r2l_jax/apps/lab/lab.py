@@ -14,6 +14,7 @@ from r2l_jax.apps.lab.reader_process import ReaderProcess
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.drift import results
+from r2l_jax.drift.watch.results import Watched
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn
@@ -136,7 +137,7 @@ def make_lab(
 def _watched(run: str) -> str:
     """Returns the verdict of the latest watch over a run or a group, to follow its title; empty without one."""
     try:
-        found = results.read_result(pathlib.Path(run) / "monitor" / "monitor.json", results.Watched)
+        found = results.read_result(pathlib.Path(run) / "monitor" / "monitor.json", Watched)
     except InputError as error:
         warn(str(error))
         return ""

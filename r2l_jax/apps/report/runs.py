@@ -13,6 +13,7 @@ import msgspec
 from r2l_jax.apps.report.events import Recorded, read_events
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import results
+from r2l_jax.drift.watch.results import Watched
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
@@ -141,7 +142,7 @@ class RunRecord(NamedTuple):
     left_out: Sequence[str]
     members: Sequence[pathlib.Path]
     forensics: results.Forensics | None
-    watched: results.Watched | None
+    watched: Watched | None
 
     @property
     def score(self) -> str:
@@ -289,7 +290,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
         left_out,
         of_group,
         read(folder / "forensics" / "forensics.json", results.Forensics),
-        read(folder / "monitor" / "monitor.json", results.Watched),
+        read(folder / "monitor" / "monitor.json", Watched),
     )
 
 

@@ -6,7 +6,7 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import RunRecord
-from r2l_jax.drift.results import Watched
+from r2l_jax.drift.watch.results import Watched
 
 # A table shows the latest windows.
 _SHOWN = 30

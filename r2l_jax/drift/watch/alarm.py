@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import stats
 
+from r2l_jax.drift.watch.results import Statistic
 from r2l_jax.drift.watch.statistics import Seen
 from r2l_jax.runtime import compiler
 
@@ -36,24 +37,6 @@ _TOGETHER = 1000
 
 # The distribution functions are compared at this many quantiles of all images.
 _POINTS = 32
-
-
-class Statistic(NamedTuple):
-    """The test of a single statistic.
-
-    Attributes:
-        name: the name of the statistic.
-        reference: its median in the reference.
-        new: its median in the new images.
-        distance: the Kolmogorov-Smirnov distance of the two distributions.
-        p_value: with Holm's correction for the number of statistics.
-    """
-
-    name: str
-    reference: float
-    new: float
-    distance: float
-    p_value: float
 
 
 class Verdict(NamedTuple):

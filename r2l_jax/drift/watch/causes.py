@@ -1,7 +1,6 @@
 """What may change in a camera, and mosaics under such changes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from jaxtyping import Array, Float
 
 import isp
 from isp import sensor_drift
+from r2l_jax.drift.watch.results import Cause
 
 # The units of values. Without a drift, they are 0 in stops, digital numbers, pixels and electrons, and 1 as a factor.
 UNITS = {
@@ -29,27 +29,6 @@ UNITS = {
     "scene": "share of other classes",
     "unexplained": "times chance",
 }
-
-
-class Cause(NamedTuple):
-    """Holds a change between two sets of mosaics.
-
-    Attributes:
-        name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is what neither the
-            camera nor the mix explains.
-        value: its size in `unit`.
-        low: the lower end of its interval of 95%.
-        high: the upper end.
-        unit: the unit of the three.
-        evidence: half of the chi-square that only this cause explains, beyond what chance would; above 0.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    unit: str
-    evidence: float
 
 
 def under(

@@ -23,10 +23,11 @@ from sklearn.cluster import KMeans
 
 import isp
 from r2l_jax.drift.watch import sites
-from r2l_jax.drift.watch.causes import UNITS, Cause
+from r2l_jax.drift.watch.causes import UNITS
 from r2l_jax.drift.watch.fitting import Comparison, Fit
 from r2l_jax.drift.watch.moments import measured, noise_curve
 from r2l_jax.drift.watch.response import DRIFTS, SCENE, Observed, amount, observed, reference_of
+from r2l_jax.drift.watch.results import Cause
 
 CONFIDENCE = 0.95
 

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from r2l_jax.drift.results import Estimate, ExpectedScore, Remedy
-from r2l_jax.drift.watch.causes import Cause, under
+from r2l_jax.drift.results import Estimate
+from r2l_jax.drift.watch.causes import under
 from r2l_jax.drift.watch.reference import Reference
+from r2l_jax.drift.watch.results import Cause, ExpectedScore, Remedy
 from r2l_jax.model.mending import MOST
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime.errors import InputError
@@ -127,7 +129,7 @@ def _redrawn(cause: Cause, rng: np.random.Generator) -> Cause:
     """Draws the value of a cause from its interval, whose halves may differ in length."""
     deviation = rng.normal() / _DEVIATIONS
     end = cause.high if deviation > 0 else cause.low
-    return cause._replace(value=cause.value + abs(deviation) * (end - cause.value))
+    return msgspec.structs.replace(cause, value=cause.value + abs(deviation) * (end - cause.value))
 
 
 def by_confidence(

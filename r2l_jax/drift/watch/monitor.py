@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.drift.results import ChangedBy, ExpectedScore, Remedy, WatchedStatistic, Window
 from r2l_jax.drift.watch import alarm, expected
-from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.diagnosis import diagnose
 from r2l_jax.drift.watch.reference import Reference
+from r2l_jax.drift.watch.results import Cause, ExpectedScore, Remedy, Window
 from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, output_names, see
 from r2l_jax.training.run import Run
 
@@ -74,9 +73,9 @@ class Watch:
             images=len(raws),
             alarm=alarmed,
             p_value=verdict.p_value,
-            causes=[ChangedBy(*cause) for cause in causes],
+            causes=list(causes),
             tests=verdict.tests,
-            statistics=[WatchedStatistic(*each) for each in listed],
+            statistics=listed,
             confidence=float(new.output[:, 0].mean()),
         )
         self.windows.append(window)

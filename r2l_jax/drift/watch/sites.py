@@ -29,7 +29,6 @@ class Defects(NamedTuple):
 def found(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Defects:
     """Finds the defective sites of a camera from mosaics of different scenes."""
     mean = mosaics.mean(0, dtype=np.float64)
-    error = np.zeros_like(mean)
     tile, sides = isp.cfa.tile(camera.pattern).shape, mean.shape
     middle = np.median(_neighbors(mean, np.indices(sides).reshape(2, -1), tile), -1).reshape(sides)
     deviation = mean - middle

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from r2l_jax.drift.results import Tolerances
-from r2l_jax.drift.watch.causes import Cause
+from r2l_jax.drift.watch.results import Cause
 
 
 def _factor(stops: float, value: float) -> float:

@@ -16,8 +16,8 @@ from r2l_jax.apps import monitor
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
-from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.drift.watch.results import Cause
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.drift.watch.causes import UNITS, Cause, under
+from r2l_jax.drift.watch.causes import UNITS, under
+from r2l_jax.drift.watch.results import Cause
 
 CAMERA = isp.Camera(
     black_level=(0.05,) * 4,
