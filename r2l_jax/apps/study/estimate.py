@@ -17,9 +17,9 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.tables import table as text_table
+from r2l_jax.runtime.time_left import in_words
 from r2l_jax.runtime.worklist import Table
 from r2l_jax.training import train
 

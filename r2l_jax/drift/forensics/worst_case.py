@@ -26,10 +26,10 @@ from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
+from r2l_jax.runtime.time_left import in_words
 from r2l_jax.training.run import TrainedFold
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that

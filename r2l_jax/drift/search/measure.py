@@ -23,9 +23,9 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
-from r2l_jax.runtime.expected import Expected
 from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.time_left import TimeLeft
 from r2l_jax.training.run import BATCH, TrainedFold
 
 # Processings that a device works on together: more fill its memory and make it no faster.
@@ -107,12 +107,12 @@ def ticking(
 
     That function raises Interrupted with the message `stopped()` if `stop()`, the same in all processes, is True.
     """
-    expected = Expected(title, total)
+    time_left = TimeLeft(title, total)
     with tqdm(total=total, desc=title, unit="batch", disable=not total or no_bar()) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
-            expected.done(count)
+            time_left.done(count)
             if stop():
                 raise Interrupted(stopped())
 

@@ -24,10 +24,10 @@ from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_value
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.expected import Expected
 from r2l_jax.runtime.hosts import any_process, no_bar, on_first_process
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.store import Identity, Unfinished, identity
+from r2l_jax.runtime.time_left import TimeLeft
 
 PyTree = Any
 
@@ -155,11 +155,11 @@ class Searcher:
 
         ahead, saved, first = OneAhead(), time.monotonic(), record.steps
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
-        expected = Expected(f"{title} of {steps} steps", steps - first)
+        time_left = TimeLeft(f"{title} of {steps} steps", steps - first)
         for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=no_bar()):
             state, losses = step(state, fixed, *shared)
             record.after.append(ahead.begun(losses))
-            expected.done()
+            time_left.done()
             last = record.steps == steps
             stopped = stop() and not last
             # Also saved after the last step: the measurement that follows may be interrupted.

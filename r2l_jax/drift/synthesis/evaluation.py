@@ -31,12 +31,12 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.expected import Expected
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.time_left import TimeLeft
 from r2l_jax.training.record import members, run_names
 from r2l_jax.training.run import TrainedFold, open_runs
 
@@ -408,12 +408,12 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
-    expected = Expected(part.title, total)
+    time_left = TimeLeft(part.title, total)
     with tqdm(total=total, desc=part.title, unit="test", disable=no_bar()) as bar:
 
         def tick() -> None:
             bar.update()
-            expected.done()
+            time_left.done()
             if stop.after_step():
                 raise part.interrupted()
 

@@ -15,9 +15,9 @@ from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.results import EndOfTrainings, Forensics, KnobOfTrainings, Spread
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.expected import in_words
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.time_left import in_words
 
 # The parameters that are tuned by hand, after those of the camera.
 LATER = ("sharpening_filter", "gaussian_blur", "gamma_correct")

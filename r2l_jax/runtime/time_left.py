@@ -19,7 +19,7 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class Expected:
+class TimeLeft:
     """Says once, on stderr, how long work will take, if that is more than a minute.
 
     The first part, which may be compiled for, does not count.

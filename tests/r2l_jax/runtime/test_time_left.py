@@ -1,7 +1,7 @@
 import pytest
 
-from r2l_jax.runtime import expected
-from r2l_jax.runtime.expected import Expected, in_words
+from r2l_jax.runtime import time_left
+from r2l_jax.runtime.time_left import TimeLeft, in_words
 
 
 def test_times_in_words():
@@ -15,8 +15,8 @@ def work(monkeypatch, capsys):
 
     def do(parts, seconds, counts=None):
         now, said = [0.0], []
-        monkeypatch.setattr(expected.time, "monotonic", lambda: now[0])
-        done = Expected("42 searches of 60 steps", parts)
+        monkeypatch.setattr(time_left.time, "monotonic", lambda: now[0])
+        done = TimeLeft("42 searches of 60 steps", parts)
         for each, count in zip(seconds, counts or [1] * len(seconds), strict=True):
             now[0] += each
             done.done(count)
