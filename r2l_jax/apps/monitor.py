@@ -139,7 +139,7 @@ class _Monitor:
             raise InputError(f"a window takes {LEAST_WINDOW} files, and there are {len(files)}")
         if left:
             print(f"{left} of {len(files)} files are left over: a window takes {LEAST_WINDOW}")
-        # By Bonferroni's correction, the levels of the windows add up to that of the call.
+        # Bonferroni's correction: the call's level is divided among the windows.
         watch = Watch(self._run, self._known, self._config.level / len(windows))
         self._table.write([])
         for name, members in windows.items():
@@ -260,7 +260,7 @@ class _Monitor:
 
     @contextlib.contextmanager
     def _writing_events(self) -> Iterator[SummaryWriter]:
-        """Yields a writer of TensorBoard events, which replace those of earlier calls unless this one resumes."""
+        """Yields a writer of TensorBoard events, and first removes those of earlier calls unless this call resumes."""
         if not self._config.follow:
             for file in self._output.glob(EVENTS):
                 file.unlink()
@@ -295,7 +295,7 @@ def _row(window: Window) -> list[str]:
 
 
 def _folders(inputs: Sequence[str]) -> list[str]:
-    """Returns the inputs; in place of a folder without raw files, its sub-folders, such as those of classes."""
+    """Returns the inputs, and the sub-folders of a folder that has only sub-folders, such as one for each class."""
     found = []
     for name in inputs:
         place = remote.place(name)

@@ -110,8 +110,8 @@ def _own_values(run: RunRecord) -> list[Block]:
 def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
     """Returns a function that names an element of a parameter, such as "red", and the values at the training's start.
 
-    There are no values if the training started from those of another run. A user's pipeline, which a report does not
-    run, declares neither: its elements are named by their places.
+    There are no values if the training started from another run's parameters. A report does not run a user's own
+    pipeline, so it knows neither: elements are then named by their places.
     """
     names: dict[tuple[str, tuple[int, ...]], str] = {}
     starts: dict[str, np.ndarray] = {}
@@ -137,7 +137,7 @@ def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
 
 
 def _is_of_all(run: RunRecord, name: str, value: np.ndarray) -> bool:
-    """Tells whether the recorded elements of a parameter are those of a value."""
+    """Tells whether all recorded elements of a parameter are elements of a value."""
     places = {*np.ndindex(*np.shape(value))}
     return all(recorded.keys() <= places for fold in run.folds if (recorded := fold.recorded.parameters.get(name)))
 
