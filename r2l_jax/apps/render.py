@@ -70,7 +70,8 @@ def _below(folder: Place) -> str:
     deeper = sorted(file.parent.name for file in folder.glob("*/*") if file.suffix.lower() in RAW_SUFFIXES)
     if deeper:
         return f", only in its sub-folders, such as {deeper[0]}"
-    pictures = any(file.suffix.lower() in (".jpg", ".jpeg") for file in folder.iterdir())
+    here_and_below = [*folder.iterdir(), *folder.glob("*/*")]
+    pictures = any(file.suffix.lower() in (".jpg", ".jpeg") for file in here_and_below)
     return f", but JPEG; {from_pictures()}" if pictures else ""
 
 

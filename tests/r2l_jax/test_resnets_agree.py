@@ -94,14 +94,10 @@ def test_scores_and_tables_of_evaluations_are_equal(both, tmp_path):
     assert len(np.unique(np.concatenate([np.ravel(each) for each in there.values()]))) > 1
 
 
-def test_worst_cases_end_within_one_percent(both, tmp_path):
-    settings = {
-        "adv_parameters": ("white_balance",),
-        "adv_aux_weight": (10.0,),
-        "starts": 1,
-        "steps": 20,
-        "batch_size": 8,
-    }
+# A search over all parameters amplifies rounding: after 20 steps, losses that agreed within 1e-7 are up to 5% apart.
+@pytest.mark.parametrize(("group", "steps"), [("white_balance", 20), ("all", 1)])
+def test_worst_cases_end_at_the_same_loss(both, tmp_path, group, steps):
+    settings = {"adv_parameters": (group,), "adv_aux_weight": (10.0,), "starts": 1, "steps": steps, "batch_size": 8}
     there, ours = (
         forensics.run(
             build(
@@ -116,6 +112,6 @@ def test_worst_cases_end_within_one_percent(both, tmp_path):
     )
     (worst,), (our_worst,) = there["worst_case"]["rows"], ours["worst_case"]["rows"]
     assert worst["loss"] > 1.05 * metrics(both[0])["val_loss"]
-    assert worst["loss"] == pytest.approx(our_worst["loss"], rel=0.01)
+    assert worst["loss"] == pytest.approx(our_worst["loss"], rel=1e-4)
     for name, each in ours["sensitivity"]["overall"]["parameters"].items():
         assert there["sensitivity"]["overall"]["parameters"][name]["worst"] == pytest.approx(each["worst"], rel=0.01)

@@ -198,6 +198,8 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.JPG").touch()
+    (tmp_path / "empty" / "of" / "classes" / "cats").mkdir(parents=True)
+    (tmp_path / "empty" / "of" / "classes" / "cats" / "a.jpeg").touch()
     found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"])
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
     for file in (tmp_path / "b.DNG", tmp_path / "a.tiff"):
@@ -208,6 +210,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
             tmp_path / "photos",
             r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files of ",
         ),
+        (tmp_path / "empty" / "of" / "classes", r"classes: no raw files in this folder, but JPEG; python scripts/unp"),
         (tmp_path, r"no raw files in this folder, only in its sub-folders, such as folder.dng$"),
         ("", "empty"),
         (tmp_path / "gone.dng", r"gone\.dng: no such file$"),
