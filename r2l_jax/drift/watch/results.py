@@ -134,8 +134,8 @@ class Watched(OfFolds):
         """The result in one line."""
         count = sum(window.alarm for window in self.windows)
         if not self.alarm:
-            return f"no drift in {len(self.windows)} window(s), p = {self.p_value:.2g}"
+            return f"no drift in {len(self.windows)} windows, p = {self.p_value:.2g}"
         causes = f"; now {', '.join(map(str, self.causes[:2]))}" if self.causes else ""
         found = self.expected_score
         score = f"; expected {self.score} {found.mean:.3f} ({found.low:.3f} to {found.high:.3f})" if found else ""
-        return f"drift in {count} of {len(self.windows)} window(s), p = {self.p_value:.2g}{causes}{score}"
+        return f"drift in {count} of {len(self.windows)} windows, p = {self.p_value:.2g}{causes}{score}"

@@ -146,7 +146,7 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     assert len(table) == 49
     (record,) = read_runs([str(run_dir)])
     assert record.watched.alarm
-    assert record.watched.verdict.startswith("drift in 1 of 2 window(s), p = ")
+    assert record.watched.verdict.startswith("drift in 1 of 2 windows, p = ")
 
 
 def test_windows_have_a_size_and_a_short_last_one_counts_from_eight_on():
@@ -258,7 +258,7 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
     page = tmp_path / "report.html"
     assert call("report.py", f"--run={run_dir}", f"--output={page}").returncode == 0
     assert "Watch over the camera" in page.read_text()
-    assert "drift in 1 of 1 window(s)" in page.read_text()
+    assert "drift in 1 of 1 windows" in page.read_text()
 
 
 def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch):
