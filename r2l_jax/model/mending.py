@@ -8,7 +8,8 @@ chosen with labels. Here, each layer has its own N, by which the statistics of s
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxtyping import Array, Shaped
 
 from r2l_jax.data.cameras import CameraValues
 from r2l_jax.model import normalization, own_camera
+from r2l_jax.model.certainty import OwnCertainty, certainty_of
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
@@ -27,13 +29,6 @@ MOST = 64
 
 # The statistics of fewer images are those of a few scenes.
 LEAST = 8
-
-# The least certainty of a mended model, as a fraction of its validation score.
-_LEAST_CERTAINTY = 0.5
-
-# A model stays as it is unless mending makes it more certain by this factor. Of 42 pairs of a model and a drift, the 30
-# above it gained 1.9 points or more, and the 12 below it would have lost 2.8 points on average.
-_LEAST_GAIN = 1.05
 
 # The numbers of pseudo-images of the training among which each layer's is chosen.
 _PSEUDO_IMAGES = (0.0, *(2.0**power for power in range(11)), math.inf)
@@ -55,7 +50,7 @@ class Mended:
     Attributes:
         model: the model, in evaluation.
         shares: for each layer that normalizes, the share of the new images' own statistics, from 0 to 1.
-        certainty: how much the model knows of these images, see `certainty_of`.
+        certainty: how much the model knows of these images, see `certainty.certainty_of`.
         needed: the least certainty of a model that is not refused.
         images: the number of new images.
     """
@@ -83,41 +78,60 @@ class Mended:
         """Describes the mixture in words, such as "64 images, whose share is 20% to 98% by layer"."""
         least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
         if not any(self.shares.values()):
-            return f"{self.images} images, whose share is 0%: the model is most certain as it is"
+            return f"{self.images} images, whose share is 0%: as it is, the model knows them as well"
         return f"{self.images} images, whose share is {least} to {most} by layer"
 
 
 def mend(
-    model: RawToLogit, raws: Raws, task: Task, score: float, cameras: CameraValues[np.ndarray] | None = None
+    model: RawToLogit,
+    raws: Raws,
+    task: Task,
+    own: OwnCertainty,
+    cameras: CameraValues[np.ndarray] | None = None,
+    force: bool = False,
 ) -> Mended:
     """Mixes the statistics of all layers that normalize with those of new images.
 
-    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    about as certain of the images as it is, its statistics stay. A model that has seen many cameras in training knows
-    each of them, and its statistics differ from those of any one camera.
+    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model's
+    certainty is about as near to that of its own images without mending, its statistics stay. A model that has seen
+    many cameras in training knows each of them, and its statistics differ from those of any one camera.
 
     Args:
         model: a model in evaluation.
         raws: the mosaics of the new images, at least two.
         task: the model's task.
-        score: the model's validation score, from which the certainty follows that is needed.
+        own: the certainty of the model of its own images.
         cameras: the values of the mosaics' cameras, for a model of several cameras.
+        force: whether to mix the statistics in any case.
     """
-    graph, state = nnx.split(model)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
-    shares = dict.fromkeys(layers, np.float32(1))
-    for _ in range(_ROUNDS):
-        _, moments, _ = _observe()(graph, task, state, raws, shares, cameras)
-        shares = _shares(jax.device_get(moments), known, len(raws))
-    none = dict.fromkeys(layers, np.float32(0))
-    as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
-    certainty, _, statistics = _observe()(graph, task, state, raws, shares, cameras)
-    certainty, as_it_is = float(certainty), float(as_it_is)
-    if certainty < _LEAST_GAIN * as_it_is:
-        return Mended(model, dict.fromkeys(layers, 0.0), as_it_is, _needed(score), len(raws))
-    mended = nnx.merge(graph, nnx.merge_state(state, statistics))
-    return Mended(mended, {name: float(each) for name, each in shares.items()}, certainty, _needed(score), len(raws))
+    mixed = _mixed(model, raws, task, cameras)
+    if not force and not own.is_nearer(mixed.certainty, mixed.as_it_is):
+        return Mended(model, dict.fromkeys(mixed.shares, 0.0), mixed.as_it_is, own.needed, len(raws))
+    shares = {name: float(each) for name, each in mixed.shares.items()}
+    mended = nnx.merge(mixed.graph, nnx.merge_state(mixed.state, mixed.statistics))
+    return Mended(mended, shares, mixed.certainty, own.needed, len(raws))
+
+
+def own_certainty(
+    model: RawToLogit,
+    task: Task,
+    mixture: Raws,
+    classes: Sequence[Shaped[Array | np.ndarray, "of_class height width *channels"]],
+    cameras: Sequence[CameraValues[np.ndarray] | None],
+) -> OwnCertainty:
+    """Measures how certain a model is of images that it knows, by mending it by them.
+
+    Args:
+        model: a model in evaluation.
+        task: the model's task.
+        mixture: mosaics of all classes, at least two.
+        classes: mosaics of one class each, as many of each class.
+        cameras: the values of the cameras of the mixture and of each class.
+    """
+    whole, *each = [
+        _mixed(model, raws, task, values) for raws, values in zip((mixture, *classes), cameras, strict=True)
+    ]
+    return OwnCertainty.of(whole.as_it_is, whole.certainty, max((one.certainty for one in each), default=0.0))
 
 
 def replaced(
@@ -135,23 +149,38 @@ def replaced(
     return nnx.merge(graph, nnx.merge_state(state, statistics))
 
 
-def _needed(score: float) -> float:
-    return _LEAST_CERTAINTY * score
+class _Mixture(NamedTuple):
+    """The statistics of a model mixed with those of new images.
 
-
-def certainty_of(probabilities: Array) -> Array:
-    """Computes the share of the entropy of a mean prediction that the single predictions resolve, from 0 to 1.
-
-    It is their mutual information with the images over that entropy: 1 if each image is surely of one class and the
-    classes differ, 0 if all images get the same probabilities. Images of one class score low once they are normalized
-    as if they were of all classes: the network then has to find differences in them that are none.
-
-    Args:
-        probabilities: `(..., C)`, which add up to 1.
+    Attributes:
+        graph: the structure of the model.
+        state: its variables.
+        shares: the share of the new images in each layer.
+        statistics: the mixed statistics.
+        as_it_is: the certainty of the model as it is.
+        certainty: the certainty with the mixed statistics.
     """
-    entropies = jax.scipy.special.entr(probabilities).sum(-1)
-    of_mean = jax.scipy.special.entr(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)).sum()
-    return 1 - entropies.mean() / jnp.maximum(of_mean, jnp.finfo(of_mean.dtype).tiny)
+
+    graph: nnx.GraphDef
+    state: nnx.State
+    shares: dict[str, np.float32]
+    statistics: nnx.State
+    as_it_is: float
+    certainty: float
+
+
+def _mixed(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.ndarray] | None) -> _Mixture:
+    graph, state = nnx.split(model)
+    layers = normalization.layers_of(model.normalizer, model.head)
+    known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+    shares = dict.fromkeys(layers, np.float32(1))
+    for _ in range(_ROUNDS):
+        _, moments, _ = _observe()(graph, task, state, raws, shares, cameras)
+        shares = _shares(jax.device_get(moments), known, len(raws))
+    none = dict.fromkeys(layers, np.float32(0))
+    as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
+    certainty, _, statistics = _observe()(graph, task, state, raws, shares, cameras)
+    return _Mixture(graph, state, shares, statistics, float(as_it_is), float(certainty))
 
 
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:

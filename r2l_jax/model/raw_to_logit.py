@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -66,6 +68,11 @@ class RawToLogit(nnx.Module):
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
         images, stages = own_camera.trace(self.processor, raw, cameras, perturbations)
         return self.head(self.normalizer(images)), stages
+
+    def on_one_device(self) -> "RawToLogit":
+        """Returns a copy on the default device of this process; the arrays of a run lie on those of all processes."""
+        graph, state = nnx.split(self)
+        return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
 
 
 def pipeline_of(model: RawToLogit) -> isp.Pipeline:

@@ -54,7 +54,11 @@ class PredictionConfig(Settings):
         None,
         choices=("statistics",),
     )
-    force: bool = setting("with --adapt, mend also by files that are no mixture of those that the model knows", False)
+    force: bool = setting(
+        "with --adapt, mend also by files that are no mixture of those that the model knows, or that it knows as well "
+        "as it is",
+        False,
+    )
     scheduler: str = setting(cluster.SETTING, "serial")
 
     def __post_init__(self):

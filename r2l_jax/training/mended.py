@@ -11,6 +11,7 @@ from flax import nnx
 
 from r2l_jax.config import STATIC_FLAGS
 from r2l_jax.model.build import Architecture
+from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import NamedPipeline
@@ -28,6 +29,7 @@ def write(
     model: RawToLogit,
     pipeline: NamedPipeline | None,
     origin: Mapping[str, Any],
+    certainty: OwnCertainty,
 ) -> None:
     """Writes the fold of a mended run: its model.safetensors, and a metrics.json.
 
@@ -40,9 +42,11 @@ def write(
         model: the mended model.
         pipeline: the pipeline that replaces the fold's own, if any.
         origin: says where the model came from, in a form that JSON can hold.
+        certainty: that of the fold, by which the mended model judges new images as well.
     """
-    config, metrics = fold.config, {**fold.metrics, "mended": {**origin, "from": fold.identity}}
-    changed = {"mended": metrics["mended"]}
+    mended = {**origin, "from": fold.identity}
+    config, metrics = fold.config, {**fold.metrics, "mended": mended, "certainty": dataclasses.asdict(certainty)}
+    changed: dict[str, Any] = {"mended": mended, "certainty": certainty}
     if pipeline is not None:
         # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)

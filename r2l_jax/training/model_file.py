@@ -17,6 +17,7 @@ from flax import nnx
 import isp
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.model.build import Architecture
+from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
@@ -58,6 +59,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         mended: where the model came from, if it was mended after its training, see `training.mended`.
         head: the file of the user's head, if the model has one.
         weights: the hash of a frozen head's weights, which are not among the arrays.
+        certainty: the certainty of the model that was mended of its own images, see `TrainedFold.certainty`.
     """
 
     task: TaskName
@@ -75,10 +77,11 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     mended: dict[str, Any] | None = None
     head: PipelineFile | None = None
     weights: str | None = None
+    certainty: OwnCertainty | None = None
 
 
 # The fields that files of earlier versions lack.
-_OPTIONAL = ("cameras", "mended", "head", "weights")
+_OPTIONAL = ("cameras", "mended", "head", "weights", "certainty")
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
@@ -98,7 +101,7 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
         found = {
             **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
             "cameras": metrics.get("cameras", {}).get("each"),
-            **{name: metrics.get(name) for name in ("pipeline", "mended", "head", "weights")},
+            **{name: metrics.get(name) for name in ("pipeline", *_OPTIONAL[1:])},
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
             "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
             "checkpoint": checkpoint,

@@ -23,6 +23,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture
+from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.mending import Mended, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -34,7 +35,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, renamed, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.named_code import Source
-from r2l_jax.training import model_file
+from r2l_jax.training import model_file, own_certainty
 from r2l_jax.training.checkpoint import replace_parts, stored_model
 from r2l_jax.training.model_file import About, about_run, camera_of, cameras_of, identity_of, named_arrays
 from r2l_jax.training.record import (
@@ -132,6 +133,23 @@ class TrainedFold:
     def training(self) -> str:
         """The id of the training, which results record (see `record.training_id`)."""
         return training_id(self.metrics)
+
+    @functools.cached_property
+    def certainty(self) -> OwnCertainty:
+        """How certain the model is of the data of its run.
+
+        It is measured on the samples of the training, or guessed by the validation score if they are not at hand.
+        """
+        if self.about.certainty is not None:
+            return self.about.certainty
+        if self.about.mended is None and len(self.train_indices):
+            try:
+                dataset = self.dataset
+            except InputError:
+                pass
+            else:
+                return own_certainty.measured(self.model.on_one_device(), self.task, dataset, self.train_indices)
+        return OwnCertainty.guessed(self.about.score)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -306,7 +324,7 @@ class Run:
         Args:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
                 them are processed at once; `mending.MOST` are plenty.
-            force: whether to mend by images that are not fit for it.
+            force: whether to mend by images that are not fit for it, or that a model knows as well as it is.
             cameras: as for `predict`.
 
         Raises:
@@ -318,7 +336,7 @@ class Run:
             raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
         folds, values = [], self._values(cameras, raws)
         for fold in self.folds:
-            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.about.score, values)
+            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.certainty, values, force)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
             folds.append(dataclasses.replace(fold, load_model=functools.partial(_model_of, found), mending=found))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -247,7 +246,8 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
         analysis, model = adapt(config.searches, fold, under, stop.agreed, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
-        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin))
+        certainty = fold.certainty
+        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin, certainty))
         return analysis
 
     if not (adapted_run / "metrics.json").exists():
@@ -282,7 +282,7 @@ def adapt(
         Interrupted: `stop` returned True.
     """
     # Arrays of a fold lie on the devices of all processes, each of which computes by itself here.
-    under, own_model = under._replace(model=_on_one_device(under.model)), _on_one_device(fold.model)
+    under, own_model = under._replace(model=under.model.on_one_device()), fold.model.on_one_device()
     tried, task = try_all(settings, fold, under, stop, file), fold.task
     model = list(tried.models.values())[-1]
     batches = whole_batches(under.dataset, under.samples, settings.batch_size)
@@ -403,11 +403,6 @@ def _curves(searched: Searched) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", title="start")
     return figure
-
-
-def _on_one_device(model: RawToLogit) -> RawToLogit:
-    graph, state = nnx.split(model)
-    return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
 
 
 def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, adapted: RawToLogit) -> Image.Image:

@@ -60,7 +60,10 @@ class AdaptationSettings(Settings):
         bound=NOT_NEGATIVE,
         former="labelled",
     )
-    force: bool = setting("adapt also by images that are no mixture of those that the model knows", False)
+    force: bool = setting(
+        "adapt also by images that are no mixture of those that the model knows, or that it knows as well as it is",
+        False,
+    )
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )

@@ -128,13 +128,12 @@ class _Adaptation:
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
-        return mend(model, self._raws, self._fold.task, self._fold.about.score, self._cameras)
+        return mend(model, self._raws, self._fold.task, self._fold.certainty, self._cameras, self._settings.force)
 
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
 
-        The searches start from the exposures of the smallest distances. Statistics are mended at each end, and the end
-        at which the model is most certain is chosen, or no search.
+        The searches start from the exposures of the smallest distances. Statistics are mended at each end.
         """
         settings = self._settings.searching(BY_FEATURES)
         frozen = Frozen(self._under.model, self._fold.task)
@@ -155,7 +154,7 @@ class _Adaptation:
             Start(each, distance=float(distance), certainty=one.certainty)
             for each, distance, one in zip((None, *stops), distances, mended, strict=True)
         ]
-        chosen = int(np.argmax([one.certainty for one in mended]))
+        chosen = choose(distances.tolist(), [one.certainty for one in mended])
         return mended[chosen], Searched(stops, found, starts, chosen)
 
     def by_labels(self, statistics: Mended | None) -> tuple[RawToLogit, Mended | None, Searched]:
@@ -197,6 +196,14 @@ class _Adaptation:
         default = jax.device_get(self._pipeline.parameters())
         offsets = {name: np.float32(np.log(factor)) for name in gains(self._pipeline.facts, self._group)}
         return {**default, **jax.device_get(ranges.valid_values(self._pipeline.facts, default, offsets))}
+
+
+def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:
+    """Chooses the end, or no search (the first), at which the model is most certain.
+
+    An end that is farther than no search has gone astray: the features look less as in training.
+    """
+    return int(np.argmax(np.where(np.array(distances) <= distances[0], certainties, -np.inf)))
 
 
 def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:

@@ -8,6 +8,7 @@ import small_runs
 from flax import nnx
 
 from r2l_jax.model import mending, normalization
+from r2l_jax.model.certainty import OwnCertainty, certainty_of
 from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Classification
@@ -15,6 +16,7 @@ from tasks.layers import BatchNorm, Conv
 
 TASK = Classification(("dark", "bright"), "ResNet18")
 RNG = np.random.default_rng(0)
+OWN = OwnCertainty.guessed(1.0)
 LEVELS = np.repeat([0.2, 0.6], 32)[:, None, None, None]
 IMAGES = (LEVELS + 0.05 * RNG.standard_normal((64, 8, 8, 3))).astype(np.float32)
 
@@ -23,11 +25,11 @@ class Head(nnx.Module):
     """Takes images for bright that are above their normalizer's mean."""
 
     def __init__(self):
-        self.norm = BatchNorm(3, affine=False, rngs=nnx.Rngs(0))
+        self.norm, self.sureness = BatchNorm(3, affine=False, rngs=nnx.Rngs(0)), 8
 
     def __call__(self, images):
         mean = self.norm(images).mean((1, 2, 3))
-        return 8 * jnp.stack([-mean, mean], -1)
+        return self.sureness * jnp.stack([-mean, mean], -1)
 
 
 def model_of(images, normalizer=None):
@@ -48,7 +50,7 @@ def test_statistics_of_darker_images_bring_the_score_back():
     model, dark = model_of(IMAGES), IMAGES / 4
     assert correct(model, IMAGES) == 1
     assert correct(model, dark) == 0.5
-    found = mending.mend(model, dark, TASK, 1.0)
+    found = mending.mend(model, dark, TASK, OWN)
     assert found.refusal is None
     assert correct(found.model, dark) == 1
     np.testing.assert_allclose(found.model.normalizer.mean[...], dark.mean((0, 1, 2)), rtol=1e-4)
@@ -59,7 +61,7 @@ def test_statistics_of_darker_images_bring_the_score_back():
 
 def test_statistics_of_the_training_stay_where_images_have_them():
     model = model_of(IMAGES)
-    found = mending.mend(model, IMAGES[::8], TASK, 1.0)
+    found = mending.mend(model, IMAGES[::8], TASK, OWN)
     assert max(found.shares.values()) < 0.2
     assert found.certainty == pytest.approx(1, abs=0.05)
 
@@ -69,12 +71,13 @@ def test_a_model_that_is_more_certain_as_it_is_stays():
     model = model_of(IMAGES)
     model.head.norm.var[...] /= 4
     images = np.concatenate([IMAGES[:32:2], IMAGES[32::2] + 0.15]).astype(np.float32)
-    found = mending.mend(model, images, TASK, 1.0)
-    kept = mending.certainty_of(TASK.probabilities(model(jnp.asarray(images)), 8))
+    found = mending.mend(model, images, TASK, OWN)
+    kept = certainty_of(TASK.probabilities(model(jnp.asarray(images)), 8))
     assert found.certainty == pytest.approx(float(kept), rel=1e-4)
     assert set(found.shares.values()) == {0.0}
     assert found.model is model
-    assert found.description == "32 images, whose share is 0%: the model is most certain as it is"
+    assert found.description == "32 images, whose share is 0%: as it is, the model knows them as well"
+    assert min(mending.mend(model, images, TASK, OWN, force=True).shares.values()) > 0.5
 
 
 def test_baselines_replace_statistics():
@@ -87,7 +90,7 @@ def test_baselines_replace_statistics():
 
 def test_a_fixed_normalizer_is_mended_as_well():
     fixed = Standardize(jnp.array(IMAGES.mean((0, 1, 2))), jnp.array(IMAGES.std((0, 1, 2))))
-    found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, 1.0)
+    found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, OWN)
     assert correct(found.model, IMAGES / 4) == 1
     np.testing.assert_allclose(found.model.normalizer.std[...], (IMAGES / 4).std((0, 1, 2)), rtol=1e-3)
 
@@ -104,7 +107,7 @@ def test_a_normalization_that_comes_with_the_head_is_mended_by_what_it_knows_of_
     wanted = (IMAGES - np.float32([0.6, 0.5, 0.4])) / np.float32([0.2, 0.3, 0.4])
     np.testing.assert_allclose(model.normalizer(jnp.asarray(IMAGES)), wanted, atol=1e-5)
     assert correct(model, dark) < 1
-    found = mending.mend(model, dark, TASK, 1.0).model
+    found = mending.mend(model, dark, TASK, OWN).model
     # Dark images reach the head as the known ones did, not as images of the mean and deviation of the constants.
     np.testing.assert_allclose(found.normalizer(jnp.asarray(dark)), wanted, atol=0.01)
     assert correct(found, dark) == 1
@@ -130,13 +133,37 @@ def test_in_training_it_follows_the_images_without_an_effect():
 
 
 def test_images_of_one_class_are_refused():
-    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
+    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, OWN)
     assert found.certainty < found.needed == 0.5
     assert "no mixture of those that the model knows" in str(found.refusal)
     assert "4 images are too few to mend by: it takes 8" in str(
-        mending.mend(model_of(IMAGES), IMAGES[::16], TASK, 1.0).refusal
+        mending.mend(model_of(IMAGES), IMAGES[::16], TASK, OWN).refusal
     )
     assert dataclasses.replace(found, certainty=0.6).refusal is None
+
+
+def test_images_of_one_class_are_told_by_own_ones_where_a_model_is_never_sure():
+    model = model_of(IMAGES)
+    model.head.sureness = 0.3
+    classes = IMAGES[:32], IMAGES[32:]
+    own = mending.own_certainty(model, TASK, IMAGES, classes, [None] * 3)
+    refused = mending.mend(model, classes[0] / 4, TASK, own)
+    mended = mending.mend(model, IMAGES / 4, TASK, own)
+    assert refused.certainty < refused.needed < mended.certainty < 0.5
+    assert "no mixture" in str(refused.refusal)
+    assert mended.refusal is None
+    assert correct(mended.model, IMAGES / 4) == 1
+    # By the score alone, it could not be told.
+    assert mending.mend(model, IMAGES / 4, TASK, OwnCertainty.guessed(1.0)).refusal is not None
+
+
+def test_a_model_that_is_surer_than_of_its_own_images_is_no_nearer_to_them():
+    own = OwnCertainty.of(0.5, 0.4, 0.1)
+    # Nearness to 0.4: 0.9, to 0.5: 0.8 and 0.8, 0.9 and 0.9.
+    assert [own.is_nearer(0.36, each) for each in (0.4, 0.625, 0.45, 0.5 / 0.9)] == [True, True, False, False]
+    assert not own.is_nearer(0.8, 0.4)
+    assert own.needed == pytest.approx(0.2)
+    assert OwnCertainty.of(0.0, 0.0, 0.1).needed <= 0.001
 
 
 @pytest.mark.parametrize(
@@ -144,7 +171,7 @@ def test_images_of_one_class_are_refused():
     [([[1, 0], [0, 1]], 1), ([[0.5, 0.5]] * 2, 0), ([[0.9, 0.1]] * 3, 0), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1)],
 )
 def test_certainty_is_what_single_predictions_resolve(probabilities, certainty):
-    assert mending.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
+    assert certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
 
 
 @pytest.mark.parametrize(("shift", "images", "expected"), [(0, 64, np.inf), (3, 64, 0), (3, 8, 0)])

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 
 import jax.numpy as jnp
@@ -5,7 +7,8 @@ import numpy as np
 import pytest
 
 import r2l_jax
-from r2l_jax.model.mending import mend
+from r2l_jax.model.certainty import OwnCertainty, certainty_of
+from r2l_jax.model.mending import MOST, mend
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import mended
@@ -24,8 +27,8 @@ def raws(fold):
 
 
 def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
-    model = mend(fold.model, raws, fold.task, fold.about.score).model
-    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"})
+    model = mend(fold.model, raws, fold.task, fold.certainty).model
+    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"}, fold.certainty)
     (run,) = open_runs([str(tmp_path / "dark")])
     file = r2l_jax.load(tmp_path / "dark/fold_0/model.safetensors")
     expected = np.asarray(fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1]))
@@ -33,6 +36,7 @@ def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
         np.testing.assert_allclose(loaded.predict(raws), expected, rtol=1e-5, atol=1e-6)
         assert loaded.about.mended == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
+        assert loaded.folds[0].certainty == fold.certainty
     opened = run.folds[0]
     np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
     assert opened.dataset.fingerprint == fold.dataset.fingerprint
@@ -46,11 +50,26 @@ def test_a_mended_model_may_have_another_pipeline(fold, raws, tmp_path):
     named = find_pipeline("bilinear.none.none")
     pipeline = named(fold.dataset.camera)
     model = type(fold.model)(pipeline, fold.model.normalizer, fold.model.head)
-    mended.write(tmp_path / "run/fold_0", fold, model, named, {})
+    mended.write(tmp_path / "run/fold_0", fold, model, named, {}, fold.certainty)
     run = r2l_jax.load(tmp_path / "run")
     assert run.config.processing.pipeline == "bilinear.none.none"
     np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
     assert json.loads((tmp_path / "run/fold_0/metrics.json").read_text())["flags"]["processing_mode"] is None
+
+
+def test_the_certainty_of_own_images_is_measured_where_they_are(fold, tmp_path):
+    assert fold.certainty != OwnCertainty.guessed(fold.about.score)
+    model = fold.model
+    probabilities = fold.task.probabilities(model(jnp.asarray(fold.dataset.samples(fold.train_indices)[0])), 32)
+    # All training samples are fewer than it draws.
+    assert len(fold.train_indices) < MOST
+    assert fold.certainty.as_it_is == pytest.approx(float(certainty_of(probabilities)), abs=1e-3)
+    without = dataclasses.replace(fold, load_data=functools.partial(_missing, tmp_path))
+    assert without.certainty == OwnCertainty.guessed(fold.about.score)
+
+
+def _missing(folder):
+    raise InputError(f"{folder} is missing")
 
 
 def test_a_run_is_mended_in_python(fold, raws):

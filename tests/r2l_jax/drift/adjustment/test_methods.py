@@ -80,3 +80,16 @@ def test_searches_by_features_see_no_labels(config, tmp_path, monkeypatch):
     monkeypatch.setattr(methods.Searcher, "run", watched)
     adaptation.run(replace(config, output=str(tmp_path), labeled=0))
     assert seen == [(16, {0})]
+
+
+@pytest.mark.parametrize(
+    ("distances", "certainties", "chosen"),
+    [
+        # The most certain end went astray under defocus, and cost 20 points.
+        ((0.007, 0.030, 0.020, 0.015), (0.641, 0.600, 0.666, 0.582), 0),
+        ((0.057, 0.013, 0.027, 0.162), (0.724, 0.741, 0.746, 0.765), 2),
+        ((0.057, 0.013, 0.027, 0.162), (0.8, 0.741, 0.746, 0.565), 0),
+    ],
+)
+def test_the_most_certain_end_is_chosen_of_those_nearer_than_no_search(distances, certainties, chosen):
+    assert methods.choose(distances, certainties) == chosen
