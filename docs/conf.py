@@ -9,10 +9,11 @@ project = "r2l_jax"
 author = "the authors of r2l_jax"
 html_title = "r2l_jax"
 extensions = [
-    *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"),
-    *("coverage_check", "docstrings"),
+    *("myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"),
+    *("sphinx_copybutton", "sphinx_design", "coverage_check", "docstrings"),
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]  # The page of a module, which autosummary writes.
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}

@@ -17,11 +17,16 @@ from isp import cfa
 from isp._engine import curves, planes, xla
 from isp._engine.checks import Scalar, check_image
 
-# Luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are exactly zero. Hence the first
-# column of the inverse is ones, and adding to Y adds the same to R, G and B.
+#: The matrix `(3, 3)` from RGB to luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are
+#: exactly zero. Hence the first column of the inverse is ones, and adding to Y adds the same to R, G and B.
+#:
+#: :meta hide-value:
 RGB_TO_YUV = np.array(
     [[0.299, 0.587, 0.114], [-0.14714119, -0.28886916, 0.43601035], [0.61497538, -0.51496512, -0.10001026]]
 )
+#: The inverse of `RGB_TO_YUV`.
+#:
+#: :meta hide-value:
 YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
 
 # The treatments of saturated pixels for `highlights`.
