@@ -8,6 +8,8 @@ import html
 import pathlib
 from collections.abc import Sequence
 
+import svg
+
 import isp
 
 PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/overview.svg"
@@ -18,26 +20,21 @@ _FIRST, _STAGE, _GAP = 100, 96, 8  # The left of the first stage, and the width 
 _TALL = 92  # The height of a stage.
 
 _STYLE = """
-  svg { font-family: system-ui, sans-serif; --ink: #1b2a3a; --soft: #5b6b7c; --box: #e8eef6; --line: #44617f;
-        --back: #c2410c; --paper: #ffffff }
-  @media (prefers-color-scheme: dark) {
-    svg { --ink: #e6edf3; --soft: #9fb0c0; --box: #1d2b3a; --line: #8fb0d0; --back: #fb923c; --paper: #0d1117 }
-  }
-  .paper { fill: var(--paper) }
-  .box { fill: var(--box); stroke: var(--line); stroke-width: 1 }
   .name { fill: var(--ink); font-size: 11.5px; font-weight: 600; text-anchor: middle }
-  .small { fill: var(--soft); font-size: 10.5px; text-anchor: middle }
   .control { fill: var(--ink); font-size: 13px; text-anchor: middle }
   .control tspan { font-weight: 600 }
   .control .plain { font-weight: 400 }
-  .line { fill: none; stroke: var(--line); stroke-width: 1.4 }
   .back { fill: none; stroke: var(--back); stroke-width: 1.8; stroke-dasharray: 6 4 }
   .gradient { fill: var(--back); font-size: 12px; text-anchor: middle }
   .head { fill: var(--line) }
   .back-head { fill: var(--back) }
 """
 
-_COLORS = {"R": "#d9534f", "G": "#4f9d5d", "B": "#4a78c2"}
+_TITLE = (
+    "From a raw mosaic through the stages of a pipeline and a network to classes; the gradient of the task loss "
+    "reaches every parameter. Drift synthesis swaps the pipeline, drift forensics climbs, and drift adjustment "
+    "descends."
+)
 
 
 def draw() -> str:
@@ -45,35 +42,24 @@ def draw() -> str:
     stages = isp.parametrized(isp.CAMERAS["drone"]).stages
     right = _FIRST + len(stages) * (_STAGE + _GAP) - _GAP
     network, classes = right + 14, right + 96
-    parts = [*_mosaic(12, _MIDDLE - 36, 12), _text("small", 48, _MIDDLE + 56, "raw mosaic")]
+    parts = [*_mosaic(12, _MIDDLE - 36, 12), svg.text("small", 48, _MIDDLE + 56, "raw mosaic")]
     for number, stage in enumerate(stages):
         left = _FIRST + number * (_STAGE + _GAP)
-        parts += [*_box(left, _STAGE), _text("name", left + _STAGE / 2, _MIDDLE - 24, stage.name)]
+        parts += [*_box(left, _STAGE), svg.text("name", left + _STAGE / 2, _MIDDLE - 24, stage.name)]
         for line, name in enumerate(stage.parameters or ("",)):
-            parts.append(_text("small", left + _STAGE / 2, _MIDDLE - 2 + 16 * line, name))
+            parts.append(svg.text("small", left + _STAGE / 2, _MIDDLE - 2 + 16 * line, name))
     ends = [
         (84, _FIRST),
         *((_FIRST + n * (_STAGE + _GAP) - _GAP, _FIRST + n * (_STAGE + _GAP)) for n in range(1, len(stages))),
     ]
     parts += [_arrow(start, stop) for start, stop in [*ends, (right, network), (network + 70, classes)]]
-    parts += [*_box(network, 70), _text("name", network + 35, _MIDDLE - 6, "network")]
-    parts.append(_text("small", network + 35, _MIDDLE + 12, "any head"))
+    parts += [*_box(network, 70), svg.text("name", network + 35, _MIDDLE - 6, "network")]
+    parts.append(svg.text("small", network + 35, _MIDDLE + 12, "any head"))
     parts += _classes(classes, _MIDDLE)
     lefts = [_FIRST + number * (_STAGE + _GAP) for number in range(len(stages))]
     learned = [left + _STAGE / 2 for left, stage in zip(lefts, stages, strict=True) if stage.parameters]
     parts += _brackets(right, network, classes, learned)
-    body = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-        f'height="{_HEIGHT}" role="img">\n<title>From a raw mosaic through the stages of a pipeline and a network to '
-        "classes; the gradient of the task loss reaches every parameter. Drift synthesis swaps the pipeline, drift "
-        f"forensics climbs, and drift adjustment descends.</title>\n<style>{_STYLE}</style>\n"
-        f'<rect class="paper" width="{_WIDTH}" height="{_HEIGHT}"/>\n{body}\n</svg>\n'
-    )
-
-
-def _text(kind: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}">{html.escape(text)}</text>' if text else ""
+    return svg.document(_WIDTH, _HEIGHT, _TITLE, _STYLE, parts)
 
 
 def _box(left: float, width: float) -> list[str]:
@@ -89,7 +75,8 @@ def _mosaic(left: float, top: float, side: float) -> list[str]:
     """Draws 6 x 6 sites, each with the color of its filter."""
     return [
         f'<rect x="{left + side * col:g}" y="{top + side * row:g}" width="{side - 1:g}" height="{side - 1:g}" '
-        f'fill="{_COLORS["RGGB"[2 * (row % 2) + col % 2]]}" opacity="{0.45 + 0.11 * ((3 * row + 2 * col) % 6):.2f}"/>'
+        f'fill="{svg.COLORS["RGGB"[2 * (row % 2) + col % 2]]}" '
+        f'opacity="{0.45 + 0.11 * ((3 * row + 2 * col) % 6):.2f}"/>'
         for row in range(6)
         for col in range(6)
     ]
@@ -101,7 +88,7 @@ def _classes(left: float, middle: float) -> list[str]:
         f'<rect class="head" x="{left + 4:g}" y="{middle - 34 + 14 * row:g}" width="{width:g}" height="9" rx="2"/>'
         for row, width in enumerate(bars)
     ]
-    return [*drawn, _text("small", left + 34, middle + 56, "classes, masks")]
+    return [*drawn, svg.text("small", left + 34, middle + 56, "classes, masks")]
 
 
 def _brackets(right: float, network: float, classes: float, learned: Sequence[float]) -> list[str]:
@@ -129,7 +116,7 @@ def _brackets(right: float, network: float, classes: float, learned: Sequence[fl
         f'<path class="line" d="{synthesis}"/>',
         control(center, top - 12, "Drift synthesis", "swaps the pipeline, the sensor or the light: what does it cost?"),
         f'<path class="back" d="{back}"/>{ways}',
-        _text("gradient", center, below + 50, "the gradient of the task loss reaches every parameter"),
+        svg.text("gradient", center, below + 50, "the gradient of the task loss reaches every parameter"),
         bracket(*forensics),
         control(
             sum(forensics) / 2,
