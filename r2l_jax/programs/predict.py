@@ -45,7 +45,7 @@ class PredictionConfig(Settings):
     )
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
-        "cameras, and the camera of the training for TIFF, PNG, PGM and NPY",
+        "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
     pipeline: str | None = setting(OWN_PIPELINE, None)

@@ -39,7 +39,7 @@ class RenderConfig(ProcessingChoice):
     output: str = setting(f"folder for the pictures, which get the names of the raw files: {remote.BY_URL}")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
-        "camera of the training for TIFF, PNG, PGM and NPY",
+        "camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
     run: str | None = setting(

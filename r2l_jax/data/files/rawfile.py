@@ -12,6 +12,7 @@ from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import ARRAY_SUFFIXES, read_npy, read_pgm
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
+from r2l_jax.data.files.microscopes import check_ome_tiff, read_czi, read_nd2
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.commands import command
@@ -19,14 +20,14 @@ from r2l_jax.runtime.errors import InputError, warn
 
 # The suffixes that folders are searched for. `read_raw` takes others as well.
 RAW_SUFFIXES = (
-    ".tif", ".tiff", ".png", ".npy", ".pgm",
+    ".tif", ".tiff", ".png", ".npy", ".pgm", ".czi", ".nd2",
     ".3fr", ".arw", ".bin", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq",
     ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf",
     ".srw", ".x3f",
 )  # fmt: skip
 
 # The suffixes of files that hold samples and no calibration values.
-STORED_SUFFIXES = (*TIFF_SUFFIXES, ".png", *ARRAY_SUFFIXES)
+STORED_SUFFIXES = (*TIFF_SUFFIXES, ".png", *ARRAY_SUFFIXES, ".czi", ".nd2")
 
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
@@ -48,6 +49,7 @@ def read_raw(
     - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
       states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
       stored as a gray picture, with equal color channels.
+    - CZI, ND2 and OME-TIFF files hold one plane, which is read as that of a TIFF (CZI and ND2: extra `microscopy`).
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
     - LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom
       and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are applied.
@@ -58,8 +60,8 @@ def read_raw(
 
     Args:
         path: the file; its suffix decides how it is read.
-        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and
-            files without a header need a whole camera; for camera formats, its values replace the file's own.
+        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY, CZI,
+            ND2 and files without a header need a whole camera; for camera formats, its values replace the file's own.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
             mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
             states another pattern than the file. By default, the line goes to stderr.
@@ -87,7 +89,7 @@ def read_raw(
                 raise InputError(
                     f"a mosaic must have an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}"
                 )
-            camera = _whole(stated, "TIFF, PNG, PGM and NPY hold")
+            camera = _whole(stated, "TIFF, PNG, PGM, NPY, CZI and ND2 hold")
         elif stated.layout is not None and not libraw.is_container(path):
             mosaic = _fractions(path, stated.layout.read(path), stated, warn)
             camera = _whole(stated, "a file without a header holds")
@@ -146,7 +148,12 @@ def _stored(path: Path, suffix: str) -> tuple[np.ndarray, int | None]:
         return read_pgm(path)
     if suffix == ".npy":
         return read_npy(path), None
-    return read_tiff(path) if suffix in TIFF_SUFFIXES else _gray(*read_png(path)), None
+    if suffix in (".czi", ".nd2"):
+        return (read_czi if suffix == ".czi" else read_nd2)(path), None
+    if suffix not in TIFF_SUFFIXES:
+        return _gray(*read_png(path)), None
+    check_ome_tiff(path)
+    return read_tiff(path), None
 
 
 def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows cols"]:

@@ -39,15 +39,22 @@ def read_tiff(path: Path) -> np.ndarray:
         The samples as they are stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`.
 
     Raises:
-        InputError: the file cannot be read, is damaged, or lacks a part of the samples that it declares.
+        InputError: the file cannot be read, is damaged, lacks a part of the samples that it declares, or is compressed
+            by a method of the extra `microscopy`.
     """
     with reading(path, "TIFF"), tifffile.TiffFile(path) as tiff:
         pages = _pages(tiff)
         for page in pages:
             check_page(page)
         check_declared(sum(page.nbytes for page in pages), tiff.filehandle.size)
-        # In the calling thread, because several files are already read at once.
-        arrays = [page.asarray(maxworkers=1) for page in pages]
+        try:
+            # In the calling thread, because several files are already read at once.
+            arrays = [page.asarray(maxworkers=1) for page in pages]
+        except (ImportError, ValueError) as error:
+            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+                raise
+            method = tifffile.COMPRESSION(pages[0].compression).name
+            raise InputError(f'{method} compression needs imagecodecs: pip install "r2l_jax[microscopy]"') from None
         return np.stack(arrays) if len(arrays) > 1 else arrays[0]
 
 

@@ -31,7 +31,7 @@ class MonitorConfig(FinishedRun):
     )
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
-        "cameras, and the camera of the training for TIFF, PNG, PGM and NPY",
+        "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
     by: str | None = setting(

@@ -37,7 +37,7 @@ def test_a_file_is_read_as_its_camera_says_and_the_camera_of_the_program_comes_f
 def test_warnings_and_errors_name_the_file_as_its_owner_does(write, tmp_path):
     _, (warning,) = sources.file_source("mine.tiff", write(value=100), None).read(DRONE)
     assert warning.startswith("mine.tiff: the highest value is 100")
-    with pytest.raises(InputError, match=r"^mine\.tiff: TIFF, PNG, PGM and NPY hold no calibration values"):
+    with pytest.raises(InputError, match=r"^mine\.tiff: TIFF, PNG, PGM, NPY, CZI and ND2 hold no calibration values"):
         sources.file_source("mine.tiff", write(), None).read(KnownCamera())
     (tmp_path / "upload.tiff").write_bytes(b"no TIFF")
     with pytest.raises(InputError, match=r"^mine\.tiff: ") as caught:

@@ -32,7 +32,9 @@ def test_the_maximum_of_a_pgm_is_white(tmp_path, header):
     # The camera's own white level comes first.
     mosaic, _ = read_raw(file, dataclasses.replace(CAMERA, white_level=2046))
     np.testing.assert_allclose(mosaic, SAMPLES / 2046, rtol=1e-6)
-    with pytest.raises(InputError, match="TIFF, PNG, PGM and NPY hold no calibration values: a camera must be given"):
+    with pytest.raises(
+        InputError, match="TIFF, PNG, PGM, NPY, CZI and ND2 hold no calibration values: a camera must be given"
+    ):
         read_raw(file)
 
 
