@@ -1,0 +1,91 @@
+"""Pictures in docs/images keep the settings of their results, and these are the flags that stand beside them."""
+
+import json
+import re
+import shlex
+
+import pytest
+import recorded
+from pages import PAGES, ROOT, code_blocks
+from PIL import Image
+
+PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
+
+# Drawn before pictures kept their settings. A picture that is drawn anew leaves this list.
+WITHOUT = frozenset(
+    {
+        *("adjustment", "calibration", "cameras", "correction", "corruptions", "drift", "expected_scores", "forensics"),
+        *("lab", "monitor", "own_stage", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
+        *("static_pipelines", "study_forensics", "tolerances"),
+    }
+)
+
+
+def flags_of(arguments):
+    """The flags of a command by their names, with those of its flagfiles."""
+    flags = {}
+    for argument in shlex.split(arguments, comments=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "flagfile":
+            flags |= flags_of((ROOT / value).read_text())
+        else:
+            flags[name] = value or "true"
+    return flags
+
+
+def differing(flags, kept):
+    """The flags of a command that a picture keeps with another value."""
+
+    def agrees(name, value):
+        found = kept.get(name)
+        if isinstance(found, list):
+            found = ",".join(map(str, found))
+        if isinstance(found, bool) or found is None:
+            return str(found).lower() == value
+        if isinstance(found, str):
+            return found == value or found.endswith(f"/{value}")
+        return found == float(value)
+
+    return {name: value for name, value in flags.items() if not agrees(name, value)}
+
+
+def differences(page, settings):
+    """The programs of a picture whose settings no command of the page has, with what differs in the nearest one."""
+    lines = "".join(code_blocks("sh", page)).replace("\\\n", " ")
+    found = {}
+    for program, kept in settings:
+        commands = re.findall(rf"python scripts/{re.escape(program)} (.*)$", lines, re.MULTILINE)
+        differ = [differing(flags_of(command), kept) for command in commands]
+        if {} not in differ:
+            found[program] = min(differ, key=len, default="no command")
+    return found
+
+
+def pages_with(picture):
+    return {name: page for name, page in PAGES.items() if re.search(rf"\]\([^)]*images/{picture.name}\)", page)}
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.stem)
+def test_a_picture_has_the_settings_that_its_page_names(picture):
+    settings, pages = recorded.recorded(picture), pages_with(picture)
+    assert pages
+    assert bool(settings) != (picture.stem in WITHOUT), "run python docs/ext/recorded.py, or take it from the list"
+    for name, page in pages.items():
+        assert differences(page, settings) == {}, name
+
+
+def test_other_settings_are_found(tmp_path):
+    flags = {"epochs": 8, "lr": 1e-3, "track": ["processing", "gradients"], "run": "/tmp/runs/a/b", "overwrite": True}
+    (tmp_path / "metrics.json").write_text(json.dumps({"flags": flags}))
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "a.png")
+    recorded.record(tmp_path / "a.png", [tmp_path / "metrics.json"])
+    settings = recorded.recorded(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert (settings, image.getpixel((1, 1))) == ([("train.py", flags)], (255, 0, 0))
+    command = (
+        "```sh\npython scripts/train.py --epochs={} --lr=0.001 \\\n  --track=processing,gradients --run=a/b\n```\n"
+    )
+    assert differences(command.format(8), settings) == {}
+    assert differences(command.format(9), settings) == {"train.py": {"epochs": "9"}}
+    assert differences(command.format(8) + command.format(9), settings) == {}
+    assert differences("", settings) == {"train.py": "no command"}
