@@ -23,15 +23,29 @@ PROGRAMS = {
 
 _KEY = "settings"
 
+# Where files are, which is different on each machine.
+_PLACES = ("logdir", "data_dir", "output")
+
 
 def record(picture: pathlib.Path, results: Iterable[pathlib.Path]) -> None:
     """Writes the program and the flags of each file of results into a PNG; its pixels stay as they are."""
-    settings = [(PROGRAMS[file.name], json.loads(file.read_text())["flags"]) for file in results]
+    settings = [(PROGRAMS[file.name], _kept(json.loads(file.read_text())["flags"])) for file in results]
     kept = PngInfo()
     kept.add_text(_KEY, json.dumps(settings), zip=True)
     with Image.open(picture) as image:
         image.load()
     image.save(picture, pnginfo=kept, optimize=True)
+
+
+def _kept(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: _short(value) for name, value in flags.items() if name not in _PLACES}
+
+
+def _short(value: Any) -> Any:
+    """Cuts absolute paths to their last two parts."""
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return "/".join(pathlib.PurePosixPath(value).parts[-2:]) if isinstance(value, str) and value[:1] == "/" else value
 
 
 def recorded(picture: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
