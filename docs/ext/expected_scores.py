@@ -1,9 +1,10 @@
-"""Plants drifts of the sensor, and draws the scores that a watch expects over the true ones.
+"""Plants drifts of the sensor, and draws the causes that a watch names, and the expected over the true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
-writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png.
+writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and causes.png.
 """
 
+import collections
 import json
 import pathlib
 import sys
@@ -16,12 +17,13 @@ from matplotlib.figure import Figure
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.watch import alarm, expected, reference
+from r2l_jax.drift.watch.causes import UNITS
 from r2l_jax.drift.watch.diagnosis import diagnose
 from r2l_jax.drift.watch.results import Cause
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.training.run import Run, load
 
-PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/expected_scores.png"
+IMAGES = pathlib.Path(__file__).parents[2] / "docs/images"
 
 # Kinds that the causes can name, and others.
 NAMED = (
@@ -34,6 +36,9 @@ DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
 # Each drift is noticed in some new images; the true score is of others.
 _WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
 
+# In how many windows the causes are named; the first one is that of the expected score.
+_WINDOWS = 5
+
 _STEPS = 2**12 - 1
 
 _METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s"), expected.ATC: ("tab:gray", "^")}
@@ -45,12 +50,13 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     fresh = datasets.load("Synthetic", synthetic_images=_OWN + _FRESH, synthetic_size=64)
     drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
     order = _OWN + np.random.default_rng(list(drift.name.encode())).permutation(_FRESH)
-    raws, _ = drifted.samples(order[:_WINDOW])
+    raws, _ = drifted.samples(order[: _WINDOWS * _WINDOW])
     # Drifts of the sensor do not round to the steps of the converter.
-    raws = np.round(raws * _STEPS) / np.float32(_STEPS)
-    others, targets = drifted.samples(order[_WINDOW : _WINDOW + _MEASURED])
-    seen = see(run, raws, None)
-    causes = diagnose(known.raws, known.labels, raws, fresh.camera) if fresh.camera else ()
+    windows = np.split(np.round(raws * _STEPS) / np.float32(_STEPS), _WINDOWS)
+    others, targets = drifted.samples(order[-_MEASURED:])
+    seen = see(run, windows[0], None)
+    assert fresh.camera is not None
+    causes, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
     found = expected.by_confidence(known.seen.probabilities.mean(0), known.targets, seen.probabilities.mean(0))
     if expected.explained_by_camera(causes):
         found[expected.CAMERA] = expected.by_camera(run, known, causes).score
@@ -58,6 +64,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
         "causes": [cause._asdict() for cause in causes],
+        "named": [each[0].name if each else "no cause" for each in (causes, *further)],
         "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
     }
 
@@ -96,6 +103,26 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draws how often each cause is named first under each kind of drift, over its severities and windows."""
+    counts: dict[str, collections.Counter[str]] = {}
+    for name, row in rows.items():
+        counts.setdefault(name.rpartition(".")[0], collections.Counter()).update(row["named"])
+    every = dict.fromkeys((*UNITS, "scene", "unexplained", "no cause"))
+    names = [name for name in every if any(name in row for row in counts.values())]
+    table = np.array([[row[name] for name in names] for row in counts.values()])
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(table / table.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            axes.text(column, row, str(count), ha="center", va="center")
+    axes.set_xticks(range(len(names)), [each.replace("_", " ") for each in names], rotation=40, ha="right")
+    axes.set_yticks(range(len(counts)), [f"{each.replace('_', ' ')}, {row.total()}" for each, row in counts.items()])
+    axes.set(xlabel="cause that is named first", ylabel="planted drift, windows")
+    return figure
+
+
 def main(uri: str, folder: pathlib.Path) -> None:
     """Measures all drifts that the folder lacks, prints the mean errors, and draws the picture."""
     run = load(uri)
@@ -111,7 +138,8 @@ def main(uri: str, folder: pathlib.Path) -> None:
         scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
         print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {causes}", flush=True)
     print(table(rows))
-    draw([*rows.values()]).savefig(PICTURE, dpi=110)
+    draw([*rows.values()]).savefig(IMAGES / "expected_scores.png", dpi=110)
+    confusion(rows).savefig(IMAGES / "causes.png", dpi=110)
 
 
 if __name__ == "__main__":

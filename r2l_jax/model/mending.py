@@ -2,7 +2,8 @@
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is one number that is
-chosen with labels. Here, each layer has its own N, by which the statistics of some images foretell the others best.
+chosen with labels. Here, each layer has its own N, by which the statistics of some images foretell the others best; or
+N is 0 in all layers, if the model is more certain then.
 """
 
 import dataclasses
@@ -92,9 +93,11 @@ def mend(
 ) -> Mended:
     """Mixes the statistics of all layers that normalize with those of new images.
 
-    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model's
-    certainty is about as near to that of its own images without mending, its statistics stay. A model that has seen
-    many cameras in training knows each of them, and its statistics differ from those of any one camera.
+    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
+    more certain with the statistics of the new images alone, these are taken, as for many images that differ from each
+    other less than those of the training do. If the model's certainty is about as near to that of its own images
+    without mending, its statistics stay. A model that has seen many cameras in training knows each of them, and its
+    statistics differ from those of any one camera.
 
     Args:
         model: a model in evaluation.
@@ -173,14 +176,18 @@ def _mixed(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.n
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
     known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
-    shares = dict.fromkeys(layers, np.float32(1))
+    none, every = (dict.fromkeys(layers, np.float32(share)) for share in (0, 1))
+    shares = every
     for _ in range(_ROUNDS):
         _, moments, _ = _observe()(graph, task, state, raws, shares, cameras)
         shares = _shares(jax.device_get(moments), known, len(raws))
-    none = dict.fromkeys(layers, np.float32(0))
     as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
-    certainty, _, statistics = _observe()(graph, task, state, raws, shares, cameras)
-    return _Mixture(graph, state, shares, statistics, float(as_it_is), float(certainty))
+    found = []
+    for each in (shares, every):
+        certainty, _, statistics = _observe()(graph, task, state, raws, each, cameras)
+        found.append((float(certainty), each, statistics))
+    certainty, shares, statistics = max(found, key=lambda one: one[0])
+    return _Mixture(graph, state, shares, statistics, float(as_it_is), certainty)
 
 
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:
