@@ -51,9 +51,10 @@ PIPELINE_NAMES = (
 # For programs that take a finished run.
 CHECKPOINTS = ("best", "last")
 WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
-OWN_PIPELINE = (
-    "where the file of the run's pipeline or head is now, as <file>.py:<function>; its content must be unchanged; "
-    "default: where it was in training"
+# --code was --pipeline before, which in train.py, process.py and others chooses the processing.
+CODE = (
+    "the code of the run's own pipeline or head, which you trust, as <file>.py:<function>; its content must be that of "
+    "the training; default: the file where it was in training"
 )
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -730,6 +731,11 @@ class TrainingProgram(Settings):
         return {} if self.group.seeds else dict.fromkeys(("vary", "scheduler"), "without --seeds")
 
 
+def code_of_run(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of settings with a --run: a --pipeline beside it is the former name of --code."""
+    return values if values.get("code") else {**values, "code": values.get("pipeline"), "pipeline": None}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun(Settings):
     """Finished run."""
@@ -738,7 +744,7 @@ class FinishedRun(Settings):
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
-    pipeline: str | None = setting(OWN_PIPELINE, None)
+    code: str | None = setting(CODE, None, former="pipeline")
 
     # The folder of the results, within the run's folder.
     results = "results"
@@ -755,6 +761,6 @@ class FinishedRun(Settings):
         return replace(self, run=str(folder), output=self.output and str(pathlib.Path(self.output) / folder.name))
 
     @property
-    def own_pipelines(self) -> tuple[str, ...]:
-        """The run's own pipeline, if it is named."""
-        return (self.pipeline,) if self.pipeline else ()
+    def codes(self) -> tuple[str, ...]:
+        """The run's own code, if it is named."""
+        return (self.code,) if self.code else ()

@@ -60,7 +60,7 @@ def run(config: MonitorConfig) -> bool:
         InputError: the run does not take raw files, there is no reference and no data to make it, no file can be read,
             or the output folder cannot be used.
     """
-    opened = open_run(config.run, ["0"], config.checkpoint, config.pipeline, config.data_dir)
+    opened = open_run(config.run, ["0"], config.checkpoint, config.code, config.data_dir)
     check_raw(opened)
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} training(s)")
     folder = pathlib.Path(config.run)

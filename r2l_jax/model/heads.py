@@ -186,7 +186,7 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     elif name.endswith(".onnx"):
         head = _of_onnx(name)
     else:
-        source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --pipeline of others")
+        source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --code of others")
         head = NamedHead(name, make, source.identity, source)
     if not network.classes:
         return head

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import pathlib
 
-from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
+from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
@@ -49,7 +49,7 @@ class ExportConfig(Settings):
         "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None
     )
     data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
-    pipeline: str | None = setting(OWN_PIPELINE, None)
+    code: str | None = setting(CODE, None, former="pipeline")
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,7 +68,7 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.data.files.known_camera import find_camera, find_known_camera
     from r2l_jax.training.run import open_run
 
-    model = open_run(config.run, [str(config.fold)], config.checkpoint, config.pipeline, config.data_dir)
+    model = open_run(config.run, [str(config.fold)], config.checkpoint, config.code, config.data_dir)
     trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
     if model.cameras:

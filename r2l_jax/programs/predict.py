@@ -13,7 +13,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
+from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.runtime import cluster, flags, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
@@ -48,7 +48,7 @@ class PredictionConfig(Settings):
         "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
-    pipeline: str | None = setting(OWN_PIPELINE, None)
+    code: str | None = setting(CODE, None, former="pipeline")
     adapt: str | None = setting(
         "statistics: before it predicts, mend the model by at most 64 of the files, without labels",
         None,
@@ -72,7 +72,7 @@ def _load(
     run: str,
     folds: tuple[str, ...],
     checkpoint: str,
-    pipeline: str | None,
+    code: str | None,
     camera: str | None,
     mended_by: tuple[str, ...],
     force: bool,
@@ -83,7 +83,7 @@ def _load(
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run
 
-    opened, known = open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera)
+    opened, known = open_run(run, folds, checkpoint, code), None if camera is None else find_known_camera(camera)
     check_raw(opened)
     return Predictor(mended(opened, find_raw_files(mended_by), known, force) if mended_by else opened, known)
 
@@ -96,7 +96,7 @@ def main(config: PredictionConfig) -> int:
 
     cluster.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
-    model = config.run, config.folds, config.checkpoint, config.pipeline, config.camera
+    model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
     run, camera = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"

@@ -18,7 +18,15 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2l_jax.config import CHECKPOINTS, PIPELINE_NAMES, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
+from r2l_jax.config import (
+    CHECKPOINTS,
+    CODE,
+    PIPELINE_NAMES,
+    STATIC_FLAGS,
+    WHICH_CHECKPOINT,
+    ProcessingChoice,
+    code_of_run,
+)
 from r2l_jax.runtime import cluster, flags, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
@@ -54,11 +62,8 @@ class RenderConfig(ProcessingChoice):
         None,
         choices=("parametrized", "static"),
     )
-    pipeline: str | None = setting(
-        f"a pipeline by name: {PIPELINE_NAMES}; with a --run that was trained with a file of your own, the present "
-        "path of that file",
-        None,
-    )
+    pipeline: str | None = setting(f"a pipeline by name: {PIPELINE_NAMES}", None)
+    code: str | None = setting(f"with --run, {CODE}", None)
     scheduler: str = setting(cluster.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
@@ -69,18 +74,18 @@ class RenderConfig(ProcessingChoice):
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the values; without --run, adds the mode and its algorithms if they are not given."""
-        return values if values.get("run") else super().completed(values)
+        return code_of_run(values) if values.get("run") else super().completed(values)
 
     def __post_init__(self):
         if self.run is not None:
-            given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
+            given = [name for name in ("processing_mode", "pipeline", *STATIC_FLAGS) if getattr(self, name) is not None]
             if given or self.half_size:
                 raise InputError(f"--run={self.run} is the processing: leave --{(given or ['half_size'])[0]} out")
         super().__post_init__()
 
     def without_effect(self) -> dict[str, str]:
         """Returns the flags that need --run."""
-        return {} if self.run else {"checkpoint": "without --run"}
+        return {} if self.run else dict.fromkeys(("checkpoint", "code"), "without --run")
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,7 +101,7 @@ def _load(config: RenderConfig) -> Processing:
     if config.run is None:
         pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
         return Processing(pipeline, camera, camera)
-    model = open_run(config.run, ["0"], config.checkpoint, config.pipeline)
+    model = open_run(config.run, ["0"], config.checkpoint, config.code)
     stored = KnownCamera.of(model.calibration) if config.camera is None else camera
     return Processing(model.named_pipeline, camera, stored)
 

@@ -313,6 +313,8 @@ def renamed(settings: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns recorded values of flags by their present names."""
     values = dict(recorded)
     for leaf in leaves(settings):
+        if leaf.declared.former in values:
+            values[leaf.name] = values.pop(leaf.declared.former)
         earlier = {name: values.pop(name) for name in leaf.declared.switches if name in values}
         if earlier:
             values[leaf.name] = _switched(values.get(leaf.name, ()), leaf, earlier)

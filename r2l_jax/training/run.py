@@ -488,7 +488,14 @@ def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array, cameras: CameraV
     return [stages[name] for name in processor.stage_names]
 
 
-def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipeline: str | None = None) -> Run:
+def load(
+    path: str | os.PathLike,
+    fold: int = 0,
+    checkpoint: str = "best",
+    code: str | None = None,
+    *,
+    pipeline: str | None = None,
+) -> Run:
     """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
     Nothing else is needed, except for the Python file of a user's own pipeline or head: it must lie where it was in
@@ -499,7 +506,8 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
             the folder of a group of trainings, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        pipeline: where the file of the run's pipeline or head is now, as `<file>.py:<function>`.
+        code: where the file of the run's own pipeline or head is now, as `<file>.py:<function>`.
+        pipeline: the former name of `code`.
 
     Returns:
         The run with this fold, or with this fold of each member.
@@ -517,19 +525,20 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
     """
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    if pipeline is not None:
-        named_code.name(pipeline)
-    return _open(str(path), [fold], checkpoint, pipeline, None, "")
+    code = code or pipeline
+    if code is not None:
+        named_code.name(code)
+    return _open(str(path), [fold], checkpoint, code, None, "")
 
 
-def open_run(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | None, data_dir: str | None = None) -> Run:
+def open_run(uri: str, folds: Sequence[str], checkpoint: str, code: str | None, data_dir: str | None = None) -> Run:
     """Opens a finished run for a program that needs no data, on one device. Errors name the program's flags.
 
     Args:
         uri: the folder of a run, a group or a fold, or the file of a model.
         folds: the numbers of folds, of each member of a group; or "all".
         checkpoint: "best" or "last".
-        pipeline: as for `load`.
+        code: as for `load`.
         data_dir: the present folder of the data; None if it has not moved.
 
     Raises:
@@ -542,21 +551,21 @@ def open_run(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | No
         numbers = [str(number) for number in found] or ["0"]
     if not numbers or not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
         raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(folds)}")
-    return _open(uri, list(map(int, numbers)), checkpoint, pipeline, data_dir, "--run=")
+    return _open(uri, list(map(int, numbers)), checkpoint, code, data_dir, "--run=")
 
 
 def open_runs(
-    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = (), checkpoint: str = "best"
+    uris: Sequence[str], data_dir: str | None = None, codes: Sequence[str] = (), checkpoint: str = "best"
 ) -> list[Run]:
     """Opens finished runs with their data on all devices, and prints which checkpoint of each fold.
 
     A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
-    one of `pipelines`. A file that this user has never named is not run, see `named_code`.
+    one of `codes`. A file that this user has never named is not run, see `named_code`.
 
     Args:
         uris: runs' folders, whose folds are all taken, or folds' folders.
         data_dir: the present folder of the data; None if it has not moved.
-        pipelines: the user's pipelines and heads that runs were trained with, by the present places of their files.
+        codes: the user's pipelines and heads that runs were trained with, by the present places of their files.
         checkpoint: "best" or "last".
 
     Raises:
@@ -565,13 +574,13 @@ def open_runs(
     """
 
     def describe() -> list[list[TrainedFold]]:
-        named = {name: find_pipeline(name) for name in pipelines}
+        named = {name: find_pipeline(name, "--code") for name in codes}
         opening = _Opening(checkpoint, named, data_dir, shardings().everywhere)
         runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
         used = {name for folds in runs for fold in folds for name in _files(fold.config)}
-        for name in pipelines:
+        for name in codes:
             if name not in used:
-                raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
+                raise InputError(f"--code={name}: no --run was trained with this code; leave it out")
         for fold in (fold for folds in runs for fold in folds):
             fold.load_data()
         return runs
@@ -596,10 +605,10 @@ def _folders(uri: str) -> list[pathlib.Path]:
 
 
 def _open(
-    uri: str, numbers: Sequence[int], checkpoint: str, pipeline: str | None, data_dir: str | None, prefix: str
+    uri: str, numbers: Sequence[int], checkpoint: str, code: str | None, data_dir: str | None, prefix: str
 ) -> Run:
     """Opens folds, of each member of a group, on one device; errors begin with the prefix and the folder or file."""
-    named, where = {pipeline: find_pipeline(pipeline)} if pipeline else {}, f"{prefix}{uri}"
+    named, where = {code: find_pipeline(code, "--code")} if code else {}, f"{prefix}{uri}"
     opening = _Opening(checkpoint, named, data_dir, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     if pathlib.Path(uri).is_file():
         folds = [opening.file(pathlib.Path(uri), where)]
@@ -610,8 +619,8 @@ def _open(
             for of_member, folder in of_members.items()
             for number in numbers
         ]
-    if pipeline and pipeline not in _files(folds[0].config):
-        raise InputError(f"{where} was not trained with the pipeline {pipeline}: leave it out")
+    if code and code not in _files(folds[0].config):
+        raise InputError(f"{where} was not trained with the code {code}: leave it out")
     return Run(folds)
 
 
@@ -744,7 +753,7 @@ def _present(
     for present, code in named.items():
         if code.identity == recorded.identity:
             return present
-    hint = f"name it by {'--' * where.startswith('--')}pipeline=<file>.py:{recorded.function}"
+    hint = f"name it by {'--' * where.startswith('--')}code=<file>.py:{recorded.function}"
     if not named_code.is_named(recorded.sha256):
         raise InputError(
             f"{where} was trained with {file}, Python code that you have not named, which is not run: if you have read "

@@ -5,6 +5,14 @@ from absl import flags
 
 import isp
 from r2l_jax.config import PARAMETERS, PUBLISHED_OPTIMIZATION, TrainConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.programs.export import ExportConfig
+from r2l_jax.programs.lab import LabConfig
+from r2l_jax.programs.predict import PredictionConfig
+from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, define, flat, parse, read, replace
 from r2l_jax.training.record import changed_flags
@@ -139,3 +147,43 @@ def test_a_single_intensity_is_a_number_and_several_are_in_order():
     assert build(TrainConfig, iso=[0.05, 1]).data.iso == (0.05, 1.0)
     assert build(TrainConfig, iso=1).data.iso == 1.0
     assert replace(build(TrainConfig, iso=(0.05, 1.0)), lr=0.1).data.iso == (0.05, 1.0)
+
+
+def given(settings, *arguments):
+    """Returns the settings that flags make."""
+    values = flags.FlagValues()
+    define(settings, values)
+    parse(settings, "", ["program.py", *arguments], values)
+    return read(settings, values)
+
+
+OF_A_RUN = {
+    AdaptationConfig: ["--run=run", "--exposures=0.5"],
+    EvaluationConfig: ["--run=run"],
+    ExportConfig: ["--run=run", "--output=out"],
+    ForensicsConfig: ["--run=run"],
+    LabConfig: ["--run=run"],
+    MonitorConfig: ["--run=run"],
+    PredictionConfig: ["--run=run", "--input=raw", "--output=out"],
+    RenderConfig: ["--run=run", "--input=raw", "--output=out"],
+}
+
+
+@pytest.mark.parametrize("name", ["code", "pipeline"])
+@pytest.mark.parametrize("settings", OF_A_RUN, ids=lambda settings: settings.__name__)
+def test_the_code_of_a_run_has_a_name_of_its_own_and_its_former_one(settings, name):
+    config = given(settings, *OF_A_RUN[settings], f"--{name}=my_isp.py:make")
+    assert config.code == (("my_isp.py:make",) if settings is EvaluationConfig else "my_isp.py:make")
+    assert getattr(config, "pipeline", None) is None
+
+
+@pytest.mark.parametrize("settings", [LabConfig, RenderConfig])
+def test_without_a_run_there_is_a_processing_and_no_code(settings):
+    needed = [each for each in OF_A_RUN[settings] if each != "--run=run"]
+    assert given(settings, *needed, "--pipeline=full").pipeline == "full"
+    with pytest.raises(InputError, match=r"^--code has no effect without --run$"):
+        given(settings, *needed, "--code=my_isp.py:make")
+    with pytest.raises(
+        InputError, match=r"^--pipeline has no effect with --run and|is the processing: leave --pipeline"
+    ):
+        given(settings, *OF_A_RUN[settings], "--code=my_isp.py:make", "--pipeline=full")

@@ -168,15 +168,15 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
     try:
         with pytest.raises(InputError, match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --"):
             open_runs([run])
-        ((fold,),) = open_runs([run], pipelines=[f"{moved}:make"])
+        ((fold,),) = open_runs([run], codes=[f"{moved}:make"])
         assert fold.config.processing.pipeline == f"{moved}:make"
         own_code.write(file, CODE + "\n")
         with pytest.raises(
             InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
         ):
             open_runs([run])
-        with pytest.raises(InputError, match=r"--pipeline=.*my_isp.py:make: no --run was trained with this pipeline"):
-            open_runs([run], pipelines=[my_isp, f"{moved}:make"])
+        with pytest.raises(InputError, match=r"--code=.*my_isp.py:make: no --run was trained with this code"):
+            open_runs([run], codes=[my_isp, f"{moved}:make"])
     finally:
         moved.replace(file)
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
+from r2l_jax.config import CHECKPOINTS, CODE, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
 from r2l_jax.names import (
     ABOUT,
     BY_SHOT,
@@ -84,7 +84,7 @@ class EvaluationConfig(Settings):
         "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
         None,
     )
-    pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
+    code: tuple[str, ...] = setting(CODE, (), former="pipeline")
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
     as_published: bool = setting(
         "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False

@@ -89,7 +89,7 @@ def _open(config: EvaluationConfig) -> dict[str, list[_Run]]:
     labels = run_names(config.run)
     folders = on_every_process(lambda: [members(uri) for uri in config.run])
     uris = [str(folder) for of_group in folders for folder in of_group]
-    opened = iter(open_runs(uris, config.data_dir, config.pipeline, config.checkpoint))
+    opened = iter(open_runs(uris, config.data_dir, config.code, config.checkpoint))
     groups: dict[str, list[_Run]] = {}
     for label, uri, of_group in zip(labels, config.run, folders, strict=True):
         groups[label] = []

@@ -17,11 +17,12 @@ from r2l_jax.drift import cases
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
-from r2l_jax.drift.synthesis.config import SheetConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig, SheetConfig
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.flags import renamed
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training.run import TrainedFold, open_runs
 
@@ -196,9 +197,9 @@ def _read(config: SheetConfig) -> dict[str, Any]:
 
 def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -> TrainedFold:
     """Loads the first fold of the worst cell's run."""
-    run, flags = content["runs"][worst.run], content["flags"]
+    run, flags = content["runs"][worst.run], renamed(EvaluationConfig, content["flags"])
     folder = pathlib.Path(run["folder"]) / f"fold_{next(iter(run['folds']))}"
-    ((fold,),) = open_runs([str(folder)], config.data_dir, flags["pipeline"], flags["checkpoint"])
+    ((fold,),) = open_runs([str(folder)], config.data_dir, flags["code"], flags["checkpoint"])
     return fold
 
 

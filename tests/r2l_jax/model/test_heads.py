@@ -79,11 +79,11 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, h
     run, file = str(trained.run_dir), named_code.file_of(head)[0]
     moved = file.rename(tmp_path / "moved_head.py")
     try:
-        with pytest.raises(InputError, match=r"my_head.py, which cannot be read .*: name it by --pipeline=<file>"):
+        with pytest.raises(InputError, match=r"my_head.py, which cannot be read .*: name it by --code=<file>"):
             open_runs([run])
-        ((fold,),) = open_runs([run], pipelines=[f"{moved}:make"])
+        ((fold,),) = open_runs([run], codes=[f"{moved}:make"])
         assert fold.config.model.classifier_network == f"{moved}:make"
-        assert r2l_jax.load(run, pipeline=f"{moved}:make").classes == fold.task.classes
+        assert r2l_jax.load(run, code=f"{moved}:make").classes == fold.task.classes
         own_code.write(file, CODE + "\n")
         with pytest.raises(InputError, match=r"my_head.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now"):
             open_runs([run])

@@ -197,6 +197,7 @@ def test_recorded_values_have_their_present_names():
     recorded = {"track_processing": True, "track_save_tensors": True, "track_every_epoch": False, "lr": 1.0}
     assert flags.renamed(TrainConfig, recorded) == {"lr": 1.0, "track": ["processing", "arrays"]}
     assert flags.renamed(TrainConfig, {"track": ["predictions"]}) == {"track": ["predictions"]}
+    assert flags.renamed(Other, {"goal": 0.7, "input": ["a"]}) == {"target": 0.7, "input": ["a"]}
 
 
 def test_the_intensity_may_be_called_so():

@@ -100,10 +100,10 @@ def test_programs_refuse_it_until_it_is_named(received, tmp_path, program, flags
     tifffile.imwrite("raw/one.tiff", np.full((32, 32), 30000, np.uint16))
     refused = call(program, "--run=run", *flags)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert f"{REFUSED} --pipeline=<file>.py:make" in refused.stderr
+    assert f"{REFUSED} --code=<file>.py:make" in refused.stderr
     assert not (tmp_path / "ran").exists()
     if program == "process.py":
-        done = call(program, "--run=run", *flags, "--pipeline=beside.py:make")
+        done = call(program, "--run=run", *flags, "--code=beside.py:make")
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 rendered, 0 failed"), done.stderr
         assert (tmp_path / "ran").exists()
 
