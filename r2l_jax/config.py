@@ -51,6 +51,9 @@ PIPELINE_NAMES = (
 # For programs that take a finished run.
 CHECKPOINTS = ("best", "last")
 WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
+# The help of --seed in programs that take trained models, where its default is 0: the training's is 1.
+NOT_OF_TRAINING = ", not that of the training: models of all seeds see the same"
+
 # --code was --pipeline before, which in train.py, process.py and others chooses the processing.
 CODE = (
     "the code of the run's own pipeline or head, which you trust, as <file>.py:<function>; its content must be that of "
@@ -468,7 +471,10 @@ class OptimizationSettings(Settings):
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)
     seed: int = setting(
-        "the seed of the splits, the initial weights, the order of samples and the augmentation", 1, bound=NOT_NEGATIVE
+        "the seed of the splits, the initial weights, the order of samples and the augmentation; the default is that of "
+        "the published program and of the first of --seeds",
+        1,
+        bound=NOT_NEGATIVE,
     )
     weights_seed: int | None = setting(
         "the seed of the initial weights; default: --seed", None, bound=NOT_NEGATIVE, rare=True

@@ -5,7 +5,7 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from r2l_jax.config import PIPELINE_NAMES, FinishedRun
+from r2l_jax.config import NOT_OF_TRAINING, PIPELINE_NAMES, FinishedRun
 from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, Settings, setting
@@ -95,7 +95,12 @@ class AdaptationSettings(Settings):
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE, rare=True)
-    seed: int = setting("the seed of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE, rare=True)
+    seed: int = setting(
+        f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}",
+        0,
+        bound=NOT_NEGATIVE,
+        rare=True,
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from r2l_jax.config import AUX_LOSSES, FinishedRun
+from r2l_jax.config import AUX_LOSSES, NOT_OF_TRAINING, FinishedRun
 from r2l_jax.names import BY_SHOT, SHOT_FIELDS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
@@ -82,7 +82,7 @@ class ForensicsConfig(FinishedRun):
     )
     by: tuple[str, ...] = setting(f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS)
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
-    seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE, rare=True)
+    seed: int = setting(f"the seed of samples, starts and batches{NOT_OF_TRAINING}", 0, bound=NOT_NEGATIVE, rare=True)
     tolerances: ToleranceSettings = ToleranceSettings()
     worst_case: WorstCaseSettings = WorstCaseSettings()
     results = "forensics"

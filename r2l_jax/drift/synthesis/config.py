@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.config import CHECKPOINTS, CODE, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
+from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
 from r2l_jax.names import (
     ABOUT,
     BY_SHOT,
@@ -90,7 +90,9 @@ class EvaluationConfig(Settings):
         "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False
     )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
-    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting(
+        f"the seed of the noise of exposures, sensors and corruptions{NOT_OF_TRAINING}", 0, bound=NOT_NEGATIVE
+    )
 
     def __post_init__(self):
         super().__post_init__()
