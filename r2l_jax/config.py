@@ -471,8 +471,8 @@ class OptimizationSettings(Settings):
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)
     seed: int = setting(
-        "the seed of the splits, the initial weights, the order of samples and the augmentation; the default is that of "
-        "the published program and of the first of --seeds",
+        "the seed of the splits, the initial weights, the order of samples and the augmentation; the default is that "
+        "of the published program and of the first of --seeds",
         1,
         bound=NOT_NEGATIVE,
     )

@@ -96,10 +96,10 @@ def read_raw(
         else:
             try:
                 mosaic, camera = libraw.read(path, stated, warn)
-            except InputError as error:
+            except Exception as error:
                 if _starts_with(path, _JPEG):
                     raise InputError(f"expected a raw file, got a JPEG; {from_pictures()}") from error
-                if stated.layout is None and not libraw.is_container(path):
+                if isinstance(error, InputError) and stated.layout is None and not libraw.is_container(path):
                     raise InputError(
                         f"{error}; if its samples have no header, describe them in the camera's JSON file, such as "
                         f"{headerless.EXAMPLE}"

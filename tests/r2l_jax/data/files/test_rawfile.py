@@ -250,9 +250,10 @@ def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message
     refuse(write(tmp_path / name, samples), message)
 
 
-def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path):
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "raw.jpg")
-    refuse(tmp_path / "raw.jpg", r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
+@pytest.mark.parametrize("name", ["raw.jpg", "raw.dng", "raw.nef"])
+def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path, name):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name, "JPEG")
+    refuse(tmp_path / name, r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
 
 
 def test_unknown_values_of_a_camera_are_stated_as_the_error_says(tmp_path):
