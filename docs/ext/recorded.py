@@ -1,7 +1,7 @@
 """Keeps the settings of results in the picture that shows them, so that a test finds pages with other settings.
 
 python docs/ext/recorded.py <picture>.png <results>.json... takes the flags of the files that programs write with their
-results: metrics.json, evaluation.json, forensics.json, adaptation.json and learning.json.
+results, such as metrics.json, evaluation.json and tolerances.json.
 """
 
 import json
@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 PROGRAMS = {
     "metrics.json": "train.py",
     "evaluation.json": "evaluate.py",
-    "forensics.json": "forensics.py",
+    **dict.fromkeys(("forensics.json", "sensitivity.json", "tolerances.json", "worst_case.json"), "forensics.py"),
     "adaptation.json": "adjust.py",
     "learning.json": "adjust.py",
 }

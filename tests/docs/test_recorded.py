@@ -15,7 +15,7 @@ PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
 WITHOUT = frozenset(
     {
         *("adjustment", "calibration", "correction", "corruptions", "drift", "expected_scores", "forensics"),
-        *("lab", "monitor", "own_stage", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
+        *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
         *("static_pipelines", "study_forensics", "tolerances"),
     }
 )
@@ -34,7 +34,7 @@ def flags_of(arguments):
 
 
 def differing(flags, kept):
-    """The flags of a command that a picture keeps with another value."""
+    """The flags of a command that a picture keeps with another value; an analysis keeps only those that it uses."""
 
     def agrees(found, value):
         if isinstance(found, list):
@@ -46,7 +46,7 @@ def differing(flags, kept):
             return f"/{found}".endswith(f"/{value}") or value.endswith(f"/{found}")
         return found == float(value)
 
-    return {name: value for name, value in flags.items() if not agrees(kept.get(name), value)}
+    return {name: value for name, value in flags.items() if name in kept and not agrees(kept[name], value)}
 
 
 def differences(page, settings):
@@ -55,7 +55,7 @@ def differences(page, settings):
     found = {}
     for program, kept in settings:
         commands = re.findall(rf"python scripts/{re.escape(program)} (.*)$", lines, re.MULTILINE)
-        differ = [differing(flags_of(command), kept) for command in commands]
+        differ = [differing(flags, kept) for flags in map(flags_of, commands) if flags.keys() & kept.keys()]
         if {} not in differ:
             found[program] = min(differ, key=len, default="no command")
     return found
@@ -91,3 +91,4 @@ def test_other_settings_are_found(tmp_path):
     assert differences(command.format(9), settings) == {"train.py": {"epochs": "9"}}
     assert differences(command.format(8) + command.format(9), settings) == {}
     assert differences("", settings) == {"train.py": "no command"}
+    assert differences("```sh\npython scripts/train.py --lr_=1\n```", settings) == {"train.py": "no command"}

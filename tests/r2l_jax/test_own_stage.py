@@ -66,6 +66,9 @@ def test_the_example_is_short_and_does_what_it_says(my_isp):
     gains = np.asarray(stages["shading"] / stages["color_correct"])
     np.testing.assert_allclose(gains[[0, 0, -1, -1], [0, -1, 0, -1]], 1.5, rtol=1e-5)
     assert gains.min() == pytest.approx(1, abs=0.01)
+    (stage,) = (stage for stage in pipeline.stages if stage.name == "shading")
+    with pytest.raises(ValueError, match=r"rgb must be \(\.\.\., H, W, 3\)"):
+        stage.function(stages["color_correct"][..., 0], 0.5)
 
 
 def test_it_trains_and_is_recorded(trained, my_isp):
