@@ -12,11 +12,10 @@ import numpy as np
 
 from isp import cfa
 from isp._engine.checks import is_traced
+from isp.cfa import COLORS
 from isp.parameter import CAMERA_FIELDS, Parameter
 
 Values = Sequence | np.ndarray | jax.Array
-
-COLORS = ("red", "green", "blue")
 
 # The names of weights from one color to another, ordered by (to, from).
 WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS, COLORS))
@@ -100,12 +99,18 @@ class Camera:
         Example:
             >>> isp.CAMERAS["drone"].parameters("colour_correction")["colour_correction"].labels[1]
             'red_from_green'
+            >>> isp.CAMERAS["drone"].parameters("black_level")["black_level"].labels
+            ('red', 'green_1', 'green_2', 'blue')
         """
-        # The sites of a Bayer tile are numbered; other sensors have levels by color, or a single one.
-        labels = COLORS if len(self.black_level) == len(COLORS) else None
         made = {
             "black_level": Parameter(
-                self.black_level, width=0.1, low=0, high=0.95, labels=labels, unit="level", camera="black_level"
+                self.black_level,
+                width=0.1,
+                low=0,
+                high=0.95,
+                labels=cfa.level_names(self.pattern),
+                unit="level",
+                camera="black_level",
             ),
             "white_balance": Parameter(
                 self.white_balance, scale="log", labels=COLORS, unit="gain", camera="white_balance"

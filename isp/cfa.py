@@ -25,6 +25,9 @@ from isp._engine.checks import check_image
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")
 MONO = "MONO"
 
+# The names of the channels that `tile` returns.
+COLORS = ("red", "green", "blue")
+
 # A tile of a real sensor has at most 6x6 sites; a quad or nona Bayer array has 4x4 or 6x6.
 _LONGEST = 16
 
@@ -192,6 +195,22 @@ def black_levels(
     if is_bayer(pattern):
         return tiled(jnp.asarray(black_level).reshape(2, 2), height, width)
     return tiled(jnp.asarray(black_level)[tile(pattern)], height, width)
+
+
+def level_names(pattern: str) -> tuple[str, ...] | None:
+    """Names the black levels of a pattern by their colors; returns None for a single level.
+
+    Example:
+        >>> isp.cfa.level_names("GBRG")
+        ('green_1', 'blue', 'red', 'green_2')
+    """
+    if pattern == MONO:
+        return None
+    if pattern not in BAYER:
+        return COLORS
+    names = [COLORS[channel] for channel in tile(pattern).ravel()]
+    return tuple(f"{name}_{1 + names[:site].count(name)}" if names.count(name) > 1 else name
+                 for site, name in enumerate(names))  # fmt: skip
 
 
 def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) -> None:

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from isp import cfa, demosaic, denoise, sharpen, stages
 from isp._engine import steps
-from isp.camera import COLORS, WEIGHTS, Camera
+from isp.camera import WEIGHTS, Camera
+from isp.cfa import COLORS
 from isp.filter import gaussian_kernel
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline

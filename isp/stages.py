@@ -19,7 +19,8 @@ from jax.typing import ArrayLike
 
 from isp import cfa, color, demosaic, denoise, repair, shading, sharpen, tone
 from isp._engine import checks, steps
-from isp.camera import COLORS, Camera
+from isp.camera import Camera
+from isp.cfa import COLORS
 from isp.parameter import Parameter
 from isp.stage import Stage
 

@@ -27,11 +27,11 @@ PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/alarms.png"
 
 # The severities of `isp.sensor_drift`, from none to what any window notices.
 AMOUNTS = {
-    "underexposure": (0, 0.0125, 0.025, 0.05, 0.1),
-    "color_balance": (0, 0.0125, 0.025, 0.05, 0.1),
-    "black_level": (0, 1, 2, 4, 8),
-    "defocus": (0, 0.25, 0.5, 0.75, 1),
-    "read_noise": (1, 1.5, 2, 3, 4),
+    "underexposure": (0, 0.025, 0.05, 0.1),
+    "color_balance": (0, 0.0125, 0.025, 0.05),
+    "black_level": (0, 1, 2, 4),
+    "defocus": (0, 0.25, 0.5, 0.75),
+    "read_noise": (1, 1.5, 2, 3),
 }
 TITLES = {
     "underexposure": "stops less light",
@@ -41,7 +41,7 @@ TITLES = {
     "read_noise": "times the read noise",
 }
 WINDOWS = (16, 64, 256)
-DRAWS, LEVEL = 40, 0.05
+DRAWS, LEVEL = 20, 0.05
 
 _OWN, _REFERENCES, _REFERENCE, _NEW = 1080, 1500, 480, 1000
 _STEPS = 2**12 - 1

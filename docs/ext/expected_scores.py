@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
+from r2l_jax.drift.results import plain
 from r2l_jax.drift.watch import alarm, expected, reference
 from r2l_jax.drift.watch.causes import UNITS
 from r2l_jax.drift.watch.diagnosis import diagnose
@@ -63,7 +64,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     return {
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
-        "causes": [cause._asdict() for cause in causes],
+        "causes": [plain(cause) for cause in causes],
         "named": [each[0].name if each else "no cause" for each in (causes, *further)],
         "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
     }

@@ -13,8 +13,6 @@ from r2l_jax.drift.search.knobs import STRENGTH, Knob, format_value
 
 JPEG, PNG = "image/jpeg", "image/png"
 
-_COLORS = {"R": "red", "G": "green", "B": "blue"}
-
 # How many pixels from its edges the border of a picture reaches: the study's sharpening and its blur, which spreads it.
 _BORDER = 3
 
@@ -77,7 +75,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
         position = float(view.positions[number])
         rows[name] = {
             "name": name,
-            "label": label(knob, view.frame.camera.pattern),
+            "label": label(knob),
             "title": f"{name}: {knob.quantity}",
             "text": reading(knob, position),
             "low": float(low[number]),
@@ -111,16 +109,9 @@ def _band(knob: Knob, tolerances: results.Tolerances) -> dict[str, Any]:
     return {"band": band, "bandTitle": words}
 
 
-def label(knob: Knob, pattern: str = "") -> str:
-    """Returns the name of a slider among its stage's sliders, such as "white balance, red".
-
-    The sites of a color filter array are named by their colors, such as "black level, green 2", if `pattern` is given.
-    """
+def label(knob: Knob) -> str:
+    """Returns the name of a slider among its stage's sliders, such as "black level, green 2"."""
     parameter, _, element = knob.name.replace("_", " ").partition(".")
-    if element.isdecimal() and knob.facts.camera == "black_level" and len(pattern) == knob.direction.size:
-        site = int(element)
-        number = f" {pattern[: site + 1].count(pattern[site])}" if pattern.count(pattern[site]) > 1 else ""
-        element = f"{_COLORS.get(pattern[site], pattern[site])}{number}"
     if element:
         return f"{parameter}, {element}"
     return f"{parameter}, all" if _is_joint(knob) else parameter

@@ -229,7 +229,7 @@ def _curves(found: Mapping[Key, Result]) -> Figure:
 
 
 def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Batch[np.ndarray]) -> Image.Image:
-    """Draws samples by default and in the worst case, each with its prediction, and their difference around gray."""
+    """Draws samples by default and in the worst case, each with its prediction, and their difference, scaled."""
     processings = {"default": frozen.default, "worst": parameters}
     images = {name: frozen.images(values, samples) for name, values in processings.items()}
     logits = {name: jax.device_get(frozen.logits(each, frozen.rest)) for name, each in images.items()}
@@ -239,6 +239,8 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
         for name in processings:
             picture, words = frozen.task.judged(images[name][number], logits[name][number], target)
             pictures[f"{number} {name}: {words}"] = picture
-        difference = 0.5 + (images["worst"][number] - images["default"][number]) / 2
-        pictures[f"{number} difference"] = difference
+        difference = images["worst"][number] - images["default"][number]
+        # A power of two, so that the factor is short; the few largest differences may be clipped.
+        factor = 2.0 ** np.floor(-np.log2(max(2 * np.quantile(abs(difference), 0.99), 1 / 256)))
+        pictures[f"{number} difference \N{MULTIPLICATION SIGN}{factor:g}"] = np.clip(0.5 + factor * difference, 0, 1)
     return contact_sheet(pictures, columns=3)

@@ -63,7 +63,7 @@ def test_pixels_count_as_clipped_by_their_values_before(raw):
 def test_knobs_have_the_order_of_the_stages_and_fixed_parameters_are_counted():
     engine = Engine(isp.parametrized(CAMERA))
     assert engine.fixed == {"debayer": 81}
-    assert list(engine.knobs)[:2] == ["black_level", "black_level.0"]
+    assert list(engine.knobs)[:2] == ["black_level", "black_level.red"]
 
 
 def test_a_parameter_without_a_range_is_refused():

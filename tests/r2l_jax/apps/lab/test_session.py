@@ -287,10 +287,9 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(judging, m
 def test_sliders_are_read_in_words():
     knobs = knobs_of(*facts_of(find_pipeline("parametrized")(isp.CAMERAS["drone"])))
     assert label(knobs["black_level"]) == "black level, all"
-    assert label(knobs["black_level.2"], "RGGB") == "black level, green 2"
-    assert label(knobs["black_level.3"], "RGGB") == "black level, blue"
-    assert label(knobs["black_level.3"]) == "black level, 3"
-    assert label(knobs["white_balance.red"], "RGGB") == "white balance, red"
+    assert label(knobs["black_level.green_2"]) == "black level, green 2"
+    assert label(knobs["black_level.blue"]) == "black level, blue"
+    assert label(knobs["white_balance.red"]) == "white balance, red"
     at = {name: knob.position for name, knob in knobs.items()}
     assert reading(knobs["black_level"], 0.0) == "unchanged"
     assert reading(knobs["black_level"], at["black_level"](0.01)) == "each level +0.01"

@@ -28,7 +28,8 @@ def knob(parameter, value, below, above, at_limit=False):
 @pytest.fixture
 def tolerances():
     """What tolerates a bit around `CAMERA`."""
-    knobs = {f"black_level.{place}": knob("black_level", 0.1, 0.1, 0.02) for place in range(4)}
+    levels = ("red", "green_1", "green_2", "blue")
+    knobs = {f"black_level.{name}": knob("black_level", 0.1, 0.1, 0.02) for name in levels}
     knobs |= {f"white_balance.{color}": knob("white_balance", 1.0, 0.5, 1.0) for color in ("red", "green", "blue")}
     for to, row in zip(("red", "green", "blue"), MATRIX, strict=True):
         for source, weight in zip(("red", "green", "blue"), row, strict=True):
@@ -76,7 +77,7 @@ def with_entry(value):
     ("values", "name", "outside", "ranges", "untried", "words"),
     [
         # Natural ranges of a black level are a tenth of the white level.
-        ({"black_level": (0.1, 0.1, 0.15, 0.1)}, "black_level.2", 0.03, 0.3, False, "no, 0.03 too high"),
+        ({"black_level": (0.1, 0.1, 0.15, 0.1)}, "black_level.green_2", 0.03, 0.3, False, "no, 0.03 too high"),
         ({"white_balance": (1, 1, 0.25)}, "white_balance.blue", -0.25, math.log(2), False, "no, 0.25 too low"),
         ({"white_balance": (-1, 1, 1)}, "white_balance.red", -1.5, math.inf, False, "no, of the other sign"),
         ({"color_matrix": with_entry(5)}, "colour_correction.green_from_blue", 1, 1, True, "1 too high, where it was"),
@@ -153,7 +154,7 @@ def test_values_that_are_tolerated_alone_may_not_be_together(small_heads):
 @pytest.mark.parametrize(("level", "end"), [(0.05, "low"), (0.2, "high")])
 def test_only_beyond_its_own_limit_a_value_is_untried(tolerances, tried, level, end):
     limits = {"low_at_limit": tried != "low", "high_at_limit": tried != "high"}
-    tolerances["knobs"]["black_level.1"] = knob("black_level", 0.1, 0.02, 0.02) | limits
+    tolerances["knobs"]["black_level.green_1"] = knob("black_level", 0.1, 0.02, 0.02) | limits
     outside, _ = only_outside(tolerances, camera(black_level=(0.1, level, 0.1, 0.1)))
-    assert outside.name == "black_level.1"
+    assert outside.name == "black_level.green_1"
     assert outside.untried == (end != tried)

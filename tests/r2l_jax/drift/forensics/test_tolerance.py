@@ -38,11 +38,13 @@ def analyze(
     return analysis.analyze(fold, {}, stop, file)
 
 
+PAIRS = ("white_balance", "gamma_correct", "white_balance.red", "gamma_correct")
+
+
 @pytest.fixture(scope="module")
 def analysis(compiled_once):
     # Each sample is five points: two of them may be lost.
-    pairs = ("white_balance", "gamma_correct", "white_balance.red", "gamma_correct")
-    return analyze(dark_images(INTENSITIES), 12, pair=pairs)
+    return analyze(dark_images(INTENSITIES), 12, pair=PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def test_the_seed_moves_no_ends(analysis, knobs):
 
 
 def test_a_model_that_tolerates_all():
-    content = analyze(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.0")).content
+    content = analyze(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.red")).content
     assert all(knob["low_at_limit"] and knob["high_at_limit"] for knob in content["knobs"].values())
     assert np.all(content["maps"][0]["tolerated"])
 
@@ -211,7 +213,7 @@ def test_the_map_is_that_of_both_knobs(analysis):
 @pytest.mark.slow
 def test_what_was_stopped_goes_on(analysis, tmp_path):
     file, dataset = tmp_path / "unfinished.npz", dark_images(INTENSITIES)
-    options = {"pair": ("white_balance", "gamma_correct"), "file": file}
+    options = {"pair": PAIRS, "file": file}
     answers = iter([False] * 12 + [True])
     with pytest.raises(Interrupted, match=r"^stopped with [1-9]\d* processings measured; the same command resumes"):
         analyze(dataset, 12, stop=lambda: next(answers), **options)

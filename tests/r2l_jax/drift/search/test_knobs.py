@@ -31,7 +31,7 @@ def default(request):
 
 def test_every_value_of_a_camera_is_a_knob_and_all_values_together_are_one(default):
     names = set(knobs_of(default))
-    assert {"black_level", "black_level.3", "white_balance", "white_balance.blue", "gamma_correct"} <= names
+    assert {"black_level", "black_level.blue", "white_balance", "white_balance.blue", "gamma_correct"} <= names
     assert "colour_correction.green_from_red" in names
     filters = {"sharpening_filter", "gaussian_blur"} if "debayer" in default else {"radius", "amount", "weight"}
     assert filters <= names
