@@ -28,6 +28,7 @@ def test_the_training_loop_learns_the_white_balance():
     np.testing.assert_allclose(found["gains"], found["camera"].white_balance, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_the_gradient_agrees_with_finite_differences(capsys):
     found = run("check_gradient")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(found["start"])

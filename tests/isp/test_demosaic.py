@@ -78,6 +78,7 @@ def test_float64_agrees_everywhere(method):
     np.testing.assert_allclose(np.asarray(result), by_reference(method, raw, "GBRG"), atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 def test_large_images_are_the_same_in_patches(monkeypatch):
     raw = np.random.default_rng(4).random((2, 160, 22), np.float32)

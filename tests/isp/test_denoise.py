@@ -285,6 +285,7 @@ def test_total_variation_agrees_with_scikit_image(method, settings, dtype):
                 np.testing.assert_allclose(result, expected, atol=scale, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("eps", "max_iterations"), [(1e-9, 7), (0.1, 30)])
 def test_total_variation_stops_when_scikit_image_does(eps, max_iterations):
     from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle

@@ -78,6 +78,7 @@ def test_images_are_the_same_in_patches(module, monkeypatch):
     np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
     raw, (row, col) = jnp.array(RAW[:, :96, :96]), (47, 48)
@@ -93,6 +94,7 @@ def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
                 assert distances.max(initial=0) <= distance, stage.name
 
 
+@pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize(
     "module",

@@ -95,6 +95,7 @@ def test_every_gradient_agrees_with_the_reference(case, loss):
         assert relative_error(stage_grads[name], GOLDEN[f"{case}/stage_grad.{name}"]) < 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", variants.quick(1, [(6, 10), (2, 2)]))
 def test_a_black_level_acts_like_less_light_at_its_sites(size):
     """The mosaic's gradient is computed through the border, and that of black by site."""
@@ -224,7 +225,13 @@ def test_facts_are_those_declared_without_the_values():
     assert list(module.facts) == list(module.parameters()) == list(SHAPES)
     assert all(facts.value is None for facts in module.facts.values())
     assert module.facts["black_level"] == isp.Parameter(
-        isp.CAMERAS["microscopy"].black_level, width=0.1, low=0, high=0.95, unit="level", camera="black_level"
+        isp.CAMERAS["microscopy"].black_level,
+        width=0.1,
+        low=0,
+        high=0.95,
+        labels=("red", "green_1", "green_2", "blue"),
+        unit="level",
+        camera="black_level",
     )
     graphdef, params = nnx.split(module)
     assert nnx.merge(graphdef, params).facts == module.facts

@@ -124,7 +124,7 @@ def test_changes_are_those_of_the_measured_loss(case):
     parts = [
         ("white_balance", 1, overall["elements"]["white_balance.green"]),
         ("colour_correction", 5, overall["elements"]["colour_correction.green_from_blue"]),
-        ("black_level", 2, overall["elements"]["black_level.green_2"]),
+        ("black_level", 2, overall["elements"]["black_level.blue"]),
         ("gamma_correct", 0, overall["parameters"]["gamma_correct"]["together"]),
         ("white_balance", slice(None), overall["parameters"]["white_balance"]["together"]),
     ]

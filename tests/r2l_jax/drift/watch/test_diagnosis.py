@@ -142,6 +142,7 @@ def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
     assert all(cause.name == "scene" for cause in diagnose(reference, None, new, smears.CAMERA))
 
 
+@pytest.mark.slow
 def test_what_no_camera_does_is_unexplained(pool):
     reference, labels, new, _ = drawn(pool, 6, {})
     # A compression that averages blocks of sites of one color.
@@ -167,6 +168,7 @@ def test_the_intervals_hold_the_sizes(pool):
     assert np.mean(inside) > 0.7
 
 
+@pytest.mark.slow
 def test_a_sensor_without_colors(pool):
     gray = isp.Camera(black_level=(smears.BLACK,), pattern="MONO", full_well=4000, read_noise=6, bits=12)
     random, scenes = np.random.default_rng(0), pool[0][:192].mean(-1)
