@@ -29,7 +29,7 @@ PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/alarms.png"
 AMOUNTS = {
     "underexposure": (0, 0.025, 0.05, 0.1),
     "color_balance": (0, 0.0125, 0.025, 0.05),
-    "black_level": (0, 1, 2, 4),
+    "black_level": (0, 8, 16, 32),
     "defocus": (0, 0.25, 0.5, 0.75),
     "read_noise": (1, 1.5, 2, 3),
 }

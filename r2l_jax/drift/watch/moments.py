@@ -25,6 +25,8 @@ _BLOCK = 8
 RINGS = 16
 # The side of the patches in which noise is measured, in sites of one place in the tile.
 _PATCH = 8
+# If fewer patches than this share are clear of saturation, all of them are measured.
+_USED = 0.01
 # The shares of patches between whose levels the bins lie, and the share of the flattest ones in each.
 _EDGES = (0.0, 0.08, 0.25, 0.5, 0.75, 1.0)
 _FLAT = 0.3
@@ -134,9 +136,10 @@ def noise_curve(mosaics: Float[np.ndarray, "n height width"], pattern: str) -> N
     chosen_by, measured_in = squares.reshape(count, -1), squares[..., ::-1].reshape(count, -1)
     # Where sites saturate, their noise is cut off.
     is_used = level + 4 * np.sqrt(chosen_by) < mosaics.max()
-    if not is_used.any():
+    if is_used.mean() < _USED:
         is_used[:] = True
-    edges = np.quantile(level[is_used], _EDGES)
+    # These are levels of patches, so that there is a patch between any two.
+    edges = np.quantile(level[is_used], _EDGES, method="inverted_cdf")
     means, variances, structures, influences = [], [], [], []
     for low, high in itertools.pairwise(edges):
         inside = is_used & (level >= low) & (level <= high)

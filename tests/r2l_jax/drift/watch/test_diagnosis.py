@@ -125,6 +125,18 @@ def test_both_drifts_of_a_pair_are_named(pool, drift):
     assert is_right(causes, sizes), causes
 
 
+@pytest.mark.parametrize("levels", [(), (0.1, 0.3, 0.5)])
+def test_noise_that_saturates_nearly_everywhere_has_a_curve(levels):
+    mosaics = np.random.default_rng(0).integers(0, 2, (40, 32, 32)).astype(np.float32)
+    for place, level in enumerate(levels):
+        # Half of a patch is clear of saturation in each, in all fewer than there are bins of levels.
+        mosaics[place, :16:4, :16:2] = level
+    curve = moments.noise_curve(mosaics, "RGGB")
+    for values in (curve.level, curve.variance, curve.structure, curve.influence):
+        assert np.isfinite(values).all()
+    assert curve.variance.mean() == pytest.approx(0.25, rel=0.2)
+
+
 def test_no_drift_has_no_cause(pool):
     assert found(pool, 3, {})[0] == ()
 
