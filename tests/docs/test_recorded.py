@@ -14,7 +14,7 @@ PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
 # Drawn before pictures kept their settings. A picture that is drawn anew leaves this list.
 WITHOUT = frozenset(
     {
-        *("adjustment", "calibration", "correction", "corruptions", "drift", "expected_scores", "forensics"),
+        *("adjustment", "calibration", "correction", "corruptions", "drift", "forensics"),
         *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
         *("static_pipelines", "study_forensics", "tolerances"),
     }
