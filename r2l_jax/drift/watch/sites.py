@@ -10,6 +10,8 @@ import isp
 # A site is defective beyond this many standard errors, if it also has lost half of its range.
 _SIGNIFICANT = 8.0
 _LOST = 0.5
+# A hot site is told from one of bright scenes where its neighbors stay at least this share of the range below white.
+_BELOW = 0.1
 
 
 class Defects(NamedTuple):
@@ -39,7 +41,7 @@ def found(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> D
     black = np.asarray(isp.cfa.black_levels(np.asarray(camera.black_level), camera.pattern, *sides))
     top = mosaics.max()
     dead = (deviation < -_SIGNIFICANT) & (mean - black < _LOST * (middle - black))
-    hot = (deviation > _SIGNIFICANT) & (top - mean < _LOST * (top - middle))
+    hot = (deviation > _SIGNIFICANT) & (top - mean < _LOST * (top - middle)) & (top - middle > _BELOW * (top - black))
     return Defects(dead, hot, deviation)
 
 

@@ -30,3 +30,10 @@ def test_a_sound_sensor_has_none(mosaics):
     assert not defects.dead.any()
     assert not defects.hot.any()
     assert sites.repaired(mosaics, defects, smears.CAMERA) is mosaics
+
+
+@pytest.mark.parametrize("stops", [1.0, 2.0, 3.0])
+def test_bright_scenes_that_saturate_have_no_hot_sites(stops):
+    random = np.random.default_rng(0)
+    scenes = np.stack([smears.scene(random, kind % 4) for kind in range(48)])
+    assert not sites.found(smears.taken(scenes, random, exposure=stops), smears.CAMERA).hot.any()
