@@ -339,7 +339,10 @@ class Run:
             found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.certainty, values, force)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
-            folds.append(dataclasses.replace(fold, load_model=functools.partial(_model_of, found), mending=found))
+            # What the model knows of its own images stays what it was before it was mended.
+            about = msgspec.structs.replace(fold.about, certainty=fold.certainty)
+            load_model = functools.partial(_model_of, found)
+            folds.append(dataclasses.replace(fold, about=about, load_model=load_model, mending=found))
         return Run(folds)
 
     def check_parameters(self) -> None:

@@ -82,5 +82,6 @@ def test_a_run_is_mended_in_python(fold, raws):
     (before,), (after,) = run.folds, found.folds
     assert before.mending is None
     assert after.mending.images == 16
+    assert after.certainty == before.certainty
     assert found.identity != run.identity
     assert np.abs(found.predict(raws) - run.predict(raws)).max() > 0
