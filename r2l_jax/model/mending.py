@@ -110,9 +110,7 @@ def mend(
     mixed = _mixed(model, raws, task, cameras)
     if not force and not own.is_nearer(mixed.certainty, mixed.as_it_is):
         return Mended(model, dict.fromkeys(mixed.shares, 0.0), mixed.as_it_is, own.needed, len(raws))
-    shares = {name: float(each) for name, each in mixed.shares.items()}
-    mended = nnx.merge(mixed.graph, nnx.merge_state(mixed.state, mixed.statistics))
-    return Mended(mended, shares, mixed.certainty, own.needed, len(raws))
+    return Mended(mixed.model, mixed.shares, mixed.certainty, own.needed, len(raws))
 
 
 def own_certainty(
@@ -153,41 +151,39 @@ def replaced(
 
 
 class _Mixture(NamedTuple):
-    """The statistics of a model mixed with those of new images.
+    """A model whose statistics are mixed with those of new images.
 
     Attributes:
-        graph: the structure of the model.
-        state: its variables.
+        model: the model.
         shares: the share of the new images in each layer.
-        statistics: the mixed statistics.
-        as_it_is: the certainty of the model as it is.
-        certainty: the certainty with the mixed statistics.
+        certainty: the certainty of this model.
+        as_it_is: the certainty of the model without the mixture.
     """
 
-    graph: nnx.GraphDef
-    state: nnx.State
-    shares: dict[str, np.float32]
-    statistics: nnx.State
-    as_it_is: float
+    model: RawToLogit
+    shares: dict[str, float]
     certainty: float
+    as_it_is: float
 
 
 def _mixed(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.ndarray] | None) -> _Mixture:
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
     known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+
+    def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
+        return _observe()(graph, task, state, raws, shares, cameras)
+
     none, every = (dict.fromkeys(layers, np.float32(share)) for share in (0, 1))
-    shares = every
+    as_it_is, *_ = observe(none)
+    alone = every, observe(every)
+    shares, seen = alone
     for _ in range(_ROUNDS):
-        _, moments, _ = _observe()(graph, task, state, raws, shares, cameras)
-        shares = _shares(jax.device_get(moments), known, len(raws))
-    as_it_is, *_ = _observe()(graph, task, state, raws, none, cameras)
-    found = []
-    for each in (shares, every):
-        certainty, _, statistics = _observe()(graph, task, state, raws, each, cameras)
-        found.append((float(certainty), each, statistics))
-    certainty, shares, statistics = max(found, key=lambda one: one[0])
-    return _Mixture(graph, state, shares, statistics, float(as_it_is), certainty)
+        shares = _shares(jax.device_get(seen[1]), known, len(raws))
+        seen = observe(shares)
+    shares, (certainty, _, statistics) = max((shares, seen), alone, key=lambda each: float(each[1][0]))
+    mixed = nnx.merge(graph, nnx.merge_state(state, statistics))
+    return _Mixture(mixed, {name: float(each) for name, each in shares.items()}, float(certainty), float(as_it_is))
 
 
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:
