@@ -208,9 +208,11 @@ def level_names(pattern: str) -> tuple[str, ...] | None:
         return None
     if pattern not in BAYER:
         return COLORS
-    names = [COLORS[channel] for channel in tile(pattern).ravel()]
-    return tuple(f"{name}_{1 + names[:site].count(name)}" if names.count(name) > 1 else name
-                 for site, name in enumerate(names))  # fmt: skip
+    colors = [COLORS[channel] for channel in tile(pattern).ravel()]
+    counts = [colors[: site + 1].count(color) for site, color in enumerate(colors)]
+    return tuple(
+        f"{color}_{count}" if colors.count(color) > 1 else color for color, count in zip(colors, counts, strict=True)
+    )
 
 
 def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) -> None:
