@@ -7,6 +7,7 @@ python docs/ext/alarms.py <run> <folder> 1000 takes windows without a drift, and
 promises one in 1000 windows; it ends after 20,000 windows, or when it is stopped.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -67,14 +68,14 @@ def powers(run: Run, raws: np.ndarray, folder: pathlib.Path) -> dict[str, dict[f
     camera, known, found = run.camera, see(run, raws[:_REFERENCES], None), {}
     assert camera is not None
     for kind, amounts in AMOUNTS.items():
-        drift = getattr(sensor_drift, kind)
+        drift = jax.vmap(functools.partial(getattr(sensor_drift, kind), camera=camera), (0, 0, None))
         keys = jax.random.split(jax.random.key(1), _NEW)
         for amount in amounts:
             file = folder / f"{kind}_{amount}.json"
             if not file.exists():
-                drifted = jax.vmap(lambda raw, key: drift(raw, key, amount, camera=camera))(raws[-_NEW:], keys)  # noqa: B023
                 # Drifts of the sensor do not round to the steps of the converter.
-                new = see(run, np.round(np.asarray(drifted) * _STEPS) / np.float32(_STEPS), None)
+                drifted = np.round(np.asarray(drift(raws[-_NEW:], keys, amount)) * _STEPS) / np.float32(_STEPS)
+                new = see(run, drifted, None)
                 rows = [[p_value(known, new, size, seed, LEVEL) for seed in range(DRAWS)] for size in WINDOWS]
                 file.write_text(json.dumps(rows))
             shares = (np.array(json.loads(file.read_text())) <= LEVEL).mean(1)
