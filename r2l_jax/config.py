@@ -51,13 +51,13 @@ PIPELINE_NAMES = (
 # For programs that take a finished run.
 CHECKPOINTS = ("best", "last")
 WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
-# The help of --seed in programs that take trained models, where its default is 0: the training's is 1.
-NOT_OF_TRAINING = ", not that of the training: models of all seeds see the same"
+# Ends the help of --seed in programs that take trained models.
+NOT_OF_TRAINING = "; it is not the seed of the training, so that models of all seeds get the same"
 
 # --code was --pipeline before, which in train.py, process.py and others chooses the processing.
 CODE = (
-    "the code of the run's own pipeline or head, which you trust, as <file>.py:<function>; its content must be that of "
-    "the training; default: the file where it was in training"
+    "the Python code of the run's own pipeline or head, as <file>.py:<function>; naming it says that you trust it; it "
+    "must be unchanged since the training; default: the file where it was in training"
 )
 
 OPTIMIZERS = ("adam", "adamw", "sgd")

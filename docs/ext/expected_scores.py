@@ -37,7 +37,7 @@ DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
 # Each drift is noticed in some new images; the true score is of others.
 _WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
 
-# In how many windows the causes are named; the first one is that of the expected score.
+# Causes are named in this many windows; the score is estimated in the first.
 _WINDOWS = 5
 
 _STEPS = 2**12 - 1

@@ -11,7 +11,7 @@ import isp
 
 PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/filter_arrays.svg"
 
-# The patterns by what people call them, with the number of sites to draw in a row.
+# The usual name of each pattern, the pattern, and the number of sites to draw in a row.
 ARRAYS = {
     **{pattern: (pattern, 6) for pattern in isp.cfa.BAYER},
     "quad Bayer": ("RRGG/RRGG/GGBB/GGBB", 8),

@@ -1,4 +1,4 @@
-"""What the drawn pictures of the guides share: colors for light and dark pages, texts, and the document around them."""
+"""Parts of the pictures that are drawn as SVG: colors for light and dark pages, texts, and the whole document."""
 
 import html
 

@@ -260,7 +260,7 @@ class _Monitor:
 
     @contextlib.contextmanager
     def _writing_events(self) -> Iterator[SummaryWriter]:
-        """Yields a writer of TensorBoard events, and first removes those of earlier calls unless this call resumes."""
+        """Yields a writer of TensorBoard events. Events of earlier calls are removed, unless files are followed."""
         if not self._config.follow:
             for file in self._output.glob(EVENTS):
                 file.unlink()

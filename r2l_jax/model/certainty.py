@@ -1,4 +1,4 @@
-"""How certain a model is of images: the measure by which it is seen whether it knows them."""
+"""How certain a model is of images, which tells whether it knows images like them."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Mended images need the certainty of one class and this share of the way from there to that of all classes. Of 15
-# models under up to four drifts and none, all 72 sets of images of all classes reached it, and 2 of 302 sets of one
-# class.
+# The certainty that is needed lies between that of one class and that of all classes, this share of the way from the
+# first to the second. Of 15 models under up to four drifts and none, all 72 sets of images of all classes reached it,
+# and 2 of 302 sets of one class.
 _SHARE = 1 / 4
 
 # The factor by which mending has to bring a model's certainty nearer to that of its own images. Of 72 pairs of a model
@@ -39,7 +39,7 @@ class OwnCertainty:
 
     @classmethod
     def of(cls, as_it_is: float, mended: float, one_class: float) -> "OwnCertainty":
-        """Returns the certainty of own images, and what is needed.
+        """Derives the certainty that is needed from those of own images.
 
         Args:
             as_it_is: of images of all classes.
@@ -62,7 +62,7 @@ class OwnCertainty:
 
         Args:
             mended: the certainty of the new images, if the model is mended by them.
-            as_it_is: without.
+            as_it_is: the certainty of the new images without mending.
         """
         return _nearness(mended, self.mended) >= _LEAST_GAIN * _nearness(as_it_is, self.as_it_is)
 

@@ -79,7 +79,7 @@ class Mended:
         """Describes the mixture in words, such as "64 images, whose share is 20% to 98% by layer"."""
         least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
         if not any(self.shares.values()):
-            return f"{self.images} images, whose share is 0%: as it is, the model knows them as well"
+            return f"{self.images} images, whose share is 0%: the model knows them as it is"
         return f"{self.images} images, whose share is {least} to {most} by layer"
 
 
@@ -94,10 +94,9 @@ def mend(
     """Mixes the statistics of all layers that normalize with those of new images.
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    more certain with the statistics of the new images alone, these are taken, as for many images that differ from each
-    other less than those of the training do. If the model's certainty is about as near to that of its own images
-    without mending, its statistics stay. A model that has seen many cameras in training knows each of them, and its
-    statistics differ from those of any one camera.
+    more certain with the statistics of the new images alone, these are taken. The statistics stay unless mending brings
+    the model's certainty nearer to that of its own images: a model that has seen many cameras in training knows each of
+    them, and its statistics differ from those of any one camera.
 
     Args:
         model: a model in evaluation.

@@ -59,7 +59,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         mended: where the model came from, if it was mended after its training, see `training.mended`.
         head: the file of the user's head, if the model has one.
         weights: the hash of a frozen head's weights, which are not among the arrays.
-        certainty: the certainty of the model that was mended of its own images, see `TrainedFold.certainty`.
+        certainty: of a mended model, how certain it was of its own images before, see `TrainedFold.certainty`.
     """
 
     task: TaskName

@@ -49,7 +49,8 @@ def read_raw(
     - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
       states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
       stored as a gray picture, with equal color channels.
-    - CZI, ND2 and OME-TIFF files hold one plane, which is read as that of a TIFF (CZI and ND2: extra `microscopy`).
+    - CZI, ND2 and OME-TIFF files must hold a single plane, which is read as a TIFF is. CZI and ND2 need the extra
+      `microscopy`.
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
     - LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom
       and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are applied.

@@ -1,4 +1,4 @@
-"""What monitor.json holds. `monitor` writes it, and reports and the page read it."""
+"""The content of monitor.json, which `apps.monitor` writes, and reports and the page read."""
 
 import msgspec
 
@@ -109,7 +109,8 @@ class Watched(OfFolds):
         false_alarms: how often an alarm is false, in words.
         windows: the windows.
         causes: what has changed in the latest windows with an alarm.
-        expected_score: the score to expect in them; without an alarm, that of the reference. None if it is not known.
+        expected_score: the score to expect in these windows, or on the reference if there was no alarm; None if nothing
+            tells it.
         score: the name of the score.
         reference: the score on the reference.
         by_confidence: the score to expect by confidence alone.

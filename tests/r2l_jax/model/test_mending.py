@@ -76,7 +76,7 @@ def test_a_model_that_is_more_certain_as_it_is_stays():
     assert found.certainty == pytest.approx(float(kept), rel=1e-4)
     assert set(found.shares.values()) == {0.0}
     assert found.model is model
-    assert found.description == "32 images, whose share is 0%: as it is, the model knows them as well"
+    assert found.description == "32 images, whose share is 0%: the model knows them as it is"
     assert min(mending.mend(model, images, TASK, OWN, force=True).shares.values()) > 0.5
 
 
