@@ -242,5 +242,5 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
         difference = images["worst"][number] - images["default"][number]
         # A power of two, so that the factor is short; the few largest differences may be clipped.
         factor = 2.0 ** np.floor(-np.log2(max(2 * np.quantile(abs(difference), 0.99), 1 / 256)))
-        pictures[f"{number} difference \N{MULTIPLICATION SIGN}{factor:g}"] = np.clip(0.5 + factor * difference, 0, 1)
+        pictures[f"{number} difference x {factor:g}"] = np.clip(0.5 + factor * difference, 0, 1)
     return contact_sheet(pictures, columns=3)
