@@ -80,7 +80,8 @@ class Mended:
         least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
         if not any(self.shares.values()):
             return f"{self.images} images, whose share is 0%: the model knows them as it is"
-        return f"{self.images} images, whose share is {least} to {most} by layer"
+        share = f"{least} in all layers" if least == most else f"{least} to {most} by layer"
+        return f"{self.images} images, whose share is {share}"
 
 
 def mend(

@@ -78,6 +78,10 @@ def test_a_model_that_is_more_certain_as_it_is_stays():
     assert found.model is model
     assert found.description == "32 images, whose share is 0%: the model knows them as it is"
     assert min(mending.mend(model, images, TASK, OWN, force=True).shares.values()) > 0.5
+    shares = {"first": 0.2, "second": 0.2}
+    assert dataclasses.replace(found, shares=shares).description == "32 images, whose share is 20% in all layers"
+    shares["second"] = 0.98
+    assert dataclasses.replace(found, shares=shares).description == "32 images, whose share is 20% to 98% by layer"
 
 
 def test_baselines_replace_statistics():
