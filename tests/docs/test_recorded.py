@@ -14,9 +14,9 @@ PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
 # Drawn before pictures kept their settings. A picture that is drawn anew leaves this list.
 WITHOUT = frozenset(
     {
-        *("adjustment", "calibration", "correction", "corruptions", "drift", "forensics"),
+        *("adjustment", "calibration", "correction", "corruptions", "drift"),
         *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
-        *("static_pipelines", "study_forensics", "tolerances"),
+        *("static_pipelines", "study_forensics"),
     }
 )
 
@@ -55,7 +55,8 @@ def differences(page, settings):
     found = {}
     for program, kept in settings:
         commands = re.findall(rf"python scripts/{re.escape(program)} (.*)$", lines, re.MULTILINE)
-        differ = [differing(flags, kept) for flags in map(flags_of, commands) if flags.keys() & kept.keys()]
+        # An analysis does not keep the run that it examined, and a command may leave all that it keeps at defaults.
+        differ = [differing(flags, kept) for flags in map(flags_of, commands) if flags.keys() & {"run", *kept}]
         if {} not in differ:
             found[program] = min(differ, key=len, default="no command")
     return found
