@@ -107,7 +107,7 @@ class DataSettings(Settings):
     data_dir: str | None = setting(
         "folder of the data set; a synthetic one is also written there; default: your cache folder", None
     )
-    download: bool = setting("download a published data set from Zenodo if it is not there", False)
+    download: bool = setting("download a published data set from Zenodo if it is not there", False, rare=True)
     camera: str | None = setting(
         "for Folder: drone, microscopy, a JSON file, or auto (each file's own calibration); default: auto", None
     )
@@ -120,6 +120,7 @@ class DataSettings(Settings):
     unprocess: bool = setting(
         "for Folder: its files are JPEG or PNG pictures, which become mosaics of --camera once, in your cache folder",
         False,
+        rare=True,
     )
     synthetic_images: int | None = setting(
         f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None, rare=True
@@ -292,7 +293,7 @@ class ProcessingSettings(ProcessingChoice):
     processor_uri: str | None = setting(
         "earlier run; training starts from its processor and normalization", None, rare=True
     )
-    freeze_processor: bool = setting("do not train the processor's parameters", False)
+    freeze_processor: bool = setting("do not train the processor's parameters", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -338,6 +339,7 @@ class NetworkSettings(Settings):
         "start the head's ResNet from torchvision's ImageNet weights, downloaded from the Hugging Face hub; its last "
         "layer, or the decoder, still starts from random values",
         False,
+        rare=True,
     )
     pretrained_weights: str | None = setting(
         "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
@@ -395,7 +397,7 @@ class ModelSettings(NetworkSettings):
     """Model."""
 
     classifier_uri: str | None = setting(
-        "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None
+        "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None, rare=True
     )
     freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False)
 
@@ -573,7 +575,7 @@ class TrackingSettings(Settings):
 
     experiment_name: str = setting("folder of runs that belong together", "experiment")
     run_name: str = setting("folder of this run, within the experiment's folder", "run")
-    logdir: str = setting("folder of all experiments, for TensorBoard", "runs")
+    logdir: str = setting("folder of all experiments, for TensorBoard", "runs", rare=True)
     overwrite: bool = setting("start over instead of continuing a run of this name", False)
     log_model: bool = setting(
         "write checkpoints (true or false); without them a run cannot be continued", True, kind="value", rare=True

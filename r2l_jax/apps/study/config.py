@@ -24,9 +24,9 @@ from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, redeclared, setting
 
-PARTS = ("synthesis", "forensics", "adjustment")
+CONTROLS = ("synthesis", "forensics", "adjustment")
 
-# The published data sets of mosaics, which every part needs.
+# The published data sets of mosaics, which every control needs.
 DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not name.endswith("RGB")))
 
 # The groups of parameters that the study searched, and weights of the distance over the range of the study's figure.
@@ -84,11 +84,13 @@ class StudyChoice(Settings):
     """Study."""
 
     output: str = setting("folder of all runs and results", "runs/study")
-    parts: tuple[str, ...] = setting(
-        "the parts: synthesis: models of twelve static pipelines under all twelve and under corruptions; forensics: "
-        "the worst case over the price of distance; adjustment: learned beside frozen processing at low intensity",
-        PARTS,
-        each=PARTS,
+    controls: tuple[str, ...] = setting(
+        "the drift controls: synthesis: models of twelve static pipelines under all twelve and under corruptions; "
+        "forensics: the worst case over the price of distance; adjustment: learned beside frozen processing at low "
+        "intensity",
+        CONTROLS,
+        each=CONTROLS,
+        former="parts",
     )
     dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
     scheduler: str = setting(cluster.SETTING, "serial")
@@ -135,7 +137,7 @@ class StudyChoice(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("parts", "corruptions", "severities", "adv_aux_weight", "adv_parameters"):
+        for name in ("controls", "corruptions", "severities", "adv_aux_weight", "adv_parameters"):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         if self.output_dir.name in ("", ".."):
@@ -164,28 +166,28 @@ class StudyConfig(Settings):
         from r2l_jax.drift import cases
 
         super().__post_init__()
-        if "adjustment" in self.choice.parts and self.data.dataset == "Folder":
+        if "adjustment" in self.choice.controls and self.data.dataset == "Folder":
             raise InputError(
-                "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
-                "--parts=synthesis,forensics"
+                "--controls=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
+                "--controls=synthesis,forensics"
             )
         # Values that no run accepts end the study before its first job.
         self.training_of("check")
         cases.corruptions(self.choice.corruptions, self.choice.severities)
-        if "adjustment" in self.choice.parts:
+        if "adjustment" in self.choice.controls:
             cases.intensities([self.choice.low_intensity])
 
     def without_effect(self) -> dict[str, str]:
-        """Returns the flags of parts that are not chosen."""
-        of_parts = {
+        """Returns the flags of controls that are not chosen."""
+        of_controls = {
             "synthesis": ("as_published", "corruptions", "sensor", "severities"),
             "forensics": ("adv_aux_loss", "adv_aux_weight", "adv_parameters", "starts", "steps"),
             "adjustment": ("low_intensity",),
         }
         return {
-            name: f"without {part} in --parts"
-            for part, names in of_parts.items()
-            if part not in self.choice.parts
+            name: f"without {control} in --controls"
+            for control, names in of_controls.items()
+            if control not in self.choice.controls
             for name in names
         }
 

@@ -145,7 +145,7 @@ def measure(config: StudyConfig) -> Speed:
 def table(
     jobs: Sequence[StudyJob], ledger: Ledger, samples: Samples, measured: Callable[[], Speed], workers: int
 ) -> str:
-    """Formats the jobs that are left, by part and kind, and the estimate of their time.
+    """Formats the jobs that are left, by control and kind, and the estimate of their time.
 
     Args:
         jobs: all jobs of the study.
@@ -157,13 +157,13 @@ def table(
     left = [job for job in jobs if not ledger.has(job)]
     unknown = {job.kind for job in left if ledger.seconds_per_pass(job.kind) is None}
     speed = measured() if unknown else None
-    rows, total = [["part", "jobs", "number", "finished", "time left"]], 0.0
-    for part, kind in dict.fromkeys((job.part, job.kind) for job in jobs):
-        here = [job for job in left if (job.part, job.kind) == (part, kind)]
-        count = sum((job.part, job.kind) == (part, kind) for job in jobs)
+    rows, total = [["control", "jobs", "number", "finished", "time left"]], 0.0
+    for control, kind in dict.fromkeys((job.control, job.kind) for job in jobs):
+        here = [job for job in left if (job.control, job.kind) == (control, kind)]
+        count = sum((job.control, job.kind) == (control, kind) for job in jobs)
         seconds = math.fsum(_seconds(job, ledger, samples, speed) for job in here)
         total += seconds
-        rows.append([part, _PLURALS[kind], str(count), str(count - len(here)), in_words(seconds)])
+        rows.append([control, _PLURALS[kind], str(count), str(count - len(here)), in_words(seconds)])
     rows.append(["all", "", str(len(jobs)), str(len(jobs) - len(left)), in_words(total)])
     names = "\n".join(f"{'finished' if job not in left else 'to do':8}  {job.name}" for job in jobs)
     on_workers = f"\nwith {workers} workers at a time about {in_words(total / workers)}" if workers > 1 else ""

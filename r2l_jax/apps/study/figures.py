@@ -27,7 +27,7 @@ _DPI = 130
 
 
 def make(config: StudyConfig, content: Numbers) -> dict[str, Figure]:
-    """Draws the figures of all parts of a study that have results, by the names of their files."""
+    """Draws the figures of all controls of a study that have results, by the names of their files."""
     figures: dict[str, Figure] = {}
     published = content["published"]
     for score, of_score in content.get("synthesis", {}).get("scores", {}).items():

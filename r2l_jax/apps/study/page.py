@@ -33,7 +33,7 @@ _HEADLINE = {
 
 
 def make_sections(content: Numbers, folder: pathlib.Path) -> list[Section]:
-    """Makes the sections of the parts that have results.
+    """Makes the sections of the controls that have results.
 
     Args:
         content: the content of study.json.

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from r2l_jax.apps.study.config import FROZEN, LEARNED, PARTS, StudyConfig
+from r2l_jax.apps.study.config import CONTROLS, FROZEN, LEARNED, StudyConfig
 from r2l_jax.config import STATIC_FLAGS, TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
@@ -24,21 +24,21 @@ class StudyJob(Job):
 
     Attributes:
         kind: the function that it calls.
-        part: the part of the study that it belongs to.
+        control: the drift control of the study that it belongs to.
         config: the settings of the function.
         folds: the number of folds that it covers.
         is_work: whether it does more than sum up the results of other jobs.
     """
 
     kind: Kind
-    part: str
+    control: str
     config: TrainConfig | EvaluationConfig | ForensicsConfig
     folds: int = 1
     is_work: bool = True
 
 
 def make_jobs(config: StudyConfig, by_fold: bool) -> list[StudyJob]:
-    """Makes the jobs of the chosen parts, each after those that it needs.
+    """Makes the jobs of the chosen controls, each after those that it needs.
 
     Args:
         config: the study.
@@ -46,21 +46,21 @@ def make_jobs(config: StudyConfig, by_fold: bool) -> list[StudyJob]:
             run's functions once for all of its folds.
     """
     jobs = list[StudyJob]()
-    for part in (part for part in PARTS if part in config.choice.parts):
-        for training in trainings_of(config, part).values():
-            trained = list(_training(config, training, part, by_fold))
-            jobs += [*trained, *_tests(config, training, part, tuple(job.name for job in trained))]
+    for control in (control for control in CONTROLS if control in config.choice.controls):
+        for training in trainings_of(config, control).values():
+            trained = list(_training(config, training, control, by_fold))
+            jobs += [*trained, *_tests(config, training, control, tuple(job.name for job in trained))]
     return jobs
 
 
-def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
-    """Returns the runs of a part by name: pipelines by the study's names, `model`, or `learned` and `frozen`."""
-    if part == "synthesis":
+def trainings_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
+    """Returns the runs of a control by name: pipelines by the study's names, `model`, or `learned` and `frozen`."""
+    if control == "synthesis":
         return {
             published: config.training_of(f"synthesis/{name}", processing_mode="static", **_algorithms(name))
             for published, name in config.pipelines.items()
         }
-    if part == "forensics":
+    if control == "forensics":
         return {"model": config.training_of("forensics/model")}
     return {
         name: config.training_of(f"adjustment/{name}", iso=config.choice.low_intensity, freeze_processor=name == FROZEN)
@@ -73,14 +73,14 @@ def _algorithms(pipeline: str) -> dict[str, str]:
     return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
 
 
-def _tests(config: StudyConfig, training: TrainConfig, part: str, trained: tuple[str, ...]) -> Iterator[StudyJob]:
+def _tests(config: StudyConfig, training: TrainConfig, control: str, trained: tuple[str, ...]) -> Iterator[StudyJob]:
     """Yields the evaluation of a run, or the searches in its model, after the jobs that train it."""
-    shared: Any = {"part": part, "after": trained, "folds": config.data.n_splits}
-    if part == "synthesis":
+    shared: Any = {"control": control, "after": trained, "folds": config.data.n_splits}
+    if control == "synthesis":
         wanted = config.evaluation_of(training)
         name, work = f"evaluate {_title(config, training)}", functools.partial(_evaluate, flat(wanted))
         yield StudyJob(name, work, kind="evaluation", config=wanted, **shared)
-    elif part == "forensics":
+    elif control == "forensics":
         for group in config.choice.adv_parameters:
             search = config.search_of(training, group)
             work = functools.partial(forensics.run, search)
@@ -92,21 +92,21 @@ def _evaluate(flags: Mapping[str, Any]) -> None:
     evaluation.run(build(EvaluationConfig, flags))
 
 
-def _training(config: StudyConfig, training: TrainConfig, part: str, by_fold: bool) -> Iterator[StudyJob]:
+def _training(config: StudyConfig, training: TrainConfig, control: str, by_fold: bool) -> Iterator[StudyJob]:
     """Yields the training of a run: one job, or one for each fold."""
     title = f"train {_title(config, training)}"
     if not by_fold:
         work = functools.partial(train.run, training)
-        yield StudyJob(title, work, kind="training", part=part, config=training, folds=config.data.n_splits)
+        yield StudyJob(title, work, kind="training", control=control, config=training, folds=config.data.n_splits)
         return
     names = []
     for fold in range(config.data.n_splits):
         work = functools.partial(train.run_folds, training, (fold,))
         names.append(f"{title}, fold {fold}")
-        yield StudyJob(names[-1], work, kind="training", part=part, config=training)
+        yield StudyJob(names[-1], work, kind="training", control=control, config=training)
     # With all folds trained, this writes the run's summary.
     work, title = functools.partial(train.run, training), f"sum up {_title(config, training)}"
-    yield StudyJob(title, work, tuple(names), kind="training", part=part, config=training, is_work=False)
+    yield StudyJob(title, work, tuple(names), kind="training", control=control, config=training, is_work=False)
 
 
 def _title(config: StudyConfig, training: TrainConfig) -> str:

@@ -72,7 +72,7 @@ def orientation(dataset: str, score: str) -> Orientation:
 
 
 class Results(NamedTuple):
-    """The results of a study, from which the numbers of its parts are collected.
+    """The results of a study, from which the numbers of its controls are collected.
 
     Attributes:
         config: the study.

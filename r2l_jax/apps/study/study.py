@@ -24,10 +24,10 @@ Numbers = dict[str, Any]
 
 
 def run(config: StudyConfig) -> Numbers:
-    """Runs what earlier calls have left of the chosen parts, and shows the results beside the published ones.
+    """Runs what earlier calls have left of the chosen controls, and shows the results beside the published ones.
 
     Writes to the output folder: every trained run as an ordinary run's folder, `study.json` (all numbers), figures in
-    the layout of the study as PNG, and `study.html`. Jobs that failed are left out of their part, and listed under
+    the layout of the study as PNG, and `study.html`. Jobs that failed are left out of their control, and listed under
     `failed` in study.json.
 
     Returns:
@@ -65,7 +65,7 @@ def _prepare(config: StudyConfig) -> RawDataset:
     cluster.prepare(config.choice.scheduler)
     data = config.data
     dataset = datasets.load(data.dataset, download=data.download, **data.source)
-    if "adjustment" in config.choice.parts:
+    if "adjustment" in config.choice.controls:
         datasets.load(data.dataset, download=data.download, **data.source, iso=config.choice.low_intensity)
     return dataset
 
@@ -91,17 +91,17 @@ def _run_jobs(config: StudyConfig, dataset: RawDataset, runner: Runner) -> dict[
 
 
 def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]) -> Numbers:
-    """Collects the numbers of all parts from the folders of the runs."""
+    """Collects the numbers of all controls from the folders of the runs."""
     task = task_of(dataset, config.network)
     theirs = orientation(config.data.dataset, task.score)
     results = Results(config, task, theirs, [job for job in _jobs(config) if job.name not in failed])
-    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
+    collectors = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     return {
         "dataset": dataset.name,
         "score": task.score,
         "folds": config.data.n_splits,
         "published": theirs.about,
-        **{part: parts[part](results) for part in config.choice.parts},
+        **{control: collectors[control](results) for control in config.choice.controls},
         "failed": dict(failed),
         "flags": json.loads(json.dumps(flat(config))),
         **environment(),

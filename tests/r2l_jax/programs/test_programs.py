@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tomllib
 import pytest
 
 from r2l_jax import programs
+from r2l_jax.runtime import flags
 
 ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "r2l_jax" / "programs").glob("*.py") if path.stem != "__init__")
@@ -65,6 +67,13 @@ def test_r2l_alone_lists_all_programs(monkeypatch, capsys, arguments):
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")}
     assert listed.keys() == set(NAMES) - {"benchmark"}
     assert listed["export"].startswith("Exports a trained model")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_at_most_twenty_flags(name):
+    program = importlib.import_module(f"r2l_jax.programs.{name}")
+    text = flags.help_text(program.run.args[1], "")
+    assert 1 <= len(re.findall(r"^  --", text, re.MULTILINE)) <= 20
 
 
 def test_help_speaks_of_the_command_that_was_typed():

@@ -64,8 +64,8 @@ def write(file, content):
 
 def collected(config, jobs, dataset="Synthetic"):
     theirs = orientation(dataset, "accuracy")
-    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
-    content = {name: part(Results(config, TASK, theirs, jobs)) for name, part in parts.items()}
+    collectors = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
+    content = {name: collect(Results(config, TASK, theirs, jobs)) for name, collect in collectors.items()}
     about = {"dataset": dataset, "score": "accuracy", "folds": 2, "published": theirs.about, "failed": {}}
     return {**about, **content, "flags": {"output": "runs/study", "dataset": dataset}}
 
@@ -123,7 +123,7 @@ def test_learning_curves_are_over_steps(config, results):
     assert runs["frozen"]["end"] == pytest.approx({"mean": 0.4, "std": 0.0})
 
 
-def test_parts_are_shown_without_the_jobs_that_failed(config, results):
+def test_controls_are_shown_without_the_jobs_that_failed(config, results):
     lost = {f"evaluate synthesis/{PIPELINES[0]}", "search all", "train adjustment/frozen"}
     content = collected(config, [job for job in results if job.name not in lost])
     processing = content["synthesis"]["scores"]["accuracy"]["processing"]

@@ -72,10 +72,10 @@ def test_the_defaults_of_training_depend_on_the_data_set():
     [
         (
             {"dataset": "Folder"},
-            "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one",
+            "--controls=adjustment needs mosaics at a low intensity, and a Folder holds one",
         ),
         ({"dataset": "MicroscopyRGB"}, "--dataset must be one of .*DroneSegmentation"),
-        ({"parts": []}, "--parts is empty"),
+        ({"controls": []}, "--controls is empty"),
         ({"severities": [6]}, "--severities must be one of 1, 2, 3, 4, 5, got 6"),
         ({"low_intensity": 0.3}, "--intensities must be one of those measured"),
         ({"output": ".."}, r"--output must be a folder's name, got '..'"),
@@ -87,7 +87,7 @@ def test_settings_that_no_job_would_take_are_refused(flags, message):
         build(StudyConfig, flags)
 
 
-def test_flags_of_parts_that_are_not_chosen_change_nothing():
-    ignored = build(StudyConfig, parts=["forensics"]).without_effect()
+def test_flags_of_controls_that_are_not_chosen_change_nothing():
+    ignored = build(StudyConfig, controls=["forensics"]).without_effect()
     assert ignored.keys() == {"as_published", "corruptions", "sensor", "severities", "low_intensity"}
-    assert ignored["severities"] == "without synthesis in --parts"
+    assert ignored["severities"] == "without synthesis in --controls"
