@@ -19,6 +19,7 @@ PROGRAMS = {
     **dict.fromkeys(("forensics.json", "sensitivity.json", "tolerances.json", "worst_case.json"), "forensics.py"),
     "adaptation.json": "adjust.py",
     "learning.json": "adjust.py",
+    "study.json": "study.py",
 }
 
 _KEY = "settings"

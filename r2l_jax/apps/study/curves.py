@@ -23,10 +23,10 @@ def forensics(results: Results) -> Numbers:
     """Collects the curves of worst cases over the weight of the distance.
 
     Returns:
-        The `default` score; for each of the `groups` its `weights`, from the largest, with the `mean` and `std` of the
-        score, the mean `ssim` to the default rendering, and the `parameters` of the first fold; the distance as
-        `aux_loss`; the `l2_factor` that turns a weight of "l2_sum" into one of "l2"; and the `published` curves, with
-        the `difference` to them in standard deviations of the folds if the data is the same.
+        The `default` score; for each of the `groups` its `weights`, from the largest, with the score in each of the
+        `folds`, its `mean` and `std`, the mean `ssim` to the default rendering, and the `parameters` of the first fold;
+        the distance as `aux_loss`; the `l2_factor` that turns a weight of "l2_sum" into one of "l2"; and the
+        `published` curves, with the `difference` to them in standard deviations of the folds if the data is the same.
 
     Raises:
         InputError: a result cannot be read.
@@ -75,6 +75,7 @@ def _over_weight(folds: Sequence[Sequence[Numbers]]) -> Numbers:
     scores = np.array([[row["score"] for row in rows] for rows in folds])
     return {
         "weights": [row["aux_weight"] for row in folds[0]],
+        "folds": scores.tolist(),
         "mean": scores.mean(0).tolist(),
         "std": scores.std(0).tolist(),
         "ssim": np.mean([[row["ssim"] for row in rows] for rows in folds], 0).tolist(),
@@ -97,9 +98,9 @@ def adjustment(results: Results) -> Numbers:
     """Collects the validation scores of learned and of frozen processing at low intensity, over the steps.
 
     Returns:
-        For each run that is trained, its `steps`, the `mean` and `std` of the published score over the folds there, and
-        its `end` with mean and deviation; and the `published` ends, with the `difference` to them in standard
-        deviations of the folds if the data is the same.
+        For each run that is trained, its `steps`, the published score there in each of the `folds`, its `mean` and
+        `std`, and its `end` with mean and deviation; and the `published` ends, with the `difference` to them in
+        standard deviations of the folds if the data is the same.
 
     Raises:
         InputError: a run cannot be read.
@@ -122,7 +123,7 @@ def adjustment(results: Results) -> Numbers:
 
 
 def _over_steps(training: TrainConfig, folds: int, score: str) -> Numbers:
-    """Computes the score of a run over its steps, as mean and standard deviation of the folds."""
+    """Computes the score of a run over its steps, for each fold, with mean and standard deviation."""
     contents = [
         read_metrics(training.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
         for fold in range(folds)
@@ -134,6 +135,7 @@ def _over_steps(training: TrainConfig, folds: int, score: str) -> Numbers:
     scores = np.array([[row[score] for row in of_fold[:length]] for of_fold in rows])
     return {
         "steps": [(row["epoch"] + 1) * updates for row in rows[0][:length]],
+        "folds": scores.tolist(),
         "mean": scores.mean(0).tolist(),
         "std": scores.std(0).tolist(),
         "end": _mean([of_fold[-1][score] for of_fold in rows]),

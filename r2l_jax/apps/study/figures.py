@@ -111,7 +111,7 @@ def _curves_over_weight(forensics: Numbers) -> Figure:
     groups = [*forensics["groups"], *(name for name in forensics["published"]["groups"])]
     colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(groups))}
     for group, curve in forensics["groups"].items():
-        _band(axes, curve["weights"], curve["mean"], curve["std"], colors[group], group.replace("_", " "))
+        _curves(axes, curve["weights"], curve["folds"], colors[group], group.replace("_", " "))
     for group, curve in forensics["published"]["groups"].items():
         label = f"{group.replace('_', ' ')}, published" + " (other data)" * (not forensics["comparable"])
         axes.plot(curve["weights"], curve["scores"], "--", color=colors[group], linewidth=1, alpha=0.7, label=label)
@@ -131,7 +131,7 @@ def _curves_over_steps(adjustment: Numbers) -> Figure:
     axes = figure.subplots()
     theirs_is = "published end" + " (other data)" * (not adjustment["comparable"])
     for number, (name, run) in enumerate(adjustment["runs"].items()):
-        _band(axes, run["steps"], run["mean"], run["std"], f"C{number}", f"{name} processing")
+        _curves(axes, run["steps"], run["folds"], f"C{number}", f"{name} processing")
         theirs = adjustment["published"][name]
         axes.axhline(theirs, color=f"C{number}", linestyle="--", linewidth=1, alpha=0.7, label=f"{name}, {theirs_is}")
     axes.set(xlabel="step", ylabel=f"validation {adjustment['score']}")
@@ -140,11 +140,14 @@ def _curves_over_steps(adjustment: Numbers) -> Figure:
     return figure
 
 
-def _band(axes: Axes, xs: Sequence[float], mean: Sequence[float], std: Sequence[float], color: str, label: str) -> None:
-    """Draws a line of means, and the standard deviation around it."""
-    middle, half = np.array(mean), np.array(std)
-    axes.plot(xs, middle, color=color, marker=".", label=label)
-    axes.fill_between(xs, middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
+def _curves(
+    axes: Axes, xs: Sequence[int] | Sequence[float], folds: Sequence[Sequence[float]], color: str, label: str
+) -> None:
+    """Draws a line of means, and a thin one for each fold: often there are too few for a deviation to mean much."""
+    axes.plot(xs, np.mean(folds, 0), color=color, marker=".", label=label)
+    if len(folds) > 1:
+        for fold in folds:
+            axes.plot(xs, fold, color=color, alpha=0.4, linewidth=0.7)
 
 
 def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:

@@ -118,9 +118,20 @@ def test_learning_curves_are_over_steps(config, results):
     assert runs["learned"]["steps"] == [10, 20, 30]
     np.testing.assert_allclose(runs["learned"]["mean"], [0.3, 0.5, 0.7])
     np.testing.assert_allclose(runs["learned"]["std"], 0.1)
+    np.testing.assert_allclose(runs["learned"]["folds"], [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
     # Each fold counts with its own last epoch, though the curve ends with the first of them.
     assert len(runs["frozen"]["mean"]) == 3
     assert runs["frozen"]["end"] == pytest.approx({"mean": 0.4, "std": 0.0})
+
+
+def test_learning_curves_have_a_thin_line_for_each_fold(config, results):
+    axes = figures.make(config, {**collected(config, results), "forensics": None, "synthesis": {}})["adjustment"].axes[
+        0
+    ]
+    drawn = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_color() == "C0"]
+    mean, *folds = drawn[:3]
+    np.testing.assert_allclose(mean, np.mean(folds, 0))
+    np.testing.assert_allclose(folds, [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
 
 
 def test_controls_are_shown_without_the_jobs_that_failed(config, results):
@@ -132,7 +143,7 @@ def test_controls_are_shown_without_the_jobs_that_failed(config, results):
     assert content["adjustment"]["runs"].keys() == {"learned"}
 
 
-def test_without_any_result_a_part_is_left_out(config):
+def test_without_any_result_a_control_is_left_out(config):
     content = collected(config, [])
     sections = page.make_sections(content, config.output_dir)
     assert [section.title for section in sections] == ["Overview", "Reproduction"]
