@@ -128,7 +128,7 @@ def test_learning_curves_have_a_thin_line_for_each_fold(config, results):
     axes = figures.make(config, {**collected(config, results), "forensics": None, "synthesis": {}})["adjustment"].axes[
         0
     ]
-    drawn = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_color() == "C0"]
+    drawn = [line.get_ydata() for line in axes.get_lines() if line.get_color() == "C0"]
     mean, *folds = drawn[:3]
     np.testing.assert_allclose(mean, np.mean(folds, 0))
     np.testing.assert_allclose(folds, [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
