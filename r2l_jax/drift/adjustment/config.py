@@ -19,7 +19,8 @@ else:
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 
 BASELINES = ("exposure", "normalizer", "batch_norms")
-METHODS = ("statistics", "processing", "labels", "all")
+# Each goes on where the one before it ends.
+METHODS = ("statistics", "processing", "labels")
 
 
 class Searching(NamedTuple):
@@ -46,12 +47,12 @@ class AdaptationSettings(Settings):
         InputError: a value is out of range.
     """
 
-    method: str | None = setting(
+    method: str = setting(
         "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
-        "the processing until the features look as in training; labels: tune it by labels, and mix statistics before "
-        "and after; all: each of these; default: labels if there are any, else processing",
-        None,
-        choices=METHODS,
+        "the processing until the features look as in training; labels: then tune it by labels; all: as "
+        "far as there are images",
+        "all",
+        choices=(*METHODS, "all"),
     )
     unlabeled: int = setting("how many images without labels to adapt with, 0 or at least 2", 64, bound=NOT_NEGATIVE)
     labeled: int = setting(
@@ -74,7 +75,7 @@ class AdaptationSettings(Settings):
         rare=True,
     )
     starts: int = setting(
-        f"exposures to search from, by labels: the first of {STOPS} stops; without: at most the best {FEW} of these",
+        f"exposures to search from: at most the best {FEW} of {STOPS} stops; by labels alone, the first of these",
         6,
         bound=POSITIVE,
         rare=True,
@@ -110,7 +111,7 @@ class AdaptationSettings(Settings):
             raise InputError("--unlabeled must be 0 or at least 2, got 1: one image has no statistics")
         if self.method == "labels" and not self.labeled:
             raise InputError("--method=labels needs labeled images: give --labeled, such as --labeled=32")
-        if self.method in ("statistics", "processing", "all") and not self.unlabeled:
+        if self.method in ("statistics", "processing") and not self.unlabeled:
             raise InputError(f"--method={self.method} needs images without labels, got --unlabeled=0")
         if not self.labeled and not self.unlabeled:
             raise InputError("nothing to adapt by: give --unlabeled or --labeled")
@@ -120,10 +121,8 @@ class AdaptationSettings(Settings):
         """The methods that are tried, in order; the last one is the result."""
         if not self.unlabeled:
             return ("labels",)
-        wanted = self.method or ("labels" if self.labeled else "processing")
-        if wanted == "all":
-            return ("statistics", "processing", *(["labels"] if self.labeled else []))
-        return tuple(dict.fromkeys(("statistics", wanted)))
+        most = "labels" if self.labeled else "processing"
+        return METHODS[: METHODS.index(most if self.method == "all" else self.method) + 1]
 
     @property
     def tried(self) -> tuple[str, ...]:

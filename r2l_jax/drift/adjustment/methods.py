@@ -80,17 +80,12 @@ def try_all(
         mended = adaptation.mend(pipeline_of(under.model))
         refusal = None if settings.force else mended.refusal
         mended = None if refusal else mended
-    start = mended
     for method in settings.methods:
-        if method == "statistics" or (method == "processing" and start is None):
-            mended, searched = start, None
-        elif method == "processing":
-            assert start is not None
-            mended, searched = adaptation.by_features(start)
-        else:
-            models[method], mended, searched = adaptation.by_labels(start)
-        if method != "labels":
-            models[method] = under.model if mended is None else mended.model
+        if method == "processing" and mended is not None:
+            mended, searched = adaptation.by_features(mended)
+        models[method] = under.model if mended is None else mended.model
+        if method == "labels":
+            models[method], searched = adaptation.by_labels(mended)
     return Tried(models, mended, refusal, searched)
 
 
@@ -157,12 +152,16 @@ class _Adaptation:
         chosen = choose(distances.tolist(), [one.certainty for one in mended])
         return mended[chosen], Searched(stops, found, starts, chosen)
 
-    def by_labels(self, statistics: Mended | None) -> tuple[RawToLogit, Mended | None, Searched]:
-        """Searches for the processing of the lowest task loss of the labeled images, and mends the statistics anew."""
+    def by_labels(self, statistics: Mended | None) -> tuple[RawToLogit, Searched]:
+        """Searches for the processing of the lowest task loss of the labeled images.
+
+        A mended model normalizes by images of the drift, and is searched from where it is; another one, from several
+        exposures. Its statistics stay: to mend them once more at the end of the search cost accuracy when measured.
+        """
         settings, under = self._settings.searching(BY_LABELS), self._under
         model = under.model if statistics is None else statistics.model
         frozen = Frozen(model, self._fold.task)
-        stops = self._stops(STOPS[: self._settings.starts])
+        stops = self._stops(STOPS[: self._settings.starts]) if statistics is None else (0,)
         options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
         searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
@@ -181,12 +180,7 @@ class _Adaptation:
             for each, labeled, measured in zip((None, *stops), on_labeled, on_measured, strict=True)
         ]
         chosen = int(np.argmin([measured.loss for measured in on_labeled]))
-        model = _with_pipeline(model, frozen.pipeline(ends[chosen]))
-        if statistics is not None and chosen:
-            after = self.mend(frozen.pipeline(ends[chosen]))
-            if self._settings.force or after.refusal is None:
-                model, statistics = after.model, after
-        return model, statistics, Searched(stops, found, starts, chosen)
+        return _with_pipeline(model, frozen.pipeline(ends[chosen])), Searched(stops, found, starts, chosen)
 
     def _stops(self, stops: Sequence[int]) -> Sequence[int]:
         return stops if gains(self._pipeline.facts, self._group) else (0,)

@@ -20,7 +20,6 @@ def config(one_epoch, tmp_path_factory):
         severities=(5,),
         unlabeled=16,
         labeled=8,
-        method="all",
         force=True,
         starts=1,
         steps=2,
