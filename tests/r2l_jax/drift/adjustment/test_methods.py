@@ -1,9 +1,11 @@
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import r2l_jax
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.adjustment import adaptation, methods
+from r2l_jax.drift.adjustment import adaptation, drifts, methods
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.runtime.flags import build, replace
@@ -69,16 +71,50 @@ def test_images_that_are_refused_change_nothing(config, tmp_path):
     assert one["parameters"] == one["default"]
 
 
-def test_searches_by_features_see_no_labels(config, tmp_path, monkeypatch):
+def watch_searches(monkeypatch):
+    """The targets and the exposures of the start of each call of searches."""
     seen, run = [], Searcher.run
 
     def watched(self, searches, raws, targets, *options):
-        seen.append((len(raws), set(targets.tolist())))
+        seen.append((len(raws), set(targets.tolist()), [search.exposure for search in searches]))
         return run(self, searches, raws, targets, *options)
 
     monkeypatch.setattr(methods.Searcher, "run", watched)
+    return seen
+
+
+def test_searches_by_features_see_no_labels(config, tmp_path, monkeypatch):
+    seen = watch_searches(monkeypatch)
     adaptation.run(replace(config, output=str(tmp_path), labeled=0))
-    assert seen == [(16, {0})]
+    ((images, targets, _),) = seen
+    assert (images, targets) == (16, {0})
+
+
+def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path, monkeypatch):
+    seen = watch_searches(monkeypatch)
+    ((fold,),) = open_runs([config.run])
+    under = drifts.drifted(config, fold, *config.drifts)
+    settings = replace(config, starts=3).searches
+    tried = methods.try_all(settings, fold, under, lambda: False, tmp_path / "unfinished")
+    (unlabeled, _, exposures), (labeled, targets, start) = seen
+    assert (unlabeled, len(exposures)) == (16, 3)
+    assert (labeled, start) == (8, [1.0])
+    assert len(targets) > 1
+    before, after = (tried.models[name] for name in ("processing", "labels"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, statistics_of(before), statistics_of(after)))
+    assert not np.array_equal(nnx.state(before.processor)["gamma_correct"], nnx.state(after.processor)["gamma_correct"])
+
+
+def statistics_of(model):
+    return [nnx.to_pure_dict(nnx.state(part)) for part in (model.normalizer, model.head)]
+
+
+def test_without_statistics_labels_start_from_several_exposures(config, tmp_path, monkeypatch):
+    seen = watch_searches(monkeypatch)
+    config = replace(config, output=str(tmp_path), unlabeled=4, starts=3, force=False)
+    one = adaptation.run(config)["folds"][0]["black_level.5"]
+    assert one["refusal"] == "4 images are too few to mend by: it takes 8"
+    assert [(images, exposures) for images, _, exposures in seen] == [(8, [1.0, 2.0, 4.0])]
 
 
 @pytest.mark.parametrize(
