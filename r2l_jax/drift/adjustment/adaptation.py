@@ -81,10 +81,10 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
 
     The weights of the head stay as they are. The model normalizes by statistics of its training images, into which
     those of the unlabeled images are mixed (`r2l_jax.model.mending`). Then searches from several exposures tune the
-    processing. With labels, they lower the task loss of the labeled images. Without, they bring the statistics of the
-    features back to those of the training. Each method is measured beside the baselines, see `methods`. If the drifted
-    data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the scores
-    are measured on the test or validation scenes.
+    processing until the statistics of the features are as in training. With labels, another search goes on from there,
+    and lowers the task loss of the labeled images. Each method is measured beside the baselines, see `methods`. If the
+    drifted data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the
+    scores are measured on the test or validation scenes.
 
     Writes `<output>/adaptation.json` (all numbers, and how to reproduce them). Writes to `<output>/fold_<k>/<drift>/`:
     `adaptation.json` (the parameters found), `outcomes.safetensors` (the outcome of each sample), `curves.png`,

@@ -5,20 +5,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.hosts import gathered
 
 PyTree = Any
 
+# The name of the axis of the devices.
+_AXIS = "devices"
+
 
 class Stacks:
     """Stacks pytrees, and compiles functions of one of them for all of a stack.
 
     A stack is shared out equally, first among the processes and then among the devices of each. A device works on its
-    part together (`jax.vmap`), the devices of a process run side by side (`jax.pmap`), and processes meet only to
-    gather results. A single pytree is a stack of one. Where numbers do not divide, stacks are filled up with copies of
-    the last pytree, whose results are dropped.
+    part together (`jax.vmap`), the devices of a process run side by side (`jax.shard_map`, as `jax.pmap` does), and
+    processes meet only to gather results. A single pytree is a stack of one. Where numbers do not divide, stacks are
+    filled up with copies of the last pytree, whose results are dropped.
     """
 
     def __init__(self):
@@ -52,12 +56,34 @@ class Stacks:
         """
         known = (function, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((stacked, shared))))
         if known not in self._compiled:
-            axes = (0,) * len(stacked) + (None,) * len(shared)
-            mapped = jax.pmap(
-                jax.vmap(function, in_axes=axes), in_axes=axes, devices=self._devices, donate_argnums=donated
+            # `jax.pmap` computes in this way as well, but JAX 0.10 keeps for good what it was used for: the function,
+            # the model that it refers to, and the compiled code.
+            mesh = Mesh(np.array(self._devices), (_AXIS,))
+            specs = (PartitionSpec(_AXIS),) * len(stacked) + (PartitionSpec(),) * len(shared)
+            mapped = jax.shard_map(
+                _of_device(function, len(stacked), len(shared)),
+                mesh=mesh,
+                in_specs=specs,
+                out_specs=PartitionSpec(_AXIS),
+                check_vma=False,
             )
-            self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=compiler.options())
+            shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+            jitted = jax.jit(
+                mapped, in_shardings=shardings, donate_argnums=donated, compiler_options=compiler.options()
+            )
+            self._compiled[known] = jitted.lower(*stacked, *shared).compile()
         return self._compiled[known]
+
+
+def _of_device(function: Callable, stacked: int, shared: int) -> Callable:
+    """Makes the function of a device's part, whose first axis is of this one device, from that of one pytree."""
+    mapped = jax.vmap(function, in_axes=(0,) * stacked + (None,) * shared)
+
+    def of_device(*args: PyTree) -> PyTree:
+        parts = jax.tree.map(lambda leaf: leaf[0], args[:stacked])
+        return jax.tree.map(lambda leaf: leaf[None], mapped(*parts, *args[stacked:]))
+
+    return of_device
 
 
 def _share(count: int) -> int:

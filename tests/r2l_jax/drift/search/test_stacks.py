@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -35,3 +38,33 @@ def test_processes_share_a_stack_and_gather_its_results(monkeypatch, processes, 
     for part in parts:
         for tree, expected in zip(Stacks().unstack(part, count), trees(count), strict=True):
             jax.tree.map(np.testing.assert_array_equal, tree, expected)
+
+
+class Adds:
+    """Adds what it keeps, and compiles its own method, as searches and measurements do."""
+
+    def __init__(self, kept):
+        self.kept, self.stacks = kept, Stacks()
+
+    def __call__(self, count):
+        stack = self.stacks.stack(trees(count))
+        compiled = self.stacks.compile(self.added, (stack,), (np.float32(100),))
+        return self.stacks.unstack(compiled(stack, np.float32(100)), count)
+
+    def added(self, tree, shared):
+        return tree["a"] + self.kept * tree["b"] + shared
+
+
+def test_a_function_of_one_is_computed_for_all():
+    np.testing.assert_allclose(Adds(np.float32(2))(3), [[100, 100.5], [121, 120.5], [142, 140.5]])
+
+
+def test_what_was_compiled_goes_with_its_stacks():
+    adds, client = Adds(np.float32(2)), jax.devices()[0].client
+    adds(3)
+    gc.collect()
+    kept, compiled = weakref.ref(adds), len(client.live_executables())
+    del adds
+    gc.collect()
+    assert kept() is None
+    assert len(client.live_executables()) < compiled
