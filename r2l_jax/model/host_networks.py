@@ -158,6 +158,12 @@ class TorchNetwork(HostNetwork):
         leaf = _tensor(images).clone().requires_grad_(True)
         with import_torch().enable_grad():
             logits = self._computed(leaf)
+        if not logits.requires_grad:
+            name = type(self._module).__name__
+            raise InputError(
+                f"{name} returns logits without a gradient for its images: something in its forward stops it, such as "
+                "torch.no_grad, detach or numpy"
+            )
         with self._lock:
             self._kept.append((leaf, logits))
         return _array(logits)

@@ -66,8 +66,8 @@ class FrozenHead(nnx.Module):
 
 def from_torch(
     module: Any,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a trained `torch.nn.Module`. Its parameters stay as they are.
@@ -79,7 +79,8 @@ def from_torch(
 
     Args:
         module: the module, on any of PyTorch's devices.
-        mean: the mean that the module's own normalization subtracts from images in [0, 1].
+        mean: the mean that the module's own normalization subtracts from images in [0, 1]. None, here and in `std`,
+            if it takes images in [0, 1].
         std: the standard deviation by which it divides them.
         size: the side, or the height and width, to which images are resized for the module; None leaves their size.
 
@@ -101,8 +102,8 @@ def from_torch(
 
 def from_onnx(
     file: str,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a network in an ONNX file, which onnxruntime computes. It has no derivatives.
@@ -110,7 +111,7 @@ def from_onnx(
     Args:
         file: the file. Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output are the logits
             `(B, C)`, or those of the pixels in the layout of its input.
-        mean: the mean that the network's own normalization subtracts from images in [0, 1].
+        mean: as for `from_torch`.
         std: the standard deviation by which it divides them.
         size: as for `from_torch`. By default, the size that the file asks for, if it does.
 
@@ -126,15 +127,15 @@ def from_onnx(
 
 def from_flax(
     module: nnx.Module,
-    mean: Sequence[float] = (0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a Flax network that has been trained with a normalization of its own.
 
     Args:
         module: turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`.
-        mean: the mean that the network's own normalization subtracts from images in [0, 1].
+        mean: as for `from_torch`.
         std: the standard deviation by which it divides them.
         size: the side, or the height and width, to which images are resized for the network; None leaves their size.
 
@@ -144,7 +145,9 @@ def from_flax(
     Raises:
         InputError: a number is out of range.
     """
-    means, stds = tuple(map(float, mean)), tuple(map(float, std))
+    if (mean is None) != (std is None):
+        raise InputError("mean and std belong together: give both, or neither if the network takes images in [0, 1]")
+    means, stds = tuple(map(float, mean or (0,) * 3)), tuple(map(float, std or (1,) * 3))
     for name, values in (("mean", means), ("std", stds)):
         if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
             wanted = "three positive numbers" if name == "std" else "three numbers"

@@ -66,6 +66,7 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.apps.export import export_model, report, samples
     from r2l_jax.apps.render import find_paths
     from r2l_jax.data.files.known_camera import find_camera, find_known_camera
+    from r2l_jax.model.normalized_heads import weights_of
     from r2l_jax.training.run import open_run
 
     model = open_run(config.run, [str(config.fold)], config.checkpoint, config.code, config.data_dir)
@@ -87,7 +88,13 @@ def main(config: ExportConfig) -> int:
         camera = None if config.camera is None else find_known_camera(config.camera)
         checked_on = samples.of_files(model, find_paths(config.input), camera)
     output = pathlib.Path(config.output)
-    return report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
+    status = report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
+    if weights_of(model.model.head):
+        print(
+            "the network is exported by its own program. Give it (image - mean) / standard_deviation, by the numbers "
+            f'of "normalization" in {output / "model.json"}, which mending changes'
+        )
+    return status
 
 
 run = functools.partial(flags.run, main, ExportConfig)

@@ -1,5 +1,7 @@
 """A trained PyTorch network in every program, beside the same network in JAX."""
 
+import json
+
 import numpy as np
 import own_code
 import pytest
@@ -19,6 +21,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.model import heads
+from r2l_jax.programs import export
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
@@ -171,6 +174,16 @@ def test_export_writes_its_processing_alone(taken, tmp_path):
         export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
 
 
+def test_export_says_what_the_network_beside_it_is_given(taken, tmp_path, capsys):
+    settings = {"output": str(tmp_path / "out"), "formats": ["safetensors"]}
+    assert export.main(build(export.ExportConfig, run=str(taken.run_dir), **settings)) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("the network is exported by its own program. Give it (image - mean) / standard_deviation")
+    normalizer = r2l_jax.load(taken.run_dir).model.normalizer
+    kept = json.loads((tmp_path / "out" / "model.json").read_text())["normalization"]
+    np.testing.assert_allclose(kept["mean"], normalizer.mean[...])
+
+
 @pytest.mark.parametrize("mode", ["parametrized", "adaptive"])
 def test_the_processing_is_learned_for_it(base, file, mode):
     config = replace(
@@ -180,7 +193,7 @@ def test_the_processing_is_learned_for_it(base, file, mode):
         freeze_classifier=True,
         processing_mode=mode,
         camera_augmentation="weak",
-        lr=0.01,
+        lr={"parametrized": 0.01, "adaptive": 0.001}[mode],
         save_locally=True,
     )
     train.run(config)

@@ -122,7 +122,9 @@ def _formats_of_ensembles(parts: Sequence[str] | None, formats: Sequence[str] | 
 def _parts_beside_frozen(found: dict[str, Part], parts: Sequence[str] | None) -> list[str]:
     """Returns the chosen parts; raises an InputError for one with a head that is not computed by JAX."""
     if unable := [name for name in (found if parts is None else parts) if name != "isp" and (parts or len(found) < 3)]:
-        raise InputError(f"--parts={unable[0]} has a head from outside of JAX: only isp can be exported")
+        raise InputError(
+            f"--parts={unable[0]} has a head from outside of JAX: only isp can be exported, to run before the network"
+        )
     return ["isp"]
 
 

@@ -200,12 +200,26 @@ def test_logits_that_are_not_numbers_are_named(module, head):
     assert np.isnan(head(np.full_like(IMAGES, np.nan))).all()
 
 
+def test_a_module_without_gradients_says_so(module):
+    module.forward = torch.no_grad()(module.forward)
+    head = from_torch(module, MEAN, STD)
+    assert head(IMAGES).shape == (4, 5)
+    with pytest.raises(Exception, match="without a gradient") as error:
+        jax.grad(lambda images: head(images).sum())(IMAGES)
+    assert str(of_callback(error.value)) == (
+        "Net returns logits without a gradient for its images: something in its forward stops it, such as "
+        "torch.no_grad, detach or numpy"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mean": (0.5,)}, "mean must be three numbers, got 0.5"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be three positive numbers, got 1, 0, 1"),
-        ({"mean": (0.0, 0.0, np.nan)}, "mean must be three numbers, got 0, 0, nan"),
+        ({"mean": (0.5,), "std": (1.0, 1.0, 1.0)}, "mean must be three numbers, got 0.5"),
+        ({"mean": (0.0, 0.0, 0.0), "std": (1.0, 0.0, 1.0)}, "std must be three positive numbers, got 1, 0, 1"),
+        ({"mean": (0.0, 0.0, np.nan), "std": (1.0, 1.0, 1.0)}, "mean must be three numbers, got 0, 0, nan"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std belong together: give both, or neither if the network takes .*"),
+        ({"std": (0.5, 0.5, 0.5)}, "mean and std belong together: give both, or neither if the network takes .*"),
         ({"size": 0}, "size must be a number of pixels, or a height and a width, got 0"),
         ({"module": 1}, "expected a torch.nn.Module, got int"),
     ],
