@@ -18,6 +18,7 @@ import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
+from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import check_output_folder, write_json
@@ -39,6 +40,9 @@ _LEAST_UPDATES = 60
 
 # Wider progress bars break on small terminals and in logs.
 _COLUMNS = 80
+
+# A score that has come less than so much of the way from a guess to certainty is hardly better than a guess.
+_LITTLE = 0.2
 
 
 def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bool = True) -> Numbers:
@@ -86,6 +90,8 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
             print(*filter(None, tables), sep="\n\n")
             seconds = time.monotonic() - started if any(are_new) else None
             work = "trained" if config.optimization.epochs else "measured"
+            if not config.optimization.epochs and (said := _said_of_a_guess(trainer.steps.task, summary)):
+                print(f"warning: {said}", file=sys.stderr)
             logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
             print(f"\n{tracking.closing(run_dir, logdir, learns, seconds, work)}")
         return summary
@@ -154,6 +160,19 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     return {
         name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
     }
+
+
+def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
+    """Returns a warning if a network that was taken as it is hardly does better than a guess."""
+    if task.score != "accuracy":
+        return None
+    found, chance = summary["val_accuracy"]["mean"], 1 / len(task.classes)
+    if found > chance + _LITTLE * (1 - chance):
+        return None
+    return (
+        f"an accuracy of {found:.3f} is little better than a guess ({chance:.3f}), so that drift can cost little: if "
+        "the network has done better, check its mean and std, its size and the order of the classes"
+    )
 
 
 class Trainer:

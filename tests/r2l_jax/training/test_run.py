@@ -156,6 +156,11 @@ def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch,
     assert fold.number == 0
     with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is not a run's folder: it has no fold_0"):
         open_runs([str(tmp_path / "run/fold_0 (copy)")])
+    (tmp_path / "experiment").mkdir()
+    shutil.copytree(one_epoch.run_dir, tmp_path / "experiment" / "cells")
+    message = r"--run=.*/cells is not a run's folder: not found; did you mean .*/experiment/cells\?$"
+    with pytest.raises(InputError, match=message):
+        open_runs([str(tmp_path / "cells")])
 
 
 def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):

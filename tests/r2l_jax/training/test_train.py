@@ -15,6 +15,7 @@ from small_runs import events, history, metrics, model, stop_at
 import isp
 import r2l_jax
 from r2l_jax.data.sets import datasets
+from r2l_jax.model.tasks import Classification
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import FolderInUseError, locked
@@ -342,3 +343,13 @@ def test_a_run_that_diverges_says_so(base):
     config = replace(base, run_name="diverged", lr=1e30, processing_mode="static")
     with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
         train.run(config)
+
+
+@pytest.mark.parametrize(("accuracy", "classes", "warned"), [(0.3, 5, True), (0.37, 5, False), (0.37, 2, True)])
+def test_a_network_that_guesses_as_it_is_brings_a_warning(accuracy, classes, warned):
+    task = Classification(tuple("abcde"[:classes]), "ResNet18")
+    said = train._said_of_a_guess(task, {"val_accuracy": {"mean": accuracy}})
+    assert (said is not None) == warned
+    if said:
+        chance = 1 / classes
+        assert said.startswith(f"an accuracy of {accuracy:.3f} is little better than a guess ({chance:.3f})")
