@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.apps.predict import check_raw, read_file
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
-from r2l_jax.data.files.shot import read_shot
+from r2l_jax.data.files.shot import UNKNOWN, read_shot
 from r2l_jax.drift.results import Tolerances, plain, read_result
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.config import LEAST_WINDOW, MonitorConfig
@@ -93,7 +94,19 @@ def key_of(file: Place, by: str | None) -> str:
         return file.parent.name
     with remote.brought(file) as path:
         shot = read_shot(path)
-    return shot.title if by == "model" else (shot.date or "unknown")[:10]
+    return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
+
+
+def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
+    """Returns a warning if windows mix files of days or models that are not known; None otherwise."""
+    if by not in ("day", "model") or UNKNOWN not in keyed:
+        return None
+    known = "the date" if by == "day" else "the camera"
+    count, files = len(keyed[UNKNOWN]), sum(map(len, keyed.values()))
+    return (
+        f"{count} of {files} files do not name {known}, and share windows: put those of each {by} in a folder, and "
+        "give --by=folder"
+    )
 
 
 class _Resumed(Watched, kw_only=True):
@@ -133,6 +146,8 @@ class _Monitor:
         files = find_raw_files(_folders(self._config.input))
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}
+        if (said := said_of_unknown(keyed, self._config.by)) is not None:
+            print(f"warning: {said}", file=sys.stderr)
         windows = windows_of(keyed, self._config.window)
         left = len(files) - sum(map(len, windows.values()))
         if not windows:

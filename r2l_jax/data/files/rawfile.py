@@ -129,7 +129,8 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files that hold no calibration values."""
     if stated.camera is None:
         lacks = f", and the given one lacks {', '.join(stated.missing)}" if stated.figures else ""
-        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {neutral_start(stated.missing)}")
+        unknown = [*stated.missing, *(["pattern"] if "pattern" not in stated.figures else [])]
+        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {neutral_start(unknown)}")
     return stated.camera
 
 

@@ -26,6 +26,9 @@ _TAGS = (
     *("Make", "Model", "LensModel", "ExposureTime", "FNumber"),
     *("ISOSpeedRatings", "PhotographicSensitivity", "DateTimeOriginal", "DateTime", _EXIF),
 )
+# What a camera and a day are called that a file does not name.
+UNKNOWN = "unknown"
+
 # The longest text of a field that is kept.
 _LONGEST = 100
 
@@ -59,7 +62,7 @@ class Shot:
     @property
     def title(self) -> str:
         """The maker and the model of the camera: the name of a camera in a folder of several."""
-        return " ".join(filter(None, (self.maker, self.model))) or "unknown"
+        return " ".join(filter(None, (self.maker, self.model))) or UNKNOWN
 
 
 def read_shot(path: str | os.PathLike) -> Shot:
