@@ -11,6 +11,7 @@ command to resume. The exit status is 1 if any file could not be read.
 
 import dataclasses
 import functools
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
@@ -59,12 +60,14 @@ class PredictionConfig(Settings):
         "as it is",
         False,
     )
+    save_adapted: str | None = setting("with --adapt, folder for the mended model, a run that all programs take", None)
     scheduler: str = setting(cluster.SETTING, "serial")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.force and self.adapt is None:
-            raise InputError("--force is for --adapt: give --adapt=statistics as well")
+        for name in ("force", "save_adapted"):
+            if getattr(self, name) and self.adapt is None:
+                raise InputError(f"--{name} is for --adapt: give --adapt=statistics as well")
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,6 +96,7 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.predict import predict_files
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.runtime.worklist import Workers
+    from r2l_jax.training.mended import write_run
 
     cluster.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
@@ -104,6 +108,9 @@ def main(config: PredictionConfig) -> int:
     for fold in run:
         if fold.mending is not None:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
+    if config.save_adapted is not None:
+        write_run(pathlib.Path(config.save_adapted), run)
+        print(f"the mended model is the run {config.save_adapted}")
     files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)

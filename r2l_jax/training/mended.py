@@ -15,11 +15,12 @@ from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import model_file
 from r2l_jax.training.model_file import PipelineFile, camera_of, identity_of, named_arrays
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.run import Run, TrainedFold
 from tasks.layers import BatchNorm
 
 
@@ -44,7 +45,7 @@ def write(
         origin: says where the model came from, in a form that JSON can hold.
         certainty: that of the fold, by which the mended model judges new images as well.
     """
-    mended = {**origin, "from": fold.identity}
+    mended = {"from": fold.identity, **origin}
     config, metrics = fold.config, {**fold.metrics, "mended": mended, "certainty": dataclasses.asdict(certainty)}
     changed: dict[str, Any] = {"mended": mended, "certainty": certainty}
     if pipeline is not None:
@@ -63,6 +64,27 @@ def write(
     model_file.write(folder / model_file.NAME, arrays, about, identity_of(about, architecture, arrays))
     # Last, since a fold is there once its metrics.json is.
     write_json(folder / "metrics.json", metrics)
+
+
+def write_run(folder: pathlib.Path, run: Run) -> None:
+    """Writes a run that was mended after it was opened (`Run.mended`), or a group of several trainings.
+
+    Args:
+        folder: the folder of the new run. It may hold the same one already.
+        run: the mended run.
+
+    Raises:
+        InputError: the run was opened from a model's file, or the folder holds something else.
+    """
+    of_group = len({fold.folder.parent for fold in run}) > 1
+    for fold in run:
+        target = folder / fold.folder.parent.name / fold.folder.name if of_group else folder / fold.folder.name
+        if not fold.metrics:
+            raise InputError(f"{fold.folder} is a model's file: only a run's folder can be mended and kept as a run")
+        if not target.exists():
+            write(target, fold, fold.model, None, fold.about.mended or {}, fold.certainty)
+        elif model_file.read(target / model_file.NAME)[-1] != fold.identity:
+            raise InputError(f"{target} holds another model: choose another folder")
 
 
 def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm | OwnNormalization:

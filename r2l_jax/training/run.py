@@ -340,7 +340,8 @@ class Run:
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
             # What the model knows of its own images stays what it was before it was mended.
-            about = msgspec.structs.replace(fold.about, certainty=fold.certainty)
+            origin = {"from": fold.identity, "run": str(fold.folder), "by": found.description}
+            about = msgspec.structs.replace(fold.about, certainty=fold.certainty, mended=origin)
             load_model = functools.partial(_model_of, found)
             folds.append(dataclasses.replace(fold, about=about, load_model=load_model, mending=found))
         return Run(folds)

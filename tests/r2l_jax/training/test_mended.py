@@ -85,3 +85,19 @@ def test_a_run_is_mended_in_python(fold, raws):
     assert after.certainty == before.certainty
     assert found.identity != run.identity
     assert np.abs(found.predict(raws) - run.predict(raws)).max() > 0
+    assert found.about.mended == {"from": before.identity, "run": str(before.folder), "by": after.mending.description}
+
+
+def test_a_run_that_was_mended_is_kept_as_a_run(fold, raws, tmp_path):
+    found = Run([fold]).mended(raws, force=True)
+    for _ in range(2):
+        mended.write_run(tmp_path / "mended", found)
+    kept = r2l_jax.load(tmp_path / "mended")
+    np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
+    assert kept.about.mended == found.about.mended
+    assert kept.folds[0].certainty == fold.certainty
+    with pytest.raises(InputError, match=r"mended/fold_0 holds another model: choose another folder$"):
+        mended.write_run(tmp_path / "mended", Run([fold]).mended(raws / 2, force=True))
+    file = r2l_jax.load(fold.folder / "model.safetensors").mended(raws, force=True)
+    with pytest.raises(InputError, match="is a model's file: only a run's folder can be mended and kept as a run"):
+        mended.write_run(tmp_path / "file", file)
