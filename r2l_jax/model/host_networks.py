@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.named_code import in_one_line
+from r2l_jax.runtime.startup import let_callbacks_read
 
 # JAX would also log the traceback of each error that a network raises.
 logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
@@ -39,6 +40,9 @@ class HostNetwork(abc.ABC):
 
     identity: str
     kind: str
+
+    def __init__(self):
+        let_callbacks_read()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HostNetwork) and self.identity == other.identity
@@ -69,6 +73,7 @@ class OnnxNetwork(HostNetwork):
     kind = "ONNX"
 
     def __init__(self, file: str):
+        super().__init__()
         try:
             onnxruntime = importlib.import_module("onnxruntime")
         except ImportError:
@@ -127,6 +132,7 @@ class TorchNetwork(HostNetwork):
     kind = "PyTorch"
 
     def __init__(self, module: Any):
+        super().__init__()
         torch = import_torch()
         if not isinstance(module, torch.nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")

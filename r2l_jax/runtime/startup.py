@@ -57,6 +57,18 @@ def keep_memory(any_thread: bool = False) -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
 
 
+def let_callbacks_read() -> None:
+    """Gives JAX a second thread on a machine, or in a container, of one core.
+
+    A function that calls out of JAX waits there for its arrays, which the same thread should bring: without another
+    one, it waits forever (https://github.com/jax-ml/jax/issues/24255). XLA reads the number of its threads from NPROC
+    when JAX is first used; later, this has no effect.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores == 1:
+        os.environ.setdefault("NPROC", "2")
+
+
 def prepare(host_timeout: float | None = None, multi_host: bool = False, any_thread: bool = False) -> None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
@@ -73,6 +85,7 @@ def prepare(host_timeout: float | None = None, multi_host: bool = False, any_thr
         InputError: a variable has no valid value, or no cluster tells where the hosts meet.
     """
     keep_memory(any_thread)
+    let_callbacks_read()
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
     compilation_cache.keep(cache_dir() / "compiled")

@@ -1,5 +1,8 @@
 """Trained networks of PyTorch as heads."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -135,7 +138,7 @@ def test_threads_do_not_mix_their_images_up(head, module):
 def test_the_size_of_the_module(module):
     seen = []
     module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    assert from_torch(module, size=(10, 12))(IMAGES).shape == (4, 5)
+    assert np.asarray(from_torch(module, size=(10, 12))(IMAGES)).shape == (4, 5)
     assert seen[-1] == (4, 3, 10, 12)
     masks = from_torch(torch.nn.Conv2d(3, 2, 1).eval(), size=4)
     assert masks(IMAGES).shape == (4, 8, 8, 2)
@@ -198,6 +201,25 @@ def test_logits_that_are_not_numbers_are_named(module, head):
     assert str(of_callback(error.value)) == "Net returns logits that are not numbers (NaN)"
     # Images that are not numbers are not the module's fault.
     assert np.isnan(head(np.full_like(IMAGES, np.nan))).all()
+
+
+# In a process of one core. Arrays of this size are copied by JAX's own threads.
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+import jax, torch
+import r2l_jax
+net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
+head = r2l_jax.from_torch(net.eval())
+loss = jax.jit(jax.grad(lambda images: (head(images) ** 2).sum()))
+print(loss(jax.random.uniform(jax.random.key(0), (16, 224, 224, 3))).shape)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not bind processes to cores")
+def test_one_core_is_enough():
+    done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "(16, 224, 224, 3)\n"), done.stderr
 
 
 def test_a_module_without_gradients_says_so(module):
