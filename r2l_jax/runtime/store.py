@@ -147,6 +147,12 @@ def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) ->
     return None
 
 
+def holds(file: pathlib.Path, wanted: Identity) -> bool:
+    """Tells whether the file holds a finished result of this identity."""
+    content = _read(file)
+    return content is not None and "identity" in content and not differences(content["identity"], wanted)
+
+
 def begin(file: pathlib.Path, files: Collection[str]) -> None:
     """Makes room for a finished result: removes the earlier result and the files that were written beside it.
 

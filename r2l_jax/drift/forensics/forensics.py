@@ -15,6 +15,7 @@ from r2l_jax.drift.forensics.shots import ShotsAnalysis
 from r2l_jax.drift.forensics.tolerance import ROUNDING, ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import is_first, on_first_process
@@ -55,8 +56,8 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     # Checked before the analyses, which take minutes.
     for (_, fold), analysis in itertools.product(trainings, analyses):
         analysis.check_fold(fold)
-    if is_first():
-        print(_outlook(config, [fold for _, fold in trainings], analyses), file=sys.stderr)
+    if (outlook := _outlook(config, trainings, analyses)) and is_first():
+        print(outlook, file=sys.stderr)
     with _writing(trainings), StopSignals() as stop:
         done = [_analyze_all(analyses, fold, member.output_dir, stop) for member, fold in trainings]
     is_group = trainings[0][0] is not config
@@ -94,10 +95,18 @@ def _name(member: ForensicsConfig, fold: TrainedFold) -> str:
     return f"{pathlib.Path(member.run).name}/fold_{fold.number}"
 
 
-def _outlook(config: ForensicsConfig, folds: Sequence[TrainedFold], analyses: Sequence[FoldAnalysis]) -> str:
-    """Says what there is to do, and how to begin with less of it if there are several searches."""
-    of_each = f", for each of {len(folds)} models" if len(folds) > 1 else ""
-    line = f"to do: {', '.join(analysis.work(folds[0]) for analysis in analyses)}{of_each}"
+def _outlook(config: ForensicsConfig, trainings: Sequence[_Training], analyses: Sequence[FoldAnalysis]) -> str | None:
+    """Says what earlier calls have left to do, if anything, and how to begin with less of it."""
+    pairs = list(itertools.product(trainings, analyses))
+    files = [_file(analysis, fold, member.output_dir) for (member, fold), analysis in pairs]
+    identities = [analysis.identity(fold) for (_, fold), analysis in pairs]
+    found = on_first_process(lambda: list(map(store.holds, files, identities)))
+    left = [pair for pair, is_found in zip(pairs, found, strict=True) if not is_found]
+    if not left:
+        return None
+    folds = list({id(fold): fold for (_, fold), _ in left}.values())
+    works = dict.fromkeys(analysis.work(folds[0]) for _, analysis in left)
+    line = f"to do: {', '.join(works)}{f', for each of {len(folds)} models' if len(folds) > 1 else ''}"
     few = config.worst_case.adv_parameters or config.worst_case.starts == 1 or "worst_case" not in config.analyses
     return line if few else f"{line}; --adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
 
@@ -124,6 +133,10 @@ def _analyze_all(
     return done
 
 
+def _file(analysis: FoldAnalysis, fold: TrainedFold, output: pathlib.Path) -> pathlib.Path:
+    return output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
+
+
 def _analyze(
     analysis: FoldAnalysis,
     fold: TrainedFold,
@@ -142,7 +155,7 @@ def _analyze(
         facts = {"measured": fold.measured, "checkpoint": fold.about.checkpoint}
         return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")
 
-    file = output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
+    file = _file(analysis, fold, output)
     return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyze, ignored)
 
 
