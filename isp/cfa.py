@@ -151,7 +151,8 @@ def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
     if raw.ndim < 2:
         raise ValueError(f"raw must be (..., H, W), got shape {raw.shape}")
     if raw.shape[-2] % 2 or raw.shape[-1] % 2 or 0 in raw.shape[-2:]:
-        raise ValueError(f"raw must have an even height and width, got shape {raw.shape}")
+        hint = ": mosaics (..., H, W) have no axis of channels" if raw.shape[-1] in (1, 3) else ""
+        raise ValueError(f"raw must have an even height and width, got shape {raw.shape}{hint}")
 
 
 def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, width: int) -> Shaped[Array, "..."]:

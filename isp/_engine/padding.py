@@ -154,8 +154,8 @@ def _strips_beyond(plane: Array, rows: int, cols: int, border: Border) -> Iterat
 
 def _transposed(rows: int, cols: int, border: Border, padded: Array) -> Array:
     """Applies the transpose of `_extended`."""
-    *batch, height, width = padded.shape
-    plane = jax.ShapeDtypeStruct((*batch, height - 2 * rows, width - 2 * cols), padded.dtype)
+    # Only its type counts, also over which devices it varies.
+    plane = padded[..., 2 * rows :, 2 * cols :]
     (folded,) = jax.linear_transpose(functools.partial(_extended, rows, cols, border), plane)(padded)
     return folded
 

@@ -140,7 +140,29 @@ def with_gradient(
         return differentiable
 
     fast, plain = formulated(False), formulated(True)
-    return lambda *args: (plain if is_plain() else fast)(*args)
+    return lambda *args: (plain if is_plain() else fast)(*_varying_alike(args, static_argnums))
+
+
+def _varying_alike(args: Sequence[PyTree], static_argnums: Sequence[int]) -> list[PyTree]:
+    """Makes all arrays vary over the devices of `jax.shard_map` over which one does.
+
+    The derivative of an argument that all devices share is then summed over them by JAX, and not by `backward`.
+    """
+    arrays = [arg for i, arg in enumerate(args) if i not in static_argnums]
+    varying = frozenset[Hashable]().union(*map(_axes, jax.tree.leaves(arrays)))
+    if not varying:
+        return list(args)
+
+    def vary(leaf: Array) -> Array:
+        missing = tuple(varying - _axes(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return [arg if i in static_argnums else jax.tree.map(vary, arg) for i, arg in enumerate(args)]
+
+
+def _axes(array: Array) -> frozenset[Hashable]:
+    """Returns the axes of `jax.shard_map` over which an array varies."""
+    return jax.typeof(array).manual_axis_type.varying
 
 
 def _with_arrays(args: Sequence[PyTree], static_argnums: Sequence[int]) -> list[PyTree]:

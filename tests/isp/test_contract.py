@@ -228,6 +228,7 @@ NOT_MOSAICS = [
     (np.zeros((4, 4), np.uint16), r"\w+ must be floating point with the white level at 1, got uint16: divide by"),
     (np.zeros(4, np.float32), r"\w+ must be \(..., H, W\), got shape \(4,\)"),
     (np.zeros((5, 4), np.float32), r"\w+ must have an even height and width, got shape \(5, 4\)"),
+    (np.zeros((8, 8, 3), np.float32), r"\w+ must have an even .*: mosaics \(..., H, W\) have no axis of channels"),
     (np.zeros((4, 7), np.float32), r"\w+ must have an even height and width, got shape \(4, 7\)"),
     (np.zeros((0, 4), np.float32), r"\w+ must have an even height and width, got shape \(0, 4\)"),
 ]

@@ -101,7 +101,7 @@ class KnownCamera:
 def neutral_start(missing: Iterable[str]) -> str:
     """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
     stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
-    return f"if they are unknown, training can start from a JSON file, given as --camera, with {stated}"
+    return f"if they are unknown, start from a JSON file, given as --camera, with {stated}"
 
 
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:
