@@ -104,16 +104,17 @@ def once(
         fold: the trained model.
         identity: everything that the analysis depends on, including its `flags` and the content of the `data`.
         analyze: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
-            at the end.
+            at the end, with all whose names begin as its own.
         ignored: flags whose values may differ in the earlier call.
     """
     unfinished = file.parent / "unfinished.npz"
 
     def clean_up() -> None:
         """Removes unfinished work, also of a program that was killed. Work that is newer has other settings."""
-        with contextlib.suppress(FileNotFoundError):
-            if unfinished.stat().st_mtime_ns <= file.stat().st_mtime_ns:
-                unfinished.unlink()
+        for each in file.parent.glob(f"{unfinished.stem}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if each.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+                    each.unlink()
 
     content = on_first_process(lambda: store.find(file, identity, ignored))
     if content is None:

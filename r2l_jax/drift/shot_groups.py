@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from r2l_jax.data.files.shot import UNKNOWN
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError
 
 # Nobody reads a table of more values of a field, such as the dates of all samples.
 _MOST_GROUPS = 50
-
-_UNKNOWN = "unknown"
 
 
 def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
@@ -33,8 +32,8 @@ def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, n
     found: dict[str | float, list[int]] = {}
     for index in indices.tolist():
         value = getattr(dataset.shot(index), field)
-        found.setdefault(_UNKNOWN if value is None else value, []).append(index)
-    if set(found) == {_UNKNOWN}:
+        found.setdefault(UNKNOWN if value is None else value, []).append(index)
+    if set(found) == {UNKNOWN}:
         raise InputError(f"--by={field}: none of the {len(indices)} files tells its {field}")
     if len(found) > _MOST_GROUPS:
         raise InputError(f"--by={field}: {len(found)} values are too many groups; at most {_MOST_GROUPS} make a table")

@@ -147,7 +147,9 @@ def from_flax(
     """
     if (mean is None) != (std is None):
         raise InputError("mean and std belong together: give both, or neither if the network takes images in [0, 1]")
-    means, stds = tuple(map(float, mean or (0,) * 3)), tuple(map(float, std or (1,) * 3))
+    means, stds = (
+        tuple(map(float, (unchanged,) * 3 if given is None else given)) for given, unchanged in ((mean, 0), (std, 1))
+    )
     for name, values in (("mean", means), ("std", stds)):
         if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
             wanted = "three positive numbers" if name == "std" else "three numbers"

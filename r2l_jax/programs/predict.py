@@ -68,6 +68,8 @@ class PredictionConfig(Settings):
         for name in ("force", "save_adapted"):
             if getattr(self, name) and self.adapt is None:
                 raise InputError(f"--{name} is for --adapt: give --adapt=statistics as well")
+        if self.save_adapted and not isinstance(remote.place(self.save_adapted), pathlib.Path):
+            raise InputError(f"--save_adapted must be a folder of this machine, got {self.save_adapted}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +112,10 @@ def main(config: PredictionConfig) -> int:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
     if config.save_adapted is not None:
         write_run(pathlib.Path(config.save_adapted), run)
-        print(f"the mended model is the run {config.save_adapted}")
+        # The flags without which programs look for another fold or state.
+        needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
+        needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
+        print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
     files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)

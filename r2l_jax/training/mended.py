@@ -70,21 +70,27 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
     """Writes a run that was mended after it was opened (`Run.mended`), or a group of several trainings.
 
     Args:
-        folder: the folder of the new run. It may hold the same one already.
+        folder: the folder of the new run. It may hold the same one, or a part of it, from an earlier call.
         run: the mended run.
 
     Raises:
-        InputError: the run was opened from a model's file, or the folder holds something else.
+        InputError: the run was opened from a model's file, or the folder holds another run.
     """
-    of_group = len({fold.folder.parent for fold in run}) > 1
+    of_group = len({fold.folder.resolve().parent for fold in run}) > 1
+    targets = dict[pathlib.Path, TrainedFold]()
     for fold in run:
-        target = folder / fold.folder.parent.name / fold.folder.name if of_group else folder / fold.folder.name
         if not fold.metrics:
             raise InputError(f"{fold.folder} is a model's file: only a run's folder can be mended and kept as a run")
-        if not target.exists():
+        of_run = folder / fold.folder.resolve().parent.name if of_group else folder
+        targets[of_run / f"fold_{fold.number}"] = fold
+    finished = {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/metrics.json")}
+    for target in finished:
+        fold = targets.get(target)
+        if fold is None or model_file.read(target / model_file.NAME)[-1] != fold.identity:
+            raise InputError(f"{folder} holds another run: choose another folder")
+    for target, fold in targets.items():
+        if target not in finished:
             write(target, fold, fold.model, None, fold.about.mended or {}, fold.certainty)
-        elif model_file.read(target / model_file.NAME)[-1] != fold.identity:
-            raise InputError(f"{target} holds another model: choose another folder")
 
 
 def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm | OwnNormalization:

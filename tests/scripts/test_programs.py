@@ -211,7 +211,7 @@ REFUSED = [
     ("report", "--run=", "--run= is not a run's folder: it has no fold_* folder with a metrics.json"),
     ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
-    ("study", "--parts=forensics --severities=3", "--severities has no effect without synthesis in --parts"),
+    ("study", "--parts=forensics --severities=3", "--severities has no effect without synthesis in --controls"),
     ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; the pipelines"),
     ("synthesize", f"{DRIFTED} --severities=3", "--severities has no effect without --sensor or --corruptions"),
     ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),

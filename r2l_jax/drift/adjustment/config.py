@@ -49,8 +49,8 @@ class AdaptationSettings(Settings):
 
     method: str = setting(
         "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
-        "the processing until the features look as in training; labels: then tune it by labels; all: as "
-        "far as there are images",
+        "the processing until the features look as in training; labels: then tune it by labels; all: what "
+        "the images allow",
         "all",
         choices=(*METHODS, "all"),
     )

@@ -41,11 +41,6 @@ class Searched:
     starts: Sequence[Start]
     chosen: int
 
-    @property
-    def parameters(self) -> Mapping[str, np.ndarray] | None:
-        """The values at the chosen end; None if no search is better."""
-        return self.found[self.chosen - 1].parameters if self.chosen else None
-
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
@@ -141,7 +136,9 @@ class _Adaptation:
         nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
         stops = [stops[place] for place in sorted(nearest)]
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(searches, *samples, settings.steps, self._stop, self._file, self._cameras)
+        found = searcher.run(
+            searches, *samples, settings.steps, self._stop, self._unfinished("features"), self._cameras
+        )
         ends = [frozen.default, *(one.parameters for one in found)]
         distances = searcher.losses(ends, *samples, self._cameras)
         mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
@@ -167,7 +164,8 @@ class _Adaptation:
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
         samples = labeled["raw"], labeled["target"]
-        found = searcher.run(searches, *samples, settings.steps, self._stop, self._file, labeled.get("cameras"))
+        unfinished = self._unfinished("labels")
+        found = searcher.run(searches, *samples, settings.steps, self._stop, unfinished, labeled.get("cameras"))
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = [frozen.default, *(one.parameters for one in found)]
         measurer = Measurer(frozen)
@@ -181,6 +179,10 @@ class _Adaptation:
         ]
         chosen = int(np.argmin([measured.loss for measured in on_labeled]))
         return _with_pipeline(model, frozen.pipeline(ends[chosen])), Searched(stops, found, starts, chosen)
+
+    def _unfinished(self, objective: str) -> pathlib.Path:
+        """Returns the file of a search: the end of the first one is kept until the second one has ended, too."""
+        return self._file.with_stem(f"{self._file.stem}_{objective}")
 
     def _stops(self, stops: Sequence[int]) -> Sequence[int]:
         return stops if gains(self._pipeline.facts, self._group) else (0,)

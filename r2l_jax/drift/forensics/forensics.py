@@ -104,10 +104,11 @@ def _outlook(config: ForensicsConfig, trainings: Sequence[_Training], analyses: 
     left = [pair for pair, is_found in zip(pairs, found, strict=True) if not is_found]
     if not left:
         return None
-    folds = list({id(fold): fold for (_, fold), _ in left}.values())
-    works = dict.fromkeys(analysis.work(folds[0]) for _, analysis in left)
-    line = f"to do: {', '.join(works)}{f', for each of {len(folds)} models' if len(folds) > 1 else ''}"
-    few = config.worst_case.adv_parameters or config.worst_case.starts == 1 or "worst_case" not in config.analyses
+    works = dict.fromkeys(analysis.work(left[0][0][1]) for _, analysis in left)
+    count = len({id(fold) for (_, fold), _ in left})
+    line = f"to do: {', '.join(works)}{f', for each of {count} models' if count > 1 else ''}"
+    searches = any(analysis.name == "worst_case" for _, analysis in left)
+    few = config.worst_case.adv_parameters or config.worst_case.starts == 1 or not searches
     return line if few else f"{line}; --adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
 
 

@@ -96,8 +96,12 @@ def test_a_run_that_was_mended_is_kept_as_a_run(fold, raws, tmp_path):
     np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
     assert kept.about.mended == found.about.mended
     assert kept.folds[0].certainty == fold.certainty
-    with pytest.raises(InputError, match=r"mended/fold_0 holds another model: choose another folder$"):
+    with pytest.raises(InputError, match=r"mended holds another run: choose another folder$"):
         mended.write_run(tmp_path / "mended", Run([fold]).mended(raws / 2, force=True))
+    # What an earlier call was killed over is written again.
+    (tmp_path / "mended/fold_0/metrics.json").unlink()
+    mended.write_run(tmp_path / "mended", found)
+    assert r2l_jax.load(tmp_path / "mended").identity == found.identity
     file = r2l_jax.load(fold.folder / "model.safetensors").mended(raws, force=True)
     with pytest.raises(InputError, match="is a model's file: only a run's folder can be mended and kept as a run"):
         mended.write_run(tmp_path / "file", file)
