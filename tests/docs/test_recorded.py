@@ -16,7 +16,7 @@ WITHOUT = frozenset(
     {
         *("adjustment", "calibration", "correction", "corruptions", "drift"),
         *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
-        *("static_pipelines", "study_forensics"),
+        "static_pipelines",
     }
 )
 
