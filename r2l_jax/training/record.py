@@ -142,8 +142,14 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"
     found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
-    reason = f"it has {found}" if root.is_dir() else "not found"
+    reason = f"it has {found}" if root.is_dir() else not_found(root)
     raise InputError(f"{where} is not a run's folder with a fold_{fold}: {reason}")
+
+
+def not_found(run: pathlib.Path) -> str:
+    """Says that a run's folder is not there, and names a run of this name in the folder of an experiment."""
+    deeper = [each for each in run.parent.glob(f"*/{run.name}") if fold_folders(each) or seed_folders(each)]
+    return f"not found; did you mean {min(deeper)}?" if deeper else "not found"
 
 
 def run_names(uris: Sequence[str]) -> list[str]:

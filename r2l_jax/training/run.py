@@ -43,6 +43,7 @@ from r2l_jax.training.record import (
     fold_folders,
     fold_number,
     members,
+    not_found,
     read_metrics,
     recorded_split,
     seed_folders,
@@ -604,11 +605,8 @@ def _folders(uri: str) -> list[pathlib.Path]:
         return [root]
     folders = fold_folders(root)
     if not folders:
-        reason = "it has no fold_0" if root.is_dir() else "not found"
-        # Without --experiment_name, runs lie one folder deeper than many expect.
-        deeper = [each for each in sorted(root.parent.glob(f"*/{root.name}")) if fold_folders(each)]
-        hint = f"; did you mean {deeper[0]}?" if root.name and deeper else ""
-        raise InputError(f"--run={uri} is not a run's folder: {reason}{hint}")
+        reason = "it has no fold_0" if root.is_dir() else not_found(root)
+        raise InputError(f"--run={uri} is not a run's folder: {reason}")
     return folders
 
 

@@ -20,7 +20,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.training.run import Run, open_runs
+from r2l_jax.training.run import Run, open_run, open_runs
 from r2l_jax.training.update import StepSettings
 
 
@@ -161,6 +161,8 @@ def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch,
     message = r"--run=.*/cells is not a run's folder: not found; did you mean .*/experiment/cells\?$"
     with pytest.raises(InputError, match=message):
         open_runs([str(tmp_path / "cells")])
+    with pytest.raises(InputError, match=r"a fold_0: not found; did you mean .*/experiment/cells\?$"):
+        open_run(str(tmp_path / "cells"), ["0"], "best", None)
 
 
 def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
