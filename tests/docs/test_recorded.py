@@ -14,7 +14,7 @@ PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
 # Drawn before pictures kept their settings. A picture that is drawn anew leaves this list.
 WITHOUT = frozenset(
     {
-        *("adjustment", "calibration", "correction", "corruptions", "drift"),
+        *("adjustment", "calibration", "correction", "corruptions"),
         *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
         "static_pipelines",
     }
