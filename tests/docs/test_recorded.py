@@ -15,7 +15,7 @@ PICTURES = sorted((ROOT / "docs/images").glob("*.png"))
 WITHOUT = frozenset(
     {
         *("adjustment", "calibration", "correction", "corruptions"),
-        *("lab", "monitor", "pipelines", "predictions", "report", "sensor", "sheet", "stages"),
+        *("lab", "monitor", "predictions", "report", "sensor", "sheet", "stages"),
         "static_pipelines",
     }
 )
