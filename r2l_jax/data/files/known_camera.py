@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ _NEUTRAL = {
     "black_level": "[0, 0, 0, 0]",
     "white_balance": "[1, 1, 1]",
     "color_matrix": "[[1, 0, 0], [0, 1, 0], [0, 0, 1]]",
-    "pattern": '"RGGB" (your sensor\'s own: nothing learns it)',
+    "pattern": '"RGGB"',
 }
 
 
@@ -98,10 +98,11 @@ class KnownCamera:
         return given or "auto"
 
 
-def neutral_start(missing: Iterable[str]) -> str:
+def neutral_start(missing: Sequence[str]) -> str:
     """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
     stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
-    return f"if they are unknown, start from a JSON file, given as --camera, with {stated}"
+    known = " (but for the pattern, which must be the sensor's)" * ("pattern" in missing)
+    return f"if they are unknown{known}, start from a camera's JSON file (--camera) with {stated}"
 
 
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:
