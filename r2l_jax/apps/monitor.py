@@ -104,8 +104,8 @@ def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str
     known = "the date" if by == "day" else "the camera"
     count, files = len(keyed[UNKNOWN]), sum(map(len, keyed.values()))
     return (
-        f"{count} of {files} files do not name {known}, and share windows: put those of each {by} in a folder, and "
-        "give --by=folder"
+        f"{count} of {files} files do not name {known}, and share windows: to keep them apart, put the files of each "
+        f"{by} in a folder of its own, and give --by=folder"
     )
 
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# The certainty that is needed lies between that of one class and that of all classes, this share of the way from the
-# first to the second. Of 15 models under up to four drifts and none, all 72 sets of images of all classes reached it,
-# and 2 of 302 sets of one class.
+# The needed certainty lies this share of the way from that of one class to that of all classes. Of 15 models under up
+# to four drifts and none, all 72 sets of images of all classes reached it, and 2 of 302 sets of one class.
 _SHARE = 1 / 4
 
 # The factor by which mending has to bring a model's certainty nearer to that of its own images. Of 72 pairs of a model
@@ -39,7 +38,7 @@ class OwnCertainty:
 
     @classmethod
     def of(cls, as_it_is: float, mended: float, one_class: float) -> "OwnCertainty":
-        """Derives the certainty that is needed from those of own images.
+        """Makes the figures of a model from its certainties of own images, and derives the needed certainty.
 
         Args:
             as_it_is: of images of all classes.

@@ -95,9 +95,9 @@ def mend(
     """Mixes the statistics of all layers that normalize with those of new images.
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    more certain with the statistics of the new images alone, these are taken. The statistics stay unless mending brings
-    the model's certainty nearer to that of its own images: a model that has seen many cameras in training knows each of
-    them, and its statistics differ from those of any one camera.
+    more certain with the statistics of the new images alone, these are taken. All of this is undone unless mending
+    brings the model's certainty nearer to that of its own images. For example, a model that has seen many cameras in
+    training already knows each of them, although its statistics are those of no single one.
 
     Args:
         model: a model in evaluation.
@@ -151,10 +151,10 @@ def replaced(
 
 
 class _Mixture(NamedTuple):
-    """A model whose statistics are mixed with those of new images.
+    """A model with mixed statistics, beside the model as it is.
 
     Attributes:
-        model: the model.
+        model: the model with mixed statistics.
         shares: the share of the new images in each layer.
         certainty: the certainty of this model.
         as_it_is: the certainty of the model without the mixture.

@@ -340,7 +340,7 @@ class Run:
             found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.certainty, values, force)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
-            # What the model knows of its own images stays what it was before it was mended.
+            # A mended model judges new images by how certain it was of its own images before it was mended.
             origin = {"from": fold.identity, "run": str(fold.folder), "by": found.description}
             about = msgspec.structs.replace(fold.about, certainty=fold.certainty, mended=origin)
             load_model = functools.partial(_model_of, found)

@@ -101,8 +101,8 @@ class KnownCamera:
 def neutral_start(missing: Sequence[str]) -> str:
     """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
     stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
-    known = " (but for the pattern, which must be the sensor's)" * ("pattern" in missing)
-    return f"if they are unknown{known}, start from a camera's JSON file (--camera) with {stated}"
+    right = ", whose pattern must be that of the sensor," * ("pattern" in missing)
+    return f"if they are unknown, start from a camera's JSON file (--camera){right} with {stated}"
 
 
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:

@@ -26,7 +26,7 @@ _TAGS = (
     *("Make", "Model", "LensModel", "ExposureTime", "FNumber"),
     *("ISOSpeedRatings", "PhotographicSensitivity", "DateTimeOriginal", "DateTime", _EXIF),
 )
-# What a camera and a day are called that a file does not name.
+# Stands for the camera or the day of a file that names none.
 UNKNOWN = "unknown"
 
 # The longest text of a field that is kept.

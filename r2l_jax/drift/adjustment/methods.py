@@ -152,8 +152,8 @@ class _Adaptation:
     def by_labels(self, statistics: Mended | None) -> tuple[RawToLogit, Searched]:
         """Searches for the processing of the lowest task loss of the labeled images.
 
-        A mended model normalizes by images of the drift, and is searched from where it is; another one, from several
-        exposures. Its statistics stay: to mend them once more at the end of the search cost accuracy when measured.
+        For a mended model, which knows images of the drift, the search starts from its own processing; otherwise, from
+        several exposures. The statistics stay: to mend them after the search as well cost accuracy on average.
         """
         settings, under = self._settings.searching(BY_LABELS), self._under
         model = under.model if statistics is None else statistics.model
@@ -181,7 +181,7 @@ class _Adaptation:
         return _with_pipeline(model, frozen.pipeline(ends[chosen])), Searched(stops, found, starts, chosen)
 
     def _unfinished(self, objective: str) -> pathlib.Path:
-        """Returns the file of a search: the end of the first one is kept until the second one has ended, too."""
+        """Returns the file that keeps a search. Each has its own, so that a stop in the second repeats no first one."""
         return self._file.with_stem(f"{self._file.stem}_{objective}")
 
     def _stops(self, stops: Sequence[int]) -> Sequence[int]:

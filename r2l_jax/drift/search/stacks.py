@@ -76,7 +76,7 @@ class Stacks:
 
 
 def _of_device(function: Callable, stacked: int, shared: int) -> Callable:
-    """Makes the function of a device's part, whose first axis is of this one device, from that of one pytree."""
+    """Makes a function of a device's part of a stack, in which the axis of the devices has length 1."""
     mapped = jax.vmap(function, in_axes=(0,) * stacked + (None,) * shared)
 
     def of_device(*args: PyTree) -> PyTree:

@@ -169,8 +169,8 @@ def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
     tifffile.imwrite(tmp_path / "a.tiff", np.zeros((4, 4), np.uint16), metadata=None)
     assert monitor.key_of(tmp_path / "a.tiff", "day") == "unknown"
     keyed = {"unknown": [tmp_path / "a.tiff"] * 3, "2024-02-29": [tmp_path / "b.tiff"] * 2}
-    said = "3 of 5 files do not name the date, and share windows: put those of each day in a folder, and give"
-    assert monitor.said_of_unknown(keyed, "day") == f"{said} --by=folder"
+    said = "3 of 5 files do not name the date, and share windows: to keep them apart, put the files of each day in a"
+    assert monitor.said_of_unknown(keyed, "day") == f"{said} folder of its own, and give --by=folder"
     assert monitor.said_of_unknown(keyed, "folder") is None
     assert monitor.said_of_unknown({"2024-02-29": keyed["2024-02-29"]}, "day") is None
 

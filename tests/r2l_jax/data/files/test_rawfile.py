@@ -260,7 +260,9 @@ def test_unknown_values_of_a_camera_are_stated_as_the_error_says(tmp_path):
     """Whoever copies the end of the message into a file has a camera."""
     file = write(tmp_path / "raw.tiff", np.full((4, 4), 100, np.uint8))
     for known, lacking in ((None, 4), ({"black_level": [0.1] * 4}, 3)):
-        with pytest.raises(InputError, match=r"start from a camera's JSON file \(--camera\) with") as error:
+        with pytest.raises(
+            InputError, match=r"JSON file \(--camera\), whose pattern must be that of the sensor, with"
+        ) as error:
             read_raw(file, known and KnownCamera(known))
         given = json.loads(f"{{{str(error.value).rpartition(' with ')[2]}}}")
         assert len(given) == lacking
