@@ -17,7 +17,8 @@ SHORTER = {"--synthetic_images=1080": "--synthetic_images=260", "--test_size=480
 @pytest.mark.slow
 def test_the_guide_leads_from_a_training_to_mended_predictions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (plant,) = code_blocks("python", GUIDE)
+    plant, plant_more = code_blocks("python", GUIDE)
+    assert (plant_more.count("1336"), plant_more.count("1592")) == (1, 2)
     assert plant.count("1080") == 2
     assert plant.count("1336") == 2
     (tmp_path / "flags").write_text("--epochs=3\n--overwrite\n")
@@ -28,9 +29,11 @@ def test_the_guide_leads_from_a_training_to_mended_predictions(tmp_path, monkeyp
         name = script.removeprefix("scripts/")
         if name == "monitor.py" and "--input=field" in arguments:
             exec(compile(plant.replace("1080", "260").replace("1336", "516"), "docs/monitor.md", "exec"), {})
+        if "--data_dir=labeled_tuesday" in arguments:
+            exec(compile(plant_more.replace("1336", "516").replace("1592", "772"), "docs/monitor.md", "exec"), {})
         flags = [SHORTER.get(each, each) for each in arguments]
         flags = [each.replace("configs/", f"{ROOT}/configs/") for each in flags]
-        more = ["--flagfile=flags"] if name == "train.py" else []
+        more = ["--flagfile=flags"] if name == "train.py" and "--epochs=0" not in arguments else []
         ended = program(name, *flags, *more)
         assert ended.returncode in (0, 2), ended.stderr
         statuses.append((name, ended.returncode))
