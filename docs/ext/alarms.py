@@ -3,8 +3,8 @@
 python docs/ext/alarms.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It writes the
 alarms of each drift to the folder, resumes there, and draws docs/images/alarms.png.
 
-python docs/ext/alarms.py <run> <folder> 1000 takes windows without a drift, and counts the alarms of a watch that
-promises one in 1000 windows; it ends after 20,000 windows, or when it is stopped.
+python docs/ext/alarms.py <run> <folder> 1000 64 takes windows of 64 images without a drift, and counts the alarms of a
+watch that promises one in 1000 windows; it ends when 25 are expected, and resumes in the folder.
 """
 
 import functools
@@ -46,7 +46,7 @@ DRAWS, LEVEL = 20, 0.05
 
 _OWN, _REFERENCES, _REFERENCE, _NEW = 1080, 1500, 480, 1000
 _STEPS = 2**12 - 1
-_AT_ONCE, _MOST = 100, 20_000
+_AT_ONCE, _EXPECTED = 100, 25
 
 
 def picked(seen: Seen, places: np.ndarray) -> Seen:
@@ -101,26 +101,26 @@ def draw(found: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
     return figure
 
 
-def count_false_alarms(run: Run, raws: np.ndarray, folder: pathlib.Path, every: int) -> None:
-    """Takes windows of 64 images without a drift, each with another reference, and counts those with an alarm."""
-    seen, file, level = see(run, raws, None), folder / f"windows_{every}.json", 1 / every
+def count_false_alarms(run: Run, raws: np.ndarray, folder: pathlib.Path, every: int, window: int) -> None:
+    """Takes windows without a drift, each with another reference, and counts those with an alarm."""
+    seen, file, level = see(run, raws, None), folder / f"windows_{every}_{window}.json", 1 / every
     found = json.loads(file.read_text()) if file.exists() else []
     known, new = picked(seen, np.arange(_REFERENCES)), picked(seen, np.arange(_REFERENCES, len(raws)))
-    while len(found) < _MOST:
-        found += [p_value(known, new, 64, seed, level) for seed in range(len(found), len(found) + _AT_ONCE)]
+    while len(found) < _EXPECTED * every:
+        found += [p_value(known, new, window, seed, level) for seed in range(len(found), len(found) + _AT_ONCE)]
         file.write_text(json.dumps(found))
         print(f"{sum(value <= level for value in found)} alarms in {len(found)} windows", flush=True)
 
 
-def main(uri: str, folder: pathlib.Path, every: str | None = None) -> None:
+def main(uri: str, folder: pathlib.Path, *numbers: str) -> None:
     """Counts the alarms under all drifts and draws them, or counts false alarms."""
     folder.mkdir(parents=True, exist_ok=True)
     fresh = datasets.load("Synthetic", synthetic_images=_OWN + _REFERENCES + _NEW, synthetic_size=64)
     raws, _ = fresh.samples(np.arange(_OWN, len(fresh)))
-    if every is None:
-        draw(powers(load(uri), raws, folder)).savefig(PICTURE, dpi=110)
+    if numbers:
+        count_false_alarms(load(uri), raws, folder, *map(int, numbers))
     else:
-        count_false_alarms(load(uri), raws, folder, int(every))
+        draw(powers(load(uri), raws, folder)).savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":

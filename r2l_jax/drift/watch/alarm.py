@@ -13,6 +13,7 @@ false alarms of the whole are therefore right, however the tests depend on each 
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,15 +26,15 @@ from r2l_jax.drift.watch.results import Statistic
 from r2l_jax.drift.watch.statistics import Seen
 from r2l_jax.runtime import compiler
 
-# The permutations of a first look. A p-value at which it stays clear of an alarm is not computed more finely.
-_FIRST = 1999
-_CLEAR = 0.1
-
-# A level is resolved by about this many permutations that are more extreme.
+# The permutations of a first look; each further look takes ten times as many.
+_FIRST = 199
+# A p-value is known well enough, and a level resolved, by this many permutations that are at least as extreme.
 _BEYOND = 20
+# A p-value of few such permutations comes from at least so many.
+_LEAST = 1999
 
 # The permutations that are computed together.
-_TOGETHER = 1000
+_TOGETHER = 200
 
 # The distribution functions are compared at this many quantiles of all images.
 _POINTS = 32
@@ -53,11 +54,22 @@ class Verdict(NamedTuple):
     permutations: int
 
 
+class _Prepared(NamedTuple):
+    """What the tests take from all N images, which is the same under each permutation."""
+
+    mosaic: Float[Array, "N points S"]
+    image: Float[Array, "N points S"]
+    output: Float[Array, "N points S"]
+    kernel: Float[Array, "N N"]
+    disagreement: Float[Array, " N"] | None
+
+
 def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     """Tests whether new images come from the distribution of the reference.
 
-    For a level below 1%, a first look with fewer permutations decides whether the p-value is computed finely enough.
-    A p-value at or below the level comes from one set of permutations alone, so the level holds.
+    As in J. Besag, P. Clifford, "Sequential Monte Carlo p-values" (Biometrika 78(2), 1991), permutations are added only
+    while few of them are as extreme as the truth. Each look takes new ones, and an alarm comes from the last look
+    alone, so the level holds.
 
     Args:
         reference: the statistics of the reference.
@@ -65,28 +77,31 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
         level: the probability of a false alarm to resolve.
         seed: decides the permutations.
     """
-    verdict = _test(reference, new, _FIRST, 2 * seed)
-    needed = math.ceil(_BEYOND / level) - 1
-    if needed <= _FIRST or verdict.p_value > max(_CLEAR, level):
-        return verdict
-    return _test(reference, new, needed, 2 * seed + 1)
-
-
-def _test(reference: Seen, new: Seen, permutations: int, seed: int) -> Verdict:
-    sizes = len(reference.mosaic), len(new.mosaic)
+    needed = max(_LEAST, math.ceil(_BEYOND / level) - 1)
     pooled = [np.concatenate(pair) for pair in zip(reference[:4], new[:4], strict=True)]
     disagreement = None
     if reference.disagreement is not None and new.disagreement is not None:
         disagreement = np.concatenate([reference.disagreement, new.disagreement])
+    prepare, _ = _compiled()
+    prepared, sizes = prepare(pooled, disagreement), (len(reference.mosaic), len(new.mosaic))
+    verdict = _test(prepared, sizes, _FIRST, seed)
+    while verdict.permutations < needed and verdict.p_value * (verdict.permutations + 1) <= _BEYOND:
+        more = min(10 * (verdict.permutations + 1) - 1, needed)
+        verdict = _test(prepared, sizes, more, seed)
+    return verdict
+
+
+def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: int) -> Verdict:
     own = np.repeat(np.array([-1 / sizes[0], 1 / sizes[1]], np.float32), sizes)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, permutations))
+    _, distances = _compiled()
     found = []
     for start in range(0, permutations + 1, _TOGETHER):
         weights = np.tile(own, (_TOGETHER, 1))
         # The first row is the truth.
         part = weights[1:] if start == 0 else weights
         rng.permuted(part, axis=1, out=part)
-        found.append(jax.device_get(_compiled()(weights, *pooled, disagreement)))
+        found.append(jax.device_get(distances(jnp.asarray(weights), prepared)))
     by_test = {name: np.concatenate([each[name] for each in found])[: permutations + 1] for name in found[0]}
     p_values = {name: _tail(_with_ties(values)) for name, values in by_test.items()}
     # Small p-values are extreme: the tail of their negatives.
@@ -105,45 +120,53 @@ def _tail(values: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _compiled():
-    def compute(
-        weights: Float[Array, "P N"],
-        mosaic: Array,
-        image: Array,
-        output: Array,
-        features: Array,
-        disagreement: Float[Array, " N"] | None,
-    ) -> dict[str, Float[Array, " P"]]:
-        found = {
-            name: _distances(weights, values).max(1)
-            for name, values in (("mosaics", mosaic), ("images", image), ("outputs", output))
-        }
-        found["features"] = _discrepancies(weights, features)
-        if disagreement is not None:
-            found["disagreement"] = jnp.abs(weights @ disagreement)
-        return found
-
+def _compiled() -> tuple[Callable[..., _Prepared], Callable[[Array, _Prepared], dict[str, Array]]]:
     # Made at the first use: the compiler is not asked for its options when this module is imported.
-    return jax.jit(compute, compiler_options=compiler.options())
+    options = compiler.options()
+    return jax.jit(_prepared, compiler_options=options), jax.jit(_under_permutations, compiler_options=options)
 
 
-def _distances(weights: Float[Array, "P N"], values: Float[Array, "N S"]) -> Float[Array, "P S"]:
-    """Computes the Kolmogorov-Smirnov distance of each statistic under each permutation."""
+def _prepared(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:
+    mosaic, image, output, features = pooled
+    return _Prepared(_below(mosaic), _below(image), _below(output), _kernel(features), disagreement)
+
+
+def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> dict[str, Float[Array, " P"]]:
+    """Computes the statistic of each test under each permutation."""
+    found = {
+        name: _distances(weights, below).max(1)
+        for name, below in (("mosaics", prepared.mosaic), ("images", prepared.image), ("outputs", prepared.output))
+    }
+    found["features"] = _discrepancies(weights, prepared.kernel)
+    if prepared.disagreement is not None:
+        found["disagreement"] = jnp.abs(weights @ prepared.disagreement)
+    return found
+
+
+def _below(values: Float[Array, "N S"]) -> Float[Array, "N points S"]:
+    """Marks the images below each of some quantiles of all images, for each statistic."""
     points = jnp.sort(values, 0)[np.linspace(0, len(values) - 1, _POINTS + 1).astype(int)[:-1]]
-    below = (values[:, None] <= points).astype(weights.dtype).reshape(len(values), -1)
-    return jnp.abs(weights @ below).reshape(len(weights), *points.shape).max(1)
+    return (values[:, None] <= points).astype(jnp.float32)
 
 
-def _discrepancies(weights: Float[Array, "P N"], features: Float[Array, "N F"]) -> Float[Array, " P"]:
-    """Computes the squared maximum mean discrepancy of features under each permutation.
+def _distances(weights: Float[Array, "P N"], below: Float[Array, "N points S"]) -> Float[Array, "P S"]:
+    """Computes the Kolmogorov-Smirnov distance of each statistic under each permutation."""
+    return jnp.abs(jnp.tensordot(weights, below, 1)).max(1)
 
-    The kernel is Gaussian, and its squared width is the median of the squared distances. All that is taken from the
-    features is the same under each permutation.
+
+def _kernel(features: Float[Array, "N F"]) -> Float[Array, "N N"]:
+    """Computes a Gaussian kernel whose squared width is the median of the squared distances.
+
+    All that is taken from the features is the same under each permutation.
     """
     scaled = (features - features.mean(0)) / jnp.maximum(features.std(0), 1e-6)
     squares = jnp.square(scaled).sum(1)
     distances = jnp.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0)
-    kernel = jnp.exp(-distances / jnp.maximum(jnp.median(distances), 1e-6))
+    return jnp.exp(-distances / jnp.maximum(jnp.median(distances), 1e-6))
+
+
+def _discrepancies(weights: Float[Array, "P N"], kernel: Float[Array, "N N"]) -> Float[Array, " P"]:
+    """Computes the squared maximum mean discrepancy under each permutation."""
     return jnp.maximum((weights @ kernel * weights).sum(1), 0)
 
 

@@ -19,8 +19,8 @@ def drawn(rng, images, members=2):
 @pytest.fixture
 def few(monkeypatch):
     """Few permutations, whose p-values are multiples of 1/100."""
-    monkeypatch.setattr(alarm, "_FIRST", 99)
-    monkeypatch.setattr(alarm, "_TOGETHER", 100)
+    for name, value in {"_FIRST": 99, "_LEAST": 99, "_TOGETHER": 100}.items():
+        monkeypatch.setattr(alarm, name, value)
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -53,7 +53,7 @@ def test_distances_are_those_of_kolmogorov_and_smirnov_at_some_quantiles():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(30, 2)).astype(np.float32)
     weights = np.repeat(np.float32([-1 / 20, 1 / 10]), [20, 10])[None]
-    found = np.asarray(alarm._distances(jnp.asarray(weights), jnp.asarray(values)))[0]
+    found = np.asarray(alarm._distances(jnp.asarray(weights), alarm._below(jnp.asarray(values))))[0]
     exact = [stats.ks_2samp(column[:20], column[20:]).statistic for column in values.T]
     np.testing.assert_allclose(found, exact, atol=1e-6)  # 30 images have fewer than 32 quantiles
 
@@ -64,22 +64,24 @@ def test_the_discrepancy_grows_with_the_shift_and_not_with_the_scale_of_a_featur
     noise = rng.normal(size=(80, 4)).astype(np.float32)
     shifted = [noise + np.repeat([[0], [shift]], 40, 0).astype(np.float32) for shift in (0, 0.5, 1)]
     weights, shifted = jnp.asarray(weights), [jnp.asarray(each) for each in shifted]
-    found = [float(alarm._discrepancies(weights, each)[0]) for each in shifted]
+    found = [float(alarm._discrepancies(weights, alarm._kernel(each))[0]) for each in shifted]
     assert found[0] < found[1] < found[2]
-    scaled = alarm._discrepancies(weights, shifted[2] * jnp.array([1, 10, 100, 1000]))
+    scaled = alarm._discrepancies(weights, alarm._kernel(shifted[2] * jnp.array([1, 10, 100, 1000])))
     assert float(scaled[0]) == pytest.approx(found[2], rel=1e-3)
 
 
-def test_a_small_level_is_resolved_only_where_it_matters(monkeypatch):
-    monkeypatch.setattr(alarm, "_FIRST", 99)
+def test_permutations_are_added_while_few_are_as_extreme():
     rng = np.random.default_rng(4)
     reference, same = drawn(rng, 40), drawn(rng, 12)
     other = same._replace(mosaic=same.mosaic + 9)
-    clear, drifted = (alarm.compare(reference, each, 0.005, 1) for each in (same, other))
-    assert clear.permutations == 99
+    clear, drifted, less_finely = (
+        alarm.compare(reference, *each, 1) for each in ((same, 0.005), (other, 0.005), (other, 0.05))
+    )
+    assert clear.permutations == 199
     assert clear.p_value > 0.1
     assert drifted.permutations == 3999
     assert drifted.p_value <= 0.005
+    assert less_finely.permutations == 1999
 
 
 def test_single_statistics_are_corrected_as_by_holm():
