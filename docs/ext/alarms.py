@@ -112,15 +112,15 @@ def count_false_alarms(run: Run, raws: np.ndarray, folder: pathlib.Path, every: 
         print(f"{sum(value <= level for value in found)} alarms in {len(found)} windows", flush=True)
 
 
-def main(uri: str, folder: pathlib.Path, *numbers: str) -> None:
+def main(uri: str, folder: pathlib.Path, every: str | None = None, window: str = "64") -> None:
     """Counts the alarms under all drifts and draws them, or counts false alarms."""
     folder.mkdir(parents=True, exist_ok=True)
     fresh = datasets.load("Synthetic", synthetic_images=_OWN + _REFERENCES + _NEW, synthetic_size=64)
     raws, _ = fresh.samples(np.arange(_OWN, len(fresh)))
-    if numbers:
-        count_false_alarms(load(uri), raws, folder, *map(int, numbers))
-    else:
+    if every is None:
         draw(powers(load(uri), raws, folder)).savefig(PICTURE, dpi=110)
+    else:
+        count_false_alarms(load(uri), raws, folder, int(every), int(window))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from r2l_jax.runtime import compiler
 _FIRST = 199
 # A p-value is known well enough, and a level resolved, by this many permutations that are at least as extreme.
 _BEYOND = 20
-# A p-value of few such permutations comes from at least so many.
-_LEAST = 1999
+# The last look takes at least so many permutations.
+_LAST = 1999
 
 # The permutations that are computed together.
 _TOGETHER = 200
@@ -67,9 +67,9 @@ class _Prepared(NamedTuple):
 def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     """Tests whether new images come from the distribution of the reference.
 
-    As in J. Besag, P. Clifford, "Sequential Monte Carlo p-values" (Biometrika 78(2), 1991), permutations are added only
-    while few of them are as extreme as the truth. Each look takes new ones, and an alarm comes from the last look
-    alone, so the level holds.
+    As in J. Besag, P. Clifford, "Sequential Monte Carlo p-values" (Biometrika 78(2), 1991), few permutations are enough
+    where many of them are as extreme as the truth. If 20 or fewer are, a look at ten times as many follows, all of them
+    new. Only the last look can raise an alarm, so the level holds.
 
     Args:
         reference: the statistics of the reference.
@@ -77,7 +77,7 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
         level: the probability of a false alarm to resolve.
         seed: decides the permutations.
     """
-    needed = max(_LEAST, math.ceil(_BEYOND / level) - 1)
+    needed = max(_LAST, math.ceil(_BEYOND / level) - 1)
     pooled = [np.concatenate(pair) for pair in zip(reference[:4], new[:4], strict=True)]
     disagreement = None
     if reference.disagreement is not None and new.disagreement is not None:
@@ -85,7 +85,7 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     prepare, _ = _compiled()
     prepared, sizes = prepare(pooled, disagreement), (len(reference.mosaic), len(new.mosaic))
     verdict = _test(prepared, sizes, _FIRST, seed)
-    while verdict.permutations < needed and verdict.p_value * (verdict.permutations + 1) <= _BEYOND:
+    while verdict.permutations < needed and verdict.p_value <= max(_BEYOND / (verdict.permutations + 1), 2 * level):
         more = min(10 * (verdict.permutations + 1) - 1, needed)
         verdict = _test(prepared, sizes, more, seed)
     return verdict
@@ -123,10 +123,10 @@ def _tail(values: np.ndarray) -> np.ndarray:
 def _compiled() -> tuple[Callable[..., _Prepared], Callable[[Array, _Prepared], dict[str, Array]]]:
     # Made at the first use: the compiler is not asked for its options when this module is imported.
     options = compiler.options()
-    return jax.jit(_prepared, compiler_options=options), jax.jit(_under_permutations, compiler_options=options)
+    return jax.jit(_prepare, compiler_options=options), jax.jit(_under_permutations, compiler_options=options)
 
 
-def _prepared(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:
+def _prepare(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:
     mosaic, image, output, features = pooled
     return _Prepared(_below(mosaic), _below(image), _below(output), _kernel(features), disagreement)
 

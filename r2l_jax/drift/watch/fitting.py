@@ -25,8 +25,11 @@ _NAMES = tuple(DRIFTS)
 _CHANCE = 0.01
 # The logarithm of the odds against a gamma in raw data, which looks like other drifts together where it is small.
 _RARE = 10.0
-# What formulas are trusted with: this share of the change that they explain, and this error of a logarithm.
-_TRUST, _TRUST_IN_BANDS, _ERROR = 0.02, 0.05, 0.01
+# What formulas are trusted with: this share of the change that they explain, and this error of a logarithm. Levels
+# follow most drifts exactly. Errors grow with the share of sites that pile up, because they cut off structure in ways
+# that few numbers tell, and leave other patches for the noise.
+_TRUST, _TRUST_IN_LEVELS, _TRUST_IN_BANDS, _ERROR = 0.02, 0.002, 0.05, 0.01
+_PILED = {"level": 0.003, "zone": 0.003, "band": 3.0, "noise": 3.0}
 # The spread of the new statistics is measured as if so many mosaics of the reference were among them.
 _BORROWED = 8
 _SHRINKAGE = 0.02
@@ -44,7 +47,8 @@ class Fit(NamedTuple):
         logits: the logarithms of factors on the shares of the classes.
         chi: the chi-square of what is left.
         rest: what is left of the statistics, whitened `(K,)`.
-        jacobian: the derivatives of the whitened statistics by `theta` and `logits` `(K, drifts + classes)`.
+        slopes: the derivatives of the whitened statistics by the sizes of the causes `(K, sizes)`, in the order of
+            `Comparison.columns`.
     """
 
     causes: tuple[str, ...]
@@ -52,22 +56,25 @@ class Fit(NamedTuple):
     logits: Float[np.ndarray, " classes"]
     chi: float
     rest: Float[np.ndarray, " k"]
-    jacobian: Float[np.ndarray, "k parameters"]
+    slopes: Float[np.ndarray, "k sizes"]
 
+
+# Derivatives along so many directions are computed together.
+_FEW = 4
 
 _value = jax.jit(predicted)
 
 
 @jax.jit
-def _value_and_jacobian(
-    theta: Array, logits: Array, reference: Reference, level: Array, top: Array
+def _value_and_slopes(
+    theta: Array, logits: Array, directions: tuple[Array, Array], reference: Reference, level: Array, top: Array
 ) -> tuple[Array, Array]:
-    def twice(theta: Array, logits: Array) -> tuple[Array, Array]:
-        value = predicted(theta, logits, reference, level, top)
-        return value, value
-
-    slopes, value = jax.jacfwd(twice, argnums=(0, 1), has_aux=True)(theta, logits)
-    return value, jnp.concatenate(slopes, -1)
+    """Computes the statistics and their derivatives along directions of theta and of the logits `(K, directions)`."""
+    value, along = jax.linearize(
+        lambda *numbers: predicted(numbers[0], numbers[1], reference, level, top), theta, logits
+    )
+    # Not all together, to save memory.
+    return value, jax.lax.map(lambda each: along(*each), directions, batch_size=_FEW).T
 
 
 class Comparison:
@@ -78,7 +85,7 @@ class Comparison:
         known: the statistics of the whole reference.
         new: the statistics of the new mosaics.
         level: the levels of the noise curve of the new mosaics.
-        structure: the share of structure in the noise, in each bin of the curves.
+        structure: the variance of structure over that of the noise, in each bin of the curves.
         top: the highest value of the new mosaics.
     """
 
@@ -97,7 +104,7 @@ class Comparison:
         size = len(new.values)
         # Without a drift, the whole reference tells the statistics; a part of it tells how they respond. The noise is
         # predicted from that of the whole reference, at other levels.
-        start, _ = self._predict(_NEUTRAL, np.zeros(len(self.shares)))
+        start = self._predict(_NEUTRAL, np.zeros(len(self.shares)))
         self._offset = np.where(np.isin(new.kinds, ("noise", "pile")), 0.0, known.values - start)
         numbers = len(known.influence), len(new.influence)
         usual, spread = (each.influence.std(0, ddof=1) for each in (known, new))
@@ -109,32 +116,43 @@ class Comparison:
         sampling = correlation * spread[:, None] * spread * sum(1 / n for n in numbers) * (1 + size / numbers[0])
         change = new.values - start - self._offset
         kinds = np.array(new.kinds)
-        trust = np.where(kinds == "band", _TRUST_IN_BANDS, _TRUST)
+        is_level = np.isin(kinds, ("level", "zone"))
+        trust = np.select([is_level, kinds == "band"], [_TRUST_IN_LEVELS, _TRUST_IN_BANDS], _TRUST)
         self._error = np.hypot(trust * change, np.where(np.isin(kinds, ("band", "noise")), _ERROR, 0))
         self._error[kinds == "noise"] += 4 * structure
-        # Where sites pile up, structure is cut off in ways that few numbers tell.
         piled = np.exp(new.values[kinds == "pile"])
-        self._error[kinds == "band"] += 3 * piled
+        self._error += piled * [_PILED.get(kind, 0.0) for kind in kinds]
+        self._error[kinds == "line"] += 3 * piled * abs(start)[kinds == "line"]
         self._error[kinds == "pile"] += 0.3
         self._factor = np.linalg.cholesky(sampling + np.diag(self._error**2))
         self._seen: dict[tuple[str, ...], Fit] = {}
 
-    def _predict(self, theta: np.ndarray, logits: np.ndarray, slopes: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, theta: np.ndarray, logits: np.ndarray) -> np.ndarray:
         numbers = jnp.asarray(theta, jnp.float32), jnp.asarray(logits, jnp.float32)
-        value, jacobian = _value_and_jacobian(*numbers, *self._fixed) if slopes else (_value(*numbers, *self._fixed), 0)
-        return np.asarray(value, np.float64), np.asarray(jacobian, np.float64)
+        return np.asarray(_value(*numbers, *self._fixed), np.float64)
+
+    def _slopes(self, theta: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the statistics and their derivatives by some numbers."""
+        numbers = jnp.asarray(theta, jnp.float32), jnp.asarray(logits, jnp.float32)
+        # Few sizes of arrays, because each is compiled.
+        count = _FEW if len(columns) <= _FEW else len(theta) + len(logits)
+        every = np.zeros((count, len(theta) + len(logits)), np.float32)
+        every[np.arange(len(columns)), columns] = 1
+        directions = every[:, : len(theta)], every[:, len(theta) :]
+        value, slopes = _value_and_slopes(*numbers, directions, *self._fixed)
+        return np.asarray(value, np.float64), np.asarray(slopes, np.float64)[:, : len(columns)]
 
     def _white(self, values: np.ndarray) -> np.ndarray:
         return np.linalg.solve(self._factor, values)
 
     def _chi(self, theta: np.ndarray, logits: np.ndarray) -> float:
-        rest = self._white(self.new.values - self._offset - self._predict(theta, logits)[0])
+        rest = self._white(self.new.values - self._offset - self._predict(theta, logits))
         return float(rest @ rest)
 
     def _at(self, causes: tuple[str, ...], theta: np.ndarray, logits: np.ndarray) -> Fit:
-        value, jacobian = self._predict(theta, logits, slopes=True)
+        value, slopes = self._slopes(theta, logits, self.columns(causes))
         rest = self._white(self.new.values - self._offset - value)
-        return Fit(causes, theta, logits, float(rest @ rest), rest, self._white(jacobian))
+        return Fit(causes, theta, logits, float(rest @ rest), rest, self._white(slopes))
 
     def penalty(self, cause: str) -> float:
         """Computes half of the chi-square that chance explains by a cause, in `_CHANCE` of the diagnoses."""
@@ -165,17 +183,13 @@ class Comparison:
             theta, logits = np.where(own, start.theta, theta), start.logits * (SCENE in causes)
             if "saturation" in causes and "saturation" not in start.causes:
                 theta[_NAMES.index("saturation")] = self.top ** (2 ** -theta[_NAMES.index("gamma")])
-        damping = 1e-3
-        if start is not None and np.array_equal(theta, start.theta) and np.array_equal(logits, start.logits):
-            here = start._replace(causes=causes)
-        else:
-            here = self._at(causes, theta, logits)
+        damping, here = 1e-3, self._at(causes, theta, logits)
         columns = self.columns(causes)
         width = np.append(_WIDTH, np.ones(len(logits)))[columns]
         prior = (columns >= len(_NAMES)) / _PRIOR**2
         for _ in range(_ROUNDS if causes else 0):
             numbers = np.append(here.theta, here.logits)
-            slopes = here.jacobian[:, columns] * width
+            slopes = here.slopes * width
             normal = slopes.T @ slopes + np.diag(prior + 1e-9)
             gradient = slopes.T @ here.rest - prior * numbers[columns]
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
@@ -212,8 +226,11 @@ class Comparison:
         if not fit.causes:
             return names
 
+        places = np.arange(len(fit.theta) + len(fit.logits))
+        jacobian = self._white(self._slopes(fit.theta, fit.logits, places)[1])
+
         def left(name: str) -> float:
-            slopes = fit.jacobian[:, self.columns((*fit.causes, name))]
+            slopes = jacobian[:, self.columns((*fit.causes, name))]
             slopes = slopes / np.maximum(np.linalg.norm(slopes, axis=0), 1e-9)
             size = np.linalg.lstsq(slopes, fit.rest, rcond=1e-6)[0]
             return float(np.square(fit.rest - slopes @ size).sum()) / 2 + self.penalty(name)
@@ -249,7 +266,7 @@ class Comparison:
         moved = resampled(self.new.influence) - resampled(self.known.influence) * self._scale
         moved = self._white((moved + self._error * random.normal(size=moved.shape)).T)
         columns = self.columns(fit.causes)
-        slopes = fit.jacobian[:, columns]
+        slopes = fit.slopes
         prior = np.diag((columns >= len(_NAMES)) / _PRIOR**2 + 1e-9)
         steps = np.linalg.solve(slopes.T @ slopes + prior, slopes.T @ moved)
         numbers = np.tile(np.append(fit.theta, fit.logits), (count, 1))

@@ -25,11 +25,17 @@ _BLOCK = 8
 RINGS = 16
 # The side of the patches in which noise is measured, in sites of one place in the tile.
 _PATCH = 8
-# If fewer patches than this share are clear of saturation, all of them are measured.
-_USED = 0.01
+# Sites this close to the highest value count as piled up there.
+PILE = 2e-3
+# Noise is measured in patches that are clear of such sites, if there are enough: this share of all, of so many mosaics.
+_USED, _MOSAICS = 0.001, 8
+# Else, it is measured in all patches, and so much more of it counts as structure.
+_UNCLEAR = 1.0
 # The shares of patches between whose levels the bins lie, and the share of the flattest ones in each.
 _EDGES = (0.0, 0.08, 0.25, 0.5, 0.75, 1.0)
 _FLAT = 0.3
+# The least share of the variance that counts as noise.
+_LEAST = 0.05
 
 
 class Moments(NamedTuple):
@@ -53,9 +59,9 @@ class NoiseCurve(NamedTuple):
 
     Attributes:
         level: the mean value of each bin `(bins,)`.
-        variance: the variance of the noise in each bin `(bins,)`.
-        structure: the share of that variance that is common to neighboring rows, as noise is not, not negative
-            `(bins,)`.
+        variance: the variance of the noise in each bin, without what is common to neighboring rows `(bins,)`.
+        structure: the variance that is common to neighboring rows, as that of noise is not, over that of the noise; not
+            negative `(bins,)`.
         influence: by how much each mosaic moves the logarithm of each variance `(N, bins)`; their mean is 0.
     """
 
@@ -128,15 +134,17 @@ def noise_curve(mosaics: Float[np.ndarray, "n height width"], pattern: str) -> N
 
     A patch holds sites of the same place in the tile. It is chosen by its even rows and measured in its odd rows, and
     the other way round: their noise is independent, so that choosing quiet patches does not lower the noise, whereas
-    structure of the scene reaches over several rows.
+    structure of the scene reaches over several rows. What structure is left is common to even and odd rows, and is
+    taken off.
     """
-    levels, squares, common = map(np.asarray, _patches(jnp.asarray(mosaics), pattern))
+    levels, highest, squares, common = map(np.asarray, _patches(jnp.asarray(mosaics), pattern))
     count = len(levels)
-    level, common = (np.repeat(values.reshape(count, -1), 2, 1) for values in (levels, common))
-    chosen_by, measured_in = squares.reshape(count, -1), squares[..., ::-1].reshape(count, -1)
-    # Where sites saturate, their noise is cut off.
-    is_used = level + 4 * np.sqrt(chosen_by) < mosaics.max()
-    if is_used.mean() < _USED:
+    level, top, common = (np.repeat(values.reshape(count, -1), 2, 1) for values in (levels, highest, common))
+    chosen_by, own = squares.reshape(count, -1), squares[..., ::-1].reshape(count, -1) - common
+    # Where sites saturate, their noise is cut off. A patch of which none does may be a quiet one by chance.
+    is_used = (top < mosaics.max() - PILE) & (level + 3 * np.sqrt(chosen_by) < mosaics.max())
+    is_clear = is_used.mean() >= _USED and is_used.any(1).sum() >= min(_MOSAICS, count)
+    if not is_clear:
         is_used[:] = True
     # These are levels of patches, so that there is a patch between any two.
     edges = np.quantile(level[is_used], _EDGES, method="inverted_cdf")
@@ -144,19 +152,23 @@ def noise_curve(mosaics: Float[np.ndarray, "n height width"], pattern: str) -> N
     for low, high in itertools.pairwise(edges):
         inside = is_used & (level >= low) & (level <= high)
         flat = inside & (chosen_by <= np.quantile(chosen_by[inside], _FLAT))
-        total, number = np.where(flat, measured_in, 0).sum(1, dtype=np.float64), flat.sum(1)
+        number, shared = flat.sum(1), np.where(flat, common, 0).sum(1, dtype=np.float64)
+        total = np.where(flat, own, 0).sum(1, dtype=np.float64)
+        # Where nearly all is common, little can be told about the rest.
+        if total.sum() < _LEAST * (total + shared).sum():
+            total = _LEAST * (total + shared)
         variance = total.sum() / number.sum() + 1e-12
         means.append(level[flat].mean())
         variances.append(variance)
-        structures.append(max(common[flat].mean(dtype=np.float64) / variance, 0))
+        structures.append(max(shared.sum() / number.sum() / variance, 0) + _UNCLEAR * (not is_clear))
         influences.append((total / variance - number) / number.mean())
     influence = np.stack(influences, -1)
     return NoiseCurve(np.array(means), np.array(variances), np.array(structures), influence - influence.mean(0))
 
 
 @functools.partial(jax.jit, static_argnames="pattern")
-def _patches(mosaics: Array, pattern: str) -> tuple[Array, Array, Array]:
-    """Computes the mean of patches, and the variance of noise in their even and odd rows and common to both."""
+def _patches(mosaics: Array, pattern: str) -> tuple[Array, Array, Array, Array]:
+    """Computes mean and maximum of patches, and the variance of noise in their even and odd rows and common to both."""
     planes = jnp.stack(
         [
             mosaics[:, row :: tile.shape[0], column :: tile.shape[1]]
@@ -172,4 +184,4 @@ def _patches(mosaics: Array, pattern: str) -> tuple[Array, Array, Array]:
     )
     second = parts[..., :-2] - 2 * parts[..., 1:-1] + parts[..., 2:]
     squares = jnp.moveaxis((second**2).mean((3, 6)), 3, -1)
-    return parts.mean((3, 4, 6)), squares / 6, second.prod(4).mean((3, 5)) / 6
+    return parts.mean((3, 4, 6)), parts.max((3, 4, 6)), squares / 6, second.prod(4).mean((3, 5)) / 6

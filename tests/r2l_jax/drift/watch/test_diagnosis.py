@@ -65,11 +65,12 @@ def compiled_as_users_do():
     with pytest.MonkeyPatch.context() as patch:
         for module, name, static in (
             (fitting, "_value", ()),
-            (fitting, "_value_and_jacobian", ()),
+            (fitting, "_value_and_slopes", ()),
             (diagnosis, "measured", ("pattern",)),
             (moments, "_patches", ("pattern",)),
             (response, "_blurred_blocks", ("camera",)),
             (response, "_shifts", ()),
+            (response, "_texture", ("pattern",)),
         ):
             function = getattr(module, name).__wrapped__
             patch.setattr(module, name, optimized.optimized(function, static_argnames=static))
@@ -125,16 +126,10 @@ def test_both_drifts_of_a_pair_are_named(pool, drift):
     assert is_right(causes, sizes), causes
 
 
-@pytest.mark.parametrize("levels", [(), (0.1, 0.3, 0.5)])
-def test_noise_that_saturates_nearly_everywhere_has_a_curve(levels):
-    mosaics = np.random.default_rng(0).integers(0, 2, (40, 32, 32)).astype(np.float32)
-    for place, level in enumerate(levels):
-        # Half of a patch is clear of saturation in each, in all fewer than there are bins of levels.
-        mosaics[place, :16:4, :16:2] = level
-    curve = moments.noise_curve(mosaics, "RGGB")
-    for values in (curve.level, curve.variance, curve.structure, curve.influence):
-        assert np.isfinite(values).all()
-    assert curve.variance.mean() == pytest.approx(0.25, rel=0.2)
+def test_no_cause_is_invented_where_most_sites_are_white(pool):
+    causes, sizes = found(pool, 101, {"exposure": 0.8})
+    assert len(causes) == 1
+    assert is_right(causes, sizes), causes
 
 
 def test_no_drift_has_no_cause(pool):
@@ -166,9 +161,9 @@ def test_what_no_camera_does_is_unexplained(pool):
 @pytest.mark.slow
 def test_all_drifts_and_draws_share_what_is_compiled(pool):
     found(pool, 7, {"exposure": -0.7})
-    before = fitting._value_and_jacobian._cache_size()
+    before = fitting._value_and_slopes._cache_size()
     found(pool, 8, {"black_level": 60.0, "gamma": 1.2})
-    assert fitting._value_and_jacobian._cache_size() == before
+    assert fitting._value_and_slopes._cache_size() == before
 
 
 @pytest.mark.slow
@@ -194,17 +189,22 @@ def test_a_sensor_without_colors(pool):
     assert causes[0].value == pytest.approx(-0.5, rel=0.1)
 
 
-# With less light, another black level or gamma moves the levels nearly in the same way.
-HARD = [
-    pytest.param(drift, marks=pytest.mark.xfail(strict=True, reason=f"right in {count} of ten draws"))
-    for drift, count in zip(PAIRS[:2], (5, 8), strict=True)
-]
+# A gamma and a black level together move the levels nearly as a gamma alone does.
+HARD = {"black_level": 60.0, "gamma": 1.2}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("drift", [*SINGLE, *HARD, *PAIRS[2:]], ids=named)
+@pytest.mark.parametrize("drift", [*SINGLE, *(drift for drift in PAIRS if drift != HARD)], ids=named)
 def test_nine_of_ten_draws_are_right(pool, drift):
     assert sum(is_right(*found(pool, 100 + seed, drift)) for seed in range(10)) >= 9
+
+
+@pytest.mark.slow
+def test_gamma_comes_first_where_a_black_level_is_hard_to_tell(pool):
+    for seed in range(10):
+        causes, _ = found(pool, 100 + seed, HARD)
+        assert causes[0].name == "gamma"
+        assert causes[0].value == pytest.approx(HARD["gamma"], rel=0.04)
 
 
 @pytest.mark.slow
