@@ -308,7 +308,8 @@ def _trace(
 ) -> tuple[Array, ...]:
     images, image = [], raw
     for stage in stages:
-        image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
+        with lowering.naming(stage):
+            image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
         image = image + perturbations[stage.name] if stage.name in perturbations else image
         images.append(image)
     return tuple(images)

@@ -4,9 +4,10 @@ The tables are keyed by the functions of stages, so that a stage declares nothin
 declares with `isp.local` how far it looks.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from jaxtyping import Array
 
@@ -87,8 +88,19 @@ def _run(works: Sequence[Work], parameters: Mapping[str, Array], image: Array) -
         function = work[0].function if len(work) == 1 else _TOGETHER[_signature(work)]
         values = [parameters[name] for stage in work for name in stage.parameters]
         options = {name: value for stage in work for name, value in stage.options.items()}
-        image = function(image, *values, **options)
+        with naming(*work):
+            image = function(image, *values, **options)
     return image
+
+
+@contextlib.contextmanager
+def naming(*stages: Stage) -> Iterator[None]:
+    """Adds the names of stages to an error that one of them raises."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in the stage {' or '.join(stage.name for stage in stages)} of the pipeline")
+        raise
 
 
 # Functions that compute several stages faster. Each stage is listed with its number of parameters and its options,

@@ -357,3 +357,14 @@ LOW = isp.Parameter(0.0)
 def test_refuses(make, message, unchecked):
     with pytest.raises(ValueError, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize("call", [lambda pipeline: pipeline(RAW), lambda pipeline: pipeline.trace(RAW)])
+def test_an_error_names_the_stage_that_raised_it(call):
+    def transposed(rgb):
+        return rgb @ jnp.ones((4, 4))
+
+    own = isp.parametrized(isp.CAMERAS["drone"]).inserted(isp.Stage("transposed", transposed), after="demosaic")
+    with pytest.raises(TypeError) as error:
+        call(own)
+    assert "in the stage transposed of the pipeline" in error.value.__notes__
