@@ -195,7 +195,7 @@ class _Monitor:
 
     def _judge(self, watch: Watch, name: str, files: Sequence[Place], writer: SummaryWriter) -> Window | None:
         """Reads and judges a window; None if too few of its files can be read."""
-        read = functools.partial(read_file, run=self._run, camera=self._camera, crops=True)
+        read = functools.partial(read_file, run=self._run, camera=self._camera, size=self._run.shape)
         results, _ = finished(one_by_one(lambda _, file: read(file), None, files, AT_ONCE), files)
         if len(results) < LEAST_WINDOW:
             return None

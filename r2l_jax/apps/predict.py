@@ -53,7 +53,7 @@ def mended(run: Run, files: Sequence[Place], camera: KnownCamera | None, force: 
         InputError: no file can be read, or a model is not mended by them, see `Run.mended`.
     """
     chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
-    decoded = one_by_one(lambda _, file: read_file(file, run, camera, crops=True), None, chosen, AT_ONCE)
+    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, chosen, AT_ONCE)
     read = [each for done in decoded for each in done.results.values()]
     if not read:
         raise InputError("--adapt=statistics: no file can be read to mend by")
@@ -185,7 +185,7 @@ def _predict(
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Generator[Done[Place, Row], None, None]:
     """Classifies files in batches; yields the rows and the errors of each."""
     run, camera = predictor
-    decoded = one_by_one(lambda _, file: read_file(file, run, camera, crops=True), None, files, AT_ONCE + BATCH)
+    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
         read = {file: each for done in batch for file, each in done.results.items()}
         raws = {file: raw for file, (raw, _) in read.items()}
@@ -207,7 +207,7 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Genera
     run, camera = predictor
     assert run.camera is not None
     pattern, multiple = run.camera.pattern, run.multiple
-    for decoded in one_by_one(lambda _, file: read_file(file, run, camera, crops=False), None, files, AT_ONCE + 1):
+    for decoded in one_by_one(lambda _, file: read_file(file, run, camera, None), None, files, AT_ONCE + 1):
         if decoded.errors:
             yield Done({}, decoded.errors)
         for file, (raw, own) in decoded.results.items():
@@ -226,7 +226,9 @@ def _mask_file(file: Place, masks: Place) -> Place:
     return masks / f"{file.stem}.png"
 
 
-def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) -> tuple[np.ndarray, isp.Camera]:
+def read_file(
+    file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None
+) -> tuple[np.ndarray, isp.Camera]:
     """Reads the mosaic of a file, as a run's model takes it, and the camera that took it.
 
     The camera of a file that names the model of one of several cameras of the training is that one.
@@ -235,7 +237,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
         file: the raw file.
         run: the run, which has a camera.
         camera: as for `predict_files`.
-        crops: whether to cut the size of the training's mosaics out of the middle.
+        size: the height and width to cut out of the middle, such as those of the training; None for the whole frame.
 
     Raises:
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
@@ -250,13 +252,12 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
         raise InputError(
             f"{file} has the color filter array {found.pattern}, but the model is for {run.camera.pattern}"
         )
-    if not crops:
+    if size is None:
         return raw, found
-    height, width = run.shape
+    height, width = size
     if raw.shape[0] < height or raw.shape[1] < width:
-        raise InputError(
-            f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the mosaics of the training, {height}x{width}"
-        )
+        mosaics = "mosaics of the training" if size == run.shape else "mosaics of --size"
+        raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {mosaics}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
     return center_crop(raw, height, width, found.pattern).copy(), found
 

@@ -16,7 +16,7 @@ from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,11 @@ class ExportConfig(Settings):
         None,
         each=EXPORT_FORMATS,
     )
+    size: tuple[int, ...] | None = setting(
+        "height,width of the mosaics that the files take, in pixels; default: those of the training",
+        None,
+        bound=POSITIVE,
+    )
     gradient: bool = setting("include the reverse-mode derivative in StableHLO, to tune the parameters", False)
     fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
@@ -55,6 +60,9 @@ class ExportConfig(Settings):
         super().__post_init__()
         if self.gradient and self.formats is not None and "stablehlo" not in self.formats:
             raise InputError(f"--gradient is for --formats=stablehlo, got --formats={','.join(self.formats)}")
+        if self.size is not None and (len(self.size) != 2 or any(side % 2 for side in self.size)):
+            given = ",".join(map(str, self.size))
+            raise InputError(f"--size must be an even height and an even width, such as --size=512,768, got {given}")
         if self.camera is not None and self.input is None:
             raise InputError("--camera is for --input: give both")
         if self.input is not None and self.data_dir is not None:
@@ -82,11 +90,12 @@ def main(config: ExportConfig) -> int:
         if camera is None:
             raise InputError("--camera=auto: an export is for one camera; name it or a JSON file")
         model = model.for_camera(camera)
+    size = None if config.size is None else (config.size[0], config.size[1])
     if config.input is None:
-        checked_on = samples.of_run(model)
+        checked_on = samples.of_run(model, size)
     else:
         camera = None if config.camera is None else find_known_camera(config.camera)
-        checked_on = samples.of_files(model, find_paths(config.input), camera)
+        checked_on = samples.of_files(model, find_paths(config.input), camera, size)
     output = pathlib.Path(config.output)
     status = report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
     if weights_of(model.model.head):

@@ -172,6 +172,8 @@ REFUSED = [
     ("export", "--output=out --run=nowhere", NO_FOLD),
     ("export", "--output=out --run=x --parts=tail", "--parts must be one of whole, isp, head, got 'tail'"),
     ("export", "--output=out --run=x --formats=tflite", "--formats must be one of stablehlo, onnx, safetensors, cam"),
+    ("export", "--output=out --run=x --size=512,767", "--size must be an even height and an even width, such as"),
+    ("export", "--output=out --run=x --size=512", "--size must be an even height and an even width, such as"),
     ("export", "--output=out --run=x --camera=drone", "--camera is for --input: give both"),
     ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both choose the samples"),
     ("export", "--output=out --run=x --formats=camera --gradient", "--gradient is for --formats=stablehlo, got "),

@@ -14,8 +14,12 @@ from r2l_jax.training.run import Run
 COUNT = 8
 
 
-def of_run(model: Run) -> np.ndarray:
+def of_run(model: Run, size: tuple[int, int] | None = None) -> np.ndarray:
     """Takes samples from the data that a model was trained on, evenly spread over the data set.
+
+    Args:
+        model: the model.
+        size: height and width of the samples, which are cut or repeated to it; None for those of the training.
 
     Raises:
         InputError: the data is missing, or is not the data of the training.
@@ -27,15 +31,27 @@ def of_run(model: Run) -> np.ndarray:
             f"exports are checked on the data of the run: {error}; or name raw files with --input"
         ) from None
     chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int).tolist()
-    return np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
+    found = np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
+    if size is None:
+        return found
+    times = [-(-wanted // side) for wanted, side in zip(size, found.shape[1:3], strict=True)]
+    return np.tile(found, (1, *times, *[1] * (found.ndim - 3)))[:, : size[0], : size[1]]
 
 
-def of_files(model: Run, files: Sequence[Path], camera: KnownCamera | None) -> np.ndarray:
-    """Reads the first few raw files as `apps.predict` does, cropped to the size of the mosaics of the training.
+def of_files(
+    model: Run, files: Sequence[Path], camera: KnownCamera | None, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Reads the first few raw files as `apps.predict` does.
+
+    Args:
+        model: the model.
+        files: the files.
+        camera: the camera, as for `apps.predict`.
+        size: height and width to cut out of their middle; None for those of the training.
 
     Raises:
         InputError: the model takes no raw files; or a file cannot be read, is smaller, or has another pattern.
     """
     if model.camera is None:
         raise InputError("the model was trained on images that are processed already: leave --input out")
-    return np.stack([read_file(file, model, camera, crops=True)[0] for file in files[:COUNT]])
+    return np.stack([read_file(file, model, camera, size or model.shape)[0] for file in files[:COUNT]])

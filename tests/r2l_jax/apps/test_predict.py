@@ -119,7 +119,7 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
 def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     opened = open_run(str(run.run_dir), ["0"], "best", None)
     found = predict.mended(opened, files, None, force=True)
-    raws = np.stack([predict.read_file(file, opened, None, crops=True)[0] for file in files])
+    raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files])
     assert found.identity == opened.mended(raws, force=True).identity != opened.identity
     assert found.folds[0].mending.images == len(files)
     predict_files(files, tmp_path / "mended.csv", found)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
+import tifffile
 from flax import nnx
 
 import isp
@@ -240,3 +241,23 @@ def test_samples_of_a_run_need_its_data(one_epoch, tmp_path):
     file.write_text(json.dumps(content | {"fingerprint": "of other data"}))
     with pytest.raises(InputError, match=r"exports are checked on the data of the run: .* was trained on other data"):
         samples.of_run(r2l_jax.load(tmp_path / "run"))
+
+
+def test_files_take_mosaics_of_another_size(model, tmp_path):
+    larger = samples.of_run(model, (48, 80))
+    np.testing.assert_array_equal(larger[:, :32, 32:64], samples.of_run(model))
+    np.testing.assert_array_equal(larger[:, 32:, 64:], samples.of_run(model)[:, :16, :16])
+    outcomes = export_model(model, tmp_path / "frames", larger, ("isp",), ("stablehlo",))
+    assert [outcome.error for outcome in outcomes] == [None]
+    about = json.loads((tmp_path / "frames/model.json").read_text())
+    assert about["parts"]["isp"]["input"]["shape"] == ["B", 48, 80]
+    call = loaded(tmp_path / "frames", "isp.stablehlo").call
+    rendered = call(dict(np.load(tmp_path / "frames/parameters.npz")), larger[:2])
+    np.testing.assert_allclose(rendered, model.render(larger)[:2], atol=1e-5)
+
+
+def test_files_to_check_on_are_cut_to_the_size(model, tmp_path):
+    tifffile.imwrite(tmp_path / "frame.tiff", np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10)
+    assert samples.of_files(model, [tmp_path / "frame.tiff"], None, (64, 80)).shape == (1, 64, 80)
+    with pytest.raises(InputError, match=r"frame\.tiff is 64x96, smaller than the mosaics of --size, 66x80"):
+        samples.of_files(model, [tmp_path / "frame.tiff"], None, (66, 80))
