@@ -29,7 +29,7 @@ _RARE = 10.0
 # follow most drifts exactly. Errors grow with the share of sites that pile up, because they cut off structure in ways
 # that few numbers tell, and leave other patches for the noise.
 _TRUST, _TRUST_IN_LEVELS, _TRUST_IN_BANDS, _ERROR = 0.02, 0.002, 0.05, 0.01
-_PILED = {"level": 0.003, "zone": 0.003, "band": 3.0, "noise": 3.0}
+_PILED = {"level": 0.002, "zone": 0.002, "band": 3.0, "noise": 3.0}
 # The spread of the new statistics is measured as if so many mosaics of the reference were among them.
 _BORROWED = 8
 _SHRINKAGE = 0.02
