@@ -86,6 +86,7 @@ class Reference(NamedTuple):
     Attributes:
         blocks: its block means at each of the simulated blurs `(blurs, N, colors, rows, columns)`.
         texture: the variance of the sites in each block that is not noise, in light `(N, colors, rows, columns)`.
+        lost: by how much white lowers the mean of each block `(N, colors, rows, columns)`.
         shifts: how far noise in the blocks moves the quantiles of their levels, for each of `_SPREADS` times their own
             noise `(spreads, N, colors, probabilities)`.
         sites: the number of sites of each color in a block, and of rows with such sites `(2, colors)`.
@@ -104,6 +105,7 @@ class Reference(NamedTuple):
 
     blocks: Float[Array, "blurs n colors rows columns"]
     texture: Float[Array, "n colors rows columns"]
+    lost: Float[Array, "n colors rows columns"]
     shifts: Float[Array, "spreads n colors probabilities"]
     sites: Float[Array, "2 colors"]
     radii: Float[Array, "rows columns"]
@@ -140,14 +142,17 @@ def reference_of(
         ((np.arange(count) + 0.5) * side - length / 2) / (length / 2)
         for count, side, length in zip(blurred.shape[-2:], block_side(pattern), (height, width), strict=True)
     )
-    # What is left of structure raises the noise of some levels; it stays behind where the light changes.
+    # The structure that is left raises the noise at some levels. It does not move with the light.
     excess = (np.log(curve.variance) - modeled) / (1 + (curve.structure / _CLEAN) ** 2)
     sites = jnp.asarray(_in_block(pattern), jnp.float32)
     colors = jnp.asarray(black, jnp.float32)
+    noise = _noise_of(moments.blocks, colors, gain, dark)
+    texture, lost = _within_blocks(mosaics, moments.blocks, colors, noise, sites[0], pattern)
     return Reference(
         blocks=blurred,
-        texture=_texture(mosaics, moments.blocks, colors, gain, dark, sites[0], pattern),
-        shifts=_shifts(moments.blocks, colors, gain, dark, sites[0]),
+        texture=texture,
+        lost=lost,
+        shifts=_shifts(moments.blocks, colors, noise, sites[0]),
         sites=sites,
         radii=jnp.asarray((rows[:, None] ** 2 + columns**2) / 2, jnp.float32),
         power=moments.power,
@@ -182,26 +187,31 @@ def _blurred_blocks(mosaics: Array, blur: Array, camera: isp.Camera) -> Array:
     return block_means(isp.sensor_drift.smoothed(mosaics, blur, camera=camera)[0], camera.pattern)
 
 
+def _noise_of(blocks: Array, black: Array, gain: Array | float, dark: Array | float) -> Array:
+    """Computes the variance of the noise of sites in blocks, in light."""
+    black = black[:, None, None]
+    return gain * jnp.maximum(blocks - black, 0) / (1 - black) + dark
+
+
 @functools.partial(jax.jit, static_argnames="pattern")
-def _texture(
-    mosaics: Array, blocks: Array, black: Array, gain: Array, dark: Array, sites: Array, pattern: str
-) -> Array:
-    """Computes the variance of the sites in each block beyond their noise, in light."""
+def _within_blocks(
+    mosaics: Array, blocks: Array, black: Array, noise: Array, sites: Array, pattern: str
+) -> tuple[Array, Array]:
+    """Computes the variance of the sites in each block beyond their noise, and by how much white lowers their mean."""
     variance = block_means(jnp.square(mosaics), pattern) - jnp.square(blocks)
-    sites, black = sites[:, None, None], black[:, None, None]
-    noise = gain * jnp.maximum(blocks - black, 0) / (1 - black) + dark
-    return jnp.maximum(variance * sites / jnp.maximum(sites - 1, 1) / jnp.square(1 - black) - noise, 0)
+    sites, span = sites[:, None, None], 1 - black[:, None, None]
+    texture = jnp.maximum(variance * sites / jnp.maximum(sites - 1, 1) / jnp.square(span) - noise, 0)
+    return texture, _cut_off(blocks, 1.0, span * jnp.sqrt(noise + texture + _TINY))
 
 
 @jax.jit
-def _shifts(blocks: Array, black: Array, gain: Array, dark: Array, sites: Array) -> Array:
+def _shifts(blocks: Array, black: Array, noise: Array, sites: Array) -> Array:
     """Simulates how quantiles of levels move with noise."""
     span = 1 - black[:, None, None]
-    light = (blocks - black[:, None, None]) / span
-    own = span * jnp.sqrt((gain * light + dark).mean((0, 2, 3)) / sites)[:, None, None]
-    noise = own * jax.random.normal(jax.random.key(0), blocks.shape)
+    own = span * jnp.sqrt(noise.mean((0, 2, 3)) / sites)[:, None, None]
+    drawn = own * jax.random.normal(jax.random.key(0), blocks.shape)
     start = _quantiles(blocks)
-    return jnp.stack([_quantiles(blocks + noise * np.sqrt(spread**2 - 1)) - start for spread in _SPREADS])
+    return jnp.stack([_quantiles(blocks + drawn * np.sqrt(spread**2 - 1)) - start for spread in _SPREADS])
 
 
 def _noise_line(light: np.ndarray, curve: NoiseCurve, camera: isp.Camera, span: float) -> tuple[float, float]:
@@ -391,9 +401,8 @@ def _taken(blocks: Array, drift: dict[str, Array], reference: Reference) -> _Tak
     # Sites of a block also differ by the texture of the scene.
     among = jnp.sqrt(variance + jnp.square((1 - black) * factor) * reference.texture)
     limit = jnp.minimum(drift["saturation"], 1.0)
-    own = (1 - black) * jnp.sqrt(_own_noise(reference) + reference.texture + _TINY)
-    # The reference has lost light at white itself.
-    clipped = linear + factor * _cut_off(reference.blocks[0], 1.0, own) - _cut_off(linear, limit, among)
+    # The mosaics of the reference lack what white has cut off, but the scene has it.
+    clipped = linear + factor * reference.lost - _cut_off(linear, limit, among)
     # The mean of a power is not the power of the mean.
     bent = 1 + gamma * (gamma - 1) / 2 * jnp.square(among / jnp.maximum(clipped, 4 * among))
     slope = (1 - black) * _steepness(clipped, gamma) * norm.cdf((limit - linear) / among)
@@ -420,8 +429,7 @@ def _shift(taken: _Taken, drift: dict[str, Array], reference: Reference) -> Arra
 
 def _own_noise(reference: Reference) -> Array:
     """Computes the variance of the noise of the reference, in light."""
-    black = reference.black[:, None, None]
-    return reference.gain * jnp.maximum(reference.blocks[0] - black, 0) / (1 - black) + reference.dark
+    return _noise_of(reference.blocks[0], reference.black, reference.gain, reference.dark)
 
 
 def _power(taken: _Taken, scale: Array, blur: Array, green: int, reference: Reference) -> Array:

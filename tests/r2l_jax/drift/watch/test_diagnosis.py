@@ -70,7 +70,7 @@ def compiled_as_users_do():
             (moments, "_patches", ("pattern",)),
             (response, "_blurred_blocks", ("camera",)),
             (response, "_shifts", ()),
-            (response, "_texture", ("pattern",)),
+            (response, "_within_blocks", ("pattern",)),
         ):
             function = getattr(module, name).__wrapped__
             patch.setattr(module, name, optimized.optimized(function, static_argnames=static))
