@@ -237,7 +237,7 @@ def read_file(
         file: the raw file.
         run: the run, which has a camera.
         camera: as for `predict_files`.
-        size: the height and width to cut out of the middle, such as those of the training; None for the whole frame.
+        size: height and width to cut out of the middle, for example `run.shape`; None keeps the whole frame.
 
     Raises:
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.

@@ -96,8 +96,8 @@ def mend(
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
     more certain with the statistics of the new images alone, these are taken. All of this is undone unless mending
-    brings the model's certainty nearer to that of its own images. For example, a model that has seen many cameras in
-    training already knows each of them, although its statistics are those of no single one.
+    brings the model's certainty nearer to its certainty on its own images. For example, a model that was trained on
+    many cameras already knows each of them, although its statistics belong to none of them alone.
 
     Args:
         model: a model in evaluation.

@@ -19,7 +19,7 @@ def of_run(model: Run, size: tuple[int, int] | None = None) -> np.ndarray:
 
     Args:
         model: the model.
-        size: height and width of the samples, which are cut or repeated to it; None for those of the training.
+        size: height and width to which samples are cropped or repeated; None keeps the size of the training.
 
     Raises:
         InputError: the data is missing, or is not the data of the training.
@@ -47,7 +47,7 @@ def of_files(
         model: the model.
         files: the files.
         camera: the camera, as for `apps.predict`.
-        size: height and width to cut out of their middle; None for those of the training.
+        size: height and width to cut out of the middle of each file; None takes the size of the training.
 
     Raises:
         InputError: the model takes no raw files; or a file cannot be read, is smaller, or has another pattern.

@@ -101,7 +101,7 @@ class KnownCamera:
 def neutral_start(missing: Sequence[str]) -> str:
     """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
     stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
-    right = ", whose pattern must be that of the sensor," * ("pattern" in missing)
+    right = ", whose pattern must be that of the sensor," if "pattern" in missing else ""
     return f"if they are unknown, start from a camera's JSON file (--camera){right} with {stated}"
 
 

@@ -28,7 +28,7 @@ from r2l_jax.runtime import compiler
 
 # The permutations of a first look; each further look takes ten times as many.
 _FIRST = 199
-# A p-value is known well enough, and a level resolved, by this many permutations that are at least as extreme.
+# A p-value is known well enough if this many permutations are at least as extreme as the truth.
 _BEYOND = 20
 # The last look takes at least so many permutations.
 _LAST = 1999
@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """What the tests take from all N images, which is the same under each permutation."""
+    """What the tests need of all N images. It is the same under every permutation."""
 
     mosaic: Float[Array, "N points S"]
     image: Float[Array, "N points S"]
@@ -94,14 +94,14 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
 def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: int) -> Verdict:
     own = np.repeat(np.array([-1 / sizes[0], 1 / sizes[1]], np.float32), sizes)
     rng = np.random.default_rng((seed, permutations))
-    _, distances = _compiled()
+    _, compute = _compiled()
     found = []
     for start in range(0, permutations + 1, _TOGETHER):
         weights = np.tile(own, (_TOGETHER, 1))
         # The first row is the truth.
         part = weights[1:] if start == 0 else weights
         rng.permuted(part, axis=1, out=part)
-        found.append(jax.device_get(distances(jnp.asarray(weights), prepared)))
+        found.append(jax.device_get(compute(jnp.asarray(weights), prepared)))
     by_test = {name: np.concatenate([each[name] for each in found])[: permutations + 1] for name in found[0]}
     p_values = {name: _tail(_with_ties(values)) for name, values in by_test.items()}
     # Small p-values are extreme: the tail of their negatives.

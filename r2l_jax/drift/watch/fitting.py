@@ -25,10 +25,11 @@ _NAMES = tuple(DRIFTS)
 _CHANCE = 0.01
 # The logarithm of the odds against a gamma in raw data, which looks like other drifts together where it is small.
 _RARE = 10.0
-# What formulas are trusted with: this share of the change that they explain, and this error of a logarithm. Levels
-# follow most drifts exactly. Errors grow with the share of sites that pile up, because they cut off structure in ways
-# that few numbers tell, and leave other patches for the noise.
+# The expected errors of formulas: a share of the change that they explain, which is least for levels, and an error of
+# the logarithms.
 _TRUST, _TRUST_IN_LEVELS, _TRUST_IN_BANDS, _ERROR = 0.02, 0.002, 0.05, 0.01
+# Further errors if all sites pile up at the highest value. Piling up cuts structure off, and the noise is then measured
+# in other patches than in the reference.
 _PILED = {"level": 0.002, "zone": 0.002, "band": 3.0, "noise": 3.0}
 # The spread of the new statistics is measured as if so many mosaics of the reference were among them.
 _BORROWED = 8
@@ -85,7 +86,7 @@ class Comparison:
         known: the statistics of the whole reference.
         new: the statistics of the new mosaics.
         level: the levels of the noise curve of the new mosaics.
-        structure: the variance of structure over that of the noise, in each bin of the curves.
+        structure: the variance of structure divided by the variance of the noise, in each bin of the curves.
         top: the highest value of the new mosaics.
     """
 
@@ -122,6 +123,7 @@ class Comparison:
         self._error[kinds == "noise"] += 4 * structure
         piled = np.exp(new.values[kinds == "pile"])
         self._error += piled * [_PILED.get(kind, 0.0) for kind in kinds]
+        # Their unit is not a logarithm, so the error is relative to the reference.
         self._error[kinds == "line"] += 3 * piled * abs(start)[kinds == "line"]
         self._error[kinds == "pile"] += 0.3
         self._factor = np.linalg.cholesky(sampling + np.diag(self._error**2))
@@ -134,7 +136,7 @@ class Comparison:
     def _slopes(self, theta: np.ndarray, logits: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Computes the statistics and their derivatives by some numbers."""
         numbers = jnp.asarray(theta, jnp.float32), jnp.asarray(logits, jnp.float32)
-        # Few sizes of arrays, because each is compiled.
+        # Each number of directions is compiled, so there are two.
         count = _FEW if len(columns) <= _FEW else len(theta) + len(logits)
         every = np.zeros((count, len(theta) + len(logits)), np.float32)
         every[np.arange(len(columns)), columns] = 1

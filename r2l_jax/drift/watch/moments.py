@@ -27,9 +27,9 @@ RINGS = 16
 _PATCH = 8
 # Sites this close to the highest value count as piled up there.
 PILE = 2e-3
-# Noise is measured in patches that are clear of such sites, if there are enough: this share of all, of so many mosaics.
+# Noise is measured in the patches without such sites if they are at least this share of all, in this many mosaics.
 _USED, _MOSAICS = 0.001, 8
-# Else, it is measured in all patches, and so much more of it counts as structure.
+# Otherwise, it is measured in all patches, and this is added to `NoiseCurve.structure`.
 _UNCLEAR = 1.0
 # The shares of patches between whose levels the bins lie, and the share of the flattest ones in each.
 _EDGES = (0.0, 0.08, 0.25, 0.5, 0.75, 1.0)
@@ -60,8 +60,8 @@ class NoiseCurve(NamedTuple):
     Attributes:
         level: the mean value of each bin `(bins,)`.
         variance: the variance of the noise in each bin, without what is common to neighboring rows `(bins,)`.
-        structure: the variance that is common to neighboring rows, as that of noise is not, over that of the noise; not
-            negative `(bins,)`.
+        structure: the variance common to neighboring rows, which noise does not have, divided by the variance of the
+            noise; not negative `(bins,)`.
         influence: by how much each mosaic moves the logarithm of each variance `(N, bins)`; their mean is 0.
     """
 
@@ -134,14 +134,15 @@ def noise_curve(mosaics: Float[np.ndarray, "n height width"], pattern: str) -> N
 
     A patch holds sites of the same place in the tile. It is chosen by its even rows and measured in its odd rows, and
     the other way round: their noise is independent, so that choosing quiet patches does not lower the noise, whereas
-    structure of the scene reaches over several rows. What structure is left is common to even and odd rows, and is
-    taken off.
+    structure of the scene reaches over several rows. The structure that is left is common to even and odd rows, and is
+    subtracted.
     """
     levels, highest, squares, common = map(np.asarray, _patches(jnp.asarray(mosaics), pattern))
     count = len(levels)
     level, top, common = (np.repeat(values.reshape(count, -1), 2, 1) for values in (levels, highest, common))
     chosen_by, own = squares.reshape(count, -1), squares[..., ::-1].reshape(count, -1) - common
-    # Where sites saturate, their noise is cut off. A patch of which none does may be a quiet one by chance.
+    # Where sites saturate, their noise is cut off. Near saturation, a patch may have no such site only because it
+    # happens to be quiet.
     is_used = (top < mosaics.max() - PILE) & (level + 3 * np.sqrt(chosen_by) < mosaics.max())
     is_clear = is_used.mean() >= _USED and is_used.any(1).sum() >= min(_MOSAICS, count)
     if not is_clear:
