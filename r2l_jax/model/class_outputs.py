@@ -26,13 +26,22 @@ def pairs(given: str, classes: Sequence[str]) -> str:
         classes: the names of the classes.
 
     Raises:
-        InputError: the file cannot be read, a class has no output, or a pair is of no class or has no number.
+        InputError: the file cannot be read, a class has no output, an output is named twice, or a pair is of no class
+            or has no number.
     """
     outputs = _of_pairs(given) if ":" in given else _of_file(given, classes)
     if unknown := [name for name in outputs if name not in classes]:
         raise InputError(f"{_FLAG}: the data has no class {unknown[0]!r}; its classes are {', '.join(classes)}")
     if lacking := [name for name in classes if name not in outputs]:
         raise InputError(f"{_FLAG}: no output for the class {lacking[0]!r}")
+    owners = dict[int, str]()
+    for name, places in outputs.items():
+        for place in places:
+            if place in owners:
+                raise InputError(
+                    f"{_FLAG}: output {place} must be named once, got {owners[place]!r} and {name!r} for it"
+                )
+            owners[place] = name
     return ",".join(f"{name}:{'+'.join(map(str, outputs[name]))}" for name in classes)
 
 
@@ -45,7 +54,15 @@ def groups(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
 def _of_pairs(given: str) -> dict[str, tuple[int, ...]]:
     if not re.fullmatch(f"({_PAIR.pattern})+", given):
         raise InputError(f"{_FLAG} must be a file of names, or pairs such as cat:281,dog:207+208, got {given!r:.80}")
-    return {pair[1]: tuple(map(int, pair[2].split("+"))) for pair in _PAIR.finditer(given)}
+    outputs = dict[str, tuple[int, ...]]()
+    for name, places in _PAIR.findall(given):
+        if name in outputs:
+            joined = "+".join(map(str, outputs[name]))
+            raise InputError(
+                f"{_FLAG} names the class {name!r} twice: join its outputs, as in {name}:{joined}+{places}"
+            )
+        outputs[name] = tuple(map(int, places.split("+")))
+    return outputs
 
 
 def _of_file(path: str, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:

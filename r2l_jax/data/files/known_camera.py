@@ -126,6 +126,10 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
         raise InputError(f"{path}: {error}") from None
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a camera must be a JSON object, got {type(fields).__name__}")
+    known = (*_FIELDS, "raw", *_CORRECTIONS)
+    if unknown := [name for name in fields if name not in known]:
+        also = ", ".join(map(repr, unknown))
+        raise InputError(f"{path}: a camera may have only the fields {', '.join(known)}, got also {also}")
     named = {name: fields.pop(name, None) for name in _CORRECTIONS}
     given = [name for name, file in named.items() if file is not None]
     if given and not with_corrections:

@@ -21,14 +21,17 @@ def names(tmp_path):
 
 
 def test_a_file_of_names_gives_each_class_its_outputs(names):
-    classes = ("Crane", "Tinca_tinca", "n02510455", "tench, tinca tinca")
-    assert class_outputs.groups(names, classes) == ((1, 3), (0,), (2,), (0,))
-    pairs = class_outputs.pairs(names, classes[:2])
+    classes = ("Crane", "tench, tinca tinca", "n02510455")
+    assert class_outputs.groups(names, classes) == ((1, 3), (0,), (2,))
+    assert class_outputs.groups(class_outputs.pairs(names, classes), classes) == ((1, 3), (0,), (2,))
+    other = ("Crane", "Tinca_tinca")
+    pairs = class_outputs.pairs(names, other)
     assert pairs == "Crane:1+3,Tinca_tinca:0"
-    assert class_outputs.groups(pairs, classes[:2]) == ((1, 3), (0,))
-    assert class_outputs.groups(class_outputs.pairs(names, classes), classes) == ((1, 3), (0,), (2,), (0,))
+    assert class_outputs.groups(pairs, other) == ((1, 3), (0,))
+    with pytest.raises(InputError, match="output 0 must be named once, got 'Tinca_tinca' and 'tench' for it"):
+        class_outputs.pairs(names, (*other, "tench"))
     # The order of the classes counts, not that of the pairs.
-    assert class_outputs.pairs("Tinca_tinca:0,Crane:1+3", classes[:2]) == pairs
+    assert class_outputs.pairs("Tinca_tinca:0,Crane:1+3", other) == pairs
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,9 @@ def test_a_file_of_names_gives_each_class_its_outputs(names):
         ("pandas:x,dog:1", "--classes must be a file of names, or pairs such as .*, got 'pandas:x,dog:1'"),
         ("pandas:1", "--classes: no output for the class 'dog'"),
         ("pandas:1,dog:2,cat:3", "--classes: the data has no class 'cat'; its classes are pandas, dog"),
+        ("pandas:1,dog:2,pandas:3", r"--classes names the class 'pandas' twice: join its outputs, as in pandas:1\+3"),
+        ("pandas:1,dog:1", "--classes: output 1 must be named once, got 'pandas' and 'dog' for it"),
+        ("pandas:1,dog:2+0+2", "--classes: output 2 must be named once, got 'dog' and 'dog' for it"),
     ],
 )
 def test_errors_in_one_line(names, given, message):
