@@ -19,7 +19,7 @@ from r2l_jax.model.mending import MOST
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.runtime.errors import InputError, in_words, warn
 from r2l_jax.runtime.files import AT_ONCE, clear_parts, make_output_folder, refuse_shared_targets, write_json
 from r2l_jax.runtime.remote import Place
 from r2l_jax.runtime.worklist import MANIFEST, SERIAL, Done, Table, Workers, finished, one_by_one, read_manifest, worked
@@ -106,7 +106,7 @@ def predict_files(
 
     Raises:
         InputError: the models do not take raw files, or need a camera for them; the output cannot be written, holds
-            predictions of other settings, or another program is writing to its folder; the workers cannot be started.
+            predictions of other settings, or another program is writing to it; the workers cannot be started.
     """
     check_raw(run)
     segments = run.task.name == "segmentation"
@@ -126,11 +126,13 @@ def predict_files(
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
     manifest = f"{output.name}.{MANIFEST}"
-    with remote.working(output.parent, [output.name, manifest]) as work:
+    with remote.working(output.parent, [output.name, manifest], output.name) as work:
         table = Table(work.path / output.name, columns)
         _describe(table.file, work.path / manifest, run, camera, masks)
         rows = table.rows()
         left = [file for file in files if str(file) not in rows]
+        if kept := len(rows.keys() - set(map(str, files))):
+            warn(f"{output} keeps {kept} rows of other files, from earlier calls")
 
         def record(predicted: Mapping[Place, Row]) -> None:
             table.add(predicted.values())
@@ -199,7 +201,8 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
                 rows[file] = {_FILE: str(file), _CLASS: run.classes[values.argmax()], **found}
-        yield Done(rows, {file: error for done in batch for file, error in done.errors.items()})
+        errors = {file: error for done in batch for file, error in done.errors.items()}
+        yield Done(rows, errors, [warning for done in batch for warning in done.warnings])
 
 
 def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Generator[Done[Place, Row], None, None]:
@@ -219,7 +222,8 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Genera
                 continue
             with remote.writing(_mask_file(file, masks)) as part:
                 Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-            yield Done({file: {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}}, {})
+            row = {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}
+            yield Done({file: row}, {}, decoded.warnings)
 
 
 def _mask_file(file: Place, masks: Place) -> Place:

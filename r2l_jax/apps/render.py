@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, from_pictures, read_raw
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
@@ -30,17 +30,18 @@ _TABLE = "manifest.csv"
 _PICTURE, _FILE, _VERSION = _COLUMNS = ("picture", "file", "version")
 
 
-def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
+def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], object] | None = None) -> list[Place]:
     """Lists the given files, and the raw files directly in the given folders, each once.
 
     Args:
         inputs: paths and URLs.
+        warn: called with one line about the files in these folders that are left out.
 
     Raises:
         InputError: a file is not there, a folder holds no file with the suffix of a raw file, or a URL cannot be
             reached.
     """
-    files = list[Place]()
+    files, there = list[Place](), list[Place]()
     for name in inputs:
         if not name:
             raise InputError("the name of an input is empty")
@@ -49,9 +50,11 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
             if place.suffix.lower() in RAW_SUFFIXES:
                 files.append(place)
                 continue
-            found = [url for url in remote.listed(place) if url.suffix.lower() in RAW_SUFFIXES or url == place]
+            inside = remote.listed(place)
+            found = [url for url in inside if url.suffix.lower() in RAW_SUFFIXES or url == place]
         elif place.is_dir():
-            found = sorted(file for file in place.iterdir() if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
+            inside = [file for file in place.iterdir() if file.is_file()]
+            found = sorted(file for file in inside if file.suffix.lower() in RAW_SUFFIXES)
         elif place.exists():
             files.append(place)
             continue
@@ -60,6 +63,9 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
         if not found:
             raise InputError(f"{place}: no raw files in this folder{_below(place)}")
         files += found
+        there += inside
+    if warn is not None:
+        warn_of_others(set(there) - set(files), warn)
     return list({file.resolve(): file for file in files}.values())
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.runtime import cluster, flags, remote
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import Settings, setting
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def main(config: PredictionConfig) -> int:
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
-    files = find_raw_files(config.input)
+    files = find_raw_files(config.input, warn)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
     predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)

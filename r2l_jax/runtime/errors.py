@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 
 from tqdm import tqdm
 
@@ -48,9 +49,34 @@ def root_cause(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
+# The list of `collected_warnings` in this thread.
+_collected = ContextVar[list[str] | None]("collected", default=None)
+
+
 def warn(message: str) -> None:
     """Writes a warning as one line to stderr, above a progress bar if there is one."""
-    tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
+    if (collected := _collected.get()) is not None:
+        collected.append(message)
+    else:
+        tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def warn_once(messages: Sequence[str], files: int) -> None:
+    """Writes the first of the warnings about some of so many files, and the number of the others."""
+    if messages:
+        others = f" (and so for {len(messages) - 1} more of {files} files)" if len(messages) > 1 else ""
+        warn(f"{min(messages)}{others}")
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Yields a list to which the warnings of the block, in this thread, are added instead of being written."""
+    collected = list[str]()
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)
 
 
 @contextlib.contextmanager

@@ -234,23 +234,24 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def working(output: Place, kept: Collection[str]) -> Iterator[Workplace]:
+def working(output: Place, kept: Collection[str], file: str = "") -> Iterator[Workplace]:
     """Makes an output folder, and yields the place on this machine for its tables and manifests.
 
-    A folder is locked (see `locks.writing_to`). Object storage has no locks: there, the user must not start two
-    programs with one output.
+    A folder, or one file in it, is locked (see `locks.writing_to`). Object storage has no locks: there, the user must
+    not start two programs with one output.
 
     Args:
         output: the output folder.
         kept: the paths of the tables and manifests in it.
+        file: the name of the file to lock; empty locks the folder.
 
     Raises:
-        FolderInUseError: another program writes to the folder.
+        FolderInUseError: another program writes to the folder or the file.
         InputError: the folder cannot be made or written to, or the address cannot be reached; or the block raises one,
             in which the URL replaces the path.
     """
     if isinstance(output, pathlib.Path):
-        with writing_to(output):
+        with writing_to(output, file):
             yield Workplace(output, output)
         return
     there = names(output)

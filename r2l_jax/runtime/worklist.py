@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.cluster import Job
-from r2l_jax.runtime.errors import InputError, in_words, one_line
+from r2l_jax.runtime.errors import InputError, collected_warnings, in_words, one_line, warn_once
 from r2l_jax.runtime.files import AT_ONCE, append_csv, cut_torn_row, open_csv, read_csv, write_csv
 
 Item = TypeVar("Item")
@@ -171,10 +171,12 @@ class Done(Generic[Item, Result]):
     Attributes:
         results: the results of the items that are done.
         errors: why other items failed, each in one line that names the item.
+        warnings: warnings about some of the items that are done.
     """
 
     results: Mapping[Item, Result]
     errors: Mapping[Item, str]
+    warnings: Sequence[str] = ()
 
 
 # Takes the object that a process has loaded, and items.
@@ -255,10 +257,16 @@ def one_by_one(
         items: the items.
         most: see `ahead`.
     """
-    with contextlib.closing(ahead(functools.partial(work, loaded), items, most)) as ended:
+
+    def call(item: Item) -> tuple[Result, list[str]]:
+        with collected_warnings() as warnings:
+            return work(loaded, item), warnings
+
+    with contextlib.closing(ahead(call, items, most)) as ended:
         for item, future in ended:
             try:
-                yield Done({item: future.result()}, {})
+                result, warnings = future.result()
+                yield Done({item: result}, {}, warnings)
             except Exception as error:
                 yield Done({}, {item: _said(error, item)})
 
@@ -307,6 +315,8 @@ def finished(
 ) -> tuple[dict[Item, Result], int]:
     """Finishes work, with a progress bar; at the end, prints on stderr why items failed, in the items' order.
 
+    Warnings about several items are one line with their number.
+
     Args:
         ended: the generator of `worked`.
         items: all items that are left.
@@ -316,7 +326,7 @@ def finished(
     Returns:
         The results, and the number of items that failed.
     """
-    results, errors = dict[Item, Result](), dict[Item, str]()
+    results, errors, warnings = dict[Item, Result](), dict[Item, str](), list[str]()
     bar = tqdm(total=before + len(items), initial=before, unit="file", disable=None)
     try:
         with bar, contextlib.closing(ended):
@@ -325,8 +335,10 @@ def finished(
                     record(done.results)
                 results |= done.results
                 errors |= done.errors
+                warnings += done.warnings
                 bar.update(len(done.results) + len(done.errors))
     finally:
+        warn_once(warnings, len(items))
         for item in items:
             if item in errors:
                 print(f"error: {errors[item]}", file=sys.stderr)

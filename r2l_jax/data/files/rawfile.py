@@ -1,7 +1,8 @@
 """Raw files: the mosaic in [0, 1], and the camera that took it."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.remote import Place
 
 # The suffixes that folders are searched for. `read_raw` takes others as well.
 RAW_SUFFIXES = (
@@ -132,6 +134,24 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
         unknown = [*stated.missing, *(["pattern"] if "pattern" not in stated.figures else [])]
         raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {neutral_start(unknown)}")
     return stated.camera
+
+
+def warn_of_others(files: Iterable[Place], warn: Callable[[str], object] = warn) -> None:
+    """Warns of the files of a folder that no search for raw files finds, in one line with their number.
+
+    Hidden files, and the tables and settings that programs write beside raw files, are expected there.
+    """
+    expected = (*RAW_SUFFIXES, ".csv", ".json")
+    others = sorted(
+        (file for file in files if file.suffix.lower() not in expected and not file.name.startswith(".")), key=str
+    )
+    if others:
+        kinds = Counter(file.suffix.lower() or "without any" for file in others)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        which = f"1 file without the suffix of a raw file is left out ({counts}):"
+        if len(others) > 1:
+            which = f"{len(others)} files without the suffix of a raw file are left out ({counts}), such as"
+        warn(f"{which} {others[0]}")
 
 
 def from_pictures() -> str:

@@ -22,11 +22,11 @@ from r2l_jax.data.files.known_camera import (
     read_known_camera,
 )
 from r2l_jax.data.files.masks import Pair, pair_masks
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic, warn_of_others
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.unprocessing import unprocessed
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.errors import InputError, warn, warn_once
 from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
@@ -156,7 +156,8 @@ def _models(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[str]:
 
 
 def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
-    of_parts = {part: sorted(_raw_files((root / part).glob("*/[!.]*"))) for part in parts}
+    there = {part: sorted((root / part).glob("*/[!.]*")) for part in parts}
+    of_parts = {part: list(_raw_files(paths)) for part, paths in there.items()}
     files = [path for of_part in of_parts.values() for path in of_part]
     owners = [part for part, of_part in of_parts.items() for _ in of_part]
     class_names = [path.parts[-2] for path in files]
@@ -166,12 +167,14 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
+    in_classes = (path for paths in there.values() for path in paths if path.parts[-2] in classes and path.is_file())
+    warn_of_others(in_classes)
     _warn_of_empty([folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes])
     facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]
     for path, (shape, *_) in zip(files, facts, strict=True):
         if tile_size and min(shape) < tile_size:
             raise InputError(f"{path} is {shape[0]}x{shape[1]}, smaller than --tile_size={tile_size}")
-    _warn_of_dim([warning for own in facts for warning in own.warnings], len(files))
+    warn_once([warning for own in facts for warning in own.warnings], len(files))
     most = tile_size or TILE_SIZE
     sides = [min(most, *own.shape) for own in facts]
     side = min(sides)
@@ -299,13 +302,6 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
     ]
 
 
-def _warn_of_dim(dim: Sequence[str], files: int) -> None:
-    """Warns once for all files that use little of their range."""
-    if dim:
-        others = f" (and so for {len(dim) - 1} more of {files} files)" if len(dim) > 1 else ""
-        warn(f"{min(dim)}{others}")
-
-
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
     """Crops a mosaic to `(height, width)` around its middle, starting with a whole tile of the color filter array."""
     periods = isp.cfa.tile(pattern).shape
@@ -317,6 +313,7 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
     groups: dict[tuple[str, str], list[Pair]] = {}
+    warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
     for part, known in parts.items():
         pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
         for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
@@ -368,7 +365,7 @@ def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCa
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
-    _warn_of_dim(dim, len(pairs))
+    warn_once(dim, len(pairs))
     dataset = tiles.load("Folder", folder, side, _CLASSES, True)
     frames = {frame.stem: frame for frame, _ in pairs}
     shot_of_frame = functools.cache(read_shot)

@@ -19,6 +19,7 @@ from r2l_jax.runtime import cluster
 from r2l_jax.runtime.cluster import Runner
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.worklist import Workers
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, open_run, open_runs
@@ -166,6 +167,30 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
     assert "small.tif is 16x16, smaller than the mosaics of the training, 32x32" in errors[1]
     first, second = rows(tmp_path / "p.csv")
     assert first["bright"] == second["bright"]
+
+
+def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, capsys):
+    for number in range(40):
+        tifffile.imwrite(tmp_path / f"{number:02}.tif", np.full((32, 32), 1000, np.uint16))
+    dark = sorted(tmp_path.glob("*.tif"))
+    model = open_run(str(one_epoch.run_dir), ["0"], "best", None)
+    said = f"warning: {dark[0]}: the highest value is 1000 of 65535"
+    predict_files(dark, tmp_path / "p.csv", model)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+    assert line.endswith("(and so for 39 more of 40 files)")
+    predict_files(dark[:3], tmp_path / "p.csv", model)
+    said = f"warning: {tmp_path}/p.csv keeps 37 rows of other files, from earlier calls\n"
+    assert capsys.readouterr().err == said
+    assert len(rows(tmp_path / "p.csv")) == 40
+
+
+def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_path):
+    model = open_run(str(run.run_dir), ["0"], "best", None)
+    with writing_to(tmp_path, "other.csv"):
+        assert predict_files(files[:1], tmp_path / "p.csv", model) == (1, 0)
+        with pytest.raises(InputError, match=r"other.csv: another program is writing to this file: process "):
+            predict_files(files[:1], tmp_path / "other.csv", model)
 
 
 def test_of_bad_files_alone_there_is_no_table(run, tmp_path):

@@ -200,8 +200,15 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "photos" / "a.JPG").touch()
     (tmp_path / "empty" / "of" / "classes" / "cats").mkdir(parents=True)
     (tmp_path / "empty" / "of" / "classes" / "cats" / "a.jpeg").touch()
-    found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"])
+    for name in ("d.JPG", "e.webp", "._f.jpg", "p.csv", "p.csv.manifest.json"):
+        (tmp_path / name).touch()
+    warnings = []
+    found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"], warnings.append)
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
+    named = f"3 files without the suffix of a raw file are left out (2 .jpg, 1 .webp), such as {tmp_path}/c.jpg"
+    assert warnings == [named]
+    find_raw_files([tmp_path / "a.tiff"], warnings.append)
+    assert warnings == [named]
     for file in (tmp_path / "b.DNG", tmp_path / "a.tiff"):
         file.unlink()
     for given, message in (

@@ -20,9 +20,9 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def refusal(folder):
+def refusal(*place):
     """The error of a second writer."""
-    with pytest.raises(InputError) as refused, writing_to(folder):
+    with pytest.raises(InputError) as refused, writing_to(*place):
         pass
     return str(refused.value)
 
@@ -41,6 +41,13 @@ def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
 def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
     with writing_to(tmp_path), writing_to(tmp_path / "inner"):
         assert (tmp_path / "inner").is_dir()
+
+
+def test_files_of_a_folder_have_locks_of_their_own(tmp_path):
+    with writing_to(tmp_path, "a.csv"), writing_to(tmp_path, "b.csv"), writing_to(tmp_path):
+        message = refusal(tmp_path, "b.csv")
+    assert message.startswith(f"{tmp_path}/b.csv: another program is writing to this file: process ")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_lock_ends_with_an_error(tmp_path):

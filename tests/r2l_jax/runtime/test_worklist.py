@@ -6,7 +6,7 @@ import pickled_jobs
 import pytest
 
 from r2l_jax.runtime import cluster
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, one_line, warn
 from r2l_jax.runtime.worklist import SERIAL, Done, Table, Workers, divided, finished, one_by_one, read_manifest, worked
 
 MEGABYTE = 2**20
@@ -35,6 +35,16 @@ def test_an_item_never_ends_the_others_whatever_it_raises(capsys, error):
     # In the order of the items.
     of_items = [f"error: e: {said}", f"error: b: {said}"]
     assert lines == (2 * [f"error: {one_line(error)}"] if isinstance(error, InputError) else of_items)
+
+
+def test_warnings_about_items_are_one_line_with_their_number(capsys):
+    def work(name):
+        if name != "c":
+            warn(f"{name}: is dark")
+        return name
+
+    assert finish(work, list("dacb")) == (list("abcd"), 0)
+    assert capsys.readouterr().err == "warning: a: is dark (and so for 2 more of 4 files)\n"
 
 
 def test_an_interruption_ends_all_after_those_that_have_been_begun():

@@ -270,6 +270,21 @@ def test_a_sub_folder_without_raw_files_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == expected
 
 
+def test_files_that_are_left_out_of_a_class_are_named_together(classes, capsys):
+    for name in ("a/photo.jpg", "b/photo.JPG", "b/._photo.jpg", "b/photo.json"):
+        (classes / name).touch()
+    assert len(datasets.load("Folder", data_dir=classes, camera="drone")) == 3
+    expected = f"left out (2 .jpg, 1 .txt), such as {classes}/a/notes.txt"
+    assert f"warning: 3 files without the suffix of a raw file are {expected}\n" in capsys.readouterr().err
+
+
+def test_frames_that_are_left_out_are_named_together(frames, capsys):
+    (frames / "images/b.jpg").touch()
+    assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
+    expected = f"1 file without the suffix of a raw file is left out (1 .jpg): {frames}/images/b.jpg"
+    assert f"warning: {expected}\n" in capsys.readouterr().err
+
+
 def test_dim_files_are_named_together(tmp_path, capsys):
     write_classes(tmp_path, [(64, 64)] * 3, high=1023)
     datasets.load("Folder", data_dir=tmp_path, camera="drone")
