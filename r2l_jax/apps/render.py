@@ -52,9 +52,10 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
                 continue
             inside = remote.listed(place)
             found = [url for url in inside if url.suffix.lower() in RAW_SUFFIXES or url == place]
+            there += inside
         elif place.is_dir():
-            inside = [file for file in place.iterdir() if file.is_file()]
-            found = sorted(file for file in inside if file.suffix.lower() in RAW_SUFFIXES)
+            found = sorted(file for file in place.iterdir() if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
+            there += [file for folder in {file.parent for file in found} for file in folder.iterdir() if file.is_file()]
         elif place.exists():
             files.append(place)
             continue
@@ -63,7 +64,6 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
         if not found:
             raise InputError(f"{place}: no raw files in this folder{_below(place)}")
         files += found
-        there += inside
     if warn is not None:
         warn_of_others(set(there) - set(files), warn)
     return list({file.resolve(): file for file in files}.values())
