@@ -2,6 +2,7 @@
 
 python scripts/predict.py --run=runs/quickstart/small --input=more_raw_files --output=predictions.csv
 python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=cars.csv --masks=masks
+python scripts/predict.py --run=runs/quickstart/small --input=cells/BAS,cells/EOS --output=p.csv --labels=folder
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file: the most probable class, and the probability of each class. Files larger than the
@@ -50,6 +51,11 @@ class PredictionConfig(Settings):
         None,
     )
     code: str | None = setting(CODE, None, former="pipeline")
+    labels: str | None = setting(
+        "folder: each file lies in a folder named after its class; print the accuracy, and the counts of each class",
+        None,
+        choices=("folder",),
+    )
     adapt: str | None = setting(
         "statistics: before it predicts, mend the model by at most 64 of the files, without labels",
         None,
@@ -95,6 +101,7 @@ def _load(
 
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
+    from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import predict_files
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.runtime.worklist import Workers
@@ -117,12 +124,15 @@ def main(config: PredictionConfig) -> int:
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
     files = find_raw_files(config.input, warn)
+    labels = None if config.labels is None else labels_of(files, run)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
     predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")
+    if labels is not None and failed < len(files):
+        print("\n".join(scored(remote.place(config.output), labels)))
     return 1 if failed else 0
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 import isp
 import r2l_jax
 from r2l_jax.apps import predict
+from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame, spans
 from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import OWN
@@ -280,5 +281,7 @@ def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tm
         np.testing.assert_array_equal(mask, np.round(expected * 255).astype(np.uint8))
         (row,) = rows(output)
         assert float(row[model.classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
+    with pytest.raises(InputError, match="--labels=folder is for classification: this model segments images"):
+        labels_of([tmp_path / "frame.tif"], first)
     with pytest.raises(InputError, match="--masks is needed for segmentation"):
         predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", first)

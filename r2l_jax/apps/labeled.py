@@ -1,0 +1,57 @@
+"""Scores the predictions of files that lie in a folder for each class."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from r2l_jax.drift import statistics
+from r2l_jax.drift.results import Estimate
+from r2l_jax.runtime import remote
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import read_csv
+from r2l_jax.runtime.remote import Place
+from r2l_jax.training.run import Run
+
+
+def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
+    """Returns the class of each file by the file's name in a table: the name of its folder.
+
+    Raises:
+        InputError: the model segments images, or a folder's name is no class of the model.
+    """
+    if run.task.name == "segmentation":
+        raise InputError("--labels=folder is for classification: this model segments images, whose labels are masks")
+    labels = {}
+    for file in files:
+        # Made whole for inputs such as ".", without following links, whose targets may have other names.
+        folder = Path(os.path.abspath(file)).parent if isinstance(file, Path) else file.parent
+        if folder.name not in run.classes:
+            raise InputError(
+                f"--labels=folder: {folder} is not named after a class of the model ({', '.join(run.classes)})"
+            )
+        labels[str(file)] = folder.name
+    return labels
+
+
+def scored(table: Place, labels: Mapping[str, str]) -> list[str]:
+    """Compares predictions with labels, and returns the accuracy and the counts of each class in lines of text.
+
+    Args:
+        table: the CSV file that `predict.predict_files` has written. Files without a row do not count.
+        labels: the class of each file.
+    """
+    with remote.brought(table) as path:
+        pairs = [(labels[row["file"]], row["class"]) for row in read_csv(path) if row["file"] in labels]
+    right = np.array([[label == predicted for label, predicted in pairs]], float)
+    if right.size < 2:
+        raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
+    accuracy = Estimate.of(statistics.interval(right, "model"), 0.0).points
+    lines = [f"accuracy, with its 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files right"]
+    for name in sorted({label for label, _ in pairs}):
+        counts = Counter(predicted for label, predicted in pairs if label == name)
+        wrong = [f"{count} as {other}" for other, count in counts.most_common() if other != name]
+        lines.append(", ".join([f"{name}: {counts[name]} of {counts.total()} right", *wrong]))
+    return lines
