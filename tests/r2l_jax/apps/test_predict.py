@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import itertools
 import json
 import shutil
 
@@ -85,23 +86,31 @@ def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
+def unequal_folds(config, *factors):
+    """The same fold of a run several times, with the weights of its head multiplied by these factors."""
+    opened = [open_run(str(config.run_dir), ["0"], "best", None) for _ in factors]
+    for model, factor in zip(opened, factors, strict=True):
+        head = model.model.head
+        (head.fc if hasattr(head, "fc") else head.conv2).kernel[...] *= factor
+    return opened
+
+
 def two_folds(config):
     """A fold of a run, and the same fold with another head."""
-    first, other = (open_run(str(config.run_dir), ["0"], "best", None) for _ in range(2))
-    head = other.model.head
-    (head.fc if hasattr(head, "fc") else head.conv2).kernel[...] *= -1
-    return first, other
+    return unequal_folds(config, 1, -1)
 
 
 def test_all_folds_are_averaged(run, files, tmp_path):
-    first, other = two_folds(run)
-    for name, model in (("one", first), ("two", other), ("both", Run([*first, *other]))):
-        predict_files(files, tmp_path / f"{name}.csv", model)
-    one, other_, mean = (
-        [float(row["dark"]) for row in rows(tmp_path / f"{name}.csv")] for name in ("one", "two", "both")
-    )
-    assert np.abs(np.subtract(one, other_)).max() > 1e-3
-    np.testing.assert_allclose(mean, np.add(one, other_) / 2, atol=1e-6)
+    members = unequal_folds(run, 1, -1, 5)
+    of_each = []
+    for number, model in enumerate([*members, Run([fold for member in members for fold in member])]):
+        predict_files(files, tmp_path / f"{number}.csv", model)
+        of_each.append([float(row["dark"]) for row in rows(tmp_path / f"{number}.csv")])
+    *each, mean = of_each
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
+    # No member is their mean, nor the middle of any two.
+    for other in (*each, *(np.mean(pair, axis=0) for pair in itertools.combinations(each, 2)), np.median(each, axis=0)):
+        assert np.abs(np.subtract(mean, other)).max() > 1e-3
     with pytest.raises(InputError, match="--folds must be all, or numbers of folds that differ, got 0,0"):
         open_run(str(run.run_dir), ["0", "0"], "best", None)
 
@@ -168,6 +177,14 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
     assert "small.tif is 16x16, smaller than the mosaics of the training, 32x32" in errors[1]
     first, second = rows(tmp_path / "p.csv")
     assert first["bright"] == second["bright"]
+
+
+def test_files_of_another_color_filter_array_are_refused(run, files, tmp_path, write_dng, capsys):
+    other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
+    model = open_run(str(run.run_dir), ["0"], "best", None)
+    assert predict_files([files[0], other], tmp_path / "p.csv", model) == (1, 1)
+    expected = f"error: {other} has the color filter array BGGR, but the model is for RGGB\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, capsys):

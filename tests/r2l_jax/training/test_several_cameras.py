@@ -135,6 +135,26 @@ def test_files_are_predicted_for_their_own_camera(several, model, tmp_path, caps
     capsys.readouterr()
 
 
+def test_each_file_of_a_batch_is_predicted_for_the_camera_that_it_names_or_by_its_own_values(model, tmp_path):
+    files = two_cameras.write_mixed(tmp_path / "mixed")
+    predict_files([*files], tmp_path / "p.csv", model)
+    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()[1:]]
+    found = np.array([row[2:] for row in rows], float)
+    read = [r2l_jax.data.read_raw(file) for file in files]
+    raws = np.stack([raw for raw, _ in read])
+    own = [camera for _, camera in read]
+    cameras = [known or written for known, written in zip(files.values(), own, strict=True)]
+    np.testing.assert_allclose(found, model.predict(raws, cameras=cameras), atol=1e-5)
+    # Other cameras give other probabilities for each of the files.
+    unknown = [index for index, known in enumerate(files.values()) if known is None]
+    for others, places in (
+        (own, sorted({*range(len(files))} - {*unknown})),
+        (cameras[1:] + cameras[:1], range(len(files) - 1)),
+        ([model.camera] * len(files), unknown),
+    ):
+        assert abs(model.predict(raws, cameras=others) - found).max(1)[list(places)].min() > 1e-4
+
+
 def test_evaluation_tells_cameras_apart(several, model, tmp_path):
     config = EvaluationConfig(
         run=(str(several.run_dir),),
