@@ -42,6 +42,7 @@ class RawDataset:
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
         cameras: the cameras of the samples, if there are several. All other samples are of `camera`.
+        parts: the part of each sample in the user's own split, "train", "valid" or "test", if its folder has one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class RawDataset:
     white_level: float | int | None = None
     per_scene: int = 1
     cameras: Cameras | None = None
+    parts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,12 +1,16 @@
 """Splits of a data set into training, validation and test samples."""
 
+import csv
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.files import read_csv
 
 
 class Split(NamedTuple):
@@ -15,6 +19,104 @@ class Split(NamedTuple):
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray = np.zeros(0, np.int64)
+
+
+class _Named(msgspec.Struct, forbid_unknown_fields=True):
+    """The names of the samples of each part of a split."""
+
+    train: list[str] = []
+    valid: list[str] = []
+    test: list[str] = []
+
+
+def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarray:
+    """Returns the part of each scene, "train", "valid" or "test", that a file names; "" for a scene that it leaves out.
+
+    Args:
+        file: JSON with a list of names for each part, or CSV with the columns `name` and `part`.
+        names: the names of each scene, some of which may be those of others as well, such as of a frame with several
+            tiles. Suffixes may differ.
+
+    Raises:
+        InputError: the file cannot be read, names something else, or names a scene twice.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, each in enumerate(names):
+        for name in dict.fromkeys([*each, *map(_stem, each)]):
+            numbers.setdefault(name, []).append(number)
+    given = _read(file)
+    found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
+    if unknown := [name for name, _, scenes in found if not scenes]:
+        others = f" (nor {len(unknown) - 1} other{'s' * (len(unknown) > 2)})" if len(unknown) > 1 else ""
+        raise InputError(f"--split={file}: the data has no {unknown[0]}{others}; its names are such as {names[0][0]}")
+    parts = np.full(len(names), "", "<U5")
+    for name, part, scenes in found:
+        if parts[scenes].any():
+            raise InputError(f"--split={file} names {name} twice")
+        parts[scenes] = part
+    if len(left_out := np.flatnonzero(parts == "")):
+        warn(f"--split={file} leaves {len(left_out)} of {len(names)} images out, such as {names[left_out[0]][0]}")
+    return parts
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(pathlib.PurePath(name).suffix)
+
+
+def _read(file: pathlib.Path) -> list[tuple[str, str]]:
+    """Reads the names in the file of a split, each with its part."""
+    wanted = f'--split={file} must be JSON such as {{"train": [names], "test": [names]}}, or CSV with name and part'
+    try:
+        if file.suffix.lower() != ".csv":
+            named = msgspec.json.decode(file.read_bytes(), type=_Named)
+            return [(name, part) for part in Split._fields for name in getattr(named, part)]
+        rows = read_csv(file)
+    except OSError as error:
+        raise InputError(f"--split={file}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{wanted}: {str(error).replace('`', '')}") from None
+    if not rows or not {"name", "part"} <= rows[0].keys():
+        raise InputError(wanted)
+    for row in rows:
+        if row["part"] not in Split._fields:
+            raise InputError(
+                f"--split={file}: the part of {row['name']} must be train, valid or test, got {row['part']!r}"
+            )
+    return [(row["name"], row["part"]) for row in rows]
+
+
+def given_splits(
+    parts: np.ndarray,
+    labels: np.ndarray,
+    n_splits: int,
+    train_size: float,
+    seed: int,
+    names: Sequence[str],
+    where: str,
+) -> list[Split]:
+    """Returns splits of given parts; without samples to validate on, these are drawn from those to train on.
+
+    Args:
+        parts: "train", "valid" or "test" for each sample; those of another part are left out.
+        labels: as for `stratified_splits`.
+        n_splits: as for `stratified_splits`.
+        train_size: as for `stratified_splits`.
+        seed: as for `stratified_splits`.
+        names: as for `stratified_splits`.
+        where: says in an error where the parts come from.
+
+    Raises:
+        InputError: there are too few samples to train on.
+    """
+    given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
+    if not len(given.train):
+        raise InputError(f"{where}: no image to train on")
+    if lacking := set(labels[parts != ""].tolist()) - set(labels[given.train].tolist()):
+        raise InputError(f"{where}: the class {names[min(lacking)]} has no image to train on")
+    if len(given.valid):
+        return [given] * n_splits
+    drawn = stratified_splits(labels[given.train], n_splits, train_size, seed, names)
+    return [Split(given.train[each.train], given.train[each.valid], given.test) for each in drawn]
 
 
 def stratified_splits(

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from r2l_jax.drift import statistics
 from r2l_jax.drift.results import Count
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import write_safetensors
 
 # The name of the file that `write` writes, beside the results of a program.
 FILE = "outcomes.safetensors"
@@ -71,8 +70,7 @@ def write(file: pathlib.Path, runs: Mapping[str, Mapping[int, Outcomes]]) -> Non
             scenes = None if outcomes.scenes is None else outcomes.scenes.tolist()
             about.append(_Fold(run, fold, list(outcomes.cases), outcomes.samples.tolist(), scenes))
             arrays[f"{len(arrays)}"] = np.stack([_packed(each) for each in outcomes.cases.values()])
-    with replacing(file) as part:
-        safetensors.numpy.save_file(arrays, part, {"outcomes": msgspec.json.encode(about).decode()})
+    write_safetensors(file, arrays, {"outcomes": msgspec.json.encode(about).decode()})
 
 
 def read(file: pathlib.Path) -> dict[str, dict[int, Outcomes]]:

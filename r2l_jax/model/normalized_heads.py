@@ -170,5 +170,14 @@ def _resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
 
 def weights_of(head: nnx.Module) -> str | None:
     """Returns the hash of the weights that a head does not hold as variables; None if it holds all."""
-    found = [module.network.identity for _, module in nnx.iter_modules(head) if isinstance(module, FrozenHead)]
+    found = [network.identity for network in _frozen(head)]
     return found[0] if found else None
+
+
+def has_gradient(head: nnx.Module) -> bool:
+    """Tells whether a head has a gradient for its images."""
+    return not any(isinstance(network, OnnxNetwork) for network in _frozen(head))
+
+
+def _frozen(head: nnx.Module) -> list[HostNetwork]:
+    return [module.network for _, module in nnx.iter_modules(head) if isinstance(module, FrozenHead)]

@@ -15,6 +15,8 @@ from r2l_jax.runtime import cluster, flags
 def main(config: TrainingProgram) -> None:
     """Trains as the flags say."""
     from r2l_jax.drift.forensics import attack
+    from r2l_jax.drift.search import measure
+    from r2l_jax.runtime.hosts import is_first
     from r2l_jax.training import group, train
 
     cluster.prepare(config.group.scheduler)
@@ -23,6 +25,9 @@ def main(config: TrainingProgram) -> None:
         group.run(config.training, config.group, rule)
     else:
         train.run(config.training, rule)
+    keeps = config.training.tracking.log_model
+    if keeps and (line := measure.tested(str(config.training.run_dir))) and is_first():
+        print(line)
 
 
 run = functools.partial(flags.run, main, TrainingProgram, several_hosts=True)

@@ -50,8 +50,7 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the path of an empty temporary file to write to, and moves that file to `target` afterwards.
 
-    Makes the target's folder. The file has the permissions of new files, even if a library sets others. If the block
-    raises, the temporary file is removed and an earlier target stays.
+    Makes the target's folder. If the block raises, the temporary file is removed and an earlier target stays.
 
     Raises:
         OSError: the target cannot be written. The error names the target, not the temporary file.
@@ -60,11 +59,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         part.touch()
-        permissions = part.stat().st_mode
         yield part
-        # Some libraries, such as safetensors, write files that their owner alone can read.
-        if part.stat().st_mode != permissions:
-            part.chmod(permissions)
         part.replace(target)
     except OSError as error:
         # The error for a full disk names no file, and NumPy's does not even give the reason.
@@ -95,6 +90,20 @@ def clear_parts(folder: pathlib.Path) -> None:
     for part in folder.glob(".*.part"):
         if not is_running(part.name.split(".")[-2]):
             part.unlink(missing_ok=True)
+
+
+def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Mapping[str, str]) -> None:
+    """Writes NumPy arrays with a description.
+
+    Of a full disk, the library's own writer makes an error that is no OSError. So the library only makes the bytes.
+    """
+    # Imported here, because `--help` of programs needs neither.
+    import numpy as np
+    import safetensors.numpy
+
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with replacing(target) as part:
+        part.write_bytes(safetensors.numpy.save(whole, dict(about)))
 
 
 def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:

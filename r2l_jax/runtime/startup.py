@@ -118,7 +118,9 @@ def exit_status(
     try:
         with cleaning_up(), _failing_threads_end(program):
             if stray := list(argv[1:]):
-                raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
+                raise InputError(
+                    f"unexpected arguments {stray}; every option has the form --name=value, quoted if it has spaces"
+                )
             prepare(host_timeout, multi_host, any_thread)
             return main() or 0
     except Interrupted as stop:

@@ -1,7 +1,7 @@
 """Stores results under an identity, and finds a result again only under the identity that it was stored with.
 
 An identity is a dict of everything that a result depends on: the flags, the model's numbers, the data's content, the
-source files of the packages, and the versions of JAX and jaxlib. It is stored as a dict rather than as one hash, so
+code of the packages, and the versions of JAX and jaxlib. It is stored as a dict rather than as one hash, so
 that a program can say which part has changed. There are three kinds of results:
 
 - a finished result in a JSON file, with pictures and tables beside it: `find`, `begin` and `finish`;
@@ -9,6 +9,8 @@ that a program can say which part has changed. There are three kinds of results:
 - arrays of unfinished work: `Unfinished`.
 """
 
+import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -26,6 +28,12 @@ from r2l_jax.runtime.files import replacing, write_json
 
 # The packages whose code every result depends on.
 PACKAGES = ("isp", "tasks", "r2l_jax")
+
+# Change this whenever the same files have another hash.
+_CODE_VERSION = b"1"
+
+# The nodes that may begin with a docstring.
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Identity = dict[str, Any]
 
@@ -45,7 +53,7 @@ WORDS = {
 
 @functools.cache
 def source_hash() -> str:
-    """Hashes the source files of `PACKAGES`, from where this process imports them.
+    """Hashes the code of `PACKAGES`, from where this process imports them.
 
     A commit would not be enough: an installed copy lacks it, and two uncommitted changes of a checkout share it. The
     hash is computed once, because later changes of the files do not change the code that runs.
@@ -61,14 +69,39 @@ def _package_folder(name: str) -> pathlib.Path:
 
 
 def hash_sources(folders: Iterable[pathlib.Path]) -> str:
-    """Hashes the names and contents of all Python files in packages' folders."""
-    digest = hashlib.sha256()
+    """Hashes the names and the code of all Python files in packages' folders, without comments, docstrings and layout.
+
+    Parsing takes a second, so the user's cache folder keeps the hash of files whose bytes are the same.
+    """
+    from r2l_jax.runtime.startup import cache_dir  # imports this module
+
+    sources, raw = {}, hashlib.sha256(_CODE_VERSION)
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
-            content = file.read_bytes()
+            name, content = file.relative_to(folder.parent).as_posix(), file.read_bytes()
             # Without the length, text could move from the end of one file to the start of the next unnoticed.
-            digest.update(f"{file.relative_to(folder.parent).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+            raw.update(f"{name} {len(content)}\n".encode() + content)
+            sources[name] = content
+    known = cache_dir() / "source" / raw.hexdigest()
+    with contextlib.suppress(OSError):
+        return known.read_text()
+    code = {name: _code(ast.parse(content)) for name, content in sources.items()}
+    found = hashlib.sha256(repr(code).encode()).hexdigest()
+    with contextlib.suppress(OSError), replacing(known) as part:
+        part.write_text(found)
+    return found
+
+
+def _code(node: Any) -> Any:
+    """Returns a syntax tree as tuples and dicts that are the same in all versions of Python."""
+    if isinstance(node, list):
+        return [*map(_code, node)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    return type(node).__name__, {name: _code(value) for name, value in fields.items()}
 
 
 def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:

@@ -11,7 +11,6 @@ import flax.traverse_util
 import msgspec
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import nnx
 
 import isp
@@ -20,7 +19,7 @@ from r2l_jax.model.build import Architecture
 from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import write_safetensors
 
 NAME = "model.safetensors"
 
@@ -198,8 +197,7 @@ def write(target: pathlib.Path, arrays: Mapping[str, np.ndarray], about: About, 
     """
     fields = {**msgspec.to_builtins(about), "identity": identity}
     metadata = {"format": _FORMAT, **{name: json.dumps(value) for name, value in fields.items()}}
-    with replacing(target) as part:
-        safetensors.numpy.save_file(dict(arrays), part, metadata)
+    write_safetensors(target, arrays, metadata)
 
 
 def read(source: pathlib.Path) -> tuple[About, dict[str, Any], str]:

@@ -3,20 +3,23 @@
 Everything that would end a run later, or overwrite another one, is found out here, before anything is trained.
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from r2l_jax.config import ModelSettings, TrainConfig, TrainingDataSettings
+from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.data.splits import Split, stratified_splits
+from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
 from r2l_jax.model import class_outputs, own_camera
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split
+from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split, split_of
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings, UpdateRule
 
@@ -72,7 +75,8 @@ class Plan:
             # The run does not need the file of names again.
             config = replace(config, classes=class_outputs.pairs(config.model.classes, tuple(self.dataset.classes)))
         batch_size = config.optimization.batch_size
-        splits = _splits(config.data, config.optimization.seed_of("split"), self.dataset)
+        trains = config.optimization.epochs > 0
+        splits = splits_of(config.data, config.optimization.seed_of("split"), self.dataset, trains)
         if config.data.test_run:
             splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
         self.folds = [
@@ -115,7 +119,11 @@ class Plan:
         """
         begun = [fold for fold in folds if fold.metrics_file.exists() and not self.tracking.overwrite]
         for fold in begun:
-            if found := changes(self.described, read_metrics(fold.metrics_file, "start anew with --overwrite")):
+            earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+            found, split = changes(self.described, earlier), (fold.train_indices, fold.valid_indices, fold.test_indices)
+            if not found and not all(map(np.array_equal, split_of(earlier), split)):
+                found = ["it has another split"]
+            if found:
                 raise InputError(
                     f"{fold.folder.parent} holds another run ({'; '.join(found)}): "
                     "choose another --run_name, or start anew with --overwrite"
@@ -128,13 +136,51 @@ class Plan:
         return begun
 
 
-def _splits(data: TrainingDataSettings, seed: int, dataset: RawDataset) -> Sequence[Split]:
-    """Draws a run's splits from the seed, or takes an earlier run's; all samples of a scene go to the same part."""
-    if data.state_dict_uri is None:
-        sizes, labels = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene]
+def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
+    """Draws a run's splits from the seed, or takes the user's own or an earlier run's.
+
+    All samples of a scene go to the same part. Without a training, all samples that are not kept apart are tested.
+
+    Raises:
+        InputError: the settings do not fit the data, or a file or an earlier run cannot be read.
+    """
+    if data.state_dict_uri is not None:
+        return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
+    sizes, labels, where = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene], "--data_dir"
+    parts = None if dataset.parts is None else np.array(dataset.parts)
+    if data.split is not None:
+        parts, where = named_parts(pathlib.Path(data.split), _names(dataset)), f"--split={data.split}"
+    elif parts is not None and data.test_size:
+        raise InputError(f"{data.data_dir} has the sub-folder test: leave --test_size out")
+    if trains and parts is not None:
+        of_scenes = given_splits(parts, labels, *sizes, seed, dataset.classes, where)
+    elif trains or data.test_size:
         of_scenes = stratified_splits(labels, *sizes, seed, dataset.classes, data.test_size)
-        return [Split(*map(dataset.samples_of, split)) for split in of_scenes]
-    return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
+    else:
+        everything = np.arange(len(labels)) if parts is None else np.flatnonzero(parts != "")
+        kept = np.zeros(0, np.int64) if parts is None else np.flatnonzero(parts == "test")
+        of_scenes = [Split(everything, everything, kept)] * data.n_splits
+    if not trains:
+        of_scenes = [_untrained(split) for split in of_scenes]
+    return [Split(*map(dataset.samples_of, split)) for split in of_scenes]
+
+
+def _untrained(split: Split) -> Split:
+    """Returns the split of a run that trains nothing.
+
+    The controls measure its test samples: those that are kept apart, or all. From the others, or from all, searches
+    draw.
+    """
+    others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
+    if not len(split.test):
+        return Split(others, others, others)
+    return Split(others if len(others) else split.test, split.test, split.test)
+
+
+def _names(dataset: RawDataset) -> list[list[str]]:
+    """Returns the names by which a user may call each scene."""
+    scenes = [name.partition("@iso=")[0] for name in dataset.names[:: dataset.per_scene]]
+    return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in scenes]
 
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:

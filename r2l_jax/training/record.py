@@ -27,10 +27,10 @@ from r2l_jax.runtime.named_code import Source
 from r2l_jax.training.model_file import PipelineFile, Shape, TaskName
 
 # Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-# Pipelines and heads are compared by their content, not by the names of their files.
+# Pipelines, heads and the user's own split are compared by their content, not by the names of their files.
 _FREE_TO_CHANGE = frozenset(
     {
-        *("logdir", "data_dir", "pipeline", "classifier_network", "download", "epochs", "overwrite"),
+        *("logdir", "data_dir", "split", "pipeline", "classifier_network", "download", "epochs", "overwrite"),
         *("keep_optimizer", "save_locally", "track", "adv_track_differences"),
     }
 )

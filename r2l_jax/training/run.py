@@ -560,7 +560,11 @@ def open_run(uri: str, folds: Sequence[str], checkpoint: str, code: str | None, 
 
 
 def open_runs(
-    uris: Sequence[str], data_dir: str | None = None, codes: Sequence[str] = (), checkpoint: str = "best"
+    uris: Sequence[str],
+    data_dir: str | None = None,
+    codes: Sequence[str] = (),
+    checkpoint: str = "best",
+    says: bool = True,
 ) -> list[Run]:
     """Opens finished runs with their data on all devices, and prints which checkpoint of each fold.
 
@@ -572,6 +576,7 @@ def open_runs(
         data_dir: the present folder of the data; None if it has not moved.
         codes: the user's pipelines and heads that runs were trained with, by the present places of their files.
         checkpoint: "best" or "last".
+        says: whether anything is printed.
 
     Raises:
         InputError: a folder without a run, a fold that is not trained to its end, other data or another pipeline than
@@ -592,7 +597,7 @@ def open_runs(
 
     # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
     runs = on_every_process(describe)
-    if is_first():
+    if says and is_first():
         for fold in (fold for folds in runs for fold in folds):
             print(f"{fold.folder}: the {checkpoint} checkpoint")
     return [Run(folds) for folds in runs]

@@ -262,7 +262,12 @@ def class_table(results: Sequence[Mapping]) -> str:
 
 
 def closing(
-    run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float | None, work: str = "trained"
+    run_dir: pathlib.Path,
+    logdir: str,
+    learns_pipeline: bool,
+    seconds: float | None,
+    work: str = "trained",
+    has_gradient: bool = True,
 ) -> str:
     """Says how long training took, where everything is, and which commands come next.
 
@@ -272,6 +277,7 @@ def closing(
         learns_pipeline: whether the run has learned its processing.
         seconds: how long this call has trained; None if nothing was left to do.
         work: "trained" or "measured".
+        has_gradient: whether the head has a gradient, by which the worst processing is searched for.
     """
     run = shlex.quote(str(run_dir))
     done = "nothing was left to do: the run is complete" if seconds is None else f"{work} in {_time(seconds)}"
@@ -280,8 +286,10 @@ def closing(
         f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",
         f"under drift:          {command('evaluate')} --run={run}",
     ]
-    if learns_pipeline:
+    if learns_pipeline and has_gradient:
         lines.append(f"worst processing:     {command('forensics')} --run={run}")
+    elif learns_pipeline:
+        lines.append(f"tolerated processing: {command('forensics')} --run={run} --analyses=tolerances")
     lines.append(f"all on one page:      {report_command([str(run_dir)])}")
     return "\n".join(lines)
 

@@ -18,10 +18,11 @@ import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
+from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import check_output_folder, write_json
+from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
 from r2l_jax.runtime.hosts import is_first, no_bar, on_first_process
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -82,18 +83,20 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
         if is_first():
             write_json(run_dir / "summary.json", summary)
         if is_first() and shows:
+            trains = config.optimization.epochs > 0
             tables = (
                 tracking.class_table(results),
                 tracking.intensity_table(summary),
-                tracking.run_table(results, summary),
+                tracking.run_table(results, summary) if trains else "",
             )
             print(*filter(None, tables), sep="\n\n")
             seconds = time.monotonic() - started if any(are_new) else None
-            work = "trained" if config.optimization.epochs else "measured"
-            if not config.optimization.epochs and (said := _said_of_a_guess(trainer.steps.task, summary)):
+            if not trains and (said := _said_of_a_guess(trainer.steps.task, summary)):
                 print(f"warning: {said}", file=sys.stderr)
             logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
-            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds, work)}")
+            head, work = plan.steps.architecture.frozen_head, "trained" if trains else "measured"
+            searches = head is None or has_gradient(head)
+            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds, work, searches)}")
         return summary
 
 
@@ -142,10 +145,11 @@ def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequenc
 
 
 def _remove(run_dir: pathlib.Path) -> None:
-    """Removes an earlier run."""
+    """Removes an earlier run. A folder without files of a training is the user's, whatever its name."""
     for fold in fold_folders(run_dir):
-        with locked(fold):
-            shutil.rmtree(fold)
+        if any(any(fold.glob(pattern)) for pattern in ("metrics.json", "checkpoints", EVENTS)):
+            with locked(fold):
+                shutil.rmtree(fold)
     (run_dir / "summary.json").unlink(missing_ok=True)
 
 
@@ -156,7 +160,8 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
         for name in results[0]
         if name.startswith("default_val_") or name in steps.measured or tracking.is_at_intensity(name)
     ]
-    values = {name: [result[name] for result in results] for name in (*steps.summary, *further)}
+    names = [name for name in steps.summary if name in results[0]]
+    values = {name: [result[name] for result in results] for name in (*names, *further)}
     return {
         name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
     }
@@ -185,6 +190,9 @@ class Trainer:
 
     def __init__(self, plan: Plan, steps: Steps):
         self.steps, self._plan, self._tracking = steps, plan, plan.tracking
+        # Nothing is measured on training samples that nothing was trained on.
+        trains = plan.optimization.epochs > 0
+        self._summary = [name for name in steps.summary if trains or not name.startswith("train_")]
 
     def train(self, folds: Sequence[Fold]) -> list[tuple[Numbers, bool]]:
         """Trains folds from their starts, or from their last checkpoints.
@@ -200,7 +208,7 @@ class Trainer:
         return trained
 
     def _train(self, fold: Fold, stop: StopSignals) -> tuple[Numbers, bool]:
-        final_names = (*self.steps.summary, "best_epoch", f"best_val_{self.steps.task.score}")
+        final_names = (*self._summary, "best_epoch", f"best_val_{self.steps.task.score}")
         record, folder = Record(fold, self._plan.described, final_names), fold.folder / "checkpoints"
         content = record.finished
         if content is None:
@@ -265,7 +273,7 @@ class Trainer:
                 tracker.picture("confusion", picture, history[-1]["epoch"])
             tracker.hyperparameters(
                 tracking.hyperparameters(plan.described["flags"], plan.steps.architecture.title),
-                {name: history[-1][name] for name in steps.summary},
+                {name: history[-1][name] for name in self._summary},
             )
         return state, history, final
 
@@ -277,7 +285,7 @@ class Trainer:
         assert best is not None  # the last epoch is always validated
         names = (f"val_{task.score}", "val_loss", *steps.measured)
         final = {
-            **{name: history[-1][name] for name in (*steps.summary, *steps.measured)},
+            **{name: history[-1][name] for name in (*self._summary, *steps.measured)},
             "best_epoch": best["epoch"],
             **{f"best_{name}": best[name] for name in names},
             **{
@@ -406,9 +414,8 @@ class _Loop:
     def measure(self, state: TrainState) -> Numbers:
         """Measures a model that is not trained, and returns the numbers of the only row of its history."""
         started = time.perf_counter()
-        train = _means("train", self._measure(state, self._fold.train_indices), self._compiled)
         val = _means("val", self.validate(state), self._compiled)
-        return {"epoch": 0, **train, **val, "seconds": time.perf_counter() - started}
+        return {"epoch": 0, **val, "seconds": time.perf_counter() - started}
 
     def validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""

@@ -78,6 +78,8 @@ from r2l_jax.training.record import changed_flags
         ({"seed": -1}, "--seed must not be negative, got -1"),
         ({"test_size": 2.5}, "--test_size must be a share below 1 or a whole number, got 2.5"),
         ({"test_size": 0.2, "state_dict_uri": "runs/x"}, "--state_dict_uri gives the splits, with the test samples"),
+        ({"split": "x.json", "test_size": 0.2}, "--split gives the test samples: leave --test_size out"),
+        ({"split": "x.json", "state_dict_uri": "runs/x"}, "--split and --state_dict_uri both give the splits"),
         (
             {"track": ("every_epoch",)},
             "--track=every_epoch records nothing: add processing, gradients or predictions, or",

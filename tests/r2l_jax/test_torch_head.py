@@ -12,9 +12,12 @@ from small_runs import metrics, model
 import r2l_jax
 from r2l_jax.apps.export import export_model
 from r2l_jax.apps.lab.lab import make_lab
+from r2l_jax.apps.report import overview, training
+from r2l_jax.apps.report.document import Tiles
 from r2l_jax.apps.report.page import write_report
+from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.adjustment import adaptation
+from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
@@ -25,6 +28,7 @@ from r2l_jax.programs import export
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
+from r2l_jax.training.run import open_runs
 
 torch = pytest.importorskip("torch")
 
@@ -79,6 +83,7 @@ def taken(one_epoch, file, base):
         epochs=0,
         classifier_network=f"{file}:make",
         processor_uri=str(one_epoch.run_dir),
+        state_dict_uri=str(one_epoch.run_dir),
     )
     train.run(config)
     return config
@@ -88,6 +93,9 @@ def test_a_network_that_is_taken_as_it_is_scores_as_the_same_one_in_jax(taken, o
     content, ours = metrics(taken), metrics(one_epoch)
     assert (content["complete"], len(content["history"]), content["best_epoch"]) == (True, 1, 0)
     assert content["val_accuracy"] == ours["val_accuracy"]
+    assert not [
+        name for row in (content, *content["history"]) for name in row if name in ("train_accuracy", "train_loss")
+    ]
     assert content["val_loss"] == pytest.approx(ours["val_loss"], rel=1e-5)
     assert content["val_confusion_matrix"] == ours["val_confusion_matrix"]
     assert len(content["weights"]) == 64
@@ -313,6 +321,35 @@ def test_a_network_that_segments(base, tmp_path):
     found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
     (tests,) = (each["tests"] for each in found["runs"].values())
     assert tests["own"]["iou"]["mean"] == pytest.approx(metrics(config)["val_iou"], abs=1e-6)
+
+
+def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp_path, capsys):
+    config = replace(
+        taken, logdir=str(tmp_path), state_dict_uri=None, processor_uri=None, classifier_network=f"{file}:make"
+    )
+    summary = train.run(config)
+    said = capsys.readouterr().out
+    content = metrics(config)
+    assert content["test_indices"] == list(range(40))
+    assert np.sum(content["val_confusion_matrix"]) == 40
+    assert summary["val_accuracy"]["mean"] == pytest.approx(np.trace(content["val_confusion_matrix"]) / 40)
+    assert not [name for name in summary if "train" in name]
+    assert "train" not in said.replace(str(tmp_path), "").replace("trained", "").lower()
+    assert "epoch" not in said
+    runs = read_runs([str(config.run_dir)])
+    (score, data), *_ = [block.tiles for block in overview.make(runs)[0].blocks if isinstance(block, Tiles)]
+    assert (score[0], score[2], data[2]) == ("Test accuracy", "not trained", "40 test samples")
+    assert training.learning_curves(runs) == []
+
+
+def test_half_of_the_images_are_left_to_measure_an_adaptation_if_none_are_kept_apart(taken, tmp_path):
+    config = replace(taken, logdir=str(tmp_path), state_dict_uri=None, test_run=False)
+    train.run(config)
+    (run,) = open_runs([str(config.run_dir)])
+    settings = build(AdaptationConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
+    found = drifts.drifted(settings, run.folds[0], *settings.drifts)
+    assert len(found.unlabeled) == 20
+    assert sorted([*found.unlabeled, *found.samples]) == list(range(40))
 
 
 def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_path):

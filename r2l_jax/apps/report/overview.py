@@ -46,6 +46,8 @@ def _score_tile(run: RunRecord) -> tuple[str, str, str]:
     if not finals:
         return "Training", "not finished", f"{epochs} epochs so far"
     mean = tables.score(float(np.mean([final.best for final in finals]))).text
+    if not epochs:
+        return f"{run.folds[0].measured[0].capitalize()} {run.score}", mean, "not trained"
     title = f"Validation {run.score}, best checkpoint"
     if len(run.folds) > 1:
         return title, mean, f"mean of {len(finals)} folds"
@@ -55,6 +57,8 @@ def _score_tile(run: RunRecord) -> tuple[str, str, str]:
 def _samples(fold: FoldRecord) -> str:
     train, valid = fold.samples
     kind, measured = fold.measured
+    if fold.final and not fold.history:
+        return f"{len(measured)} {kind} samples"
     test = f", {len(measured)} to test" if kind == "test" else ""
     return f"{train} samples to train, {valid} to validate{test}"
 

@@ -298,7 +298,8 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
     file = folder / "metrics.json"
     metrics = read_metrics(file, f"{where} cannot be shown")
     history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
-    score = next((task.score for task in TASKS if history and f"train_{task.score}" in history[0]), None)
+    of_tasks = {name: task.score for task in TASKS for name in (f"train_{task.score}", f"val_{task.score}")}
+    score = next((of_tasks[name] for name in of_tasks if history and name in history[0]), None)
     if any("epoch" not in row for row in history) or (metrics["complete"] and score is None):
         raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
     places = {"last": f"val_{score}", "best": f"best_val_{score}", "default": f"default_val_{score}"}
@@ -308,7 +309,8 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
         fold_number(folder.resolve()) or 0,
         folder,
         metrics["flags"],
-        history,
+        # Without a training, there was no epoch.
+        history if metrics["flags"].get("epochs") != 0 else [],
         score,
         results.converted({**metrics, **scores}, Final, file) if metrics["complete"] else None,
         results.converted(metrics, Environment, file),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic, warn_of_others
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.splits import Split
 from r2l_jax.data.unprocessing import unprocessed
 from r2l_jax.runtime.errors import InputError, warn, warn_once
 from r2l_jax.runtime.hosts import on_first_process
@@ -54,6 +56,7 @@ def load(
       tiles, and writes them to the sub-folder `tiles_<side>`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
+    - For a split of the user's own, the sub-folders `train`, `test` and maybe `valid` have one of these layouts.
 
     Without statements about the camera, files that name different models are of several cameras as well.
 
@@ -78,7 +81,12 @@ def load(
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)
     if not unprocess:
-        return _of_parts(root, _parts(root, camera) or {"": find_known_camera(camera)}, tile_size)
+        if cameras := _parts(root, camera):
+            return _of_parts(root, cameras, tile_size)
+        split = _split_folders(root)
+        dataset = _of_parts(root, dict.fromkeys(split or [""], find_known_camera(camera)), tile_size, bool(split))
+        parts = tuple(name.split(os.sep)[0] for name in dataset.names)
+        return dataclasses.replace(dataset, parts=parts) if split else dataset
     taken_by = find_camera(camera)
     if taken_by is None:
         raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
@@ -93,11 +101,28 @@ def load(
     return dataclasses.replace(dataset, white_level=None)
 
 
-def _of_parts(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+def _of_parts(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, is_split: bool = False
+) -> RawDataset:
+    """Loads the files of sub-folders with their cameras; those of a split are of the same cameras."""
     segment = {name: _has_masks(root / name) for name in parts}
     if len(set(segment.values())) > 1:
         raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
-    return (_segmentation if all(segment.values()) else _classification)(root, parts, tile_size)
+    by_part = len(parts) > 1 and not is_split
+    return (_segmentation if all(segment.values()) else _classification)(root, parts, tile_size, by_part)
+
+
+def _split_folders(root: pathlib.Path) -> list[str]:
+    """Returns the names of the sub-folders of a split of the user's own, unless they are classes or not there."""
+    found = [name for name in Split._fields if (root / name).is_dir()]
+    if not {"train", "test"} <= {*found} or any(_raw_files(file for name in found for file in (root / name).iterdir())):
+        return []
+    for other in sorted({folder.name for folder in root.glob("[!.]*/")} - {*found}):
+        if any(_raw_files(itertools.chain((root / other).glob("*"), (root / other).glob("*/*")))):
+            raise InputError(
+                f"{root} has train/ and test/, and raw files in {other}/ beside them: move them into one of these"
+            )
+    return found
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
@@ -155,7 +180,9 @@ def _models(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[str]:
     return file_facts.of_files("models", files, lambda path: read_shot(path).title, "reading the models of cameras")
 
 
-def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+def _classification(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool
+) -> RawDataset:
     there = {part: sorted((root / part).glob("*/[!.]*")) for part in parts}
     of_parts = {part: list(_raw_files(paths)) for part, paths in there.items()}
     files = [path for of_part in of_parts.values() for path in of_part]
@@ -163,6 +190,12 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
     class_names = [path.parts[-2] for path in files]
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
+        if own := sum(1 for _ in _raw_files(root.iterdir())):
+            parent = root.parent if root.name else root.resolve().parent
+            raise InputError(
+                f"{root} holds {own} raw file{'s' * (own > 1)} itself, and must have a sub-folder of them for each "
+                f"class: did you mean --data_dir={parent}?"
+            )
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
@@ -191,7 +224,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         return center_crop(middle, side, side, own.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
-    names = owners if len(parts) > 1 else _models(files, parts[owners[0]])
+    names = owners if by_part else _models(files, parts[owners[0]])
     decoding = [_decoding_identity(known) for known in parts.values()]
     dataset = RawDataset(
         name="Folder",
@@ -206,7 +239,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=len(parts) > 1)
+    return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=by_part)
 
 
 def _warn_of_empty(folders: Sequence[pathlib.Path]) -> None:
@@ -310,19 +343,22 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
     return raw[top : top + height, left : left + width]
 
 
-def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+def _segmentation(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool
+) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
     for part, known in parts.items():
         pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
         for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
-            groups.setdefault((part, "" if part else model), []).append(pair)
+            groups.setdefault((part, "" if by_part else model), []).append(pair)
     side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
     tiled = [_tiles(root / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
     if len(tiled) == 1:
         return tiled[0]
-    names = [part or model for (part, model), dataset in zip(groups, tiled, strict=True) for _ in range(len(dataset))]
+    keys = [part if by_part else model for part, model in groups]
+    names = [name for name, dataset in zip(keys, tiled, strict=True) for _ in range(len(dataset))]
     places = [(number, index) for number, dataset in enumerate(tiled) for index in range(len(dataset))]
     paths = [paths for dataset in tiled for paths in dataset.files or ()]
     shots = [dataset.shot for dataset in tiled]
@@ -350,7 +386,7 @@ def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_siz
         shot=shot,
     )
     cameras = [of_group.camera for of_group in tiled for _ in range(len(of_group)) if of_group.camera is not None]
-    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras, keeps_equal=len(parts) > 1)
+    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras, keeps_equal=by_part)
 
 
 def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:

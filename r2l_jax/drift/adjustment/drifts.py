@@ -57,17 +57,17 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         cameras = {camera_title(name): name for name in config.cameras}
         camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
+    every, measured = np.arange(len(dataset)), "other"
+    source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
         # These are the run's own scenes, so training samples must not be measured.
-        drawn = dataset.one_of_each_scene(rng.permutation(fold.train_indices))
-        labeled, unlabeled = drawn[:wanted], drawn[:unlabeled]
-        samples, measured = fold.measured_indices, fold.measured
-    else:
-        drawn = dataset.one_of_each_scene(rng.permutation(len(dataset)))
-        # Half of them are left to measure on.
-        labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, len(drawn) // 2)]
-        own_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
-        samples, measured = np.setdiff1d(np.arange(len(dataset)), own_scenes), "other"
+        source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
+    drawn = dataset.one_of_each_scene(rng.permutation(source))
+    # Half of them are left to measure on, unless the run has kept others.
+    most = len(drawn) // 2 if np.isin(tested, source).any() else len(drawn)
+    labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, most)]
+    own_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
+    samples = tested[~np.isin(tested, own_scenes)]
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "

@@ -7,7 +7,6 @@ import pathlib
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 import isp
 from r2l_jax.data.loader import Batch
@@ -15,7 +14,7 @@ from r2l_jax.drift.watch.statistics import Seen, see
 from r2l_jax.runtime import store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import write_safetensors
 from r2l_jax.training.run import Run
 
 FILE = "reference.safetensors"
@@ -100,8 +99,7 @@ def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
         "cameras": json.dumps([camera.to_json() for camera in reference.cameras or ()]),
         "made_by": json.dumps(store.made_by()),
     }
-    with replacing(file) as part:
-        safetensors.numpy.save_file({name: np.ascontiguousarray(each) for name, each in arrays.items()}, part, about)
+    write_safetensors(file, arrays, about)
 
 
 def read(run: Run, file: pathlib.Path) -> Reference | None:

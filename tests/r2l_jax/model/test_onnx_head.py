@@ -81,10 +81,11 @@ def test_files_that_do_not_fit(tmp_path, shape, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path):
+def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path, capsys):
     file = write(tmp_path / "net.onnx", ["B", 3, "H", "W"])
     config = replace(base, run_name="onnx", epochs=0, classifier_network=file)
     train.run(config)
+    assert f"python scripts/forensics.py --run={config.run_dir} --analyses=tolerances\n" in capsys.readouterr().out
     run = r2l_jax.load(config.run_dir)
     raws, _ = run.dataset.samples(np.arange(4))
     logits = run.render(raws).mean((1, 2)) @ WEIGHTS
@@ -97,7 +98,9 @@ def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path):
     output = ["--adv_parameters=gamma_correct", f"--output={tmp_path / 'forensics'}"]
     ended = call("forensics.py", f"--run={config.run_dir}", "--analyses=worst_case", *output)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].endswith("this needs the gradient of the head, and a head of ONNX has none")
+    assert ended.stderr.splitlines()[-1].endswith(
+        "a head of ONNX has none: of forensics.py, only --analyses=tolerances works with it"
+    )
     with pytest.raises(InputError, match="this needs the gradient of the head"):
         train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
     write(tmp_path / "net.onnx", ["B", 3, "H", 32])

@@ -1,10 +1,11 @@
 import csv
 import os
 
+import numpy as np
 import pytest
 
 from r2l_jax.runtime.errors import one_line
-from r2l_jax.runtime.files import append_csv, cut_torn_row, read_csv, replacing, write_csv
+from r2l_jax.runtime.files import append_csv, cut_torn_row, read_csv, replacing, write_csv, write_safetensors
 
 
 def test_control_characters_are_escaped_in_messages():
@@ -45,12 +46,10 @@ def test_a_table_cut_anywhere_keeps_its_whole_rows_alone(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
-def test_files_have_the_permissions_of_new_files_whoever_writes_them(tmp_path, mask):
+def test_files_of_arrays_have_the_permissions_of_new_files(tmp_path, mask):
     before = os.umask(mask)
     try:
-        with replacing(tmp_path / "model.safetensors") as part:
-            part.write_bytes(b"arrays")
-            part.chmod(0o600)  # As safetensors does.
+        write_safetensors(tmp_path / "model.safetensors", {"head": np.zeros(3)[::-1]}, {"task": "classification"})
     finally:
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask

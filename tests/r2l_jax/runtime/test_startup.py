@@ -116,7 +116,7 @@ def test_a_thread_that_cannot_write_ends_the_program_in_one_line(status, monkeyp
 def test_the_exit_status_is_the_value_that_the_program_returns(status, capsys):
     assert (status(lambda: None), status(lambda: 2)) == (0, 2)
     assert status(lambda: 0, "lr", "0.1") == 1
-    message = "unexpected arguments ['lr', '0.1']; every option has the form --name=value"
+    message = "unexpected arguments ['lr', '0.1']; every option has the form --name=value, quoted if it has spaces"
     assert capsys.readouterr() == ("", f"program.py: error: {message}\n")
 
 

@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from r2l_jax.runtime import store
+from r2l_jax.runtime import startup, store
 
 ROOT = pathlib.Path(store.__file__).parents[2]
 
@@ -83,6 +84,56 @@ def test_the_source_hash_depends_on_names_and_contents(copied):
     assert len(set(hashes)) == len(hashes)
     (copied / "tasks/notes.txt").write_text("no source")
     assert store.hash_sources(folders) == hashes[-1]
+
+
+SOURCE = '''"""A module."""
+
+LIMIT = 3  # steps
+
+
+class Loop:
+    """Runs."""
+
+    def run(self, steps=LIMIT):
+        """Runs, and returns "done"."""
+        return "done", steps
+'''
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        (("# steps", "# how many steps\n# there are"), True),
+        (('"""A module."""', '"""Another module."""'), True),
+        (('"""A module."""\n', ""), True),
+        (('    """Runs."""\n', "    # Runs.\n"), True),
+        (('"""Runs, and returns "done"."""', '"""Returns "done"."""'), True),
+        (('return "done", steps', 'return (\n            "done",\n            steps,\n        )'), True),
+        (("LIMIT = 3", "LIMIT = 3.0"), False),
+        (("steps=LIMIT", "steps=None"), False),
+        (('return "done"', 'return "Done"'), False),
+        (('return "done", steps', 'return steps, "done"'), False),
+        (("def run(self, steps=LIMIT)", "def run(self, *, steps=LIMIT)"), False),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_change_the_source_hash(tmp_path, change, is_same):
+    hashes = []
+    for text in (SOURCE, SOURCE.replace(*change)):
+        (tmp_path / "loop.py").write_text(text)
+        hashes.append(store.hash_sources([tmp_path]))
+    assert SOURCE.replace(*change) != SOURCE
+    assert (hashes[0] == hashes[1]) == is_same
+
+
+def test_code_that_has_not_changed_is_parsed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda *arguments: parsed.append(1) or parse(*arguments))
+    (tmp_path / "loop.py").write_text(SOURCE)
+    first = store.hash_sources([tmp_path])
+    assert (store.hash_sources([tmp_path]), len(parsed)) == (first, 1)
+    (tmp_path / "loop.py").write_text(SOURCE + "# the end")
+    assert (store.hash_sources([tmp_path]), len(parsed)) == (first, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from safetensors import safe_open
 
 import r2l_jax
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import model_file
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,17 @@ def test_another_file_is_no_model(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"12345678 no safetensors")
     with pytest.raises(InputError, match=r"x.safetensors: truncated, corrupt or not a valid model in safetensors"):
         r2l_jax.load(tmp_path / "x.safetensors")
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(file, tmp_path):
+    about, _, identity = model_file.read(file)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A quota of the user's, which the free space of the disk does not show.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            model_file.write(tmp_path / "model.safetensors", {"head": np.zeros(50_000, np.float32)}, about, identity)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.plan import Plan
+from r2l_jax.training.plan import Plan, splits_of
 
 
 @pytest.fixture
@@ -29,13 +29,16 @@ def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
         InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
     ):
         train.run(replace(copy, seed=2))
-    for name in ("fold_1", "fold_0_backup", "fold_notes"):
+    shutil.copytree(copy.run_dir / "fold_0", copy.run_dir / "fold_1")
+    for name in ("fold_0_backup", "fold_notes", "fold_7"):
         (copy.run_dir / name).mkdir()
+    (copy.run_dir / "fold_7" / "thesis.tex").touch()
     train.run(replace(copy, seed=2, test_run=True, log_model=False, overwrite=True))
     assert metrics(copy)["seed"] == 2
-    # Folds of the earlier run go, and no other folders.
+    # Folds of the earlier run go, and no other folders, whatever their names.
     folders = {path.name for path in copy.run_dir.iterdir() if path.is_dir()}
-    assert folders == {"fold_0", "fold_0_backup", "fold_notes"}
+    assert folders == {"fold_0", "fold_0_backup", "fold_notes", "fold_7"}
+    assert (copy.run_dir / "fold_7" / "thesis.tex").exists()
 
 
 def test_bad_weights_are_refused_before_an_earlier_run_is_removed(copy):
@@ -59,6 +62,50 @@ def test_another_run_s_split_is_used_again(base, one_epoch):
     config = replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(one_epoch.run_dir))
     train.run(config)
     assert metrics(config)["train_indices"] == metrics(one_epoch)["train_indices"]
+
+
+@pytest.fixture
+def own_split(base, tmp_path):
+    """A run of a user's own split, the names of its samples and the file."""
+    names, file = datasets.load("Synthetic", **base.data.source).names, tmp_path / "split.json"
+    file.write_text(json.dumps({"train": names[:25], "valid": names[30:35], "test": names[35:]}))
+    return replace(base, run_name="own_split", epochs=1, split=str(file)), names, file
+
+
+def test_a_split_of_the_user_s_own(own_split):
+    config, names, file = own_split
+    (fold,) = Plan(config).folds
+    assert fold.train_indices.tolist() == list(range(25))
+    assert (fold.valid_indices.tolist(), fold.test_indices.tolist()) == ([*range(30, 35)], [*range(35, 40)])
+    # All mosaics of a scene are in its part.
+    (fold,) = Plan(replace(config, iso=(0.1, 1.0))).folds
+    assert fold.test_indices.tolist() == list(range(70, 80))
+    file.write_text(json.dumps({"train": names[5:6], "test": names[:5]}))
+    with pytest.raises(InputError, match=rf"--split={file}: the class \w+ has no image to train on"):
+        Plan(config)
+
+
+def test_a_run_is_not_continued_with_another_split(own_split, tmp_path):
+    config, names, file = own_split
+    config = replace(config, logdir=str(tmp_path), test_run=True)
+    train.run(config)
+    train.run(replace(config, split=str(shutil.copy(file, tmp_path / "moved.json"))))
+    file.write_text(json.dumps({"train": names[1:25], "valid": names[30:35], "test": names[35:]}))
+    with pytest.raises(InputError, match=r"own_split holds another run \(it has another split\): choose another"):
+        train.run(config)
+
+
+@pytest.mark.parametrize("given", ["nothing", "test_size", "split"])
+def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apart(own_split, given):
+    changes = {"nothing": {"split": None}, "test_size": {"split": None, "test_size": 10.0}, "split": {}}[given]
+    dataset = datasets.load("Synthetic", **own_split[0].data.source)
+    (fold,) = splits_of(replace(own_split[0], **changes).data, 1, dataset, trains=False)
+    count = {"nothing": 40, "test_size": 10, "split": 5}[given]
+    assert len(fold.test) == count
+    assert fold.valid.tolist() == fold.test.tolist()
+    others = {"nothing": 40, "test_size": 30, "split": 30}[given]
+    assert len(fold.train) == others
+    assert set(fold.train.tolist()).isdisjoint(fold.test.tolist()) == (given != "nothing")
 
 
 @pytest.mark.parametrize(

@@ -230,15 +230,59 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
         ({"tile_size": 33}, "--tile_size must be positive"),
         ({"tile_size": 42}, "one.tiff is 40x52, smaller than --tile_size=42"),
         ({"tile_size": 38}, "two.tif is 44x36, smaller than --tile_size=38"),
-        ({"data_dir": "a"}, "found 0 raw files in 0 sub-folders"),
+        ({"data_dir": "b"}, "b holds 1 raw file itself, and must have a sub-folder of them for each class: did you m"),
+        ({"data_dir": "a"}, r"a holds 2 raw files itself, .* for each class: did you mean --data_dir=.*\?$"),
+        ({"data_dir": "nothing"}, "found 0 raw files in 0 sub-folders"),
         ({"camera": "auto"}, "a camera must be given"),
         ({"synthetic_size": 64}, "--synthetic_size is for"),
     ],
 )
 def test_refuses(classes, monkeypatch, changes, message):
     monkeypatch.chdir(classes)
+    (classes / "nothing").mkdir()
     with pytest.raises(InputError, match=message):
         datasets.load("Folder", **{"data_dir": ".", "camera": "drone", **changes})
+
+
+def test_sub_folders_of_a_split_are_no_cameras(classes, monkeypatch):
+    """They hold classes, of which the test images have one less here."""
+    for part in ("train", "test"):
+        (classes / part).mkdir()
+    for place in ("a/one.tiff", "a/two.tif", "b/three.tiff"):
+        (classes / "train" / place).parent.mkdir(exist_ok=True)
+        (classes / place).rename(classes / "train" / place)
+    (classes / "test/a").mkdir()
+    (classes / "train/a/two.tif").rename(classes / "test/a/two.tif")
+    dataset = datasets.load("Folder", data_dir=classes, camera="drone")
+    assert dataset.names == ("train/a/one.tiff", "train/b/three.tiff", "test/a/two.tif")
+    assert (dataset.parts, dataset.labels.tolist()) == (("train", "train", "test"), [0, 1, 0])
+    assert (dataset.classes, dataset.camera, dataset.cameras) == (("a", "b"), isp.CAMERAS["drone"], None)
+    (classes / "c").mkdir()
+    (classes / "c/four.tiff").touch()
+    with pytest.raises(InputError, match=r"has train/ and test/, and raw files in c/ beside them: move them into"):
+        datasets.load("Folder", data_dir=classes, camera="drone")
+
+
+def test_train_and_test_may_be_classes(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "1.tiff", np.zeros((32, 32), np.uint16))
+    dataset = datasets.load("Folder", data_dir=tmp_path, camera="drone")
+    assert (dataset.classes, dataset.parts) == (("test", "train"), None)
+
+
+def test_frames_of_a_split_are_cut_into_tiles_of_their_part(frames):
+    for part, stem in (("train", "a"), ("test", "a1")):
+        for kind, name in (("images", f"{stem}.tiff"), ("masks", f"mask of {stem}.png")):
+            (frames / part / kind).mkdir(parents=True)
+            (frames / kind / name).rename(frames / part / kind / name)
+    for kind in ("images", "masks"):
+        for file in (frames / kind).iterdir():
+            file.unlink()
+        (frames / kind).rmdir()
+    dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+    assert dataset.parts == ("train",) * 6 + ("test",) * 6
+    assert (dataset.task, dataset.cameras, dataset.names[6]) == ("segmentation", None, "test/a1_00_00")
 
 
 def write_classes(root, shapes, high=60000):

@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+
+from r2l_jax.data import splits
+from r2l_jax.runtime.errors import InputError
+
+NAMES = [("a/1.tiff",), ("a/2.tiff",), ("b/x.y.tiff",), ("b/4.tiff",), ("b/5.tiff",)]
+
+
+def write(folder, content):
+    """Writes a split as JSON, or as CSV if it is text."""
+    file = folder / ("split.csv" if isinstance(content, str) else "split.json")
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"test": ["b/5.tiff", "a/1.tiff"], "train": ["a/2.tiff"], "valid": ["b/x.y.tiff"]},
+        # Pictures become mosaics of another suffix.
+        {"test": ["b/5.jpg", "a/1"], "train": ["a/2.jpg"], "valid": ["b/x.y.jpg"]},
+        "name,part\nb/5.tiff,test\na/2.tiff,train\na/1.tiff,test\nb/x.y.tiff,valid\n",
+    ],
+)
+def test_a_file_names_the_part_of_each_sample(tmp_path, content, capsys):
+    file = write(tmp_path, content)
+    assert splits.named_parts(file, NAMES).tolist() == ["test", "train", "valid", "", "test"]
+    assert capsys.readouterr().err == f"warning: --split={file} leaves 1 of 5 images out, such as b/4.tiff\n"
+
+
+def test_a_frame_stands_for_all_of_its_tiles(tmp_path):
+    file = write(tmp_path, {"train": ["a1.tiff"], "test": ["a"]})
+    names = [("a_00_00", "a"), ("a_00_01", "a"), ("a1_00_00", "a1")]
+    assert splits.named_parts(file, names).tolist() == ["test", "test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"the data has no a/7.tiff \(nor 1 other\); .* such as a/1.tiff$"),
+        ({"train": ["a/1.tiff"], "test": ["a/1.tiff"]}, "names a/1.tiff twice"),
+        ({"training": ["a/1.tiff"]}, "must be JSON such as .*: Object contains unknown field training$"),
+        ({"train": "a/1.tiff"}, "must be JSON such as .*: Expected array, got str"),
+        ("name,part\na/1.tiff,training\n", "the part of a/1.tiff must be train, valid or test, got 'training'"),
+        ("file,part\na/1.tiff,train\n", "must be .* CSV with name and part$"),
+    ],
+)
+def test_refuses_files(tmp_path, content, message):
+    file = write(tmp_path, content)
+    with pytest.raises(InputError, match=message) as error:
+        splits.named_parts(file, NAMES)
+    assert str(error.value).startswith(f"--split={file}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.json: No such file or directory$"):
+        splits.named_parts(tmp_path / "nothing.json", NAMES)
+
+
+def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are_named():
+    labels, parts = np.arange(40) % 2, np.array(["train"] * 30 + ["test"] * 8 + [""] * 2)
+    first, second = splits.given_splits(parts, labels, 2, 0.8, 1, ("a", "b"), "x")
+    for split in (first, second):
+        assert sorted([*split.train, *split.valid]) == list(range(30))
+        assert [len(part) for part in split] == [24, 6, 8]
+        assert split.test.tolist() == list(range(30, 38))
+    assert sorted(first.valid) != sorted(second.valid)
+    parts[[3, 4]] = "valid"
+    (split,) = splits.given_splits(parts, labels, 1, 0.8, 1, ("a", "b"), "x")
+    assert (split.valid.tolist(), len(split.train)) == ([3, 4], 28)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (["test"] * 4, "^x: no image to train on$"),
+        (["test", "train", "test", "train"], "^x: the class a has no image to train on$"),
+    ],
+)
+def test_refuses_splits(parts, message):
+    with pytest.raises(InputError, match=message):
+        splits.given_splits(np.array(parts), np.array([0, 1, 0, 1]), 1, 0.8, 1, ("a", "b"), "x")
