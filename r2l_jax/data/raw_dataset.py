@@ -96,6 +96,11 @@ class RawDataset:
         """Returns the indices of all samples of some scenes, scene by scene."""
         return (scenes[:, None] * self.per_scene + np.arange(self.per_scene)).ravel()
 
+    @property
+    def counted(self) -> str:
+        """What intervals count: "samples", or "scenes" if several samples show one."""
+        return "samples" if self.per_scene == 1 else "scenes"
+
     def scenes(self, indices: np.ndarray) -> np.ndarray | None:
         """Returns the scene of each of some samples, numbered from 0 in the order of their first samples.
 

@@ -134,8 +134,8 @@ class Drops(msgspec.Struct, kw_only=True):
     Attributes:
         members: the names of the runs.
         about: whether intervals are about the recipe or about these models.
-        samples: the number of samples.
-        measured: the samples: "test" or "validation".
+        samples: the number of samples, or of scenes if several samples show one.
+        measured: which they are, such as "test samples" or "validation scenes".
         score: the score on the own images.
         groups: the mean drop in each group of cases.
         cases: the drop in each case that is not the own images.
@@ -546,7 +546,8 @@ class Adapted(OfFold):
         before: the score under the drift.
         after: the score under the drift after adaptation.
         won_back: the share of the lost score that comes back; None if nothing is lost.
-        measured: the samples that were measured: "test", "validation", or "other" ones of drifted data.
+        measured: the samples that were measured, such as "test samples", "validation scenes", or "other samples" of
+            drifted data.
         methods: the score after each baseline and each method; `after` is the last one's.
         refusal: why the unlabeled images were not used, if they were not.
         statistics: how the statistics of the last method were mixed.
@@ -584,7 +585,7 @@ class AdaptedOverFolds(msgspec.Struct):
         after: as for `Adapted`.
         won_back: as for `Adapted`.
         measured: as for `Adapted`.
-        samples: their number.
+        samples: the number of samples, or of scenes if several samples show one.
         intervals: the scores and the score won back, with intervals.
         methods: the score after each baseline and each method, with intervals.
     """
@@ -663,8 +664,8 @@ class Learning(OfFolds):
         parameters: the learned parameters, by name.
         difference: the score with learned processing less the score with fixed processing, paired by sample.
         about: whether its interval is about the recipe or about the model.
-        measured: the measured samples: "test" or "validation".
-        samples: their number.
+        measured: as for `Adapted`.
+        samples: the number of samples, or of scenes if several samples show one.
         members: the folders of a group's members.
     """
 

@@ -4,12 +4,12 @@ Outcomes are arrays `(..., M, S)`: M members (trainings of one recipe that diffe
 for all members and cases. The mean over both axes is a score, or a drop when outcomes are differences of two cases.
 
 An interval is either about the recipe, whose members and samples were drawn from many, or about these models, whose
-samples alone were drawn. It comes from a two-level bootstrap: members and samples are drawn with replacement,
-independently of each other, with the same samples for all members (Owen, "The pigeonhole bootstrap", 2007). With few
-members, the quantiles of such draws lie too close together, and the variance that members and samples share counts
-three times. So the draws are stretched about the estimate, to the variance that the analysis of variance finds without
-bias, and to the quantiles of Student's t with Satterthwaite's degrees of freedom (Hesterberg, "What teachers should
-know about the bootstrap", 2015, calls this an expanded percentile interval).
+samples alone were drawn. Its half width comes from the mean squares of a two-way table of members and samples. Each of
+the two parts has its own quantile of Student's t, and their squares are added (Banerjee, "Approximate confidence
+interval for linear functions of means of k populations", Sankhya 22, 1960). Two samples are added to the measured ones
+(see `_half_width`), so that the interval is wide enough where nearly all outcomes are equal, as Agresti & Coull
+("Approximate is better than exact", 1998) and Bonett & Price ("Adjusted Wald confidence interval for a difference of
+binomial proportions based on paired data", 2012) add to counts.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,12 @@ from r2l_jax.runtime.errors import InputError
 Numbers = np.ndarray | np.floating
 
 CONFIDENCE = 0.95
-RESAMPLES = 10_000
+_NORMAL_QUANTILE = stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 _MOST_MEMBERS = 1000
+
+# Differences of outcomes below this are rounding.
+_ROUNDING = 1e-9
 
 
 class Interval(NamedTuple):
@@ -63,10 +66,17 @@ def points(value: Numbers | float) -> str:
     return f"{rounded:.1f}" if abs(rounded) < 100 else f"{rounded:.0f}"
 
 
-def stated(about: About, members: int, samples: str) -> str:
-    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)"."""
+def stated(about: About, members: int, samples: int, measured: str) -> str:
+    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)".
+
+    Args:
+        about: as for `interval`.
+        members: the number of trainings.
+        samples: the number of samples, or of scenes if several samples show one.
+        measured: which they are, such as "test samples" or "test scenes".
+    """
     trainings = f"{members} trainings, " if members > 1 else ""
-    return f"Intervals: 95%, about the {about} ({trainings}{samples})"
+    return f"Intervals: 95%, about the {about} ({trainings}{samples} {measured})"
 
 
 def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"]) -> np.ndarray:
@@ -97,45 +107,42 @@ def by_scene(outcomes: Float[np.ndarray, " S"], scenes: Int[np.ndarray, " S"]) -
     return summed * (len(summed) / len(scenes))
 
 
-def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe", seed: int = 0) -> Interval:
+def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") -> Interval:
     """Estimates means over members and samples.
 
     Args:
         outcomes: scores, or differences of scores, of M members and S samples.
-        about: "recipe" draws members and samples, "model" draws samples alone.
-        seed: the seed of the draws.
+        about: "recipe" takes members and samples as drawn from many, "model" samples alone.
 
     Raises:
         InputError: one member, which cannot tell about its recipe; or fewer than two samples.
     """
-    return Interval(*_compare([outcomes], about, seed)[:3])
+    return Interval(*_compare([outcomes], about)[:3])
 
 
 def difference(
     first: Float[np.ndarray, "*lead M S"],
     second: Float[np.ndarray, "*lead N S"],
     about: About = "recipe",
-    seed: int = 0,
 ) -> Difference:
     """Estimates the difference of two groups of trainings, which were tested on the same samples.
 
-    The groups' members are drawn independently, their samples together. For members that belong together one by one,
-    such as a model before and after adjustment, use `interval` on the differences of their outcomes.
+    The groups' members are independent of each other, their samples are the same. For members that belong together one
+    by one, such as a model before and after adjustment, use `interval` on the differences of their outcomes.
 
     Args:
         first: the outcomes of the group that `second` is subtracted from.
         second: the outcomes of the other group.
         about: as for `interval`.
-        seed: the seed of the draws.
 
     Raises:
         InputError: as for `interval`.
     """
-    return _compare([first, second], about, seed)
+    return _compare([first, second], about)
 
 
 def log_ratio(
-    numerator: Float[np.ndarray, "M S"], denominator: Float[np.ndarray, "M S"], about: About, seed: int = 0
+    numerator: Float[np.ndarray, "M S"], denominator: Float[np.ndarray, "M S"], about: About
 ) -> Interval | None:
     """Estimates the logarithm of the ratio of two means, such as the drops under two kinds of drift.
 
@@ -145,15 +152,14 @@ def log_ratio(
         numerator: outcomes.
         denominator: outcomes of the same members and samples.
         about: as for `interval`.
-        seed: the seed of the draws.
 
     Returns:
         The interval; None if the interval of the denominator holds 0, or if a mean is not positive.
     """
     means = numerator.mean(), denominator.mean()
-    if min(means) <= 0 or interval(denominator, about, seed).low <= 0:
+    if min(means) <= 0 or interval(denominator, about).low <= 0:
         return None
-    return interval(np.log(means[0] / means[1]) + numerator / means[0] - denominator / means[1], about, seed)
+    return interval(np.log(means[0] / means[1]) + numerator / means[0] - denominator / means[1], about)
 
 
 def check_about(about: About, *members: int) -> None:
@@ -185,71 +191,51 @@ def _mean_squares(outcomes: np.ndarray) -> _Squares:
     )
 
 
-def _compare(groups: Sequence[np.ndarray], about: About, seed: int) -> Difference:
+def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
     """Estimates the mean of one group, or the difference of two."""
     samples = groups[0].shape[-1]
     if samples < 2:
         raise InputError(f"an interval needs at least 2 samples, got {samples}")
     check_about(about, *(group.shape[-2] for group in groups))
-    estimate, error, quantile = _estimate(groups, about)
-    deviations = _draws(groups, about, seed) - estimate
-    spread = deviations.std(0)
-    # Outcomes that are all equal do not exclude that one in as many differs.
-    equal = spread == 0
-    error = np.where(equal, 1 / samples, error)
-    tails = quantile / stats.norm.ppf((1 + CONFIDENCE) / 2)
-    stretched = deviations * tails * np.divide(error, spread, out=np.zeros_like(error), where=~equal)
-    low, high = np.quantile(stretched, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return Difference(
-        estimate,
-        estimate + np.where(equal, -error * quantile, low),
-        estimate + np.where(equal, error * quantile, high),
-        np.where(equal, 0.5 + 0.5 * np.sign(estimate), (estimate + stretched > 0).mean(0)),
-    )
+    first, *others = (group.mean(-2) for group in groups)
+    of_samples = first - sum(others)
+    estimate = of_samples.mean(-1)
+    half = _half_width(of_samples, groups if about == "recipe" else [])
+    # The normal distribution whose interval this is: the interval excludes 0 where this is below 2.5% or above 97.5%.
+    probability = stats.norm.cdf(_NORMAL_QUANTILE * estimate / half)
+    return Difference(estimate, estimate - half, estimate + half, probability)
 
 
-def _signed(groups: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
-    return list(zip((1.0, -1.0)[: len(groups)], groups, strict=True))
+def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.ndarray]) -> Numbers:
+    """Computes the distance of an interval's ends from the mean.
+
+    Outcomes that are (nearly) all equal do not show how much the next one may differ. So two samples are added, as far
+    below and above the mean as the farthest of k that differ from the rest. The fewer these are, the less they show
+    about it: the geometric mean of k times their distance and once 1, by which a model can be right or wrong, is taken.
+
+    Args:
+        of_samples: the outcomes, or differences of outcomes, averaged over members.
+        drawn: the outcomes of each group whose members were drawn from many.
+    """
+    apart = np.abs(of_samples - np.median(of_samples, -1, keepdims=True))
+    differing = (apart > _ROUNDING).sum(-1)
+    farthest = np.where(differing, apart.max(-1), 0) ** (differing / (differing + 1))
+    squares = ((of_samples - of_samples.mean(-1, keepdims=True)) ** 2).sum(-1) + 2 * farthest**2
+    samples = of_samples.shape[-1] + 2
+    about_models = _quantile(samples) ** 2 * squares / (samples - 1) / samples
+    about_recipes = about_models
+    for group in drawn:
+        of_table, (members, count) = _mean_squares(group), group.shape[-2:]
+        from_members = _quantile(members) ** 2 * of_table.member
+        # Both parts contain the interaction of members and samples; it stays with the one of fewer degrees of freedom.
+        shared = _quantile(samples) ** 2 * of_table.rest
+        about_recipes = about_recipes + (from_members - shared) / (members * count)
+    return np.sqrt(np.maximum(about_recipes, about_models))
 
 
-def _estimate(groups: Sequence[np.ndarray], about: About) -> tuple[Numbers, Numbers, Numbers]:
-    """Computes the estimate, its standard error, and the quantile of Student's t that bounds 95% of it."""
-    samples = groups[0].shape[-1]
-    by_sample = np.sum([sign * group.mean(-2) for sign, group in _signed(groups)], 0)
-    # The parts of samples and of members both contain the variance of their interaction, which is subtracted once.
-    parts = [(by_sample.var(-1, ddof=1) / samples, samples - 1)]
-    variance = parts[0][0]
-    if about == "recipe":
-        for group in groups:
-            squares, cells = _mean_squares(group), group.shape[-2] * samples
-            freedom = group.shape[-2] - 1
-            parts += [(squares.member / cells, freedom), (-squares.rest / cells, freedom * (samples - 1))]
-        of_members = sum(part for part, _ in parts[1::2])
-        variance = np.maximum(sum(part for part, _ in parts), np.maximum(parts[0][0], of_members))
-    return by_sample.mean(-1), np.sqrt(variance), _quantile(variance, parts)
-
-
-def _quantile(variance: Numbers, parts: Sequence[tuple[Numbers, Numbers | int]]) -> Numbers:
-    """Computes the quantile of Student's t for a sum of variances, each with its degrees of freedom (Satterthwaite)."""
-    noise = sum(part**2 / freedom for part, freedom in parts)
-    freedom = np.divide(variance**2, noise, out=np.full_like(variance, np.inf, float), where=noise > 0)
-    return stats.t.ppf((1 + CONFIDENCE) / 2, np.maximum(freedom, 1))
-
-
-def _draws(groups: Sequence[np.ndarray], about: About, seed: int) -> np.ndarray:
-    """Draws members and samples with replacement, and computes the estimate of each draw `(RESAMPLES, ...)`."""
-    random = np.random.default_rng(seed)
-
-    def weights(count: int) -> np.ndarray:
-        return (random.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count).astype(np.float32)
-
-    of_samples, drawn = weights(groups[0].shape[-1]), np.zeros((), np.float32)
-    for sign, group in _signed(groups):
-        members, samples = group.shape[-2:]
-        of_members = weights(members) if about == "recipe" else np.full((RESAMPLES, members), 1 / members, np.float32)
-        scores = (of_samples @ group.reshape(-1, samples).T.astype(np.float32)).reshape(RESAMPLES, -1, members)
-        drawn = drawn + sign * np.einsum("rcm,rm->rc", scores, of_members).reshape(RESAMPLES, *group.shape[:-2])
-    return drawn
+def _quantile(count: Numbers | int) -> Numbers:
+    """Computes the quantile of Student's t that bounds the mean of as many."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
 
 
 def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
@@ -301,10 +287,7 @@ def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
     wanted = np.arange(2, _MOST_MEMBERS + 1)
     of_members = max(squares.member, squares.rest) / samples / wanted
     of_samples = np.full(wanted.shape, max(squares.sample - squares.rest, 0) / members / samples)
-    variance = of_members + of_samples
-    enough = (
-        _quantile(variance, [(of_members, wanted - 1), (of_samples, samples - 1)]) * np.sqrt(variance) <= half_width
-    )
+    enough = _quantile(wanted) ** 2 * of_members + _quantile(samples) ** 2 * of_samples <= half_width**2
     return int(wanted[enough.argmax()]) if enough.any() else None
 
 
@@ -316,4 +299,4 @@ def samples_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
         half_width: the wanted distance of the ends from the estimate.
     """
     deviation = outcomes.mean(0).std(ddof=1)
-    return int(np.ceil((stats.norm.ppf((1 + CONFIDENCE) / 2) * deviation / half_width) ** 2))
+    return int(np.ceil((_NORMAL_QUANTILE * deviation / half_width) ** 2))

@@ -138,17 +138,19 @@ def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str
     """Formats paired differences: a table for all pairs whose intervals are about the same."""
     measured = {run.name: run for pair in pairs for run in pair}
     # The models of all runs at once, which share their data.
-    opened = iter(open_runs([str(member) for run in measured.values() for member in run.members]))
+    members = iter(open_runs([str(member) for run in measured.values() for member in run.members]))
+    opened = {name: list(itertools.islice(members, len(run.members))) for name, run in measured.items()}
     outcomes = {
-        name: np.stack([own_outcomes(member.folds) for member in itertools.islice(opened, len(run.members))])
-        for name, run in tqdm(measured.items(), "own images", unit="run", disable=no_bar())
+        name: np.stack([own_outcomes(member.folds) for member in of_run])
+        for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=no_bar())
     }
     tables: dict[str, list[list[str]]] = {}
     for first, second in pairs:
         ours, theirs = outcomes[first.name], outcomes[second.name]
         about: About = "recipe" if min(len(ours), len(theirs)) > 1 else "model"
         found = statistics.difference(ours, theirs, about)
-        stated = statistics.stated(about, 1, f"{ours.shape[-1]} {first.folds[0].measured[0]} samples")
+        fold = opened[first.name][0].folds[0]
+        stated = statistics.stated(about, 1, ours.shape[-1], f"{fold.measured} {fold.dataset.counted}")
         rows = tables.setdefault(stated, [["first", "second", f"{first.score}: first - second", "first is better"]])
         rows.append([_cut(first.name), _cut(second.name), Estimate.of(found, -1.0).points, f"{found.probability:.0%}"])
     return [f"{table(rows)}\n{stated}" for stated, rows in tables.items()]

@@ -87,12 +87,12 @@ def stated(run: RunRecord) -> list[str]:
     """Returns lines that say what the intervals of the verdict are about, and which checkpoint was tested."""
     lines = []
     if run.evaluation and (drops := _drops(run.evaluation)):
-        lines.append(statistics.stated(drops.about, len(drops.members), f"{drops.samples} {drops.measured} samples"))
+        lines.append(statistics.stated(drops.about, len(drops.members), drops.samples, drops.measured))
     if run.adaptation:
         for drift in run.adaptation.drifts.values():
             if drift.intervals:
-                samples = f"{drift.samples} {drift.measured} samples"
-                lines.append(statistics.stated(run.adaptation.about, len(run.adaptation.members), samples))
+                about, count = run.adaptation.about, len(run.adaptation.members)
+                lines.append(statistics.stated(about, count, drift.samples, drift.measured or "samples"))
     return [*(f"{line}." for line in dict.fromkeys(lines)), *_tested(run)]
 
 

@@ -313,7 +313,7 @@ def adapt(
         starts=[*searched.starts] if searched else [],
         default=jax.device_get(under.pipeline.parameters()),
         parameters={name: np.asarray(value) for name, value in pipeline_of(model).parameters().items()},
-        measured=under.measured,
+        measured=f"{under.measured} {under.dataset.counted}",
         methods={name: scores[name] for name in tried.models},
         refusal=tried.refusal,
         statistics=tried.mended and tried.mended.description,
@@ -351,9 +351,11 @@ def _drifts_table(adaptation: Adaptation) -> str:
         if len(adaptation.members) > 1:
             each = np.array(drift.after.folds, float) - np.array(drift.before.folds, float)
             rows[-1].append(f"{points(each.min())} to {points(each.max())}")
-    samples = dict.fromkeys(f"{drift.samples} {drift.measured} samples" for drift in adaptation.drifts.values())
-    stated = statistics.stated(adaptation.about, len(adaptation.members), " or ".join(samples))
-    return f"{table(rows)}\n\n{_methods_of_drifts(adaptation)}\n{stated}"
+    stated = dict.fromkeys(
+        statistics.stated(adaptation.about, len(adaptation.members), drift.samples, drift.measured or "samples")
+        for drift in adaptation.drifts.values()
+    )
+    return "\n".join([f"{table(rows)}\n\n{_methods_of_drifts(adaptation)}", *stated])
 
 
 def _methods_of_drifts(adaptation: Adaptation) -> str:

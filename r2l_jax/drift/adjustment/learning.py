@@ -155,14 +155,15 @@ def _finish(
     compared = compare(runs, config.target_score)
     compared.training, compared.members, compared.about = training, names, about
     compared.difference = difference = Estimate.of(statistics.interval(differences, about), -1.0)
-    compared.measured, compared.samples = runs[LEARNED][0].measured, differences.shape[-1]
+    first = runs[LEARNED][0]
+    compared.measured, compared.samples = f"{first.measured} {first.dataset.counted}", differences.shape[-1]
     content = results.plain(compared)
     on_first_process(lambda: _write(config, compared, content))
     if is_first():
-        samples = f"{compared.samples} {compared.measured} samples"
+        stated = statistics.stated(about, len(names), compared.samples, compared.measured)
         print(
             f"\n{_table(compared)}\n\n{compared.score} of the {config.checkpoint} checkpoint, learned minus fixed, in "
-            f"points: {difference.points}\n{statistics.stated(about, len(names), samples)}\n"
+            f"points: {difference.points}\n{stated}\n"
         )
     return content
 

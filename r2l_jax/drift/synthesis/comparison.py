@@ -79,7 +79,7 @@ def drops(trainings: Trainings, measured: str, wanted: About | None, as_publishe
 
     Args:
         trainings: the group.
-        measured: the word for its samples.
+        measured: which samples or scenes intervals count, such as "test samples".
         wanted: what intervals are about; None for the default.
         as_published: whether to give the log ratio of the drops.
 

@@ -166,9 +166,10 @@ def _compare(
         label: Trainings({run.label: kept[run.label] for run in runs}, found.runs[runs[0].label].own, config.cases())
         for label, runs in groups.items()
     }
+    first = {label: runs[0].folds[0] for label, runs in groups.items()}
+    measured = {label: f"{fold.measured} {fold.dataset.counted}" for label, fold in first.items()}
     found.drops = {
-        label: comparison.drops(each, groups[label][0].folds[0].measured, about, config.as_published)
-        for label, each in trainings.items()
+        label: comparison.drops(each, measured[label], about, config.as_published) for label, each in trainings.items()
     }
     found.differences = comparison.differences(trainings, about)
 
@@ -395,7 +396,8 @@ def _say_missing(parts: Sequence[_Part]) -> None:
     """Says, before the first test, how many there are."""
     counts = [sum(len(tested) for _, tested in part.missing) for part in parts]
     if any(counts) and is_first():
-        models = sum(map(bool, counts))
+        # A fold also has a part for each group of its samples.
+        models = len({part.fold.fingerprint for part, count in zip(parts, counts, strict=True) if count})
         of_models = f"for each of {models} models" if models > 1 else "for 1 model"
         print(
             f"to test: {max(counts)} cases {of_models}, each on {len(parts[0].fold.measured_indices)} samples",

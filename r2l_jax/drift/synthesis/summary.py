@@ -360,8 +360,7 @@ def _remarks(drops: Mapping[str, Drops]) -> list[str]:
             numbers = f"{each.log_ratio.estimate:.2f} ({each.log_ratio.low:.2f} to {each.log_ratio.high:.2f})"
             lines.append(f"{label}: logarithm of the drop under corruptions over that under pipelines: {numbers}")
     about = dict.fromkeys(
-        statistics.stated(each.about, len(each.members), f"{each.samples} {each.measured} samples")
-        for each in drops.values()
+        statistics.stated(each.about, len(each.members), each.samples, each.measured) for each in drops.values()
     )
     return [*lines, *about]
 

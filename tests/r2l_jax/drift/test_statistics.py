@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,17 +27,18 @@ def share_held(members, samples, of_members, of_samples):
     """Returns the share of 2,000 intervals that hold the truth."""
     held = 0
     for seed in range(20):
-        found = statistics.interval(drops(100, members, samples, of_members, of_samples, seed), seed=seed)
+        found = statistics.interval(drops(100, members, samples, of_members, of_samples, seed))
         held += ((found.low <= TRUTH) & (found.high >= TRUTH)).sum()
     return held / 2000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [60, 480])
-@pytest.mark.parametrize("members", [3, 6, 12])
+@pytest.mark.parametrize("members", [2, 3, 6, 12])
 @pytest.mark.parametrize("of_members", [0.1, 0.04])
 def test_intervals_hold_the_truth_as_often_as_they_say(members, samples, of_members):
-    assert 0.93 <= share_held(members, samples, of_members, 0.1) <= 0.97
+    # Few members may share less with each other than the interval allows for.
+    assert 0.93 <= share_held(members, samples, of_members, 0.1) <= (0.97 if members > 3 else 0.99)
 
 
 @pytest.mark.slow
@@ -52,13 +51,14 @@ def test_intervals_of_uneven_members_hold_the_truth_a_little_less_often(members)
         random = np.random.default_rng(seed)
         lost = random.choice(measured, (100, members, 1))
         own, case = (random.random((100, members, 480)) < chance for chance in (0.95, 0.95 - lost))
-        found = statistics.interval(own - case.astype(float), seed=seed)
+        found = statistics.interval(own - case.astype(float))
         held += ((found.low <= measured.mean()) & (found.high >= measured.mean())).sum()
     assert 0.9 <= held / 2000 < 0.95
 
 
-def test_intervals_of_three_members_hold_the_truth_as_often_as_they_say():
-    assert 0.93 <= share_held(3, 60, 0.1, 0.1) <= 0.97
+@pytest.mark.parametrize("members", [2, 3])
+def test_intervals_of_few_members_hold_the_truth_as_often_as_they_say(members):
+    assert 0.93 <= share_held(members, 60, 0.1, 0.1) <= 0.97
 
 
 def test_samples_alone_give_the_interval_of_student():
@@ -84,10 +84,43 @@ def test_one_member_cannot_tell_about_its_recipe():
         statistics.interval(np.zeros((3, 1)))
 
 
-def test_equal_outcomes_do_not_exclude_one_that_differs():
-    found = statistics.interval(np.zeros((2, 3, 50)), "model")
-    np.testing.assert_allclose(found.high, 2 * [stats.norm.ppf(0.975) / 50])
-    np.testing.assert_allclose(found.low, -found.high)
+@pytest.mark.parametrize("samples", [30, 50, 64])
+def test_equal_outcomes_do_not_exclude_others(samples):
+    for outcomes in (np.zeros((2, 3, samples)), np.ones((3, samples)), np.full((1, samples), 0.1)):
+        found = statistics.interval(outcomes, "model")
+        np.testing.assert_allclose(found.estimate, outcomes[..., 0, 0])
+        error = stats.t.ppf(0.975, samples + 1) * np.sqrt(2 / (samples + 1) / (samples + 2))
+        np.testing.assert_allclose(found.high - found.estimate, error)
+        np.testing.assert_allclose(found.estimate - found.low, error)
+
+
+def test_one_member_that_is_wrong_once_narrows_no_interval_to_nothing():
+    outcomes = np.ones((6, 60))
+    widths = []
+    for wrong in range(4):
+        outcomes[0, :wrong] = 0
+        found = statistics.interval(outcomes, "model")
+        widths.append(found.high - found.low)
+    # The more outcomes differ, by a sixth each, the less likely is one that differs by 1.
+    assert widths == sorted(widths, reverse=True)
+    assert widths[1] > 0.4 * widths[0]
+
+
+def test_outcomes_that_all_differ_a_little_keep_a_short_interval():
+    outcomes = 0.9 + 0.01 * np.random.default_rng(0).normal(size=(1, 60))
+    found = statistics.interval(outcomes, "model")
+    student = 2 * stats.t.ppf(0.975, 59) * outcomes.std(ddof=1) / np.sqrt(60)
+    assert student < found.high - found.low < 1.15 * student
+
+
+def test_as_many_better_as_worse_samples_make_neither_group_likelier():
+    first, second = np.ones((2, 1, 200))
+    first[0, 3] = second[0, 7] = 0
+    for about in ("model", "recipe"):
+        ours, theirs = (np.repeat(each, 2 if about == "recipe" else 1, 0) for each in (first, second))
+        assert statistics.difference(ours, theirs, about).probability == 0.5
+    second[0, 8] = 0
+    assert 0.5 < statistics.difference(first, second, "model").probability < 0.8
 
 
 def test_groups_share_their_samples():
@@ -98,7 +131,7 @@ def test_groups_share_their_samples():
     assert paired.low < 0.05 < paired.high
     assert paired.high - paired.low < 0.1 < statistics.interval(first).high - statistics.interval(first).low
     assert paired.probability > 0.95
-    assert statistics.difference(second, first + 0.05).probability == pytest.approx(1 - paired.probability, abs=0.02)
+    assert statistics.difference(second, first + 0.05).probability == pytest.approx(1 - paired.probability, abs=1e-12)
 
 
 def test_contributions_average_to_the_ratio_of_sums():
@@ -157,7 +190,7 @@ def test_a_log_ratio_is_left_out_where_its_denominator_may_be_zero():
     found = statistics.log_ratio(2 * (drop[0] + shared), drop[0] + shared, "recipe")
     assert found is not None
     # All that both share drops out.
-    np.testing.assert_allclose(found, np.log(2), atol=0.01)
+    np.testing.assert_allclose(found, np.log(2), atol=0.02)
     apart = statistics.log_ratio(drop[0] + shared, drop[1], "model")
     assert apart is not None
     assert apart.low < 0 < apart.high
@@ -178,11 +211,3 @@ def test_members_that_an_interval_takes():
 def test_samples_that_an_interval_takes():
     outcomes = np.tile([0.0, 1], (2, 200))
     assert statistics.samples_needed(outcomes, 0.02) == pytest.approx((1.96 * 0.5 / 0.02) ** 2, rel=0.01)
-
-
-@pytest.mark.slow
-def test_many_resamples_are_quick():
-    outcomes = (np.random.default_rng(0).random((100, 6, 480)) < 0.3).astype(np.float32)
-    started = time.perf_counter()
-    statistics.interval(outcomes)
-    assert time.perf_counter() - started < 5

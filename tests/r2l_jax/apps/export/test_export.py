@@ -115,10 +115,11 @@ def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ensemble(model):
-    """Two models of a group."""
-    (fold,), other = model.folds, nnx.clone(model.model)
-    other.head.fc.bias[...] += jnp.arange(5.0)
-    return Run([fold, dataclasses.replace(fold, load_model=lambda: other)])
+    """Three models of a group, of which no one is the mean."""
+    (fold,), others = model.folds, [nnx.clone(model.model) for _ in range(2)]
+    for strength, other in zip((1.0, 3.0), others, strict=True):
+        other.head.fc.bias[...] += strength * jnp.arange(5.0)
+    return Run([fold, *(dataclasses.replace(fold, load_model=lambda other=other: other) for other in others)])
 
 
 @pytest.mark.parametrize("kind", ["stablehlo", pytest.param("onnx", marks=pytest.mark.slow)])

@@ -79,8 +79,14 @@ def outcomes(tmp_path, monkeypatch):
     found = {name: (random.random(40) < share).astype(float) for name, share in SHARES.items()}
     for name in SHARES:
         report_runs.write_run(tmp_path / name, epochs=1)
-    monkeypatch.setattr(comparison, "open_runs", lambda uris: [argparse.Namespace(folds=uri) for uri in uris])
-    monkeypatch.setattr(comparison, "own_outcomes", lambda uri: found[str(pathlib.Path(uri).relative_to(tmp_path))])
+
+    def opened(uris):
+        dataset = argparse.Namespace(counted="scenes")
+        folds = [argparse.Namespace(uri=pathlib.Path(uri), measured="validation", dataset=dataset) for uri in uris]
+        return [argparse.Namespace(folds=[fold]) for fold in folds]
+
+    monkeypatch.setattr(comparison, "open_runs", opened)
+    monkeypatch.setattr(comparison, "own_outcomes", lambda folds: found[str(folds[0].uri.relative_to(tmp_path))])
     return found
 
 
@@ -91,8 +97,8 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
     tables = [table.splitlines() for table in differences_table(runs).split("\n\n")]
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
     wanted = {
-        "about the model (40 validation samples)": ("ab ag ah bg bh", "model"),
-        "about the recipe (40 validation samples)": ("gh", "recipe"),
+        "about the model (40 validation scenes)": ("ab ag ah bg bh", "model"),
+        "about the recipe (40 validation scenes)": ("gh", "recipe"),
     }
     for table, (stated, (pairs, about)) in zip(tables, wanted.items(), strict=True):
         assert "accuracy: first - second  first is better" in table[0]

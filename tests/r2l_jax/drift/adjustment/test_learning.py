@@ -10,6 +10,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.adjustment import learning
 from r2l_jax.drift.adjustment.config import LearningConfig
+from r2l_jax.drift.results import Estimate, plain
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat, replace
@@ -76,7 +77,7 @@ def test_the_difference_is_paired_by_sample(config, result, outcomes, capsys):
     again = learning.run(config)
     found = statistics.interval(outcomes[:1], "model")
     assert again["difference"] == pytest.approx(found._asdict())
-    assert (again["about"], again["measured"], again["samples"]) == ("model", "validation", 8)
+    assert (again["about"], again["measured"], again["samples"]) == ("model", "validation samples", 8)
     assert f"learned minus fixed, in points: 25.0 ({100 * found.low:.1f} to " in capsys.readouterr().out
 
 
@@ -88,12 +89,12 @@ def test_members_of_a_group_are_paired_with_their_counterparts(one_epoch, traine
     assert [str(each.run_dir) for each in trained] == [
         f"{tmp_path}/two/seed_{seed}/adjustment/learning/frozen" for seed in (1, 2)
     ]
-    assert compared["difference"] == pytest.approx(statistics.interval(outcomes, "recipe")._asdict())
+    assert compared["difference"] == pytest.approx(plain(Estimate.of(statistics.interval(outcomes, "recipe"), -1.0)))
     assert (compared["about"], compared["members"]) == ("recipe", ["seed_1", "seed_2"])
     assert [len(run["folds"]) for run in compared["runs"].values()] == [2, 2]
     assert list(compared["training"]) == ["seed_1/0", "seed_2/0"]
     own = json.loads((tmp_path / "two/seed_2/adjustment/learning.json").read_text())
-    assert own["difference"] == pytest.approx(statistics.interval(outcomes[1:], "model")._asdict())
+    assert own["difference"] == pytest.approx(plain(Estimate.of(statistics.interval(outcomes[1:], "model"), -1.0)))
     assert "about the recipe (2 trainings, 8 validation samples)" in capsys.readouterr().out
 
 

@@ -102,7 +102,7 @@ def test_intensities_are_the_same_scenes_as_measured(monkeypatch, tmp_path):
         evaluation.run(dataclasses.replace(settings, seed=1, output=str(tmp_path / "other")))
 
 
-def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_path, runs):
+def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_path, runs, capsys):
     """At half the light, all images are dark, and bright ones are mistaken."""
     labels = INTENSITIES > brightness.BRIGHT
     at = {iso: brightness.images(INTENSITIES * iso, labels) for iso in (0.5, 1.0)}
@@ -133,6 +133,10 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_pat
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
     drops = result["drops"]["several"]
     assert (drops["samples"], [*drops["cases"]]) == (8, ["exposure=0.01"])
+    out, err = capsys.readouterr()
+    assert "Intervals: 95%, about the model (8 validation scenes)" in out
+    # The groups of samples are tested with the same model.
+    assert "to test: 4 cases for 1 model, each on 16 samples" in err
     assert outcomes.read(tmp_path / "outcomes.safetensors")["several"][0].scenes.tolist() == sorted(2 * [*range(8)])
 
 
@@ -205,8 +209,34 @@ def test_the_outcomes_of_all_samples_average_to_the_scores(settings, result):
     # The folds have as many samples each.
     drop = result["runs"]["static"]["tests"]["gaussian_noise.5"]["drop"]["mean"]
     assert found["cases"]["gaussian_noise.5"]["estimate"] == pytest.approx(drop)
-    assert (found["about"], found["samples"], found["measured"]) == ("model", 16, "validation")
+    assert (found["about"], found["samples"], found["measured"]) == ("model", 16, "validation samples")
     assert found["cases"].keys() == {OTHER, "gaussian_noise.1", "gaussian_noise.5"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [("exposures", "exposure=0.01"), ("sensor", "row_noise.5"), ("corruptions", "gaussian_noise.5")],
+)
+def test_a_new_seed_draws_random_drift_anew(kind, case, evaluated, tmp_path):
+    settings = EvaluationConfig(
+        run=("static",),
+        against=(kind,),
+        exposures=(0.01,),
+        sensor=("row_noise",),
+        corruptions=("gaussian_noise",),
+        severities=(5,),
+        output=str(tmp_path),
+    )
+
+    def loss(seed):
+        return evaluation.run(replace(settings, seed=seed))["runs"]["static"]["tests"][case]["loss"]["mean"]
+
+    first = loss(0)
+    count = len(evaluated)
+    # The numbers of the same seed are read from the folder, those of another are not.
+    assert loss(0) == first
+    assert len(evaluated) == count
+    assert loss(1) != pytest.approx(first, rel=1e-6)
 
 
 @pytest.fixture
