@@ -1,6 +1,6 @@
 """The beginning of a report: the most important numbers of each run, its settings, and how to reproduce it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Text, Tiles
 from r2l_jax.apps.report.runs import Final, FoldRecord, RunRecord, common_score, differing_flags
+from r2l_jax.drift.statistics import points
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
@@ -45,7 +46,7 @@ def _score_tile(run: RunRecord) -> tuple[str, str, str]:
     finals, epochs = [fold.final for fold in run.folds if fold.final], len(run.folds[0].history)
     if not finals:
         return "Training", "not finished", f"{epochs} epochs so far"
-    mean = tables.score(float(np.mean([final.best for final in finals]))).text
+    mean = points(float(np.mean([final.best for final in finals])))
     title = f"Validation {run.score}, best checkpoint"
     if len(run.folds) > 1:
         return title, mean, f"mean of {len(finals)} folds"
@@ -85,13 +86,19 @@ def _folds_table(runs: Sequence[RunRecord]) -> Table:
 def _number(final: Final | None, name: str) -> Cell:
     """Makes the cell of a number of a fold, with epochs from 1 on."""
     value = getattr(final, name, None)
-    return tables.number(value + 1) if name == "best_epoch" and value is not None else tables.score(value)
+    return tables.number(value + 1) if name == "best_epoch" and value is not None else _form(name)(value)
+
+
+def _form(name: str) -> Callable[[float | None], Cell]:
+    """Returns what makes the cells of a number of a fold."""
+    return tables.loss if name.endswith("loss") else tables.score
 
 
 def _mean(finals: Sequence[Final], name: str) -> Cell:
     """Makes the cell of the mean and the deviation of a number over the finished folds."""
     known = [value for final in finals if (value := getattr(final, name)) is not None]
-    return tables.score_and_deviation(float(np.mean(known)), float(np.std(known))) if known else tables.score(None)
+    mean, deviation = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
+    return tables.with_deviation(_form(name), mean, deviation)
 
 
 def _differences(runs: Sequence[RunRecord]) -> list[Block]:

@@ -1,14 +1,14 @@
 """The training in a report: learning curves and classes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance, common_score
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
@@ -43,7 +43,8 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
         ]
         if lines:
             chance = common_chance(runs) if metric in {run.score for run in runs} else None
-            charts.append(LineChart(metric, "epoch", metric, lines, chance=chance))
+            is_score = metric.endswith(common_score(runs))
+            charts.append(LineChart(metric, "epoch", metric, lines, chance=chance, in_points=is_score))
     return charts
 
 
@@ -79,11 +80,18 @@ def _history_table(fold: FoldRecord) -> Table:
     rows = [
         [
             tables.number(row["epoch"] + 1),
-            *(tables.number(row.get(name)) if name == "seconds" else tables.score(row.get(name)) for name in names),
+            *(_form(name, fold)(row.get(name)) for name in names),
         ]
         for row in fold.history
     ]
     return Table("Numbers of each epoch", ["epoch", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _form(name: str, fold: FoldRecord) -> Callable[[float | None], Cell]:
+    """Returns what makes the cells of a number of an epoch."""
+    if fold.score and name.endswith(fold.score):
+        return tables.score
+    return tables.number if name == "seconds" else tables.loss
 
 
 def _classes(run: RunRecord) -> list[Block]:
