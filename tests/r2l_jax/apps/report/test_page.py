@@ -12,7 +12,7 @@ from report_runs import CLASSES, PIPELINES
 
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
-from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.apps.report.runs import read_members, read_runs
 from r2l_jax.runtime.errors import InputError
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
@@ -358,6 +358,18 @@ def test_the_checkpoint_is_said_with_each_score_that_depends_on_it(tmp_path):
     report_runs.write_json(files[1], json.loads(files[1].read_text()) | {"flags": {"checkpoint": "last"}})
     words = "Tested under drift: the best checkpoint. Analyzed by forensics: the best checkpoint. Adjusted: the last"
     assert any(words in each for each in Page(make_page(read_runs([str(folder)]))).texts)
+
+
+def test_classes_are_of_the_checkpoint_that_was_tested(tmp_path):
+    folder = report_runs.write_group(tmp_path / "group")
+    tests = json.loads((folder / "evaluation/evaluation.json").read_text())["runs"]
+    named = read_runs([str(folder)])
+    tables = Page(make_page(named, read_members(named))).tables["Own images by class, best checkpoint"]
+    for seed, table in zip((1, 2, 3), tables, strict=True):
+        own = tests[f"group/seed_{seed}"]["tests"]["own"]
+        for name, of_class in ((name, own[name]) for name in ("precision", "recall", "f1")):
+            found = {each: float(table[each, name][0]["data-value"]) for each in CLASSES}
+            assert found == {each: numbers["mean"] for each, numbers in of_class.items()}
 
 
 def test_an_unfinished_training_is_shown(tmp_path):
