@@ -8,7 +8,6 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Text, Tiles
 from r2l_jax.apps.report.runs import Final, FoldRecord, RunRecord, common_score, differing_flags
-from r2l_jax.drift.statistics import points
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
@@ -46,7 +45,7 @@ def _score_tile(run: RunRecord) -> tuple[str, str, str]:
     finals, epochs = [fold.final for fold in run.folds if fold.final], len(run.folds[0].history)
     if not finals:
         return "Training", "not finished", f"{epochs} epochs so far"
-    mean = points(float(np.mean([final.best for final in finals])))
+    mean = tables.score(float(np.mean([final.best for final in finals]))).text
     title = f"Validation {run.score}, best checkpoint"
     if len(run.folds) > 1:
         return title, mean, f"mean of {len(finals)} folds"

@@ -28,7 +28,7 @@ def score(value: float | None, **look: Any) -> Cell:
 
 
 def loss(value: float | None, **look: Any) -> Cell:
-    """Makes a cell of a loss or another measure that is no score with three digits; None is a dash."""
+    """Makes a cell of a loss, or a number compared with published ones, with three digits; None is a dash."""
     return _cell(value, three_digits, look)
 
 
