@@ -1,16 +1,18 @@
 """Collects everything in run folders on one HTML page.
 
-python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
+python scripts/report.py --run=runs/quickstart/parametrized
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --compare
 
 The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
-default folders. It needs no other file and no network, and is readable on a phone and in print. For a group of
-trainings, the figure of all of them is also written to drift.png beside the report. With --compare, the best
+default folders. It is report.html in the run's folder, and for several runs in the innermost folder of all. It needs no
+other file and no network, and is readable on a phone and in print. For a group of trainings, the figure of all of them
+is also written to drift.png beside the report. With --compare, the best
 checkpoints of runs with the same samples are measured on them, and paired by sample.
 """
 
 import dataclasses
 import functools
+import os
 import pathlib
 
 from r2l_jax.runtime import flags
@@ -30,7 +32,10 @@ class ReportConfig(Settings):
         "folders of runs, of groups of trainings, or of folds, separated by commas; several are shown side by side",
         kind="repeated",
     )
-    output: str = setting("the HTML file", "report.html")
+    output: str | None = setting(
+        "the HTML file; default: report.html in the run's folder, and for several runs in the innermost folder of all",
+        None,
+    )
     compare: bool = setting(
         "also print the runs side by side: scores, settings that differ, and the difference of every two scores with "
         "an interval of 95%",
@@ -43,8 +48,16 @@ class ReportConfig(Settings):
             raise InputError("--run is empty")
         if self.compare and len(self.run) < 2:
             raise InputError(f"--compare takes two or more runs, got --run={','.join(self.run)}")
-        if pathlib.Path(self.output).suffix not in (".html", ".htm"):
+        if self.file.suffix not in (".html", ".htm"):
             raise InputError(f"--output must be a file that ends in .html, got {self.output!r}")
+
+    @property
+    def file(self) -> pathlib.Path:
+        """The HTML file."""
+        if self.output is not None:
+            return pathlib.Path(self.output)
+        first, *others = self.run
+        return pathlib.Path(os.path.commonpath(map(os.path.abspath, self.run)) if others else first) / "report.html"
 
 
 def main(config: ReportConfig) -> None:
@@ -57,8 +70,8 @@ def main(config: ReportConfig) -> None:
 
         runs = read_runs(config.run)
         print(f"{comparison_table(runs)}\n\n{differences_table(runs)}\n")
-    size = write_report(config.run, pathlib.Path(config.output))
-    print(one_line(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
+    size = write_report(config.run, config.file)
+    print(one_line(f"{config.file}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
 
 
 run = functools.partial(flags.run, main, ReportConfig)

@@ -25,7 +25,7 @@ def command(program: str) -> str:
 
 def report_command(runs: Iterable[str]) -> str:
     """Returns how to write a report of runs, given by their folders."""
-    return f"{command('report')} --run={shlex.quote(','.join(runs))} --output=report.html"
+    return f"{command('report')} --run={shlex.quote(','.join(runs))}"
 
 
 def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:

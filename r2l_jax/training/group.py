@@ -13,7 +13,7 @@ from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.cluster import Job
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import is_first, refuse_several_processes
+from r2l_jax.runtime.hosts import is_first, on_first_process, refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import tracking, train
@@ -42,6 +42,8 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
     if fold_folders(folder):
         raise InputError(f"{folder} holds a single run: choose another --run_name for the group")
     with writing_to(folder):
+        # Whoever reads the group sees how many trainings it will have.
+        on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
         earlier = {} if config.tracking.overwrite else _metrics(members)
         if settings.scheduler == "serial":
             for number, (name, member) in enumerate(members.items(), start=1):

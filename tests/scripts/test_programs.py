@@ -134,7 +134,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     for name, *flags in commands:
         done = program(name, f"--run={trained_run}", *flags)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == f"python scripts/report.py --run={trained_run} --output=report.html"
+        assert done.stdout.splitlines()[-1] == f"python scripts/report.py --run={trained_run}"
     done = program("report.py", f"--run={trained_run}", f"--output={tmp_path}/report.html")
     assert done.returncode == 0, done.stderr
     page = Page((tmp_path / "report.html").read_text())

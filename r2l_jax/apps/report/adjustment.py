@@ -11,6 +11,9 @@ from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import RunRecord, common_chance
 from r2l_jax.drift.results import METHOD_TITLES, Adaptation, Adapted, Learning, start_titles
 
+# The cells of the scores undrifted, before and after adaptation, and of the share won back.
+_FORMS = (*[tables.score] * 3, tables.share)
+
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the section of the adjustments of all runs."""
@@ -45,12 +48,16 @@ def _scores_table(content: Adaptation) -> Table:
     rows = []
     for name, drift in content.drifts.items():
         numbers = (drift.undrifted, drift.before, drift.after, drift.won_back)
-        means = [tables.score_and_deviation(each.mean, each.std if several else None) for each in numbers]
+        means = [
+            tables.with_deviation(make, each.mean, each.std if several else None)
+            for make, each in zip(_FORMS, numbers, strict=True)
+        ]
         rows.append([Cell(name), *means])
         for fold, drifts in content.folds.items():
             if several and (one := drifts.get(name)):
                 of_fold = (one.undrifted, one.before, one.after, one.won_back)
-                rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
+                cells = [make(each) for make, each in zip(_FORMS, of_fold, strict=True)]
+                rows.append([Cell(f"{name}, fold {fold}"), *cells])
     columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
     checkpoint = content.flags.get("checkpoint")
     of = f", {checkpoint} checkpoint" if checkpoint else ""
@@ -91,7 +98,7 @@ def _tables(adapted: Adapted, score: str) -> list[Block]:
                     "no search" if start.stops is None else f"{start.stops:+d} stops",
                     framed=start.stops == adapted.start,
                 ),
-                *(tables.score(getattr(start, name)) for name in shown),
+                *((tables.score if "score" in name else tables.loss)(getattr(start, name)) for name in shown),
             ]
             for start in adapted.starts
         ]
@@ -114,6 +121,7 @@ def _learning(content: Learning, chance: float | None) -> list[Block]:
             ],
             levels=[(content.target, 8)],
             chance=chance,
+            in_points=True,
         )
         for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
     ]
@@ -126,7 +134,7 @@ def _learning(content: Learning, chance: float | None) -> list[Block]:
         for name, run in content.runs.items()
         for number, fold in enumerate(run.folds)
     ]
-    target = f"{content.target:g}"
+    target = f"{100 * content.target:g} points"
     columns = [
         "processing",
         f"{content.score}, last checkpoint",

@@ -1,10 +1,10 @@
-"""Charts of lines, drawn with matplotlib: as SVG in the colors of a page, or into the axes of another figure."""
+"""Charts of lines and of bars, drawn with matplotlib as SVG in the colors of a page, or into the axes of a figure."""
 
 import dataclasses
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import markupsafe
@@ -15,12 +15,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from r2l_jax.drift.statistics import points
+
 Style = Literal["solid", "dashed"]
 
-# The size of a chart in its own units, and the place of its axes. Charts are small, so that their texts can be read on
-# a phone, where they are as wide as the screen.
-_WIDTH, _HEIGHT = 360, 220
-_AXES = (52 / _WIDTH, 38 / _HEIGHT, 300 / _WIDTH, 174 / _HEIGHT)
+# The size of a chart in its own units, and the height of a bar. Charts are small, so that their texts can be read on a
+# phone, where they are as wide as the screen.
+_WIDTH, _HEIGHT, _BAR = 360, 220, 7
 
 # The colors of lines. In the SVG, each color stands for a variable of the page's style sheet.
 COLORS = ("#0a5fb4", "#c4541a", "#1a7f52", "#8a3ea8", "#8c6d00", "#0a8a99", "#b3265e", "#5a6675", "#1b2430")
@@ -75,6 +76,7 @@ class LineChart:
         places: horizontal places at which vertical lines are drawn.
         y_range: the least range of the vertical axis; None fits the lines.
         chance: the score of a guess, at which there is a dashed line; None without one.
+        in_points: whether the values are scores, which the axis has in points.
     """
 
     title: str
@@ -87,17 +89,28 @@ class LineChart:
     places: Sequence[float] = ()
     y_range: tuple[float, float] | None = None
     chance: float | None = None
+    in_points: bool = False
+
+    @property
+    def unit(self) -> float:
+        """The value of one unit of the vertical axis."""
+        return 0.01 if self.in_points else 1.0
+
+    @property
+    def y_label(self) -> str:
+        """The label of the vertical axis with its unit."""
+        return f"{self.y}, points" if self.in_points else self.y
 
     @property
     def alternative(self) -> str:
         """The text in place of the chart: its axes, and the first and last value of each line."""
-        named = [(line.name, self.points(line)[1]) for line in self.lines[:_MOST_NAMED]]
+        named = [(line.name, self.points(line)[1] / self.unit) for line in self.lines[:_MOST_NAMED]]
         parts = [f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}" for name, ys in named if len(ys)]
         if (more := len(self.lines) - _MOST_NAMED) > 0:
             parts.append(f"{more} more lines")
         if self.chance is not None:
-            parts.append(f"a guess scores {self.chance:.3g}")
-        return f"{self.title}: {self.y} by {self.x}. {'; '.join(parts)}."
+            parts.append(f"a guess scores {self.chance / self.unit:.3g}")
+        return f"{self.title}: {self.y_label} by {self.x}. {'; '.join(parts)}."
 
     @property
     def legend(self) -> list[Line]:
@@ -116,6 +129,43 @@ class LineChart:
         return np.array(valid, float).reshape(-1, 3).T
 
 
+@dataclasses.dataclass(frozen=True)
+class BarChart:
+    """A chart of scores as horizontal bars: for each name a bar of each run.
+
+    Attributes:
+        title: the title.
+        x: the name of the score.
+        scores: for each run its scores by name; a run may lack some.
+        levels: for each run the score at which there is a dotted line.
+        chance: the score of a guess, at which there is a dashed line; None without one.
+    """
+
+    title: str
+    x: str
+    scores: Mapping[str, Mapping[str, float]]
+    levels: Mapping[str, float]
+    chance: float | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all bars, from the top."""
+        return list(dict.fromkeys(name for scores in self.scores.values() for name in scores))
+
+    @property
+    def alternative(self) -> str:
+        """The text in place of the chart: the lowest score of each name."""
+        lowest = {name: min(each[name] for each in self.scores.values() if name in each) for name in self.names}
+        which = "" if len(self.scores) == 1 else f" of the lowest of {len(self.scores)} runs"
+        parts = "; ".join(f"{name} {points(score)}" for name, score in lowest.items())
+        return f"{self.title}: {self.x}, points{which}. {parts}."
+
+    @property
+    def legend(self) -> list[Line]:
+        """The runs of the legend; a single run needs none."""
+        return [Line(name, (), (), color) for color, name in enumerate(self.scores)] if len(self.scores) > 1 else []
+
+
 def _is_drawable(value: float, logarithmic: bool) -> bool:
     """Tells whether a value has a place on an axis."""
     # Beyond this, the difference of two values may not be finite.
@@ -125,8 +175,9 @@ def _is_drawable(value: float, logarithmic: bool) -> bool:
 def draw(axes: Axes, chart: LineChart) -> None:
     """Draws the lines, ticks and labels of a chart, but not its title, into the axes of a figure."""
     axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
-    axes.set(xlabel=chart.x, axisbelow=True)
-    axes.xaxis.label.set_parse_math(False)
+    axes.set(xlabel=chart.x, ylabel=chart.y_label, axisbelow=True)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_parse_math(False)
     axes.margins(x=0, y=0.04)
     for line in chart.lines:
         xs, ys, spread = chart.points(line)
@@ -151,7 +202,23 @@ def draw(axes: Axes, chart: LineChart) -> None:
     _set_ticks(axes.xaxis, 7, chart.log_x, whole)
     if not chart.log_y:
         _tell_apart(axes)
-    _set_ticks(axes.yaxis, 5, chart.log_y)
+    _set_ticks(axes.yaxis, 5, chart.log_y, unit=chart.unit)
+
+
+def draw_bars(axes: Axes, chart: BarChart) -> None:
+    """Draws the bars of a chart, but not its title, into the axes of a figure."""
+    names, share = chart.names, 0.8 / len(chart.scores)
+    for number, (run, scores) in enumerate(chart.scores.items()):
+        color = COLORS[number % len(COLORS)]
+        places = [names.index(name) + (number + 0.5) * share - 0.4 for name in scores]
+        bars = axes.barh(places, [100 * score for score in scores.values()], share, color=color, alpha=0.65)
+        if len(chart.scores) == 1:
+            axes.bar_label(bars, [points(score) for score in scores.values()], padding=2, fontsize="small")
+        axes.axvline(100 * chart.levels[run], color=color, linestyle="dotted", linewidth=1)
+    if chart.chance is not None:
+        axes.axvline(100 * chart.chance, color=_MUTED, linestyle="dashed", linewidth=1)
+    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), xlabel=f"{chart.x}, points", axisbelow=True)
 
 
 def _third_digit(low: float, high: float) -> float:
@@ -168,18 +235,18 @@ def _tell_apart(axes: Axes) -> None:
         axes.set_ylim(math.floor(low / unit) * unit, math.ceil(high / unit) * unit)
 
 
-def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -> None:
-    """Puts about `count` ticks at round values of an axis."""
+def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False, unit: float = 1.0) -> None:
+    """Puts about `count` ticks at round values of an axis, whose texts are multiples of a unit."""
     low, high = axis.get_view_interval()
     if logarithmic:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=count))
     else:
         # As few as three significant digits tell apart.
-        unit = _third_digit(low, high)
-        count = min(count, max(round((high - low) / unit), 1)) if unit else count
+        least = _third_digit(low, high)
+        count = min(count, max(round((high - low) / least), 1)) if least else count
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value / unit)))
 
 
 def _tick_text(value: float) -> str:
@@ -189,23 +256,33 @@ def _tick_text(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def svg(chart: LineChart) -> markupsafe.Markup | None:
+def svg(chart: LineChart | BarChart) -> markupsafe.Markup | None:
     """Draws a chart as an SVG element in the colors of the page, light or dark; None if no point can be drawn."""
-    if not any(chart.points(line).size for line in chart.lines):
+    if isinstance(chart, LineChart) and not any(chart.points(line).size for line in chart.lines):
         return None
+    height = _HEIGHT
+    if isinstance(chart, BarChart):
+        height = 60 + len(chart.names) * max(18, round(_BAR * len(chart.scores) / 0.8))
     stream = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": chart.alternative}):
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), frameon=False)
-        axes = figure.add_axes(_AXES, facecolor="none")
-        draw(axes, chart)
-        axes.grid(axis="y", color=_RULE)
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": chart.alternative, "text.color": COLORS[8]}):
+        # The layout makes room for the texts of the ticks.
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), frameon=False, layout="constrained")
+        axes = figure.add_subplot(facecolor="none")
+        if isinstance(chart, LineChart):
+            draw(axes, chart)
+            axes.grid(axis="y", color=_RULE)
+            axes.tick_params(axis="y", length=0)
+        else:
+            draw_bars(axes, chart)
+            axes.grid(axis="x", color=_RULE)
+            axes.tick_params(length=0)
         axes.tick_params(color=_MUTED, labelcolor=_MUTED)
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.label.set_color(_MUTED)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(_MUTED)
         axes.spines[["left", "right", "top"]].set_visible(False)
         axes.spines["bottom"].set_color(_MUTED)
         figure.savefig(stream, format="svg", metadata={"Date": None})
-    return element(stream.getvalue(), _WIDTH, _HEIGHT, chart.alternative)
+    return element(stream.getvalue(), _WIDTH, height, chart.alternative)
 
 
 def element(drawing: str, width: int, height: int, alternative: str) -> markupsafe.Markup:

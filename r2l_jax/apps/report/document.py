@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import markupsafe
 
-from r2l_jax.apps.report.charts import LineChart, Range
+from r2l_jax.apps.report.charts import BarChart, LineChart, Range
 from r2l_jax.apps.report.pictures import Picture
 
 Shade = Literal["level", "loss", "gain"]
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 class Charts(NamedTuple):
     """Charts in a grid."""
 
-    charts: Sequence[LineChart]
+    charts: Sequence[LineChart | BarChart]
 
 
 class Pictures(NamedTuple):

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from r2l_jax.apps.report.charts import COLORS, element
 from r2l_jax.apps.report.document import Drawing
 from r2l_jax.apps.report.runs import RunRecord
-from r2l_jax.apps.report.tables import three_digits
 from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import GROUPS, OWN
 from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.results import Adaptation, Test, WorstCases, worst
+from r2l_jax.drift.statistics import points
 
 # Shares of the light in words.
 _SHARES = {0.01: "a hundredth", 0.05: "a twentieth", 0.1: "a tenth", 0.25: "a quarter", 0.5: "half"}
@@ -154,7 +154,8 @@ def draw(
     """
     titles, share = _titles(groups), 1 / len(groups)
     for number, (name, rows) in enumerate(groups.items()):
-        for title, scores in rows:
+        for title, fractions in rows:
+            scores = [100 * each for each in fractions]
             place = titles.index(title) + (number + 0.5) * share - 0.5
             # Trainings have their places within a row, so that equal scores stay apart.
             place += 0.15 * is_narrow
@@ -165,7 +166,7 @@ def draw(
             ends = [place - 0.32 * share, place + 0.32 * share]
             axes.plot([np.median(scores)] * 2, ends, color=COLORS[8], linewidth=2.5)
             axes.annotate(
-                three_digits(float(np.median(scores))),
+                points(float(np.median(fractions))),
                 (1.015, place),
                 xycoords=("axes fraction", "data"),
                 color=COLORS[7] if len(groups) == 1 else COLORS[number % 7],
@@ -176,14 +177,14 @@ def draw(
         # In a narrow figure, it does not cross the titles above the dots.
         spans = [(1 - (place + share) / len(titles)) for place in range(len(titles)) for share in (0.95, 0.5)]
         for low, high in zip(spans[::2], spans[1::2], strict=True) if is_narrow else [(0.0, 1.0)]:
-            axes.axvline(chance, low, high, color=COLORS[7], linestyle="dashed", linewidth=1.5)
-        axes.annotate("chance", (chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
+            axes.axvline(100 * chance, low, high, color=COLORS[7], linestyle="dashed", linewidth=1.5)
+        axes.annotate("chance", (100 * chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
     axes.set_yticks(range(len(titles)), [""] * len(titles) if is_narrow else titles, fontsize=12)
     for place, title in enumerate(titles if is_narrow else ()):
         axes.annotate(title, (0, place - 0.18), (2, 0), textcoords="offset points", fontsize=12)
-    axes.set(xlim=(0, 1), ylim=(len(titles) - 0.5, -0.5), axisbelow=True)
+    axes.set(xlim=(0, 100), ylim=(len(titles) - 0.5, -0.5), axisbelow=True)
     trainings = max(len(row.scores) for rows in groups.values() for row in rows)
-    words = f"{score}: a dot for each of {trainings} trainings,", "a bar and a number at their median"
+    words = f"{score}, points: a dot for each of {trainings} trainings,", "a bar and a number at their median"
     axes.set_xlabel(("\n" if is_narrow else " ").join(words), fontsize=11)
     # Lines through the rows of one group, and between the rows that several share.
     axes.grid(axis="both" if len(groups) == 1 else "x", color="#dce1e7")
@@ -205,7 +206,7 @@ def _titles(groups: Mapping[str, Sequence[Row]]) -> list[str]:
 def alternative(rows: Sequence[Row], score: str) -> str:
     """Returns the text in place of the figure: the median and the range of each row."""
     parts = [
-        f"{title} {three_digits(float(np.median(scores)))} ({three_digits(min(scores))} to {three_digits(max(scores))})"
+        f"{title} {points(float(np.median(scores)))} ({points(min(scores))} to {points(max(scores))})"
         for title, scores in rows
     ]
-    return f"Median {score} of the trainings, and their range: {'; '.join(parts)}."
+    return f"Median {score} of the trainings in points, and their range: {'; '.join(parts)}."

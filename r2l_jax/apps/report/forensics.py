@@ -21,6 +21,7 @@ from r2l_jax.drift.results import (
     too_few,
     worst,
 )
+from r2l_jax.drift.statistics import points
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
@@ -99,10 +100,10 @@ def _tolerances(content: Tolerances, chance: float | None) -> list[Block]:
     columns = ["knob", "quantity", "value", "low", "high", "fails below", "fails above", "interval in natural ranges"]
     blocks: list[Block] = [
         Text(
-            f"{_sentence(content.score)[:-1]} {tables.three_digits(content.default)} of {content.samples} samples "
-            f"falls by at most {100 * content.tolerance:g} points from low to high, while one knob moves. Below an end "
-            "are the percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place "
-            "where it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its "
+            f"{_sentence(content.score)[:-1]} {points(content.default)} of {content.samples} samples falls by at most "
+            f"{100 * content.tolerance:g} points from low to high, while one knob moves. Below an end are the "
+            "percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place where "
+            "it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its "
             f"limit.{_tested(content)}"
         ),
         Table("Tolerated intervals", columns, rows),
@@ -168,6 +169,7 @@ def _knob_chart(name: str, knob: Knob, content: Tolerances, chance: float | None
         levels=[(floor, 0)],
         places=[knob.value],
         chance=chance,
+        in_points=True,
     )
 
 
@@ -179,7 +181,7 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
             tables.number(row.aux_weight),
             tables.score(row.score),
             drop,
-            *map(tables.score, (row.loss, row.ssim)),
+            *map(tables.loss, (row.loss, row.ssim)),
             *map(tables.number, (row.change, row.color, row.color_95)),
             tables.score(row.spread),
         ]
@@ -189,7 +191,7 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
     columns.append("range of starts")
     return [
         Text(
-            f"By default, the {content.score} is {tables.three_digits(content.default.score)} and the loss "
+            f"By default, the {content.score} is {points(content.default.score)} and the loss "
             f"{tables.three_digits(content.default.loss)}. "
             "Each search raises the task loss over its parameters; distance from the default rendering has a price. "
             f"{RANGE_OF_STARTS[0].upper()}{RANGE_OF_STARTS[1:]}.{_tested(content)}"

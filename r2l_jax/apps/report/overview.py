@@ -1,6 +1,6 @@
 """The beginning of a report: the most important numbers of each run, its settings, and how to reproduce it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,13 +89,19 @@ def _folds_table(runs: Sequence[RunRecord]) -> Table:
 def _number(final: Final | None, name: str) -> Cell:
     """Makes the cell of a number of a fold, with epochs from 1 on."""
     value = getattr(final, name, None)
-    return tables.number(value + 1) if name == "best_epoch" and value is not None else tables.score(value)
+    return tables.number(value + 1) if name == "best_epoch" and value is not None else _form(name)(value)
+
+
+def _form(name: str) -> Callable[[float | None], Cell]:
+    """Returns what makes the cells of a number of a fold."""
+    return tables.loss if name.endswith("loss") else tables.score
 
 
 def _mean(finals: Sequence[Final], name: str) -> Cell:
     """Makes the cell of the mean and the deviation of a number over the finished folds."""
     known = [value for final in finals if (value := getattr(final, name)) is not None]
-    return tables.score_and_deviation(float(np.mean(known)), float(np.std(known))) if known else tables.score(None)
+    mean, deviation = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
+    return tables.with_deviation(_form(name), mean, deviation)
 
 
 def _differences(runs: Sequence[RunRecord]) -> list[Block]:

@@ -97,7 +97,7 @@ def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) 
     return [
         *verdict.make(named, members),
         *overview.make(runs),
-        *training.make(runs),
+        *training.make(runs, named),
         *processing.make(runs, detail),
         *synthesis.make(runs),
         *forensics.make(runs, detail),

@@ -31,10 +31,14 @@ def _parameters(run: RunRecord) -> list[Block]:
     names = list(dict.fromkeys(name for fold in run.folds for name in fold.recorded.parameters))
     if not names:
         return []
-    title, starts = _declared(run)
+    title, starts, units = _declared(run)
     lines = {name: _parameter_lines(run, name, title, starts.get(name)) for name in names}
     constant = [name for name in names if all(not any(line.ys) for line in lines[name])]
-    charts = [LineChart(name, "epoch", "change", lines[name]) for name in names if name not in constant]
+    charts = [
+        LineChart(name, "epoch", f"change, {units[name]}" if name in units else "change", lines[name])
+        for name in names
+        if name not in constant
+    ]
     charts += _norms_chart(run)
     values = _values_table(run, names, title, starts)
     if not charts:
@@ -68,8 +72,7 @@ def _norms_chart(run: RunRecord) -> list[LineChart]:
         for color, (name, course) in enumerate(fold.recorded.norms.items())
         if any(course.values)
     ]
-    label = "mean norm of the loss's gradient"
-    return [LineChart("norms of gradients", "epoch", label, norms, log_y=True)] if norms else []
+    return [LineChart("norms of the loss's gradients", "epoch", "mean norm", norms, log_y=True)] if norms else []
 
 
 def _values_table(run: RunRecord, names: Sequence[str], title: _Title, starts: Mapping[str, np.ndarray]) -> Table:
@@ -107,19 +110,20 @@ def _own_values(run: RunRecord) -> list[Block]:
     ]
 
 
-def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
-    """Returns a function that names an element of a parameter, such as "red", and the values at the training's start.
+def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray], dict[str, str]]:
+    """Returns a function that names an element of a parameter, such as "red", its values at the start, and the units.
 
     There are no values if the training started from another run's parameters. A report does not run a user's own
-    pipeline, so it knows neither: elements are then named by their places.
+    pipeline, so it knows none of them: elements are then named by their places.
     """
     names: dict[tuple[str, tuple[int, ...]], str] = {}
     starts: dict[str, np.ndarray] = {}
+    units: dict[str, str] = {}
     declared = run.flags["pipeline"] or run.flags["processing_mode"]
     if declared in ("parametrized", "adaptive", "full"):
         pipeline = "parametrized" if declared == "adaptive" else declared
         made = find_pipeline(pipeline)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
-        values = made.parameters()
+        values, units = made.parameters(), {name: facts.unit for name, facts in made.facts.items() if facts.unit}
         for name, facts in made.facts.items():
             shape = np.shape(values[name])
             places = [(name, place) for place in np.ndindex(*shape)]
@@ -133,7 +137,7 @@ def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray]]:
         full = names.get((name, place), ".".join([name, *map(str, place)]))
         return full.removeprefix(f"{name}.")
 
-    return title, starts
+    return title, starts, units
 
 
 def _is_of_all(run: RunRecord, name: str, value: np.ndarray) -> bool:

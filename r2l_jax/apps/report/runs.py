@@ -150,6 +150,12 @@ class RunRecord(NamedTuple):
         return next((fold.score for fold in self.folds if fold.score), "score")
 
     @property
+    def planned(self) -> int:
+        """The number of trainings, also those that have not begun."""
+        begun = [fold.folder.parent for fold in self.folds]
+        return len(begun) + sum(member not in begun for member in self.members if len(self.members) > 1)
+
+    @property
     def flags(self) -> Mapping[str, Any]:
         """The settings of the training; those that an earlier version did not have are at their defaults."""
         return flat(TrainConfig()) | dict(self.folds[0].flags)

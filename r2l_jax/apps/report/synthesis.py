@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2l_jax.apps.report import document, tables
-from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.charts import BarChart, Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
 from r2l_jax.apps.report.runs import RunRecord, common_chance, common_score, joint_evaluation
 from r2l_jax.drift.cases import OWN
@@ -104,7 +104,8 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
     blocks: list[Block] = []
     if group in _STRENGTHS:
         cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
-        blocks.append(Charts([_chart(score, _STRENGTHS[group], cases, score=score, rows=rows, log_x=True)]))
+        if len(cases) > 1:
+            blocks.append(Charts([_chart(score, _STRENGTHS[group], cases, score=score, rows=rows, log_x=True)]))
     if not all(sum(name in row.run.own for name in columns) == 1 for row in rows):
         columns = [OWN.name, *columns]
     if len(rows) == 1:
@@ -124,7 +125,7 @@ def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
     (scores,) = tables.leveled([[_score_cell(row, name) for name in names]])
     (drops,) = tables.dropped([[tables.score(row.tests[name].drop.mean) for name in names]])
     cells = [
-        [Cell(tables.breakable(name)), found, drop, tables.score(row.tests[name].loss.mean)]
+        [Cell(tables.breakable(name)), found, drop, tables.loss(row.tests[name].loss.mean)]
         for name, found, drop in zip(names, scores, drops, strict=True)
     ]
     return Table(f"{score} and drop of {row.name}", ["case", score, "drop", "loss"], cells)
@@ -136,7 +137,7 @@ def _score_cell(row: Row, name: str) -> Cell:
         return tables.text(None)
     found = row.tests[name].score
     deviation = found.std if len(row.run.folds) > 1 else None
-    return tables.score_and_deviation(found.mean, deviation)._replace(framed=row.is_own(name))
+    return tables.with_deviation(tables.score, found.mean, deviation)._replace(framed=row.is_own(name))
 
 
 def _drop_cell(row: Row, name: str) -> Cell:
@@ -163,7 +164,7 @@ def _chart(
         points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
         if points:
             lines.append(Line(row.name, list(points), list(points.values()), color))
-    return LineChart(title, x, score, lines, levels=owns, chance=rows[0].chance, **options)
+    return LineChart(title, x, score, lines, levels=owns, chance=rows[0].chance, in_points=True, **options)
 
 
 def _strength(name: str) -> float | None:
@@ -176,6 +177,8 @@ def _strength(name: str) -> float | None:
 
 def _graded(rows: Sequence[Row], group: str, word: str, score: str) -> list[Block]:
     """Makes a chart of each kind of a group by severity, with a line for each run, and the table of all.
+
+    Where each kind was tested at a single severity, one chart has a bar for each kind instead.
 
     Args:
         rows: the runs.
@@ -194,23 +197,42 @@ def _graded(rows: Sequence[Row], group: str, word: str, score: str) -> list[Bloc
     cases = [OWN.name, *columns]
     scores = [row.tests[name].score.mean for row in rows for name in cases if name in row.tests]
     matrices = [] if len(rows) == 1 else [_graded_of_runs(rows, found, score)]
-    charts = [
-        _chart(
-            kind.replace("_", " "),
-            *_axis(kind, severities),
-            score=score,
-            rows=rows,
-            log_x=kind in KINDS,
-            y_range=(min(scores), max(scores)),
-        )
-        for kind, severities in found.items()
-    ]
+    if all(len(severities) == 1 for severities in found.values()):
+        charts = [_bars(_TITLES[group], found, score, rows)]
+    else:
+        charts = [
+            _chart(
+                kind.replace("_", " "),
+                *_axis(kind, severities),
+                score=score,
+                rows=rows,
+                log_x=kind in KINDS,
+                y_range=(min(scores), max(scores)),
+            )
+            for kind, severities in found.items()
+        ]
     return [
         *matrices,
         Text("Dotted lines are the scores on the runs' own images, dashed lines the score of a guess."),
         Charts(charts),
         Details(f"Scores and drops of each {word}", [_graded_table(_TITLES[group], word, rows, found, score)]),
     ]
+
+
+def _bars(title: str, found: Mapping[str, Mapping[float, str]], score: str, rows: Sequence[Row]) -> BarChart:
+    """Makes a chart of the scores of all runs in the only case of each kind."""
+    severities = sorted({severity for cases in found.values() for severity in cases})
+    names = {kind.replace("_", " "): next(iter(cases.values())) for kind, cases in found.items()}
+    return BarChart(
+        f"{title}, severity {' or '.join(f'{severity:g}' for severity in severities)}",
+        score,
+        {
+            row.name: {kind: row.tests[name].score.mean for kind, name in names.items() if name in row.tests}
+            for row in rows
+        },
+        {row.name: row.tests[OWN.name].score.mean for row in rows},
+        rows[0].chance,
+    )
 
 
 def _axis(kind: str, severities: Mapping[float, str]) -> tuple[str, Mapping[float, str]]:
@@ -244,7 +266,8 @@ def _graded_table(
     cells = [
         [
             *(Cell(row.name), Cell(kind), tables.number(severity)),
-            *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
+            *map(tables.score, (test.score.mean, test.drop.mean)),
+            tables.loss(test.loss.mean),
         ]
         for row in rows
         for kind, names in found.items()

@@ -10,6 +10,7 @@ import numpy as np
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.apps.report.document import Cell, Table
 from r2l_jax.drift.results import ByShots
+from r2l_jax.drift.statistics import points
 
 Rows: TypeAlias = Sequence[Sequence[Cell]]
 
@@ -22,8 +23,18 @@ def text(content: object) -> Cell:
 
 
 def score(value: float | None, **look: Any) -> Cell:
-    """Makes a cell of a score or a loss with three digits; None is a dash."""
+    """Makes a cell of a score or a difference of scores in points; None is a dash."""
+    return _cell(value, points, look)
+
+
+def loss(value: float | None, **look: Any) -> Cell:
+    """Makes a cell of a loss, or a number compared with published ones, with three digits; None is a dash."""
     return _cell(value, three_digits, look)
+
+
+def share(value: float | None, **look: Any) -> Cell:
+    """Makes a cell of a share in percent; None is a dash."""
+    return _cell(value, "{:.0%}".format, look)
 
 
 def number(value: float | int | None, **look: Any) -> Cell:
@@ -36,10 +47,10 @@ def value(content: float | None) -> Cell:
     return number(content) if content is None else number(content)._replace(text=number(round(content, 7)).text)
 
 
-def score_and_deviation(mean: float | None, deviation: float | None) -> Cell:
+def with_deviation(make: Callable[[float | None], Cell], mean: float | None, deviation: float | None) -> Cell:
     """Makes a cell of a mean and, unless that is None, its standard deviation."""
-    cell = score(mean)
-    return cell if mean is None or deviation is None else cell._replace(text=f"{cell.text} ± {score(deviation).text}")
+    cell = make(mean)
+    return cell if mean is None or deviation is None else cell._replace(text=f"{cell.text} ± {make(deviation).text}")
 
 
 def dropped(rows: Rows) -> list[list[Cell]]:
@@ -55,7 +66,7 @@ def dropped(rows: Rows) -> list[list[Cell]]:
 
 
 def three_digits(value: float | int) -> str:
-    """Formats a score or a loss with three digits, such as "0.950" or "12.3"."""
+    """Formats a loss with three digits, such as "0.950" or "12.3"."""
     # Adding 0.0 turns -0.0 into 0.0.
     return f"{value + 0.0:.3f}" if abs(value) < 0.9995 else f"{value:#.3g}".removesuffix(".")
 

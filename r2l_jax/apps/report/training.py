@@ -1,30 +1,42 @@
 """The training in a report: learning curves and classes."""
 
 import math
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance, common_score
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.results import Statistic, converted
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
 
 _ENDS = ("last", "best")
 
+_BY_CLASS = ("precision", "recall", "f1")
 
-def make(runs: Sequence[RunRecord]) -> list[Section]:
-    """Makes the sections of learning curves and classes."""
+
+def make(runs: Sequence[RunRecord], named: Sequence[RunRecord]) -> list[Section]:
+    """Makes the sections of learning curves and classes.
+
+    Args:
+        runs: the records of runs, with the members in place of their groups.
+        named: the records of runs and groups, which have the evaluations.
+    """
     history = [(run.title(fold.number), [_history_table(fold)]) for run in runs for fold in run.folds if fold.history]
     curves: list[Block] = [Charts(charts)] if (charts := learning_curves(runs)) else []
     if history:
         curves.append(Details("Numbers of each epoch", document.panels(history)))
     return [
         *document.section("Learning curves", curves),
-        *document.section("Classes", document.panels([(run.name, _classes(run)) for run in runs])),
+        *document.section(
+            "Classes", document.panels([(run.name, [*_tested(run, named), *_classes(run)]) for run in runs])
+        ),
     ]
 
 
@@ -43,7 +55,8 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
         ]
         if lines:
             chance = common_chance(runs) if metric in {run.score for run in runs} else None
-            charts.append(LineChart(metric, "epoch", metric, lines, chance=chance))
+            is_score = metric.endswith(common_score(runs))
+            charts.append(LineChart(metric, "epoch", metric, lines, chance=chance, in_points=is_score))
     return charts
 
 
@@ -79,11 +92,38 @@ def _history_table(fold: FoldRecord) -> Table:
     rows = [
         [
             tables.number(row["epoch"] + 1),
-            *(tables.number(row.get(name)) if name == "seconds" else tables.score(row.get(name)) for name in names),
+            *(_form(name, fold)(row.get(name)) for name in names),
         ]
         for row in fold.history
     ]
     return Table("Numbers of each epoch", ["epoch", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _form(name: str, fold: FoldRecord) -> Callable[[float | None], Cell]:
+    """Returns what makes the cells of a number of an epoch."""
+    if fold.score and name.endswith(fold.score):
+        return tables.score
+    return tables.number if name == "seconds" else tables.loss
+
+
+def _tested(run: RunRecord, named: Sequence[RunRecord]) -> list[Block]:
+    """Makes the table of the classes of the own images, by the checkpoint of which the verdict states the score."""
+    for group in named:
+        if not group.evaluation or run.folder not in group.members:
+            continue
+        file, checkpoint = group.folder / "evaluation" / "evaluation.json", group.evaluation.flags.get("checkpoint")
+        for each in group.evaluation.runs.values():
+            if len(group.members) > 1 and pathlib.Path(each.folder).name != run.folder.name:
+                continue
+            own = each.tests.get(OWN.name, {})
+            numbers = {name: converted(own.get(name), dict[str, Statistic], file) for name in _BY_CLASS if name in own}
+            rows = [
+                [Cell(name), *(tables.score(of_class[name].mean) for of_class in numbers.values())]
+                for name in next(iter(numbers.values()), ())
+            ]
+            title = f"Own images by class{f', {checkpoint} checkpoint' if checkpoint else ''}"
+            return [Table(title, ["class", *numbers], rows)] if rows else []
+    return []
 
 
 def _classes(run: RunRecord) -> list[Block]:
@@ -91,7 +131,7 @@ def _classes(run: RunRecord) -> list[Block]:
     finals = [fold.final for fold in run.folds if fold.final and fold.final.val_confusion_matrix]
     if not finals:
         return []
-    names, metrics = list(finals[0].val_f1), ("precision", "recall", "f1")
+    names = list(finals[0].val_f1)
     matrices = [np.array(each.val_confusion_matrix) for each in finals if _fits(each.val_confusion_matrix, names)]
     if not matrices:
         return []
@@ -102,9 +142,9 @@ def _classes(run: RunRecord) -> list[Block]:
     rows = []
     for name in names:
         samples = sum(final.val_samples.get(name, math.nan) for final in finals)
-        rows.append([Cell(name), tables.number(samples), *(mean(metric, name) for metric in metrics)])
+        rows.append([Cell(name), tables.number(samples), *(mean(metric, name) for metric in _BY_CLASS)])
     over = "" if len(finals) == 1 else f"; means over {len(finals)} folds, counts added up"
-    blocks: list[Block] = [Table(f"Validation by class, last checkpoint{over}", ["class", "samples", *metrics], rows)]
+    blocks: list[Block] = [Table(f"Validation by class, last checkpoint{over}", ["class", "samples", *_BY_CLASS], rows)]
     if len(names) <= _MOST_CLASSES:
         blocks.append(_confusion_table(names, np.sum(matrices, 0)))
     if any(final.best != final.last for final in finals):

@@ -4,7 +4,7 @@ A group of trainings also has a figure and tables of its results; its members ar
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,12 +52,22 @@ def scored(run: RunRecord) -> list[str]:
     chance = common_chance([run])
     guess = [] if chance is None else [f"a guess: {round(100 * chance)}"]
     if run.evaluation and (drops := _drops(run.evaluation)):
-        return [_of_score(run, "without drift", (drops.score.low, drops.score.high), guess)]
+        where = "without drift"
+        if len(drops.members) < len(run.members):
+            where += _part(len(drops.members), len(run.members))
+        return [_of_score(run, where, (drops.score.low, drops.score.high), guess)]
     best = [fold.final.best for fold in run.folds if fold.final]
     if not best:
         return [f"The training is not finished: {len(run.folds[0].history)} epochs so far."]
-    where = "in the validation" if len(best) == 1 else f"in the validation of {len(best)} trainings"
+    where = f"in the validation{_part(len(best), run.planned)}"
     return [_of_score(run, where, (min(best), max(best)), ["best checkpoint", *guess])]
+
+
+def _part(count: int, planned: int) -> str:
+    """Says how many trainings a number is about, and of how many if not all; nothing for a single training."""
+    if count == planned:
+        return f" of {count} trainings" if count > 1 else ""
+    return f" of {count} of {planned} trainings"
 
 
 def _of_score(run: RunRecord, where: str, ends: tuple[float, float], notes: Sequence[str]) -> str:
@@ -246,7 +256,8 @@ def _interval(found: Estimate) -> Cell:
 def _spread_tables(content: Forensics) -> list[Block]:
     """Makes the tables of medians and ranges over trainings."""
     worst_rows = [
-        [Cell(group), *(_spread(each) for each in numbers.values())] for group, numbers in content.worst_case.items()
+        [Cell(group), *(_spread(each, _form(name)) for name, each in numbers.items())]
+        for group, numbers in content.worst_case.items()
     ]
     knobs = [
         [
@@ -268,8 +279,13 @@ def _spread_tables(content: Forensics) -> list[Block]:
     return [*blocks, *(Text(f"{line}.") for line in too_few(content))]
 
 
-def _spread(found: Spread) -> Cell:
-    return Cell(found.text(lambda value: tables.number(value).text), found.median)
+def _form(name: str) -> Callable[[float], Cell]:
+    """Returns what makes the cells of a number of the worst cases."""
+    return tables.score if name in ("score", "drop", "spread") else tables.number
+
+
+def _spread(found: Spread, make: Callable[[float], Cell] = tables.number) -> Cell:
+    return Cell(found.text(lambda value: make(value).text), found.median)
 
 
 def _adaptation_table(content: Adaptation) -> Table:

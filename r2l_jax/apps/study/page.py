@@ -109,7 +109,7 @@ def _headline(of_score: Numbers, score: str) -> Table:
         columns += ["published", _DIFFERENCE]
         for row, name in zip(rows, titles, strict=False):
             mean = theirs[name]["mean"] if name in theirs else None
-            row += [tables.score(mean), _difference(ours[name].get("difference"))]
+            row += [tables.loss(mean), _difference(ours[name].get("difference"))]
         rows[-1] += [_ratio(theirs), tables.text(None)]
     return Table(f"Mean {score} of all models, and its drops", columns, rows)
 
@@ -139,7 +139,7 @@ def _ratio(numbers: Numbers) -> Cell:
 
 
 def _mean(numbers: Numbers) -> Cell:
-    return tables.score_and_deviation(numbers["mean"], numbers["std"])
+    return tables.with_deviation(tables.loss, numbers["mean"], numbers["std"])
 
 
 def _matrix(matrix: Numbers, which: str, title: str) -> Table:
@@ -149,7 +149,7 @@ def _matrix(matrix: Numbers, which: str, title: str) -> Table:
     for number, name in enumerate(matrix["rows"]):
         cells = []
         for place, column in enumerate(matrix["columns"]):
-            cell = tables.score_and_deviation(matrix[which][number][place], deviations[number][place])
+            cell = tables.with_deviation(tables.loss, matrix[which][number][place], deviations[number][place])
             away = differences[number][place] if differences and which == "mean" else None
             remark = f"{away:+.1f} deviations from the published" if away is not None else ""
             cells.append(cell._replace(framed=name == column, remark=remark))
@@ -190,8 +190,8 @@ def _worst_cases(forensics: Numbers) -> Table:
                 [
                     Cell(group),
                     Cell(f"{weight:g}", weight),
-                    tables.score_and_deviation(curve["mean"][place], curve["std"][place]),
-                    tables.score(curve["ssim"][place]),
+                    tables.with_deviation(tables.loss, curve["mean"][place], curve["std"][place]),
+                    tables.loss(curve["ssim"][place]),
                     tables.number(published.get(weight)),
                     _difference(differences[place]),
                 ]

@@ -1,5 +1,6 @@
 """Drift adjustment by adaptation: mends a trained model for drifted data, without labels or with a few."""
 
+import json
 import os
 import pathlib
 import sys
@@ -60,6 +61,9 @@ from r2l_jax.training.run import TrainedFold, open_runs
 
 # A table shows the values of parameters with at most this many.
 _SHOWN = 4
+
+# The longer side of a picture in pixels. The words above it can still be read where a page shows the sheet smaller.
+_PANEL = 256
 
 # The scores of an adaptation, whose outcomes are kept for each sample.
 _SCORES = ("undrifted", "before", "after")
@@ -179,15 +183,28 @@ def _link_members(config: AdaptationConfig, configs: Sequence[AdaptationConfig])
 
 
 def _write(config: AdaptationConfig, adaptation: Adaptation, folds: Mapping[int, Any]) -> dict[str, Any]:
-    """Writes adaptation.json, prints its table, and returns its content."""
+    """Writes adaptation.json, prints its table, and returns its content.
+
+    The file also keeps the drifts that earlier calls have adapted the same checkpoint of the same trainings to.
+    """
     content = {**plain(adaptation), "folds": folds, "flags": flat(config), **environment()}
-    on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
+    file = config.output_dir / "adaptation.json"
+    earlier = on_first_process(lambda: json.loads(file.read_text()) if file.exists() else {})
+    if _adapted_model(earlier) == _adapted_model(content):
+        content["drifts"] = earlier["drifts"] | content["drifts"]
+        content["folds"] = {fold: earlier["folds"][str(fold)] | drifts for fold, drifts in folds.items()}
+    on_first_process(lambda: write_json(file, content))
     if is_first():
         print(f"{_drifts_table(adaptation)}\n")
         for drift in config.drifts:
             print(f"the model for {drift.name} is the run {config.output_dir / drift.name}")
         print()
     return content
+
+
+def _adapted_model(content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns which trainings and which checkpoint of them the content of an adaptation.json is about."""
+    return content.get("training"), content.get("flags", {}).get("checkpoint")
 
 
 def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.Path:
@@ -408,22 +425,25 @@ def _curves(searched: Searched) -> Figure:
 
 
 def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, adapted: RawToLogit) -> Image.Image:
-    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees them.
+    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees and judges them.
 
     The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted
     samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[varied(under.dataset.labels[under.samples], count)]
 
-    def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> np.ndarray:
+    def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> list[tuple[np.ndarray, str]]:
         images = own_camera.images(model.processor, jnp.asarray(batch["raw"]), batch.get("cameras"))
-        return np.clip(np.asarray(undone(own.normalizer, model.normalizer(images))), 0, 1)
+        shown = np.clip(np.asarray(undone(own.normalizer, model.normalizer(images))), 0, 1)
+        return list(map(fold.task.judged, shown, np.asarray(model.logits(images)), batch["target"]))
 
-    shown = loader.batch_of(under.dataset, indices)
-    pictures = {"before": seen(under.model, shown), "after": seen(adapted, shown)}
+    drifted = loader.batch_of(under.dataset, indices)
+    judged = {"before": seen(under.model, drifted), "after": seen(adapted, drifted)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        pictures = {"undrifted": seen(own, loader.batch_of(fold.dataset, indices)), **pictures}
-    return contact_sheet(
-        {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
-        columns=len(pictures),
-    )
+        judged = {"undrifted": seen(own, loader.batch_of(fold.dataset, indices)), **judged}
+    pictures = {
+        f"{number} {name}: {of_model[number][1]}": of_model[number][0]
+        for number in range(len(indices))
+        for name, of_model in judged.items()
+    }
+    return contact_sheet(pictures, columns=len(judged), panel=_PANEL)

@@ -12,6 +12,7 @@ import tomllib
 import pytest
 
 from r2l_jax import programs
+from r2l_jax.programs.report import ReportConfig
 from r2l_jax.runtime import flags
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -82,3 +83,10 @@ def test_help_speaks_of_the_command_that_was_typed():
     assert done.returncode == 0, done.stderr
     assert "\nr2l-download --dataset=Microscopy --data_dir=data\n" in done.stdout
     assert "python scripts" not in done.stdout
+
+
+def test_a_report_is_in_the_folder_of_its_run_and_of_several_in_the_innermost_of_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ReportConfig(run=("runs/a",)).file == pathlib.Path("runs/a/report.html")
+    assert ReportConfig(run=("runs/a/x", "runs/a/y/z")).file == tmp_path / "runs/a/report.html"
+    assert ReportConfig(run=("runs/a",), output="mine.html").file == pathlib.Path("mine.html")

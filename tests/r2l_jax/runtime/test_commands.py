@@ -24,7 +24,7 @@ def test_commands_have_the_form_of_the_one_that_was_typed(monkeypatch, started, 
 
 def test_the_last_line_is_the_command_of_a_report(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py"])
-    report = "python scripts/report.py --run='my runs/a,my runs/b' --output=report.html"
+    report = "python scripts/report.py --run='my runs/a,my runs/b'"
     runs = ["my runs/a", "my runs/b"]
     assert report_command(runs) == report
     folder = pathlib.Path("my runs/evaluation")

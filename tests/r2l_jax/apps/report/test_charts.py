@@ -1,9 +1,10 @@
 import math
+import re
 
 import pytest
 from matplotlib.figure import Figure
 
-from r2l_jax.apps.report.charts import Line, LineChart, draw, range_bar, svg
+from r2l_jax.apps.report.charts import BarChart, Line, LineChart, draw, draw_bars, range_bar, svg
 
 
 def chart(*lines, **options):
@@ -117,3 +118,44 @@ def test_bars_of_ranges_are_symmetric_and_keep_their_order():
     assert 0 < outer < bar.low < inner < 0.5 < right_inner < bar.high < right_outer < 1
     full = range_bar(-9.0, math.inf, [], 2.0, 0.02, "text")
     assert (full.low, full.high) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("xs", [[1.0, 1000.0], [0.0, 100000.0]])
+def test_no_text_is_cut_at_the_edges(xs):
+    text = svg(chart(Line("a", xs, [-0.00123, 0.00121])))
+    # The rotated label of the vertical axis is of another direction.
+    places = re.findall(r'<text style="([^"]*)" x="([0-9.]+)" y="[0-9.]+">([^<]+)</text>', text)
+    ends = {}
+    for style, x, words in places:
+        # A digit of 12 units is about 7 wide.
+        width, anchor = 7 * len(words), re.search("text-anchor: (\\w+)", style)[1]
+        left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+        ends[words] = left, left + width
+    assert f"{xs[-1]:.0f}" in ends
+    assert {words: each for words, each in ends.items() if each[0] < 0 or each[1] > 360} == {}
+
+
+def test_both_axes_have_labels_and_scores_are_in_points():
+    lines = [Line("a", [1.0, 2.0], [0.5, 0.75])]
+    text = svg(LineChart("noise", "severity", "accuracy", lines, chance=0.25, in_points=True))
+    texts = {*re.findall(">([^<]+)</text>", text)}
+    assert texts == {"1", "2", "severity", "40", "60", "accuracy, points", "chance"}
+    assert 'aria-label="noise: accuracy, points by severity. a from 50 to 75; a guess scores 25."' in text
+    assert ">loss</text>" in svg(chart(*lines))
+
+
+def test_bars_stand_below_each_other_from_zero_in_points():
+    scores = {"first": {"defocus": 0.9, "flicker": 0.25}, "second": {"defocus": 0.5}}
+    bars = BarChart("Drift of the sensor", "accuracy", scores, {"first": 0.95, "second": 0.75}, 0.125)
+    axes = Figure().subplots()
+    draw_bars(axes, bars)
+    found = {(round(bar.get_y() + bar.get_height() / 2, 3), bar.get_width()) for bar in axes.patches}
+    assert found == {(-0.2, 90), (0.8, 25), (0.2, 50)}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["defocus", "flicker"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [95, 75, 12.5]
+    text = svg(bars)
+    assert (
+        'aria-label="Drift of the sensor: accuracy, points of the lowest of 2 runs. defocus 50.0; flicker 25.0."'
+        in text
+    )
+    assert [line.name for line in bars.legend] == ["first", "second"]

@@ -71,18 +71,42 @@ def test_rows_without_results_are_left_out(folder):
     assert lowest in scores
 
 
+def test_the_row_of_intensities_is_about_the_lowest(folder):
+    file = folder / "adjustment/adaptation.json"
+    content = json.loads(file.read_text())
+    low = content["drifts"].pop("iso=0.05")
+    mild = {"iso=0.25": low | {"before": low["after"]}, "iso=0.5": low | {"before": low["after"]}}
+    report_runs.write_json(file, content | {"drifts": mild | {"iso=0.05": low, "iso=0.1": mild["iso=0.25"]}})
+    rows = read_rows(folder)
+    assert [*rows][-2:] == ["a twentieth of the light", "a twentieth of the light, adjusted"]
+    assert rows["a twentieth of the light"] == [0.2, 0.21, 0.22]
+    # Without an adjustment, it is the lowest of those that were tested.
+    file.unlink()
+    file = folder / "evaluation/evaluation.json"
+    content = json.loads(file.read_text())
+    for run in content["runs"].values():
+        run["tests"] |= {
+            name: run["tests"]["exposure=0.1"] | {"group": "intensities"} for name in ("iso=0.01", "iso=0.5")
+        }
+    report_runs.write_json(file, content)
+    scores = [run["tests"]["iso=0.01"]["accuracy"]["mean"] for run in content["runs"].values()]
+    assert [*read_rows(folder).items()][-1] == ("a hundredth of the light", scores)
+
+
 def test_the_figure_has_a_dot_for_each_training_a_median_and_chance():
     rows = [Row("own images", [0.9, 0.8, 1.0]), Row("worst black level", [0.2, 0.7, 0.6])]
     axes = Figure().subplots()
     dots.draw(axes, {"group": rows}, "accuracy", 0.125)
-    dots_and_medians = [[0.9, 0.8, 1.0], [0.9, 0.9], [0.2, 0.7, 0.6], [0.6, 0.6]]
-    assert [list(line.get_xdata()) for line in axes.lines] == [*dots_and_medians, [0.125, 0.125]]
+    dots_and_medians = [[90, 80, 100], [90, 90], [20, 70, 60], [60, 60]]
+    found = [list(line.get_xdata()) for line in axes.lines]
+    assert [pytest.approx(each) for each in found] == [*dots_and_medians, [12.5, 12.5]]
     assert axes.lines[-1].get_linestyle() == "--"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["own images", "worst black level"]
-    assert axes.get_xlim() == (0, 1)
+    assert axes.get_xlim() == (0, 100)
+    assert [text.get_text() for text in axes.texts] == ["90.0", "60.0", "chance"]
     with Image.open(io.BytesIO(dots.make_png({"group": rows}, "accuracy", None))) as picture:
         assert picture.size == (1800, 360)
-    assert "worst black level 0.600 (0.200 to 0.700)" in dots.alternative(rows, "accuracy")
+    assert "worst black level 60.0 (20.0 to 70.0)" in dots.alternative(rows, "accuracy")
 
 
 def test_groups_share_rows_each_in_its_color():
@@ -93,7 +117,11 @@ def test_groups_share_rows_each_in_its_color():
     dots.draw(axes, {"plain": first, "augmented": second}, "accuracy", None)
     titles = ["own images", "worst black level", "other pipelines", "a twentieth of the light"]
     assert [label.get_text() for label in axes.get_yticklabels()] == titles
-    places = {tuple(line.get_xdata()): np.mean(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"}
+    places = {
+        tuple(np.round(line.get_xdata() / 100, 2)): np.mean(line.get_ydata())
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
     assert places[0.2, 0.7] == pytest.approx(0.75)
     assert places[0.3, 0.4] == pytest.approx(1.25)
     assert places[0.1, 0.2] == pytest.approx(3.25)

@@ -12,7 +12,7 @@ from report_runs import CLASSES, PIPELINES
 
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
-from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.apps.report.runs import read_members, read_runs
 from r2l_jax.runtime.errors import InputError
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
@@ -132,7 +132,7 @@ def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, r
     wanted = {f"white_balance.{place}": {end: values[place] for end, values in ends.items()} for place in range(3)}
     assert_shown(read, "Values before and after", wanted)
     learning = json.loads((everything / "adjustment/learning.json").read_text())
-    columns = ("accuracy, last checkpoint", "best checkpoint", "seconds to 0.8")
+    columns = ("accuracy, last checkpoint", "best checkpoint", "seconds to 80 points")
     for name, run in learning["runs"].items():
         (curve,) = run["folds"]
         numbers = (curve["scores"][-1], max(curve["scores"]), curve["seconds_to_target"])
@@ -207,9 +207,9 @@ def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_fold
     texts = [text for text in two_folds_read.texts if text.strip()]
     worst = json.loads((two_folds / "forensics/fold_1/worst_case/worst_case.json").read_text())["rows"][1]
     place = texts.index("Worst accuracy")
-    assert texts[place + 1 : place + 3] == ["0.010", f"moves white_balance, SSIM {worst['ssim']:.3f}"]
+    assert texts[place + 1 : place + 3] == ["1.0", f"moves white_balance, SSIM {worst['ssim']:.3f}"]
     drift = json.loads((two_folds / "adjustment/adaptation.json").read_text())["drifts"]["iso=0.05"]
-    after, before = (f"{drift[name]['mean']:.3f}" for name in ("after", "before"))
+    after, before = (f"{100 * drift[name]['mean']:.1f}" for name in ("after", "before"))
     place = texts.index("Adapted to iso=0.05")
     assert texts[place + 1 : place + 3] == [after, f"accuracy, {before} before"]
 
@@ -256,7 +256,7 @@ def test_numbers_of_each_epoch_are_those_of_metrics_json_and_of_the_events(every
     # The chart has the changes from there.
     change = course.values[-1] - start
     labels = [attributes["aria-label"] for tag, attributes in read.tags if tag == "svg" and "aria-label" in attributes]
-    assert any(f"white_balance: change by epoch. red from 0 to {change:.3g};" in label for label in labels)
+    assert any(f"white_balance: change, gain by epoch. red from 0 to {change:.3g};" in label for label in labels)
     assert "Changes of the parameters from their values at the start, which is epoch 0." in read.texts
 
 
@@ -360,6 +360,18 @@ def test_the_checkpoint_is_said_with_each_score_that_depends_on_it(tmp_path):
     assert any(words in each for each in Page(make_page(read_runs([str(folder)]))).texts)
 
 
+def test_classes_are_of_the_checkpoint_that_was_tested(tmp_path):
+    folder = report_runs.write_group(tmp_path / "group")
+    tests = json.loads((folder / "evaluation/evaluation.json").read_text())["runs"]
+    named = read_runs([str(folder)])
+    tables = Page(make_page(named, read_members(named))).tables["Own images by class, best checkpoint"]
+    for seed, table in zip((1, 2, 3), tables, strict=True):
+        own = tests[f"group/seed_{seed}"]["tests"]["own"]
+        for name, of_class in ((name, own[name]) for name in ("precision", "recall", "f1")):
+            found = {each: float(table[each, name][0]["data-value"]) for each in CLASSES}
+            assert found == {each: numbers["mean"] for each, numbers in of_class.items()}
+
+
 def test_an_unfinished_training_is_shown(tmp_path):
     folder = report_runs.write_run(tmp_path / "run")
     file = folder / "fold_0/metrics.json"
@@ -383,6 +395,44 @@ def test_an_adversarial_training_is_shown_with_its_metrics(tmp_path):
     assert read.value(scores, "run, fold 1", "accuracy by default") == 0.875
     assert read.value(scores, "run, mean", "accuracy by default") == 0.8125
     assert "deviation" in read.texts
+
+
+def test_scores_are_in_points_and_losses_are_not(everything, read):
+    run = json.loads((everything / "evaluation/evaluation.json").read_text())["runs"]["everything"]
+    test, (found, *_) = run["tests"][PIPELINES[1]], read.tables["accuracy and drop of everything"]
+    cells = [found[PIPELINES[1], column][1] for column in ("accuracy", "drop", "loss")]
+    accuracy, drop, loss = (test[name]["mean"] for name in ("accuracy", "drop", "loss"))
+    assert cells == [f"{100 * accuracy:.1f}", f"{100 * drop:.1f}", f"{loss:.3f}"]
+    metrics = json.loads((everything / "fold_0/metrics.json").read_text())
+    (scores,) = read.tables["Scores and losses of the validation, and the numbers of samples"]
+    assert scores["everything", "accuracy, best checkpoint"][1] == f"{100 * metrics['best_val_accuracy']:.1f}"
+    assert scores["everything", "loss, best checkpoint"][1] == f"{metrics['best_val_loss']:.3f}"
+    (epochs,) = read.tables["Numbers of each epoch"]
+    row = metrics["history"][0]
+    assert epochs["1", "val accuracy"][1] == f"{100 * row['val_accuracy']:.1f}"
+    assert epochs["1", "val loss"][1] == f"{row['val_loss']:.3f}"
+    (adapted,) = json.loads((everything / "adjustment/adaptation.json").read_text())["folds"]["0"].values()
+    (scores,) = read.tables["Scores before and after adaptation"]
+    assert scores["iso=0.05", "before"][1] == f"{100 * adapted['before']:.1f}"
+    assert scores["iso=0.05", "share won back"][1] == f"{adapted['won_back']:.0%}"
+
+
+def test_drifts_of_one_severity_are_one_chart_of_bars(tmp_path):
+    folder = report_runs.write_everything(tmp_path / "run")
+    file = folder / "evaluation/evaluation.json"
+    content = json.loads(file.read_text())
+    tests = content["runs"]["run"]["tests"]
+    for name in ("defocus.1", "contrast.1", "iso=1"):
+        del tests[name]
+    tests |= {"flicker.3": tests["defocus.3"] | {"accuracy": {"mean": 0.25, "std": 0.0}}}
+    report_runs.write_json(file, content)
+    read = Page(make_page(read_runs([str(folder)])))
+    labels = [attributes.get("aria-label", "") for tag, attributes in read.tags if tag == "svg"]
+    score = 100 * tests["defocus.3"]["accuracy"]["mean"]
+    assert f"Drift of the sensor, severity 3: accuracy, points. defocus {score:.1f}; flicker 25.0." in labels
+    assert [label for label in labels if label.startswith(("defocus", "flicker", "contrast"))] == []
+    # A single intensity has a row in a table, and no curve; two exposures have one.
+    assert [sum(by in label for label in labels) for by in ("measured intensity", "exposure by the model")] == [0, 1]
 
 
 def test_runs_stand_side_by_side(tmp_path):
@@ -516,7 +566,7 @@ def test_the_page_of_a_group_begins_with_its_verdict_and_shows_its_members(tmp_p
     # The figure is drawn in the colors of the page, for wide pages and for narrow ones.
     figures = [attributes["aria-label"] for tag, attributes in read.tags if tag == "svg" and "aria-label" in attributes]
     assert figures[0] == figures[1]
-    assert figures[0].startswith("Median accuracy of the trainings, and their range: own images ")
+    assert figures[0].startswith("Median accuracy of the trainings in points, and their range: own images ")
     with Image.open(tmp_path / "drift.png") as picture:
         assert picture.size == (1800, 760)
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from r2l_jax.apps.report.tables import dropped, leveled, number, score, value
+from r2l_jax.apps.report.tables import dropped, leveled, loss, number, score, share, value
 
 
 def test_levels_are_colored_from_the_least_to_the_greatest():
@@ -21,9 +21,11 @@ def test_drops_and_gains_have_colors_of_their_own():
 
 
 def test_numbers_are_short_in_text_and_whole_behind_it():
-    assert (score(-0.123456).text, score(-0.123456).value) == ("\N{MINUS SIGN}0.123", -0.123456)
+    for make, text in ((score, "12.3"), (loss, "0.123"), (share, "12%")):
+        assert (make(-0.123456).text, make(-0.123456).value) == (f"\N{MINUS SIGN}{text}", -0.123456)
     assert [number(each).text for each in (1080, 1234567.5, 1234.5, 0.98765)] == ["1080", "1.23e+06", "1230", "0.988"]
-    assert [score(each).text for each in (0.5, 0.9996, 12.34, 123.4)] == ["0.500", "1.00", "12.3", "123"]
-    assert score(-0.0).text == "0.000"
+    assert [loss(each).text for each in (0.5, 0.9996, 12.34, 123.4)] == ["0.500", "1.00", "12.3", "123"]
+    assert [score(each).text for each in (0.5, 0.9996, 1.0)] == ["50.0", "100", "100"]
+    assert [loss(-0.0).text, score(-0.0).text] == ["0.000", "0.0"]
     assert value(1e-12).text == "0"
     assert score(None).text == "\N{EN DASH}"

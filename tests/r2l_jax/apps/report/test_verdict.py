@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import msgspec
 import pytest
@@ -105,6 +106,23 @@ def test_the_score_without_drift_comes_first(run, tmp_path):
     ]
     words = "The accuracy in the validation of 2 trainings is 50 to 75 points (best checkpoint; a guess: 50)."
     assert scored(run._replace(folds=two)) == [words]
+
+
+def test_the_verdict_on_an_unfinished_group_says_how_many_trainings_it_is_about(tmp_path):
+    folder = report_runs.write_group(tmp_path / "group", seeds=(1, 2))
+    (tmp_path / "group/seed_3").mkdir()
+    (group,) = read_runs([str(folder)])
+    assert scored(group) == ["The accuracy without drift of 2 of 3 trainings is 90 to 96 points (a guess: 50)."]
+    (folder / "evaluation/evaluation.json").unlink()
+    (group,) = read_runs([str(folder)])
+    best = sorted(round(100 * fold.final.best) for fold in group.folds)
+    ends = f"{best[0]} to {best[1]} points (best checkpoint; a guess: 50)."
+    assert scored(group) == [f"The accuracy in the validation of 2 of 3 trainings is {ends}"]
+    file = folder / "seed_2/fold_0/metrics.json"
+    begun = {name: each for name, each in json.loads(file.read_text()).items() if "val_" not in name}
+    report_runs.write_json(file, begun | {"complete": False})
+    (group,) = read_runs([str(folder)])
+    assert scored(group)[0].startswith("The accuracy in the validation of 1 of 3 trainings is ")
 
 
 def test_a_run_that_was_not_tested_says_how(run):

@@ -5,6 +5,7 @@ import re
 import brightness
 import numpy as np
 import pytest
+from PIL import Image
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
@@ -207,6 +208,30 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(config,
     outcomes_of(monkeypatch, fold, *members)
     adaptation.run(replace(config, output=str(tmp_path / "output")))
     assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
+    # Another drift leaves the result of the first one in the files.
+    outcomes_of(monkeypatch, fold, *members)
+    adaptation.run(replace(config, exposures=(0.5,)))
+    for place in ("six", "six/seed_10"):
+        written = json.loads((tmp_path / place / "adjustment/adaptation.json").read_text())
+        assert list(written["drifts"]) == ["exposure=0.25", "exposure=0.5"], place
+        assert {*written["folds"].get("0", written["drifts"])} == {*written["drifts"]}, place
+
+
+def test_pictures_name_classes_and_probabilities(config, tmp_path, monkeypatch):
+    titles = []
+
+    def contact_sheet(pictures, columns, panel):
+        titles.extend(pictures)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(adaptation, "contact_sheet", contact_sheet)
+    adaptation.run(replace(config, output=str(tmp_path), track_n_images=3))
+    words = [re.fullmatch(r"(\d (?:undrifted|before|after)): target (\w+), (\w+) (\d+)%", title) for title in titles]
+    found = {each[1]: (each[2], each[3], int(each[4])) for each in words}
+    assert [found[f"{number} undrifted"][:2] for number in (0, 2)] == [("dark", "dark"), ("bright", "bright")]
+    # At a quarter of the light, the bright sample is dark until the model is adapted.
+    assert [found[f"2 {name}"][:2] for name in ("before", "after")] == [("bright", "dark"), ("bright", "bright")]
+    assert all(50 < each[2] <= 100 for each in found.values())
 
 
 def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tmp_path, monkeypatch):
