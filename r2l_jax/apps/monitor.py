@@ -46,6 +46,9 @@ _COLUMNS = ("file", "window")
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every")
 
+# The last letters of a window's name that its label in the figure has room for.
+_LONGEST = 24
+
 # Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
 _PAUSE = 2.0
 
@@ -91,7 +94,7 @@ def key_of(file: Place, by: str | None) -> str:
     if by is None:
         return ""
     if by == "folder":
-        return file.parent.name
+        return str(file.parent)
     with remote.brought(file) as path:
         shot = read_shot(path)
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
@@ -143,7 +146,7 @@ class _Monitor:
 
     def _judge_all(self, writer: SummaryWriter) -> Watched:
         """Judges the windows of all files. The alarm of any of them is false with the probability `level`."""
-        files = find_raw_files(_folders(self._config.input))
+        files = find_raw_files(self._config.input)
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}
         if (said := said_of_unknown(keyed, self._config.by)) is not None:
@@ -271,6 +274,9 @@ class _Monitor:
         if not same or any(flags.get(name) != mine[name] for name in _SHARED):
             raise InputError(f"{file} is of another model or of other settings: choose another --output")
         self._latest, self._alarms = earlier, sum(window.alarm for window in earlier.windows)
+        # A call that was killed has left the files of windows without a result: these are judged again.
+        judged = {window.name for window in earlier.windows}
+        self._table.write(row for row in self._table.rows().values() if row["window"] in judged)
         return earlier.windows
 
     @contextlib.contextmanager
@@ -309,26 +315,15 @@ def _row(window: Window) -> list[str]:
     return [window.name, str(window.images), f"{window.p_value:.4g}", *(("yes", sign) if window.alarm else ("no", ""))]
 
 
-def _folders(inputs: Sequence[str]) -> list[str]:
-    """Returns the inputs, and the sub-folders of a folder that has only sub-folders, such as one for each class."""
-    found = []
-    for name in inputs:
-        place = remote.place(name)
-        inside = sorted(place.iterdir()) if isinstance(place, pathlib.Path) and place.is_dir() else []
-        folders = [str(each) for each in inside if each.is_dir()]
-        found += folders if folders and not any(each.is_file() for each in inside) else [name]
-    return found
-
-
 def _present(inputs: Sequence[str]) -> list[Place]:
     """Returns the raw files that are in some folders now."""
+    found = []
     for name in inputs:
         if not pathlib.Path(name).is_dir():
             raise InputError(f"--follow watches folders on this machine: {name} is not one")
-    try:
-        return find_raw_files(_folders(inputs))
-    except InputError:
-        return []
+        with contextlib.suppress(InputError):  # The folder is still empty.
+            found += find_raw_files([name])
+    return list({file.resolve(): file for file in found}.values())
 
 
 def _count(windows: Sequence[Window], key: str) -> int:
@@ -359,7 +354,7 @@ def _figure(windows: Sequence[Window], level: float) -> Figure:
     lower.plot(places, [each.confidence for each in windows], "o-", color="tab:blue")
     lower.set(ylabel="confidence", ylim=(0, 1.02))
     if len(windows) <= 30:
-        lower.set_xticks(places, [each.name for each in windows], rotation=60, ha="right", fontsize="small")
+        lower.set_xticks(places, [each.name[-_LONGEST:] for each in windows], rotation=60, ha="right", fontsize="small")
     else:
         lower.set_xlabel("window")
     return figure
