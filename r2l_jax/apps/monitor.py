@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,28 @@ def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str
         f"{count} of {files} files do not name {known}, and share windows: to keep them apart, put the files of each "
         f"{by} in a folder of its own, and give --by=folder"
     )
+
+
+def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool) -> str:
+    """Returns the command that predicts the files in some folders with adapted models, into files that are new."""
+    flags = {
+        "run": config.run,
+        "input": ",".join(folders),
+        "output": _new_name("predictions", ".csv"),
+        "masks": _new_name("masks", "") if segments else None,
+        # Without these, the program would open another model, or read the files differently.
+        "checkpoint": None if config.checkpoint == "best" else config.checkpoint,
+        "camera": config.camera,
+        "code": config.code,
+    }
+    given = [f"--{name}={shlex.quote(value)}" for name, value in flags.items() if value is not None]
+    return " ".join([command("predict"), *given, "--adapt=statistics"])
+
+
+def _new_name(stem: str, suffix: str) -> str:
+    """Returns the name of a file or folder that is not here, and neither is a manifest of it."""
+    stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 
 
 class _Resumed(Watched, kw_only=True):
@@ -243,9 +266,7 @@ class _Monitor:
         drifted = {window.name for window in watch.windows if window.alarm}
         rows = self._table.rows().values()
         folders = dict.fromkeys(str(remote.place(row["file"]).parent) for row in rows if row["window"] in drifted)
-        inputs, run = (shlex.quote(text) for text in (",".join(folders), self._config.run))
-        predict = f"{command('predict')} --run={run} --input={inputs} --output=predictions.csv --adapt=statistics"
-        found = watch.explain(predict)
+        found = watch.explain(remedy_command(self._config, folders, self._run.task.name == "segmentation"))
         inside = tolerated(found.causes, self._tolerances())
         return dict(
             zip(names, (list(found.causes), found.score, found.by_confidence, found.remedy, inside), strict=True)
@@ -302,9 +323,11 @@ def _details(found: Watched) -> list[str]:
     elif found.tolerated:
         lines.append(f"forensics found that the model tolerates this: {', '.join(found.tolerated)}")
     if found.remedy and found.remedy.gain:
-        lines.append(f"mending by statistics would bring {found.remedy.gain.points} points: {found.remedy.command}")
+        brings = f"would bring {found.remedy.gain.points} points"
+        helps, refused = f"{brings}: {found.remedy.command}", f"would not help: it {brings}"
+        lines.append(f"adapting by statistics {helps if found.remedy.helps else refused}")
     elif found.remedy:
-        lines.append(f"statistics would not be mended: {found.remedy.refused}")
+        lines.append(f"adapting by statistics would not help: {found.remedy.refused}")
     return lines
 
 

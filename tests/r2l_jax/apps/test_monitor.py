@@ -3,25 +3,31 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import tifffile
+from absl import flags as absl_flags
 from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
+from r2l_jax.apps.report import watch as report_watch
+from r2l_jax.apps.report.document import Code
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.alarm import Verdict
 from r2l_jax.drift.watch.config import MonitorConfig
-from r2l_jax.drift.watch.results import Cause
+from r2l_jax.drift.watch.results import Cause, Remedy, Watched, Window
 from r2l_jax.drift.watch.statistics import see
+from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import build, define, read, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 
@@ -357,3 +363,50 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
     # The files of all windows with an alarm.
     places = ",".join(f"{tmp_path}/new/{day}" for day in "134")
     assert f"--input={places} " in content["remedy"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "offered", "said"),
+    [
+        (0.02, True, "adapting by statistics would bring 2.0 (1.0 to 3.0) points: predict it"),
+        (0.0004, False, "adapting by statistics would not help: it would bring 0.0 (-1.0 to 1.0) points"),
+        (-0.1, False, "adapting by statistics would not help: it would bring -10.0 (-11.0 to -9.0) points"),
+        (None, False, "adapting by statistics would not help: it stays as it is"),
+    ],
+)
+def test_a_remedy_is_offered_only_if_it_helps(gain, offered, said):
+    if gain is None:
+        remedy = Remedy(64, "predict it", refused="it stays as it is")
+    else:
+        remedy = Remedy(64, "predict it", 0.5, 0.5 + gain, Estimate(gain, gain - 0.01, gain + 0.01))
+    window = Window("1", 64, True, 0.0005, [], {}, [], 0.9)
+    found = Watched(
+        **{"alarm": True, "p_value": 0.0005, "false_alarms": "", "windows": [window], "causes": []},
+        **{"expected_score": None, "score": "accuracy", "remedy": remedy},
+    )
+    assert monitor._details(found)[-1] == said
+    codes = [block.text for block in report_watch._blocks(found) if isinstance(block, Code)]
+    assert codes == ["predict it"] * offered
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch, segments):
+    monkeypatch.chdir(tmp_path)
+    flags = {"run": "my run", "checkpoint": "last", "camera": "camera.json", "input": ("field",)}
+    config = build(MonitorConfig, **flags)
+    given = monitor.remedy_command(config, ["field/a", "field/b"], segments)
+    assert given.startswith(
+        "python scripts/predict.py --run='my run' --input=field/a,field/b --output=predictions.csv "
+    )
+    # Files of earlier calls hold other predictions.
+    for name in ("predictions.csv", "predictions_2.csv.manifest.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "masks").mkdir()
+    given = monitor.remedy_command(config, ["field"], segments)
+    parsed = absl_flags.FlagValues()
+    define(PredictionConfig, parsed)
+    parsed(shlex.split(given)[1:])
+    prediction = read(PredictionConfig, parsed)
+    assert (prediction.output, prediction.adapt) == ("predictions_3.csv", "statistics")
+    assert (prediction.run, prediction.checkpoint, prediction.camera) == ("my run", "last", "camera.json")
+    assert prediction.masks == ("masks_2" if segments else None)
