@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ _COLUMNS = ("file", "window")
 
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every")
+
+# The last letters of a window's name that its label in the figure has room for.
+_LONGEST = 24
 
 # Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
 _PAUSE = 2.0
@@ -91,7 +95,7 @@ def key_of(file: Place, by: str | None) -> str:
     if by is None:
         return ""
     if by == "folder":
-        return file.parent.name
+        return str(file.parent)
     with remote.brought(file) as path:
         shot = read_shot(path)
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
@@ -107,6 +111,28 @@ def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str
         f"{count} of {files} files do not name {known}, and share windows: to keep them apart, put the files of each "
         f"{by} in a folder of its own, and give --by=folder"
     )
+
+
+def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool) -> str:
+    """Returns the command that predicts the files in some folders with adapted models, into files that are new."""
+    flags = {
+        "run": config.run,
+        "input": ",".join(folders),
+        "output": _new_name("predictions", ".csv"),
+        "masks": _new_name("masks", "") if segments else None,
+        # Without these, the program would open another model, or read the files differently.
+        "checkpoint": None if config.checkpoint == "best" else config.checkpoint,
+        "camera": config.camera,
+        "code": config.code,
+    }
+    given = [f"--{name}={shlex.quote(value)}" for name, value in flags.items() if value is not None]
+    return " ".join([command("predict"), *given, "--adapt=statistics"])
+
+
+def _new_name(stem: str, suffix: str) -> str:
+    """Returns the name of a file or folder that is not here, and neither is a manifest of it."""
+    stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 
 
 class _Resumed(Watched, kw_only=True):
@@ -143,7 +169,7 @@ class _Monitor:
 
     def _judge_all(self, writer: SummaryWriter) -> Watched:
         """Judges the windows of all files. The alarm of any of them is false with the probability `level`."""
-        files = find_raw_files(_folders(self._config.input))
+        files = find_raw_files(self._config.input)
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}
         if (said := said_of_unknown(keyed, self._config.by)) is not None:
@@ -240,9 +266,7 @@ class _Monitor:
         drifted = {window.name for window in watch.windows if window.alarm}
         rows = self._table.rows().values()
         folders = dict.fromkeys(str(remote.place(row["file"]).parent) for row in rows if row["window"] in drifted)
-        inputs, run = (shlex.quote(text) for text in (",".join(folders), self._config.run))
-        predict = f"{command('predict')} --run={run} --input={inputs} --output=predictions.csv --adapt=statistics"
-        found = watch.explain(predict)
+        found = watch.explain(remedy_command(self._config, folders, self._run.task.name == "segmentation"))
         inside = tolerated(found.causes, self._tolerances())
         return dict(
             zip(names, (list(found.causes), found.score, found.by_confidence, found.remedy, inside), strict=True)
@@ -271,6 +295,9 @@ class _Monitor:
         if not same or any(flags.get(name) != mine[name] for name in _SHARED):
             raise InputError(f"{file} is of another model or of other settings: choose another --output")
         self._latest, self._alarms = earlier, sum(window.alarm for window in earlier.windows)
+        # A call that was killed has left the files of windows without a result: these are judged again.
+        judged = {window.name for window in earlier.windows}
+        self._table.write(row for row in self._table.rows().values() if row["window"] in judged)
         return earlier.windows
 
     @contextlib.contextmanager
@@ -296,9 +323,11 @@ def _details(found: Watched) -> list[str]:
     elif found.tolerated:
         lines.append(f"forensics found that the model tolerates this: {', '.join(found.tolerated)}")
     if found.remedy and found.remedy.gain:
-        lines.append(f"mending by statistics would bring {found.remedy.gain.points} points: {found.remedy.command}")
+        brings = f"would bring {found.remedy.gain.points} points"
+        helps, refused = f"{brings}: {found.remedy.command}", f"would not help: it {brings}"
+        lines.append(f"adapting by statistics {helps if found.remedy.helps else refused}")
     elif found.remedy:
-        lines.append(f"statistics would not be mended: {found.remedy.refused}")
+        lines.append(f"adapting by statistics would not help: {found.remedy.refused}")
     return lines
 
 
@@ -309,26 +338,15 @@ def _row(window: Window) -> list[str]:
     return [window.name, str(window.images), f"{window.p_value:.4g}", *(("yes", sign) if window.alarm else ("no", ""))]
 
 
-def _folders(inputs: Sequence[str]) -> list[str]:
-    """Returns the inputs, and the sub-folders of a folder that has only sub-folders, such as one for each class."""
-    found = []
-    for name in inputs:
-        place = remote.place(name)
-        inside = sorted(place.iterdir()) if isinstance(place, pathlib.Path) and place.is_dir() else []
-        folders = [str(each) for each in inside if each.is_dir()]
-        found += folders if folders and not any(each.is_file() for each in inside) else [name]
-    return found
-
-
 def _present(inputs: Sequence[str]) -> list[Place]:
     """Returns the raw files that are in some folders now."""
+    found = []
     for name in inputs:
         if not pathlib.Path(name).is_dir():
             raise InputError(f"--follow watches folders on this machine: {name} is not one")
-    try:
-        return find_raw_files(_folders(inputs))
-    except InputError:
-        return []
+        with contextlib.suppress(InputError):  # The folder is still empty.
+            found += find_raw_files([name])
+    return list({file.resolve(): file for file in found}.values())
 
 
 def _count(windows: Sequence[Window], key: str) -> int:
@@ -359,7 +377,7 @@ def _figure(windows: Sequence[Window], level: float) -> Figure:
     lower.plot(places, [each.confidence for each in windows], "o-", color="tab:blue")
     lower.set(ylabel="confidence", ylim=(0, 1.02))
     if len(windows) <= 30:
-        lower.set_xticks(places, [each.name for each in windows], rotation=60, ha="right", fontsize="small")
+        lower.set_xticks(places, [each.name[-_LONGEST:] for each in windows], rotation=60, ha="right", fontsize="small")
     else:
         lower.set_xlabel("window")
     return figure

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -52,13 +52,22 @@ def mended(run: Run, files: Sequence[Place], camera: KnownCamera | None, force: 
     Raises:
         InputError: no file can be read, or a model is not mended by them, see `Run.mended`.
     """
-    chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
-    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, chosen, AT_ONCE)
+    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, _to_adapt_by(files), AT_ONCE)
     read = [each for done in decoded for each in done.results.values()]
     if not read:
         raise InputError("--adapt=statistics: no file can be read to mend by")
     raws, cameras = zip(*read, strict=True)
     return run.mended(np.stack(raws), force=force, cameras=cameras if run.cameras else None)
+
+
+def adaptation_of(run: Run, files: Sequence[Place], force: bool) -> dict[str, Any]:
+    """Identifies the models that `mended` would return, before they are made."""
+    by = list(map(str, _to_adapt_by(files)))
+    return {"models": [fold.identity for fold in run], "files": by, "force": force}
+
+
+def _to_adapt_by(files: Sequence[Place]) -> list[Place]:
+    return [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
 
 
 class Predictor(NamedTuple):
@@ -81,6 +90,7 @@ def predict_files(
     camera: KnownCamera | None = None,
     masks: Place | None = None,
     workers: Workers = SERIAL,
+    adaptation: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
 
@@ -100,6 +110,7 @@ def predict_files(
         camera: the known calibration of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
         workers: the processes that predict; their `load` returns the `Predictor`.
+        adaptation: for adapted models, what `adaptation_of` has returned.
 
     Returns:
         The number of files that were predicted, and the number that failed.
@@ -108,27 +119,14 @@ def predict_files(
         InputError: the models do not take raw files, or need a camera for them; the output cannot be written, holds
             predictions of other settings, or another program is writing to it; the workers cannot be started.
     """
-    check_raw(run)
-    segments = run.task.name == "segmentation"
-    if segments != (masks is not None):
-        raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")
-    if masks is not None:
-        refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
-        if isinstance(masks, Path):
-            make_output_folder(masks)
-    unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
-    if unknown:
-        raise InputError(
-            f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
-            "by --camera"
-        )
-    columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
-    if len(set(columns)) < len(columns):
-        raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
+    columns = _columns(files, output, run, camera, masks)
+    if isinstance(masks, Path):
+        make_output_folder(masks)
     manifest = f"{output.name}.{MANIFEST}"
     with remote.working(output.parent, [output.name, manifest], output.name) as work:
         table = Table(work.path / output.name, columns)
-        _describe(table.file, work.path / manifest, run, camera, masks)
+        models = {"models": [fold.identity for fold in run]}
+        _describe(table.file, work.path / manifest, run, models | _settings(run, camera, masks, adaptation))
         rows = table.rows()
         left = [file for file in files if str(file) not in rows]
         if kept := len(rows.keys() - set(map(str, files))):
@@ -149,6 +147,43 @@ def predict_files(
             # The next call may have other settings, since there are no predictions of these.
             (work.path / manifest).unlink()
     return len(done), failed
+
+
+def check(
+    files: Sequence[Place],
+    output: Place,
+    run: Run,
+    camera: KnownCamera | None,
+    masks: Place | None,
+    adaptation: Mapping[str, Any],
+) -> None:
+    """Raises the InputErrors of `predict_files` that do not depend on the adaptation of the models, before it."""
+    _columns(files, output, run, camera, masks)
+    manifest = f"{output.name}.{MANIFEST}"
+    with remote.working(output.parent, [output.name, manifest], output.name) as work:
+        _compare(work.path / output.name, work.path / manifest, _settings(run, camera, masks, adaptation))
+
+
+def _columns(
+    files: Sequence[Place], output: Place, run: Run, camera: KnownCamera | None, masks: Place | None
+) -> list[str]:
+    """Returns the columns of the table; raises an InputError if the models cannot predict these files."""
+    check_raw(run)
+    segments = run.task.name == "segmentation"
+    if segments != (masks is not None):
+        raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")
+    if masks is not None:
+        refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
+    unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
+            "by --camera"
+        )
+    columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
+    return columns
 
 
 Row = dict[str, str]
@@ -271,20 +306,27 @@ def _is_stored(file: Place) -> bool:
     return file.suffix.lower() in STORED_SUFFIXES
 
 
-def _describe(output: Path, manifest: Path, run: Run, camera: KnownCamera | None, masks: Place | None) -> None:
-    """Writes the manifest.
-
-    Raises:
-        InputError: there is one of other settings, or predictions without one.
-    """
-    fixed = {
-        "models": [fold.identity for fold in run],
+def _settings(
+    run: Run, camera: KnownCamera | None, masks: Place | None, adaptation: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns the entries of a manifest that are known before models are adapted."""
+    return {
         "checkpoint": run.about.checkpoint,
         "camera": "by default" if camera is None else camera.described,
         "masks": None if masks is None else str(masks.resolve()),
+        "adaptation": adaptation,
     }
+
+
+def _compare(output: Path, manifest: Path, fixed: Mapping[str, Any]) -> None:
+    """Raises an InputError if there are predictions of other settings, or predictions without a manifest."""
     if read_manifest(manifest, fixed, "predictions") is None and output.exists():
         raise InputError(f"{output} exists, but no {manifest.name} says how it was made: choose another file")
+
+
+def _describe(output: Path, manifest: Path, run: Run, fixed: Mapping[str, Any]) -> None:
+    """Writes the manifest; raises the errors of `_compare`."""
+    _compare(output, manifest, fixed)
     write_json(manifest, {**fixed, "run": run.config.tracking.run_name, **environment()})
 
 

@@ -31,7 +31,9 @@ _PICTURE, _FILE, _VERSION = _COLUMNS = ("picture", "file", "version")
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], object] | None = None) -> list[Place]:
-    """Lists the given files, and the raw files directly in the given folders, each once.
+    """Lists the given files, and the raw files in the given folders, each once.
+
+    Of a folder on this machine without raw files, it takes those in its sub-folders, such as one for each class.
 
     Args:
         inputs: paths and URLs.
@@ -54,7 +56,7 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
             found = [url for url in inside if url.suffix.lower() in RAW_SUFFIXES or url == place]
             there += inside
         elif place.is_dir():
-            found = sorted(file for file in place.iterdir() if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
+            found = _raw_files(place.iterdir()) or _raw_files(place.glob("*/*"))
             there += [file for folder in {file.parent for file in found} for file in folder.iterdir() if file.is_file()]
         elif place.exists():
             files.append(place)
@@ -69,13 +71,16 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
     return list({file.resolve(): file for file in files}.values())
 
 
+def _raw_files(places: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in places if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
+
+
 def _below(folder: Place) -> str:
-    """Completes the message that a folder holds no raw files: with a sub-folder that holds some, or about pictures."""
+    """Completes the message that a folder holds no raw files: with a folder further down, or about pictures."""
     if isinstance(folder, Url):
         return ""
-    deeper = sorted(file.parent.name for file in folder.glob("*/*") if file.suffix.lower() in RAW_SUFFIXES)
-    if deeper:
-        return f", only in its sub-folders, such as {deeper[0]}"
+    if deeper := _raw_files(folder.glob("*/*/*")):
+        return f", only further down, such as in {deeper[0].parent.relative_to(folder)}"
     here_and_below = [*folder.iterdir(), *folder.glob("*/*")]
     pictures = any(file.suffix.lower() in (".jpg", ".jpeg") for file in here_and_below)
     return f", but JPEG; {from_pictures()}" if pictures else ""

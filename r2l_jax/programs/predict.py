@@ -35,7 +35,8 @@ class PredictionConfig(Settings):
         "model.safetensors"
     )
     input: tuple[str, ...] = setting(
-        f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
+        f"raw files, folders of them, and folders of such folders, separated by commas, each {remote.BY_URL}",
+        kind="repeated",
     )
     output: str = setting(f"the table, a CSV file: {remote.BY_URL}")
     folds: tuple[str, ...] = setting(
@@ -79,6 +80,17 @@ class PredictionConfig(Settings):
 
 
 @functools.lru_cache(maxsize=1)
+def _open(run: str, folds: tuple[str, ...], checkpoint: str, code: str | None, camera: str | None) -> Predictor:
+    """Opens the model as it is, once per process."""
+    from r2l_jax.apps.predict import Predictor
+    from r2l_jax.data.files.known_camera import find_known_camera
+    from r2l_jax.training.run import open_run
+
+    opened = open_run(run, folds, checkpoint, code)
+    return Predictor(opened, None if camera is None else find_known_camera(camera))
+
+
+@functools.lru_cache(maxsize=1)
 def _load(
     run: str,
     folds: tuple[str, ...],
@@ -91,10 +103,8 @@ def _load(
     """Loads the model that predicts the files, once per process, and mends it by the files of some inputs."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.training.run import open_run
 
-    opened, known = open_run(run, folds, checkpoint, code), None if camera is None else find_known_camera(camera)
+    opened, known = _open(run, folds, checkpoint, code, camera)
     check_raw(opened)
     return Predictor(mended(opened, find_raw_files(mended_by), known, force) if mended_by else opened, known)
 
@@ -102,15 +112,26 @@ def _load(
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
     from r2l_jax.apps.labeled import labels_of, scored
-    from r2l_jax.apps.predict import predict_files
+    from r2l_jax.apps.predict import adaptation_of, check, predict_files
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.runtime.worklist import Workers
-    from r2l_jax.training.mended import write_run
+    from r2l_jax.training.mended import check_folder, write_run
 
     cluster.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
+    files, output = find_raw_files(config.input, warn), remote.place(config.output)
+    labels = None if config.labels is None else labels_of(files, _open(*model).run)
+    masks = None if config.masks is None else remote.place(config.masks)
+    adaptation = None
+    if config.adapt:
+        # Adapting takes a minute or two: what would be refused afterwards is refused now.
+        as_it_is, camera = _open(*model)
+        adaptation = adaptation_of(as_it_is, files, config.force)
+        check(files, output, as_it_is, camera, masks, adaptation)
+        if config.save_adapted is not None:
+            check_folder(pathlib.Path(config.save_adapted), as_it_is)
     run, camera = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -123,16 +144,13 @@ def main(config: PredictionConfig) -> int:
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
-    files = find_raw_files(config.input, warn)
-    labels = None if config.labels is None else labels_of(files, run)
-    masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
-    predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)
+    predicted, failed = predict_files(files, output, run, camera, masks, workers, adaptation)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")
     if labels is not None and failed < len(files):
-        print("\n".join(scored(remote.place(config.output), labels)))
+        print("\n".join(scored(output, labels)))
     return 1 if failed else 0
 
 

@@ -16,10 +16,11 @@ from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.files import check_output_folder, write_json
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import model_file
 from r2l_jax.training.model_file import PipelineFile, camera_of, identity_of, named_arrays
+from r2l_jax.training.record import read_metrics
 from r2l_jax.training.run import Run, TrainedFold
 from tasks.layers import BatchNorm
 
@@ -66,6 +67,21 @@ def write(
     write_json(folder / "metrics.json", metrics)
 
 
+def check_folder(folder: pathlib.Path, run: Run) -> None:
+    """Checks whether `write_run` could write a run to a folder, before the run is adapted.
+
+    Raises:
+        InputError: the run was opened from a model's file, or the folder cannot be made, or holds a run that did not
+            come from this one.
+    """
+    check_output_folder(folder)
+    targets = _targets(folder, run)
+    for target in _finished(folder):
+        origin = read_metrics(target / "metrics.json", "choose another folder").get("mended") or {}
+        if target not in targets or origin.get("from") != targets[target].identity:
+            raise _other(folder)
+
+
 def write_run(folder: pathlib.Path, run: Run) -> None:
     """Writes a run that was mended after it was opened (`Run.mended`), or a group of several trainings.
 
@@ -76,6 +92,18 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
     Raises:
         InputError: the run was opened from a model's file, or the folder holds another run.
     """
+    targets, finished = _targets(folder, run), _finished(folder)
+    for target in finished:
+        fold = targets.get(target)
+        if fold is None or model_file.read(target / model_file.NAME)[-1] != fold.identity:
+            raise _other(folder)
+    for target, fold in targets.items():
+        if target not in finished:
+            write(target, fold, fold.model, None, fold.about.mended or {}, fold.certainty)
+
+
+def _targets(folder: pathlib.Path, run: Run) -> dict[pathlib.Path, TrainedFold]:
+    """Returns the folds of a run by their folders in the folder of a new run."""
     of_group = len({fold.folder.resolve().parent for fold in run}) > 1
     targets = dict[pathlib.Path, TrainedFold]()
     for fold in run:
@@ -83,14 +111,15 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
             raise InputError(f"{fold.folder} is a model's file: only a run's folder can be mended and kept as a run")
         of_run = folder / fold.folder.resolve().parent.name if of_group else folder
         targets[of_run / f"fold_{fold.number}"] = fold
-    finished = {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/metrics.json")}
-    for target in finished:
-        fold = targets.get(target)
-        if fold is None or model_file.read(target / model_file.NAME)[-1] != fold.identity:
-            raise InputError(f"{folder} holds another run: choose another folder")
-    for target, fold in targets.items():
-        if target not in finished:
-            write(target, fold, fold.model, None, fold.about.mended or {}, fold.certainty)
+    return targets
+
+
+def _finished(folder: pathlib.Path) -> set[pathlib.Path]:
+    return {file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/metrics.json")}
+
+
+def _other(folder: pathlib.Path) -> InputError:
+    return InputError(f"{folder} holds another run: choose another folder")
 
 
 def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm | OwnNormalization:

@@ -282,6 +282,8 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or is not a fold's.
     """
+    if not file.exists():
+        raise InputError(f"{file.parent} is not trained yet: it has no {file.name}; {context}")
     try:
         content = json.loads(file.read_text())
         msgspec.convert(content, _Metrics)

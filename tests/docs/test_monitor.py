@@ -40,6 +40,6 @@ def test_the_guide_leads_from_a_training_to_mended_predictions(tmp_path, monkeyp
     assert statuses.pop(2) == ("monitor.py", 2)
     assert {status for _, status in statuses} == {0}
     content = json.loads((tmp_path / "runs/quickstart/watched/monitor/monitor.json").read_text())
-    assert [window["name"].split()[0] for window in content["windows"] if window["alarm"]] == ["tuesday", "tuesday"]
+    assert [window["name"].split()[0] for window in content["windows"] if window["alarm"]] == ["field/tuesday"] * 2
     assert "exposure" in {cause["name"] for cause in content["causes"]}
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 129

@@ -49,9 +49,9 @@ def _blocks(watched: Watched) -> list[Block]:
     if watched.alarm and expected:
         scores = [[Cell(each.method), *map(tables.score, (each.mean, each.low, each.high))] for each in expected]
         blocks.append(Table(f"Expected {watched.score}", ["method", "mean", "low", "high"], scores))
-    if watched.remedy and watched.remedy.gain:
+    if watched.remedy and watched.remedy.gain and watched.remedy.helps:
         blocks += [
-            Text(f"Mending by statistics would bring {watched.remedy.gain.points} points."),
+            Text(f"Adapting by statistics would bring {watched.remedy.gain.points} points."),
             Code(watched.remedy.command),
         ]
     return blocks

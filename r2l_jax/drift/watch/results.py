@@ -99,6 +99,11 @@ class Remedy(msgspec.Struct):
     gain: Estimate | None = None
     refused: str | None = None
 
+    @property
+    def helps(self) -> bool:
+        """Whether the score would rise, by the tenth of a point that is shown."""
+        return self.gain is not None and self.gain.estimate >= 0.0005
+
 
 class Watched(OfFolds):
     """A monitor.json, which monitor.py writes.

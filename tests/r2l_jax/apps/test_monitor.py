@@ -3,24 +3,31 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import tifffile
+from absl import flags as absl_flags
 from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
+from r2l_jax.apps.report import watch as report_watch
+from r2l_jax.apps.report.document import Code
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
+from r2l_jax.drift.watch.alarm import Verdict
 from r2l_jax.drift.watch.config import MonitorConfig
-from r2l_jax.drift.watch.results import Cause
+from r2l_jax.drift.watch.results import Cause, Remedy, Watched, Window
 from r2l_jax.drift.watch.statistics import see
+from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import build, define, read, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 
@@ -122,16 +129,17 @@ def test_statistics_do_not_depend_on_the_rounding_of_a_reader(run_dir):
 
 def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path, no_causes):
     raws, camera = scenes
-    write(tmp_path / "new" / "monday", raws[:24])
-    write(tmp_path / "new" / "tuesday", brighter(raws[24:48], camera))
+    monday, tuesday = (f"{tmp_path}/{day}/raw" for day in ("monday", "tuesday"))
+    write(pathlib.Path(monday), raws[:24])
+    write(pathlib.Path(tuesday), brighter(raws[24:48], camera))
     flags = [f"--run={run_dir}", "--by=folder", "--window=24"]
-    monday = call("monitor.py", *flags, f"--input={tmp_path}/new/monday", f"--output={tmp_path}/out")
-    assert monday.returncode == 0, monday.stderr
+    done = call("monitor.py", *flags, f"--input={monday}", f"--output={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["alarm"] is False
-    both = call("monitor.py", *flags, f"--input={tmp_path}/new")
+    both = call("monitor.py", *flags, f"--input={tmp_path}/monday,{tmp_path}/tuesday")
     assert both.returncode == 2, both.stderr
     content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-    assert [window["name"] for window in content["windows"]] == ["monday 1", "tuesday 1"]
+    assert [window["name"] for window in content["windows"]] == [f"{monday} 1", f"{tuesday} 1"]
     assert [window["alarm"] for window in content["windows"]] == [False, True]
     assert content["alarm"] is True
     # Two windows share the level.
@@ -142,11 +150,29 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     assert (run_dir / "monitor" / monitor.FIGURE).stat().st_size > 5000
     table = (run_dir / "monitor" / "files.csv").read_text().splitlines()
     assert table[0] == "file,window"
-    assert table[1] == f"{tmp_path}/new/monday/000.tiff,monday 1"
+    assert table[1] == f"{monday}/000.tiff,{monday} 1"
     assert len(table) == 49
     (record,) = read_runs([str(run_dir)])
     assert record.watched.alarm
     assert record.watched.verdict.startswith("drift in 1 of 2 windows, p = ")
+
+
+def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, scenes, tmp_path, monkeypatch, no_causes):
+    given = []
+
+    def compare(reference, new, level, seed):
+        given.append((level, seed))
+        return Verdict(0.03, {"mosaics": 0.03}, 199)
+
+    monkeypatch.setattr(watch.alarm, "compare", compare)
+    write(tmp_path / "new", scenes[0][:24])
+    for window, status, p_value, levels in ((24, 2, 0.03, [0.05]), (8, 0, 0.09, [0.05 / 3] * 3)):
+        done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", f"--window={window}")
+        assert done.returncode == status, done.stderr
+        content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+        assert content["p_value"] == pytest.approx(p_value)
+        assert given == [(pytest.approx(level), seed) for seed, level in enumerate(levels)]
+        given.clear()
 
 
 def test_windows_have_a_size_and_a_short_last_one_counts_from_eight_on():
@@ -162,7 +188,7 @@ def test_files_have_a_key(tmp_path, by, key):
     file.parent.mkdir()
     tags = [(271, 2, 0, "Acme", True), (272, 2, 0, "X1", True), (306, 2, 0, "2024:02:29 10:00:00", True)]
     tifffile.imwrite(file, np.zeros((4, 4), np.uint16), extratags=tags, metadata=None)
-    assert monitor.key_of(file, by) == key
+    assert monitor.key_of(file, by) == (str(tmp_path / key) if by == "folder" else key)
 
 
 def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
@@ -175,41 +201,84 @@ def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
     assert monitor.said_of_unknown({"2024-02-29": keyed["2024-02-29"]}, "day") is None
 
 
-def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch, no_causes):
-    raws, camera = scenes
-    monkeypatch.setattr(monitor, "_PAUSE", 0.0)
-    write(tmp_path / "new", raws[:10])
-    arriving = [raws[10:20], brighter(raws[20:36], camera), None]
+@pytest.fixture
+def follow(run_dir, tmp_path, monkeypatch, no_causes):
+    """Follows `tmp_path/new` in windows of 16; after each look, the next of some functions is called."""
 
-    def watch(looks):
-        """Follows the folder for so many looks; before each, some files arrive."""
-        left = iter(range(looks))
-
-        def wait(stopped):
-            if arriving and arriving[0] is not None and next(left, None) is not None:
-                write(tmp_path / "new", arriving.pop(0))
-
-        monkeypatch.setattr(monitor, "_wait", wait)
-        ends = iter([False] * (looks + 3))
+    def watch(*arrivals, **flags):
+        left = iter(arrivals)
+        monkeypatch.setattr(monitor, "_wait", lambda stopped: next(left, lambda: None)())
+        # A file is read at the second look that finds it.
+        ends = iter([False] * (len(arrivals) + 2))
         monkeypatch.setattr(monitor.StopSignals, "after_step", lambda self: next(ends, True))
-        return monitor.run(build(MonitorConfig, **flags))
+        given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
+        alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
+        return alarm, json.loads((run_dir / "monitor" / monitor.FILE).read_text())
 
-    flags = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "follow": True}
-    flags |= {"false_alarm_every": 100}
-    assert not watch(1)
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    return watch
+
+
+def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, follow):
+    raws, camera = scenes
+    write(tmp_path / "new", raws[:10])
+    alarm, content = follow(lambda: write(tmp_path / "new", raws[10:20]))
+    assert not alarm
     # Four files wait for the next window.
     assert [(window["name"], window["images"]) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
-    assert watch(1)
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    alarm, content = follow(lambda: write(tmp_path / "new", brighter(raws[20:36], camera)))
+    assert alarm
     assert [window["alarm"] for window in content["windows"]] == [False, True]
     assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 33
     with pytest.raises(InputError, match="of another model or of other settings: choose another --output"):
-        monitor.run(build(MonitorConfig, **flags | {"window": 8}))
+        follow(window=8)
+
+
+def test_a_window_without_a_result_is_judged_again(run_dir, scenes, tmp_path, follow, monkeypatch):
+    raws, camera = scenes
+    write(tmp_path / "new", raws[:16])
+    assert not follow()[0]
+    write(tmp_path / "new", brighter(raws[16:32], camera))
+
+    def killed(watch, command):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch.Watch, "explain", killed)
+        with pytest.raises(KeyboardInterrupt):
+            follow()
+    alarm, content = follow()
+    assert alarm
+    assert [(window["name"], window["alarm"]) for window in content["windows"]] == [("1", False), ("2", True)]
+    rows = (run_dir / "monitor" / "files.csv").read_text().splitlines()[1:]
+    assert [row.rpartition(",")[2] for row in rows] == ["1"] * 16 + ["2"] * 16
+
+
+def test_a_file_that_is_being_written_is_not_read(run_dir, scenes, tmp_path, follow, capsys):
+    write(tmp_path / "new", scenes[0][:16])
+    file = tmp_path / "new" / "015.tiff"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:900])
+    # It grows at every look but the last two.
+    _, content = follow(lambda: file.write_bytes(whole[:1500]), lambda: file.write_bytes(whole))
+    assert [window["images"] for window in content["windows"]] == [16]
+    assert "error" not in capsys.readouterr().err
+
+
+def test_a_folder_that_is_still_empty_does_not_hide_the_others(scenes, tmp_path, follow):
+    write(tmp_path / "new" / "monday", scenes[0][:16])
+    (tmp_path / "new" / "tuesday").mkdir()
+    (tmp_path / "other").mkdir()
+    _, content = follow(input=(str(tmp_path / "other"), str(tmp_path / "new")), by="folder")
+    assert [window["name"] for window in content["windows"]] == [f"{tmp_path}/new/monday 1"]
 
 
 def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
+    (tmp_path / "begun" / "fold_0").mkdir(parents=True)
+    done = call("monitor.py", f"--run={tmp_path}/begun")
+    assert done.returncode == 1
+    message = f"{tmp_path}/begun/fold_0 is not trained yet: it has no metrics.json; --run={tmp_path}/begun"
+    assert done.stderr == f"monitor.py: error: {message}\n"
     (tmp_path / "few").mkdir()
     write(tmp_path / "few", scenes[0][:7])
     for place, message in [
@@ -294,3 +363,50 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
     # The files of all windows with an alarm.
     places = ",".join(f"{tmp_path}/new/{day}" for day in "134")
     assert f"--input={places} " in content["remedy"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "offered", "said"),
+    [
+        (0.02, True, "adapting by statistics would bring 2.0 (1.0 to 3.0) points: predict it"),
+        (0.0004, False, "adapting by statistics would not help: it would bring 0.0 (-1.0 to 1.0) points"),
+        (-0.1, False, "adapting by statistics would not help: it would bring -10.0 (-11.0 to -9.0) points"),
+        (None, False, "adapting by statistics would not help: it stays as it is"),
+    ],
+)
+def test_a_remedy_is_offered_only_if_it_helps(gain, offered, said):
+    if gain is None:
+        remedy = Remedy(64, "predict it", refused="it stays as it is")
+    else:
+        remedy = Remedy(64, "predict it", 0.5, 0.5 + gain, Estimate(gain, gain - 0.01, gain + 0.01))
+    window = Window("1", 64, True, 0.0005, [], {}, [], 0.9)
+    found = Watched(
+        **{"alarm": True, "p_value": 0.0005, "false_alarms": "", "windows": [window], "causes": []},
+        **{"expected_score": None, "score": "accuracy", "remedy": remedy},
+    )
+    assert monitor._details(found)[-1] == said
+    codes = [block.text for block in report_watch._blocks(found) if isinstance(block, Code)]
+    assert codes == ["predict it"] * offered
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch, segments):
+    monkeypatch.chdir(tmp_path)
+    flags = {"run": "my run", "checkpoint": "last", "camera": "camera.json", "input": ("field",)}
+    config = build(MonitorConfig, **flags)
+    given = monitor.remedy_command(config, ["field/a", "field/b"], segments)
+    assert given.startswith(
+        "python scripts/predict.py --run='my run' --input=field/a,field/b --output=predictions.csv "
+    )
+    # Files of earlier calls hold other predictions.
+    for name in ("predictions.csv", "predictions_2.csv.manifest.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "masks").mkdir()
+    given = monitor.remedy_command(config, ["field"], segments)
+    parsed = absl_flags.FlagValues()
+    define(PredictionConfig, parsed)
+    parsed(shlex.split(given)[1:])
+    prediction = read(PredictionConfig, parsed)
+    assert (prediction.output, prediction.adapt) == ("predictions_3.csv", "statistics")
+    assert (prediction.run, prediction.checkpoint, prediction.camera) == ("my run", "last", "camera.json")
+    assert prediction.masks == ("masks_2" if segments else None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from programs import call
 
 import isp
 import r2l_jax
@@ -139,6 +140,30 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
         np.testing.assert_allclose([float(row[name]) for name in opened.classes], probabilities, atol=1e-5)
     with pytest.raises(InputError, match="are too few to mend by"):
         predict.mended(opened, files[:4], None)
+
+
+def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tmp_path, monkeypatch):
+    adapting = [f"--run={run.run_dir}", "--adapt=statistics", "--force", f"--save_adapted={tmp_path}/kept"]
+    given = [f"--input={tmp_path}/copied", f"--output={tmp_path}/adapted.csv"]
+    for said in ("16 predicted, 0 failed", "0 predicted, 0 failed, 16 had been predicted before"):
+        done = call("predict.py", *adapting, *given)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, said), done.stderr
+    call("predict.py", f"--run={run.run_dir}", given[0], f"--output={tmp_path}/plain.csv")
+    (tmp_path / "foreign.csv").write_text("a,b\n")
+    extra = shutil.copy(files[0], tmp_path / "extra.tif")
+    monkeypatch.setattr(predict, "mended", lambda *_: pytest.fail("the model was adapted"))
+    for changed, message in [
+        ([f"--output={tmp_path}/foreign.csv"], "exists, but no foreign.csv.manifest.json says how it was made"),
+        ([f"--output={tmp_path}/plain.csv"], "plain.csv holds predictions of other adaptation: choose another file"),
+        ([f"--input={extra}"], "adapted.csv holds predictions of other adaptation: choose another file"),
+        ([f"--output={files[0]}/p.csv"], "not a folder to write to"),
+        ([f"--output={tmp_path}/new.csv", f"--masks={tmp_path}/masks"], "--masks is not for classification"),
+        ([f"--output={tmp_path}/new.csv", f"--save_adapted={run.run_dir}"], "holds another run: choose another folder"),
+        ([f"--output={tmp_path}/new.csv", f"--save_adapted={files[0]}"], "not a folder to write to"),
+    ]:
+        done = call("predict.py", *adapting, *given, *changed)
+        assert done.returncode == 1
+        assert message in done.stderr
 
 
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):

@@ -196,6 +196,8 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "folder.dng").mkdir()
     (tmp_path / "folder.dng" / "deep.dng").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "cameras" / "near" / "red").mkdir(parents=True)
+    (tmp_path / "cameras" / "near" / "red" / "0.dng").touch()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.JPG").touch()
     (tmp_path / "empty" / "of" / "classes" / "cats").mkdir(parents=True)
@@ -211,6 +213,8 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     assert warnings == [named]
     for file in (tmp_path / "b.DNG", tmp_path / "a.tiff"):
         file.unlink()
+    # Without raw files of its own, a folder stands for its sub-folders.
+    assert find_raw_files([tmp_path]) == [tmp_path / "folder.dng" / "deep.dng"]
     for given, message in (
         (tmp_path / "empty", r"no raw files in this folder$"),
         (
@@ -218,7 +222,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
             r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files of ",
         ),
         (tmp_path / "empty" / "of" / "classes", r"classes: no raw files in this folder, but JPEG; python scripts/unp"),
-        (tmp_path, r"no raw files in this folder, only in its sub-folders, such as folder.dng$"),
+        (tmp_path / "cameras", r"no raw files in this folder, only further down, such as in near/red$"),
         ("", "empty"),
         (tmp_path / "gone.dng", r"gone\.dng: no such file$"),
     ):

@@ -87,6 +87,13 @@ def test_permutations_are_added_while_few_are_as_extreme():
     assert less_finely.permutations == 1999
 
 
+def test_the_seed_decides_the_permutations():
+    rng = np.random.default_rng(7)
+    reference, new = drawn(rng, 40), drawn(rng, 12)
+    first, again, other = (alarm.compare(reference, new, 0.05, seed) for seed in (3, 3, 4))
+    assert first == again != other
+
+
 def test_single_statistics_are_corrected_as_by_holm():
     rng = np.random.default_rng(5)
     reference, new = drawn(rng, 60), drawn(rng, 60)
