@@ -45,13 +45,17 @@ _MULTIPLE = 64
 
 
 def load(
-    data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None, unprocess: bool = False
+    data_dir: str | pathlib.Path | None,
+    camera: str | KnownCamera | None,
+    tile_size: int | None,
+    unprocess: bool = False,
+    tiles_dir: pathlib.Path | None = None,
 ) -> RawDataset:
     """Loads the raw files of a folder, or its pictures as the raw files that a camera would have written.
 
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
-      tiles, and writes them to the sub-folder `tiles_<side>`.
+      tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
 
@@ -59,10 +63,12 @@ def load(
 
     Args:
         data_dir: the folder.
-        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name.
+        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name;
+            or what is known of the one camera of all files.
         tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
             or the largest multiple of 64 (if there is one) that fits in the first frame.
         unprocess: whether the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
+        tiles_dir: where tiles are written; None is `data_dir`.
 
     Raises:
         InputError: a setting, a file or a folder is wrong or missing; the message names it.
@@ -77,8 +83,10 @@ def load(
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)
+    if isinstance(camera, KnownCamera):
+        return _of_parts(root, {"": camera}, tile_size, tiles_dir)
     if not unprocess:
-        return _of_parts(root, _parts(root, camera) or {"": find_known_camera(camera)}, tile_size)
+        return _of_parts(root, _parts(root, camera) or {"": find_known_camera(camera)}, tile_size, tiles_dir)
     taken_by = find_camera(camera)
     if taken_by is None:
         raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
@@ -93,11 +101,15 @@ def load(
     return dataclasses.replace(dataset, white_level=None)
 
 
-def _of_parts(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+def _of_parts(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, tiles_dir: pathlib.Path | None = None
+) -> RawDataset:
     segment = {name: _has_masks(root / name) for name in parts}
     if len(set(segment.values())) > 1:
         raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
-    return (_segmentation if all(segment.values()) else _classification)(root, parts, tile_size)
+    if all(segment.values()):
+        return _segmentation(root, parts, tile_size, tiles_dir or root)
+    return _classification(root, parts, tile_size)
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
@@ -314,7 +326,9 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
     return raw[top : top + height, left : left + width]
 
 
-def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+def _segmentation(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, tiles_dir: pathlib.Path
+) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     for part, known in parts.items():
@@ -322,7 +336,7 @@ def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_siz
         for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
             groups.setdefault((part, "" if part else model), []).append(pair)
     side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
-    tiled = [_tiles(root / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
+    tiled = [_tiles(tiles_dir / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
     if len(tiled) == 1:
         return tiled[0]
     names = [part or model for (part, model), dataset in zip(groups, tiled, strict=True) for _ in range(len(dataset))]
