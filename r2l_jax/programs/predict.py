@@ -51,13 +51,14 @@ class PredictionConfig(Settings):
     )
     code: str | None = setting(CODE, None, former="pipeline")
     adapt: str | None = setting(
-        "statistics: before it predicts, mend the model by at most 64 of the files, without labels",
+        "statistics: if a drift is noticed in at most 64 of the files, adapt the model by these before it predicts, "
+        "without labels",
         None,
         choices=("statistics",),
     )
     force: bool = setting(
-        "with --adapt, mend also by files that are no mixture of those that the model knows, or that it knows as well "
-        "as it is",
+        "with --adapt, adapt also by files that are no mixture of those that the model knows, or in which no drift is "
+        "noticed",
         False,
     )
     save_adapted: str | None = setting("with --adapt, folder for the mended model, a run that all programs take", None)
@@ -82,7 +83,7 @@ def _load(
     mended_by: tuple[str, ...],
     force: bool,
 ) -> Predictor:
-    """Loads the model that predicts the files, once per process, and mends it by the files of some inputs."""
+    """Loads the model that predicts the files, once per process, and adapts it by the files of some inputs."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.data.files.known_camera import find_known_camera
@@ -90,7 +91,12 @@ def _load(
 
     opened, known = open_run(run, folds, checkpoint, code), None if camera is None else find_known_camera(camera)
     check_raw(opened)
-    return Predictor(mended(opened, find_raw_files(mended_by), known, force) if mended_by else opened, known)
+    if not mended_by:
+        return Predictor(opened, known)
+    place = pathlib.Path(run)
+    folder = place.parent if place.is_file() else place
+    adapted, unadapted = mended(opened, find_raw_files(mended_by), known, folder, force)
+    return Predictor(adapted, known, unadapted)
 
 
 def main(config: PredictionConfig) -> int:
@@ -104,9 +110,11 @@ def main(config: PredictionConfig) -> int:
     mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
-    run, camera = load()
+    run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
+    if unadapted is not None:
+        print(f"the model stays as it is: {unadapted}")
     for fold in run:
         if fold.mending is not None:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
@@ -115,7 +123,7 @@ def main(config: PredictionConfig) -> int:
         # The flags without which programs look for another fold or state.
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
-        print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
+        print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
