@@ -15,6 +15,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.sets.folder import center_crop
+from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.contact_sheet import quantized
@@ -40,24 +41,34 @@ def check_raw(run: Run) -> None:
         raise InputError("the model was trained on images that are processed already: it takes no raw files")
 
 
-def mended(run: Run, files: Sequence[Place], camera: KnownCamera | None, force: bool = False) -> Run:
-    """Mends the models of a run by the files that they predict, at most `mending.MOST` of them, evenly spaced.
+def mended(
+    run: Run, files: Sequence[Place], camera: KnownCamera | None, folder: Path, force: bool = False
+) -> tuple[Run, str | None]:
+    """Adapts the models of a run by the files that they predict, at most `mending.MOST` of them, evenly spaced.
 
     Args:
         run: the run, which takes raw files.
         files: the raw files; those that cannot be read are left out.
         camera: as for `predict_files`.
-        force: as for `Run.mended`.
+        folder: where `monitor.py` stores the reference of the run.
+        force: whether to adapt also where no drift is noticed, and as for `Run.mended`.
+
+    Returns:
+        The adapted run and None, or the run as it is and the reason.
 
     Raises:
-        InputError: no file can be read, or a model is not mended by them, see `Run.mended`.
+        InputError: no file can be read, or a model is not adapted by them, see `Run.mended`.
     """
     decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, _to_adapt_by(files), AT_ONCE)
     read = [each for done in decoded for each in done.results.values()]
     if not read:
-        raise InputError("--adapt=statistics: no file can be read to mend by")
-    raws, cameras = zip(*read, strict=True)
-    return run.mended(np.stack(raws), force=force, cameras=cameras if run.cameras else None)
+        raise InputError("--adapt=statistics: no file can be read to adapt by")
+    raws, cameras = np.stack([raw for raw, _ in read]), [own for _, own in read] if run.cameras else None
+    if not force:
+        reason = notice.unnoticed(run, raws, cameras, lambda: notice.reference_of(run, folder))
+        if reason is not None:
+            return run, reason
+    return run.mended(raws, force=force, cameras=cameras), None
 
 
 def adaptation_of(run: Run, files: Sequence[Place], force: bool) -> dict[str, Any]:
@@ -77,10 +88,12 @@ class Predictor(NamedTuple):
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera. None takes each file's own calibration for camera formats,
             and the training's for other files.
+        unadapted: why the run is as it was trained, although it was to be adapted.
     """
 
     run: Run
     camera: KnownCamera | None = None
+    unadapted: str | None = None
 
 
 def predict_files(
@@ -221,7 +234,7 @@ def _predict(
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Generator[Done[Place, Row], None, None]:
     """Classifies files in batches; yields the rows and the errors of each."""
-    run, camera = predictor
+    run, camera, _ = predictor
     decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
         read = {file: each for done in batch for file, each in done.results.items()}
@@ -242,7 +255,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
 
 def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Generator[Done[Place, Row], None, None]:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
-    run, camera = predictor
+    run, camera, _ = predictor
     assert run.camera is not None
     pattern, multiple = run.camera.pattern, run.multiple
     for decoded in one_by_one(lambda _, file: read_file(file, run, camera, None), None, files, AT_ONCE + 1):

@@ -1,6 +1,4 @@
-"""How certain a model is of images, which tells whether it knows images like them."""
-
-import dataclasses
+"""How certain a model is of images, which tells whether they are a mixture of the classes that it knows."""
 
 import jax
 import jax.numpy as jnp
@@ -11,65 +9,23 @@ from jaxtyping import Array, Float
 # 302 sets of one class did.
 _SHARE = 1 / 4
 
-# The factor by which mending has to bring a model's certainty nearer to that of its own images. Of 72 pairs of a model
-# and a drift or none, the 44 above it gained -1 to 73 points. Of the 28 below it, one would have gained 34, and the
-# others -9 to 3.
-_LEAST_GAIN = 1.1
-
-# Certainties are at least this, so that they can be compared by their ratios.
-_LEAST = 1e-3
-
-# Without own images: the certainty that is needed, as a fraction of the validation score.
+# Without the data of the run: the certainty that is needed, as a fraction of the validation score.
 _OF_SCORE = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnCertainty:
-    """The certainty of a model of its own images, from 0 to 1, by which it judges new ones.
+def needed_certainty(mixture: float, one_class: float) -> float:
+    """Computes the least certainty at which an adapted model is not refused.
 
-    Attributes:
-        as_it_is: of images of all classes.
-        mended: of the same images, if it is mended by them.
-        needed: the least certainty of a mended model that is not refused.
+    Args:
+        mixture: the certainty of images of all classes, if the model is adapted by them.
+        one_class: of images of one class, if it is adapted by them; the highest of all classes.
     """
-
-    as_it_is: float
-    mended: float
-    needed: float
-
-    @classmethod
-    def of(cls, as_it_is: float, mended: float, one_class: float) -> "OwnCertainty":
-        """Makes the figures of a model from its certainties of own images, and derives the needed certainty.
-
-        Args:
-            as_it_is: of images of all classes.
-            mended: of the same images, if it is mended by them.
-            one_class: of images of one class, if it is mended by them; the highest of all classes.
-        """
-        as_it_is, mended = max(as_it_is, _LEAST), max(mended, _LEAST)
-        return cls(as_it_is, mended, min(one_class, mended) + _SHARE * max(mended - one_class, 0.0))
-
-    @classmethod
-    def guessed(cls, score: float) -> "OwnCertainty":
-        """Guesses what a model needs whose own images are not at hand, by its validation score."""
-        return cls(1.0, 1.0, _OF_SCORE * score)
-
-    def is_nearer(self, mended: float, as_it_is: float) -> bool:
-        """Tells whether mending brings the certainty of new images nearer to that of the model's own images.
-
-        A model that is more certain than of its own images is as far from it as one that is less certain by the same
-        factor: a drift can make a model sure of the wrong class.
-
-        Args:
-            mended: the certainty of the new images, if the model is mended by them.
-            as_it_is: the certainty of the new images without mending.
-        """
-        return _nearness(mended, self.mended) >= _LEAST_GAIN * _nearness(as_it_is, self.as_it_is)
+    return min(one_class, mixture) + _SHARE * max(mixture - one_class, 0.0)
 
 
-def _nearness(one: float, other: float) -> float:
-    """Returns the ratio of two certainties, from 0 to 1."""
-    return min(one, other) / max(one, other)
+def guessed_certainty(score: float) -> float:
+    """Guesses the certainty that is needed by the validation score, where the data of the run is not at hand."""
+    return _OF_SCORE * score
 
 
 def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:

@@ -3,14 +3,13 @@
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is one number that is
 chosen with labels. Here, each layer has its own N, by which the statistics of some images foretell the others best; or
-N is 0 in all layers, if the model is more certain then.
+N is 0 in all layers, if the model is more certain then. Whether a model needs to be adapted is for the caller to tell.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jaxtyping import Array, Shaped
 
 from r2l_jax.data.cameras import CameraValues
 from r2l_jax.model import normalization, own_camera
-from r2l_jax.model.certainty import OwnCertainty, certainty_of
+from r2l_jax.model.certainty import certainty_of, needed_certainty
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
@@ -51,8 +50,8 @@ class Mended:
     Attributes:
         model: the model, in evaluation.
         shares: for each layer that normalizes, the share of the new images' own statistics, from 0 to 1.
-        certainty: how much the model knows of these images, see `certainty.certainty_of`.
-        needed: the least certainty of a model that is not refused.
+        certainty: how certain this model is of these images, see `certainty.certainty_of`.
+        needed: the least certainty of a model that is not refused, see `certainty.needed_certainty`.
         images: the number of new images.
     """
 
@@ -78,49 +77,50 @@ class Mended:
     def description(self) -> str:
         """Describes the mixture in words, such as "64 images, whose share is 20% to 98% by layer"."""
         least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
-        if not any(self.shares.values()):
-            return f"{self.images} images, whose share is 0%: the model knows them as it is"
         share = f"{least} in all layers" if least == most else f"{least} to {most} by layer"
         return f"{self.images} images, whose share is {share}"
 
 
 def mend(
-    model: RawToLogit,
-    raws: Raws,
-    task: Task,
-    own: OwnCertainty,
-    cameras: CameraValues[np.ndarray] | None = None,
-    force: bool = False,
+    model: RawToLogit, raws: Raws, task: Task, needed: float, cameras: CameraValues[np.ndarray] | None = None
 ) -> Mended:
     """Mixes the statistics of all layers that normalize with those of new images.
 
     The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    more certain with the statistics of the new images alone, these are taken. All of this is undone unless mending
-    brings the model's certainty nearer to its certainty on its own images. For example, a model that was trained on
-    many cameras already knows each of them, although its statistics belong to none of them alone.
+    more certain with the statistics of the new images alone, these are taken.
 
     Args:
         model: a model in evaluation.
         raws: the mosaics of the new images, at least two.
         task: the model's task.
-        own: the certainty of the model of its own images.
+        needed: the least certainty at which the images are not refused.
         cameras: the values of the mosaics' cameras, for a model of several cameras.
-        force: whether to mix the statistics in any case.
     """
-    mixed = _mixed(model, raws, task, cameras)
-    if not force and not own.is_nearer(mixed.certainty, mixed.as_it_is):
-        return Mended(model, dict.fromkeys(mixed.shares, 0.0), mixed.as_it_is, own.needed, len(raws))
-    return Mended(mixed.model, mixed.shares, mixed.certainty, own.needed, len(raws))
+    graph, state = nnx.split(model)
+    layers = normalization.layers_of(model.normalizer, model.head)
+    known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+
+    def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
+        return _observe()(graph, task, state, raws, shares, cameras)
+
+    shares = dict.fromkeys(layers, np.float32(1))
+    alone = shares, (seen := observe(shares))
+    for _ in range(_ROUNDS):
+        shares = _shares(jax.device_get(seen[1]), known, len(raws))
+        seen = observe(shares)
+    shares, (certainty, _, statistics) = max((shares, seen), alone, key=lambda each: float(each[1][0]))
+    mixed = nnx.merge(graph, nnx.merge_state(state, statistics))
+    return Mended(mixed, {name: float(each) for name, each in shares.items()}, float(certainty), needed, len(raws))
 
 
-def own_certainty(
+def needed_by(
     model: RawToLogit,
     task: Task,
     mixture: Raws,
     classes: Sequence[Shaped[Array | np.ndarray, "of_class height width *channels"]],
     cameras: Sequence[CameraValues[np.ndarray] | None],
-) -> OwnCertainty:
-    """Measures how certain a model is of images that it knows, by mending it by them.
+) -> float:
+    """Measures the certainty that a model needs of new images, by adapting it to clean images.
 
     Args:
         model: a model in evaluation.
@@ -129,10 +129,9 @@ def own_certainty(
         classes: mosaics of one class each, as many of each class.
         cameras: the values of the cameras of the mixture and of each class.
     """
-    whole, *each = [
-        _mixed(model, raws, task, values) for raws, values in zip((mixture, *classes), cameras, strict=True)
-    ]
-    return OwnCertainty.of(whole.as_it_is, whole.certainty, max((one.certainty for one in each), default=0.0))
+    groups = zip((mixture, *classes), cameras, strict=True)
+    whole, *each = [mend(model, raws, task, 0.0, values).certainty for raws, values in groups]
+    return needed_certainty(whole, max(each, default=0.0))
 
 
 def replaced(
@@ -148,42 +147,6 @@ def replaced(
     shares = {name: np.float32(not normalizer_only or name.startswith("normalizer")) for name in layers}
     *_, statistics = _observe()(graph, task, state, raws, shares, cameras)
     return nnx.merge(graph, nnx.merge_state(state, statistics))
-
-
-class _Mixture(NamedTuple):
-    """A model with mixed statistics, beside the model as it is.
-
-    Attributes:
-        model: the model with mixed statistics.
-        shares: the share of the new images in each layer.
-        certainty: the certainty of this model.
-        as_it_is: the certainty of the model without the mixture.
-    """
-
-    model: RawToLogit
-    shares: dict[str, float]
-    certainty: float
-    as_it_is: float
-
-
-def _mixed(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.ndarray] | None) -> _Mixture:
-    graph, state = nnx.split(model)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
-
-    def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
-        return _observe()(graph, task, state, raws, shares, cameras)
-
-    none, every = (dict.fromkeys(layers, np.float32(share)) for share in (0, 1))
-    as_it_is, *_ = observe(none)
-    alone = every, observe(every)
-    shares, seen = alone
-    for _ in range(_ROUNDS):
-        shares = _shares(jax.device_get(seen[1]), known, len(raws))
-        seen = observe(shares)
-    shares, (certainty, _, statistics) = max((shares, seen), alone, key=lambda each: float(each[1][0]))
-    mixed = nnx.merge(graph, nnx.merge_state(state, statistics))
-    return _Mixture(mixed, {name: float(each) for name, each in shares.items()}, float(certainty), float(as_it_is))
 
 
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:

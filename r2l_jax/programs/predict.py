@@ -58,13 +58,14 @@ class PredictionConfig(Settings):
         choices=("folder",),
     )
     adapt: str | None = setting(
-        "statistics: before it predicts, mend the model by at most 64 of the files, without labels",
+        "statistics: if a drift is noticed in at most 64 of the files, adapt the model by these before it predicts, "
+        "without labels",
         None,
         choices=("statistics",),
     )
     force: bool = setting(
-        "with --adapt, mend also by files that are no mixture of those that the model knows, or that it knows as well "
-        "as it is",
+        "with --adapt, adapt also by files that are no mixture of those that the model knows, or in which no drift is "
+        "noticed",
         False,
     )
     save_adapted: str | None = setting("with --adapt, folder for the mended model, a run that all programs take", None)
@@ -100,13 +101,18 @@ def _load(
     mended_by: tuple[str, ...],
     force: bool,
 ) -> Predictor:
-    """Loads the model that predicts the files, once per process, and mends it by the files of some inputs."""
+    """Loads the model that predicts the files, once per process, and adapts it by the files of some inputs."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
 
-    opened, known = _open(run, folds, checkpoint, code, camera)
+    opened, known, _ = _open(run, folds, checkpoint, code, camera)
     check_raw(opened)
-    return Predictor(mended(opened, find_raw_files(mended_by), known, force) if mended_by else opened, known)
+    if not mended_by:
+        return Predictor(opened, known)
+    place = pathlib.Path(run)
+    folder = place.parent if place.is_file() else place
+    adapted, unadapted = mended(opened, find_raw_files(mended_by), known, folder, force)
+    return Predictor(adapted, known, unadapted)
 
 
 def main(config: PredictionConfig) -> int:
@@ -127,14 +133,16 @@ def main(config: PredictionConfig) -> int:
     adaptation = None
     if config.adapt:
         # Adapting takes a minute or two: what would be refused afterwards is refused now.
-        as_it_is, camera = _open(*model)
+        as_it_is, camera, _ = _open(*model)
         adaptation = adaptation_of(as_it_is, files, config.force)
         check(files, output, as_it_is, camera, masks, adaptation)
         if config.save_adapted is not None:
             check_folder(pathlib.Path(config.save_adapted), as_it_is)
-    run, camera = load()
+    run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
+    if unadapted is not None:
+        print(f"the model stays as it is: {unadapted}")
     for fold in run:
         if fold.mending is not None:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
@@ -143,7 +151,7 @@ def main(config: PredictionConfig) -> int:
         # The flags without which programs look for another fold or state.
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
-        print(f"the mended model is the run {' '.join([config.save_adapted, *needed])}")
+        print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     workers = Workers(config.scheduler, load)
     predicted, failed = predict_files(files, output, run, camera, masks, workers, adaptation)
     before = len(files) - predicted - failed

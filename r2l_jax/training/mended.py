@@ -11,7 +11,6 @@ from flax import nnx
 
 from r2l_jax.config import STATIC_FLAGS
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import NamedPipeline
@@ -31,7 +30,7 @@ def write(
     model: RawToLogit,
     pipeline: NamedPipeline | None,
     origin: Mapping[str, Any],
-    certainty: OwnCertainty,
+    needed_certainty: float,
 ) -> None:
     """Writes the fold of a mended run: its model.safetensors, and a metrics.json.
 
@@ -44,11 +43,11 @@ def write(
         model: the mended model.
         pipeline: the pipeline that replaces the fold's own, if any.
         origin: says where the model came from, in a form that JSON can hold.
-        certainty: that of the fold, by which the mended model judges new images as well.
+        needed_certainty: that of the fold, which the adapted model needs as well.
     """
     mended = {"from": fold.identity, **origin}
-    config, metrics = fold.config, {**fold.metrics, "mended": mended, "certainty": dataclasses.asdict(certainty)}
-    changed: dict[str, Any] = {"mended": mended, "certainty": certainty}
+    config, metrics = fold.config, {**fold.metrics, "mended": mended, "needed_certainty": needed_certainty}
+    changed: dict[str, Any] = {"mended": mended, "needed_certainty": needed_certainty}
     if pipeline is not None:
         # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
@@ -99,7 +98,7 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
             raise _other(folder)
     for target, fold in targets.items():
         if target not in finished:
-            write(target, fold, fold.model, None, fold.about.mended or {}, fold.certainty)
+            write(target, fold, fold.model, None, fold.about.mended or {}, fold.needed_certainty)
 
 
 def _targets(folder: pathlib.Path, run: Run) -> dict[pathlib.Path, TrainedFold]:

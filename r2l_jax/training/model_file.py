@@ -16,7 +16,6 @@ from flax import nnx
 import isp
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.certainty import OwnCertainty
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_safetensors
@@ -58,7 +57,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         mended: where the model came from, if it was mended after its training, see `training.mended`.
         head: the file of the user's head, if the model has one.
         weights: the hash of a frozen head's weights, which are not among the arrays.
-        certainty: of a mended model, how certain it was of its own images before, see `TrainedFold.certainty`.
+        needed_certainty: of an adapted model, the `TrainedFold.needed_certainty` of the model before.
     """
 
     task: TaskName
@@ -76,11 +75,11 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     mended: dict[str, Any] | None = None
     head: PipelineFile | None = None
     weights: str | None = None
-    certainty: OwnCertainty | None = None
+    needed_certainty: float | None = None
 
 
 # The fields that files of earlier versions lack.
-_OPTIONAL = ("cameras", "mended", "head", "weights", "certainty")
+_OPTIONAL = ("cameras", "mended", "head", "weights", "needed_certainty")
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:

@@ -23,7 +23,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.certainty import OwnCertainty
+from r2l_jax.model.certainty import guessed_certainty
 from r2l_jax.model.mending import Mended, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -136,13 +136,13 @@ class TrainedFold:
         return training_id(self.metrics)
 
     @functools.cached_property
-    def certainty(self) -> OwnCertainty:
-        """How certain the model is of the data of its run.
+    def needed_certainty(self) -> float:
+        """The certainty that the model needs of new images to be adapted by them, see `own_certainty`.
 
         It is measured on the samples of the training, or guessed by the validation score if they are not at hand.
         """
-        if self.about.certainty is not None:
-            return self.about.certainty
+        if self.about.needed_certainty is not None:
+            return self.about.needed_certainty
         if self.about.mended is None and len(self.train_indices):
             try:
                 dataset = self.dataset
@@ -150,7 +150,7 @@ class TrainedFold:
                 pass
             else:
                 return own_certainty.measured(self.model.on_one_device(), self.task, dataset, self.train_indices)
-        return OwnCertainty.guessed(self.about.score)
+        return guessed_certainty(self.about.score)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -320,12 +320,14 @@ class Run:
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
     def mended(self, raws: Raws, *, force: bool = False, cameras: Cameras = None) -> "Run":
-        """Returns the run with all models mended by new images without labels, see `r2l_jax.model.mending`.
+        """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.mending`.
+
+        Whether they need it is for the caller to tell, see `r2l_jax.drift.watch.notice`.
 
         Args:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
                 them are processed at once; `mending.MOST` are plenty.
-            force: whether to mend by images that are not fit for it, or that a model knows as well as it is.
+            force: whether to adapt by images that are not fit for it.
             cameras: as for `predict`.
 
         Raises:
@@ -337,12 +339,12 @@ class Run:
             raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
         folds, values = [], self._values(cameras, raws)
         for fold in self.folds:
-            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.certainty, values, force)
+            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.needed_certainty, values)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
-            # A mended model judges new images by how certain it was of its own images before it was mended.
+            # An adapted model needs the certainty that the trained one needed.
             origin = {"from": fold.identity, "run": str(fold.folder), "by": found.description}
-            about = msgspec.structs.replace(fold.about, certainty=fold.certainty, mended=origin)
+            about = msgspec.structs.replace(fold.about, needed_certainty=fold.needed_certainty, mended=origin)
             load_model = functools.partial(_model_of, found)
             folds.append(dataclasses.replace(fold, about=about, load_model=load_model, mending=found))
         return Run(folds)

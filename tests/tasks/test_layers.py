@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tasks.layers import BatchNorm, Conv, max_pool, relu
+from tasks.layers import BatchNorm, Conv, Mixing, max_pool, relu
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,18 @@ def test_the_running_statistics_follow_pytorch_and_stay_in_evaluation():
     np.testing.assert_allclose(norm(x), (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_statistics_are_mixed_with_the_unbiased_variance_of_images(share):
+    # Of four values a channel, the biased variance would be a quarter less.
+    norm, values = BatchNorm(2, rngs=nnx.Rngs(0)), np.random.default_rng(0).normal(3, 2, (2, 1, 2, 2))
+    norm.eval()
+    norm.mixing = Mixing(jnp.asarray(share))
+    norm(jnp.asarray(values, jnp.float32))
+    pixels = values.reshape(-1, 2)
+    np.testing.assert_allclose(norm.mean[...], share * pixels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 1 - share + share * pixels.var(0, ddof=1), rtol=1e-5)
 
 
 def test_batch_norm_refuses_a_mask_and_one_value_per_channel():

@@ -47,13 +47,17 @@ _MULTIPLE = 64
 
 
 def load(
-    data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None, unprocess: bool = False
+    data_dir: str | pathlib.Path | None,
+    camera: str | KnownCamera | None,
+    tile_size: int | None,
+    unprocess: bool = False,
+    tiles_dir: pathlib.Path | None = None,
 ) -> RawDataset:
     """Loads the raw files of a folder, or its pictures as the raw files that a camera would have written.
 
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
-      tiles, and writes them to the sub-folder `tiles_<side>`.
+      tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
     - For a split of the user's own, the sub-folders `train`, `test` and maybe `valid` have one of these layouts.
@@ -62,10 +66,12 @@ def load(
 
     Args:
         data_dir: the folder.
-        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name.
+        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name;
+            or what is known of the one camera of all files.
         tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
             or the largest multiple of 64 (if there is one) that fits in the first frame.
         unprocess: whether the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
+        tiles_dir: where tiles are written; None is `data_dir`.
 
     Raises:
         InputError: a setting, a file or a folder is wrong or missing; the message names it.
@@ -80,11 +86,14 @@ def load(
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)
+    if isinstance(camera, KnownCamera):
+        return _of_parts(root, {"": camera}, tile_size, tiles_dir=tiles_dir)
     if not unprocess:
         if cameras := _parts(root, camera):
-            return _of_parts(root, cameras, tile_size)
+            return _of_parts(root, cameras, tile_size, tiles_dir=tiles_dir)
         split = _split_folders(root)
-        dataset = _of_parts(root, dict.fromkeys(split or [""], find_known_camera(camera)), tile_size, bool(split))
+        known = dict.fromkeys(split or [""], find_known_camera(camera))
+        dataset = _of_parts(root, known, tile_size, bool(split), tiles_dir)
         parts = tuple(name.split(os.sep)[0] for name in dataset.names)
         return dataclasses.replace(dataset, parts=parts) if split else dataset
     taken_by = find_camera(camera)
@@ -102,14 +111,20 @@ def load(
 
 
 def _of_parts(
-    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, is_split: bool = False
+    root: pathlib.Path,
+    parts: Mapping[str, KnownCamera],
+    tile_size: int | None,
+    is_split: bool = False,
+    tiles_dir: pathlib.Path | None = None,
 ) -> RawDataset:
     """Loads the files of sub-folders with their cameras; those of a split are of the same cameras."""
     segment = {name: _has_masks(root / name) for name in parts}
     if len(set(segment.values())) > 1:
         raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
     by_part = len(parts) > 1 and not is_split
-    return (_segmentation if all(segment.values()) else _classification)(root, parts, tile_size, by_part)
+    if all(segment.values()):
+        return _segmentation(root, parts, tile_size, by_part, tiles_dir or root)
+    return _classification(root, parts, tile_size, by_part)
 
 
 def _split_folders(root: pathlib.Path) -> list[str]:
@@ -344,7 +359,11 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 
 
 def _segmentation(
-    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool
+    root: pathlib.Path,
+    parts: Mapping[str, KnownCamera],
+    tile_size: int | None,
+    by_part: bool,
+    tiles_dir: pathlib.Path,
 ) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
     groups: dict[tuple[str, str], list[Pair]] = {}
@@ -354,7 +373,7 @@ def _segmentation(
         for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
             groups.setdefault((part, "" if by_part else model), []).append(pair)
     side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
-    tiled = [_tiles(root / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
+    tiled = [_tiles(tiles_dir / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
     if len(tiled) == 1:
         return tiled[0]
     keys = [part if by_part else model for part, model in groups]

@@ -263,8 +263,8 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
         analysis, model = adapt(config.searches, fold, under, stop.agreed, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
-        certainty = fold.certainty
-        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin, certainty))
+        needed = fold.needed_certainty
+        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin, needed))
         return analysis
 
     if not (adapted_run / "metrics.json").exists():
@@ -354,7 +354,7 @@ def _methods_table(adapted: Adapted, score: str) -> str:
     if adapted.statistics:
         lines.append(f"Statistics of {adapted.statistics}.")
     if adapted.refusal:
-        lines.append(f"Nothing is mended without labels: {adapted.refusal}; --force mends all the same.")
+        lines.append(f"Nothing is adapted without labels: {adapted.refusal}; --force adapts all the same.")
     return "\n".join(lines)
 
 

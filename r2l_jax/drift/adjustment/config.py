@@ -62,7 +62,7 @@ class AdaptationSettings(Settings):
         former="labelled",
     )
     force: bool = setting(
-        "adapt also by images that are no mixture of those that the model knows, or that it knows as well as it is",
+        "adapt also by images that are no mixture of those that the model knows, or in which no drift is noticed",
         False,
     )
     parameters: tuple[str, ...] = setting(
@@ -154,8 +154,16 @@ class AdaptationConfig(FinishedRun):
     cameras: tuple[str, ...] = setting(
         "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
     )
-    drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
-    drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
+    drifted_data_dir: str | None = setting(
+        "adapt to other data of the same classes: a folder with a sub-folder of raw files for each class, or with "
+        "images/ and masks/; for the published sets, a folder in their layout",
+        None,
+    )
+    drifted_camera: str | None = setting(
+        "for --drifted_data_dir: its camera, as train.py's --camera; default: that of the training; after training on "
+        "an embedded set, each file's own for the formats of cameras",
+        None,
+    )
     searches: AdaptationSettings = AdaptationSettings()
     results = "adjustment"
 

@@ -1,21 +1,25 @@
 """A trained model under a drift: the start of an adaptation."""
 
+import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import isp
-from r2l_jax.data.files.known_camera import find_camera
+from r2l_jax.config import PUBLISHED_SETS
+from r2l_jax.data.files.known_camera import KnownCamera, find_camera
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets import datasets
+from r2l_jax.data.sets import datasets, folder
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.run import Run, TrainedFold
 
 
 class Drifted(NamedTuple):
@@ -114,28 +118,52 @@ def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
 
 def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
-    folder = config.drifted_data_dir
-    # Without a folder, a synthetic data set would be rendered anew.
-    if folder is None or not pathlib.Path(folder).is_dir():
-        raise InputError(f"--drifted_data_dir={folder} is not a folder")
-    settings: dict[str, Any] = fold.config.data.source | {"data_dir": folder}
-    if config.drifted_camera:
-        settings["camera"] = config.drifted_camera
-    dataset = datasets.load(fold.config.data.dataset, **settings)
+    name, source = config.drifted_data_dir, fold.config.data.source
+    if name is None or not pathlib.Path(name).is_dir():
+        raise InputError(f"--drifted_data_dir={name} is not a folder")
+    if fold.config.data.dataset in PUBLISHED_SETS:
+        given = {"data_dir": name, "camera": config.drifted_camera}
+        dataset = datasets.load(fold.config.data.dataset, **(source | given))
+    else:
+        camera, side = config.drifted_camera or source["camera"], source["tile_size"]
+        if fold.config.data.dataset != "Folder":
+            camera, side = camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
+        # The folder is the user's: nothing is written to it.
+        tiles_dir = startup.cache_dir() / "tiles"
+        try:
+            dataset = folder.load(name, camera, side, source["unprocess"], tiles_dir)
+        except InputError as error:
+            raise InputError(str(error).replace(f"--tile_size={side}", "the mosaics of the training")) from None
+    if dataset.task != fold.dataset.task:
+        raise InputError(
+            f"--drifted_data_dir={name} is for {dataset.task}, and the run for {fold.dataset.task}: it must have "
+            + ("images/ and masks/" if fold.task.name == "segmentation" else "a sub-folder of raw files for each class")
+        )
+    if dataset.task == "segmentation":
+        # A folder of masks does not name its object.
+        dataset = dataclasses.replace(dataset, classes=fold.dataset.classes)
     if dataset.classes != fold.dataset.classes:
         raise InputError(
-            f"--drifted_data_dir={folder} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"--drifted_data_dir={name} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
     if dataset.cameras is not None or fold.dataset.cameras is not None:
         which = "--drifted_data_dir" if dataset.cameras is not None else "the run's data"
         raise InputError(
-            f"--drifted_data_dir={folder}: {which} is of several cameras; other data must be of one, as the run"
+            f"--drifted_data_dir={name}: {which} is of several cameras; other data must be of one, as the run"
         )
     pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
     if pattern != wanted:
         raise InputError(
-            f"--drifted_data_dir={folder} must have the pattern {wanted}, got {pattern}; no parameter of the "
+            f"--drifted_data_dir={name} must have the pattern {wanted}, got {pattern}; no parameter of the "
             "processing adjusts that"
         )
     return dataset
+
+
+def _camera_in(files: pathlib.Path, fold: TrainedFold) -> str | KnownCamera:
+    """Returns the known calibration of raw files: their own for the formats of cameras, else the training's."""
+    suffixes = {file.suffix.lower() for file in files.glob("*/*")}
+    if suffixes & ({*RAW_SUFFIXES} - {*STORED_SUFFIXES}):
+        return "auto"
+    return KnownCamera.of(Run([fold]).calibration)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 import isp
@@ -19,10 +20,11 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.hosts import on_every_process
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.run import Run, TrainedFold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ def try_all(
     if settings.unlabeled:
         models |= adaptation.baselines()
         mended = adaptation.mend(pipeline_of(under.model))
-        refusal = None if settings.force else mended.refusal
+        refusal = None if settings.force else mended.refusal or adaptation.unnoticed()
         mended = None if refusal else mended
     for method in settings.methods:
         if method == "processing" and mended is not None:
@@ -118,7 +120,27 @@ class _Adaptation:
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
-        return mend(model, self._raws, self._fold.task, self._fold.certainty, self._cameras, self._settings.force)
+        return mend(model, self._raws, self._fold.task, self._fold.needed_certainty, self._cameras)
+
+    def unnoticed(self) -> str | None:
+        """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.
+
+        Images of the training are compared with others of the training: a model may tell these from images that it has
+        never seen.
+        """
+        fold, under = self._fold, self._under
+        clean = fold.measured_indices
+        if under.dataset.fingerprint == fold.dataset.fingerprint:
+            own_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
+            clean = np.setdiff1d(fold.train_indices, own_scenes)
+        known, new, cameras = fold.measuring(clean), fold, None
+        if under.dataset.cameras is not None:
+            cameras = [under.dataset.cameras.of(index) for index in under.unlabeled.tolist()]
+        elif fold.about.cameras is not None:
+            # Another camera has taken all of them.
+            new = dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))
+        known, new = _run_of(known, fold.model.on_one_device()), _run_of(new, under.model)
+        return on_every_process(lambda: notice.unnoticed(new, self._raws, cameras, lambda: reference.make(known)))
 
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
@@ -204,6 +226,11 @@ def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:
 
 def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:
     return RawToLogit(pipeline, model.normalizer, model.head)
+
+
+def _run_of(fold: TrainedFold, model: RawToLogit) -> Run:
+    """Returns a run of a fold with another model."""
+    return Run([dataclasses.replace(fold, load_model=lambda: model)])
 
 
 def _median_light(raws: np.ndarray, dataset: RawDataset) -> float:

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import itertools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -18,8 +19,12 @@ from r2l_jax.apps.predict import predict_files, predict_frame, spans
 from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.drift.watch import reference
+from r2l_jax.drift.watch.statistics import see
+from r2l_jax.model import mending
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.cluster import Runner
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.locks import writing_to
@@ -130,7 +135,8 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
 
 def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     opened = open_run(str(run.run_dir), ["0"], "best", None)
-    found = predict.mended(opened, files, None, force=True)
+    found, unadapted = predict.mended(opened, files, None, run.run_dir, force=True)
+    assert unadapted is None
     raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files])
     assert found.identity == opened.mended(raws, force=True).identity != opened.identity
     assert found.folds[0].mending.images == len(files)
@@ -139,7 +145,50 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     for row, probabilities in zip(rows(tmp_path / "mended.csv"), expected, strict=True):
         np.testing.assert_allclose([float(row[name]) for name in opened.classes], probabilities, atol=1e-5)
     with pytest.raises(InputError, match="are too few to mend by"):
-        predict.mended(opened, files[:4], None)
+        predict.mended(opened, files[:4], None, run.run_dir)
+
+
+def test_files_to_adapt_by_are_evenly_spaced(run, files, monkeypatch):
+    # The first eight are all bright.
+    opened = open_run(str(run.run_dir), ["0"], "best", None)
+    monkeypatch.setattr(predict, "MOST", 8)
+    found, _ = predict.mended(opened, files, None, run.run_dir, force=True)
+    spaced = [files[place] for place in (0, 2, 4, 6, 9, 11, 13, 15)]
+    raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in spaced])
+    assert found.identity == opened.mended(raws, force=True).identity
+
+
+def reference_of(run, raws, file):
+    """Stores mosaics as the reference of a run."""
+    labels = np.zeros(len(raws), np.int32)
+    known = reference.Reference(quantized(raws, np.uint16), labels, labels, None, "test", see(run, raws, None))
+    reference.write(known, run, file)
+
+
+def test_a_run_is_adapted_if_a_drift_is_noticed(run, files, tmp_path, monkeypatch, capsys):
+    opened = open_run(str(run.run_dir), ["0"], "best", None)
+    clean = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files * 2])
+    # Other noise, so that no two mosaics are one.
+    rng = np.random.default_rng(0)
+    noisy = (clean + rng.normal(0, 0.002, clean.shape)).clip(0, 1).astype(np.float32)
+    reference_of(opened, noisy, tmp_path / "monitor" / reference.FILE)
+    monkeypatch.setattr(mending.Mended, "refusal", None)
+    found, unadapted = predict.mended(opened, files, None, tmp_path)
+    assert found is opened
+    assert unadapted is not None
+    assert re.fullmatch(r"no drift is noticed in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
+    for file in files:
+        tifffile.imwrite(file, tifffile.imread(file) // 2 + 32)
+    found, unadapted = predict.mended(opened, files, None, tmp_path)
+    assert unadapted is None
+    assert found.identity != opened.identity
+    # Sixteen samples are too few for a reference.
+    assert predict.mended(opened, files, None, tmp_path / "elsewhere")[0].identity == found.identity
+    assert re.search(
+        r"^warning: the model is adapted without a test for drift: a reference takes 32 samples",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
 
 
 def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tmp_path, monkeypatch):

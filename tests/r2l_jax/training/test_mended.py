@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import r2l_jax
-from r2l_jax.model.certainty import OwnCertainty, certainty_of
+from r2l_jax.model.certainty import guessed_certainty
 from r2l_jax.model.mending import MOST, mend
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
@@ -27,8 +27,8 @@ def raws(fold):
 
 
 def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
-    model = mend(fold.model, raws, fold.task, fold.certainty).model
-    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"}, fold.certainty)
+    model = mend(fold.model, raws, fold.task, fold.needed_certainty).model
+    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"}, fold.needed_certainty)
     (run,) = open_runs([str(tmp_path / "dark")])
     file = r2l_jax.load(tmp_path / "dark/fold_0/model.safetensors")
     expected = np.asarray(fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1]))
@@ -36,7 +36,7 @@ def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
         np.testing.assert_allclose(loaded.predict(raws), expected, rtol=1e-5, atol=1e-6)
         assert loaded.about.mended == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
-        assert loaded.folds[0].certainty == fold.certainty
+        assert loaded.folds[0].needed_certainty == fold.needed_certainty
     opened = run.folds[0]
     np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
     assert opened.dataset.fingerprint == fold.dataset.fingerprint
@@ -50,22 +50,21 @@ def test_a_mended_model_may_have_another_pipeline(fold, raws, tmp_path):
     named = find_pipeline("bilinear.none.none")
     pipeline = named(fold.dataset.camera)
     model = type(fold.model)(pipeline, fold.model.normalizer, fold.model.head)
-    mended.write(tmp_path / "run/fold_0", fold, model, named, {}, fold.certainty)
+    mended.write(tmp_path / "run/fold_0", fold, model, named, {}, fold.needed_certainty)
     run = r2l_jax.load(tmp_path / "run")
     assert run.config.processing.pipeline == "bilinear.none.none"
     np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
     assert json.loads((tmp_path / "run/fold_0/metrics.json").read_text())["flags"]["processing_mode"] is None
 
 
-def test_the_certainty_of_own_images_is_measured_where_they_are(fold, tmp_path):
-    assert fold.certainty != OwnCertainty.guessed(fold.about.score)
-    model = fold.model
-    probabilities = fold.task.probabilities(model(jnp.asarray(fold.dataset.samples(fold.train_indices)[0])), 32)
-    # All training samples are fewer than it draws.
+def test_the_certainty_that_is_needed_is_measured_where_the_data_is(fold, tmp_path):
+    assert fold.needed_certainty != guessed_certainty(fold.about.score)
+    # All training samples are fewer than it draws, and there are too few of each class.
     assert len(fold.train_indices) < MOST
-    assert fold.certainty.as_it_is == pytest.approx(float(certainty_of(probabilities)), abs=1e-3)
+    whole = mend(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task, 0.0)
+    assert fold.needed_certainty == pytest.approx(whole.certainty / 4, abs=1e-3)
     without = dataclasses.replace(fold, load_data=functools.partial(_missing, tmp_path))
-    assert without.certainty == OwnCertainty.guessed(fold.about.score)
+    assert without.needed_certainty == guessed_certainty(fold.about.score)
 
 
 def _missing(folder):
@@ -82,7 +81,7 @@ def test_a_run_is_mended_in_python(fold, raws):
     (before,), (after,) = run.folds, found.folds
     assert before.mending is None
     assert after.mending.images == 16
-    assert after.certainty == before.certainty
+    assert after.needed_certainty == before.needed_certainty
     assert found.identity != run.identity
     assert np.abs(found.predict(raws) - run.predict(raws)).max() > 0
     assert found.about.mended == {"from": before.identity, "run": str(before.folder), "by": after.mending.description}
@@ -95,7 +94,7 @@ def test_a_run_that_was_mended_is_kept_as_a_run(fold, raws, tmp_path):
     kept = r2l_jax.load(tmp_path / "mended")
     np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
     assert kept.about.mended == found.about.mended
-    assert kept.folds[0].certainty == fold.certainty
+    assert kept.folds[0].needed_certainty == fold.needed_certainty
     with pytest.raises(InputError, match=r"mended holds another run: choose another folder$"):
         mended.write_run(tmp_path / "mended", Run([fold]).mended(raws / 2, force=True))
     # What an earlier call was killed over is written again.

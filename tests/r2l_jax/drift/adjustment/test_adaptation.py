@@ -5,6 +5,7 @@ import re
 import brightness
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from r2l_jax.config import TrainConfig
@@ -244,7 +245,7 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
     assert len(set(under.labeled // 2)) == 20
     assert list(under.samples) == list(range(16))
     others = dataclasses.replace(pool, names=tuple(f"other {name}" for name in pool.names))
-    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
+    monkeypatch.setattr(drifts.folder, "load", lambda *given: others)
     config = replace(config, intensities=(), drifted_data_dir=str(tmp_path))
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(set(under.labeled // 2)) == 20
@@ -254,11 +255,15 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
     others = dataclasses.replace(DATASET, names=tuple(f"other {name}" for name in DATASET.names))
-    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
+    monkeypatch.setattr(drifts.folder, "load", lambda *given: others)
     config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path))
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
+    # Without labels, as many are left to measure on.
+    under = drifts.drifted(replace(config, unlabeled=64, labeled=0), fold, *config.drifts)
+    assert len(under.unlabeled) == 20
+    assert sorted([*under.unlabeled, *under.samples]) == list(range(40))
     message = "--labeled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
         drifts.drifted(replace(config, labeled=40), fold, *config.drifts)
@@ -274,6 +279,62 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     under = drifts.drifted(config, fold, *config.drifts)
     assert set(under.labeled) < set(range(8, 40))
     assert list(under.samples) == list(range(8))
+
+
+def listed(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
+    """Files of 12x12 are cropped to their middle, 8x8 as in training, and read by the camera of the training."""
+    levels = np.linspace(0.1, 0.85, 12)
+    for number, level in enumerate(levels):
+        (tmp_path / "mine" / DATASET.classes[int(level > 0.5)]).mkdir(parents=True, exist_ok=True)
+        raw = np.zeros((12, 12), np.uint16)
+        raw[2:10, 2:10] = round(65535 * (0.1 + level))
+        tifffile.imwrite(tmp_path / "mine" / DATASET.classes[int(level > 0.5)] / f"scene_{number:02d}.tif", raw)
+    # The classes of a folder are in alphabetical order.
+    scenes = dataclasses.replace(DATASET, classes=("bright", "dark"))
+    before, fold = listed(tmp_path), brightness.fold(scenes, np.arange(8, 40), np.arange(8))
+    fold.about.shape[:] = 8, 8
+    config = replace(config, exposures=(), drifted_data_dir=str(tmp_path / "mine"), labeled=4)
+    under = drifts.drifted(config, fold, *config.drifts)
+    assert listed(tmp_path) == before
+    assert (under.measured, len(under.labeled), len(under.samples)) == ("other", 4, 8)
+    raws, targets = under.dataset.samples(np.arange(12))
+    bright_first = np.roll(levels, 6)[:, None, None]
+    np.testing.assert_allclose(raws, np.broadcast_to(0.1 + bright_first, (12, 8, 8)), atol=1e-4)
+    np.testing.assert_array_equal(targets, [0] * 6 + [1] * 6)
+    assert under.dataset.camera == brightness.CAMERA
+    fold.about.shape[:] = 64, 64
+    with pytest.raises(InputError, match=r"bright/scene_\d+.tif is 12x12, smaller than the mosaics of the training$"):
+        drifts.drifted(config, fold, *config.drifts)
+    fold.about.shape[:] = 8, 8
+    (tmp_path / "mine/bright").rename(tmp_path / "mine/brilliant")
+    with pytest.raises(InputError, match="must have the classes bright, dark, got brilliant, dark"):
+        drifts.drifted(config, fold, *config.drifts)
+
+
+def test_frames_and_masks_are_other_data_of_an_embedded_set(config, tmp_path):
+    scenes = dataclasses.replace(brightness.half_images(0.2, 0.7, 12), classes=("white cell",))
+    fold = brightness.fold(scenes, range(6), range(6, 12))
+    frames = brightness.half_images(0.1, 0.4, 6, side=64)
+    for number in range(6):
+        raw, mask = frames[number]
+        for kind, values in (("images", np.round(65535 * raw).astype(np.uint16)), ("masks", mask * np.uint8(255))):
+            (tmp_path / "mine" / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "mine" / kind / f"frame_{number}.tif", values)
+    before = listed(tmp_path)
+    config = replace(config, exposures=(), drifted_data_dir=str(tmp_path / "mine"), labeled=2)
+    # Four tiles of 32x32 from each frame.
+    under = drifts.drifted(config, fold, *config.drifts)
+    assert listed(tmp_path) == before
+    raws, masks = under.dataset.samples(np.arange(24))
+    np.testing.assert_array_equal(masks, np.asarray(raws) > 0.3)
+    assert (masks.mean(), under.dataset.classes, under.measured) == (0.5, ("white cell",), "other")
+    classes = replace(config, drifted_data_dir=str(tmp_path / "mine"))
+    with pytest.raises(InputError, match=r"is for segmentation, and the run for classification: it must have a sub-"):
+        drifts.drifted(classes, brightness.fold(DATASET, np.arange(8, 40), np.arange(8)), *config.drifts)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from r2l_jax.drift.adjustment import adaptation, drifts, methods
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search import searcher
 from r2l_jax.drift.search.searcher import Searcher
+from r2l_jax.drift.watch import notice, reference
+from r2l_jax.model import mending
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.runtime.time_left import TimeLeft
@@ -72,6 +74,32 @@ def test_images_that_are_refused_change_nothing(config, tmp_path):
     assert one["refusal"] == "4 images are too few to mend by: it takes 8"
     assert one["methods"]["processing"] == one["methods"]["statistics"] == one["before"] == one["after"]
     assert one["parameters"] == one["default"]
+
+
+@pytest.mark.parametrize(("severity", "noticed"), [(1, False), (5, True)])
+def test_a_model_is_adapted_if_a_drift_is_noticed(config, tmp_path, monkeypatch, severity, noticed):
+    """The reference holds other training samples, without the drift: a model may be surer of these than of others."""
+    seen = []
+
+    def unnoticed(run, raws, cameras, find_reference):
+        monkeypatch.setattr(reference, "LEAST", 8)
+        known = find_reference()
+        seen.extend([raws, known.raws])
+        return None if np.median(raws) > np.median(known.raws) + 0.02 else "no drift is noticed"
+
+    monkeypatch.setattr(notice, "unnoticed", unnoticed)
+    monkeypatch.setattr(mending.Mended, "refusal", None)
+    config = replace(config, output=str(tmp_path), severities=(severity,), method="statistics", labeled=0, force=False)
+    one = adaptation.run(config)["folds"][0][f"black_level.{severity}"]
+    assert one.get("refusal") == (None if noticed else "no drift is noticed")
+    assert (one.get("statistics") is not None) == noticed
+    new, clean = seen
+    ((fold,),) = open_runs([config.run])
+    trained = fold.dataset.samples(fold.train_indices)[0]
+    assert (len(new), len(clean)) == (16, 16)
+    found = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
+    assert sorted(found) == list(range(32))
+    np.testing.assert_allclose(clean, trained[found[16:]], atol=1e-5)
 
 
 def watch_searches(monkeypatch):

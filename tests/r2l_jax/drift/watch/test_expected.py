@@ -79,9 +79,16 @@ def test_causes_are_drawn_from_their_interval():
     assert np.median(values) == pytest.approx(1, abs=0.02)
 
 
-def test_mending_is_measured_on_other_images(reference):
+def test_mending_is_measured_on_other_images(reference, monkeypatch):
+    seen, measure = [], expected.outcomes_of
+    mended = Bright.mended
+    monkeypatch.setattr(Bright, "mended", lambda self, raws, **rest: seen.append(raws) or mended(self, raws, **rest))
+    monkeypatch.setattr(expected, "outcomes_of", lambda *given: seen.append(given[2]) or measure(*given))
     drifted = expected.by_camera(Bright(), reference, [cause("exposure", -1.0)])
+    seen.clear()
     found = expected.remedy(Bright(), reference, drifted, "a command")
+    by, measured = ({raw.tobytes() for raw in raws} for raws in seen)
+    assert (len(by), len(measured), by & measured) == (20, 20, set())
     assert found.images == 20
     assert found.before == pytest.approx(0.5, abs=0.2)
     assert found.after == 1.0

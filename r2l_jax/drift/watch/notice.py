@@ -1,0 +1,50 @@
+"""Tells whether a model needs to be adapted to new images: whether these differ from clean ones.
+
+The confidence of a model cannot tell, because a model can be sure and wrong.
+"""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import isp
+from r2l_jax.drift.watch import alarm, reference
+from r2l_jax.drift.watch.reference import Reference
+from r2l_jax.drift.watch.statistics import see
+from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.training.run import Run
+
+# The probability that images without a drift are adapted to.
+LEVEL = 0.05
+
+
+def unnoticed(
+    run: Run, raws: np.ndarray, cameras: Sequence[isp.Camera] | None, find_reference: Callable[[], Reference]
+) -> str | None:
+    """Says that no drift is noticed in new images; None if one is, or if there is no reference, which it warns of.
+
+    Args:
+        run: the models.
+        raws: the mosaics of the new images, of the size of the training's.
+        cameras: as for `Run.predict`.
+        find_reference: returns the reference, or raises an InputError.
+    """
+    try:
+        known = find_reference()
+    except InputError as error:
+        warn(f"the model is adapted without a test for drift: {error}")
+        return None
+    p_value = alarm.compare(known.seen, see(run, raws, cameras), LEVEL).p_value
+    if p_value <= LEVEL:
+        return None
+    return f"no drift is noticed in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"
+
+
+def reference_of(run: Run, folder: pathlib.Path) -> Reference:
+    """Reads the reference that `monitor.py` has stored in the folder of a run, or makes it from the run's data.
+
+    Raises:
+        InputError: the stored reference is damaged, or there is none and the data to make it is missing.
+    """
+    return reference.read(run, folder / "monitor" / reference.FILE) or reference.make(run)
