@@ -21,6 +21,7 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
+from isp._engine.checks import is_traced
 from isp._engine.for_camera import for_camera
 from isp._engine.planes import squared_radii
 from isp.camera import Camera
@@ -29,7 +30,7 @@ from isp.sensor import expose_again, from_light, noise_of, site_light
 Mosaic = Float[Array, "*batch height width"]
 Amount = Float[Array, ""] | float
 
-# The longest blur by motion in pixels. A longer one is cut off.
+# The longest blur by motion in pixels.
 LONGEST_MOTION = 32
 
 # The color temperature of the white of sRGB, in mired (a million divided by kelvins).
@@ -56,6 +57,18 @@ def _drift(function: Drift) -> Drift:
         return jnp.clip(result, 0, 1).astype(raw.dtype)
 
     return drifted
+
+
+def _within_reach(drift: Drift) -> Drift:
+    """Refuses motion beyond the reach of its kernel; a traced amount cannot be compared."""
+
+    @functools.wraps(drift)
+    def checked(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+        if not is_traced(amount) and not amount <= LONGEST_MOTION:
+            raise ValueError(f"amount must be at most {LONGEST_MOTION} pixels, got {amount}")
+        return drift(raw, key, amount, camera=camera)
+
+    return checked
 
 
 @_drift
@@ -168,13 +181,15 @@ def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -
     return expose_again(blurred, key, camera=camera, kept=kept)
 
 
+@_within_reach
 @_drift
 def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Blurs the light along a line of this many pixels, as a camera does that moves during the exposure.
 
     The direction is drawn for each mosaic of a batch: along rows, along columns, or along one of the diagonals. The
-    blur has the variance of a line, amount^2 / 12; its length is at most 32 pixels. Tiles of more than 2x2 sites are
-    interpolated first, as in `smoothed`. The sensor keeps its noise, as for `defocus`.
+    blur has the variance of a line, amount^2 / 12. Tiles of more than 2x2 sites are interpolated first, as in
+    `smoothed`. The sensor keeps its noise, as for `defocus`. An amount above 32 pixels raises a ValueError; a traced
+    one cannot be compared, and is cut off there.
 
     Example:
         >>> raw = jnp.full((64, 64), 0.5)

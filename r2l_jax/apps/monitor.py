@@ -247,6 +247,7 @@ class _Monitor:
             windows=watch.windows,
             score=self._run.task.score,
             reference=watch.without_drift,
+            undiagnosed=watch.undiagnosed,
             **self._explained(watch),
         )
         self._latest = content
@@ -317,7 +318,8 @@ def _details(found: Watched) -> list[str]:
     scores = [each for each in (found.reference, *found.by_confidence) if each]
     lines = [f"{found.score} by other methods: " + ", ".join(f"{each.method} {each.mean:.3f}" for each in scores)]
     if found.expected_score is None or found.expected_score.method != CAMERA:
-        lines.append("the camera does not explain this drift, so the reference cannot tell the score")
+        said = "the camera does not explain this drift, so the reference cannot tell the score"
+        lines.append(found.undiagnosed or said)
     if outside := [name for name, inside in found.tolerated.items() if not inside]:
         lines.append(f"forensics found that the model does not tolerate this: {', '.join(outside)}")
     elif found.tolerated:

@@ -29,7 +29,7 @@ MUCH = {
     **dict.fromkeys(("hot_sites", "dead_sites"), 5e5),
     **dict.fromkeys(("vignetting", "defocus", "overexposure", "underexposure"), 9.0),
     **dict.fromkeys(("read_noise", "photon_noise", "flicker", "pattern_shift"), 100.0),
-    **{"motion": 50.0, "lamp_color": 300.0, "color_balance": 5.0, "chromatic_aberration": 8.0},
+    **{"motion": 32.0, "lamp_color": 300.0, "color_balance": 5.0, "chromatic_aberration": 8.0},
     **{"black_level": 9000.0, "bits": 1.0},
 }
 
@@ -40,6 +40,16 @@ def test_an_amount_of_nothing_changes_nothing(name):
     raw = steps / 1023
     drifted = getattr(sensor_drift, name)(raw, KEY, NOTHING[name], camera=CAMERA)
     np.testing.assert_allclose(drifted, raw, atol=3e-6)
+
+
+def test_motion_beyond_the_reach_of_the_kernel_is_refused():
+    camera = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
+    point = sensor.from_light(jnp.zeros((128, 128)).at[64, 64].set(0.9), camera)
+    streak = np.asarray(sensor.site_light(sensor_drift.motion(point, KEY, 32.0, camera=camera), camera), np.float64)
+    y, x = np.mgrid[:128, :128] - 64
+    assert np.sqrt(12 * (streak * (y**2 + x**2)).sum() / streak.sum()) == pytest.approx(32, rel=0.01)
+    with pytest.raises(ValueError, match=r"^amount must be at most 32 pixels, got 33.0$"):
+        sensor_drift.motion(point, KEY, 33.0, camera=camera)
 
 
 @pytest.mark.parametrize("light", [0.02, 0.3])

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 import isp
 from isp import sensor_drift
+from r2l_jax.drift.watch.response import states_noise
 from r2l_jax.drift.watch.results import Cause
 
 # The units of values. Without a drift, they are 0 in stops, digital numbers, pixels and electrons, and 1 as a factor.
@@ -31,8 +32,20 @@ UNITS = {
 }
 
 
+def unit_of(name: str, camera: isp.Camera) -> str:
+    """Returns the unit of a cause; of the read-out noise, it has typical values where the camera states none."""
+    full_well, read_noise, _ = isp.sensor.noise_of(camera)
+    is_known = name != "read_noise" or states_noise(camera)
+    return UNITS[name] if is_known else f"times {read_noise:g} of {full_well:g} electrons"
+
+
 def under(
-    causes: Sequence[Cause], mosaics: Float[Array | np.ndarray, "n height width"], camera: isp.Camera, *, seed: int = 0
+    causes: Sequence[Cause],
+    mosaics: Float[Array | np.ndarray, "n height width"],
+    camera: isp.Camera,
+    *,
+    noisy: isp.Camera | None = None,
+    seed: int = 0,
 ) -> Float[Array, "n height width"]:
     """Takes mosaics again with a camera that has drifted.
 
@@ -43,21 +56,22 @@ def under(
     Args:
         causes: the causes.
         mosaics: mosaics of the camera before it drifted.
-        camera: that camera.
+        camera: that camera, in whose electrons causes are stated.
+        noisy: the camera with the noise of the mosaics, see `response.with_noise_of`; None if `camera` states it.
         seed: the seed of the noise and of the dead sites.
     """
     amounts = {cause.name: cause.value for cause in causes}
     blur_key, read_key, gain_key, row_key, site_key, hot_key = jax.random.split(jax.random.key(seed), 6)
-    result = jnp.asarray(mosaics)
+    result, noisy = jnp.asarray(mosaics), noisy or camera
     light = _light(amounts, result.shape, camera)
     if "blur" in amounts or light is not None:
         result, kept = sensor_drift.smoothed(result, amounts.get("blur", 0.0), camera=camera)
         result = isp.sensor.expose_again(
-            result, blur_key, camera=camera, light=1.0 if light is None else light, kept=kept
+            result, blur_key, camera=noisy, light=1.0 if light is None else light, kept=kept
         )
     gain, read = (max(amounts.get(name, 1.0), 1.0) for name in ("photon_noise", "read_noise"))
     if gain > 1:
-        result = sensor_drift.photon_noise(result, gain_key, gain, camera=camera)
+        result = sensor_drift.photon_noise(result, gain_key, gain, camera=noisy)
     if read > 1:
         # The gain raises the noise that the read-out has gained, too.
         read = (1 + gain**2 * (read**2 - 1)) ** 0.5

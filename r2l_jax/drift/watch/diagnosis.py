@@ -23,13 +23,16 @@ from sklearn.cluster import KMeans
 
 import isp
 from r2l_jax.drift.watch import sites
-from r2l_jax.drift.watch.causes import UNITS
+from r2l_jax.drift.watch.causes import UNITS, unit_of
 from r2l_jax.drift.watch.fitting import Comparison, Fit
 from r2l_jax.drift.watch.moments import measured, noise_curve
 from r2l_jax.drift.watch.response import DRIFTS, SCENE, Observed, amount, observed, reference_of
 from r2l_jax.drift.watch.results import Cause
 
 CONFIDENCE = 0.95
+
+# In smaller mosaics, the scene hides the noise: of those with sides of 32, a blur is taken for less noise as well.
+LEAST_SIDE = 64
 
 # Responses to drifts are computed for so many mosaics of the reference.
 _MOST = 128
@@ -122,7 +125,7 @@ def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> 
 
     def cause(name: str, value: np.ndarray, draws: np.ndarray, evidence: float | np.floating) -> Cause:
         low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Cause(name, float(value), float(low), float(high), UNITS[name], float(evidence))
+        return Cause(name, float(value), float(low), float(high), unit_of(name, camera), float(evidence))
 
     for name in fit.causes:
         evidence = comparison.score(comparison.without(fit, name)) - comparison.score(fit)

@@ -6,6 +6,7 @@ out-of-distribution performance", ICLR 2022), or by the cost of moving the predi
 (Y. Lu et al., "Characterizing out-of-distribution error via optimal transport", NeurIPS 2023).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from scipy import optimize
 from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.watch.causes import under
 from r2l_jax.drift.watch.reference import Reference
+from r2l_jax.drift.watch.response import with_noise_of
 from r2l_jax.drift.watch.results import Cause, ExpectedScore, Remedy
 from r2l_jax.model.mending import MOST
 from r2l_jax.model.tasks import Task, confusions
@@ -111,13 +113,14 @@ def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
-    drifted = np.asarray(under(causes, jnp.asarray(reference.raws), run.camera, seed=seed))
+    take = functools.partial(under, camera=run.camera, noisy=with_noise_of(reference.raws, run.camera))
+    drifted = np.asarray(take(causes, reference.raws, seed=seed))
     outcomes = outcomes_of(run, reference, drifted)
     part = np.sort(rng.permutation(len(reference))[:_PART])
     changes = []
     for number in range(1, _DRAWS + 1):
         drawn = [_redrawn(cause, rng) for cause in causes]
-        raws = np.asarray(under(drawn, jnp.asarray(reference.raws[part]), run.camera, seed=seed + number))
+        raws = np.asarray(take(drawn, reference.raws[part], seed=seed + number))
         changes.append(score_of(outcomes_of(run, reference, raws, part)) - score_of(outcomes[:, part]))
     ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice([0, *changes]))
     low, high = np.clip(ends, 0, 1).tolist()

@@ -185,7 +185,7 @@ class Comparison:
             theta, logits = np.where(own, start.theta, theta), start.logits * (SCENE in causes)
             if "saturation" in causes and "saturation" not in start.causes:
                 theta[_NAMES.index("saturation")] = self.top ** (2 ** -theta[_NAMES.index("gamma")])
-        damping, here = 1e-3, self._at(causes, theta, logits)
+        damping, reach, here = 1e-3, 1.0, self._at(causes, theta, logits)
         columns = self.columns(causes)
         width = np.append(_WIDTH, np.ones(len(logits)))[columns]
         prior = (columns >= len(_NAMES)) / _PRIOR**2
@@ -195,15 +195,17 @@ class Comparison:
             normal = slopes.T @ slopes + np.diag(prior + 1e-9)
             gradient = slopes.T @ here.rest - prior * numbers[columns]
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
-            numbers[columns] += width * np.clip(step, -1, 1)
+            numbers[columns] += width * np.clip(step, -reach, reach)
             theta, logits = np.clip(numbers[: len(_NAMES)], _LOW, _HIGH), numbers[len(_NAMES) :]
             gain = here.chi - self._chi(theta, logits) + (here.logits @ here.logits - logits @ logits) / _PRIOR**2
             if gain > 0:
-                here, damping = self._at(causes, theta, logits), damping / 10
+                here, damping, reach = self._at(causes, theta, logits), damping / 10, 2 * reach
                 if gain < 0.05:
                     break
             elif (damping := max(30 * damping, 0.01)) > 1e4:
                 break
+            else:
+                reach = 1.0
         return here
 
     def search(self, names: Sequence[str]) -> Fit:

@@ -7,7 +7,7 @@ import numpy as np
 
 import isp
 from r2l_jax.drift.watch import alarm, expected
-from r2l_jax.drift.watch.diagnosis import diagnose
+from r2l_jax.drift.watch.diagnosis import LEAST_SIDE, diagnose
 from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.results import Cause, ExpectedScore, Remedy, Window
 from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, output_names, see
@@ -48,6 +48,7 @@ class Watch:
     Attributes:
         windows: all windows that were judged.
         without_drift: the score on the reference.
+        undiagnosed: why no causes are named for images of this run; None if they are.
     """
 
     def __init__(self, run: Run, reference: Reference, level: float, windows: Sequence[Window] = ()):
@@ -55,6 +56,7 @@ class Watch:
         self.windows = list(windows)
         self._alarmed: list[tuple[np.ndarray, np.ndarray, tuple[Cause, ...]]] = []
         self.without_drift = expected.without_drift(run, reference)
+        self.undiagnosed = _undiagnosed(run, reference)
 
     def judge(self, name: str, raws: np.ndarray, cameras: Sequence[isp.Camera] | None) -> Window:
         """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
@@ -107,8 +109,17 @@ class Watch:
         return Explained(causes, drifted.score, [*by_confidence.values()], remedy)
 
     def _diagnosed(self, raws: np.ndarray) -> tuple[Cause, ...]:
-        """Finds the causes of a drift; none for a run of several cameras, whose values differ from the start."""
         camera = self._run.camera
-        if self._run.cameras or camera is None:
+        if self.undiagnosed or camera is None:
             return ()
         return diagnose(self._reference.raws, self._reference.labels, raws, camera)
+
+
+def _undiagnosed(run: Run, reference: Reference) -> str | None:
+    """Tells why no causes are named: the values of several cameras differ from the start, or images are too small."""
+    if run.cameras or run.camera is None:
+        return "causes are named for runs of one camera"
+    height, width = reference.mosaics.shape[1:]
+    if min(height, width) >= LEAST_SIDE:
+        return None
+    return f"causes are named in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, and these have {height}x{width}"

@@ -6,6 +6,7 @@ together, in the order in which a camera meets them: blur, fall-off, exposure an
 and the gamma of the delivered data.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import nnls
 
 import isp
-from r2l_jax.drift.watch.moments import PILE, RINGS, Moments, NoiseCurve, block_means, block_side, rings
+from r2l_jax.drift.watch.moments import PILE, RINGS, Moments, NoiseCurve, block_means, block_side, noise_curve, rings
 
 SCENE = "scene"
 
@@ -30,7 +31,7 @@ class Drift(NamedTuple):
         neutral: its value without a drift.
         low: its least value.
         high: its greatest value.
-        width: a usual change, at most as far as a step of a fit goes.
+        width: a usual change, at most as far as the first step of a fit goes.
     """
 
     neutral: float
@@ -97,6 +98,7 @@ class Reference(NamedTuple):
         black: the black level of each color.
         gain: the variance of the noise of light, per light.
         dark: the variance of the noise without light, in light.
+        unit: the variance that `read_noise` multiplies, in light; the rest of `dark` stays.
         level: the light of each bin of the noise curve.
         excess: the logarithm of the measured variance over that of `gain` and `dark`, in each bin.
         frequencies: the decay of each ring of the spectrum under a blur of variance 1.
@@ -115,6 +117,7 @@ class Reference(NamedTuple):
     black: Float[Array, " colors"]
     gain: Float[Array, ""]
     dark: Float[Array, ""]
+    unit: Float[Array, ""]
     level: Float[Array, " bins"]
     excess: Float[Array, " bins"]
     frequencies: Float[Array, " rings"]
@@ -134,9 +137,10 @@ def reference_of(
     height, width = mosaics.shape[1:]
     black = _black_of_colors(camera)
     blurred = jnp.stack([moments.blocks, *(_blurred_blocks(mosaics, blur, camera) for blur in _BLURS[1:])])
-    mean_black = float(black[min(1, len(black) - 1)])
+    mean_black = float(black[:2][-1])
     light = (curve.level - mean_black) / (1 - mean_black)
-    gain, dark = _noise_line(light, curve, camera, 1 - mean_black)
+    gain, dark = _noise_line(curve, mean_black, camera)
+    full_well, read_noise, _ = isp.sensor.noise_of(camera)
     modeled = np.log((gain * np.maximum(light, 0) + dark) * (1 - mean_black) ** 2)
     rows, columns = (
         ((np.arange(count) + 0.5) * side - length / 2) / (length / 2)
@@ -161,6 +165,7 @@ def reference_of(
         black=colors,
         gain=jnp.float32(gain),
         dark=jnp.float32(dark),
+        unit=jnp.float32(np.square(read_noise / full_well)),
         level=jnp.asarray(light, jnp.float32),
         excess=jnp.asarray(excess, jnp.float32),
         frequencies=jnp.asarray(_decay(height // tile.shape[0], width // tile.shape[1], tile.shape), jnp.float32),
@@ -214,21 +219,35 @@ def _shifts(blocks: Array, black: Array, noise: Array, sites: Array) -> Array:
     return jnp.stack([_quantiles(blocks + drawn * np.sqrt(spread**2 - 1)) - start for spread in _SPREADS])
 
 
-def _noise_line(light: np.ndarray, curve: NoiseCurve, camera: isp.Camera, span: float) -> tuple[float, float]:
+def _noise_line(curve: NoiseCurve, black: float, camera: isp.Camera) -> tuple[float, float]:
     """Fits variance = gain * light + dark, not negative; dark is the camera's, if it states one.
 
     Bright scenes hardly show the noise of the read-out.
     """
+    span = 1 - black
     variance = curve.variance / span**2
     weight = 1 / np.hypot(0.02, 2 * curve.structure) / variance
-    light = np.maximum(light, 0)
-    if camera.full_well is None or camera.read_noise is None:
+    light = np.maximum(curve.level - black, 0) / span
+    if not states_noise(camera):
         gain, dark = nnls(np.stack([light, np.ones_like(light)], -1) * weight[:, None], variance * weight)[0]
     else:
-        rounding = 1 / (2 ** isp.sensor.noise_of(camera).bits - 1) ** 2 / 12 / span**2
-        dark = float(camera.read_noise) ** 2 / float(camera.full_well) ** 2 + rounding
+        full_well, read_noise, bits = isp.sensor.noise_of(camera)
+        dark = float(read_noise / full_well) ** 2 + 1 / (2**bits - 1) ** 2 / 12 / span**2
         gain = max((weight**2 * light) @ (variance - dark) / ((weight * light) @ (weight * light) + _TINY), 0)
     return float(gain) + _TINY, float(dark) + _TINY
+
+
+def states_noise(camera: isp.Camera) -> bool:
+    """Tells whether a camera states its noise."""
+    return camera.full_well is not None and camera.read_noise is not None
+
+
+def with_noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> isp.Camera:
+    """Adds the noise of mosaics to the camera that took them, unless it states its noise."""
+    if states_noise(camera):
+        return camera
+    gain, dark = _noise_line(noise_curve(mosaics, camera.pattern), float(_black_of_colors(camera)[:2][-1]), camera)
+    return dataclasses.replace(camera, full_well=1 / gain, read_noise=dark**0.5 / gain)
 
 
 def _decay(height: int, width: int, tile: tuple[int, int]) -> np.ndarray:
@@ -472,8 +491,8 @@ def _shifted(shifts: Float[Array, "spreads n colors k"], spread: Float[Array, " 
 def _noise(light: Array, drift: dict[str, Array], reference: Reference) -> Array:
     """Computes the variance of the noise at a light; a higher gain raises that without light by its square."""
     gain = jnp.exp2(drift["photon_noise"])
-    dark = (gain * jnp.exp2(drift["read_noise"])) ** 2 * reference.dark
-    return gain * reference.gain * jnp.maximum(light, 0) + dark
+    dark = reference.dark + reference.unit * (jnp.exp2(2 * drift["read_noise"]) - 1)
+    return gain * reference.gain * jnp.maximum(light, 0) + gain**2 * jnp.maximum(dark, _TINY)
 
 
 def _curve(level: Array, drift: dict[str, Array], green: int, reference: Reference) -> Array:

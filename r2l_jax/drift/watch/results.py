@@ -121,6 +121,7 @@ class Watched(OfFolds):
         by_confidence: the score to expect by confidence alone.
         remedy: the gain of mending by statistics, if the camera explains the drift.
         tolerated: for each cause that is a value of the processing, whether forensics found it tolerated.
+        undiagnosed: why no causes are named for images of these models; None if they are.
     """
 
     alarm: bool
@@ -134,6 +135,7 @@ class Watched(OfFolds):
     by_confidence: list[ExpectedScore] = msgspec.field(default_factory=list)
     remedy: Remedy | None = None
     tolerated: dict[str, bool] = msgspec.field(default_factory=dict)
+    undiagnosed: str | None = None
 
     @property
     def verdict(self) -> str:

@@ -309,6 +309,7 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
         return (Cause(name, 1.0, 0.9, 1.1, "stops", 50.0),)
 
     monkeypatch.setattr(watch, "diagnose", diagnose)
+    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
     assert done.returncode == 2, done.stderr
     ((known, labels, new),) = given
@@ -340,6 +341,18 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
     assert "drift in 1 of 1 windows" in page.read_text()
 
 
+def test_images_that_are_too_small_for_a_diagnosis_have_an_alarm_without_causes(run_dir, scenes, tmp_path):
+    raws, camera = scenes
+    write(tmp_path / "new", brighter(raws[:24], camera))
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
+    assert done.returncode == 2, done.stderr
+    assert "causes are named in images of at least 64x64 sites, and these have 32x32" in done.stdout
+    assert "the camera does not explain" not in done.stdout
+    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    assert content["causes"] == content["windows"][0]["causes"] == []
+    assert content["expected_score"]["method"] == "COT"
+
+
 def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch):
     raws, camera = scenes
     blurred = np.asarray(sensor_drift.defocus(raws, jax.random.key(0), 3.0, camera=camera))
@@ -354,6 +367,7 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
         return (Cause(name, 1.0, 1.0, 1.0, "", len(new)),)
 
     monkeypatch.setattr(watch, "diagnose", diagnose)
+    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--by=folder")
     assert done.returncode == 2, done.stderr
     content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())

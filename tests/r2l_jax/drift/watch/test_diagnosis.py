@@ -1,6 +1,7 @@
 """Drifts of a camera that is not ours are named and measured, from other scenes than the reference's."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import optimized
@@ -8,8 +9,8 @@ import pytest
 import smears
 
 import isp
-from r2l_jax.drift.watch import diagnosis, fitting, moments, response
-from r2l_jax.drift.watch.causes import UNITS
+from r2l_jax.drift.watch import diagnosis, fitting, moments, response, sites
+from r2l_jax.drift.watch.causes import UNITS, under
 from r2l_jax.drift.watch.diagnosis import diagnose
 
 REFERENCE, NEW, POOL = 256, 64, 640
@@ -124,6 +125,33 @@ def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
 def test_both_drifts_of_a_pair_are_named(pool, drift):
     causes, sizes = found(pool, 2, drift)
     assert is_right(causes, sizes), causes
+
+
+def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(pool):
+    # Such as the camera file of the guide to own data, without a black level.
+    unknown = dataclasses.replace(smears.CAMERA, black_level=(0.0,) * 4, full_well=None, read_noise=None, bits=None)
+    reference, labels, new, _ = drawn(pool, 9, {"read_noise": 8.0})
+    causes = diagnose(reference, labels, new, unknown)
+    own = (1 - smears.BLACK) * smears.READ_NOISE / smears.FULL_WELL
+    assert causes[0].value == pytest.approx((1 + 63 * (own / (4 / 15000)) ** 2) ** 0.5, rel=0.1), causes
+    assert (causes[0].name, causes[0].unit) == ("read_noise", "times 4 of 15000 electrons")
+    added = np.asarray(under(causes[:1], reference[:8], unknown)) - reference[:8]
+    assert added.std() == pytest.approx(63**0.5 * own, rel=0.1)
+
+
+def test_sites_that_were_defective_before_are_no_cause():
+    dead, hot = np.zeros((2, 100, 100), bool)
+    dead[0, :30], hot[1, :5] = True, True
+    before, deviation = sites.Defects(dead, hot, np.zeros(dead.shape)), np.full(dead.shape, 10.0)
+    assert not [*diagnosis._of_sites(before, before._replace(deviation=deviation))]
+    more = dead.copy()
+    more[2, :20] = True
+    (cause,) = diagnosis._of_sites(before, sites.Defects(more, hot, deviation))
+    assert (cause.name, cause.value, cause.evidence) == ("dead_sites", 2000, 20 * 10**2 / 2)
+    assert cause.low < cause.value < cause.high
+    # Places in mosaics of another size are not known, but how many there should be.
+    (cause,) = diagnosis._of_sites(before, sites.Defects(more[:50], np.zeros_like(hot[:50]), deviation[:50]))
+    assert cause.value == pytest.approx(1e6 * (50 - 15) / 5000)
 
 
 def test_no_cause_is_invented_where_most_sites_are_white(pool):

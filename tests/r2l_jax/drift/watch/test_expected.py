@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -64,11 +65,25 @@ def test_the_reference_is_measured_under_the_causes(reference):
     np.testing.assert_array_equal(outcomes, [np.repeat([1, 0], 20), np.ones(40)])
 
 
+@pytest.mark.parametrize(("drift", "now"), [(("exposure", -2.0), 0.25), (("photon_noise", 4.0), 4.0)])
+def test_noise_that_a_camera_does_not_state_is_that_of_the_reference(reference, drift, now):
+    light = reference.raws.mean((1, 2))[:, None, None] * np.ones((1, 64, 64))
+    electrons = np.random.default_rng(1).poisson(200 * light)
+    noisy = dataclasses.replace(reference, mosaics=np.round(65535 / 200 * electrons).astype(np.uint16))
+    _, raws, _ = expected.by_camera(Bright(), noisy, [cause(*drift)])
+    assert raws.var((1, 2)).mean() == pytest.approx(now * light.mean() / 200, rel=0.1)
+
+
 def test_the_interval_has_that_of_the_causes(reference):
     sure, unsure = (expected.by_camera(Bright(), reference, [cause("exposure", -0.2, half)]).score for half in (0, 1.5))
     assert (sure.mean, sure.low, sure.high) == (1.0, 1.0, 1.0)
     assert unsure.low < 0.7
     assert unsure.low < unsure.mean < 1.0 == unsure.high
+
+
+def test_a_part_of_the_samples_tells_what_drawn_causes_change_and_not_the_score(reference, monkeypatch):
+    monkeypatch.setattr(expected, "_PART", 7)  # of which not half can be right
+    assert expected.by_camera(Bright(), reference, [cause("exposure", -1.0)]).score.mean == 0.5
 
 
 def test_causes_are_drawn_from_their_interval():

@@ -119,3 +119,13 @@ def test_slopes_are_those_of_the_statistics(scenes, reference):
         step[column] = 4.0 if column == 3 else 0.02
         ends = [comparison._predict(theta + way[: len(theta)], logits + way[len(theta) :]) for way in (step, -step)]
         assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step[column]), rel=0.05, abs=0.02 * abs(slope).max())
+
+
+def test_a_fit_reaches_a_drift_of_many_times_its_usual_change(scenes):
+    random, labels = np.random.default_rng(4), np.arange(SCENES) % len(smears.CLASSES)
+    comparison = diagnosis._compared(
+        smears.taken(scenes, random), labels, smears.taken(scenes, random, row_noise=120.0), smears.CAMERA
+    )
+    theta = comparison.fit(("row_noise",)).theta[list(DRIFTS).index("row_noise")]
+    assert theta > 50 * DRIFTS["row_noise"].width
+    assert response.amount("row_noise", theta, smears.CAMERA) == pytest.approx(120, rel=0.1)
