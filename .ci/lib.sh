@@ -72,6 +72,19 @@ install_browser() {
     command -v chromium || echo "note: no Chromium: the tests of the page are skipped"
 }
 
+# A tenth of the slow tests, another one each day. The first failure ends the checks; if time runs out, the rest of the
+# tenth is left to its next turn.
+slow_tenth() {
+    local day=$(($(date +%s) / 86400)) ended=0
+    echo "+ slow tests, tenth $((day % 10))"
+    timeout 20m .venv/bin/pytest -n 2 --dist=loadfile -rs -x -m slow --slow_tenth=$day || ended=$?
+    if [[ $ended == 124 ]]; then
+        echo "note: 20 minutes were not enough for this tenth of the slow tests; those that ran passed"
+    else
+        return "$ended"
+    fi
+}
+
 # The tests with the Python of the environment on PATH.
 run_tests() {
     timed eval "${tests#.venv/bin/}"
@@ -89,8 +102,8 @@ newest_python() {
     done | grep '^3 ' | sort -s -k 2,2nr | head -n 1 | cut -d ' ' -f 3
 }
 
-# check_all TESTS: checks the last commit in a clean clone, which is removed at the end. TESTS is the README's command,
-# or one like it.
+# check_all TESTS STEP...: checks the last commit in a clean clone, which is removed at the end. TESTS is the README's
+# command, or one like it; the steps follow it.
 check_all() {
     tests=$1
     if [[ -n $(git status --porcelain) ]]; then
@@ -108,6 +121,9 @@ check_all() {
     train_quick_start
     install_browser
     timed eval "$tests"
+    for step in "${@:2}"; do
+        "$step"
+    done
     newest=$(newest_python)
     if [[ $newest == python3 ]]; then
         echo "note: no Python on this machine is newer than python3: the tests run on one Python only"

@@ -77,7 +77,7 @@ class OnnxNetwork(HostNetwork):
         try:
             onnxruntime = importlib.import_module("onnxruntime")
         except ImportError:
-            raise InputError(f"{file} needs the package onnxruntime: pip install 'r2l_jax[onnx]'") from None
+            raise InputError(f"{file} needs the package onnxruntime: pip install onnxruntime") from None
         try:
             content = pathlib.Path(file).read_bytes()
         except OSError as error:

@@ -2,18 +2,20 @@
 
 A run records the file of its pipeline. Whoever passes a run on could record any file there, so the record alone does
 not justify running it. The user names a file in a flag or in a call; the hash of its content is then kept in the user's
-configuration folder, and files with this content are run from then on, wherever they are.
+configuration folder, and files with this content are run from then on, wherever they are. Only where the user has named
+it can a file import the modules beside it: those beside a copy in a received run may be anybody's.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import platformdirs
@@ -21,8 +23,8 @@ import platformdirs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 
-# The files named in this process, for when the home folder cannot be written.
-_named_now: set[str] = set()
+# The places of the files named in this process, by content, for when the home folder cannot be written.
+_named_now: dict[str, set[str]] = {}
 
 # The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
 _MODULE_PREFIX = "_named_"
@@ -86,16 +88,16 @@ def name(text: str) -> None:
     if named is None:
         return
     with contextlib.suppress(OSError):
-        sha256 = hashlib.sha256(named[0].read_bytes()).hexdigest()
-        _named_now.add(sha256)
-        if not (entry := _entry(sha256)).exists():
-            with replacing(entry) as part:
-                part.write_text(f"{named[0].resolve()}\n")
+        sha256, place = hashlib.sha256(named[0].read_bytes()).hexdigest(), str(named[0].resolve())
+        if place not in (known := _places(sha256)):
+            _named_now.setdefault(sha256, set()).add(place)
+            with replacing(_entry(sha256)) as part:
+                part.write_text("".join(f"{each}\n" for each in sorted({*known, place})))
 
 
 def is_named(sha256: str) -> bool:
     """Tells whether this user has named a file whose content has this SHA-256."""
-    return sha256 in _named_now or _entry(sha256).is_file()
+    return bool(_places(sha256))
 
 
 def load(name: str, flag: str, noun: str, naming: str) -> tuple[Source, Callable[..., Any]]:
@@ -138,12 +140,32 @@ def load(name: str, flag: str, noun: str, naming: str) -> tuple[Source, Callable
 def _run(file: str, content: bytes) -> types.ModuleType:
     """Runs a file once per content, so that what it makes has the same functions and shares compiled code."""
     # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
-    module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    module = types.ModuleType(_MODULE_PREFIX + sha256)
     module.__file__ = file
     # Dataclasses look up the module of a class here.
     sys.modules[module.__name__] = module
-    exec(compile(content, file, "exec"), module.__dict__)
+    is_place = file in _places(sha256)
+    with _importing_from(pathlib.Path(file).parent) if is_place else contextlib.nullcontext():
+        exec(compile(content, file, "exec"), module.__dict__)
     return module
+
+
+@contextlib.contextmanager
+def _importing_from(folder: pathlib.Path) -> Iterator[None]:
+    """Puts a folder on the import path; other files then find their own modules under the same names."""
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    # A module that was written a moment ago is not in the lists of files that Python keeps.
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in sys.modules.keys() - known:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and pathlib.Path(file).is_relative_to(folder) and not name.startswith(_MODULE_PREFIX):
+                del sys.modules[name]
 
 
 def is_from_file(function: Callable) -> bool:
@@ -160,6 +182,13 @@ def in_one_line(error: BaseException, file: str = "") -> str:
     where = f" (line {lines[-1]})" if lines else ""
     # A failed shape check explains itself in many lines, of which the first is enough.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"
+
+
+def _places(sha256: str) -> set[str]:
+    """Returns the paths at which this user has named files of a content."""
+    entry = _entry(sha256)
+    stored = entry.read_text().splitlines() if entry.is_file() else ()
+    return {*stored, *_named_now.get(sha256, ())}
 
 
 def _entry(sha256: str) -> pathlib.Path:

@@ -131,6 +131,7 @@ class Plan:
         others = [fold for fold in folds if fold not in begun]
         for fold in others:
             self.sources.check(fold.number, fold.folder.parent if self.tracking.overwrite else None)
+            self.sources.warn_of_seen(fold, self.dataset.fingerprint)
         if others:
             self.sources.check_weights(self.steps.task)
         return begun

@@ -22,9 +22,9 @@ from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.training.checkpoint import replace_parts, stored_model
-from r2l_jax.training.record import Fold, fold_folder
+from r2l_jax.training.record import Fold, fold_folder, read_metrics
 from r2l_jax.training.steps import Steps, TrainState
 
 # Samples that give the running statistics of a learned processing a start.
@@ -71,6 +71,23 @@ class Sources:
             folder = fold_folder(uri, fold, f"--{flag}={uri}").resolve()
             if removed is not None and removed.resolve() in folder.parents:
                 raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+
+    def warn_of_seen(self, fold: Fold, fingerprint: str) -> None:
+        """Warns of samples to be scored that an earlier run was trained on, if both runs split the same data."""
+        for flag, uri, _ in self._runs:
+            where = f"--{flag}={uri}"
+            earlier = read_metrics(fold_folder(uri, fold.number, where) / "metrics.json", where)
+            parts = {"validation": fold.valid_indices, "test": fold.test_indices}
+            seen = [
+                f"{count} of {len(indices)} {name} samples"
+                for name, indices in parts.items()
+                if (count := np.isin(indices, earlier["train_indices"]).sum())
+            ]
+            if seen and earlier["fingerprint"] == fingerprint and jax.process_index() == 0:
+                warn(
+                    f"{where} was trained on {' and '.join(seen)} of this run, whose scores are then too good: "
+                    f"--state_dict_uri={uri} takes its splits"
+                )
 
     def check_weights(self, task: Task) -> None:
         """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""

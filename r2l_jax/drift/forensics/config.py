@@ -40,7 +40,8 @@ class WorstCaseSettings(Settings):
     adv_noise_layer: bool = setting("also search over an image that is added to the result", False, rare=True)
     adv_track_differences: bool = setting("write pictures of the default, the worst case and their difference", False)
     starts: int = setting(
-        "starts of the search for each group and weight: the default, and random points around it",
+        "starts of the search for each group and weight: the default, the worst point where one number alone is moved, "
+        "and random points around the default",
         2,
         bound=POSITIVE,
         rare=True,

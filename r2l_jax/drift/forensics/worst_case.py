@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from r2l_jax.drift import results
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.drift.search.measure import Measured, Measurer
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
@@ -36,11 +38,24 @@ from r2l_jax.training.run import TrainedFold
 # searches take different ways.
 _SPREAD = 0.02
 
+# How far the sweep before the searches moves each knob alone, in natural ranges, and the most samples it measures.
+_SWEPT, _SWEPT_SAMPLES = tuple(sign * 0.03 * 2**step for step in range(5) for sign in (-1, 1)), 64
+
 # The group, the weight and the number of the start of a search.
 Key = tuple[str, float, int]
 
 # The end of a search, and the numbers of the model there.
 Result = tuple[Found, Measured]
+
+
+class _Swept(NamedTuple):
+    """A point at which one knob is moved alone: all parameters, the loss there, and the distance to the default."""
+
+    knob: Knob
+    position: float
+    parameters: dict[str, np.ndarray]
+    loss: float
+    deviation: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +64,10 @@ class WorstCaseAnalysis(FoldAnalysis):
 
     Batches are drawn from the fold's training samples. The start that ends worst on the measured samples counts, not
     the mean of the starts.
+
+    The price of deviation keeps some searches at the default although a small shift of one value costs points. So the
+    second start is the worst point of a sweep that moves each knob alone, and counts itself where the search from it
+    ends better. Only points whose price is at most the loss of a guess are taken.
 
     Attributes:
         settings: the searches.
@@ -135,7 +154,13 @@ class WorstCaseAnalysis(FoldAnalysis):
         """
         settings, task = self.settings, fold.task
         frozen = Frozen(self.searched(fold), task)
-        searches = self.searches(frozen.pipeline(frozen.default))
+        searches, measurer = self.searches(frozen.pipeline(frozen.default)), Measurer(frozen)
+        swept = self.sweep(fold, frozen, measurer, stop) if settings.starts > 1 else []
+        begun = self._begun(searches, swept, math.log(max(task.outputs, 2)))
+        searches |= {
+            key: searches[key]._replace(spread=0.0, turned=(each.knob.name, each.position))
+            for key, each in begun.items()
+        }
         searcher = Searcher(
             frozen,
             direction="worst",
@@ -153,11 +178,16 @@ class WorstCaseAnalysis(FoldAnalysis):
             file,
             samples.get("cameras"),
         )
-        processings = [frozen.default, *(one.parameters for one in ends)]
-        default, *measured = Measurer(frozen).measure_samples(
+        tried = list(zip(searches, ends, strict=True))
+        for key, each in begun.items():
+            tried.append((key, dict(tried)[key]._replace(parameters=each.parameters)))
+        processings = [frozen.default, *(one.parameters for _, one in tried)]
+        default, *measured = measurer.measure_samples(
             processings, fold.dataset, fold.measured_indices, self.batch_size, "worst cases", stop
         )
-        found = dict(zip(searches, zip(ends, measured, strict=True), strict=True))
+        found: dict[Key, Result] = {}
+        for (key, end), numbers in zip(tried, measured, strict=True):
+            found[key] = min(found.get(key, (end, numbers)), (end, numbers), key=_order)
         rows = _rows(default, found)
         pictures: dict[str, Figure | Image.Image] = {"curves": _curves(found)}
         if settings.adv_track_differences:
@@ -168,13 +198,49 @@ class WorstCaseAnalysis(FoldAnalysis):
         content = results.WorstCases(task.score, results.Default(default.score, default.loss), rows)
         return Analysis(results.plain(content), _table(content), pictures)
 
+    def sweep(self, fold: TrainedFold, frozen: Frozen, measurer: Measurer, stop: Callable[[], bool]) -> list[_Swept]:
+        """Moves each knob of the searched parameters alone, and returns the points that raise the loss."""
+        pipeline, samples = frozen.pipeline(frozen.default), self.drawn(fold)
+        searched = {name for search in self.searches(pipeline).values() for name in search.group}
+        knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts}).values()
+        points = [(knob, each) for knob in knobs if knob.parameter in searched for each in _SWEPT]
+        processings = [frozen.default, *(turned(frozen.facts, frozen.default, [point]) for point in points)]
+        default, *measured = measurer.measure_samples(
+            processings, fold.dataset, samples[:_SWEPT_SAMPLES], self.batch_size, "sweep", stop
+        )
+        summed = 1
+        if self.settings.adv_aux_loss == "l2_sum":
+            summed = 3 * math.prod(image_size(pipeline, fold.dataset.shape)) * min(self.batch_size, len(samples))
+        of_ssim = self.settings.adv_aux_loss == "ssim"
+        return [
+            _Swept(*point, values, one.loss, summed * (1 - one.ssim if of_ssim else one.square))
+            for point, values, one in zip(points, processings[1:], measured, strict=True)
+            if one.loss > default.loss
+        ]
+
+    def _begun(self, searches: Mapping[Key, Search], swept: Sequence[_Swept], most: float) -> dict[Key, _Swept]:
+        """Returns the swept point of the greatest loss, among those of at most this price, for each second start."""
+        begun = {}
+        for (group, weight, start), search in searches.items():
+            affordable = [
+                each for each in swept if each.knob.parameter in search.group and weight * each.deviation <= most
+            ]
+            if start == 1 and affordable:
+                begun[group, weight, start] = max(affordable, key=lambda each: each.loss)
+        return begun
+
+
+def _order(result: Result) -> tuple[float, float]:
+    """Sorts results from the worst one: by the lowest score, and of equal scores by the greatest loss."""
+    return result[1].score, -result[1].loss
+
 
 def _rows(default: Measured, found: Mapping[Key, Result]) -> list[results.WorstCase]:
     """Returns a row for each group and weight: the worst of its starts, and the range of the starts' scores."""
     rows = []
     for group, weight in dict.fromkeys((group, weight) for group, weight, _ in found):
         of_starts = [result for (*key, _), result in found.items() if key == [group, weight]]
-        end, worst = min(of_starts, key=lambda result: (result[1].score, -result[1].loss))
+        end, worst = min(of_starts, key=_order)
         scores = [measured.score for _, measured in of_starts]
         rows.append(
             results.WorstCase(

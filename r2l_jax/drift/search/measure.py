@@ -48,6 +48,7 @@ class Measured(NamedTuple):
         change: the largest difference from the default rendering, of all pixels and channels; images are in [0, 1].
         color: the color difference CIEDE2000 from the default rendering: its mean over all pixels, and the 95th
             percentile over the pixels of a sample, averaged over the samples. The images are taken for sRGB.
+        square: the mean square difference from the default rendering.
     """
 
     loss: float
@@ -56,6 +57,7 @@ class Measured(NamedTuple):
     confusion: np.ndarray
     change: float = 0.0
     color: tuple[float, float] = (0.0, 0.0)
+    square: float = 0.0
 
 
 def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> list[Batch[np.ndarray]]:
@@ -259,15 +261,17 @@ class Measurer:
             arrays["confusion"],
             float(arrays["change"].max()),
             (float(arrays["color"].mean()), float(arrays["color_95"].mean())),
+            float(arrays["square"].mean()),
         )
 
 
 def _differences(images: jax.Array, default: jax.Array) -> dict[str, jax.Array]:
-    """Computes the largest change of a value, and the mean and the 95th percentile of CIEDE2000, for each image."""
+    """Computes the largest and the mean square change of a value, and CIEDE2000 (mean, 95th percentile), by image."""
     color = isp.color.ciede2000(isp.color.srgb_to_lab(images), isp.color.srgb_to_lab(default))
     pixels = (-2, -1)
     return {
         "change": jnp.abs(images - default).max((-3, -2, -1)),
+        "square": jnp.square(images - default).mean((-3, -2, -1)),
         "color": color.mean(pixels),
         "color_95": jnp.percentile(color, 95, pixels),
     }

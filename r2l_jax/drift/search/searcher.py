@@ -20,6 +20,7 @@ from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import hash_of
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
@@ -48,6 +49,7 @@ class Search(NamedTuple):
         seed: the seed of the start and of the batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
         exposure: factor on the group's gains at the start; only gains that start at a camera's white balance count.
+        turned: a knob of the group (see `knobs_of`) and its position at the start.
     """
 
     group: tuple[str, ...]
@@ -55,6 +57,7 @@ class Search(NamedTuple):
     seed: int = 0
     spread: float = 0.0
     exposure: float = 1.0
+    turned: tuple[str, float] | None = None
 
 
 class Found(NamedTuple):
@@ -235,6 +238,10 @@ class Searcher:
         }
         for name in gains(self._frozen.facts, search.group):
             offsets[name] += math.log(search.exposure)
+        if search.turned is not None:
+            name, position = search.turned
+            knob = knobs_of(self._frozen.facts, default)[name]
+            offsets[knob.parameter] += np.float32(position) * knob.direction
         offsets = valid_offsets(self._frozen.facts, default, offsets)
         state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
         return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))))

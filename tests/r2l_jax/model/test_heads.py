@@ -112,7 +112,7 @@ def test_a_file_that_was_not_named_is_not_run(tmp_path, monkeypatch):
 
 def test_a_run_whose_head_was_not_named_is_not_opened(trained, head, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(named_code, "_named_now", set())
+    monkeypatch.setattr(named_code, "_named_now", {})
     with pytest.raises(InputError, match="Python code that you have not named, which is not run"):
         r2l_jax.load(trained.run_dir)
 

@@ -229,3 +229,21 @@ def test_overwrite_spares_its_source_however_their_folders_are_written(one_epoch
     with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
         train.run(config)
     assert sorted(source.rglob("*")) == before
+
+
+def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp_path, capsys):
+    def warnings(**changes):
+        plan = Plan(replace(one_epoch, logdir=str(tmp_path), classifier_uri=str(one_epoch.run_dir), **changes))
+        plan.check_folders(plan.folds)
+        return capsys.readouterr().err, plan.folds[0]
+
+    earlier = set(metrics(one_epoch)["train_indices"])
+    said, fold = warnings(test_size=0.25, seed=one_epoch.optimization.seed + 1)
+    seen = [len(earlier & set(indices.tolist())) for indices in (fold.valid_indices, fold.test_indices)]
+    assert min(seen) > 0
+    assert said == (
+        f"warning: --classifier_uri={one_epoch.run_dir} was trained on {seen[0]} of {len(fold.valid_indices)} "
+        f"validation samples and {seen[1]} of {len(fold.test_indices)} test samples of this run, whose scores are then "
+        f"too good: --state_dict_uri={one_epoch.run_dir} takes its splits\n"
+    )
+    assert warnings(state_dict_uri=str(one_epoch.run_dir))[0] == ""
