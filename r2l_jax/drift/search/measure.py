@@ -18,6 +18,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.outcomes import Outcomes, joined
+from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -93,8 +94,8 @@ def tested(uri: str) -> str | None:
     if len(samples) > 1 or len(*samples) < 2:
         return None
     outcomes = np.stack([own_outcomes(run.folds) for run in runs])
-    found = statistics.interval(outcomes, "recipe" if len(runs) > 1 else "model")
-    score, low, high = (f"{100 * float(value):.1f}" for value in found)
+    found = Estimate.of(statistics.interval(outcomes, "recipe" if len(runs) > 1 else "model"), 0.0)
+    score, low, high = map(statistics.points, (found.estimate, found.low, found.high))
     of = f"mean of {len(runs)} trainings, " if len(runs) > 1 else ""
     title = f"test {runs[0].task.score}:".ljust(22)
     return (

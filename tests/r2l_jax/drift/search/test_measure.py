@@ -62,7 +62,8 @@ def test_a_training_ends_with_the_score_of_its_test_samples(base, tmp_path):
     run = r2l_jax.load(tmp_path / "experiment/alone")
     raws, targets = run.dataset.samples(run.folds[0].test_indices)
     right = (run.predict(raws).argmax(-1) == targets).astype(float)
-    low, high = (100 * float(end) for end in statistics.interval(right[None], "model")[1:])
+    # Scores are in [0, 1]; the interval of two members reaches beyond.
+    low, high = (100 * np.clip(end, 0, 1) for end in statistics.interval(right[None], "model")[1:])
     assert ended.stdout.splitlines()[-1] == (
         f"test accuracy:        {100 * right.mean():.1f} (95% confidence interval: {low:.1f} to {high:.1f}; "
         "20 test samples, best checkpoint)"
@@ -70,10 +71,10 @@ def test_a_training_ends_with_the_score_of_its_test_samples(base, tmp_path):
     ended = call("train.py", *place, *size, "--run_name=group", "--seeds=2")
     runs = [r2l_jax.load(tmp_path / f"experiment/group/seed_{seed}") for seed in (1, 2)]
     each = np.array([run.predict(raws).argmax(-1) == targets for run in runs], float)
-    low, high = (100 * float(end) for end in statistics.interval(each, "recipe")[1:])
+    low, high = (np.clip(end, 0, 1) for end in statistics.interval(each, "recipe")[1:])
     assert ended.stdout.splitlines()[-1] == (
-        f"test accuracy:        {100 * each.mean():.1f} (95% confidence interval: {low:.1f} to {high:.1f}; "
-        "mean of 2 trainings, 20 test samples, best checkpoint)"
+        f"test accuracy:        {100 * each.mean():.1f} (95% confidence interval: {statistics.points(low)} to "
+        f"{statistics.points(high)}; mean of 2 trainings, 20 test samples, best checkpoint)"
     )
     ended = call("train.py", *place, *size[:4], "--run_name=untested")
     assert ended.returncode == 0
