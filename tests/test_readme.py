@@ -52,6 +52,7 @@ def home(tmp_path, monkeypatch):
         "raw/IMG_0003.dng",
         "frame.bin",
         "my_cells/lymphocyte/1.tiff",
+        "field/tuesday/000.tiff",
     )
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 python scripts/predict.py --run=runs/quickstart/small --input=more_raw_files --output=predictions.csv
 python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=cars.csv --masks=masks
-python scripts/predict.py --run=runs/quickstart/small --input=cells/BAS,cells/EOS --output=p.csv --labels=folder
+python scripts/predict.py --run=runs/quickstart/small --input=my_cells --output=p.csv --labels=folder
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file: the most probable class, and the probability of each class. Files larger than the

@@ -37,7 +37,7 @@ QUICK = {
     ),
     "report": (
         "--run={here}/first,{here}/second --output={out}/a.html --compare",
-        "\n\nfirst and second: no paired difference: other samples\n\n{out}/a.html: 0.1 MB, of {here}/first, ",
+        "\n\nfirst and second: no paired difference: other samples\n\n{out}/a.html: 0.2 MB, of {here}/first, ",
         ["a.html"],
     ),
 }

@@ -8,11 +8,13 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from changes import change_camera, change_pixel
 from matplotlib.figure import Figure
 from small_runs import metrics
 
 import isp
+from r2l_jax.data.sets import datasets
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.drift import figures
 from r2l_jax.drift.adjustment import adaptation
@@ -139,7 +141,12 @@ def finished(one_epoch, data_dir, tmp_path_factory):
     """The folder of a place with all results."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copytree(data_dir, folder / "data")
-    shutil.copytree(data_dir, folder / "drifted")
+    dataset = datasets.load(one_epoch.data.dataset, **one_epoch.data.source)
+    for index in range(len(dataset)):
+        raw, target = dataset[index]
+        of_class = folder / "drifted" / dataset.classes[int(target)]
+        of_class.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(of_class / f"{index:02d}.tiff", np.round(65535 * raw).astype(np.uint16), metadata=None)
     (folder / "other.json").write_text(isp.CAMERAS["drone"].to_json())
     place = Place(one_epoch, folder)
     with watched() as names:
@@ -190,9 +197,7 @@ CHANGES = {
     "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
     "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
     "the other camera": lambda place, patch: change_camera(place.folder / "other.json"),
-    "the drifted data": lambda place, patch: [
-        change_pixel(path) for path in place.folder.glob("drifted/*/images/raw_scale100/*")
-    ],
+    "the drifted data": lambda place, patch: [change_pixel(path) for path in place.folder.glob("drifted/*/*")],
     "the model": other_model,
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
     "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),

@@ -319,6 +319,7 @@ def test_damaged_files_are_named(base, one_epoch):
     (fold / "metrics.json").write_text('{"complete": tr')
     with pytest.raises(InputError, match=r"metrics.json cannot be read .*; start anew with --overwrite"):
         train.run(config)
+    shutil.copyfile(one_epoch.run_dir / "fold_0/metrics.json", fold / "metrics.json")
     shutil.copytree(one_epoch.run_dir / "fold_0/checkpoints", fold / "checkpoints")
     shutil.rmtree(fold / "checkpoints/4/model")
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
