@@ -98,6 +98,12 @@ def test_a_lamp_takes_no_more_light_from_a_color_than_there_is():
     assert float(warm[0, 0]) > 0.9
 
 
+@pytest.mark.parametrize("name", ["hot_sites", "dead_sites"])
+def test_defects_are_those_of_one_sensor_in_every_mosaic_of_a_batch(name):
+    first, second = getattr(sensor_drift, name)(jnp.full((2, 8, 8), 0.5), KEY, 5e5, camera=CAMERA)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_digital_numbers_of_the_black_level_are_the_same_for_all_converters():
     for bits in (8, 16):
         lifted = sensor_drift.black_level(
