@@ -108,6 +108,23 @@ def test_a_lamp_takes_no_more_light_from_a_color_than_there_is():
     assert float(warm[0, 0]) > 0.9
 
 
+@pytest.mark.parametrize("name", ["hot_sites", "dead_sites"])
+def test_defects_are_those_of_one_sensor_in_every_mosaic_of_a_batch(name):
+    first, second = getattr(sensor_drift, name)(jnp.full((2, 8, 8), 0.5), KEY, 5e5, camera=CAMERA)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"), [("row_noise", 5e10), ("column_noise", 5e10), ("flicker", 50.0), ("motion", 8.0)]
+)
+def test_what_changes_with_each_exposure_is_drawn_for_each_mosaic_of_a_batch(name, amount):
+    raw = jnp.full((8, 16, 16), 0.2).at[:, 8, 8].set(0.7)
+    # Of so many electrons, photon noise is nothing.
+    camera = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
+    first, *others = np.asarray(getattr(sensor_drift, name)(raw, KEY, amount, camera=camera))
+    assert max(abs(other - first).max() for other in others) > 0.01
+
+
 def test_digital_numbers_of_the_black_level_are_the_same_for_all_converters():
     for bits in (8, 16):
         lifted = sensor_drift.black_level(

@@ -139,12 +139,15 @@ def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
     first, again, other = (files(tmp_path / target) for target in ("first", "again", "other"))
     assert first == again
     assert {name for name in first if first[name] == other[name]} == {"camera.json"}
-    # A picture under another name has other noise.
-    (source / "cats" / "copy.png").write_bytes((source / "cats" / "1.png").read_bytes())
+    # A picture under another name, or of another class, has other noise.
+    copies = source / "cats" / "3.png", source / "birds" / "1.png"
+    for copy in copies:
+        save(copy, samples(0))
     unprocess_folder(source, tmp_path / "copied", CAMERA)
-    one, two = (tifffile.imread(tmp_path / "copied" / "cats" / f"{name}.tiff") for name in ("1", "copy"))
-    assert (one != two).mean() > 0.5
-    (source / "cats" / "copy.png").unlink()
+    one, *others = (tifffile.imread(tmp_path / "copied" / f"{name}.tiff") for name in ("cats/1", "cats/3", "birds/1"))
+    assert all((one != other).mean() > 0.5 for other in others)
+    for copy in copies:
+        copy.unlink()
     # Fewer pictures in another folder, written to the same folder again.
     (source / "cats" / "2.PNG").unlink()
     source = source.rename(tmp_path / "moved")

@@ -83,6 +83,11 @@ def test_parts_that_do_not_vary_have_the_seed_of_the_recipe(recipe, vary, fixed)
     assert flat(made["seed_3"]) == flat(recipe) | none | fixed | {"seed": 3, "run_name": "group/seed_3"}
 
 
+def test_a_part_that_does_not_vary_keeps_the_seed_of_its_own(recipe):
+    made = GroupSettings(seeds=(2,)).members(replace(recipe, split_seed=7))
+    assert [member.optimization.split_seed for member in made.values()] == [7, 7]
+
+
 def test_splits_differ_if_they_are_to(recipe):
     made = GroupSettings(seeds=(2,), vary=("weights", "order", "split")).members(recipe)
     first, second = (Plan(member).folds[0] for member in made.values())
