@@ -175,36 +175,46 @@ def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
     assert monitor.said_of_unknown({"2024-02-29": keyed["2024-02-29"]}, "day") is None
 
 
-def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch, no_causes):
+def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, monkeypatch):
     raws, camera = scenes
     monkeypatch.setattr(monitor, "_PAUSE", 0.0)
+    monkeypatch.setattr(watch, "diagnose", lambda *mosaics: (Cause("scene", 1.0, 1.0, 1.0, "", len(mosaics[2])),))
     write(tmp_path / "new", raws[:10])
-    arriving = [raws[10:20], brighter(raws[20:36], camera), None]
+    arriving, copied = [raws[10:20], brighter(raws[20:36], camera), brighter(raws[36:52], camera)], {}
 
-    def watch(looks):
-        """Follows the folder for so many looks; before each, some files arrive."""
-        left = iter(range(looks))
+    def follow(arrivals):
+        """Follows the folder until files have arrived so many times; at first, one of them is only half copied."""
+        left = iter(range(arrivals))
 
         def wait(stopped):
-            if arriving and arriving[0] is not None and next(left, None) is not None:
+            if copied:
+                file, content = copied.popitem()
+                file.write_bytes(content)
+            elif arriving and next(left, None) is not None:
+                file = tmp_path / "new" / f"{len(list((tmp_path / 'new').iterdir())):03d}.tiff"
                 write(tmp_path / "new", arriving.pop(0))
+                copied[file] = file.read_bytes()
+                file.write_bytes(copied[file][:100])
 
         monkeypatch.setattr(monitor, "_wait", wait)
-        ends = iter([False] * (looks + 3))
+        ends = iter([False] * (2 * arrivals + 2))
         monkeypatch.setattr(monitor.StopSignals, "after_step", lambda self: next(ends, True))
         return monitor.run(build(MonitorConfig, **flags))
 
     flags = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "follow": True}
     flags |= {"false_alarm_every": 100}
-    assert not watch(1)
+    assert not follow(1)
     content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
     # Four files wait for the next window.
     assert [(window["name"], window["images"]) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
-    assert watch(1)
+    assert follow(2)
     content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-    assert [window["alarm"] for window in content["windows"]] == [False, True]
-    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 33
+    assert [window["alarm"] for window in content["windows"]] == [False, True, True]
+    assert [window["images"] for window in content["windows"]] == [16] * 3
+    # Each alarm is explained anew, together with the one before.
+    assert [cause["evidence"] for cause in content["causes"]] == [32]
+    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 49
     with pytest.raises(InputError, match="of another model or of other settings: choose another --output"):
         monitor.run(build(MonitorConfig, **flags | {"window": 8}))
 
