@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import programs
 import pytest
 import tifffile
 from PIL import Image
@@ -137,8 +138,21 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     expected = found.predict(raws)
     for row, probabilities in zip(rows(tmp_path / "mended.csv"), expected, strict=True):
         np.testing.assert_allclose([float(row[name]) for name in opened.classes], probabilities, atol=1e-5)
-    with pytest.raises(InputError, match="are too few to mend by"):
-        predict.mended(opened, files[:4], None)
+    flags = [f"--run={run.run_dir}", f"--output={tmp_path}/few.csv", "--adapt=statistics"]
+    flags.append(f"--input={','.join(map(str, files[:4]))}")
+    refused, forced = (programs.call("predict.py", *flags, *more) for more in ([], ["--force"]))
+    assert (refused.returncode, forced.returncode) == (1, 0)
+    assert "4 images are too few to mend by: it takes 8" in refused.stderr
+    assert "4 predicted, 0 failed" in forced.stdout
+
+
+def test_of_many_files_those_to_mend_by_are_spread_evenly(run, files, monkeypatch):
+    opened, given = open_run(str(run.run_dir), ["0"], "best", None), []
+    raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files])
+    monkeypatch.setattr(predict, "MOST", 6)
+    monkeypatch.setattr(Run, "mended", lambda self, raws, **_: given.append(raws) or self)
+    predict.mended(opened, files, None)
+    np.testing.assert_array_equal(given[0], raws[[0, 3, 6, 9, 12, 15]])
 
 
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
