@@ -201,7 +201,8 @@ def _write_beside(output: Path, parts: dict[str, Part], values: dict[str, np.nda
 
 def _save(target: Path, arrays: dict[str, np.ndarray]) -> None:
     with replacing(target) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        # NumPy 2.0 would save `allow_pickle` as one of the arrays.
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # one name for `allow_pickle`
 
 
 def report(outcomes: Sequence[Outcome]) -> int:

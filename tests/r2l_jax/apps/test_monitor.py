@@ -218,7 +218,7 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
     return watch
 
 
-def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, follow):
+def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, follow, monkeypatch):
     raws, camera = scenes
     write(tmp_path / "new", raws[:10])
     alarm, content = follow(lambda: write(tmp_path / "new", raws[10:20]))
@@ -226,10 +226,15 @@ def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_pa
     # Four files wait for the next window.
     assert [(window["name"], window["images"]) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
-    alarm, content = follow(lambda: write(tmp_path / "new", brighter(raws[20:36], camera)))
+    monkeypatch.setattr(watch, "diagnose", lambda *mosaics: (Cause("scene", 1.0, 1.0, 1.0, "", len(mosaics[2])),))
+    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+    arriving = [brighter(raws[start : start + 16], camera) for start in (20, 36)]
+    alarm, content = follow(*[lambda: write(tmp_path / "new", arriving.pop(0)), lambda: None] * 2)
     assert alarm
-    assert [window["alarm"] for window in content["windows"]] == [False, True]
-    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 33
+    assert [window["alarm"] for window in content["windows"]] == [False, True, True]
+    # Each alarm is explained anew, together with the one before.
+    assert [cause["evidence"] for cause in content["causes"]] == [32]
+    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 49
     with pytest.raises(InputError, match="of another model or of other settings: choose another --output"):
         follow(window=8)
 

@@ -144,8 +144,12 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     expected = found.predict(raws)
     for row, probabilities in zip(rows(tmp_path / "mended.csv"), expected, strict=True):
         np.testing.assert_allclose([float(row[name]) for name in opened.classes], probabilities, atol=1e-5)
-    with pytest.raises(InputError, match="are too few to mend by"):
-        predict.mended(opened, files[:4], None, run.run_dir)
+    flags = [f"--run={run.run_dir}", f"--output={tmp_path}/few.csv", "--adapt=statistics"]
+    flags.append(f"--input={','.join(map(str, files[:4]))}")
+    refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
+    assert (refused.returncode, forced.returncode) == (1, 0)
+    assert "4 images are too few to mend by: it takes 8" in refused.stderr
+    assert "4 predicted, 0 failed" in forced.stdout
 
 
 def test_files_to_adapt_by_are_evenly_spaced(run, files, monkeypatch):

@@ -244,3 +244,8 @@ def test_a_run_renders_as_it_has_learned(one_epoch, tmp_path):
     np.testing.assert_allclose(image, np.clip(model.render(raw.astype(np.float32) / 65535), 0, 1), atol=1e-4)
     fixed = isp.parametrized(model.camera)(raw.astype(np.float32) / 65535)
     assert np.abs(image - fixed).mean() > 1e-4
+    # The camera that is named is that of TIFF as well.
+    assert programs.call("process.py", *flags, f"--output={tmp_path}/named", "--camera=microscopy").returncode == 0
+    manifest = json.loads((tmp_path / "named" / "manifest.json").read_text())
+    assert manifest["camera"]["white_balance"] == list(isp.CAMERAS["microscopy"].white_balance)
+    assert "stored_camera" not in manifest

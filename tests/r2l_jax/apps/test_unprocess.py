@@ -131,6 +131,10 @@ def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     np.testing.assert_array_equal(steps, np.round(steps))
     four_bits = isp.Camera.from_json((tmp_path / "one_flag" / "camera.json").read_text())
     assert four_bits == dataclasses.replace(noisy, bits=4)
+    # No noise is a number, too.
+    unprocess_folder(source, tmp_path / "silent", noisy, read_noise=0.0)
+    silent = isp.Camera.from_json((tmp_path / "silent" / "camera.json").read_text())
+    assert silent == dataclasses.replace(noisy, read_noise=0.0)
 
 
 def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+import programs
 import pytest
 import tifffile
 from flax import nnx
@@ -245,6 +246,9 @@ def test_samples_of_a_run_need_its_data(one_epoch, tmp_path):
 
 
 def test_files_take_mosaics_of_another_size(model, tmp_path):
+    # Spread evenly, from the first sample of the data set to the last.
+    ends = np.array([0, len(model.dataset) - 1])
+    np.testing.assert_array_equal(samples.of_run(model)[[0, -1]], model.dataset.samples(ends)[0])
     larger = samples.of_run(model, (48, 80))
     np.testing.assert_array_equal(larger[:, :32, 32:64], samples.of_run(model))
     np.testing.assert_array_equal(larger[:, 32:, 64:], samples.of_run(model)[:, :16, :16])
@@ -257,8 +261,13 @@ def test_files_take_mosaics_of_another_size(model, tmp_path):
     np.testing.assert_allclose(rendered, model.render(larger)[:2], atol=1e-5)
 
 
-def test_files_to_check_on_are_cut_to_the_size(model, tmp_path):
+def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
     tifffile.imwrite(tmp_path / "frame.tiff", np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10)
     assert samples.of_files(model, [tmp_path / "frame.tiff"], None, (64, 80)).shape == (1, 64, 80)
     with pytest.raises(InputError, match=r"frame\.tiff is 64x96, smaller than the mosaics of --size, 66x80"):
         samples.of_files(model, [tmp_path / "frame.tiff"], None, (66, 80))
+    flags = [f"--run={one_epoch.run_dir}", f"--output={tmp_path}/out", "--parts=isp", "--formats=stablehlo"]
+    done = programs.call("export.py", *flags, f"--input={tmp_path}/frame.tiff", "--size=64,80")
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out/model.json").read_text())
+    assert about["parts"]["isp"]["input"]["shape"] == ["B", 64, 80]
