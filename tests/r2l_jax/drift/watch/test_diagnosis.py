@@ -8,7 +8,7 @@ import pytest
 import smears
 
 import isp
-from r2l_jax.drift.watch import diagnosis, fitting, moments, response
+from r2l_jax.drift.watch import diagnosis, fitting, moments, response, sites
 from r2l_jax.drift.watch.causes import UNITS
 from r2l_jax.drift.watch.diagnosis import diagnose
 
@@ -147,6 +147,18 @@ def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
     reference, _, new, _ = drawn(pool, 5, {}, (6, 1, 1, 1))
     # Groups of similar mosaics tell less than classes: the mix may be too small a change for them.
     assert all(cause.name == "scene" for cause in diagnose(reference, None, new, smears.CAMERA))
+
+
+def test_only_sites_that_the_reference_did_not_have_are_new():
+    dead, none = np.zeros((2, 100, 100), bool)
+    dead[0, :30] = True
+    more = dead.copy()
+    more[1, :5] = True
+    before, after = (sites.Defects(each, none, 9.0 * each) for each in (dead, more))
+    (cause,) = diagnosis._of_sites(before, after)
+    # The exact interval of a Poisson count of 5 is from 1.62 to 11.7.
+    assert (cause.name, cause.value) == ("dead_sites", pytest.approx(500))
+    assert (cause.low, cause.high) == pytest.approx((162, 1167), rel=0.01)
 
 
 @pytest.mark.slow
