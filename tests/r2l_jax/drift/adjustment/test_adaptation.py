@@ -259,6 +259,8 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
+    under = drifts.drifted(replace(config, unlabeled=16), fold, *config.drifts)
+    assert sorted([*under.unlabeled, *under.samples]) == list(range(40))
     message = "--labeled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
         drifts.drifted(replace(config, labeled=40), fold, *config.drifts)
