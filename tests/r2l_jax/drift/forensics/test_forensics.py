@@ -96,6 +96,8 @@ def test_a_group_has_medians_and_ranges_over_its_members(group, monkeypatch, cap
 
     def analyze(self, fold, done, stop, file):
         content = getattr(report_runs, self.name)("", numbers)
+        if self.name == "tolerances":
+            content["samples_needed"] += 10 * (len(found) // 3 % 2)  # The second member needs the most.
         found.append(content)
         return Analysis({name: content[name] for name in content.keys() - {"training", "identity"}}, "table", {})
 
@@ -127,7 +129,7 @@ def test_a_group_has_medians_and_ranges_over_its_members(group, monkeypatch, cap
     for name in ("drop", "ssim", "change", "color", "color_95"):
         assert written["worst_case"]["white_balance"][name] == spread([row[name] for row in worst])
     assert list(written["training"]) == [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
-    assert (written["measured"], written["samples_needed"]) == ("validation", 188)
+    assert (written["measured"], written["samples_needed"]) == ("validation", 198)
     assert (group / "forensics/forensics.png").exists()
     last = f"median (least to greatest) of 3 trainings, measured on {written['samples']} validation samples"
     assert written["table"].endswith(f"\n{last}")
