@@ -373,6 +373,7 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
 
     monkeypatch.setattr(watch, "diagnose", diagnose)
     monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+    monkeypatch.setattr(watch, "_MOST", 32)  # the images of the last two windows
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--by=folder")
     assert done.returncode == 2, done.stderr
     content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())

@@ -204,6 +204,11 @@ def test_members_that_an_interval_takes():
     needed = statistics.members_needed(spread, 0.5)
     assert [stats.t.ppf(0.975, n - 1) / np.sqrt(n) <= 0.5 for n in (needed - 1, needed)] == [False, True]
     assert statistics.members_needed(np.zeros((3, 40)), 0.5) == 2
+    # The samples take their part of the square width.
+    samples = np.tile([-0.7, 0.7], 20)
+    needed = statistics.members_needed(spread + samples, 0.5)
+    left = 0.5**2 - stats.t.ppf(0.975, 39) ** 2 * samples.var(ddof=1) / 40
+    assert [stats.t.ppf(0.975, n - 1) ** 2 / n <= left for n in (needed - 1, needed)] == [False, True]
     # Samples that all members fail on leave an error that no number of members takes away.
     assert statistics.members_needed(np.tile([0.0, 1], (3, 20)), 0.1) is None
 

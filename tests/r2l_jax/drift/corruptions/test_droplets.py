@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from scipy import stats
 
+from r2l_jax.drift.corruptions import droplets
 from r2l_jax.drift.corruptions.droplets import canny_edges, distances_to, muddy, spatter, wet
+from r2l_jax.drift.corruptions.filters import gaussian_taps
 
 PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
 IMAGE, KEY = jnp.asarray(PUBLISHED["image"]), jax.random.key(0)
@@ -38,6 +41,25 @@ def test_drops_are_those_of_the_published_code(severity, mean, largest):
 def test_mud_is_that_of_the_published_code():
     covered = muddy(IMAGE, jnp.asarray(PUBLISHED["mud.liquid"]), jnp.float32(0.68))
     np.testing.assert_allclose(covered, PUBLISHED["mud"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("severity", "mean", "std", "sigma", "threshold"),
+    [
+        (1, 0.62, 0.1, 0.7, 0.7),
+        (2, 0.65, 0.1, 0.8, 0.7),
+        (3, 0.65, 0.3, 1.0, 0.69),
+        (4, 0.65, 0.1, 0.7, 0.69),
+        (5, 0.65, 0.1, 0.5, 0.68),
+    ],
+)
+def test_liquid_is_as_frequent_as_published(monkeypatch, severity, mean, std, sigma, threshold):
+    for kind in ("wet", "muddy"):
+        monkeypatch.setattr(droplets, kind, lambda image, liquid, strength: image + liquid[..., None])
+    liquid = spatter.__wrapped__(jnp.zeros((256, 256, 3)), KEY, jnp.int32(severity))
+    smoothed = std * np.square(gaussian_taps([sigma])).sum()
+    expected = stats.norm.sf(threshold, mean, smoothed)
+    assert (liquid > 0).mean() == pytest.approx(expected, rel=0.1)
 
 
 def test_water_brightens_and_mud_darkens_where_there_is_liquid():

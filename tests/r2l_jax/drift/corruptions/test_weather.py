@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
+from r2l_jax.drift.corruptions import weather
 from r2l_jax.drift.corruptions.filters import streak_taps
 from r2l_jax.drift.corruptions.weather import (
     diamond_square,
@@ -50,6 +52,29 @@ def test_snow_falls_as_in_the_published_code():
     noise = jnp.asarray(PUBLISHED["snow.noise"])[..., None]
     snowy = snow_falls(IMAGE, noise, jnp.float32(0.6), jnp.float32(0.85), jnp.deg2rad(-70.0), taps)
     np.testing.assert_allclose(np.clip(snowy, 0, 1), PUBLISHED["snow"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("severity", "mean", "std", "zoom", "threshold", "share"),
+    [
+        (1, 0.1, 0.2, 1, 0.6, 0.95),
+        (2, 0.1, 0.2, 1, 0.5, 0.9),
+        (3, 0.15, 0.3, 1.75, 0.55, 0.9),
+        (4, 0.25, 0.3, 2.25, 0.6, 0.85),
+        (5, 0.3, 0.3, 1.25, 0.65, 0.8),
+    ],
+)
+def test_snow_has_the_published_strengths(monkeypatch, severity, mean, std, zoom, threshold, share):
+    def shown(image, noise, *strengths):
+        return jnp.concatenate([(noise + 2) / 4, *(strength * jnp.ones_like(noise) for strength in strengths[:2])], -1)
+
+    monkeypatch.setattr(weather, "snow_falls", shown)
+    found = np.asarray(snow.__wrapped__(jnp.zeros((128, 128, 3)), KEY, jnp.int32(severity)), np.float64)
+    np.testing.assert_allclose(found[0, 0, 1:], [threshold, share], rtol=1e-6)
+    drawn = np.random.default_rng(0).normal(mean, std, (128, 128))
+    expected = scipy.ndimage.zoom(drawn, zoom, order=1)[:128, :128]
+    statistics = [[each.mean(), each.std(), np.diff(each).std()] for each in (4 * found[..., 0] - 2, expected)]
+    np.testing.assert_allclose(*statistics, rtol=0.08, atol=0.01)
 
 
 def test_snow_is_the_same_after_half_a_turn_of_a_gray_image():

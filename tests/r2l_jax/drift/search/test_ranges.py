@@ -68,6 +68,14 @@ def test_tuned_parameters_and_gains(facts):
     assert ranges.gains(facts, ["black_level", "gamma_correct"]) == []
 
 
+def test_what_one_cause_moves_together_costs_nothing(facts, default):
+    together = moved(facts, default, everywhere(default, 0.1))
+    matrices = [name for name, value in default.items() if np.ndim(value) > 1]
+    assert float(ranges.apart(facts, default, together)) == pytest.approx(0.01 * len(matrices), rel=1e-3)
+    red = moved(facts, default, {"white_balance": np.float32([0.3, 0, 0])})
+    assert float(ranges.apart(facts, default, red)) == pytest.approx(0.02, rel=1e-3)
+
+
 def test_offsets_that_cannot_be_counted_are_refused():
     pipeline = PIPELINES["static"]
     shading = isp.Stage("shading", lambda image, strength: image, {"strength": isp.Parameter(0.0)})

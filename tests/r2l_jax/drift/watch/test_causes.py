@@ -51,14 +51,21 @@ def test_delivered_values():
     assert under(of(gamma=0.5, saturation=0.2), MOSAICS, CAMERA) == pytest.approx(0.2**0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["read_noise", "photon_noise"])
-def test_noise(name):
+@pytest.mark.parametrize(
+    ("names", "lacking"),
+    [
+        (["read_noise"], 100 * 8),
+        (["photon_noise"], LIGHT * 1000 * 2 + 100 * 8),
+        # The gain raises all of the noise of the read-out.
+        (["read_noise", "photon_noise"], LIGHT * 1000 * 2 + 100 * 80),
+    ],
+)
+def test_noise(names, lacking):
     camera = isp.Camera(**{**vars(CAMERA), "full_well": 1000.0, "read_noise": 10.0})
-    noisy = np.asarray(under(of(**{name: 3.0}), MOSAICS, camera), np.float64).std() / 0.95 * 1000
+    noisy = np.asarray(under(of(**dict.fromkeys(names, 3.0)), MOSAICS, camera), np.float64).std() / 0.95 * 1000
     # Mosaics are free of noise here, and get what an exposure of them lacks.
-    lacking = {"read_noise": 100 * 8, "photon_noise": LIGHT * 1000 * 2 + 100 * 8}[name]
     assert noisy == pytest.approx(lacking**0.5, rel=0.05)
-    assert np.array_equal(under(of(**{name: 0.5}), MOSAICS, camera), MOSAICS)
+    assert np.array_equal(under(of(**dict.fromkeys(names, 0.5)), MOSAICS, camera), MOSAICS)
 
 
 def test_rows_and_sites():

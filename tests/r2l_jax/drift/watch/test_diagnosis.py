@@ -179,6 +179,18 @@ def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
     assert causes[0].name == "scene"
 
 
+def test_only_sites_that_the_reference_did_not_have_are_new():
+    dead, none = np.zeros((2, 100, 100), bool)
+    dead[0, :30] = True
+    more = dead.copy()
+    more[1, :5] = True
+    before, after = (sites.Defects(each, none, 9.0 * each) for each in (dead, more))
+    (cause,) = diagnosis._of_sites(before, after)
+    # The exact interval of a Poisson count of 5 is from 1.62 to 11.7.
+    assert (cause.name, cause.value) == ("dead_sites", pytest.approx(500))
+    assert (cause.low, cause.high) == pytest.approx((162, 1167), rel=0.01)
+
+
 @pytest.mark.slow
 def test_what_no_camera_does_is_unexplained(pool):
     reference, labels, new, _ = drawn(pool, 6, {})

@@ -109,6 +109,9 @@ def test_mending_is_measured_on_other_images(reference, monkeypatch):
     assert found.after == 1.0
     assert found.gain.estimate == found.after - found.before
     assert found.gain.low > 0
+    # Models of a quarter of the gain take all for dark, mended or not. The gain is paired by sample.
+    nothing = expected.remedy(Bright(0.25), reference, drifted, "a command").gain
+    assert (nothing.estimate, nothing.low, nothing.high) == (0, 0, 0)
 
     refusing = Bright(refusal="no mixture")
     assert expected.remedy(refusing, reference, drifted, "a command").refused == "no mixture"
