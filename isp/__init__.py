@@ -2,8 +2,8 @@
 
 `parametrized` and `static` build the pipelines of Oala et al. (TMLR 2023), and `full` a modern one; `Pipeline`, `Stage`
 and the makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules
-`cfa`, `color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen` and `tone`
-hold these functions.
+`cfa`, `color`, `demosaic`, `denoise`, `filter`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen`
+and `tone` hold these functions.
 
 A mosaic is an array `(..., H, W)` with one color per site and an even height and width, and an image is
 `(..., H, W, 3)`, with any number of leading batch axes. Both are floating point with white at 1. A function that gets
@@ -26,6 +26,7 @@ from isp import (
     demosaic,
     denoise,
     filter,
+    metering,
     repair,
     sensor,
     sensor_drift,
@@ -34,6 +35,7 @@ from isp import (
     stages,
     tone,
 )
+from isp.auto import metered, metered_like
 from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
@@ -59,6 +61,9 @@ __all__ = [
     "filter",
     "full",
     "local",
+    "metered",
+    "metered_like",
+    "metering",
     "parametrized",
     "portable",
     "repair",

@@ -11,18 +11,21 @@ which continuous settings are parameters and all others, such as the side of a w
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from isp import cfa, color, demosaic, denoise, repair, shading, sharpen, tone
+from isp import cfa, color, demosaic, denoise, metering, repair, shading, sharpen, tone
 from isp._engine import checks, steps
 from isp.camera import Camera
 from isp.cfa import COLORS
 from isp.parameter import Parameter
 from isp.stage import Stage
+
+# The level of a gray card, to which cameras expose.
+_GRAY = 0.18
 
 # The quarters of the range of display values.
 _RANGES = ("shadows", "darks", "lights", "highlights")
@@ -121,28 +124,55 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     return Stage("white_balance", color.balance_mosaic, camera.parameters("white_balance"), options)
 
 
-def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: float = 0.5) -> Stage:
-    """Makes the stage `auto_white_balance` for images, which estimates the gains from the image.
+def auto_white_balance(
+    camera: Camera, neutral: ArrayLike | Sequence | None = None, power: float = 6.0, share: float = 1.0
+) -> Stage:
+    """Makes the stage `auto_white_balance` for mosaics as they are read, which meters the color of each image.
 
     Args:
-        camera: The camera whose gains, the parameter `white_balance`, are mixed with the estimate. If None, only the
-            estimate counts.
-        power: The start of the parameter `gray_power`: 1 for the gray world, large for the white patch.
-        share: The start of the parameter `estimate_share`, the weight of the estimate. It is used only with a camera.
-
-    Raises:
-        ValueError: If one of the camera's gains is negative.
+        camera: The camera, which gives the level of black and the pattern.
+        neutral: The start of the parameter `neutral`, the levels of red, green and blue to reach, up to a factor. If
+            None, the levels that the camera's gains make gray.
+        power: The start of the parameter `balance_power`: 1 for the gray world, large for the white patch.
+        share: The start of the parameter `balance_share`: 0 leaves images as they are, 1 reaches the neutral color.
 
     Example:
         >>> list(isp.stages.auto_white_balance(isp.CAMERAS["drone"]).parameters)
-        ['gray_power', 'white_balance', 'estimate_share']
+        ['neutral', 'balance_power', 'balance_share']
     """
-    parameters = {"gray_power": Parameter(power, scale="log", low=0.1, high=100, unit="power")}
-    if camera is not None:
-        _check_gains(camera, True)
-        parameters |= camera.parameters("white_balance")
-        parameters["estimate_share"] = Parameter(share, width=0.5, low=0, high=1, unit="share")
-    return Stage("auto_white_balance", color.auto_white_balance, parameters)
+    if neutral is None:
+        neutral = 1 / np.abs(np.asarray(camera.white_balance))
+    parameters = {
+        "neutral": Parameter(neutral, scale="log", labels=COLORS, unit="level"),
+        "balance_power": _power(power),
+        "balance_share": _share(share),
+    }
+    return Stage("auto_white_balance", metering.auto_white_balance, parameters, _metered(camera))
+
+
+def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.0, share: float = 1.0) -> Stage:
+    """Makes the stage `auto_exposure` for mosaics as they are read, which meters the level of each image.
+
+    Args:
+        camera: The camera, which gives the level of black and the pattern.
+        target: The start of the parameter `exposure_target`, the level to reach as a fraction of white. If None, the
+            level of a picture that the camera's gains make gray with 18% of white.
+        power: The start of the parameter `exposure_power`: 1 for the mean, large for the brightest zone.
+        share: The start of the parameter `exposure_share`: 0 leaves images as they are, 1 reaches the target.
+
+    Example:
+        >>> list(isp.stages.auto_exposure(isp.CAMERAS["drone"]).parameters)
+        ['exposure_target', 'exposure_power', 'exposure_share']
+    """
+    if target is None:
+        gray = 1 / np.abs(np.asarray(camera.white_balance))
+        target = float(_GRAY * (gray**power).mean() ** (1 / power))
+    parameters = {
+        "exposure_target": Parameter(target, scale="log", unit="fraction of white"),
+        "exposure_power": _power(power),
+        "exposure_share": _share(share),
+    }
+    return Stage("auto_exposure", metering.auto_exposure, parameters, _metered(camera))
 
 
 def color_correct(camera: Camera) -> Stage:
@@ -307,6 +337,18 @@ def _check_gains(camera: Camera, needed: bool) -> None:
             "white_balance must have positive gains, which are the levels at which colors saturate, got "
             f"{camera.white_balance}"
         )
+
+
+def _metered(camera: Camera) -> dict[str, Hashable]:
+    return {"black_level": tuple(map(float, camera.black_level)), "pattern": camera.pattern}
+
+
+def _power(value: float) -> Parameter:
+    return Parameter(value, scale="log", low=0.1, high=100, unit="power")
+
+
+def _share(value: float) -> Parameter:
+    return Parameter(value, width=0.5, low=0, high=1, unit="share")
 
 
 def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:

@@ -79,46 +79,6 @@ def test_a_saturated_mosaic_becomes_white():
         np.testing.assert_array_equal(color.balance_mosaic(jnp.ones((2, 2)), gains=jnp.array(channels), clip=True), 0.5)
 
 
-@pytest.mark.parametrize("power", [1.0, 2.5, 6.0, 60.0])
-def test_gains_follow_the_minkowski_norm(power):
-    norms = (RGB.astype(np.float64) ** power).mean((1, 2)) ** (1 / power)
-    np.testing.assert_allclose(color.shades_of_gray(RGB, power), norms[:, 1:2] / norms, rtol=2e-5)
-
-
-def test_a_great_power_is_the_white_patch():
-    tops = RGB.max((1, 2))
-    np.testing.assert_allclose(color.shades_of_gray(RGB, 1e4), tops[:, 1:2] / tops, rtol=1e-3)
-
-
-def test_the_light_of_the_estimate_does_not_depend_on_exposure():
-    for exposure in (1e-6, 1e-2, 1e3):
-        np.testing.assert_allclose(color.shades_of_gray(exposure * RGB), color.shades_of_gray(RGB), rtol=1e-4)
-
-
-def test_share_mixes_estimate_and_camera_geometrically():
-    estimate = color.shades_of_gray(RGB)[:, None, None]
-    np.testing.assert_allclose(color.auto_white_balance(RGB), RGB * estimate, rtol=1e-5)
-    for share in (0.0, 0.3, 1.0):
-        expected = RGB * estimate**share * GAINS ** (1 - share)
-        np.testing.assert_allclose(color.auto_white_balance(RGB, 6.0, GAINS, share), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("value", [0.0, -0.5, 1.0])
-def test_black_negative_and_saturated_images_stay(value):
-    rgb = jnp.full((1, 1, 3), value)
-    np.testing.assert_array_equal(color.auto_white_balance(rgb), rgb)
-
-
-def test_a_channel_without_light_keeps_its_gain_of_one():
-    rgb = RGB.copy()
-    rgb[..., 2] = 0
-    gains = color.shades_of_gray(rgb)
-    np.testing.assert_array_equal(gains[:, 1:], 1)
-    np.testing.assert_allclose(gains[:, 0], color.shades_of_gray(RGB)[:, 0], rtol=1e-6)
-    rgb[..., 1] = 0
-    np.testing.assert_array_equal(color.shades_of_gray(rgb), 1)
-
-
 @pytest.mark.parametrize("gains", [(2.0, 1.0, 1.5), (1.2, 1.4, 0.7), (0.7, 1.4, 1.2)])
 @pytest.mark.parametrize("mode", ["clip", "desaturate"])
 def test_saturated_pixels_become_white_at_the_least_gain(mode, gains):

@@ -18,6 +18,7 @@ GAINS = np.float32([1.0, 2.0, 1.5])
 MATRIX = np.float32([[1.5, -0.3, -0.2], [-0.2, 1.7, -0.5], [0.1, -0.3, 1.3]])
 KERNEL = np.random.default_rng(1).normal(size=(5, 5)).astype(np.float32)
 DRONE = isp.CAMERAS["drone"]
+BLACK = (0.1, 0.0, 0.05, 0.02)
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
 
 
@@ -45,7 +46,14 @@ SENSOR_DRIFTS = NOISY_DRIFTS | {
 
 # By the names of the functions: one input, and arguments. NumPy arrays among them have gradients.
 EXAMPLES = {
-    "auto_white_balance": (IMAGE, {"power": number(2.5), "camera_gains": GAINS, "share": number(0.4)}),
+    "auto_exposure": (
+        MOSAIC,
+        {"target": number(0.3), "power": number(2.5), "share": number(0.4), "black_level": BLACK},
+    ),
+    "auto_white_balance": (
+        MOSAIC,
+        {"neutral": GAINS, "power": number(2.5), "share": number(0.4), "black_level": BLACK},
+    ),
     "balance_mosaic": (MOSAIC, {"pattern": "GRBG", "gains": GAINS, "clip": True}),
     "bilateral": (IMAGE, {"sigma_spatial": number(0.9), "sigma_color": number(0.2), "size": 3, "centered": True}),
     "bilateral as published": (IMAGE, {"sigma_spatial": number(0.9), "size": 3}),
@@ -77,6 +85,7 @@ EXAMPLES = {
     "highlights desaturated": (IMAGE, {"gains": 0.5 * GAINS, "mode": "desaturate"}),
     "hsv_to_rgb": (IMAGE, {}),
     "interpolate": ("planes", {"kernel": np.arange(81, dtype=np.float32).reshape(3, 3, 3, 3) / 81}),
+    "levels": (MOSAIC, {"power": number(2.5), "black_level": BLACK}),
     "local_tone_map": (IMAGE, {"strength": number(0.4), "detail": number(1.3), "size": 3}),
     "luma": (IMAGE, {}),
     "malvar2004": (MOSAIC, {"pattern": "GRBG"}),
@@ -95,7 +104,6 @@ EXAMPLES = {
     "rgb_to_hsv": (IMAGE, {}),
     "rgb_to_yuv": (IMAGE, {}),
     "saturation": (IMAGE, {"amount": number(1.3)}),
-    "shades_of_gray": (IMAGE, {"power": number(2.5)}),
     "sharpening_filter": (IMAGE, {"kernel": KERNEL[:3, :3]}),
     "site_light": (MOSAIC, {"camera": DRONE}),
     "space_to_depth": (MOSAIC, {}),

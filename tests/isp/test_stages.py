@@ -17,8 +17,8 @@ MAKERS = {
     "white_balance": (lambda: isp.stages.white_balance(CAMERA), "image"),
     "white_balance, desaturated": (lambda: isp.stages.white_balance(CAMERA, "desaturate"), "image"),
     "white_balance alone": (lambda: isp.stages.white_balance(isp.CAMERAS["microscopy"], None), "image"),
-    "auto_white_balance": (isp.stages.auto_white_balance, "image"),
-    "auto_white_balance with a camera": (lambda: isp.stages.auto_white_balance(CAMERA), "image"),
+    "auto_white_balance": (lambda: isp.stages.auto_white_balance(CAMERA), "mosaic"),
+    "auto_exposure": (lambda: isp.stages.auto_exposure(CAMERA), "mosaic"),
     "color_correct": (lambda: isp.stages.color_correct(CAMERA), "image"),
     "chroma_denoising": (isp.stages.chroma_denoising, "image"),
     "saturation": (lambda: isp.stages.saturation(1.2), "image"),
@@ -64,7 +64,7 @@ def test_tone_curves_in_one_pass_equal_one_after_the_other(kept):
 
 def test_refuses(unchecked):
     microscope = isp.CAMERAS["microscopy"]
-    for make in (isp.stages.white_balance, isp.stages.mosaic_white_balance, isp.stages.auto_white_balance):
+    for make in (isp.stages.white_balance, isp.stages.mosaic_white_balance):
         with pytest.raises(ValueError, match=r"white_balance must have positive gains, .*, got \(-0.6567, "):
             make(microscope)
     with pytest.raises(ValueError, match="highlights must be one of clip, desaturate, got 'blend'"):

@@ -1,0 +1,186 @@
+"""Metering: auto exposure and auto white balance, from the levels of each raw image's own colors.
+
+With a fixed exposure and fixed gains, every change of the light reaches whatever sees the image. A camera meters
+instead: it scales each image until its level and its colors are as expected, so that less light, another lamp or other
+gains of the sensor change little. Metering does not undo noise, and it loses what images differ in by their brightness
+or color alone.
+
+The functions scale raw images about the camera's black level, so that every processing can follow.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from isp import cfa
+from isp._engine.checks import Scalar
+from isp.parameter import LARGEST_FACTOR
+
+# The least side of a zone, in pixels.
+_ZONE = 8
+
+
+@jax.jit(static_argnames=("black_level", "pattern"))
+def levels(
+    raw: Shaped[Array | np.ndarray, "..."],
+    power: Scalar = 1.0,
+    *,
+    black_level: tuple[float, ...],
+    pattern: str = "RGGB",
+) -> Float[Array, "*batch colors"]:
+    """Computes the Minkowski mean of each color over the zones of a raw image.
+
+    The mean of each color tells the color of the light: G. D. Finlayson and E. Trezzi, "Shades of gray and colour
+    constancy", Color Imaging Conference (2004), who recommend a power of 6. A power of 1 is the gray-world assumption,
+    and a large power treats the brightest value of each color as white. Zones are blocks of 8x8 sites, or of 12x12 for
+    X-Trans arrays, whose plain means count: noise is averaged before a large power would favor its peaks. An incomplete
+    zone at the right or lower border is left out, and a smaller image is one zone.
+
+    Saturated sites count as they are. They lower the level of an overexposed image, but leaving them out lowers it
+    more, since the brightest values are then missing.
+
+    Args:
+        raw: Mosaics `(..., H, W)` with white at 1.
+        power: The power of the mean, positive. It can be learned.
+        black_level: The level of black, as in `isp.Camera`. Zones below it count as 0.
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Raises:
+        ValueError: If the image is smaller than a tile.
+
+    Returns:
+        The levels of red, green and blue above black `(..., 3)`, or one level `(..., 1)` without color filters.
+
+    Example:
+        >>> isp.metering.levels(jnp.full((8, 8), 0.5), black_level=(0.25, 0.25, 0.25, 0.25))
+        Array([0.25, 0.25, 0.25], dtype=float32)
+    """
+    above_black = _above(jnp.asarray(raw), black_level, pattern)
+    *batch, height, width = above_black.shape
+    tile = cfa.tile(pattern)
+    rows, cols = (
+        side * min(-(-_ZONE // side), size // side) for size, side in zip((height, width), tile.shape, strict=True)
+    )
+    if not rows * cols:
+        raise ValueError(f"raw must have at least one tile of {tile.shape[0]}x{tile.shape[1]} sites, got {raw.shape}")
+    down, across = height // rows, width // cols
+    zones = above_black.reshape(-1, height, width)[:, : down * rows, : across * cols]
+    # Whole rows of the same place in the tile are added first, since that vectorizes.
+    by_row = zones.reshape(-1, down, rows // tile.shape[0], tile.shape[0], across * cols).sum(2)
+    by_site = by_row.reshape(-1, down, tile.shape[0], across, cols // tile.shape[1], tile.shape[1]).sum(4)
+    at_sites = by_site.swapaxes(2, 3).reshape(-1, down * across, tile.size) / (rows * cols / tile.size)
+    seen = np.eye(tile.max() + 1, dtype=above_black.dtype)[tile.ravel()]
+    means = jnp.matmul(at_sites, seen / seen.sum(0), precision="highest")
+    return _minkowski(means, power, axis=1).reshape(*batch, seen.shape[1])
+
+
+@jax.jit(static_argnames=("black_level", "pattern"))
+def auto_exposure(
+    raw: Shaped[Array | np.ndarray, "..."],
+    target: Scalar,
+    power: Scalar = 6.0,
+    share: Scalar = 1.0,
+    *,
+    black_level: tuple[float, ...],
+    pattern: str = "RGGB",
+) -> Float[Array, "*batch height width"]:
+    """Multiplies each raw image by the gain that brings its level to a target.
+
+    The level is the Minkowski mean over all colors. The gain is within a factor of 100 of 1, the range of light that
+    was measured in the study of Oala et al. (TMLR 2023), so that noise does not become a picture. A black image stays.
+
+    Args:
+        raw: Mosaics `(..., H, W)` with white at 1. Results are not clipped.
+        target: The level to reach above black, as a fraction of white.
+        power: The power of the mean, see `levels`.
+        share: The share of the gain in stops: 0 leaves images as they are, 1 reaches the target.
+        black_level: The level of black, which stays.
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Example:
+        >>> isp.metering.auto_exposure(jnp.full((2, 4), 0.34), 0.18, black_level=(0.25, 0.25, 0.25, 0.25)).round(6)
+        Array([[0.43, 0.43, 0.43, 0.43],
+               [0.43, 0.43, 0.43, 0.43]], dtype=float32)
+    """
+    known = {"black_level": black_level, "pattern": pattern}
+    level = _minkowski(levels(raw, power, **known), power, axis=-1)
+    gain = _bounded(jnp.where(level > 0, target / jnp.where(level > 0, level, 1), 1)) ** share
+    return _scaled(jnp.asarray(raw), jnp.broadcast_to(gain[..., None], (*gain.shape, 3)), **known)
+
+
+@jax.jit(static_argnames=("black_level", "pattern"))
+def auto_white_balance(
+    raw: Shaped[Array | np.ndarray, "..."],
+    neutral: Float[Array | np.ndarray, "3"],
+    power: Scalar = 6.0,
+    share: Scalar = 1.0,
+    *,
+    black_level: tuple[float, ...],
+    pattern: str = "RGGB",
+) -> Float[Array, "*batch height width"]:
+    """Multiplies the red and blue sites of each raw image by gains that bring its colors to a neutral color.
+
+    Green stays. The gains are within a factor of 100 of 1. A color without light keeps the gain 1; so do all colors if
+    green has no light.
+
+    Args:
+        raw: Mosaics `(..., H, W)` with white at 1. Results are not clipped.
+        neutral: The levels of red, green and blue that count as neutral, up to a factor, such as the reciprocals of the
+            camera's gains.
+        power: The power of the mean, see `levels`.
+        share: The share of the gains in stops: 0 leaves images as they are, 1 reaches the neutral color.
+        black_level: The level of black, which stays.
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Raises:
+        ValueError: If there are no color filters.
+
+    Example:
+        >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])
+        >>> isp.metering.auto_white_balance(raw, jnp.array([0.5, 1.0, 0.5]), black_level=(0.0, 0.0, 0.0, 0.0)).round(6)
+        Array([[0.2, 0.4],
+               [0.4, 0.2]], dtype=float32)
+    """
+    if pattern == cfa.MONO:
+        raise ValueError("a sensor without color filters has no colors to balance")
+    known = {"black_level": black_level, "pattern": pattern}
+    level = levels(raw, power, **known)
+    lit = (level > 0) & (level[..., 1:2] > 0)
+    relative = jnp.asarray(neutral, level.dtype) / jnp.where(lit, level, 1)
+    gains = jnp.where(lit, _bounded(relative / relative[..., 1:2]), 1) ** share
+    return _scaled(jnp.asarray(raw), gains, **known)
+
+
+def _above(raw: Array, black_level: tuple[float, ...], pattern: str) -> Array:
+    return cfa.subtract_black_level(raw, jnp.array(black_level, raw.dtype), pattern=pattern)
+
+
+def _minkowski(values: Array, power: Scalar, axis: int) -> Array:
+    # Dividing by the greatest value keeps large powers from underflowing. The mean does not depend on it.
+    top = jax.lax.stop_gradient(values.max(axis, keepdims=True))
+    tiny = jnp.finfo(values.dtype).tiny
+    lit = top > tiny
+    scale = jnp.where(lit, top, 1)
+    positive = values / scale > tiny
+    # Dark values are replaced before the power as well: its infinite derivative times 0 would be NaN.
+    powers = jnp.where(positive, jnp.where(positive, values / scale, 1) ** power, 0)
+    mean = jnp.where(lit, powers.mean(axis, keepdims=True), 1)
+    return jnp.where(lit, scale * mean ** (1 / power), 0).squeeze(axis)
+
+
+def _bounded(gain: Array) -> Array:
+    return jnp.clip(gain, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+
+
+def _scaled(raw: Array, gains: Float[Array, "*batch 3"], black_level: tuple[float, ...], pattern: str) -> Array:
+    """Multiplies the distance of each site from black by the gain of its color."""
+    *batch, height, width = raw.shape
+    tile = cfa.tile(pattern)
+    rows = height if height % len(tile) else len(tile)
+    repeats = -(-rows // tile.shape[0]), -(-width // tile.shape[1])
+    by_row = gains[..., np.tile(tile, repeats)[:rows, :width]][..., None, :, :]
+    above_black = _above(raw, black_level, pattern)
+    # Not black + gain * above black: a gain of 1 leaves a value exactly as it is.
+    more = above_black.reshape(*batch, height // rows, rows, width) * (by_row - 1)
+    return raw + more.reshape(raw.shape)

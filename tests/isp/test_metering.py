@@ -1,0 +1,221 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp import cfa, metering
+from isp._engine import lowering
+
+BLACK = 0.0625
+KNOWN = {"black_level": (BLACK,) * 4}
+CAMERA = dataclasses.replace(isp.CAMERAS["drone"], black_level=KNOWN["black_level"])
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+# Zones divide neither side, green is not the brightest color, and the images differ.
+RGB = np.random.default_rng(0).random((2, 30, 22, 3)).astype(np.float32) * np.float32([0.9, 0.5, 0.2])
+RAW = BLACK + np.asarray(cfa.mosaic(RGB))
+NEUTRAL = np.float32([0.5, 1.0, 0.25])
+
+
+def darker(raw, light):
+    return (BLACK + light * (raw - BLACK)).astype(np.float32)
+
+
+def zone_means(raw):
+    """Means of red, green and blue over blocks of 8x8 sites of an RGGB mosaic, `(images, zones, 3)`."""
+    rows, cols = (size // 8 for size in raw.shape[-2:])
+    above = raw[:, : 8 * rows, : 8 * cols].astype(np.float64) - BLACK
+    sites = above.reshape(-1, rows, 4, 2, cols, 4, 2).mean((2, 5)).transpose(0, 1, 3, 2, 4)
+    sites = sites.reshape(len(raw), rows * cols, 4)
+    return np.stack([sites[..., 0], sites[..., 1:3].mean(-1), sites[..., 3]], -1)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.5, 6.0, 60.0])
+def test_levels_are_minkowski_means_of_zones(power):
+    expected = (zone_means(RAW) ** power).mean(1) ** (1 / power)
+    np.testing.assert_allclose(metering.levels(RAW, power, **KNOWN), expected, rtol=2e-5)
+
+
+def test_the_greatest_power_is_the_brightest_zone():
+    np.testing.assert_allclose(metering.levels(RAW, 1e4, **KNOWN), zone_means(RAW).max(1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["GRBG", XTRANS, "RRGG/RRGG/GGBB/GGBB"])
+def test_each_color_counts_by_its_own_sites(pattern):
+    """Each color has one value, however many sites see it; the sides are no multiples of a zone."""
+    levels = np.float32([0.1, 0.05, 0.2, 0.15])[: cfa.black_level_shape(pattern)[0]]
+    light = cfa.mosaic(np.broadcast_to(np.float32([0.2, 0.5, 0.7]), (26, 28, 3)), pattern)
+    raw = light + cfa.black_levels(levels, pattern, 26, 28)
+    known = {"black_level": tuple(map(float, levels)), "pattern": pattern}
+    for power in (1.0, 6.0):
+        np.testing.assert_allclose(metering.levels(raw, power, **known), [0.2, 0.5, 0.7], rtol=1e-5)
+    balanced = metering.auto_white_balance(raw, NEUTRAL, **known)
+    expected = cfa.mosaic(np.broadcast_to(0.5 * NEUTRAL, (26, 28, 3)), pattern)
+    np.testing.assert_allclose(balanced - cfa.black_levels(levels, pattern, 26, 28), expected, rtol=1e-4)
+
+
+def test_an_image_smaller_than_a_zone_is_one_zone():
+    raw = RAW[:, :6, :4]
+    np.testing.assert_allclose(
+        metering.levels(raw, 6.0, **KNOWN)[:, 0], raw[:, ::2, ::2].mean((1, 2)) - BLACK, rtol=1e-5
+    )
+
+
+def test_noise_hardly_raises_a_level_of_a_great_power():
+    noise = np.random.default_rng(2).normal(0, 0.1, (64, 64)).astype(np.float32)
+    found = metering.levels(BLACK + 0.25 + noise, 20.0, **KNOWN)
+    # The brightest site is three times, the brightest zone a fifth above the mean.
+    assert found.min() > 0.25
+    assert found.max() < 0.31
+
+
+@pytest.mark.parametrize("power", [1.0, 6.0])
+def test_exposure_reaches_its_target(power):
+    exposed = metering.auto_exposure(RAW, 0.3, power, **KNOWN)
+    level = (np.asarray(metering.levels(exposed, power, **KNOWN), np.float64) ** power).mean(-1) ** (1 / power)
+    np.testing.assert_allclose(level, 0.3, rtol=1e-5)
+    # One gain for all sites of an image.
+    np.testing.assert_allclose(np.std((exposed - BLACK) / (RAW - BLACK), (1, 2)), 0, atol=1e-4)
+
+
+def test_white_balance_reaches_its_neutral_color_and_keeps_green():
+    balanced = metering.auto_white_balance(RAW, NEUTRAL, **KNOWN)
+    level = np.asarray(metering.levels(balanced, 6.0, **KNOWN))
+    np.testing.assert_allclose(level / level[:, 1:2], np.broadcast_to(NEUTRAL, (2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(balanced[:, ::2, 1::2], RAW[:, ::2, 1::2])
+
+
+@pytest.mark.parametrize(("function", "start"), [(metering.auto_exposure, 0.3), (metering.auto_white_balance, NEUTRAL)])
+def test_share_gives_way_in_stops(function, start):
+    whole, none, part = (np.asarray(function(RAW, start, 6.0, share, **KNOWN)) for share in (1.0, 0.0, 0.3))
+    np.testing.assert_array_equal(none, RAW)
+    assert abs(whole - RAW).max() > 0.1
+    gains = (whole - BLACK) / (RAW - BLACK)
+    np.testing.assert_allclose(part, BLACK + (RAW - BLACK) * gains**0.3, rtol=1e-4)
+
+
+def test_gains_are_within_a_factor_of_a_hundred():
+    dark, bright = darker(RAW, 1e-4).astype(np.float64), darker(RAW, 100.0)
+    exposed = metering.auto_exposure(dark.astype(np.float32), 0.5, **KNOWN)
+    np.testing.assert_allclose(exposed - BLACK, 100 * (dark - BLACK), rtol=1e-2, atol=1e-6)
+    np.testing.assert_allclose(metering.auto_exposure(bright, 1e-3, **KNOWN), darker(bright, 0.01), rtol=1e-5)
+    blue = darker(RAW, np.tile(np.float32([[1, 1], [1, 1e-4]]), (15, 11)))
+    balanced = metering.auto_white_balance(blue, np.ones(3, np.float32), **KNOWN)
+    np.testing.assert_allclose(balanced[:, 1::2, 1::2], darker(blue, 100.0)[:, 1::2, 1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [BLACK, 0.0])
+def test_images_without_light_stay_and_have_gradients(value):
+    raw = jnp.full((1, 8, 8), value)
+    for meter in (
+        lambda raw: metering.auto_exposure(raw, 0.3, **KNOWN),
+        lambda raw: metering.auto_white_balance(raw, NEUTRAL, **KNOWN),
+    ):
+        np.testing.assert_array_equal(meter(raw), raw)
+        assert np.isfinite(jax.grad(lambda raw, meter=meter: meter(raw).sum())(raw)).all()
+
+
+def test_a_color_without_light_keeps_a_gain_of_one():
+    raw = RAW.copy()
+    raw[:, 1::2, 1::2] = BLACK
+    balanced, expected = (metering.auto_white_balance(each, NEUTRAL, **KNOWN) for each in (raw, RAW))
+    np.testing.assert_array_equal(balanced[:, 1::2, 1::2], BLACK)
+    np.testing.assert_array_equal(balanced[:, ::2, ::2], expected[:, ::2, ::2])
+    raw = RAW.copy()
+    raw[:, ::2, 1::2] = raw[:, 1::2, ::2] = BLACK
+    np.testing.assert_array_equal(metering.auto_white_balance(raw, NEUTRAL, **KNOWN), raw)
+
+
+def test_refuses_what_has_no_color_or_no_tile():
+    with pytest.raises(ValueError, match="a sensor without color filters has no colors to balance"):
+        metering.auto_white_balance(RAW, NEUTRAL, black_level=(0.0,), pattern="MONO")
+    with pytest.raises(ValueError, match=r"raw must have at least one tile of 6x6 sites, got \(4, 8\)"):
+        metering.levels(np.zeros((4, 8), np.float32), black_level=(0.0, 0.0, 0.0), pattern=XTRANS)
+
+
+@pytest.mark.parametrize("make", [isp.parametrized, isp.static, isp.full], ids=lambda make: make.__name__)
+def test_light_and_gains_of_the_sensor_leave_a_metered_image_as_it_is(make):
+    plain = make(CAMERA)
+    pipeline = isp.metered(plain, CAMERA)
+    lamp = np.tile(np.float32([[0.6, 0.9], [0.9, 1.1]]), (15, 11))
+    for light in (0.5, lamp):
+        assert abs(plain(darker(RAW, light)) - plain(RAW)).max() > 0.1
+        changed = np.asarray(pipeline(darker(RAW, light)) - pipeline(RAW))
+        # The tone curve magnifies the rounding of dark values.
+        assert abs(changed).max() < 1e-2
+        assert abs(changed).mean() < 1e-5
+
+
+def test_gray_cards_become_18_percent_of_white():
+    """The camera's gains make its own gray neutral, whatever the light."""
+    gray = 0.3 * np.float32([1.5, 1.0, 0.7]) / np.float32(CAMERA.white_balance)
+    raw = BLACK + cfa.mosaic(np.broadcast_to(gray, (16, 16, 3)), CAMERA.pattern)
+    images = isp.metered(isp.static(CAMERA, "normalized"), CAMERA).trace(raw)[1]
+    np.testing.assert_allclose(images["white_balance"], 0.18, rtol=1e-4)
+
+
+def test_negative_gains_have_a_neutral_color():
+    microscope = isp.CAMERAS["microscopy"]
+    neutral = isp.metered(isp.parametrized(microscope), microscope).parameters()["neutral"]
+    np.testing.assert_allclose(neutral, 1 / np.abs(np.float32(microscope.white_balance)), rtol=1e-6)
+
+
+def test_images_like_the_given_ones_change_little():
+    raw = np.concatenate([darker(RAW[:1], light) for light in (0.4, 0.6, 0.9)])
+    metered = isp.metered(isp.parametrized(CAMERA), CAMERA, like=raw)
+    level, plain = (np.log(metering.levels(each, **KNOWN)) for each in (metered.trace(raw)[1]["auto_exposure"], raw))
+    np.testing.assert_allclose(level.mean(0), plain.mean(0), atol=0.02)
+    assert plain.std(0).min() > 0.2
+    assert level.std(0).max() < 1e-3
+
+
+def test_the_power_is_the_one_whose_levels_vary_least():
+    """The mean of some images is the same, the brightest zone of others."""
+    shares = np.float32([0.25, 0.5, 0.75])[:, None, None]
+    rows = np.arange(64)[:, None] * np.ones((1, 64))
+    # A bright background behind more or fewer dark cells.
+    background = np.where(rows < 64 * shares, 0.1, 0.6)
+    flat = np.where(rows < 32, 0.3 + shares / 4, 0.3 - shares / 4)
+    powers = {}
+    for name, mosaics in {"background": background, "flat": flat}.items():
+        pipeline = isp.metered(isp.parametrized(CAMERA), CAMERA, like=(BLACK + mosaics).astype(np.float32))
+        powers[name] = float(pipeline.exposure_power[...])
+    assert powers == {"background": 20, "flat": 1}
+
+
+def test_gray_images_are_exposed_alone():
+    mono = isp.Camera([BLACK], pattern="MONO")
+    for plain in (isp.parametrized(mono), isp.static(mono, "normalized"), isp.full(mono)):
+        assert isp.metered(plain, mono).stage_names == ("auto_exposure", *plain.stage_names)
+    metered = isp.metered(isp.parametrized(mono), mono, like=RAW)
+    np.testing.assert_allclose(metered(darker(RAW, 0.5)), metered(RAW), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"), [((True, False), ("auto_exposure",)), ((False, True), ("auto_white_balance",))]
+)
+def test_each_kind_of_metering_alone(kinds, names):
+    plain = isp.parametrized(CAMERA)
+    metered = isp.metered(plain, CAMERA, exposure=kinds[0], white_balance=kinds[1])
+    assert metered.stage_names == (*names, *plain.stage_names)
+
+
+def test_a_metered_pipeline_is_not_metered_again():
+    metered = isp.metered(isp.parametrized(CAMERA), CAMERA)
+    with pytest.raises(ValueError, match="distinct names"):
+        isp.metered(metered, CAMERA)
+
+
+def test_metering_sees_whole_frames():
+    pipeline = isp.metered(isp.parametrized(CAMERA), CAMERA)
+    distances = [lowering.distance(stage, pipeline.parameters()) for stage in pipeline.stages[:3]]
+    assert distances == [None, None, 0]
+
+
+def test_metering_is_portable():
+    pipeline = isp.metered(isp.parametrized(CAMERA), CAMERA).without("gamma_correct")
+    with isp.portable():
+        portable = jax.jit(lambda raw: pipeline(raw))(RAW)
+    np.testing.assert_allclose(portable, pipeline(RAW), atol=1e-5)
