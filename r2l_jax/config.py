@@ -35,6 +35,9 @@ PROCESSING_MODES = ("parametrized", "adaptive", "static", "neural_network", "non
 # The modes whose images have one pixel for each 2x2 tile of the mosaic.
 HALF_SIZE_MODES = ("neural_network", "none")
 
+# What the stages before a pipeline can meter.
+AUTO = ("exposure", "white_balance")
+
 # The flags of --processing_mode=static, named as in the published program: the step whose algorithm each chooses, and
 # its default algorithm.
 STATIC_FLAGS = {
@@ -229,6 +232,12 @@ class ProcessingChoice(Settings):
         rare=True,
     )
 
+    auto: tuple[str, ...] = setting(
+        "meter each raw image before the pipeline: exposure, white_balance; see isp.metering",
+        (),
+        each=AUTO,
+    )
+
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the values, adding the mode and its algorithms if they are missing, because a run records them."""
@@ -247,6 +256,9 @@ class ProcessingChoice(Settings):
             raise InputError(
                 f"--half_size: the images of --processing_mode={self.processing_mode} already have that size"
             )
+        if self.auto and (self.processing_mode in HALF_SIZE_MODES or self.is_adaptive):
+            reason = "adapts to each image by itself" if self.is_adaptive else "has none"
+            raise InputError(f"--auto meters before a pipeline: --processing_mode={self.processing_mode} {reason}")
         if self.half_size and self.sp_debayer is not None:
             raise InputError(f"--half_size takes the place of --sp_debayer={self.sp_debayer}: leave one of them out")
         if self.pipeline is not None:

@@ -9,7 +9,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -46,6 +46,7 @@ class NamedPipeline:
         make: makes the pipeline for a camera.
         source: the user's file, if the pipeline comes from one.
         half_size: whether the pipeline turns each block of sites into one pixel, see `half_sized`.
+        auto: what it meters first, see `metered`.
     """
 
     name: str
@@ -53,18 +54,21 @@ class NamedPipeline:
     make: Callable[[isp.Camera], isp.Pipeline]
     source: Source | None = None
     half_size: bool = False
+    auto: tuple[str, ...] = ()
 
     @property
     def identity(self) -> tuple[str, ...]:
         """The name or, for a user's file, the function and the content's hash, which do not depend on the path."""
         identity = (self.name,) if self.source is None else self.source.identity
-        return (*identity, "half size") if self.half_size else identity
+        identity = (*identity, "half size") if self.half_size else identity
+        return (*identity, *(f"auto {kind}" for kind in self.auto))
 
     @property
     def description(self) -> str:
         """The `identity` in words."""
         description = self.name if self.source is None else self.source.description
-        return f"{description} at half size" if self.half_size else description
+        description = f"{description} at half size" if self.half_size else description
+        return f"{description} after auto {' and '.join(self.auto)}" if self.auto else description
 
     def half_sized(self) -> "NamedPipeline":
         """Returns the pipeline that demosaics with `isp.demosaic.binned`, to images of half the size.
@@ -83,6 +87,12 @@ class NamedPipeline:
         else:
             make = functools.partial(_binned, self)
         return dataclasses.replace(self, title=f"{self.title}.half_size", make=make, half_size=True)
+
+    def metered(self, auto: Sequence[str]) -> "NamedPipeline":
+        """Returns the pipeline with the metering that the setting `auto` names, see `isp.metered`."""
+        if not auto:
+            return self
+        return dataclasses.replace(self, make=lambda camera: metered(self(camera), camera, auto), auto=tuple(auto))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity
@@ -153,6 +163,14 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
         f"{flag}: no pipeline is called {name!r}; the pipelines are {', '.join(_KNOWN)}, {choices}, and "
         "<file>.py:<function>"
     )
+
+
+def metered(
+    pipeline: isp.Pipeline, camera: isp.Camera, auto: Sequence[str], like: np.ndarray | None = None
+) -> isp.Pipeline:
+    """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`."""
+    kinds = {"exposure": "exposure" in auto, "white_balance": "white_balance" in auto}
+    return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
 
 
 def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:

@@ -16,7 +16,7 @@ from r2l_jax.model.normalized_heads import NormalizedHead
 from r2l_jax.model.processors import NeuralProcessor, OwnNormalization, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
-from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.pipelines import NamedPipeline, metered
 from tasks.layers import BatchNorm
 
 Statistics = tuple[jax.Array, jax.Array]
@@ -61,7 +61,9 @@ class Architecture:
 
     def processor(self) -> isp.Pipeline | Unprocessed:
         """Makes a processor without a network: the chosen pipeline, or one that returns the mosaic at half size."""
-        return half_size(self.camera) if self.pipeline is None else self.pipeline(self._known_camera)
+        if self.pipeline is None:
+            return half_size(self.camera)
+        return metered(self.pipeline(self._known_camera), self._known_camera, self.processing.auto)
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
         """Makes a model in training mode.

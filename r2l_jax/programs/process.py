@@ -79,8 +79,9 @@ class RenderConfig(ProcessingChoice):
     def __post_init__(self):
         if self.run is not None:
             given = [name for name in ("processing_mode", "pipeline", *STATIC_FLAGS) if getattr(self, name) is not None]
-            if given or self.half_size:
-                raise InputError(f"--run={self.run} is the processing: leave --{(given or ['half_size'])[0]} out")
+            given += [name for name in ("half_size", "auto") if getattr(self, name)]
+            if given:
+                raise InputError(f"--run={self.run} is the processing: leave --{given[0]} out")
         super().__post_init__()
 
     def without_effect(self) -> dict[str, str]:
@@ -100,7 +101,7 @@ def _load(config: RenderConfig) -> Processing:
     camera = find_known_camera(config.camera or "auto")
     if config.run is None:
         pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
-        return Processing(pipeline, camera, camera)
+        return Processing(pipeline.metered(config.auto), camera, camera)
     model = open_run(config.run, ["0"], config.checkpoint, config.code)
     stored = KnownCamera.of(model.calibration) if config.camera is None else camera
     return Processing(model.named_pipeline, camera, stored)

@@ -200,6 +200,8 @@ def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDat
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
             f"got {processing.flag}"
         )
+    if dataset.cameras is not None and processing.auto:
+        raise InputError("--auto meters about the level of black of one camera, got data of several cameras")
     for other in TASKS:
         flag, used = other.network_flag, task.own is not None
         if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag) and not used:

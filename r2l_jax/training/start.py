@@ -21,6 +21,7 @@ from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
+from r2l_jax.pipelines import metered
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.training.checkpoint import replace_parts, stored_model
@@ -29,6 +30,9 @@ from r2l_jax.training.steps import Steps, TrainState
 
 # Samples that give the running statistics of a learned processing a start.
 _SAMPLES = 256
+
+# Samples that give metering its target.
+_METERED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,17 +147,21 @@ def initial_state(
     shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
     step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps)) if trains else None
+    processor = start_of_processor(architecture, dataset, fold.train_indices)
     if statistics is not None and measures and not resumes:
-        statistics = fixed_statistics(architecture, dataset, fold.train_indices, batch_size)
+        statistics = fixed_statistics(architecture, processor, dataset, fold.train_indices, batch_size)
     init.join()
     model = steps.init(of_weights, statistics)
     if not resumes:
+        if architecture.processing.auto and not sources.processor:
+            start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
+            _put(model, "processor", {**nnx.to_pure_dict(model)["processor"], **start})
         if learns_pipeline and measures and not sources.processor:
             # Without a step that changes them, the head would see images unlike those it was trained on. With such
             # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
             # hundred steps.
             indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
-            mean, var = _moments(architecture.processor(), dataset, indices, batch_size)
+            mean, var = _moments(processor, dataset, indices, batch_size)
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
         if not measures:
@@ -184,8 +192,25 @@ def _compiling(lowered: jax.stages.Lowered) -> threading.Thread:
     return thread
 
 
+def start_of_processor(architecture: Architecture, dataset: RawDataset, indices: np.ndarray) -> Processor:
+    """Returns the processor of a fresh model. If it meters, the level and the color of the training images are normal.
+
+    Args:
+        architecture: the model's architecture.
+        dataset: the samples.
+        indices: the training samples.
+    """
+    pipeline, auto = architecture.processor(), architecture.processing.auto
+    if architecture.pipeline is None or architecture.camera is None or not auto:
+        return pipeline
+    # Spread over the training samples, which may be sorted by class.
+    chosen = indices[np.linspace(0, len(indices) - 1, min(_METERED, len(indices))).astype(int)]
+    raws, _ = dataset.samples(chosen)
+    return metered(architecture.pipeline(architecture.camera), architecture.camera, auto, raws)
+
+
 def fixed_statistics(
-    architecture: Architecture, dataset: RawDataset, indices: np.ndarray, batch_size: int
+    architecture: Architecture, processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int
 ) -> Statistics:
     """Returns the mean and standard deviation of each channel over the training images, or the published ones.
 
@@ -195,7 +220,7 @@ def fixed_statistics(
     known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
     if dataset.name in known:
         return to_devices(tuple(np.array(each, np.float32) for each in known[dataset.name]), shardings().everywhere)
-    mean, var = _moments(architecture.processor(), dataset, indices, batch_size)
+    mean, var = _moments(processor, dataset, indices, batch_size)
     # The epsilon of a batch norm, for a channel that is constant.
     return mean, jnp.sqrt(var + 1e-5)
 

@@ -55,7 +55,9 @@ def test_fixed_processing_is_normalized_by_the_training_set_and_not_trained(base
 def test_published_data_sets_are_normalized_as_published(base, mode, expected):
     dataset = dataclasses.replace(synthetic(base), name="Microscopy")
     settings = StepSettings.of(replace(base, processing_mode=mode), dataset, 1)
-    statistics = start.fixed_statistics(settings.architecture, dataset, np.arange(8), batch_size=8)
+    statistics = start.fixed_statistics(
+        settings.architecture, settings.architecture.processor(), dataset, np.arange(8), batch_size=8
+    )
     np.testing.assert_allclose(statistics, expected)
 
 

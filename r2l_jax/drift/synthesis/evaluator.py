@@ -19,7 +19,7 @@ from r2l_jax.drift.cases import OWN, Case, camera_of
 from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
 from r2l_jax.drift.synthesis.summary import OUTCOMES, PER_CLASS, Numbers
-from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.processors import Unprocessed, metered_as
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.pipelines import NamedPipeline
@@ -72,10 +72,15 @@ class Evaluator:
         first, models = folds[0], [fold.model for fold in folds]
         task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
-        shared: dict[NamedPipeline | None, Processor] = {
-            pipeline: nnx.split(pipeline(camera_of(first.dataset))) for pipeline in pipelines
-        }
-        processors = [nnx.split(model.processor) for model in models]
+        others = {pipeline: pipeline(camera_of(first.dataset)) for pipeline in pipelines}
+        shared: dict[NamedPipeline | None, Processor] = {}
+        processors: list[dict[NamedPipeline | None, Processor]] = [{None: nnx.split(each.processor)} for each in models]
+        if first.config.processing.auto:
+            # Each model meters by its own target.
+            for model, own in zip(models, processors, strict=True):
+                own |= {name: nnx.split(metered_as(model.processor, other)) for name, other in others.items()}
+        else:
+            shared |= {name: nnx.split(other) for name, other in others.items()}
         heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
         zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}
@@ -109,21 +114,18 @@ class Evaluator:
         recipes: Iterable[Recipe],
         mosaics: tuple[jax.Array, jax.Array, isp.Camera | None],
         cameras: CameraValues | None,
-        processors: Sequence[Processor],
+        processors: Sequence[Mapping[NamedPipeline | None, Processor]],
         shared: Mapping[NamedPipeline | None, Processor],
     ) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
         """Yields the images of each recipe for every model: its own, or those that a shared pipeline renders once."""
         own, others = [], []
         for recipe in recipes:
-            (own if recipe.processing.pipeline is None else others).append(recipe)
+            (own if recipe.processing.pipeline in processors[0] else others).append(recipe)
         # All models process the same mosaics, which are drawn once.
         for acquisition, of_acquisition in grouped(own, lambda recipe: recipe.acquisition):
             taken = self._renderer.mosaics(acquisition, *mosaics, cameras)
             steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
-            by_model = [
-                self._renderer.images(steps, taken, *mosaics[1:], {None: processor}, cameras)
-                for processor in processors
-            ]
+            by_model = [self._renderer.images(steps, taken, *mosaics[1:], of_model, cameras) for of_model in processors]
             for recipe, rendered in zip(of_acquisition, zip(*by_model, strict=True), strict=True):
                 yield recipe, [images for _, images in rendered]
         for recipe, images in self._renderer.images(others, *mosaics, shared, cameras):

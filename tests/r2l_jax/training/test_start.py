@@ -102,7 +102,9 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
     dataset = datasets.load(base.data.dataset, **base.data.source)
     # Of batches of four, the last one is half full.
     made = architecture(base, dataset)
-    few, all_at_once = (start.fixed_statistics(made, dataset, np.arange(10), batch_size=size) for size in (4, 10))
+    few, all_at_once = (
+        start.fixed_statistics(made, made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
+    )
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
 
 
