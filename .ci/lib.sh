@@ -77,9 +77,9 @@ install_browser() {
 slow_tenth() {
     local day=$(($(date +%s) / 86400)) ended=0
     echo "+ slow tests, tenth $((day % 10))"
-    timeout 20m .venv/bin/pytest -n 2 --dist=loadfile -rs -x -m slow --slow_tenth=$day || ended=$?
+    timeout 10m .venv/bin/pytest -n 2 --dist=loadfile -rs -x -m slow --slow_tenth=$day || ended=$?
     if [[ $ended == 124 ]]; then
-        echo "note: 20 minutes were not enough for this tenth of the slow tests; those that ran passed"
+        echo "note: 10 minutes were not enough for this tenth of the slow tests; those that ran passed"
     else
         return "$ended"
     fi
