@@ -13,8 +13,10 @@ from PIL import Image
 from r2l_jax.drift import figures, outcomes
 from r2l_jax.drift.outcomes import Outcomes
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.training.run import TrainedFold
@@ -43,9 +45,11 @@ class FoldAnalysis:
 
     Attributes:
         name: the name of its folder and file.
+        needs_gradient: whether it needs the gradient of the head.
     """
 
     name: str
+    needs_gradient = False
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -55,6 +59,11 @@ class FoldAnalysis:
     def check_fold(self, fold: TrainedFold) -> None:
         """Raises an InputError unless the fold can be analyzed."""
         Frozen(fold.model, fold.task)
+        if self.needs_gradient and not has_gradient(fold.model.head):
+            raise InputError(
+                f"--analyses={self.name} needs the gradient of the head, and a head of ONNX has none; "
+                "--analyses=tolerances works without it"
+            )
 
     def work(self, fold: TrainedFold) -> str:
         """Says what there is to do for a fold, in a few words."""

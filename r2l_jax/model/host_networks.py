@@ -260,10 +260,7 @@ def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) 
 
 def _logits_forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
     if not isinstance(network, TorchNetwork):
-        raise InputError(
-            f"this needs the gradient of the head, and a head of {network.kind} has none: of forensics.py, only "
-            "--analyses=tolerances works with it"
-        )
+        raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
     return _kept_logits(network, images), images
 
 

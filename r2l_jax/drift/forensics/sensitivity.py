@@ -93,6 +93,7 @@ class SensitivityAnalysis(FoldAnalysis):
 
     batch_size: int
     name = "sensitivity"
+    needs_gradient = True
 
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None

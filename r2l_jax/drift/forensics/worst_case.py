@@ -79,6 +79,7 @@ class WorstCaseAnalysis(FoldAnalysis):
     batch_size: int
     seed: int
     name = "worst_case"
+    needs_gradient = True
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class WorstCaseAnalysis(FoldAnalysis):
         return {**flat(self.settings), "batch_size": self.batch_size, "seed": self.seed}
 
     def check_fold(self, fold: TrainedFold) -> None:
-        """Raises an InputError unless the processing has the groups of parameters."""
+        """Raises an InputError unless the fold can be analyzed, and its processing has the groups of parameters."""
+        super().check_fold(fold)
         self.searches(pipeline_of(self.searched(fold)))
 
     def work(self, fold: TrainedFold) -> str:

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import onnx
 import pytest
-from programs import call
 from small_runs import metrics
 
 import r2l_jax
 from r2l_jax import from_onnx
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
@@ -102,12 +103,12 @@ def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path, capsys):
     found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
     (tests,) = (each["tests"] for each in found["runs"].values())
     assert tests["own"]["accuracy"]["mean"] == metrics(config)["val_accuracy"]
-    output = ["--adv_parameters=gamma_correct", f"--output={tmp_path / 'forensics'}"]
-    ended = call("forensics.py", f"--run={config.run_dir}", "--analyses=worst_case", *output)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].endswith(
-        "a head of ONNX has none: of forensics.py, only --analyses=tolerances works with it"
-    )
+    forensic = ForensicsConfig(run=str(config.run_dir), output=str(tmp_path / "forensics"))
+    for analyses in (("worst_case",), ("tolerances", "sensitivity")):
+        message = f"^--analyses={analyses[-1]} needs the gradient of the head, .*=tolerances works without it$"
+        with pytest.raises(InputError, match=message):
+            forensics.run(replace(forensic, analyses=analyses))
+    assert "to do" not in capsys.readouterr().err  # They are refused before any work.
     with pytest.raises(InputError, match="this needs the gradient of the head"):
         train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
     write(tmp_path / "net.onnx", ["B", 3, "H", 32])

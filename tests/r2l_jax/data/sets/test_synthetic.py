@@ -124,6 +124,14 @@ def test_the_seed_decides_every_byte(root, tmp_path):
     assert (load(other, 1.0) != load(root, 1.0)).any(axis=(1, 2)).all()
 
 
+def test_a_larger_set_begins_with_the_scenes_of_a_smaller_one(root, tmp_path):
+    """Guides train on scenes after those of a run, which has not seen them."""
+    larger = synthetic.generate(tmp_path, images=IMAGES + 20, size=SIZE)
+    np.testing.assert_array_equal(load(larger, 0.05)[:IMAGES], load(root, 0.05))
+    assert labels(larger)[:IMAGES] == labels(root)
+    assert len(np.unique(load(larger, 0.05), axis=0)) == IMAGES + 20
+
+
 def test_two_calls_at_the_same_time_agree(root, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: synthetic.generate(tmp_path, images=IMAGES, size=SIZE), range(2))
