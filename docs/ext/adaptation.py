@@ -39,11 +39,11 @@ orphan: true
 
 # What adapting without labels gains, costs and refuses
 
-This page is written by `python docs/ext/adaptation.py {runs}`; [drift controls](../drift_controls.md) explain the
-methods. Each training is adapted by {most} test images and measured on {measured} others. Scores are in points, as the
-mean of the trainings, from the least to the most in parentheses. A drift is noticed if the test of the monitor, at a
-level of 5%, tells the {most} images from the {clean} clean ones of the reference; without that, the model stays as it
-is.
+This page is written by `python docs/ext/adaptation.py {runs}`;
+[drift controls](../drift_controls.md) explain the methods. Each training is adapted by {most} test images and measured
+on {measured} others. Scores are in points, as the mean of the trainings, from the least to the most in parentheses. A
+drift is noticed if the test of the monitor, at a level of 5%, tells the {most} images from the {clean} clean ones of
+the reference; without that, the model stays as it is. Trainings that are not in the table were not measured.
 
 {scores}
 
