@@ -88,27 +88,42 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     return each_pixel_times(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
-class Mixing(nnx.Variable):
-    """Lets a normalizing layer mix a batch's statistics into its own, see `mix`.
+# Added to variances, as PyTorch does.
+_EPSILON = 1e-5
 
-    Before a call it holds the share of the batch's statistics, and after it the moments of each image: its mean and its
-    variance by channel, `(2, B, C)`.
+
+class Mixing(nnx.Variable):
+    """Lets a normalizing layer follow a batch, see `mix`.
+
+    Before a call it holds the share of the batch's statistics and, by channel, the mean and the variance of known
+    images, see `mixing_of`. After it, it holds the moments of each image: its mean and its variance by channel,
+    `(2, B, C)`.
     """
+
+
+def mixing_of(share: Array, mean: Array, var: Array) -> Mixing:
+    """Returns the mixing of a share of a batch's statistics into those of known images, `(C,)` each."""
+    return Mixing(jnp.stack([jnp.full_like(mean, share), mean, var]))
 
 
 def mix(mixing: Mixing, x: Array, mean: Array, var: Array) -> tuple[Array, Array]:
-    """Returns the running mean and variance `(C,)`, mixed with those of images `(B, H, W, C)`; leaves the moments.
+    """Returns the mean and variance `(C,)` by which images `(B, H, W, C)` are normalized; leaves the moments.
 
-    Variances are unbiased, as running ones are. The result is differentiable.
+    Statistics of known images are mixed with those of the images. Images of the mixture are normalized as the known
+    ones are by the given mean and variance. Where these are the statistics of the known images, the mixture is
+    returned. Variances are unbiased, as running ones are. The result is differentiable.
     """
-    share, values = mixing[...], at_least_float32(x)
+    share, known, known_var = mixing[...]
+    values = at_least_float32(x)
     means = values.mean((1, 2))
     variances = jnp.square(values - means[:, None, None]).mean((1, 2))
     mixing.set_value(jnp.stack([means, variances]))
     of_batch = means.mean(0)
     count = x.size // x.shape[-1]
     var_of_batch = (variances.mean(0) + jnp.square(means - of_batch).mean(0)) * count / max(count - 1, 1)
-    return mean + share * (of_batch - mean), var + share * (var_of_batch - var)
+    mixed, mixed_var = known + share * (of_batch - known), known_var + share * (var_of_batch - known_var)
+    ratio = (mixed_var + _EPSILON) / (known_var + _EPSILON)
+    return mixed + jnp.sqrt(ratio) * (mean - known), (var + _EPSILON) * ratio - _EPSILON
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -117,7 +132,7 @@ class BatchNorm(nnx.BatchNorm):
     The batch is normalized by its biased variance; the running variance follows the unbiased one.
 
     Attributes:
-        mixing: Given, the layer normalizes by its running statistics mixed with the batch's, and keeps the mixture.
+        mixing: Given, the layer normalizes by its statistics that follow the batch, see `mix`, and keeps these.
 
     Args:
         features: The number of channels.
@@ -128,7 +143,7 @@ class BatchNorm(nnx.BatchNorm):
     mixing: Mixing | None = None
 
     def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs):
-        super().__init__(features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
+        super().__init__(features, momentum=0.9, epsilon=_EPSILON, use_scale=affine, use_bias=affine, rngs=rngs)
 
     def __call__(
         self,

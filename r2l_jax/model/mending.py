@@ -1,4 +1,4 @@
-"""Mends a model without labels: mixes the statistics by which it normalizes with those of new images.
+"""Adapts a model without labels: mixes the statistics by which it normalizes with those of new images.
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is one number that is
@@ -20,9 +20,11 @@ from jaxtyping import Array, Shaped
 from r2l_jax.data.cameras import CameraValues
 from r2l_jax.model import normalization, own_camera
 from r2l_jax.model.certainty import certainty_of, needed_certainty
+from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
+from tasks.layers import BatchNorm
 
 # A model is mended by at most this many images at once, since each layer needs all of them together.
 MOST = 64
@@ -39,6 +41,9 @@ _GROWTH = 2
 
 # The choice of a layer changes what later layers see, so that it is made again.
 _ROUNDS = 2
+
+# The mean and the variance by channel of each layer that normalizes.
+Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 
@@ -82,12 +87,18 @@ class Mended:
 
 
 def mend(
-    model: RawToLogit, raws: Raws, task: Task, needed: float, cameras: CameraValues[np.ndarray] | None = None
+    model: RawToLogit,
+    raws: Raws,
+    task: Task,
+    needed: float,
+    cameras: CameraValues[np.ndarray] | None = None,
+    clean: Known | None = None,
 ) -> Mended:
-    """Mixes the statistics of all layers that normalize with those of new images.
+    """Adapts the statistics of all layers that normalize to new images.
 
-    The share of the images in each layer is chosen by leaving them out one by one, see `pseudo_images`. If the model is
-    more certain with the statistics of the new images alone, these are taken.
+    In each layer, the statistics of clean images are mixed with those of new ones. The share of these is chosen by
+    leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then. Images
+    of the mixture are normalized as clean ones were before.
 
     Args:
         model: a model in evaluation.
@@ -95,13 +106,15 @@ def mend(
         task: the model's task.
         needed: the least certainty at which the images are not refused.
         cameras: the values of the mosaics' cameras, for a model of several cameras.
+        clean: the statistics of clean images, see `known_of`; None for those of the training, which a model that has
+            seen many cameras does not have of images of one.
     """
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
-    known = jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+    known = _statistics(layers) if clean is None else clean
 
     def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
-        return _observe()(graph, task, state, raws, shares, cameras)
+        return _observe()(graph, task, state, raws, shares, known, cameras)
 
     shares = dict.fromkeys(layers, np.float32(1))
     alone = shares, (seen := observe(shares))
@@ -119,6 +132,7 @@ def needed_by(
     mixture: Raws,
     classes: Sequence[Shaped[Array | np.ndarray, "of_class height width *channels"]],
     cameras: Sequence[CameraValues[np.ndarray] | None],
+    clean: Known | None = None,
 ) -> float:
     """Measures the certainty that a model needs of new images, by adapting it to clean images.
 
@@ -128,9 +142,10 @@ def needed_by(
         mixture: mosaics of all classes, at least two.
         classes: mosaics of one class each, as many of each class.
         cameras: the values of the cameras of the mixture and of each class.
+        clean: as for `mend`.
     """
     groups = zip((mixture, *classes), cameras, strict=True)
-    whole, *each = [mend(model, raws, task, 0.0, values).certainty for raws, values in groups]
+    whole, *each = [mend(model, raws, task, 0.0, values, clean).certainty for raws, values in groups]
     return needed_certainty(whole, max(each, default=0.0))
 
 
@@ -145,8 +160,26 @@ def replaced(
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
     shares = {name: np.float32(not normalizer_only or name.startswith("normalizer")) for name in layers}
-    *_, statistics = _observe()(graph, task, state, raws, shares, cameras)
+    *_, statistics = _observe()(graph, task, state, raws, shares, _statistics(layers), cameras)
     return nnx.merge(graph, nnx.merge_state(state, statistics))
+
+
+def known_of(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.ndarray] | None = None) -> Known:
+    """Observes the statistics of images in all layers that normalize, as the model is."""
+    graph, state = nnx.split(model)
+    layers = normalization.layers_of(model.normalizer, model.head)
+    shares = dict.fromkeys(layers, np.float32(0))
+    _, moments, _ = _observe()(graph, task, state, raws, shares, _statistics(layers), cameras)
+    known = dict[str, tuple[np.ndarray, np.ndarray]]()
+    # In the order of the layers, which compiled functions do not keep.
+    for name in layers:
+        means, variances = jax.device_get(moments[name])
+        known[name] = means.mean(0), variances.mean(0) + means.var(0)
+    return known
+
+
+def _statistics(layers: Mapping[str, BatchNorm | Standardize]) -> Known:
+    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
 
 
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:
@@ -172,9 +205,7 @@ def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> flo
     return _PSEUDO_IMAGES[int(np.argmin(costs))]
 
 
-def _shares(
-    moments: Mapping[str, np.ndarray], known: Mapping[str, tuple[np.ndarray, np.ndarray]], images: int
-) -> dict[str, np.float32]:
+def _shares(moments: Mapping[str, np.ndarray], known: Known, images: int) -> dict[str, np.float32]:
     """Chooses the share of the new images in each layer, in the order of the layers."""
     shares, most = {}, math.inf
     for name, of_layer in known.items():
@@ -191,11 +222,12 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
         state: nnx.State,
         raws: Array,
         shares: Mapping[str, Array],
+        known: Mapping[str, tuple[Array, Array]],
         cameras: CameraValues | None,
     ):
         model = nnx.merge(graph, state)
         images = own_camera.images(model.processor, raws, cameras)
-        logits, moments = normalization.observed(model.normalizer, model.head, images, shares)
+        logits, moments = normalization.observed(model.normalizer, model.head, images, shares, known)
         probabilities = task.probabilities(logits, raws.shape[1])
         if task.name == "segmentation":
             probabilities = jnp.stack([1 - probabilities, probabilities], -1)

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from r2l_jax.model.processors import OwnNormalization, Standardize
-from tasks.layers import BatchNorm, Mixing
+from tasks.layers import BatchNorm, mixing_of
 
 # Mean and variance by channel, `(C,)` each.
 Statistics = tuple[Array, Array]
@@ -41,7 +41,11 @@ def undone(normalizer: BatchNorm | Standardize, images: Float[Array, "batch heig
 
 
 def observed(
-    normalizer: nnx.Module, head: nnx.Module, images: Float[Array, "batch height width 3"], shares: Mapping[str, Array]
+    normalizer: nnx.Module,
+    head: nnx.Module,
+    images: Float[Array, "batch height width 3"],
+    shares: Mapping[str, Array],
+    known: Mapping[str, Statistics] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Computes the logits of images, normalized by statistics that are mixed with those of these images.
 
@@ -52,13 +56,14 @@ def observed(
         head: its head.
         images: the processed images.
         shares: for each of `layers_of`, the share of the images' own statistics, from 0 to 1.
+        known: for each of `layers_of`, the statistics of known images, see `tasks.layers.mix`; None for its own.
 
     Returns:
         The logits, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
     """
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():
-        layer.mixing = Mixing(jnp.asarray(shares[name]))
+        layer.mixing = mixing_of(shares[name], *(statistics_of(layer) if known is None else known[name]))
     logits = head(normalizer(images))
     moments = {}
     for name, layer in layers.items():

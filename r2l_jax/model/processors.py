@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 import isp
 import tasks
-from tasks.layers import Mixing, mix
+from tasks.layers import Mixing, mix, mixing_of
 
 Images = Float[Array, "batch height width 3"]
 
@@ -67,7 +67,7 @@ class OwnNormalization(Standardize):
             self.mean[...] = self.known_mean[...] - gain * (known[0] - self.mean[...])
             self.std[...] *= gain
         elif not self.use_running_average:
-            self._know(*mix(Mixing(jnp.array(1 - _MOMENTUM)), jax.lax.stop_gradient(images), *known))
+            self._know(*mix(mixing_of(jnp.array(1 - _MOMENTUM), *known), jax.lax.stop_gradient(images), *known))
         return (images - self.mean[...]) / self.std[...]
 
     def _know(self, mean: Float[Array, "3"], var: Float[Array, "3"]) -> None:

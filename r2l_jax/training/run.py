@@ -136,21 +136,29 @@ class TrainedFold:
         return training_id(self.metrics)
 
     @functools.cached_property
-    def needed_certainty(self) -> float:
-        """The certainty that the model needs of new images to be adapted by them, see `own_certainty`.
+    def clean(self) -> own_certainty.Clean:
+        """What adapting the model compares new images with, see `own_certainty`.
 
-        It is measured on the samples of the training, or guessed by the validation score if they are not at hand.
+        It is measured on the samples of the training. If they are not at hand, or if the model was adapted, there are
+        no statistics; then, the certainty is that of the model before, or guessed by the validation score.
         """
         if self.about.needed_certainty is not None:
-            return self.about.needed_certainty
+            return own_certainty.Clean(self.about.needed_certainty, None)
         if self.about.mended is None and len(self.train_indices):
             try:
                 dataset = self.dataset
             except InputError:
                 pass
             else:
-                return own_certainty.measured(self.model.on_one_device(), self.task, dataset, self.train_indices)
-        return guessed_certainty(self.about.score)
+                many_cameras = self.config.optimization.camera_augmentation != "none"
+                model = self.model.on_one_device()
+                return own_certainty.measured(model, self.task, dataset, self.train_indices, many_cameras)
+        return own_certainty.Clean(guessed_certainty(self.about.score), None)
+
+    @property
+    def needed_certainty(self) -> float:
+        """The certainty that the model needs of new images to be adapted by them."""
+        return self.clean.certainty
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -339,7 +347,8 @@ class Run:
             raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
         folds, values = [], self._values(cameras, raws)
         for fold in self.folds:
-            found = mend(fold.model, jnp.asarray(raws, jnp.float32), fold.task, fold.needed_certainty, values)
+            mosaics = jnp.asarray(raws, jnp.float32)
+            found = mend(fold.model, mosaics, fold.task, fold.needed_certainty, values, fold.clean.statistics)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
             # An adapted model needs the certainty that the trained one needed.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tasks.layers import BatchNorm, Conv, Mixing, max_pool, relu
+from tasks.layers import BatchNorm, Conv, max_pool, mixing_of, relu
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_statistics_are_mixed_with_the_unbiased_variance_of_images(share):
     # Of four values a channel, the biased variance would be a quarter less.
     norm, values = BatchNorm(2, rngs=nnx.Rngs(0)), np.random.default_rng(0).normal(3, 2, (2, 1, 2, 2))
     norm.eval()
-    norm.mixing = Mixing(jnp.asarray(share))
+    norm.mixing = mixing_of(jnp.asarray(share), norm.mean[...], norm.var[...])
     norm(jnp.asarray(values, jnp.float32))
     pixels = values.reshape(-1, 2)
     np.testing.assert_allclose(norm.mean[...], share * pixels.mean(0), rtol=1e-5)

@@ -120,7 +120,8 @@ class _Adaptation:
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
-        return mend(model, self._raws, self._fold.task, self._fold.needed_certainty, self._cameras)
+        certainty, statistics = self._fold.clean
+        return mend(model, self._raws, self._fold.task, certainty, self._cameras, statistics)
 
     def unnoticed(self) -> str | None:
         """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.

@@ -71,6 +71,19 @@ def test_a_model_that_is_sure_and_wrong_is_adapted():
     assert correct(found.model, dark) == 1
 
 
+def test_a_model_of_many_cameras_takes_dark_images_as_it_took_clean_ones():
+    model, dark = model_of(IMAGES), IMAGES / 2
+    # Its training had brighter images as well.
+    model.normalizer.mean[...], model.normalizer.var[...] = jnp.full(3, 0.55), jnp.full(3, 0.3)
+    before, clean = model(jnp.asarray(IMAGES)), mending.known_of(model, IMAGES, TASK)
+    assert list(clean) == list(normalization.layers_of(model.normalizer, model.head)) == ["normalizer", "head.norm"]
+    for images in (IMAGES, dark):
+        found = mending.mend(model, images, TASK, 0.0, clean=clean).model
+        np.testing.assert_allclose(found(jnp.asarray(images)), before, atol=0.02)
+        without = mending.mend(model, images, TASK, 0.0).model
+        assert np.abs(np.asarray(without(jnp.asarray(images)) - before)).max() > 1
+
+
 def test_shares_are_described():
     found = mending.mend(model_of(IMAGES), IMAGES, TASK, NEEDED)
     shares = {"first": 0.2, "second": 0.2}

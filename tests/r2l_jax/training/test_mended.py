@@ -8,9 +8,10 @@ import pytest
 
 import r2l_jax
 from r2l_jax.model.certainty import guessed_certainty
-from r2l_jax.model.mending import MOST, mend
+from r2l_jax.model.mending import MOST, known_of, mend
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import mended
 from r2l_jax.training.run import Run, open_runs
 
@@ -65,6 +66,17 @@ def test_the_certainty_that_is_needed_is_measured_where_the_data_is(fold, tmp_pa
     assert fold.needed_certainty == pytest.approx(whole.certainty / 4, abs=1e-3)
     without = dataclasses.replace(fold, load_data=functools.partial(_missing, tmp_path))
     assert without.needed_certainty == guessed_certainty(fold.about.score)
+
+
+def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):
+    fold = dataclasses.replace(fold, train_indices=np.resize(fold.train_indices, MOST))
+    assert fold.clean.statistics is None
+    of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation="strong"))
+    clean = known_of(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task)
+    found = mend(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
+    adapted = Run([of_many]).mended(raws, force=True).folds[0].model.normalizer.mean[...]
+    np.testing.assert_allclose(adapted, found, rtol=1e-4)
+    assert np.abs(Run([fold]).mended(raws, force=True).folds[0].model.normalizer.mean[...] - found).max() > 1e-4
 
 
 def _missing(folder):
