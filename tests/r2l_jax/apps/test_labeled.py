@@ -1,11 +1,13 @@
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import programs
 import pytest
 import tifffile
 
-from r2l_jax.apps.labeled import scored
+from r2l_jax.apps.labeled import labels_of, scored
 from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.statistics import interval
 
@@ -23,6 +25,16 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
         "a: 2 of 3 right, 1 as c",
         "b: 1 of 4 right, 2 as c, 1 as a",
     ]
+
+
+def test_a_link_has_the_class_of_its_folder_not_of_its_target(tmp_path):
+    file, link = tmp_path / "b" / "1.tif", tmp_path / "a" / "1.tif"
+    for each in (file, link):
+        each.parent.mkdir()
+    file.touch()
+    link.symlink_to(file)
+    run: Any = SimpleNamespace(task=SimpleNamespace(name="classification"), classes=("a", "b"))
+    assert labels_of([link, file], run) == {str(link): "a", str(file): "b"}
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ def member(seed, right=RIGHT, first=0):
     return folds
 
 
-def group(name="group", count=3, **options):
-    return Trainings({f"{name}/{seed}": member(seed, **options) for seed in range(count)}, [PIPELINE], CASES)
+def group(name="group", count=3, of=CASES, **options):
+    return Trainings({f"{name}/{seed}": member(seed, **options) for seed in range(count)}, [PIPELINE], of)
 
 
 def test_cases_are_of_kinds_of_drift_and_groups_of_corruptions():
@@ -65,6 +65,9 @@ def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
     # Members differ little.
     assert found.shares is not None
     assert found.shares["member"] < 0.05 < found.shares["case"]
+    # What changes nothing is no case that drops differ in.
+    changing = [case for case in CASES if not case.name.startswith("identity.")]
+    assert found.shares == drops(group(of=changing), "test", None).shares
     assert found.members_needed.keys() == {"pipelines", "corruptions"}
 
 
