@@ -1,12 +1,11 @@
 import os
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import programs
 import pytest
 import tifffile
 
+import r2l_jax
 from r2l_jax.apps.labeled import labels_of, scored
 from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.statistics import interval
@@ -27,14 +26,14 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
     ]
 
 
-def test_a_link_has_the_class_of_its_folder_not_of_its_target(tmp_path):
-    file, link = tmp_path / "b" / "1.tif", tmp_path / "a" / "1.tif"
+def test_a_link_has_the_class_of_its_folder_not_of_its_target(one_epoch, tmp_path):
+    file, link = tmp_path / "EOS" / "1.tif", tmp_path / "BAS" / "1.tif"
     for each in (file, link):
         each.parent.mkdir()
     file.touch()
     link.symlink_to(file)
-    run: Any = SimpleNamespace(task=SimpleNamespace(name="classification"), classes=("a", "b"))
-    assert labels_of([link, file], run) == {str(link): "a", str(file): "b"}
+    run = r2l_jax.load(one_epoch.run_dir)
+    assert labels_of([link, file], run) == {str(link): "BAS", str(file): "EOS"}
 
 
 @pytest.fixture
