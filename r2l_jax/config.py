@@ -236,6 +236,7 @@ class ProcessingChoice(Settings):
         "meter each raw image before the pipeline: exposure, white_balance; see isp.metering",
         (),
         each=AUTO,
+        rare=True,
     )
 
     @classmethod
