@@ -32,8 +32,8 @@ def metered(
         exposure: Whether to meter the level.
         white_balance: Whether to meter the color. Without color filters there is no such stage.
         like: Raw images, whose mean level and color (on a log scale) become the target, so that images like them change
-            little. The power of each mean is then the one of 1, 6 and 20 by which these images vary least. If None,
-            gray cards become 18% of white, the camera's gains tell the neutral color, and the power is 6.
+            little. Each power is then 1, 6 or 20, whichever makes the levels of these images most alike. If None, gray
+            cards become 18% of white, the camera's gains define the neutral color, and the power is 6.
 
     Raises:
         ValueError: If the pipeline meters already.

@@ -37,7 +37,7 @@ _TEXT = """---
 orphan: true
 ---
 
-# What adapting without labels gains, costs and refuses
+# Adapting without labels: gains, costs and refusals
 
 This page is written by `python docs/ext/adaptation.py {runs}`;
 [drift controls](../drift_controls.md) explain the methods. Each training is adapted by {most} test images and measured
