@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
 from r2l_jax.runtime import cluster, named_code
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, replace, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, redeclared, replace, setting
 
 if TYPE_CHECKING:
     from r2l_jax.optimizers import Optimizer
@@ -37,6 +37,9 @@ HALF_SIZE_MODES = ("neural_network", "none")
 
 # What the stages before a pipeline can meter.
 AUTO = ("exposure", "white_balance")
+
+# What changes when training takes raw images again, see `model.camera_augmentation`.
+PURPOSES = ("light", "optics", "readout")
 
 # The flags of --processing_mode=static, named as in the published program: the step whose algorithm each chooses, and
 # its default algorithm.
@@ -233,10 +236,9 @@ class ProcessingChoice(Settings):
     )
 
     auto: tuple[str, ...] = setting(
-        "meter each raw image before the pipeline: exposure, white_balance; see isp.metering",
+        "meter each raw image before the pipeline: exposure, white_balance, or none; see isp.metering",
         (),
         each=AUTO,
-        rare=True,
     )
 
     @classmethod
@@ -312,6 +314,13 @@ class ProcessingSettings(ProcessingChoice):
         "mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
         None,
         choices=PROCESSING_MODES,
+    )
+    auto: tuple[str, ...] | None = redeclared(  # pyright: ignore[reportIncompatibleVariableOverride]
+        ProcessingChoice,
+        "auto",
+        None,
+        "; default: both, and with --processor_uri what that run meters; none with --epochs=0, without a pipeline, or "
+        "with one that meters by itself",
     )
     processor_uri: str | None = setting(
         "earlier run; training starts from its processor and normalization", None, rare=True
@@ -422,7 +431,7 @@ class ModelSettings(NetworkSettings):
     classifier_uri: str | None = setting(
         "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None, rare=True
     )
-    freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False)
+    freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -488,11 +497,11 @@ class OptimizationSettings(Settings):
     augmentation: str = setting(
         "weak: flips and right-angle turns; strong: also noise and smoothing", "weak", choices=AUGMENTATIONS
     )
-    camera_augmentation: str = setting(
-        "take each mosaic again with a camera drawn at random: exposure, gains, black level, vignetting, blur and "
-        "read-out noise vary a little (weak) or much (strong)",
-        "none",
-        choices=AUGMENTATIONS,
+    camera_augmentation: tuple[str, ...] = setting(
+        "take each raw image again with random light (down to 1/24, and its photon noise), optics (vignetting, blur), "
+        "readout (black level, read noise), several of them, or none",
+        (),
+        each=PURPOSES,
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)
     seed: int = setting(

@@ -1,95 +1,76 @@
-"""Random changes of the camera during training: mosaics as another sensor, lens or lamp would have taken them."""
+"""Random changes of the camera during training: raw images as with other light, another lens or another sensor."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from isp import Camera, cfa, sensor_drift
+from isp import Camera, sensor_drift
 from isp.sensor import expose_again, noise_of
 from r2l_jax.data.cameras import CameraValues
 from r2l_jax.model.own_camera import taken_by
 
-# The least deviation of the black level, eight digital numbers of 12 bits: a black level of 0 drifts as well.
-_LEAST_BLACK = 8 / (2**12 - 1)
+# The most stops that the exposure is lowered, and the fewest electrons that white may have then: the square of its
+# ratio of signal to noise.
+_STOPS = math.log2(24)
+_WHITE = 8**2
 
+# The most stops that the corners lose, and the greatest standard deviation of the blur in pixels.
+_CORNERS = 1.0
+_BLUR = 0.8
 
-class Ranges(NamedTuple):
-    """How much the camera may change.
-
-    Attributes:
-        stops: the most stops that the exposure is lowered.
-        white: the fewest electrons that white may have then, the square of its ratio of signal to noise.
-        gains: the standard deviation of the logarithms of the gains of red and blue.
-        black: the standard deviation of the black level, as a fraction of the camera's.
-        vignetting: the most stops that the corners lose.
-        defocus: the greatest blur, its standard deviation in pixels.
-        read_noise: the greatest read-out noise, as a multiple of the camera's.
-    """
-
-    stops: float
-    white: float
-    gains: float
-    black: float
-    vignetting: float
-    defocus: float
-    read_noise: float
-
-
-STRENGTHS = {
-    "weak": Ranges(stops=1.6, white=20**2, gains=0.1, black=0.1, vignetting=0.3, defocus=0.4, read_noise=2.0),
-    "strong": Ranges(stops=4.6, white=8**2, gains=0.3, black=0.25, vignetting=1.0, defocus=0.8, read_noise=4.0),
-}
+# The greatest read noise, as a multiple of the camera's, and the standard deviation of the black level: 80 digital
+# numbers of 12 bits.
+_READ_NOISE = 4.0
+_BLACK = 80 / (2**12 - 1)
 
 
 def retake(
     raw: Float[Array, "batch height width"],
     keys: Key[Array, " batch"],
     camera: Camera,
-    augmentation: str,
+    purposes: Sequence[str],
     cameras: CameraValues | None = None,
 ) -> Float[Array, "batch height width"]:
-    """Takes each mosaic of a batch again, with a camera that is drawn at random.
+    """Takes each raw image of a batch again, with a camera that is drawn at random.
 
-    A quarter of the mosaics stay as they are. For the others, lens and light change first: blur, vignetting, the
-    exposure, down to a third ("weak") or 1/24 ("strong") of the camera's own, as long as white keeps a ratio of signal
-    to noise of 20 or 8, and the gains of red and blue. Then the sensor adds the noise that is missing at this light,
-    see `isp.sensor.expose_again`, with up to twice or four times the camera's read-out noise, and its black level
-    moves. The noise follows from the camera's full well and read noise.
+    A quarter of the images stay as they are. For the others, the purposes say what changes:
+
+    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a ratio of signal to noise of 8.
+    - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
+    - "readout": the read noise rises to up to four times the camera's, and the black level moves.
+
+    The sensor adds the noise that is missing at the new light, see `isp.sensor.expose_again`.
 
     Args:
-        raw: mosaics in [0, 1].
-        keys: decide the changes of each mosaic.
+        raw: raw images in [0, 1].
+        keys: decide the changes of each image.
         camera: the camera that took them, or one of several.
-        augmentation: one of `STRENGTHS`.
-        cameras: the values of the camera of each mosaic; None if there is one camera.
+        purposes: some of `config.PURPOSES`.
+        cameras: the values of the camera of each image; None if there is one camera.
     """
-    ranges, known = STRENGTHS[augmentation], camera
+    known = camera
 
     def one(raw: Array, key: PRNGKeyArray, values: CameraValues | None) -> Array:
         camera = taken_by(known, values)
-        stops, deviation = _greatest(camera, ranges)
-        exposure, gain, corner, blur, noise, black, draw, kept = jax.random.split(key, 8)
-        gains = jnp.exp(ranges.gains * jax.random.normal(gain, (3,)).at[1].set(0))
-        light = jnp.exp2(-jax.random.uniform(exposure, maxval=stops)) * cfa.tiled(
-            gains[cfa.tile(camera.pattern)], *raw.shape
-        )
-        light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=ranges.vignetting))
-        blurred, left = sensor_drift.smoothed(raw, jax.random.uniform(blur, maxval=ranges.defocus), camera=camera)
-        multiple = jax.random.uniform(noise, minval=1, maxval=ranges.read_noise)
-        taken = expose_again(blurred, draw, camera=camera, light=light, read_noise=multiple, kept=left, counts=False)
-        taken = jnp.clip(taken + deviation * jax.random.normal(black), 0, 1)
+        exposure, corner, blur, noise, black, draw, kept = jax.random.split(key, 7)
+        light, changed, left, multiple = jnp.ones(()), raw, 1.0, 1.0
+        if "light" in purposes:
+            light *= jnp.exp2(-jax.random.uniform(exposure, maxval=_greatest_stops(camera)))
+        if "optics" in purposes:
+            light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=_CORNERS))
+            changed, left = sensor_drift.smoothed(raw, jax.random.uniform(blur, maxval=_BLUR), camera=camera)
+        if "readout" in purposes:
+            multiple = jax.random.uniform(noise, minval=1, maxval=_READ_NOISE)
+        taken = expose_again(changed, draw, camera=camera, light=light, read_noise=multiple, kept=left, counts=False)
+        if "readout" in purposes:
+            taken = jnp.clip(taken + _BLACK * jax.random.normal(black), 0, 1)
         return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
 
     return jax.vmap(one)(raw, keys, cameras)
 
 
-def _greatest(camera: Camera, ranges: Ranges) -> tuple[float | Array, float | Array]:
-    """Returns the most stops that a camera's exposure is lowered, and the deviation of its black level."""
-    full_well, black = noise_of(camera).full_well, camera.black_level
-    if camera.is_traced:
-        stops = jnp.clip(jnp.log2(full_well / ranges.white), 0, ranges.stops)
-        return stops, jnp.maximum(ranges.black * jnp.max(jnp.asarray(black)), _LEAST_BLACK)
-    return min(max(math.log2(full_well / ranges.white), 0), ranges.stops), max(ranges.black * max(black), _LEAST_BLACK)
+def _greatest_stops(camera: Camera) -> Array:
+    return jnp.clip(jnp.log2(noise_of(camera).full_well / _WHITE), 0, _STOPS)

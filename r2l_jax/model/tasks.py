@@ -97,7 +97,7 @@ class Classification:
             counts = np.bincount(labels, minlength=len(self.classes))
             weights = tuple((len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).tolist())
         smoothing = 0.1 if settings.label_smoothing is None else settings.label_smoothing
-        guessed = _GUESSED if freezes_head and settings.camera_augmentation != "none" else 0.0
+        guessed = _GUESSED if freezes_head and settings.camera_augmentation else 0.0
         return dataclasses.replace(self, smoothing=smoothing, class_weights=weights, guessed=guessed)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:

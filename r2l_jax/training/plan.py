@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from r2l_jax.config import ModelSettings, TrainConfig, TrainingDataSettings
+import isp
+from r2l_jax.config import AUTO, ModelSettings, TrainConfig, TrainingDataSettings
 from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
@@ -74,6 +75,7 @@ class Plan:
         if config.model.classes:
             # The run does not need the file of names again.
             config = replace(config, classes=class_outputs.pairs(config.model.classes, tuple(self.dataset.classes)))
+        config = replace(config, auto=_metering(config, self.dataset.camera))
         batch_size = config.optimization.batch_size
         trains = config.optimization.epochs > 0
         splits = splits_of(config.data, config.optimization.seed_of("split"), self.dataset, trains)
@@ -190,6 +192,20 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
     return recorded_split(earlier, dataset, file)
+
+
+def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
+    """Returns what a run meters: what its setting says, or else both, where a network is trained for it."""
+    processing = config.processing
+    if processing.auto is not None:
+        return processing.auto
+    if uri := processing.processor_uri:
+        where = f"--processor_uri={uri}"
+        return tuple(read_metrics(fold_folder(uri, 0, where) / "metrics.json", where)["flags"]["auto"])
+    named = processing.named_pipeline
+    if named is None or camera is None or not config.optimization.epochs:
+        return ()
+    return () if {"auto_exposure", "auto_white_balance"} & {*named(camera).stage_names} else AUTO
 
 
 def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:

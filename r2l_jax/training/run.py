@@ -150,7 +150,7 @@ class TrainedFold:
             except InputError:
                 pass
             else:
-                many_cameras = self.config.optimization.camera_augmentation != "none"
+                many_cameras = bool(self.config.optimization.camera_augmentation)
                 model = self.model.on_one_device()
                 return own_certainty.measured(model, self.task, dataset, self.train_indices, many_cameras)
         return own_certainty.Clean(guessed_certainty(self.about.score), None)

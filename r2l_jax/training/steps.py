@@ -117,7 +117,7 @@ class Steps:
             key: the key of the epoch: a sample's augmentation follows from it and from the sample's index, not from its
                 batch and devices.
         """
-        if self.settings.camera_augmentation != "none":
+        if self.settings.camera_augmentation:
             batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key, batch.get("cameras"))}
         if not self.settings.freezes_processor:
             return self._train(state, batch, key)

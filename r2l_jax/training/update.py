@@ -33,7 +33,7 @@ class StepSettings:
         task: the task with the loss that training lowers.
         optimizer: the optimizer.
         augmentation: how training images are changed at random.
-        camera_augmentation: how the camera of training mosaics is changed at random.
+        camera_augmentation: what changes at random when training takes raw images again.
         ema: the decay of averaged weights; 0 averages nothing.
         freezes_head: whether the head keeps its parameters and batch statistics.
         attack: the settings of adversarial training.
@@ -43,7 +43,7 @@ class StepSettings:
     task: Task
     optimizer: Optimizer
     augmentation: str
-    camera_augmentation: str
+    camera_augmentation: tuple[str, ...]
     ema: float
     freezes_head: bool
     attack: AttackSettings
@@ -61,10 +61,9 @@ class StepSettings:
             InputError: the task does not take the settings of its loss, or `--camera_augmentation` is given for images
                 without a camera.
         """
-        if dataset.camera is None and config.optimization.camera_augmentation != "none":
+        if dataset.camera is None and (purposes := config.optimization.camera_augmentation):
             raise InputError(
-                f"--camera_augmentation={config.optimization.camera_augmentation}: {dataset.name} is processed "
-                "already: there is no raw data"
+                f"--camera_augmentation={','.join(purposes)}: {dataset.name} is processed already: there is no raw data"
             )
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(

@@ -50,6 +50,7 @@ def _base(folder, data_dir):
         epochs=2,
         batch_size=8,
         augmentation="strong",
+        auto=(),
     )
 
 

@@ -6,17 +6,20 @@ import by_hand
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 import isp
-from r2l_jax.config import ProcessingSettings
+from r2l_jax.config import ProcessingSettings, TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.model.processors import metered_as
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
+from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import define, read, replace
 from r2l_jax.training import train
+from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import open_runs
 
 BOTH = ("exposure", "white_balance")
@@ -45,6 +48,51 @@ def test_a_run_meters_by_the_level_and_the_color_of_its_training_images(fold):
         np.testing.assert_allclose(found.parameters()[name], value, rtol=1e-5, err_msg=name)
     # Not the gray card of a pipeline without training images.
     assert abs(found.exposure_target[...] / isp.stages.auto_exposure(camera).parameters["exposure_target"].value) > 1.5
+
+
+OWN_ISP = """
+import isp
+
+def make(camera):
+    return isp.metered(isp.parametrized(camera), camera, exposure=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, BOTH),
+        ({"pipeline": "full"}, BOTH),
+        ({"auto": ()}, ()),
+        ({"auto": ("exposure",)}, ("exposure",)),
+        ({"processing_mode": "none"}, ()),
+        ({"epochs": 0, "classifier_uri": "metered"}, ()),
+        ({"epochs": 0, "classifier_uri": "metered", "auto": BOTH}, BOTH),
+        ({"processor_uri": "metered"}, BOTH),
+        ({"processor_uri": "plain"}, ()),
+        ({"pipeline": "my_isp.py:make"}, ()),
+    ],
+)
+def test_a_training_meters_unless_its_network_or_pipeline_is_given(base, one_epoch, fold, tmp_path, settings, expected):
+    runs = {"metered": str(fold.folder.parent), "plain": str(one_epoch.run_dir)}
+    (tmp_path / "my_isp.py").write_text(OWN_ISP)
+    named_code.name(f"{tmp_path}/my_isp.py:make")
+    places = {**runs, "my_isp.py:make": f"{tmp_path}/my_isp.py:make"}
+    given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
+    if "pipeline" in given:
+        given["processing_mode"] = None
+    config = replace(base, **{"run_name": "default", "auto": None, **given})
+    plan = Plan(config)
+    assert plan.steps.architecture.processing.auto == expected
+    assert plan.described["flags"]["auto"] == list(expected)
+
+
+def test_none_is_an_empty_list_on_the_command_line():
+    values = flags.FlagValues()
+    define(TrainConfig, values)
+    values(["train.py", "--auto=none", "--camera_augmentation=none", "--track=none"])
+    config = read(TrainConfig, values)
+    assert (config.processing.auto, config.optimization.camera_augmentation, config.tracking.track) == ((), (), ())
 
 
 def test_less_light_leaves_a_metering_model_as_it_is(fold):

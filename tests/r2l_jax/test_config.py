@@ -127,7 +127,9 @@ def test_a_flagfile_has_the_optimization_of_the_published_program():
     values = flags.FlagValues()
     define(TrainConfig, values)
     values(["train.py", f"--flagfile={pathlib.Path(__file__).parents[2] / 'configs/published.flags'}"])
-    assert flat(read(TrainConfig, values)).items() >= PUBLISHED_OPTIMIZATION.items()
+    config = read(TrainConfig, values)
+    assert flat(config).items() >= PUBLISHED_OPTIMIZATION.items()
+    assert config.processing.auto == ()
 
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():

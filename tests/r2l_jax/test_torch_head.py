@@ -200,7 +200,7 @@ def test_the_processing_is_learned_for_it(base, file, mode):
         classifier_network=f"{file}:make",
         freeze_classifier=True,
         processing_mode=mode,
-        camera_augmentation="weak",
+        camera_augmentation=("light",),
         lr={"parametrized": 0.01, "adaptive": 0.001}[mode],
         save_locally=True,
     )

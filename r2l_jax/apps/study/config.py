@@ -215,7 +215,17 @@ class StudyConfig(Settings):
         places = {"logdir": str(self.output_dir.parent), "experiment_name": self.output_dir.name, "run_name": run_name}
         return build(
             TrainConfig,
-            {**data, **flat(self.network), **PUBLISHED_OPTIMIZATION, **defaults, **given, **places, **flags},
+            {
+                **data,
+                **flat(self.network),
+                **PUBLISHED_OPTIMIZATION,
+                **defaults,
+                **given,
+                **places,
+                # The published pipelines do not meter.
+                "auto": (),
+                **flags,
+            },
         )
 
     def evaluation_of(self, training: TrainConfig) -> EvaluationConfig:

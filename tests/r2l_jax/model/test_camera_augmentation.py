@@ -7,6 +7,7 @@ import pytest
 
 import isp
 from isp.sensor import expose_sites, site_light
+from r2l_jax.config import PURPOSES
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.camera_augmentation import retake
 
@@ -16,71 +17,99 @@ CAMERA = isp.Camera(
 INDEX = jnp.arange(400)
 
 
-def retaken(raw, index, strength, camera=CAMERA, key=0):
-    return np.asarray(retake(raw, sample_keys(jax.random.key(key), index), camera, strength), np.float64)
+def retaken(raw, purposes, camera=CAMERA, key=0, index=None):
+    keys = sample_keys(jax.random.key(key), INDEX[: len(raw)] if index is None else index)
+    return np.asarray(retake(raw, keys, camera, purposes), np.float64)
 
 
-@pytest.fixture(scope="module", params=["weak", "strong"])
-def flats(request):
-    """Flat mosaics of half the full well, with the noise of one exposure, and their light after the changes."""
+@pytest.fixture(scope="module")
+def flats():
+    """Flat raw images of half the full well, with the noise of one exposure."""
     keys = jax.random.split(jax.random.key(9), len(INDEX))
-    raw = jax.vmap(lambda key: expose_sites(jnp.full((32, 32), 0.5), key, camera=CAMERA))(keys)
-    return request.param, raw, np.asarray(site_light(retaken(raw, INDEX, request.param), CAMERA), np.float64)
+    return jax.vmap(lambda key: expose_sites(jnp.full((32, 32), 0.5), key, camera=CAMERA))(keys)
 
 
-def test_a_quarter_of_the_mosaics_stays(flats):
-    _, raw, light = flats
-    same = np.isclose(light, site_light(raw, CAMERA), atol=1e-6).all((1, 2))
-    assert 0.18 < same.mean() < 0.32
+@pytest.fixture(scope="module")
+def changed(flats):
+    """The light of the flats that each purpose changes, `(n, 32, 32)`, and the share that it leaves as it is."""
+    found = {}
+    for purpose in PURPOSES:
+        light = np.asarray(site_light(retaken(flats, (purpose,)), CAMERA), np.float64)
+        same = np.isclose(light, site_light(flats, CAMERA), atol=1e-6).all((1, 2))
+        found[purpose] = light[~same], same.mean()
+    return found
 
 
-def test_light_gains_and_noise_are_those_of_the_ranges(flats):
-    """From the middle of the mosaics, where vignetting is small: 14x14 sites, 49 of each place in the tile."""
-    strength, raw, light = flats
-    changed = ~np.isclose(light, site_light(raw, CAMERA), atol=1e-6).all((1, 2))
-    middle = light[changed, 9:23, 9:23]
-    # The middle starts with an odd row and column of RGGB.
-    blue, green, red = middle[:, ::2, ::2], middle[:, ::2, 1::2], middle[:, 1::2, 1::2]
-    darkest, deviation = {"weak": (1.6, 0.1), "strong": (4.6, 0.3)}[strength]
-    stops = -np.log2(np.maximum(green.mean((1, 2)), 1e-3) / 0.5)
-    assert stops.mean() == pytest.approx(darkest / 2, abs=0.4)
-    assert np.quantile(stops, 0.95) < darkest + 0.5
-    for color in (red, blue):
-        gains = np.log(np.maximum(color.mean((1, 2)), 1e-3) / np.maximum(green.mean((1, 2)), 1e-3))
-        assert np.median(abs(gains)) == pytest.approx(0.6745 * deviation, rel=0.5)
+def test_a_quarter_of_the_images_stays(changed):
+    assert all(0.18 < share < 0.32 for _, share in changed.values())
+
+
+def test_light_falls_to_a_24th_and_photons_set_its_noise(changed):
+    light, _ = changed["light"]
+    levels = light.mean((1, 2))
+    stops = -np.log2(levels / 0.5)
+    assert stops.mean() == pytest.approx(np.log2(24) / 2, abs=0.2)
+    assert stops.max() == pytest.approx(np.log2(24), abs=0.1)
+    electrons = levels * CAMERA.full_well
+    expected = np.sqrt(electrons + CAMERA.read_noise**2) / CAMERA.full_well
+    np.testing.assert_allclose(light.std((1, 2)), expected, rtol=0.15)
+    # The gains of the colors stay.
+    red, blue = light[:, ::2, ::2].mean((1, 2)), light[:, 1::2, 1::2].mean((1, 2))
+    np.testing.assert_allclose(red / blue, 1, atol=0.03)
+
+
+def test_optics_darken_the_corners_and_blur_the_light(changed):
+    light, _ = changed["optics"]
+    corner, middle = light[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1), light[:, 14:18, 14:18].mean((1, 2))
+    stops = np.log2(middle / corner)
+    assert stops.mean() == pytest.approx(0.5, abs=0.06)
+    assert stops.max() < 1.1
+    edge = jnp.broadcast_to(jnp.where(jnp.arange(32) < 16, 0.2, 0.8), (len(INDEX), 32, 32))
+    step = np.diff(retaken(edge, ("optics",))[:, 8:24].mean(1), axis=1)[:, 14:17].max(1)
+    assert step.min() < 0.52 < 0.59 < step.max()
+
+
+def test_readout_has_up_to_four_times_the_read_noise_and_moves_the_black_level():
+    noisy = dataclasses.replace(CAMERA, read_noise=100.0)
+    taken = retaken(jnp.full((400, 32, 32), 0.5), ("readout",), noisy)
+    taken = taken[taken.std((1, 2)) > 0]
+    assert (taken.mean((1, 2)) - 0.5).std() == pytest.approx(80 / 4095, rel=0.15)
+    # The raw image itself has no noise. What is added is up to the root of 4^2 - 1 times the noise of the camera.
+    added = taken.std((1, 2)) * CAMERA.full_well / 100
+    assert np.median(added) == pytest.approx(np.sqrt(2.5**2 - 1), rel=0.1)
+    assert added.max() == pytest.approx(np.sqrt(15), rel=0.1)
+
+
+def test_purposes_add_up(changed, flats):
+    both = np.asarray(site_light(retaken(flats, ("light", "optics")), CAMERA), np.float64)
+    corner, middle = both[:, 0, 0], both[:, 14:18, 14:18].mean((1, 2))
+    bright = middle > 0.1
+    assert middle.min() < 0.03
+    assert np.log2(middle[bright] / np.maximum(corner[bright], 1e-3)).max() > 0.5
 
 
 def test_changes_follow_the_sample_and_the_epoch_and_not_the_batch():
     raw = jax.random.uniform(jax.random.key(1), (6, 16, 16))
     index = jnp.array([3, 14, 15, 92, 65, 35])
-    together, order = retaken(raw, index, "strong"), np.array([4, 1, 0, 5])
-    np.testing.assert_allclose(retaken(raw[order], index[order], "strong"), together[order], atol=1e-6)
-    assert not np.isclose(retaken(raw, index, "strong", key=1), together).all((1, 2)).all()
+    together, order = retaken(raw, PURPOSES, index=index), np.array([4, 1, 0, 5])
+    np.testing.assert_allclose(retaken(raw[order], PURPOSES, index=index[order]), together[order], atol=1e-6)
+    assert not np.isclose(retaken(raw, PURPOSES, key=1, index=index), together).all((1, 2)).all()
 
 
 def test_white_keeps_its_ratio_of_signal_to_noise():
     """A camera whose white has 128 electrons is dimmed to 64 of them, by one stop."""
     small = dataclasses.replace(CAMERA, full_well=128, read_noise=0.0)
-    light = retaken(jnp.full((400, 16, 16), 0.9), INDEX, "strong", small)[:, 6:10, 6:10]
-    green = light[:, ::2, 1::2].mean((1, 2))
-    assert np.quantile(green, 0.02) == pytest.approx(0.45, abs=0.08)
-
-
-def test_the_black_level_moves_by_a_share_of_the_camera_s():
-    camera = dataclasses.replace(CAMERA, black_level=(0.1,) * 4)
-    for strength, share in {"weak": 0.1, "strong": 0.25}.items():
-        dark = retaken(jnp.full((400, 8, 8), 0.1), INDEX, strength, camera).mean((1, 2))
-        moved = dark[abs(dark - 0.1) > 1e-6]
-        assert moved.std() == pytest.approx(share * 0.1, rel=0.15)
+    light = retaken(jnp.full((400, 16, 16), 0.9), ("light",), small)
+    assert np.quantile(light.mean((1, 2)), 0.02) == pytest.approx(0.45, abs=0.03)
 
 
 def test_every_sensor_is_augmented():
-    """Those without colors, those of large tiles, and those whose black level is 0, which moves all the same."""
+    """Those without colors, and those of large tiles."""
     x_trans = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
     for camera in (
         isp.Camera(black_level=(0.0,), pattern="MONO"),
         isp.Camera(black_level=(0.0,) * 3, white_balance=(1, 1, 1), color_matrix=np.eye(3), pattern=x_trans),
     ):
-        dark = retaken(jnp.zeros((8, 12, 12)), INDEX[:8], "strong", camera)
+        dark = retaken(jnp.zeros((8, 12, 12)), PURPOSES, camera)
         assert np.isfinite(dark).all()
         assert np.ptp(dark.mean((1, 2))) > 1e-3

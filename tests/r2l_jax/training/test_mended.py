@@ -71,7 +71,7 @@ def test_the_certainty_that_is_needed_is_measured_where_the_data_is(fold, tmp_pa
 def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):
     fold = dataclasses.replace(fold, train_indices=np.resize(fold.train_indices, MOST))
     assert fold.clean.statistics is None
-    of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation="strong"))
+    of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation=("light",)))
     clean = known_of(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task)
     found = mend(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
     adapted = Run([of_many]).mended(raws, force=True).folds[0].model.normalizer.mean[...]

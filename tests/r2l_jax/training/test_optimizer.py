@@ -139,7 +139,7 @@ def test_only_a_frozen_head_under_drawn_cameras_may_guess():
     task, labels, drawn = (
         Classification(("a", "b"), "resnet18"),
         np.array([0, 1]),
-        {"camera_augmentation": "weak", "label_smoothing": 0.0},
+        {"camera_augmentation": ("light",), "label_smoothing": 0.0},
     )
     guessed = [
         task.for_training(OptimizationSettings(**settings), labels, frozen).guessed
