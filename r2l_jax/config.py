@@ -319,8 +319,8 @@ class ProcessingSettings(ProcessingChoice):
         ProcessingChoice,
         "auto",
         None,
-        "; default: both, and with --processor_uri what that run meters; none with --epochs=0, without a pipeline, or "
-        "with one that meters by itself",
+        "; default: both, or with --processor_uri what that run meters; none for a head that stays as it is, without a "
+        "pipeline, and for one that meters by itself",
     )
     processor_uri: str | None = setting(
         "earlier run; training starts from its processor and normalization", None, rare=True

@@ -195,7 +195,7 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns what a run meters: what its setting says, or else both, where a network is trained for it."""
+    """Returns what a run meters: what its setting says, or else both if a head is trained for it."""
     processing = config.processing
     if processing.auto is not None:
         return processing.auto
@@ -203,7 +203,8 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         where = f"--processor_uri={uri}"
         return tuple(read_metrics(fold_folder(uri, 0, where) / "metrics.json", where)["flags"]["auto"])
     named = processing.named_pipeline
-    if named is None or camera is None or not config.optimization.epochs:
+    stays = config.model.freeze_classifier or not config.optimization.epochs
+    if named is None or camera is None or stays:
         return ()
     return () if {"auto_exposure", "auto_white_balance"} & {*named(camera).stage_names} else AUTO
 

@@ -68,6 +68,7 @@ def make(camera):
         ({"processing_mode": "none"}, ()),
         ({"epochs": 0, "classifier_uri": "metered"}, ()),
         ({"epochs": 0, "classifier_uri": "metered", "auto": BOTH}, BOTH),
+        ({"freeze_classifier": True}, ()),
         ({"processor_uri": "metered"}, BOTH),
         ({"processor_uri": "plain"}, ()),
         ({"pipeline": "my_isp.py:make"}, ()),

@@ -218,6 +218,11 @@ def test_a_pipeline_with_a_stage_of_one_s_own_becomes_onnx(tmp_path):
     onnx_agrees(isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="gaussian"), tmp_path / "isp.onnx")
 
 
+def test_metering_becomes_onnx(tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnx_agrees(isp.metered(isp.parametrized(isp.CAMERAS["drone"]), isp.CAMERAS["drone"]), tmp_path / "isp.onnx")
+
+
 ALGORITHMS = [(step, name) for step, algorithms in isp.ALGORITHMS.items() for name in algorithms]
 
 
