@@ -1,0 +1,76 @@
+"""Compares recipes of training under the same drifts, as evaluate.py has measured them.
+
+python docs/ext/metering.py <evaluation.json>... writes docs/results/metering.md from the results of evaluate.py.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+RESULTS = pathlib.Path(__file__).parents[1] / "results/metering.md"
+
+CASES = {
+    "half the light": "exposure=0.5",
+    "a tenth of the light": "exposure=0.1",
+    "a twentieth of the light": "exposure=0.05",
+    "red 0.7 stops brighter, blue 0.7 darker": "color_balance.4",
+    "lamp 60 mired warmer": "lamp_color.3",
+    "lamp 110 mired warmer": "lamp_color.4",
+    "black level 80 of 4095 higher": "black_level.3",
+    "black level 160 of 4095 higher": "black_level.4",
+    "defocus of 1.5 pixels": "defocus.3",
+    "defocus of 2.5 pixels": "defocus.4",
+}
+GROUPS = {
+    "twelve other pipelines": "pipelines",
+    "all drifts of the light": "light",
+    "all drifts of the lens": "lens",
+    "all drifts of the read-out": "read-out",
+    "corruptions: noise": "noise",
+    "corruptions: blur": "blur",
+    "corruptions: tone and color": "tone and color",
+    "corruptions: digital": "digital",
+}
+
+_TEXT = """---
+orphan: true
+---
+
+# Metering and augmentation, side by side
+
+This page is written by `python docs/ext/metering.py` from the results of `evaluate.py`; [Prevent
+drift](../drift_controls.md#prevent-drift) has the commands. Accuracies of clean images, and what drifts cost, in
+points, with 95% confidence intervals about the recipe. Groups are means over all their cases at the severities 3 and 4.
+
+{table}
+"""
+
+
+def points(found: Mapping[str, float] | None) -> str:
+    """Formats an estimate with its interval in points."""
+    if found is None:
+        return ""
+    estimate, low, high = (100 * found[name] for name in ("estimate", "low", "high"))
+    return f"{estimate:.1f} ({low:.1f} to {high:.1f})"
+
+
+def main(*files: str) -> None:
+    """Writes the page from results of evaluate.py."""
+    drops: dict[str, Mapping[str, Any]] = {}
+    for file in files:
+        drops |= json.loads(pathlib.Path(file).read_text())["drops"]
+    rows = [["", *(f"{name}, {len(found['members'])} seeds" for name, found in drops.items())]]
+    rows.append(["**clean**", *(points(found["score"]) for found in drops.values())])
+    for part, titles in (("cases", CASES), ("groups", GROUPS)):
+        for title, name in titles.items():
+            rows.append([title, *(points(found[part].get(name)) for found in drops.values())])
+    rows = [row for row in rows if any(row[1:])]
+    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])
+    RESULTS.write_text(_TEXT.format(table=table))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
