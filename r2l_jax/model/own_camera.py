@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 import isp
 from r2l_jax.data.cameras import CameraValues, values_of
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.processors import Processor
 from r2l_jax.runtime.errors import InputError
 
@@ -65,8 +64,7 @@ def offsets(processor: Processor, cameras: CameraValues | None) -> dict[str, Arr
 def moved(pipeline: isp.Pipeline, start: isp.Camera, camera: isp.Camera) -> isp.Pipeline:
     """Returns a pipeline that started from one camera's values, moved to another camera."""
     values = jax.tree.map(lambda each: each[0], values_of([camera], start))
-    pipeline = pipeline.with_values(pipeline.values(offsets(pipeline, values)))
-    return pipeline.for_camera(camera) if isinstance(pipeline, AdaptivePipeline) else pipeline
+    return pipeline.with_values(pipeline.values(offsets(pipeline, values)))
 
 
 def taken_by(camera: isp.Camera, cameras: CameraValues | None) -> isp.Camera:

@@ -202,23 +202,6 @@ def test_forensics_measures_each_image_with_its_own_camera(several, tmp_path):
         forensics.check(replace(config, check="drone"))
 
 
-def test_processing_adapts_to_the_images_of_each_camera(several):
-    config = replace(several, run_name="adaptive", processing_mode="adaptive", lr=3e-3)
-    train.run(config)
-    model = r2l_jax.load(config.run_dir)
-    dataset, valid = model.dataset, model.folds[0].valid_indices
-    raws, _ = dataset.samples(valid)
-    cameras = [dataset.camera_of(index) for index in valid.tolist()]
-    images = model.render(raws, cameras=cameras)
-    greens = []
-    for raw, camera, image in zip(raws, cameras, images, strict=True):
-        own = model.for_camera(camera)
-        np.testing.assert_allclose(own.pipeline(raw), image, atol=1e-5)
-        greens.append(own.pipeline.own_values(raw[None])["white_balance"][0, 1])
-    found = metrics(config)["own_values"]["white_balance.green"]
-    np.testing.assert_allclose(found, np.percentile(greens, (5, 50, 95)), rtol=1e-4)
-
-
 def test_a_processing_that_started_from_another_camera_is_refused(several, tmp_path):
     other = two_cameras.write(tmp_path / "other", count=8, cameras={"a": NEAR, "b": FAR})
     config = replace(several, run_name="next", data_dir=str(other), processor_uri=str(several.run_dir))
