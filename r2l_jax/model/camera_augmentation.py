@@ -9,8 +9,6 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from isp import Camera, cfa, sensor_drift
 from isp.sensor import expose_again, noise_of
-from r2l_jax.data.cameras import CameraValues
-from r2l_jax.model.own_camera import taken_by
 
 # The least deviation of the black level, eight digital numbers of 12 bits: a black level of 0 drifts as well.
 _LEAST_BLACK = 8 / (2**12 - 1)
@@ -49,7 +47,6 @@ def retake(
     keys: Key[Array, " batch"],
     camera: Camera,
     augmentation: str,
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "batch height width"]:
     """Takes each mosaic of a batch again, with a camera that is drawn at random.
 
@@ -62,15 +59,14 @@ def retake(
     Args:
         raw: mosaics in [0, 1].
         keys: decide the changes of each mosaic.
-        camera: the camera that took them, or one of several.
+        camera: the camera that took them.
         augmentation: one of `STRENGTHS`.
-        cameras: the values of the camera of each mosaic; None if there is one camera.
     """
-    ranges, known = STRENGTHS[augmentation], camera
+    ranges, black_level = STRENGTHS[augmentation], max(camera.black_level)
+    stops = min(max(math.log2(noise_of(camera).full_well / ranges.white), 0), ranges.stops)
+    deviation = max(ranges.black * black_level, _LEAST_BLACK)
 
-    def one(raw: Array, key: PRNGKeyArray, values: CameraValues | None) -> Array:
-        camera = taken_by(known, values)
-        stops, deviation = _greatest(camera, ranges)
+    def one(raw: Array, key: PRNGKeyArray) -> Array:
         exposure, gain, corner, blur, noise, black, draw, kept = jax.random.split(key, 8)
         gains = jnp.exp(ranges.gains * jax.random.normal(gain, (3,)).at[1].set(0))
         light = jnp.exp2(-jax.random.uniform(exposure, maxval=stops)) * cfa.tiled(
@@ -83,13 +79,4 @@ def retake(
         taken = jnp.clip(taken + deviation * jax.random.normal(black), 0, 1)
         return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
 
-    return jax.vmap(one)(raw, keys, cameras)
-
-
-def _greatest(camera: Camera, ranges: Ranges) -> tuple[float | Array, float | Array]:
-    """Returns the most stops that a camera's exposure is lowered, and the deviation of its black level."""
-    full_well, black = noise_of(camera).full_well, camera.black_level
-    if camera.is_traced:
-        stops = jnp.clip(jnp.log2(full_well / ranges.white), 0, ranges.stops)
-        return stops, jnp.maximum(ranges.black * jnp.max(jnp.asarray(black)), _LEAST_BLACK)
-    return min(max(math.log2(full_well / ranges.white), 0), ranges.stops), max(ranges.black * max(black), _LEAST_BLACK)
+    return jax.vmap(one)(raw, keys)
