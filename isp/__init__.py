@@ -39,7 +39,7 @@ from isp.auto import metered, metered_like
 from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
-from isp.pipeline import Pipeline, portable
+from isp.pipeline import Pipeline
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
 from isp.stage import Stage, local
 from isp.stages import ALGORITHMS
@@ -65,7 +65,6 @@ __all__ = [
     "metered_like",
     "metering",
     "parametrized",
-    "portable",
     "repair",
     "sensor",
     "sensor_drift",

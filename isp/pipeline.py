@@ -1,6 +1,5 @@
 """An image signal processor as an ordered list of named stages, whose parameters can be learned."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
 from isp._engine import lowering
-from isp._engine.xla import plain, plain_for
+from isp._engine.xla import plain_for
 from isp.parameter import Parameter
 from isp.stage import Stage
 
@@ -273,22 +272,6 @@ class Pipeline(nnx.Module):
         values = self.parameters()
         kept = [stage.starting_at(values) for stage in self.stages]
         return Pipeline([*kept[:start], *stages, *kept[stop:]])
-
-
-def portable() -> contextlib.AbstractContextManager[None]:
-    """Makes pipelines and functions that are traced in this context use operations that other programs know.
-
-    They pad, convolve and compute elementwise, always on the whole batch, which takes longer on a CPU than the usual
-    formulation. Results agree except for rounding. A pipeline whose number of images is symbolic does this by itself.
-
-    Example:
-        >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
-        >>> with isp.portable():
-        ...     traced = jax.make_jaxpr(pipeline)(np.zeros((1, 8, 8), np.float32))
-        >>> "conv_general_dilated" in str(traced)
-        True
-    """
-    return plain()
 
 
 @jax.jit(static_argnums=0)

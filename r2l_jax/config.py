@@ -30,7 +30,7 @@ DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
 
-PROCESSING_MODES = ("parametrized", "adaptive", "static", "neural_network", "none")
+PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
 
 # The modes whose images have one pixel for each 2x2 tile of the mosaic.
 HALF_SIZE_MODES = ("neural_network", "none")
@@ -257,14 +257,13 @@ class ProcessingChoice(Settings):
             raise InputError(
                 f"--half_size: the images of --processing_mode={self.processing_mode} already have that size"
             )
-        if self.auto and (self.processing_mode in HALF_SIZE_MODES or self.is_adaptive):
-            reason = "adapts to each image by itself" if self.is_adaptive else "has none"
-            raise InputError(f"--auto meters before a pipeline: --processing_mode={self.processing_mode} {reason}")
+        if self.auto and self.processing_mode in HALF_SIZE_MODES:
+            raise InputError(f"--auto meters before a pipeline: --processing_mode={self.processing_mode} has none")
         if self.half_size and self.sp_debayer is not None:
             raise InputError(f"--half_size takes the place of --sp_debayer={self.sp_debayer}: leave one of them out")
         if self.pipeline is not None:
             given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
-            if given and not (given == ["processing_mode"] and self.is_adaptive):
+            if given:
                 raise InputError(f"--pipeline={self.pipeline} is the processing: leave --{' and --'.join(given)} out")
         for name in STATIC_FLAGS:
             if self.processing_mode not in ("static", None) and getattr(self, name) is not None:
@@ -275,11 +274,6 @@ class ProcessingChoice(Settings):
         """The flag that chose the processing, with its value."""
         given = {"processing_mode": self.processing_mode, "pipeline": self.pipeline}
         return " ".join(f"--{name}={value}" for name, value in given.items() if value is not None)
-
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether a network adapts the pipeline's parameters to each image."""
-        return self.processing_mode == "adaptive"
 
     @functools.cached_property
     def named_pipeline(self) -> NamedPipeline | None:
@@ -307,9 +301,8 @@ class ProcessingSettings(ProcessingChoice):
     """Processing."""
 
     processing_mode: str | None = setting(
-        "parametrized: the learnable pipeline; adaptive: a small network adapts this pipeline, or the one of "
-        "--pipeline, to each image; static: classical algorithms; neural_network: a U-Net++ on half-size RGB from the "
-        "mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
+        "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
+        "RGB from the mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
         None,
         choices=PROCESSING_MODES,
     )
@@ -326,7 +319,7 @@ class ProcessingSettings(ProcessingChoice):
     @property
     def learns_pipeline(self) -> bool:
         """Whether the processor is a pipeline whose parameters can be trained."""
-        return self.processing_mode in ("parametrized", "adaptive", None)
+        return self.processing_mode in ("parametrized", None)
 
     @property
     def learns(self) -> bool:
@@ -686,8 +679,6 @@ class TrainConfig(Settings):
                 usual = getattr(OptimizationSettings(), name), PUBLISHED_OPTIMIZATION.get(name)
                 if (value := getattr(self.optimization, name)) not in usual:
                     raise InputError(f"--{name}={value} is for training; --adv_training has an optimizer of its own")
-        if attack.adv_training and processing.is_adaptive:
-            raise InputError(f"--adv_training moves parameters of all images together; {processing.flag} has others")
         if attack.adv_training and processing.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
         if self.tracking.track and not (self.tracking.records or attack.adv_track_differences):

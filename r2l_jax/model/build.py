@@ -11,7 +11,6 @@ from flax import nnx
 import isp
 from isp.published import additive_layer_stage
 from r2l_jax.config import ProcessingSettings
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.normalized_heads import NormalizedHead
 from r2l_jax.model.processors import NeuralProcessor, OwnNormalization, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -81,8 +80,6 @@ class Architecture:
         if self.additive_layer and isinstance(processor, isp.Pipeline):
             layer = additive_layer_stage(image_size(processor, self.shape))
             processor = processor.inserted(layer, after=processor.stage_names[-1])
-        if self.processing.is_adaptive and isinstance(processor, isp.Pipeline):
-            processor = AdaptivePipeline(processor, self._known_camera, rngs)
         head = self.task.make_head(rngs)
         if isinstance(head, NormalizedHead):
             return RawToLogit(processor, OwnNormalization(jnp.array(head.mean), jnp.array(head.std)), head.core)
@@ -129,9 +126,7 @@ class Architecture:
     @property
     def title(self) -> str | None:
         """The name of the processing in tables."""
-        if self.pipeline is None:
-            return self.processing.processing_mode
-        return f"adaptive {self.pipeline.title}" if self.processing.is_adaptive else self.pipeline.title
+        return self.processing.processing_mode if self.pipeline is None else self.pipeline.title
 
     @property
     def _known_camera(self) -> isp.Camera:

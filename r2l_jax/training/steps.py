@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r2l_jax.data.loader import Batch
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import retake
@@ -66,8 +65,6 @@ class Steps:
         begin: makes the state in which a model's training begins.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
-        own_values: `(model, batch) -> values` with which an adaptive pipeline processes each mosaic, by parameter; a
-            filter that is tuned as a whole has its strength, 1 for the filter that all images share.
         zero_sums: returns zeroed training sums.
         zero_evaluated: returns zeroed sums of `evaluate`.
         stages: the names of the stages, in the order of the lists that `trace` returns.
@@ -91,7 +88,6 @@ class Steps:
         self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
         self.begin: Callable[[nnx.State], TrainState] = jit(self._begun)
         self.trace: Callable[[nnx.State, Batch], tuple[jax.Array, list, list]] = jit(self._traced)
-        self.own_values = jit(self._adapted_values)
         self.zero_sums: Callable[[], PyTree] = jit(self._zero_sums)
         self.zero_evaluated: Callable[[], PyTree] = jit(self._zero_evaluated)
 
@@ -195,14 +191,6 @@ class Steps:
         gradients, (logits, images) = jax.grad(mean_loss, has_aux=True)(unperturbed)
         # Lists, since whatever maps over a dict sorts it by name.
         return logits, [images[name] for name in self.stages], [gradients[name] for name in self.stages]
-
-    def _adapted_values(self, model: nnx.State, batch: Batch) -> dict[str, jax.Array]:
-        processor = nnx.merge(self._graph, model).processor
-        if not isinstance(processor, AdaptivePipeline):
-            return {}
-        moves, values = processor.moves(batch["raw"], {}), processor.own_values(batch["raw"], {})
-        facts = processor.facts
-        return {name: values[name] if facts[name].neutral is None else 1 + moves[name].reshape(-1) for name in values}
 
     def _zeros(self, loss_shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
         classes = len(self.task.classes)

@@ -13,7 +13,6 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-import isp
 import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
@@ -295,7 +294,6 @@ class Trainer:
             "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
             "val_confusion_matrix": confusion.tolist(),
             **loop.scores_by_intensity(state),
-            **loop.own_values(state),
         }
         if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
             sums = loop.validate(state.replace(model=reference))
@@ -431,26 +429,6 @@ class _Loop:
                 score = task.score_of(self._measure(state, indices)["confusion"])
                 scores[tracking.at_intensity(f"val_{task.score}", iso)] = float(score)
         return scores
-
-    def own_values(self, state: TrainState) -> dict[str, Any]:
-        """Returns, as `own_values`, the values with which adaptive processing processes the validation samples.
-
-        By the name of each value, these are the 5th, 50th and 95th percentile.
-        """
-        steps, architecture = self._compiled, self._plan.steps.architecture
-        pipeline = architecture.processor()
-        if not architecture.processing.is_adaptive or not isinstance(pipeline, isp.Pipeline):
-            return {}
-        valid, everywhere = self._fold.valid_indices, shardings().everywhere
-        batches = loader.eval_batches(self._plan.dataset, valid, self._batches.size, whole=True)
-        computed = (steps.own_values(state.model, to_devices(batch, everywhere)) for batch in batches)
-        every = [jax.device_get(values) for values in computed]
-        found = {}
-        for name in every[0]:
-            values = np.concatenate([of_batch[name] for of_batch in every])[: len(valid)]
-            ends = np.percentile(values, (5, 50, 95), axis=0).reshape(3, -1).T.tolist()
-            found |= zip(pipeline.facts[name].element_names(name, values.shape[1:]), ends, strict=True)
-        return {"own_values": found}
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
         """Adds up the sums over some samples."""

@@ -7,7 +7,7 @@ import pytest
 
 import isp
 from isp import cfa, metering
-from isp._engine import lowering
+from isp._engine import lowering, xla
 
 BLACK = 0.0625
 KNOWN = {"black_level": (BLACK,) * 4}
@@ -214,8 +214,8 @@ def test_metering_sees_whole_frames():
     assert distances == [None, None, 0]
 
 
-def test_metering_is_portable():
+def test_the_plain_formulation_meters_alike():
     pipeline = isp.metered(isp.parametrized(CAMERA), CAMERA).without("gamma_correct")
-    with isp.portable():
-        portable = jax.jit(lambda raw: pipeline(raw))(RAW)
-    np.testing.assert_allclose(portable, pipeline(RAW), atol=1e-5)
+    with xla.plain():
+        plain = jax.jit(lambda raw: pipeline(raw))(RAW)
+    np.testing.assert_allclose(plain, pipeline(RAW), atol=1e-5)

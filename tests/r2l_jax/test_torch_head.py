@@ -192,16 +192,14 @@ def test_export_says_what_the_network_beside_it_is_given(taken, tmp_path, capsys
     np.testing.assert_allclose(kept["mean"], normalizer.mean[...])
 
 
-@pytest.mark.parametrize("mode", ["parametrized", "adaptive"])
-def test_the_processing_is_learned_for_it(base, file, mode):
+def test_the_processing_is_learned_for_it(base, file):
     config = replace(
         base,
-        run_name=f"learned_{mode}",
+        run_name="learned",
         classifier_network=f"{file}:make",
         freeze_classifier=True,
-        processing_mode=mode,
         camera_augmentation="weak",
-        lr={"parametrized": 0.01, "adaptive": 0.001}[mode],
+        lr=0.01,
         save_locally=True,
     )
     train.run(config)

@@ -7,7 +7,6 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import camera_with
@@ -79,16 +78,8 @@ def _interface(part: Part, model: Run) -> dict[str, Any]:
 
 
 def learned_camera(model: Run) -> isp.Camera | None:
-    """Returns the camera of the training with the learned values.
-
-    None if no parameter started from the camera, or if each image has values of its own.
-    """
+    """Returns the camera of the training with the learned values; None if no parameter started from the camera."""
     pipeline, camera = model.pipeline, model.camera
-    if (
-        pipeline is None
-        or isinstance(pipeline, AdaptivePipeline)
-        or camera is None
-        or not any(facts.camera for facts in pipeline.facts.values())
-    ):
+    if pipeline is None or camera is None or not any(facts.camera for facts in pipeline.facts.values()):
         return None
     return camera_with(camera, pipeline, pipeline.parameters())

@@ -138,7 +138,7 @@ def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[s
 
 def _chosen_formats(names: Sequence[str] | None, has_camera: bool) -> Sequence[str]:
     if names is not None and "camera" in names and not has_camera:
-        raise InputError("--formats=camera: no parameter of all images starts from a camera's value")
+        raise InputError("--formats=camera: no parameter of the processing starts from a camera's value")
     wanted = [name for name in EXPORT_FORMATS if name != "camera" or has_camera] if names is None else names
     if "onnx" in wanted:
         onnx_files.check_installed()
@@ -165,7 +165,7 @@ def _checked(kind: str, part: Part, output: Path, values: dict[str, np.ndarray],
             difference = float(np.abs(_KINDS[kind].run(part, file, inputs) - values[part.output]).max())
             if not difference <= LIMIT:  # Holds for NaN as well.
                 raise InputError(f"differs from the model by {difference:.1e} on the samples, more than {LIMIT:.0e}")
-            facts = _KINDS[kind].measured(part, file, inputs)
+            facts = _KINDS[kind].measured(file, inputs)
     except OSError:
         raise
     except Exception as error:  # Tracers and converters may raise anything for a function that they do not support.

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-import isp
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.runtime.errors import InputError, errors_only
@@ -45,11 +44,9 @@ def write(part: Part, target: Path) -> None:
     onnxruntime simplifies the graph, which has only standard operators.
     """
     jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
-    (batch,) = (1,) if part.adapts else jax.export.symbolic_shape("B")
+    (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
-    # A single mosaic does not say by itself that it is exported.
-    with isp.portable():
-        function = core.jaxpr_as_fun(folded(part, inputs))
+    function = core.jaxpr_as_fun(folded(part, inputs))
     # The package would warn about missing types, which readers infer.
     with errors_only("onnx_ir"):
         model: Any = jax2onnx.to_onnx(
@@ -74,28 +71,22 @@ def write(part: Part, target: Path) -> None:
     onnx.save(model, target)
 
 
-def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
+def run(_: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
     """Computes a part's outputs from its file."""
     session = _session(file)
-    batches = np.split(inputs, len(inputs)) if part.adapts else [inputs]
-    return np.concatenate([session.run(None, _feed(session, batch))[0] for batch in batches])
+    return session.run(None, _feed(session, inputs))[0]
 
 
-def measured(part: Part, file: Path, inputs: np.ndarray) -> dict[str, Any]:
-    """Counts the nodes of a file, and measures the time that onnxruntime takes for a batch, per image.
-
-    The batch is a fact of its own if it can only be one image.
-    """
+def measured(file: Path, inputs: np.ndarray) -> dict[str, Any]:
+    """Counts the nodes of a file, and measures the time that onnxruntime takes for a batch, per image."""
     session, seconds = _session(file), []
-    inputs = inputs[:1] if part.adapts else inputs
     feed = _feed(session, inputs)
     for _ in range(_RUNS):
         start = time.perf_counter()
         session.run(None, feed)
         seconds.append(time.perf_counter() - start)
     nodes = sum(1 for _ in _nodes(_package("onnx").load(file).graph))
-    batch = {"batch": 1} if part.adapts else {}
-    return {**batch, "nodes": nodes, "milliseconds_per_image": 1000 * float(np.median(seconds)) / len(inputs)}
+    return {"nodes": nodes, "milliseconds_per_image": 1000 * float(np.median(seconds)) / len(inputs)}
 
 
 def _session(file: Path) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 import isp
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.run import Run
@@ -33,8 +32,6 @@ class Part:
         function: computes the output from the parameters and the input.
         parameters: the parameters of the pipeline by name, as learned; none for the head and for other processors.
         shape: the shape of one input.
-        adapts: whether each mosaic is processed with parameters of its own. ONNX has no convolution with a kernel for
-            each image of any number: such a file takes one mosaic at a time.
     """
 
     name: str
@@ -43,7 +40,6 @@ class Part:
     function: Callable[[Parameters, jax.Array], jax.Array]
     parameters: Parameters
     shape: tuple[int, ...]
-    adapts: bool = False
 
     def __call__(self, inputs: jax.Array | np.ndarray) -> jax.Array:
         """Computes the output with the learned parameters."""
@@ -66,10 +62,9 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     if isinstance(processor, Unprocessed):
         whole = Part("whole", IMAGES, LOGITS, functools.partial(_logits, model), {}, shape)
         return {"whole": whole, "head": dataclasses.replace(whole, name="head")}
-    adapts = isinstance(processor, AdaptivePipeline)
     parts = (
-        Part("whole", RAW, LOGITS, functools.partial(_whole, model), parameters, shape, adapts),
-        Part("isp", RAW, IMAGES, functools.partial(_processed, model), parameters, shape, adapts),
+        Part("whole", RAW, LOGITS, functools.partial(_whole, model), parameters, shape),
+        Part("isp", RAW, IMAGES, functools.partial(_processed, model), parameters, shape),
         Part("head", IMAGES, LOGITS, functools.partial(_logits, model), {}, image),
     )
     return {part.name: part for part in parts}

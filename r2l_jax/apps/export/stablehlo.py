@@ -30,7 +30,7 @@ def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
     return np.asarray(exported.call(part.parameters, inputs))
 
 
-def measured(_: Part, file: Path, inputs: np.ndarray) -> dict[str, Any]:
+def measured(file: Path, _: np.ndarray) -> dict[str, Any]:
     """Returns the platforms of a file, and whether it has its derivative."""
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     return {"platforms": list(exported.platforms), "gradient": exported.has_vjp()}

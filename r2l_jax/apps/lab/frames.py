@@ -8,7 +8,6 @@ from jaxtyping import Float32
 
 import isp
 from r2l_jax.apps.lab.engine import Engine, Judgement, Picture, Positions
-from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.training.run import Run
 
@@ -167,11 +166,7 @@ def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, 
         part, (top, left) = window(frame, height, width, center)
         place = (slice(top, top + height), slice(left, left + width))
     named.check(frame.camera, *part.shape)
-    pipeline = named(frame.camera)
-    if isinstance(pipeline, AdaptivePipeline):
-        # Sliders start at the values with which this part is processed.
-        pipeline = pipeline.adapted(part)
-    engine = Engine(pipeline, model)
+    engine = Engine(named(frame.camera), model)
     _make_room(engine, part.shape)
     raw, half = jax.device_put(part), _half(engine.pipeline, part, frame.camera.pattern)
     before = engine.picture(engine.start, raw)

@@ -18,7 +18,7 @@ from r2l_jax.pipelines import find_pipeline
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the sections of parameters and pictures over epochs."""
-    parameters = [(run.name, [*_parameters(run), *_own_values(run)]) for run in runs]
+    parameters = [(run.name, _parameters(run)) for run in runs]
     pictures = [(run.title(fold.number), _pictures(fold, run, detail)) for run in runs for fold in run.folds]
     return [
         *document.section("Processing over epochs", document.panels(parameters)),
@@ -93,23 +93,6 @@ def _values_table(run: RunRecord, names: Sequence[str], title: _Title, starts: M
     return Table("Parameters", columns, rows)
 
 
-def _own_values(run: RunRecord) -> list[Block]:
-    """Makes a table of the values that adaptive processing gives the validation images of each fold."""
-    columns = ["value", "5% of the images below", "median", "5% above"]
-    return [
-        Table(
-            f"Parameters as adapted to each validation image, {run.title(fold.number)}",
-            columns,
-            [
-                [Cell(tables.breakable(name)), *map(tables.number, values)]
-                for name, values in fold.final.own_values.items()
-            ],
-        )
-        for fold in run.folds
-        if fold.final is not None and fold.final.own_values
-    ]
-
-
 def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray], dict[str, str]]:
     """Returns a function that names an element of a parameter, such as "red", its values at the start, and the units.
 
@@ -120,16 +103,15 @@ def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray], dict[str, 
     starts: dict[str, np.ndarray] = {}
     units: dict[str, str] = {}
     declared = run.flags["pipeline"] or run.flags["processing_mode"]
-    if declared in ("parametrized", "adaptive", "full"):
-        pipeline = "parametrized" if declared == "adaptive" else declared
-        made = find_pipeline(pipeline)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
+    if declared in ("parametrized", "full"):
+        made = find_pipeline(declared)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
         values, units = made.parameters(), {name: facts.unit for name, facts in made.facts.items() if facts.unit}
         for name, facts in made.facts.items():
             shape = np.shape(values[name])
             places = [(name, place) for place in np.ndindex(*shape)]
             names |= zip(places, facts.element_names(name, shape), strict=True)
-        # Adaptive processing records means over images, and another run's values are not in this one's folder.
-        if declared != "adaptive" and not run.flags["processor_uri"] and not run.flags["half_size"]:
+        # Another run's values are not in this one's folder.
+        if not run.flags["processor_uri"] and not run.flags["half_size"]:
             arrays = {name: np.asarray(value) for name, value in values.items()}
             starts = {name: array for name, array in arrays.items() if _is_of_all(run, name, array)}
 

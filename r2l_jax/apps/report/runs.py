@@ -33,12 +33,7 @@ _EPOCH = re.compile("epoch_([0-9]{4,9})")
 
 
 class Final(msgspec.Struct):
-    """The numbers of a finished fold: last and best scores, the default score of adversarial training, and others.
-
-    Attributes:
-        own_values: of adaptive processing, the 5th, 50th and 95th percentile over the validation samples of the values
-            with which they were processed after the last epoch, by the name of the value.
-    """
+    """The numbers of a finished fold: last and best scores, the default score of adversarial training, and others."""
 
     last: float
     best: float
@@ -51,7 +46,6 @@ class Final(msgspec.Struct):
     val_f1: dict[str, float] = {}
     val_samples: dict[str, float] = {}
     val_confusion_matrix: list[list[float]] = []
-    own_values: dict[str, tuple[float, float, float]] = {}
 
 
 class Environment(msgspec.Struct):

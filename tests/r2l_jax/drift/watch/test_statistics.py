@@ -47,6 +47,44 @@ def test_a_drift_moves_the_statistic_that_is_named_after_it(drift, statistic, si
     assert sign * (after[statistic] - before[statistic]) > 0.05
 
 
+SCENE = np.random.default_rng(0).uniform(0.1, 0.6, (3, 64, 96)).astype(np.float32)
+
+
+def of_colors(raws):
+    """The statistics of each color, in the order of `MOSAIC`."""
+    return np.asarray(mosaic_statistics(jnp.asarray(raws), CAMERA))[:, :33]
+
+
+def test_a_factor_on_the_light_adds_the_same_to_all_tones():
+    black = float(np.mean(CAMERA.black_level))
+    change = of_colors(SCENE) - of_colors(black + (SCENE - black) / 2)
+    # Quantiles, means, and the variance, noise and gradient of each color.
+    np.testing.assert_allclose(change[:, :24], np.log(2) / np.arcsinh(512), atol=6e-3)
+    assert np.abs(change[:, 24:] - np.log10([4, 2, 2]).repeat(3) / 6).max() < 1e-3
+
+
+def test_statistics_of_colors_do_not_depend_on_the_size():
+    # The same gradient of light over mosaics of two sizes, with noise of the same strength at each site.
+    noise = np.random.default_rng(1).normal(0, 0.01, (1, 256, 256)).astype(np.float32)
+
+    def scene(side):
+        ramp = 0.2 + 0.4 * (np.arange(side, dtype=np.float32) + 0.5) / side
+        return np.broadcast_to(ramp, (1, side, side)) + noise[:, :side, :side]
+
+    np.testing.assert_allclose(of_colors(scene(64)), of_colors(scene(256)), atol=0.02)
+
+
+def test_quantiles_are_those_of_the_tones():
+    black = float(np.mean(CAMERA.black_level))
+    rgb = (np.asarray(isp.demosaic.binned(SCENE[:1], CAMERA.pattern)[0]) - black) / (1 - black)
+    shares = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
+    expected = np.arcsinh(512 * np.quantile(rgb.reshape(-1, 3), shares, axis=0)) / np.arcsinh(512)
+    found = of_colors(SCENE[:1])[0, :21].reshape(3, 7).T
+    np.testing.assert_allclose(found[2:5], expected[2:5], atol=0.012)
+    # At the steep ends of this distribution, interpolation is only as good as the distance of its levels.
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
 def test_rows_and_columns_are_told_apart():
     rows, columns = of(drifted("row_noise", 300.0)), of(drifted("column_noise", 300.0))
     assert rows["unrest of rows"] > columns["unrest of rows"] + 0.3
