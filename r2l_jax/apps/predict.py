@@ -36,8 +36,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 def check_raw(run: Run) -> None:
     """Raises an InputError unless the models of a run take raw files."""
-    if run.camera is None:
-        raise InputError("the model was trained on images that are processed already: it takes no raw files")
+    run.reading()
 
 
 def mended(

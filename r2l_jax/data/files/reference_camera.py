@@ -34,7 +34,6 @@ class Reference:
         A model of one camera has gains of its own, which apply to the raw images of any camera.
         """
         if not self.cameras:
-            check_pattern(own, self.camera)
             own = dataclasses.replace(own, white_balance=self.camera.white_balance)
         return brought(raw, own, self.camera)
 
@@ -42,8 +41,8 @@ class Reference:
 def brought(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Brings the black level and the gains of a raw image from its own camera to a reference camera.
 
-    With the black level subtracted and the gains applied, the result is what the raw image is with its own camera's.
-    White is 1 for both cameras; where its own camera's gain is greater, the result may exceed 1.
+    The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
+    image. White is 1 for both. The result is not clipped: where the own camera's gain is greater, it may exceed 1.
 
     Args:
         raw: the raw image, which starts with a whole tile of the color filter array.
@@ -53,10 +52,11 @@ def brought(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     Raises:
         InputError: the color filter arrays differ, or a gain has another sign.
     """
-    check_pattern(own, reference)
+    if own.pattern != reference.pattern:
+        raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")
     gains, wanted = np.array(own.white_balance), np.array(reference.white_balance)
     if (gains * wanted <= 0).any():
-        raise InputError(f"has the gains {gains.tolist()}, which must have the signs of {wanted.tolist()}")
+        raise InputError(f"its gains must have the signs of {wanted.tolist()}, got {gains.tolist()}")
     colors = isp.cfa.tile(reference.pattern)
     black, level = (
         np.reshape(camera.black_level, (2, 2))
@@ -71,9 +71,3 @@ def brought(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
         sites = np.s_[row::rows, column::columns]
         result[sites] = raw[sites] * np.float32(scale[row, column]) + np.float32(shift[row, column])
     return result
-
-
-def check_pattern(own: isp.Camera, reference: isp.Camera) -> None:
-    """Raises an InputError unless two cameras have one color filter array."""
-    if own.pattern != reference.pattern:
-        raise InputError(f"has the color filter array {own.pattern}, which must be {reference.pattern}")

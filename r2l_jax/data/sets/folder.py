@@ -295,7 +295,7 @@ def _with_cameras(
         try:
             brought(np.zeros((2, 2), np.float32), camera, first)
         except InputError as error:
-            raise InputError(f"{name} {error}, as {next(iter(found))} has") from None
+            raise InputError(f"camera {name}: {error}, since all are brought to {next(iter(found))}") from None
     shot = dataset.shot
     assert shot is not None
 

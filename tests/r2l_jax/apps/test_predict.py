@@ -261,7 +261,7 @@ def test_files_of_another_color_filter_array_are_refused(run, files, tmp_path, w
     other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
     model = open_run(str(run.run_dir), ["0"], "best", None)
     assert predict_files([files[0], other], tmp_path / "p.csv", model) == (1, 1)
-    expected = f"error: {other} has the color filter array BGGR, but the model is for RGGB\n"
+    expected = f"error: {other}: its color filter array must be RGGB, got BGGR\n"
     assert capsys.readouterr().err == expected
 
 

@@ -15,6 +15,7 @@ from two_cameras import CAMERAS, FAR, NEAR
 
 import isp
 import r2l_jax
+from r2l_jax.apps.lab.sources import file_source
 from r2l_jax.apps.predict import predict_files, read_file
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.drift.forensics import forensics
@@ -133,6 +134,9 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(
     gains = np.tile(gains[isp.cfa.tile("RGGB")], (16, 16))
     raw = reference + (samples / 65535 - black) * (1 - reference) / (1 - black) * gains
     np.testing.assert_allclose(read_file(path, run, known, None), raw, atol=1e-6)
+    frame, _ = file_source(file, path, run).read(known or KnownCamera())
+    np.testing.assert_allclose(frame.raw, raw, atol=1e-6)
+    assert frame.camera == FAR
     predict_files([path], tmp_path / "p.csv", run, known)
     row = (tmp_path / "p.csv").read_text().splitlines()[1].split(",")
     np.testing.assert_allclose(np.array(row[2:], float), run.predict(raw), atol=1e-5)

@@ -49,5 +49,5 @@ def test_a_model_of_one_camera_keeps_its_gains():
     np.testing.assert_array_equal(both, brought(raw, NEAR, FAR))
     negative = dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7))
     Reference(FAR, {}).brought(raw, negative)
-    with pytest.raises(InputError, match=r"gains \[-2.2, 1.0, 1.7\], which must have the signs of \[1.2, 1.0, 3.0\]"):
+    with pytest.raises(InputError, match=r"gains must have the signs of \[1.2, 1.0, 3.0\], got \[-2.2, 1.0, 1.7\]"):
         Reference(FAR, {"far": FAR}).brought(raw, negative)

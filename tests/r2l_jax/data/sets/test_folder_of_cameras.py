@@ -86,10 +86,10 @@ def test_what_does_not_fit_is_said_in_one_line(root):
     with pytest.raises(InputError, match=r"--camera=drone: the sub-folders of .* as .*far/camera.json, which --c"):
         load(root, "drone")
     (root / "near/camera.json").write_text(dataclasses.replace(NEAR, pattern="BGGR").to_json())
-    with pytest.raises(InputError, match="near has the color filter array BGGR, which must be RGGB, as far has"):
+    with pytest.raises(InputError, match="camera near: its color filter array must be RGGB, got BGGR, since all"):
         load(root)
     (root / "near/camera.json").write_text(dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7)).to_json())
-    with pytest.raises(InputError, match=r"near has the gains \[-2.2, 1.0, 1.7\], which must have the signs of"):
+    with pytest.raises(InputError, match=r"camera near: its gains must have the signs of .*, got \[-2.2, 1.0, 1.7\]"):
         load(root)
     (root / "near/camera.json").unlink()
     with pytest.raises(InputError, match=r"near must hold a camera.json, as .*far does"):
