@@ -501,10 +501,8 @@ def too_few(content: Tolerances | Forensics) -> list[str]:
 # Explains a column of worst cases.
 RANGE_OF_STARTS = "range of starts: how far apart the scores of a search's starts are; the lowest of them counts"
 
-# The baselines and methods of adaptation by their names in files, and what tables call them.
+# The baseline and the methods of adaptation by their names in files, and what tables call them.
 METHOD_TITLES = {
-    "exposure": "exposure by medians",
-    "normalizer": "normalizer's statistics",
     "batch_norms": "all statistics",
     "statistics": "mixed statistics",
     "processing": "statistics and processing",
@@ -548,7 +546,7 @@ class Adapted(OfFold):
         won_back: the share of the lost score that comes back; None if nothing is lost.
         measured: the samples that were measured, such as "test samples", "validation scenes", or "other samples" of
             drifted data.
-        methods: the score after each baseline and each method; `after` is the last one's.
+        methods: the score after the baseline and each method; `after` is the last one's.
         refusal: why the unlabeled images were not used, if they were not.
         statistics: how the statistics of the last method were mixed.
     """
@@ -587,7 +585,7 @@ class AdaptedOverFolds(msgspec.Struct):
         measured: as for `Adapted`.
         samples: the number of samples, or of scenes if several samples show one.
         intervals: the scores and the score won back, with intervals.
-        methods: the score after each baseline and each method, with intervals.
+        methods: the score after the baseline and each method, with intervals.
     """
 
     undrifted: PartialStatistic

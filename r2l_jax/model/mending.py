@@ -143,11 +143,11 @@ def needed_by(
     return needed_certainty(whole, max(each, default=0.0))
 
 
-def replaced(model: RawToLogit, raws: Raws, task: Task, normalizer_only: bool = False) -> RawToLogit:
-    """Returns a model with the statistics of new images alone, in all layers or only in the normalizer of images."""
+def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
+    """Returns a model with the statistics of new images alone in all layers that normalize."""
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
-    shares = {name: np.float32(not normalizer_only or name.startswith("normalizer")) for name in layers}
+    shares = dict.fromkeys(layers, np.float32(1))
     *_, statistics = _observe()(graph, task, state, raws, shares, _statistics(layers))
     return nnx.merge(graph, nnx.merge_state(state, statistics))
 

@@ -65,16 +65,16 @@ def _scores_table(content: Adaptation) -> Table:
 
 
 def _methods_table(content: Adaptation) -> Table | None:
-    """Makes the table of the scores after baselines and methods: a row for each, and a column for each drift."""
+    """Makes the table of the scores after the baseline and the methods: a row for each, and a column for each drift."""
     drifts = content.drifts.values()
-    names = dict.fromkeys(name for drift in drifts for name in drift.methods)
+    names = [name for name in METHOD_TITLES if any(name in drift.methods for drift in drifts)]
     if not names:
         return None
     rows = [[Cell("nothing"), *(tables.score(drift.before.mean) for drift in drifts)]]
     for name in names:
         scores = (drift.methods[name].estimate if name in drift.methods else None for drift in drifts)
         rows.append([Cell(METHOD_TITLES[name]), *map(tables.score, scores)])
-    return Table(f"{content.score} of baselines and methods", ["method", *content.drifts], rows)
+    return Table(f"{content.score} of methods", ["method", *content.drifts], rows)
 
 
 def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: Detail) -> list[Block]:

@@ -85,7 +85,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     The weights of the head stay as they are. The model normalizes by statistics of its training images, into which
     those of the unlabeled images are mixed (`r2l_jax.model.mending`). Then searches from several exposures tune the
     processing until the statistics of the features are as in training. With labels, another search goes on from there,
-    and lowers the task loss of the labeled images. Each method is measured beside the baselines, see `methods`. If the
+    and lowers the task loss of the labeled images. Each method is measured beside a baseline, see `methods`. If the
     drifted data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the
     scores are measured on the test or validation scenes.
 
@@ -375,7 +375,7 @@ def _drifts_table(adaptation: Adaptation) -> str:
 
 
 def _methods_of_drifts(adaptation: Adaptation) -> str:
-    """Formats the scores of nothing, the baselines and the methods, with a column for each drift."""
+    """Formats the scores of nothing, the baseline and the methods, with a column for each drift."""
     drifts = adaptation.drifts.values()
     rows = [["method", *adaptation.drifts]]
     rows.append(["nothing", *(drift.intervals.before.points if drift.intervals else "-" for drift in drifts)])

@@ -18,7 +18,8 @@ else:
 # The exposures that searches start at, in stops; a smaller number of starts takes the first of them.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 
-BASELINES = ("exposure", "normalizer", "batch_norms")
+# The statistics of the new images alone.
+BASELINE = "batch_norms"
 # Each goes on where the one before it ends.
 METHODS = ("statistics", "processing", "labels")
 
@@ -126,8 +127,8 @@ class AdaptationSettings(Settings):
 
     @property
     def tried(self) -> tuple[str, ...]:
-        """The baselines and the methods whose scores are measured, in order."""
-        return (*(BASELINES if self.unlabeled else ()), *self.methods)
+        """The baseline and the methods whose scores are measured, in order."""
+        return (BASELINE, *self.methods) if self.unlabeled else self.methods
 
     def searching(self, defaults: Searching) -> Searching:
         """Returns the settings of searches, with defaults for those that are not given."""

@@ -1,16 +1,14 @@
-"""The methods of adaptation, and the baselines that they have to beat: each makes another model of a drifted one."""
+"""The methods of adaptation, and the baseline that they have to beat: each makes another model of a drifted one."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import isp
-from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.adjustment.config import BY_FEATURES, BY_LABELS, FEW, STOPS, AdaptationSettings
+from r2l_jax.drift.adjustment.config import BASELINE, BY_FEATURES, BY_LABELS, FEW, STOPS, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.results import Start
 from r2l_jax.drift.search import ranges
@@ -44,7 +42,7 @@ class Searched:
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """The models that baselines and methods make, by name in this order; the last one is the result.
+    """The models that the baseline and the methods make, by name in this order; the last one is the result.
 
     Attributes:
         models: the models.
@@ -62,7 +60,7 @@ class Tried:
 def try_all(
     settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
 ) -> Tried:
-    """Makes the models of all baselines and of the methods that the settings name.
+    """Makes the models of the baseline and of the methods that the settings name.
 
     Raises:
         InputError: a search has diverged.
@@ -71,7 +69,7 @@ def try_all(
     adaptation = _Adaptation(settings, fold, under, stop, file)
     models, mended, refusal, searched = {}, None, None, None
     if settings.unlabeled:
-        models |= adaptation.baselines()
+        models[BASELINE] = adaptation.replaced()
         mended = adaptation.mend(pipeline_of(under.model))
         refusal = None if settings.force else mended.refusal or adaptation.unnoticed()
         mended = None if refusal else mended
@@ -102,17 +100,9 @@ class _Adaptation:
         if len(under.unlabeled):
             self._raws, _ = on_every_process(lambda: under.dataset.samples(under.unlabeled))
 
-    def baselines(self) -> dict[str, RawToLogit]:
-        """Makes the models of the three simplest remedies."""
-        model, task = self._under.model, self._fold.task
-        trained = self._fold.train_indices[: len(self._raws)]
-        known = on_every_process(lambda: self._fold.dataset.samples(trained)[0])
-        factor = _median_light(known, self._fold.dataset) / _median_light(self._raws, self._under.dataset)
-        return {
-            "exposure": _with_pipeline(model, self._pipeline.with_values(self._exposed(factor))),
-            "normalizer": replaced(model, self._raws, task, normalizer_only=True),
-            "batch_norms": replaced(model, self._raws, task),
-        }
+    def replaced(self) -> RawToLogit:
+        """Replaces the model's statistics by those of the unlabeled images."""
+        return replaced(self._under.model, self._raws, self._fold.task)
 
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
@@ -220,12 +210,3 @@ def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:
 def _run_of(fold: TrainedFold, model: RawToLogit) -> Run:
     """Returns a run of a fold with another model."""
     return Run([dataclasses.replace(fold, load_model=lambda: model)])
-
-
-def _median_light(raws: np.ndarray, dataset: RawDataset) -> float:
-    """Returns the median of mosaics above their camera's black level, at least a step of a converter of 16 bits."""
-    camera = dataset.camera
-    if camera is None:
-        raise ValueError(f"{dataset.name} holds processed images, which have no camera")
-    levels = jnp.array(camera.black_level, jnp.float32)
-    return max(float(np.median(isp.cfa.subtract_black_level(raws, levels, pattern=camera.pattern))), 2.0**-16)

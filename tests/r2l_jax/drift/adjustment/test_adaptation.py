@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 import re
 
 import brightness
@@ -253,13 +252,6 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
     assert len(set(under.labeled // 2)) == 20
     assert set(under.samples // 2) == set(range(40)) - set(under.labeled // 2)
     assert len(under.samples) == 40
-
-
-def test_the_baseline_of_exposure_brings_the_light_back(config, fold):
-    config = replace(config, unlabeled=32)
-    under = drifts.drifted(config, fold, *config.drifts)
-    made = methods._Adaptation(config.searches, fold, under, lambda: False, pathlib.Path()).baselines()["exposure"]
-    np.testing.assert_allclose(made.processor.parameters()["white_balance"], 4, rtol=0.1)
 
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
