@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from isp import cfa
-from isp._engine.checks import is_traced
 from isp.cfa import COLORS
 from isp.parameter import CAMERA_FIELDS, Parameter
 
@@ -26,8 +25,7 @@ class Camera:
     """Holds the calibration values that turn a camera's mosaic into linear sRGB.
 
     Values may be given as arrays or sequences. They are kept as tuples, so that a camera can be hashed and can be a
-    static argument of a compiled function. Within a compiled function, they may also be traced, as for the cameras of a
-    batch; such values are not checked. Levels are fractions of the white level: a saturated site has the value 1.
+    static argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1.
     In JSON, levels may be digital numbers instead, with the `white_level` beside them.
 
     Attributes:
@@ -65,9 +63,9 @@ class Camera:
     color_matrix: Values | None = None
     pattern: str = "RGGB"
     white_level: float | int | None = None
-    full_well: float | int | jax.Array | None = None
-    read_noise: float | int | jax.Array | None = None
-    bits: int | jax.Array | None = None
+    full_well: float | int | None = None
+    read_noise: float | int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", cfa.canonical(self.pattern))
@@ -77,18 +75,13 @@ class Camera:
             if given is None and self.pattern == cfa.MONO:
                 given = np.ones(3) if name == "white_balance" else np.eye(3)
             object.__setattr__(self, name, _as_tuples(_checked(name, given, shape)))
-        if not is_traced(self.black_level) and max(self.black_level) >= 1:
+        if max(self.black_level) >= 1:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
-        if not is_traced(self.white_balance) and 0 in np.asarray(self.white_balance):
+        if 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
         for name, check in _CHECKS.items():
-            if (given := getattr(self, name)) is not None and not is_traced(given):
+            if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check(name, given))
-
-    @property
-    def is_traced(self) -> bool:
-        """Whether a value is traced, so that the camera cannot be a static argument."""
-        return any(is_traced(getattr(self, field.name)) for field in dataclasses.fields(self))
 
     def parameters(self, *names: str) -> dict[str, Parameter]:
         """Makes the parameters that start from the calibration.
@@ -259,12 +252,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> Any:
-    """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes.
-
-    Traced values are returned as they are.
-    """
-    if is_traced(given):
-        return given
+    """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes."""
     wanted = " or ".join(map(str, shapes))
     try:
         values = np.asarray(given, np.float64)

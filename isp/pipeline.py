@@ -71,39 +71,19 @@ class Pipeline(nnx.Module):
         # Without values: the compiled function of these stages serves all values.
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
-    def __call__(
-        self, raw: Shaped[Array | np.ndarray, "..."], offsets: Mapping[str, ArrayLike] | None = None
-    ) -> Float[Array, "*batch height width 3"]:
+    def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
         """Processes mosaics to images; compiled once per shape.
 
         Args:
             raw: Mosaics `(..., H, W)` with white at 1.
-            offsets: By the name of a parameter, the distance of each image's own value from the pipeline's, in natural
-                ranges `(batch, *shape)`, for mosaics `(batch, H, W)`. See `values`.
 
         Returns:
             The images `(..., H, W, 3)`.
-
-        Raises:
-            ValueError: If no parameter has the name of an offset, or if an offset's parameter has no natural range.
-
-        Example:
-            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
-            >>> raw = np.full((2, 4, 4), 0.3, np.float32)
-            >>> images = pipeline(raw, {"gamma_correct": np.float32([0, 0.2])})
-            >>> brightened = pipeline.with_values({"gamma_correct": 2.2 * np.exp(0.2)})(raw[1])
-            >>> bool(np.allclose(images[1], brightened, atol=1e-6))
-            True
         """
-        if not offsets:
-            return _run(self.stages, self.parameters(), raw)
-        return _run_each(self.stages, self.values(offsets), self.parameters(), raw)
+        return _run(self.stages, self.parameters(), raw)
 
     def trace(
-        self,
-        raw: Shaped[Array | np.ndarray, "..."],
-        perturbations: Mapping[str, Array] | None = None,
-        offsets: Mapping[str, ArrayLike] | None = None,
+        self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
         """Processes mosaics like a call, and keeps the image after each stage.
 
@@ -112,7 +92,6 @@ class Pipeline(nnx.Module):
             perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
                 zero is the gradient for the image after the stage, so one backward pass gives the gradients for all
                 stages.
-            offsets: As in a call.
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
@@ -129,10 +108,7 @@ class Pipeline(nnx.Module):
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
             raise ValueError(f"perturbations must be named after stages {list(self.stage_names)}, got {unknown}")
-        if offsets:
-            images = _trace_each(self.stages, self.values(offsets), self.parameters(), raw, perturbations)
-        else:
-            images = _trace(self.stages, self.parameters(), raw, perturbations)
+        images = _trace(self.stages, self.parameters(), raw, perturbations)
         # A jitted function returns dicts sorted by key, but a trace is in the order of the stages.
         return images[-1], dict(zip(self.stage_names, images, strict=True))
 
@@ -313,35 +289,3 @@ def _trace(
         image = image + perturbations[stage.name] if stage.name in perturbations else image
         images.append(image)
     return tuple(images)
-
-
-@jax.jit(static_argnums=0)
-def _run_each(
-    stages: tuple[Stage, ...], own: dict[str, Array], shared: dict[str, Array], raw: Shaped[Array, "batch height width"]
-) -> Array:
-    cfa.check_mosaic(raw)
-
-    def process(own: dict[str, Array], raw: Array) -> Array:
-        return lowering.compute(stages, shared | own, raw[None])[0]
-
-    with plain_for(raw):
-        if not isinstance(raw.shape[0], int):
-            # One after the other: a convolution cannot have a symbolic number of groups.
-            return jax.lax.map(lambda each: process(*each), (own, raw))
-        if raw.shape[0] == 1:
-            return process(*jax.tree.map(lambda leaf: leaf[0], (own, raw)))[None]
-        return jax.vmap(process)(own, raw)
-
-
-@jax.jit(static_argnums=0)
-def _trace_each(
-    stages: tuple[Stage, ...],
-    own: dict[str, Array],
-    shared: dict[str, Array],
-    raw: Shaped[Array, "batch height width"],
-    perturbations: dict[str, Array],
-) -> tuple[Array, ...]:
-    def trace(own: dict[str, Array], raw: Array, perturbations: dict[str, Array]) -> tuple[Array, ...]:
-        return _trace(stages, shared | own, raw, perturbations)
-
-    return jax.vmap(trace)(own, raw, perturbations)

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from isp._engine.checks import is_traced
-from isp._engine.for_camera import for_camera
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
 
@@ -25,9 +23,9 @@ class Noise(NamedTuple):
         14
     """
 
-    full_well: Array | float
-    read_noise: Array | float
-    bits: Array | int
+    full_well: float
+    read_noise: float
+    bits: int
 
 
 def noise_of(camera: Camera) -> Noise:
@@ -44,7 +42,7 @@ def noise_of(camera: Camera) -> Noise:
     )
 
 
-@for_camera("bits")
+@jax.jit(static_argnames=("camera", "bits"))
 def expose(
     light: Float[Array, "*batch height width 3"],
     key: PRNGKeyArray,
@@ -75,7 +73,7 @@ def expose(
     return expose_sites(mosaic(light, camera.pattern), key, camera=camera, **settings)
 
 
-@for_camera("bits")
+@jax.jit(static_argnames=("camera", "bits"))
 def expose_sites(
     light: Float[Array, "*batch height width"],
     key: PRNGKeyArray,
@@ -123,7 +121,7 @@ def expose_sites(
     full_well = noise.full_well if full_well is None else full_well
     read_noise = noise.read_noise if read_noise is None else read_noise
     steps = noise.bits if bits is None else bits
-    if not is_traced(steps) and not 1 <= steps <= 16:
+    if not 1 <= steps <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {steps}")
     check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
@@ -136,7 +134,7 @@ def expose_sites(
     return (_with_gradient_of(signal * top, jnp.round(signal * top)) / top).astype(light.dtype)
 
 
-@for_camera()
+@jax.jit(static_argnames="camera")
 def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
     """Computes the light that a mosaic shows, in the units of `expose_sites`.
 
@@ -161,7 +159,7 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     return (raw - black) / (1 - black)
 
 
-@for_camera()
+@jax.jit(static_argnames="camera")
 def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
     """Computes the mosaic of light without noise; undoes `site_light`.
 
@@ -183,7 +181,7 @@ def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Fl
     return black + (1 - black) * light
 
 
-@for_camera("counts")
+@jax.jit(static_argnames=("camera", "counts"))
 def expose_again(
     raw: Float[Array, "*batch height width"],
     key: PRNGKeyArray,

@@ -22,7 +22,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
 from isp._engine.checks import is_traced
-from isp._engine.for_camera import for_camera
 from isp._engine.planes import squared_radii
 from isp.camera import Camera
 from isp.sensor import expose_again, from_light, noise_of, site_light
@@ -48,7 +47,7 @@ _XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, 
 def _drift(function: Drift) -> Drift:
     """Compiles a drift for all amounts, checks and clips its mosaics, and computes in at least 32 bits."""
 
-    @for_camera()
+    @jax.jit(static_argnames="camera")
     @functools.wraps(function)
     def drifted(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
         cfa.check_mosaic(raw)
@@ -390,7 +389,7 @@ def shifted_rows(values: Array, percent: Amount) -> Array:
     return jnp.where(jnp.arange(height)[:, None] >= first, shifted, values)
 
 
-@for_camera()
+@jax.jit(static_argnames="camera")
 def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Float[Array, ""]]:
     """Smooths the light of mosaics, and their noise, by a Gaussian.
 

@@ -3,13 +3,12 @@
 After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR (2019).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from isp import cfa, color
-from isp._engine.checks import is_traced
-from isp._engine.for_camera import for_camera
 from isp.camera import Camera
 
 
@@ -17,7 +16,7 @@ def check_invertible(camera: Camera) -> None:
     """Checks that the camera's color matrix can be inverted in float32.
 
     Args:
-        camera: The camera, whose `color_matrix` is checked unless it is traced.
+        camera: The camera, whose `color_matrix` is checked.
 
     Raises:
         ValueError: If the matrix is singular.
@@ -25,14 +24,11 @@ def check_invertible(camera: Camera) -> None:
     Example:
         >>> isp.unprocessing.check_invertible(isp.CAMERAS["drone"])
     """
-    if (
-        not is_traced(camera.color_matrix)
-        and np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps
-    ):
+    if np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps:
         raise ValueError(f"color_matrix must have an inverse, got the singular {camera.color_matrix}")
 
 
-@for_camera()
+@jax.jit(static_argnames="camera")
 def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
     """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
@@ -59,7 +55,7 @@ def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
     return color.color_correct(rgb, inverse) / jnp.array(camera.white_balance, rgb.dtype)
 
 
-@for_camera()
+@jax.jit(static_argnames="camera")
 def unprocess(
     rgb: Float[Array, "*batch height width 3"], camera: Camera, gamma: Float[Array, ""] | float = 2.2
 ) -> Float[Array, "*batch height width"]:

@@ -225,8 +225,7 @@ class _Monitor:
         results, _ = finished(one_by_one(lambda _, file: read(file), None, files, AT_ONCE), files)
         if len(results) < LEAST_WINDOW:
             return None
-        raws, cameras = zip(*results.values(), strict=True)
-        window = watch.judge(name, np.stack(raws), cameras if self._run.cameras else None)
+        window = watch.judge(name, np.stack(list(results.values())))
         self._table.add({"file": str(file), "window": name} for file in results)
         step = len(watch.windows)
         numbers = {"p_value": window.p_value, "confidence": window.confidence}

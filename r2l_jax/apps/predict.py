@@ -13,7 +13,6 @@ from PIL import Image
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
-from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
@@ -37,8 +36,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 def check_raw(run: Run) -> None:
     """Raises an InputError unless the models of a run take raw files."""
-    if run.camera is None:
-        raise InputError("the model was trained on images that are processed already: it takes no raw files")
+    run.reading()
 
 
 def mended(
@@ -63,12 +61,12 @@ def mended(
     read = [each for done in decoded for each in done.results.values()]
     if not read:
         raise InputError("--adapt=statistics: no file can be read to adapt by")
-    raws, cameras = np.stack([raw for raw, _ in read]), [own for _, own in read] if run.cameras else None
+    raws = np.stack(read)
     if not force:
-        reason = notice.unnoticed(run, raws, cameras, lambda: notice.reference_of(run, folder))
+        reason = notice.unnoticed(run, raws, lambda: notice.reference_of(run, folder))
         if reason is not None:
             return run, reason
-    return run.mended(raws, force=force, cameras=cameras), None
+    return run.mended(raws, force=force), None
 
 
 def adaptation_of(run: Run, files: Sequence[Place], force: bool) -> dict[str, Any]:
@@ -237,15 +235,13 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
     run, camera, _ = predictor
     decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
-        read = {file: each for done in batch for file, each in done.results.items()}
-        raws = {file: raw for file, (raw, _) in read.items()}
+        raws = {file: raw for done in batch for file, raw in done.results.items()}
         rows = dict[Place, Row]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
             # Filled up, because each number of mosaics would be compiled anew.
             filled = alike + [alike[-1]] * (BATCH - len(alike)) * fills
-            cameras = [read[file][1] for file in filled] if run.cameras else None
-            probabilities = run.predict(np.stack([raws[file] for file in filled]), cameras=cameras)[: len(alike)]
+            probabilities = run.predict(np.stack([raws[file] for file in filled]))[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
                 rows[file] = {_FILE: str(file), _CLASS: run.classes[values.argmax()], **found}
@@ -261,10 +257,9 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Genera
     for decoded in one_by_one(lambda _, file: read_file(file, run, camera, None), None, files, AT_ONCE + 1):
         if decoded.errors:
             yield Done({}, decoded.errors)
-        for file, (raw, own) in decoded.results.items():
+        for file, raw in decoded.results.items():
             try:
-                predict = functools.partial(run.predict, cameras=own if run.cameras else None)
-                mask = predict_frame(predict, raw, pattern, multiple)
+                mask = predict_frame(run.predict, raw, pattern, multiple)
             except InputError as error:
                 yield Done({}, {file: f"{file}: {in_words(error)}"})
                 continue
@@ -278,12 +273,8 @@ def _mask_file(file: Place, masks: Place) -> Place:
     return masks / f"{file.stem}.png"
 
 
-def read_file(
-    file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None
-) -> tuple[np.ndarray, isp.Camera]:
-    """Reads the mosaic of a file, as a run's model takes it, and the camera that took it.
-
-    The camera of a file that names the model of one of several cameras of the training is that one.
+def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray:
+    """Reads the mosaic of a file as a run's models take it, see `Run.reading`.
 
     Args:
         file: the raw file.
@@ -294,24 +285,17 @@ def read_file(
     Raises:
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
     """
-    own = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
+    known = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
     with remote.brought(file) as path:
-        raw, found = read_mosaic(path, own)
-        if run.cameras and camera is None:
-            found = run.cameras.get(read_shot(path).title, found)
-    assert run.camera is not None
-    if found.pattern != run.camera.pattern:
-        raise InputError(
-            f"{file} has the color filter array {found.pattern}, but the model is for {run.camera.pattern}"
-        )
+        raw, own = read_mosaic(path, run.reading(known))
     if size is None:
-        return raw, found
+        return raw
     height, width = size
     if raw.shape[0] < height or raw.shape[1] < width:
         mosaics = "mosaics of the training" if size == run.shape else "mosaics of --size"
         raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {mosaics}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
-    return center_crop(raw, height, width, found.pattern).copy(), found
+    return center_crop(raw, height, width, own.pattern).copy()
 
 
 def _is_stored(file: Place) -> bool:

@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import grain
 import jax
 import numpy as np
 
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.raw_dataset import RawDataset
 
 _READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)
@@ -24,14 +23,12 @@ class Batch(TypedDict, Generic[Leaf]):
         target: the classes `(B,)` or the masks `(B, H, W)`.
         index: the samples' indices in the data set `(B,)`, int32.
         weight: 1 for each sample to count, 0 for samples that fill up the last batch `(B,)`.
-        cameras: the values of the samples' cameras, if the data set has several.
     """
 
     raw: Leaf
     target: Leaf
     index: Leaf
     weight: Leaf
-    cameras: NotRequired[CameraValues[Leaf]]
 
 
 class _Samples:
@@ -40,7 +37,6 @@ class _Samples:
     def __init__(self, dataset: RawDataset, indices: np.ndarray, weights: np.ndarray, keep_decoded: bool = True):
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
-        self._cameras = dataset.cameras
         if keep_decoded:
             # Here, and not first in each of Grain's threads: reading a sample makes room for all of them.
             dataset[int(indices[0])]
@@ -51,23 +47,20 @@ class _Samples:
     def __getitem__(self, index: int) -> Batch[np.ndarray | np.integer]:
         number = int(self._indices[index])
         raw, target = self._sample(number)
-        sample: Batch = {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}
-        return sample if self._cameras is None else {**sample, "cameras": self._cameras.values(number)}
+        return {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}
 
 
 def batch_of(dataset: RawDataset, indices: np.ndarray) -> Batch[np.ndarray]:
     """Returns some samples as one batch in which each counts."""
     raws, targets = dataset.samples(indices)
     index, weight = np.asarray(indices, np.int32), np.ones(len(indices), np.float32)
-    batch: Batch[np.ndarray] = {"raw": raws, "target": targets, "index": index, "weight": weight}
-    return batch if dataset.cameras is None else {**batch, "cameras": dataset.cameras.values(index)}
+    return {"raw": raws, "target": targets, "index": index, "weight": weight}
 
 
 def hash_of(batch: Mapping[str, Any]) -> str:
-    """Hashes the mosaics of a batch, their targets and, if there are several, their cameras."""
+    """Hashes the mosaics of a batch and their targets."""
     digest = hashlib.sha256(batch["raw"].tobytes())
-    for leaf in jax.tree.leaves((batch["target"], batch.get("cameras"))):
-        digest.update(leaf.tobytes())
+    digest.update(batch["target"].tobytes())
     return digest.hexdigest()
 
 

@@ -7,12 +7,11 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 import isp
-from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files.file_facts import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
@@ -41,7 +40,7 @@ class RawDataset:
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
-        cameras: the cameras of the samples, if there are several. All other samples are of `camera`.
+        cameras: the cameras by name, if several took the samples, which are brought to the first of them, `camera`.
         parts: the part of each sample in the user's own split, "train", "valid" or "test", if its folder has one.
     """
 
@@ -57,7 +56,7 @@ class RawDataset:
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
     per_scene: int = 1
-    cameras: Cameras | None = None
+    cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
     parts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -80,10 +79,6 @@ class RawDataset:
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
         return self._first[0].shape
-
-    def camera_of(self, index: int) -> isp.Camera | None:
-        """Returns the camera that took a sample."""
-        return self.camera if self.cameras is None else self.cameras.of(index)
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
@@ -149,7 +144,7 @@ class RawDataset:
         return self.content_of(range(len(self)))
 
     def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """Hashes some samples: their indices, names, mosaics and targets, but not the only camera.
+        """Hashes some samples: their indices, names, mosaics and targets, but not the camera.
 
         Raises:
             InputError: a file cannot be read.
@@ -161,8 +156,6 @@ class RawDataset:
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
         """Hashes each of some samples: its files or, without files, its mosaic and target; its label; and the recipe.
-
-        If the data set has several cameras, the calibration values of the sample's camera are hashed as well.
 
         Raises:
             InputError: a file cannot be read.
@@ -178,8 +171,6 @@ class RawDataset:
             digests = [[next(of_files) for _ in paths] for paths in files]
         for index, of_sample in zip(missing, digests, strict=True):
             parts = [self.recipe, int(self.labels[index]), *of_sample]
-            if self.cameras is not None:
-                parts.append(self.cameras.of(index).to_json())
             self._known_hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return [self._known_hashes[index] for index in indices]
 

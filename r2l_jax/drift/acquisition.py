@@ -14,12 +14,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import isp
 from isp.sensor import expose_sites, site_light
 from r2l_jax.config import TrainingDataSettings
-from r2l_jax.data.cameras import Cameras, CameraValues
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.cases import Case, camera_of, random_key
 from r2l_jax.drift.renderer import Renderer
-from r2l_jax.model.own_camera import taken_by
 from r2l_jax.runtime.errors import InputError
 
 # Takes a mosaic and its sample's index to the mosaic under the drift.
@@ -56,9 +54,9 @@ def drifted(
         return at_intensity(data, drift.iso, dataset.fingerprint)
     own, renderer = camera_of(dataset), Renderer(seed)
     if drift.exposure is not None or drift.sensor is not None:
-        take = _rendered(renderer, drift, own, dataset.cameras)
+        take = _rendered(renderer, drift, own)
     elif camera is not None:
-        take = _taken_by(camera, own, dataset.cameras, random_key(drift, seed))
+        take = _taken_by(camera, own, random_key(drift, seed))
     else:
         return dataset
 
@@ -68,26 +66,21 @@ def drifted(
 
     # The recipe identifies the new mosaics; hashing them would take drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
-    cameras += [] if dataset.cameras is None else [dataset.cameras.described]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
     # The processing is not told that another camera has taken the mosaics: that is the drift.
-    kept = None if camera is not None else dataset.cameras
-    return dataclasses.replace(dataset, read=read, recipe=recipe, cameras=kept)
+    return dataclasses.replace(dataset, read=read, recipe=recipe)
 
 
-def _rendered(renderer: Renderer, drift: Case, camera: isp.Camera, cameras: Cameras | None) -> Take:
+def _rendered(renderer: Renderer, drift: Case, camera: isp.Camera) -> Take:
     def take(raw: np.ndarray, index: int) -> Array | np.ndarray:
-        numbers = np.array([index])
-        values = None if cameras is None else cameras.values(numbers)
-        return renderer.mosaics(drift, raw[None], numbers, camera, values)[0]
+        return renderer.mosaics(drift, raw[None], np.array([index]), camera)[0]
 
     return take
 
 
-def _taken_by(other: isp.Camera, camera: isp.Camera, cameras: Cameras | None, key: PRNGKeyArray) -> Take:
+def _taken_by(other: isp.Camera, camera: isp.Camera, key: PRNGKeyArray) -> Take:
     def take(raw: np.ndarray, index: int) -> Array:
-        values = None if cameras is None else cameras.values(index)
-        return rephotograph(raw, jax.random.fold_in(key, index), camera=camera, other=other, cameras=values)
+        return rephotograph(raw, jax.random.fold_in(key, index), camera=camera, other=other)
 
     return take
 
@@ -99,15 +92,12 @@ def rephotograph(
     *,
     camera: isp.Camera,
     other: isp.Camera,
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "height width"]:
     """Retakes the scene of a mosaic with another camera, adding the noise of that camera's sensor.
 
     The mosaic is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix. The
-    other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light. The values of
-    one camera of several replace the mosaic's.
+    other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
     """
-    camera = taken_by(camera, cameras)
     sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)
     light = isp.demosaic.normalized(sites, pattern=camera.pattern)
     if isp.cfa.is_bayer(camera.pattern):

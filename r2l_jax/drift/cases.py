@@ -13,7 +13,6 @@ from r2l_jax.config import HALF_SIZE_MODES, ProcessingSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import sensor as sensor_kinds
 from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
-from r2l_jax.model import own_camera
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
@@ -140,8 +139,7 @@ def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
             )
         if name == "lamp_color":
             try:
-                for each in [camera] if dataset.cameras is None else dataset.cameras.each:
-                    isp.unprocessing.check_invertible(each)
+                isp.unprocessing.check_invertible(camera)
             except ValueError as error:
                 raise InputError(f"--sensor={name}: the camera's {error}") from None
 
@@ -159,8 +157,6 @@ def check_pipelines(cases: Iterable[Case], dataset: RawDataset) -> None:
     for case in cases:
         if case.pipeline is not None:
             case.pipeline.check(camera_of(dataset), *raw.shape)
-            if dataset.cameras is not None:
-                own_camera.check(case.pipeline(camera_of(dataset)), dataset.cameras.by_name, case.name)
 
 
 def own_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:

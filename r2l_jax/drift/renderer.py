@@ -14,13 +14,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import isp
 from isp import sensor_drift
 from isp.sensor import expose_again, noise_of
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import OWN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
-from r2l_jax.model import own_camera
 from r2l_jax.model.augment import sample_keys
-from r2l_jax.model.own_camera import taken_by
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 
@@ -82,18 +79,16 @@ class Renderer:
         raw: Float[Array | np.ndarray, "batch height width *channels"],
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
-        cameras: CameraValues | None = None,
     ) -> Float[Array | np.ndarray, "batch height width *channels"]:
         """Exposes mosaics once more, or lets their sensor drift, if an acquisition does; else returns them unchanged.
 
         Without a camera they are images, which no acquisition changes.
         """
-        known = {"camera": camera, "cameras": cameras}
         if acquisition.sensor is not None:
-            return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), **known)
+            return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
         if acquisition.exposure is None:
             return raw
-        return self._expose(raw, index, self._key(acquisition), acquisition.exposure, **known)
+        return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
 
     def targets(self, acquisition: Case, targets: Any) -> Any:
         """Returns the targets of changed mosaics: masks move with the content, others stay."""
@@ -108,7 +103,6 @@ class Renderer:
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
-        cameras: CameraValues | None = None,
     ) -> Iterator[tuple[Recipe, Float[Array, "batch rows cols 3"]]]:
         """Yields the images of each recipe, which the device may still be computing.
 
@@ -119,14 +113,13 @@ class Renderer:
             recipes: the recipes, each once.
             raw: the mosaics as read. They must have the measured intensity of all acquisitions.
             index: the samples' indices in their data set.
-            camera: the camera that took the mosaics, or one of several.
+            camera: the camera that took the mosaics.
             processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
-            cameras: the values of the mosaics' cameras; None if there is one camera.
         """
         for acquisition, of_acquisition in grouped(recipes, lambda recipe: recipe.acquisition):
-            mosaics = self.mosaics(acquisition, raw, index, camera, cameras)
+            mosaics = self.mosaics(acquisition, raw, index, camera)
             for processing, of_processing in grouped(of_acquisition, lambda recipe: recipe.processing):
-                images = self._process(*processors[processing.pipeline], mosaics, cameras)
+                images = self._process(*processors[processing.pipeline], mosaics)
                 for recipe in of_processing:
                     yield recipe, self._corrupted(recipe.corruption, images, index)
 
@@ -142,30 +135,27 @@ def expose(
     key: PRNGKeyArray,
     exposure: Float[Array, ""] | float,
     camera: isp.Camera,
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "batch height width"]:
     """Exposes mosaics again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
 
-    Values are on the steps of each camera's converter. The noise is drawn from the samples' indices and the case's key,
+    Values are on the steps of the camera's converter. The noise is drawn from the samples' indices and the case's key,
     so that it does not depend on the batch.
     """
 
-    def one(raw, key, values):
-        own = taken_by(camera, values)
-        taken = expose_again(raw, key, camera=own, light=exposure)
-        return sensor_drift.bits(taken, key, jnp.asarray(noise_of(own).bits, jnp.float32), camera=own)
+    def one(raw, key):
+        taken = expose_again(raw, key, camera=camera, light=exposure)
+        return sensor_drift.bits(taken, key, jnp.asarray(noise_of(camera).bits, jnp.float32), camera=camera)
 
-    return jax.vmap(one)(raw, sample_keys(key, index), cameras)
+    return jax.vmap(one)(raw, sample_keys(key, index))
 
 
 def process(
     graph: nnx.GraphDef,
     state: nnx.State,
     raw: Float[Array, "batch height width *channels"],
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "batch rows cols 3"]:
     """Processes mosaics or images, as the processor takes them; it comes in the two parts of `nnx.split`."""
-    return own_camera.images(nnx.merge(graph, state), raw, cameras)
+    return nnx.merge(graph, state)(raw)
 
 
 def corrupt(

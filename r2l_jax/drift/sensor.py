@@ -14,10 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import isp
 from isp import cfa, sensor_drift
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.drift.corruptions.declare import strength
 from r2l_jax.model.augment import sample_keys
-from r2l_jax.model.own_camera import taken_by
 
 # The groups of kinds, in the order in which figures show them.
 Group = Literal["light", "lens", "read-out"]
@@ -79,7 +77,6 @@ def drifted(
     index: Int[Array, " batch"],
     key: PRNGKeyArray,
     camera: isp.Camera,
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "batch height width"]:
     """Changes mosaics as a drifted sensor does, with noise from the samples' indices and the case's key.
 
@@ -89,16 +86,15 @@ def drifted(
         raw: the mosaics.
         index: the samples' indices in the data set.
         key: the key of the case.
-        camera: the camera that took the mosaics, or one of several.
-        cameras: the values of the mosaics' cameras; None if there is one camera.
+        camera: the camera that took the mosaics.
     """
     kind, drift = KINDS[name], getattr(sensor_drift, name)
 
-    def one(raw: Array, key: PRNGKeyArray, values: CameraValues | None) -> Array:
-        return drift(raw, key, strength(jnp.asarray(severity), kind.amounts), camera=taken_by(camera, values))
+    def one(raw: Array, key: PRNGKeyArray) -> Array:
+        return drift(raw, key, strength(jnp.asarray(severity), kind.amounts), camera=camera)
 
     keys, axis = (key, None) if kind.is_fixed else (sample_keys(key, index), 0)
-    return jax.vmap(one, (0, axis, 0))(raw, keys, cameras)
+    return jax.vmap(one, (0, axis))(raw, keys)
 
 
 def moved(

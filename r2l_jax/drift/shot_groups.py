@@ -27,7 +27,7 @@ def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, n
     if dataset.shot is None:
         known = "a run of several intensities" if field == "iso" else "a Folder"
         raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; {known} does")
-    if field == "camera" and dataset.cameras is None:
+    if field == "camera" and not dataset.cameras:
         raise InputError(f"--by=camera: the samples of {dataset.name} are of one camera")
     found: dict[str | float, list[int]] = {}
     for index in indices.tolist():

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from isp import Camera, sensor_drift
 from isp.sensor import expose_again, noise_of
-from r2l_jax.data.cameras import CameraValues
-from r2l_jax.model.own_camera import taken_by
 
 # The most stops that the exposure is lowered, and the fewest electrons that white may have then: the square of its
 # ratio of signal to noise.
@@ -32,7 +30,6 @@ def retake(
     keys: Key[Array, " batch"],
     camera: Camera,
     purposes: Sequence[str],
-    cameras: CameraValues | None = None,
 ) -> Float[Array, "batch height width"]:
     """Takes each raw image of a batch again, with a camera that is drawn at random.
 
@@ -47,18 +44,16 @@ def retake(
     Args:
         raw: raw images in [0, 1].
         keys: decide the changes of each image.
-        camera: the camera that took them, or one of several.
+        camera: the camera that took them.
         purposes: some of `config.PURPOSES`.
-        cameras: the values of the camera of each image; None if there is one camera.
     """
-    known = camera
+    most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 
-    def one(raw: Array, key: PRNGKeyArray, values: CameraValues | None) -> Array:
-        camera = taken_by(known, values)
+    def one(raw: Array, key: PRNGKeyArray) -> Array:
         exposure, corner, blur, noise, black, draw, kept = jax.random.split(key, 7)
         light, changed, left, multiple = jnp.ones(()), raw, 1.0, 1.0
         if "light" in purposes:
-            light *= jnp.exp2(-jax.random.uniform(exposure, maxval=_greatest_stops(camera)))
+            light *= jnp.exp2(-jax.random.uniform(exposure, maxval=most))
         if "optics" in purposes:
             light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=_CORNERS))
             changed, left = sensor_drift.smoothed(raw, jax.random.uniform(blur, maxval=_BLUR), camera=camera)
@@ -69,8 +64,4 @@ def retake(
             taken = jnp.clip(taken + _BLACK * jax.random.normal(black), 0, 1)
         return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
 
-    return jax.vmap(one)(raw, keys, cameras)
-
-
-def _greatest_stops(camera: Camera) -> Array:
-    return jnp.clip(jnp.log2(noise_of(camera).full_well / _WHITE), 0, _STOPS)
+    return jax.vmap(one)(raw, keys)

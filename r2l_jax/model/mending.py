@@ -17,8 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Shaped
 
-from r2l_jax.data.cameras import CameraValues
-from r2l_jax.model import normalization, own_camera
+from r2l_jax.model import normalization
 from r2l_jax.model.certainty import certainty_of, needed_certainty
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -91,7 +90,6 @@ def mend(
     raws: Raws,
     task: Task,
     needed: float,
-    cameras: CameraValues[np.ndarray] | None = None,
     clean: Known | None = None,
 ) -> Mended:
     """Adapts the statistics of all layers that normalize to new images.
@@ -105,7 +103,6 @@ def mend(
         raws: the mosaics of the new images, at least two.
         task: the model's task.
         needed: the least certainty at which the images are not refused.
-        cameras: the values of the mosaics' cameras, for a model of several cameras.
         clean: the statistics of clean images, see `known_of`; None for those of the training, which a model that has
             seen many cameras does not have of images of one.
     """
@@ -114,7 +111,7 @@ def mend(
     known = _statistics(layers) if clean is None else clean
 
     def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
-        return _observe()(graph, task, state, raws, shares, known, cameras)
+        return _observe()(graph, task, state, raws, shares, known)
 
     shares = dict.fromkeys(layers, np.float32(1))
     alone = shares, (seen := observe(shares))
@@ -131,7 +128,6 @@ def needed_by(
     task: Task,
     mixture: Raws,
     classes: Sequence[Shaped[Array | np.ndarray, "of_class height width *channels"]],
-    cameras: Sequence[CameraValues[np.ndarray] | None],
     clean: Known | None = None,
 ) -> float:
     """Measures the certainty that a model needs of new images, by adapting it to clean images.
@@ -141,34 +137,27 @@ def needed_by(
         task: the model's task.
         mixture: mosaics of all classes, at least two.
         classes: mosaics of one class each, as many of each class.
-        cameras: the values of the cameras of the mixture and of each class.
         clean: as for `mend`.
     """
-    groups = zip((mixture, *classes), cameras, strict=True)
-    whole, *each = [mend(model, raws, task, 0.0, values, clean).certainty for raws, values in groups]
+    whole, *each = [mend(model, raws, task, 0.0, clean).certainty for raws in (mixture, *classes)]
     return needed_certainty(whole, max(each, default=0.0))
 
 
-def replaced(
-    model: RawToLogit,
-    raws: Raws,
-    task: Task,
-    cameras: CameraValues[np.ndarray] | None = None,
-) -> RawToLogit:
+def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
     """Returns a model with the statistics of new images alone in all layers that normalize."""
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
     shares = dict.fromkeys(layers, np.float32(1))
-    *_, statistics = _observe()(graph, task, state, raws, shares, _statistics(layers), cameras)
+    *_, statistics = _observe()(graph, task, state, raws, shares, _statistics(layers))
     return nnx.merge(graph, nnx.merge_state(state, statistics))
 
 
-def known_of(model: RawToLogit, raws: Raws, task: Task, cameras: CameraValues[np.ndarray] | None = None) -> Known:
+def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
     """Observes the statistics of images in all layers that normalize, as the model is."""
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)
     shares = dict.fromkeys(layers, np.float32(0))
-    _, moments, _ = _observe()(graph, task, state, raws, shares, _statistics(layers), cameras)
+    _, moments, _ = _observe()(graph, task, state, raws, shares, _statistics(layers))
     known = dict[str, tuple[np.ndarray, np.ndarray]]()
     # In the order of the layers, which compiled functions do not keep.
     for name in layers:
@@ -222,10 +211,9 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
         raws: Array,
         shares: Mapping[str, Array],
         known: Mapping[str, tuple[Array, Array]],
-        cameras: CameraValues | None,
     ):
         model = nnx.merge(graph, state)
-        images = own_camera.images(model.processor, raws, cameras)
+        images = model.processor(raws)
         logits, moments = normalization.observed(model.normalizer, model.head, images, shares, known)
         probabilities = task.probabilities(logits, raws.shape[1])
         if task.name == "segmentation":

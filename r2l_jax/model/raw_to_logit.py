@@ -8,8 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 import isp
-from r2l_jax.data.cameras import CameraValues
-from r2l_jax.model import own_camera
 from r2l_jax.model.augment import augment
 from r2l_jax.model.processors import Processor, Standardize
 from tasks.layers import BatchNorm
@@ -34,10 +32,9 @@ class RawToLogit(nnx.Module):
         raw: Float[Array, "batch height width *channels"],
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
-        cameras: CameraValues | None = None,
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits of mosaics (see `logits`), which may be of several cameras (see `own_camera`)."""
-        return self.logits(own_camera.images(self.processor, raw, cameras), keys, augmentation)
+        """Computes the logits of mosaics, see `logits`."""
+        return self.logits(self.processor(raw), keys, augmentation)
 
     def logits(
         self,
@@ -63,10 +60,9 @@ class RawToLogit(nnx.Module):
         self,
         raw: Float[Array, "batch height width *channels"],
         perturbations: Mapping[str, Array] | None = None,
-        cameras: CameraValues | None = None,
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
-        images, stages = own_camera.trace(self.processor, raw, cameras, perturbations)
+        images, stages = self.processor.trace(raw, perturbations)
         return self.head(self.normalizer(images)), stages
 
     def on_one_device(self) -> "RawToLogit":

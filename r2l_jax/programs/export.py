@@ -73,23 +73,13 @@ def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
     from r2l_jax.apps.export import export_model, report, samples
     from r2l_jax.apps.render import find_paths
-    from r2l_jax.data.files.known_camera import find_camera, find_known_camera
+    from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.model.normalized_heads import weights_of
     from r2l_jax.training.run import open_run
 
     model = open_run(config.run, [str(config.fold)], config.checkpoint, config.code, config.data_dir)
     trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
-    if model.cameras:
-        if config.camera is None:
-            raise InputError(
-                f"--run={config.run} was trained on several cameras ({', '.join(model.cameras)}), and an export is for "
-                "one: name it by --camera, and its files by --input"
-            )
-        camera = find_camera(config.camera)
-        if camera is None:
-            raise InputError("--camera=auto: an export is for one camera; name it or a JSON file")
-        model = model.for_camera(camera)
     size = None if config.size is None else (config.size[0], config.size[1])
     if config.input is None:
         checked_on = samples.of_run(model, size)

@@ -93,7 +93,7 @@ class RenderConfig(ProcessingChoice):
 def _load(config: RenderConfig) -> Processing:
     """Loads the processing that renders the files, once per process."""
     from r2l_jax.apps.render import Processing
-    from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
+    from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.pipelines import find_pipeline
     from r2l_jax.training.run import open_run
 
@@ -103,8 +103,9 @@ def _load(config: RenderConfig) -> Processing:
         pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
         return Processing(pipeline.metered(config.auto), camera, camera)
     model = open_run(config.run, ["0"], config.checkpoint, config.code)
-    stored = KnownCamera.of(model.calibration) if config.camera is None else camera
-    return Processing(model.named_pipeline, camera, stored)
+    pipeline, camera = model.named_pipeline, model.reading(camera)
+    stored = model.reading(model.calibration) if config.camera is None else camera
+    return Processing(pipeline, camera, stored)
 
 
 def main(config: RenderConfig) -> int:

@@ -98,8 +98,7 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
         score = next(task.score for task in TASKS if task.name == metrics["task"])
         found = {
             **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
-            "cameras": metrics.get("cameras", {}).get("each"),
-            **{name: metrics.get(name) for name in ("pipeline", *_OPTIONAL[1:])},
+            **{name: metrics.get(name) for name in ("pipeline", *_OPTIONAL)},
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
             "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
             "checkpoint": checkpoint,

@@ -50,6 +50,5 @@ def measured(
         groups += [samples[:count] for samples in each]
     batches = on_every_process(lambda: [loader.batch_of(dataset, group) for group in groups])
     mixture, *classes = [batch["raw"] for batch in batches]
-    cameras = [batch.get("cameras") for batch in batches]
-    statistics = known_of(model, mixture, task, cameras[0]) if many_cameras and len(mixture) == MOST else None
-    return Clean(needed_by(model, task, mixture, classes, cameras, statistics), statistics)
+    statistics = known_of(model, mixture, task) if many_cameras and len(mixture) == MOST else None
+    return Clean(needed_by(model, task, mixture, classes, statistics), statistics)

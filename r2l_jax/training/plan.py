@@ -16,7 +16,7 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
-from r2l_jax.model import class_outputs, own_camera
+from r2l_jax.model import class_outputs
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
@@ -97,21 +97,6 @@ class Plan:
             raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
         # Last, since it hashes the data.
         self.described = describe(config, self.dataset)
-        if self.dataset.cameras is not None and self.sources.processor:
-            self._check_start(self.sources.processor, self.dataset.cameras.names[0])
-
-    def _check_start(self, uri: str, first: str) -> None:
-        """Raises an InputError unless the processing of an earlier run started from the first of several cameras."""
-        where = f"--processor_uri={uri}"
-        for fold in self.folds:
-            if (
-                read_metrics(fold_folder(uri, fold.number, where) / "metrics.json", where)["camera"]
-                != self.described["camera"]
-            ):
-                raise InputError(
-                    f"{where} started from another camera than {first}, the first of this "
-                    "run's: what it has learned cannot be moved to the others"
-                )
 
     def check_folders(self, folds: Sequence[Fold]) -> list[Fold]:
         """Finds the folds that an earlier call has begun, and that are to be continued.
@@ -217,8 +202,6 @@ def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDat
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
             f"got {processing.flag}"
         )
-    if dataset.cameras is not None and processing.auto:
-        raise InputError("--auto meters about the level of black of one camera, got data of several cameras")
     for other in TASKS:
         flag, used = other.network_flag, task.own is not None
         if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag) and not used:
@@ -241,8 +224,6 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateR
     pipeline, (raw, _) = named(camera), dataset[0]
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
-    if dataset.cameras is not None:
-        own_camera.check(pipeline, dataset.cameras.by_name, processing.flag)
     if processing.pipeline and not pipeline.facts:
         given = {
             "freeze_classifier": steps.freezes_head,

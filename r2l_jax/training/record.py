@@ -400,5 +400,5 @@ def other_makers(earlier: Mapping[str, Any]) -> bool:
 def _describe_data(dataset: RawDataset) -> dict[str, Any]:
     """Describes the data that a run records: its content, and the camera as JSON gives it back."""
     camera = dataset.camera and json.loads(dataset.camera.to_json())
-    several = {} if dataset.cameras is None else {"cameras": dataset.cameras.described}
-    return {"data": dataset.content, "camera": camera, **several}
+    several = {name: json.loads(each.to_json()) for name, each in dataset.cameras.items()}
+    return {"data": dataset.content, "camera": camera, **({"cameras": several} if several else {})}

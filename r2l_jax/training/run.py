@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,10 @@ from jaxtyping import Array, Float32, Shaped
 
 import isp
 from r2l_jax.config import CHECKPOINTS, TrainConfig, TrainingDataSettings
-from r2l_jax.data.cameras import CameraValues
+from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.certainty import guessed_certainty
 from r2l_jax.model.mending import Mended, mend
@@ -55,7 +54,6 @@ from r2l_jax.training.record import (
 BATCH = 32
 
 Raws = Shaped[Array | np.ndarray, "..."]
-Cameras = isp.Camera | Sequence[isp.Camera] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,7 +218,10 @@ class Run:
 
     @property
     def camera(self) -> isp.Camera | None:
-        """The camera that the processing started from in training; None for images that are processed already."""
+        """The camera that the processing started from; None for images that are processed already.
+
+        Raw images of other cameras are brought to it when they are read, see `reading`.
+        """
         return camera_of(self.about)
 
     @functools.cached_property
@@ -238,6 +239,22 @@ class Run:
             return None
         camera, white = self.camera, self.about.white_level
         return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
+
+    def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
+        """Returns what `read_raw` takes in place of a file's camera, to read the file as the models take it.
+
+        A raw image of another camera is brought to the run's: its black level and, after a training on several
+        cameras, its gains. A file that names one of these has the calibration of the training.
+
+        Args:
+            known: the file's camera, as for `read_raw`.
+
+        Raises:
+            InputError: the models take images that are processed already.
+        """
+        if self.camera is None:
+            raise InputError("the model was trained on images that are processed already: it takes no raw files")
+        return dataclasses.replace(KnownCamera.of(known), reference=Reference(self.camera, self.cameras))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -258,76 +275,22 @@ class Run:
     def named_pipeline(self) -> NamedPipeline:
         """The processing as a pipeline by name, with the learned values whatever camera it is made for.
 
-        After a training on several cameras, it is moved to the camera that it is made for, see `own_camera`.
-
         Raises:
             InputError: the processing is not a pipeline.
         """
-        pipeline, camera, about = self.pipeline, self.camera, self.about
-        if pipeline is None or camera is None:
+        pipeline, about = self.pipeline, self.about
+        if pipeline is None:
             raise InputError(f"the run was trained with {self.config.processing.flag}, which is not a pipeline")
 
-        def make(own: isp.Camera) -> isp.Pipeline:
-            if own.pattern != camera.pattern:
-                raise ValueError(f"the color filter array must be {camera.pattern}, got {own.pattern}")
-            if self.cameras:
-                self._check_camera(own)
-                return own_camera.moved(pipeline, camera, own)
-            return pipeline
-
         name = f"learned by {self.config.tracking.run_name}, fold {about.fold}, {about.checkpoint} checkpoint"
-        return NamedPipeline(f"{name} ({self.identity[:12]})", name, make)
-
-    def for_camera(self, camera: isp.Camera) -> "Run":
-        """Returns the models of a training on several cameras, moved to one of these or to another camera.
-
-        Raises:
-            InputError: the processing cannot be moved to it.
-        """
-        self._check_camera(camera)
-        return Run([_for_camera(fold, camera) for fold in self.folds])
-
-    def _check_camera(self, camera: isp.Camera) -> None:
-        """Raises an InputError unless the processing can be moved to a camera."""
-        start = self.camera
-        assert start is not None
-        if camera.pattern != start.pattern:
-            raise InputError(f"it has the color filter array {camera.pattern}, but the model is for {start.pattern}")
-        if self.pipeline is not None:
-            cameras = {next(iter(self.cameras)): start, "this camera": camera}
-            own_camera.check(self.pipeline, cameras, self.config.processing.flag)
-
-    def _values(self, cameras: Cameras, raws: Raws) -> CameraValues[np.ndarray] | None:
-        """Returns the values of the cameras of mosaics `(N, ...)`, or None for a training on one camera.
-
-        Raises:
-            InputError: there must be no cameras, or there must be some.
-        """
-        if not self.cameras:
-            if cameras is not None:
-                raise InputError("the model was trained on one camera, whose values it has learned: leave cameras out")
-            return None
-        if cameras is None:
-            raise InputError(
-                f"the model was trained on several cameras ({', '.join(self.cameras)}): name those of the mosaics"
-            )
-        shape = np.shape(raws)[:-2]
-        count = int(np.prod(shape))
-        each = [cameras] * count if isinstance(cameras, isp.Camera) else list(cameras)
-        if len(each) != count:
-            raise InputError(f"there must be one camera, or one for each of {count} mosaics, got {len(each)}")
-        for camera in set(each):
-            self._check_camera(camera)
-        start = self.camera
-        assert start is not None
-        return own_camera.values_of(each, start)
+        return NamedPipeline(f"{name} ({self.identity[:12]})", name, lambda _: pipeline)
 
     @property
     def multiple(self) -> int:
         """The number that must divide the height and width of mosaics to predict."""
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
-    def mended(self, raws: Raws, *, force: bool = False, cameras: Cameras = None) -> "Run":
+    def mended(self, raws: Raws, *, force: bool = False) -> "Run":
         """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.mending`.
 
         Whether they need it is for the caller to tell, see `r2l_jax.drift.watch.notice`.
@@ -336,19 +299,17 @@ class Run:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
                 them are processed at once; `mending.MOST` are plenty.
             force: whether to adapt by images that are not fit for it.
-            cameras: as for `predict`.
 
         Raises:
-            InputError: the shape is wrong, cameras are missing, or the images are too few or no mixture of those that
-                a model knows.
+            InputError: the shape is wrong, or the images are too few or no mixture of those that a model knows.
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
             raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
-        folds, values = [], self._values(cameras, raws)
+        folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
-            found = mend(fold.model, mosaics, fold.task, fold.needed_certainty, values, fold.clean.statistics)
+            found = mend(fold.model, mosaics, fold.task, fold.needed_certainty, fold.clean.statistics)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
             # An adapted model needs the certainty that the trained one needed.
@@ -368,16 +329,15 @@ class Run:
                     "parameters"
                 )
 
-    def predict(self, raws: Raws, batch_size: int = BATCH, cameras: Cameras = None) -> Float32[np.ndarray, "..."]:
+    def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
 
         Args:
             raws: mosaics `(..., H, W)` in [0, 1]. Mosaics of one size are compiled once.
             batch_size: how many are processed at once.
-            cameras: after a training on several cameras, the camera of the mosaics, or of each of them.
 
         Raises:
-            InputError: the shape is wrong, a side does not fit the network, or cameras are missing.
+            InputError: the shape is wrong, or a side does not fit the network.
         """
         side = self.multiple
         height, width = self._size(raws)
@@ -387,39 +347,35 @@ class Run:
             raise InputError(f"the additive layer of this model is for mosaics of {self.shape}, got {height}x{width}")
         compute = _jit(_probabilities, (0, 1))
         each = [
-            self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size, cameras)
+            self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
             for graph, state in self._split
         ]
         return np.mean(each, axis=0)
 
-    def render(self, raws: Raws, batch_size: int = BATCH, cameras: Cameras = None) -> Float32[np.ndarray, "..."]:
+    def render(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the processed images `(..., H, W, 3)`, before the normalization for the network.
 
         Args:
             raws: mosaics `(..., H, W)` in [0, 1].
             batch_size: how many are processed at once.
-            cameras: after a training on several cameras, the camera of the mosaics, or of each of them.
 
         Raises:
-            InputError: the shape is wrong, or cameras are missing.
+            InputError: the shape is wrong.
         """
-        return self.in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size, cameras)
+        return self.in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size)
 
-    def trace(
-        self, raws: Raws, batch_size: int = BATCH, cameras: Cameras = None
-    ) -> dict[str, Float32[np.ndarray, "..."]]:
+    def trace(self, raws: Raws, batch_size: int = BATCH) -> dict[str, Float32[np.ndarray, "..."]]:
         """Computes the images after each stage, by the names of the stages, in order.
 
         Args:
             raws: mosaics `(..., H, W)` in [0, 1].
             batch_size: how many are processed at once.
-            cameras: after a training on several cameras, the camera of the mosaics, or of each of them.
 
         Raises:
-            InputError: the shape is wrong, or cameras are missing.
+            InputError: the shape is wrong.
         """
         compute = functools.partial(_jit(_stages, (0,)), *self._split[0])
-        images = self.in_batches(compute, raws, batch_size, cameras)
+        images = self.in_batches(compute, raws, batch_size)
         return dict(zip(self.model.processor.stage_names, images, strict=True))
 
     def _size(self, raws: Raws) -> tuple[int, int]:
@@ -431,20 +387,18 @@ class Run:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]
 
-    def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int, cameras: Cameras) -> Any:
-        """Calls a function of mosaics and the values of their cameras, and joins its results; all calls have one shape.
+    def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
+        """Calls a function of mosaics, and joins its results; all calls have one shape.
 
         Args:
             function: returns arrays, or a tree of them, with an entry for each mosaic.
             raws: mosaics `(..., H, W)`.
             batch_size: how many there are in a call; the last one is filled up.
-            cameras: as for `predict`.
 
         Raises:
-            InputError: the shape is wrong, or cameras are missing.
+            InputError: the shape is wrong.
         """
         self._size(raws)
-        values = self._values(cameras, raws)
         rank = 2 if self.camera is not None else 3
         array = np.asarray(raws, np.float32)
         flat = array.reshape(-1, *array.shape[-rank:])
@@ -456,8 +410,7 @@ class Run:
         for start in range(0, len(flat), size):
             places = np.arange(start, start + size).clip(max=len(flat) - 1)
             count = min(size, len(flat) - start)
-            filled = jax.tree.map(lambda leaf, places=places: leaf[places], (flat, values))
-            results.append(jax.tree.map(functools.partial(fetched, count=count), function(*filled)))
+            results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
         leading = array.shape[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
 
@@ -472,35 +425,18 @@ def _jit(function: Callable, static: tuple[int, ...]) -> Callable:
     return jax.jit(function, static_argnums=static, compiler_options=compiler.options())
 
 
-def _for_camera(fold: TrainedFold, camera: isp.Camera) -> TrainedFold:
-    """Returns a fold whose model is moved to a camera."""
-
-    def load_model() -> RawToLogit:
-        model, start = fold.model, camera_of(fold.about)
-        assert start is not None
-        processor = model.processor
-        if isinstance(processor, isp.Pipeline):
-            processor = own_camera.moved(processor, start, camera)
-        return RawToLogit(processor, model.normalizer, model.head)
-
-    about = msgspec.structs.replace(fold.about, camera=json.loads(camera.to_json()), cameras=None)
-    return dataclasses.replace(fold, about=about, load_model=functools.cache(load_model))
+def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> Array:
+    return task.probabilities(nnx.merge(graph, state)(raws), raws.shape[1])
 
 
-def _probabilities(
-    graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array, cameras: CameraValues | None
-) -> Array:
-    return task.probabilities(nnx.merge(graph, state)(raws, cameras=cameras), raws.shape[1])
+def _images(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> Array:
+    return nnx.merge(graph, state).processor(raws)
 
 
-def _images(graph: nnx.GraphDef, state: nnx.State, raws: Array, cameras: CameraValues | None) -> Array:
-    return own_camera.images(nnx.merge(graph, state).processor, raws, cameras)
-
-
-def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array, cameras: CameraValues | None) -> list[Array]:
+def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> list[Array]:
     # A list, since a compiled function sorts a dict by its names.
     processor = nnx.merge(graph, state).processor
-    _, stages = own_camera.trace(processor, raws, cameras)
+    _, stages = processor.trace(raws)
     return [stages[name] for name in processor.stage_names]
 
 
@@ -680,7 +616,7 @@ class _Opening:
                     f"{config.data.data_dir} differ"
                 )
             recorded_split(metrics, dataset, folder / "metrics.json")
-            return _starting_at(camera_of(about), dataset)
+            return dataset
 
         train, valid, test = split_of(metrics)
         loading = functools.cache(load_model), functools.cache(load_data)
@@ -697,7 +633,7 @@ class _Opening:
         model, none = _make(about, config, jax.tree.map(jnp.asarray, stored), where), np.zeros(0, np.int64)
 
         def load_data() -> RawDataset:
-            return _starting_at(camera_of(about), self._dataset(config.data))
+            return self._dataset(config.data)
 
         fold = TrainedFold(file.parent, about, {}, config, none, none, lambda: model, load_data)
         if fold.identity != identity:
@@ -706,17 +642,6 @@ class _Opening:
 
     def _dataset(self, data: TrainingDataSettings) -> RawDataset:
         return self.load(data.dataset, tuple(data.source.items()))
-
-
-def _starting_at(camera: isp.Camera | None, dataset: RawDataset) -> RawDataset:
-    """Returns a data set of several cameras for a model whose processing started from a camera, which may have changed.
-
-    Other data sets, and those of the same camera, are returned as they are.
-    """
-    cameras = dataset.cameras
-    if cameras is None or camera is None or cameras.start == camera:
-        return dataset
-    return dataclasses.replace(dataset, camera=camera, cameras=dataclasses.replace(cameras, start=camera))
 
 
 def _make(about: About, config: TrainConfig, stored: Any, where: str) -> RawToLogit:

@@ -16,7 +16,6 @@ from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
-from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
@@ -230,7 +229,7 @@ def _moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, bat
 
     @functools.partial(jax.jit, out_shardings=shardings().everywhere)
     def add(moments, batch):
-        images, weight = own_camera.images(processor, batch["raw"], batch.get("cameras")), batch["weight"]
+        images, weight = processor(batch["raw"]), batch["weight"]
         return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
 
     # On the devices from the start: otherwise, the second call would compile again.

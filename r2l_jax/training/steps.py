@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import Batch
-from r2l_jax.model import own_camera
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import retake
@@ -114,11 +112,11 @@ class Steps:
                 batch and devices.
         """
         if self.settings.camera_augmentation:
-            batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key, batch.get("cameras"))}
+            batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}
         if not self.settings.freezes_processor:
             return self._train(state, batch, key)
         fixed, trained = self._parts(state.model)
-        batch = {**batch, "raw": self._process(state.model, batch["raw"], batch.get("cameras"))}
+        batch = {**batch, "raw": self._process(state.model, batch["raw"])}
         state, loss = self._train(state.replace(model=trained), batch, key)
         return state.replace(model=nnx.merge_state(fixed, state.model)), loss
 
@@ -135,7 +133,7 @@ class Steps:
         if not self.settings.freezes_processor:
             return self._train.lower(state, batch, key)
         _, trained = self._parts(state.model)
-        images = jax.eval_shape(self._process, state.model, batch["raw"], batch.get("cameras"))
+        images = jax.eval_shape(self._process, state.model, batch["raw"])
         images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=shardings().split)
         return self._train.lower(state.replace(model=trained), {**batch, "raw": images}, key)
 
@@ -145,7 +143,7 @@ class Steps:
         They are the sums that task and rule measure, and the number of `samples (C,)` that hold each class.
         `Task.totals` computes the loss from the sums of all batches.
         """
-        images = self._process(state.model, batch["raw"], batch.get("cameras"))
+        images = self._process(state.model, batch["raw"])
         return self._evaluate(state, sums, images, batch)
 
     def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
@@ -160,15 +158,15 @@ class Steps:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
 
-    def _retaken(self, raw: jax.Array, index: jax.Array, key: jax.Array, cameras: CameraValues | None) -> jax.Array:
+    def _retaken(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
         camera = self.settings.architecture.camera
         assert camera is not None
         # Keys that differ from the keys of the augmentation of images.
         keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)
-        return retake(raw, keys, camera, self.settings.camera_augmentation, cameras)
+        return retake(raw, keys, camera, self.settings.camera_augmentation)
 
-    def _processed(self, model: nnx.State, raw: jax.Array, cameras: CameraValues | None) -> jax.Array:
-        return own_camera.images(nnx.merge(self._graph, model).processor, raw, cameras)
+    def _processed(self, model: nnx.State, raw: jax.Array) -> jax.Array:
+        return nnx.merge(self._graph, model).processor(raw)
 
     def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         keys = sample_keys(key, batch["index"])
@@ -185,7 +183,7 @@ class Steps:
 
     def _traced(self, model: nnx.State, batch: Batch) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
         def mean_loss(perturbations: PyTree) -> tuple[jax.Array, PyTree]:
-            logits, images = nnx.merge(self._graph, model).trace(batch["raw"], perturbations, batch.get("cameras"))
+            logits, images = nnx.merge(self._graph, model).trace(batch["raw"], perturbations)
             return self.task.sums(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
 
         _, shapes = jax.eval_shape(lambda: nnx.merge(self._graph, model).trace(batch["raw"]))

@@ -255,7 +255,7 @@ class GradientDescent(UpdateRule):
 
         def mean_loss(parameters):
             module = nnx.merge(self._graph, parameters, fixed, copy=True)  # A copy, whose statistics may change.
-            logits = module(batch["raw"], keys, self._augmentation, batch.get("cameras"))
+            logits = module(batch["raw"], keys, self._augmentation)
             sums = self._task.sums(logits, batch)
             _, updated = self._split(nnx.state(module))
             return sums["loss"] / batch["weight"].sum(), (sums, updated)

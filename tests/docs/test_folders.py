@@ -31,7 +31,7 @@ def test_folders_of_these_layouts_load(tmp_path):
     assert cells.classes == cameras.classes == ("lymphocyte", "monocyte")
     assert cells.labels.tolist() == [0, 0, 1, 1]
     assert (len(cars), cars.classes, cars[0][1].shape) == (2, ("object",), (64, 64))
-    assert set(cameras.cameras.by_name) == {"phone", "scanner"}
+    assert set(cameras.cameras) == {"phone", "scanner"}
     assert sorted(cameras.names) == sorted(
         name.removeprefix("cells/") for name in folders.LAYOUTS[2].files if "tiff" in name
     )

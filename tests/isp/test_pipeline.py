@@ -167,33 +167,12 @@ def test_vmap_over_stacked_parameters_equals_one_by_one():
         np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(raw), atol=1e-5)
 
 
-OFFSETS = {
-    "white_balance": np.float32([[0, 0, 0], [0.3, 0, -0.2], [9, 0, 0]]),
-    "colour_correction": np.random.default_rng(3).normal(0, 0.1, (3, 3, 3)).astype(np.float32),
-    "gamma_correct": np.float32([0.1, 0, -0.3]),
-}
-
-
-def test_each_image_may_have_its_own_values():
+def test_values_move_by_offsets_as_far_as_they_are_valid():
     module = isp.parametrized(isp.CAMERAS["microscopy"])
-    raw = np.random.default_rng(0).uniform(0.1, 0.9, (3, 12, 12)).astype(np.float32)
-    images, stages = module.trace(raw, offsets=OFFSETS)
-    np.testing.assert_allclose(module(raw, OFFSETS), images, atol=1e-5)
-    values = module.values(OFFSETS)
+    offsets = np.float32([[0, 0, 0], [0.3, 0, -0.2], [9, 0, 0]])
+    factors = module.values({"white_balance": offsets})["white_balance"] / module.white_balance[...]
     # Gains move by a factor of at most 100, which an offset of 9 would exceed.
-    np.testing.assert_allclose(values["white_balance"][2, 0], 100 * module.white_balance[0], rtol=1e-5)
-    for number, mosaic in enumerate(raw):
-        alone = module.with_values({name: value[number] for name, value in values.items()})
-        np.testing.assert_allclose(images[number], alone(mosaic), atol=1e-5)
-        np.testing.assert_allclose(stages["color_correct"][number], alone.trace(mosaic)[1]["color_correct"], atol=1e-5)
-
-
-def test_own_values_move_with_those_of_the_pipeline():
-    module = isp.parametrized(isp.CAMERAS["microscopy"])
-    raw = np.full((3, 4, 4), 0.5, np.float32)
-    brighter = module.with_values({"white_balance": 1.5 * module.white_balance[...]})
-    gained = {"white_balance": OFFSETS["white_balance"] + np.float32(np.log(1.5)) * np.float32([[1], [1], [0]])}
-    np.testing.assert_allclose(brighter(raw, OFFSETS)[:2], module(raw, OFFSETS | gained)[:2], atol=1e-5)
+    np.testing.assert_allclose(factors, np.minimum(np.exp(offsets), 100), rtol=1e-5)
 
 
 def test_compiles_once_per_shape_whatever_the_parameters():

@@ -42,7 +42,8 @@ def _trained(fold: TrainedFold) -> dict[str, Any]:
 def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     """Describes the mosaics that the model takes: the samples of a file, divided by its white level.
 
-    There is a `white_level` if a camera stated one. Otherwise it is the file's own, or the range of its samples.
+    There is a `white_level` if a camera stated one. Otherwise it is the file's own, or the range of its samples. After
+    a training on several cameras, there are the gains to which those of another camera's mosaics are brought.
     """
     white_level = model.about.white_level or camera.white_level
     return {
@@ -50,6 +51,7 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
         "range": [0, 1],
         **({} if white_level is None else {"white_level": white_level}),
         "black_level": list(map(float, np.ravel(camera.black_level))),
+        **({"white_balance": camera.white_balance} if model.cameras else {}),
     }
 
 

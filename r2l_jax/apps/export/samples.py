@@ -54,4 +54,4 @@ def of_files(
     """
     if model.camera is None:
         raise InputError("the model was trained on images that are processed already: leave --input out")
-    return np.stack([read_file(file, model, camera, size or model.shape)[0] for file in files[:COUNT]])
+    return np.stack([read_file(file, model, camera, size or model.shape) for file in files[:COUNT]])

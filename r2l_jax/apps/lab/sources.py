@@ -106,9 +106,10 @@ def file_source(
         return KnownCamera.of(model.calibration) if is_stored and model and not camera.figures else camera
 
     def read_frame(camera: KnownCamera) -> tuple[Frame, list[str]]:
+        known = of_training(camera)
         try:
-            raw, own, warnings = read(path, of_training(camera))
-            _check_fits(raw, own, model)
+            raw, own, warnings = read(path, known if model is None else model.reading(known))
+            _check_fits(raw, model)
         except InputError as error:
             raise _named(error, path, name) from None
         return Frame(name, raw, own), [warning.replace(str(path), name) for warning in warnings]
@@ -163,21 +164,18 @@ def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Sourc
     def source(index: int) -> Source:
         def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
             raw, target = dataset.read(index)
-            own = dataset.camera_of(index)
-            assert own is not None
-            return Frame(dataset.names[index], raw, own, np.asarray(target)), []
+            assert dataset.camera is not None
+            return Frame(dataset.names[index], raw, dataset.camera, np.asarray(target)), []
 
         return Source(dataset.names[index], read)
 
     return [source(int(index)) for index in model.folds[0].measured_indices]
 
 
-def _check_fits(raw: np.ndarray, camera: isp.Camera, model: Run | None) -> None:
+def _check_fits(raw: np.ndarray, model: Run | None) -> None:
     """Refuses a mosaic that the model cannot see."""
-    if model is None or model.camera is None:
+    if model is None:
         return
-    if camera.pattern != model.camera.pattern:
-        raise InputError(f"it has the color filter array {camera.pattern}, but the model is for {model.camera.pattern}")
     least = model.shape
     if raw.shape[0] < least[0] or raw.shape[1] < least[1]:
         sides = f"{raw.shape[0]}x{raw.shape[1]}"

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.data import loader
 from r2l_jax.drift.figures import fill_heat_map
-from r2l_jax.model import own_camera
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime.files import replacing
 from r2l_jax.training.run import open_runs
@@ -157,9 +156,7 @@ def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
     sample = loader.batch_of(fold.dataset, fold.measured_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.
-    render = jax.jit(
-        lambda values: own_camera.images(pipeline.with_values(values), sample["raw"], sample.get("cameras"))[0]
-    )
+    render = jax.jit(lambda values: pipeline.with_values(values)(sample["raw"])[0])
     default = jax.device_get(pipeline.parameters())
     groups = forensics["groups"]
     columns = 1 + max(len(curve["weights"]) for curve in groups.values())

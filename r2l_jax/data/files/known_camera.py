@@ -21,6 +21,7 @@ from r2l_jax.data.files import corrections
 from r2l_jax.data.files.corrections import Corrections
 from r2l_jax.data.files.decoding import read_text
 from r2l_jax.data.files.headerless import Layout
+from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.runtime.errors import InputError
 
 _CORRECTIONS = ("dark", "flat", "defects")
@@ -46,6 +47,7 @@ class KnownCamera:
         guesses_white_level: whether the white level follows from the bits of the layout alone.
         states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's own.
         given: the camera that these values come from, if a whole one was given.
+        reference: the camera that raw images are brought to; None leaves them as they are.
     """
 
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -54,6 +56,7 @@ class KnownCamera:
     states_pattern: bool = False
     guesses_white_level: bool = False
     given: isp.Camera | None = None
+    reference: Reference | None = None
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":

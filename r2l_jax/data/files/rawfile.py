@@ -15,6 +15,7 @@ from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
 from r2l_jax.data.files.microscopes import check_ome_tiff, read_czi, read_nd2
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, warn
@@ -114,6 +115,10 @@ def read_raw(
             )
         if stated.corrections is not None:
             mosaic = stated.corrections.apply(mosaic, camera)
+        if (reference := stated.reference) is not None:
+            if reference.cameras and not stated.figures:
+                camera = reference.cameras.get(read_shot(path).title, camera)
+            return reference.brought(mosaic, camera), reference.camera
         return mosaic, camera
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files import file_facts, tiles
 from r2l_jax.data.files.known_camera import (
     KnownCamera,
@@ -24,6 +23,7 @@ from r2l_jax.data.files.known_camera import (
 )
 from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic, warn_of_others
+from r2l_jax.data.files.reference_camera import brought
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.splits import Split
@@ -60,6 +60,7 @@ def load(
       tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
+      Samples are brought to the first camera by name, see `reference_camera`.
     - For a split of the user's own, the sub-folders `train`, `test` and maybe `valid` have one of these layouts.
 
     Without statements about the camera, files that name different models are of several cameras as well.
@@ -271,7 +272,7 @@ def _with_cameras(
     cameras: Sequence[isp.Camera],
     keeps_equal: bool,
 ) -> RawDataset:
-    """Returns a data set with the camera of its samples, or with several.
+    """Returns a data set with the camera of its samples; if there are several, the first one, to which all are brought.
 
     Args:
         dataset: the data set.
@@ -290,14 +291,25 @@ def _with_cameras(
     first = next(iter(found.values()))
     if len(found) == 1 or (not keeps_equal and len(set(found.values())) == 1):
         return dataclasses.replace(dataset, camera=common_camera(files, cameras))
-    numbers = {name: number for number, name in enumerate(found)}
-    several = Cameras(tuple(found), tuple(found.values()), np.array([numbers[name] for name in names]), first)
+    for name, camera in found.items():
+        try:
+            brought(np.zeros((2, 2), np.float32), camera, first)
+        except InputError as error:
+            raise InputError(f"camera {name}: {error}, since all are brought to {next(iter(found))}") from None
     shot = dataset.shot
     assert shot is not None
+
+    def read(index: int) -> Sample:
+        raw, target = dataset.read(index)
+        return brought(raw, found[names[index]], first), target
+
+    described = {name: json.loads(camera.to_json()) for name, camera in found.items()}
     return dataclasses.replace(
         dataset,
         camera=first,
-        cameras=several,
+        cameras=found,
+        read=read,
+        recipe=json.dumps([dataset.recipe, described]),
         shot=lambda index: dataclasses.replace(shot(index), camera=names[index]),
         # The levels of files without levels of their own differ.
         white_level=None,

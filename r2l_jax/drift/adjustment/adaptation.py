@@ -39,7 +39,6 @@ from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.search.measure import LEAST_DROP, confusions_of, whole_batches
 from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.drift.statistics import points
-from r2l_jax.model import own_camera
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -433,7 +432,7 @@ def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, ad
     indices = under.samples[varied(under.dataset.labels[under.samples], count)]
 
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> list[tuple[np.ndarray, str]]:
-        images = own_camera.images(model.processor, jnp.asarray(batch["raw"]), batch.get("cameras"))
+        images = model.processor(jnp.asarray(batch["raw"]))
         shown = np.clip(np.asarray(undone(own.normalizer, model.normalizer(images))), 0, 1)
         return list(map(fold.task.judged, shown, np.asarray(model.logits(images)), batch["target"]))
 

@@ -1,6 +1,7 @@
 """A trained model under a drift: the start of an adaptation."""
 
 import dataclasses
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import isp
 from r2l_jax.config import PUBLISHED_SETS
 from r2l_jax.data.files.known_camera import KnownCamera, find_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.files.reference_camera import Reference
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets, folder
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
@@ -149,18 +151,26 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
             f"--drifted_data_dir={name} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
-    if dataset.cameras is not None or fold.dataset.cameras is not None:
-        which = "--drifted_data_dir" if dataset.cameras is not None else "the run's data"
-        raise InputError(
-            f"--drifted_data_dir={name}: {which} is of several cameras; other data must be of one, as the run"
-        )
     pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
     if pattern != wanted:
         raise InputError(
             f"--drifted_data_dir={name} must have the pattern {wanted}, got {pattern}; no parameter of the "
             "processing adjusts that"
         )
-    return dataset
+    return _brought(dataset, Run([fold]))
+
+
+def _brought(dataset: RawDataset, run: Run) -> RawDataset:
+    """Brings a data set to the camera of a run, as files are that the run predicts."""
+    own, wanted = cases.camera_of(dataset), run.camera
+    assert wanted is not None
+
+    def read(index: int) -> Sample:
+        raw, target = dataset.read(index)
+        return Reference(wanted, run.cameras).brought(raw, own), target
+
+    recipe = json.dumps([dataset.recipe, wanted.to_json()])
+    return dataclasses.replace(dataset, camera=wanted, read=read, recipe=recipe)
 
 
 def _camera_in(files: pathlib.Path, fold: TrainedFold) -> str | KnownCamera:

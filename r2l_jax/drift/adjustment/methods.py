@@ -5,11 +5,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import msgspec
 import numpy as np
 
 import isp
-from r2l_jax.data import loader
 from r2l_jax.drift.adjustment.config import BASELINE, BY_FEATURES, BY_LABELS, FEW, STOPS, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.results import Start
@@ -98,20 +96,19 @@ class _Adaptation:
         self._settings, self._fold, self._under, self._stop, self._file = settings, fold, under, stop, file
         self._group = free_parameters(settings.parameters, under.pipeline)
         self._pipeline = under.pipeline
-        self._raws, self._cameras = np.zeros(0, np.float32), None
+        self._raws = np.zeros(0, np.float32)
         if len(under.unlabeled):
-            batch = on_every_process(lambda: loader.batch_of(under.dataset, under.unlabeled))
-            self._raws, self._cameras = batch["raw"], batch.get("cameras")
+            self._raws, _ = on_every_process(lambda: under.dataset.samples(under.unlabeled))
 
     def replaced(self) -> RawToLogit:
         """Replaces the model's statistics by those of the unlabeled images."""
-        return replaced(self._under.model, self._raws, self._fold.task, self._cameras)
+        return replaced(self._under.model, self._raws, self._fold.task)
 
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
         certainty, statistics = self._fold.clean
-        return mend(model, self._raws, self._fold.task, certainty, self._cameras, statistics)
+        return mend(model, self._raws, self._fold.task, certainty, statistics)
 
     def unnoticed(self) -> str | None:
         """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.
@@ -124,14 +121,8 @@ class _Adaptation:
         if under.dataset.fingerprint == fold.dataset.fingerprint:
             own_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
             clean = np.setdiff1d(fold.train_indices, own_scenes)
-        known, new, cameras = fold.measuring(clean), fold, None
-        if under.dataset.cameras is not None:
-            cameras = [under.dataset.cameras.of(index) for index in under.unlabeled.tolist()]
-        elif fold.about.cameras is not None:
-            # Another camera has taken all of them.
-            new = dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))
-        known, new = _run_of(known, fold.model.on_one_device()), _run_of(new, under.model)
-        return on_every_process(lambda: notice.unnoticed(new, self._raws, cameras, lambda: reference.make(known)))
+        known, new = _run_of(fold.measuring(clean), fold.model.on_one_device()), _run_of(fold, under.model)
+        return on_every_process(lambda: notice.unnoticed(new, self._raws, lambda: reference.make(known)))
 
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
@@ -145,15 +136,13 @@ class _Adaptation:
         # The searches get no labels.
         samples = self._raws, np.zeros(len(self._raws), np.int32)
         stops = self._stops(STOPS)
-        distances = searcher.losses([self._exposed(2.0**each) for each in stops], *samples, self._cameras)
+        distances = searcher.losses([self._exposed(2.0**each) for each in stops], *samples)
         nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
         stops = [stops[place] for place in sorted(nearest)]
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(
-            searches, *samples, settings.steps, self._stop, self._unfinished("features"), self._cameras
-        )
+        found = searcher.run(searches, *samples, settings.steps, self._stop, self._unfinished("features"))
         ends = [frozen.default, *(one.parameters for one in found)]
-        distances = searcher.losses(ends, *samples, self._cameras)
+        distances = searcher.losses(ends, *samples)
         mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
         starts = [
             Start(each, distance=float(distance), certainty=one.certainty)
@@ -175,10 +164,9 @@ class _Adaptation:
         options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
         searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
-        samples = labeled["raw"], labeled["target"]
+        samples = on_every_process(lambda: under.dataset.samples(under.labeled))
         unfinished = self._unfinished("labels")
-        found = searcher.run(searches, *samples, settings.steps, self._stop, unfinished, labeled.get("cameras"))
+        found = searcher.run(searches, *samples, settings.steps, self._stop, unfinished)
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = [frozen.default, *(one.parameters for one in found)]
         measurer = Measurer(frozen)

@@ -28,7 +28,6 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
-from r2l_jax.model import own_camera
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated, UpdateRule
 
@@ -138,7 +137,7 @@ class Attack(UpdateRule):
         return with_parameters(model, state.default)
 
     def _render(self, values: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
-        return own_camera.images(self._pipeline.with_values(values), batch["raw"], batch.get("cameras"))
+        return self._pipeline.with_values(values)(batch["raw"])
 
 
 def _parameters(attack: AttackSettings) -> list[str]:

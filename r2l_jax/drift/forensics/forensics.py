@@ -17,7 +17,6 @@ from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -181,11 +180,6 @@ def check(config: ForensicsConfig) -> bool:
     with _writing(trainings), StopSignals() as stop:
         for member, fold in trainings:
             tolerances = _analyze(analysis, fold, member.output_dir, stop, {}, ignored=("map",))
-            if fold.dataset.cameras is not None:
-                raise InputError(
-                    f"--check: --run={fold.folder} was trained on several cameras, and moves its processing to each of "
-                    "them: one camera's values cannot replace those of all"
-                )
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(

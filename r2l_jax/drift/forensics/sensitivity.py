@@ -26,7 +26,6 @@ from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import ticking
 from r2l_jax.drift.search.ranges import Facts, moved
-from r2l_jax.model import own_camera
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.hosts import gathered
@@ -167,7 +166,7 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
 
         def loss(offsets, perturbations):
             pipeline = frozen.pipeline(moved(frozen.facts, default, offsets), rest)
-            images, _ = own_camera.trace(pipeline, batch["raw"], batch.get("cameras"), perturbations)
+            images, _ = pipeline.trace(batch["raw"], perturbations)
             return frozen.sums(images, rest, batch)["loss"]
 
         _, images = jax.eval_shape(lambda: frozen.pipeline(default, rest).trace(batch["raw"]))

@@ -171,15 +171,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             batch_size=self.batch_size,
         )
         samples = on_every_process(lambda: loader.batch_of(fold.dataset, self.drawn(fold)))
-        ends = searcher.run(
-            list(searches.values()),
-            samples["raw"],
-            samples["target"],
-            settings.steps,
-            stop,
-            file,
-            samples.get("cameras"),
-        )
+        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps, stop, file)
         tried = list(zip(searches, ends, strict=True))
         for key, each in begun.items():
             tried.append((key, dict(tried)[key]._replace(parameters=each.parameters)))

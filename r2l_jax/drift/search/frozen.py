@@ -13,7 +13,7 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
-from r2l_jax.model import normalization, own_camera
+from r2l_jax.model import normalization
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
@@ -57,8 +57,8 @@ class Frozen:
         return pipeline.with_values(parameters)
 
     def images(self, parameters: Mapping[str, ArrayLike], batch: Batch, rest: PyTree | None = None) -> Array:
-        """Processes a batch with other parameters (see `pipeline`), each mosaic for its own camera."""
-        return own_camera.images(self.pipeline(parameters, rest), batch["raw"], batch.get("cameras"))
+        """Processes a batch with other parameters, see `pipeline`."""
+        return self.pipeline(parameters, rest)(batch["raw"])
 
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
         """Computes the task's sums for processed images."""

@@ -117,7 +117,7 @@ def confusions_of(model: RawToLogit, task: Task, batches: Sequence[Batch]) -> np
 @functools.cache
 def _confusions() -> Callable[..., jax.Array]:
     def compute(graph: nnx.GraphDef, state: nnx.State, task: Task, batch: Batch) -> jax.Array:
-        return confusions(task, nnx.merge(graph, state)(batch["raw"], cameras=batch.get("cameras")), batch)
+        return confusions(task, nnx.merge(graph, state)(batch["raw"]), batch)
 
     # Made at the first use: the compiler is not asked for its options when this module is imported.
     return jax.jit(compute, static_argnums=(0, 2), compiler_options=compiler.options())

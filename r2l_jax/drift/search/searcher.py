@@ -16,7 +16,6 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import hash_of
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
@@ -130,7 +129,6 @@ class Searcher:
         steps: int,
         stop: Callable[[], bool] = lambda: False,
         file: pathlib.Path | None = None,
-        cameras: CameraValues[np.ndarray] | None = None,
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
 
@@ -142,13 +140,12 @@ class Searcher:
             stop: asked after each step, and ends the searches there; the same answer in all processes.
             file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
                 samples resume from there. The caller removes it.
-            cameras: the values of the mosaics' cameras; None if there is one camera.
 
         Raises:
             InputError: a search has diverged.
             Interrupted: `stop` returned True.
         """
-        samples = _samples(raws, targets, cameras)
+        samples = {"raw": raws, "target": targets}
         record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, samples, steps)))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         state, fixed = self._stacks.stack(record.resume(starts)), self._stacks.stack(fixed)
@@ -180,11 +177,10 @@ class Searcher:
         ends: Sequence[Mapping[str, np.ndarray]],
         raws: np.ndarray,
         targets: np.ndarray,
-        cameras: CameraValues[np.ndarray] | None = None,
     ) -> np.ndarray:
         """Computes the objective with the price, of all samples at once, for several values of all parameters."""
         stack = self._stacks.stack([jax.tree.map(np.float32, dict(values)) for values in ends])
-        shared = self._frozen.default, self._frozen.rest, _samples(raws, targets, cameras)
+        shared = self._frozen.default, self._frozen.rest, {"raw": raws, "target": targets}
         function = self._stacks.compile(self._loss_of_all, (stack,), shared)
         stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0])
         return np.array(self._stacks.unstack(function(stack, *shared), len(ends)))
@@ -283,11 +279,6 @@ def _batch(samples: Mapping[str, Any], drawn: Array) -> Any:
         "index": drawn.astype(jnp.int32),
         "weight": jnp.ones(len(drawn)),
     }
-
-
-def _samples(raws: np.ndarray, targets: np.ndarray, cameras: CameraValues[np.ndarray] | None) -> dict[str, Any]:
-    samples: dict[str, Any] = {"raw": raws, "target": targets}
-    return samples if cameras is None else {**samples, "cameras": cameras}
 
 
 class _Record:

@@ -12,7 +12,6 @@ from flax import nnx
 import isp
 import tasks
 from r2l_jax.data import loader
-from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.cases import OWN, Case, camera_of
@@ -93,7 +92,7 @@ class Evaluator:
         for batch in loader.eval_batches(dataset, first.measured_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
             mosaics = (batch["raw"], batch["index"], first.dataset.camera)
-            for recipe, rendered in self._images(names, mosaics, batch.get("cameras"), processors, shared):
+            for recipe, rendered in self._images(names, mosaics, processors, shared):
                 name = names[recipe]
                 logits = [self._logits(*head, images) for head, images in zip(heads, rendered, strict=True)]
                 if len(folds) > 1:
@@ -113,7 +112,6 @@ class Evaluator:
         self,
         recipes: Iterable[Recipe],
         mosaics: tuple[jax.Array, jax.Array, isp.Camera | None],
-        cameras: CameraValues | None,
         processors: Sequence[Mapping[NamedPipeline | None, Processor]],
         shared: Mapping[NamedPipeline | None, Processor],
     ) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
@@ -123,12 +121,12 @@ class Evaluator:
             (own if recipe.processing.pipeline in processors[0] else others).append(recipe)
         # All models process the same mosaics, which are drawn once.
         for acquisition, of_acquisition in grouped(own, lambda recipe: recipe.acquisition):
-            taken = self._renderer.mosaics(acquisition, *mosaics, cameras)
+            taken = self._renderer.mosaics(acquisition, *mosaics)
             steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
-            by_model = [self._renderer.images(steps, taken, *mosaics[1:], of_model, cameras) for of_model in processors]
+            by_model = [self._renderer.images(steps, taken, *mosaics[1:], of_model) for of_model in processors]
             for recipe, rendered in zip(of_acquisition, zip(*by_model, strict=True), strict=True):
                 yield recipe, [images for _, images in rendered]
-        for recipe, images in self._renderer.images(others, *mosaics, shared, cameras):
+        for recipe, images in self._renderer.images(others, *mosaics, shared):
             yield recipe, [images] * len(processors)
 
 

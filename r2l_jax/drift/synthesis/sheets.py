@@ -114,7 +114,6 @@ class _Scene:
             jnp.asarray(self._sample["index"]),
             self._dataset.camera,
             processors,
-            self._sample.get("cameras"),
         )
         by_recipe = {recipe: np.asarray(images[0]) for recipe, images in made}
         return {name: by_recipe[recipe] for name, recipe in recipes.items()}

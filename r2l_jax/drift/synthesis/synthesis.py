@@ -143,7 +143,6 @@ def _describe(
         "identities": identities,
     }
     current = {"data_dir": config.data_dir, "camera": dataclasses.asdict(camera), **environment()}
-    current |= {} if dataset.cameras is None else {"cameras": dataset.cameras.described}
     picture_sets.describe(remote.place(config.output), tables, fixed, current, added, folders)
 
 
@@ -386,9 +385,9 @@ class _Maker:
 
         for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), _batch_size(dataset), keep_decoded=False):
             samples = batch["index"][batch["weight"] > 0].tolist()
-            raw, index, of_samples = to_devices((batch["raw"], batch["index"], batch.get("cameras")), shardings().split)
+            raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
             todo = [recipe for recipe, (_, each) in sets.items() if not each.isdisjoint(samples)]
-            images = self._renderer.images(todo, raw, index, self._camera, self._processors, of_samples)
+            images = self._renderer.images(todo, raw, index, self._camera, self._processors)
             masks = masks_of(batch["target"])
             for recipe, values in images:
                 moved = self._renderer.targets(recipe.acquisition, batch["target"])

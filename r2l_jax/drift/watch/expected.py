@@ -66,8 +66,7 @@ def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.nda
         places: which samples of the reference they stand for; None for all.
     """
     places = np.arange(len(reference)) if places is None else places
-    cameras = reference.cameras and [reference.cameras[place] for place in places]
-    return _outcomes(run.task, reference, run.predict(raws, cameras=cameras), places)
+    return _outcomes(run.task, reference, run.predict(raws), places)
 
 
 def _outcomes(task: Task, reference: Reference, probabilities: np.ndarray, places: np.ndarray) -> Outcomes:
@@ -205,9 +204,8 @@ def remedy(run: Run, reference: Reference, drifted: Drifted, command: str) -> Re
     """
     order = np.random.default_rng(0).permutation(len(reference))
     by, rest = np.split(order, [min(MOST, len(order) // 2)])
-    cameras = reference.cameras
     try:
-        mended = run.mended(drifted.raws[by], cameras=cameras and [cameras[place] for place in by])
+        mended = run.mended(drifted.raws[by])
     except InputError as error:
         return Remedy(len(by), command, refused=str(error))
     before, after = drifted.outcomes[:, rest], outcomes_of(mended, reference, drifted.raws[rest], rest)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-import isp
 from r2l_jax.drift.watch import alarm, expected
 from r2l_jax.drift.watch.diagnosis import LEAST_SIDE, diagnose
 from r2l_jax.drift.watch.reference import Reference
@@ -56,11 +55,11 @@ class Watch:
         self.windows = list(windows)
         self._alarmed: list[tuple[np.ndarray, np.ndarray, tuple[Cause, ...]]] = []
         self.without_drift = expected.without_drift(run, reference)
-        self.undiagnosed = _undiagnosed(run, reference)
+        self.undiagnosed = _undiagnosed(reference)
 
-    def judge(self, name: str, raws: np.ndarray, cameras: Sequence[isp.Camera] | None) -> Window:
+    def judge(self, name: str, raws: np.ndarray) -> Window:
         """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
-        new = see(self._run, raws, cameras)
+        new = see(self._run, raws)
         verdict = alarm.compare(self._reference.seen, new, self.level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
@@ -115,10 +114,8 @@ class Watch:
         return diagnose(self._reference.raws, self._reference.labels, raws, camera)
 
 
-def _undiagnosed(run: Run, reference: Reference) -> str | None:
-    """Tells why no causes are named: the values of several cameras differ from the start, or images are too small."""
-    if run.cameras or run.camera is None:
-        return "causes are named for runs of one camera"
+def _undiagnosed(reference: Reference) -> str | None:
+    """Tells why no causes are named: the images are too small."""
     height, width = reference.mosaics.shape[1:]
     if min(height, width) >= LEAST_SIDE:
         return None

@@ -4,11 +4,10 @@ The confidence of a model cannot tell, because a model can be sure and wrong.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-import isp
 from r2l_jax.drift.watch import alarm, reference
 from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.statistics import see
@@ -19,15 +18,12 @@ from r2l_jax.training.run import Run
 LEVEL = 0.05
 
 
-def unnoticed(
-    run: Run, raws: np.ndarray, cameras: Sequence[isp.Camera] | None, find_reference: Callable[[], Reference]
-) -> str | None:
+def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference]) -> str | None:
     """Says that no drift is noticed in new images; None if one is, or if there is no reference, which it warns of.
 
     Args:
         run: the models.
         raws: the mosaics of the new images, of the size of the training's.
-        cameras: as for `Run.predict`.
         find_reference: returns the reference, or raises an InputError.
     """
     try:
@@ -35,7 +31,7 @@ def unnoticed(
     except InputError as error:
         warn(f"the model is adapted without a test for drift: {error}")
         return None
-    p_value = alarm.compare(known.seen, see(run, raws, cameras), LEVEL).p_value
+    p_value = alarm.compare(known.seen, see(run, raws), LEVEL).p_value
     if p_value <= LEVEL:
         return None
     return f"no drift is noticed in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"

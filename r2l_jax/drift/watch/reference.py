@@ -8,7 +8,6 @@ import pathlib
 import numpy as np
 import safetensors
 
-import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.watch.statistics import Seen, see
 from r2l_jax.runtime import store
@@ -35,7 +34,6 @@ class Reference:
         mosaics: their mosaics, as fractions of white times 65535.
         targets: their classes or masks.
         labels: the class of each, or of its main object.
-        cameras: the cameras that took them, for a run of several cameras.
         measured: which samples of the run they are, "test" or "validation".
         seen: their statistics.
     """
@@ -43,7 +41,6 @@ class Reference:
     mosaics: np.ndarray
     targets: np.ndarray
     labels: np.ndarray
-    cameras: tuple[isp.Camera, ...] | None
     measured: str
     seen: Seen
 
@@ -80,9 +77,7 @@ def make(run: Run) -> Reference:
         )
     raws, targets = dataset.samples(chosen)
     mosaics = quantized(raws, np.uint16)
-    cameras = tuple(dataset.cameras.of(index) for index in chosen.tolist()) if run.cameras and dataset.cameras else None
-    measured = run.folds[0].measured
-    return Reference(mosaics, targets, dataset.labels[chosen], cameras, measured, see(run, raws, cameras))
+    return Reference(mosaics, targets, dataset.labels[chosen], run.folds[0].measured, see(run, raws))
 
 
 def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
@@ -96,7 +91,6 @@ def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
     about = {
         "models": json.dumps([fold.identity for fold in run]),
         "measured": reference.measured,
-        "cameras": json.dumps([camera.to_json() for camera in reference.cameras or ()]),
         "made_by": json.dumps(store.made_by()),
     }
     write_safetensors(file, arrays, about)
@@ -118,14 +112,13 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a dict
         if json.loads(about["models"]) != [fold.identity for fold in run]:
             return None
-        cameras = tuple(map(isp.Camera.from_json, json.loads(about["cameras"]))) or None
-        samples = arrays["mosaics"], arrays["targets"], arrays["labels"], cameras, about["measured"]
+        samples = arrays["mosaics"], arrays["targets"], arrays["labels"], about["measured"]
         seen = Seen(**{name: arrays[name] for name in Seen._fields})
         same_code = json.loads(about["made_by"]) == store.made_by()
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
         raise InputError(f"{file} is damaged: remove it; the same command makes it anew from the run's data") from None
     if not same_code:
-        seen = see(run, samples[0].astype(np.float32) / 65535, cameras)
+        seen = see(run, samples[0].astype(np.float32) / 65535)
     return Reference(*samples, seen)
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,8 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 import isp
-from r2l_jax.data.cameras import CameraValues
-from r2l_jax.model import normalization, own_camera
+from r2l_jax.model import normalization
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.contact_sheet import quantized
@@ -95,7 +94,7 @@ def output_names(task: Task) -> tuple[str, ...]:
     return ("confidence", "entropy", *(f"probability of {name}" for name in task.classes))
 
 
-def see(run: Run, raws: Float[np.ndarray, "N height width"], cameras: Sequence[isp.Camera] | None) -> Seen:
+def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
     """Computes the statistics of mosaics, in batches of one shape.
 
     Mosaics are first rounded to 16 bits, as a reference holds them: sites at the black level would otherwise lie on
@@ -104,22 +103,21 @@ def see(run: Run, raws: Float[np.ndarray, "N height width"], cameras: Sequence[i
     Args:
         run: the models.
         raws: mosaics in [0, 1] of the size of the training's.
-        cameras: as for `Run.predict`.
     """
     assert run.camera is not None
     raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535
-    mosaic = run.in_batches(functools.partial(_of_mosaics(), run.camera), raws, BATCH, cameras)
+    mosaic = run.in_batches(functools.partial(_of_mosaics(), run.camera), raws, BATCH)
     found = []
     for fold in run:
         graph, state = nnx.split(fold.model)
-        found.append(run.in_batches(functools.partial(_of_model(), graph, fold.task, state), raws, BATCH, cameras))
+        found.append(run.in_batches(functools.partial(_of_model(), graph, fold.task, state), raws, BATCH))
     images, outputs, features, probabilities = zip(*found, strict=True)
     return Seen(mosaic, np.mean(images, 0), np.mean(outputs, 0), np.concatenate(features, 1), np.stack(probabilities))
 
 
 @functools.cache
 def _of_mosaics() -> Callable[..., Array]:
-    def compute(camera: isp.Camera, raws: Array, cameras: CameraValues | None) -> Array:
+    def compute(camera: isp.Camera, raws: Array) -> Array:
         return mosaic_statistics(raws, camera)
 
     # Made at the first use: the compiler is not asked for its options when this module is imported.
@@ -211,9 +209,9 @@ def _image_statistics(images: Float[Array, "N height width 3"]) -> Float[Array, 
 
 @functools.cache
 def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
-    def compute(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array, cameras: CameraValues | None):
+    def compute(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array):
         model = nnx.merge(graph, state)
-        images = own_camera.images(model.processor, raws, cameras)
+        images = model.processor(raws)
         layers = normalization.layers_of(model.normalizer, model.head)
         known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
         # A share of 0 leaves the statistics of the training in place.

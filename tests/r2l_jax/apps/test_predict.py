@@ -137,7 +137,7 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
     opened = open_run(str(run.run_dir), ["0"], "best", None)
     found, unadapted = predict.mended(opened, files, None, run.run_dir, force=True)
     assert unadapted is None
-    raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files])
+    raws = np.stack([predict.read_file(file, opened, None, opened.shape) for file in files])
     assert found.identity == opened.mended(raws, force=True).identity != opened.identity
     assert found.folds[0].mending.images == len(files)
     predict_files(files, tmp_path / "mended.csv", found)
@@ -158,20 +158,20 @@ def test_files_to_adapt_by_are_evenly_spaced(run, files, monkeypatch):
     monkeypatch.setattr(predict, "MOST", 8)
     found, _ = predict.mended(opened, files, None, run.run_dir, force=True)
     spaced = [files[place] for place in (0, 2, 4, 6, 9, 11, 13, 15)]
-    raws = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in spaced])
+    raws = np.stack([predict.read_file(file, opened, None, opened.shape) for file in spaced])
     assert found.identity == opened.mended(raws, force=True).identity
 
 
 def reference_of(run, raws, file):
     """Stores mosaics as the reference of a run."""
     labels = np.zeros(len(raws), np.int32)
-    known = reference.Reference(quantized(raws, np.uint16), labels, labels, None, "test", see(run, raws, None))
+    known = reference.Reference(quantized(raws, np.uint16), labels, labels, "test", see(run, raws))
     reference.write(known, run, file)
 
 
 def test_a_run_is_adapted_if_a_drift_is_noticed(run, files, tmp_path, monkeypatch, capsys):
     opened = open_run(str(run.run_dir), ["0"], "best", None)
-    clean = np.stack([predict.read_file(file, opened, None, opened.shape)[0] for file in files * 2])
+    clean = np.stack([predict.read_file(file, opened, None, opened.shape) for file in files * 2])
     # Other noise, so that no two mosaics are one.
     rng = np.random.default_rng(0)
     noisy = (clean + rng.normal(0, 0.002, clean.shape)).clip(0, 1).astype(np.float32)
@@ -261,7 +261,7 @@ def test_files_of_another_color_filter_array_are_refused(run, files, tmp_path, w
     other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
     model = open_run(str(run.run_dir), ["0"], "best", None)
     assert predict_files([files[0], other], tmp_path / "p.csv", model) == (1, 1)
-    expected = f"error: {other} has the color filter array BGGR, but the model is for RGGB\n"
+    expected = f"error: {other}: its color filter array must be RGGB, got BGGR\n"
     assert capsys.readouterr().err == expected
 
 

@@ -249,3 +249,8 @@ def test_a_run_renders_as_it_has_learned(one_epoch, tmp_path):
     manifest = json.loads((tmp_path / "named" / "manifest.json").read_text())
     assert manifest["camera"]["white_balance"] == list(isp.CAMERAS["microscopy"].white_balance)
     assert "stored_camera" not in manifest
+    # Its own black level is brought to the run's.
+    read, _ = r2l_jax.data.read_raw(tmp_path / "noise.tiff", model.reading(isp.CAMERAS["microscopy"]))
+    named = tifffile.imread(tmp_path / "named" / "noise.tiff") / 65535
+    np.testing.assert_allclose(named, np.clip(model.render(read), 0, 1), atol=1e-4)
+    assert np.abs(named - image).mean() > 1e-3

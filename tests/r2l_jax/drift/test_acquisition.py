@@ -8,7 +8,6 @@ from whole_sets import every_sample
 
 import isp
 from r2l_jax.config import TrainConfig
-from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases, renderer
 from r2l_jax.drift.acquisition import drifted, rephotograph
@@ -67,14 +66,6 @@ def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
     assert abs((theirs - ours).mean((0, 1, 2))).max() < 0.01
     # Without the other's figures, it would not.
     assert abs(np.asarray(pipelines[0](raws)) - ours).mean() > 0.05
-
-
-def test_the_processing_is_not_told_that_another_camera_has_taken_the_mosaics(config, dataset):
-    cameras = Cameras(("own",), (dataset.camera,), np.zeros(len(dataset), int), dataset.camera)
-    several = dataclasses.replace(dataset, cameras=cameras)
-    assert drifted(config.data, several, *cases.exposures([0.5]), None, 0).cameras is cameras
-    drift = cases.Case("camera=microscopy", "cameras")
-    assert drifted(config.data, several, drift, isp.CAMERAS["microscopy"], 0).cameras is None
 
 
 def test_equal_mosaics_have_different_noise_under_a_camera_and_the_same_each_time(config, dataset):

@@ -157,7 +157,7 @@ def test_images_of_one_class_are_told_by_own_ones_where_a_model_is_never_sure():
     model = model_of(IMAGES)
     model.head.sureness = 0.3
     classes = IMAGES[:32], IMAGES[32:]
-    needed = mending.needed_by(model, TASK, IMAGES, classes, [None] * 3)
+    needed = mending.needed_by(model, TASK, IMAGES, classes)
     refused = mending.mend(model, classes[0] / 4, TASK, needed)
     mended = mending.mend(model, IMAGES / 4, TASK, needed)
     assert refused.certainty < refused.needed < mended.certainty < 0.5

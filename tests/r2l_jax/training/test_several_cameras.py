@@ -5,6 +5,8 @@ import json
 import pathlib
 import shutil
 
+import dng
+import msgspec
 import numpy as np
 import pytest
 import two_cameras
@@ -13,8 +15,8 @@ from two_cameras import CAMERAS, FAR, NEAR
 
 import isp
 import r2l_jax
-from r2l_jax.apps.export.description import learned_camera
-from r2l_jax.apps.predict import predict_files
+from r2l_jax.apps.lab.sources import file_source
+from r2l_jax.apps.predict import predict_files, read_file
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
@@ -24,7 +26,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import Run, open_runs
 from r2l_jax.training.steps import make_steps
 from r2l_jax.training.update import GradientDescent
 
@@ -39,7 +41,7 @@ def several(base, tmp_path_factory):
         run_name="cameras",
         synthetic_images=None,
         synthetic_size=None,
-        camera_augmentation="weak",
+        camera_augmentation=("light", "readout"),
         lr=3e-2,
         epochs=1,
         save_locally=True,
@@ -62,8 +64,8 @@ def test_one_compiled_step_serves_all_mixtures_of_cameras(several):
 
 def test_a_run_records_its_cameras_and_resumes(several):
     found = metrics(several)
-    assert {name: isp.Camera(**fields) for name, fields in found["cameras"]["each"].items()} == CAMERAS
-    assert found["camera"] == found["cameras"]["each"]["far"]
+    assert {name: isp.Camera(**fields) for name, fields in found["cameras"].items()} == CAMERAS
+    assert found["camera"] == found["cameras"]["far"]
     # The same command finds the run finished.
     before = found["history"]
     train.run(several)
@@ -80,41 +82,9 @@ def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
         train.run(replace(several, data_dir=str(moved)))
 
 
-def test_what_is_learned_moves_with_the_camera(several, model):
-    learned = model.pipeline.parameters()
-    factor = np.asarray(learned["white_balance"]) / FAR.white_balance
-    assert abs(factor - 1).max() > 0.01
-    for camera in CAMERAS.values():
-        own = model.for_camera(camera).pipeline.parameters()
-        np.testing.assert_allclose(own["white_balance"], factor * camera.white_balance, rtol=1e-5)
-        np.testing.assert_allclose(
-            own["black_level"] - np.array(camera.black_level),
-            np.asarray(learned["black_level"]) - FAR.black_level,
-            atol=1e-6,
-        )
-        np.testing.assert_allclose(model.named_pipeline(camera).parameters()["gamma_correct"], learned["gamma_correct"])
-        exported = learned_camera(model.for_camera(camera))
-        np.testing.assert_allclose(exported.white_balance, own["white_balance"])
-
-
 def test_predictions_are_those_of_validation(several, model):
-    dataset, fold = model.dataset, model.folds[0]
-    raws, targets = dataset.samples(fold.valid_indices)
-    cameras = [dataset.camera_of(index) for index in fold.valid_indices.tolist()]
-    probabilities = model.predict(raws, cameras=cameras)
-    assert (probabilities.argmax(-1) == targets).mean() == pytest.approx(metrics(several)["val_accuracy"])
-    for place in (0, len(raws) - 1):
-        own = model.for_camera(cameras[place])
-        np.testing.assert_allclose(own.predict(raws[place]), probabilities[place], atol=1e-5)
-        np.testing.assert_allclose(own.render(raws[place]), model.render(raws, cameras=cameras)[place], atol=1e-5)
-    # Other values make other images.
-    assert abs(model.render(raws, cameras=cameras[::-1]) - model.render(raws, cameras=cameras)).max() > 0.05
-    with pytest.raises(InputError, match=r"trained on several cameras \(far, near\): name those of the mosaics"):
-        model.predict(raws)
-    with pytest.raises(InputError, match=r"one camera, or one for each of \d+ mosaics, got 1"):
-        model.predict(raws, cameras=cameras[:1])
-    with pytest.raises(InputError, match="leave cameras out"):
-        own.predict(raws, cameras=cameras)
+    raws, targets = model.dataset.samples(model.folds[0].valid_indices)
+    assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(metrics(several)["val_accuracy"])
 
 
 def test_a_model_in_one_file_keeps_its_cameras(several, model):
@@ -122,37 +92,70 @@ def test_a_model_in_one_file_keeps_its_cameras(several, model):
     assert (stored.cameras, stored.identity) == (CAMERAS, model.identity)
 
 
-def test_files_are_predicted_for_their_own_camera(several, model, tmp_path, capsys):
+OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 1, 2.5))
+
+
+@pytest.mark.parametrize("trained_on", ["one camera", "several"])
+@pytest.mark.parametrize(
+    ("file", "given", "one", "of_several"),
+    [
+        # A file without calibration values, with and without --camera.
+        ("plain.npy", None, FAR, None),
+        ("plain.npy", OTHER, OTHER, OTHER),
+        # A file that names a camera of the training, and states other values: those of the training hold.
+        ("near.dng", None, "stated", NEAR),
+        ("near.dng", OTHER, OTHER, OTHER),
+        # A file of a camera that the training has not seen.
+        ("unseen.dng", None, "stated", "stated"),
+        ("unseen.dng", OTHER, OTHER, OTHER),
+    ],
+)
+def test_a_file_of_another_camera_is_brought_to_that_of_the_run(
+    model, tmp_path, trained_on, file, given, one, of_several
+):
+    """Its own black level and, after a training on several cameras, its gains; otherwise, the run's gains apply."""
+    samples = np.random.default_rng(0).integers(6000, 40000, (32, 32)).astype(np.uint16)
+    path = tmp_path / file
+    if file.endswith("npy"):
+        np.save(path, samples)
+    else:
+        dng.write(path, samples, black=(4000, 5000, 4500, 5500), white=65535, camera=("", path.stem))
+    several = trained_on == "several"
+    wanted = of_several if several else one
+    run = model if several else Run([of_one_camera(model.folds[0])])
+    known = None if given is None else KnownCamera.of(given)
+    if wanted is None:
+        with pytest.raises(InputError, match=r"plain.npy names no camera, .* on several \(far, near\): name one"):
+            predict_files([path], tmp_path / "p.csv", run)
+        return
+    own = r2l_jax.data.read_raw(path)[1] if wanted == "stated" else wanted
+    black, reference = (np.tile(np.reshape(each.black_level, (2, 2)), (16, 16)) for each in (own, FAR))
+    gains = np.array(own.white_balance) / FAR.white_balance if several else np.ones(3)
+    gains = np.tile(gains[isp.cfa.tile("RGGB")], (16, 16))
+    raw = reference + (samples / 65535 - black) * (1 - reference) / (1 - black) * gains
+    np.testing.assert_allclose(read_file(path, run, known, None), raw, atol=1e-6)
+    frame, _ = file_source(file, path, run).read(known or KnownCamera())
+    np.testing.assert_allclose(frame.raw, raw, atol=1e-6)
+    assert frame.camera == FAR
+    predict_files([path], tmp_path / "p.csv", run, known)
+    row = (tmp_path / "p.csv").read_text().splitlines()[1].split(",")
+    np.testing.assert_allclose(np.array(row[2:], float), run.predict(raw), atol=1e-5)
+
+
+def of_one_camera(fold):
+    """Returns a fold as of a training on the camera far alone."""
+    return dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))
+
+
+def test_files_of_a_camera_are_predicted_as_its_samples_are(several, model, tmp_path):
     files = sorted(pathlib.Path(several.data.data_dir, "near").glob("*/0.tiff"))
-    with pytest.raises(InputError, match=r"0.tiff names no camera, .* on several \(far, near\): name one by --camera"):
-        predict_files(files, tmp_path / "none.csv", model)
     predict_files(files, tmp_path / "near.csv", model, KnownCamera.of(NEAR))
     rows = [line.split(",") for line in (tmp_path / "near.csv").read_text().splitlines()[1:]]
-    raws = np.stack([r2l_jax.data.read_raw(file, NEAR)[0] for file in files])
-    wanted = model.predict(raws, cameras=NEAR)
-    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), wanted, atol=1e-5)
-    assert abs(model.predict(raws, cameras=FAR) - wanted).max() > 1e-3
-    capsys.readouterr()
-
-
-def test_each_file_of_a_batch_is_predicted_for_the_camera_that_it_names_or_by_its_own_values(model, tmp_path):
-    files = two_cameras.write_mixed(tmp_path / "mixed")
-    predict_files([*files], tmp_path / "p.csv", model)
-    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()[1:]]
-    found = np.array([row[2:] for row in rows], float)
-    read = [r2l_jax.data.read_raw(file) for file in files]
-    raws = np.stack([raw for raw, _ in read])
-    own = [camera for _, camera in read]
-    cameras = [known or written for known, written in zip(files.values(), own, strict=True)]
-    np.testing.assert_allclose(found, model.predict(raws, cameras=cameras), atol=1e-5)
-    # Other cameras give other probabilities for each of the files.
-    unknown = [index for index, known in enumerate(files.values()) if known is None]
-    for others, places in (
-        (own, sorted({*range(len(files))} - {*unknown})),
-        (cameras[1:] + cameras[:1], range(len(files) - 1)),
-        ([model.camera] * len(files), unknown),
-    ):
-        assert abs(model.predict(raws, cameras=others) - found).max(1)[list(places)].min() > 1e-4
+    dataset = model.dataset
+    raws, _ = dataset.samples(
+        np.array([dataset.names.index(str(file.relative_to(several.data.data_dir))) for file in files])
+    )
+    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), model.predict(raws), atol=1e-5)
 
 
 def test_evaluation_tells_cameras_apart(several, model, tmp_path):
@@ -178,7 +181,7 @@ def test_evaluation_tells_cameras_apart(several, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_forensics_measures_each_image_with_its_own_camera(several, tmp_path):
+def test_forensics_measures_both_cameras_and_checks_a_third(several, tmp_path):
     config = build(
         ForensicsConfig,
         run=str(several.run_dir),
@@ -195,15 +198,16 @@ def test_forensics_measures_each_image_with_its_own_camera(several, tmp_path):
     found = {
         each: json.loads((tmp_path / f"fold_0/{each}/{each}.json").read_text()) for each in ("sensitivity", "shots")
     }
-    # The loss of the samples is that of the validation, in which each has its own camera.
+    # The loss of the samples is that of the validation.
     assert found["sensitivity"]["overall"]["loss"] == pytest.approx(metrics(several)["val_loss"], rel=1e-4)
     assert found["shots"]["fields"]["camera"]["rows"] == ["far", "near"]
-    with pytest.raises(InputError, match=r"--check: .* was trained on several cameras"):
-        forensics.check(replace(config, check="drone"))
 
 
-def test_a_processing_that_started_from_another_camera_is_refused(several, tmp_path):
+def test_metering_and_an_earlier_processing_take_several_cameras(several, tmp_path):
+    """Metering counts light from the black level of the reference camera, which is a's in these data."""
     other = two_cameras.write(tmp_path / "other", count=8, cameras={"a": NEAR, "b": FAR})
-    config = replace(several, run_name="next", data_dir=str(other), processor_uri=str(several.run_dir))
-    with pytest.raises(InputError, match=r"--processor_uri=.*cameras started from another camera than a, the first"):
-        Plan(config)
+    config = replace(several, run_name="metered", auto=("exposure",))
+    next_one = replace(several, run_name="next", data_dir=str(other), processor_uri=str(several.run_dir))
+    for each in (config, next_one):
+        train.run(each)
+        assert metrics(each)["complete"]

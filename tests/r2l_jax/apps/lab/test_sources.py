@@ -54,7 +54,7 @@ def test_files_that_the_model_cannot_see_are_refused(write, model):
     with pytest.raises(InputError, match=r"mine\.tiff: it is 16x24, smaller than the mosaics of the model, 32x32"):
         sources.file_source("mine.tiff", write(), model).read(DRONE)
     other = KnownCamera.of(isp.Camera([0.1] * 4, [1, 1, 1], np.eye(3), "BGGR"))
-    with pytest.raises(InputError, match=r"mine\.tiff: it has the color filter array BGGR, but the model is for RGGB"):
+    with pytest.raises(InputError, match=r"mine\.tiff: its color filter array must be RGGB, got BGGR"):
         sources.file_source("mine.tiff", write((32, 32)), model).read(other)
 
 

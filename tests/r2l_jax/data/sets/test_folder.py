@@ -256,7 +256,7 @@ def test_sub_folders_of_a_split_are_no_cameras(classes, monkeypatch):
     dataset = datasets.load("Folder", data_dir=classes, camera="drone")
     assert dataset.names == ("train/a/one.tiff", "train/b/three.tiff", "test/a/two.tif")
     assert (dataset.parts, dataset.labels.tolist()) == (("train", "train", "test"), [0, 1, 0])
-    assert (dataset.classes, dataset.camera, dataset.cameras) == (("a", "b"), isp.CAMERAS["drone"], None)
+    assert (dataset.classes, dataset.camera, dataset.cameras) == (("a", "b"), isp.CAMERAS["drone"], {})
     (classes / "c").mkdir()
     (classes / "c/four.tiff").touch()
     with pytest.raises(InputError, match=r"has train/ and test/, and raw files in c/ beside them: move them into"):
@@ -282,7 +282,7 @@ def test_frames_of_a_split_are_cut_into_tiles_of_their_part(frames):
         (frames / kind).rmdir()
     dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
     assert dataset.parts == ("train",) * 6 + ("test",) * 6
-    assert (dataset.task, dataset.cameras, dataset.names[6]) == ("segmentation", None, "test/a1_00_00")
+    assert (dataset.task, dataset.cameras, dataset.names[6]) == ("segmentation", {}, "test/a1_00_00")
 
 
 def write_classes(root, shapes, high=60000):

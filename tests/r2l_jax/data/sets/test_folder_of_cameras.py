@@ -10,7 +10,8 @@ from PIL import Image
 from two_cameras import CAMERAS, FAR, NEAR
 
 import isp
-from r2l_jax.data import loader
+from r2l_jax.data import read_raw
+from r2l_jax.data.files.reference_camera import brought
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import shot_groups
 from r2l_jax.runtime.errors import InputError
@@ -28,24 +29,37 @@ def load(root, camera="auto", **settings):
 def test_each_sub_folder_has_its_camera(root):
     dataset = load(root)
     assert dataset.classes == ("blue", "green", "red")
-    assert (dataset.camera, dataset.cameras.by_name) == (FAR, CAMERAS)
+    assert (dataset.camera, dataset.cameras) == (FAR, CAMERAS)
     assert dataset.names[0] == "far/blue/0.tiff"
     for index, name in enumerate(dataset.names):
         camera, color, _ = name.split("/")
-        assert dataset.camera_of(index) == CAMERAS[camera]
         assert dataset.classes[dataset.labels[index]] == color
         assert dataset.shot(index).camera == camera
-    batch = loader.batch_of(dataset, np.array([0, 11]))
-    np.testing.assert_allclose(batch["cameras"]["own"]["white_balance"], [FAR.white_balance, NEAR.white_balance])
-    np.testing.assert_allclose(batch["cameras"]["own"]["full_well"], [3000, 15000])
-    np.testing.assert_allclose(batch["cameras"]["start"]["black_level"], [FAR.black_level] * 2)
-    (loaded,) = list(loader.eval_batches(dataset, np.array([0, 11]), 2))
-    np.testing.assert_array_equal(loaded["cameras"]["own"]["color_matrix"], batch["cameras"]["own"]["color_matrix"])
     groups = shot_groups.groups(dataset, np.arange(12), ["camera"])["camera"]
     assert {name: samples.tolist() for name, samples in groups.items()} == {
         "far": [*range(6)],
         "near": [*range(6, 12)],
     }
+
+
+def test_one_scene_of_two_cameras_reads_as_one_raw_image(root):
+    """Their black levels, gains and white levels differ."""
+    light = np.random.default_rng(0).uniform(0, 0.3, (32, 32))
+    sites = isp.cfa.tile("RGGB")[np.arange(32)[:, None] % 2, np.arange(32) % 2]
+    for (name, camera), white in zip(CAMERAS.items(), (1023, 4095), strict=True):
+        black = np.tile(np.reshape(camera.black_level, (2, 2)), (16, 16))
+        raw = black + (1 - black) * light / np.array(camera.white_balance)[sites]
+        (root / name / "red/0.tiff").unlink()
+        np.save(root / name / "red/0.npy", white * raw)
+        (root / name / "camera.json").write_text(dataclasses.replace(camera, white_level=white).to_json())
+    dataset = load(root)
+    far, near = (dataset[dataset.names.index(f"{name}/red/0.npy")][0] for name in CAMERAS)
+    assert near.dtype == np.float32
+    np.testing.assert_allclose(near, far, atol=1e-6)
+    # Neither camera's black level or gains would do for the other.
+    own = read_raw(root / "near/red/0.npy", dataclasses.replace(NEAR, white_level=4095))[0]
+    for forgotten in ({"black_level": FAR.black_level}, {"white_balance": FAR.white_balance}):
+        assert abs(brought(own, dataclasses.replace(NEAR, **forgotten), FAR) - far).max() > 0.01
 
 
 def test_levels_of_each_sub_folder_are_its_own(root):
@@ -55,7 +69,7 @@ def test_levels_of_each_sub_folder_are_its_own(root):
     file.write_text(json.dumps({**json.loads(file.read_text()), "white_level": 32767.5, "black_level": levels}))
     dataset = load(root)
     np.testing.assert_allclose(dataset[0][0], 2 * before, atol=1e-5)
-    assert dataset.cameras.of(0).black_level[0] == pytest.approx(10 / 32767.5)
+    assert dataset.camera.black_level[0] == pytest.approx(10 / 32767.5)
     assert dataset.white_level is None
 
 
@@ -65,16 +79,17 @@ def test_another_value_of_one_camera_changes_the_identity_of_its_samples(root):
     (root / "near/camera.json").write_text(near.to_json())
     second = load(root)
     assert first.fingerprint == second.fingerprint
-    assert first.content_of(range(6)) == second.content_of(range(6))
     assert first.content_of([6]) != second.content_of([6])
-    assert first.cameras.described != second.cameras.described
 
 
 def test_what_does_not_fit_is_said_in_one_line(root):
     with pytest.raises(InputError, match=r"--camera=drone: the sub-folders of .* as .*far/camera.json, which --c"):
         load(root, "drone")
     (root / "near/camera.json").write_text(dataclasses.replace(NEAR, pattern="BGGR").to_json())
-    with pytest.raises(InputError, match="one color filter array: far has RGGB, near BGGR"):
+    with pytest.raises(InputError, match="camera near: its color filter array must be RGGB, got BGGR, since all"):
+        load(root)
+    (root / "near/camera.json").write_text(dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7)).to_json())
+    with pytest.raises(InputError, match=r"camera near: its gains must have the signs of .*, got \[-2.2, 1.0, 1.7\]"):
         load(root)
     (root / "near/camera.json").unlink()
     with pytest.raises(InputError, match=r"near must hold a camera.json, as .*far does"):
@@ -85,7 +100,7 @@ def test_a_camera_beside_the_files_of_a_class_is_no_layout_of_cameras(root):
     """It says nothing: the folder is one of classes, whose cameras the flag names."""
     (root / "far/blue/camera.json").write_text(NEAR.to_json())
     dataset = load(root / "far", "drone")
-    assert (dataset.camera, dataset.cameras) == (isp.CAMERAS["drone"], None)
+    assert (dataset.camera, dataset.cameras) == (isp.CAMERAS["drone"], {})
     with pytest.raises(InputError, match=r"--by=camera: the samples of Folder are of one camera"):
         shot_groups.groups(dataset, np.arange(6), ["camera"])
 
@@ -98,16 +113,15 @@ def test_files_of_two_models_are_of_two_cameras(tmp_path, write_dng):
     other = {"camera": ("Maker", "Other"), "black": (128,) * 4}
     for name, red in (("a/0.dng", 0.4), ("b/1.dng", 0.5), ("a/2.dng", 0.8)):
         write(name, neutral=(red, 1.0, 0.7))
-    assert load(tmp_path).cameras is None
+    assert not load(tmp_path).cameras
     write("b/x.dng", neutral=(0.25, 1.0, 0.7), **other)
     dataset = load(tmp_path)
-    assert dataset.cameras.names == ("Maker Model", "Maker Other")
-    assert dataset.cameras.of_sample.tolist() == [0, 0, 0, 1]
+    assert [*dataset.cameras] == ["Maker Model", "Maker Other"]
     # The gains as shot vary within a camera, whose median they become.
-    np.testing.assert_allclose([camera.white_balance[0] for camera in dataset.cameras.each], [2, 4], rtol=1e-3)
+    np.testing.assert_allclose([camera.white_balance[0] for camera in dataset.cameras.values()], [2, 4], rtol=1e-3)
     assert [dataset.shot(index).camera for index in (0, 3)] == ["Maker Model", "Maker Other"]
     # A whole camera stands for all files.
-    assert load(tmp_path, "drone").cameras is None
+    assert not load(tmp_path, "drone").cameras
 
 
 def test_frames_of_several_cameras_are_cut_apart(tmp_path):
@@ -122,8 +136,10 @@ def test_frames_of_several_cameras_are_cut_apart(tmp_path):
     dataset = load(root, tile_size=32)
     assert dataset.task == "segmentation"
     assert dataset.names[0] == "far/1_00_00"
-    assert dataset.cameras.of_sample.tolist() == [0] * 6 + [1] * 6
     assert [dataset.shot(index).camera for index in (0, 11)] == ["far", "near"]
     raws, _ = dataset.samples(np.arange(12))
-    np.testing.assert_allclose(raws.mean((1, 2)) * 65535, [1000] * 6 + [2000] * 6, rtol=1e-3)
+    np.testing.assert_allclose(raws[:6], 1000 / 65535, rtol=1e-3)
+    wanted = brought(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)
+    np.testing.assert_allclose(raws[6:], [wanted] * 6, atol=1e-6)
+    assert abs(wanted - 2000 / 65535).max() > 0.01
     assert len(set(dataset.sample_hashes(range(12)))) == 2

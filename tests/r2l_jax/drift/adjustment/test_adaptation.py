@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import outcomes, statistics
@@ -305,6 +306,16 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
     bright_first = np.roll(levels, 6)[:, None, None]
     np.testing.assert_allclose(raws, np.broadcast_to(0.1 + bright_first, (12, 8, 8)), atol=1e-4)
     np.testing.assert_array_equal(targets, [0] * 6 + [1] * 6)
+    assert under.dataset.camera == brightness.CAMERA
+    # The black level of another camera is brought to that of the run's; its gains are not.
+    other = dataclasses.replace(brightness.CAMERA, black_level=(0.2,) * 4, white_balance=(2, 2, 2))
+    (tmp_path / "other.json").write_text(other.to_json())
+    under = drifts.drifted(replace(config, drifted_camera=str(tmp_path / "other.json")), fold, *config.drifts)
+    np.testing.assert_allclose(
+        isp.sensor.site_light(under.dataset.samples(np.arange(12))[0], brightness.CAMERA),
+        isp.sensor.site_light(raws, other),
+        atol=1e-6,
+    )
     assert under.dataset.camera == brightness.CAMERA
     fold.about.shape[:] = 64, 64
     with pytest.raises(InputError, match=r"bright/scene_\d+.tif is 12x12, smaller than the mosaics of the training$"):

@@ -50,7 +50,7 @@ def reference():
     mosaics = np.round(65535 * levels[:, None, None] * np.ones((1, 8, 8))).astype(np.uint16)
     targets, none = np.repeat(np.int32([0, 1]), 20), np.zeros((40, 0), np.float32)
     probabilities = Bright().predict(mosaics / np.float32(65535))
-    return Reference(mosaics, targets, targets, None, "test", Seen(none, none, none, none, probabilities[None]))
+    return Reference(mosaics, targets, targets, "test", Seen(none, none, none, none, probabilities[None]))
 
 
 def test_the_reference_is_measured_under_the_causes(reference):

@@ -1,0 +1,73 @@
+"""Raw images of several cameras as one of them, the reference camera, would have taken them.
+
+Levels and gains are brought to those of the reference camera when a file is read, so that whatever comes afterwards
+knows a single camera. The color matrix is the reference camera's for all.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float32
+
+import isp
+from r2l_jax.runtime.errors import InputError
+
+Mosaic = Float32[np.ndarray, "rows cols"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The camera whose raw images a model takes.
+
+    Attributes:
+        camera: the reference camera.
+        cameras: the cameras of the training by the names in their files; empty if there was one.
+    """
+
+    camera: isp.Camera
+    cameras: Mapping[str, isp.Camera]
+
+    def brought(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
+        """Brings a raw image to the reference camera, see `brought`.
+
+        A model of one camera has gains of its own, which apply to the raw images of any camera.
+        """
+        if not self.cameras:
+            own = dataclasses.replace(own, white_balance=self.camera.white_balance)
+        return brought(raw, own, self.camera)
+
+
+def brought(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
+    """Brings the black level and the gains of a raw image from its own camera to a reference camera.
+
+    The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
+    image. White is 1 for both. The result is not clipped: where the own camera's gain is greater, it may exceed 1.
+
+    Args:
+        raw: the raw image, which starts with a whole tile of the color filter array.
+        own: the camera that took it.
+        reference: the reference camera.
+
+    Raises:
+        InputError: the color filter arrays differ, or a gain has another sign.
+    """
+    if own.pattern != reference.pattern:
+        raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")
+    gains, wanted = np.array(own.white_balance), np.array(reference.white_balance)
+    if (gains * wanted <= 0).any():
+        raise InputError(f"its gains must have the signs of {wanted.tolist()}, got {gains.tolist()}")
+    colors = isp.cfa.tile(reference.pattern)
+    black, level = (
+        np.reshape(camera.black_level, (2, 2))
+        if isp.cfa.is_bayer(reference.pattern)
+        else np.array(camera.black_level)[colors]
+        for camera in (own, reference)
+    )
+    scale = (1 - level) / (1 - black) * (gains / wanted)[colors]
+    shift = level - black * scale
+    result, (rows, columns) = np.empty(raw.shape, np.float32), colors.shape
+    for row, column in np.ndindex(rows, columns):
+        sites = np.s_[row::rows, column::columns]
+        result[sites] = raw[sites] * np.float32(scale[row, column]) + np.float32(shift[row, column])
+    return result

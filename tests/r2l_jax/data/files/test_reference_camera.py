@@ -1,0 +1,53 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from two_cameras import FAR, NEAR
+
+import isp
+from r2l_jax.data.files.reference_camera import Reference, brought
+from r2l_jax.runtime.errors import InputError
+
+X_TRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "GRBG", X_TRANS, "MONO"])
+def test_processing_up_to_the_gains_sees_no_difference(pattern):
+    """Of a mosaic that holds no whole number of tiles, too."""
+    count = isp.cfa.black_level_shape(pattern)[0]
+    own, reference = (
+        isp.Camera(
+            camera.black_level[:count],
+            None if pattern == "MONO" else camera.white_balance,
+            None if pattern == "MONO" else camera.color_matrix,
+            pattern,
+        )
+        for camera in (NEAR, FAR)
+    )
+    raw = np.random.default_rng(0).uniform(0, 1, (8, 14)).astype(np.float32)
+
+    def balanced(raw, camera):
+        gains = np.tile(np.array(camera.white_balance)[isp.cfa.tile(pattern)], (8, 14))[:8, :14]
+        return isp.sensor.site_light(raw, camera) * gains
+
+    np.testing.assert_allclose(balanced(brought(raw, own, reference), reference), balanced(raw, own), atol=1e-6)
+    assert abs(balanced(raw, reference) - balanced(raw, own)).max() > 0.01
+    np.testing.assert_array_equal(brought(raw, own, own), raw)
+
+
+def test_nothing_is_clipped():
+    raw = brought(np.float32([[1, 0], [0, 0]]), NEAR, FAR)
+    assert raw.min() < 0
+    assert raw.max() == pytest.approx(FAR.black_level[0] + (1 - FAR.black_level[0]) * 2.2 / 1.2)
+
+
+def test_a_model_of_one_camera_keeps_its_gains():
+    raw = np.full((2, 2), 0.5, np.float32)
+    same_gains = dataclasses.replace(NEAR, white_balance=FAR.white_balance)
+    np.testing.assert_array_equal(Reference(FAR, {}).brought(raw, NEAR), brought(raw, same_gains, FAR))
+    both = Reference(FAR, {"far": FAR, "near": NEAR}).brought(raw, NEAR)
+    np.testing.assert_array_equal(both, brought(raw, NEAR, FAR))
+    negative = dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7))
+    Reference(FAR, {}).brought(raw, negative)
+    with pytest.raises(InputError, match=r"gains must have the signs of \[1.2, 1.0, 3.0\], got \[-2.2, 1.0, 1.7\]"):
+        Reference(FAR, {"far": FAR}).brought(raw, negative)
