@@ -62,7 +62,7 @@ class Architecture:
         """Makes a processor without a network: the chosen pipeline, or one that returns the mosaic at half size."""
         if self.pipeline is None:
             return half_size(self.camera)
-        return metered(self.pipeline(self._known_camera), self._known_camera, self.processing.auto)
+        return metered(self.pipeline(self._known_camera), self._known_camera, self.processing.auto or ())
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
         """Makes a model in training mode.
