@@ -40,9 +40,12 @@ orphan: true
 
 # Metering and augmentation, side by side
 
-This page is written by `python docs/ext/metering.py` from the results of `evaluate.py`; [Prevent
-drift](../drift_controls.md#prevent-drift) has the commands. Accuracies of clean images, and what drifts cost, in
-points, with 95% confidence intervals about the recipe. Groups are means over all their cases at the severities 3 and 4.
+This page is written by `python docs/ext/metering.py <evaluation.json>...` from the results of `evaluate.py`. Accuracies
+of clean images, and what drifts cost, in points, with 95% confidence intervals about the recipe. Groups are means over
+their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) trains `six`, which does not meter, and
+`metered`, which meters and saw less light in training. `metered_alone` saw no other light (`--epochs=12`, without
+`--camera_augmentation`), and `three_purposes` also saw other optics and read-outs
+(`--camera_augmentation=light,optics,readout`).
 
 {table}
 """
@@ -58,9 +61,12 @@ def points(found: Mapping[str, float] | None) -> str:
 
 def main(*files: str) -> None:
     """Writes the page from results of evaluate.py."""
-    drops: dict[str, Mapping[str, Any]] = {}
+    drops: dict[str, dict[str, Any]] = {}
     for file in files:
-        drops |= json.loads(pathlib.Path(file).read_text())["drops"]
+        for name, found in json.loads(pathlib.Path(file).read_text())["drops"].items():
+            known = drops.setdefault(name, {**found, "cases": {}, "groups": {}})
+            for part in ("cases", "groups"):
+                known[part] |= found[part]
     rows = [["", *(f"{name}, {len(found['members'])} seeds" for name, found in drops.items())]]
     rows.append(["**clean**", *(points(found["score"]) for found in drops.values())])
     for part, titles in (("cases", CASES), ("groups", GROUPS)):

@@ -38,7 +38,7 @@ def differing(flags, kept):
 
     def agrees(found, value):
         if isinstance(found, list):
-            values = value.split(",")
+            values = [] if value == "none" else value.split(",")
             return len(found) == len(values) and all(map(agrees, found, values))
         if isinstance(found, bool) or found is None:
             return str(found).lower() == value
