@@ -27,16 +27,16 @@ def cause(name, value, half=0.0, evidence=9.0):
 class Bright(Run):
     """A model of one camera that takes a mosaic for bright if its mean is above 0.3, more surely the farther it is."""
 
-    camera, cameras, task = CAMERA, {}, make_task("classification", ("dark", "bright"), NetworkSettings())
+    camera, task = CAMERA, make_task("classification", ("dark", "bright"), NetworkSettings())
 
     def __init__(self, gain=1.0, refusal=""):
         self.gain, self.refusal = gain, refusal
 
-    def predict(self, raws, cameras=None):
+    def predict(self, raws):
         bright = 1 / (1 + np.exp(-40 * (self.gain * np.asarray(raws).mean((1, 2)) - 0.3)))
         return np.stack([1 - bright, bright], 1).astype(np.float32)
 
-    def mended(self, raws, cameras=None):
+    def mended(self, raws):
         if self.refusal:
             raise InputError(self.refusal)
         return Bright(self.gain * 2)
