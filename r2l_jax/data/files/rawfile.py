@@ -118,7 +118,7 @@ def read_raw(
         if (reference := stated.reference) is not None:
             if reference.cameras and not stated.figures:
                 camera = reference.cameras.get(read_shot(path).title, camera)
-            return reference.brought(mosaic, camera), reference.camera
+            return reference.scaled(mosaic, camera), reference.camera
         return mosaic, camera
 
 

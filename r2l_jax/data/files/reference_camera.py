@@ -28,18 +28,18 @@ class Reference:
     camera: isp.Camera
     cameras: Mapping[str, isp.Camera]
 
-    def brought(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
-        """Brings a raw image to the reference camera, see `brought`.
+    def scaled(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
+        """Scales a raw image to the reference camera, see `scaled`.
 
         A model of one camera has gains of its own, which apply to the raw images of any camera.
         """
         if not self.cameras:
             own = dataclasses.replace(own, white_balance=self.camera.white_balance)
-        return brought(raw, own, self.camera)
+        return scaled(raw, own, self.camera)
 
 
-def brought(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
-    """Brings the black level and the gains of a raw image from its own camera to a reference camera.
+def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
+    """Scales a raw image from the black level and the gains of its own camera to those of a reference camera.
 
     The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
     image. White is 1 for both. The result is not clipped: where the own camera's gain is greater, it may exceed 1.

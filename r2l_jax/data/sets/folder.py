@@ -23,7 +23,7 @@ from r2l_jax.data.files.known_camera import (
 )
 from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic, warn_of_others
-from r2l_jax.data.files.reference_camera import brought
+from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.splits import Split
@@ -293,7 +293,7 @@ def _with_cameras(
         return dataclasses.replace(dataset, camera=common_camera(files, cameras))
     for name, camera in found.items():
         try:
-            brought(np.zeros((2, 2), np.float32), camera, first)
+            scaled(np.zeros((2, 2), np.float32), camera, first)
         except InputError as error:
             raise InputError(f"camera {name}: {error}, since all are brought to {next(iter(found))}") from None
     shot = dataset.shot
@@ -301,7 +301,7 @@ def _with_cameras(
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)
-        return brought(raw, found[names[index]], first), target
+        return scaled(raw, found[names[index]], first), target
 
     described = {name: json.loads(camera.to_json()) for name, camera in found.items()}
     return dataclasses.replace(

@@ -167,7 +167,7 @@ def _brought(dataset: RawDataset, run: Run) -> RawDataset:
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)
-        return Reference(wanted, run.cameras).brought(raw, own), target
+        return Reference(wanted, run.cameras).scaled(raw, own), target
 
     recipe = json.dumps([dataset.recipe, wanted.to_json()])
     return dataclasses.replace(dataset, camera=wanted, read=read, recipe=recipe)

@@ -5,7 +5,7 @@ import pytest
 from two_cameras import FAR, NEAR
 
 import isp
-from r2l_jax.data.files.reference_camera import Reference, brought
+from r2l_jax.data.files.reference_camera import Reference, scaled
 from r2l_jax.runtime.errors import InputError
 
 X_TRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
@@ -30,13 +30,13 @@ def test_processing_up_to_the_gains_sees_no_difference(pattern):
         gains = np.tile(np.array(camera.white_balance)[isp.cfa.tile(pattern)], (8, 14))[:8, :14]
         return isp.sensor.site_light(raw, camera) * gains
 
-    np.testing.assert_allclose(balanced(brought(raw, own, reference), reference), balanced(raw, own), atol=1e-6)
+    np.testing.assert_allclose(balanced(scaled(raw, own, reference), reference), balanced(raw, own), atol=1e-6)
     assert abs(balanced(raw, reference) - balanced(raw, own)).max() > 0.01
-    np.testing.assert_array_equal(brought(raw, own, own), raw)
+    np.testing.assert_array_equal(scaled(raw, own, own), raw)
 
 
 def test_nothing_is_clipped():
-    raw = brought(np.float32([[1, 0], [0, 0]]), NEAR, FAR)
+    raw = scaled(np.float32([[1, 0], [0, 0]]), NEAR, FAR)
     assert raw.min() < 0
     assert raw.max() == pytest.approx(FAR.black_level[0] + (1 - FAR.black_level[0]) * 2.2 / 1.2)
 
@@ -44,10 +44,10 @@ def test_nothing_is_clipped():
 def test_a_model_of_one_camera_keeps_its_gains():
     raw = np.full((2, 2), 0.5, np.float32)
     same_gains = dataclasses.replace(NEAR, white_balance=FAR.white_balance)
-    np.testing.assert_array_equal(Reference(FAR, {}).brought(raw, NEAR), brought(raw, same_gains, FAR))
-    both = Reference(FAR, {"far": FAR, "near": NEAR}).brought(raw, NEAR)
-    np.testing.assert_array_equal(both, brought(raw, NEAR, FAR))
+    np.testing.assert_array_equal(Reference(FAR, {}).scaled(raw, NEAR), scaled(raw, same_gains, FAR))
+    both = Reference(FAR, {"far": FAR, "near": NEAR}).scaled(raw, NEAR)
+    np.testing.assert_array_equal(both, scaled(raw, NEAR, FAR))
     negative = dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7))
-    Reference(FAR, {}).brought(raw, negative)
+    Reference(FAR, {}).scaled(raw, negative)
     with pytest.raises(InputError, match=r"gains must have the signs of \[1.2, 1.0, 3.0\], got \[-2.2, 1.0, 1.7\]"):
-        Reference(FAR, {"far": FAR}).brought(raw, negative)
+        Reference(FAR, {"far": FAR}).scaled(raw, negative)

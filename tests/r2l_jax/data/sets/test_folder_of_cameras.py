@@ -11,7 +11,7 @@ from two_cameras import CAMERAS, FAR, NEAR
 
 import isp
 from r2l_jax.data import read_raw
-from r2l_jax.data.files.reference_camera import brought
+from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import shot_groups
 from r2l_jax.runtime.errors import InputError
@@ -59,7 +59,7 @@ def test_one_scene_of_two_cameras_reads_as_one_raw_image(root):
     # Neither camera's black level or gains would do for the other.
     own = read_raw(root / "near/red/0.npy", dataclasses.replace(NEAR, white_level=4095))[0]
     for forgotten in ({"black_level": FAR.black_level}, {"white_balance": FAR.white_balance}):
-        assert abs(brought(own, dataclasses.replace(NEAR, **forgotten), FAR) - far).max() > 0.01
+        assert abs(scaled(own, dataclasses.replace(NEAR, **forgotten), FAR) - far).max() > 0.01
 
 
 def test_levels_of_each_sub_folder_are_its_own(root):
@@ -139,7 +139,7 @@ def test_frames_of_several_cameras_are_cut_apart(tmp_path):
     assert [dataset.shot(index).camera for index in (0, 11)] == ["far", "near"]
     raws, _ = dataset.samples(np.arange(12))
     np.testing.assert_allclose(raws[:6], 1000 / 65535, rtol=1e-3)
-    wanted = brought(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)
+    wanted = scaled(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)
     np.testing.assert_allclose(raws[6:], [wanted] * 6, atol=1e-6)
     assert abs(wanted - 2000 / 65535).max() > 0.01
     assert len(set(dataset.sample_hashes(range(12)))) == 2
