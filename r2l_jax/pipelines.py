@@ -94,6 +94,12 @@ class NamedPipeline:
             return self
         return dataclasses.replace(self, make=lambda camera: metered(self(camera), camera, auto), auto=tuple(auto))
 
+    def metered_as(self, other: object) -> "NamedPipeline":
+        """Returns the pipeline that meters as another processor does, with its targets, see `isp.metered_like`."""
+        if not isinstance(other, isp.Pipeline) or not (auto := metering_of(other)):
+            return self
+        return dataclasses.replace(self, make=lambda camera: isp.metered_like(self(camera), other), auto=auto)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity
 
@@ -168,9 +174,24 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
 def metered(
     pipeline: isp.Pipeline, camera: isp.Camera, auto: Sequence[str], like: np.ndarray | None = None
 ) -> isp.Pipeline:
-    """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`."""
+    """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`.
+
+    Raises:
+        InputError: the pipeline has stages or parameters of these names.
+    """
     kinds = {"exposure": "exposure" in auto, "white_balance": "white_balance" in auto}
-    return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
+    try:
+        return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
+    except ValueError as error:
+        raise InputError(f"the pipeline cannot have --auto={','.join(auto)} before it: {error}") from None
+
+
+def metering_of(processor: object) -> tuple[str, ...]:
+    """Returns what a processor meters, as the setting `auto` names it; nothing if it is no pipeline."""
+    if not isinstance(processor, isp.Pipeline):
+        return ()
+    kinds = {"exposure": isp.metering.auto_exposure, "white_balance": isp.metering.auto_white_balance}
+    return tuple(kind for kind, function in kinds.items() if function in [stage.function for stage in processor.stages])
 
 
 def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:

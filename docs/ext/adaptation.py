@@ -1,6 +1,6 @@
 """Measures what adapting without labels gains and loses, and what it refuses.
 
-python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/cameras writes docs/results/adaptation.md, in one or
+python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/metered writes docs/results/adaptation.md, in one or
 two minutes for each training on one core. It takes trainings, or groups of them, of an embedded set with test samples.
 
 Half of these samples are the reference. Sets of 64 images of all classes, and sets of one class, come from the others,
@@ -102,7 +102,7 @@ def measure(fold: TrainedFold) -> Measured:
         raws = dataset.samples(by)[0]
         found = adapted(raws)
         models = fold.model, replaced(fold.model, raws, task), found.model
-        noticed = notice.unnoticed(Run([fold]), raws, None, lambda: known) is None
+        noticed = notice.unnoticed(Run([fold]), raws, lambda: known) is None
         scores = Scores(noticed, *(score(model, fold, dataset, rest) for model in models))
         measured.scores[drift and drift.name] = scores
         measured.refused["all classes"].append(found.refusal is not None)

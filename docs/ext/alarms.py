@@ -65,7 +65,7 @@ def p_value(known: Seen, new: Seen, window: int, seed: int, level: float) -> flo
 
 def powers(run: Run, raws: np.ndarray, folder: pathlib.Path) -> dict[str, dict[float, list[float]]]:
     """Returns the share of windows with an alarm, by kind and amount, for each size of the window."""
-    camera, known, found = run.camera, see(run, raws[:_REFERENCES], None), {}
+    camera, known, found = run.camera, see(run, raws[:_REFERENCES]), {}
     assert camera is not None
     for kind, amounts in AMOUNTS.items():
         drift = jax.vmap(functools.partial(getattr(sensor_drift, kind), camera=camera), (0, 0, None))
@@ -75,7 +75,7 @@ def powers(run: Run, raws: np.ndarray, folder: pathlib.Path) -> dict[str, dict[f
             if not file.exists():
                 # Drifts of the sensor do not round to the steps of the converter.
                 drifted = np.round(np.asarray(drift(raws[-_NEW:], keys, amount)) * _STEPS) / np.float32(_STEPS)
-                new = see(run, drifted, None)
+                new = see(run, drifted)
                 rows = [[p_value(known, new, size, seed, LEVEL) for seed in range(DRAWS)] for size in WINDOWS]
                 file.write_text(json.dumps(rows))
             shares = (np.array(json.loads(file.read_text())) <= LEVEL).mean(1)
@@ -103,7 +103,7 @@ def draw(found: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
 
 def count_false_alarms(run: Run, raws: np.ndarray, folder: pathlib.Path, every: int, window: int) -> None:
     """Takes windows without a drift, each with another reference, and counts those with an alarm."""
-    seen, file, level = see(run, raws, None), folder / f"windows_{every}_{window}.json", 1 / every
+    seen, file, level = see(run, raws), folder / f"windows_{every}_{window}.json", 1 / every
     found = json.loads(file.read_text()) if file.exists() else []
     known, new = picked(seen, np.arange(_REFERENCES)), picked(seen, np.arange(_REFERENCES, len(raws)))
     while len(found) < _EXPECTED * every:

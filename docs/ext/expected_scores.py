@@ -55,7 +55,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     # Drifts of the sensor do not round to the steps of the converter.
     windows = np.split(np.round(raws * _STEPS) / np.float32(_STEPS), _WINDOWS)
     others, targets = drifted.samples(order[-_MEASURED:])
-    seen = see(run, windows[0], None)
+    seen = see(run, windows[0])
     assert fresh.camera is not None
     causes, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
     found = expected.by_confidence(known.seen.probabilities.mean(0), known.targets, seen.probabilities.mean(0))

@@ -13,7 +13,7 @@ from r2l_jax.config import STATIC_FLAGS
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import check_output_folder, write_json
 from r2l_jax.runtime.flags import replace
@@ -51,7 +51,8 @@ def write(
     if pipeline is not None:
         # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
-        flags = {"pipeline": pipeline.name, "processing_mode": None, **dict.fromkeys(STATIC_FLAGS)}
+        auto = metering_of(model.processor)
+        flags = {"pipeline": pipeline.name, "processing_mode": None, "auto": auto, **dict.fromkeys(STATIC_FLAGS)}
         source = pipeline.source and dataclasses.asdict(pipeline.source)
         config = replace(config, **flags)
         changed |= {"flags": fold.about.flags | flags, "pipeline": source and PipelineFile(**source)}

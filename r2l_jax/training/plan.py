@@ -18,6 +18,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
 from r2l_jax.model import class_outputs
 from r2l_jax.model.tasks import TASKS
+from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split, split_of
@@ -180,18 +181,29 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns what a run meters: what its setting says, or else both if a head is trained for it."""
+    """Returns what a run meters: what its setting says, or else both if a head is trained for it.
+
+    Raises:
+        InputError: the run of the processor meters otherwise.
+    """
     processing = config.processing
+    begun = config.run_dir / "fold_0/metrics.json"
+    if (uri := processing.processor_uri) and (config.tracking.overwrite or not begun.exists()):
+        where = f"--processor_uri={uri}"
+        begun = fold_folder(uri, 0, where) / "metrics.json"
+    if uri:
+        known = tuple(read_metrics(begun, f"--processor_uri={uri}")["flags"].get("auto") or ())
+        if processing.auto not in (None, known):
+            raise InputError(
+                f"--processor_uri={uri} has --auto={','.join(known) or 'none'}, which this run takes over, got "
+                f"--auto={','.join(processing.auto or ()) or 'none'}"
+            )
+        return known
     if processing.auto is not None:
         return processing.auto
-    if uri := processing.processor_uri:
-        where = f"--processor_uri={uri}"
-        return tuple(read_metrics(fold_folder(uri, 0, where) / "metrics.json", where)["flags"]["auto"])
     named = processing.named_pipeline
-    stays = config.model.freeze_classifier or not config.optimization.epochs
-    if named is None or camera is None or stays:
-        return ()
-    return () if {"auto_exposure", "auto_white_balance"} & {*named(camera).stage_names} else AUTO
+    stays = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
+    return () if named is None or camera is None or stays or metering_of(named(camera)) else AUTO
 
 
 def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:
@@ -233,7 +245,7 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateR
         for flag, value in given.items():
             if value:
                 raise InputError(f"--pipeline={processing.pipeline} has no parameters to learn: leave --{flag} out")
-    rule.check(steps, pipeline)
+    rule.check(steps, metered(pipeline, camera, processing.auto or ()))
 
 
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:

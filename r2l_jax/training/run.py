@@ -244,7 +244,7 @@ class Run:
         """Returns what `read_raw` takes in place of a file's camera, to read the file as the models take it.
 
         A raw image of another camera is brought to the run's: its black level and, after a training on several
-        cameras, its gains. A file that names one of these has the calibration of the training.
+        cameras, its gains. Without a known camera, a file that names one of these has the calibration of the training.
 
         Args:
             known: the file's camera, as for `read_raw`.

@@ -11,6 +11,7 @@ from absl import flags
 import isp
 from r2l_jax.config import ProcessingSettings, TrainConfig
 from r2l_jax.drift import cases
+from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.model.processors import metered_as
 from r2l_jax.pipelines import find_pipeline
@@ -18,9 +19,10 @@ from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import define, read, replace
-from r2l_jax.training import train
+from r2l_jax.training import mended, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import open_runs
+from r2l_jax.training.update import GradientDescent
 
 BOTH = ("exposure", "white_balance")
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -69,6 +71,7 @@ def make(camera):
         ({"epochs": 0, "classifier_uri": "metered"}, ()),
         ({"epochs": 0, "classifier_uri": "metered", "auto": BOTH}, BOTH),
         ({"freeze_classifier": True}, ()),
+        ({"adv_training": True, "classifier_uri": "plain"}, ()),
         ({"processor_uri": "metered"}, BOTH),
         ({"processor_uri": "plain"}, ()),
         ({"pipeline": "my_isp.py:make"}, ()),
@@ -83,9 +86,34 @@ def test_a_training_meters_unless_its_network_or_pipeline_is_given(base, one_epo
     if "pipeline" in given:
         given["processing_mode"] = None
     config = replace(base, **{"run_name": "default", "auto": None, **given})
-    plan = Plan(config)
+    plan = Plan(config, Attack if config.attack.adv_training else GradientDescent)
     assert plan.steps.architecture.processing.auto == expected
     assert plan.described["flags"]["auto"] == list(expected)
+
+
+def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
+    metered, plain = str(fold.folder.parent), str(one_epoch.run_dir)
+    for uri, auto, has in ((metered, (), "exposure,white_balance"), (plain, BOTH, "none")):
+        config = replace(base, run_name="taken", processor_uri=uri, auto=auto)
+        with pytest.raises(
+            InputError, match=f"^--processor_uri={uri} has --auto={has}, which this run takes over, got"
+        ):
+            Plan(config)
+    # A run that has begun knows it, also when the other run is gone.
+    config = replace(base, run_name="begun", processor_uri="gone", auto=None)
+    (config.run_dir / "fold_0").mkdir(parents=True)
+    (config.run_dir / "fold_0/metrics.json").write_bytes((fold.folder / "metrics.json").read_bytes())
+    assert Plan(config).steps.architecture.processing.auto == BOTH
+
+
+def test_a_pipeline_that_meters_already_is_not_metered_again(base, tmp_path):
+    (tmp_path / "my_isp.py").write_text(OWN_ISP)
+    named_code.name(f"{tmp_path}/my_isp.py:make")
+    config = replace(base, processing_mode=None, pipeline=f"{tmp_path}/my_isp.py:make", auto=BOTH)
+    with pytest.raises(
+        InputError, match="the pipeline cannot have --auto=exposure,white_balance before it: stages must"
+    ):
+        Plan(config)
 
 
 def test_none_is_an_empty_list_on_the_command_line():
@@ -116,6 +144,21 @@ def test_another_pipeline_meters_as_each_model_does(fold):
         np.testing.assert_array_equal(each[OTHER]["confusion"], confusion)
     assert first[OTHER]["loss"] != pytest.approx(second[OTHER]["loss"], rel=1e-2)
     assert metered_as(brighter, static).stage_names[:2] == ("auto_white_balance", "auto_exposure")
+    # What counts are the stages: a pipeline of one's own may meter without the setting.
+    unset = dataclasses.replace(fold, config=replace(fold.config, auto=()))
+    (again,) = Evaluator(8).evaluate([unset], fold.dataset, cases.pipelines([OTHER]))
+    assert again[OTHER]["loss"] == pytest.approx(first[OTHER]["loss"], rel=1e-6)
+
+
+def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
+    model, unset = fold.model, dataclasses.replace(fold, config=replace(fold.config, auto=()))
+    other = find_pipeline(OTHER)
+    processor = metered_as(model.processor, other(fold.dataset.camera))
+    adapted = type(model)(processor, model.normalizer, model.head)
+    mended.write(tmp_path / "fold_0", unset, adapted, other, {}, 0.5)
+    raws = jnp.asarray(fold.dataset.samples(fold.valid_indices)[0])
+    ((found,),) = open_runs([str(tmp_path)])
+    np.testing.assert_allclose(found.model(raws), adapted(raws), atol=1e-5)
 
 
 def test_processing_without_a_place_for_it_refuses():

@@ -130,7 +130,8 @@ def make_lab(
     print(f"{run}: the {checkpoint} checkpoint")
     offered = sources.given_files(files, model) + sources.validation_samples(run, model, data_dir)
     title = f"{run}, {model.about.checkpoint} checkpoint, score {model.score:.3f}{_watched(named)}"
-    pipelines = {LEARNED: model.named_pipeline, **pipelines}
+    others = {title: found.metered_as(model.pipeline) for title, found in pipelines.items()}
+    pipelines = {LEARNED: model.named_pipeline, **others}
     return Lab(offered, sources.cameras(model, given), pipelines, model, read_tolerances(run, model), title)
 
 

@@ -1,11 +1,13 @@
 """Files to download: the camera and the pipeline, in the form that other programs read."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Array
 
 import isp
+from r2l_jax.config import AUTO
 from r2l_jax.pipelines import NamedPipeline, camera_with
 from r2l_jax.runtime.errors import InputError
 
@@ -66,6 +68,10 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
 
 def _expression(named: NamedPipeline) -> tuple[str, str]:
     """Returns the import that a pipeline's expression needs besides `isp`, and the expression."""
+    if auto := named.auto:
+        imports, expression = _expression(dataclasses.replace(named, auto=()))
+        kinds = ", ".join(f"{kind}={kind in auto}" for kind in AUTO)
+        return imports, f"isp.metered({expression}, camera, {kinds})"
     half = ", half_size=True" * named.half_size
     if named.source is not None:
         # This is the file that the program was started with, which must still exist.

@@ -196,7 +196,7 @@ class Session:
         named = view.named
         if self.choice.pipeline == LEARNED and model is not None:
             # The learned pipeline is one of these with other values.
-            named = model.config.processing.named_pipeline or named
+            named = (model.config.processing.named_pipeline or named).metered(model.config.processing.auto or ())
         return saving.pipeline_file(named, view.frame.camera, view.engine.values(view.positions))
 
     def _opened(self) -> View:

@@ -104,7 +104,8 @@ def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray], dict[str, 
     units: dict[str, str] = {}
     declared = run.flags["pipeline"] or run.flags["processing_mode"]
     if declared in ("parametrized", "full"):
-        made = find_pipeline(declared)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
+        named, camera = find_pipeline(declared), isp.Camera.from_json(json.dumps(run.folds[0].camera))
+        made = named.metered(run.flags.get("auto") or ())(camera)
         values, units = made.parameters(), {name: facts.unit for name, facts in made.facts.items() if facts.unit}
         for name, facts in made.facts.items():
             shape = np.shape(values[name])
@@ -112,7 +113,8 @@ def _declared(run: RunRecord) -> tuple[_Title, dict[str, np.ndarray], dict[str, 
             names |= zip(places, facts.element_names(name, shape), strict=True)
         # Another run's values are not in this one's folder.
         if not run.flags["processor_uri"] and not run.flags["half_size"]:
-            arrays = {name: np.asarray(value) for name, value in values.items()}
+            # Metering starts from the training images.
+            arrays = {name: np.asarray(value) for name, value in named(camera).parameters().items()}
             starts = {name: array for name, array in arrays.items() if _is_of_all(run, name, array)}
 
     def title(name: str, place: tuple[int, ...]) -> str:

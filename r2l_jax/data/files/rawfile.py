@@ -71,7 +71,8 @@ def read_raw(
             states another pattern than the file. By default, the line goes to stderr.
 
     Returns:
-        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera.
+        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera, or the
+        reference camera to which the known facts bring it.
 
     Raises:
         FileNotFoundError: there is no such file.

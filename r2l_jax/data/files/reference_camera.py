@@ -42,7 +42,7 @@ def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Scales a raw image from the black level and the gains of its own camera to those of a reference camera.
 
     The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
-    image. White is 1 for both. The result is not clipped: where the own camera's gain is greater, it may exceed 1.
+    image. White is 1 for both. The result is clipped to [0, 1]: light that would saturate the reference camera does.
 
     Args:
         raw: the raw image, which starts with a whole tile of the color filter array.
@@ -70,4 +70,4 @@ def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     for row, column in np.ndindex(rows, columns):
         sites = np.s_[row::rows, column::columns]
         result[sites] = raw[sites] * np.float32(scale[row, column]) + np.float32(shift[row, column])
-    return result
+    return np.clip(result, 0, 1)

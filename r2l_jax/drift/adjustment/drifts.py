@@ -169,7 +169,8 @@ def _brought(dataset: RawDataset, run: Run) -> RawDataset:
         raw, target = dataset.read(index)
         return Reference(wanted, run.cameras).scaled(raw, own), target
 
-    recipe = json.dumps([dataset.recipe, wanted.to_json()])
+    cameras = {name: camera.to_json() for name, camera in run.cameras.items()}
+    recipe = json.dumps([dataset.recipe, own.to_json(), wanted.to_json(), cameras])
     return dataclasses.replace(dataset, camera=wanted, read=read, recipe=recipe)
 
 

@@ -21,7 +21,7 @@ from r2l_jax.drift.synthesis.summary import OUTCOMES, PER_CLASS, Numbers
 from r2l_jax.model.processors import Unprocessed, metered_as
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
-from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.training.run import TrainedFold
@@ -74,7 +74,7 @@ class Evaluator:
         others = {pipeline: pipeline(camera_of(first.dataset)) for pipeline in pipelines}
         shared: dict[NamedPipeline | None, Processor] = {}
         processors: list[dict[NamedPipeline | None, Processor]] = [{None: nnx.split(each.processor)} for each in models]
-        if first.config.processing.auto:
+        if metering_of(models[0].processor):
             # Each model meters by its own target.
             for model, own in zip(models, processors, strict=True):
                 own |= {name: nnx.split(metered_as(model.processor, other)) for name, other in others.items()}

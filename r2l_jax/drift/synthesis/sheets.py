@@ -104,7 +104,11 @@ class _Scene:
         }
         pipelines = {recipe.processing.pipeline for recipe in recipes.values()} - {None}
         processors: dict[NamedPipeline | None, Processor] = {
-            pipeline: nnx.split(pipeline(cases.camera_of(self._dataset))) for pipeline in pipelines if pipeline
+            pipeline: nnx.split(
+                pipeline.metered_as(self._own and nnx.merge(*self._own))(cases.camera_of(self._dataset))
+            )
+            for pipeline in pipelines
+            if pipeline
         }
         if self._own is not None:
             processors[None] = self._own

@@ -18,10 +18,10 @@ def moved(pipeline):
     return engine.values(np.random.default_rng(0).uniform(*engine.limits).astype(np.float32))
 
 
-@pytest.mark.parametrize("half_size", [False, True])
+@pytest.mark.parametrize(("half_size", "auto"), [(False, ()), (True, ("white_balance",)), (False, ("exposure",))])
 @pytest.mark.parametrize("name", ["parametrized", "full", "menon2007.unsharp_masking.median_denoising"])
-def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_size):
-    named = find_pipeline(name).half_sized() if half_size else find_pipeline(name)
+def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_size, auto):
+    named = (find_pipeline(name).half_sized() if half_size else find_pipeline(name)).metered(auto)
     pipeline = named(CAMERA)
     values = moved(pipeline)
     file = tmp_path / "my_isp.py"

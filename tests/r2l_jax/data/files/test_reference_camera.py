@@ -24,7 +24,7 @@ def test_processing_up_to_the_gains_sees_no_difference(pattern):
         )
         for camera in (NEAR, FAR)
     )
-    raw = np.random.default_rng(0).uniform(0, 1, (8, 14)).astype(np.float32)
+    raw = np.random.default_rng(0).uniform(0.2, 0.5, (8, 14)).astype(np.float32)
 
     def balanced(raw, camera):
         gains = np.tile(np.array(camera.white_balance)[isp.cfa.tile(pattern)], (8, 14))[:8, :14]
@@ -35,10 +35,13 @@ def test_processing_up_to_the_gains_sees_no_difference(pattern):
     np.testing.assert_array_equal(scaled(raw, own, own), raw)
 
 
-def test_nothing_is_clipped():
-    raw = scaled(np.float32([[1, 0], [0, 0]]), NEAR, FAR)
-    assert raw.min() < 0
-    assert raw.max() == pytest.approx(FAR.black_level[0] + (1 - FAR.black_level[0]) * 2.2 / 1.2)
+def test_light_beyond_the_white_of_the_reference_camera_saturates_it():
+    gain = (1 - FAR.black_level[0]) / (1 - NEAR.black_level[0]) * 2.2 / 1.2
+    almost = NEAR.black_level[0] + (0.999 - FAR.black_level[0]) / gain
+    raw = scaled(np.float32([[almost, 0], [0, 0]]), NEAR, FAR)
+    assert raw[0, 0] == pytest.approx(0.999)
+    assert scaled(np.float32([[almost + 0.01, 0], [0, 0]]), NEAR, FAR)[0, 0] == 1
+    assert raw.min() == 0
 
 
 def test_a_model_of_one_camera_keeps_its_gains():

@@ -317,6 +317,10 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
         atol=1e-6,
     )
     assert under.dataset.camera == brightness.CAMERA
+    # Results of one camera's calibration are not found again for another's.
+    (tmp_path / "other.json").write_text(dataclasses.replace(other, black_level=(0.3,) * 4).to_json())
+    again = drifts.drifted(replace(config, drifted_camera=str(tmp_path / "other.json")), fold, *config.drifts)
+    assert again.dataset.recipe != under.dataset.recipe
     fold.about.shape[:] = 64, 64
     with pytest.raises(InputError, match=r"bright/scene_\d+.tif is 12x12, smaller than the mosaics of the training$"):
         drifts.drifted(config, fold, *config.drifts)
