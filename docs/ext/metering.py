@@ -25,6 +25,7 @@ CASES = {
 }
 GROUPS = {
     "twelve other pipelines": "pipelines",
+    "overexposure, one stop": "overexposure",
     "all drifts of the light": "light",
     "all drifts of the lens": "lens",
     "all drifts of the read-out": "read-out",
