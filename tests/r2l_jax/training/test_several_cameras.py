@@ -114,7 +114,7 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(
     model, tmp_path, trained_on, file, given, one, of_several
 ):
     """Its own black level and, after a training on several cameras, its gains; otherwise, the run's gains apply."""
-    samples = np.random.default_rng(0).integers(6000, 40000, (32, 32)).astype(np.uint16)
+    samples = np.random.default_rng(0).integers(9000, 30000, (32, 32)).astype(np.uint16)
     path = tmp_path / file
     if file.endswith("npy"):
         np.save(path, samples)
