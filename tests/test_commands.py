@@ -24,7 +24,8 @@ _ELSEWHERE = re.compile(r"--data_dir=data\b|--multi_host|--dataset Microscopy |q
 
 
 def name_of(command):
-    return "small" if command.endswith("small.flags") else re.search(r"--run_name=(\w+)", command)[1]
+    named = re.search(r"--run_name=(\w+)", command)
+    return named[1] if named else "small"
 
 
 def stated():

@@ -160,10 +160,11 @@ class RunRecord(NamedTuple):
         defaults, values_apart = flat(TrainConfig()), {leaf.name for leaf in leaves(TrainConfig) if leaf.declared.kind}
         lines = ["python scripts/train.py"]
         for name, value in self.folds[0].flags.items():
-            # In JSON, tuples are lists, which are empty by default.
-            if value in (None, []) or value == defaults.get(name):
+            # In JSON, tuples are lists.
+            default = defaults.get(name)
+            if value is None or value == (list(default) if isinstance(default, tuple) else default):
                 continue
-            value = ",".join(map(str, value)) if isinstance(value, list) else value
+            value = ",".join(map(str, value)) or "none" if isinstance(value, list) else value
             switch = isinstance(value, bool) and name not in values_apart
             text = f"--{'' if value else 'no'}{name}" if switch else shlex.quote(f"--{name}={value}")
             if len(lines[-1]) + len(text) < 78:  # A space is between them, and a backslash after them.

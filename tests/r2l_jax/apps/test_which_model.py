@@ -58,7 +58,7 @@ def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, fold
     dataset, indices = folds[fold].dataset, folds[fold].valid_indices
     files = [str(dataset.files[index][0]) for index in indices]
     output = tmp_path / "p.csv"
-    settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint, "camera": "drone"}
+    settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
     assert predict.main(predict.PredictionConfig(input=tuple(files), output=str(output), **settings)) == 0
     with output.open(newline="") as file:
         found = {row["file"]: row for row in csv.DictReader(file)}
@@ -99,7 +99,7 @@ def group(run, tmp_path_factory):
 def test_a_group_predicts_files_together(group, run, folds, tmp_path, capsys):
     dataset = folds[0].dataset
     files, output = [str(dataset.files[index][0]) for index in range(3)], tmp_path / "p.csv"
-    settings = {"run": str(group), "input": tuple(files), "output": str(output), "camera": "drone"}
+    settings = {"run": str(group), "input": tuple(files), "output": str(output)}
     assert predict.main(predict.PredictionConfig(**settings)) == 0
     assert f"{group}: the best checkpoint of 2 trainings\n" in capsys.readouterr().out
     with output.open(newline="") as file:

@@ -115,7 +115,7 @@ def test_chance_is_a_guess_among_the_classes(tmp_path):
 
 def test_the_command_trains_the_run_again(tmp_path):
     changes = {"lr": 1e-3, "log_model": False, "logdir": "my runs", "half_size": True}
-    changes |= {"iso": [0.05, 1.0], "track": ["processing", "arrays"]}
+    changes |= {"iso": [0.05, 1.0], "track": ["processing", "arrays"], "auto": []}
     folder = report_runs.write_run(tmp_path / "run", **changes)
     (run,) = read_runs([str(folder)])
     values = flags.flags.FlagValues()
@@ -123,7 +123,7 @@ def test_the_command_trains_the_run_again(tmp_path):
     python, script, *arguments = shlex.split(run.command.replace("\\\n", " "))
     assert (python, script) == ("python", "scripts/train.py")
     flags.parse(TrainConfig, "", [script, *arguments], values)
-    lists = {"iso": (0.05, 1.0), "track": ("processing", "arrays"), "auto": ()}
+    lists = {"iso": (0.05, 1.0), "track": ("processing", "arrays"), "auto": (), "camera_augmentation": ()}
     assert flags.flat(flags.read(TrainConfig, values)) == dict(run.flags) | lists
     assert max(map(len, run.command.splitlines())) <= 80
 

@@ -21,6 +21,11 @@ def fold():
     return brightness.fold(dataset, [0, 1, 3], valid)
 
 
+@pytest.fixture(autouse=True)
+def _where_unfinished_work_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def analyze(fold, searches, done):
     analysis = ShotsAnalysis(("model",), 4, searches)
     return analysis, analysis.analyze(fold, done, lambda: False, pathlib.Path("unfinished.npz"))

@@ -25,6 +25,11 @@ SETTINGS = WorstCaseSettings(
 FILE = pathlib.Path("unfinished.npz")
 
 
+@pytest.fixture(autouse=True)
+def _where_unfinished_work_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def fold():
     """A model of which some validation samples are near its limit: brighter, they are lost."""
