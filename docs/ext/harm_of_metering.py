@@ -106,7 +106,7 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
             warmup_epochs=1,
             seed=seed,
             logdir=str(folder),
-            experiment_name=data.name,
+            experiment_name=f"{data.name}_models",
             run_name=f"share_{share:g}/seed_{seed}",
             **({"pipeline": f"{code}:make"} if share else {"auto": ()}),
         )
