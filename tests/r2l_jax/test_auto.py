@@ -1,14 +1,19 @@
 """--auto: metering before the pipeline, in training, evaluation and rendering."""
 
 import dataclasses
+import types
 
 import by_hand
 import jax.numpy as jnp
 import numpy as np
+import own_code
 import pytest
 from absl import flags
 
 import isp
+from r2l_jax.apps.lab.engine import Engine
+from r2l_jax.apps.lab.lab import LEARNED, make_lab
+from r2l_jax.apps.lab.session import Session
 from r2l_jax.config import ProcessingSettings, TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
@@ -148,6 +153,20 @@ def test_another_pipeline_meters_as_each_model_does(fold):
     unset = dataclasses.replace(fold, config=replace(fold.config, auto=()))
     (again,) = Evaluator(8).evaluate([unset], fold.dataset, cases.pipelines([OTHER]))
     assert again[OTHER]["loss"] == pytest.approx(first[OTHER]["loss"], rel=1e-6)
+
+
+def test_the_page_meters_before_other_pipelines_and_saves_the_learned_one(fold, tmp_path):
+    lab = make_lab(str(fold.folder.parent), "best", None, [], None, None)
+    camera, model = fold.dataset.camera, fold.model.processor
+    raws = fold.dataset.samples(fold.valid_indices)[0]
+    expected = isp.metered_like(isp.parametrized(camera), model)
+    np.testing.assert_allclose(lab.pipelines["parametrized"](camera)(raws), expected(raws), atol=1e-6)
+    engine = Engine(model)
+    frame, still = types.SimpleNamespace(camera=camera), np.zeros_like(engine.limits[0])
+    view = types.SimpleNamespace(named=fold, frame=frame, engine=engine, positions=still)
+    chosen = types.SimpleNamespace(_opened=lambda: view, lab=lab, choice=types.SimpleNamespace(pipeline=LEARNED))
+    saved = find_pipeline(own_code.write(tmp_path / "my_isp.py", Session.pipeline_file(chosen)))
+    np.testing.assert_allclose(saved(camera)(raws), model(raws), atol=1e-5)
 
 
 def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
