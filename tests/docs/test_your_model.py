@@ -53,7 +53,7 @@ def test_the_guide_leads_to_a_report(tmp_path, monkeypatch):
         (tmp_path / "photos" / dataset.classes[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(tmp_path / "photos" / dataset.classes[label] / f"{index}.jpg")
     lines = "".join(code_blocks("sh", PAGE)).replace("\\\n", " ").splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         _, script, *arguments = shlex.split(line)
         name = script.removeprefix("scripts/")
@@ -64,6 +64,8 @@ def test_the_guide_leads_to_a_report(tmp_path, monkeypatch):
         for name in ("as_it_is", "learned")
     )
     assert taken["weights"] == learned["weights"]
+    metered = json.loads((tmp_path / "runs/mine/metering/fold_0/metrics.json").read_text())
+    assert (taken["flags"]["auto"], metered["flags"]["auto"]) == ([], ["exposure", "white_balance"])
     assert len(taken["history"]) == 1
     assert np.isfinite(learned["val_loss"])
     assert (tmp_path / "mine.html").stat().st_size > 10_000
