@@ -1,7 +1,7 @@
 """Shows where metering harms: classes that differ in brightness or color alone, scenes of one color, small images.
 
-python docs/ext/harm_of_metering.py <folder> writes docs/results/harm_of_metering.md, in a quarter of an hour on two busy
-cores. The folder gets the raw files and the trained models.
+python docs/ext/harm_of_metering.py <folder> writes docs/results/harm_of_metering.md, in a quarter of an hour on two
+busy cores. The folder gets the raw files and the trained models.
 """
 
 import json
