@@ -47,6 +47,7 @@ class NamedPipeline:
         source: the user's file, if the pipeline comes from one.
         half_size: whether the pipeline turns each block of sites into one pixel, see `half_sized`.
         auto: what it meters first, see `metered`.
+        meter: adds these stages to the pipeline that `make` has made.
     """
 
     name: str
@@ -55,6 +56,7 @@ class NamedPipeline:
     source: Source | None = None
     half_size: bool = False
     auto: tuple[str, ...] = ()
+    meter: Callable[[isp.Pipeline, isp.Camera], isp.Pipeline] | None = None
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -90,15 +92,14 @@ class NamedPipeline:
 
     def metered(self, auto: Sequence[str]) -> "NamedPipeline":
         """Returns the pipeline with the metering that the setting `auto` names, see `isp.metered`."""
-        if not auto:
-            return self
-        return dataclasses.replace(self, make=lambda camera: metered(self(camera), camera, auto), auto=tuple(auto))
+        meter = functools.partial(metered, auto=auto) if auto else None
+        return dataclasses.replace(self, auto=tuple(auto), meter=meter)
 
     def metered_as(self, other: object) -> "NamedPipeline":
-        """Returns the pipeline that meters as another processor does, with its targets, see `isp.metered_like`."""
+        """Returns the pipeline with the metering of another processor, if it has any, see `isp.metered_like`."""
         if not isinstance(other, isp.Pipeline) or not (auto := metering_of(other)):
             return self
-        return dataclasses.replace(self, make=lambda camera: isp.metered_like(self(camera), other), auto=auto)
+        return dataclasses.replace(self, auto=auto, meter=lambda pipeline, _: isp.metered_like(pipeline, other))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity
@@ -115,11 +116,13 @@ class NamedPipeline:
         """
         if self.source is None:
             try:
-                return self.make(camera)
+                pipeline = self.make(camera)
             except ValueError as error:  # An algorithm does not take the camera's pattern.
                 raise InputError(f"{self.name}: {error}") from None
-        graphdef, state = _make_once(self, camera)
-        return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
+        else:
+            graphdef, state = _make_once(self, camera)
+            pipeline = nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
+        return pipeline if self.meter is None else self.meter(pipeline, camera)
 
     def check(self, camera: isp.Camera, height: int, width: int) -> None:
         """Raises an InputError if the pipeline of a user's file does not make an image from a mosaic of this size."""
@@ -222,7 +225,7 @@ def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
     Raises:
         InputError: the pipeline has no stage `demosaic`, or one with parameters.
     """
-    pipeline = dataclasses.replace(named, half_size=False)(camera)
+    pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
     demosaic = next((stage for stage in pipeline.stages if stage.name == "demosaic"), None)
     if demosaic is None or demosaic.parameters:
         reason = "no such stage" if demosaic is None else f"one with parameters, {', '.join(demosaic.parameters)}"

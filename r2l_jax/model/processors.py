@@ -136,11 +136,6 @@ class Unprocessed(nnx.Module):
 Processor = isp.Pipeline | NeuralProcessor | Unprocessed
 
 
-def metered_as(processor: Processor, pipeline: isp.Pipeline) -> isp.Pipeline:
-    """Returns a pipeline that takes the place of a processor, and meters as the processor does."""
-    return isp.metered_like(pipeline, processor) if isinstance(processor, isp.Pipeline) else pipeline
-
-
 def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
     """Makes a processor that turns each 2x2 tile of a camera's mosaic into one RGB pixel.
 

@@ -291,7 +291,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
         raise InputError(f"--{leaf.name} is required: {leaf.declared.help}")
     if typing.get_origin(leaf.type) is not tuple or value is None:
         return value
-    value = [] if value == ["none"] else value
+    value = [] if value == ["none"] and leaf.declared.each is not None else value
     value = _switched(value, leaf, {name: values[name].value for name in leaf.declared.switches})
     if leaf.declared.kind == "repeated":
         value = [one for several in value for one in several.split(",")]

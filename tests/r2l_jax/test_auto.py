@@ -18,7 +18,6 @@ from r2l_jax.config import ProcessingSettings, TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.model.processors import metered_as
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime import named_code
@@ -137,7 +136,7 @@ def test_less_light_leaves_a_metering_model_as_it_is(fold):
     assert abs(plain(half) - plain(raws)).mean() > 0.1
 
 
-def test_another_pipeline_meters_as_each_model_does(fold):
+def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
     brighter = fold.model.processor.with_values({"exposure_target": 0.2})
     model = type(fold.model)(brighter, fold.model.normalizer, fold.model.head)
     other = dataclasses.replace(fold, load_model=lambda: model)
@@ -148,7 +147,13 @@ def test_another_pipeline_meters_as_each_model_does(fold):
         assert each[OTHER]["loss"] == pytest.approx(loss, rel=1e-4)
         np.testing.assert_array_equal(each[OTHER]["confusion"], confusion)
     assert first[OTHER]["loss"] != pytest.approx(second[OTHER]["loss"], rel=1e-2)
-    assert metered_as(brighter, static).stage_names[:2] == ("auto_white_balance", "auto_exposure")
+    # A pipeline of a file is made once for a camera, but not with the metering of another model.
+    (tmp_path / "plain.py").write_text("import isp\n\nmake = isp.parametrized\n")
+    named_code.name(f"{tmp_path}/plain.py:make")
+    named = find_pipeline(f"{tmp_path}/plain.py:make")
+    for processor in (fold.model.processor, brighter):
+        target = named.metered_as(processor)(fold.dataset.camera).parameters()["exposure_target"]
+        assert target == processor.exposure_target[...]
     # What counts are the stages: a pipeline of one's own may meter without the setting.
     unset = dataclasses.replace(fold, config=replace(fold.config, auto=()))
     (again,) = Evaluator(8).evaluate([unset], fold.dataset, cases.pipelines([OTHER]))
@@ -172,7 +177,7 @@ def test_the_page_meters_before_other_pipelines_and_saves_the_learned_one(fold, 
 def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
     model, unset = fold.model, dataclasses.replace(fold, config=replace(fold.config, auto=()))
     other = find_pipeline(OTHER)
-    processor = metered_as(model.processor, other(fold.dataset.camera))
+    processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)
     mended.write(tmp_path / "fold_0", unset, adapted, other, {}, 0.5)
     raws = jnp.asarray(fold.dataset.samples(fold.valid_indices)[0])

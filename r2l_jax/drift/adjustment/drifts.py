@@ -18,7 +18,6 @@ from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
-from r2l_jax.model.processors import metered_as
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
@@ -116,7 +115,7 @@ def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
     pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
         return fold.model
-    other = metered_as(fold.model.processor, pipeline(cases.camera_of(fold.dataset)))
+    other = pipeline.metered_as(fold.model.processor)(cases.camera_of(fold.dataset))
     return RawToLogit(other, fold.model.normalizer, fold.model.head)
 
 

@@ -18,7 +18,7 @@ from r2l_jax.drift.cases import OWN, Case, camera_of
 from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
 from r2l_jax.drift.synthesis.summary import OUTCOMES, PER_CLASS, Numbers
-from r2l_jax.model.processors import Unprocessed, metered_as
+from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.pipelines import NamedPipeline, metering_of
@@ -71,15 +71,16 @@ class Evaluator:
         first, models = folds[0], [fold.model for fold in folds]
         task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
-        others = {pipeline: pipeline(camera_of(first.dataset)) for pipeline in pipelines}
         shared: dict[NamedPipeline | None, Processor] = {}
         processors: list[dict[NamedPipeline | None, Processor]] = [{None: nnx.split(each.processor)} for each in models]
         if metering_of(models[0].processor):
             # Each model meters by its own target.
             for model, own in zip(models, processors, strict=True):
-                own |= {name: nnx.split(metered_as(model.processor, other)) for name, other in others.items()}
+                own |= {
+                    each: nnx.split(each.metered_as(model.processor)(camera_of(first.dataset))) for each in pipelines
+                }
         else:
-            shared |= {name: nnx.split(other) for name, other in others.items()}
+            shared |= {each: nnx.split(each(camera_of(first.dataset))) for each in pipelines}
         heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
         zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}
