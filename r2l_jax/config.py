@@ -38,7 +38,7 @@ HALF_SIZE_MODES = ("neural_network", "none")
 # What the stages before a pipeline can meter.
 AUTO = ("exposure", "white_balance")
 
-# What changes when training takes raw images again, see `model.camera_augmentation`.
+# The purposes of camera augmentation, see `model.camera_augmentation`.
 PURPOSES = ("light", "optics", "readout")
 
 # The flags of --processing_mode=static, named as in the published program: the step whose algorithm each chooses, and

@@ -43,7 +43,7 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     """Describes the mosaics that the model takes: the samples of a file, divided by its white level.
 
     There is a `white_level` if a camera stated one. Otherwise it is the file's own, or the range of its samples. After
-    a training on several cameras, there are the gains to which those of another camera's mosaics are brought.
+    a training on several cameras, `white_balance` has the gains of the reference camera, to which mosaics are scaled.
     """
     white_level = model.about.white_level or camera.white_level
     return {

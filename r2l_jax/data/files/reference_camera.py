@@ -1,7 +1,7 @@
 """Raw images of several cameras as one of them, the reference camera, would have taken them.
 
-Levels and gains are brought to those of the reference camera when a file is read, so that whatever comes afterwards
-knows a single camera. The color matrix is the reference camera's for all.
+When a file is read, its levels and gains are scaled to those of the reference camera. Everything after that sees a
+single camera, with the color matrix of the reference camera.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Reference:
 
 
 def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
-    """Scales a raw image from the black level and the gains of its own camera to those of a reference camera.
+    """Scales a raw image to the black level and the gains of a reference camera.
 
     The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
     image. White is 1 for both. The result is clipped to [0, 1]: light that would saturate the reference camera does.

@@ -101,7 +101,7 @@ class _Adaptation:
             self._raws, _ = on_every_process(lambda: under.dataset.samples(under.unlabeled))
 
     def replaced(self) -> RawToLogit:
-        """Replaces the model's statistics by those of the unlabeled images."""
+        """Replaces the model's statistics with those of the unlabeled images."""
         return replaced(self._under.model, self._raws, self._fold.task)
 
     def mend(self, pipeline: isp.Pipeline) -> Mended:

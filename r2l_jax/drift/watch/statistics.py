@@ -35,7 +35,7 @@ _GRID = 32
 # The height and width of the small image whose gradient is a statistic.
 _SMALL = 16
 
-# The statistics of a mosaic. The first two lines are those of `_color_statistics`, in its order.
+# The statistics of a mosaic. `_color_statistics` computes those of the first two lines, in this order.
 MOSAIC = (
     *(f"{percent}% of {color}" for color in _COLORS for percent in _PERCENTS),
     *(f"{name} of {color}" for name in ("mean", "variance", "noise", "gradient") for color in _COLORS),

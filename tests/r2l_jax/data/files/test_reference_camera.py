@@ -13,7 +13,7 @@ X_TRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 
 @pytest.mark.parametrize("pattern", ["RGGB", "GRBG", X_TRANS, "MONO"])
 def test_processing_up_to_the_gains_sees_no_difference(pattern):
-    """Of a mosaic that holds no whole number of tiles, too."""
+    """The sides of the mosaic are not multiples of all tiles."""
     count = isp.cfa.black_level_shape(pattern)[0]
     own, reference = (
         isp.Camera(
