@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from isp._engine import planes
-from isp._engine.checks import check_image
+from isp._kernels import planes
+from isp._kernels.checks import check_image
 
 # The colors of a 2x2 tile in the order (0, 0), (0, 1), (1, 0), (1, 1), which is called CFA order.
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")

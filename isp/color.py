@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import curves, planes, xla
-from isp._engine.checks import Scalar, check_image
+from isp._kernels import curves, planes, xla
+from isp._kernels.checks import Scalar, check_image
 
 #: The matrix `(3, 3)` from RGB to luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are
 #: exactly zero. Hence the first column of the inverse is ones, and adding to Y adds the same to R, G and B.

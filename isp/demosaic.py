@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import menon, padding, stencil, turns
+from isp._kernels import menon, padding, stencil, turns
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -144,7 +144,7 @@ def menon2007(
     and a posteriori decision", IEEE Transactions on Image Processing 16(1) (2007).
 
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. That
-    function's chain of masked interpolations is multiplied out here to a few filters (`isp._engine.menon`).
+    function's chain of masked interpolations is multiplied out here to a few filters.
 
     The decisions are piecewise constant, so only the interpolations have a gradient.
 
@@ -171,7 +171,8 @@ def menon2007(
                [0.8, 0.8, 0.8]], dtype=float32)
     """
     _check(raw, pattern)
-    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, pattern, refine), None, raw, menon.REACH)
+    tile = cfa.tile(pattern)
+    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, tile, refine), None, raw, menon.REACH)
 
 
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import color
-from isp._engine import checks, gaussian, padding, stencil, total_variation, xla
-from isp._engine.bilateral import bilateral_filter
-from isp._engine.checks import Scalar, check_image
-from isp._engine.median import window_median
+from isp._kernels import checks, gaussian, padding, stencil, total_variation, xla
+from isp._kernels.bilateral import bilateral_filter
+from isp._kernels.checks import Scalar, check_image
+from isp._kernels.median import window_median
 from isp.filter import gaussian_filter
 
 # Patches at a greater distance have no weight in scikit-image.

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import gaussian
-from isp._engine.checks import Scalar, check_image
-from isp._engine.stencil import correlate, total
-from isp._engine.xla import apart, pointwise
+from isp._kernels import gaussian
+from isp._kernels.checks import Scalar, check_image
+from isp._kernels.stencil import correlate, total
+from isp._kernels.xla import apart, pointwise
 
 __all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "pointwise", "total"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine.checks import Scalar
+from isp._kernels.checks import Scalar
 from isp.parameter import LARGEST_FACTOR
 
 # The least side of a zone, in pixels.

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp._engine.checks import is_traced
+from isp._kernels.checks import is_traced
 
 # The largest factor by which a parameter on a log scale may move. The light intensities that were measured in the study
 # of Oala et al. (TMLR 2023) differ by a factor of a hundred.

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import lowering
-from isp._engine.xla import plain, plain_for
+from isp._fusion import lowering
+from isp._kernels.xla import plain, plain_for
 from isp.parameter import Parameter
 from isp.stage import Stage
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from isp import cfa, demosaic, denoise, sharpen, stages
-from isp._engine import steps
+from isp._fusion import steps
 from isp.camera import WEIGHTS, Camera
 from isp.cfa import COLORS
 from isp.filter import gaussian_kernel

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import neighbors, turns
-from isp._engine.checks import Scalar, check_positive
+from isp._kernels import neighbors, turns
+from isp._kernels.checks import Scalar, check_positive
 
 
 def defects(

@@ -21,8 +21,8 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
-from isp._engine.checks import is_traced
-from isp._engine.planes import squared_radii
+from isp._kernels.checks import is_traced
+from isp._kernels.planes import squared_radii
 from isp.camera import Camera
 from isp.sensor import expose_again, from_light, noise_of, site_light
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import planes
-from isp._engine.checks import check_image
+from isp._kernels import planes
+from isp._kernels.checks import check_image
 
 
 @jax.jit(static_argnames="pattern")

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isp import color
-from isp._engine import gaussian, stencil
-from isp._engine.checks import Scalar, gaussian_size
+from isp._kernels import gaussian, stencil
+from isp._kernels.checks import Scalar, gaussian_size
 
 # Adds the negative Laplacian of the four neighbors.
 SHARPENING_KERNEL = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)

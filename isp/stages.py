@@ -18,7 +18,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from isp import cfa, color, demosaic, denoise, metering, repair, shading, sharpen, tone
-from isp._engine import checks, steps
+from isp._fusion import steps
+from isp._kernels import checks
 from isp.camera import Camera
 from isp.cfa import COLORS
 from isp.parameter import Parameter

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import curves, planes, stencil, xla
-from isp._engine.checks import Scalar, check_image, check_positive, check_size
+from isp._kernels import curves, planes, stencil, xla
+from isp._kernels.checks import Scalar, check_image, check_positive, check_size
 
 # The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
 LUMINANCE = (0.2126, 0.7152, 0.0722)

@@ -10,7 +10,7 @@ import variants
 from scipy import ndimage
 
 from isp import cfa, demosaic
-from isp._engine import turns
+from isp._kernels import turns
 
 METHODS = {
     "bilinear": demosaic.bilinear,

@@ -7,7 +7,8 @@ import pytest
 
 import isp
 from isp import cfa, metering
-from isp._engine import lowering, xla
+from isp._fusion import lowering
+from isp._kernels import xla
 
 BLACK = 0.0625
 KNOWN = {"black_level": (BLACK,) * 4}

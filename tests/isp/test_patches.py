@@ -11,7 +11,8 @@ import pytest
 
 import isp
 from isp import pipeline
-from isp._engine import lowering, turns
+from isp._fusion import lowering
+from isp._kernels import turns
 
 DRONE = isp.CAMERAS["drone"]
 LEVELS = (0.06, 0.05, 0.07)

@@ -11,7 +11,7 @@ from flax import nnx
 
 import isp
 from isp import cfa, pipeline
-from isp._engine import xla
+from isp._kernels import xla
 
 # Results of the published PyTorch pipeline (aiaudit-org/raw2logit) in float64: the image, every stage, every gradient.
 # The cases are two cameras, and one of them with every parameter moved at random.

@@ -5,7 +5,7 @@ import pytest
 import variants
 
 from isp import cfa, repair
-from isp._engine import neighbors, turns
+from isp._kernels import neighbors, turns
 
 RNG = np.random.default_rng(0)
 RAW = RNG.random((2, 8, 10), np.float32)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from jaxtyping import Array
 
 from isp import cfa, color, demosaic, denoise, repair, sharpen, tone
-from isp._engine import menon, neighbors, steps, turns
+from isp._fusion import steps
+from isp._kernels import menon, neighbors, turns
 from isp.stage import DISTANCE, Stage
 
 # Patches of an image start at multiples of this, and thus with whole tiles of all color filter arrays of real sensors.

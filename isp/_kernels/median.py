@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from isp._engine import padding, stencil, xla
-from isp._engine.xla import with_gradient
+from isp._kernels import padding, stencil, xla
+from isp._kernels.xla import with_gradient
 
 
 def window_median(plane: Array, size: int) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine.xla import is_fast_on_cpu
+from isp._kernels.xla import is_fast_on_cpu
 
 # Coefficients of polynomials, the lowest first: of log2(1 + x) / x for 1 + x from sqrt(1/2) to sqrt(2), and of 2^x for
 # x from -1/2 to 1/2. Their relative errors are at most 3e-8 and 2e-9. They are fitted by least squares, with weights

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import powers, stencil, xla
-from isp._engine.checks import Scalar
-from isp._engine.xla import with_gradient
+from isp._kernels import powers, stencil, xla
+from isp._kernels.checks import Scalar
+from isp._kernels.xla import with_gradient
 
 # The luma of an image, and the luma that replaces it.
 Lumas = tuple[Array, Array]

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from isp._engine import padding, stencil, xla
-from isp._engine.median import sort_arrays
-from isp._engine.xla import is_plain, with_gradient
+from isp._kernels import padding, stencil, xla
+from isp._kernels.median import sort_arrays
+from isp._kernels.xla import is_plain, with_gradient
 
 # Places of a site's neighbors relative to the site, in rows and columns.
 Offsets = tuple[tuple[int, int], ...]

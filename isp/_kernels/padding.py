@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from isp._engine.xla import apart_with, is_fast_on_cpu, is_plain
+from isp._kernels.xla import apart_with, is_fast_on_cpu, is_plain
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from isp._engine import stencil
-from isp._engine.checks import Scalar
-from isp._engine.xla import is_plain, with_gradient
+from isp._kernels import stencil
+from isp._kernels.checks import Scalar
+from isp._kernels.xla import is_plain, with_gradient
 
 
 def smooth(plane: Array, sigma: Scalar, size: int) -> Array:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._engine.iterate import iterate
+from isp._kernels.iterate import iterate
 
 MATRIX = jnp.array([[0.6, 0.3], [-0.2, 0.7]])
 STATE = (jnp.array([1.0, -2.0]), jnp.zeros(()))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from isp._engine.checks import Scalar, check_image
-from isp._engine.iterate import iterate
-from isp._engine.xla import apart, apart_with, is_plain
+from isp._kernels.checks import Scalar, check_image
+from isp._kernels.iterate import iterate
+from isp._kernels.xla import apart, apart_with, is_plain
 
 # The dual field of `chambolle` (rows, columns) and the image that belongs to it.
 ChambolleState = tuple[tuple[Array, Array], Array]

@@ -4,9 +4,9 @@ A stencil is a weighted sum of shifted copies of its input. On a GPU it is writt
 does the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
-  `isp._engine.padding` makes it.
+  `isp._kernels.padding` makes it.
 - Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
-  nine times for a 3x3 stencil. So each is a unit of its own (`isp._engine.xla`).
+  nine times for a 3x3 stencil. So each is a unit of its own (`isp._kernels.xla`).
 - Weights must not change along a row. Where they depend on the site of a mosaic's tile, each site is computed by itself
   from every second column, and `woven` puts the sites in their places in the same pass.
 """
@@ -21,8 +21,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine.padding import Border, Padded, extended, pad, unpad, window
-from isp._engine.xla import apart, apart_with, is_plain, with_gradient
+from isp._kernels.padding import Border, Padded, extended, pad, unpad, window
+from isp._kernels.xla import apart, apart_with, is_plain, with_gradient
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]

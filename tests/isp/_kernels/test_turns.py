@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._engine import turns
+from isp._kernels import turns
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from isp._engine.xla import is_fast_on_cpu, with_gradient
+from isp._kernels.xla import is_fast_on_cpu, with_gradient
 
 State = PyTree[Float[Array, "..."]]
 Parameters = PyTree[Float[Array, "..."]]

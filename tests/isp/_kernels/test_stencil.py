@@ -5,7 +5,7 @@ import pytest
 import variants
 from scipy import ndimage
 
-from isp._engine import stencil
+from isp._kernels import stencil
 
 SCIPY_MODES = {"zero": "constant", "mirror": "mirror", "symmetric": "reflect"}
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._engine import padding, xla
+from isp._kernels import padding, xla
 
 NUMPY_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 

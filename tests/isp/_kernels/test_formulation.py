@@ -7,8 +7,8 @@ import pytest
 import variants
 
 import isp
-from isp._engine import stencil, xla
-from isp._engine.xla import is_plain
+from isp._kernels import stencil, xla
+from isp._kernels.xla import is_plain
 
 CAMERA = isp.CAMERAS["drone"]
 XTRANS = dataclasses.replace(

@@ -5,7 +5,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine import xla
+from isp._kernels import xla
 
 
 def split(rgb: Array) -> tuple[Array, Array, Array]:

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array
 
 from isp import cfa, color, demosaic
-from isp._engine import curves, planes, stencil
-from isp._engine.checks import check_image
-from isp._engine.xla import is_plain, with_gradient
+from isp._kernels import curves, planes, stencil
+from isp._kernels.checks import check_image
+from isp._kernels.xla import is_plain, with_gradient
 
 
 def spread_above_black(raw: Array, black_level: Array, pattern: str) -> Array:

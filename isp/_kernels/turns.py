@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isp._engine.xla import is_fast_on_cpu, with_gradient
+from isp._kernels.xla import is_fast_on_cpu, with_gradient
 
 # Maps parameters and images `(batch, H, W, ...)` to images of the same height and width.
 Local = Callable[[PyTree, Array], Array]

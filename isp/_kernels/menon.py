@@ -26,9 +26,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from isp import cfa
-from isp._engine import padding, stencil
-from isp._engine.xla import apart, apart_with, with_gradient
+from isp._kernels import padding, stencil
+from isp._kernels.xla import apart, apart_with, with_gradient
 
 # How many rows or columns away a site can influence the result.
 REACH = 8
@@ -36,30 +35,34 @@ REACH = 8
 # A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
 
+# The channels of the tile as nested tuples, which can be hashed.
+Colors = tuple[tuple[int, ...], ...]
+
 # Row and column of a site in the tile; and for each site a plane `(batch, H / 2, W / 2)` of its values in all tiles.
 Site = tuple[int, int]
 Planes = Mapping[Site, Array]
 
 
 def demosaic(
-    raw: Float[Array, "*batch height width"], pattern: str, refine: bool
+    raw: Float[Array, "*batch height width"], tile: np.ndarray, refine: bool
 ) -> Float[Array, "*batch height width 3"]:
-    """Demosaics a mosaic; see `isp.demosaic.menon2007`."""
-    return _demosaic(raw.reshape(-1, *raw.shape[-2:]), pattern, refine).reshape(*raw.shape, 3)
+    """Demosaics a mosaic with the channels of a Bayer tile; see `isp.demosaic.menon2007`."""
+    colors = tuple(map(tuple, tile.tolist()))
+    return _demosaic(raw.reshape(-1, *raw.shape[-2:]), colors, refine).reshape(*raw.shape, 3)
 
 
-def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
-    return _forward(raw, pattern, refine)[0]
+def _interpolate(raw: Array, colors: Colors, refine: bool) -> Array:
+    return _forward(raw, colors, refine)[0]
 
 
-def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
+def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
     """Returns the image, and whether each red or blue site was decided along its row.
 
     Planes of intermediate results have a margin: the tiles beyond the border that later filters read. Filtering a
     mirrored mosaic gives mirrored results there. Only the decisions differ, so they are mirrored afterwards.
     """
     size = raw.shape[1] // 2, raw.shape[2] // 2
-    colored, red_rows = _tile(pattern)
+    colored, red_rows = _tile(colors)
     sites = [site for site in np.ndindex(2, 2) if colored[site]]
 
     def interpolate(mosaic: padding.Padded) -> tuple[Planes, Planes]:
@@ -124,7 +127,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
     return image, stencil.woven([[decided.get((y, x), nowhere) for x in range(2)] for y in range(2)])
 
 
-def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
+def _backward(colors: Colors, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
     """Applies the transposed filters in reverse order.
 
     A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half, because
@@ -133,7 +136,7 @@ def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) ->
     came from.
     """
     height, width = horizontal.shape[-2:]
-    colored, red_rows = _tile(pattern)
+    colored, red_rows = _tile(colors)
     row_weights, col_weights = (np.ones(size, gradient.dtype) for size in (height, width))
     row_weights[[0, -1]] = col_weights[[0, -1]] = 0.5
     row_weights = row_weights[:, None]
@@ -172,10 +175,10 @@ def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) ->
 _demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 2))
 
 
-def _tile(pattern: str) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:
+def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:
     """Tells which sites of the tile are red or blue, and which of its rows have red."""
-    colors = cfa.tile(pattern)
-    return colors != 1, (colors == 0).any(1, keepdims=True)
+    tile = np.array(colors)
+    return tile != 1, (tile == 0).any(1, keepdims=True)
 
 
 def _by_site(tile: Bool[np.ndarray, "2 _"], x: Array, y: ArrayLike) -> Array:

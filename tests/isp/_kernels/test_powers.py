@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._engine import powers, xla
+from isp._kernels import powers, xla
 
 # Numbers of all sizes, about as many from each power of two to the next.
 NUMBERS = np.exp2(np.random.default_rng(0).uniform(-125, 127, 200_000)).astype(np.float32)

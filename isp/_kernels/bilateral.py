@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import padding, stencil, xla
-from isp._engine.checks import Scalar, check_image
-from isp._engine.xla import with_gradient
+from isp._kernels import padding, stencil, xla
+from isp._kernels.checks import Scalar, check_image
+from isp._kernels.xla import with_gradient
 
 # Width of a bin of color distances, and the distance between the values that neighboring bins stand for.
 Rounding = tuple[Array, Array]

@@ -1,1 +1,0 @@
-"""Private machinery of `isp`: argument checks, fast stencils, and the inner parts of the larger algorithms."""
