@@ -8,7 +8,6 @@
 - `timm:<name>`: a frozen classifier of the package timm.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -44,7 +42,7 @@ class NamedHead:
 
     Attributes:
         name: the name as the user wrote it.
-        make: makes the head; its arguments, by their names, are some of `classes` and `rngs`.
+        make: makes the head, from arguments that are some of `classes` and `rngs`.
         identity: the head's name and everything that distinguishes it from others of this name.
         source: the user's file, if the head comes from one.
         groups: the numbers of the outputs that stand for each class; None if the outputs are the classes.
@@ -63,15 +61,7 @@ class NamedHead:
         return hash(self.identity)
 
     def __call__(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the head.
-
-        Args:
-            classes: the number of logits, for each image or for each pixel.
-            rngs: draw the weights.
-
-        Raises:
-            InputError: the function raises, or returns something else.
-        """
+        """Makes the head, of so many logits for each image or for each pixel."""
         return self.frozen(classes) or self._made(classes, rngs)
 
     def frozen(self, classes: int) -> NormalizedHead | None:
@@ -110,8 +100,7 @@ class NamedHead:
         offered = {"rngs": rngs} if self.groups else {"classes": classes, "rngs": rngs}
         arguments = {name: value for name, value in offered.items() if name in known}
         try:
-            with _drawn_by_a_seed():
-                made = self.make(**arguments)
+            made = self.make(**arguments)
         except InputError as error:
             raise InputError(f"{named}: {error}") from None
         except (Exception, SystemExit) as error:
@@ -170,13 +159,7 @@ class Chosen(nnx.Module):
 def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead | None:
     """Finds the head that the settings name; None for the known networks. Runs a user's file, as `find_pipeline` does.
 
-    Args:
-        network: the settings.
-        classes: the names of the data's classes, or of the object to segment.
-
-    Raises:
-        InputError: the file has not been named, cannot be read, raises, or lacks the function; or the package timm is
-            not installed, or has no such network.
+    `classes` are the names of the data's classes, or of the object to segment.
     """
     name = network.classifier_network
     if not network.has_own_head:
@@ -184,7 +167,7 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     if name.startswith(_TIMM):
         head = _of_timm(name, network.pretrained_weights)
     elif name.endswith(".onnx"):
-        head = _of_onnx(name)
+        head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", _hash_of(name, f"{_FLAG}={name}")))
     else:
         source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --code of others")
         head = NamedHead(name, make, source.identity, source)
@@ -207,64 +190,30 @@ def _made_once(named: NamedHead, classes: int) -> nnx.Module:
     return made[0]
 
 
-@contextlib.contextmanager
-def _drawn_by_a_seed():
-    """Lets PyTorch draw the same random weights each time, so that a run finds its head again."""
-    if "torch" not in sys.modules:
-        yield
-        return
-    torch = import_torch()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def _of_onnx(name: str) -> NamedHead:
-    try:
-        content = hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{_FLAG}={name}: {error.strerror}") from None
-    return NamedHead(name, functools.partial(from_onnx, name), ("onnx", content))
-
-
 def _of_timm(name: str, weights: str | None) -> NamedHead:
-    timm = _import_timm()
-    network = name.removeprefix(_TIMM)
-    if not timm.is_model(network):
-        near = ", ".join(timm.list_models(f"*{network[:6]}*")[:5])
-        raise InputError(f"{_FLAG}={name}: timm has no network {network!r}{near and f'; it has {near}, ...'}")
-    if weights is None:
-        return NamedHead(name, functools.partial(_timm_head, network), (name,))
+    content = () if weights is None else (_hash_of(weights, f"--pretrained_weights={weights}"),)
+    return NamedHead(name, functools.partial(_timm_head, name.removeprefix(_TIMM), weights), (name, *content))
+
+
+def _hash_of(file: str, where: str) -> str:
     try:
-        content = hashlib.sha256(pathlib.Path(weights).read_bytes()).hexdigest()
+        return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
     except OSError as error:
-        raise InputError(f"--pretrained_weights={weights}: {error.strerror}") from None
-    return NamedHead(name, functools.partial(_timm_head, network, weights), (name, content))
+        raise InputError(f"{where}: {error.strerror}") from None
 
 
-def _import_timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError:
-        raise InputError(f"{_FLAG}={_TIMM}<name> needs the package timm: pip install 'r2l_jax[timm]'") from None
-
-
-def _timm_head(network: str, weights: str | None = None) -> NormalizedHead:
+def _timm_head(network: str, weights: str | None) -> NormalizedHead:
     """Makes a frozen head of a network of timm, with the normalization and size of its training."""
-    timm = _import_timm()
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise InputError("it needs the package timm: pip install 'r2l_jax[timm]'") from None
     if weights is None:
         module = timm.create_model(network, pretrained=True)
     else:
-        where = f"--pretrained_weights={weights}"
-        try:
-            state = importlib.import_module("safetensors.torch").load_file(weights)
-            classifier = timm.get_pretrained_cfg(network).classifier
-            module = timm.create_model(network, num_classes=len(state[f"{classifier}.weight"]))
-            module.load_state_dict(state)
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{where} is not a safetensors file that can be read: {error}") from None
-        except (KeyError, RuntimeError) as error:
-            reason = named_code.in_one_line(error)
-            raise InputError(f"{where} does not hold the weights of timm's {network}: {reason}") from None
+        state = importlib.import_module("safetensors.torch").load_file(weights)
+        classifier = timm.get_pretrained_cfg(network).classifier
+        module = timm.create_model(network, num_classes=len(state[f"{classifier}.weight"]))
+        module.load_state_dict(state)
     about = timm.data.resolve_model_data_config(module)
     return from_torch(module.eval(), about["mean"], about["std"], tuple(about["input_size"][1:]))

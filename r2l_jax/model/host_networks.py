@@ -6,11 +6,11 @@ run together, reach the network in one call. On a GPU, images pass through the m
 
 import abc
 import collections
+import functools
 import hashlib
 import importlib
 import logging
 import pathlib
-import threading
 import warnings
 from typing import Any
 
@@ -25,9 +25,6 @@ from r2l_jax.runtime.startup import let_callbacks_read
 
 # JAX would also log the traceback of each error that a network raises.
 logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
-
-# So many results of a network are kept for their gradients: one for each device of this process.
-_KEPT = 8
 
 
 class HostNetwork(abc.ABC):
@@ -52,11 +49,7 @@ class HostNetwork(abc.ABC):
 
     @abc.abstractmethod
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits `(N, C, ...)` of images of a shape `(N, 3, H, W)`.
-
-        Raises:
-            InputError: the network does not take such images, or does not return logits for them.
-        """
+        """Returns the shape of the logits `(N, C, ...)` of images of a shape `(N, 3, H, W)`."""
 
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -143,8 +136,8 @@ class TorchNetwork(HostNetwork):
         self._place = {"device": first.device, "dtype": first.dtype}
         self.identity = _hash(module)
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._kept: collections.deque = collections.deque(maxlen=_KEPT)
-        self._lock = threading.Lock()
+        # The images and the logits of the latest call whose gradient was asked for.
+        self._kept: collections.deque = collections.deque(maxlen=1)
 
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the logits of images of a shape, by a trial with a single black image."""
@@ -170,32 +163,22 @@ class TorchNetwork(HostNetwork):
                 f"{name} returns logits without a gradient for its images: something in its forward stops it, such as "
                 "torch.no_grad, detach or numpy"
             )
-        with self._lock:
-            self._kept.append((leaf, logits))
+        self._kept.append((leaf, logits))
         return _array(logits)
 
     def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the gradient of the logits' product with a cotangent, for the images."""
         torch, wanted = import_torch(), _tensor(images)
-        leaf, logits = self._taken(wanted) or (None, None)
-        if leaf is None:
+        try:
+            leaf, logits = self._kept.pop()
+        except IndexError:
+            leaf = logits = None
+        if leaf is None or leaf.shape != wanted.shape or not torch.equal(leaf, wanted):
             leaf = wanted.clone().requires_grad_(True)
             with torch.enable_grad():
                 logits = self._computed(leaf)
         (gradient,) = torch.autograd.grad(logits, leaf, _tensor(cotangent), allow_unused=True)
         return np.zeros(leaf.shape, np.float32) if gradient is None else _array(gradient)
-
-    def _taken(self, images: Any) -> tuple[Any, Any] | None:
-        """Takes the kept logits of these images, if there are any, out of those that are kept."""
-        equal = import_torch().equal
-        with self._lock:
-            for place in reversed(range(len(self._kept))):
-                if self._kept[place][0].shape == images.shape and equal(self._kept[place][0], images):
-                    found = self._kept[place]
-                    # Earlier ones are of calls whose gradient was not asked for.
-                    self._kept.clear()
-                    return found
-        return None
 
     def _computed(self, images: Any) -> Any:
         """Computes the logits of a tensor, as a tensor of float32 on the CPU."""
@@ -218,11 +201,7 @@ class TorchNetwork(HostNetwork):
 
 
 def import_torch() -> Any:
-    """Imports PyTorch.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Imports PyTorch, or raises an InputError that names the package."""
     try:
         return importlib.import_module("torch")
     except ImportError:
@@ -258,40 +237,20 @@ def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) 
     return jax.pure_callback(folded, result, images, *others, vmap_method="broadcast_all")
 
 
-def _logits_forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
-    if not isinstance(network, TorchNetwork):
-        raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
-    return _kept_logits(network, images), images
-
-
-def _logits_backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
-    return (_gradient(network, images, cotangent),)
-
-
-def _refuse(network: TorchNetwork, *arguments: Any) -> Any:
-    raise InputError(f"a head of {network.kind} has first derivatives for its images, and no second ones")
-
-
-def _plain(network: HostNetwork, images: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
+    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
     return _call(network.logits, network.shape(images.shape), images)
 
 
-def _with_graph(network: TorchNetwork, images: Array) -> Array:
-    return _call(network.kept_logits, network.shape(images.shape), images)
+def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
+    if not isinstance(network, TorchNetwork):
+        raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
+    return _call(network.kept_logits, network.shape(images.shape), images), images
 
 
-def _pulled_back(network: TorchNetwork, images: Array, cotangent: Array) -> Array:
-    return _call(network.gradient, images.shape, images, cotangent)
+def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
+    return (_call(network.gradient, images.shape, images, cotangent),)
 
 
-_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
-_logits.defvjp(_logits_forward, _logits_backward)
-_kept_logits = jax.custom_vjp(_with_graph, nondiff_argnums=(0,))
-_kept_logits.defvjp(_refuse, _refuse)
-_gradient = jax.custom_vjp(_pulled_back, nondiff_argnums=(0,))
-_gradient.defvjp(_refuse, _refuse)
-
-
-def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
-    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
-    return _logits(network, images)
+logits_of.defvjp(_forward, _backward)

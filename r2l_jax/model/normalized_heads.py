@@ -1,6 +1,5 @@
 """Heads with a normalization of their own: trained networks of Flax, and frozen ones of PyTorch and ONNX."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,12 +31,7 @@ class NormalizedHead(nnx.Module):
 
 
 class Resized(nnx.Module):
-    """A network that takes images of one size. Its masks are resized to the size that the images had.
-
-    Attributes:
-        network: the network.
-        size: the height and width that it takes.
-    """
+    """A network that takes images of one height and width. Its masks are resized to the size that the images had."""
 
     def __init__(self, network: nnx.Module, size: tuple[int, int]):
         self.network, self.size = network, size
@@ -49,11 +43,7 @@ class Resized(nnx.Module):
 
 
 class FrozenHead(nnx.Module):
-    """A frozen network as a head: turns normalized images into logits `(B, C)` or `(B, H, W, C)`.
-
-    Attributes:
-        network: the network.
-    """
+    """A frozen network as a head: turns normalized images into logits `(B, C)` or `(B, H, W, C)`."""
 
     def __init__(self, network: HostNetwork):
         self.network = network
@@ -66,8 +56,8 @@ class FrozenHead(nnx.Module):
 
 def from_torch(
     module: Any,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a trained `torch.nn.Module`. Its parameters stay as they are.
@@ -79,16 +69,12 @@ def from_torch(
 
     Args:
         module: the module, on any of PyTorch's devices.
-        mean: the mean that the module's own normalization subtracts from images in [0, 1]. None, here and in `std`,
-            if it takes images in [0, 1].
+        mean: the mean that the module's own normalization subtracts from images in [0, 1].
         std: the standard deviation by which it divides them.
         size: the side, or the height and width, to which images are resized for the module; None leaves their size.
 
     Returns:
         A function of images `(B, H, W, 3)` in [0, 1].
-
-    Raises:
-        InputError: `module` is not a PyTorch module, or a number is out of range.
 
     Example:
         ::
@@ -102,24 +88,15 @@ def from_torch(
 
 def from_onnx(
     file: str,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a network in an ONNX file, which onnxruntime computes. It has no derivatives.
 
-    Args:
-        file: the file. Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output are the logits
-            `(B, C)`, or those of the pixels in the layout of its input.
-        mean: as for `from_torch`.
-        std: the standard deviation by which it divides them.
-        size: as for `from_torch`. By default, the size that the file asks for, if it does.
-
-    Returns:
-        A function of images `(B, H, W, 3)` in [0, 1].
-
-    Raises:
-        InputError: the file cannot be read, or has other inputs; or onnxruntime is not installed.
+    Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output are the logits `(B, C)`, or those of
+    the pixels in the layout of its input. `mean`, `std` and `size` are as for `from_torch`; the default of `size` is
+    the size that the file asks for, if it does.
     """
     network = OnnxNetwork(file)
     return from_flax(FrozenHead(network), mean, std, network.size if size is None else size)
@@ -127,33 +104,18 @@ def from_onnx(
 
 def from_flax(
     module: nnx.Module,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
     """Makes a head of a Flax network that has been trained with a normalization of its own.
 
-    Args:
-        module: turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`.
-        mean: as for `from_torch`.
-        std: the standard deviation by which it divides them.
-        size: the side, or the height and width, to which images are resized for the network; None leaves their size.
-
-    Returns:
-        A function of images `(B, H, W, 3)` in [0, 1].
-
-    Raises:
-        InputError: a number is out of range.
+    The network turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`. `mean`, `std` and `size` are as for
+    `from_torch`.
     """
-    if (mean is None) != (std is None):
-        raise InputError("mean and std belong together: give both, or neither if the network takes images in [0, 1]")
-    means, stds = (
-        tuple(map(float, (unchanged,) * 3 if given is None else given)) for given, unchanged in ((mean, 0), (std, 1))
-    )
-    for name, values in (("mean", means), ("std", stds)):
-        if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
-            wanted = "three positive numbers" if name == "std" else "three numbers"
-            raise InputError(f"{name} must be {wanted}, got {', '.join(map('{:g}'.format, values))}")
+    means, stds = tuple(map(float, mean)), tuple(map(float, std))
+    if len(means) != 3 or len(stds) != 3 or not np.isfinite([*means, *stds]).all() or min(stds) <= 0:
+        raise InputError(f"mean and std must be three numbers each, those of std positive, got {means} and {stds}")
     if size is None:
         return NormalizedHead(means, stds, module)
     sides = (size, size) if isinstance(size, int) else size
@@ -170,8 +132,7 @@ def _resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
 
 def weights_of(head: nnx.Module) -> str | None:
     """Returns the hash of the weights that a head does not hold as variables; None if it holds all."""
-    found = [network.identity for network in _frozen(head)]
-    return found[0] if found else None
+    return next((network.identity for network in _frozen(head)), None)
 
 
 def has_gradient(head: nnx.Module) -> bool:

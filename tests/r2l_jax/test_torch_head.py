@@ -5,8 +5,7 @@ import json
 import numpy as np
 import own_code
 import pytest
-import tifffile
-from programs import call, program
+from programs import program
 from small_runs import metrics, model
 
 import r2l_jax
@@ -57,9 +56,6 @@ def module():
 def make():
     mean, variance = ARRAYS["normalizer.mean"], ARRAYS["normalizer.var"]
     return r2l_jax.from_torch(module(), mean.tolist(), (variance + 1e-5).sqrt().tolist())
-
-def random():
-    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5)).eval()
 
 def thousand():
     return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 1000)).eval()
@@ -173,23 +169,16 @@ def test_adjust_report_and_lab_take_it(taken, tmp_path, capsys):
     lab.close()
 
 
-def test_export_writes_its_processing_alone(taken, tmp_path):
-    run = r2l_jax.load(taken.run_dir)
+def test_export_writes_its_processing_alone_and_says_what_the_network_is_given(taken, tmp_path, capsys):
     samples = np.random.default_rng(0).random((2, 32, 32), np.float32)
-    outcomes = export_model(run, tmp_path / "out", samples, formats=("stablehlo", "safetensors"))
-    assert {outcome.file: outcome.error for outcome in outcomes} == {"isp.stablehlo": None, "model.safetensors": None}
     with pytest.raises(InputError, match="--parts=whole has a head from outside of JAX: only isp can be exported"):
-        export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
-
-
-def test_export_says_what_the_network_beside_it_is_given(taken, tmp_path, capsys):
+        export_model(r2l_jax.load(taken.run_dir), tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
     settings = {"output": str(tmp_path / "out"), "formats": ["safetensors"]}
     assert export.main(build(export.ExportConfig, run=str(taken.run_dir), **settings)) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("the network is exported by its own program. Give it (image - mean) / standard_deviation")
-    normalizer = r2l_jax.load(taken.run_dir).model.normalizer
     kept = json.loads((tmp_path / "out" / "model.json").read_text())["normalization"]
-    np.testing.assert_allclose(kept["mean"], normalizer.mean[...])
+    np.testing.assert_allclose(kept["mean"], r2l_jax.load(taken.run_dir).model.normalizer.mean[...])
 
 
 def test_the_processing_is_learned_for_it(base, file):
@@ -229,8 +218,6 @@ def test_outputs_that_are_chosen(base, file, tmp_path):
     ("function", "changes", "message"),
     [
         ("make", {}, "is a trained network that stays as it is: give --freeze_classifier to learn the processing for"),
-        ("thousand", {"epochs": 0}, r"must return logits \(2, 5\) for images .*, got \(2, 1000\)"),
-        ("thousand", {"epochs": 0, "classes": "a:1"}, "--classes: the data has no class 'a'"),
         (
             "make",
             {"epochs": 0, "dataset": "SyntheticSegmentation", "augmentation": "none"},
@@ -260,15 +247,6 @@ def test_other_weights_are_another_network(base, file, tmp_path):
         r2l_jax.load(config.run_dir)
 
 
-def test_raw_files_are_predicted(taken, tmp_path):
-    tifffile.imwrite(tmp_path / "frame.tiff", np.full((32, 32), 20_000, np.uint16))
-    found = call(
-        "predict.py", f"--run={taken.run_dir}", f"--input={tmp_path / 'frame.tiff'}", f"--output={tmp_path / 'p.csv'}"
-    )
-    assert found.returncode == 0, found.stderr
-    assert (tmp_path / "p.csv").read_text().count("\n") == 2
-
-
 def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -285,10 +263,8 @@ def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
     mean, std = (torch.tensor(about[name])[:, None, None] for name in ("mean", "std"))
     wanted = torch.softmax(module((large - mean) / std), 1).detach().numpy()
     np.testing.assert_allclose(run.predict(raws), wanted, atol=1e-4)
-    with pytest.raises(InputError, match=r"--classifier_network=timm:test_vid: timm has no network 'test_vid'"):
-        train.run(replace(config, classifier_network="timm:test_vid"))
     save_file({"head.weight": torch.zeros(5, 3)}, tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match="does not hold the weights of timm's test_vit: RuntimeError") as error:
+    with pytest.raises(InputError, match=r"raised RuntimeError: Error.* in loading state_dict") as error:
         train.run(replace(config, run_name="other"))
     assert "\n" not in str(error.value)
 
@@ -297,8 +273,10 @@ def test_a_network_that_segments(base, tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
     name = own_code.write(
         tmp_path / "my_unet.py",
-        "import segmentation_models_pytorch as smp\n\n"
+        "import segmentation_models_pytorch as smp\n"
+        "import torch\n\n"
         "def make(classes):\n"
+        "    torch.manual_seed(0)\n"
         "    return smp.Unet('resnet18', encoder_weights=None, encoder_depth=3, decoder_channels=(32, 16, 8),\n"
         "                    classes=classes).eval()\n",
     )
@@ -311,7 +289,6 @@ def test_a_network_that_segments(base, tmp_path):
         classifier_network=name,
     )
     train.run(config)
-    # Masks of the same untrained network, which is drawn by a seed.
     masks = r2l_jax.load(config.run_dir).predict(np.full((1, 32, 32), 0.3, np.float32))
     assert masks.shape == (1, 32, 32)
     assert np.ptp(masks) > 1e-4
@@ -369,12 +346,10 @@ def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
-def test_several_devices_are_refused(name, base, taken, file, tmp_path):
+def test_several_devices_are_refused(base, file, tmp_path):
     data = ["--synthetic_images=40", "--synthetic_size=32", f"--data_dir={base.data.data_dir}"]
-    training = ["--epochs=0", f"--classifier_network={file}:make", f"--logdir={tmp_path}", *data]
-    opening = [f"--run={taken.run_dir}", f"--output={tmp_path}", "--corruptions=contrast"]
-    ended = program(name, *(training if name == "train.py" else opening), devices=2)
+    flags = ["--epochs=0", f"--classifier_network={file}:make", f"--logdir={tmp_path}", *data]
+    ended = program("train.py", *flags, devices=2)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert ended.stderr.splitlines()[-1].endswith(

@@ -1,7 +1,4 @@
-import shlex
-
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -77,13 +74,6 @@ def test_a_unet_gets_its_encoder(resnet18):
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in rest)
 
 
-def test_another_network_is_named(resnet18):
-    file, _ = resnet18
-    head = abstract(lambda rngs: tasks.resnet("resnet34", num_classes=5, rngs=rngs))
-    with pytest.raises(InputError, match=r"^--pretrained_weights=.* holds .* a resnet18, expected a resnet34$"):
-        pretrained.load_weights(head, "resnet34", str(file))
-
-
 class SmallHead(nnx.Module):
     """Stands for a ResNet-18."""
 
@@ -123,8 +113,8 @@ def test_files_of_any_precision_with_or_without_unused_tensors(head, tmp_path, d
 @pytest.mark.parametrize(
     ("prefix", "more", "misfits"),
     [
-        ("", {"conv2.weight": np.ones(3)}, r"conv2.weight: got shape \(3,\), expected no such tensor$"),
-        ("module.", {}, r"bn1.bias: missing, .*; bn1.running_mean: missing, .*; module.[a-z1.]*: got .*; and 7 more$"),
+        ("", {"conv2.weight": np.ones(3)}, r"1 tensors .* conv2.weight: got shape \(3,\), expected no such tensor$"),
+        ("module.", {}, r"10 tensors .* bn1.bias: missing, .*; module.[a-z1.]*: got .*"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(head, tmp_path, prefix, more, misfits):
@@ -138,38 +128,23 @@ def test_tensors_that_do_not_fit_are_named(head, tmp_path, prefix, more, misfits
 
 
 CONTENT = safetensors.numpy.save(STATE)
-HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_dtypes.bfloat16)})
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.safetensors", None, r": No such file or directory$"),
-        ("", b"", r": Is a directory$"),
-        ("x.safetensors", CONTENT[:-1], r" is not a safetensors file that can be read: .*header"),
-        ("x.safetensors", HALF, r": bn1.bias is BF16, expected one of F16, F32, F64, I64$"),
-        ("x.pth", b"anything", r" is a PyTorch file"),
-        ("x.bin", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", r" is a PyTorch file"),
+        ("x.safetensors", None, r": No such file or directory"),
+        ("x.safetensors", CONTENT[:-1], r" is not a safetensors file.*header"),
+        ("x.pth", b"PK\x03\x04 anything", r" is not a safetensors file, which PyTorch's .pth is not either"),
     ],
 )
 def test_unusable_files_are_refused(head, tmp_path, name, content, message):
     file = tmp_path / name
-    if name and content is not None:
+    if content is not None:
         file.write_bytes(content)
     with pytest.raises(InputError, match=f"^--pretrained_weights={file}{message}") as caught:
         pretrained.load_weights(head, "resnet18", str(file))
     assert "\n" not in str(caught.value)
-
-
-def test_the_command_that_converts_a_pytorch_file(head, tmp_path):
-    file = tmp_path / "it's mine.pth"
-    file.write_bytes(b"PK\x03\x04")
-    with pytest.raises(InputError, match=r"^--pretrained_weights=.* is a PyTorch file") as caught:
-        pretrained.load_weights(head, "resnet18", str(file))
-    program, option, code, *files = shlex.split(str(caught.value).partition(" by ")[2])
-    assert (program, option, files) == ("python", "-c", [str(file), str(file.with_suffix(".safetensors"))])
-    compile(code, "command", "exec")
-    assert "weights_only=True" in code
 
 
 def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatch):
@@ -179,6 +154,6 @@ def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatc
     pretrained.load_weights(head, "resnet18")
     check_trunk(head, STATE)
     head = abstract(lambda rngs: tasks.resnet("resnet18", num_classes=5, rngs=rngs))
-    message = rf"^--classifier_pretrained: {file} does not hold the weights of a resnet18: .*; and \d+ more$"
+    message = rf"^--classifier_pretrained: {file} does not hold the weights of a resnet18: \d+ tensors"
     with pytest.raises(InputError, match=message):
         pretrained.load_weights(head, "resnet18")
