@@ -92,7 +92,7 @@ def measure(fold: TrainedFold) -> Measured:
     measured = Measured({}, {"all classes": [], "one class": [], "noise": []})
 
     def adapted(raws: np.ndarray) -> Mended:
-        return mend(fold.model, raws, task, fold.needed_certainty, clean=fold.clean.statistics)
+        return mend(fold.model, raws, task, fold.about.score, clean=fold.clean)
 
     def refused(raws: np.ndarray) -> bool:
         return adapted(raws).refusal is not None

@@ -6,7 +6,6 @@ run together, reach the network in one call. On a GPU, images pass through the m
 
 import abc
 import collections
-import functools
 import hashlib
 import importlib
 import logging
@@ -237,9 +236,7 @@ def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) 
     return jax.pure_callback(folded, result, images, *others, vmap_method="broadcast_all")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
-    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
+def _plain(network: HostNetwork, images: Array) -> Array:
     return _call(network.logits, network.shape(images.shape), images)
 
 
@@ -253,4 +250,10 @@ def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[A
     return (_call(network.gradient, images.shape, images, cotangent),)
 
 
-logits_of.defvjp(_forward, _backward)
+_logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_logits.defvjp(_forward, _backward)
+
+
+def logits_of(network: HostNetwork, images: Float[Array, "batch 3 height width"]) -> Float[Array, "batch classes ..."]:
+    """Computes the logits `(B, C)` or `(B, C, H, W)` of normalized images, with a gradient for the images."""
+    return _logits(network, images)

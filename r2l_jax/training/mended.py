@@ -30,7 +30,6 @@ def write(
     model: RawToLogit,
     pipeline: NamedPipeline | None,
     origin: Mapping[str, Any],
-    needed_certainty: float,
 ) -> None:
     """Writes the fold of a mended run: its model.safetensors, and a metrics.json.
 
@@ -43,11 +42,10 @@ def write(
         model: the mended model.
         pipeline: the pipeline that replaces the fold's own, if any.
         origin: says where the model came from, in a form that JSON can hold.
-        needed_certainty: that of the fold, which the adapted model needs as well.
     """
     mended = {"from": fold.identity, **origin}
-    config, metrics = fold.config, {**fold.metrics, "mended": mended, "needed_certainty": needed_certainty}
-    changed: dict[str, Any] = {"mended": mended, "needed_certainty": needed_certainty}
+    config, metrics = fold.config, {**fold.metrics, "mended": mended}
+    changed: dict[str, Any] = {"mended": mended}
     if pipeline is not None:
         # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
@@ -99,7 +97,7 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
             raise _other(folder)
     for target, fold in targets.items():
         if target not in finished:
-            write(target, fold, fold.model, None, fold.about.mended or {}, fold.needed_certainty)
+            write(target, fold, fold.model, None, fold.about.mended or {})
 
 
 def _targets(folder: pathlib.Path, run: Run) -> dict[pathlib.Path, TrainedFold]:

@@ -57,7 +57,6 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
         mended: where the model came from, if it was mended after its training, see `training.mended`.
         head: the file of the user's head, if the model has one.
         weights: the hash of a frozen head's weights, which are not among the arrays.
-        needed_certainty: of an adapted model, the `TrainedFold.needed_certainty` of the model before.
     """
 
     task: TaskName
@@ -75,11 +74,10 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     mended: dict[str, Any] | None = None
     head: PipelineFile | None = None
     weights: str | None = None
-    needed_certainty: float | None = None
 
 
 # The fields that files of earlier versions lack.
-_OPTIONAL = ("cameras", "mended", "head", "weights", "needed_certainty")
+_OPTIONAL = ("cameras", "mended", "head", "weights")
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:

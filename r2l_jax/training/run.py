@@ -22,8 +22,7 @@ from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.certainty import guessed_certainty
-from r2l_jax.model.mending import Mended, mend
+from r2l_jax.model.mending import MOST, Known, Mended, known_of, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
@@ -34,7 +33,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, renamed, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.named_code import Source
-from r2l_jax.training import model_file, own_certainty
+from r2l_jax.training import model_file
 from r2l_jax.training.checkpoint import replace_parts, stored_model
 from r2l_jax.training.model_file import About, about_run, camera_of, cameras_of, identity_of, named_arrays
 from r2l_jax.training.record import (
@@ -134,29 +133,21 @@ class TrainedFold:
         return training_id(self.metrics)
 
     @functools.cached_property
-    def clean(self) -> own_certainty.Clean:
-        """What adapting the model compares new images with, see `own_certainty`.
+    def clean(self) -> Known | None:
+        """The statistics of clean images of the training, by which a model that has seen many cameras is adapted.
 
-        It is measured on the samples of the training. If they are not at hand, or if the model was adapted, there are
-        no statistics; then, the certainty is that of the model before, or guessed by the validation score.
+        Its own statistics are of images that no camera takes together. Other models have none, nor have adapted ones,
+        and those whose data is missing.
         """
-        if self.about.needed_certainty is not None:
-            return own_certainty.Clean(self.about.needed_certainty, None)
-        if self.about.mended is None and len(self.train_indices):
-            try:
-                dataset = self.dataset
-            except InputError:
-                pass
-            else:
-                many_cameras = bool(self.config.optimization.camera_augmentation)
-                model = self.model.on_one_device()
-                return own_certainty.measured(model, self.task, dataset, self.train_indices, many_cameras)
-        return own_certainty.Clean(guessed_certainty(self.about.score), None)
-
-    @property
-    def needed_certainty(self) -> float:
-        """The certainty that the model needs of new images to be adapted by them."""
-        return self.clean.certainty
+        if not self.config.optimization.camera_augmentation or self.about.mended or len(self.train_indices) < MOST:
+            return None
+        drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
+        try:
+            dataset = self.dataset
+        except InputError:
+            return None
+        raws, _ = on_every_process(lambda: dataset.samples(drawn))
+        return known_of(self.model.on_one_device(), raws, self.task)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -309,12 +300,11 @@ class Run:
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
-            found = mend(fold.model, mosaics, fold.task, fold.needed_certainty, fold.clean.statistics)
+            found = mend(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
-            # An adapted model needs the certainty that the trained one needed.
             origin = {"from": fold.identity, "run": str(fold.folder), "by": found.description}
-            about = msgspec.structs.replace(fold.about, needed_certainty=fold.needed_certainty, mended=origin)
+            about = msgspec.structs.replace(fold.about, mended=origin)
             load_model = functools.partial(_model_of, found)
             folds.append(dataclasses.replace(fold, about=about, load_model=load_model, mending=found))
         return Run(folds)

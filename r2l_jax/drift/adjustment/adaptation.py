@@ -262,8 +262,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
         analysis, model = adapt(config.searches, fold, under, stop.agreed, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
-        needed = fold.needed_certainty
-        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin, needed))
+        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin))
         return analysis
 
     if not (adapted_run / "metrics.json").exists():

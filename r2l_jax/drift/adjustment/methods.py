@@ -107,8 +107,7 @@ class _Adaptation:
     def mend(self, pipeline: isp.Pipeline) -> Mended:
         """Mends the model's statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
-        certainty, statistics = self._fold.clean
-        return mend(model, self._raws, self._fold.task, certainty, statistics)
+        return mend(model, self._raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
         """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.

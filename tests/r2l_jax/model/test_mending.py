@@ -8,7 +8,6 @@ import small_runs
 from flax import nnx
 
 from r2l_jax.model import mending, normalization
-from r2l_jax.model.certainty import certainty_of, guessed_certainty, needed_certainty
 from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Classification
@@ -16,7 +15,6 @@ from tasks.layers import BatchNorm, Conv
 
 TASK = Classification(("dark", "bright"), "ResNet18")
 RNG = np.random.default_rng(0)
-NEEDED = guessed_certainty(1.0)
 LEVELS = np.repeat([0.2, 0.6], 32)[:, None, None, None]
 IMAGES = (LEVELS + 0.05 * RNG.standard_normal((64, 8, 8, 3))).astype(np.float32)
 
@@ -50,7 +48,7 @@ def test_statistics_of_darker_images_bring_the_score_back():
     model, dark = model_of(IMAGES), IMAGES / 4
     assert correct(model, IMAGES) == 1
     assert correct(model, dark) == 0.5
-    found = mending.mend(model, dark, TASK, NEEDED)
+    found = mending.mend(model, dark, TASK, 1.0)
     assert found.refusal is None
     assert correct(found.model, dark) == 1
     np.testing.assert_allclose(found.model.normalizer.mean[...], dark.mean((0, 1, 2)), rtol=1e-4)
@@ -66,7 +64,7 @@ def test_a_model_that_is_sure_and_wrong_is_adapted():
     probabilities = np.asarray(TASK.probabilities(model(jnp.asarray(dark)), 8))
     assert probabilities.max(-1).min() > 0.999
     assert correct(model, dark) == 0.5
-    found = mending.mend(model, dark, TASK, NEEDED)
+    found = mending.mend(model, dark, TASK, 1.0)
     assert found.refusal is None
     assert correct(found.model, dark) == 1
 
@@ -85,7 +83,7 @@ def test_a_model_of_many_cameras_takes_dark_images_as_it_took_clean_ones():
 
 
 def test_shares_are_described():
-    found = mending.mend(model_of(IMAGES), IMAGES, TASK, NEEDED)
+    found = mending.mend(model_of(IMAGES), IMAGES, TASK, 1.0)
     shares = {"first": 0.2, "second": 0.2}
     assert dataclasses.replace(found, shares=shares).description == "64 images, whose share is 20% in all layers"
     shares["second"] = 0.98
@@ -101,7 +99,7 @@ def test_the_baseline_replaces_statistics():
 
 def test_a_fixed_normalizer_is_mended_as_well():
     fixed = Standardize(jnp.array(IMAGES.mean((0, 1, 2))), jnp.array(IMAGES.std((0, 1, 2))))
-    found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, NEEDED)
+    found = mending.mend(model_of(IMAGES, fixed), IMAGES / 4, TASK, 1.0)
     assert correct(found.model, IMAGES / 4) == 1
     np.testing.assert_allclose(found.model.normalizer.std[...], (IMAGES / 4).std((0, 1, 2)), rtol=1e-3)
 
@@ -118,7 +116,7 @@ def test_a_normalization_that_comes_with_the_head_is_mended_by_what_it_knows_of_
     wanted = (IMAGES - np.float32([0.6, 0.5, 0.4])) / np.float32([0.2, 0.3, 0.4])
     np.testing.assert_allclose(model.normalizer(jnp.asarray(IMAGES)), wanted, atol=1e-5)
     assert correct(model, dark) < 1
-    found = mending.mend(model, dark, TASK, NEEDED).model
+    found = mending.mend(model, dark, TASK, 1.0).model
     # Dark images reach the head as the known ones did, not as images of the mean and deviation of the constants.
     np.testing.assert_allclose(found.normalizer(jnp.asarray(dark)), wanted, atol=0.01)
     assert correct(found, dark) == 1
@@ -144,33 +142,13 @@ def test_in_training_it_follows_the_images_without_an_effect():
 
 
 def test_images_of_one_class_are_refused():
-    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, NEEDED)
-    assert found.certainty < found.needed == 0.5
+    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
+    assert found.certainty < found.needed == 0.55
     assert "no mixture of those that the model knows" in str(found.refusal)
     assert "4 images are too few to mend by: it takes 8" in str(
-        mending.mend(model_of(IMAGES), IMAGES[::16], TASK, NEEDED).refusal
+        mending.mend(model_of(IMAGES), IMAGES[::16], TASK, 1.0).refusal
     )
     assert dataclasses.replace(found, certainty=0.6).refusal is None
-
-
-def test_images_of_one_class_are_told_by_own_ones_where_a_model_is_never_sure():
-    model = model_of(IMAGES)
-    model.head.sureness = 0.3
-    classes = IMAGES[:32], IMAGES[32:]
-    needed = mending.needed_by(model, TASK, IMAGES, classes)
-    refused = mending.mend(model, classes[0] / 4, TASK, needed)
-    mended = mending.mend(model, IMAGES / 4, TASK, needed)
-    assert refused.certainty < refused.needed < mended.certainty < 0.5
-    assert "no mixture" in str(refused.refusal)
-    assert mended.refusal is None
-    assert correct(mended.model, IMAGES / 4) == 1
-    # By the score alone, it could not be told.
-    assert mending.mend(model, IMAGES / 4, TASK, NEEDED).refusal is not None
-
-
-def test_a_quarter_of_the_way_from_one_class_to_a_mixture_is_needed():
-    assert needed_certainty(0.4, 0.1) == pytest.approx(0.175)
-    assert needed_certainty(0.1, 0.4) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +156,7 @@ def test_a_quarter_of_the_way_from_one_class_to_a_mixture_is_needed():
     [([[1, 0], [0, 1]], 1), ([[0.5, 0.5]] * 2, 0), ([[0.9, 0.1]] * 3, 0), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1)],
 )
 def test_certainty_is_what_single_predictions_resolve(probabilities, certainty):
-    assert certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
+    assert mending.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
 
 
 @pytest.mark.parametrize(("shift", "images", "expected"), [(0, 64, np.inf), (3, 64, 0), (3, 8, 0)])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import r2l_jax
-from r2l_jax.model.certainty import guessed_certainty
 from r2l_jax.model.mending import MOST, known_of, mend
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
@@ -28,8 +27,8 @@ def raws(fold):
 
 
 def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
-    model = mend(fold.model, raws, fold.task, fold.needed_certainty).model
-    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"}, fold.needed_certainty)
+    model = mend(fold.model, raws, fold.task, fold.about.score).model
+    mended.write(tmp_path / "dark/fold_0", fold, model, None, {"drift": "half the light"})
     (run,) = open_runs([str(tmp_path / "dark")])
     file = r2l_jax.load(tmp_path / "dark/fold_0/model.safetensors")
     expected = np.asarray(fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1]))
@@ -37,7 +36,6 @@ def test_a_mended_model_is_a_run_and_a_file(fold, raws, tmp_path):
         np.testing.assert_allclose(loaded.predict(raws), expected, rtol=1e-5, atol=1e-6)
         assert loaded.about.mended == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
-        assert loaded.folds[0].needed_certainty == fold.needed_certainty
     opened = run.folds[0]
     np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
     assert opened.dataset.fingerprint == fold.dataset.fingerprint
@@ -51,29 +49,21 @@ def test_a_mended_model_may_have_another_pipeline(fold, raws, tmp_path):
     named = find_pipeline("bilinear.none.none")
     pipeline = named(fold.dataset.camera)
     model = type(fold.model)(pipeline, fold.model.normalizer, fold.model.head)
-    mended.write(tmp_path / "run/fold_0", fold, model, named, {}, fold.needed_certainty)
+    mended.write(tmp_path / "run/fold_0", fold, model, named, {})
     run = r2l_jax.load(tmp_path / "run")
     assert run.config.processing.pipeline == "bilinear.none.none"
     np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
     assert json.loads((tmp_path / "run/fold_0/metrics.json").read_text())["flags"]["processing_mode"] is None
 
 
-def test_the_certainty_that_is_needed_is_measured_where_the_data_is(fold, tmp_path):
-    assert fold.needed_certainty != guessed_certainty(fold.about.score)
-    # All training samples are fewer than it draws, and there are too few of each class.
-    assert len(fold.train_indices) < MOST
-    whole = mend(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task, 0.0)
-    assert fold.needed_certainty == pytest.approx(whole.certainty / 4, abs=1e-3)
-    without = dataclasses.replace(fold, load_data=functools.partial(_missing, tmp_path))
-    assert without.needed_certainty == guessed_certainty(fold.about.score)
-
-
 def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):
     fold = dataclasses.replace(fold, train_indices=np.resize(fold.train_indices, MOST))
-    assert fold.clean.statistics is None
+    assert fold.clean is None
     of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation=("light",)))
     clean = known_of(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task)
     found = mend(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
+    without = dataclasses.replace(of_many, load_data=functools.partial(_missing, "data"))
+    assert without.clean is None
     adapted = Run([of_many]).mended(raws, force=True).folds[0].model.normalizer.mean[...]
     np.testing.assert_allclose(adapted, found, rtol=1e-4)
     assert np.abs(Run([fold]).mended(raws, force=True).folds[0].model.normalizer.mean[...] - found).max() > 1e-4
@@ -93,7 +83,7 @@ def test_a_run_is_mended_in_python(fold, raws):
     (before,), (after,) = run.folds, found.folds
     assert before.mending is None
     assert after.mending.images == 16
-    assert after.needed_certainty == before.needed_certainty
+    assert after.about.score == before.about.score
     assert found.identity != run.identity
     assert np.abs(found.predict(raws) - run.predict(raws)).max() > 0
     assert found.about.mended == {"from": before.identity, "run": str(before.folder), "by": after.mending.description}
@@ -106,7 +96,6 @@ def test_a_run_that_was_mended_is_kept_as_a_run(fold, raws, tmp_path):
     kept = r2l_jax.load(tmp_path / "mended")
     np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
     assert kept.about.mended == found.about.mended
-    assert kept.folds[0].needed_certainty == fold.needed_certainty
     with pytest.raises(InputError, match=r"mended holds another run: choose another folder$"):
         mended.write_run(tmp_path / "mended", Run([fold]).mended(raws / 2, force=True))
     # What an earlier call was killed over is written again.
