@@ -70,8 +70,6 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 CLASS_WEIGHTS = ("none", "balanced")
 AUGMENTATIONS = ("none", "weak", "strong")
-# The parts of a training that are drawn at random, each with a seed.
-SEEDED = ("weights", "order", "split")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 # What a training can record of some samples, and how.
 TRACKED = ("processing", "gradients", "predictions", "arrays", "every_epoch")
@@ -503,18 +501,7 @@ class OptimizationSettings(Settings):
         1,
         bound=NOT_NEGATIVE,
     )
-    weights_seed: int | None = setting(
-        "the seed of the initial weights; default: --seed", None, bound=NOT_NEGATIVE, rare=True
-    )
-    order_seed: int | None = setting(
-        "the seed of the order of samples and of the augmentation; default: --seed", None, bound=NOT_NEGATIVE, rare=True
-    )
     split_seed: int | None = setting("the seed of the splits; default: --seed", None, bound=NOT_NEGATIVE, rare=True)
-
-    def seed_of(self, part: str) -> int:
-        """Returns the seed of a part of the training, one of `SEEDED`."""
-        own = getattr(self, f"{part}_seed")
-        return self.seed if own is None else own
 
     def build(self, epoch_steps: int) -> Optimizer:
         """Makes the optimizer of a run with this many updates per epoch."""
@@ -715,13 +702,6 @@ class GroupSettings(Settings):
         (),
         bound=NOT_NEGATIVE,
     )
-    vary: tuple[str, ...] = setting(
-        "with --seeds, the parts that differ: weights, order (of samples, and augmentation) and split; the others have "
-        "the seed of --seed",
-        ("weights", "order"),
-        each=SEEDED,
-        rare=True,
-    )
     scheduler: str = setting(f"with --seeds, {cluster.SETTING}", "serial", rare=True)
 
     def __post_init__(self):
@@ -729,23 +709,16 @@ class GroupSettings(Settings):
         if len(set(self.seeds)) < len(self.seeds) or self.seeds == (0,):
             given = ",".join(map(str, self.seeds))
             raise InputError(f"--seeds must be seeds that differ, or their number, got {given}")
-        if not self.vary:
-            raise InputError("--vary is empty")
 
     def members(self, config: TrainConfig) -> dict[str, TrainConfig]:
-        """Returns the trainings of a group by the names of their folders.
-
-        Raises:
-            InputError: the training has a fixed seed of a part that varies.
-        """
+        """Returns the trainings of a group by the names of their folders: their samples are split in one way."""
         optimization = config.optimization
-        for part in self.vary:
-            if getattr(optimization, f"{part}_seed") is not None:
-                raise InputError(f"--{part}_seed fixes a part that --vary={','.join(self.vary)} varies: leave it out")
-        fixed = {f"{part}_seed": optimization.seed_of(part) for part in SEEDED if part not in self.vary}
+        split = optimization.seed if optimization.split_seed is None else optimization.split_seed
         seeds = range(1, max(self.seeds) + 1) if len(self.seeds) == 1 else self.seeds
         return {
-            f"seed_{seed}": replace(config, seed=seed, run_name=f"{config.tracking.run_name}/seed_{seed}", **fixed)
+            f"seed_{seed}": replace(
+                config, seed=seed, split_seed=split, run_name=f"{config.tracking.run_name}/seed_{seed}"
+            )
             for seed in seeds
         }
 
@@ -759,7 +732,7 @@ class TrainingProgram(Settings):
 
     def without_effect(self) -> dict[str, str]:
         """Returns the flags of a group if one run is trained."""
-        return {} if self.group.seeds else dict.fromkeys(("vary", "scheduler"), "without --seeds")
+        return {} if self.group.seeds else {"scheduler": "without --seeds"}
 
 
 def code_of_run(values: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from r2l_jax.runtime.hosts import is_first, on_first_process, refuse_several_pro
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import tracking, train
-from r2l_jax.training.record import fold_folders, read_metrics, training_id
+from r2l_jax.training.record import fold_folders, read_metrics
 from r2l_jax.training.update import GradientDescent, UpdateRule
 
 Numbers = dict[str, Any]
@@ -27,15 +27,6 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
     """Trains the members of a group, or finishes the work of an earlier call, and prints their scores.
 
     Each member is an ordinary run in `<run>/seed_<s>/`. In one process, all of them share their compiled steps.
-
-    Args:
-        config: the recipe.
-        settings: the seeds of the members, and where they are trained.
-        rule: how a step changes the model.
-
-    Raises:
-        InputError: as `train.run`, or the folder is a single run's.
-        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     folder, started = config.run_dir, time.monotonic()
     members = settings.members(config)
@@ -44,7 +35,6 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
     with writing_to(folder):
         # Whoever reads the group sees how many trainings it will have.
         on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
-        earlier = {} if config.tracking.overwrite else _metrics(members)
         if settings.scheduler == "serial":
             for number, (name, member) in enumerate(members.items(), start=1):
                 if is_first():
@@ -53,22 +43,15 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
         else:
             _train_elsewhere(members, settings.scheduler, rule, folder / "logs")
         if is_first():
-            metrics = _metrics(members)
-            trained = [[training_id(fold) for fold in member] for member in metrics.values()]
-            is_new = trained != [[training_id(fold) for fold in member] for member in earlier.values()]
-            seconds = time.monotonic() - started if is_new else None
-            print(f"{_table(metrics)}\n")
+            seconds = time.monotonic() - started
+            print(f"{_table(_metrics(members))}\n")
             print(tracking.closing(folder, config.tracking.logdir, config.processing.learns_pipeline, seconds))
 
 
 def _train_elsewhere(
     members: Mapping[str, TrainConfig], scheduler: str, rule: type[UpdateRule], logs: pathlib.Path
 ) -> None:
-    """Trains members as jobs, and says how each ended.
-
-    Raises:
-        InputError: some have failed, which the others do not wait for.
-    """
+    """Trains members as jobs, and says how each ended. One that fails stops no other."""
     refuse_several_processes()
     # Rendered or downloaded once, before several workers would.
     data = next(iter(members.values())).data
@@ -86,12 +69,10 @@ def _train_elsewhere(
 
 
 def _metrics(members: Mapping[str, TrainConfig]) -> dict[str, list[Numbers]]:
-    """Reads what the folds of each member have recorded so far."""
+    """Reads what the folds of each member have recorded."""
     return {
         name: [
-            read_metrics(fold / "metrics.json", "start anew with --overwrite")
-            for fold in fold_folders(member.run_dir)
-            if (fold / "metrics.json").exists()
+            read_metrics(fold / "metrics.json", "start anew with --overwrite") for fold in fold_folders(member.run_dir)
         ]
         for name, member in members.items()
     }

@@ -19,11 +19,15 @@ from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_spl
 from r2l_jax.model import class_outputs
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.pipelines import metered, metering_of
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split, split_of
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings, UpdateRule
+
+# After 60 updates the initial running statistics weigh 0.9**60 = 0.2%.
+_LEAST_UPDATES = 60
 
 
 class Batches(NamedTuple):
@@ -34,11 +38,7 @@ class Batches(NamedTuple):
 
     @classmethod
     def of(cls, samples: int, batch_size: int) -> "Batches":
-        """Divides the training samples of a fold.
-
-        Raises:
-            InputError: there are fewer samples than devices.
-        """
+        """Divides the training samples of a fold."""
         devices = jax.device_count()
         size = min(batch_size, samples // devices * devices)
         if size == 0:
@@ -63,10 +63,7 @@ class Plan:
         optimization: how long to train, how often to validate, and the seed.
         tracking: the settings of records and checkpoints.
         isos: the intensities of the samples of each scene.
-
-    Raises:
-        InputError: the settings would end the run later; or an earlier run, whose split is wanted, cannot be read or
-            splits other data.
+        run_dir: the folder of the run's folds.
     """
 
     def __init__(self, config: TrainConfig, rule: type[UpdateRule] = GradientDescent):
@@ -79,7 +76,9 @@ class Plan:
         config = replace(config, auto=_metering(config, self.dataset.camera))
         batch_size = config.optimization.batch_size
         trains = config.optimization.epochs > 0
-        splits = splits_of(config.data, config.optimization.seed_of("split"), self.dataset, trains)
+        seed, split_seed = config.optimization.seed, config.optimization.split_seed
+        splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
+        self.run_dir = config.run_dir
         if config.data.test_run:
             splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
         self.folds = [
@@ -99,12 +98,8 @@ class Plan:
         # Last, since it hashes the data.
         self.described = describe(config, self.dataset)
 
-    def check_folders(self, folds: Sequence[Fold]) -> list[Fold]:
-        """Finds the folds that an earlier call has begun, and that are to be continued.
-
-        Raises:
-            InputError: an earlier run would end this one later, before anything is trained or removed.
-        """
+    def check_folders(self, folds: Sequence[Fold]) -> None:
+        """Raises an InputError if an earlier run would end this one later, before anything is trained or removed."""
         begun = [fold for fold in folds if fold.metrics_file.exists() and not self.tracking.overwrite]
         for fold in begun:
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
@@ -120,18 +115,20 @@ class Plan:
         for fold in others:
             self.sources.check(fold.number, fold.folder.parent if self.tracking.overwrite else None)
             self.sources.warn_of_seen(fold, self.dataset.fingerprint)
+        updates = self.optimization.epochs * self.batches.per_epoch
         if others:
             self.sources.check_weights(self.steps.task)
-        return begun
+            if 0 < updates < _LEAST_UPDATES and not self.steps.attack.adv_training and is_first():
+                warn(
+                    f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, "
+                    f"need about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
+                )
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
     """Draws a run's splits from the seed, or takes the user's own or an earlier run's.
 
     All samples of a scene go to the same part. Without a training, all samples that are not kept apart are tested.
-
-    Raises:
-        InputError: the settings do not fit the data, or a file or an earlier run cannot be read.
     """
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]

@@ -36,9 +36,7 @@ _FREE_TO_CHANGE = frozenset(
 )
 
 # Settings in which the members of a group may differ.
-_FREE_IN_A_GROUP = _FREE_TO_CHANGE - {"epochs"} | {
-    *("seed", "weights_seed", "order_seed", "split_seed", "experiment_name", "run_name")
-}
+_FREE_IN_A_GROUP = _FREE_TO_CHANGE - {"epochs"} | {*("seed", "split_seed", "experiment_name", "run_name")}
 
 _SEED_FOLDER = re.compile("seed_(0|[1-9][0-9]{0,9})")
 

@@ -1,10 +1,8 @@
-"""The state in which a fold's training begins; the training step is compiled meanwhile."""
+"""The state in which a fold's training begins."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -118,13 +116,11 @@ def initial_state(
     dataset: RawDataset,
     fold: Fold,
     batch_size: int,
-    keys: tuple[jax.Array, jax.Array],
+    key: jax.Array,
     resumes: bool,
     trains: bool = True,
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
-
-    Meanwhile, the training step is compiled, or loaded from the cache.
 
     Args:
         steps: the run's compiled functions.
@@ -132,25 +128,18 @@ def initial_state(
         dataset: the samples.
         fold: the fold, whose training samples give statistics.
         batch_size: samples at once, over all devices.
-        keys: the keys of the random weights and of the training steps.
+        key: draws the weights.
         resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
-        trains: whether the training step is needed.
+        trains: whether the statistics follow the processing in training.
     """
-    of_weights, of_steps = keys
-    everywhere, split = shardings().everywhere, shardings().split
-    architecture = steps.settings.architecture
+    everywhere, architecture = shardings().everywhere, steps.settings.architecture
     learns_pipeline = architecture.processing.learns_pipeline
     measures = architecture.measures_normalization
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
-    init = _compiling(steps.init.lower(of_weights, statistics))
-    shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
-    step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps)) if trains else None
     processor = start_of_processor(architecture, dataset, fold.train_indices)
     if statistics is not None and measures and not resumes:
         statistics = fixed_statistics(architecture, processor, dataset, fold.train_indices, batch_size)
-    init.join()
-    model = steps.init(of_weights, statistics)
+    model = steps.init(key, statistics)
     if not resumes:
         if architecture.processing.auto and not sources.processor:
             start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
@@ -164,41 +153,17 @@ def initial_state(
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
         if not measures:
-            # In training, the statistics of the images follow the processing.
-            indices = (
-                fold.train_indices[:_SAMPLES] if trains and not steps.rule.keeps_statistics else fold.train_indices
-            )
+            follows = trains and not steps.rule.keeps_statistics
+            indices = fold.train_indices[:_SAMPLES] if follows else fold.train_indices
             processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
             mean, var = _moments(processor, dataset, indices, batch_size)
             known = nnx.to_pure_dict(model)["normalizer"]
             _put(model, "normalizer", {**known, "known_mean": mean, "known_var": var})
-    state = steps.begin(model)
-    if step is not None:
-        step.join()
-    return state
-
-
-def _compiling(lowered: jax.stages.Lowered) -> threading.Thread:
-    """Starts a thread that compiles a function or loads it from the cache, while Python does other work."""
-
-    def compile_it() -> None:
-        # A later call of the function fails in the same way, and that error reaches the user.
-        with contextlib.suppress(Exception):
-            lowered.compile()
-
-    thread = threading.Thread(target=compile_it)
-    thread.start()
-    return thread
+    return steps.begin(model)
 
 
 def start_of_processor(architecture: Architecture, dataset: RawDataset, indices: np.ndarray) -> Processor:
-    """Returns the processor of a fresh model. If it meters, the level and the color of the training images are normal.
-
-    Args:
-        architecture: the model's architecture.
-        dataset: the samples.
-        indices: the training samples.
-    """
+    """Returns the processor of a fresh model; if it meters, with the training images' level and color as normal."""
     pipeline, auto = architecture.processor(), architecture.processing.auto
     if architecture.pipeline is None or architecture.camera is None or not auto:
         return pipeline

@@ -47,12 +47,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 @functools.lru_cache(maxsize=8)
 def make_steps(settings: StepSettings, rule: type[UpdateRule] = GradientDescent) -> "Steps":
-    """Makes the compiled functions of a run; runs of equal settings share them.
-
-    Args:
-        settings: everything that they depend on.
-        rule: how a step changes the model.
-    """
+    """Makes the compiled functions of a run; runs of equal settings share them."""
     blueprint = Blueprint.of(settings)
     return Steps(settings, blueprint, rule(settings, blueprint))
 
@@ -105,11 +100,8 @@ class Steps:
     def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         """Updates once, and returns the next state and the mean loss; consumes the state.
 
-        Args:
-            state: the state.
-            batch: the samples.
-            key: the key of the epoch: a sample's augmentation follows from it and from the sample's index, not from its
-                batch and devices.
+        A sample's augmentation follows from the key of the epoch and from the sample's index, not from its batch and
+        devices.
         """
         if self.settings.camera_augmentation:
             batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}
@@ -119,23 +111,6 @@ class Steps:
         batch = {**batch, "raw": self._process(state.model, batch["raw"])}
         state, loss = self._train(state.replace(model=trained), batch, key)
         return state.replace(model=nnx.merge_state(fixed, state.model)), loss
-
-    def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
-        """Traces and lowers the function that `train` compiles, apart from fixed processing.
-
-        Once the result is compiled, the first call of `train` does not compile it again.
-
-        Args:
-            state: the state, or its shapes.
-            batch: the samples, or their shapes.
-            key: the key of the epoch.
-        """
-        if not self.settings.freezes_processor:
-            return self._train.lower(state, batch, key)
-        _, trained = self._parts(state.model)
-        images = jax.eval_shape(self._process, state.model, batch["raw"])
-        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=shardings().split)
-        return self._train.lower(state.replace(model=trained), {**batch, "raw": images}, key)
 
     def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
         """Adds a batch to sums, and consumes these.

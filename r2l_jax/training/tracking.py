@@ -54,7 +54,7 @@ class Tracker:
             self._writer.close()
 
     def epoch(self, steps: Steps, state: TrainState, row: Numbers, sums: Numbers, count: int) -> None:
-        """Records an epoch's numbers and the processing's parameters.
+        """Records an epoch's numbers and the processing's parameters, so that TensorBoard shows them.
 
         Args:
             steps: the run's compiled functions.
@@ -64,11 +64,15 @@ class Tracker:
             count: the number of these steps.
         """
         epoch = row["epoch"]
-        self.scalars({_tag(name): row[name] for name in (*steps.summary, *steps.measured) if name in row}, epoch)
+        # Grouped so that training and validation stand side by side.
+        names = {"/".join(reversed(name.split("_", 1))): name for name in (*steps.summary, *steps.measured)}
+        self.scalars({tag: row[name] for tag, name in names.items() if name in row}, epoch)
         norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
         # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
         parameters = {name: value for name, value in state.processor.items() if not isinstance(value, dict)}
         self.processor(jax.device_get(parameters), norms, epoch)
+        with naming(self._folder / EVENTS):
+            self._writer.flush()
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Records numbers by name."""
@@ -76,10 +80,7 @@ class Tracker:
             self._writer.add_scalar(name, value, epoch)
 
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
-        """Records the processing's parameters, and the norm of the gradient of each.
-
-        Elements are called by their place, as in the runs of earlier versions, and large parameters are histograms.
-        """
+        """Records the processing's parameters, by element or as a histogram, and the norm of the gradient of each."""
         for name, value in parameters.items():
             if value.size > MOST_ELEMENTS:
                 self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)
@@ -90,66 +91,51 @@ class Tracker:
             self._writer.add_scalar(f"processor_gradient_norm/{name}", norm, epoch)
 
     def images(self, group: str, images: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records batches of pictures `(N, H, W, 3)` or `(N, H, W)`, each as a row, numbered to keep their order.
-
-        Values are shown from 0 to 1.
-        """
+        """Records batches `(N, H, W, 3)` or `(N, H, W)` in [0, 1], each as a row, numbered to keep their order."""
         for number, (name, batch) in enumerate(images.items()):
-            name = f"{group}/{number}_{name}"
-            self.picture(name, row_of(batch), epoch)
-            self._tensor(name, batch, epoch)
+            self.picture(f"{group}/{number}_{name}", row_of(batch), epoch)
+            self.tensor(f"{group}/{number}_{name}", batch, epoch)
 
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records the magnitudes of gradients of such pictures; the brightest 1% of each image has full brightness.
+        """Records the magnitudes of gradients of such batches; the brightest 1% of each image has full brightness.
 
         Images are scaled one by one, since gradients of well and badly classified samples differ by orders of
         magnitude.
         """
         for number, (name, gradient) in enumerate(gradients.items()):
-            name = f"gradients/{number}_{name}"
             magnitude = np.abs(gradient)
             brightest = np.quantile(magnitude, 0.99, axis=tuple(range(1, magnitude.ndim)), keepdims=True)
             picture = np.clip(magnitude / np.maximum(brightest, np.finfo(np.float32).tiny), 0, 1)
-            self.picture(name, row_of(picture), epoch)
-            self._tensor(name, gradient, epoch)
-
-    def differences(self, default: np.ndarray, adversarial: np.ndarray, epoch: int) -> None:
-        """Records the default rendering, the rendering under attack, and half of their difference around gray."""
-        difference = 0.5 + (adversarial - default) / 2
-        self.images("differences", {"default": default, "adversarial": adversarial, "difference": difference}, epoch)
-
-    def predictions(self, picture: np.ndarray, logits: np.ndarray, targets: np.ndarray, epoch: int) -> None:
-        """Records a picture of predictions, see `model.tasks`, and the tensors behind it."""
-        self.picture("predictions", picture, epoch)
-        self._tensor("predictions_logits", logits, epoch)
-        self._tensor("predictions_targets", targets, epoch)
+            self.picture(f"gradients/{number}_{name}", row_of(picture), epoch)
+            self.tensor(f"gradients/{number}_{name}", gradient, epoch)
 
     def picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
-        """Records a picture `(rows, cols)` or `(rows, cols, 3)` with values in [0, 1]."""
+        """Records a picture `(rows, cols)` or `(rows, cols, 3)` in [0, 1]."""
         self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC"[: picture.ndim])
         if self._enabled:
             with replacing(self._path(f"{name}.png", epoch)) as part:
                 Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
 
-    def hyperparameters(self, flags: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """Records the flags beside the final numbers, for TensorBoard's HParams page."""
-        flags = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
-        # TensorBoardX writes these events to a file of their own, whatever the writer writes.
-        if not self._enabled:
-            return
-        final = {f"final/{name}": value for name, value in metrics.items()}
-        with naming(self._folder / "hparams" / EVENTS):
-            self._writer.add_hparams(flags, final, name="hparams")
-
-    def flush(self) -> None:
-        """Writes the events recorded so far, so that TensorBoard shows them."""
-        with naming(self._folder / EVENTS):
-            self._writer.flush()
-
-    def _tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:
+    def tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:
+        """Writes an array, if arrays are wanted."""
         if self._save_tensors:
             with replacing(self._path(f"{name}.npy", epoch)) as part, part.open("wb") as file:
                 np.save(file, tensor)
+
+    def hyperparameters(self, flags: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        """Records the flags that are not defaults beside the final numbers, for TensorBoard's HParams page."""
+        # TensorBoardX writes these events to a file of their own, whatever the writer writes.
+        if not self._enabled:
+            return
+        defaults = flat(TrainConfig())
+        flags = {
+            name: value if isinstance(value, (int, float, str)) else str(value)
+            for name, value in flags.items()
+            if value != defaults[name] or name in ("lr", "epochs", "processing_mode")
+        }
+        final = {f"final/{name}": value for name, value in metrics.items()}
+        with naming(self._folder / "hparams" / EVENTS):
+            self._writer.add_hparams(flags, final, name="hparams")
 
     def _path(self, name: str, epoch: int) -> pathlib.Path:
         return self._folder / "results" / f"epoch_{epoch:04d}" / name
@@ -158,16 +144,7 @@ class Tracker:
 def record_samples(
     tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
-    """Records stages, their gradients, and predictions of samples of all classes in turn, as the flags ask for.
-
-    Args:
-        tracker: takes the record.
-        wanted: the flags.
-        dataset: the samples.
-        steps: the run's compiled functions.
-        state: the state after the epoch.
-        epoch: its number, from 0.
-    """
+    """Records stages, their gradients, and predictions of samples of all classes in turn, as the flags ask for."""
     differences = steps.settings.attack.adv_track_differences
     if not (wanted.records or differences):
         return
@@ -181,30 +158,13 @@ def record_samples(
     reference = steps.rule.reference(state.model, state.opt_state)
     if differences and reference is not None:
         _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
-        tracker.differences(default, images[-1], epoch)
+        # Half of the difference around gray.
+        shown = {"default": default, "adversarial": images[-1], "difference": 0.5 + (images[-1] - default) / 2}
+        tracker.images("differences", shown, epoch)
     if "predictions" in wanted.track:
-        tracker.predictions(steps.task.predictions_picture(images[-1], logits, targets), logits, targets, epoch)
-
-
-def hyperparameters(flags: Mapping[str, Any], pipeline: str | None) -> Numbers:
-    """Returns the settings to compare runs by: the most telling ones first, then the others that are not defaults.
-
-    The first ones are numbered, since TensorBoard sorts by name and shows the first five.
-
-    Args:
-        flags: the flags of the run.
-        pipeline: the title of the processing.
-    """
-    defaults, first = flat(TrainConfig()), {"1_lr": flags["lr"], "2_epochs": flags["epochs"], "3_pipeline": pipeline}
-    left_out = ("logdir", "data_dir", "lr", "epochs", "pipeline")
-    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in left_out}
-    return first | changed
-
-
-def _tag(name: str) -> str:
-    """Returns TensorBoard's name of a metric, grouped so that training and validation stand side by side."""
-    split, metric = name.split("_", 1)
-    return f"{metric}/{split}"
+        tracker.picture("predictions", steps.task.predictions_picture(images[-1], logits, targets), epoch)
+        tracker.tensor("predictions_logits", logits, epoch)
+        tracker.tensor("predictions_targets", targets, epoch)
 
 
 def at_intensity(name: str, iso: float) -> str:
@@ -226,7 +186,7 @@ def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
     return "  ".join([*parts, f"{row['seconds']:.1f} s", *(["*"] if is_best else [])])
 
 
-def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str:
+def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
     """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
     names = [name for name in summary if not is_at_intensity(name)]
     score = names[0]  # of the validation
@@ -235,19 +195,19 @@ def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str
         best = f"{result[f'best_{score}']:.4f} (epoch {result['best_epoch'] + 1})"
         rows.append([f"fold {fold}", *(f"{result[name]:.4f}" for name in names), best])
     if len(results) > 1:
-        rows.append(["mean", *(f"{summary[name]['mean']:.4f}" for name in names), ""])
-        rows.append(["standard deviation", *(f"{summary[name]['std']:.4f}" for name in names), ""])
+        for title, key in (("mean", "mean"), ("standard deviation", "std")):
+            rows.append([title, *(f"{summary[name][key]:.4f}" for name in names), ""])
     return table(rows)
 
 
-def intensity_table(summary: Mapping[str, Mapping]) -> str:
+def intensity_table(summary: Mapping[str, Row]) -> str:
     """The last epoch's validation score at each intensity, as the mean over the folds; empty for a single intensity."""
     found = {name.partition(_AT)[2]: each["mean"] for name, each in summary.items() if is_at_intensity(name)}
     score = next(iter(summary)).replace("_", " ")
     return table([["intensity", score], *([iso, f"{mean:.4f}"] for iso, mean in found.items())]) if found else ""
 
 
-def class_table(results: Sequence[Mapping]) -> str:
+def class_table(results: Sequence[Row]) -> str:
     """The last epoch's validation by class: means over the folds, and the number of samples of all folds.
 
     Samples of several classes count for each.
@@ -262,27 +222,20 @@ def class_table(results: Sequence[Mapping]) -> str:
 
 
 def closing(
-    run_dir: pathlib.Path,
-    logdir: str,
-    learns_pipeline: bool,
-    seconds: float | None,
-    work: str = "trained",
-    has_gradient: bool = True,
+    run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float, has_gradient: bool = True
 ) -> str:
-    """Says how long training took, where everything is, and which commands come next.
+    """Says how long this call took, where everything is, and which commands come next.
 
     Args:
         run_dir: the run's folder.
         logdir: the folder that TensorBoard is given.
         learns_pipeline: whether the run has learned its processing.
-        seconds: how long this call has trained; None if nothing was left to do.
-        work: "trained" or "measured".
+        seconds: how long this call took.
         has_gradient: whether the head has a gradient, by which the worst processing is searched for.
     """
-    run = shlex.quote(str(run_dir))
-    done = "nothing was left to do: the run is complete" if seconds is None else f"{work} in {_time(seconds)}"
+    run, (minutes, rest) = shlex.quote(str(run_dir)), divmod(round(seconds), 60)
     lines = [
-        f"{done}; results in {run_dir}",
+        f"done in {minutes} min {rest} s; results in {run_dir}",
         f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",
         f"under drift:          {command('evaluate')} --run={run}",
     ]
@@ -290,11 +243,4 @@ def closing(
         lines.append(f"worst processing:     {command('forensics')} --run={run}")
     elif learns_pipeline:
         lines.append(f"tolerated processing: {command('forensics')} --run={run} --analyses=tolerances")
-    lines.append(f"all on one page:      {report_command([str(run_dir)])}")
-    return "\n".join(lines)
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return "\n".join([*lines, f"all on one page:      {report_command([str(run_dir)])}"])

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,32 +16,28 @@ from tqdm import tqdm
 import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
-from r2l_jax.data.loader import Batch
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
 from r2l_jax.runtime.hosts import is_first, no_bar, on_first_process
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, tracking
-from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, out_of_patience, stored_model
+from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer, stored_model
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import Fold, Record, fold_folders, other_makers, read_metrics, seed_folders
+from r2l_jax.training.record import Fold, Record, fold_folders, seed_folders
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
 from r2l_jax.training.update import GradientDescent, UpdateRule
 
 Numbers = dict[str, Any]
 
-# After 60 updates the initial running statistics weigh 0.9**60 = 0.2%.
-_LEAST_UPDATES = 60
-
 # Wider progress bars break on small terminals and in logs.
 _COLUMNS = 80
 
-# A score that has come less than so much of the way from a guess to certainty is hardly better than a guess.
+# A network taken as it is brings a warning below this share of the way from chance to 100%.
 _LITTLE = 0.2
 
 
@@ -63,39 +59,23 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
             folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    run_dir = config.run_dir
+    run_dir, started = config.run_dir, time.monotonic()
     on_first_process(lambda: check_output_folder(run_dir))
     plan = Plan(config, rule)
     if seed_folders(run_dir):
         raise InputError(f"{run_dir} holds a group of trainings: choose another --run_name")
     with writing_to(run_dir):
-        begun = plan.check_folders(plan.folds)
-        if is_first():
-            _warn(config, plan, begun, plan.folds)
-            if config.tracking.overwrite:
-                _remove(run_dir)
+        plan.check_folders(plan.folds)
+        if is_first() and config.tracking.overwrite:
+            _remove(run_dir)
         multihost_utils.sync_global_devices("run folder prepared")
-        started = time.monotonic()
-        trainer = Trainer(plan, make_steps(plan.steps, rule))
-        results, are_new = zip(*trainer.train(plan.folds), strict=True)
-        summary = _summary(trainer.steps, results)
+        steps = make_steps(plan.steps, rule)
+        results = _train(plan, steps, plan.folds)
+        summary = _summary(steps, results)
         if is_first():
             write_json(run_dir / "summary.json", summary)
-        if is_first() and shows:
-            trains = config.optimization.epochs > 0
-            tables = (
-                tracking.class_table(results),
-                tracking.intensity_table(summary),
-                tracking.run_table(results, summary) if trains else "",
-            )
-            print(*filter(None, tables), sep="\n\n")
-            seconds = time.monotonic() - started if any(are_new) else None
-            if not trains and (said := _said_of_a_guess(trainer.steps.task, summary)):
-                print(f"warning: {said}", file=sys.stderr)
-            logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
-            head, work = plan.steps.architecture.frozen_head, "trained" if trains else "measured"
-            searches = head is None or has_gradient(head)
-            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds, work, searches)}")
+            if shows:
+                _show(plan, steps.task, results, summary, time.monotonic() - started)
         return summary
 
 
@@ -108,39 +88,23 @@ def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRu
         config: the run. It must not `overwrite`.
         numbers: the folds' numbers.
         rule: how a step changes the model.
-
-    Raises:
-        InputError: as `run`, or another program that trains one of these folds.
-        Interrupted: as `run`.
     """
     if config.tracking.overwrite:
         raise ValueError("to overwrite a run would remove the folds that others train")
     plan = Plan(config, rule)
     chosen = [plan.folds[number] for number in numbers]
-    begun = plan.check_folders(chosen)
-    if is_first():
-        _warn(config, plan, begun, chosen)
-    Trainer(plan, make_steps(plan.steps, rule)).train(chosen)
+    plan.check_folders(chosen)
+    _train(plan, make_steps(plan.steps, rule), chosen)
 
 
-def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequence[Fold]) -> None:
-    """Prints warnings before training starts; `begun` are the folds that are continued."""
-    warnings, attack = [], config.attack.adv_training
-    if attack and not config.model.classifier_uri:
-        warnings.append("--adv_training without --classifier_uri attacks a head untrained for the task")
-    updates = config.optimization.epochs * plan.batches.per_epoch
-    if len(begun) < len(folds) and 0 < updates < _LEAST_UPDATES and not attack:
-        warnings.append(
-            f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, need "
-            f"about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
-        )
-    for fold in begun:
-        # Not refused: after an upgrade, refusing would lose days of training.
-        if other_makers(read_metrics(fold.metrics_file, "start anew with --overwrite")):
-            other = "was trained by different source code or another version of JAX"
-            warnings.append(f"{fold.folder} {other}; --overwrite starts anew")
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+def _train(plan: Plan, steps: Steps, folds: Sequence[Fold]) -> list[Numbers]:
+    """Trains folds one after the other, and returns the content of each metrics.json."""
+    results = []
+    with StopSignals() as stop:
+        for fold in folds:
+            with writing_to(fold.folder):
+                results.append(FoldTraining(plan, steps, fold, stop).finish())
+    return results
 
 
 def _remove(run_dir: pathlib.Path) -> None:
@@ -166,8 +130,21 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     }
 
 
+def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
+    """Prints tables of the scores and the next commands."""
+    trains, head = plan.optimization.epochs > 0, plan.steps.architecture.frozen_head
+    run_table = tracking.run_table(results, summary) if trains else ""
+    tables = (tracking.class_table(results), tracking.intensity_table(summary), run_table)
+    print(*filter(None, tables), sep="\n\n")
+    if not trains and (said := _said_of_a_guess(task, summary)):
+        warn(said)
+    searches = head is None or has_gradient(head)
+    learns = plan.steps.architecture.processing.learns_pipeline
+    print(f"\n{tracking.closing(plan.run_dir, plan.tracking.logdir, learns, seconds, searches)}")
+
+
 def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
-    """Returns a warning if a network that was taken as it is hardly does better than a guess."""
+    """Returns a warning if a network that was taken as it is does hardly better than a guess."""
     if task.score != "accuracy":
         return None
     found, chance = summary["val_accuracy"]["mean"], 1 / len(task.classes)
@@ -179,250 +156,188 @@ def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
     )
 
 
-class Trainer:
-    """Trains folds of a run, one after the other.
+def best_of(history: Sequence[Numbers], quality: Callable[[Numbers], Quality | None]) -> Numbers | None:
+    """Returns the epoch of the highest quality; None if no epoch was validated."""
+    ranked = [(found, row) for row in history if (found := quality(row)) is not None]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def out_of_patience(history: Sequence[Numbers], quality: Callable[[Numbers], Quality | None], patience: int) -> bool:
+    """Returns whether the last `patience` validations have not improved on the best before them; never if it is 0."""
+    best = best_of(history, quality)
+    if not patience or best is None:
+        return False
+    since = [row for row in history if row["epoch"] > best["epoch"] and quality(row) is not None]
+    return len(since) >= patience and since[-1] is history[-1]
+
+
+class FoldTraining:
+    """Trains one fold.
 
     Args:
         plan: the run.
         steps: its compiled steps.
+        fold: the samples to train and validate on, and where the files go.
+        stop: tells when to stop.
     """
 
-    def __init__(self, plan: Plan, steps: Steps):
-        self.steps, self._plan, self._tracking = steps, plan, plan.tracking
-        # Nothing is measured on training samples that nothing was trained on.
-        trains = plan.optimization.epochs > 0
-        self._summary = [name for name in steps.summary if trains or not name.startswith("train_")]
+    def __init__(self, plan: Plan, steps: Steps, fold: Fold, stop: StopSignals):
+        self._plan, self._steps, self._fold, self._stop = plan, steps, fold, stop
+        self._record = Record(fold, plan.described)
+        self._history: list[Numbers] = []
+        self._validated: Numbers | None = None  # the sums of the last validation
 
-    def train(self, folds: Sequence[Fold]) -> list[tuple[Numbers, bool]]:
-        """Trains folds from their starts, or from their last checkpoints.
+    def finish(self) -> Numbers:
+        """Trains from the start or from the last checkpoint, unless the fold is complete.
 
         Returns:
-            The content of each metrics.json, and whether anything was left to do.
+            The content of metrics.json.
         """
-        trained = []
-        with StopSignals() as stop:
-            for fold in folds:
-                with writing_to(fold.folder):
-                    trained.append(self._train(fold, stop))
-        return trained
-
-    def _train(self, fold: Fold, stop: StopSignals) -> tuple[Numbers, bool]:
-        final_names = (*self._summary, "best_epoch", f"best_val_{self.steps.task.score}")
-        record, folder = Record(fold, self._plan.described, final_names), fold.folder / "checkpoints"
-        content = record.finished
+        content, wanted, folder = self._record.finished, self._plan.tracking, self._fold.folder / "checkpoints"
         if content is None:
-            with Checkpoints(folder, self._quality, enabled=self._tracking.log_model) as checkpoints:
-                state, history, final = self._train_epochs(fold, record, checkpoints, stop)
-            if self._tracking.save_locally:
+            with Checkpoints(folder, enabled=wanted.log_model) as checkpoints:
+                state, final = self._train(checkpoints)
+            if wanted.save_locally:
                 # After the checkpoints are complete, and before the fold counts as finished.
-                self._write_model(fold, record.content(history, final), state)
-            content = record.write(history, final)
-        if is_first() and not (self._tracking.keep_optimizer or self.steps.rule.state_is_result):
+                self._write_model(self._record.content(self._history, final), state)
+            content = self._record.write(self._history, final)
+        if is_first() and not (wanted.keep_optimizer or self._steps.rule.state_is_result):
             drop_optimizer(folder)
-        return content, record.finished is None
+        return content
 
-    def _train_epochs(
-        self, fold: Fold, record: Record, checkpoints: Checkpoints, stop: StopSignals
-    ) -> tuple[TrainState, list[Numbers], Numbers]:
-        """Returns the last state, the numbers of the epochs, and the final numbers."""
-        plan, steps, epochs = self._plan, self.steps, self._plan.optimization.epochs
-        init_key, step_key = (
-            jax.random.split(jax.random.fold_in(jax.random.key(plan.optimization.seed_of(part)), fold.number))[place]
-            for place, part in enumerate(("weights", "order"))
-        )
-        keys = init_key, step_key
+    def _train(self, checkpoints: Checkpoints) -> tuple[TrainState, Numbers]:
+        """Returns the state after the last epoch, and the final numbers."""
+        plan, steps, fold, wanted = self._plan, self._steps, self._fold, self._plan.tracking
+        epochs, per_epoch = plan.optimization.epochs, plan.batches.per_epoch
+        key = jax.random.fold_in(jax.random.key(plan.optimization.seed), fold.number)
+        init_key, step_key = jax.random.split(key)
         state = initial_state(
-            steps, plan.sources, plan.dataset, fold, plan.batches.size, keys, checkpoints.found, trains=epochs > 0
+            steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
         )
-        state, history = checkpoints.restore_last(state, epochs, self._is_done)
-        loop = _Loop(plan, steps, fold, step_key, stop, int(state.step))
-        tracker = tracking.Tracker(fold.folder, len(history), "arrays" in self._tracking.track, enabled=is_first())
-        with loop, tracker:
-            record.write(history)
+        state, history, has_optimizer = checkpoints.restore(state)
+        self._history = history
+        if not (has_optimizer or self._is_done()):
+            raise InputError(
+                f"{fold.folder} has dropped the optimizer's state after epoch {len(history)}, so that it cannot be "
+                "continued; start anew with --overwrite, and with --keep_optimizer to keep it"
+            )
+        batches = loader.train_batches(
+            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed, int(state.step)
+        )
+        tracker = tracking.Tracker(fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
+        with self._bar(int(state.step), epochs * per_epoch) as bar, tracker:
+            self._record.write(history)
             if not epochs and not history:
-                history.append(loop.measure(state))
-                checkpoints.save(state, history)
-                record.write(history)
-            for epoch in range(len(history), epochs):
-                if self._is_done(history):
-                    break
-                state, speed = loop.train_epoch(state, epoch)
-                if speed is None:
-                    checkpoints.save(state, history, ends_epoch=False)
-                    raise self._interrupted(f"stopped at step {loop.step} of {loop.steps}")
-                state, row, sums = loop.end_epoch(state, epoch, speed)
+                started = time.perf_counter()
+                history.append({"epoch": 0, **self._means("val", self._validate(state))})
+                history[0]["seconds"] = time.perf_counter() - started
+                checkpoints.save(state, history, self._quality(history[0]))
+            while not self._is_done():
+                epoch = len(history)
+                ahead, started, first = OneAhead(), time.perf_counter(), int(state.step)
+                last, epoch_key = (epoch + 1) * per_epoch, jax.random.fold_in(step_key, epoch)
+                for step in range(first + 1, last + 1):
+                    batch = to_devices(next(batches), shardings().split)
+                    state, loss = steps.train(state, batch, epoch_key)
+                    ahead.begun(loss)
+                    if step == first + 1 < last:
+                        # The clock starts after the first call, which may compile.
+                        jax.block_until_ready(loss)
+                        started = time.perf_counter()
+                    bar.update()
+                    # The validation at an epoch's end still belongs to the epoch.
+                    if step < last and self._stop.after_step():
+                        checkpoints.save(state, history, None)
+                        raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
+                # The device may still work on the last step: its sums are waited for before the clock is read.
+                jax.block_until_ready(state.sums)
+                images = max(last - first - 1, 1) * plan.batches.size
+                speed = images / (time.perf_counter() - started)
+                state, row, sums = self._end_epoch(state, epoch, speed)
                 history.append(row)
-                checkpoints.save(state, history)
-                is_best = best_of(history, self._quality) is row
-                loop.say(tracking.epoch_line(row, epochs, steps.task.score, is_best))
-                tracker.epoch(steps, state, row, sums, plan.batches.per_epoch)
+                checkpoints.save(state, history, self._quality(row))
+                self._say(bar, row)
                 rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
                 tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
-                if "every_epoch" in self._tracking.track:
-                    tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, epoch)
-                tracker.flush()
-                record.write(history)
-                if epoch + 1 < epochs and stop.agreed():
-                    raise self._interrupted(f"stopped after epoch {epoch + 1} of {epochs}")
-            if "every_epoch" not in self._tracking.track:
-                tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, history[-1]["epoch"])
-            final = self._final_numbers(loop, state, history)
-            confusion = np.array(final["val_confusion_matrix"])
-            if (picture := steps.task.confusion_picture(confusion)) is not None:
-                tracker.picture("confusion", picture, history[-1]["epoch"])
-            tracker.hyperparameters(
-                tracking.hyperparameters(plan.described["flags"], plan.steps.architecture.title),
-                {name: history[-1][name] for name in self._summary},
-            )
-        return state, history, final
+                if "every_epoch" in wanted.track:
+                    tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
+                tracker.epoch(steps, state, row, sums, per_epoch)
+                self._record.write(history)
+                if epoch + 1 < epochs and self._stop.agreed():
+                    raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
+            final = self._final(state)
+            epoch = history[-1]["epoch"]
+            if "every_epoch" not in wanted.track:
+                tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
+            if (picture := steps.task.confusion_picture(np.array(final["val_confusion_matrix"]))) is not None:
+                tracker.picture("confusion", picture, epoch)
+            numbers = {name: final[name] for name in steps.summary if name in final}
+            tracker.hyperparameters(plan.described["flags"], numbers)
+        return state, final
 
-    def _final_numbers(self, loop: "_Loop", state: TrainState, history: list[Numbers]) -> Numbers:
+    def _bar(self, first_step: int, steps: int) -> tqdm:
+        return tqdm(
+            total=steps,
+            initial=first_step,
+            desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
+            unit="step",
+            disable=no_bar(),
+            ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
+        )
+
+    def _say(self, bar: tqdm, row: Numbers) -> None:
+        """Prints the line of an epoch to stderr, above the progress bar if there is one."""
+        if is_first():
+            epochs, score = self._plan.optimization.epochs, self._steps.task.score
+            bar.write(
+                tracking.epoch_line(row, epochs, score, best_of(self._history, self._quality) is row), file=sys.stderr
+            )
+
+    def _end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
+        """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums."""
+        optimization, batches = self._plan.optimization, self._plan.batches
+        sums, processor = jax.device_get((state.sums, state.processor))
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
+            raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
+        state = state.replace(sums=self._steps.zero_sums())
+        row = {"epoch": epoch, **self._means("train", sums), "seconds": batches.per_epoch * batches.size / speed}
+        if (epoch + 1) % optimization.check_val_every_n_epoch == 0 or epoch + 1 == optimization.epochs:
+            row |= self._means("val", self._validate(state))
+        return state, row, sums
+
+    def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
         # The last epoch was validated in this state, unless an earlier call has trained it.
-        steps, task, sums = self.steps, self.steps.task, loop.validated or loop.validate(state)
-        best, confusion = best_of(history, self._quality), sums["confusion"]
+        steps, task, sums = self._steps, self._steps.task, self._validated or self._validate(state)
+        last, best, confusion = self._history[-1], best_of(self._history, self._quality), sums["confusion"]
         assert best is not None  # the last epoch is always validated
-        names = (f"val_{task.score}", "val_loss", *steps.measured)
         final = {
-            **{name: history[-1][name] for name in (*self._summary, *steps.measured)},
+            **{name: last[name] for name in (*steps.summary, *steps.measured) if name in last},
             "best_epoch": best["epoch"],
-            **{f"best_{name}": best[name] for name in names},
+            **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *steps.measured)},
             **{
                 f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
                 for name in ("precision", "recall", "f1")
             },
             "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
             "val_confusion_matrix": confusion.tolist(),
-            **loop.scores_by_intensity(state),
+            **self._scores_by_intensity(state),
         }
         if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
-            sums = loop.validate(state.replace(model=reference))
+            sums = self._validate(state.replace(model=reference))
             by_default = {name: total for name, total in sums.items() if name not in steps.rule.metrics}
-            final |= _means("default_val", by_default, steps)
+            final |= self._means("default_val", by_default)
         return final
 
-    def _quality(self, row: Mapping[str, Any]) -> Numbers | None:
-        """Returns the quality of an epoch (see `checkpoint.Quality`); None for an epoch that was not validated."""
-        score, sign = f"val_{self.steps.task.score}", self.steps.rule.sign
-        if score not in row:
-            return None
-        return {"score": sign * row[score], "loss": -sign * row["val_loss"], "epoch": row["epoch"]}
-
-    def _is_done(self, history: list[Numbers]) -> bool:
-        return out_of_patience(history, self._quality, self._plan.optimization.patience)
-
-    def _interrupted(self, stopped: str) -> Interrupted:
-        left = "the same command resumes there" if self._tracking.log_model else "nothing is kept"
-        return Interrupted(f"{stopped}; {left}")
-
-    def _write_model(self, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:
-        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
-        which, where, model = "last", str(fold.folder), state.model
-        if self._tracking.log_model:
-            which = "best"
-            nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
-        if is_first():
-            about, arrays = model_file.about_run(content, fold.number, which, where), model_file.named_arrays(model)
-            identity = model_file.identity_of(about, self.steps.settings.architecture, arrays)
-            model_file.write(fold.folder / model_file.NAME, arrays, about, identity)
-
-
-class _Loop:
-    """Takes the steps of a fold, and shows their progress.
-
-    Attributes:
-        step: the number of steps taken so far.
-        steps: the total number of training steps.
-        validated: the sums of the last validation; None before the first.
-    """
-
-    def __init__(self, plan: Plan, compiled: Steps, fold: Fold, key: jax.Array, stop: StopSignals, first_step: int):
-        self._plan, self._batches, self._compiled, self._fold = plan, plan.batches, compiled, fold
-        self._key, self._stop = key, stop
-        self.step, self.steps = first_step, plan.optimization.epochs * plan.batches.per_epoch
-        self.validated: Numbers | None = None
-        self._left: Iterator[Batch] = loader.train_batches(
-            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed_of("order"), first_step
-        )
-
-    def __enter__(self) -> "_Loop":
-        self._bar = tqdm(
-            total=self.steps,
-            initial=self.step,
-            desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
-            unit="step",
-            disable=no_bar(),
-            ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
-        )
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._bar.close()
-
-    def say(self, line: str) -> None:
-        """Prints a line to stderr, above the progress bar if there is one."""
-        if is_first():
-            self._bar.write(line, file=sys.stderr)
-
-    def train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, float | None]:
-        """Takes the steps that are left of an epoch.
-
-        Returns:
-            The state, and the images per second; None if the user or the scheduler asked to stop within the epoch.
-        """
-        first, last, ahead, started = self.step, (epoch + 1) * self._batches.per_epoch, OneAhead(), time.perf_counter()
-        key, timed = jax.random.fold_in(self._key, epoch), last - first
-        while self.step < last:
-            batch = to_devices(next(self._left), shardings().split)
-            state, loss = self._compiled.train(state, batch, key)
-            if self.step == first and timed > 1:
-                # The clock starts after the first call, which may compile.
-                jax.block_until_ready(loss)
-                started, timed = time.perf_counter(), timed - 1
-            ahead.begun(loss)
-            self.step += 1
-            self._bar.update()
-            # The validation at an epoch's end still belongs to the epoch.
-            if self._stop.after_step() and self.step < last:
-                return state, None
-        # The device may still work on the last step: its sums are waited for before the clock is read.
-        jax.block_until_ready(state.sums)
-        return state, timed * self._batches.size / (time.perf_counter() - started)
-
-    def end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
-        """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums.
-
-        Raises:
-            InputError: training has diverged.
-        """
-        steps, optimization = self._compiled, self._plan.optimization
-        sums, processor = jax.device_get((state.sums, state.processor))
-        if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
-            raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
-        state = state.replace(sums=steps.zero_sums())
-        row = {"epoch": epoch, **_means("train", sums, steps)}
-        row["seconds"] = self._batches.per_epoch * self._batches.size / speed
-        if (epoch + 1) % optimization.check_val_every_n_epoch == 0 or epoch + 1 == optimization.epochs:
-            row |= _means("val", self.validate(state), steps)
-        shown = [name for name in (f"val_{steps.task.score}", "val_loss") if name in row]
-        self._bar.set_postfix({name.removeprefix("val_"): f"{row[name]:.3f}" for name in shown})
-        return state, row, sums
-
-    def measure(self, state: TrainState) -> Numbers:
-        """Measures a model that is not trained, and returns the numbers of the only row of its history."""
-        started = time.perf_counter()
-        val = _means("val", self.validate(state), self._compiled)
-        return {"epoch": 0, **val, "seconds": time.perf_counter() - started}
-
-    def validate(self, state: TrainState) -> Numbers:
+    def _validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""
-        self.validated = totals = self._measure(state, self._fold.valid_indices)
+        self._validated = totals = self._measure(state, self._fold.valid_indices)
         return totals
 
-    def scores_by_intensity(self, state: TrainState) -> dict[str, float]:
+    def _scores_by_intensity(self, state: TrainState) -> dict[str, float]:
         """Returns the validation score at each intensity of a run of several, by `tracking.at_intensity`."""
-        isos, task, valid, scores = self._plan.isos, self._compiled.task, self._fold.valid_indices, {}
+        isos, task, valid, scores = self._plan.isos, self._steps.task, self._fold.valid_indices, {}
         for place, iso in enumerate(isos if len(isos) > 1 else ()):
             # One batch of validation samples (--test_run) may lack an intensity.
             if len(indices := valid[valid % len(isos) == place]):
@@ -432,14 +347,42 @@ class _Loop:
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
         """Adds up the sums over some samples."""
-        sums = self._compiled.zero_evaluated()
-        for batch in loader.eval_batches(self._plan.dataset, indices, self._batches.size):
-            sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
-        return self._compiled.task.totals(jax.device_get(sums))
+        sums = self._steps.zero_evaluated()
+        for batch in loader.eval_batches(self._plan.dataset, indices, self._plan.batches.size):
+            sums = self._steps.evaluate(state, sums, to_devices(batch, shardings().split))
+        return self._steps.task.totals(jax.device_get(sums))
 
+    def _means(self, split: str, sums: Numbers) -> dict[str, float]:
+        """Computes the score, the mean loss and the means of the task's and the rule's metrics, named by the split."""
+        task, names = self._steps.task, ("loss", *self._steps.task.metrics, *self._steps.rule.metrics)
+        count = sums["confusion"].sum()
+        means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
+        return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
 
-def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
-    """Computes the score, the mean loss and the means of the task's and the rule's metrics, named after the split."""
-    task, count, names = steps.task, sums["confusion"].sum(), ("loss", *steps.task.metrics, *steps.rule.metrics)
-    means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
-    return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
+    def _quality(self, row: Mapping[str, Any]) -> Quality | None:
+        """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""
+        score, sign = f"val_{self._steps.task.score}", self._steps.rule.sign
+        if score not in row:
+            return None
+        numbers = np.array([sign * row[score], -sign * row["val_loss"], -row["epoch"]])
+        return np.nan_to_num(numbers, nan=-np.inf).tolist()
+
+    def _is_done(self) -> bool:
+        optimization = self._plan.optimization
+        impatient = out_of_patience(self._history, self._quality, optimization.patience)
+        return impatient or len(self._history) >= optimization.epochs
+
+    def _interrupted(self, where: str) -> Interrupted:
+        left = "the same command resumes there" if self._plan.tracking.log_model else "nothing is kept"
+        return Interrupted(f"stopped {where}; {left}")
+
+    def _write_model(self, content: Mapping[str, Any], state: TrainState) -> None:
+        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
+        fold, which, where, model = self._fold, "last", str(self._fold.folder), state.model
+        if self._plan.tracking.log_model:
+            which = "best"
+            nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
+        if is_first():
+            about, arrays = model_file.about_run(content, fold.number, which, where), model_file.named_arrays(model)
+            identity = model_file.identity_of(about, self._steps.settings.architecture, arrays)
+            model_file.write(fold.folder / model_file.NAME, arrays, about, identity)

@@ -50,17 +50,7 @@ class StepSettings:
 
     @classmethod
     def of(cls, config: TrainConfig, dataset: RawDataset, epoch_steps: int) -> "StepSettings":
-        """Collects the settings of a run.
-
-        Args:
-            config: the run.
-            dataset: its camera, its task, and the shapes of its samples.
-            epoch_steps: the number of updates in an epoch.
-
-        Raises:
-            InputError: the task does not take the settings of its loss, or `--camera_augmentation` is given for images
-                without a camera.
-        """
+        """Collects the settings of a run with this many updates in an epoch."""
         if dataset.camera is None and (purposes := config.optimization.camera_augmentation):
             raise InputError(
                 f"--camera_augmentation={','.join(purposes)}: {dataset.name} is processed already: there is no raw data"
@@ -169,7 +159,7 @@ class UpdateRule(abc.ABC):
             model: its variables, without a fixed processor.
             state: the result of `begin`, or of the update before.
             batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
-            keys: of the augmentation, one for each sample.
+            keys: one for each sample, for the augmentation.
         """
 
     def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -212,11 +202,7 @@ class GradientDescent(UpdateRule):
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
-        """Accepts every pipeline.
-
-        Raises:
-            ValueError: the settings ask for adversarial training, which is another rule.
-        """
+        """Accepts every pipeline."""
         if settings.attack.adv_training:
             raise ValueError("adversarial training needs the update rule r2l_jax.drift.forensics.attack.Attack")
 

@@ -223,9 +223,7 @@ REFUSED = [
         "--run_name=r --augmentation=weka",
         "flag --augmentation=weka: value should be one of <none|weak|strong>",
     ),
-    ("train", "--run_name=r --vary=order", "--vary has no effect without --seeds"),
     ("train", "--run_name=r --seeds=1,x", "--seeds must be whole numbers, separated by commas, got 1,x"),
-    ("train", "--run_name=r --seeds=2 --vary=lr", "--vary must be one of weights, order, split, got 'lr'"),
     ("unprocess", "--output=out --camera=drone", "--input is required: folder of pictures"),
     ("unprocess", "--input=raw --output=out --camera=auto", "--camera=auto: pictures hold no camera's calibration"),
 ]

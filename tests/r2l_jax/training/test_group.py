@@ -22,7 +22,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat, replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import group, train
-from r2l_jax.training.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +48,9 @@ def members(trained):
 
 
 def test_a_member_is_the_ordinary_run_with_the_same_flags(recipe, members):
-    """Its three seeds, one by one, are all that is random in it."""
-    seeds = {"seed": 3, "weights_seed": 5, "order_seed": 5, "split_seed": recipe.optimization.seed}
-    alone = replace(recipe, run_name="alone", **seeds)
+    alone, member = replace(recipe, run_name="alone", seed=5, split_seed=1), members["seed_5"]
     train.run(alone)
-    member = members["seed_5"]
-    assert flat(member) == flat(replace(recipe, run_name="group/seed_5", seed=5, split_seed=1))
+    assert flat(member) == flat(replace(alone, run_name="group/seed_5"))
     assert history(alone) == history(member)
     for name, value in model(member).items():
         np.testing.assert_array_equal(value, model(alone)[name], err_msg=name)
@@ -68,52 +64,12 @@ def test_members_differ_in_weights_and_order_and_share_their_samples(members):
         assert len(two[f"{part}_indices"]) == count
 
 
-@pytest.mark.parametrize(
-    ("vary", "fixed"),
-    [
-        (("weights", "order"), {"split_seed": 1}),
-        (("split",), {"weights_seed": 1, "order_seed": 1}),
-        (("weights", "order", "split"), {}),
-    ],
-)
-def test_parts_that_do_not_vary_have_the_seed_of_the_recipe(recipe, vary, fixed):
-    made = GroupSettings(seeds=(4,), vary=vary).members(recipe)
+def test_members_share_the_split_of_the_recipe(recipe):
+    made = GroupSettings(seeds=(4,)).members(recipe)
     assert list(made) == ["seed_1", "seed_2", "seed_3", "seed_4"]
-    none = {"weights_seed": None, "order_seed": None, "split_seed": None}
-    assert flat(made["seed_3"]) == flat(recipe) | none | fixed | {"seed": 3, "run_name": "group/seed_3"}
-
-
-def test_a_part_that_does_not_vary_keeps_the_seed_of_its_own(recipe):
+    assert flat(made["seed_3"]) == flat(recipe) | {"split_seed": 1, "seed": 3, "run_name": "group/seed_3"}
     made = GroupSettings(seeds=(2,)).members(replace(recipe, split_seed=7))
     assert [member.optimization.split_seed for member in made.values()] == [7, 7]
-
-
-def test_splits_differ_if_they_are_to(recipe):
-    made = GroupSettings(seeds=(2,), vary=("weights", "order", "split")).members(recipe)
-    first, second = (Plan(member).folds[0] for member in made.values())
-    for part in ("train_indices", "valid_indices", "test_indices"):
-        assert sorted(getattr(first, part)) != sorted(getattr(second, part))
-
-
-def test_weights_and_order_have_their_own_seeds(recipe, monkeypatch):
-    keys = []
-
-    class Drawn(Exception):  # noqa: N818 -- nothing went wrong
-        """The weights are to be drawn."""
-
-    def draw(steps, sources, dataset, fold, batch, own, resumes, **_):
-        keys.append([tuple(jax.random.key_data(key).tolist()) for key in own])
-        raise Drawn
-
-    monkeypatch.setattr(train, "initial_state", draw)
-    for seeds in ({}, {"weights_seed": 8}, {"order_seed": 8}, {"seed": 8}):
-        with pytest.raises(Drawn):
-            train.run(replace(recipe, run_name="keys", log_model=False, overwrite=True, **seeds))
-    (weights, order), *others = keys
-    assert others[0] == [others[2][0], order]
-    assert others[1] == [weights, others[2][1]]
-    assert others[2][0] != weights
-    assert others[2][1] != order
 
 
 def test_the_steps_are_compiled_once_for_all_members(trained):
@@ -122,7 +78,7 @@ def test_the_steps_are_compiled_once_for_all_members(trained):
         assert len([line for line in messages if line.startswith(f"Compiling jit({function})")]) == 1
 
 
-def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recipe, members, trained, capsys):
+def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recipe, members, trained):
     _, out, _ = trained
     rows = {line.split("  ")[0]: line.split("  ")[1:] for line in out.splitlines() if re.match("seed|mean|range", line)}
     rows = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in rows.items()}
@@ -133,8 +89,6 @@ def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recip
     assert rows["range"][0] == f"{low:.3g} to {high:.3g}"
     assert "\nPoints, on 7 validation samples\n" in out
     assert f"python scripts/evaluate.py --run={recipe.run_dir}\n" in out
-    group.run(recipe, GroupSettings(seeds=(2, 5)))
-    assert "nothing was left to do: the run is complete" in capsys.readouterr().out
 
 
 def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, members, monkeypatch):
@@ -209,13 +163,11 @@ def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, m
     [
         ({"seeds": (1, 1)}, "--seeds must be seeds that differ, or their number, got 1,1"),
         ({"seeds": (0,)}, "--seeds must be seeds that differ, or their number, got 0"),
-        ({"seeds": (2,), "vary": ()}, "--vary is empty"),
-        ({"seeds": (2,), "vary": ("order", "weights")}, "--weights_seed fixes a part that --vary=order,weights varies"),
     ],
 )
-def test_refused_settings_of_a_group(recipe, settings, message):
+def test_refused_settings_of_a_group(settings, message):
     with pytest.raises(InputError, match=message):
-        build(GroupSettings, settings).members(replace(recipe, weights_seed=3))
+        build(GroupSettings, settings)
 
 
 def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):

@@ -19,7 +19,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train
-from r2l_jax.training.checkpoint import out_of_patience
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.steps import make_steps
 from r2l_jax.training.update import StepSettings, _norm
@@ -231,7 +230,7 @@ def test_patience_counts_the_validations_since_the_best(scores, is_out):
     rows = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores)]
 
     def quality(row):
-        return None if row["score"] is None else {**row, "loss": 0.0}
+        return None if row["score"] is None else (row["score"], -row["epoch"])
 
-    assert out_of_patience(rows, quality, 2) == is_out
-    assert not out_of_patience(rows, quality, 0)
+    assert train.out_of_patience(rows, quality, 2) == is_out
+    assert not train.out_of_patience(rows, quality, 0)

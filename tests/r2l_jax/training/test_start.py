@@ -3,11 +3,9 @@
 import contextlib
 import io
 
-import jax
 import numpy as np
 import pytest
 import tifffile
-import variants
 from flax import nnx
 from safetensors.numpy import load_file
 from small_runs import model
@@ -106,15 +104,3 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
         start.fixed_statistics(made, made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
     )
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
-
-
-@pytest.mark.parametrize("mode", variants.quick(1, ["parametrized", "static", "neural_network"]))
-def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mode):
-    # No other test has this rate, so that its steps would be compiled already.
-    config = replace(base, run_name=f"ahead_{mode}", processing_mode=mode, epochs=2, log_model=False, lr=3e-5)
-    with jax.log_compiles():
-        train.run(config)
-    for function in ("_drawn", "_trained"):
-        assert len([line for line in caplog.messages if line.startswith(f"Compiling jit({function})")]) == 1
-        # Messages are those of this thread, which finds what another one has compiled.
-        assert not [line for line in caplog.messages if line.startswith(f"Finished XLA compilation of jit({function})")]

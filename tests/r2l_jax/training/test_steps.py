@@ -67,7 +67,9 @@ def test_static_pipelines_share_the_program_of_the_head(base):
         config = replace(base, processing_mode="static", **algorithms)
         steps = make_steps(StepSettings.of(config, dataset, 4))
         state = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, key, unknown_statistics()))
-        programs.append(steps.lower(state, batch, key).as_text())
+        images = jax.eval_shape(steps._process, state.model, batch["raw"])
+        _, trained = steps._parts(state.model)
+        programs.append(steps._train.lower(state.replace(model=trained), {**batch, "raw": images}, key).as_text())
     assert programs[0] == programs[1]
 
 

@@ -1,4 +1,3 @@
-import pathlib
 import subprocess
 import sys
 import time
@@ -9,7 +8,9 @@ from PIL import Image
 from small_runs import events
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line
+from r2l_jax.config import TrainConfig
+from r2l_jax.runtime.flags import flat
+from r2l_jax.training.tracking import Tracker, class_table, epoch_line
 
 RNG = np.random.default_rng(0)
 
@@ -54,19 +55,14 @@ def test_parameters_are_scalars_by_their_place_and_large_ones_histograms(tmp_pat
     assert recorded.Scalars("processor_gradient_norm/matrix")[0].value == 0.25
 
 
-def test_images_are_rows_in_their_order_and_predictions_a_picture_with_the_tensors_behind_them(tmp_path):
+def test_images_are_rows_in_their_order_with_the_tensors_behind_them(tmp_path):
     first, second = RNG.uniform(-0.5, 1.5, (2, 3, 4, 4, 3)).astype(np.float32)
-    shown, logits, targets = RNG.random((4, 4, 3)).astype(np.float32), RNG.random((2, 3)), np.array([2, 0])
     with Tracker(tmp_path, 0, save_tensors=True) as tracker:
         tracker.images("stages", {"demosaic": first, "sharpening": second}, 2)
-        tracker.predictions(shown, logits, targets, 2)
     for name, batch in (("stages/0_demosaic", first), ("stages/1_sharpening", second)):
         row = np.concatenate(list(np.clip(batch, 0, 1)), 1)
         np.testing.assert_array_equal(picture(tmp_path, name), np.round(255 * row).astype(np.uint8))
         np.testing.assert_array_equal(tensor(tmp_path, name), batch)
-    np.testing.assert_array_equal(picture(tmp_path, "predictions"), np.round(255 * shown))
-    np.testing.assert_array_equal(tensor(tmp_path, "predictions_logits"), logits)
-    np.testing.assert_array_equal(tensor(tmp_path, "predictions_targets"), targets)
 
 
 def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image_is_full(tmp_path):
@@ -79,16 +75,6 @@ def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image
     np.testing.assert_allclose(small.astype(int), large, atol=1)
     assert not none.any()
     np.testing.assert_array_equal(tensor(tmp_path, "gradients/0_demosaic"), batch)
-
-
-def test_differences_are_halved_around_gray(tmp_path):
-    default, adversarial = np.zeros((1, 4, 4, 3), np.float32), np.full((1, 4, 4, 3), 0.4, np.float32)
-    adversarial[0, 0, 0] = 0
-    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
-        tracker.differences(default, adversarial, 2)
-    np.testing.assert_array_equal(tensor(tmp_path, "differences/0_default"), default)
-    np.testing.assert_array_equal(tensor(tmp_path, "differences/1_adversarial"), adversarial)
-    np.testing.assert_allclose(tensor(tmp_path, "differences/2_difference"), 0.5 + adversarial / 2)
 
 
 def test_what_an_interrupted_run_recorded_of_its_next_epochs_is_superseded(tmp_path):
@@ -105,22 +91,22 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
     with Tracker(tmp_path, 0, save_tensors, enabled) as tracker:
         tracker.scalars({"loss/val": 0.5}, 2)
         tracker.images("stages", {"demosaic": np.zeros((1, 4, 4, 3), np.float32)}, 2)
-        tracker.hyperparameters({"lr": 1e-3, "dataset": "Synthetic", "exposures": (1,)}, {"val_loss": 0.5})
+        tracker.hyperparameters(flat(TrainConfig()), {"val_loss": 0.5})
     assert not list(tmp_path.rglob("*.npy"))
     assert len(list(tmp_path.rglob("*.png"))) == enabled
     assert bool(list(tmp_path.rglob("events*"))) == enabled
 
 
-def test_hyperparameters_keep_their_types_and_others_are_texts(tmp_path):
+def test_hyperparameters_are_those_that_tell_runs_apart_in_their_types(tmp_path):
+    flags = flat(TrainConfig()) | {"lr": 0.25, "epochs": 30, "dataset": "Other", "iso": (1.0, 2.0), "camera": None}
     with Tracker(tmp_path, 0, save_tensors=False) as tracker:
-        tracker.hyperparameters(
-            {"lr": 0.25, "dataset": "Synthetic", "exposures": (1,), "camera": None}, {"val_loss": 1.0}
-        )
+        tracker.hyperparameters(flags, {"val_loss": 1.0})
     recorded = events(tmp_path / "hparams")
     content = recorded.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    flags = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert flags["lr"].number_value == 0.25
-    assert [flags[name].string_value for name in ("dataset", "exposures", "camera")] == ["Synthetic", "(1,)", "None"]
+    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert sorted(found) == ["dataset", "epochs", "iso", "lr", "processing_mode"]
+    assert (found["lr"].number_value, found["epochs"].number_value) == (0.25, 30)
+    assert (found["dataset"].string_value, found["iso"].string_value) == ("Other", "(1.0, 2.0)")
     assert recorded.Scalars("final/val_loss")[0].value == 1
 
 
@@ -147,13 +133,6 @@ def test_an_epoch_has_one_line_of_at_most_80_characters():
     assert "*" not in epoch_line(row, 12, "accuracy", is_best=False)
     without = {name: value for name, value in row.items() if not name.startswith("val")}
     assert epoch_line(without, 12, "accuracy", is_best=False).endswith("accuracy 0.9123  123.5 s")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "nothing was left to do"), (59.6, "1 min 0 s"), (7.2, "7 s"), (3725.0, "1 h 2 min")]
-)
-def test_the_end_says_how_long_it_took(seconds, text):
-    assert text in closing(pathlib.Path("runs/a"), "runs", True, seconds).splitlines()[0]
 
 
 def test_samples_of_several_classes_count_for_each():
