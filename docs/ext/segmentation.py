@@ -9,7 +9,6 @@ import pathlib
 import sys
 
 import numpy as np
-import recorded
 
 import r2l_jax
 from r2l_jax.data.sets import datasets
@@ -19,9 +18,9 @@ PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/segmentation.png"
 
 
 def draw(run: str) -> None:
-    """Draws the picture, and keeps the run's settings in it."""
-    file = pathlib.Path(run, "fold_0", "metrics.json")
-    metrics, model = json.loads(file.read_text()), r2l_jax.load(run)
+    """Draws the picture of a run."""
+    metrics = json.loads(pathlib.Path(run, "fold_0", "metrics.json").read_text())
+    model = r2l_jax.load(run)
     dataset = datasets.load(metrics["flags"]["dataset"], synthetic_size=metrics["flags"]["synthetic_size"])
     raws, masks = dataset.samples(np.array(metrics["valid_indices"][:3]))
     # A mosaic is linear: without a tone curve, it would look nearly black.
@@ -32,7 +31,6 @@ def draw(run: str) -> None:
         "prediction": (model.predict(raws) > 0.5).astype(np.float32),
     }
     contact_sheet({name: _below(images) for name, images in columns.items()}, columns=4, panel=582).save(PICTURE)
-    recorded.record(PICTURE, [file])
 
 
 def _below(images: np.ndarray) -> np.ndarray:

@@ -1,15 +1,38 @@
+"""The drawings in docs/images show what the code says."""
+
+import re
+
 import dng
+import filter_arrays
 import folders
 import numpy as np
+import overview
+import pytest
+import rooms
 import tifffile
+from pages import PAGES
 from PIL import Image
 
 import isp
 from r2l_jax.data.sets import datasets
 
 
-def test_the_picture_is_of_the_layouts():
-    assert folders.PICTURE.read_text() == folders.draw(), "run python docs/ext/folders.py"
+@pytest.mark.parametrize("picture", [filter_arrays, folders, overview], ids=lambda module: module.__name__)
+def test_a_picture_is_drawn_as_the_code_says(picture):
+    assert picture.PICTURE.read_text() == picture.draw(), f"run python docs/ext/{picture.__name__}.py"
+
+
+def test_the_rooms_are_those_of_the_contracts(tmp_path):
+    rooms.save(rooms.draw(rooms.read_layers()), tmp_path / "rooms.svg")
+    drawn, kept = (
+        re.findall(r"<text[^>]*>([^<]+)</text>", file.read_text()) for file in (tmp_path / "rooms.svg", rooms.PICTURE)
+    )
+    assert kept == drawn, "run python docs/ext/rooms.py"
+
+
+def test_the_guide_names_the_arrays():
+    for pattern, _ in filter_arrays.ARRAYS.values():
+        assert f"`{pattern}`" in PAGES["docs/sensors.md"]
 
 
 def test_folders_of_these_layouts_load(tmp_path):
@@ -32,16 +55,3 @@ def test_folders_of_these_layouts_load(tmp_path):
     assert cells.labels.tolist() == [0, 0, 1, 1]
     assert (len(cars), cars.classes, cars[0][1].shape) == (2, ("object",), (64, 64))
     assert set(cameras.cameras) == {"phone", "scanner"}
-    assert sorted(cameras.names) == sorted(
-        name.removeprefix("cells/") for name in folders.LAYOUTS[2].files if "tiff" in name
-    )
-
-
-def test_the_tree_names_each_folder_once():
-    assert folders._tree({"a/b/1": "", "a/b/2": "last", "a/c/3": ""}) == [
-        (0, "a/", ""),
-        (1, "b/", ""),
-        (2, "1", ""),
-        (2, "2", "last"),
-        (1, "c/3", ""),
-    ]
