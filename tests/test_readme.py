@@ -15,7 +15,7 @@ from r2l_jax.runtime import cluster, startup
 # For each program, the functions that do its work once its flags are read.
 WORK = {
     "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run", "r2l_jax.drift.adjustment.learning.run"),
-    "benchmark.py": ("r2l_jax.bench.machine.compute_on",),
+    "benchmark.py": ("r2l_jax.bench.benchmark.run",),
     "calibrate.py": ("r2l_jax.apps.calibrate.calibrate",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),

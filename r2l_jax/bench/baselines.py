@@ -11,6 +11,7 @@ the CPU, with their default numbers of threads. PyTorch has settings:
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -27,15 +28,8 @@ def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = 
     """Prepares PyTorch to render mosaics with the pipeline and batch norm, to `(B, 3, H, W)`."""
     import torch
 
-    processor, raws = _compiled(_processor(device), compiled), torch.tensor(raw, device=device)
+    processor, raws = torch.compile(_processor(device), disable=not compiled), torch.tensor(raw, device=device)
     return _awaited(torch.no_grad()(lambda: processor(raws)), device)
-
-
-def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
-    """Prepares Halide to do the work of `parametrized_forward`, see `r2l_jax.bench.halide_pipeline`."""
-    from r2l_jax.bench import halide_pipeline
-
-    return halide_pipeline.parametrized_forward(raw, by_hand)
 
 
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
@@ -46,7 +40,7 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
     import torch
 
     processor, raws = _processor(device), torch.tensor(raw, device=device)
-    render = _compiled(processor, compiled)
+    render = torch.compile(processor, disable=not compiled)
     weights = torch.tensor(np.moveaxis(weight, -1, 1).copy(), device=device)
 
     def gradient():
@@ -68,7 +62,7 @@ def train_step(
     """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision with one step of Adam."""
     import torch
 
-    model = _compiled(_raw_to_logit(_resnet(network), channels_last, device), compiled)
+    model = _raw_to_logit(_resnet(network), channels_last, compiled, device)
     targets = torch.tensor(labels, dtype=torch.int64, device=device)
     return _step(model, torch.nn.functional.cross_entropy, raw, targets, device)
 
@@ -81,7 +75,7 @@ def segmentation_step(
     import torch
 
     head = segmentation_models_pytorch.UnetPlusPlus("resnet34", encoder_weights=None)
-    model = _compiled(_raw_to_logit(head, channels_last, device), compiled)
+    model = _raw_to_logit(head, channels_last, compiled, device)
     loss = segmentation_models_pytorch.losses.DiceLoss("binary")
     return _step(model, loss, raw, torch.tensor(masks, device=device)[:, None].float(), device)
 
@@ -92,7 +86,7 @@ def evaluation(
     """Prepares PyTorch to compute the loss and the confusion matrix of the pipeline with batch norm and a ResNet-18."""
     import torch
 
-    model = _compiled(_raw_to_logit(_resnet("resnet18"), channels_last, device).eval(), compiled)
+    model = _raw_to_logit(_resnet("resnet18").eval(), channels_last, compiled, device)
     raws, targets = torch.tensor(raw, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -111,23 +105,13 @@ def _resnet(name: str):
     return torchvision.models.get_model(name, num_classes=CLASSES)
 
 
-def _raw_to_logit(head, channels_last: bool, device: str):
+def _raw_to_logit(head, channels_last: bool, compiled: bool, device: str):
     """Makes a PyTorch module of the pipeline with batch norm and a head."""
     import torch
 
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    # Defined here, so that this file can be imported without PyTorch.
-    class RawToLogit(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.processor = _processor(device)
-            self.head = head.to(device, memory_format=layout)
-
-        def forward(self, raws):
-            return self.head(self.processor(raws).contiguous(memory_format=layout))
-
-    return RawToLogit()
+    processor = _processor(device).train(head.training)
+    head = head.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return torch.compile(torch.nn.Sequential(processor, head), disable=not compiled)
 
 
 def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
@@ -150,21 +134,12 @@ def _awaited(call: Call, device: str) -> Call:
     """Makes a call return when its work is done: on a GPU, PyTorch's calls return earlier."""
     import torch
 
-    if torch.device(device).type != "cuda":
-        return call
-
     def awaited():
         result = call()
         torch.cuda.synchronize(device)
         return result
 
-    return awaited
-
-
-def _compiled(module, compiled: bool):
-    import torch
-
-    return torch.compile(module) if compiled else module
+    return awaited if torch.device(device).type == "cuda" else call
 
 
 def _processor(device: str):
@@ -176,25 +151,21 @@ def _processor(device: str):
         # JAX multiplies and convolves in TF32 on GPUs, and PyTorch only convolves in it unless told otherwise.
         torch.set_float32_matmul_precision("high")
 
-    def convolution(kernel, **padding):
-        """Makes a convolution with these initial weights `(out, in, row, col)`."""
-        out, channels, rows, cols = kernel.shape
-        module = nn.Conv2d(channels, out, (rows, cols), padding=(rows // 2, cols // 2), bias=False, **padding)
-        module.weight.data[...] = torch.from_numpy(kernel)
-        return module
-
     # Defined here, so that this file can be imported without PyTorch.
     class Processor(nn.Module):
         def __init__(self):
             super().__init__()
             self.black_level = nn.Parameter(torch.tensor(CAMERA.black_level))
-            self.debayer = convolution(isp.demosaic.BILINEAR_KERNEL, padding_mode="reflect")
+            self.debayer = nn.Conv2d(3, 3, 3, padding=1, bias=False, padding_mode="reflect")
             self.white_balance = nn.Parameter(torch.tensor(CAMERA.white_balance))
             self.colour_correction = nn.Parameter(torch.tensor(CAMERA.color_matrix))
-            self.sharpening_filter = convolution(isp.sharpen.SHARPENING_KERNEL[None, None])
-            self.gaussian_blur = convolution(gaussian_kernel(0.5, 5)[None, None], padding_mode="reflect")
+            self.sharpening_filter = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+            self.gaussian_blur = nn.Conv2d(1, 1, 5, padding=2, bias=False, padding_mode="reflect")
             self.gamma_correct = nn.Parameter(torch.tensor(GAMMA))
             self.norm = nn.BatchNorm2d(3, affine=False)
+            self.debayer.weight.data[...] = torch.from_numpy(isp.demosaic.BILINEAR_KERNEL)
+            self.sharpening_filter.weight.data[...] = torch.from_numpy(isp.sharpen.SHARPENING_KERNEL)
+            self.gaussian_blur.weight.data[...] = torch.from_numpy(gaussian_kernel(0.5, 5))
             self.register_buffer("to_yuv", torch.tensor(isp.color.RGB_TO_YUV, dtype=torch.float32))
             self.register_buffer("to_rgb", torch.tensor(isp.color.YUV_TO_RGB, dtype=torch.float32))
 
@@ -216,17 +187,18 @@ def _processor(device: str):
 
 def demosaic(method: str, raw: np.ndarray) -> Call:
     """Prepares colour-demosaicing to demosaic one RGGB mosaic `(H, W)` with a method of `isp.demosaic`."""
-    interpolate = _interpolation(method)
-    return lambda: interpolate(raw)
+    import colour_demosaicing
+
+    name = {"bilinear": "bilinear", "malvar2004": "Malvar2004", "menon2007": "Menon2007"}[method]
+    return partial(getattr(colour_demosaicing, f"demosaicing_CFA_Bayer_{name}"), raw)
 
 
 def demosaic_opencv(raw: np.ndarray) -> Call:
     """Prepares OpenCV to demosaic one RGGB mosaic `(H, W)` bilinearly, in 16 bits, the most that OpenCV supports."""
     import cv2
 
-    mosaic = np.round(raw * (2**16 - 1)).astype(np.uint16)
     # OpenCV names a pattern by the colors of its second row and column.
-    return lambda: cv2.demosaicing(mosaic, cv2.COLOR_BayerBG2RGB)
+    return partial(cv2.demosaicing, np.round(raw * (2**16 - 1)).astype(np.uint16), cv2.COLOR_BayerBG2RGB)
 
 
 def demosaic_kornia(raw: np.ndarray, device: str = "cpu") -> Call:
@@ -234,26 +206,19 @@ def demosaic_kornia(raw: np.ndarray, device: str = "cpu") -> Call:
     import kornia
     import torch
 
-    mosaic = torch.tensor(raw, device=device)[None, None]
     # Kornia names patterns as OpenCV does.
-    return _awaited(lambda: kornia.color.raw_to_rgb(mosaic, kornia.color.CFA.BG), device)
+    call = partial(kornia.color.raw_to_rgb, torch.tensor(raw, device=device)[None, None], kornia.color.CFA.BG)
+    return _awaited(call, device)
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:
-    """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics, one after another.
-
-    Args:
-        algorithms: one of `isp.PUBLISHED_STATIC` or `isp.AS_PUBLISHED_STATIC`.
-        raw: the mosaics.
-        camera: their camera.
-    """
+    """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics by published algorithms, one after another."""
     import scipy.ndimage
     import scipy.signal
     import skimage.color
     import skimage.filters
 
-    demosaic, sharpen, denoise = algorithms
-    interpolate = _interpolation(demosaic)
+    method, sharpen, denoise = algorithms
     luma_filters = {
         "sharpening_filter": lambda luma: scipy.signal.convolve2d(luma, isp.sharpen.SHARPENING_KERNEL, "same"),
         "unsharp_masking": lambda luma: skimage.filters.unsharp_mask(luma, preserve_range=True),
@@ -266,7 +231,7 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera
     gains, matrix = np.array(camera.white_balance), np.array(camera.color_matrix)
 
     def render(mosaic):
-        rgb = interpolate(mosaic - black_level) * gains @ matrix.T
+        rgb = demosaic(method, mosaic - black_level)() * gains @ matrix.T
         for name in (sharpen, denoise):
             yuv = skimage.color.rgb2yuv(rgb)
             yuv[..., 0] = luma_filters[name](yuv[..., 0])
@@ -274,16 +239,6 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera
         return np.clip(rgb, 0, 1) ** (1 / GAMMA)
 
     return lambda: [render(mosaic) for mosaic in raw]
-
-
-def _interpolation(method: str) -> Callable[[np.ndarray], np.ndarray]:
-    import colour_demosaicing
-
-    return {
-        "bilinear": colour_demosaicing.demosaicing_CFA_Bayer_bilinear,
-        "malvar2004": colour_demosaicing.demosaicing_CFA_Bayer_Malvar2004,
-        "menon2007": colour_demosaicing.demosaicing_CFA_Bayer_Menon2007,
-    }[method]
 
 
 def denoise(method: str, rgb: np.ndarray) -> Call:

@@ -16,10 +16,7 @@ LEARNING_RATE = 1e-5
 
 
 def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Returns images `(*shape, 3)` in [0, 1] of smooth shading, hard edges and noise.
-
-    They resemble photographs, because denoising by total variation takes more steps for some images than for others.
-    """
+    """Returns images `(*shape, 3)` in [0, 1] with shading, edges and noise, on which TV denoising's steps depend."""
     rng = np.random.default_rng(0)
     *batch, height, width = shape
     y, x = np.ogrid[:height, :width]

@@ -1,14 +1,13 @@
 """Times pieces of work in turns, because the speed of a machine drifts, and each side in its own process."""
 
-import concurrent.futures
 import contextlib
 import multiprocessing
 import signal
 import textwrap
 import time
-from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,11 +15,24 @@ import numpy as np
 # A prepared piece of work to time.
 Call = Callable[[], Any]
 
-# A row is repeated for this many seconds, but at least FEWEST and at most MOST times. If a round of all sides takes
-# longer than SLOW_SECONDS, FEWEST_SLOW repetitions are enough.
+
+class Measured(NamedTuple):
+    """The result of a row.
+
+    Attributes:
+        value: the number to compare with the bar; None if it could not be measured.
+        samples_ms: all times by name; "ours", "baseline" and "floor" have columns in the table.
+        note: a remark for the table.
+    """
+
+    value: float | None
+    samples_ms: Mapping[str, Sequence[float]]
+    note: str = ""
+
+
+# A row is repeated for this many seconds, but at least FEWEST and at most MOST times.
 SECONDS = 10.0
-FEWEST, MOST = 7, 50
-SLOW_SECONDS, FEWEST_SLOW = 3.0, 3
+FEWEST, MOST = 3, 50
 
 # After a call, a library's threads spin for a while. The next library waits until they no longer use the cores.
 REST_SECONDS = 0.02
@@ -40,24 +52,24 @@ def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | Non
     for stopwatch in stopwatches.values():
         stopwatch()
     samples = {name: [] for name in stopwatches}
-    started = time.perf_counter()
-    rounds = 0
-    while rounds < repeats if repeats else not _enough(rounds, time.perf_counter() - started):
+    ends = time.perf_counter() + SECONDS
+    for done in range(repeats or MOST):
+        if not repeats and done >= FEWEST and time.perf_counter() >= ends:
+            break
         for name, stopwatch in stopwatches.items():
             time.sleep(REST_SECONDS)
             samples[name].append(stopwatch())
-        rounds += 1
     return samples
 
 
-def milliseconds(call: Call, turn_seconds: float) -> float:
+def milliseconds(call: Call) -> float:
     """Repeats a call for the seconds of a turn, and returns the time of the last call."""
     started = time.perf_counter()
     while True:
         begun = time.perf_counter()
         jax.block_until_ready(call())
         ended = time.perf_counter()
-        if ended - started >= turn_seconds:
+        if ended - started >= TURN_SECONDS:
             return 1e3 * (ended - begun)
 
 
@@ -65,67 +77,47 @@ class BaselineError(Exception):
     """Raised when a baseline could not be timed; the message says why in a few words."""
 
 
-class Elsewhere:
-    """Prepares a piece of work with NumPy arrays in a fresh process, and times it there."""
+@contextlib.contextmanager
+def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> Iterator[Callable[[], float]]:
+    """Prepares a piece of work with NumPy arrays in a fresh process, and yields a stopwatch that times it there.
 
-    def __init__(self, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, prepare, inputs), daemon=True)
+    The stopwatch raises a BaselineError if the work failed, or a library that it needs is not installed.
+    """
+    with _fresh_process() as process:
+        prepared = process.submit(_prepare, prepare, inputs)
 
-    def __enter__(self) -> "Elsewhere":
-        self._process.start()
-        return self
+        def stopwatch() -> float:
+            try:
+                prepared.result()
+                return process.submit(_time_prepared).result()
+            except ModuleNotFoundError as missing:
+                raise BaselineError(f"{missing.name} is not installed") from None
+            except Exception as failure:  # The libraries may raise anything.
+                note = f"the baseline failed: {type(failure).__name__}: {failure}"
+                raise BaselineError(textwrap.shorten(note, 120)) from None
 
-    def __exit__(self, *exception) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def milliseconds(self) -> float:
-        """Repeats the work for a turn, and returns the time of the last call.
-
-        Raises:
-            BaselineError: the work failed, or a library that it needs is not installed.
-        """
-        try:
-            # A process that has failed has already sent its answer, and does not read the question.
-            with contextlib.suppress(ConnectionError):
-                self._connection.send(TURN_SECONDS)
-            answer = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            answer = f"the baseline's process ended with {self._process.exitcode}"
-        if isinstance(answer, str):
-            raise BaselineError(answer)
-        return answer
-
-
-def _serve(connection: Connection, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> None:
-    """Answers each question with milliseconds, or with a description of the error that ended the work."""
-    _end_silently_on_interrupt()
-    try:
-        call = prepare(*inputs)
-        while True:
-            connection.send(milliseconds(call, connection.recv()))
-    except ModuleNotFoundError as missing:
-        connection.send(f"{missing.name} is not installed")
-    except Exception as failure:  # The libraries may raise anything.
-        # Shortened to fit in the notes of the table.
-        connection.send(textwrap.shorten(f"the baseline failed: {type(failure).__name__}: {failure}", 120))
-
-
-def _enough(rounds: int, seconds: float) -> bool:
-    fewest = FEWEST_SLOW if seconds > SLOW_SECONDS * rounds else FEWEST
-    return rounds >= MOST or (rounds >= fewest and seconds >= SECONDS)
+        yield stopwatch
 
 
 def in_fresh_process(function: Callable, *arguments) -> Any:
     """Calls a module-level function in a process that has done nothing else, and returns its result."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context, _end_silently_on_interrupt) as pool:
-        return pool.submit(function, *arguments).result()
+    with _fresh_process() as process:
+        return process.submit(function, *arguments).result()
 
 
-def _end_silently_on_interrupt() -> None:
-    """Makes Ctrl-C end this process without output; the main process reports the interruption."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _fresh_process() -> ProcessPoolExecutor:
+    # Ctrl-C ends the process without output; the main process reports the interruption.
+    on_interrupt = signal.signal, (signal.SIGINT, signal.SIG_DFL)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), *on_interrupt)
+
+
+# In the process of `elsewhere`, the call that it has prepared.
+_prepared: list[Call] = []
+
+
+def _prepare(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> None:
+    _prepared[:] = [prepare(*inputs)]
+
+
+def _time_prepared() -> float:
+    return milliseconds(_prepared[0])

@@ -2,7 +2,7 @@
 
 python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
-python scripts/benchmark.py --device=gpu
+JAX_PLATFORMS=cpu python scripts/benchmark.py
 
 All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
 Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: even if
@@ -23,9 +23,6 @@ class BenchmarkConfig(Settings):
     """Benchmark."""
 
     rows: tuple[str, ...] = setting("names of the rows to measure, or the beginnings of names; default: all", ())
-    device: str | None = setting(
-        "where JAX and PyTorch compute; default: the device that JAX chooses", None, choices=("cpu", "gpu")
-    )
     json: bool = setting("print JSON with every sample instead of the table", False)
     repeats: int | None = setting(
         "how often each row is measured; default: as often as time allows", None, bound=POSITIVE
@@ -34,9 +31,9 @@ class BenchmarkConfig(Settings):
 
 def main(config: BenchmarkConfig) -> int:
     """Measures the rows that the flags name, and returns the exit status."""
-    from r2l_jax.bench import benchmark, machine
+    from r2l_jax.bench import benchmark
 
-    result = benchmark.run(config.rows, config.repeats, device=machine.compute_on(config.device))
+    result = benchmark.run(config.rows, config.repeats)
     print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
     if missed := benchmark.missed(result):
         print(f"missed: {', '.join(missed)}", file=sys.stderr)
