@@ -60,10 +60,9 @@ WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
 # Ends the help of --seed in programs that take trained models.
 NOT_OF_TRAINING = "; it is not the seed of the training, so that models of all seeds get the same"
 
-# --code was --pipeline before, which in train.py, process.py and others chooses the processing.
 CODE = (
-    "the Python code of the run's own pipeline or head, as <file>.py:<function>; naming it says that you trust it; it "
-    "must be unchanged since the training; default: the file where it was in training"
+    "the Python code of the run's own pipeline and head, each as <file>.py:<function>; it must be unchanged since the "
+    "training, and is not run unless it is named here"
 )
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -152,9 +151,8 @@ class TrainingDataSettings(DataSettings):
 
     iso: float | tuple[float, ...] = setting(
         f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
-        "commas: batches mix them, and splits keep all mosaics of a scene together (or --intensity)",
+        "commas: batches mix them, and splits keep all mosaics of a scene together",
         1.0,
-        former="intensity",
     )
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE, rare=True)
     train_size: float = setting(
@@ -688,6 +686,12 @@ class TrainConfig(Settings):
         """The folder of the run's folds."""
         return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The functions of Python files that make the pipeline and the head."""
+        names = self.processing.pipeline, self.model.classifier_network
+        return tuple(name for name in names if name and named_code.is_file(name))
+
 
 Finished = TypeVar("Finished", bound="FinishedRun")
 
@@ -735,11 +739,6 @@ class TrainingProgram(Settings):
         return {} if self.group.seeds else {"scheduler": "without --seeds"}
 
 
-def code_of_run(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the values of settings with a --run: a --pipeline beside it is the former name of --code."""
-    return values if values.get("code") else {**values, "code": values.get("pipeline"), "pipeline": None}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun(Settings):
     """Finished run."""
@@ -748,7 +747,7 @@ class FinishedRun(Settings):
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
-    code: str | None = setting(CODE, None, former="pipeline")
+    code: tuple[str, ...] = setting(CODE, ())
 
     # The folder of the results, within the run's folder.
     results = "results"
@@ -763,8 +762,3 @@ class FinishedRun(Settings):
         if folder == pathlib.Path(self.run):
             return self
         return replace(self, run=str(folder), output=self.output and str(pathlib.Path(self.output) / folder.name))
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """The run's own code, if it is named."""
-        return (self.code,) if self.code else ()

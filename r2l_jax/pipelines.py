@@ -146,16 +146,12 @@ class NamedPipeline:
 def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     """Finds a pipeline by its name. Runs a user's file, but only once as long as its content stays the same.
 
-    A file is run only if the user has named its content, in a flag or by `named_code.name`: the name may come from
-    somebody else's record.
-
     Args:
-        name: see the module's docstring.
+        name: see the module's docstring. The name of a file must come from the user, and not from a record.
         flag: the flag to name in errors.
 
     Raises:
-        InputError: no pipeline has this name, or the file has not been named, cannot be read, raises, or lacks the
-            function.
+        InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
@@ -235,7 +231,7 @@ def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
 
 
 def _from_file(name: str, flag: str) -> NamedPipeline:
-    source, make = named_code.load(name, flag, "pipeline", "--pipeline of a program, such as process.py")
+    source, make = named_code.load(name, flag, "pipeline")
     # `_make_once` checks that the function returns a pipeline.
     return NamedPipeline(name, named_code.title(name), cast(Callable[[isp.Camera], isp.Pipeline], make), source)
 

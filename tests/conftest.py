@@ -19,7 +19,6 @@ if "XLA_FLAGS" not in os.environ:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _home = tempfile.TemporaryDirectory()
     os.environ["XDG_CACHE_HOME"] = f"{_home.name}/cache"
-    os.environ["XDG_CONFIG_HOME"] = f"{_home.name}/config"
 # Tests compile the same functions again and again. They share them with the programs that they start and with the
 # processes of pytest-xdist, which inherit the folder, and with later runs: it is in pytest's cache.
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"

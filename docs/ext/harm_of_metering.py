@@ -16,7 +16,6 @@ import r2l_jax
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import build
-from r2l_jax.runtime.named_code import name as allow
 from r2l_jax.training import train
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results/harm_of_metering.md"
@@ -92,7 +91,6 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
     """Trains models at a share, and returns their test accuracies without a drift and with a tenth less light."""
     code = folder / f"share_{share:g}.py"
     code.write_text(_PIPELINE.format(share=share))
-    allow(f"{code}:make")
     clean, darker = [], []
     for seed in SEEDS:
         config = build(

@@ -123,7 +123,7 @@ def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool
         # Without these, the program would open another model, or read the files differently.
         "checkpoint": None if config.checkpoint == "best" else config.checkpoint,
         "camera": config.camera,
-        "code": config.code,
+        "code": ",".join(config.code) or None,
     }
     given = [f"--{name}={shlex.quote(value)}" for name, value in flags.items() if value is not None]
     return " ".join([command("predict"), *given, "--adapt=statistics"])

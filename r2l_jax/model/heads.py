@@ -169,7 +169,7 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     elif name.endswith(".onnx"):
         head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", _hash_of(name, f"{_FLAG}={name}")))
     else:
-        source, make = named_code.load(name, _FLAG, "head", "--classifier_network of train.py, or --code of others")
+        source, make = named_code.load(name, _FLAG, "head")
         head = NamedHead(name, make, source.identity, source)
     if not network.classes:
         return head

@@ -54,7 +54,7 @@ class ExportConfig(Settings):
         "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None
     )
     data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
-    code: str | None = setting(CODE, None, former="pipeline")
+    code: tuple[str, ...] = setting(CODE, ())
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,9 +11,8 @@ intervals that the model tolerates, as measured by forensics.py. The page needs 
 
 import dataclasses
 import functools
-from typing import Any
 
-from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT, code_of_run
+from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Bound, Settings, setting
 
@@ -39,24 +38,15 @@ class LabConfig(Settings):
     camera: str | None = setting(
         "the camera of raw files at first: drone, microscopy, or a JSON file; the page offers others", None
     )
-    pipeline: str | None = setting(
-        "without --run, a pipeline of your own to choose from, as <file>.py:<function>", None
-    )
-    code: str | None = setting(f"with --run, {CODE}", None)
+    pipeline: str | None = setting("a pipeline of your own to choose from, as <file>.py:<function>", None)
+    code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
     host: str = setting("the address to listen on; 0.0.0.0 serves other machines as well", "127.0.0.1")
     port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
     max_upload: float = setting("the size of the largest file that can be dropped, in MiB", 256.0, bound=POSITIVE)
 
-    @classmethod
-    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values, with --code by its former name."""
-        return code_of_run(values) if values.get("run") else values
-
     def without_effect(self) -> dict[str, str]:
         """Returns the flags that need --run, or that it leaves out."""
-        if self.run:
-            return {"pipeline": "with --run and --code"} if self.pipeline else {}
-        return dict.fromkeys(("checkpoint", "data_dir", "code"), "without --run")
+        return {} if self.run else dict.fromkeys(("checkpoint", "data_dir", "code"), "without --run")
 
 
 def main(config: LabConfig) -> None:
@@ -66,9 +56,8 @@ def main(config: LabConfig) -> None:
     check_installed()
     from r2l_jax.apps.lab.server import serve
 
-    lab = make_lab(
-        config.run, config.checkpoint, config.data_dir, config.input, config.camera, config.code or config.pipeline
-    )
+    of_run = config.run, config.checkpoint, config.data_dir
+    lab = make_lab(*of_run, config.input, config.camera, config.pipeline, config.code)
     serve(lab, config.host, config.port, int(config.max_upload * 2**20))
 
 

@@ -51,7 +51,7 @@ class PredictionConfig(Settings):
         "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
-    code: str | None = setting(CODE, None, former="pipeline")
+    code: tuple[str, ...] = setting(CODE, ())
     labels: str | None = setting(
         "folder: each file lies in a folder named after its class; print the accuracy, and the counts of each class",
         None,
@@ -81,7 +81,7 @@ class PredictionConfig(Settings):
 
 
 @functools.lru_cache(maxsize=1)
-def _open(run: str, folds: tuple[str, ...], checkpoint: str, code: str | None, camera: str | None) -> Predictor:
+def _open(run: str, folds: tuple[str, ...], checkpoint: str, code: tuple[str, ...], camera: str | None) -> Predictor:
     """Opens the model as it is, once per process."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.known_camera import find_known_camera
@@ -96,7 +96,7 @@ def _load(
     run: str,
     folds: tuple[str, ...],
     checkpoint: str,
-    code: str | None,
+    code: tuple[str, ...],
     camera: str | None,
     mended_by: tuple[str, ...],
     force: bool,

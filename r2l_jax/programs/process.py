@@ -25,7 +25,6 @@ from r2l_jax.config import (
     STATIC_FLAGS,
     WHICH_CHECKPOINT,
     ProcessingChoice,
-    code_of_run,
 )
 from r2l_jax.runtime import cluster, flags, remote
 from r2l_jax.runtime.errors import InputError
@@ -63,7 +62,7 @@ class RenderConfig(ProcessingChoice):
         choices=("parametrized", "static"),
     )
     pipeline: str | None = setting(f"a pipeline by name: {PIPELINE_NAMES}", None)
-    code: str | None = setting(f"with --run, {CODE}", None)
+    code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
     scheduler: str = setting(cluster.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
@@ -74,7 +73,7 @@ class RenderConfig(ProcessingChoice):
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Returns the values; without --run, adds the mode and its algorithms if they are not given."""
-        return code_of_run(values) if values.get("run") else super().completed(values)
+        return values if values.get("run") else super().completed(values)
 
     def __post_init__(self):
         if self.run is not None:

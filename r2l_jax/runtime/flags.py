@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from absl import app, flags, logging
 
-from r2l_jax.runtime import named_code
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import end_on_signals, while_output_is_read
@@ -64,7 +63,6 @@ class _Setting(NamedTuple):
     bound: Bound | None
     kind: str
     ignores_case: bool
-    former: str
     switches: Mapping[str, str]
     rare: bool
 
@@ -78,7 +76,6 @@ def setting(
     bound: Bound | None = None,
     kind: str = "",
     ignores_case: bool = False,
-    former: str = "",
     switches: Mapping[str, str] = types.MappingProxyType({}),
     rare: bool = False,
 ) -> Any:
@@ -93,13 +90,12 @@ def setting(
         kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
             that takes its value as an argument of its own, as in `--log_model False`.
         ignores_case: whether upper and lower case of a choice are the same.
-        former: another name of the flag, which is accepted but not listed by `--help`.
-        switches: for a list of texts, earlier boolean flags, each with the element that it adds, or removes as `--no`.
-            They are accepted but not listed by `--help`.
+        switches: for a list of texts, boolean flags of the published program, each with the element that it adds. They
+            are not listed by `--help`.
         rare: whether only `--helpfull` lists the flag.
     """
     one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
-    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, former, switches, rare)
+    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, switches, rare)
     return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
@@ -241,10 +237,8 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
             bool: flags.DEFINE_boolean,
         }
         makers[leaf.type](leaf.name, default, declared.help, **options)
-    if declared.former:
-        flags.DEFINE_alias(declared.former, leaf.name, **options)
     for name, element in declared.switches.items():
-        flags.DEFINE_boolean(name, None, f"--{leaf.name} with or without {element}", **options)
+        flags.DEFINE_boolean(name, False, f"--{leaf.name}={element}", **options)
 
 
 def _is_required(leaf: _Leaf) -> bool:
@@ -256,7 +250,7 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes the settings from parsed flags. Python files that the flags name may be executed from then on.
+    """Makes the settings from parsed flags.
 
     Raises:
         InputError: values that are not valid, or a flag that has no effect.
@@ -269,11 +263,6 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
     else:
         chosen = settings
     given = {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()}
-    # This comes before the settings are made, because making them may look up pipelines.
-    for value in given.values():
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str):
-                named_code.name(text)
     config = build(chosen, given)
     _refuse(config.without_effect(), values)
     return config
@@ -292,7 +281,8 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     if typing.get_origin(leaf.type) is not tuple or value is None:
         return value
     value = [] if value == ["none"] and leaf.declared.each is not None else value
-    value = _switched(value, leaf, {name: values[name].value for name in leaf.declared.switches})
+    added = [element for name, element in leaf.declared.switches.items() if values[name].value]
+    value = [*value, *(element for element in added if element not in value)]
     if leaf.declared.kind == "repeated":
         value = [one for several in value for one in several.split(",")]
     kind = typing.get_args(leaf.type)[0]
@@ -301,25 +291,6 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     except ValueError:
         wanted = "whole numbers" if kind is int else "numbers"
         raise InputError(f"--{leaf.name} must be {wanted}, separated by commas, got {','.join(value)}") from None
-
-
-def _switched(elements: Sequence[str], leaf: _Leaf, switches: Mapping[str, bool | None]) -> list[str]:
-    """Returns the elements of a list, with those that earlier boolean flags add, and without those that they remove."""
-    wanted = {leaf.declared.switches[name]: on for name, on in switches.items() if on is not None}
-    kept = [each for each in elements if wanted.pop(each, True)]
-    return [*kept, *(each for each, on in wanted.items() if on)]
-
-
-def renamed(settings: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns recorded values of flags by their present names."""
-    values = dict(recorded)
-    for leaf in leaves(settings):
-        if leaf.declared.former in values:
-            values[leaf.name] = values.pop(leaf.declared.former)
-        earlier = {name: values.pop(name) for name in leaf.declared.switches if name in values}
-        if earlier:
-            values[leaf.name] = _switched(values.get(leaf.name, ()), leaf, earlier)
-    return values
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:

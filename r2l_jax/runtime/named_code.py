@@ -1,9 +1,7 @@
-"""The Python files that this user has named, identified by content. No other file that a run or a model records is run.
+"""Functions in Python files of the user, who names them in the call that needs them, as `<file>.py:<function>`.
 
-A run records the file of its pipeline. Whoever passes a run on could record any file there, so the record alone does
-not justify running it. The user names a file in a flag or in a call; the hash of its content is then kept in the user's
-configuration folder, and files with this content are run from then on, wherever they are. Only where the user has named
-it can a file import the modules beside it: those beside a copy in a received run may be anybody's.
+A run or a model file records the file of its pipeline or its head. Whoever passes a run on could record any file there,
+so a recorded file is never run: `training.run` takes the file that the user names instead, if its content is the same.
 """
 
 import contextlib
@@ -18,13 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import platformdirs
-
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
-
-# The places of the files named in this process, by content, for when the home folder cannot be written.
-_named_now: dict[str, set[str]] = {}
 
 # The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
 _MODULE_PREFIX = "_named_"
@@ -55,20 +47,9 @@ class Source:
         return f"{self.function} of a file of SHA-256 {self.sha256[:12]}"
 
 
-def config_dir() -> pathlib.Path:
-    """Returns the user's configuration folder."""
-    return platformdirs.user_config_path("r2l_jax")
-
-
-def file_of(name: str) -> tuple[pathlib.Path, str] | None:
-    """Splits `<file>.py:<function>` into the file and the function; None for any other name."""
-    path, _, function = name.rpartition(":")
-    return (pathlib.Path(path), function) if path.endswith(".py") else None
-
-
 def is_file(name: str) -> bool:
     """Tells whether a name is that of a function in a Python file, or of a file whose function is missing."""
-    return name.endswith(".py") or file_of(name) is not None
+    return name.endswith(".py") or name.rpartition(":")[0].endswith(".py")
 
 
 def title(name: str) -> str:
@@ -77,55 +58,25 @@ def title(name: str) -> str:
     return f"{pathlib.Path(file).stem}.{function}"
 
 
-def name(text: str) -> None:
-    """Allows the file in `<file>.py:<function>` to be run, now and later, as long as its content stays the same.
-
-    Args:
-        text: the name of a pipeline or a head as the user gave it. Names of others, and of files that cannot be read,
-            have no effect.
-    """
-    named = file_of(text)
-    if named is None:
-        return
-    with contextlib.suppress(OSError):
-        sha256, place = hashlib.sha256(named[0].read_bytes()).hexdigest(), str(named[0].resolve())
-        if place not in (known := _places(sha256)):
-            _named_now.setdefault(sha256, set()).add(place)
-            with replacing(_entry(sha256)) as part:
-                part.write_text("".join(f"{each}\n" for each in sorted({*known, place})))
-
-
-def is_named(sha256: str) -> bool:
-    """Tells whether this user has named a file whose content has this SHA-256."""
-    return bool(_places(sha256))
-
-
-def load(name: str, flag: str, noun: str, naming: str) -> tuple[Source, Callable[..., Any]]:
+def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
     """Returns a function of a user's file, which is run only once as long as its content stays the same.
 
     Args:
-        name: `<file>.py:<function>`.
+        name: `<file>.py:<function>`, which only the user may have given, and no record.
         flag: the flag to name in errors.
         noun: what the function makes: "pipeline" or "head".
-        naming: where the user can name the file, such as "--pipeline of a program".
 
     Raises:
-        InputError: the file has not been named with its present content, cannot be read, raises, or lacks the function.
+        InputError: the file cannot be read, raises, or lacks the function.
     """
-    named = file_of(name)
-    if named is None:
-        raise InputError(f"{flag}={name} names a file: name the function in it that makes the {noun}, {name}:make")
-    path, function = named
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py"):
+        raise InputError(f"{flag}={name} must be the function in a file that makes the {noun}, as my_file.py:make")
     try:
-        content = path.read_bytes()
+        content = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
-    source = Source(str(path.resolve()), function, hashlib.sha256(content).hexdigest())
-    if not is_named(source.sha256):
-        raise InputError(
-            f"{flag}={name}: the file is not run, since you have not named it with its present content: if you have "
-            f"read it and trust it, name it once with the flag {naming}"
-        )
+    source = Source(str(pathlib.Path(path).resolve()), function, hashlib.sha256(content).hexdigest())
     try:
         module = _run(source.file, content)
     except (Exception, SystemExit) as error:
@@ -140,13 +91,11 @@ def load(name: str, flag: str, noun: str, naming: str) -> tuple[Source, Callable
 def _run(file: str, content: bytes) -> types.ModuleType:
     """Runs a file once per content, so that what it makes has the same functions and shares compiled code."""
     # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
-    sha256 = hashlib.sha256(content).hexdigest()
-    module = types.ModuleType(_MODULE_PREFIX + sha256)
+    module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
     module.__file__ = file
     # Dataclasses look up the module of a class here.
     sys.modules[module.__name__] = module
-    is_place = file in _places(sha256)
-    with _importing_from(pathlib.Path(file).parent) if is_place else contextlib.nullcontext():
+    with _importing_from(pathlib.Path(file).parent):
         exec(compile(content, file, "exec"), module.__dict__)
     return module
 
@@ -182,14 +131,3 @@ def in_one_line(error: BaseException, file: str = "") -> str:
     where = f" (line {lines[-1]})" if lines else ""
     # A failed shape check explains itself in many lines, of which the first is enough.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"
-
-
-def _places(sha256: str) -> set[str]:
-    """Returns the paths at which this user has named files of a content."""
-    entry = _entry(sha256)
-    stored = entry.read_text().splitlines() if entry.is_file() else ()
-    return {*stored, *_named_now.get(sha256, ())}
-
-
-def _entry(sha256: str) -> pathlib.Path:
-    return config_dir() / "named_code" / sha256

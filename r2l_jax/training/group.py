@@ -45,7 +45,8 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
         if is_first():
             seconds = time.monotonic() - started
             print(f"{_table(_metrics(members))}\n")
-            print(tracking.closing(folder, config.tracking.logdir, config.processing.learns_pipeline, seconds))
+            learns = config.processing.learns_pipeline
+            print(tracking.closing(folder, config.tracking.logdir, learns, seconds, config.code))
 
 
 def _train_elsewhere(

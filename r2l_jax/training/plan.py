@@ -64,6 +64,7 @@ class Plan:
         tracking: the settings of records and checkpoints.
         isos: the intensities of the samples of each scene.
         run_dir: the folder of the run's folds.
+        code: the functions of Python files that the run is made of.
     """
 
     def __init__(self, config: TrainConfig, rule: type[UpdateRule] = GradientDescent):
@@ -78,7 +79,7 @@ class Plan:
         trains = config.optimization.epochs > 0
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
         splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
-        self.run_dir = config.run_dir
+        self.run_dir, self.code = config.run_dir, config.code
         if config.data.test_run:
             splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
         self.folds = [

@@ -26,11 +26,11 @@ from r2l_jax.model.mending import MOST, Known, Mended, known_of, mend
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
-from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, leaves, renamed, replace
+from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.named_code import Source
 from r2l_jax.training import model_file
@@ -434,29 +434,26 @@ def load(
     path: str | os.PathLike,
     fold: int = 0,
     checkpoint: str = "best",
-    code: str | None = None,
-    *,
-    pipeline: str | None = None,
+    code: str | Sequence[str] = (),
 ) -> Run:
     """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
-    Nothing else is needed, except for the Python file of a user's own pipeline or head: it must lie where it was in
-    training, with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
+    Nothing else is needed, except for the Python file of a user's pipeline or head, which `code` must name: it has the
+    same content as in training. A file that a run or a model merely records is never run.
 
     Args:
         path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
             the folder of a group of trainings, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: where the file of the run's own pipeline or head is now, as `<file>.py:<function>`.
-        pipeline: the former name of `code`.
+        code: where the file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.
 
     Returns:
         The run with this fold, or with this fold of each member.
 
     Raises:
         InputError: the path is not a finished run or model, is damaged, or lacks the checkpoint; the file of its
-            pipeline is missing, has changed, or has never been named; or members differ in more than their seeds.
+            pipeline is not named or has changed; or members differ in more than their seeds.
 
     Example:
         ::
@@ -467,13 +464,12 @@ def load(
     """
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
-    code = code or pipeline
-    if code is not None:
-        named_code.name(code)
-    return _open(str(path), [fold], checkpoint, code, None, "")
+    return _open(str(path), [fold], checkpoint, [code] if isinstance(code, str) else code, None, "")
 
 
-def open_run(uri: str, folds: Sequence[str], checkpoint: str, code: str | None, data_dir: str | None = None) -> Run:
+def open_run(
+    uri: str, folds: Sequence[str], checkpoint: str, code: Sequence[str] = (), data_dir: str | None = None
+) -> Run:
     """Opens a finished run for a program that needs no data, on one device. Errors name the program's flags.
 
     Args:
@@ -505,13 +501,10 @@ def open_runs(
 ) -> list[Run]:
     """Opens finished runs with their data on all devices, and prints which checkpoint of each fold.
 
-    A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
-    one of `codes`. A file that this user has never named is not run, see `named_code`.
-
     Args:
         uris: runs' folders, whose folds are all taken, or folds' folders.
         data_dir: the present folder of the data; None if it has not moved.
-        codes: the user's pipelines and heads that runs were trained with, by the present places of their files.
+        codes: the user's pipelines and heads that runs were trained with, as `code` of `load`.
         checkpoint: "best" or "last".
         says: whether anything is printed.
 
@@ -521,10 +514,9 @@ def open_runs(
     """
 
     def describe() -> list[list[TrainedFold]]:
-        named = {name: find_pipeline(name, "--code") for name in codes}
-        opening = _Opening(checkpoint, named, data_dir, shardings().everywhere)
+        opening = _Opening(checkpoint, _sources(codes), data_dir, shardings().everywhere)
         runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
-        used = {name for folds in runs for fold in folds for name in _files(fold.config)}
+        used = {name for folds in runs for fold in folds for name in fold.config.code}
         for name in codes:
             if name not in used:
                 raise InputError(f"--code={name}: no --run was trained with this code; leave it out")
@@ -553,11 +545,11 @@ def _folders(uri: str) -> list[pathlib.Path]:
 
 
 def _open(
-    uri: str, numbers: Sequence[int], checkpoint: str, code: str | None, data_dir: str | None, prefix: str
+    uri: str, numbers: Sequence[int], checkpoint: str, codes: Sequence[str], data_dir: str | None, prefix: str
 ) -> Run:
     """Opens folds, of each member of a group, on one device; errors begin with the prefix and the folder or file."""
-    named, where = {code: find_pipeline(code, "--code")} if code else {}, f"{prefix}{uri}"
-    opening = _Opening(checkpoint, named, data_dir, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    where = f"{prefix}{uri}"
+    opening = _Opening(checkpoint, _sources(codes), data_dir, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     if pathlib.Path(uri).is_file():
         folds = [opening.file(pathlib.Path(uri), where)]
     else:
@@ -567,20 +559,21 @@ def _open(
             for of_member, folder in of_members.items()
             for number in numbers
         ]
-    if code and code not in _files(folds[0].config):
-        raise InputError(f"{where} was not trained with the code {code}: leave it out")
+    for code in codes:
+        if code not in folds[0].config.code:
+            raise InputError(f"{where} was not trained with the code {code}: leave it out")
     return Run(folds)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Opening:
-    """Opens folds at a checkpoint, onto a sharding, with the present places of the user's pipelines and of the data.
+    """Opens folds at a checkpoint, onto a sharding, with the named code and the present place of the data.
 
     Folds of the same data share its data set.
     """
 
     checkpoint: str
-    named: Mapping[str, NamedPipeline]
+    named: Mapping[str, Source]
     data_dir: str | None
     sharding: jax.sharding.Sharding
     load: Callable[..., RawDataset] = dataclasses.field(
@@ -650,62 +643,38 @@ def _architecture(about: About, config: TrainConfig) -> Architecture:
     return Architecture.of(config.processing, task, camera_of(about), about.shape, config.attack.adv_noise_layer)
 
 
-def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str) -> TrainConfig:
-    """Returns the recorded settings of a training, with the present names of its pipeline and its head.
-
-    A pipeline or a head from a user's file needs a file of the same content: the original one in its place, or one of
-    `named`. It is not run if this user has never named it, see `named_code`.
-    """
-    known = {leaf.name for leaf in leaves(TrainConfig)}
-    recorded = renamed(TrainConfig, metrics["flags"])
-    if unknown := sorted(recorded.keys() - known):
+def _settings(metrics: Mapping[str, Any], named: Mapping[str, Source], where: str) -> TrainConfig:
+    """Returns the recorded settings of a training, in which the user's names replace those of Python files."""
+    recorded = dict(metrics["flags"])
+    if unknown := sorted(recorded.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
         raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
+    for flag, part in (("pipeline", "pipeline"), ("classifier_network", "head")):
+        name = recorded.get(flag)
+        if isinstance(name, str) and named_code.is_file(name):
+            recorded[flag] = _present(f"--{flag}={name}", metrics.get(part), named, where)
     try:
-        config = build(TrainConfig, recorded)
+        return build(TrainConfig, recorded)
     except InputError as error:
         raise InputError(f"{where} is damaged: {error}") from None
-    pipeline, head = config.processing.pipeline, config.model.classifier_network
-    return replace(
-        config,
-        pipeline=pipeline and _present(pipeline, config.processing.flag, metrics.get("pipeline"), named, where),
-        classifier_network=_present(head, f"--classifier_network={head}", metrics.get("head"), named, where),
-    )
 
 
-def _files(config: TrainConfig) -> tuple[str | None, str]:
-    """Returns the names of the pipeline and the head, which may be of files."""
-    return config.processing.pipeline, config.model.classifier_network
+def _sources(codes: Sequence[str]) -> dict[str, Source]:
+    return {code: named_code.load(code, "--code", "pipeline or head")[0] for code in codes}
 
 
-def _present(
-    name: str, flag: str, source: Mapping[str, str] | None, named: Mapping[str, NamedPipeline], where: str
-) -> str:
-    """Finds the pipeline or the head that a fold was trained with, and returns its present name."""
-    if not named_code.is_file(name):
-        return name
+def _present(flag: str, source: Mapping[str, str] | None, named: Mapping[str, Source], where: str) -> str:
+    """Returns the name that the user has given for the file of a pipeline or a head. The recorded file is never run."""
     if not source:
         raise InputError(f"{where} is damaged: it lacks the file of {flag}")
     recorded = Source(**{field: source[field] for field in ("file", "function", "sha256")})
-    file = pathlib.Path(recorded.file)
-    for present, code in named.items():
-        if code.identity == recorded.identity:
-            return present
-    hint = f"name it by {'--' * where.startswith('--')}code=<file>.py:{recorded.function}"
-    if not named_code.is_named(recorded.sha256):
-        raise InputError(
-            f"{where} was trained with {file}, Python code that you have not named, which is not run: if you have read "
-            f"the file and trust it, {hint}"
-        )
-    try:
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{where} was trained with {file}, which cannot be read ({error.strerror}): {hint}") from None
-    if content != recorded.sha256:
-        raise InputError(
-            f"{where} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "
-            f"if you have the earlier file, {hint}"
-        )
-    return f"{file}:{recorded.function}"
+    for name, given in named.items():
+        if given.identity == recorded.identity:
+            return name
+    changed = [f"; --code={name} is another" for name, given in named.items() if given.function == recorded.function]
+    raise InputError(
+        f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name it: "
+        f"if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"
+    )
 
 
 def _moved(config: TrainConfig, data_dir: str | None, where: str) -> TrainConfig:

@@ -222,7 +222,12 @@ def class_table(results: Sequence[Row]) -> str:
 
 
 def closing(
-    run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float, has_gradient: bool = True
+    run_dir: pathlib.Path,
+    logdir: str,
+    learns_pipeline: bool,
+    seconds: float,
+    code: Sequence[str],
+    has_gradient: bool = True,
 ) -> str:
     """Says how long this call took, where everything is, and which commands come next.
 
@@ -231,9 +236,11 @@ def closing(
         logdir: the folder that TensorBoard is given.
         learns_pipeline: whether the run has learned its processing.
         seconds: how long this call took.
+        code: see `TrainConfig.code`.
         has_gradient: whether the head has a gradient, by which the worst processing is searched for.
     """
     run, (minutes, rest) = shlex.quote(str(run_dir)), divmod(round(seconds), 60)
+    run += f" --code={shlex.quote(','.join(code))}" if code else ""
     lines = [
         f"done in {minutes} min {rest} s; results in {run_dir}",
         f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",

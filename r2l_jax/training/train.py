@@ -140,7 +140,7 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
         warn(said)
     searches = head is None or has_gradient(head)
     learns = plan.steps.architecture.processing.learns_pipeline
-    print(f"\n{tracking.closing(plan.run_dir, plan.tracking.logdir, learns, seconds, searches)}")
+    print(f"\n{tracking.closing(plan.run_dir, plan.tracking.logdir, learns, seconds, plan.code, searches)}")
 
 
 def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:

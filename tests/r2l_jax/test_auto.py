@@ -20,7 +20,6 @@ from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
-from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import define, read, replace
 from r2l_jax.training import mended, train
@@ -84,7 +83,6 @@ def make(camera):
 def test_a_training_meters_unless_its_network_or_pipeline_is_given(base, one_epoch, fold, tmp_path, settings, expected):
     runs = {"metered": str(fold.folder.parent), "plain": str(one_epoch.run_dir)}
     (tmp_path / "my_isp.py").write_text(OWN_ISP)
-    named_code.name(f"{tmp_path}/my_isp.py:make")
     places = {**runs, "my_isp.py:make": f"{tmp_path}/my_isp.py:make"}
     given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
     if "pipeline" in given:
@@ -112,7 +110,6 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
 
 def test_a_pipeline_that_meters_already_is_not_metered_again(base, tmp_path):
     (tmp_path / "my_isp.py").write_text(OWN_ISP)
-    named_code.name(f"{tmp_path}/my_isp.py:make")
     config = replace(base, processing_mode=None, pipeline=f"{tmp_path}/my_isp.py:make", auto=BOTH)
     with pytest.raises(
         InputError, match="the pipeline cannot have --auto=exposure,white_balance before it: stages must"
@@ -149,7 +146,6 @@ def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
     assert first[OTHER]["loss"] != pytest.approx(second[OTHER]["loss"], rel=1e-2)
     # A pipeline of a file is made once for a camera, but not with the metering of another model.
     (tmp_path / "plain.py").write_text("import isp\n\nmake = isp.parametrized\n")
-    named_code.name(f"{tmp_path}/plain.py:make")
     named = find_pipeline(f"{tmp_path}/plain.py:make")
     for processor in (fold.model.processor, brighter):
         target = named.metered_as(processor)(fold.dataset.camera).parameters()["exposure_target"]

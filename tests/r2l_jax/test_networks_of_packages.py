@@ -93,11 +93,13 @@ def test_everything_that_examines_a_model(made_by, name, base, tmp_path):
         base, run_name=name, logdir=str(tmp_path), epochs=0, augmentation="none", **made_by(name, tmp_path, base)
     )
     train.run(config)
-    run, score = r2l_jax.load(config.run_dir), "iou" if "smp" in name else "accuracy"
-    place = {"run": str(config.run_dir), "batch_size": 8}
+    head = config.model.classifier_network
+    code = (head,) if head.endswith(":make") else ()
+    run, score = r2l_jax.load(config.run_dir, code=code), "iou" if "smp" in name else "accuracy"
+    place = {"run": str(config.run_dir), "batch_size": 8, "code": code}
 
     cases = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
-    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), **cases))
+    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), code=code, **cases))
     (tests,) = (each["tests"] for each in found["runs"].values())
     assert tests["own"][score]["mean"] == pytest.approx(metrics(config)[f"val_{score}"], abs=1e-6)
 
@@ -122,7 +124,8 @@ def test_everything_that_examines_a_model(made_by, name, base, tmp_path):
     methods = {"unlabeled": 8, "labeled": 8, "method": "all", "starts": 1, "steps": 2, "force": True}
     found = adaptation.run(build(AdaptationConfig, **place, **methods, intensities=(0.25,)))
     assert set(found["drifts"]["iso=0.25"]["methods"]) >= {"statistics", "processing", "labels"}
-    assert r2l_jax.load(config.run_dir / "adjustment/iso=0.25").predict(np.zeros((1, 32, 32), np.float32)).shape[0] == 1
+    adapted = r2l_jax.load(config.run_dir / "adjustment/iso=0.25", code=code)
+    assert adapted.predict(np.zeros((1, 32, 32), np.float32)).shape[0] == 1
 
     assert write_report([str(config.run_dir)], tmp_path / "report.html") > 10_000
 

@@ -86,7 +86,7 @@ def test_it_trains_and_is_recorded(trained, my_isp):
     assert "stages/2_shading" in recorded.Tags()["images"]
 
 
-def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monkeypatch, capsys):
+def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_path, monkeypatch, capsys):
     evaluated, evaluate = [], Evaluator.evaluate
 
     def watched(self, fold, dataset, cases, tick):
@@ -97,7 +97,7 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
 
     def run(name):
         evaluated.clear()
-        settings = {"against": ("pipelines",), "pipelines": (f"{name}:make", "parametrized")}
+        settings = {"against": ("pipelines",), "pipelines": (f"{name}:make", "parametrized"), "code": (my_isp,)}
         evaluation.run(EvaluationConfig(run=(str(trained.run_dir),), output=str(tmp_path / "out"), **settings))
         return list(evaluated)
 
@@ -115,10 +115,11 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
         assert run(moved) == ["my_isp.make"]
 
 
-def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
+def test_forensics_find_how_it_matters(trained, my_isp, tmp_path, capsys):
     config = build(
         ForensicsConfig,
         run=str(trained.run_dir),
+        code=(my_isp,),
         output=str(tmp_path),
         adv_parameters=("strength",),
         adv_aux_weight=(1.0,),
@@ -141,10 +142,11 @@ def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
     assert "\nstrength " in printed
 
 
-def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
+def test_adjust_tunes_it_and_learns_it(trained, my_isp, tmp_path, capsys):
     config = build(
         AdaptationConfig,
         run=str(trained.run_dir),
+        code=(my_isp,),
         output=str(tmp_path / "adapt"),
         intensities=(0.05,),
         unlabeled=0,
@@ -158,30 +160,21 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
     before, after, farthest = row(capsys.readouterr().out, "strength")
     assert before != after
     assert float(farthest) > 0
-    learning.run(LearningConfig(run=str(trained.run_dir), output=str(tmp_path / "learn")))
+    learning.run(LearningConfig(run=str(trained.run_dir), output=str(tmp_path / "learn"), code=(my_isp,)))
     camera, learned, _ = row(capsys.readouterr().out, "strength")
     assert (float(camera), float(learned) != 0) == (0, True)
 
 
 def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, my_isp, tmp_path):
-    run, file = str(trained.run_dir), pathlib.Path(my_isp.removesuffix(":make"))
-    ((fold,),) = open_runs([run])
-    assert fold.config.processing.pipeline == my_isp
-    moved = file.rename(tmp_path / "moved_isp.py")
-    try:
-        with pytest.raises(InputError, match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --"):
-            open_runs([run])
-        ((fold,),) = open_runs([run], codes=[f"{moved}:make"])
-        assert fold.config.processing.pipeline == f"{moved}:make"
-        own_code.write(file, CODE + "\n")
-        with pytest.raises(
-            InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
-        ):
-            open_runs([run])
-        with pytest.raises(InputError, match=r"--code=.*my_isp.py:make: no --run was trained with this code"):
-            open_runs([run], codes=[my_isp, f"{moved}:make"])
-    finally:
-        moved.replace(file)
+    run = str(trained.run_dir)
+    moved, other = (own_code.write(tmp_path / f"{name}.py", CODE + end) for name, end in (("a", ""), ("b", "\n")))
+    for code in (my_isp, moved):
+        ((fold,),) = open_runs([run], codes=[code])
+        assert fold.config.processing.pipeline == code
+    with pytest.raises(InputError, match=r"give --code=.*my_isp.py:make; --code=.*b.py:make is another$"):
+        open_runs([run], codes=[other])
+    with pytest.raises(InputError, match=r"--code=.*b.py:make: no --run was trained with this code"):
+        open_runs([run], codes=[moved, other])
 
 
 def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, my_isp, tmp_path):
@@ -210,10 +203,10 @@ def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(ba
     train.run(config)
     assert model(config)["processor.strength"] != 0
     with pytest.raises(InputError, match=NO_RANGE):
-        forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path)))
+        forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path), code=(name,)))
 
 
-def test_adversarial_training_moves_it(trained):
+def test_adversarial_training_moves_it(trained, my_isp):
     config = replace(
         trained,
         run_name="attacked",
@@ -226,7 +219,7 @@ def test_adversarial_training_moves_it(trained):
         save_locally=True,
     )
     train.run(config, Attack)
-    ((before,),) = open_runs([str(trained.run_dir)])
+    ((before,),) = open_runs([str(trained.run_dir)], codes=[my_isp])
     for name, value in before.model.processor.parameters().items():
         assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name
 

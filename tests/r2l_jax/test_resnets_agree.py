@@ -84,7 +84,12 @@ def test_scores_and_tables_of_evaluations_are_equal(both, tmp_path):
     settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
     found = [
         evaluation.run(
-            EvaluationConfig(run=(str(each.run_dir),), output=str(tmp_path / each.tracking.run_name), **settings)
+            EvaluationConfig(
+                run=(str(each.run_dir),),
+                output=str(tmp_path / each.tracking.run_name),
+                code=(each.model.classifier_network,),
+                **settings,
+            )
         )
         for each in both
     ]
@@ -103,6 +108,7 @@ def test_worst_cases_end_at_the_same_loss(both, tmp_path, group, steps):
             build(
                 ForensicsConfig,
                 run=str(each.run_dir),
+                code=(each.model.classifier_network,),
                 output=str(tmp_path / each.tracking.run_name),
                 analyses=("sensitivity", "worst_case"),
                 **settings,

@@ -101,12 +101,12 @@ def test_a_network_that_is_taken_as_it_is_scores_as_the_same_one_in_jax(taken, o
     np.testing.assert_array_equal(arrays["processor.black_level"], trained["processor.black_level"])
 
 
-def test_it_predicts(taken, one_epoch):
+def test_it_predicts(taken, file, one_epoch):
     raws = np.random.default_rng(0).random((3, 32, 32), np.float32)
     wanted = r2l_jax.load(one_epoch.run_dir).predict(raws)
-    np.testing.assert_allclose(r2l_jax.load(taken.run_dir).predict(raws), wanted, atol=1e-5)
+    np.testing.assert_allclose(r2l_jax.load(taken.run_dir, code=f"{file}:make").predict(raws), wanted, atol=1e-5)
     np.testing.assert_allclose(
-        r2l_jax.load(taken.run_dir / "fold_0/model.safetensors").predict(raws), wanted, atol=1e-5
+        r2l_jax.load(taken.run_dir / "fold_0/model.safetensors", code=f"{file}:make").predict(raws), wanted, atol=1e-5
     )
 
 
@@ -117,14 +117,19 @@ def test_a_second_call_has_nothing_left_to_do_and_it_is_never_trained_on(taken, 
         train.run(replace(taken, epochs=2, freeze_classifier=True))
 
 
-def test_evaluations_are_equal(taken, one_epoch, tmp_path):
-    def tables(config, name):
-        settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
+def test_evaluations_are_equal(taken, file, one_epoch, tmp_path):
+    def tables(config, name, *code):
+        settings = {
+            "pipelines": ("bilinear.none.none",),
+            "corruptions": ("contrast",),
+            "severities": (3,),
+            "code": code,
+        }
         output = tmp_path / name
         found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(output), **settings))
         return found["matrices"], next(iter(found["runs"].values()))["tests"]
 
-    (matrices, tests), (ours, our_tests) = tables(taken, "taken"), tables(one_epoch, "ours")
+    (matrices, tests), (ours, our_tests) = tables(taken, "taken", f"{file}:make"), tables(one_epoch, "ours")
     assert {name: matrix["mean"] for name, matrix in matrices.items()} == {
         name: matrix["mean"] for name, matrix in ours.items()
     }
@@ -134,8 +139,8 @@ def test_evaluations_are_equal(taken, one_epoch, tmp_path):
 
 
 @pytest.mark.slow
-def test_forensics_agree(taken, one_epoch, tmp_path):
-    def found(config, name):
+def test_forensics_agree(taken, file, one_epoch, tmp_path):
+    def found(config, name, *code):
         settings = {
             "adv_parameters": ("black_level",),
             "adv_aux_weight": (1.0,),
@@ -143,10 +148,10 @@ def test_forensics_agree(taken, one_epoch, tmp_path):
             "steps": 6,
             "step_size": 0.05,
         }
-        run = {"run": str(config.run_dir), "output": str(tmp_path / name), "batch_size": 8}
+        run = {"run": str(config.run_dir), "output": str(tmp_path / name), "batch_size": 8, "code": code}
         return forensics.run(build(ForensicsConfig, **run, **settings))[0]
 
-    there, here = found(taken, "taken"), found(one_epoch, "ours")
+    there, here = found(taken, "taken", f"{file}:make"), found(one_epoch, "ours")
     (worst,), (our_worst,) = there["worst_case"]["rows"], here["worst_case"]["rows"]
     assert worst["loss"] == pytest.approx(our_worst["loss"], rel=0.01)
     np.testing.assert_allclose(
@@ -158,27 +163,29 @@ def test_forensics_agree(taken, one_epoch, tmp_path):
 
 
 @pytest.mark.slow
-def test_adjust_report_and_lab_take_it(taken, tmp_path, capsys):
+def test_adjust_report_and_lab_take_it(taken, file, tmp_path, capsys):
     settings = {"labeled": 8, "starts": 1, "steps": 3, "batch_size": 8, "parameters": ("white_balance",)}
     output = {"run": str(taken.run_dir), "output": str(tmp_path / "adjusted"), "intensities": (0.05,)}
-    adaptation.run(build(AdaptationConfig, **output, **settings))
+    code = (f"{file}:make",)
+    adaptation.run(build(AdaptationConfig, **output, **settings, code=code))
     assert "white_balance" in capsys.readouterr().out
     assert write_report([str(taken.run_dir)], tmp_path / "report.html") > 10_000
-    lab = make_lab(str(taken.run_dir), "best", None, (), None, None)
+    lab = make_lab(str(taken.run_dir), "best", None, (), None, None, code)
     assert lab.model is not None
     lab.close()
 
 
-def test_export_writes_its_processing_alone_and_says_what_the_network_is_given(taken, tmp_path, capsys):
+def test_export_writes_its_processing_alone_and_says_what_the_network_is_given(taken, file, tmp_path, capsys):
+    run = r2l_jax.load(taken.run_dir, code=f"{file}:make")
     samples = np.random.default_rng(0).random((2, 32, 32), np.float32)
     with pytest.raises(InputError, match="--parts=whole has a head from outside of JAX: only isp can be exported"):
-        export_model(r2l_jax.load(taken.run_dir), tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
-    settings = {"output": str(tmp_path / "out"), "formats": ["safetensors"]}
+        export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
+    settings = {"output": str(tmp_path / "out"), "formats": ["safetensors"], "code": [f"{file}:make"]}
     assert export.main(build(export.ExportConfig, run=str(taken.run_dir), **settings)) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("the network is exported by its own program. Give it (image - mean) / standard_deviation")
     kept = json.loads((tmp_path / "out" / "model.json").read_text())["normalization"]
-    np.testing.assert_allclose(kept["mean"], r2l_jax.load(taken.run_dir).model.normalizer.mean[...])
+    np.testing.assert_allclose(kept["mean"], run.model.normalizer.mean[...])
 
 
 def test_the_processing_is_learned_for_it(base, file):
@@ -193,10 +200,11 @@ def test_the_processing_is_learned_for_it(base, file):
     )
     train.run(config)
     arrays, history = model(config), metrics(config)["history"]
-    assert metrics(config)["weights"] == r2l_jax.load(config.run_dir).about.weights
+    code = f"{file}:make"
+    assert metrics(config)["weights"] == r2l_jax.load(config.run_dir, code=code).about.weights
     assert not np.array_equal(arrays["processor.black_level"], np.zeros(4))
     assert history[1]["train_loss"] < history[0]["train_loss"]
-    start = r2l_jax.load(config.run_dir, checkpoint="last").pipeline.parameters()
+    start = r2l_jax.load(config.run_dir, checkpoint="last", code=code).pipeline.parameters()
     assert np.isfinite(np.concatenate([np.ravel(value) for value in start.values()])).all()
 
 
@@ -211,7 +219,8 @@ def test_outputs_that_are_chosen(base, file, tmp_path):
         f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes)
     )
     names.unlink()
-    assert r2l_jax.load(config.run_dir).predict(np.zeros((1, 32, 32), np.float32)).shape == (1, 5)
+    run = r2l_jax.load(config.run_dir, code=f"{file}:thousand")
+    assert run.predict(np.zeros((1, 32, 32), np.float32)).shape == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +253,7 @@ def test_other_weights_are_another_network(base, file, tmp_path):
     (tmp_path / "number").write_text("1")
     heads._made_once.cache_clear()  # as in a new process
     with pytest.raises(InputError, match=r"the weights of --classifier_network=.*:weighted have changed since"):
-        r2l_jax.load(config.run_dir)
+        r2l_jax.load(config.run_dir, code=other)
 
 
 def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
@@ -289,11 +298,13 @@ def test_a_network_that_segments(base, tmp_path):
         classifier_network=name,
     )
     train.run(config)
-    masks = r2l_jax.load(config.run_dir).predict(np.full((1, 32, 32), 0.3, np.float32))
+    masks = r2l_jax.load(config.run_dir, code=name).predict(np.full((1, 32, 32), 0.3, np.float32))
     assert masks.shape == (1, 32, 32)
     assert np.ptp(masks) > 1e-4
     settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
-    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
+    found = evaluation.run(
+        EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), code=(name,), **settings)
+    )
     (tests,) = (each["tests"] for each in found["runs"].values())
     assert tests["own"]["iou"]["mean"] == pytest.approx(metrics(config)["val_iou"], abs=1e-6)
 
@@ -317,10 +328,10 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
     assert training.learning_curves(runs) == []
 
 
-def test_half_of_the_images_are_left_to_measure_an_adaptation_if_none_are_kept_apart(taken, tmp_path):
+def test_half_of_the_images_are_left_to_measure_an_adaptation_if_none_are_kept_apart(taken, file, tmp_path):
     config = replace(taken, logdir=str(tmp_path), state_dict_uri=None, test_run=False)
     train.run(config)
-    (run,) = open_runs([str(config.run_dir)])
+    (run,) = open_runs([str(config.run_dir)], codes=[f"{file}:make"])
     settings = build(AdaptationConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
     found = drifts.drifted(settings, run.folds[0], *settings.drifts)
     assert len(found.unlabeled) == 20

@@ -7,7 +7,7 @@ import pytest
 from lost_workers import two_workers
 from programs import program, start
 
-ADJUSTMENT = ("--synthetic_images=25", "--synthetic_size=32", "--folds=2", "--epochs=3", "--low_intensity=0.25")
+ADJUSTMENT = ("--synthetic_images=25", "--synthetic_size=32", "--n_splits=2", "--epochs=3", "--low_intensity=0.25")
 FORENSICS = ("--adv_parameters=all", "--adv_aux_weight=1e-2,1e-4", "--steps=2")
 
 
@@ -26,7 +26,7 @@ def study(*flags):
 def adjustment(flags, tmp_path_factory):
     """The folder of a study's adjustment that one process has run."""
     output = tmp_path_factory.mktemp("study") / "serial"
-    study("--parts=adjustment", *flags, f"--output={output}")
+    study("--controls=adjustment", *flags, f"--output={output}")
     return output
 
 
@@ -47,7 +47,7 @@ def wait_for(pattern, folder, process):
 
 @pytest.mark.slow
 def test_a_study_writes_its_numbers_figures_and_page(adjustment, flags):
-    command = ("--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={adjustment}")
+    command = ("--controls=forensics,adjustment", *flags, *FORENSICS, f"--output={adjustment}")
     done = study(*command)
     assert "[4 of 4] train adjustment/frozen: " in done.stderr
     assert "adjustment: accuracy at intensity 0.25: learned " in done.stdout
@@ -69,7 +69,7 @@ def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment,
     pytest.importorskip("distributed")
     with two_workers() as cluster:
         where = (f"--output={tmp_path}/study", f"--scheduler={cluster.scheduler_address}")
-        process = start("study.py", "--parts=adjustment", *flags, *where)
+        process = start("study.py", "--controls=adjustment", *flags, *where)
         wait_for("study/adjustment/learned/fold_*/metrics.json", tmp_path, process)
         (file, *_) = tmp_path.glob("study/adjustment/learned/fold_*/.lock_holder")
         os.kill(json.loads(file.read_text())["process"], signal.SIGKILL)

@@ -18,6 +18,7 @@ from r2l_jax.drift.watch.results import Watched
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.named_code import is_file
 from r2l_jax.training.record import members
 from r2l_jax.training.run import Run, open_run
 
@@ -70,6 +71,9 @@ class Lab:
         Raises:
             InputError: there is no such pipeline.
         """
+        if name not in self.pipelines and is_file(name):
+            # A visitor names no files of this machine.
+            raise InputError(f"no pipeline is called {name!r}")
         return self.pipelines.get(name) or find_pipeline(name)
 
     async def on_device(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -102,7 +106,13 @@ def check_installed() -> None:
 
 
 def make_lab(
-    run: str | None, checkpoint: str, data_dir: str | None, files: Sequence[str], camera: str | None, own: str | None
+    run: str | None,
+    checkpoint: str,
+    data_dir: str | None,
+    files: Sequence[str],
+    camera: str | None,
+    pipeline: str | None,
+    code: Sequence[str] = (),
 ) -> Lab:
     """Collects everything that visitors can choose.
 
@@ -112,19 +122,20 @@ def make_lab(
         data_dir: the folder of the run's data; None if it has not moved.
         files: raw files and folders of them.
         camera: the initial camera of raw files.
-        own: the user's own pipeline; for a run that was trained with one, where its file is now.
+        pipeline: another pipeline to offer, such as the user's.
+        code: the code of the run, see `load`.
 
     Raises:
         InputError: the run, a file, the camera or the pipeline cannot be used.
     """
     given = None if camera is None else find_known_camera(camera)
-    names = ["parametrized", "full"] if own is None or run is not None else [own, "parametrized", "full"]
+    names = [*([pipeline] if pipeline else []), "parametrized", "full"]
     pipelines = {found.title: found for found in map(find_pipeline, names)}
     if run is None:
         offered = sources.given_files(files, None) if files else sources.examples()
         return Lab(offered, sources.cameras(None, given), pipelines)
     named, run = run, str(members(run)[0])
-    model = open_run(run, ["0"], checkpoint, own, data_dir)
+    model = open_run(run, ["0"], checkpoint, code, data_dir)
     if model.pipeline is None:
         raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")
     print(f"{run}: the {checkpoint} checkpoint")

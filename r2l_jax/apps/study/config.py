@@ -45,7 +45,7 @@ class StudyData(DataSettings):
     """Splits."""
 
     dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
-    n_splits: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE, former="folds")
+    n_splits: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE)
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION, rare=True)
 
 
@@ -90,7 +90,6 @@ class StudyChoice(Settings):
         "intensity",
         CONTROLS,
         each=CONTROLS,
-        former="parts",
     )
     dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
     scheduler: str = setting(cluster.SETTING, "serial")

@@ -107,7 +107,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.codes, config.checkpoint)
+    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
     for run in runs:
         run.check_parameters()

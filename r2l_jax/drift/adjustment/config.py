@@ -60,7 +60,6 @@ class AdaptationSettings(Settings):
         "how many labeled images to adapt with, the first of those without labels",
         0,
         bound=NOT_NEGATIVE,
-        former="labelled",
     )
     force: bool = setting(
         "adapt also by images that are no mixture of those that the model knows, or in which no drift is noticed",
@@ -92,7 +91,6 @@ class AdaptationSettings(Settings):
         f"{BY_LABELS.step_size} by labels, {BY_FEATURES.step_size} without",
         None,
         bound=POSITIVE,
-        former="lr",
         rare=True,
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)

@@ -76,7 +76,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.codes, config.checkpoint)
+    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
     on_every_process(lambda: [_check(each, folds) for each, folds in pairs])
     compared = [_train_and_compare(each, folds) for each, folds in pairs]
@@ -117,7 +117,7 @@ def _counterpart(config: LearningConfig, fold: TrainedFold, name: str) -> Sequen
     train.run(counterpart)
     # The other processes wait until the first one has written the run that they load.
     on_first_process(lambda: None)
-    (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.codes, config.checkpoint)
+    (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.code, config.checkpoint)
     return others.folds
 
 

@@ -51,7 +51,6 @@ class WorstCaseSettings(Settings):
         "about how far a parameter moves in a step, as a fraction of its natural range",
         0.01,
         bound=POSITIVE,
-        former="lr",
         rare=True,
     )
     samples: int = setting(

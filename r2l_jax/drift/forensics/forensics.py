@@ -74,7 +74,7 @@ def _trainings(config: ForensicsConfig) -> Sequence[_Training]:
     Their processing must have parameters.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.codes, config.checkpoint)
+    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
     for run in runs:
         run.check_parameters()
     return [(each, fold) for each, run in zip(configs, runs, strict=True) for fold in run.folds]

@@ -37,7 +37,7 @@ _SEVERITIES = f"severities of the corruptions and of the drifts of the sensor, o
 
 # The flags that only some sheets use.
 _USED_BY = {
-    "pipelines": ("pipelines",),
+    "pipelines": ("pipelines", "worst"),
     "pipeline": ("sensor", "corruptions"),
     "sensor": ("sensor",),
     "corruptions": ("corruptions",),
@@ -84,7 +84,7 @@ class EvaluationConfig(Settings):
         "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
         None,
     )
-    code: tuple[str, ...] = setting(CODE, (), former="pipeline")
+    code: tuple[str, ...] = setting(CODE, ())
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
     as_published: bool = setting(
         "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False
@@ -164,7 +164,9 @@ class SheetConfig(DataSettings):
         None,
         bound=NOT_NEGATIVE,
     )
-    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
+    pipelines: tuple[str, ...] = setting(
+        f"for pipelines, and the files of worst: {PIPELINE_NAMES}", PUBLISHED_PIPELINES
+    )
     pipeline: str = setting("for sensor and corruptions: the pipeline", "parametrized")
     sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR)
     corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES)
@@ -173,6 +175,7 @@ class SheetConfig(DataSettings):
     )
     evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
     matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=DRIFTS)
+    code: tuple[str, ...] = setting(f"for worst: {CODE}", ())
     seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):

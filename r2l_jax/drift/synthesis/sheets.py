@@ -17,13 +17,13 @@ from r2l_jax.drift import cases
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
-from r2l_jax.drift.synthesis.config import EvaluationConfig, SheetConfig
+from r2l_jax.drift.synthesis.config import SheetConfig
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.flags import renamed
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.named_code import is_file
 from r2l_jax.training.run import TrainedFold, open_runs
 
 # The outermost pixels, which the scale of differences leaves out.
@@ -158,7 +158,7 @@ def _draw_worst(config: SheetConfig) -> Image.Image:
     fold = _first_fold(config, content, worst)
     index = int(fold.measured_indices[0]) if config.sample is None else config.sample
     own = nnx.split(fold.model.processor)
-    case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config.processing)
+    case = cases.for_run(_case(config, content["flags"], worst.case), fold.config.processing)
     dataset = fold.dataset
     if case.iso is not None:
         dataset = at_intensity(fold.config.data, case.iso, dataset.fingerprint)
@@ -200,19 +200,23 @@ def _read(config: SheetConfig) -> dict[str, Any]:
 
 def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -> TrainedFold:
     """Loads the first fold of the worst cell's run."""
-    run, flags = content["runs"][worst.run], renamed(EvaluationConfig, content["flags"])
+    run, flags = content["runs"][worst.run], content["flags"]
     folder = pathlib.Path(run["folder"]) / f"fold_{next(iter(run['folds']))}"
-    ((fold,),) = open_runs([str(folder)], config.data_dir, flags["code"], flags["checkpoint"])
+    ((fold,),) = open_runs([str(folder)], config.data_dir, config.code, flags["checkpoint"])
     return fold
 
 
-def _case(flags: Mapping[str, Any], matrix: str, name: str) -> Case:
-    """Returns the case of an evaluation by its name."""
+def _case(config: SheetConfig, flags: Mapping[str, Any], name: str) -> Case:
+    """Returns the case of an evaluation by its name. Of the recorded pipelines, no file is run."""
+    recorded = [each for each in flags["pipelines"] if not is_file(each)]
     known = {
-        "pipelines": lambda: cases.pipelines(flags["pipelines"]),
+        "pipelines": lambda: cases.pipelines([*dict.fromkeys([*recorded, *config.pipelines])]),
         "intensities": lambda: cases.intensities(flags["intensities"]),
         "exposures": lambda: cases.exposures(flags["exposures"]),
         "sensor": lambda: cases.sensor(flags["sensor"], flags["severities"]),
         "corruptions": lambda: cases.corruptions(flags["corruptions"], flags["severities"]),
     }
-    return next(case for case in known[matrix]() if case.name == name)
+    found = [case for case in known[config.matrix]() if case.name == name]
+    if not found:
+        raise InputError(f"{name} is a pipeline of a file, which is not run unless you name it: give it by --pipelines")
+    return found[0]

@@ -83,7 +83,7 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
         content = report_runs.tolerances("", report_runs.Numbers(number))
         file.write_text(json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": fold.fingerprint}}))
     for number in range(2):
-        model = open_run(str(run.run_dir), [str(number)], "best", None)
+        model = open_run(str(run.run_dir), [str(number)], "best")
         assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number
 
 

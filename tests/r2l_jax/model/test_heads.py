@@ -10,7 +10,6 @@ from small_runs import metrics, model
 import r2l_jax
 from r2l_jax.config import NetworkSettings
 from r2l_jax.model.heads import find_head
-from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
@@ -65,30 +64,22 @@ def test_it_is_trained_and_its_file_recorded(trained, head):
     assert (arrays["head.norm.scale"] != 1).any()
 
 
-def test_it_predicts_from_its_folder_and_from_its_file(trained):
+def test_it_predicts_from_its_folder_and_from_its_file(trained, head):
     raws = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    run = r2l_jax.load(trained.run_dir)
+    run = r2l_jax.load(trained.run_dir, code=head)
     probabilities = run.predict(raws)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
-    file = r2l_jax.load(trained.run_dir / "fold_0" / "model.safetensors")
+    file = r2l_jax.load(trained.run_dir / "fold_0" / "model.safetensors", code=head)
     np.testing.assert_array_equal(file.predict(raws), probabilities)
     assert file.identity == run.identity
 
 
-def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, head, tmp_path):
-    run, file = str(trained.run_dir), named_code.file_of(head)[0]
-    moved = file.rename(tmp_path / "moved_head.py")
-    try:
-        with pytest.raises(InputError, match=r"my_head.py, which cannot be read .*: name it by --code=<file>"):
-            open_runs([run])
-        ((fold,),) = open_runs([run], codes=[f"{moved}:make"])
-        assert fold.config.model.classifier_network == f"{moved}:make"
-        assert r2l_jax.load(run, code=f"{moved}:make").classes == fold.task.classes
-        own_code.write(file, CODE + "\n")
-        with pytest.raises(InputError, match=r"my_head.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now"):
-            open_runs([run])
-    finally:
-        moved.replace(file)
+def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, tmp_path):
+    moved, other = (own_code.write(tmp_path / f"{name}.py", CODE + end) for name, end in (("a", ""), ("b", "\n")))
+    ((fold,),) = open_runs([str(trained.run_dir)], codes=[moved])
+    assert fold.config.model.classifier_network == moved
+    with pytest.raises(InputError, match=r"give --code=.*my_head.py:make; --code=.*b.py:make is another$"):
+        open_runs([str(trained.run_dir)], codes=[other])
 
 
 def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, tmp_path):
@@ -102,27 +93,12 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
         train.run(replace(trained, classifier_network="resnet18"))
 
 
-def test_a_file_that_was_not_named_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef make(): pass\n")
-    with pytest.raises(InputError, match="the file is not run, since you have not named it with its present content"):
-        found(f"{tmp_path}/strange.py:make")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_run_whose_head_was_not_named_is_not_opened(trained, head, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(named_code, "_named_now", {})
-    with pytest.raises(InputError, match="Python code that you have not named, which is not run"):
-        r2l_jax.load(trained.run_dir)
-
-
 def test_it_segments(base, head):
     file = head.removesuffix(":make")
     settings = {"dataset": "SyntheticSegmentation", "augmentation": "weak", "epochs": 1}
     config = replace(base, run_name="own_mask", classifier_network=f"{file}:segment", **settings)
     train.run(config)
-    masks = r2l_jax.load(config.run_dir).predict(np.zeros((1, 34, 38), np.float32))
+    masks = r2l_jax.load(config.run_dir, code=f"{file}:segment").predict(np.zeros((1, 34, 38), np.float32))
     assert masks.shape == (1, 34, 38)  # A size that a U-Net++ does not take.
 
 
@@ -167,7 +143,7 @@ def test_errors_in_one_line(base, tmp_path, code, message):
     ("flags", "message"),
     [
         (["--classifier_network=ResNet19"], "must be one of ResNet18, ResNet34, Resnet50, a function of a file"),
-        (["--classifier_network=my_head.py"], "name the function in it that makes the head, my_head.py:make"),
+        (["--classifier_network=my_head.py"], "must be the function in a file that makes the head, as my_file.py:make"),
         (["--classifier_network=my_head.py:make", "--precision=bfloat16"], "--precision is for the known networks"),
         (["--classifier_network=my_head.py:make", "--classifier_pretrained"], "--classifier_pretrained is for the kn"),
         (["--classifier_network=my_head.py:make"], "my_head.py: No such file or directory"),

@@ -162,7 +162,7 @@ def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch,
     with pytest.raises(InputError, match=message):
         open_runs([str(tmp_path / "cells")])
     with pytest.raises(InputError, match=r"a fold_0: not found; did you mean .*/experiment/cells\?$"):
-        open_run(str(tmp_path / "cells"), ["0"], "best", None)
+        open_run(str(tmp_path / "cells"), ["0"], "best")
 
 
 def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
