@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import tifffile
 from jaxtyping import Float32
@@ -19,7 +20,6 @@ from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
-from r2l_jax.data.files.pictures import TIFF_SUFFIXES
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import replacing, write_csv, write_json
@@ -117,8 +117,6 @@ class _Reader:
         return [self._dim[flats[0]]] if set(flats) <= self._dim.keys() else []
 
     def _read(self, file: Path) -> tuple[Float32[np.ndarray, "rows cols"], isp.Camera]:
-        if not self._stated.figures and file.suffix.lower() in (*TIFF_SUFFIXES, ".png"):
-            raise InputError(f"--camera is required: {file} holds no calibration values, as no TIFF or PNG does")
         return read_mosaic(file, self._stated, lambda line: self._dim.update({file: line}))
 
 
@@ -137,7 +135,7 @@ def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> 
     if measured.bits is not None:
         figures["bits"] = measured.bits
     fields = {name: np.asarray(value).tolist() for name, value in figures.items()}
-    layout = {} if stated.layout is None else {"raw": dataclasses.asdict(stated.layout)}
+    layout = {} if stated.layout is None else {"raw": msgspec.structs.asdict(stated.layout)}
     return fields | layout | CORRECTIONS
 
 

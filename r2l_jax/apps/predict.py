@@ -12,7 +12,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
+from r2l_jax.data.files.rawfile import READERS, read_mosaic
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
@@ -300,7 +300,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
 
 def _is_stored(file: Place) -> bool:
     """Tells whether a file is of a format without calibration values."""
-    return file.suffix.lower() in STORED_SUFFIXES
+    return file.suffix.lower() in READERS
 
 
 def _settings(

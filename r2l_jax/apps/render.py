@@ -12,7 +12,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, from_pictures, read_raw, warn_of_others
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
@@ -113,7 +113,7 @@ class Processing(NamedTuple):
 
     def of(self, file: Place) -> KnownCamera:
         """Returns the known calibration of a file's camera."""
-        return self.stored if file.suffix.lower() in STORED_SUFFIXES else self.camera
+        return self.stored if file.suffix.lower() in READERS else self.camera
 
 
 class Pictures(NamedTuple):

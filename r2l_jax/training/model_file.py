@@ -205,7 +205,7 @@ def read(source: pathlib.Path) -> tuple[About, dict[str, Any], str]:
     Raises:
         InputError: the file cannot be read, is damaged, or holds something else; the message starts with the path.
     """
-    with reading(source, "model in safetensors"), safetensors.safe_open(source, "np") as file:
+    with reading(source), safetensors.safe_open(source, "np") as file:
         about, identity = _described(file.metadata() or {})
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
         return about, _nested(arrays), identity

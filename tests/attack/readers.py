@@ -21,6 +21,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.fetch import archives, download
 from r2l_jax.data.files import corrections, headerless
+from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.known_camera import find_camera, find_known_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
@@ -262,7 +263,8 @@ def _read_camera(folder, path):
 )
 def _read_corrections(folder, path):
     known = corrections.read(folder, "dark.tiff", "flat.tiff", "defects.csv")
-    corrected = known.apply(_samples(dtype=np.float32, seed=2), CAMERA)
+    with reading(path):  # As the corrected file is read.
+        corrected = known.apply(_samples(dtype=np.float32, seed=2), CAMERA)
     assert (corrected.shape, corrected.dtype) == ((48, 64), np.float32)
     assert 0 <= corrected.min() <= corrected.max() <= 1
 

@@ -161,7 +161,7 @@ REFUSED = [
     ("benchmark", "--repeats=0", "--repeats must be positive, got 0"),
     ("benchmark", "--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
     ("calibrate", "--flat=flat --output=out", "--dark is required: frames without light"),
-    ("calibrate", "--dark=dark --flat=flat --output=out", "--camera is required: dark/000.tiff holds no calibration"),
+    ("calibrate", "--dark=dark --flat=flat --output=out", "no calibration values: a camera must be given"),
     ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
     ("calibrate", "--dark=dark --flat=flat --output=out --threshold=0", "--threshold must be positive, got 0"),
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),

@@ -10,7 +10,7 @@ import isp
 from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_mosaic
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, read_mosaic
 from r2l_jax.data.sets import synthetic
 from r2l_jax.runtime.errors import InputError, printable, warn
 from r2l_jax.training.run import Run
@@ -99,7 +99,7 @@ def file_source(
     read: Callable[[pathlib.Path, KnownCamera], Read] = read_file,
 ) -> Source:
     """Makes a source of a raw file that is shown by a name, for a model; `read` works as `read_file` does."""
-    is_stored = path.suffix.lower() in STORED_SUFFIXES
+    is_stored = path.suffix.lower() in READERS
 
     def of_training(camera: KnownCamera) -> KnownCamera:
         """Returns the camera of the training for a file that holds no calibration values, unless another is given."""

@@ -1,4 +1,4 @@
-"""Helpers for all file readers: one-line errors that name the file, and bounds on declared sizes."""
+"""The guard around all readers of files, and bounds on declared sizes."""
 
 import contextlib
 import os
@@ -11,47 +11,35 @@ from r2l_jax.runtime.errors import InputError, one_line
 MOST_SHRUNK = 1032
 # A picture of this many bytes does no harm, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
-# A message of a decoder may quote the whole file.
-_LONGEST = 200
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
-    """Turns every exception of a reader into an InputError of one line that starts with the path.
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turns whatever a reader raises into an InputError of one line that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
     ValueError also counts as damage; for a readable file with wrong content, raise an InputError.
-
-    Args:
-        path: the file.
-        kind: the expected kind of file, such as "TIFF"; None takes it from the suffix.
-
-    Raises:
-        InputError: anything was raised.
     """
-    path = Path(path)
-    kind = kind or path.suffix[1:].upper() or "file of this kind"
     try:
         yield
     except InputError as error:
         start = f"{path}: "
         raise InputError(start + str(error).removeprefix(start)) from error
     except Exception as error:
+        first = error.args[0] if error.args else ""
+        reason = one_line(first.decode(errors="replace") if isinstance(first, bytes) else error)[:200]
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{path}: {error.strerror or one_line(error)}") from error
-        reason = one_line(error) or type(error).__name__
-        if len(reason) > _LONGEST:
-            reason = f"{reason[:_LONGEST]}..."
+            raise InputError(f"{path}: {error.strerror or reason}") from error
+        if isinstance(error, ImportError) or "imagecodecs" in reason:
+            raise InputError(f'{path}: {reason}: pip install "r2l_jax[microscopy]"') from error
+        kind = Path(path).suffix[1:].upper() or "file of this kind"
+        reason = reason or type(error).__name__
         raise InputError(f"{path}: truncated, corrupt or not a valid {kind} ({reason})") from error
 
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Adds advice to errors in reading files that the program itself wrote.
-
-    Raises:
-        InputError: an InputError or OSError was raised.
-    """
+    """Adds advice to errors in reading files that the program itself wrote."""
     try:
         yield
     except (InputError, OSError) as error:
@@ -59,26 +47,13 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def check_declared(declared: int, present: int) -> None:
-    """Rejects a file that declares more than it can hold, before memory is taken for it.
-
-    Args:
-        declared: the bytes of the samples that the file declares.
-        present: the bytes in the file from which they are decoded.
-
-    Raises:
-        ValueError: no usual compression method could shrink the declared bytes to the present ones.
-    """
+    """Raises a ValueError if no usual compression could shrink the declared bytes of samples to the present ones."""
     if declared > max(ALWAYS_ALLOWED, MOST_SHRUNK * present):
         raise ValueError(f"it declares {declared} bytes of samples, and {present} bytes cannot hold them")
 
 
 def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
-    """Reads a text file of limited size.
-
-    Raises:
-        OSError: the file cannot be read.
-        InputError: it is longer, or is not text in UTF-8; the message starts with the path.
-    """
+    """Reads a text file in UTF-8 of limited size."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

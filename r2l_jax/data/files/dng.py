@@ -1,4 +1,4 @@
-"""Facts about a DNG that LibRaw does not report: the place of its samples, its color filter array, its gain maps.
+"""Facts about a DNG that LibRaw does not report: its active area, its color filter array, its gain maps.
 
 Tags and opcodes as in Adobe's Digital Negative Specification (1.7.1.0, 2023).
 """
@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int
 
 import isp
 from r2l_jax.data.files.decoding import check_declared
-from r2l_jax.data.files.tiff import check_chunks, check_page
+from r2l_jax.data.files.tiff import check_page
 from r2l_jax.runtime.errors import InputError
 
 # A DNG with more images than this is damaged.
@@ -72,7 +72,6 @@ class Facts:
     """Holds the facts that the main image of a DNG states.
 
     Attributes:
-        finite: whether all samples are finite; LibRaw reads others as zeros.
         active_origin: the corner (row, column) of the active area, where the tiles of CFAPattern and BlackLevel start.
             LibRaw moves the start of the visible area to an even row and column, by one where the active area starts at
             an odd one, but does not move the tile of BlackLevel along. None where LibRaw's black levels are right:
@@ -81,64 +80,46 @@ class Facts:
         gain_maps: the gain maps of OpcodeList2, in their order.
     """
 
-    finite: bool = True
     active_origin: tuple[int, int] | None = None
     pattern: str | None = None
     gain_maps: tuple[GainMap, ...] = ()
 
 
-def check(path: Path) -> None:
-    """Checks that the images of a DNG are in the file: LibRaw allocates all the memory that their tiles declare.
-
-    Raises:
-        ValueError: a strip or tile is missing.
-    """
-    with tifffile.TiffFile(path) as tiff:
-        for page in _images(tiff):
-            if page.subfiletype & 1 or (0 in page.shaped and not page.dataoffsets):
-                continue  # a preview, or no image
-            sizes = check_chunks(page)
-            tag = page.tags.get("TileByteCounts")
-            short = tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1
-            if short and page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
-                raise InputError("its tiles state their sizes in 16 bits, which LibRaw reads as 32")
-            check_declared(page.nbytes, sum(sizes))
-
-
 def read_facts(path: Path) -> Facts:
     """Reads the facts of the main image: the first that is not a preview.
 
-    Raises:
-        InputError: the color filter array has other colors than red, green and blue, or a gain map is damaged.
+    Checks that all images are in the file: LibRaw allocates all the memory that their tiles declare.
     """
+    facts = None
     with tifffile.TiffFile(path) as tiff:
-        for page in _images(tiff):
-            if page.photometric not in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
+        # Most images of a DNG are in subdirectories of the first one.
+        pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
+        for page in itertools.islice(pages, _MOST_IMAGES):
+            if not isinstance(page, tifffile.TiffPage) or page.subfiletype & 1:
+                continue  # a preview
+            if 0 in page.shaped and not page.dataoffsets:
                 continue
-            if page.subfiletype & 1:
-                continue
-            active = None
-            if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
-                top, left, *_ = map(int, page.tags["ActiveArea"].value)
-                active = (top, left)
+            sizes = check_page(page)
             is_float = page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP
-            opcodes = page.tags.get("OpcodeList2")
-            maps = () if opcodes is None else tuple(_gain_maps(bytes(opcodes.value)))
-            return Facts(not is_float or _is_finite(page), active, _pattern(page), maps)
-    return Facts()
+            tag = page.tags.get("TileByteCounts")
+            if is_float and tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1:
+                raise InputError("its tiles state their sizes in 16 bits, which LibRaw reads as 32")
+            check_declared(page.nbytes, sum(sizes))
+            if facts is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
+                facts = _facts(page)
+                if is_float and not np.isfinite(page.asarray(maxworkers=1)).all():
+                    raise InputError("holds values that are not finite")  # LibRaw reads them as zeros.
+    return facts or Facts()
 
 
-def _images(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """Yields the images of a DNG; most of them are in subdirectories of the first one."""
-    pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
-    for page in itertools.islice(pages, _MOST_IMAGES):
-        if isinstance(page, tifffile.TiffPage):
-            yield page
-
-
-def _is_finite(page: tifffile.TiffPage) -> bool:
-    check_page(page)
-    return bool(np.isfinite(page.asarray(maxworkers=1)).all())
+def _facts(page: tifffile.TiffPage) -> Facts:
+    active = None
+    if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
+        top, left, *_ = map(int, page.tags["ActiveArea"].value)
+        active = (top, left)
+    opcodes = page.tags.get("OpcodeList2")
+    maps = () if opcodes is None else tuple(_gain_maps(bytes(opcodes.value)))
+    return Facts(active, _pattern(page), maps)
 
 
 def _pattern(page: tifffile.TiffPage) -> str | None:
@@ -150,21 +131,13 @@ def _pattern(page: tifffile.TiffPage) -> str | None:
     if (rows, cols) in ((2, 2), (6, 6)):
         return None
     letters = bytes(colors.value)
-    if rows * cols != len(letters) or not set(letters) <= {0, 1, 2}:
-        shown = ", ".join(map(str, letters[:16])) + (", ..." if len(letters) > 16 else "")
-        raise InputError(
-            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors "
-            f"[{shown}]"
-        )
+    if not set(letters) <= {0, 1, 2}:
+        raise InputError(f"the color filter array must consist of red, green and blue, got {letters[:16]!r}")
     return named(np.reshape(list(letters), (rows, cols)))
 
 
 def named(tile: Int[np.ndarray, "rows cols"]) -> str:
-    """Returns the name of a color filter array.
-
-    Raises:
-        InputError: `isp` does not know such an array.
-    """
+    """Returns the name of a color filter array."""
     try:
         return isp.cfa.canonical("/".join("".join("RGB"[channel] for channel in row) for row in tile))
     except ValueError as error:
@@ -172,22 +145,15 @@ def named(tile: Int[np.ndarray, "rows cols"]) -> str:
 
 
 def _gain_maps(opcodes: bytes) -> Iterator[GainMap]:
-    """Yields the gain maps of a list of opcodes.
-
-    Raises:
-        InputError: the list is damaged.
-    """
+    """Yields the gain maps of a list of opcodes."""
     try:
         (count,) = struct.unpack_from(">I", opcodes)
         place = 4
         for _ in range(count):
             kind, _, _, size = struct.unpack_from(">4I", opcodes, place)
-            place += 16
-            if size > len(opcodes) - place:
-                raise ValueError("an opcode is longer than the list")
+            place += 16 + size
             if kind == _GAIN_MAP:
-                yield _gain_map(opcodes[place : place + size])
-            place += size
+                yield _gain_map(opcodes[place - size : place])
     except (struct.error, ValueError) as error:
         raise InputError(f"its OpcodeList2 is damaged ({error})") from None
 

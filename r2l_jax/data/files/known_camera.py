@@ -14,13 +14,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import isp
 from r2l_jax.data.files import corrections
 from r2l_jax.data.files.corrections import Corrections
-from r2l_jax.data.files.decoding import read_text
-from r2l_jax.data.files.headerless import Layout
+from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.headerless import EXAMPLE, Layout
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.runtime.errors import InputError
 
@@ -95,7 +96,7 @@ class KnownCamera:
         else:
             given = {name: np.asarray(value).tolist() for name, value in self.figures.items()}
         if self.layout is not None:
-            given["raw"] = dataclasses.asdict(self.layout)
+            given["raw"] = msgspec.structs.asdict(self.layout)
         if self.corrections is not None:
             given["corrections"] = self.corrections.identity
         return given or "auto"
@@ -117,48 +118,35 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
             name any file of this machine.
 
     Raises:
-        OSError: the file cannot be read.
-        InputError: it states nothing about a camera, or something wrong; the message starts with the path.
+        InputError: it cannot be read, or states nothing about a camera, or something wrong.
     """
-    text = read_text(path)
-    try:
-        fields = json.loads(text)
-    except RecursionError:
-        raise InputError(f"{path}: a camera must be a JSON object, got one that is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: a camera must be a JSON object, got {type(fields).__name__}")
-    known = (*_FIELDS, "raw", *_CORRECTIONS)
-    if unknown := [name for name in fields if name not in known]:
-        also = ", ".join(map(repr, unknown))
-        raise InputError(f"{path}: a camera may have only the fields {', '.join(known)}, got also {also}")
-    named = {name: fields.pop(name, None) for name in _CORRECTIONS}
-    given = [name for name, file in named.items() if file is not None]
-    if given and not with_corrections:
-        raise InputError(f"{path}: names other files ({', '.join(given)}), which are not read here: leave them out")
-    raw = fields.pop("raw", None)
-    if not fields and raw is None:
-        raise InputError(
-            f"{path}: states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}"
-        )
-    try:
-        figures = isp.Camera.figures_of(fields)
-        # A whole camera may be refused even if each of its values is valid.
-        _ = KnownCamera(figures).camera
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    try:
-        layout = None if raw is None else Layout.of(raw)
-    except InputError as error:
-        raise InputError(f"{path}: raw: {error}") from None
-    guesses = "white_level" not in figures
-    if layout is not None and guesses:
-        figures["white_level"] = float(layout.largest)
-    corrected = None
-    if given:
-        corrected = corrections.read(path.parent, **named)
-    return KnownCamera(figures, layout, corrected, "pattern" in figures, guesses)
+    with reading(path):
+        fields = json.loads(read_text(path))
+        if not isinstance(fields, dict):
+            raise InputError(f"a camera must be a JSON object, got {type(fields).__name__}")
+        named = {name: fields.pop(name, None) for name in _CORRECTIONS}
+        given = [name for name, file in named.items() if file is not None]
+        if given and not with_corrections:
+            raise InputError(f"names other files ({', '.join(given)}), which are not read here: leave them out")
+        raw = fields.pop("raw", None)
+        if not fields and raw is None:
+            raise InputError(f"states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}")
+        try:
+            figures = isp.Camera.figures_of(fields)
+            # A whole camera may be refused even if each of its values is valid.
+            _ = KnownCamera(figures).camera
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        guesses = "white_level" not in figures
+        layout = None
+        if raw is not None:
+            try:
+                layout = msgspec.convert(raw, Layout)
+            except msgspec.ValidationError as error:
+                raise InputError(f"raw: {error}; an example is {EXAMPLE}") from None
+            figures.setdefault("white_level", float(layout.largest))
+        corrected = corrections.read(path.parent, **named) if given else None
+        return KnownCamera(figures, layout, corrected, "pattern" in figures, guesses)
 
 
 def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
@@ -168,45 +156,27 @@ def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
         name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its
             camera.
         flag: the flag to name in errors.
-
-    Raises:
-        InputError: the name is neither a known camera nor a readable JSON file.
     """
-    if name == "auto":
-        return KnownCamera()
     if name in isp.CAMERAS:
         return KnownCamera.of(isp.CAMERAS[name])
+    if name == "auto":
+        return KnownCamera()
+    if not pathlib.Path(name).exists():
+        raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}: not found")
     try:
         return read_known_camera(pathlib.Path(name))
-    except OSError as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else error.strerror
-        known = ", ".join(isp.CAMERAS)
-        raise InputError(f"{flag} must be {known}, auto or a JSON file, got {name!r}: {reason}") from None
     except InputError as error:
         raise InputError(f"{flag}={error}") from None
 
 
 def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
-    """Returns a known camera, a camera from a JSON file, or None for "auto".
-
-    Args:
-        name: as for `find_known_camera`.
-        flag: the flag to name in errors.
-
-    Raises:
-        InputError: the name is neither a known camera nor a readable JSON file with all values of a camera.
-    """
+    """Returns a known camera, a whole camera from a JSON file, or None for "auto", as `find_known_camera`."""
     stated = find_known_camera(name, flag)
     return None if name == "auto" else stated.whole(f"{flag}={name}")
 
 
 def read_camera_file(path: pathlib.Path) -> isp.Camera:
-    """Reads a whole camera from its JSON file.
-
-    Raises:
-        OSError: the file cannot be read.
-        InputError: it is not a camera, or lacks a value; the message starts with the path.
-    """
+    """Reads a whole camera from its JSON file."""
     return read_known_camera(path).whole(str(path))
 
 
@@ -218,10 +188,7 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
 
     Args:
         files: the files, to name in errors.
-        cameras: the camera of each file.
-
-    Raises:
-        InputError: the files' color filter arrays differ.
+        cameras: the camera of each file, of one color filter array.
     """
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:

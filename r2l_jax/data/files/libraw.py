@@ -17,7 +17,7 @@ import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.decoding import check_declared
 from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError
 
 # Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
 SRGB_TO_XYZ = np.array(
@@ -43,40 +43,18 @@ def is_container(path: Path) -> bool:
 
 
 def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
-    """Reads the mosaic of a camera's file, and its calibration values.
-
-    Args:
-        path: the file.
-        stated: the values that replace the file's own.
-        warn: called with one line if the file's color filter array differs from the stated one.
-
-    Raises:
-        InputError: the file is damaged or unknown to LibRaw, or a calibration value is neither in the file nor stated.
-        ValueError: the file lacks samples that it declares.
-    """
+    """Reads the mosaic of a camera's file, and its calibration values, which the stated ones replace."""
     if not _says_what_it_is(path):
         raise InputError(
             "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
             "bytes"
         )
-    facts = dng.Facts()
-    if path.suffix.lower() == ".dng":
-        dng.check(path)
-        facts = dng.read_facts(path)
-        if not facts.finite:
-            raise InputError("holds values that are not finite")
-    try:
-        with rawpy.RawPy() as raw:
-            raw.open_file(str(path))
-            check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
-            raw.unpack()
-            return _mosaic_and_camera(path, raw, facts, stated, warn)
-    except rawpy.LibRawError as error:
-        message = error.args[0] if error.args else type(error).__name__
-        message = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
-        raise InputError(f"truncated, corrupt or not a valid raw file (LibRaw: {one_line(message)})") from error
-    except NotImplementedError as error:  # rawpy raises it for patterns that it does not know.
-        raise InputError(one_line(error)) from error
+    facts = dng.read_facts(path) if path.suffix.lower() == ".dng" else dng.Facts()
+    with rawpy.RawPy() as raw:
+        raw.open_file(str(path))
+        check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
+        raw.unpack()
+        return _mosaic_and_camera(path, raw, facts, stated, warn)
 
 
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
@@ -103,20 +81,17 @@ def _says_what_it_is(path: Path) -> bool:
     """
     if is_container(path):
         return True
-    longer = path.read_bytes() + b"\0"
+    content = path.read_bytes()
+    return _opens(content + b"\0") or not _opens(content)
+
+
+def _opens(content: bytes) -> bool:
     with rawpy.RawPy() as raw:
         try:
-            raw.open_buffer(io.BytesIO(longer))
+            raw.open_buffer(io.BytesIO(content))
         except rawpy.LibRawError:
-            pass
-        else:
-            return True
-    with rawpy.RawPy() as raw:
-        try:
-            raw.open_file(str(path))
-        except rawpy.LibRawError:
-            return True  # Not a raw file, as LibRaw will report when it is read.
-    return False
+            return False
+    return True
 
 
 class _Sensor(NamedTuple):
@@ -170,11 +145,7 @@ def _mosaic_and_camera(
 
 
 def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
-    """Finds out the kind of a sensor.
-
-    Raises:
-        InputError: its colors are not red, green and blue.
-    """
+    """Finds out the kind of a sensor, whose colors must be red, green and blue."""
     margins = (raw.sizes.top_margin, raw.sizes.left_margin)
     if facts.pattern is not None:
         start = facts.active_origin or (0, 0)
@@ -221,17 +192,13 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Call
 
 
 def _visible_samples(raw: rawpy.RawPy, sensor: _Sensor, pattern: str) -> Shaped[np.ndarray, "rows cols"]:
-    """Returns the samples of the visible area, cropped to even size at the bottom and the right.
-
-    A demosaiced file is re-mosaiced: each site keeps only its pattern's color.
-    """
+    """Returns the samples of the visible area, cropped to even size; a demosaiced file is re-mosaiced."""
     visible = raw.raw_image_visible
     height, width = (size // 2 * 2 for size in visible.shape[:2])
     visible = visible[:height, :width]
     if sensor.pattern is not None:
         return visible
-    tile = isp.cfa.tile(pattern)
-    channels = np.tile(tile, (height // 2, width // 2))
+    channels = np.tile(isp.cfa.tile(pattern), (height // 2, width // 2))
     return np.take_along_axis(visible, channels[..., None], -1)[..., 0]
 
 

@@ -5,7 +5,6 @@ pylibCZIrw (LGPL), and ND2 by nd2 (BSD), of the extra `microscopy`; OME-TIFF is 
 """
 
 import importlib
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,23 +13,17 @@ import numpy as np
 import tifffile
 
 from r2l_jax.data.files.decoding import check_declared
+from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.errors import InputError
 
 # The axes of all three formats. S and P are the scenes of a CZI, the images of an OME-TIFF and the positions of an ND2.
 _AXES = {"S": "scenes", "P": "scenes", "C": "channels", "Z": "planes in Z", "T": "points in time"}
 
 
-def read_czi(path: Path) -> np.ndarray:
-    """Reads the only plane of a CZI: `(H, W)`, or `(H, W, 3)` of a picture in color.
-
-    Raises:
-        InputError: the package is missing, there are several planes, or tiles that overlap or leave gaps.
-        RuntimeError: the file is damaged.
-        ValueError: the file is damaged.
-    """
-    czi = _package("pylibCZIrw.czi", "pylibCZIrw", path)
+def read_czi(path: Path) -> tuple[np.ndarray, None]:
+    """Reads the only plane of a CZI: `(H, W)`, or `(H, W, 3)` of a picture in color."""
     tiles: list[tuple[int, int]] = []
-    with czi.open_czi(str(path)) as file:
+    with importlib.import_module("pylibCZIrw.czi").open_czi(str(path)) as file:
         box = file.total_bounding_box_no_pyramid
         sizes = {axis: stop - start for axis, (start, stop) in box.items()}
         _check_planes({"S": len(file.scenes_bounding_rectangle), **sizes})
@@ -42,18 +35,12 @@ def read_czi(path: Path) -> np.ndarray:
             raise InputError(f"expected one frame of a camera, got {len(tiles)} tiles that overlap or leave gaps")
         check_declared(2 * sizes["X"] * sizes["Y"], path.stat().st_size)
         samples = file.read(roi=file.total_bounding_rectangle_no_pyramid)
-    return samples[..., 0] if samples.shape[-1] == 1 else samples
+    return (samples[..., 0] if samples.shape[-1] == 1 else samples), None
 
 
-def read_nd2(path: Path) -> np.ndarray:
-    """Reads the only plane of an ND2: `(H, W)`, or `(H, W, 3)` of a picture in color.
-
-    Raises:
-        InputError: the package is missing, or there are several planes.
-        OSError: the file is damaged.
-        ValueError: the file is damaged.
-    """
-    with _package("nd2", "nd2", path).ND2File(path) as file:
+def read_nd2(path: Path) -> tuple[np.ndarray, None]:
+    """Reads the only plane of an ND2: `(H, W)`, or `(H, W, 3)` of a picture in color."""
+    with importlib.import_module("nd2").ND2File(path) as file:
         sizes = dict(file.sizes)
         colors = sizes.pop("S", 1)
         _check_planes(sizes)
@@ -63,27 +50,23 @@ def read_nd2(path: Path) -> np.ndarray:
     # The package fills missing frames with zeros.
     if not samples.any():
         raise ValueError("its frame is missing, or black throughout")
-    return samples
+    return samples, None
 
 
-def check_ome_tiff(path: Path) -> None:
-    """Refuses an OME-TIFF of several planes, and passes other TIFF files.
+def read_plane_of_tiff(path: Path) -> tuple[np.ndarray, None]:
+    """Reads a TIFF, and refuses an OME-TIFF of several planes.
 
-    A file with one plane is passed even if the whole recording has more of them, in other files.
-
-    Raises:
-        InputError: there are several planes.
-        Exception: the file or its description is damaged.
+    A file with one plane is read even if the whole recording has more of them, in other files.
     """
     with tifffile.TiffFile(path) as tiff:
-        if not tiff.is_ome or len(tiff.pages) < 2:
-            return
-        images = ElementTree.fromstring(tiff.ome_metadata or "").findall(".//{*}Pixels")
-        if images:  # Else another file has the description.
-            sizes = {axis: max(int(image.get(f"Size{axis}", 1)) for image in images) for axis in "ZT"}
-            # SizeC counts the colors of a picture one by one, which are one channel.
-            channels = max(len(image.findall("{*}Channel")) for image in images)
-            _check_planes({"S": len(images), "C": channels, **sizes})
+        description = tiff.ome_metadata if len(tiff.pages) > 1 else None
+    images = ElementTree.fromstring(description).findall(".//{*}Pixels") if description else []
+    if images:  # Else another file has the description.
+        sizes = {axis: max(int(image.get(f"Size{axis}", 1)) for image in images) for axis in "ZT"}
+        # SizeC counts the colors of a picture one by one, which are one channel.
+        channels = max(len(image.findall("{*}Channel")) for image in images)
+        _check_planes({"S": len(images), "C": channels, **sizes})
+    return read_tiff(path), None
 
 
 def _check_planes(sizes: Mapping[str, int]) -> None:
@@ -93,11 +76,3 @@ def _check_planes(sizes: Mapping[str, int]) -> None:
     ]
     if several:
         raise InputError(f"expected one plane, the mosaic of a color camera, got {', '.join(several)}")
-
-
-def _package(module: str, package: str, path: Path) -> types.ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        kind = path.suffix[1:].upper()
-        raise InputError(f'{kind} needs the package {package}: pip install "r2l_jax[microscopy]"') from None

@@ -10,38 +10,65 @@ from jaxtyping import Float32, Shaped
 
 import isp
 from r2l_jax.data.files import headerless, libraw
-from r2l_jax.data.files.arrays import ARRAY_SUFFIXES, read_npy, read_pgm
+from r2l_jax.data.files.arrays import read_npy, read_pgm
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
-from r2l_jax.data.files.microscopes import check_ome_tiff, read_czi, read_nd2
-from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
+from r2l_jax.data.files.microscopes import read_czi, read_nd2, read_plane_of_tiff
+from r2l_jax.data.files.pictures import read_png
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.remote import Place
 
+Mosaic = Float32[np.ndarray, "rows cols"]
+
+
+def from_pictures() -> str:
+    """Says how to make raw files of pictures, as the end of an error's message."""
+    return f"{command('unprocess')} makes raw files of JPEG and PNG pictures"
+
+
+def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
+    """Reads the mosaic that is stored in the samples of a PNG."""
+    samples, mode, bits = read_png(path)
+    if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        raise InputError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
+    if samples.ndim == 2:
+        return samples, None
+    if bits == 16:
+        raise InputError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
+    colors = samples[..., : len(mode.rstrip("A"))]
+    if (colors != colors[..., :1]).any():
+        raise InputError(f"expected a mosaic, got a color picture: its channels differ; {from_pictures()}")
+    return colors[..., 0], None
+
+
+# How to read the files that hold samples and no calibration values. Each function returns the samples, and the value of
+# white if the file states it. All other suffixes are those of camera formats, which LibRaw reads, and of files without
+# a header.
+READERS: dict[str, Callable[[Path], tuple[np.ndarray, int | None]]] = {
+    ".tif": read_plane_of_tiff,
+    ".tiff": read_plane_of_tiff,
+    ".png": read_gray_png,
+    ".npy": read_npy,
+    ".pgm": read_pgm,
+    ".czi": read_czi,
+    ".nd2": read_nd2,
+}
+
 # The suffixes that folders are searched for. `read_raw` takes others as well.
 RAW_SUFFIXES = (
-    ".tif", ".tiff", ".png", ".npy", ".pgm", ".czi", ".nd2",
+    *READERS,
     ".3fr", ".arw", ".bin", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq",
     ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf",
     ".srw", ".x3f",
 )  # fmt: skip
-
-# The suffixes of files that hold samples and no calibration values.
-STORED_SUFFIXES = (*TIFF_SUFFIXES, ".png", *ARRAY_SUFFIXES, ".czi", ".nd2")
 
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
 
 # Rows of samples that are divided at a time.
 _ROWS = 256
-
-# The beginning of a JPEG.
-_JPEG = b"\xff\xd8\xff"
-
-Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 def read_raw(
@@ -76,40 +103,25 @@ def read_raw(
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is truncated, corrupt, of another format or without calibration values, or does not
-            identify itself; the sensor's colors are not red, green and blue, or its pattern is not the given camera's;
-            a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not finite
-            or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the path.
+        InputError: the file cannot be read, or does not fit the camera. The message is one line that starts with the
+            path.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    suffix = path.suffix.lower()
-    stored = suffix in STORED_SUFFIXES
-    with reading(path, None if stored else "raw file"):
-        if stored:
-            samples, white = _stored(path, suffix)
-            mosaic = _fractions(path, samples, stated, warn, white)
+    with reading(path):
+        if reader := READERS.get(path.suffix.lower()):
+            mosaic = _fractions(path, *reader(path), stated, warn)
             if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
                 raise InputError(
                     f"a mosaic must have an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}"
                 )
             camera = _whole(stated, "TIFF, PNG, PGM, NPY, CZI and ND2 hold")
         elif stated.layout is not None and not libraw.is_container(path):
-            mosaic = _fractions(path, stated.layout.read(path), stated, warn)
+            mosaic = _fractions(path, stated.layout.read(path), None, stated, warn)
             camera = _whole(stated, "a file without a header holds")
         else:
-            try:
-                mosaic, camera = libraw.read(path, stated, warn)
-            except Exception as error:
-                if _starts_with(path, _JPEG):
-                    raise InputError(f"expected a raw file, got a JPEG; {from_pictures()}") from error
-                if isinstance(error, InputError) and stated.layout is None and not libraw.is_container(path):
-                    raise InputError(
-                        f"{error}; if its samples have no header, describe them in the camera's JSON file, such as "
-                        f"{headerless.EXAMPLE}"
-                    ) from error
-                raise
+            mosaic, camera = _by_libraw(path, stated, warn)
         if mosaic.size == 0:
             raise InputError(
                 f"a mosaic must have at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}"
@@ -121,6 +133,21 @@ def read_raw(
                 camera = reference.cameras.get(read_shot(path).title, camera)
             return reference.scaled(mosaic, camera), reference.camera
         return mosaic, camera
+
+
+def _by_libraw(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
+    """Reads a file in a camera format; adds advice to the error for a JPEG and for a file without a header."""
+    try:
+        with reading(path):
+            return libraw.read(path, stated, warn)
+    except InputError as error:
+        with path.open("rb") as file:
+            if file.read(3) == b"\xff\xd8\xff":
+                raise InputError(f"expected a raw file, got a JPEG; {from_pictures()}") from error
+        if stated.layout is None and not libraw.is_container(path):
+            advice = "if its samples have no header, describe them in the camera's JSON file, such as"
+            raise InputError(f"{error}; {advice} {headerless.EXAMPLE}") from error
+        raise
 
 
 def read_mosaic(
@@ -160,46 +187,8 @@ def warn_of_others(files: Iterable[Place], warn: Callable[[str], object] = warn)
         warn(f"{which} {others[0]}")
 
 
-def from_pictures() -> str:
-    """Says how to make raw files of pictures, as the end of an error's message."""
-    return f"{command('unprocess')} makes raw files of JPEG and PNG pictures"
-
-
-def _starts_with(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
-
-
-def _stored(path: Path, suffix: str) -> tuple[np.ndarray, int | None]:
-    """Reads the samples of a file without calibration values; also returns the value of white if the file states it."""
-    if suffix == ".pgm":
-        return read_pgm(path)
-    if suffix == ".npy":
-        return read_npy(path), None
-    if suffix in (".czi", ".nd2"):
-        return (read_czi if suffix == ".czi" else read_nd2)(path), None
-    if suffix not in TIFF_SUFFIXES:
-        return _gray(*read_png(path)), None
-    check_ome_tiff(path)
-    return read_tiff(path), None
-
-
-def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows cols"]:
-    """Returns the mosaic that is stored in the samples of a PNG."""
-    if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise InputError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
-    if samples.ndim == 2:
-        return samples
-    if bits == 16:
-        raise InputError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
-    colors = samples[..., : len(mode.rstrip("A"))]
-    if (colors != colors[..., :1]).any():
-        raise InputError(f"expected a mosaic, got a color picture: its channels differ; {from_pictures()}")
-    return colors[..., 0]
-
-
 def _fractions(
-    path: Path, samples: np.ndarray, stated: KnownCamera, warn: Callable[[str], object], maximum: int | None = None
+    path: Path, samples: np.ndarray, maximum: int | None, stated: KnownCamera, warn: Callable[[str], object]
 ) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -15,10 +14,8 @@ import tifffile
 from PIL import ExifTags, Image
 
 from r2l_jax.data.files.libraw import is_container
-from r2l_jax.data.files.pictures import TIFF_SUFFIXES
+from r2l_jax.data.files.tiff import TIFF_SUFFIXES
 from r2l_jax.names import SHOT_FIELDS
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 # The names of the tags of TIFF and EXIF 2.32 that hold the facts, and of the tag that holds EXIF in a TIFF.
 _EXIF = "ExifTag"

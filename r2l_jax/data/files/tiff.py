@@ -1,5 +1,6 @@
 """TIFF files: their samples, read only if the file holds all that it declares."""
 
+import itertools
 import logging
 import lzma
 import math
@@ -17,10 +18,10 @@ from r2l_jax.runtime.errors import InputError
 # tifffile also logs damaged files, and one line about each is enough.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
+TIFF_SUFFIXES = (".tif", ".tiff")
+
 # By default, tifffile writes an image (H, W, 3) as H pages of W x 3.
 _MOST_PAGES = 2**12
-
-_UNCOMPRESSED = 1
 
 # The methods of compression, by TIFF's numbers, whose output can be bounded while it is made: each takes the bytes of a
 # strip and a limit, and returns at most that many decoded bytes.
@@ -37,89 +38,49 @@ def read_tiff(path: Path) -> np.ndarray:
 
     Returns:
         The samples as they are stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`.
-
-    Raises:
-        InputError: the file cannot be read, is damaged, lacks a part of the samples that it declares, or is compressed
-            by a method of the extra `microscopy`.
     """
-    with reading(path, "TIFF"), tifffile.TiffFile(path) as tiff:
-        pages = _pages(tiff)
-        for page in pages:
+    with tifffile.TiffFile(path) as tiff:
+        pages = list(itertools.islice(tiff.pages, _MOST_PAGES + 1))
+        if len(pages) > _MOST_PAGES:
+            raise ValueError(f"it has more than {_MOST_PAGES} pages")
+        first = pages[0]
+        same = [page for page in pages if (page.shape, page.dtype) == (first.shape, first.dtype)]
+        for page in same:
             check_page(page)
-        check_declared(sum(page.nbytes for page in pages), tiff.filehandle.size)
-        try:
-            # In the calling thread, because several files are already read at once.
-            arrays = [page.asarray(maxworkers=1) for page in pages]
-        except (ImportError, ValueError) as error:
-            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-                raise
-            method = tifffile.COMPRESSION(pages[0].compression).name
-            raise InputError(f'{method} compression needs imagecodecs: pip install "r2l_jax[microscopy]"') from None
+        check_declared(sum(page.nbytes for page in same), tiff.filehandle.size)
+        # In the calling thread, because several files are already read at once.
+        arrays = [page.asarray(maxworkers=1) for page in same]
         return np.stack(arrays) if len(arrays) > 1 else arrays[0]
 
 
-def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """Returns the first page, and the others of its shape and type."""
-    pages = []
-    for count, page in enumerate(tiff.pages):
-        if count == _MOST_PAGES:
-            raise ValueError(f"it has more than {_MOST_PAGES} pages")
-        if not isinstance(page, tifffile.TiffPage):
-            break
-        if not pages or (page.shape, page.dtype) == (pages[0].shape, pages[0].dtype):
-            pages.append(page)
-    if not pages:
-        raise ValueError("it has no page")
-    return pages
-
-
-def check_page(page: tifffile.TiffPage) -> None:
-    """Checks that all samples that a page declares are in the file.
+def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
+    """Checks that the file holds all samples of a page; returns the bytes of each strip or tile in the file.
 
     Where strips or tiles are missing or empty, tifffile fills in zeros; it does not bound their unpacked size.
-
-    Raises:
-        ValueError: samples are missing, strips unpack to more than the page declares, or the samples' type is unknown.
     """
-    if page.dtype is None or not isinstance(page.bitspersample, int):
-        raise ValueError(f"samples of {page.bitspersample} bits in format {page.sampleformat} are not supported")
-    kind = "tile" if page.is_tiled else "strip"
-    counts = check_chunks(page)
-    inflate, file = _INFLATE.get(page.compression), page.parent.filehandle
-    for index, count in enumerate(counts):
-        needed, most = _chunk_bytes(page, index)
-        if page.compression == _UNCOMPRESSED:
-            held = count
-        elif inflate is None:
-            continue  # PackBits shrinks little, and the others know the size of their output.
-        else:
-            file.seek(page.dataoffsets[index])
-            held = len(inflate(file.read(count), most + 1))
-            if held > most:
-                raise ValueError(f"{kind} {index} of {len(counts)} unpacks to more than the {most} bytes declared")
-        if held < needed:
-            raise ValueError(f"{kind} {index} of {len(counts)} holds {held} of the {needed} bytes declared")
-
-
-def check_chunks(page: tifffile.TiffPage) -> list[int]:
-    """Checks the places and sizes that the strips or tiles of a page declare; returns the bytes of each in the file.
-
-    Raises:
-        ValueError: one of them is missing, empty, not in the file, or too short for its samples.
-    """
+    if not isinstance(page, tifffile.TiffPage):
+        raise ValueError(f"page {page.index} is damaged")
     if 0 in page.shaped:
         raise ValueError(f"an empty picture of shape {page.shape}")
-    kind = "tile" if page.is_tiled else "strip"
-    expected = math.prod(page.chunked)
-    offsets, counts = page.dataoffsets, page.databytecounts
-    if min(len(offsets), len(counts)) < expected:
-        raise ValueError(f"it declares {expected} {kind}s and has {min(len(offsets), len(counts))}")
-    for index, (offset, count) in enumerate(zip(offsets[:expected], counts[:expected], strict=True)):
-        if offset <= 0 or count <= 0 or offset + count > page.parent.filehandle.size:
+    kind, file, expected = "tile" if page.is_tiled else "strip", page.parent.filehandle, math.prod(page.chunked)
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:expected]
+    if len(places) < expected:
+        raise ValueError(f"it declares {expected} {kind}s and has {len(places)}")
+    inflate = _INFLATE.get(page.compression)
+    for index, (offset, count) in enumerate(places):
+        if offset <= 0 or count <= 0 or offset + count > file.size:
             raise ValueError(f"{kind} {index} of {expected} is not in the file")
-        if isinstance(page.bitspersample, int):
-            check_declared(_chunk_bytes(page, index)[1], count)
-    return list(counts[:expected])
+        needed, most = _chunk_bytes(page, index)
+        check_declared(most, count)
+        held = needed  # PackBits shrinks little, and the others know the size of their output.
+        if page.compression == tifffile.COMPRESSION.NONE:
+            held = min(count, most)
+        elif inflate is not None:
+            file.seek(offset)
+            held = len(inflate(file.read(count), most + 1))
+        if not needed <= held <= most:
+            raise ValueError(f"{kind} {index} of {expected} holds {held} of the {needed} bytes declared")
+    return [count for _, count in places]
 
 
 def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
@@ -141,20 +102,14 @@ def read_stored(path: Path, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."
     Args:
         path: the TIFF file.
         shape: `(H, W)` of a mosaic, or `(H, W, 3)` of an image, whose channels may come first in the file.
-
-    Returns:
-        The samples of this shape, in [0, 1].
-
-    Raises:
-        InputError: the file cannot be read, or has the wrong shape or type.
     """
-    values = read_tiff(path)
-    if len(shape) == 3 and values.shape == (shape[2], *shape[:2]):
-        values = np.moveaxis(values, 0, -1)
-    if values.shape != shape or values.dtype != np.uint16:
-        channels = "three channels" if len(shape) == 3 else "one channel"
-        raise InputError(
-            f"{path} must be {shape[0]}x{shape[1]} with {channels} of 16 bits, got {values.dtype} of shape "
-            f"{values.shape}"
-        )
-    return values.astype(np.float32) / 65535
+    with reading(path):
+        values = read_tiff(path)
+        if len(shape) == 3 and values.shape == (shape[2], *shape[:2]):
+            values = np.moveaxis(values, 0, -1)
+        if values.shape != shape or values.dtype != np.uint16:
+            channels = "three channels" if len(shape) == 3 else "one channel"
+            raise InputError(
+                f"must be {shape[0]}x{shape[1]} with {channels} of 16 bits, got {values.dtype} of shape {values.shape}"
+            )
+        return values.astype(np.float32) / 65535

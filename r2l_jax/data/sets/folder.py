@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 import isp
@@ -162,14 +163,7 @@ def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
             f"--camera={camera}: the sub-folders of {root} have cameras of their own, such as "
             f"{with_camera[0] / CAMERA_FILE}, which --camera=auto takes"
         )
-    return {folder.name: _read_camera(folder / CAMERA_FILE) for folder in folders}
-
-
-def _read_camera(file: pathlib.Path) -> KnownCamera:
-    try:
-        return read_known_camera(file)
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from None
+    return {folder.name: read_known_camera(folder / CAMERA_FILE) for folder in folders}
 
 
 def _raw_files(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
@@ -318,7 +312,7 @@ def _with_cameras(
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
     """Lists the stated facts about a camera that mosaics depend on, as JSON values."""
-    layout = None if camera.layout is None else dataclasses.asdict(camera.layout)
+    layout = None if camera.layout is None else msgspec.structs.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 

@@ -10,7 +10,7 @@ import numpy as np
 import isp
 from r2l_jax.config import PUBLISHED_SETS
 from r2l_jax.data.files.known_camera import KnownCamera, find_camera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets, folder
@@ -176,6 +176,6 @@ def _brought(dataset: RawDataset, run: Run) -> RawDataset:
 def _camera_in(files: pathlib.Path, fold: TrainedFold) -> str | KnownCamera:
     """Returns the known calibration of raw files: their own for the formats of cameras, else the training's."""
     suffixes = {file.suffix.lower() for file in files.glob("*/*")}
-    if suffixes & ({*RAW_SUFFIXES} - {*STORED_SUFFIXES}):
+    if suffixes & ({*RAW_SUFFIXES} - {*READERS}):
         return "auto"
     return KnownCamera.of(Run([fold]).calibration)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data import read_raw
 from r2l_jax.data.files.known_camera import read_camera_file
+from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
@@ -61,17 +61,11 @@ def read_camera(name: str) -> isp.Camera:
         return isp.CAMERAS[name]
     path = pathlib.Path(name)
     is_json = path.suffix.lower() == ".json"
+    if not path.exists():
+        wanted = f"a raw file, a camera's JSON file or one of {', '.join(isp.CAMERAS)}"
+        raise InputError(f"--check must be {wanted}, got {name!r}: not found")
     try:
-        if is_json:
-            return read_camera_file(path)
-        _, camera = read_raw(path)
-        return camera
-    except FileNotFoundError:
-        known = ", ".join(isp.CAMERAS)
-        wanted = f"a raw file, a camera's JSON file or one of {known}"
-        raise InputError(f"--check must be {wanted}, got {name!r}: not found") from None
-    except OSError as error:
-        raise InputError(f"--check={name}: {error.strerror}") from None
+        return read_camera_file(path) if is_json else read_mosaic(path, None)[1]
     except InputError as error:  # The message names the path.
         raise InputError(f"--check{'=' if is_json else ': '}{error}") from None
 

