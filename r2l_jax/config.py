@@ -734,10 +734,6 @@ class TrainingProgram(Settings):
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     group: GroupSettings = GroupSettings()
 
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags of a group if one run is trained."""
-        return {} if self.group.seeds else {"scheduler": "without --seeds"}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun(Settings):

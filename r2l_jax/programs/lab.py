@@ -44,10 +44,6 @@ class LabConfig(Settings):
     port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
     max_upload: float = setting("the size of the largest file that can be dropped, in MiB", 256.0, bound=POSITIVE)
 
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that need --run, or that it leaves out."""
-        return {} if self.run else dict.fromkeys(("checkpoint", "data_dir", "code"), "without --run")
-
 
 def main(config: LabConfig) -> None:
     """Serves the page until the program is interrupted."""

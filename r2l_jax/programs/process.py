@@ -83,10 +83,6 @@ class RenderConfig(ProcessingChoice):
                 raise InputError(f"--run={self.run} is the processing: leave --{given[0]} out")
         super().__post_init__()
 
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that need --run."""
-        return {} if self.run else dict.fromkeys(("checkpoint", "code"), "without --run")
-
 
 @functools.lru_cache(maxsize=1)
 def _load(config: RenderConfig) -> Processing:

@@ -125,10 +125,6 @@ class Settings:
         """Returns the values of the fields, with those added that follow from others. `build` calls this."""
         return values
 
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that have no effect with these settings, each with the reason, such as "without --run"."""
-        return {}
-
 
 def _check(name: str, value: Any, declared: _Setting) -> None:
     if declared.choices is not None and value not in declared.choices:
@@ -142,10 +138,7 @@ def _check(name: str, value: Any, declared: _Setting) -> None:
 
 
 class Switch(NamedTuple):
-    """A flag that chooses between two or more settings dataclasses, such as `--mode`.
-
-    Flags that only the other dataclasses have are refused.
-    """
+    """A flag that chooses between two or more settings dataclasses, such as `--mode`."""
 
     name: str
     default: str
@@ -253,25 +246,10 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
     """Makes the settings from parsed flags.
 
     Raises:
-        InputError: values that are not valid, or a flag that has no effect.
+        InputError: values that are not valid.
     """
-    if isinstance(settings, Switch):
-        mode = str(values[settings.name].value)
-        chosen: type[Any] = settings.settings[mode]
-        others = _all_leaves(settings).keys() - _all_leaves(chosen).keys()
-        _refuse(dict.fromkeys(sorted(others), f"with --{settings.name}={mode}"), values)
-    else:
-        chosen = settings
-    given = {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()}
-    config = build(chosen, given)
-    _refuse(config.without_effect(), values)
-    return config
-
-
-def _refuse(ignored: Mapping[str, str], values: flags.FlagValues) -> None:
-    for name, where in ignored.items():
-        if values[name].present:
-            raise InputError(f"--{name} has no effect {where}")
+    chosen = settings.settings[str(values[settings.name].value)] if isinstance(settings, Switch) else settings
+    return build(chosen, {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()})
 
 
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:

@@ -173,21 +173,12 @@ OF_A_RUN = {
 }
 
 
-@pytest.mark.parametrize("name", ["code", "pipeline"])
 @pytest.mark.parametrize("settings", OF_A_RUN, ids=lambda settings: settings.__name__)
-def test_the_code_of_a_run_has_a_name_of_its_own_and_its_former_one(settings, name):
-    config = given(settings, *OF_A_RUN[settings], f"--{name}=my_isp.py:make")
-    assert config.code == (("my_isp.py:make",) if settings is EvaluationConfig else "my_isp.py:make")
-    assert getattr(config, "pipeline", None) is None
+def test_the_code_of_a_run(settings):
+    config = given(settings, *OF_A_RUN[settings], "--code=my_isp.py:make,my_head.py:make")
+    assert config.code == ("my_isp.py:make", "my_head.py:make")
 
 
-@pytest.mark.parametrize("settings", [LabConfig, RenderConfig])
-def test_without_a_run_there_is_a_processing_and_no_code(settings):
-    needed = [each for each in OF_A_RUN[settings] if each != "--run=run"]
-    assert given(settings, *needed, "--pipeline=full").pipeline == "full"
-    with pytest.raises(InputError, match=r"^--code has no effect without --run$"):
-        given(settings, *needed, "--code=my_isp.py:make")
-    with pytest.raises(
-        InputError, match=r"^--pipeline has no effect with --run and|is the processing: leave --pipeline"
-    ):
-        given(settings, *OF_A_RUN[settings], "--code=my_isp.py:make", "--pipeline=full")
+def test_a_run_is_the_processing():
+    with pytest.raises(InputError, match="is the processing: leave --pipeline out"):
+        given(RenderConfig, *OF_A_RUN[RenderConfig], "--pipeline=full")

@@ -176,20 +176,6 @@ class StudyConfig(Settings):
         if "adjustment" in self.choice.controls:
             cases.intensities([self.choice.low_intensity])
 
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags of controls that are not chosen."""
-        of_controls = {
-            "synthesis": ("as_published", "corruptions", "sensor", "severities"),
-            "forensics": ("adv_aux_loss", "adv_aux_weight", "adv_parameters", "starts", "steps"),
-            "adjustment": ("low_intensity",),
-        }
-        return {
-            name: f"without {control} in --controls"
-            for control, names in of_controls.items()
-            if control not in self.choice.controls
-            for name in names
-        }
-
     @property
     def output_dir(self) -> pathlib.Path:
         """The folder of all runs and results."""

@@ -64,10 +64,6 @@ class WorstCaseSettings(Settings):
             raise InputError("--adv_aux_weight is empty")
 
 
-# The settings that each analysis has for itself.
-_OWN = {"tolerances": ToleranceSettings, "worst_case": WorstCaseSettings}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForensicsConfig(FinishedRun):
     """Forensics.
@@ -91,16 +87,3 @@ class ForensicsConfig(FinishedRun):
         super().__post_init__()
         if not self.analyses:
             raise InputError("--analyses is empty")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that no chosen analysis uses."""
-        asked = ("tolerances",) if self.check else self.analyses
-        where = "in --check" if self.check else f"in {', '.join(self.analyses)}"
-        unused = [name for name in _OWN if name not in asked]
-        names = [field.name for name in unused for field in dataclasses.fields(_OWN[name])]
-        names += ["seed"] if len(unused) == len(_OWN) else []
-        names += ["analyses", "by"] if self.check else []
-        ignored = dict.fromkeys(sorted(names), where)
-        if not self.worst_case.adv_track_differences:
-            ignored.setdefault("track_n_images", "without --adv_track_differences")
-        return ignored

@@ -35,18 +35,6 @@ SHEETS = ("pipelines", "sensor", "corruptions", "worst")
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the drifts of the sensor, of {', '.join(map(str, SEVERITIES))}"
 
-# The flags that only some sheets use.
-_USED_BY = {
-    "pipelines": ("pipelines", "worst"),
-    "pipeline": ("sensor", "corruptions"),
-    "sensor": ("sensor",),
-    "corruptions": ("corruptions",),
-    "severities": ("sensor", "corruptions"),
-    "seed": ("sensor", "corruptions", "worst"),
-    "evaluation": ("worst",),
-    "matrix": ("worst",),
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Settings):
@@ -101,20 +89,6 @@ class EvaluationConfig(Settings):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         self.cases()
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags of groups that are not tested against."""
-        ignored = {}
-        for group in DRIFTS:
-            if group not in self.against:
-                ignored[group] = f"without {group} in --against"
-        if not {"sensor", "corruptions"}.intersection(self.against):
-            ignored["severities"] = "without sensor or corruptions in --against"
-        if not {"exposures", "sensor", "corruptions"}.intersection(self.against):
-            ignored["seed"] = "without exposures, sensor or corruptions in --against"
-        if not {"pipelines", "corruptions"} <= {*self.against}:
-            ignored["as_published"] = "without pipelines and corruptions in --against"
-        return ignored
 
     def cases(self) -> list[Case]:
         """Returns the cases, each once; the runs' own images come first."""
@@ -181,21 +155,12 @@ class SheetConfig(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         for name in ("pipelines", "sensor", "corruptions", "severities"):
-            if self.sheet in _USED_BY[name] and not getattr(self, name):
+            if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         if self.sheet == "worst" and self.evaluation is None:
             raise InputError("--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py")
         if pathlib.Path(self.output).suffix.lower() != ".png":
             raise InputError(f"--output must be a .png file, got {self.output}")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that the sheet does not use."""
-        ignored = {name: f"in --sheet={self.sheet}" for name, used in _USED_BY.items() if self.sheet not in used}
-        if self.sheet == "worst":
-            # The run of the evaluation names its data set; only where it is may have changed.
-            names = {field.name for field in dataclasses.fields(DataSettings)} - {"data_dir"}
-            ignored |= dict.fromkeys(sorted(names), "in --sheet=worst")
-        return ignored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,12 +198,6 @@ class SynthesisConfig(DataSettings):
                 raise InputError(f"--{name} is empty")
         if not self.sets():
             raise InputError("--intensities, --exposures and --sensor are all empty")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that other flags replace, and those that have nothing to apply to."""
-        ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
-        graded = self.sensor or self.corruptions
-        return ignored if graded else {**ignored, "severities": "without --sensor or --corruptions"}
 
     def sets(self) -> list[PictureSet]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.

@@ -52,10 +52,3 @@ class MonitorConfig(FinishedRun):
         super().__post_init__()
         if self.follow and not self.input:
             raise InputError("--follow watches folders: give them by --input")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that have no effect without --input, and with or without --follow."""
-        if not self.input:
-            names = ("camera", "by", "window", "level", "false_alarm_every", "output")
-            return dict.fromkeys(names, "without --input")
-        return {"level": "with --follow"} if self.follow else {"false_alarm_every": "without --follow"}

@@ -40,9 +40,6 @@ class Config(Settings):
     kind: Kind = Kind()
     steps: Steps = Steps()
 
-    def without_effect(self):
-        return {"sizes": "without --melted"} if not self.kind.melted else {}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Other(Settings):
@@ -84,8 +81,7 @@ def test_a_flagfile_is_read(tmp_path):
         (["--input=a", "--weights=1,-2"], "--weights must be positive, got -2.0"),
         (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
         (["--input=a", "--weights=1,high"], "--weights must be numbers, separated by commas, got 1,high"),
-        (["--input=a", "--melted", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
-        (["--input=a", "--sizes=1"], "--sizes has no effect without --melted"),
+        (["--input=a", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
     ],
 )
 def test_wrong_values_are_named(arguments, message):
@@ -101,14 +97,10 @@ def test_settings_made_without_flags_are_checked_as_well():
         build(Config, input=("a",), color="red")
 
 
-def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
+def test_a_switch_takes_the_flags_of_its_choice():
     switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
     assert parse("--input=a", "--steps=2", settings=switch).steps.steps == 2
     assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
-    with pytest.raises(InputError, match=r"^--target has no effect with --mode=one$"):
-        parse("--input=a", "--target=0.7", settings=switch)
-    with pytest.raises(InputError, match=r"^--steps has no effect with --mode=two$"):
-        parse("--input=a", "--mode=two", "--steps=3", settings=switch)
 
 
 def test_settings_are_recorded_flat_and_come_back():

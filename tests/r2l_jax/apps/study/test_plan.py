@@ -85,9 +85,3 @@ def test_the_defaults_of_training_depend_on_the_data_set():
 def test_settings_that_no_job_would_take_are_refused(flags, message):
     with pytest.raises(InputError, match=message):
         build(StudyConfig, flags)
-
-
-def test_flags_of_controls_that_are_not_chosen_change_nothing():
-    ignored = build(StudyConfig, controls=["forensics"]).without_effect()
-    assert ignored.keys() == {"as_published", "corruptions", "sensor", "severities", "low_intensity"}
-    assert ignored["severities"] == "without synthesis in --controls"

@@ -350,13 +350,6 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
 def test_severities_are_of_the_sensor_and_of_corruptions():
     settings = EvaluationConfig(run=("run",), against=("sensor",), sensor=("defocus", "bits"), severities=(2, 4))
     assert [case.name for case in settings.cases()] == ["own", "defocus.2", "defocus.4", "bits.2", "bits.4"]
-    for against, used in (
-        (("sensor",), {"sensor", "severities", "seed"}),
-        (("corruptions",), {"corruptions", "severities", "seed"}),
-        (("pipelines", "exposures"), {"pipelines", "exposures", "seed"}),
-    ):
-        ignored = dataclasses.replace(settings, against=against).without_effect()
-        assert {"pipelines", "exposures", "sensor", "corruptions", "severities", "seed"} - ignored.keys() == used
 
 
 def test_drifts_of_the_sensor_have_their_matrix_groups_and_rows(settings, evaluated, capsys, tmp_path):

@@ -128,14 +128,3 @@ def test_what_is_not_there_is_named(base, tmp_path):
         other.write_text(content)
         with pytest.raises(InputError, match=rf"^--evaluation=.*evaluation.json {message}"):
             sheet(base, "worst", tmp_path, evaluation=str(other))
-
-
-def test_flags_of_other_sheets_have_no_effect():
-    ignored = SheetConfig(sheet="worst", output="sheet.png", evaluation="evaluation.json").without_effect()
-    assert {"pipelines", "corruptions", "severities", "dataset"} <= ignored.keys()
-    assert not {"matrix", "seed", "data_dir"} & ignored.keys()
-    assert set(SheetConfig(sheet="pipelines", output="sheet.png").without_effect()) == {
-        *("pipeline", "sensor", "corruptions", "severities", "seed", "evaluation", "matrix")
-    }
-    ignored = SheetConfig(sheet="sensor", output="sheet.png").without_effect()
-    assert ignored.keys() == {"pipelines", "corruptions", "evaluation", "matrix"}
