@@ -24,10 +24,7 @@ def run(base):
         base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, augmentation="none", save_locally=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        first = {"score": 0.0, "loss": 0.0}
-        patch.setattr(
-            train.Trainer, "_quality", lambda _, row: {**first, "score": -row["epoch"], "epoch": row["epoch"]}
-        )
+        patch.setattr(train.FoldTraining, "_quality", lambda _, row: [-row["epoch"], 0.0, 0.0])
         train.run(config)
     return config
 

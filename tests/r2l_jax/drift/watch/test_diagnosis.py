@@ -52,8 +52,8 @@ PAIRS = (
 )
 
 
-# Drifts that the quick tests plant; the slow ones plant all, in ten draws each.
-QUICK = [SINGLE[0], SINGLE[13]]
+# Drifts that are planted once each, the first by the quick tests; other slow tests plant all, in ten draws each.
+PLANTED = [{"dead": DEAD}, pytest.param({"exposure": -0.7}, marks=pytest.mark.slow)]
 
 
 def named(drift):
@@ -110,7 +110,7 @@ def is_right(causes, sizes):
     return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("drift", QUICK, ids=named)
+@pytest.mark.parametrize("drift", PLANTED, ids=named)
 def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
     causes, sizes = found(pool, 1, drift)
     assert is_right(causes, sizes), causes
@@ -127,6 +127,7 @@ def test_both_drifts_of_a_pair_are_named(pool, drift):
     assert is_right(causes, sizes), causes
 
 
+@pytest.mark.slow
 def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(pool):
     # Such as the camera file of the guide to own data, without a black level.
     unknown = dataclasses.replace(smears.CAMERA, black_level=(0.0,) * 4, full_well=None, read_noise=None, bits=None)
@@ -154,6 +155,7 @@ def test_sites_that_were_defective_before_are_no_cause():
     assert cause.value == pytest.approx(1e6 * (50 - 15) / 5000)
 
 
+@pytest.mark.slow
 def test_no_cause_is_invented_where_most_sites_are_white(pool):
     causes, sizes = found(pool, 101, {"exposure": 0.8})
     assert len(causes) == 1
@@ -164,6 +166,7 @@ def test_no_drift_has_no_cause(pool):
     assert found(pool, 3, {})[0] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(6, 1, 1, 1)])
 def test_another_mix_of_classes_is_the_scene(pool, weights):
     causes, _ = found(pool, 4, {}, weights)
@@ -171,6 +174,7 @@ def test_another_mix_of_classes_is_the_scene(pool, weights):
     assert 0.1 < causes[0].value < 0.7
 
 
+@pytest.mark.slow
 def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
     reference, _, new, _ = drawn(pool, 8, {}, (6, 1, 1, 1))
     # Groups of similar mosaics tell less than classes: in other draws, the mix is too small a change for them.
