@@ -165,8 +165,7 @@ class TrainingDataSettings(DataSettings):
         bound=NOT_NEGATIVE,
     )
     split: str | None = setting(
-        "your own split: a JSON file with the names of images in lists train, test and, if you like, valid, or a CSV "
-        "file with the columns name and part",
+        "your own split: a JSON file with the names of images in lists train, test and, if you like, valid",
         None,
         rare=True,
     )

@@ -48,9 +48,8 @@ class Defects:
 def deviations(values: Map, least: float) -> Map:
     """Computes by how many standard deviations of good sites each site deviates from the median of its neighborhood.
 
-    Args:
-        values: one value for each site of one place in the tile, such as its mean in the dark.
-        least: a lower bound of the standard deviation, such as the rounding error.
+    `values` has one value for each site of one place in the tile, such as its mean in the dark; `least` is a lower
+    bound of the standard deviation, such as the rounding error.
     """
     # Once the slope is removed, a neighborhood at the border is also representative of the sites at its edge.
     values = values - _surface(values)
@@ -84,19 +83,14 @@ def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float
 def classified(dark: Map, flat: Map, noise: Map, threshold: float) -> Defects:
     """Finds the sites whose mean in the dark, response to light or noise deviates by more than the threshold.
 
-    They are "flickering" where the noise deviates; else "hot" where they are too bright, in the dark or in light; else
-    "dead".
+    They are "flickering" where the noise deviates; else "hot" where they are too bright; else "dead".
     """
     is_flickering, is_hot, is_low = noise > threshold, dark > threshold, dark < -threshold
     by_dark = is_hot | is_low
-    figure = np.where(is_flickering, noise, np.where(by_dark, dark, flat))
     is_bad = is_flickering | by_dark | (abs(flat) > threshold)
+    figures = np.where(is_flickering, noise, np.where(by_dark, dark, flat))[is_bad].astype(float)
+    kinds = np.where(is_flickering[is_bad], "flickering", np.where(figures > 0, "hot", "dead")).tolist()
     sites = np.argwhere(is_bad)
-    figures = figure[is_bad].astype(float)
-    kinds = [
-        "flickering" if flickers else "hot" if value > 0 else "dead"
-        for flickers, value in zip(is_flickering[is_bad], figures, strict=True)
-    ]
     return Defects(sites, kinds, figures)
 
 

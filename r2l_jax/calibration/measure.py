@@ -10,7 +10,7 @@ from jaxtyping import Float
 from r2l_jax.calibration.defects import Defects, classified, deviations, mask, noise_deviations, smooth_surface
 from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, digital_numbers, mean_of, places
 from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_error, read_noise
-from r2l_jax.calibration.reading import TINY, Flats, check_counts, group_exposures, read_darks, read_flats, read_light
+from r2l_jax.calibration.reading import TINY, Flats, group_exposures, read_darks, read_flats, read_light
 from r2l_jax.runtime.errors import InputError
 
 # The flats' noise must exceed the darks' by this many of its standard errors.
@@ -94,19 +94,14 @@ class Calibration:
 def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> Calibration:
     """Measures a sensor.
 
-    Each frame is read once or twice, one at a time.
+    Each frame is read once or twice, one at a time. Frames that show no sensor raise an InputError.
 
     Args:
         dark: frames without light, at least two.
         flat: frames of an evenly lit surface, at least two of each exposure.
         tile: the channel that each place in the tile of the color filter array sees.
         threshold: the number of standard deviations from which a site is defective.
-
-    Raises:
-        InputError: frames are too few, too small, of several sizes, saturated, or darker than the darks, or light adds
-            no noise to them.
     """
-    check_counts(dark, flat)
     darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
     exposures = group_exposures(flat, light)
@@ -244,11 +239,11 @@ def _site(place: Place, darks: Moments, flats: Flats, line: Line, good: Mask) ->
 
 def _gains(signal: Map, good: Mask, in_tile: Sequence[Place]) -> Map:
     """Computes the gain of each site that evens out the light, with mean 1 over the good sites of each color."""
-    gains, channels = np.ones_like(signal), np.zeros(signal.shape, int)
-    for place in in_tile:
-        channels[place.sites] = place.channel
-    for channel in np.unique(channels):
-        of_color = (channels == channel) & good
+    gains = np.ones_like(signal)
+    for channel in {place.channel for place in in_tile}:
+        of_color = np.zeros_like(good)
+        for place in in_tile:
+            of_color[place.sites] = good[place.sites] & (place.channel == channel)
         if of_color.any():
             light = signal[of_color].astype(float)
             inverse = 1 / np.maximum(light, _LEAST_LIGHT * light.mean())

@@ -107,11 +107,8 @@ def mean_error(lines: Sequence[Line]) -> float:
 def _without_rounding(
     variances: Float[np.ndarray, " points"], step: float
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Computes the variances before rounding, and their uncertainty.
-
-    A variance after rounding is least if the mean is a digital number, and greatest if it is between two. So it limits
-    the variance before rounding to an interval, which vanishes where the noise exceeds half a step.
-    """
+    """Computes the variances before rounding, and their uncertainty, which vanishes where noise exceeds half a step."""
+    # A variance after rounding is least if the mean is a digital number, and greatest if it is between two.
     if not step:
         return variances, np.zeros_like(variances)
     squared = variances / step**2
@@ -131,8 +128,8 @@ def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray,
 def read_noise(variance: float, gain: float, step: float) -> tuple[float, bool]:
     """Computes the noise of the read-out in electrons from the temporal variance in the dark.
 
-    Also tells whether it is only an upper bound because rounding, which adds a variance of step ** 2 / 12, dominates: a
-    variance below 0.24 steps squared counts as 0.24.
+    Also tells whether it is only an upper bound because rounding, which adds step ** 2 / 12, dominates: a variance
+    below 0.24 steps squared counts as 0.24.
     """
     is_bound = variance < 0.24 * step**2
     variance = max(variance, 0.24 * step**2) - step**2 / 12

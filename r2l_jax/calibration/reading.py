@@ -1,6 +1,7 @@
 """Reads dark frames and flat frames, one at a time: their sums, and their averages at each exposure."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -26,31 +27,23 @@ _BRIGHT = 0.5
 TINY = 1e-7
 
 
-def check_counts(dark: Frames, flat: Frames) -> None:
-    """Raises an InputError for fewer than two frames, which show no noise."""
-    for name, frames in (("dark", dark), ("flat", flat)):
-        if len(frames) < 2:
-            raise InputError(f"at least two {name} frames are needed, and more measure better: got {len(frames)}")
-
-
 def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
     """Returns the moments of the darks, the first dark, the difference of each mean from its mean, and remarks.
 
-    The frames are brought to one level, so that a drifting black level does not count as noise of the sites. Frames
-    that are too small or show light raise an InputError.
+    The frames are brought to one level, so that a drifting black level does not count as noise of the sites.
     """
-    moments, first, zeros, drift = None, None, 0.0, []
-    for frame in dark.of():
-        if first is None or moments is None:
-            if (np.array(frame.shape) < _FEWEST_TILES * np.array(tile.shape)).any():
-                rows, cols = (_FEWEST_TILES * size for size in tile.shape)
-                raise InputError(f"frames must be at least {rows}x{cols}, got {frame.shape[0]}x{frame.shape[1]}")
-            moments, first = Moments(frame.shape), frame
+    if len(dark) < 2:
+        raise InputError(f"at least two dark frames are needed, and more measure better: got {len(dark)}")
+    frames = dark.of()
+    first = next(frames)
+    least = _FEWEST_TILES * np.array(tile.shape)
+    if (first.shape < least).any():
+        raise InputError(f"frames must be at least {least[0]}x{least[1]}, got {first.shape[0]}x{first.shape[1]}")
+    moments, zeros, drift = Moments(first.shape), 0.0, []
+    for frame in itertools.chain([first], frames):
         drift.append(float((frame - first).mean(dtype=float)))
         moments.add(frame - np.float32(drift[-1]))
         zeros += (frame <= 0).mean() / len(dark)
-    assert moments is not None
-    assert first is not None
     moments.mean += np.float32(fmean(drift))
     if (middle := float(np.median(moments.mean))) > _BRIGHT:
         raise InputError(
@@ -68,9 +61,9 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
 def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
     """Returns the mean light of each flat, and the first flat; refuses flats without light or with saturated sites."""
     usable = dark < np.median(dark) + 0.5 * (1 - np.median(dark))
-    light, saturated, first = [], [], None
+    light, saturated, first = [], [], dark
     for name, frame in zip(flat.names, flat.of(dark.shape), strict=True):
-        first = frame if first is None else first
+        first = first if light else frame
         light.append(float((frame - dark)[usable].mean(dtype=float)))
         if light[-1] <= 0:
             raise InputError(f"the darks are as bright as the flat {name}: are --dark and --flat swapped?")
@@ -79,7 +72,6 @@ def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
     if saturated:
         more = f" and {len(saturated) - 3} more" if len(saturated) > 3 else ""
         raise InputError(f"saturated flats: {', '.join(saturated[:3])}{more}: take them with less light")
-    assert first is not None
     return light, first
 
 
@@ -113,17 +105,9 @@ def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Flats:
-    """The sums over all flats, and the averages over good sites at each exposure.
+    """The mean light `(H, W)` of all flats, their temporal variance within exposures and the mean light weighted as it.
 
-    Attributes:
-        count: the number of flats.
-        signal: the mean light `(H, W)`.
-        degrees: the degrees of freedom of `variance`.
-        variance: the temporal variance within exposures `(H, W)`.
-        of_variance: the mean light `(H, W)` of the exposures, weighted as in `variance`.
-        means: the mean light `(places in the tile, exposures)`.
-        variances: the temporal variance, in the same shape.
-        samples: the degrees of freedom of each, in the same shape.
+    `means`, `variances` and their degrees of freedom `samples` are averages over good sites at each exposure.
     """
 
     count: int
@@ -162,12 +146,10 @@ def read_flats(
             averages[:, number, exposure] = _averages(of_exposure, moments, darks, ~bad, place, threshold)
     count = sum(map(len, exposures))
     degrees = count - len(exposures)
-    signal, variance, of_variance = (
-        signal / np.float32(count),
-        squares / np.float32(degrees),
-        of_variance / np.float32(degrees),
-    )
-    return Flats(count, signal, degrees, variance, of_variance, *averages)
+    signal /= np.float32(count)
+    squares /= np.float32(degrees)
+    of_variance /= np.float32(degrees)
+    return Flats(count, signal, degrees, squares, of_variance, *averages)
 
 
 def _averages(

@@ -65,13 +65,7 @@ def hash_of(batch: Mapping[str, Any]) -> str:
 
 
 def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:
-    """Returns the shapes and types of a batch, so that functions can be compiled before the first batch is there.
-
-    Args:
-        dataset: the data set; one sample is read.
-        batch_size: the number of samples in a batch of all processes.
-        sharding: the placement of the batch.
-    """
+    """Returns the shapes and types of a batch of all processes, to compile functions before the first one is there."""
 
     def stacked(leaf: np.ndarray | np.number) -> jax.ShapeDtypeStruct:
         of_jax = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -90,8 +84,8 @@ def train_batches(
     Args:
         dataset: the data set.
         indices: the samples to train on.
-        batch_size: the number of samples in a batch of all processes, at most `len(indices)`. Each process gets its
-            part of the batch.
+        batch_size: the number of samples in a batch of all processes, each of which gets its part; at most
+            `len(indices)`.
         seed: decides the order.
         first_step: the number of batches to skip, counted from the start of the first epoch.
     """

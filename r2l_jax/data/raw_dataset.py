@@ -66,9 +66,9 @@ class RawDataset:
         """Returns sample i; keeps it in memory if all samples would fit in half of the machine's."""
         if self._kept is None:
             return self.read(index)
-        if not self._kept.there[index]:
-            self._kept.put(index, self._checked(self.read(index), index))
-        return self._kept.raws[index], self._kept.targets[index]
+        if index not in self._kept:
+            self._kept[index] = self._checked(self.read(index), index)
+        return self._kept[index]
 
     @functools.cached_property
     def _first(self) -> Sample:
@@ -112,7 +112,7 @@ class RawDataset:
         return indices[np.sort(first)]
 
     @functools.cached_property
-    def _kept(self) -> "_Kept | None":
+    def _kept(self) -> dict[int, Sample] | None:
         """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
         if self.files is not None:
             # Hashed before they are read: if a file changes in between, the next run notices the difference.
@@ -120,7 +120,7 @@ class RawDataset:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
             return None
-        return _Kept(len(self), self._first)
+        return {}
 
     def _checked(self, sample: Sample, index: int) -> Sample:
         """Returns a sample; raises an InputError unless it has the shapes of the first one."""
@@ -144,22 +144,14 @@ class RawDataset:
         return self.content_of(range(len(self)))
 
     def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """Hashes some samples: their indices, names, mosaics and targets, but not the camera.
-
-        Raises:
-            InputError: a file cannot be read.
-        """
+        """Hashes some samples: their indices, names, mosaics and targets, but not the camera."""
         indices = [int(index) for index in indices]
         hashes = self.sample_hashes(indices)
         lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
         return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
-        """Hashes each of some samples: its files or, without files, its mosaic and target; its label; and the recipe.
-
-        Raises:
-            InputError: a file cannot be read.
-        """
+        """Hashes each of some samples: its files or, without files, its arrays; its label; and the recipe."""
         indices = [int(index) for index in indices]
         missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
         if self.files is None:
@@ -184,16 +176,3 @@ class RawDataset:
         for array in map(np.asarray, self.read(index)):
             digest.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
         return digest.hexdigest()
-
-
-class _Kept:
-    """Holds the samples that have been decoded. The others take no memory yet."""
-
-    def __init__(self, count: int, like: Sample):
-        self.there = np.zeros(count, bool)
-        self.raws, self.targets = (np.empty((count, *np.shape(array)), array.dtype) for array in like)
-
-    def put(self, index: int, sample: Sample) -> None:
-        """Keeps a sample. Several threads may put the same one."""
-        self.raws[index], self.targets[index] = sample
-        self.there[index] = True

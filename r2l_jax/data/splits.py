@@ -1,7 +1,5 @@
 """Splits of a data set into training, validation and test samples."""
 
-import csv
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,8 +7,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.files import read_csv
+
+# The bytes of the names of some million images.
+_LONGEST = 2**28
 
 
 class Split(NamedTuple):
@@ -33,21 +34,20 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
     """Returns the part of each scene, "train", "valid" or "test", that a file names; "" for a scene that it leaves out.
 
     Args:
-        file: JSON with a list of names for each part, or CSV with the columns `name` and `part`.
+        file: JSON with a list of names for each part.
         names: the names of each scene, some of which may be those of others as well, such as of a frame with several
             tiles. Suffixes may differ.
-
-    Raises:
-        InputError: the file cannot be read, names something else, or names a scene twice.
     """
     numbers: dict[str, list[int]] = {}
     for number, each in enumerate(names):
         for name in dict.fromkeys([*each, *map(_stem, each)]):
             numbers.setdefault(name, []).append(number)
-    given = _read(file)
+    with reading(file):
+        named = msgspec.json.decode(read_text(file, _LONGEST), type=_Named)
+    given = [(name, part) for part in Split._fields for name in getattr(named, part)]
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, scenes in found if not scenes]:
-        others = f" (nor {len(unknown) - 1} other{'s' * (len(unknown) > 2)})" if len(unknown) > 1 else ""
+        others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise InputError(f"--split={file}: the data has no {unknown[0]}{others}; its names are such as {names[0][0]}")
     parts = np.full(len(names), "", "<U5")
     for name, part, scenes in found:
@@ -63,28 +63,6 @@ def _stem(name: str) -> str:
     return name.removesuffix(pathlib.PurePath(name).suffix)
 
 
-def _read(file: pathlib.Path) -> list[tuple[str, str]]:
-    """Reads the names in the file of a split, each with its part."""
-    wanted = f'--split={file} must be JSON such as {{"train": [names], "test": [names]}}, or CSV with name and part'
-    try:
-        if file.suffix.lower() != ".csv":
-            named = msgspec.json.decode(file.read_bytes(), type=_Named)
-            return [(name, part) for part in Split._fields for name in getattr(named, part)]
-        rows = read_csv(file)
-    except OSError as error:
-        raise InputError(f"--split={file}: {error.strerror}") from None
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{wanted}: {str(error).replace('`', '')}") from None
-    if not rows or not {"name", "part"} <= rows[0].keys():
-        raise InputError(wanted)
-    for row in rows:
-        if row["part"] not in Split._fields:
-            raise InputError(
-                f"--split={file}: the part of {row['name']} must be train, valid or test, got {row['part']!r}"
-            )
-    return [(row["name"], row["part"]) for row in rows]
-
-
 def given_splits(
     parts: np.ndarray,
     labels: np.ndarray,
@@ -96,17 +74,8 @@ def given_splits(
 ) -> list[Split]:
     """Returns splits of given parts; without samples to validate on, these are drawn from those to train on.
 
-    Args:
-        parts: "train", "valid" or "test" for each sample; those of another part are left out.
-        labels: as for `stratified_splits`.
-        n_splits: as for `stratified_splits`.
-        train_size: as for `stratified_splits`.
-        seed: as for `stratified_splits`.
-        names: as for `stratified_splits`.
-        where: says in an error where the parts come from.
-
-    Raises:
-        InputError: there are too few samples to train on.
+    `parts` has "train", "valid" or "test" for each sample; those of another part are left out. `where` says in an error
+    where the parts come from. The other arguments are those of `stratified_splits`.
     """
     given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
     if not len(given.train):
@@ -136,45 +105,30 @@ def stratified_splits(
         seed: decides the splits.
         names: the names of the classes, for errors.
         test_size: the samples to test on: a share if below 1, else a number.
-
-    Raises:
-        InputError: there are too few samples for the classes.
     """
     # Importing scikit-learn takes a second, which programs that split nothing need not wait for.
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    test, rest, where = np.zeros(0, np.int64), np.arange(len(labels)), ""
+    def drawn(labels: np.ndarray, count: int, **sizes: float | int) -> list[tuple[np.ndarray, np.ndarray]]:
+        try:
+            return list(StratifiedShuffleSplit(count, random_state=seed, **sizes).split(np.zeros(len(labels)), labels))
+        except ValueError as error:
+            ((name, size),) = sizes.items()
+            rarest = _rarest(labels, names)
+            raise InputError(f"--{name}={size:g} of {len(labels)} images{rarest} cannot be drawn: {error}") from None
+
+    test, rest = np.zeros(0, np.int64), np.arange(len(labels))
     if count := round(test_size * len(labels)) if test_size < 1 else int(test_size):
-        classes, where = len(np.unique(labels)), f" outside of --test_size={test_size:g}"
-        if not classes <= count <= len(labels) - classes:
-            raise InputError(
-                f"--test_size={test_size:g} takes {count} of {len(labels)} images to test on: the test and the other "
-                f"images must each hold the {classes} classes"
-            )
-        _check_classes(labels, names, "")
-        drawn = StratifiedShuffleSplit(1, test_size=count, random_state=seed).split(np.zeros(len(labels)), labels)
-        ((rest, test),) = (map(np.sort, parts) for parts in drawn)
-    labels = labels[rest]
-    _check_classes(labels, names, where)
-    train, classes = math.floor(train_size * len(labels)), len(np.unique(labels))
-    for part, size in (("train on", train), ("validate on", len(labels) - train)):
-        if size < classes:
-            raise InputError(
-                f"--train_size={train_size:g} leaves {size} of {len(labels)} images to {part}, fewer than the "
-                f"{classes} classes"
-            )
-    splitter = StratifiedShuffleSplit(n_splits, train_size=train_size, random_state=seed)
-    return [Split(rest[train], rest[valid], test) for train, valid in splitter.split(np.zeros(len(labels)), labels)]
+        ((rest, test),) = (map(np.sort, parts) for parts in drawn(labels, 1, test_size=count))
+    splits = drawn(labels[rest], n_splits, train_size=train_size)
+    return [Split(rest[train], rest[valid], test) for train, valid in splits]
 
 
-def _check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None:
-    """Raises an InputError for a class of one image."""
-    counts = np.bincount(labels)
-    if not len(few := np.flatnonzero(counts == 1)):
-        return
-    name = names[few[0]] if len(names) >= len(counts) else f"number {few[0]}"
-    others = f" (other such classes: {len(few) - 1})" if len(few) > 1 else ""
-    raise InputError(f"class {name} has 1 image{where}{others}; a split needs 2")
+def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
+    """Says how many images the rarest class has, if its name is known."""
+    counts = np.bincount(labels, minlength=len(names))
+    index = int(np.where(counts, counts, len(labels)).argmin())
+    return f" (of class {names[index]}: {counts[index]})" if index < len(names) else ""
 
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:

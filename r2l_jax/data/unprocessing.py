@@ -7,19 +7,19 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt, UInt16
+from jaxtyping import Array, Float, Int, Int8, PRNGKeyArray, UInt, UInt16
 from PIL import Image
 
 import isp
 import isp.unprocessing
-from isp.sensor import expose_sites, noise_of, site_light
+from isp.sensor import expose_sites, site_light
 from r2l_jax.data.files import file_facts
 from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -32,13 +32,11 @@ from r2l_jax.runtime.worklist import SERIAL, finished, one_by_one, worked
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # Raise this whenever the same pictures give different mosaics.
-_VERSION = 1
+_VERSION = 2
 
-# The fewest and the most columns, of as many rows as a tile has, that go to the device at once; powers of two.
-_FEWEST, _MOST = 2**9, 2**17
-
-# Takes samples of the picture and a key. Returns the mosaic in uint16, and how many sites are too bright and too dark.
-_Expose = Callable[[UInt[np.ndarray, "rows cols 3"], PRNGKeyArray], tuple[UInt16[Array, "rows cols"], Int[Array, "2"]]]
+# Pictures are exposed in bands of about as many rows, whose columns are filled up to a multiple of as many, so that few
+# shapes are compiled.
+_BAND = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +84,11 @@ def write_mosaics(
         camera: the camera whose mosaics are written, with its noise.
         exposure: the factor on the light.
         seed: decides the noise, for each picture with its path within `source`.
-
-    Raises:
-        InputError: the camera's file cannot be written.
     """
-    expose = functools.partial(_expose, camera=camera, exposure=exposure, **noise_of(camera)._asdict())
-    # Whole pairs of rows and columns, so that a sensor without color filters has no strips of a single row.
-    tile_rows, tile_cols = isp.cfa.tile(camera.pattern).shape
-    tile = math.lcm(2, tile_rows), math.lcm(2, tile_cols)
 
     def run(_: object, job: Job) -> np.ndarray:
         name = os.fsencode(job.picture.relative_to(source).as_posix())
-        return _write(job, target, expose, tile, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
+        return _write(job, target, camera, exposure, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
     ended = worked(functools.partial(one_by_one, run), [[job] for job in jobs], SERIAL)
     counts, failed = finished(ended, jobs)
@@ -116,13 +107,7 @@ def unprocessed(source: Path, camera: isp.Camera) -> Path:
 
     It is in the user's cache folder, and found again by the content and the names of the pictures, and the camera.
 
-    Args:
-        source: the folder of pictures.
-        camera: the camera whose mosaics are written, with its noise. Pictures keep their brightness.
-
-    Raises:
-        InputError: the source holds no pictures, a picture cannot be read, has no mask or several, or two would become
-            one file; the camera cannot be inverted; or the cache folder cannot be written.
+    The camera has noise, and pictures keep their brightness.
     """
     check_invertible(camera, "--camera")
     jobs = find_jobs(source)
@@ -153,11 +138,7 @@ def check_invertible(camera: isp.Camera, name: str) -> None:
 
 
 def find_jobs(source: Path) -> list[Job]:
-    """Finds the pictures of a folder, of classes or with masks.
-
-    Raises:
-        InputError: there is no such folder, it holds no pictures, or a picture has no mask or several.
-    """
+    """Finds the pictures of a folder, of classes or with masks."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if (source / "images").is_dir() and (source / "masks").is_dir():
@@ -176,7 +157,7 @@ def find_jobs(source: Path) -> list[Job]:
     return [Job(picture, Path(picture.parent.name, f"{picture.stem}.tiff")) for picture in pictures]
 
 
-def _write(job: Job, folder: Path, expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
+def _write(job: Job, folder: Path, camera: isp.Camera, exposure: float, key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
     """Writes a picture's mask and mosaic; returns how many sites it has, and how many are too bright and too dark."""
     picture, turned = read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
@@ -192,50 +173,37 @@ def _write(job: Job, folder: Path, expose: _Expose, tile: tuple[int, int], key: 
         with replacing(folder / mask_target) as part:
             Image.fromarray(mask[:rows, :cols] * np.uint8(255)).save(part, format="png")
     with one_picture_at_a_time:
-        raw, outside = _photograph(picture[:rows, :cols], expose, tile, key)
+        raw, outside = _photograph(picture[:rows, :cols], camera, exposure, key)
     with replacing(folder / job.target) as part:
         tifffile.imwrite(part, raw, metadata=None)
-    return np.array([raw.size, *outside])
+    return np.array([raw.size, (outside > 0).sum(), (outside < 0).sum()])
 
 
 def _photograph(
-    picture: UInt[np.ndarray, "rows cols 3"], expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray
-) -> tuple[UInt16[np.ndarray, "rows cols"], Int[np.ndarray, "2"]]:
-    """Exposes a picture block by block; returns its mosaic, and how many sites are too bright and too dark.
-
-    Functions are compiled for each shape, and every picture may have its own. Because no site depends on another, the
-    tiles of the color filter array can be laid side by side and cut into blocks of few shapes: the last block is filled
-    up to a power of two. The picture itself is filled up to whole tiles.
-    """
-    (rows, cols, _), (high, wide) = picture.shape, tile
-    picture = np.pad(picture, ((0, -rows % high), (0, -cols % wide), (0, 0)))
-    across, most = picture.shape[1], _MOST // wide * wide
-    strip = picture.reshape(-1, high, across, 3).swapaxes(0, 1).reshape(high, -1, 3)
-    raws, outside = [], np.zeros(2, int)
-    for number, start in enumerate(range(0, strip.shape[1], most)):
-        block = strip[:, start : start + most]
-        width = block.shape[1]
-        filled = np.zeros((high, max(_FEWEST, 1 << (width - 1).bit_length()), 3), block.dtype)
-        filled[:, :width] = block
-        raw, counts = expose(filled, jax.random.fold_in(key, number))
-        raws.append(np.asarray(raw)[:, :width])
-        outside += np.asarray(counts)
-    mosaic = np.concatenate(raws, 1).reshape(high, -1, across).swapaxes(0, 1).reshape(-1, across)
-    return mosaic[:rows, :cols], outside
+    picture: UInt[np.ndarray, "rows cols 3"], camera: isp.Camera, exposure: float, key: PRNGKeyArray
+) -> tuple[UInt16[np.ndarray, "rows cols"], Int8[np.ndarray, "rows cols"]]:
+    """Exposes a picture band by band; returns its mosaic, and 1 and -1 where it is too bright and too dark."""
+    rows, cols, _ = picture.shape
+    # A band holds whole pairs of rows, and whole tiles of the color filter array.
+    period = math.lcm(2, isp.cfa.tile(camera.pattern).shape[0])
+    band = _BAND // period * period
+    filled = np.pad(picture, ((0, -rows % band), (0, -cols % _BAND), (0, 0)))
+    bands = [
+        _expose(filled[start : start + band], jax.random.fold_in(key, start), camera, exposure)
+        for start in range(0, rows, band)
+    ]
+    raw, outside = (np.concatenate(parts)[:rows, :cols] for parts in zip(*bands, strict=True))
+    return raw, outside
 
 
-@functools.partial(jax.jit, static_argnames=("camera", "bits"))
+@functools.partial(jax.jit, static_argnames="camera")
 def _expose(
     samples: UInt[Array | np.ndarray, "rows cols 3"],
     key: PRNGKeyArray,
     camera: isp.Camera,
     exposure: Float[Array, ""] | float,
-    full_well: Float[Array, ""] | float,
-    read_noise: Float[Array, ""] | float,
-    bits: int,
-) -> tuple[UInt16[Array, "rows cols"], Int[Array, "2"]]:
-    """Computes the mosaic of a block of a picture, and counts the sites that are too bright and too dark."""
+) -> tuple[UInt16[Array, "rows cols"], Int8[Array, "rows cols"]]:
     rgb = samples / np.float32(np.iinfo(samples.dtype).max)
     light = exposure * site_light(isp.unprocess(rgb, camera), camera)
-    raw = expose_sites(light, key, camera=camera, full_well=full_well, read_noise=read_noise, bits=bits)
-    return jnp.round(raw * 65535).astype(jnp.uint16), jnp.stack([(light > 1).sum(), (light < 0).sum()])
+    raw = expose_sites(light, key, camera=camera)
+    return jnp.round(raw * 65535).astype(jnp.uint16), jnp.int8(light > 1) - jnp.int8(light < 0)

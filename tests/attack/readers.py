@@ -26,7 +26,6 @@ from r2l_jax.data.files.known_camera import find_camera, find_known_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.data.sets import datasets, synthetic
 from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
@@ -69,33 +68,26 @@ class Reader(NamedTuple):
     Attributes:
         read: takes the folder of the files and the path of the damaged one; reads it, and checks that the result is
             clean.
-        originals: whole files, by their paths in the folder.
-        targets: the files of which one is damaged each time.
+        originals: whole files, by their names in the folder.
     """
 
     read: Callable
     originals: dict
-    targets: tuple
 
     def prepare(self, folder):
         """Writes the whole files."""
         for name, content in self.originals.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
 
 
 READERS = {}
 
 
-def _reader(name, originals, *targets, root="."):
-    """Registers a function as the reader of files below a root, all of which are damaged if no targets are given."""
+def _reader(name, originals):
+    """Registers a function as the reader of files, which are damaged one at a time."""
 
     def register(read):
-        READERS[name] = Reader(
-            read,
-            {f"{root}/{file}": content for file, content in originals.items()},
-            tuple(f"{root}/{file}" for file in targets or originals),
-        )
+        READERS[name] = Reader(read, originals)
         return read
 
     return register
@@ -267,88 +259,6 @@ def _read_corrections(folder, path):
         corrected = known.apply(_samples(dtype=np.float32, seed=2), CAMERA)
     assert (corrected.shape, corrected.dtype) == ((48, 64), np.float32)
     assert 0 <= corrected.min() <= corrected.max() <= 1
-
-
-def _check_values(values, shape):
-    assert values.shape == shape
-    assert 0 <= values.min() <= values.max() <= 1
-
-
-def _smooth(*channels, **options):
-    """Returns a TIFF of 256x256, which is small where it is compressed."""
-    return _tiff(_samples((256, 2, *channels)).repeat(128, 1), **options)
-
-
-_CELLS = [(f"{label}_{number}", label) for label in ("LYT", "EOS") for number in range(5)]
-_PACKED = {"compression": "zlib", "rowsperstrip": 100}
-
-
-@_reader(
-    "Microscopy",
-    {
-        "labels/Ma190c_annotations.dat": "".join(f"{stem} {label}\n" for stem, label in _CELLS).encode(),
-        **{f"images/raw_scale100/{stem}.tiff": _smooth(**_PACKED) for stem, _ in _CELLS},
-        **{f"images/rgb_scale100/{stem}.tiff": _smooth(3, photometric="rgb", **_PACKED) for stem, _ in _CELLS},
-    },
-    "labels/Ma190c_annotations.dat",
-    "images/raw_scale100/LYT_0.tiff",
-    "images/rgb_scale100/LYT_0.tiff",
-    root="microscopy",
-)
-def _read_microscopy(folder, path):
-    """Reads Raw-Microscopy and MicroscopyRGB."""
-    for name, shape in (("Microscopy", (256, 256)), ("MicroscopyRGB", (256, 256, 3))):
-        dataset = datasets.load(name, data_dir=folder)
-        if "LYT_0" in dataset.names:
-            raw, target = dataset.read(dataset.names.index("LYT_0"))
-            _check_values(raw, shape)
-            assert 0 <= target < len(dataset.classes)
-
-
-@_reader(
-    "tiles",
-    {
-        "labels.dat": b"DJI_1_00_00\tcar\nDJI_1_00_01\tcar\n",
-        "camera.json": CAMERA.to_json().encode(),
-        **{f"images/DJI_1_00_0{number}.tiff": _smooth() for number in range(2)},
-        **{f"masks/DJI_1_00_0{number}.png": _picture(_samples((256, 256), np.uint8)) for number in range(2)},
-    },
-    "labels.dat",
-    "images/DJI_1_00_00.tiff",
-    "masks/DJI_1_00_00.png",
-    root="drone/tiles_256/DroneSegmentation/raw_scale100/0123456789abcdef",
-)
-def _read_tiles(folder, path):
-    """Reads Raw-Drone after its frames were cut into tiles, and deleted."""
-    raw, mask = datasets.load("DroneSegmentation", data_dir=folder).read(0)
-    _check_values(raw, (256, 256))
-    assert mask.shape == (256, 256)
-
-
-_SCENES = synthetic._names_and_classes(10)
-
-
-@_reader(
-    "Synthetic",
-    {
-        "labels/labels.dat": "".join(f"{name} {label}\n" for name, label in _SCENES).encode(),
-        "camera.json": synthetic.CAMERA.to_json().encode(),
-        "dataset.json": json.dumps({"version": 2, "images": 10, "size": 32, "seed": 0}).encode(),
-        **{f"images/raw_scale100/{name}.tiff": _tiff(_samples((32, 32))) for name, _ in _SCENES},
-        **{f"masks/{name}.png": _picture(_samples((32, 32), np.uint8)) for name, _ in _SCENES},
-    },
-    "labels/labels.dat",
-    "camera.json",
-    "dataset.json",
-    "images/raw_scale100/cell_00003.tiff",
-    "masks/cell_00003.png",
-    root="synthetic_10x32_seed0_v2",
-)
-def _read_synthetic(folder, path):
-    for name in ("Synthetic", "SyntheticSegmentation"):
-        raw, target = datasets.load(name, data_dir=folder, synthetic_images=10, synthetic_size=32).read(3)
-        _check_values(raw, (32, 32))
-        assert np.shape(target) in ((), (32, 32))
 
 
 _MEMBERS = {"data/a.tiff": _tiff(_samples()), "data/b/labels.dat": b"a LYT\n" * 50, "data/" + "n" * 150: b"1"}

@@ -9,7 +9,6 @@ repeated by its reader and number: --readers=TIFF --first=1234 --mutants=1.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import resource
@@ -17,7 +16,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
@@ -25,13 +23,12 @@ import zlib
 
 import numpy as np
 import pytest
-from outcomes import LOST, REFUSED, SURVIVED, Outcomes, show
 from readers import READERS
 
 from r2l_jax.runtime.errors import InputError
 
 # A mutant may take this many bytes of memory more than the process has, and this many seconds.
-MEMORY, SECONDS = 2**29, 60
+MEMORY, SECONDS = 2**29, 15
 
 
 # Values at which sizes and offsets overflow or become nothing.
@@ -97,115 +94,60 @@ def _peak():
 
 
 def _attack(reader, folder, original, number):
-    """Damages a file, reads it, and returns the outcome with a description."""
+    """Damages a file and reads it; returns how it was lost, or None after a clean result or a refusal."""
     rng = np.random.default_rng([number, zlib.crc32(original.encode())])
     path = folder / original
-    whole = path.read_bytes()
+    whole, loss = path.read_bytes(), None
     path.write_bytes(mutant(whole, rng))
     _peak()
     before, start = _peak(), time.monotonic()
     try:
         reader.read(folder, path)
-        outcome, loss = SURVIVED, ""
     except InputError as error:
-        outcome, loss = REFUSED, str(error)
-        if "\n" in loss or (path.name not in loss and folder.name not in loss) or len(loss) > 2000:
-            outcome = LOST
+        message = str(error)
+        if "\n" in message or (path.name not in message and folder.name not in message) or len(message) > 2000:
+            loss = message
     except BaseException:
-        outcome, loss = LOST, traceback.format_exc(limit=-3)
+        loss = traceback.format_exc(limit=-3)
     finally:
         path.write_bytes(whole)
     if (used := _peak() - before) > MEMORY:
-        outcome, loss = LOST, f"{used >> 20} MiB; {loss}"
-    if (seconds := time.monotonic() - start) > SECONDS / 4:
-        outcome, loss = LOST, f"{seconds:.0f} s; {loss}"
-    return outcome, f"{original}, mutant {number}: {loss}"
+        loss = f"{used >> 20} MiB; {loss}"
+    if (seconds := time.monotonic() - start) > SECONDS:
+        loss = f"{seconds:.0f} s; {loss}"
+    return loss and f"{original}, mutant {number}: {loss}"
 
 
-def _child(readers, first, mutants):
-    """Attacks readers in this process, and reports each attack before and after it as a line of JSON."""
+def _attack_all(readers, first, mutants):
+    """Attacks readers in this process; prints each attack before it, and each loss."""
     warnings.simplefilter("ignore")
     limit = resource.getrlimit(resource.RLIMIT_AS)[1]
     virtual = 4096 * int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (virtual + 4 * MEMORY, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    losses = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name in readers:
             reader, folder = READERS[name], pathlib.Path(scratch) / name
+            originals = list(reader.originals)
             folder.mkdir()
             reader.prepare(folder)
             for number in range(first, first + mutants):
-                original = reader.targets[number % len(reader.targets)]
-                print(json.dumps([name, number]), flush=True)
-                print(json.dumps([name, number, *_attack(reader, folder, original, number)]), flush=True)
-
-
-def attack(readers, mutants, first=0):
-    """Attacks readers with so many mutants each, and returns the outcomes; starts anew after a crash or a hang."""
-    outcomes = {name: Outcomes(name) for name in readers}
-    for name in readers:
-        number = first
-        while number < first + mutants:
-            number = _attack_until_it_dies(outcomes[name], number, first + mutants)
-    return list(outcomes.values())
-
-
-def _child_process(*arguments, **options):
-    """Starts this file as a program, which finds the modules that this process does."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, __file__, *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
-
-
-def _attack_until_it_dies(outcomes, number, end):
-    """Runs a process until it ends, and returns the number of the next mutant."""
-    arguments = [f"--child={outcomes.attacked}", f"--first={number}", f"--mutants={end - number}"]
-    with tempfile.TemporaryFile("w+") as errors, _child_process(*arguments, stderr=errors) as child:
-        started = number - 1
-        alarm = threading.Timer(SECONDS, child.kill)
-        for line in child.stdout:
-            _, started, *outcome = json.loads(line)
-            alarm.cancel()
-            if outcome:
-                outcomes.add(*outcome)
-                number = started + 1
-            else:
-                alarm = threading.Timer(SECONDS, child.kill)
-                alarm.start()
-        alarm.cancel()
-        child.wait()
-        if child.returncode:
-            errors.seek(0)
-            last = errors.read()[-300:]
-            if started < number:
-                raise RuntimeError(f"{outcomes.attacked}: the process ended between mutants: {last}")
-            outcomes.add(LOST, f"mutant {started}: the process ended with status {child.returncode}: {last}")
-            number = started + 1
-    return number
-
-
-def _check_none_lost(outcomes):
-    show(outcomes)
-    assert not [loss for each in outcomes for loss in each.losses]
-
-
-@pytest.mark.slow
-def test_a_few_mutants_of_each_reader_are_read_or_refused():
-    outcomes = {name: Outcomes(name) for name in READERS}
-    with _child_process(f"--child={','.join(READERS)}", "--mutants=60") as child:
-        for line in child.stdout:
-            name, _, *outcome = json.loads(line)
-            if outcome:
-                outcomes[name].add(*outcome)
-    assert child.returncode == 0
-    assert {each.counts.total() for each in outcomes.values()} == {60}
-    _check_none_lost(outcomes.values())
+                print(f"{name}, mutant {number}", file=sys.stderr)
+                if loss := _attack(reader, folder, originals[number % len(originals)], number):
+                    losses += 1
+                    print(f"{name}: {loss}", flush=True)
+    return losses
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_ten_thousand_mutants_are_read_or_refused(reader):
-    _check_none_lost(attack([reader], 10_000))
+def test_mutants_are_read_or_refused(reader):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, __file__, f"--readers={reader}", "--mutants=300"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    # The end of stderr names the mutant that ended the process.
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stdout + ended.stderr[-300:]
 
 
 if __name__ == "__main__":
@@ -213,11 +155,5 @@ if __name__ == "__main__":
     parser.add_argument("--mutants", type=int, default=1000, help="how many mutants of each reader's files")
     parser.add_argument("--first", type=int, default=0, help="the number of the first mutant")
     parser.add_argument("--readers", default=",".join(READERS), help="the readers, separated by commas")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        _child(given.child.split(","), given.first, given.mutants)
-    else:
-        results = attack(given.readers.split(","), given.mutants, given.first)
-        show(results)
-        sys.exit(any(each.losses for each in results))
+    sys.exit(bool(_attack_all(given.readers.split(","), given.first, given.mutants)))

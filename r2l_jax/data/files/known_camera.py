@@ -112,13 +112,8 @@ def neutral_start(missing: Sequence[str]) -> str:
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:
     """Reads a camera's JSON file.
 
-    Args:
-        path: the file.
-        with_corrections: whether it may name the files of corrections, which are then read. A file from elsewhere could
-            name any file of this machine.
-
-    Raises:
-        InputError: it cannot be read, or states nothing about a camera, or something wrong.
+    The files of corrections that it names are read, unless `with_corrections` is false: a file from elsewhere could
+    name any file of this machine.
     """
     with reading(path):
         fields = json.loads(read_text(path))

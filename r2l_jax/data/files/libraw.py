@@ -95,12 +95,7 @@ def _opens(content: bytes) -> bool:
 
 
 class _Sensor(NamedTuple):
-    """The kind of a sensor, as the file describes it.
-
-    Attributes:
-        pattern: the color filter array of the visible area, from its corner on; None for pixels of three values.
-        colors: LibRaw's color index of each site of its tile.
-    """
+    """The color filter array of the visible area, None for pixels of three values, and LibRaw's index of each site."""
 
     pattern: str | None
     colors: Shaped[np.ndarray, "rows cols"]
@@ -173,20 +168,17 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
 def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
     """Returns the color filter array with which to read a file.
 
-    A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors. An `isp.Camera` always has
-    a Bayer pattern, stated or not, so one that differs from the file's is refused.
+    A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors.
     """
     given = stated.figures.get("pattern")
     if own is None:
-        if given is not None and not isp.cfa.is_bayer(given):
+        if not isp.cfa.is_bayer(given or _SAMPLED):
             raise InputError(f"its pixels are demosaiced already: the camera's pattern must be Bayer, got {given}")
         return given or _SAMPLED
     if given is None or given == own:
         return own
-    if not stated.states_pattern:
+    if not stated.states_pattern or isp.cfa.MONO in (own, given):
         raise InputError(f"the sensor's pattern is {own}, but the given camera's is {given}")
-    if isp.cfa.MONO in (own, given):
-        raise InputError(f"the sensor's pattern is {own}, but the camera's JSON file states {given}")
     warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
     return given
 
@@ -203,12 +195,7 @@ def _visible_samples(raw: rawpy.RawPy, sensor: _Sensor, pattern: str) -> Shaped[
 
 
 def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.ndarray, "4"]:
-    """Returns the white level of each color index.
-
-    Args:
-        common: LibRaw's `white_level`, which no site exceeds.
-        by_channel: LibRaw's `linear_max`, where each channel stops being linear; 0 if unknown.
-    """
+    """Returns the white level of each color index, from LibRaw's `white_level` and its `linear_max`, 0 if unknown."""
     own = np.array(by_channel or (0, 0, 0, 0))
     return np.where((own > 0) & (own < common), own, common)
 
@@ -238,10 +225,8 @@ def _correct_shading(
 
 
 def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
-    """Returns the black levels of a sensor that has one per color.
-
-    For a color filter array that it does not know, LibRaw assigns the levels to wrong colors, so their mean is taken.
-    """
+    """Returns the black levels of a sensor that has one per color."""
+    # For a color filter array that it does not know, LibRaw assigns the levels to wrong colors.
     if facts.pattern is not None:
         black = np.full(4, black.mean())
     if isp.cfa.is_bayer(pattern):

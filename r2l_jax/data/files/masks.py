@@ -28,13 +28,7 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     A mask's name contains the name of its frame. If it contains the names of several frames, the longest one counts:
     the name of frame 10's mask also contains the name of frame 1.
 
-    Args:
-        folder: the folder of frames.
-        masks_folder: the folder of masks.
-        suffixes: the suffixes of frames, in lower case.
-
-    Raises:
-        InputError: there are no frames, two frames share a name, or a frame has no mask or several.
+    Frames have one of the suffixes, in lower case.
     """
     frames = _visible_files(folder, suffixes)
     if not frames:
@@ -51,7 +45,7 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
 
 
 def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Lists the files with these suffixes, without the hidden files that macOS leaves beside copied ones."""
+    """Lists the files with these suffixes but the hidden files that macOS leaves beside copied ones."""
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
@@ -68,8 +62,7 @@ def _longest_part(name: str, known: Collection[str]) -> str | None:
 
 def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
     if len(masks) > 1:
-        # Some of them may belong to frames in other folders. Only in this frame's mask is the frame's name a whole
-        # word.
+        # Some may belong to frames in other folders: in this frame's mask, the frame's name is a whole word.
         word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
         masks = [mask for mask in masks if word.search(mask.stem)]
     if len(masks) != 1:
@@ -111,21 +104,9 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
 
 
 def read_frame(
-    pair: Pair, camera: KnownCamera, warn: Callable[[str], object] = warn
+    pair: Pair, camera: isp.Camera | KnownCamera, warn: Callable[[str], object] = warn
 ) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """Reads a frame and its mask.
-
-    Args:
-        pair: the frame and its mask.
-        camera: the known facts about the frame's camera.
-        warn: as for `rawfile.read_raw`.
-
-    Returns:
-        The mosaic, the mask of the same size, and the camera.
-
-    Raises:
-        InputError: a file cannot be read, or the mask and the frame differ in size.
-    """
+    """Reads a frame by the known facts about its camera: the mosaic, the mask of the same size, and the camera."""
     frame, mask_file = pair
     raw, own = read_mosaic(frame, camera, warn)
     mask = read_mask(mask_file)

@@ -1,7 +1,6 @@
 """Raw files: the mosaic in [0, 1], and the camera that took it."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -67,9 +66,6 @@ RAW_SUFFIXES = (
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
 
-# Rows of samples that are divided at a time.
-_ROWS = 256
-
 
 def read_raw(
     path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None, warn: Callable[[str], object] = warn
@@ -112,20 +108,15 @@ def read_raw(
     with reading(path):
         if reader := READERS.get(path.suffix.lower()):
             mosaic = _fractions(path, *reader(path), stated, warn)
-            if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
-                raise InputError(
-                    f"a mosaic must have an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}"
-                )
             camera = _whole(stated, "TIFF, PNG, PGM, NPY, CZI and ND2 hold")
         elif stated.layout is not None and not libraw.is_container(path):
             mosaic = _fractions(path, stated.layout.read(path), None, stated, warn)
             camera = _whole(stated, "a file without a header holds")
         else:
             mosaic, camera = _by_libraw(path, stated, warn)
-        if mosaic.size == 0:
-            raise InputError(
-                f"a mosaic must have at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}"
-            )
+        rows, cols = mosaic.shape
+        if rows % 2 or cols % 2 or not mosaic.size:
+            raise InputError(f"a mosaic must have an even height and width of at least 2, got {rows}x{cols}")
         if stated.corrections is not None:
             mosaic = stated.corrections.apply(mosaic, camera)
         if (reference := stated.reference) is not None:
@@ -160,6 +151,10 @@ def read_mosaic(
         raise InputError(f"{path}: {error.strerror or 'no such file'}") from None
 
 
+def ignored(_: str) -> None:
+    """Takes the place of `warn` for files about which nothing new can be said."""
+
+
 def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files that hold no calibration values."""
     if stated.camera is None:
@@ -175,16 +170,10 @@ def warn_of_others(files: Iterable[Place], warn: Callable[[str], object] = warn)
     Hidden files, and the tables and settings that programs write beside raw files, are expected there.
     """
     expected = (*RAW_SUFFIXES, ".csv", ".json")
-    others = sorted(
-        (file for file in files if file.suffix.lower() not in expected and not file.name.startswith(".")), key=str
-    )
+    others = [file for file in files if file.suffix.lower() not in expected and not file.name.startswith(".")]
     if others:
-        kinds = Counter(file.suffix.lower() or "without any" for file in others)
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        which = f"1 file without the suffix of a raw file is left out ({counts}):"
-        if len(others) > 1:
-            which = f"{len(others)} files without the suffix of a raw file are left out ({counts}), such as"
-        warn(f"{which} {others[0]}")
+        number = "1 file" if len(others) == 1 else f"{len(others)} files"
+        warn(f"left out, without the suffix of a raw file: {number}, such as {min(others, key=str)}")
 
 
 def _fractions(
@@ -197,27 +186,20 @@ def _fractions(
         raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}{advice}")
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
         raise InputError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
-    if samples.size == 0:
-        return samples.astype(np.float32)
-    lowest, highest = samples.min(), samples.max()
+    lowest, highest = samples.min(initial=0), samples.max(initial=0)
     if not np.isfinite([lowest, highest]).all():
         raise InputError("holds values that are not finite")
     white = stated.figures.get("white_level")
     full = white or maximum or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
-    if white is None and samples.dtype.kind == "f" and (lowest < 0 or highest > 1):
-        raise InputError(f"floating-point samples must be in [0, 1], got {lowest:g} to {highest:g}")
-    if lowest < 0:
-        raise InputError(f"samples must not be negative, got {lowest:g}")
+    if lowest < 0 or (white is None and highest > full):
+        raise InputError(f"samples must be in [0, {full:g}], got {lowest:g} to {highest:g}")
     if highest < _DIM * full and (white is None or stated.guesses_white_level):
         warn(
             f"{path}: the highest value is {highest:g} of {full:g}: if the sensor saturates at less, give that value "
             'as "white_level" in the camera\'s JSON file'
         )
     if white is not None:
-        mosaic = np.empty(samples.shape, np.float32)
-        # The quotients of a whole frame in float64 are four times as large.
-        for start in range(0, len(samples), _ROWS):
-            rows = slice(start, start + _ROWS)
-            mosaic[rows] = np.minimum(samples[rows] / np.float64(white), 1)
-        return mosaic
+        # Divided in float64, which for a whole frame would take four times the memory of the result.
+        mosaic = np.divide(samples, white, np.empty(samples.shape, np.float32), dtype=float, casting="same_kind")
+        return np.minimum(mosaic, 1, out=mosaic)
     return samples.astype(np.float32) if full == 1 else samples / np.float32(full)

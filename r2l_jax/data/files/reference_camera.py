@@ -29,10 +29,7 @@ class Reference:
     cameras: Mapping[str, isp.Camera]
 
     def scaled(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
-        """Scales a raw image to the reference camera, see `scaled`.
-
-        A model of one camera has gains of its own, which apply to the raw images of any camera.
-        """
+        """Scales a raw image; a model of one camera has gains of its own, which apply to images of any camera."""
         if not self.cameras:
             own = dataclasses.replace(own, white_balance=self.camera.white_balance)
         return scaled(raw, own, self.camera)
@@ -49,8 +46,6 @@ def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
         own: the camera that took it.
         reference: the reference camera.
 
-    Raises:
-        InputError: the color filter arrays differ, or a gain has another sign.
     """
     if own.pattern != reference.pattern:
         raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")

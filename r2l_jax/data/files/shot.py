@@ -4,14 +4,12 @@ import contextlib
 import dataclasses
 import datetime
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import rawpy
 import tifffile
-from PIL import ExifTags, Image
 
 from r2l_jax.data.files.libraw import is_container
 from r2l_jax.data.files.tiff import TIFF_SUFFIXES
@@ -62,15 +60,14 @@ class Shot:
         return " ".join(filter(None, (self.maker, self.model))) or UNKNOWN
 
 
-def read_shot(path: str | os.PathLike) -> Shot:
+def read_shot(path: Path) -> Shot:
     """Reads the facts about a shot from a raw file.
 
-    They come from the tags of TIFF and of camera formats built on it, from EXIF in PNG, and elsewhere from LibRaw.
-    Facts that cannot be read are unknown; `read_raw` reports damaged files.
+    They come from the tags of TIFF and of camera formats built on it, and elsewhere from LibRaw. Facts that cannot be
+    read are unknown; `read_raw` reports damaged files.
     """
-    path, found = Path(path), Shot()
-    readers = {".png": (_from_png,), **dict.fromkeys(TIFF_SUFFIXES, (_from_tiff,))}
-    for read in readers.get(path.suffix.lower(), (_from_tiff, _from_libraw)):
+    found = Shot()
+    for read in (_from_tiff,) if path.suffix.lower() in TIFF_SUFFIXES else (_from_tiff, _from_libraw):
         with contextlib.suppress(Exception):
             found = _merged(found, read(path))
     return found
@@ -81,13 +78,6 @@ def _merged(first: Shot, second: Shot) -> Shot:
     return dataclasses.replace(
         first, **{name: getattr(second, name) for name in SHOT_FIELDS if getattr(first, name) is None}
     )
-
-
-def _from_png(path: Path) -> Shot:
-    with Image.open(path, formats=("PNG",)) as image:
-        exif = image.getexif()
-        tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    return _from_tags({ExifTags.TAGS.get(code, ""): value for code, value in tags.items()})
 
 
 def _from_tiff(path: Path) -> Shot:

@@ -61,13 +61,10 @@ def cut(
     Args:
         pairs: the frames and their masks.
         folder: the folder to write.
-        side: height and width of a tile. Even, as mosaics are.
+        side: height and width of a tile, even.
         camera: the known facts about the frames' camera. The camera that the frames have in common is written.
         choose: selects the tiles of a frame.
         warn: as for `rawfile.read_raw`.
-
-    Raises:
-        InputError: a frame and its mask do not fit, no tile is kept, or the folder cannot be written.
     """
     if folder.exists():
         return
@@ -120,10 +117,6 @@ def _cut_frame(
     return lines, own
 
 
-# A line of labels for each of a million tiles.
-_MOST_LABELS = 2**28
-
-
 def load(
     name: str,
     folder: pathlib.Path,
@@ -132,24 +125,20 @@ def load(
     segmentation: bool,
     camera: isp.Camera | None = None,
 ) -> RawDataset:
-    """Loads the tiles of a folder that `cut` has written.
-
-    Args:
-        name: the data set's name.
-        folder: the folder.
-        side: height and width of a tile.
-        classes: the classes of the labels.
-        segmentation: whether the targets are masks rather than classes.
-        camera: the tiles' camera; None takes the camera that their frames have in common.
-
-    Raises:
-        InputError: a file is missing or damaged, or has an unknown class or the wrong size.
-    """
-    advice = f"delete {folder} to cut the tiles again"
+    """Loads the tiles that `cut` has written to a folder, by default of the camera that their frames have in common."""
+    advice, lines = f"delete {folder} to cut the tiles again", []
     with advising(advice):
-        lines = _read_labels(folder / "labels.dat", classes)
+        # A line of labels for each of a million tiles.
+        for line in read_text(folder / "labels.dat", 2**28).splitlines():
+            stem, separator, label = line.rpartition("\t")
+            if not separator or label not in classes:
+                wanted = f"a line must be a tile, a tab and {' or '.join(classes)}"
+                raise InputError(f"{folder / 'labels.dat'}: {wanted}, got {line!r:.100}")
+            lines.append((stem, classes.index(label)))
+        if not lines:
+            raise InputError(f"{folder / 'labels.dat'}: no tiles")
         camera = camera or read_camera_file(folder / "camera.json")
-    names = tuple(stem for stem, _ in lines)
+    names, labels = zip(*lines, strict=True)
     return stored_set(
         [(folder / "images" / f"{stem}.tiff", folder / "masks" / f"{stem}.png") for stem in names],
         side,
@@ -159,21 +148,8 @@ def load(
         classes=classes,
         camera=camera,
         names=names,
-        labels=np.array([classes.index(label) for _, label in lines], np.int32),
+        labels=np.array(labels, np.int32),
     )
-
-
-def _read_labels(file: pathlib.Path, classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the name and the class of every tile."""
-    pairs = []
-    for line in read_text(file, _MOST_LABELS).splitlines():
-        name, separator, label = line.rpartition("\t")
-        if not separator or label not in classes:
-            raise InputError(f"{file}: a line must be a tile, a tab and {' or '.join(classes)}, got {line!r:.100}")
-        pairs.append((name, label))
-    if not pairs:
-        raise InputError(f"{file}: no tiles")
-    return pairs
 
 
 def frame_of(name: str) -> str:

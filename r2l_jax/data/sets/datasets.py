@@ -42,18 +42,14 @@ def load(
         synthetic_images: for the synthetic data sets: the number of scenes; None is 600.
         synthetic_size: for the synthetic data sets: the height and width of scenes; None is 128.
         download: for the published data sets: download missing files from Zenodo.
-
-    Raises:
-        InputError: a setting, a file or a folder is wrong or missing; the message names it.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if download and name not in PUBLISHED_SETS:
         raise InputError(f"--download is for {', '.join(PUBLISHED_SETS)}, not for --dataset={name}")
-    if name not in SYNTHETIC_SETS:
-        for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
-            if value is not None:
-                raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset={name}")
+    sizes = {"synthetic_images": synthetic_images, "synthetic_size": synthetic_size}
+    if name not in SYNTHETIC_SETS and (given := [flag for flag, value in sizes.items() if value is not None]):
+        raise InputError(f"--{given[0]} is for the synthetic data sets, not for --dataset={name}")
     isos = iso if isinstance(iso, tuple) else (iso,)
     if name == "Folder":
         if isos != (1.0,):
@@ -63,19 +59,18 @@ def load(
     for flag, value in (("camera", camera), ("tile_size", tile_size), ("unprocess", unprocess or None)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
-    for each in isos:
-        if each not in INTENSITIES:
-            measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-            raise InputError(f"--iso must be one of the measured intensities {measured}, got {each:g}")
+    if unknown := [each for each in isos if each not in INTENSITIES]:
+        measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
+        raise InputError(f"--iso must be one of the measured intensities {measured}, got {unknown[0]:g}")
     root = data_dir or startup.cache_dir()
 
     def at(intensity: float) -> RawDataset:
         if name in SYNTHETIC_SETS:
-            sizes = synthetic_images or SYNTHETIC_IMAGES, synthetic_size or SYNTHETIC_SIZE
-            return synthetic.load(name, root, intensity, *sizes)
+            images, size = synthetic_images or SYNTHETIC_IMAGES, synthetic_size or SYNTHETIC_SIZE
+            return synthetic.load(name, root, intensity, images, size)
         folder_name = synthetic.intensity_folder(intensity)
         if download:
-            _download_missing(name, root, folder_name)
+            on_first_process(lambda: _download_missing(name, root, folder_name))
         return published.load(name, root, folder_name)
 
     return pooled({each: at(each) for each in isos})
@@ -86,9 +81,6 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
 
     The samples of a scene are adjacent, in the order of the intensities, and are called `<scene>@iso=<intensity>`. A
     single data set is returned unchanged.
-
-    Raises:
-        InputError: two data sets have different scenes.
     """
     (first, dataset), *others = found.items()
     if not others:
@@ -115,12 +107,8 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
 
 
 def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:
-    """Downloads a published data set in the first process, unless it is there, while the other processes wait."""
     # Imported here, because b2sdk takes a fifth of a second, and most starts download nothing.
     from r2l_jax.data.fetch import download as downloads
 
-    def download() -> None:
-        if not published.is_there(name, data_dir, intensity):
-            downloads.download(published.download_name(name), data_dir)
-
-    on_first_process(download)
+    if not published.is_there(name, data_dir, intensity):
+        downloads.download(published.download_name(name), data_dir)

@@ -23,7 +23,7 @@ from r2l_jax.data.files.known_camera import (
     read_known_camera,
 )
 from r2l_jax.data.files.masks import Pair, pair_masks
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_mosaic, warn_of_others
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, ignored, read_mosaic, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
@@ -38,7 +38,7 @@ TILE_SIZE = 256
 CAMERA_FILE = "camera.json"
 
 # Raise this whenever the same files give different facts.
-_VERSION = 1
+_VERSION = 2
 
 # The class of segmentation.
 _CLASSES = ("object",)
@@ -74,9 +74,6 @@ def load(
             or the largest multiple of 64 (if there is one) that fits in the first frame.
         unprocess: whether the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
         tiles_dir: where tiles are written; None is `data_dir`.
-
-    Raises:
-        InputError: a setting, a file or a folder is wrong or missing; the message names it.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -155,9 +152,8 @@ def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
     with_camera = [folder for folder in folders if (folder / CAMERA_FILE).is_file()]
     if not with_camera:
         return {}
-    for folder in folders:
-        if folder not in with_camera:
-            raise InputError(f"{folder} must hold a {CAMERA_FILE}, as {with_camera[0]} does")
+    if lacking := [folder for folder in folders if folder not in with_camera]:
+        raise InputError(f"{lacking[0]} must hold a {CAMERA_FILE}, as {with_camera[0]} does")
     if camera != "auto":
         raise InputError(
             f"--camera={camera}: the sub-folders of {root} have cameras of their own, such as "
@@ -183,13 +179,6 @@ def _has_masks(folder: pathlib.Path) -> bool:
     return bool(there)
 
 
-def _models(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[str]:
-    """Returns the model of the camera of each file, or one name for all if a whole camera is known."""
-    if camera.camera is not None:
-        return [""] * len(files)
-    return file_facts.of_files("models", files, lambda path: read_shot(path).title, "reading the models of cameras")
-
-
 def _classification(
     root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool
 ) -> RawDataset:
@@ -210,14 +199,16 @@ def _classification(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
-    in_classes = (path for paths in there.values() for path in paths if path.parts[-2] in classes and path.is_file())
-    warn_of_others(in_classes)
-    _warn_of_empty([folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes])
+    warn_of_others(path for paths in there.values() for path in paths if path.parts[-2] in classes and path.is_file())
+    empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
+    if empty:
+        others = f" (nor do {len(empty) - 1} others)" if len(empty) > 1 else ""
+        warn(f"{min(empty)} holds no raw files{others}: it is left out of the classes")
     facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]
-    for path, (shape, *_) in zip(files, facts, strict=True):
-        if tile_size and min(shape) < tile_size:
-            raise InputError(f"{path} is {shape[0]}x{shape[1]}, smaller than --tile_size={tile_size}")
-    warn_once([warning for own in facts for warning in own.warnings], len(files))
+    for path, own in zip(files, facts, strict=True):
+        if tile_size and min(own.shape) < tile_size:
+            raise InputError(f"{path} is {own.shape[0]}x{own.shape[1]}, smaller than --tile_size={tile_size}")
+    warn_once([f"{path}: {text}" for path, own in zip(files, facts, strict=True) for text in own.warnings], len(files))
     most = tile_size or TILE_SIZE
     sides = [min(most, *own.shape) for own in facts]
     side = min(sides)
@@ -228,13 +219,12 @@ def _classification(
         )
 
     def read_middle(index: int) -> Sample:
-        raw, own = read_mosaic(files[index], parts[owners[index]], _ignore)
+        raw, own = read_mosaic(files[index], parts[owners[index]], ignored)
         height, width = raw.shape
         middle = center_crop(raw, min(most, height), min(most, width), own.pattern)
         return center_crop(middle, side, side, own.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
-    names = owners if by_part else _models(files, parts[owners[0]])
     decoding = [_decoding_identity(known) for known in parts.values()]
     dataset = RawDataset(
         name="Folder",
@@ -249,14 +239,8 @@ def _classification(
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
+    names = owners if by_part else [own.model for own in facts]
     return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=by_part)
-
-
-def _warn_of_empty(folders: Sequence[pathlib.Path]) -> None:
-    """Warns of sub-folders without raw files: a class whose files are missing, or something else that lies there."""
-    if folders:
-        others = f" (nor do {len(folders) - 1} others)" if len(folders) > 1 else ""
-        warn(f"{min(folders)} holds no raw files{others}: it is left out of the classes")
 
 
 def _with_cameras(
@@ -268,12 +252,8 @@ def _with_cameras(
 ) -> RawDataset:
     """Returns a data set with the camera of its samples; if there are several, the first one, to which all are brought.
 
-    Args:
-        dataset: the data set.
-        names: the name of the camera of each sample.
-        files: the file of each sample.
-        cameras: the calibration values of each file. Those of one camera are combined, see `common_camera`.
-        keeps_equal: whether cameras of several names are several even if their values are equal.
+    `names` are those of the camera of each sample. The values of one camera's files are combined, see `common_camera`.
+    Cameras of several names are one if their values are equal, unless `keeps_equal`.
     """
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
@@ -317,43 +297,40 @@ def _decoding_identity(camera: KnownCamera) -> list[Any]:
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
-class _MosaicFacts(NamedTuple):
-    """The facts about a mosaic that a data set needs before it reads its samples.
+class _Facts(NamedTuple):
+    """The facts about a file that a data set needs before it reads its samples.
 
     Attributes:
-        shape: its height and width.
+        shape: the height and width of its mosaic.
         camera: the camera that took it.
+        model: the name of that camera; empty if a whole camera is stated for all files.
         warnings: warnings for the user, such as one about using little of its range.
     """
 
     shape: tuple[int, int]
     camera: isp.Camera
+    model: str
     warnings: list[str]
 
 
-def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_MosaicFacts]:
-    """Returns the facts about each file's mosaic, and decodes only files that are new or have changed."""
+def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Facts]:
+    """Returns the facts about each file, and decodes only files that are new or have changed."""
 
     def find(path: pathlib.Path) -> list[Any]:
         warnings: list[str] = []
         raw, own = read_mosaic(path, camera, warnings.append)
         # Without the path, which may be spelled differently next time.
-        return [raw.shape, text_of(own), [text.removeprefix(f"{path}: ") for text in warnings]]
-
-    @functools.cache
-    def text_of(own: isp.Camera) -> str:
-        return json.dumps(dataclasses.asdict(own))
-
-    @functools.cache
-    def camera_of(text: str) -> isp.Camera:
-        return isp.Camera(**json.loads(text))
+        texts = [text.removeprefix(f"{path}: ") for text in warnings]
+        return [raw.shape, dataclasses.asdict(own), _model(path, camera), texts]
 
     described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
     found = file_facts.of_files(f"mosaic_facts/{described}", files, find, "reading raw files")
-    return [
-        _MosaicFacts((height, width), camera_of(text), [f"{path}: {warning}" for warning in warnings])
-        for path, ((height, width), text, warnings) in zip(files, found, strict=True)
-    ]
+    return [_Facts(tuple(shape), isp.Camera(**own), model, texts) for shape, own, model, texts in found]
+
+
+def _model(path: pathlib.Path, camera: KnownCamera) -> str:
+    """Returns the model of the camera of a file, or one name for all if a whole camera is known."""
+    return read_shot(path).title if camera.camera is None else ""
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
@@ -365,38 +342,31 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 
 
 def _segmentation(
-    root: pathlib.Path,
-    parts: Mapping[str, KnownCamera],
-    tile_size: int | None,
-    by_part: bool,
-    tiles_dir: pathlib.Path,
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool, tiles_dir: pathlib.Path
 ) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
     for part, known in parts.items():
         pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
-        for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
-            groups.setdefault((part, "" if by_part else model), []).append(pair)
+        for pair in pairs:
+            groups.setdefault((part, "" if by_part else _model(pair[0], known)), []).append(pair)
     side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
     tiled = [_tiles(tiles_dir / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
     if len(tiled) == 1:
         return tiled[0]
     keys = [part if by_part else model for part, model in groups]
-    names = [name for name, dataset in zip(keys, tiled, strict=True) for _ in range(len(dataset))]
-    places = [(number, index) for number, dataset in enumerate(tiled) for index in range(len(dataset))]
-    paths = [paths for dataset in tiled for paths in dataset.files or ()]
-    shots = [dataset.shot for dataset in tiled]
+    names = [name for name, of_group in zip(keys, tiled, strict=True) for _ in of_group.names]
+    places = [(of_group, index) for of_group in tiled for index in range(len(of_group))]
+    paths = [paths for of_group in tiled for paths in of_group.files or ()]
 
     def read(index: int) -> Sample:
-        number, place = places[index]
-        return tiled[number].read(place)
+        of_group, place = places[index]
+        return of_group.read(place)
 
     def shot(index: int) -> Shot:
-        number, place = places[index]
-        of_group = shots[number]
-        assert of_group is not None
-        return of_group(place)
+        of_group, place = places[index]
+        return of_group.shot(place) if of_group.shot else Shot()
 
     dataset = dataclasses.replace(
         tiled[0],
@@ -416,7 +386,7 @@ def _segmentation(
 
 def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
     """Returns the side of tiles that fit in the first frame."""
-    raw, own = read_mosaic(pairs[0][0], camera, _ignore)
+    raw, own = read_mosaic(pairs[0][0], camera, ignored)
     side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
     return side // multiple * multiple or side
 
@@ -425,7 +395,11 @@ def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCa
     """Cuts frames of one camera into tiles, unless an earlier call has."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
+
+    def every_tile(fractions: list[float]) -> list[tuple[int, str]]:
+        return [(index, *_CLASSES) for index in range(len(fractions))]
+
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, dim.append))
     warn_once(dim, len(pairs))
     dataset = tiles.load("Folder", folder, side, _CLASSES, True)
     frames = {frame.stem: frame for frame, _ in pairs}
@@ -435,12 +409,3 @@ def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCa
         shot=lambda index: shot_of_frame(frames[tiles.frame_of(dataset.names[index])]),
         white_level=camera.figures.get("white_level"),
     )
-
-
-def _ignore(_: str) -> None:
-    """Ignores a warning, which reading all frames repeats."""
-
-
-def _every_tile(fractions: list[float]) -> list[tuple[int, str]]:
-    """Keeps all tiles, with or without an object."""
-    return [(index, *_CLASSES) for index in range(len(fractions))]

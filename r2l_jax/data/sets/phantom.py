@@ -5,7 +5,6 @@ May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, and red cells
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,130 +22,53 @@ DYES = {
     "hemoglobin": (0.02, 0.085, 0.10),
 }
 
-# A mean and a standard deviation.
-Normal = tuple[float, float]
+# The classes, by the names of the Raw-Microscopy data set:
+# - basophil: dark coarse granules hide the nucleus;
+# - eosinophil: two lobes, coarse orange-red granules;
+# - lymphocyte: small, a round dense nucleus, little pale blue cytoplasm;
+# - monocyte: large, a kidney-shaped nucleus, gray-blue cytoplasm;
+# - segmented neutrophil: three to five lobes, pale pink cytoplasm with fine granules.
+CLASSES = ("BAS", "EOS", "LYT", "MON", "NGS")
 
-
-class CellType(NamedTuple):
-    """The look of a class of white cells.
-
-    A nucleus is a chain of lobes along an arc: one lobe for a round nucleus, overlapping lobes for a kidney shape, and
-    lobes with bridges between them for a segmented nucleus.
-
-    Attributes:
-        radius: the radius of the cell.
-        lobes: the probabilities of 1, 2, ... 5 lobes.
-        lobe_radius: the radius of a lobe, as a fraction of the cell's radius.
-        arc_radius: the distance of the lobes' centers from the cell's center, as a fraction of the cell's radius.
-        arc_step: the angle from lobe to lobe, in radians.
-        chromatin: the concentration of azure in the nucleus.
-        methylene_blue: the concentration of methylene blue in the cytoplasm.
-        eosin: the concentration of eosin in the cytoplasm.
-        granule_size: the standard deviation of a granule's bell.
-        granule_share: the number of granules, as a fraction of the largest number.
-        granule_eosin: the concentration of eosin in the granules.
-        granule_azure: the concentration of azure in the granules.
-        granules_on_nucleus: the visible fraction of the granules on the nucleus.
-    """
-
-    radius: Normal
-    lobes: tuple[float, float, float, float, float]
-    lobe_radius: Normal
-    arc_radius: Normal
-    arc_step: Normal
-    chromatin: Normal
-    methylene_blue: Normal
-    eosin: Normal
-    granule_size: float
-    granule_share: float
-    granule_eosin: Normal
-    granule_azure: Normal
-    granules_on_nucleus: float
-
-
-# The values of one cell, by the names of the fields of CellType.
-Cell = dict[str, Array]
-
-
-# By the names of the Raw-Microscopy data set.
-CELL_TYPES = {
-    "BAS": CellType(  # basophil: dark coarse granules hide the nucleus
-        radius=(5.9, 0.6),
-        lobes=(0.2, 0.5, 0.3, 0.0, 0.0),
-        lobe_radius=(0.44, 0.05),
-        arc_radius=(0.36, 0.06),
-        arc_step=(1.5, 0.3),
-        chromatin=(0.62, 0.1),
-        methylene_blue=(0.08, 0.03),
-        eosin=(0.14, 0.04),
-        granule_size=0.36,
-        granule_share=0.45,
-        granule_eosin=(0.0, 0.0),
-        granule_azure=(0.8, 0.18),
-        granules_on_nucleus=0.8,
+# The look of each class. A pair is a mean and a standard deviation. A nucleus is a chain of lobes along an arc: one
+# lobe for a round nucleus, overlapping lobes for a kidney shape, and lobes with bridges for a segmented nucleus.
+_LOOKS = {
+    # the radius of the cell
+    "radius": ((5.9, 0.6), (6.5, 0.6), (4.9, 0.6), (7.5, 0.7), (6.2, 0.6)),
+    # the probabilities of 1, 2, ... 5 lobes
+    "lobes": (
+        (0.2, 0.5, 0.3, 0.0, 0.0),
+        (0.0, 0.7, 0.3, 0.0, 0.0),
+        (1.0, 0.0, 0.0, 0.0, 0.0),
+        (0.05, 0.15, 0.4, 0.3, 0.1),
+        (0.0, 0.1, 0.4, 0.35, 0.15),
     ),
-    "EOS": CellType(  # eosinophil: two lobes, coarse orange-red granules
-        radius=(6.5, 0.6),
-        lobes=(0.0, 0.7, 0.3, 0.0, 0.0),
-        lobe_radius=(0.38, 0.05),
-        arc_radius=(0.46, 0.06),
-        arc_step=(1.7, 0.3),
-        chromatin=(0.8, 0.12),
-        methylene_blue=(0.04, 0.02),
-        eosin=(0.2, 0.06),
-        granule_size=0.3,
-        granule_share=1.0,
-        granule_eosin=(0.55, 0.13),
-        granule_azure=(0.0, 0.0),
-        granules_on_nucleus=0.25,
-    ),
-    "LYT": CellType(  # lymphocyte: small, a round dense nucleus, little pale blue cytoplasm
-        radius=(4.9, 0.6),
-        lobes=(1.0, 0.0, 0.0, 0.0, 0.0),
-        lobe_radius=(0.78, 0.08),
-        arc_radius=(0.10, 0.05),
-        arc_step=(0.0, 0.0),
-        chromatin=(0.95, 0.12),
-        methylene_blue=(0.38, 0.1),
-        eosin=(0.03, 0.02),
-        granule_size=0.2,
-        granule_share=0.05,
-        granule_eosin=(0.0, 0.0),
-        granule_azure=(0.2, 0.1),
-        granules_on_nucleus=0.0,
-    ),
-    "MON": CellType(  # monocyte: large, a kidney-shaped nucleus, gray-blue cytoplasm
-        radius=(7.5, 0.7),
-        lobes=(0.05, 0.15, 0.4, 0.3, 0.1),
-        lobe_radius=(0.46, 0.06),
-        arc_radius=(0.38, 0.06),
-        arc_step=(0.75, 0.12),
-        chromatin=(0.65, 0.1),
-        methylene_blue=(0.26, 0.07),
-        eosin=(0.10, 0.03),
-        granule_size=0.18,
-        granule_share=0.3,
-        granule_eosin=(0.1, 0.05),
-        granule_azure=(0.05, 0.05),
-        granules_on_nucleus=0.0,
-    ),
-    "NGS": CellType(  # segmented neutrophil: three to five lobes, pale pink cytoplasm with fine granules
-        radius=(6.2, 0.6),
-        lobes=(0.0, 0.1, 0.4, 0.35, 0.15),
-        lobe_radius=(0.30, 0.04),
-        arc_radius=(0.50, 0.06),
-        arc_step=(1.3, 0.2),
-        chromatin=(0.85, 0.12),
-        methylene_blue=(0.05, 0.03),
-        eosin=(0.18, 0.06),
-        granule_size=0.18,
-        granule_share=1.0,
-        granule_eosin=(0.15, 0.06),
-        granule_azure=(0.03, 0.02),
-        granules_on_nucleus=0.1,
-    ),
+    # the radius of a lobe, as a fraction of the cell's radius
+    "lobe_radius": ((0.44, 0.05), (0.38, 0.05), (0.78, 0.08), (0.46, 0.06), (0.3, 0.04)),
+    # the distance of the lobes' centers from the cell's center, as a fraction of the cell's radius
+    "arc_radius": ((0.36, 0.06), (0.46, 0.06), (0.1, 0.05), (0.38, 0.06), (0.5, 0.06)),
+    # the angle from lobe to lobe, in radians
+    "arc_step": ((1.5, 0.3), (1.7, 0.3), (0.0, 0.0), (0.75, 0.12), (1.3, 0.2)),
+    # the concentration of azure in the nucleus
+    "chromatin": ((0.62, 0.1), (0.8, 0.12), (0.95, 0.12), (0.65, 0.1), (0.85, 0.12)),
+    # the concentration of methylene blue in the cytoplasm
+    "methylene_blue": ((0.08, 0.03), (0.04, 0.02), (0.38, 0.1), (0.26, 0.07), (0.05, 0.03)),
+    # the concentration of eosin in the cytoplasm
+    "eosin": ((0.14, 0.04), (0.2, 0.06), (0.03, 0.02), (0.1, 0.03), (0.18, 0.06)),
+    # the standard deviation of a granule's bell
+    "granule_size": (0.36, 0.3, 0.2, 0.18, 0.18),
+    # the number of granules, as a fraction of the largest number
+    "granule_share": (0.45, 1.0, 0.05, 0.3, 1.0),
+    # the concentration of eosin in the granules
+    "granule_eosin": ((0.0, 0.0), (0.55, 0.13), (0.0, 0.0), (0.1, 0.05), (0.15, 0.06)),
+    # the concentration of azure in the granules
+    "granule_azure": ((0.8, 0.18), (0.0, 0.0), (0.2, 0.1), (0.05, 0.05), (0.03, 0.02)),
+    # the visible fraction of the granules on the nucleus
+    "granules_on_nucleus": (0.8, 0.25, 0.0, 0.0, 0.1),
 }
-CLASSES = tuple(CELL_TYPES)
+
+# The values of one cell, by the names of `_LOOKS`.
+Cell = dict[str, Array]
 
 # The largest numbers in a scene; a random part of each is left out.
 _GRANULES = 140
@@ -160,14 +82,7 @@ def transmit(
 ) -> Float[Array, "*batch colors"]:
     """Computes the fraction of light that passes the dyes (Beer-Lambert law).
 
-    The transmittance is 10 ** -(sum over dyes of concentration * absorbance).
-
-    Args:
-        concentrations: the concentration of each dye times the thickness `(..., dyes)`.
-        absorbances: the absorbance of each dye for each color, per concentration times thickness `(dyes, colors)`.
-
-    Returns:
-        The transmittance `(..., colors)`, in (0, 1] for concentrations of at least 0.
+    Concentrations are times the thickness. The transmittance is 10 ** -(sum over dyes of concentration * absorbance).
     """
     return 10 ** -(concentrations @ absorbances)
 
@@ -209,8 +124,7 @@ def render(
 
 def _draw_cell(key: PRNGKeyArray, cell_class: Int[Array, ""] | int) -> Cell:
     """Draws one cell of a class: each mean with its standard deviation becomes a number of at least 0."""
-    of_each_class = zip(*CELL_TYPES.values(), strict=True)
-    cell = {name: jnp.array(values)[cell_class] for name, values in zip(CellType._fields, of_each_class, strict=True)}
+    cell = {name: jnp.array(values)[cell_class] for name, values in _LOOKS.items()}
     pairs = {name: value for name, value in cell.items() if value.shape == (2,)}
     normal = jax.random.normal(key, (len(pairs),))
     drawn = {
@@ -342,10 +256,5 @@ def _field(key: PRNGKeyArray, axis: Float[Array, " size"], scale: float) -> Floa
 
 
 def _soft_step(inside: Float[Array, "size size"], axis: Float[Array, " size"]) -> Float[Array, "size size"]:
-    """Returns 1 inside an outline and 0 outside, with a soft edge of about a pixel or the width of a membrane.
-
-    Args:
-        inside: the distance from the outline, positive inside.
-        axis: the coordinates of the pixels.
-    """
+    """Returns 1 where `inside` is positive and 0 elsewhere, with a soft edge of a pixel or a membrane's width."""
     return jax.nn.sigmoid(inside / jnp.maximum(0.12, 0.3 * (axis[1] - axis[0])))

@@ -15,7 +15,7 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
-from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.data.files.rawfile import ignored, read_mosaic
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.commands import command
@@ -68,9 +68,6 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
         name: one of `config.PUBLISHED_SETS`.
         data_dir: the folder that holds `microscopy` and `drone`.
         intensity: the folder of an intensity, such as "raw_scale100".
-
-    Raises:
-        InputError: a file is wrong or missing; the message names it and says what to do.
     """
     root = pathlib.Path(data_dir)
     if name in ("Microscopy", "MicroscopyRGB"):
@@ -88,9 +85,12 @@ def download_name(name: str) -> str:
 def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     images, labels_file = _sources(name, root, intensity)
     _require(name, root, images, labels_file)
+    pairs = []
     with reading(labels_file):
-        lines = read_text(labels_file).splitlines()
-    pairs = [_name_and_class(labels_file, line) for line in lines if line.strip()]
+        for line in filter(str.strip, read_text(labels_file).splitlines()):
+            if len(fields := line.split()) != 2:
+                raise InputError(f"a line must be a name and a class, got {line!r:.100}")
+            pairs.append(fields)
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
     pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
@@ -102,9 +102,12 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     camera = None if name == "MicroscopyRGB" else isp.CAMERAS["microscopy"]
 
     def read(index: int) -> Sample:
-        path = paths[index]
-        image = read_stored(path, (TILE_SIZE, TILE_SIZE, 3)) if camera is None else _read_mosaic(path, camera)
-        return image, labels[index]
+        if camera is None:
+            return read_stored(paths[index], (TILE_SIZE, TILE_SIZE, 3)), labels[index]
+        raw, _ = read_mosaic(paths[index], camera, ignored)  # The published intensities go down to 0.01.
+        if raw.shape != (TILE_SIZE, TILE_SIZE):
+            raise InputError(f"{paths[index]} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
+        return raw, labels[index]
 
     return RawDataset(
         name=name,
@@ -116,25 +119,6 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         read=read,
         files=tuple((path,) for path in paths),
     )
-
-
-def _as_published(_: str) -> None:
-    """Ignores the warning that a file is dim: the published intensities go down to 0.01."""
-
-
-def _name_and_class(file: pathlib.Path, line: str) -> tuple[str, str]:
-    fields = line.split()
-    if len(fields) != 2:
-        raise InputError(f"{file}: a line must be a name and a class, got {line!r:.100}")
-    return fields[0], fields[1]
-
-
-def _read_mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
-    """Reads a mosaic of 256x256."""
-    raw, _ = read_mosaic(path, camera, _as_published)
-    if raw.shape != (TILE_SIZE, TILE_SIZE):
-        raise InputError(f"{path} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
-    return raw
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
@@ -172,11 +156,9 @@ def _tiles_folder(name: str, root: pathlib.Path, intensity: str) -> pathlib.Path
 
 def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
     """Raises an InputError that says what to do, unless all paths exist and no download into them is unfinished."""
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        others = f" and {len(missing) - 1} more of {len(paths)} files are" if len(missing) > 1 else " is"
+    if missing := [path for path in paths if not path.exists()]:
         raise InputError(
-            f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
+            f"--dataset={name}: {missing[0].relative_to(root)} is not in --data_dir={root}; get the data set by "
             f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
         )
     if part := _unfinished_file(*paths):
@@ -190,23 +172,11 @@ def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
     """Lists the frames with their masks, in the order of the frames' names."""
     folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
-    for path in (folder, masks_folder):
-        if not path.is_dir():
-            raise InputError(f"{path} must be a folder, got a file")
     return pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
 
 
 def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
-    pairs = _frame_pairs("DroneSegmentationFull", root, intensity)
-    camera = isp.CAMERAS["drone"]
-    shape = read_mosaic(pairs[0][0], camera, _as_published)[0].shape
-
-    def read(index: int) -> Sample:
-        raw, mask, _ = read_frame(pairs[index], KnownCamera.of(camera), _as_published)
-        if raw.shape != shape:
-            raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
-        return raw, mask
-
+    pairs, camera = _frame_pairs("DroneSegmentationFull", root, intensity), isp.CAMERAS["drone"]
     return RawDataset(
         name="DroneSegmentationFull",
         task="segmentation",
@@ -214,7 +184,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
         camera=camera,
         names=tuple(frame.stem for frame, _ in pairs),
         labels=np.zeros(len(pairs), np.int32),
-        read=read,
+        read=lambda index: read_frame(pairs[index], camera, ignored)[:2],
         files=tuple(pairs),
     )
 
@@ -226,10 +196,10 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         # The user may have deleted the frames to save space.
         (folder,) = earlier
     else:
-        frames = _frame_pairs(name, root, intensity)
-        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, KnownCamera.of(camera))
+        frames, known = _frame_pairs(name, root, intensity), KnownCamera.of(camera)
+        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, known)
         choose = _with_cars if segmentation else _balanced
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, KnownCamera.of(camera), choose, _as_published))
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose, ignored))
     classes = ("car",) if segmentation else ("car", "no car")
     return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 

@@ -8,9 +8,7 @@
 
 import functools
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
 from pathlib import Path
 
 import jax
@@ -48,8 +46,6 @@ CAMERA = Camera(
 # Raise this whenever the same settings give different files.
 _VERSION = 3
 _BATCH = 20
-# The bytes of the labels of some million scenes.
-_MOST_LABELS = 2**28
 
 
 def intensity_folder(intensity: float) -> str:
@@ -62,21 +58,17 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
 
     Args:
         name: one of `config.SYNTHETIC_SETS`.
-        parent: see `generate`.
+        parent: as for `generate`.
         intensity: one of `INTENSITIES`.
-        images: see `generate`.
-        size: see `generate`.
-
-    Raises:
-        InputError: a setting is out of range, the folder cannot be written, or a file in it is damaged.
+        images: as for `generate`.
+        size: as for `generate`.
     """
     try:
         root = generate(parent, images=images, size=size)
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
-    advice = f"delete {root} to render the data set again"
+    advice, pairs = f"delete {root} to render the data set again", _names_and_classes(images)
     with advising(advice):
-        pairs = _read_labels(root, images)
         camera = read_camera_file(root / "camera.json")
     names = tuple(stem for stem, _ in pairs)
     classes = tuple(sorted(CLASSES))
@@ -93,17 +85,6 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
         names=names,
         labels=np.array([classes.index(label) for _, label in pairs], np.int32),
     )
-
-
-def _read_labels(root: Path, images: int) -> list[tuple[str, str]]:
-    """Returns the name and the class of every scene; they follow from the number of scenes."""
-    file, pairs = root / "labels" / "labels.dat", _names_and_classes(images)
-    with reading(file):
-        lines = read_text(file, _MOST_LABELS).splitlines()
-    for number, (line, pair) in enumerate(zip_longest(lines, map(" ".join, pairs), fillvalue="nothing"), 1):
-        if line != pair:
-            raise InputError(f"{file}: line {number} must be {pair!r}, got {line!r:.100}")
-    return pairs
 
 
 def _names_and_classes(images: int) -> list[tuple[str, str]]:
@@ -124,10 +105,6 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
 
     Returns:
         The data set's folder.
-
-    Raises:
-        InputError: `images` or `size` is out of range, the disk has no room for them, or a folder of that name holds
-            something else.
     """
     if images < len(CLASSES):
         raise InputError(f"images must be at least {len(CLASSES)}, one of each class, got {images}")
@@ -136,34 +113,12 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():
-        _check_room(root, images, size)
         with drafting(root) as draft:
             _write(draft, settings)
-    _check(root, settings)
+    with reading(root / "dataset.json"):
+        if json.loads(read_text(root / "dataset.json")) != settings:
+            raise InputError(f"{root} is not the synthetic data set of {settings}: move it, or use another folder")
     return root
-
-
-def _check_room(root: Path, images: int, size: int) -> None:
-    """Raises an InputError unless the disk has room for all scenes."""
-    folder = next(parent for parent in root.absolute().parents if parent.exists())
-    # 2 bytes per pixel at each intensity; masks are small.
-    needed, free = 2 * len(INTENSITIES) * images * size**2, shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"{images} scenes of {size}x{size} pixels need {needed / 1e9:.3g} GB in {folder}, which has "
-            f"{free / 1e9:.3g} GB left"
-        )
-
-
-def _check(root: Path, settings: dict[str, int]) -> None:
-    """Raises an InputError unless the folder was made with these settings."""
-    description = root / "dataset.json"
-    try:
-        found = json.loads(read_text(description))
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if found != settings:
-        raise InputError(f"{root} is not the synthetic data set of {settings}: move it, or use another folder")
 
 
 def _write(root: Path, settings: dict[str, int]) -> None:

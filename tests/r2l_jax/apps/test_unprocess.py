@@ -159,37 +159,28 @@ def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
     assert files(tmp_path / "first") == first
 
 
-@pytest.fixture(params=[8])
-def small_blocks(request, monkeypatch):
-    """Pictures are worked on in blocks of at most 64 columns, filled up to at least the parameter's number."""
-    monkeypatch.setattr(unprocessing, "_FEWEST", request.param)
-    monkeypatch.setattr(unprocessing, "_MOST", 64)
+@pytest.fixture
+def small_bands(monkeypatch):
+    """Pictures are exposed in bands of about eight rows."""
+    monkeypatch.setattr(unprocessing, "_BAND", 8)
 
 
-def test_blocks_share_no_noise(tmp_path, small_blocks):
+def test_bands_share_no_noise(tmp_path, small_bands):
     save(tmp_path / "in" / "class" / "flat.png", np.full((16, 16, 3), 128, np.uint8))
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, bits=16)
     flat = tifffile.imread(tmp_path / "out" / "class" / "flat.tiff")
     assert (flat[:8] != flat[8:]).mean() > 0.9
 
 
-# Blocks of all widths once, and of one width, which compiles less, for the other patterns.
 @pytest.mark.parametrize(
-    ("pattern", "small_blocks"),
-    [
-        ("RGGB", 8),
-        ("GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", 64),
-        ("RRGG/RRGG/GGBB/GGBB", 64),
-        ("RGB/GBR", 64),
-        (isp.cfa.MONO, 64),
-    ],
-    indirect=["small_blocks"],
+    "pattern",
+    ["RGGB", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", "RRGG/RRGG/GGBB/GGBB", "RGB/GBR", isp.cfa.MONO],
 )
-def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, small_blocks, pattern):
+def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, small_bands, pattern):
     black = np.linspace(0.02, 0.08, *isp.cfa.black_level_shape(pattern))
     color = (None, None) if pattern == isp.cfa.MONO else (CAMERA.white_balance, CAMERA.color_matrix)
     camera = isp.Camera(black, *color, pattern)
-    # In blocks of 64 columns of two rows, of which the last one is smaller; and 16 bits of gray, of a Bayer pattern.
+    # The last band and the last columns are filled up; and 16 bits of gray, of a Bayer pattern.
     gray = np.linspace(20000, 65535, 8 * 12).astype(np.uint16).reshape(8, 12)
     pictures = {"tall": samples(0, (32, 22, 3)), "wide": samples(0, (14, 26, 3))}
     pictures |= {"gray": gray} if pattern == "RGGB" else {}

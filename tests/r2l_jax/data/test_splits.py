@@ -10,9 +10,8 @@ NAMES = [("a/1.tiff",), ("a/2.tiff",), ("b/x.y.tiff",), ("b/4.tiff",), ("b/5.tif
 
 
 def write(folder, content):
-    """Writes a split as JSON, or as CSV if it is text."""
-    file = folder / ("split.csv" if isinstance(content, str) else "split.json")
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    file = folder / "split.json"
+    file.write_text(json.dumps(content))
     return file
 
 
@@ -22,7 +21,6 @@ def write(folder, content):
         {"test": ["b/5.tiff", "a/1.tiff"], "train": ["a/2.tiff"], "valid": ["b/x.y.tiff"]},
         # Pictures become mosaics of another suffix.
         {"test": ["b/5.jpg", "a/1"], "train": ["a/2.jpg"], "valid": ["b/x.y.jpg"]},
-        "name,part\nb/5.tiff,test\na/2.tiff,train\na/1.tiff,test\nb/x.y.tiff,valid\n",
     ],
 )
 def test_a_file_names_the_part_of_each_sample(tmp_path, content, capsys):
@@ -40,25 +38,18 @@ def test_a_frame_stands_for_all_of_its_tiles(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"the data has no a/7.tiff \(nor 1 other\); .* such as a/1.tiff$"),
+        ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"the data has no a/7.tiff \(and 1 more\); .* such as a/1.tiff$"),
         ({"train": ["a/1.tiff"], "test": ["a/1.tiff"]}, "names a/1.tiff twice"),
-        ({"training": ["a/1.tiff"]}, "must be JSON such as .*: Object contains unknown field training$"),
-        ({"train": "a/1.tiff"}, "must be JSON such as .*: Expected array, got str"),
-        ("name,part\na/1.tiff,training\n", "the part of a/1.tiff must be train, valid or test, got 'training'"),
-        ("file,part\na/1.tiff,train\n", "must be .* CSV with name and part$"),
+        ({"training": ["a/1.tiff"]}, "not a valid JSON .Object contains unknown field `training`"),
+        ({"train": "a/1.tiff"}, "not a valid JSON .Expected `array`, got `str`"),
     ],
 )
 def test_refuses_files(tmp_path, content, message):
     file = write(tmp_path, content)
     with pytest.raises(InputError, match=message) as error:
         splits.named_parts(file, NAMES)
-    assert str(error.value).startswith(f"--split={file}")
+    assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"nothing\.json: No such file or directory$"):
-        splits.named_parts(tmp_path / "nothing.json", NAMES)
 
 
 def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are_named():

@@ -126,7 +126,7 @@ def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apa
             "does not fit this run: its head has bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
-        ({"train_size": 0.99}, "--train_size=0.99 leaves 1 of 40 images to validate on, fewer than the 5 classes"),
+        ({"train_size": 0.99}, "--train_size=0.99 of 40 images .* cannot be drawn"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):

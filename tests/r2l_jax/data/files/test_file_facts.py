@@ -90,13 +90,6 @@ def test_without_readable_or_writable_hashes_files_are_read_again(tmp_path, sett
     assert hash_files([path]) == [expected]
 
 
-def test_facts_of_one_kind_are_not_taken_for_another(tmp_path, settled):
-    (path,) = write(tmp_path, one="1")
-    assert of_files("lengths", [path], lambda path: len(path.read_text()), "measuring") == [1]
-    assert of_files("contents", [path], lambda path: path.read_text(), "reading") == ["1"]
-    assert of_files("lengths", [path], lambda path: 1 / 0, "measuring") == [1]
-
-
 def test_messages_name_a_file_as_the_caller_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^missing\.tiff: No such file"):

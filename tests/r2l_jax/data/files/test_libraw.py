@@ -146,7 +146,7 @@ def test_black_levels_by_color():
 
 @pytest.mark.parametrize(("own", "given"), [("MONO", QUAD), ("RGGB", "MONO")])
 def test_a_sensor_has_filters_or_has_none(tmp_path, own, given):
-    with pytest.raises(InputError, match=f"pattern is {own}, but the camera's JSON file states {given}"):
+    with pytest.raises(InputError, match=f"pattern is {own}, but the given camera's is {given}"):
         libraw._chosen_pattern(tmp_path, own, stated(tmp_path, pattern=given), print)
 
 

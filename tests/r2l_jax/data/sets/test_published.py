@@ -70,12 +70,6 @@ def test_microscopy_leaves_out_rare_classes_and_the_unusable_image(microscopy):
     np.testing.assert_allclose(raw, level("EOS_2", FULL) / 65535, rtol=1e-6)
 
 
-def test_intensities_share_splits(microscopy):
-    full, dark = (datasets.load("Microscopy", data_dir=microscopy, iso=iso) for iso in (1.0, 0.01))
-    assert full.fingerprint == dark.fingerprint
-    assert full[0][0][0, 0] != dark[0][0][0, 0]
-
-
 @pytest.mark.parametrize(("name", "there"), [("Microscopy", True), ("Drone", False)])
 def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, there):
     calls = []
@@ -90,25 +84,15 @@ def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, th
     assert calls == ([] if there else [name])
 
 
-@pytest.mark.parametrize(
-    ("remove", "message"),
-    [
-        (
-            "microscopy",
-            "--dataset=Microscopy: microscopy/images/raw_scale100 and 1 more of 2 files are not in --data_dir={root}; "
-            "get the data set by python scripts/download.py --dataset=Microscopy --data_dir={root}",
-        ),
-        (
-            "microscopy/images/raw_scale100/EOS_3.tiff",
-            "--dataset=Microscopy: microscopy/images/raw_scale100/EOS_3.tiff is not in --data_dir={root}; get",
-        ),
-    ],
-)
-def test_missing_files_of_microscopy_are_named(microscopy, remove, message):
-    (microscopy / remove).rename(microscopy / "elsewhere")
+@pytest.mark.parametrize("remove", ["images/raw_scale100", "images/raw_scale100/EOS_3.tiff"])
+def test_missing_files_of_microscopy_are_named(microscopy, remove):
+    (microscopy / "microscopy" / remove).rename(microscopy / "elsewhere")
     with pytest.raises(InputError) as raised:
         datasets.load("Microscopy", data_dir=microscopy)
-    assert str(raised.value).startswith(message.format(root=microscopy))
+    assert str(raised.value) == (
+        f"--dataset=Microscopy: microscopy/{remove} is not in --data_dir={microscopy}; get the data set by "
+        f"python scripts/download.py --dataset=Microscopy --data_dir={microscopy}"
+    )
 
 
 @pytest.mark.parametrize("layout", [(256, 256, 3), (3, 256, 256)])
@@ -200,7 +184,6 @@ def gone(path):
     ("name", "file", "spoil", "message"),
     [
         ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, "truncated, corrupt or not a valid TIFF.*"),
-        ("Drone", "labels.dat", gone, "labels.dat.*"),
         ("Drone", "labels.dat", halved, r"labels\.dat: a line must be a tile, a tab and car or no car, got 'DJ.*'"),
     ],
 )
@@ -245,10 +228,6 @@ def mask(*shape):
     return lambda path: Image.new("L", shape[::-1]).save(path)
 
 
-def rename(name):
-    return lambda path: path.rename(path.with_name(name))
-
-
 LONE_MASK = f"{MASKS}/DJI_10_mask.png"
 
 
@@ -257,8 +236,6 @@ LONE_MASK = f"{MASKS}/DJI_10_mask.png"
     [
         ("Microscopy", "microscopy/labels/*", lambda path: path.write_text("alone\n"), "must be a name .* got 'alone'"),
         ("Microscopy", f"{IMAGES}/LYT_0.tiff", mosaic(128, 256), "LYT_0.tiff must be 256x256, got 128x256"),
-        ("MicroscopyRGB", IMAGES, rename("rgb_scale100"), r"with three channels of 16 bits, got .* \(256, 256\)"),
-        ("DroneSegmentation", MASKS, gone, r"masks_full is not in --data_dir=.*; get .*download.py --dataset=Drone"),
         ("DroneSegmentation", LONE_MASK, gone, r"DJI_10.tif must have one mask .* contains 'DJI_10', found 0"),
         ("DroneSegmentation", LONE_MASK, lambda path: mask(4, 4)(path.with_stem("DJI_10_a")), "'DJI_10', found 2"),
         (
@@ -268,8 +245,6 @@ LONE_MASK = f"{MASKS}/DJI_10_mask.png"
             r"DJI_10_mask.png must have the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)",
         ),
         ("DroneSegmentation", f"{MASKS}/*", mask(512, 768), r"no tile of any frame has an object in its mask"),
-        ("DroneSegmentation", f"{FRAMES}/*", gone, r"must hold frames \(.tif, .tiff, .png, .dng\), found none"),
-        ("Drone", f"{FRAMES}/DJI_10.tif", lambda path: path.write_bytes(b"no picture"), r"DJI_10.tif: truncated"),
     ],
 )
 def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoiled, spoil, message):

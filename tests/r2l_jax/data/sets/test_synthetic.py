@@ -1,4 +1,3 @@
-import concurrent.futures
 import io
 import json
 import shutil
@@ -75,7 +74,6 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
         ({"iso": 0.3}, "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, got 0.3"),
         ({"camera": "drone"}, "--camera is for --dataset=Folder; Synthetic has its own"),
         ({"synthetic_size": 33}, "synthetic data set: size must be even and at least 32, got 33"),
-        ({"synthetic_size": 30}, "synthetic data set: size must be even and at least 32, got 30"),
         ({"synthetic_images": 4}, "synthetic data set: images must be at least 5, one of each class, got 4"),
     ],
 )
@@ -132,14 +130,6 @@ def test_a_larger_set_begins_with_the_scenes_of_a_smaller_one(root, tmp_path):
     assert len(np.unique(load(larger, 0.05), axis=0)) == IMAGES + 20
 
 
-def test_two_calls_at_the_same_time_agree(root, tmp_path):
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: synthetic.generate(tmp_path, images=IMAGES, size=SIZE), range(2))
-    assert first == second
-    assert list(tmp_path.iterdir()) == [first]
-    assert files(first).keys() == files(root).keys()
-
-
 def small_mask():
     """Returns a PNG of one pixel."""
     file = io.BytesIO()
@@ -159,13 +149,8 @@ MOSAIC, MASK = "images/raw_scale100/cell_00003.tiff", "masks/cell_00003.png"
     [
         (MOSAIC, halved, r"cell_00003\.tiff: truncated, corrupt or not a valid TIFF"),
         (MASK, small_mask(), r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"),
-        ("labels/labels.dat", halved, r"labels\.dat: line \d+ must be 'cell_\d+ \w+', got"),
-        ("labels/labels.dat", lambda text: text + b"cell_00099 LYT\n", "line 26 must be 'nothing', got 'cell_00099"),
-        ("labels/labels.dat", b"\xff", r"labels\.dat: not text in UTF-8"),
-        ("labels/labels.dat", lambda text: text.replace(b"cell_00001 ", b"cell_00001"), r"line 2 must be 'cell_00001 "),
         ("camera.json", halved, r"camera\.json: "),
-        ("dataset.json", halved, "is not the synthetic data set of"),
-        ("dataset.json", b"[" * 200_000, "is not the synthetic data set of"),
+        ("dataset.json", lambda text: text.replace(b"25", b"26"), "is not the synthetic data set of"),
         ("camera.json", None, r"camera\.json"),
     ],
 )
