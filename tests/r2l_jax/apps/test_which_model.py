@@ -20,9 +20,7 @@ from r2l_jax.training.run import open_run, open_runs
 @pytest.fixture(scope="module")
 def run(base):
     """A run of two folds whose first epoch is the best one."""
-    config = replace(
-        base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, augmentation="none", save_locally=True
-    )
+    config = replace(base, run_name="first_is_best", n_splits=2, save_locally=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.FoldTraining, "_quality", lambda _, row: [-row["epoch"], 0.0, 0.0])
         train.run(config)

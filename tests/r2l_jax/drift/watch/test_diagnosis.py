@@ -52,8 +52,8 @@ PAIRS = (
 )
 
 
-# Drifts that are planted once each, the first by the quick tests; other slow tests plant all, in ten draws each.
-PLANTED = [{"dead": DEAD}, pytest.param({"exposure": -0.7}, marks=pytest.mark.slow)]
+# Drifts that are planted once each; other tests plant all, in ten draws each.
+PLANTED = [{"exposure": -0.7}, {"dead": DEAD}]
 
 
 def named(drift):
@@ -110,6 +110,7 @@ def is_right(causes, sizes):
     return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.1 for name, size in sizes.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", PLANTED, ids=named)
 def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
     causes, sizes = found(pool, 1, drift)
@@ -162,6 +163,7 @@ def test_no_cause_is_invented_where_most_sites_are_white(pool):
     assert is_right(causes, sizes), causes
 
 
+@pytest.mark.slow
 def test_no_drift_has_no_cause(pool):
     assert found(pool, 3, {})[0] == ()
 
