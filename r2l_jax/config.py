@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
-from r2l_jax.runtime import cluster, named_code
+from r2l_jax.runtime import jobs, named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, redeclared, replace, setting
 
@@ -705,7 +705,7 @@ class GroupSettings(Settings):
         (),
         bound=NOT_NEGATIVE,
     )
-    scheduler: str = setting(f"with --seeds, {cluster.SETTING}", "serial", rare=True)
+    scheduler: str = setting(f"with --seeds, {jobs.SETTING}", "serial", rare=True)
 
     def __post_init__(self):
         super().__post_init__()

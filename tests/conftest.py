@@ -38,13 +38,10 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-from r2l_jax.runtime import compilation_cache  # noqa: E402
-
 
 def pytest_sessionstart(session):
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
-    compilation_cache.remove_broken(COMPILED)
     # Entries for code that has changed are never used again.
     with contextlib.suppress(FileNotFoundError):  # Another run of tests begins as well.
         entries = list(COMPILED.glob("*-cache"))

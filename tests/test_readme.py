@@ -10,7 +10,7 @@ import pytest
 from absl import app, flags
 from pages import PAGES, ROOT, code_blocks, commands, own_stage
 
-from r2l_jax.runtime import cluster, startup
+from r2l_jax.runtime import jobs, startup
 
 # For each program, the functions that do its work once its flags are read.
 WORK = {
@@ -75,7 +75,7 @@ def start(home, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
     # Which needs the extra cluster.
-    monkeypatch.setattr(cluster, "prepare", lambda scheduler: None)
+    monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
     for functions in WORK.values():
         for function in functions:
             monkeypatch.setattr(function, work)

@@ -32,10 +32,11 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import AT_ONCE, EVENTS, naming, replacing, write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.jobs import finished, in_threads
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place
+from r2l_jax.runtime.resume import Table
 from r2l_jax.runtime.stop import StopSignals
-from r2l_jax.runtime.worklist import Table, finished, one_by_one
 from r2l_jax.training.run import Run, open_run
 
 FILE, FIGURE = "monitor.json", "windows.png"
@@ -199,7 +200,7 @@ class _Monitor:
         versions: dict[Place, str] = {}
         print(f"watching {', '.join(self._config.input)}  (Ctrl-C ends it)", flush=True)
         with StopSignals() as stop:
-            while not stop.after_step():
+            while not stop.requested():
                 new = [file for file in _present(self._config.input) if str(file) not in done | failed]
                 before, versions = versions, {file: remote.version(file) for file in new}
                 keyed: dict[str, list[Place]] = {}
@@ -216,13 +217,13 @@ class _Monitor:
                         if judged is not None:
                             print("  ".join(_row(judged)), flush=True)
                             self._write(watch, min(each.p_value for each in watch.windows))
-                _wait(stop.after_step)
+                _wait(stop.requested)
         return self._write(watch, min((each.p_value for each in watch.windows), default=1.0))
 
     def _judge(self, watch: Watch, name: str, files: Sequence[Place], writer: SummaryWriter) -> Window | None:
         """Reads and judges a window; None if too few of its files can be read."""
         read = functools.partial(read_file, run=self._run, camera=self._camera, size=self._run.shape)
-        results, _ = finished(one_by_one(lambda _, file: read(file), None, files, AT_ONCE), files)
+        results, _ = finished(in_threads(read, files, AT_ONCE), files)
         if len(results) < LEAST_WINDOW:
             return None
         window = watch.judge(name, np.stack(list(results.values())))

@@ -1,7 +1,7 @@
 """Predicts the classes or the masks of many raw files with a finished model."""
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, in_words, warn
 from r2l_jax.runtime.files import AT_ONCE, clear_parts, make_output_folder, refuse_shared_targets, write_json
+from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
 from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.worklist import MANIFEST, SERIAL, Done, Table, Workers, finished, one_by_one, read_manifest, worked
+from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"
@@ -57,8 +58,8 @@ def mended(
     Raises:
         InputError: no file can be read, or a model is not adapted by them, see `Run.mended`.
     """
-    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, _to_adapt_by(files), AT_ONCE)
-    read = [each for done in decoded for each in done.results.values()]
+    decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), _to_adapt_by(files), AT_ONCE)
+    read = [each.result for each in decoded if each.result is not None]
     if not read:
         raise InputError("--adapt=statistics: no file can be read to adapt by")
     raws = np.stack(read)
@@ -100,7 +101,8 @@ def predict_files(
     run: Run,
     camera: KnownCamera | None = None,
     masks: Place | None = None,
-    workers: Workers = SERIAL,
+    scheduler: str = "serial",
+    load: Callable[[], Any] = int,
     adaptation: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
@@ -120,7 +122,8 @@ def predict_files(
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
-        workers: the processes that predict; their `load` returns the `Predictor`.
+        scheduler: where files are predicted, see `jobs.SETTING`.
+        load: returns the `Predictor` of a worker.
         adaptation: for adapted models, what `adaptation_of` has returned.
 
     Returns:
@@ -143,13 +146,16 @@ def predict_files(
         if kept := len(rows.keys() - set(map(str, files))):
             warn(f"{output} keeps {kept} rows of other files, from earlier calls")
 
-        def record(predicted: Mapping[Place, Row]) -> None:
-            table.add(predicted.values())
+        def record(file: Place, row: Row) -> None:
+            table.add([row])
             work.save()
 
-        done, failed = finished(
-            _predicted(left, Predictor(run, camera), masks, workers), left, len(files) - len(left), record
-        )
+        # Workers predict batches of the same files as one process, so that the numbers are the same to the last digit.
+        side = BATCH if masks is None else 1
+        units = [left[start : start + side] for start in range(0, len(left), side)]
+        predict = functools.partial(_predict, [fold.identity for fold in run], masks, len(left) > BATCH)
+        ended = in_chunks(predict, units, Predictor(run, camera), scheduler, load)
+        done, failed = finished(ended, left, len(files) - len(left), record)
         if isinstance(masks, Path):
             # Workers that were lost have left parts of files.
             clear_parts(masks)
@@ -200,26 +206,9 @@ def _columns(
 Row = dict[str, str]
 
 
-def _predicted(
-    files: Sequence[Place], predictor: Predictor, masks: Place | None, workers: Workers
-) -> Generator[Done[Place, Row], None, None]:
-    """Predicts files; yields the rows and the errors of some at a time."""
-    # Workers predict batches of the same files as one process, so that the numbers are the same to the last digit.
-    side = BATCH if masks is None else 1
-    units = [list(files[start : start + side]) for start in range(0, len(files), side)]
-    work = functools.partial(_predict, [fold.identity for fold in predictor.run], masks, len(files) > BATCH)
-    workers = workers if workers.are_others else Workers(load=lambda: predictor)
-    return worked(work, units, workers, remote.size if masks is None else _size_to_segment)
-
-
-def _size_to_segment(file: Place) -> int:
-    """Returns the size of a file whose reading takes about as long as the segmentation of this one."""
-    return 16 * remote.size(file)
-
-
 def _predict(
     identities: Sequence[str], masks: Place | None, fills: bool, predictor: Predictor, files: Sequence[Place]
-) -> Generator[Done[Place, Row], None, None]:
+) -> Iterator[Ended]:
     """Predicts files, in this process or in a worker.
 
     Raises:
@@ -230,12 +219,12 @@ def _predict(
     return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
 
 
-def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Generator[Done[Place, Row], None, None]:
-    """Classifies files in batches; yields the rows and the errors of each."""
+def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
+    """Classifies files in batches; yields the row or the error of each."""
     run, camera, _ = predictor
-    decoded = one_by_one(lambda _, file: read_file(file, run, camera, run.shape), None, files, AT_ONCE + BATCH)
+    decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
-        raws = {file: raw for done in batch for file, raw in done.results.items()}
+        raws = {each.item: each.result for each in batch if each.result is not None}
         rows = dict[Place, Row]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
@@ -245,28 +234,28 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
                 rows[file] = {_FILE: str(file), _CLASS: run.classes[values.argmax()], **found}
-        errors = {file: error for done in batch for file, error in done.errors.items()}
-        yield Done(rows, errors, [warning for done in batch for warning in done.warnings])
+        yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Generator[Done[Place, Row], None, None]:
+def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Iterator[Ended]:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     run, camera, _ = predictor
     assert run.camera is not None
     pattern, multiple = run.camera.pattern, run.multiple
-    for decoded in one_by_one(lambda _, file: read_file(file, run, camera, None), None, files, AT_ONCE + 1):
-        if decoded.errors:
-            yield Done({}, decoded.errors)
-        for file, raw in decoded.results.items():
-            try:
-                mask = predict_frame(run.predict, raw, pattern, multiple)
-            except InputError as error:
-                yield Done({}, {file: f"{file}: {in_words(error)}"})
-                continue
-            with remote.writing(_mask_file(file, masks)) as part:
-                Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-            row = {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}
-            yield Done({file: row}, {}, decoded.warnings)
+    for file, raw, error, warnings, _ in in_threads(
+        lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1
+    ):
+        if raw is None:
+            yield Ended(file, error=error)
+            continue
+        try:
+            mask = predict_frame(run.predict, raw, pattern, multiple)
+        except InputError as error:
+            yield Ended(file, error=f"{file}: {in_words(error)}")
+            continue
+        with remote.writing(_mask_file(file, masks)) as part:
+            Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
+        yield Ended(file, {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}, warnings=warnings)
 
 
 def _mask_file(file: Place, masks: Place) -> Place:

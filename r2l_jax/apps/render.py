@@ -2,9 +2,9 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -20,8 +20,9 @@ from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, write_json
+from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
 from r2l_jax.runtime.remote import Place, Url
-from r2l_jax.runtime.worklist import MANIFEST, SERIAL, Table, Workers, finished, one_by_one, read_manifest, worked
+from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 
 FileFormat = Literal["tiff", "png"]
 
@@ -143,7 +144,8 @@ def render_files(
     stages: bool = False,
     pipeline: NamedPipeline | None = None,
     stored: KnownCamera | None = None,
-    workers: Workers = SERIAL,
+    scheduler: str = "serial",
+    load: Callable[[], Any] = int,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
@@ -161,7 +163,8 @@ def render_files(
         stages: whether to also write a contact sheet of the image after each stage.
         pipeline: makes the pipeline for the camera of a file; None takes `isp.parametrized`.
         stored: the camera of files that hold no calibration values, such as TIFF; None takes `camera`.
-        workers: the processes that render; their `load` returns the `Processing`.
+        scheduler: where files are rendered, see `jobs.SETTING`.
+        load: returns the `Processing` of a worker.
 
     Returns:
         The number of files that were rendered, and the number that failed.
@@ -182,13 +185,12 @@ def render_files(
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
 
-        def record(rendered: Iterable[Place]) -> None:
-            table.add(row for file in rendered for row in _rows(file, versions[file], pictures))
+        def record(file: Place, _: None) -> None:
+            table.add(_rows(file, versions[file], pictures))
             work.save()
 
-        workers = workers if workers.are_others else Workers(load=lambda: processing)
-        rendering = functools.partial(one_by_one, functools.partial(_render_file, pictures))
-        ended = worked(rendering, [[file] for file in left], workers, remote.size)
+        render = functools.partial(_render_each, pictures)
+        ended = in_chunks(render, [[file] for file in left], processing, scheduler, load)
         done, failed = finished(ended, left, len(files) - len(left), record)
         if isinstance(output, Path):
             # Workers that were lost have left parts of files.
@@ -254,6 +256,10 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
     for file in files:
         if file.resolve() in targets:
             raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
+
+
+def _render_each(pictures: Pictures, processing: Processing, files: Sequence[Place]) -> Iterator[Ended]:
+    return in_threads(functools.partial(_render_file, pictures, processing), files)
 
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:

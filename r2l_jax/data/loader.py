@@ -96,20 +96,19 @@ def train_batches(
 
 
 def eval_batches(
-    dataset: RawDataset, indices: np.ndarray, batch_size: int, *, keep_decoded: bool = True, whole: bool = False
+    dataset: RawDataset, indices: np.ndarray, batch_size: int, *, keep_decoded: bool = True
 ) -> Iterator[Batch[np.ndarray]]:
     """Yields every sample once, in order; the last batch is filled up with samples of weight 0 to the same shape.
 
     Args:
         dataset: the data set.
         indices: the samples to yield.
-        batch_size: the number of samples in a batch of all processes.
+        batch_size: the number of samples in a batch of all processes, each of which gets its part.
         keep_decoded: whether to keep samples in memory if the whole data set fits, for samples that are read many
             times.
-        whole: False gives each process its part of each batch, True the whole batch.
     """
     padded = -len(indices) % batch_size + len(indices)
     weights = (np.arange(padded) < len(indices)).astype(np.float32)
     source = grain.MapDataset.source(_Samples(dataset, np.resize(indices, padded), weights, keep_decoded))
-    process, processes = (0, 1) if whole else (jax.process_index(), jax.process_count())
-    return iter(source[process::processes].batch(batch_size // processes).to_iter_dataset(_READ))
+    source = source[jax.process_index() :: jax.process_count()]
+    return iter(source.batch(batch_size // jax.process_count()).to_iter_dataset(_READ))

@@ -27,7 +27,7 @@ from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting, refuse_shared_targets, replacing
-from r2l_jax.runtime.worklist import SERIAL, finished, one_by_one, worked
+from r2l_jax.runtime.jobs import finished, in_threads
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -86,12 +86,11 @@ def write_mosaics(
         seed: decides the noise, for each picture with its path within `source`.
     """
 
-    def run(_: object, job: Job) -> np.ndarray:
+    def run(job: Job) -> np.ndarray:
         name = os.fsencode(job.picture.relative_to(source).as_posix())
         return _write(job, target, camera, exposure, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
-    ended = worked(functools.partial(one_by_one, run), [[job] for job in jobs], SERIAL)
-    counts, failed = finished(ended, jobs)
+    counts, failed = finished(in_threads(run, jobs), jobs)
     try:
         with replacing(target / "camera.json") as part:
             # The mosaics that are written saturate at 65535, wherever the camera's own files do.

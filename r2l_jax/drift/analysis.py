@@ -18,7 +18,6 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
-from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.training.run import TrainedFold
 
 
@@ -92,7 +91,7 @@ class FoldAnalysis:
     def identity(self, fold: TrainedFold) -> store.Identity:
         """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
         samples = [*self.drawn(fold), *fold.measured_indices]
-        data = on_every_process(lambda: fold.dataset.content_of(samples))
+        data = fold.dataset.content_of(samples)
         return store.identity(self.flags, model=fold.fingerprint, data=data)
 
 
@@ -125,18 +124,17 @@ def once(
                 if each.stat().st_mtime_ns <= file.stat().st_mtime_ns:
                     each.unlink()
 
-    content = on_first_process(lambda: store.find(file, identity, ignored))
+    content = store.find(file, identity, ignored)
     if content is None:
-        on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
+        file.parent.mkdir(parents=True, exist_ok=True)
         analysis = analyze(unfinished)
-        content = on_first_process(lambda: _write(file, fold, identity, analysis))
+        content = _write(file, fold, identity, analysis)
     elif content.get("training") != fold.training:
         # Another training has led to the same model.
         renamed = {**content, "training": fold.training}
-        content = on_first_process(lambda: store.finish(file, renamed, renamed["identity"], renamed["files"]))
-    on_first_process(clean_up)
-    if is_first():
-        print(f"fold {fold.number}: {title}\n{content['table']}\nresults in {file.parent}\n")
+        content = store.finish(file, renamed, renamed["identity"], renamed["files"])
+    clean_up()
+    print(f"fold {fold.number}: {title}\n{content['table']}\nresults in {file.parent}\n")
     return content
 
 

@@ -5,7 +5,7 @@ import importlib
 import pathlib
 import sys
 
-from r2l_jax.runtime.stop import end_on_signals, while_output_is_read
+from r2l_jax.runtime.stop import end_on_signals, exit_status
 
 # The programs by what they are for, in the order of a project.
 GROUPS = {
@@ -19,14 +19,14 @@ GROUPS = {
 
 
 def start(name: str = "") -> None:
-    """Imports and runs a program. From here on, SIGINT and SIGTERM end it in one line.
+    """Imports and runs a program, and exits with its status. From here on, SIGINT and SIGTERM end it in one line.
 
     Args:
         name: the program's name; by default, the installed command's.
     """
     end_on_signals()
     name = name or pathlib.Path(sys.argv[0]).stem.removeprefix("r2l-")
-    importlib.import_module(f"{__name__}.{name}").run()
+    sys.exit(exit_status(lambda: importlib.import_module(f"{__name__}.{name}").run()))
 
 
 def main() -> None:
@@ -38,8 +38,7 @@ def main() -> None:
         start(given)
     elif given in ("--help", "-h", "help"):
         end_on_signals()
-        with while_output_is_read():
-            print(listing())
+        sys.exit(exit_status(lambda: print(listing())))
     else:
         near = difflib.get_close_matches(given, names, n=1)
         hint = f"did you mean r2l {near[0]}?" if near else "r2l lists all programs"

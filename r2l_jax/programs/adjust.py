@@ -32,4 +32,4 @@ def main(config: AdaptationConfig | LearningConfig) -> None:
         adaptation.run(config)
 
 
-run = functools.partial(flags.run, main, MODES, several_hosts=True)
+run = functools.partial(flags.run, main, MODES)

@@ -20,4 +20,4 @@ def main(config: EvaluationConfig) -> None:
     evaluation.run(config)
 
 
-run = functools.partial(flags.run, main, EvaluationConfig, several_hosts=True)
+run = functools.partial(flags.run, main, EvaluationConfig)

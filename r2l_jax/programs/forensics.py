@@ -28,4 +28,4 @@ def main(config: ForensicsConfig) -> int:
     return 0
 
 
-run = functools.partial(flags.run, main, ForensicsConfig, several_hosts=True)
+run = functools.partial(flags.run, main, ForensicsConfig)

@@ -16,7 +16,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
-from r2l_jax.runtime import cluster, flags, remote
+from r2l_jax.runtime import flags, jobs, remote
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -69,7 +69,7 @@ class PredictionConfig(Settings):
         False,
     )
     save_adapted: str | None = setting("with --adapt, folder for the mended model, a run that all programs take", None)
-    scheduler: str = setting(cluster.SETTING, "serial")
+    scheduler: str = setting(jobs.SETTING, "serial")
 
     def __post_init__(self):
         super().__post_init__()
@@ -120,10 +120,9 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import adaptation_of, check, predict_files
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.runtime.worklist import Workers
     from r2l_jax.training.mended import check_folder, write_run
 
-    cluster.prepare(config.scheduler)
+    jobs.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
@@ -152,8 +151,7 @@ def main(config: PredictionConfig) -> int:
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
-    workers = Workers(config.scheduler, load)
-    predicted, failed = predict_files(files, output, run, camera, masks, workers, adaptation)
+    predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load, adaptation)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

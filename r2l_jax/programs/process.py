@@ -26,7 +26,7 @@ from r2l_jax.config import (
     WHICH_CHECKPOINT,
     ProcessingChoice,
 )
-from r2l_jax.runtime import cluster, flags, remote
+from r2l_jax.runtime import flags, jobs, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
 
@@ -63,7 +63,7 @@ class RenderConfig(ProcessingChoice):
     )
     pipeline: str | None = setting(f"a pipeline by name: {PIPELINE_NAMES}", None)
     code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
-    scheduler: str = setting(cluster.SETTING, "serial")
+    scheduler: str = setting(jobs.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
         "also write <name>_stages.png, the image after each stage; before gamma_correct, images are linear and dark",
@@ -106,10 +106,9 @@ def _load(config: RenderConfig) -> Processing:
 def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
     from r2l_jax.apps import render
-    from r2l_jax.runtime.worklist import Workers
     from r2l_jax.training.record import members
 
-    cluster.prepare(config.scheduler)
+    jobs.prepare(config.scheduler)
     if config.run is not None:
         config = dataclasses.replace(config, run=str(members(config.run)[0]))
     pipeline, camera, stored = _load(config)
@@ -124,7 +123,8 @@ def main(config: RenderConfig) -> int:
         config.stages,
         pipeline,
         stored,
-        Workers(config.scheduler, functools.partial(_load, config)),
+        config.scheduler,
+        functools.partial(_load, config),
     )
     before = len(files) - rendered - failed
     earlier = f", {before} had been rendered before" if before else ""

@@ -9,7 +9,7 @@ Repeat the command to resume. With --seeds, the runs are trained one after the o
 import functools
 
 from r2l_jax.config import TrainingProgram
-from r2l_jax.runtime import cluster, flags
+from r2l_jax.runtime import flags, jobs
 
 
 def main(config: TrainingProgram) -> None:
@@ -19,7 +19,7 @@ def main(config: TrainingProgram) -> None:
     from r2l_jax.runtime.hosts import is_first
     from r2l_jax.training import group, train
 
-    cluster.prepare(config.group.scheduler)
+    jobs.prepare(config.group.scheduler)
     rule = attack.rule_of(config.training)
     if config.group.seeds:
         group.run(config.training, config.group, rule)

@@ -11,14 +11,7 @@ _INSTALLED = ("r2l-", "r2l ")
 
 
 def command(program: str) -> str:
-    """Returns how to start a program, in the form in which this one was started.
-
-    Args:
-        program: such as "evaluate".
-
-    Returns:
-        `r2l evaluate` or `r2l-evaluate` in an installed command, else `python scripts/evaluate.py`.
-    """
+    """Returns how to start a program as this one was started: `r2l <name>`, or `python scripts/<name>.py`."""
     started = pathlib.Path(sys.argv[0]).name[:4]
     return f"{started}{program}" if started in _INSTALLED else f"python scripts/{program}.py"
 
@@ -29,15 +22,9 @@ def report_command(runs: Iterable[str]) -> str:
 
 
 def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
-    """Says where results about runs are, and which commands show them.
-
-    Args:
-        folder: the folder of the results.
-        runs: the folders of the runs.
-        is_default: whether the results are in the default place, where a report finds them.
-    """
+    """Says where results about runs are, and which commands show them: a report finds those in the default place."""
     lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
-    return "\n".join([*lines, *([report_command(runs)] if is_default else [])])
+    return "\n".join(lines + [report_command(runs)] * is_default)
 
 
 def as_started(text: str) -> str:

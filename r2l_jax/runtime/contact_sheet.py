@@ -1,15 +1,12 @@
 """Pictures to look at: images as integers, and contact sheets of several images."""
 
-import re
+import textwrap
 from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-# The longer side of each image on a contact sheet, in pixels.
-PANEL = 480
 
 # The number of values that are quantized at once.
 _PART = 2**16
@@ -18,7 +15,7 @@ AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
 def contact_sheet(
-    images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3, panel: int = PANEL
+    images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3, panel: int = 480
 ) -> Image.Image:
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
@@ -36,7 +33,8 @@ def contact_sheet(
     ]
     width, height = panels[0].size
     font = ImageFont.load_default(18)
-    titles = [_lines(name, width, font) for name in images]
+    # A letter is about 9 pixels wide.
+    titles = [textwrap.wrap(name, max(width // 9, 1)) for name in images]
     line, gap = 22, 8
     # Above each row, there is space for its longest name.
     above = [6 + line * max(map(len, titles[start : start + columns])) for start in range(0, len(titles), columns)]
@@ -50,21 +48,6 @@ def contact_sheet(
             draw.text((left, top + 4 + number * line), text, "black", font)
         sheet.paste(picture, (left, top + above[row]))
     return sheet
-
-
-def _lines(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Breaks a text into lines of at most a width in pixels, at spaces and after the stages of a pipeline's name."""
-    lines = []
-    while text:
-        end = len(text)
-        while end > 1 and font.getlength(text[:end]) > width:
-            end -= 1
-        if end < len(text):
-            breaks = [found.end() for found in re.finditer(r" |\.(?=\D)", text[: end + 1])]
-            end = breaks[-1] if breaks else end
-        lines.append(text[:end].rstrip())
-        text = text[end:]
-    return lines
 
 
 def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) -> UInt[AnyArray, "..."]:

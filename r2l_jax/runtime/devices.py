@@ -1,4 +1,4 @@
-"""The devices of all processes: the placement of arrays on them, and how far they work ahead."""
+"""The devices: the placement of arrays on them, and how far they work ahead."""
 
 import threading
 from typing import Any, NamedTuple, TypeVar
@@ -15,12 +15,7 @@ one_picture_at_a_time = threading.Lock()
 
 
 class Shardings(NamedTuple):
-    """The placements of arrays on all devices of all processes.
-
-    Attributes:
-        split: an equal part of the first axis on each device.
-        everywhere: the whole array on each device.
-    """
+    """The placements of arrays on all devices: an equal part of the first axis on each, or the whole array."""
 
     split: NamedSharding
     everywhere: NamedSharding
@@ -32,18 +27,9 @@ def shardings() -> Shardings:
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 
 
-def to_devices(arrays: PyTree, sharding: NamedSharding, whole: bool = False) -> PyTree:
-    """Moves NumPy arrays to the devices.
-
-    Args:
-        arrays: a pytree, such as a batch: this process's part of each array for `Shardings.split`, the whole of each
-            array for `Shardings.everywhere`.
-        sharding: one of `shardings`.
-        whole: whether the arrays are whole for `Shardings.split` as well, the same in all processes.
-    """
-    placed = jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape if whole else None), arrays
-    )
+def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
+    """Moves NumPy arrays to the devices: this process's part of each for `Shardings.split`, else the whole of each."""
+    placed = jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
     # On CPUs, JAX hands a call whose arguments are not ready yet to another thread, which cannot keep its memory.
     return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
@@ -52,18 +38,16 @@ class OneAhead:
     """Keeps the devices at most one piece of work ahead of the host.
 
     JAX returns from a call before its result is computed. Without a limit, the results of many calls would fill the
-    devices' memory, progress bars would run ahead of the work, and a request to stop would take effect late. With this
-    limit, the devices work on one piece while the host prepares the next.
+    devices' memory, progress bars would run ahead of the work, and a request to stop would take effect late.
     """
 
     def __init__(self):
         self._previous: Any = None
 
     def begun(self, result: Begun) -> Begun:
-        """Waits until the piece of work before this one is done, and returns this one's result, perhaps unfinished.
+        """Waits until the piece of work before this one is done, and returns this one's arrays, perhaps unfinished.
 
-        Args:
-            result: arrays of the piece of work that has just been begun, which no later call consumes.
+        No later call may consume them.
         """
         jax.block_until_ready(self._previous)
         self._previous = result

@@ -36,7 +36,7 @@ def in_words(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns a text with each character that is not printable, such as a line break, as its escape sequence."""
+    """Returns a text with characters that are not printable, such as a line break, as their escape sequences."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
@@ -81,11 +81,7 @@ def collected_warnings() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def errors_only(name: str) -> Iterator[None]:
-    """Keeps a library from logging anything below errors.
-
-    Args:
-        name: the name of its logger.
-    """
+    """Keeps the logger of a library from logging anything below errors."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

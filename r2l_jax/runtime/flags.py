@@ -24,7 +24,6 @@ from absl import app, flags, logging
 
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.stop import end_on_signals, while_output_is_read
 
 Config = TypeVar("Config")
 
@@ -321,7 +320,7 @@ def replace(config: Config, **changes: Any) -> Config:
 def run(
     main: types.FunctionType, settings: type | Switch, any_thread: bool = False, several_hosts: bool = False
 ) -> None:
-    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
+    """Runs an absl program: parses its flags, and exits with the status that `main(config)` returns.
 
     Args:
         main: the program. The docstring of its module is the head of `--help`.
@@ -332,7 +331,6 @@ def run(
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
-    end_on_signals()
     # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.4 s later.
     gc.set_threshold(20_000)
     define(settings, several_hosts=several_hosts)
@@ -340,20 +338,17 @@ def run(
     def start(argv: Sequence[str]) -> int:
         # Imported here, because with JAX, --help and a misspelled flag would take half a second longer.
         from r2l_jax.runtime.hosts import refuse_several_processes
-        from r2l_jax.runtime.startup import exit_status
-
-        def work() -> int | None:
-            if not several_hosts:
-                refuse_several_processes()
-            return main(read(settings))
+        from r2l_jax.runtime.startup import prepare
 
         of_hosts = [flags.FLAGS[name].value for name in _HELP_OF_HOSTS] if several_hosts else [False, None]
         multi_host, host_timeout = typing.cast(tuple[bool, float | None], tuple(of_hosts))
-        return exit_status(work, argv, host_timeout, multi_host, any_thread)
+        prepare(host_timeout, multi_host, any_thread)
+        if not several_hosts:
+            refuse_several_processes()
+        return main(read(settings)) or 0
 
     title = as_started(main.__globals__["__doc__"] or "")
-    with while_output_is_read():
-        app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
+    app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
 
 
 def parse(
@@ -363,7 +358,7 @@ def parse(
     values: flags.FlagValues = flags.FLAGS,
     several_hosts: bool = False,
 ) -> Sequence[str]:
-    """Parses a program's flags, and returns its path and the arguments that are left.
+    """Parses a program's flags, and returns its path.
 
     Args:
         settings: as for `define`.
@@ -381,7 +376,9 @@ def parse(
         print(help_text(settings, title, full, several_hosts))
         sys.exit(0)
     try:
-        return values(argv)
+        if not (stray := list(values(argv)[1:])):
+            return argv[:1]
+        reason = f"unexpected arguments {stray}; every option has the form --name=value, quoted if it has spaces"
     except flags.UnrecognizedFlagError as error:
         reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings, several_hosts)}"
     except flags.Error as error:

@@ -1,91 +1,55 @@
-"""Ends a program when the user or the scheduler asks for it: a run stops between two steps, everything else at once."""
+"""The end of every program: when the user or the scheduler asks for it, or with an error in one line."""
 
 import contextlib
-import multiprocessing
-import multiprocessing.util
+import errno
 import os
 import pathlib
 import signal
 import sys
 import threading
-import types
-from collections.abc import Callable, Iterator
+import time
+import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
+
+from r2l_jax.runtime.errors import InputError, in_words, of_callback
 
 # Ctrl-C sends the first, and schedulers send the second.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_IMPORT = "<frozen importlib._bootstrap>"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def end() -> NoReturn:
-    """Ends this process at once, with one line of output and exit status 130.
-
-    Python's ordinary exit would tear XLA down while other threads still compile, and crash.
-    """
-    with contextlib.suppress(Exception):  # The reader of the output may be gone, or a signal has come while printing.
-        sys.stdout.flush()
-    with contextlib.suppress(Exception):
-        for child in multiprocessing.active_children():
-            child.kill()
-        # As Python's exit does, this removes the semaphores shared with the children; else their tracker would warn.
-        multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]  # No public one does it.
-    with contextlib.suppress(OSError):
-        line = f"{pathlib.Path(sys.argv[0]).name}: interrupted\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
-    os._exit(130)
+class Interrupted(BaseException):
+    """Raised when a run stops because it was asked to."""
 
 
-@contextlib.contextmanager
-def while_output_is_read() -> Iterator[None]:
-    """Ends the program quietly if the reader of its output, such as `head`, has seen enough."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python will flush the output once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+class StopSignals:
+    """A context in which the first SIGINT or SIGTERM asks to stop after the step, and a second one ends the program."""
 
+    def __init__(self):
+        self._requested, self._earlier = False, {}
 
-def end_on_signals() -> None:
-    """Lets SIGINT and SIGTERM end this process at once; while it starts or exits, there is nothing to clean up."""
-    _handle(lambda number, frame: end())
+    def __enter__(self) -> "StopSignals":
+        self._earlier = _handle(self._request)
+        return self
 
-
-@contextlib.contextmanager
-def cleaning_up() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that unfinished work is cleaned up.
-
-    During an import they end the process at once: extension modules crash when an exception breaks off their start.
-    """
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code.co_filename == _IMPORT:
-                end()
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    def end_if_ignored(unraisable: Any) -> None:
-        # Python ignores an exception in a callback of the garbage collector.
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            end()
-        hook(unraisable)
-
-    hook, earlier = sys.unraisablehook, _handle(interrupt)
-    sys.unraisablehook = end_if_ignored
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in earlier.items():
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._earlier.items():
             signal.signal(number, handler)
+        self._earlier = {}
+
+    def requested(self) -> bool:
+        """Returns whether a signal has come."""
+        return self._requested
+
+    def _request(self, number: int, frame: object) -> None:
+        self._requested = True
+        self.__exit__()
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
 
 
-def _handle(handler: Callable[[int, types.FrameType | None], None]) -> dict[int, Any]:
+def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     """Sets the handler of both signals, and returns the earlier ones."""
     # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
@@ -93,43 +57,79 @@ def _handle(handler: Callable[[int, types.FrameType | None], None]) -> dict[int,
     return {number: signal.signal(number, handler) for number in _SIGNALS}
 
 
-class Interrupted(Exception):  # noqa: N818 -- not an error
-    """Raised when a run stops because it was asked to."""
+def end_on_signals() -> None:
+    """Lets SIGINT and SIGTERM end this process at once, except in `StopSignals`: programs resume wherever they end."""
+    # Not by an exception: it could break off the start of an extension module, or be raised where Python ignores it.
+    _handle(lambda number, frame: _end(130, "interrupted"))
 
 
-class StopSignals:
-    """A context in which the first SIGINT or SIGTERM asks the run to stop, and a second one interrupts it at once."""
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Calls a program, and returns its exit status.
 
-    def __init__(self):
-        self._requested = False
-        self._earlier = {}
+    An InputError, or a file that the system refuses to read or write, becomes one line on stderr; any other exception
+    is raised. If the reader of the output, such as `head`, has seen enough, the program ends quietly.
 
-    def __enter__(self) -> "StopSignals":
-        self._earlier = _handle(self._request)
-        return self
+    Returns:
+        The status that `main` returns, 1 after an error, or 130 after an interruption.
+    """
+    hook, threading.excepthook = threading.excepthook, _end_by_thread
+    try:
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()
+    except Interrupted as stop:
+        _say(str(stop))
+        return 130
+    except BrokenPipeError:
+        _end(128 + signal.SIGPIPE)
+    except Exception as error:
+        called, alone = of_callback(error), not _has_joined_others()
+        if called is None and alone and not _is_for_the_user(error):
+            raise
+        if called is None and not _is_for_the_user(error):
+            traceback.print_exc()
+        else:
+            _say(f"error: {in_words(called or error)}")
+        if not alone:
+            time.sleep(2)  # The others may be about to report the same error, and JAX ends them with this process.
+        if called or not alone or getattr(error, "errno", None) in _FULL:
+            # Libraries would report it once more, in many lines, or wait for other processes.
+            _end(1)
+        return 1
+    finally:
+        threading.excepthook = hook
 
-    def __exit__(self, *exception) -> None:
-        self._restore()
 
-    def after_step(self) -> bool:
-        """Returns whether to stop a single process; several processes stop only where they agree (see `agreed`)."""
-        # Imported here, since the help of programs that use this module is printed without JAX.
-        import jax
+def _is_for_the_user(error: Exception) -> bool:
+    """Returns whether the user can fix an error, so that its message is enough without a traceback."""
+    if isinstance(error, OSError):
+        return error.errno is not None and (error.filename is not None or error.errno in _FULL)
+    return isinstance(error, InputError)
 
-        return self._requested and jax.process_count() == 1
 
-    def agreed(self) -> bool:
-        """Returns whether to stop: the same answer in all processes, which must all call this method."""
-        from r2l_jax.runtime.hosts import any_process
+def _has_joined_others() -> bool:
+    """Returns whether this process is one of several, without importing JAX, which takes half a second."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
-        return any_process(self._requested)
 
-    def _request(self, number: int, frame: object) -> None:
-        self._requested = True
-        self._restore()
-        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
+def _end_by_thread(failed: threading.ExceptHookArgs) -> None:
+    """Ends the process if a thread cannot write, such as TensorBoard's on a full disk: others would wait forever."""
+    if isinstance(failed.exc_value, OSError):
+        package = type(failed.thread).__module__.split(".")[0]
+        _end(1, f"error: {package}: {in_words(failed.exc_value)}")
+    threading.__excepthook__(failed)
 
-    def _restore(self) -> None:
-        for number, handler in self._earlier.items():
-            signal.signal(number, handler)
-        self._earlier = {}
+
+def _say(line: str) -> None:
+    print(f"{pathlib.Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+
+
+def _end(status: int, line: str = "") -> NoReturn:
+    """Ends this process at once. Python's ordinary exit would tear XLA down while other threads still compile."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # Its reader may be gone, or a signal has come while printing.
+            stream.flush()
+    if line:
+        os.write(2, f"{pathlib.Path(sys.argv[0]).name}: {line}\n".encode())
+    os._exit(status)

@@ -10,8 +10,7 @@ from typing import Any
 from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import TASKS
-from r2l_jax.runtime import cluster
-from r2l_jax.runtime.cluster import Job
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import is_first, on_first_process, refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
@@ -57,14 +56,12 @@ def _train_elsewhere(
     # Rendered or downloaded once, before several workers would.
     data = next(iter(members.values())).data
     datasets.load(data.dataset, download=data.download, **data.source)
-    jobs = [Job(name, functools.partial(train.run, member, rule, shows=False)) for name, member in members.items()]
+    work = [jobs.Job(name, functools.partial(train.run, member, rule, shows=False)) for name, member in members.items()]
     failed = {}
-    with cluster.running(scheduler, logs) as runner:
-        for number, outcome in enumerate(runner.run(jobs), start=1):
-            said = f"{outcome.seconds:.0f} s" if outcome.error is None else outcome.error
-            print(f"[{number} of {len(jobs)}] {outcome.name}: {said}", file=sys.stderr, flush=True)
-            if outcome.error is not None:
-                failed[outcome.name] = outcome.error
+    for number, (name, _, error, _, seconds) in enumerate(jobs.run(work, scheduler, logs), start=1):
+        print(f"[{number} of {len(work)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
+        if error is not None:
+            failed[name] = error
     if failed:
         raise InputError("; ".join(f"{name}: {error}" for name, error in failed.items()))
 

@@ -31,7 +31,6 @@ from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.named_code import Source
 from r2l_jax.training import model_file
 from r2l_jax.training.checkpoint import replace_parts, stored_model
@@ -146,7 +145,7 @@ class TrainedFold:
             dataset = self.dataset
         except InputError:
             return None
-        raws, _ = on_every_process(lambda: dataset.samples(drawn))
+        raws, _ = dataset.samples(drawn)
         return known_of(self.model.on_one_device(), raws, self.task)
 
     @functools.cached_property
@@ -512,21 +511,15 @@ def open_runs(
         InputError: a folder without a run, a fold that is not trained to its end, other data or another pipeline than
             in training, a pipeline that no run needs, or a checkpoint that cannot be read.
     """
-
-    def describe() -> list[list[TrainedFold]]:
-        opening = _Opening(checkpoint, _sources(codes), data_dir, shardings().everywhere)
-        runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
-        used = {name for folds in runs for fold in folds for name in fold.config.code}
-        for name in codes:
-            if name not in used:
-                raise InputError(f"--code={name}: no --run was trained with this code; leave it out")
-        for fold in (fold for folds in runs for fold in folds):
-            fold.load_data()
-        return runs
-
-    # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
-    runs = on_every_process(describe)
-    if says and is_first():
+    opening = _Opening(checkpoint, _sources(codes), data_dir, shardings().everywhere)
+    runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
+    used = {name for folds in runs for fold in folds for name in fold.config.code}
+    for name in codes:
+        if name not in used:
+            raise InputError(f"--code={name}: no --run was trained with this code; leave it out")
+    for fold in (fold for folds in runs for fold in folds):
+        fold.load_data()
+    if says:
         for fold in (fold for folds in runs for fold in folds):
             print(f"{fold.folder}: the {checkpoint} checkpoint")
     return [Run(folds) for folds in runs]

@@ -21,8 +21,8 @@ from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
-from r2l_jax.runtime.hosts import is_first, no_bar, on_first_process
-from r2l_jax.runtime.locks import locked, writing_to
+from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, tracking
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer, stored_model
@@ -111,7 +111,7 @@ def _remove(run_dir: pathlib.Path) -> None:
     """Removes an earlier run. A folder without files of a training is the user's, whatever its name."""
     for fold in fold_folders(run_dir):
         if any(any(fold.glob(pattern)) for pattern in ("metrics.json", "checkpoints", EVENTS)):
-            with locked(fold):
+            with writing_to(fold):
                 shutil.rmtree(fold)
     (run_dir / "summary.json").unlink(missing_ok=True)
 
@@ -246,7 +246,7 @@ class FoldTraining:
                         started = time.perf_counter()
                     bar.update()
                     # The validation at an epoch's end still belongs to the epoch.
-                    if step < last and self._stop.after_step():
+                    if step < last and jax.process_count() == 1 and self._stop.requested():
                         checkpoints.save(state, history, None)
                         raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
                 # The device may still work on the last step: its sums are waited for before the clock is read.
@@ -263,7 +263,7 @@ class FoldTraining:
                     tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
                 tracker.epoch(steps, state, row, sums, per_epoch)
                 self._record.write(history)
-                if epoch + 1 < epochs and self._stop.agreed():
+                if epoch + 1 < epochs and any_process(self._stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
             final = self._final(state)
             epoch = history[-1]["epoch"]
@@ -281,7 +281,7 @@ class FoldTraining:
             initial=first_step,
             desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
             unit="step",
-            disable=no_bar(),
+            disable=None if is_first() else True,
             ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
         )

@@ -109,7 +109,7 @@ files.write_json(folder / "a.json", {"numbers": [-1] * 20000})
 for number in range(int(sys.argv[3])):
     child = os.fork()
     if not child:
-        with locks.locked(folder):
+        with locks.writing_to(folder):
             while True:
                 files.write_json(folder / "a.json", {"numbers": [number] * 20000})
     time.sleep(0.005 + 0.02 * chance.random())
@@ -117,7 +117,7 @@ for number in range(int(sys.argv[3])):
     os.waitpid(child, 0)
     numbers = json.loads((folder / "a.json").read_text())["numbers"]
     assert len(numbers) == 20000 and len(set(numbers)) == 1
-with locks.locked(folder):
+with locks.writing_to(folder):
     print("locked", flush=True)
 """
 

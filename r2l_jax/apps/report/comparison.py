@@ -14,7 +14,6 @@ from r2l_jax.drift.search.measure import own_outcomes
 from r2l_jax.drift.statistics import points
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError, printable
-from r2l_jax.runtime.hosts import no_bar
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import open_runs
 
@@ -142,7 +141,7 @@ def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str
     opened = {name: list(itertools.islice(members, len(run.members))) for name, run in measured.items()}
     outcomes = {
         name: np.stack([own_outcomes(member.folds) for member in of_run])
-        for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=no_bar())
+        for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=None)
     }
     tables: dict[str, list[list[str]]] = {}
     for first, second in pairs:

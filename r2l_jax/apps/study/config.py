@@ -20,7 +20,7 @@ from r2l_jax.config import (
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SENSOR, SEVERITIES
-from r2l_jax.runtime import cluster
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, redeclared, setting
 
@@ -92,7 +92,7 @@ class StudyChoice(Settings):
         each=CONTROLS,
     )
     dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
-    scheduler: str = setting(cluster.SETTING, "serial")
+    scheduler: str = setting(jobs.SETTING, "serial")
     as_published: bool = setting(
         "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)",
         True,

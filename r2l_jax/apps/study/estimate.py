@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.config import TrainConfig
@@ -18,9 +20,8 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
+from r2l_jax.runtime.resume import Table
 from r2l_jax.runtime.tables import table as text_table
-from r2l_jax.runtime.time_left import in_words
-from r2l_jax.runtime.worklist import Table
 from r2l_jax.training import train
 
 # A step of training or of a search costs about as much as three images that are only classified: one pass forward, and
@@ -163,10 +164,11 @@ def table(
         count = sum((job.control, job.kind) == (control, kind) for job in jobs)
         seconds = math.fsum(_seconds(job, ledger, samples, speed) for job in here)
         total += seconds
-        rows.append([control, _PLURALS[kind], str(count), str(count - len(here)), in_words(seconds)])
-    rows.append(["all", "", str(len(jobs)), str(len(jobs) - len(left)), in_words(total)])
+        rows.append([control, _PLURALS[kind], str(count), str(count - len(here)), tqdm.format_interval(seconds)])
+    rows.append(["all", "", str(len(jobs)), str(len(jobs) - len(left)), tqdm.format_interval(total)])
     names = "\n".join(f"{'finished' if job not in left else 'to do':8}  {job.name}" for job in jobs)
-    on_workers = f"\nwith {workers} workers at a time about {in_words(total / workers)}" if workers > 1 else ""
+    shared = tqdm.format_interval(total / workers)
+    on_workers = f"\nwith {workers} workers at a time about {shared}" if workers > 1 else ""
     return f"{names}\n\n{text_table(rows)}{on_workers}"
 
 

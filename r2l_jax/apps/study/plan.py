@@ -11,8 +11,8 @@ from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime.cluster import Job
 from r2l_jax.runtime.flags import build, flat
+from r2l_jax.runtime.jobs import Job
 from r2l_jax.training import train
 
 Kind = Literal["training", "evaluation", "search"]

@@ -13,8 +13,7 @@ from r2l_jax.apps.study.published import Results, orientation
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import task_of
-from r2l_jax.runtime import cluster
-from r2l_jax.runtime.cluster import Runner
+from r2l_jax.runtime import jobs as workers
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.flags import flat
@@ -40,8 +39,7 @@ def run(config: StudyConfig) -> Numbers:
     """
     dataset = _prepare(config)
     with writing_to(config.output_dir):
-        with cluster.running(config.choice.scheduler, config.output_dir / "logs") as runner:
-            failed = _run_jobs(config, dataset, runner)
+        failed = _run_jobs(config, dataset)
         content = _collect(config, dataset, failed)
         _write(config, content)
     return content
@@ -56,13 +54,13 @@ def dry_run(config: StudyConfig) -> str:
     dataset = _prepare(config)
     jobs = _jobs(config)
     ledger = estimate.Ledger(config.output_dir)
-    workers = cluster.asked_for(config.choice.scheduler)
-    return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), workers)
+    at_once = workers.asked_for(config.choice.scheduler)
+    return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), at_once)
 
 
 def _prepare(config: StudyConfig) -> RawDataset:
     """Loads the data, and renders or downloads it first, before jobs of several workers would."""
-    cluster.prepare(config.choice.scheduler)
+    workers.prepare(config.choice.scheduler)
     data = config.data
     dataset = datasets.load(data.dataset, download=data.download, **data.source)
     if "adjustment" in config.choice.controls:
@@ -74,19 +72,18 @@ def _jobs(config: StudyConfig) -> list[StudyJob]:
     return plan.make_jobs(config, by_fold=config.choice.scheduler != "serial")
 
 
-def _run_jobs(config: StudyConfig, dataset: RawDataset, runner: Runner) -> dict[str, str]:
+def _run_jobs(config: StudyConfig, dataset: RawDataset) -> dict[str, str]:
     """Runs all jobs, prints how each ended, and returns why jobs failed, by name."""
     jobs, failed, ledger = _jobs(config), {}, estimate.Ledger(config.output_dir)
     samples = estimate.Samples.of(config, dataset)
     by_name = {job.name: job for job in jobs}
-    for number, outcome in enumerate(runner.run(jobs), start=1):
-        job = by_name[outcome.name]
-        said = f"{outcome.seconds:.0f} s"
-        if outcome.error is None:
-            ledger.add(job, outcome.seconds, estimate.passes(job, samples))
+    ended = workers.run(jobs, config.choice.scheduler, config.output_dir / "logs")
+    for number, (name, _, error, _, seconds) in enumerate(ended, start=1):
+        if error is None:
+            ledger.add(by_name[name], seconds, estimate.passes(by_name[name], samples))
         else:
-            failed[job.name] = said = outcome.error
-        print(f"[{number} of {len(jobs)}] {job.name}: {said}", file=sys.stderr, flush=True)
+            failed[name] = error
+        print(f"[{number} of {len(jobs)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
     return failed
 
 

@@ -25,7 +25,7 @@ from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import inside, write_json
-from r2l_jax.runtime.locks import locked
+from r2l_jax.runtime.locks import writing_to
 
 # The record of both data sets on Zenodo.
 _RECORD = 5235536
@@ -121,7 +121,7 @@ def download(
     else:
         download_all = functools.partial(_from_b2, layout, root, b2_account)
     try:
-        with locked(folder):
+        with writing_to(folder):
             download_all()
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror or error}") from None

@@ -50,7 +50,6 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
@@ -111,16 +110,16 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
     for run in runs:
         run.check_parameters()
-    on_every_process(lambda: [_check(each, fold) for each, folds in pairs for fold in folds])
-    if is_first():
-        count = sum(len(folds) for _, folds in pairs)
-        drifts = f"{len(config.drifts)} drift{'s' * (len(config.drifts) > 1)}"
-        print(f"to adapt: {count} model{'s' * (count > 1)}, to {drifts}", file=sys.stderr)
+    for each, folds in pairs:
+        for fold in folds:
+            _check(each, fold)
+    count = sum(len(folds) for _, folds in pairs)
+    drifts = f"{len(config.drifts)} drift{'s' * (len(config.drifts) > 1)}"
+    print(f"to adapt: {count} model{'s' * (count > 1)}, to {drifts}", file=sys.stderr)
     with StopSignals() as stop:
         adapted = [_adapt_run(each, folds, stop) for each, folds in pairs]
     content = adapted[0].content if configs[0] is config else _over_members(config, configs, adapted)
-    if is_first():
-        print(closing(config.output_dir, [config.run], config.output is None))
+    print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
 
@@ -131,9 +130,7 @@ def _adapt_run(config: AdaptationConfig, folds: Sequence[TrainedFold], stop: Sto
             fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
         }
         names = (*_SCORES, *config.searches.tried)
-        scored = on_first_process(
-            lambda: {drift.name: _read_outcomes(config, folds, drift, names) for drift in config.drifts}
-        )
+        scored = {drift.name: _read_outcomes(config, folds, drift, names) for drift in config.drifts}
         drifts = {
             name: _summary([of_fold[name] for of_fold in results.values()], [of_drift], "model")
             for name, of_drift in scored.items()
@@ -166,7 +163,7 @@ def _over_members(
     }
     score = adapted[0].adaptation.score
     with writing_to(config.output_dir):
-        on_first_process(lambda: _link_members(config, configs))
+        _link_members(config, configs)
         return _write(config, Adaptation(training=training, score=score, drifts=drifts, about=about, members=names), {})
 
 
@@ -188,16 +185,15 @@ def _write(config: AdaptationConfig, adaptation: Adaptation, folds: Mapping[int,
     """
     content = {**plain(adaptation), "folds": folds, "flags": flat(config), **environment()}
     file = config.output_dir / "adaptation.json"
-    earlier = on_first_process(lambda: json.loads(file.read_text()) if file.exists() else {})
+    earlier = json.loads(file.read_text()) if file.exists() else {}
     if _adapted_model(earlier) == _adapted_model(content):
         content["drifts"] = earlier["drifts"] | content["drifts"]
         content["folds"] = {fold: earlier["folds"][str(fold)] | drifts for fold, drifts in folds.items()}
-    on_first_process(lambda: write_json(file, content))
-    if is_first():
-        print(f"{_drifts_table(adaptation)}\n")
-        for drift in config.drifts:
-            print(f"the model for {drift.name} is the run {config.output_dir / drift.name}")
-        print()
+    write_json(file, content)
+    print(f"{_drifts_table(adaptation)}\n")
+    for drift in config.drifts:
+        print(f"the model for {drift.name} is the run {config.output_dir / drift.name}")
+    print()
     return content
 
 
@@ -255,19 +251,19 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
     file, adapted_run = _file(config, fold, drift), config.output_dir / drift.name / f"fold_{fold.number}"
-    under = on_every_process(lambda: drifted(config, fold, drift))
-    identity = on_every_process(lambda: _identity(config.searches, fold, drift, under))
+    under = drifted(config, fold, drift)
+    identity = _identity(config.searches, fold, drift, under)
 
     def analyze(unfinished: pathlib.Path) -> Analysis:
-        analysis, model = adapt(config.searches, fold, under, stop.agreed, unfinished)
+        analysis, model = adapt(config.searches, fold, under, stop.requested, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
-        on_first_process(lambda: mended.write(adapted_run, fold, model, pipeline, origin))
+        mended.write(adapted_run, fold, model, pipeline, origin)
         return analysis
 
     if not (adapted_run / "metrics.json").exists():
         # The model was moved away, or an earlier version has written none.
-        on_first_process(lambda: file.unlink(missing_ok=True))
+        file.unlink(missing_ok=True)
     return once(file, drift.name, fold, identity, analyze)
 
 

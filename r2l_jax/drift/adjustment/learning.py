@@ -24,7 +24,6 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
@@ -78,11 +77,11 @@ def run(config: LearningConfig) -> dict[str, Any]:
     configs = [config.of_member(folder) for folder in members(config.run)]
     runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
-    on_every_process(lambda: [_check(each, folds) for each, folds in pairs])
+    for each, folds in pairs:
+        _check(each, folds)
     compared = [_train_and_compare(each, folds) for each, folds in pairs]
     content = compared[0].content if configs[0] is config else _over_members(config, compared)
-    if is_first():
-        print(closing(config.output_dir, [config.run], config.output is None))
+    print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
 
@@ -110,13 +109,10 @@ def _counterpart(config: LearningConfig, fold: TrainedFold, name: str) -> Sequen
         overwrite=False,
         data_dir=config.data_dir or fold.config.data.data_dir,
     )
-    if reasons := on_first_process(lambda: _stale(counterpart, fold.dataset)):
-        if is_first():
-            store.say_anew(str(counterpart.run_dir), reasons)
+    if reasons := _stale(counterpart, fold.dataset):
+        store.say_anew(str(counterpart.run_dir), reasons)
         counterpart = replace(counterpart, overwrite=True)
     train.run(counterpart)
-    # The other processes wait until the first one has written the run that they load.
-    on_first_process(lambda: None)
     (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.code, config.checkpoint)
     return others.folds
 
@@ -158,13 +154,12 @@ def _finish(
     first = runs[LEARNED][0]
     compared.measured, compared.samples = f"{first.measured} {first.dataset.counted}", differences.shape[-1]
     content = results.plain(compared)
-    on_first_process(lambda: _write(config, compared, content))
-    if is_first():
-        stated = statistics.stated(about, len(names), compared.samples, compared.measured)
-        print(
-            f"\n{_table(compared)}\n\n{compared.score} of the {config.checkpoint} checkpoint, learned minus fixed, in "
-            f"points: {difference.points}\n{stated}\n"
-        )
+    _write(config, compared, content)
+    stated = statistics.stated(about, len(names), compared.samples, compared.measured)
+    print(
+        f"\n{_table(compared)}\n\n{compared.score} of the {config.checkpoint} checkpoint, learned minus fixed, in "
+        f"points: {difference.points}\n{stated}\n"
+    )
     return content
 
 

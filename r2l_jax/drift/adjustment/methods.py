@@ -19,7 +19,6 @@ from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.training.run import Run, TrainedFold
 
 
@@ -98,7 +97,7 @@ class _Adaptation:
         self._pipeline = under.pipeline
         self._raws = np.zeros(0, np.float32)
         if len(under.unlabeled):
-            self._raws, _ = on_every_process(lambda: under.dataset.samples(under.unlabeled))
+            self._raws, _ = under.dataset.samples(under.unlabeled)
 
     def replaced(self) -> RawToLogit:
         """Replaces the model's statistics with those of the unlabeled images."""
@@ -121,7 +120,7 @@ class _Adaptation:
             own_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
             clean = np.setdiff1d(fold.train_indices, own_scenes)
         known, new = _run_of(fold.measuring(clean), fold.model.on_one_device()), _run_of(fold, under.model)
-        return on_every_process(lambda: notice.unnoticed(new, self._raws, lambda: reference.make(known)))
+        return notice.unnoticed(new, self._raws, lambda: reference.make(known))
 
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
@@ -163,7 +162,7 @@ class _Adaptation:
         options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
         searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        samples = on_every_process(lambda: under.dataset.samples(under.labeled))
+        samples = under.dataset.samples(under.labeled)
         unfinished = self._unfinished("labels")
         found = searcher.run(searches, *samples, settings.steps, self._stop, unfinished)
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.

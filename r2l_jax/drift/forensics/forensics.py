@@ -17,7 +17,6 @@ from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.hosts import is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.record import members
@@ -55,15 +54,14 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     # Checked before the analyses, which take minutes.
     for (_, fold), analysis in itertools.product(trainings, analyses):
         analysis.check_fold(fold)
-    if (outlook := _outlook(config, trainings, analyses)) and is_first():
+    if outlook := _outlook(config, trainings, analyses):
         print(outlook, file=sys.stderr)
     with _writing(trainings), StopSignals() as stop:
         done = [_analyze_all(analyses, fold, member.output_dir, stop) for member, fold in trainings]
     is_group = trainings[0][0] is not config
     if is_group:
         group.write(config, {_name(*each): each[1] for each in trainings}, done)
-    if is_first():
-        print(closing(config.output_dir, [config.run], config.output is None))
+    print(closing(config.output_dir, [config.run], config.output is None))
     numbers = [number if is_group else fold.number for number, (_, fold) in enumerate(trainings)]
     return dict(zip(numbers, done, strict=True))
 
@@ -99,7 +97,7 @@ def _outlook(config: ForensicsConfig, trainings: Sequence[_Training], analyses: 
     pairs = list(itertools.product(trainings, analyses))
     files = [_file(analysis, fold, member.output_dir) for (member, fold), analysis in pairs]
     identities = [analysis.identity(fold) for (_, fold), analysis in pairs]
-    found = on_first_process(lambda: list(map(store.holds, files, identities)))
+    found = list(map(store.holds, files, identities))
     left = [pair for pair, is_found in zip(pairs, found, strict=True) if not is_found]
     if not left:
         return None
@@ -148,9 +146,9 @@ def _analyze(
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
 
     def analyze(unfinished: pathlib.Path) -> Analysis:
-        if stop.agreed():
+        if stop.requested():
             raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
-        found = analysis.analyze(fold, done, stop.agreed, unfinished)
+        found = analysis.analyze(fold, done, stop.requested, unfinished)
         stated = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
         facts = {"measured": fold.measured, "checkpoint": fold.about.checkpoint}
         return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")
@@ -173,7 +171,7 @@ def check(config: ForensicsConfig) -> bool:
     if config.check is None:
         raise ValueError("the settings must have a camera to check")
     name = config.check
-    camera = on_first_process(lambda: camera_check.read_camera(name))
+    camera = camera_check.read_camera(name)
     tolerated = True
     trainings = _trainings(config)
     analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
@@ -185,12 +183,11 @@ def check(config: ForensicsConfig) -> bool:
             default, together = camera_check.score_together(
                 frozen, fold.dataset, fold.measured_indices, config.batch_size, camera
             )
-            if is_first():
-                title = f"fold {fold.number}" if member is config else _name(member, fold)
-                print(
-                    f"{title}: {config.check}\n{camera_check.table(findings)}\n"
-                    f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
-                )
+            title = f"fold {fold.number}" if member is config else _name(member, fold)
+            print(
+                f"{title}: {config.check}\n{camera_check.table(findings)}\n"
+                f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
+            )
             inside = all(finding.inside for finding in findings)
             tolerated &= inside and together >= default - config.tolerances.tolerance / 100 - ROUNDING
     return tolerated

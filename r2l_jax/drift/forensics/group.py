@@ -15,7 +15,6 @@ from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
@@ -51,9 +50,8 @@ def write(
         store.finish(file, whole, identity, ["forensics.png", *events])
 
     with writing_to(config.output_dir):
-        on_first_process(write_files)
-    if is_first():
-        print(f"{text}\n")
+        write_files()
+    print(f"{text}\n")
 
 
 def summarize(trainings: Mapping[str, TrainedFold], done: Sequence[Mapping[str, dict[str, Any]]]) -> Forensics:

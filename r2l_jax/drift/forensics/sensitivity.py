@@ -28,7 +28,6 @@ from r2l_jax.drift.search.measure import ticking
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.hosts import gathered
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 
@@ -136,13 +135,13 @@ def measure(
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
     with ticking("sensitivity", total, stop, lambda: "stopped; the same command begins with this analysis") as tick:
-        for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
+        for batch in loader.eval_batches(dataset, indices, batch_size):
             taken.append(batch["weight"] > 0)
-            on_devices = to_devices(batch, shardings().split, whole=True)
+            on_devices = to_devices(batch, shardings().split)
             measured.append(ahead.begun(function(default, rest, on_devices)))
             tick(1)
     taken = np.concatenate(taken)
-    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *gathered(measured))
+    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *jax.device_get(measured))
     # JAX sorts the dicts of a tree by name; these are in the order of the stages.
     pipeline = frozen.pipeline(frozen.default)
     parameters = list(pipeline.parameters())

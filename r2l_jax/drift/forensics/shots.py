@@ -13,7 +13,6 @@ from r2l_jax.drift.figures import heat_map_of_groups
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
-from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 
@@ -42,7 +41,7 @@ class ShotsAnalysis(FoldAnalysis):
 
     def check_fold(self, fold: TrainedFold) -> None:
         """Raises the InputErrors of `shot_groups.groups`."""
-        on_every_process(lambda: shot_groups.groups(fold.dataset, fold.measured_indices, self.by))
+        shot_groups.groups(fold.dataset, fold.measured_indices, self.by)
 
     def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
         """Returns the training samples that the searches draw from."""

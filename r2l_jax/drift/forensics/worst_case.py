@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+from tqdm import tqdm
 
 import isp
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
@@ -29,9 +30,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
-from r2l_jax.runtime.time_left import in_words
 from r2l_jax.training.run import TrainedFold
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
@@ -103,7 +102,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             return words
         samples = count * steps * min(self.batch_size, len(self.drawn(fold)))
         expected = min(seconds) / len(fold.train_indices) * samples
-        return f"{words} (about {in_words(expected)} if a step takes as long as in training)"
+        return f"{words} (about {tqdm.format_interval(expected)} if a step takes as long as in training)"
 
     def drawn(self, fold: TrainedFold) -> np.ndarray:
         """Returns the training samples that batches are drawn from."""
@@ -170,7 +169,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             learning_rate=settings.step_size,
             batch_size=self.batch_size,
         )
-        samples = on_every_process(lambda: loader.batch_of(fold.dataset, self.drawn(fold)))
+        samples = loader.batch_of(fold.dataset, self.drawn(fold))
         ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps, stop, file)
         tried = list(zip(searches, ends, strict=True))
         for key, each in begun.items():

@@ -25,9 +25,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
-from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.runtime.time_left import TimeLeft
 from r2l_jax.training.record import members
 from r2l_jax.training.run import BATCH, TrainedFold, open_runs
 
@@ -63,7 +61,7 @@ class Measured(NamedTuple):
 
 def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> list[Batch[np.ndarray]]:
     """Loads samples to measure on: all of them in every process, since processes share the processings."""
-    return on_every_process(lambda: list(loader.eval_batches(dataset, indices, batch_size, whole=True)))
+    return list(loader.eval_batches(dataset, indices, batch_size))
 
 
 def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
@@ -132,14 +130,12 @@ def ticking(
 ) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar of `total` steps, none without steps, and yields the function that moves it.
 
-    That function raises Interrupted with the message `stopped()` if `stop()`, the same in all processes, is True.
+    That function raises Interrupted with the message `stopped()` if `stop()` is True.
     """
-    time_left = TimeLeft(title, total)
-    with tqdm(total=total, desc=title, unit="batch", disable=not total or no_bar()) as bar:
+    with tqdm(total=total, desc=title, unit="batch", disable=None if total else True) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
-            time_left.done(count)
             if stop():
                 raise Interrupted(stopped())
 

@@ -13,7 +13,6 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.measure import TOGETHER, Measurer, ticking
-from r2l_jax.runtime.hosts import on_first_process
 from r2l_jax.runtime.store import Unfinished, identity
 
 RESAMPLES = 200
@@ -198,10 +197,10 @@ class ScoredPoints:
             "places": places,
             "values": known.ravel()[places],
         }
-        on_first_process(lambda: self._unfinished.save(arrays))
+        self._unfinished.save(arrays)
 
     def _load(self) -> None:
-        if (arrays := on_first_process(self._unfinished.load)) is None:
+        if (arrays := self._unfinished.load()) is None:
             return
         known = np.zeros(arrays["shape"], np.float32)
         known.ravel()[arrays["places"]] = arrays["values"]

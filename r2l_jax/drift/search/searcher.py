@@ -24,10 +24,8 @@ from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_value
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import any_process, no_bar, on_first_process
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.store import Identity, Unfinished, identity
-from r2l_jax.runtime.time_left import TimeLeft
 
 PyTree = Any
 
@@ -155,15 +153,13 @@ class Searcher:
 
         ahead, saved, first = OneAhead(), time.monotonic(), record.steps
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
-        time_left = TimeLeft(f"{title} of {steps} steps", steps - first)
-        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=no_bar()):
+        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=None):
             state, losses = step(state, fixed, *shared)
             record.after.append(ahead.begun(losses))
-            time_left.done()
             last = record.steps == steps
             stopped = stop() and not last
             # Also saved after the last step: the measurement that follows may be interrupted.
-            if file and (stopped or last or any_process(time.monotonic() - saved > _SAVED_EVERY)):
+            if file and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
                 record.save(state)
                 saved = time.monotonic()
             if stopped:
@@ -301,7 +297,7 @@ class _Record:
 
     def resume(self, starts: Sequence[_State]) -> Sequence[_State]:
         """Returns the states that an earlier call has kept, or the starts."""
-        arrays = on_first_process(self._kept.load)
+        arrays = self._kept.load()
         if arrays is None:
             return starts
         self.before = arrays["losses"]
@@ -321,4 +317,4 @@ class _Record:
         states = self._stacks.unstack(state, self._count)
         leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
         arrays = {**{f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}, "losses": self.losses()}
-        on_first_process(lambda: self._kept.save(arrays))
+        self._kept.save(arrays)

@@ -1,4 +1,4 @@
-"""Runs many computations of one shape as one: stacked along a first axis, and shared among processes and devices."""
+"""Runs many computations of one shape as one: stacked along a first axis, and shared among devices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r2l_jax.runtime import compiler
-from r2l_jax.runtime.hosts import gathered
 
 PyTree = Any
 
@@ -19,10 +18,9 @@ _AXIS = "devices"
 class Stacks:
     """Stacks pytrees, and compiles functions of one of them for all of a stack.
 
-    A stack is shared out equally, first among the processes and then among the devices of each. A device works on its
-    part together (`jax.vmap`), the devices of a process run side by side (`jax.shard_map`, as `jax.pmap` does), and
-    processes meet only to gather results. A single pytree is a stack of one. Where numbers do not divide, stacks are
-    filled up with copies of the last pytree, whose results are dropped.
+    A stack is shared out equally among the devices. A device works on its part together (`jax.vmap`), and the devices
+    run side by side (`jax.shard_map`, as `jax.pmap` does). A single pytree is a stack of one. Where numbers do not
+    divide, stacks are filled up with copies of the last pytree, whose results are dropped.
     """
 
     def __init__(self):
@@ -30,17 +28,14 @@ class Stacks:
         self._compiled: dict[Any, jax.stages.Compiled] = {}
 
     def stack(self, trees: Sequence[PyTree]) -> PyTree:
-        """Returns this process's part of a stack, on the host: arrays of shape `(devices, of each device, ...)`."""
-        share, devices = _share(len(trees)), len(self._devices)
-        mine = trees[jax.process_index() * share :][:share]
-        filled = [*mine, *[trees[-1]] * (-(-share // devices) * devices - len(mine))]
+        """Returns a stack on the host: arrays of shape `(devices, of each device, ...)`."""
+        devices = len(self._devices)
+        filled = [*trees, *[trees[-1]] * (-len(trees) % devices)]
         return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *leaves[0].shape), *filled)
 
     def unstack(self, tree: PyTree, count: int) -> list[PyTree]:
-        """Returns the results of a whole stack of this many pytrees, on the host, in every process."""
-        share = _share(count)
-        mine = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:share], jax.device_get(tree))
-        whole = gathered(mine)
+        """Returns the results of a stack of this many pytrees, on the host."""
+        whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(tree))
         return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
 
     def compile(
@@ -84,8 +79,3 @@ def _of_device(function: Callable, stacked: int, shared: int) -> Callable:
         return jax.tree.map(lambda leaf: leaf[None], mapped(*parts, *args[stacked:]))
 
     return of_device
-
-
-def _share(count: int) -> int:
-    """Returns the size of each process's part of a stack of this many pytrees; the last parts may be filled up."""
-    return -(-count // jax.process_count())

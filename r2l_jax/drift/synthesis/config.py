@@ -20,7 +20,7 @@ from r2l_jax.names import (
     SEVERITIES,
     SHOT_FIELDS,
 )
-from r2l_jax.runtime import cluster, remote
+from r2l_jax.runtime import jobs, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
@@ -187,7 +187,7 @@ class SynthesisConfig(DataSettings):
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
-    scheduler: str = setting(cluster.SETTING, "serial")
+    scheduler: str = setting(jobs.SETTING, "serial")
 
     def __post_init__(self):
         super().__post_init__()

@@ -33,10 +33,8 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.runtime.time_left import TimeLeft
 from r2l_jax.training.record import members, run_names
 from r2l_jax.training.run import TrainedFold, open_runs
 
@@ -59,7 +57,7 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
     groups = _open(config)
-    on_every_process(lambda: _check(config, groups))
+    _check(config, groups)
     outputs = {config.output_dir, *(run.output for runs in groups.values() for run in runs)}
     outputs |= {_kept_in(config, uri) for uri, runs in zip(config.run, groups.values(), strict=True) if len(runs) > 1}
     with contextlib.ExitStack() as held:
@@ -87,7 +85,7 @@ class _Run(NamedTuple):
 def _open(config: EvaluationConfig) -> dict[str, list[_Run]]:
     """Opens the members of each group, or the run itself, by the name of each `--run`."""
     labels = run_names(config.run)
-    folders = on_every_process(lambda: [members(uri) for uri in config.run])
+    folders = [members(uri) for uri in config.run]
     uris = [str(folder) for of_group in folders for folder in of_group]
     opened = iter(open_runs(uris, config.data_dir, config.code, config.checkpoint))
     groups: dict[str, list[_Run]] = {}
@@ -114,8 +112,8 @@ def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dic
     tested, output = config.cases(), config.output_dir
     runs = [run for of_group in groups.values() for run in of_group]
     # All processes have read the parts before the first one adds to them.
-    parts_of = on_every_process(lambda: _parts(config, runs, tested))
-    ensembles = on_every_process(lambda: _ensembles(config, groups, parts_of, tested))
+    parts_of = _parts(config, runs, tested)
+    ensembles = _ensembles(config, groups, parts_of, tested)
     # An ensemble is evaluated together with its members.
     parts = [part for of_key in (*ensembles.values(), *parts_of.values()) for part in of_key]
     _say_missing([part for of_key in parts_of.values() for part in of_key])
@@ -147,10 +145,9 @@ def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dic
     }
     models = {part.title: part.model for part in parts}
     identity = store.identity(content["flags"], model=models, data=dataset.content)
-    on_first_process(lambda: _write(output, found, kept, content, identity))
-    if is_first():
-        print(summary.make_table(found))
-        print(f"\n{closing(output, config.run, config.output is None)}")
+    _write(output, found, kept, content, identity)
+    print(summary.make_table(found))
+    print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
 
@@ -300,7 +297,7 @@ class _Part:
     ):
         fold = folds[0]
         file = run.output / "parts" / f"{_file_name(run.file + suffix)}_fold_{fold.number}.json"
-        self._entries = on_first_process(lambda: store.Entries(file))
+        self._entries = store.Entries(file)
         self._identities: dict[str, store.Identity] = {}
         self._label = run.label + suffix
         self.folds, self.fold, self.members = folds, fold, members
@@ -325,9 +322,8 @@ class _Part:
             if reasons:
                 anew.setdefault(tuple(reasons), []).append(case.name)
         self._sources = list(sources.values())
-        if is_first():
-            for reasons, names in anew.items():
-                store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
+        for reasons, names in anew.items():
+            store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
 
     @property
     def missing(self) -> list[Source]:
@@ -341,7 +337,7 @@ class _Part:
         """Adds the numbers of cases that were missing, and writes the file."""
         added = {name: numbers for name, numbers in tests.items() if name not in self.tests}
         self.tests |= added
-        on_first_process(lambda: self._entries.add(added, self._identities))
+        self._entries.add(added, self._identities)
 
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""
@@ -395,7 +391,7 @@ def _batch_size(wanted: int, parts: Sequence[_Part]) -> int:
 def _say_missing(parts: Sequence[_Part]) -> None:
     """Says, before the first test, how many there are."""
     counts = [sum(len(tested) for _, tested in part.missing) for part in parts]
-    if any(counts) and is_first():
+    if any(counts):
         # A fold also has a part for each group of its samples.
         models = len({part.fold.fingerprint for part, count in zip(parts, counts, strict=True) if count})
         of_models = f"for each of {models} models" if models > 1 else "for 1 model"
@@ -410,17 +406,15 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
-    time_left = TimeLeft(part.title, total)
-    with tqdm(total=total, desc=part.title, unit="test", disable=no_bar()) as bar:
+    with tqdm(total=total, desc=part.title, unit="test", disable=None) as bar:
 
         def tick() -> None:
             bar.update()
-            time_left.done()
-            if stop.after_step():
+            if stop.requested():
                 raise part.interrupted()
 
         for dataset, tested in part.missing:
-            if stop.agreed():
+            if stop.requested():
                 raise part.interrupted()
             found = evaluator.evaluate(part.folds, dataset, tested, tick)
             for each, numbers in zip([*part.members, part], found, strict=True):

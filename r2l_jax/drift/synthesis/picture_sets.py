@@ -30,7 +30,7 @@ from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, write_json
 from r2l_jax.runtime.remote import Place, Url
-from r2l_jax.runtime.worklist import MANIFEST, Table, damaged, read_manifest
+from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
@@ -280,7 +280,7 @@ def describe(
         identities = earlier["identities"]
         content |= {name: earlier[name] | content[name] for name in added}
     except (LookupError, TypeError):
-        raise damaged(file) from None
+        raise InputError(f"{file} is damaged: choose another --output") from None
     _discard_others(folders, identities, added["identities"])
     write_json(file, content)
 

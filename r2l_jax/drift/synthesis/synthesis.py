@@ -3,10 +3,9 @@
 import collections
 import dataclasses
 import functools
-import itertools
 import os
 import pathlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -28,14 +27,14 @@ from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder,
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import cluster, compiler, remote, startup, store
+from r2l_jax.runtime import compiler, jobs, remote, startup, store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat
-from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.runtime.worklist import MANIFEST, Done, Workers, ahead, worked
+from r2l_jax.runtime.jobs import Ended, in_chunks, in_threads
+from r2l_jax.runtime.resume import MANIFEST
 
 # The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
 _PIXELS = 2**20
@@ -57,7 +56,7 @@ def run(config: SynthesisConfig) -> None:
             written to.
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
-    cluster.prepare(config.scheduler)
+    jobs.prepare(config.scheduler)
     sets, output, sources = config.sets(), remote.place(config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
@@ -171,39 +170,24 @@ def _write(
     """Writes the missing pictures of all sets, with a progress bar on stderr."""
     samples = len(next(iter(sources.values())))
     total, errors = len(folders) * samples, list[str]()
-    with StopSignals() as stop, tqdm(total=total, unit="picture", disable=None) as bar:
-
-        def left() -> int:
-            return sum(len(folder.missing) for folder in folders)
-
-        def interrupted() -> Interrupted:
-            return Interrupted(f"stopped after {total - left()} of {total} pictures; the same command resumes there")
-
+    with tqdm(total=total, unit="picture", disable=None) as bar:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for folder in folders:
                 for valid in pool.map(folder.check, range(samples)):
                     bar.update(valid)
-                    if stop.after_step():
-                        raise interrupted()
         todo = {folder.pictures.name: folder for folder in folders if folder.missing}
         for folder in todo.values():
             folder.begin()
-        for done in _written(config, sources, todo, stop):
-            # All results belong to one set.
-            if done.results:
-                todo[next(iter(done.results)).set].add({picture.sample: each for picture, each in done.results.items()})
-            errors += done.errors.values()
-            bar.update(len(done.results))
+        for picture, digests, error, *_ in _written(config, sources, todo):
+            if digests is not None:
+                todo[picture.set].add({picture.sample: digests})
+                bar.update()
+            errors += [error] if error is not None else []
             work.save()
-            if stop.after_step() and config.scheduler != "serial":
-                # The batches that workers have begun are given up. In this process, a begun batch is finished.
-                break
         for folder in todo.values():
             folder.finish()
         if errors:
-            raise InputError(f"{left()} of {total} pictures could not be made: {errors[0]}")
-        if left():
-            raise interrupted()
+            raise InputError(f"{len(errors)} of {total} pictures could not be made: {errors[0]}")
 
 
 class Picture(NamedTuple):
@@ -219,10 +203,6 @@ class Picture(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.set}, sample {self.sample}"
-
-
-# The results of `SetFolder.write`.
-_Written = Generator[Done[Picture, list[str]], None, None]
 
 
 class _Loaded(NamedTuple):
@@ -242,12 +222,9 @@ class _Loaded(NamedTuple):
 
 
 def _written(
-    config: SynthesisConfig,
-    sources: Mapping[float | None, RawDataset],
-    folders: Mapping[str, SetFolder],
-    stop: StopSignals,
-) -> _Written:
-    """Writes the missing pictures of sets. After a request to stop, this process finishes those that were begun."""
+    config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Mapping[str, SetFolder]
+) -> Iterator[Ended]:
+    """Writes the missing pictures of sets; yields the results of `SetFolder.write`."""
     units = [
         [
             Picture(name, index)
@@ -258,14 +235,9 @@ def _written(
         for iso, dataset in sources.items()
         for samples in _batches(dataset)
     ]
-    sites = int(np.prod(next(iter(sources.values())).shape))
-    if config.scheduler == "serial":
-        workers = Workers(load=lambda: _Loaded(config, sources, folders, _Maker.of(config, sources)))
-        make = functools.partial(_make, stop)
-    else:
-        workers = Workers(config.scheduler, functools.partial(_load, tuple(flat(config).items())))
-        make = functools.partial(_make, None)
-    return worked(make, [unit for unit in units if unit], workers, lambda picture: 4 * sites)
+    load = functools.partial(_load, tuple(flat(config).items()))
+    loaded = _Loaded(config, sources, folders, _Maker.of(config, sources)) if config.scheduler == "serial" else None
+    return in_chunks(_make, [unit for unit in units if unit], loaded, config.scheduler, load)
 
 
 @functools.lru_cache(maxsize=1)
@@ -282,7 +254,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
     return _Loaded(config, sources, folders, _Maker.of(config, sources))
 
 
-def _make(stop: StopSignals | None, loaded: _Loaded, pictures: Sequence[Picture]) -> _Written:
+def _make(loaded: _Loaded, pictures: Sequence[Picture]) -> Iterator[Ended]:
     """Makes and writes pictures, one intensity after the other; threads write while the device works."""
     write, threads = functools.partial(_write_begun, loaded.config.format), os.cpu_count() or 1
     missing = collections.defaultdict(set)
@@ -294,9 +266,10 @@ def _make(stop: StopSignals | None, loaded: _Loaded, pictures: Sequence[Picture]
             for name, folder in loaded.folders.items()
             if folder.pictures.iso == iso and name in missing
         }
-        begun = itertools.takewhile(lambda _: not (stop and stop.after_step()), loaded.maker.begin(todo, dataset))
-        for _, written in ahead(write, begun, threads + 1, threads):
-            yield written.result()
+        for _, written, error, *_ in in_threads(write, loaded.maker.begin(todo, dataset), threads + 1, threads):
+            if written is None:
+                raise InputError(error)
+            yield from written
 
 
 def _batch_size(dataset: RawDataset) -> int:
@@ -331,17 +304,22 @@ class _Begun(NamedTuple):
     samples: list[int]
     masks: list[list[bytes]]
 
+    def __str__(self) -> str:
+        return self.folder.pictures.name
 
-def _write_begun(file_format: str, begun: _Begun) -> Done[Picture, list[str]]:
+
+def _write_begun(file_format: str, begun: _Begun) -> list[Ended]:
     """Waits for the pictures of a batch, and writes those that are missing."""
     # `begun.pictures` may be longer than `begun.samples`: the last batch is filled up with other pictures.
     pictures = zip(begun.samples, np.asarray(begun.pictures), begun.masks, strict=False)
-    digests = {
-        Picture(begun.folder.pictures.name, index): begun.folder.write(index, [encoded(picture, file_format), *masks])
+    return [
+        Ended(
+            Picture(begun.folder.pictures.name, index),
+            begun.folder.write(index, [encoded(picture, file_format), *masks]),
+        )
         for index, picture, masks in pictures
         if index in begun.missing
-    }
-    return Done(digests, {})
+    ]
 
 
 class _Maker:

@@ -208,7 +208,7 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
         monkeypatch.setattr(monitor, "_wait", lambda stopped: next(left, lambda: None)())
         # A file is read at the second look that finds it.
         ends = iter([False] * (len(arrivals) + 2))
-        monkeypatch.setattr(monitor.StopSignals, "after_step", lambda self: next(ends, True))
+        monkeypatch.setattr(monitor.StopSignals, "requested", lambda self: next(ends, True))
         given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
         return alarm, json.loads((run_dir / "monitor" / monitor.FILE).read_text())

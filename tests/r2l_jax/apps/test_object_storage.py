@@ -6,7 +6,7 @@ import tifffile
 from lost_workers import errors
 from programs import call
 
-from r2l_jax.runtime import cluster
+from r2l_jax.runtime import jobs
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs")
@@ -132,7 +132,7 @@ def test_an_address_that_cannot_be_reached_is_said(s3, monkeypatch, tmp_path):
 def test_workers_are_sent_addresses(s3, raw, monkeypatch):
     import pickled_jobs
 
-    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
+    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
     flags = ("--camera=drone", "--input=s3://bucket/raw", "--output=s3://bucket/sent", "--scheduler=local:2")
     done = call("process.py", *flags)
     assert done.stdout == "69 rendered, 1 failed\n", done.stderr

@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import itertools
 import json
@@ -22,13 +21,11 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.model import mending
-from r2l_jax.runtime import cluster
-from r2l_jax.runtime.cluster import Runner
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.worklist import Workers
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, open_run, open_runs
 
@@ -207,8 +204,11 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
     monkeypatch.setattr(predict, "mended", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
         ([f"--output={tmp_path}/foreign.csv"], "exists, but no foreign.csv.manifest.json says how it was made"),
-        ([f"--output={tmp_path}/plain.csv"], "plain.csv holds predictions of other adaptation: choose another file"),
-        ([f"--input={extra}"], "adapted.csv holds predictions of other adaptation: choose another file"),
+        (
+            [f"--output={tmp_path}/plain.csv"],
+            "plain.csv.manifest.json lists predictions of other adaptation: choose",
+        ),
+        ([f"--input={extra}"], "adapted.csv.manifest.json lists predictions of other adaptation: choose"),
         ([f"--output={files[0]}/p.csv"], "not a folder to write to"),
         ([f"--output={tmp_path}/new.csv", f"--masks={tmp_path}/masks"], "--masks is not for classification"),
         ([f"--output={tmp_path}/new.csv", f"--save_adapted={run.run_dir}"], "holds another run: choose another folder"),
@@ -221,18 +221,19 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
 
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
     first, second = two_folds(run)
-    monkeypatch.setattr(cluster, "running", lambda scheduler: contextlib.nullcontext(Runner()))
-    workers = Workers("local:2", lambda: predict.Predictor(second))
-    assert predict_files(files[:2], tmp_path / "p.csv", first, workers=workers) == (0, 2)
+    monkeypatch.setattr(jobs, "run_elsewhere", lambda given, *_: jobs.run(given))
+    assert predict_files(
+        files[:2], tmp_path / "p.csv", first, scheduler="local:2", load=lambda: predict.Predictor(second)
+    ) == (0, 2)
     assert f"{files[0]}: the run has changed since the program was started" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused(run, files, tmp_path):
     first, second = two_folds(run)
     predict_files(files[:2], tmp_path / "p.csv", first)
-    with pytest.raises(InputError, match=r"p.csv holds predictions of models=.*: choose another file"):
+    with pytest.raises(InputError, match=r"p.csv.manifest.json lists predictions of models=.*: choose another"):
         predict_files(files, tmp_path / "p.csv", second)
-    with pytest.raises(InputError, match="holds predictions of other camera: choose another file"):
+    with pytest.raises(InputError, match="lists predictions of other camera: choose another --output"):
         predict_files(files, tmp_path / "p.csv", first, find_known_camera("drone"))
     (tmp_path / "foreign.csv").write_text("a,b\n")
     with pytest.raises(InputError, match=r"exists, but no foreign.csv.manifest.json says how it was made"):
@@ -285,7 +286,7 @@ def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_pa
     model = open_run(str(run.run_dir), ["0"], "best")
     with writing_to(tmp_path, "other.csv"):
         assert predict_files(files[:1], tmp_path / "p.csv", model) == (1, 0)
-        with pytest.raises(InputError, match=r"other.csv: another program is writing to this file: process "):
+        with pytest.raises(InputError, match=r"other.csv: another program is writing to this file"):
             predict_files(files[:1], tmp_path / "other.csv", model)
 
 

@@ -15,11 +15,10 @@ from r2l_jax.apps.render import find_raw_files, render_files
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
-from r2l_jax.runtime import cluster, store
+from r2l_jax.runtime import jobs, store
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.worklist import Workers
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -127,12 +126,12 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     files = [raw_file(tmp_path / f"{seed:02}.tiff", seed) for seed in range(20)]
     files[3].write_bytes(b"no file")
     config = process.RenderConfig(input=("unused",), output="unused", camera="drone", pipeline="full")
-    workers = Workers("local:2", functools.partial(process._load, config))
+    workers = {"scheduler": "local:2", "load": functools.partial(process._load, config)}
     pipeline, camera, _ = process._load(config)
     one = render_files(files, tmp_path / "one", camera, pipeline=pipeline)
     one_said = capsys.readouterr().err
-    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
-    many = render_files(files, tmp_path / "many", camera, pipeline=pipeline, workers=workers)
+    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
+    many = render_files(files, tmp_path / "many", camera, pipeline=pipeline, **workers)
     assert many == one == (19, 1)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
@@ -143,15 +142,15 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     ("settings", "message"),
     [
         ({"pipeline": find_pipeline("bilinear.sharpening_filter.median_denoising")}, "pipeline=parametrized, not bil"),
-        ({"camera": isp.CAMERAS["microscopy"]}, "other camera: choose another folder"),
-        ({"camera": None}, "other camera: choose another folder"),
+        ({"camera": isp.CAMERAS["microscopy"]}, "other camera: choose another --output"),
+        ({"camera": None}, "other camera: choose another --output"),
     ],
 )
 def test_pictures_of_other_settings_stay_as_they_are(tmp_path, settings, message):
     files = [raw_file(tmp_path / "a.tiff")]
     render_files(files, tmp_path / "out", CAMERA, stages=True)
     before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match=rf"--output=.*out holds pictures of {message}"):
+    with pytest.raises(InputError, match=rf"out/manifest.json lists pictures of {message}"):
         render_files(files, tmp_path / "out", **{"camera": CAMERA} | settings)
     assert contents(tmp_path / "out") == before
 

@@ -47,17 +47,16 @@ def test_training_can_start_at_any_step_of_the_same_order():
     assert samples(loader.train_batches(dataset, indices, 6, seed=2), 9) != whole
 
 
-def test_processes_share_each_batch_of_an_evaluation_or_get_it_whole(monkeypatch):
+def test_processes_share_each_batch_of_an_evaluation(monkeypatch):
     dataset, indices = numbered(20), np.arange(5, 18)
+    whole = [batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4)]
+    assert [len(batch) for batch in whole] == [4] * 4
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    parts, whole = [], []
+    parts = []
     for process in range(2):
         monkeypatch.setattr("jax.process_index", lambda p=process: p)
         parts.append([batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4)])
-        whole.append([batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4, whole=True)])
-    assert whole[0] == whole[1]
-    assert [len(batch) for batch in whole[0]] == [4] * 4
-    for one, other, both in zip(*parts, whole[0], strict=True):
+    for one, other, both in zip(*parts, whole, strict=True):
         assert (len(one), len(other)) == (2, 2)
         assert sorted([*one, *other]) == sorted(both)
 

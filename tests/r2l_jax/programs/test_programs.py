@@ -33,11 +33,13 @@ def test_scripts_and_commands_are_the_programs():
 def test_a_script_and_a_command_start_their_program(name, monkeypatch):
     program = importlib.import_module(f"r2l_jax.programs.{name}")
     started = []
-    monkeypatch.setattr(programs, "end_on_signals", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(program, "run", lambda: started.append(name))
-    runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/r2l-{name}"])
-    programs.start()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        programs.start()
     assert started == [name, name]
 
 
@@ -61,8 +63,10 @@ def test_r2l_names_the_nearest_program(monkeypatch, given, hint):
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_r2l_alone_lists_all_programs(monkeypatch, capsys, arguments):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", *arguments])
-    programs.main()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        programs.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line[:-1] for line in lines if line.endswith(":")] == list(programs.GROUPS)
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")}

@@ -1,7 +1,4 @@
-import datetime
-import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -13,8 +10,8 @@ from r2l_jax.runtime.locks import writing_to
 
 HOLD = """
 import pathlib, sys, time
-from r2l_jax.runtime.locks import locked
-with locked(pathlib.Path(sys.argv[1])):
+from r2l_jax.runtime.locks import writing_to
+with writing_to(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,15 +24,9 @@ def refusal(*place):
     return str(refused.value)
 
 
-def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
+def test_a_second_writer_is_refused(tmp_path):
     with writing_to(tmp_path / "run"):
-        message = refusal(tmp_path / "run")
-    holder = f"process {os.getpid()} on {platform.node()}"
-    assert message.startswith(f"{tmp_path}/run: another program is writing to this folder: {holder}")
-    assert "\n" not in message
-    since = datetime.datetime.fromisoformat(message.partition(", since ")[2])
-    # Another host may have another time zone.
-    assert since.utcoffset() == datetime.datetime.now().astimezone().utcoffset()
+        assert refusal(tmp_path / "run") == f"{tmp_path}/run: another program is writing to this folder"
 
 
 def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
@@ -46,7 +37,7 @@ def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
 def test_files_of_a_folder_have_locks_of_their_own(tmp_path):
     with writing_to(tmp_path, "a.csv"), writing_to(tmp_path, "b.csv"), writing_to(tmp_path):
         message = refusal(tmp_path, "b.csv")
-    assert message.startswith(f"{tmp_path}/b.csv: another program is writing to this file: process ")
+    assert message == f"{tmp_path}/b.csv: another program is writing to this file"
     assert not [*tmp_path.iterdir()]
 
 
@@ -62,13 +53,11 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "held\n"
-        assert f": process {process.pid} on " in refusal(tmp_path)
+        assert refusal(tmp_path)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert json.loads((tmp_path / ".lock_holder").read_text())["process"] == process.pid
     with writing_to(tmp_path):
-        assert json.loads((tmp_path / ".lock_holder").read_text())["process"] == os.getpid()
-    assert not (tmp_path / ".lock_holder").exists()
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -99,7 +99,7 @@ def test_tables_are_sent_after_an_error_that_names_the_url(memory):
 def test_a_folder_of_this_machine_is_locked_and_its_own_workplace(tmp_path):
     with remote.working(tmp_path / "out", []) as work:
         assert work.path == tmp_path / "out"
-        assert (tmp_path / "out" / ".lock_holder").exists()
+        assert (tmp_path / "out" / ".lock").exists()
 
 
 def test_a_folder_is_copied_once_and_follows_its_origin(memory, tmp_path):

@@ -1,23 +1,22 @@
 """Trainings that differ in their seeds alone, and everything that takes them as one model."""
 
 import contextlib
-import dataclasses
 import functools
 import io
 import json
 import logging
-import pickle
 import re
 import shutil
 
 import jax
 import numpy as np
+import pickled_jobs
 import pytest
 from small_runs import history, metrics, model, stop_at
 
 import r2l_jax
 from r2l_jax.config import GroupSettings
-from r2l_jax.runtime import cluster
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat, replace
 from r2l_jax.runtime.stop import Interrupted
@@ -130,20 +129,12 @@ def test_a_member_of_another_recipe_is_refused_by_its_flag(recipe, members, tmp_
     assert r2l_jax.load(tmp_path / "mixed/seed_5").config.optimization.lr == 0.5
 
 
-class Pickling(cluster.Runner):
-    """Pickles jobs, as for other processes, and runs them in this one."""
-
-    def run(self, jobs):
-        yield from super().run([dataclasses.replace(job, work=pickle.loads(pickle.dumps(job.work))) for job in jobs])
-
-
 def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, monkeypatch, tmp_path):
     config, begun = replace(recipe, logdir=str(tmp_path)), []
 
-    @contextlib.contextmanager
-    def running(scheduler, logs):
+    def run_elsewhere(given, scheduler, logs):
         assert (scheduler, logs) == ("local:2", config.run_dir / "logs")
-        yield Pickling()
+        return pickled_jobs.run_elsewhere(given, scheduler, logs)
 
     @functools.wraps(train.run)
     def run(member, rule, shows):
@@ -151,11 +142,11 @@ def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, m
         if member.optimization.seed == 1:
             raise InputError("training diverged")
 
-    monkeypatch.setattr(cluster, "running", running)
+    monkeypatch.setattr(jobs, "run_elsewhere", run_elsewhere)
     monkeypatch.setattr(train, "run", run)
     with pytest.raises(InputError, match=r"^seed_1: training diverged$"):
         group.run(config, GroupSettings(seeds=(2,), scheduler="local:2"))
-    assert begun == ["group/seed_1", "group/seed_2"]
+    assert sorted(begun) == ["group/seed_1", "group/seed_2"]
 
 
 @pytest.mark.parametrize(

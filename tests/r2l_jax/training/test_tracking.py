@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 FULL_DISK = """
 import pathlib, resource, sys, time
-from r2l_jax.runtime import startup
+from r2l_jax.runtime import stop
 from r2l_jax.training.tracking import Tracker
 
 def main():
@@ -26,8 +26,7 @@ def main():
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
         tracker.scalars({"loss/val": 0.5}, 0)
 
-startup.prepare = lambda *arguments: None
-sys.exit(startup.exit_status(main, ["train.py"]))
+sys.exit(stop.exit_status(main))
 """
 
 
@@ -114,7 +113,7 @@ def test_events_that_cannot_be_written_end_the_program_in_one_line(tmp_path):
     """TensorBoard's writer would try again at the end of the process, and fail in many lines."""
     writer = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(writer, capture_output=True, text=True, timeout=60)
-    line = f"train.py: error: {tmp_path}/events.out.tfevents.*: File too large\n"
+    line = f"-c: error: {tmp_path}/events.out.tfevents.*: File too large\n"
     assert (done.returncode, done.stderr) == (1, line)
 
 

@@ -3,7 +3,6 @@ import io
 import json
 import os
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import Classification
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.locks import FolderInUseError, locked
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.locks import FolderInUseError, writing_to
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
 from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import StepSettings
@@ -107,7 +106,10 @@ def test_folds_that_are_trained_one_by_one_are_those_of_the_run(base, finished):
 
 def test_a_fold_in_training_is_not_trained_twice(base):
     config = replace(base, run_name="twice", n_splits=2)
-    with locked(config.run_dir / "fold_1"), pytest.raises(FolderInUseError, match="another program is writing to this"):
+    with (
+        writing_to(config.run_dir / "fold_1"),
+        pytest.raises(FolderInUseError, match="another program is writing"),
+    ):
         train.run_folds(config, [1])
 
 
@@ -288,18 +290,6 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
     uninterrupted = model(finished[0])
     for name, value in model(config).items():
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
-
-
-def test_a_signal_stops_between_two_steps_and_a_second_one_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignals() as stop:
-        assert not stop.after_step()
-        signal.raise_signal(signal.SIGINT)
-        assert stop.after_step()
-        assert stop.agreed()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_damaged_files_are_named(base, one_epoch):

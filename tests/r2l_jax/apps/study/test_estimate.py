@@ -43,8 +43,8 @@ def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kin
     assert f"finished  {by_kind['search'].name}" in table
     # 14 of 15 trainings, 11 of 12 evaluations and 1 of 2 searches, each a minute.
     assert "all" in table
-    assert "26 min" in table
-    assert table.endswith("with 2 workers at a time about 13 min")
+    assert " 26:00" in table
+    assert table.endswith("with 2 workers at a time about 13:00")
 
 
 def test_other_settings_are_another_job(config, by_kind, ledger):
@@ -55,7 +55,7 @@ def test_other_settings_are_another_job(config, by_kind, ledger):
 
 def test_without_finished_jobs_an_epoch_is_measured(by_kind, ledger):
     table = estimate.table([by_kind["evaluation"]], ledger(), SAMPLES, lambda: Speed(0.1, 30.0), 1)
-    assert "2 min" in table  # 30 s to start, and 680 passes
+    assert "01:38" in table  # 30 s to start, and 680 passes
 
 
 def test_an_epoch_is_estimated_to_take_as_long_as_the_measured_one(config, by_kind, monkeypatch):

@@ -13,7 +13,7 @@ import tifffile
 
 from r2l_jax.data.fetch import download
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.locks import locked
+from r2l_jax.runtime.locks import writing_to
 
 RNG = np.random.default_rng(0)
 SCALES = ("001", "005", "010", "025", "050", "075", "100")
@@ -321,8 +321,8 @@ def test_existing_files_are_not_touched(zenodo, tmp_path, there):
 
 def test_a_locked_folder_and_a_data_set_that_lost_a_file_are_refused(zenodo, tmp_path):
     with (
-        locked(tmp_path),
-        pytest.raises(InputError, match=r"another program is writing to this folder: process \d+ on "),
+        writing_to(tmp_path),
+        pytest.raises(InputError, match=r"another program is writing to this folder"),
     ):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)

@@ -13,7 +13,6 @@ from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import mending
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.runtime.time_left import TimeLeft
 from r2l_jax.training.run import open_runs
 
 
@@ -139,14 +138,14 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
 def test_a_stop_in_the_search_by_labels_keeps_the_one_by_features(config, tmp_path, monkeypatch):
     seen, config = watch_searches(monkeypatch), replace(config, output=str(tmp_path))
     # A signal that comes during the second search.
-    monkeypatch.setattr(StopSignals, "agreed", lambda self: len(seen) == 2)
+    monkeypatch.setattr(StopSignals, "requested", lambda self: len(seen) == 2)
     with pytest.raises(Interrupted, match="stopped at step 1 of 2; the same command resumes there"):
         adaptation.run(config)
     folder = tmp_path / "fold_0" / "black_level.5"
     assert {file.name for file in folder.iterdir()} == {"unfinished_features.npz", "unfinished_labels.npz"}
-    monkeypatch.setattr(StopSignals, "agreed", lambda self: False)
+    monkeypatch.setattr(StopSignals, "requested", lambda self: False)
     steps = []
-    monkeypatch.setattr(searcher, "TimeLeft", lambda title, left: steps.append(left) or TimeLeft(title, left))
+    monkeypatch.setattr(searcher, "tqdm", lambda left, *_, **options: steps.append(len(left)) or left)
     adaptation.run(config)
     assert steps == [0, 1]
     assert not list(folder.glob("unfinished*"))

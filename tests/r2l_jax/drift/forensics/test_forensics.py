@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import report_runs
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import camera_check, forensics
@@ -17,7 +18,6 @@ from r2l_jax.drift.results import EndOfTrainings, Forensics, KnobOfTrainings, Sp
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.runtime.time_left import in_words
 
 # The parameters that are tuned by hand, after those of the camera.
 LATER = ("sharpening_filter", "gaussian_blur", "gamma_correct")
@@ -51,7 +51,7 @@ def test_the_work_is_said_before_it_begins(config, one_epoch, group, calls, monk
     groups = ("all", "black_level", "white_balance", "colour_correction", *LATER)
     metrics = json.loads((one_epoch.run_dir / "fold_0" / "metrics.json").read_text())
     a_step = metrics["history"][0]["seconds"] / 32 * 16
-    time = in_words(len(groups) * 6 * 60 * a_step)
+    time = tqdm.format_interval(len(groups) * 6 * 60 * a_step)
     searches = f"{len(groups) * 6} searches of 60 steps (about {time} if a step takes as long as in training)"
     short = "--adv_parameters=all --adv_aux_weight=10 --starts=1 is a first look, by 1 search"
     assert first == f"to do: sensitivity, tolerances of 21 knobs, {searches}; {short}"
@@ -151,7 +151,7 @@ def test_the_figure_of_a_group_has_a_dot_for_each_training():
 
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
-    monkeypatch.setattr(forensics.StopSignals, "agreed", lambda self: bool(calls))
+    monkeypatch.setattr(forensics.StopSignals, "requested", lambda self: bool(calls))
     with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command resumes with it"):
         forensics.run(config)
     monkeypatch.undo()

@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.stacks import Stacks
 
 
@@ -13,31 +12,15 @@ def trees(count):
     return [{"a": np.float32([number, 0.5]), "b": np.float32(10 * number)} for number in range(count)]
 
 
-def joined(parts):
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-@pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("count", [1, 5, 12, 13])
-def test_processes_share_a_stack_and_gather_its_results(monkeypatch, processes, devices, count):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
+def test_devices_share_a_stack(monkeypatch, devices, count):
     monkeypatch.setattr(jax, "local_devices", lambda: [None] * devices)
-    parts, sent = [], []
-    for process in range(processes):
-        monkeypatch.setattr(jax, "process_index", lambda p=process: p)
-        part = Stacks().stack(trees(count))
-        assert part["b"].shape == (devices, -(-count // (processes * devices)))  # no device has more than its part
-        assert part["a"].shape == (*part["b"].shape, 2)
-        parts.append(part)
-    monkeypatch.setattr(stacks, "gathered", lambda mine: sent.append(mine) or joined([mine] * processes))
-    for part in parts:
-        Stacks().unstack(part, count)
-    assert len({mine["b"].shape for mine in sent}) == 1
-    monkeypatch.setattr(stacks, "gathered", lambda mine: joined(sent))
-    for part in parts:
-        for tree, expected in zip(Stacks().unstack(part, count), trees(count), strict=True):
-            jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    stack = Stacks().stack(trees(count))
+    assert stack["b"].shape == (devices, -(-count // devices))  # no device has more than its part
+    assert stack["a"].shape == (*stack["b"].shape, 2)
+    for tree, expected in zip(Stacks().unstack(stack, count), trees(count), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, tree, expected)
 
 
 class Adds:

@@ -1,0 +1,388 @@
+"""Work on many items: in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
+
+A job is a call that can be repeated: it writes its results to files, and a repeated call resumes or replaces them.
+Every worker runs one job at a time, and sees the files of the program that gives out the jobs. Dask starts a job again
+that raises an error or whose worker dies. Workers need the extra `cluster`.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+from r2l_jax.runtime.errors import InputError, collected_warnings, in_words, one_line, warn_once
+from r2l_jax.runtime.files import AT_ONCE
+from r2l_jax.runtime.stop import Interrupted, StopSignals
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# The help of `--scheduler`.
+SETTING = (
+    "where jobs run: serial, in this process; local:<n>, in n processes of this machine; tcp://<host>:<port>, on the "
+    "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
+)
+
+# How often Dask starts a job again that raises an error.
+_RETRIES = 2
+
+# The most items of a job, and the number of jobs of each worker, so that all workers finish at about the same time.
+_ITEMS, _JOBS = 64, 4
+
+# The workers that a Dask scheduler is assumed to have.
+_WORKERS = 16
+
+# `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
+# frame of 24 megapixels would take 0.8 s of a core more.
+_ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
+
+
+class Ended(NamedTuple):
+    """How the work on an item, or on the job of a name, has ended: with a result, or with an error in one line."""
+
+    item: Any
+    result: Any = None
+    error: str | None = None
+    warnings: Sequence[str] = ()
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A call that a process can make by itself.
+
+    Attributes:
+        name: its unique name.
+        work: the call. A cluster pickles it, and its result: a function of a module, or `functools.partial` of one.
+        after: the names of the jobs, earlier in the list, whose results it needs.
+    """
+
+    name: str
+    work: Callable[[], Any]
+    after: tuple[str, ...] = ()
+
+
+def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | None = None) -> Iterator[Ended]:
+    """Runs jobs, each after those that it needs, and yields how each ended, in the order in which they end.
+
+    Jobs that need a failed one are not started; the others are.
+
+    Args:
+        jobs: the jobs.
+        scheduler: the value of `--scheduler`.
+        logs: the folder for the output of jobs in other processes, a file for each job.
+    """
+    if scheduler != "serial":
+        yield from run_elsewhere(jobs, scheduler, logs)
+        return
+    ended = dict[str, Ended]()
+    for job in jobs:
+        ended[job.name] = _call(job.name, job.work, [ended[name] for name in job.after], retried=False)
+        yield ended[job.name]
+
+
+def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None) -> Iterator[Ended]:
+    """Runs jobs on workers, as `run` does."""
+    with StopSignals() as stop, _joined(scheduler) as client:
+        import distributed
+
+        options: dict[str, Any] = {"pure": False, "retries": _RETRIES}
+        folder, futures = os.getcwd(), dict[str, Any]()
+        for job in jobs:
+            needed = [futures[name] for name in job.after]
+            futures[job.name] = client.submit(_call_elsewhere, job.name, job.work, needed, folder, logs, **options)
+        names = {future.key: name for name, future in futures.items()}
+        ended = distributed.as_completed(futures.values())
+        while not ended.is_empty():
+            if stop.requested():
+                raise Interrupted("stopped; the same command resumes there")
+            time.sleep(0.05)
+            for future in ended.next_batch(block=False):
+                if future.status == "finished":
+                    yield future.result()
+                else:
+                    error = future.exception()
+                    kind, lost = type(error).__name__, ("KilledWorker", "NoneType")
+                    reason = "its worker was lost" if kind in lost else in_words(error) or kind
+                    yield Ended(names[future.key], error=reason)
+                # A result that is kept would be computed anew if its worker were lost.
+                future.release()
+
+
+def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
+    """Calls a job. An error that another try may not meet is raised if there is one."""
+    if failed := [other.item for other in needed if other.error is not None]:
+        return Ended(name, error=f"not started, since {failed[0]} failed")
+    started = time.monotonic()
+    try:
+        return Ended(name, work(), seconds=time.monotonic() - started)
+    except Exception as error:
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+            if retried:
+                raise
+        return Ended(name, error=in_words(error) or type(error).__name__, seconds=time.monotonic() - started)
+
+
+def _call_elsewhere(
+    name: str, work: Callable[[], Any], needed: Sequence[Ended], folder: str, logs: pathlib.Path | None
+) -> Ended:
+    """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
+    with contextlib.ExitStack() as held:
+        # A worker on another machine may lack that folder, and needs none then.
+        if os.path.isdir(folder):
+            held.enter_context(contextlib.chdir(folder))
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            log = held.enter_context((logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', name)}.txt").open("a", buffering=1))
+            held.enter_context(contextlib.redirect_stdout(log))
+            held.enter_context(contextlib.redirect_stderr(log))
+        return _call(name, work, needed, retried=True)
+
+
+def in_chunks(
+    work: Callable[[Any, Sequence[Item]], Iterable[Ended]],
+    units: Sequence[Sequence[Item]],
+    tools: Any,
+    scheduler: str = "serial",
+    load: Callable[[], Any] = int,
+) -> Generator[Ended, None, None]:
+    """Works on items in this process, or in chunks by workers; yields how they end.
+
+    Args:
+        work: takes the tools of a process, such as a model, and items. It is sent to the workers, so it must be
+            picklable, and replace earlier files. It may raise an InputError for items that no worker can do.
+        units: items that must stay together.
+        tools: the tools of this process.
+        scheduler: the value of `--scheduler`.
+        load: returns the tools of a worker, for every job anew: it must be picklable, and remember its result.
+    """
+    if scheduler == "serial":
+        with StopSignals() as stop:
+            for ended in work(tools, [item for unit in units for item in unit]):
+                yield ended
+                if stop.requested():
+                    raise Interrupted("stopped; the same command resumes there")
+        return
+    workers = _WORKERS if scheduler.startswith("tcp://") else asked_for(scheduler)
+    chunks = {f"chunk {number}": chunk for number, chunk in enumerate(divided(units, workers))}
+    calls = [Job(name, functools.partial(_work, work, load, chunk)) for name, chunk in chunks.items()]
+    for name, results, error, *_ in run(calls, scheduler):
+        yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[name])
+
+
+def _work(work: Callable[[Any, Sequence], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
+    return list(work(load(), chunk))
+
+
+def divided(units: Sequence[Sequence[Item]], workers: int) -> list[list[Item]]:
+    """Divides items into chunks, in their order, so that each of some workers has several."""
+    most = min(_ITEMS, math.ceil(sum(map(len, units)) / (_JOBS * workers)))
+    chunks = list[list[Item]]()
+    for unit in units:
+        if not chunks or len(chunks[-1]) + len(unit) > most:
+            chunks.append([])
+        chunks[-1].extend(unit)
+    return chunks
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], most: int = 2 * AT_ONCE, threads: int = AT_ONCE
+) -> Generator[Ended, None, None]:
+    """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
+
+    Args:
+        work: the function. Messages of its InputErrors name the item.
+        items: the items, each of which is only taken when there is room for it.
+        most: how many items are in progress or wait with their results to be yielded. All at once would take much
+            memory.
+        threads: how many calls run at once.
+    """
+
+    def call(item: Item) -> Ended:
+        with collected_warnings() as warnings:
+            try:
+                return Ended(item, work(item), warnings=warnings)
+            except Exception as error:
+                return Ended(item, error=_said(error, item))
+
+    pool, rest, begun = ThreadPoolExecutor(threads), iter(items), collections.deque[Future[Ended]]()
+    try:
+        while True:
+            begun.extend(pool.submit(call, item) for item in itertools.islice(rest, most - len(begun)))
+            if not begun:
+                return
+            yield begun.popleft().result()
+    finally:
+        # After an interruption, items that have not been started are left out.
+        pool.shutdown(cancel_futures=True)
+
+
+def _said(error: Exception, item: object) -> str:
+    """Describes an error in one line that names the item."""
+    message = in_words(error)
+    if isinstance(error, InputError) or getattr(error, "filename", None) is not None:
+        return message
+    name = one_line(str(item))
+    return f"{name}: {message.removeprefix(f'{name}: ') or type(error).__name__}"
+
+
+def finished(
+    ended: Generator[Ended, None, None],
+    items: Collection[Item],
+    before: int = 0,
+    record: Callable[[Item, Result], None] = lambda item, result: None,
+) -> tuple[dict[Item, Result], int]:
+    """Finishes work, with a progress bar; at the end, prints on stderr why items failed, in the items' order.
+
+    Warnings about several items are one line with their number.
+
+    Args:
+        ended: the generator of `in_chunks` or `in_threads`.
+        items: all items that are left.
+        before: how many items were done before.
+        record: called with each item that is done, and its result.
+
+    Returns:
+        The results, and the number of items that failed.
+    """
+    results, errors, warnings = dict[Item, Any](), dict[Item, str](), list[str]()
+    bar = tqdm(total=before + len(items), initial=before, unit="file", disable=None)
+    try:
+        with bar, contextlib.closing(ended):
+            for item, result, error, said, _ in ended:
+                warnings += said
+                if error is None:
+                    results[item] = result
+                    record(item, results[item])
+                else:
+                    errors[item] = error
+                bar.update()
+    finally:
+        warn_once(warnings, len(items))
+        for item in items:
+            if item in errors:
+                print(f"error: {errors[item]}", file=sys.stderr)
+    return results, len(errors)
+
+
+def prepare(scheduler: str) -> None:
+    """Checks a `--scheduler` and the packages that it needs, and leaves the memory of GPUs to its workers.
+
+    Must be called before this process computes anything.
+    """
+    _options(scheduler)
+    if scheduler != "serial":
+        _import_dask()
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def asked_for(scheduler: str) -> int:
+    """Returns how many workers a `--scheduler` asks for; 1 where a Dask scheduler decides."""
+    return _options(scheduler)[0]
+
+
+def prepare_worker(dask_worker: Any) -> None:
+    """Prepares the process of a worker once, before anything in it uses JAX: memory, compiled functions and the GPU.
+
+    Workers of a local cluster are numbered, and get a GPU each. On other clusters, whoever starts the workers assigns
+    GPUs.
+    """
+    from r2l_jax.runtime import startup
+
+    if isinstance(dask_worker.name, int):
+        there = sorted(file.name.removeprefix("nvidia") for file in pathlib.Path("/dev").glob("nvidia[0-9]*"))
+        if gpus := os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(there)):
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[dask_worker.name % len(gpus.split(","))]
+        if threading.current_thread() is threading.main_thread():
+            # A terminal sends Ctrl-C to the workers as well; the program ends them.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    startup.prepare(any_thread=True)
+
+
+@contextlib.contextmanager
+def _joined(scheduler: str) -> Iterator[Any]:
+    """Yields a client of the workers that a `--scheduler` names, and ends those that it started."""
+    count, options = _options(scheduler)
+    dask, distributed = _import_dask()
+    environ = dask.config.get("distributed.nanny.pre-spawn-environ")
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
+    # A job that waits at a worker would count as failed if the worker died.
+    dask.config.set({"distributed.scheduler.worker-saturation": 1.0})
+    with contextlib.ExitStack() as held:
+        if scheduler.startswith("local:"):
+            # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
+            limits = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
+            place = held.enter_context(distributed.LocalCluster(n_workers=count, processes=True, **limits))
+        elif scheduler.startswith("tcp://"):
+            place = scheduler
+        else:
+            handler = signal.getsignal(signal.SIGINT)
+            from dask_jobqueue.slurm import SLURMCluster  # sets a handler that ends the program without a word
+
+            signal.signal(signal.SIGINT, handler)
+            # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
+            defaults = {"processes": 1, "worker_extra_args": ["--nthreads", "1"]}
+            prologue = [f"export {name}={value}" for name, value in _ENVIRON.items()]
+            prologue += options.pop("job_script_prologue", [])
+            try:
+                place: Any = held.enter_context(SLURMCluster(**defaults | options, job_script_prologue=prologue))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"--scheduler={scheduler}: {one_line(error)}") from None
+            place.scale(jobs=count)
+        try:
+            client = held.enter_context(distributed.Client(place, timeout=30))
+        except OSError as error:
+            raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
+        client.register_worker_callbacks(prepare_worker)
+        yield client
+
+
+def _import_dask() -> tuple[Any, Any]:
+    """Imports Dask, which takes a second, and returns its modules `dask` and `distributed`."""
+    try:
+        import dask.config
+
+        # Dask also reports the start and the end of workers.
+        dask.config.set({"logging": {"distributed": "error"}})
+        import distributed
+    except ImportError:
+        raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'") from None
+    return dask, distributed
+
+
+def _options(scheduler: str) -> tuple[int, dict[str, Any]]:
+    """Reads how many workers a `--scheduler` asks for, and for a Slurm cluster its other options."""
+    if local := re.fullmatch(r"local:([1-9][0-9]{0,3})", scheduler):
+        return int(local[1]), {}
+    if scheduler == "serial" or scheduler.startswith("tcp://"):
+        return 1, {}
+    if not scheduler.endswith(".json"):
+        raise InputError(
+            "--scheduler must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
+            f"got {scheduler!r}"
+        )
+    try:
+        options = json.loads(pathlib.Path(scheduler).read_text())
+        return max(int(options.pop("jobs")), 1), options
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--scheduler={scheduler} must be a file with the options of dask_jobqueue.SLURMCluster and the number of "
+            f'jobs, such as {{"jobs": 8, "cores": 8, "memory": "32GB", "walltime": "08:00:00"}}: {in_words(error)}'
+        ) from None

@@ -1,0 +1,297 @@
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+import unittest.mock
+
+import cluster_jobs
+import pickled_jobs
+import pytest
+
+from r2l_jax.runtime import jobs, startup
+from r2l_jax.runtime.errors import InputError, one_line, warn
+from r2l_jax.runtime.jobs import Ended, Job, divided, finished, in_chunks, in_threads
+from r2l_jax.runtime.stop import Interrupted
+
+
+def failing(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_jobs_run_in_their_order_and_are_timed():
+    called = []
+    work = Job("a", lambda: called.append(time.sleep(0.1))), Job("b", lambda: called.append("b"), ("a",))
+    first, second = jobs.run(work)
+    assert called == [None, "b"]
+    assert (first, second) == (Ended("a", seconds=first.seconds), Ended("b", seconds=second.seconds))
+    assert 0.1 <= first.seconds < 5
+
+
+def test_a_job_that_fails_stops_only_those_that_need_it():
+    work = [
+        Job("wrong", failing(ValueError("no\nnumber"))),
+        Job("needs it", pytest.fail, ("wrong",)),
+        Job("needs that", pytest.fail, ("needs it",)),
+        Job("other", lambda: 5),
+    ]
+    assert {ended.item: ended.error or ended.result for ended in jobs.run(work)} == {
+        "wrong": "no number",
+        "needs it": "not started, since wrong failed",
+        "needs that": "not started, since needs it failed",
+        "other": 5,
+    }
+
+
+def test_an_interruption_ends_all():
+    with pytest.raises(Interrupted):
+        list(jobs.run([Job("stopped", failing(Interrupted("stopped"))), Job("later", pytest.fail)]))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "content", "message"),
+    [
+        ("local:0", None, r"--scheduler must be serial, local:<number of processes>, .* or a JSON file, got 'local:0'"),
+        ("none.json", None, "--scheduler=none.json must be a file with .*: none.json: No such file or directory"),
+        *(("slurm.json", content, "--scheduler=slurm.json must be a file") for content in ("{", "[]", '{"cores": 8}')),
+    ],
+)
+def test_other_schedulers_are_refused(tmp_path, monkeypatch, scheduler, content, message):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        pathlib.Path(scheduler).write_text(content)
+    with pytest.raises(InputError, match=message):
+        jobs.prepare(scheduler)
+
+
+@pytest.mark.parametrize(("name", "gpu"), [(0, "2"), (1, "5"), (3, "5"), ("tcp://10.0.0.1", "2,5")])
+def test_each_worker_of_this_machine_has_a_gpu_of_its_own(monkeypatch, name, gpu):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(startup, "prepare", prepared := unittest.mock.Mock())
+    jobs.prepare_worker(types.SimpleNamespace(name=name))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+    prepared.assert_called_once_with(any_thread=True)
+
+
+ERRORS = [ValueError("one\ntwo"), MemoryError(), KeyError("x"), OSError("full")]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, InputError("b: bad"), InputError("a\x1b[2J\u202eb: no such file")])
+def test_an_item_never_ends_the_others_whatever_it_raises(capsys, error):
+    def work(name):
+        if name in "eb":
+            raise error
+        return name.upper()
+
+    results, failed = finished(in_threads(work, "aebcdf"), "aebcdf")
+    assert (results, failed) == ({name: name.upper() for name in "acdf"}, 2)
+    said = one_line(error).removeprefix("b: ") or type(error).__name__
+    # In the order of the items.
+    of_items = [f"error: e: {said}", f"error: b: {said}"]
+    is_said = isinstance(error, InputError)
+    assert capsys.readouterr().err.splitlines() == (2 * [f"error: {one_line(error)}"] if is_said else of_items)
+
+
+def test_warnings_about_items_are_one_line_with_their_number(capsys):
+    def work(name):
+        if name != "c":
+            warn(f"{name}: is dark")
+
+    finished(in_threads(work, "dacb"), "dacb")
+    assert capsys.readouterr().err == "warning: a: is dark (and so for 2 more of 4 files)\n"
+
+
+def test_only_some_items_are_taken_ahead():
+    taken, held = [], threading.Event()
+
+    def items():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    ended = in_threads(lambda item: item or held.wait(5), items(), most=3, threads=2)
+    threading.Timer(0.2, lambda: held.set() if len(taken) == 3 else None).start()
+    assert [each.item for each in ended] == list(range(9))
+    assert held.is_set()
+
+
+def test_a_signal_stops_after_the_items_that_have_been_begun(capfd):
+    begun, recorded = [], []
+
+    def record(item, result):
+        recorded.append(item)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work(_, items):
+        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1)
+
+    ended = in_chunks(work, [[number] for number in range(9)], None)
+    with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
+        finished(ended, range(9), record=record)
+    assert recorded == [0]
+    assert len(begun) <= 3
+    assert "stopping after this step; interrupt again to stop at once" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("units", "workers", "sizes"),
+    [
+        (80 * [[0]], 2, 8 * [10]),  # Each worker has four chunks,
+        (9216 * [[0]], 1, 144 * [64]),  # or more of a limited size.
+        ([[0], [0]], 8, [1, 1]),
+        ([32 * [0], 32 * [0], 3 * [0]], 8, [32, 32, 3]),  # Units stay together.
+        ([], 8, []),
+    ],
+)
+def test_sizes_of_chunks(units, workers, sizes):
+    assert [len(chunk) for chunk in divided(units, workers)] == sizes
+
+
+def load():
+    return 10
+
+
+def work(loaded, chunk):
+    if 3 in chunk:
+        raise InputError("three")
+    return [Ended(item, loaded * item) for item in chunk]
+
+
+def test_work_is_spread_and_failed_chunks_name_their_items(monkeypatch):
+    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
+    ended = list(in_chunks(work, [[number] for number in range(16)], None, "local:2", load))
+    expected = [Ended(item, 10 * item) for item in range(16)]
+    expected[2:4] = [Ended(2, error="2: three"), Ended(3, error="3: three")]
+    assert sorted(ended) == expected
+    # As they ended, which here is from the last chunk to the first.
+    assert [each.item for each in ended[:4]] == [14, 15, 12, 13]
+
+
+# A worker that is killed leaves sockets and processes to the system.
+on_workers = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+
+class TestWorkers:
+    pytestmark = on_workers
+
+    def test_a_job_whose_worker_dies_is_run_again(self, tmp_path, monkeypatch):
+        pytest.importorskip("distributed")
+
+        def job(name, function, *more, after=()):
+            return Job(name, functools.partial(function, str(tmp_path), name, *more), after)
+
+        # Not the folder in which the workers are started.
+        (tmp_path / "here").mkdir()
+        work = [
+            job("first", cluster_jobs.note),
+            job("lost once", cluster_jobs.die_once, after=("first",)),
+            # After the loss, with which Dask runs jobs again whose results were on that worker.
+            job("wrong", cluster_jobs.fail, ValueError("no number"), after=("lost once",)),
+            job("mistake", cluster_jobs.fail, InputError("--lr must be positive"), after=("lost once",)),
+            job("needs wrong", cluster_jobs.note, after=("wrong",)),
+            job("needs mistake", cluster_jobs.note, after=("mistake",)),
+            job("last", cluster_jobs.note, after=("lost once",)),
+        ]
+        done = {ended.item: ended.error for ended in jobs.run(work, "local:2", tmp_path / "logs")}
+        assert done == {
+            "first": None,
+            "lost once": None,
+            "wrong": "no number",
+            "mistake": "--lr must be positive",
+            "needs wrong": "no number",
+            "needs mistake": "not started, since mistake failed",
+            "last": None,
+        }
+        assert [(tmp_path / name).read_text().count("called") for name in ("wrong", "mistake")] == [3, 1]
+        assert (tmp_path / "logs" / "wrong.txt").read_text().count("before the error") == 3
+        assert not list(tmp_path.glob("needs*"))
+
+    def test_programs_share_a_scheduler(self, tmp_path, monkeypatch):
+        distributed = pytest.importorskip("distributed")
+        options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+        with distributed.LocalCluster(**options) as workers:
+            # Not the folder in which the worker was started.
+            monkeypatch.chdir(tmp_path)
+            work = [Job("first", functools.partial(cluster_jobs.note, str(tmp_path), "first"))]
+            for _ in range(2):
+                (ended,) = jobs.run(work, workers.scheduler_address)
+                assert ended.result == str(tmp_path)
+        assert list(tmp_path.iterdir()) == [tmp_path / "first"]
+
+    def test_a_scheduler_that_cannot_be_reached_is_said_in_one_line(self, monkeypatch):
+        distributed = pytest.importorskip("distributed")
+        client = functools.partial(distributed.Client, timeout=1)
+        monkeypatch.setattr(distributed, "Client", lambda place, timeout: client(place))
+        with pytest.raises(InputError, match=r"^--scheduler=tcp://127.0.0.1:9 cannot be reached: ") as refused:
+            list(jobs.run([], "tcp://127.0.0.1:9"))
+        assert "\n" not in str(refused.value)
+
+    def test_slurm_starts_workers_of_one_thread(self, slurm):
+        pytest.importorskip("dask_jobqueue")
+        options = {"jobs": 1, "cores": 2, "memory": "2GB", "queue": "gpu", "job_extra_directives": ["--gres=gpu:1"]}
+        options["job_script_prologue"] = [f"export PYTHONPATH={pathlib.Path(cluster_jobs.__file__).parent}:$PYTHONPATH"]
+        (slurm / "slurm.json").write_text(json.dumps(options))
+        job = Job("first", functools.partial(cluster_jobs.note, str(slurm), "first"))
+        assert [ended.error for ended in jobs.run([job], str(slurm / "slurm.json"))] == [None]
+        script = (slurm / "script").read_text()
+        for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 1", "export MALLOC_ARENA_MAX=1"):
+            assert line in script
+        assert (slurm / "first").exists()
+
+    @pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+    def test_a_signal_ends_a_program_and_its_workers_in_one_line(self, tmp_path, number, send):
+        (tmp_path / "program.py").write_text(INTERRUPTED)
+        environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
+        command, pipe = [sys.executable, str(tmp_path / "program.py")], subprocess.PIPE
+        # In a group of its own, as a terminal's, which sends Ctrl-C to the workers as well.
+        with subprocess.Popen(
+            command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "up\n"
+            time.sleep(1)
+            send(program.pid, number)
+            # Their ends of the pipes are closed once the workers have ended.
+            said = "\nstopping after this step; interrupt again to stop at once\n"
+            ending = "program.py: stopped; the same command resumes there\n"
+            assert program.communicate(timeout=120)[1] == said + ending
+            assert program.returncode == 130
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Stands for Slurm: `sbatch` runs the script at once, and `scancel` ends it."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "sbatch").write_text(
+        f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
+        'echo "Submitted batch job $!"\n'
+    )
+    (commands / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    return tmp_path
+
+
+INTERRUPTED = """
+import functools, sys, time
+from r2l_jax.runtime import jobs, stop
+
+def main():
+    work = [jobs.Job("begins", functools.partial(time.sleep, 0)), jobs.Job("sleeps", functools.partial(time.sleep, 60))]
+    for ended in jobs.run(work, "local:2"):
+        print("up", flush=True)
+
+if __name__ == "__main__":
+    sys.exit(stop.exit_status(main))
+"""
