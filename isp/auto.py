@@ -27,16 +27,12 @@ def metered(
     sensor's gains. Whatever the pipeline does then, including wrong gains of its own, acts as before.
 
     Args:
-        pipeline: The pipeline, without these stages.
         camera: The camera, whose level of black stays.
         exposure: Whether to meter the level.
         white_balance: Whether to meter the color. Without color filters there is no such stage.
         like: Raw images, whose mean level and color (on a log scale) become the target, so that images like them change
             little. Each power is then 1, 6 or 20, whichever makes the levels of these images most alike. If None, gray
             cards become 18% of white, the camera's gains define the neutral color, and the power is 6.
-
-    Raises:
-        ValueError: If the pipeline meters already.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]
@@ -62,13 +58,7 @@ def metered_like(pipeline: Pipeline, other: Pipeline) -> Pipeline:
     """Returns a pipeline that meters each raw image as another pipeline does; unchanged if the other does not meter.
 
     Args:
-        pipeline: The pipeline, without stages that meter.
         other: The pipeline whose first stages may have been added by `metered`.
-
-    Example:
-        >>> camera = isp.CAMERAS["drone"]
-        >>> isp.metered_like(isp.static(camera), isp.metered(isp.parametrized(camera), camera)).stage_names[:3]
-        ('auto_white_balance', 'auto_exposure', 'black_level')
     """
     for stage in reversed([stage for stage in other.stages if stage.function in _METERING]):
         pipeline = pipeline.inserted(stage.starting_at(other.parameters()), before=pipeline.stage_names[0])

@@ -45,11 +45,6 @@ class Camera:
             uses 4.
         bits: The bits of the analog-to-digital converter, 1 to 16. None means unknown; `isp.sensor` then uses 12.
 
-    Raises:
-        ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
-            if a gain is 0, if the pattern is unknown, if the white level or the full well is not greater than 0, if the
-            read noise is negative, or if the bits are out of range.
-
     Example:
         >>> camera = isp.Camera(black_level=[0.06] * 4, white_balance=[2.0, 1.0, 1.5], color_matrix=np.eye(3))
         >>> camera.white_balance
@@ -88,12 +83,6 @@ class Camera:
 
         Args:
             *names: Some of `black_level`, `white_balance` and `colour_correction`.
-
-        Example:
-            >>> isp.CAMERAS["drone"].parameters("colour_correction")["colour_correction"].labels[1]
-            'red_from_green'
-            >>> isp.CAMERAS["drone"].parameters("black_level")["black_level"].labels
-            ('red', 'green_1', 'green_2', 'blue')
         """
         made = {
             "black_level": Parameter(
@@ -119,11 +108,6 @@ class Camera:
 
         The object has the fields of the class that are not None. If there is a `white_level`, the black levels are
         digital numbers like it.
-
-        Example:
-            >>> camera = isp.CAMERAS["drone"]
-            >>> isp.Camera.from_json(camera.to_json()) == camera
-            True
         """
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if self.white_level is not None:
@@ -137,9 +121,6 @@ class Camera:
 
         Args:
             text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
-
-        Raises:
-            ValueError: If the text is not a JSON object with these fields, or if the class refuses a value.
 
         Example:
             >>> camera = isp.Camera.from_json(
@@ -171,14 +152,6 @@ class Camera:
 
         Returns:
             Keyword arguments for this class, one for each field, with levels as fractions of the white level.
-
-        Raises:
-            ValueError: If a name is unknown, a value has a wrong type or shape or is not finite, or a black level is
-                not below white.
-
-        Example:
-            >>> isp.Camera.figures_of({"black_level": [64], "white_level": 1024, "pattern": "MONO"})
-            {'black_level': (0.0625,), 'white_level': 1024.0, 'pattern': 'MONO'}
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):

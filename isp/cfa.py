@@ -39,9 +39,6 @@ def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
         The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
         single channel 0.
 
-    Raises:
-        ValueError: If the pattern is not one that the module describes.
-
     Example:
         >>> isp.cfa.tile("RGGB")
         array([[0, 1],
@@ -106,12 +103,7 @@ def canonical(pattern: str) -> str:
 
 
 def is_bayer(pattern: str) -> bool:
-    """Tells whether a pattern is one of the four Bayer patterns, for which most algorithms are made.
-
-    Example:
-        >>> isp.cfa.is_bayer("GRBG"), isp.cfa.is_bayer("MONO")
-        (True, False)
-    """
+    """Tells whether a pattern is one of the four Bayer patterns, for which most algorithms are made."""
     return canonical(pattern) in BAYER
 
 
@@ -121,10 +113,6 @@ def black_level_shape(pattern: str) -> tuple[int]:
     Returns:
         (4,) for a Bayer pattern, one level per site of the tile in CFA order; (3,) for other arrays, the levels of R, G
         and B; (1,) without color filters.
-
-    Example:
-        >>> isp.cfa.black_level_shape("RRGG/RRGG/GGBB/GGBB")
-        (3,)
     """
     return (4,) if is_bayer(pattern) else (int(tile(pattern).max()) + 1,)
 
@@ -134,15 +122,6 @@ def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
 
     Args:
         raw: The array, which may be traced.
-
-    Raises:
-        ValueError: If `raw` is not floating point, or not `(..., H, W)` with even H and W.
-
-    Example:
-        >>> isp.cfa.check_mosaic(jnp.zeros((4, 6)))
-        >>> isp.cfa.check_mosaic(jnp.zeros((4, 5)))
-        Traceback (most recent call last):
-        ValueError: raw must have an even height and width, got shape (4, 5)
     """
     if not jnp.issubdtype(raw.dtype, jnp.floating):
         raise ValueError(
@@ -160,13 +139,6 @@ def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, wi
 
     Args:
         values: One value or vector per site of the tile, `(rows, cols, ...)`.
-        height: Height of the mosaic.
-        width: Width of the mosaic.
-
-    Example:
-        >>> isp.cfa.tiled(isp.cfa.tile("RGGB"), 2, 5)
-        Array([[0, 1, 0, 1, 0],
-               [1, 2, 1, 2, 1]], dtype=int32)
     """
     rows, cols = values.shape[:2]
     repeats = (-(-height // rows), -(-width // cols), *(1,) * (values.ndim - 2))
@@ -180,17 +152,6 @@ def black_levels(
 
     Args:
         black_level: The levels, of the shape that `black_level_shape` returns for the pattern.
-        pattern: The colors of a tile, see the module.
-        height: Height of the mosaic.
-        width: Width of the mosaic.
-
-    Raises:
-        ValueError: If the levels do not have the shape that belongs to the pattern.
-
-    Example:
-        >>> isp.cfa.black_levels(jnp.array([0.25]), "MONO", 2, 2)
-        Array([[0.25, 0.25],
-               [0.25, 0.25]], dtype=float32)
     """
     _check_levels(black_level, pattern)
     if is_bayer(pattern):
@@ -230,13 +191,9 @@ def subtract_black_level(
     """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
         rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
-
-    Raises:
-        ValueError: If `black_level` does not have the shape that belongs to the pattern.
 
     Example:
         >>> isp.cfa.subtract_black_level(jnp.ones((2, 4)), jnp.array([0.25, 0.5, 0.5, 0.75]))
@@ -264,18 +221,8 @@ def subtract_black_level(
 def site_masks(pattern: str, height: int, width: int) -> Float[Array, "height width 3"]:
     """Makes masks that are 1 where a site sees the channel and 0 elsewhere.
 
-    Args:
-        pattern: The colors of a tile, see the module.
-        height: Height of the mosaic.
-        width: Width of the mosaic.
-
     Returns:
         One mask per channel. Without color filters, every site sees all three.
-
-    Example:
-        >>> isp.cfa.site_masks("RGGB", 2, 2)[..., 1]
-        Array([[0., 1.],
-               [1., 0.]], dtype=float32)
     """
     if pattern == MONO:
         return jnp.ones((height, width, 3))
@@ -287,7 +234,6 @@ def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
     """Spreads a mosaic over three planes that are zero where the site sees another color.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
         pattern: The colors of a tile, see the module. Without color filters, all planes equal the mosaic.
 
     Example:
@@ -308,11 +254,6 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
     Args:
         rgb: Images `(..., H, W, 3)` with even H and W.
         pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
-
-    Example:
-        >>> isp.cfa.mosaic(jnp.broadcast_to(jnp.array([0.25, 0.5, 0.75]), (2, 4, 3)))
-        Array([[0.25, 0.5 , 0.25, 0.5 ],
-               [0.5 , 0.75, 0.5 , 0.75]], dtype=float32)
     """
     tile(pattern)  # Refuses an unknown pattern.
     check_image(rgb)
@@ -349,11 +290,6 @@ def depth_to_space(phases: Float[Array, "*batch rows cols 4"]) -> Float[Array, "
 
     Args:
         phases: The sites of each tile in CFA order, `(..., H / 2, W / 2, 4)`.
-
-    Example:
-        >>> isp.cfa.depth_to_space(jnp.array([[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]))
-        Array([[0., 1., 2., 3.],
-               [4., 5., 6., 7.]], dtype=float32)
     """
     *batch, rows, cols, _ = phases.shape
     tiles = jnp.moveaxis(phases.reshape(*batch, rows, cols, 2, 2), -2, -3)

@@ -48,16 +48,7 @@ _D65 = (0.95047, 1.0, 1.08883)
 def white_balance(
     rgb: Float[Array, "*batch height width 3"], gains: Float[Array, "3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Multiplies each channel by its gain.
-
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-        gains: The gains of red, green and blue.
-
-    Example:
-        >>> isp.color.white_balance(jnp.full((1, 1, 3), 0.25), jnp.array([2.0, 1.0, 3.0]))
-        Array([[[0.5 , 0.25, 0.75]]], dtype=float32)
-    """
+    """Multiplies each channel by its gain."""
     check_image(rgb)
     return jnp.stack([plane * gains[channel] for channel, plane in enumerate(planes.split(rgb))], -1)
 
@@ -69,17 +60,8 @@ def balance_mosaic(
     """Multiplies each site by the gain of its color, so that demosaicing sees channels that agree on a gray.
 
     Args:
-        raw: A mosaic `(..., H, W)` with black at 0.
-        gains: The gains of red, green and blue.
-        pattern: The colors of a tile, see `isp.cfa`.
         clip: Whether to clip at the least gain, the level up to which all colors are known. This makes saturated areas
             white, as the mode "clip" of `isp.color.highlights` does for images.
-
-    Example:
-        >>> gains = jnp.array([2.0, 1.0, 3.0])
-        >>> isp.color.balance_mosaic(jnp.full((2, 4), 0.25), gains)
-        Array([[0.5 , 0.25, 0.5 , 0.25],
-               [0.25, 0.75, 0.25, 0.75]], dtype=float32)
     """
     cfa.check_mosaic(raw)
     *batch, height, width = raw.shape
@@ -109,9 +91,6 @@ def highlights(
 
     Returns:
         The images `(..., H, W, 3)`, with no value above the least gain.
-
-    Raises:
-        ValueError: If the mode is unknown or `start` is not in [0, 1).
 
     Example:
         >>> gains = jnp.array([2.0, 1.0, 1.5])
@@ -149,10 +128,6 @@ def color_correct(
 ) -> Float[Array, "*batch height width 3"]:
     """Applies a color matrix to every pixel: out_k = sum_c matrix[k, c] * rgb_c.
 
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-        matrix: The matrix, with output channels in rows.
-
     Example:
         >>> swap_red_and_blue = jnp.eye(3)[::-1]
         >>> isp.color.color_correct(jnp.array([[[0.25, 0.5, 0.75]]]), swap_red_and_blue)
@@ -170,36 +145,18 @@ def rgb_to_yuv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
     Returns:
         The images `(..., H, W, 3)` as Y, U, V. For RGB in [0, 1], Y is in [0, 1], and U and V are 0 for grays.
-
-    Example:
-        >>> np.asarray(isp.color.rgb_to_yuv(jnp.array([[[1.0, 0.0, 0.0]]]))).round(3)
-        array([[[ 0.299, -0.147,  0.615]]], dtype=float32)
     """
     return color_correct(rgb, jnp.asarray(RGB_TO_YUV, rgb.dtype))
 
 
 def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Converts images from YUV to RGB; undoes `rgb_to_yuv`.
-
-    Args:
-        yuv: Images `(..., H, W, 3)` as Y, U, V.
-
-    Example:
-        >>> np.asarray(isp.color.yuv_to_rgb(jnp.array([[[0.5, 0.25, 0.25]]]))).round(3)
-        array([[[0.785, 0.256, 1.008]]], dtype=float32)
-    """
+    """Converts images from YUV to RGB; undoes `rgb_to_yuv`."""
     return color_correct(yuv, jnp.asarray(YUV_TO_RGB, yuv.dtype))
 
 
 @jax.jit
 def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width"]:
-    """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`.
-
-    Example:
-        >>> red_green_blue = np.eye(3, dtype=np.float32)[None]
-        >>> np.asarray(isp.color.luma(red_green_blue)).round(3)
-        array([[0.299, 0.587, 0.114]], dtype=float32)
-    """
+    """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`."""
     check_image(rgb)
     return _luma(*planes.split(rgb))
 
@@ -218,13 +175,7 @@ def replace_luma(
     adding to Y adds the same to R, G and B.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         function: Maps the luma `(..., H, W)` to a new one.
-
-    Example:
-        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
-        >>> np.asarray(isp.color.replace_luma(rgb, lambda luma: luma + 0.5)).round(3)
-        array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
     channels, old = split_luma(rgb)
     change = function(old) - old
@@ -234,13 +185,7 @@ def replace_luma(
 def split_luma(
     rgb: Float[Array | np.ndarray, "*batch height width 3"],
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
-    """Splits images into channels and computes their luma; the gradient is faster than with `luma` and a split.
-
-    Example:
-        >>> (red, _, _), luma = isp.color.split_luma(np.ones((1, 1, 3), np.float32))
-        >>> red.shape, np.asarray(luma).round(3)
-        ((1, 1), array([[1.]], dtype=float32))
-    """
+    """Splits images into channels and computes their luma; the gradient is faster than with `luma` and a split."""
     image = jnp.asarray(rgb)
     check_image(image)
     channels = planes.split(image)
@@ -252,13 +197,7 @@ def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Fl
     """Moves colors away from the gray of their luma, or toward it, and keeps the luma.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         amount: The factor for U and V: 0 for grays, 1 for no change. It can be learned.
-
-    Example:
-        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
-        >>> np.asarray(isp.color.saturation(rgb, 2.0)).round(3)
-        array([[[0.018, 0.218, 0.418]]], dtype=float32)
     """
     check_image(rgb)
     channels = planes.split(rgb)
@@ -304,10 +243,6 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
     Args:
         hsv: Images `(..., H, W, 3)` as hue, saturation, value. Hue is an angle in turns, which may leave [0, 1).
-
-    Example:
-        >>> isp.color.hsv_to_rgb(jnp.array([[[0.5, 1.0, 0.75]]]))
-        Array([[[0.  , 0.75, 0.75]]], dtype=float32)
     """
     check_image(hsv)
     hue, saturation, value = (hsv[..., c] for c in range(3))
@@ -355,10 +290,6 @@ def srgb_to_lab(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*ba
 
     Returns:
         The images `(..., H, W, 3)` as L*, a*, b*. L* is 0 for black and 100 for white.
-
-    Example:
-        >>> np.asarray(isp.color.srgb_to_lab(jnp.array([[[1.0, 0.0, 0.0]]]))).round(1)
-        array([[[53.2, 80.1, 67.2]]], dtype=float32)
     """
     check_image(rgb)
     dark = rgb <= 0.04045
@@ -381,12 +312,6 @@ def ciede2000(
 
     Args:
         first: Images `(..., H, W, 3)` as L*, a*, b*, see `srgb_to_lab`.
-        second: Images of the same shape.
-
-    Example:
-        >>> blue, bluer = (jnp.array([[lab]]) for lab in ([50.0, 2.6772, -79.7751], [50.0, 0.0, -82.7485]))
-        >>> np.asarray(isp.color.ciede2000(blue, bluer)).round(2)
-        array([[2.04]], dtype=float32)
     """
     (light, a, b), (other_light, other_a, other_b) = planes.split(first), planes.split(second)
     stretch = 1.5 - 0.5 * _chroma_weight((_length(a, b) + _length(other_a, other_b)) / 2)

@@ -64,12 +64,6 @@ def interpolate(
         planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
         kernel: Weights with the axes out, in, row, col. `BILINEAR_KERNEL` interpolates each color from its own sites. A
             learned kernel may mix colors.
-
-    Example:
-        >>> planes = isp.cfa.spread(jnp.full((4, 6), 0.5))
-        >>> rgb = isp.demosaic.interpolate(planes, jnp.array(isp.demosaic.BILINEAR_KERNEL))
-        >>> bool((rgb == 0.5).all())
-        True
     """
     return stencil.correlate_channels(planes, kernel, "mirror")
 
@@ -80,18 +74,6 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
 
     Equals colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the border of the zero-filled planes.
     (`interpolate` mirrors the border instead.)
-
-    Args:
-        raw: A mosaic `(..., H, W)`.
-        pattern: A Bayer pattern.
-
-    Raises:
-        ValueError: If the pattern is not Bayer.
-
-    Example:
-        >>> raw = np.tile(np.float32([[0.2, 0.4], [0.4, 0.8]]), (3, 3))
-        >>> np.asarray(isp.demosaic.bilinear(raw))[2, 2].round(3)
-        array([0.2, 0.4, 0.8], dtype=float32)
     """
     _check(raw, pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
@@ -111,21 +93,8 @@ def malvar2004(
     the border, and treated as the color that the pattern has there.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
-        pattern: A Bayer pattern.
         border: The extension beyond the border: "symmetric" as above; "mirror" for a mosaic that is mirrored so that
             its colors stay in place, which leaves no colored dots along the border; or "zero".
-
-    Returns:
-        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
-
-    Raises:
-        ValueError: If the pattern is not Bayer.
-
-    Example:
-        >>> raw = np.tile(np.float32([[0.2, 0.4], [0.4, 0.8]]), (3, 3))
-        >>> np.asarray(isp.demosaic.malvar2004(raw))[2, 2].round(3)
-        array([0.2, 0.4, 0.8], dtype=float32)
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
@@ -149,16 +118,8 @@ def menon2007(
     The decisions are piecewise constant, so only the interpolations have a gradient.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
-        pattern: A Bayer pattern.
         refine: Whether to smooth the differences along the decided directions at the end, as the paper's refining step
             does.
-
-    Returns:
-        The images `(..., H, W, 3)`. Edges may overshoot, since nothing is clipped.
-
-    Raises:
-        ValueError: If the pattern is not Bayer.
 
     Example:
         A vertical edge between two grays stays sharp and free of color.
@@ -238,7 +199,6 @@ def normalized(
     interpolation of Bayer mosaics, and LibRaw's linear interpolation of X-Trans.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
         weights: One square kernel with an odd side per color, which can be learned. If None, from `normalized_kernel`.
         pattern: The colors of a tile, see `isp.cfa`. Without color filters, all channels equal the mosaic.
 
@@ -263,13 +223,6 @@ def fill(
     Args:
         planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
         weights: One square kernel with an odd side per color.
-        pattern: The colors of a tile, see `isp.cfa`.
-
-    Example:
-        >>> planes = isp.cfa.spread(jnp.full((4, 6), 0.5))
-        >>> rgb = isp.demosaic.fill(planes, jnp.array(isp.demosaic.normalized_kernel("RGGB")), pattern="RGGB")
-        >>> bool((rgb == 0.5).all())
-        True
     """
     if pattern == cfa.MONO:
         return planes
@@ -290,10 +243,6 @@ def bin_side(pattern: str) -> int:
 
     Returns:
         2 for Bayer, for quad Bayer and without color filters; 3 for X-Trans.
-
-    Example:
-        >>> isp.demosaic.bin_side("RGGB"), isp.demosaic.bin_side("MONO")
-        (2, 2)
     """
     tile = cfa.tile(pattern)
     if tile.size == 1:
@@ -322,15 +271,11 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
     of blocks of one color. The means of these blocks are a Bayer mosaic, which `normalized` fills.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
         pattern: The colors of a tile, see `isp.cfa`. Without color filters, blocks have 2x2 sites.
 
     Returns:
         Images `(..., H / n, W / n, 3)`, where n is `bin_side(pattern)`. Rows and columns that do not fill a block are
         dropped at the bottom and at the right.
-
-    Raises:
-        ValueError: If `raw` is smaller than a block.
 
     Example:
         >>> isp.demosaic.binned(jnp.array([[0.25, 0.5], [1.0, 0.125]]))

@@ -28,18 +28,7 @@ def filter_luma(
     """Correlates the luma with a kernel over mirrored borders.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         kernel: Weights with odd sides, which can be learned. `isp.parametrized` starts at a Gaussian.
-
-    Raises:
-        ValueError: If a side of `kernel` is even.
-
-    Example:
-        >>> spot = np.zeros((5, 5, 3), np.float32)
-        >>> spot[2, 2] = 1.0
-        >>> blurred = isp.denoise.filter_luma(spot, isp.filter.gaussian_kernel(0.5, 5))
-        >>> np.asarray(blurred)[2, :, 0].round(3)
-        array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
     return color.replace_luma(rgb, lambda luma: stencil.correlate(luma, kernel, "mirror"))
 
@@ -50,14 +39,6 @@ def gaussian_denoising(
     """Smooths the luma with a Gaussian.
 
     Filters the luma as `scipy.ndimage.gaussian_filter` does: the border repeats its outermost pixels.
-
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-        sigma: The standard deviation in pixels, positive. It can be learned.
-        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
-
-    Raises:
-        ValueError: If `sigma` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
         >>> spot = np.zeros((5, 5, 3), np.float32)
@@ -80,23 +61,6 @@ def chroma_denoising(
 
     The eye sees color at a lower resolution than brightness, and demosaicing turns noise into colored spots a few
     pixels wide. The border repeats its outermost pixels.
-
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-        sigma: The standard deviation in pixels, positive. It can be learned.
-        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
-
-    Raises:
-        ValueError: If `sigma` is not positive or is traced without a `size`, or `size` is even.
-
-    Example:
-        >>> rgb = np.full((5, 5, 3), 0.5, np.float32)
-        >>> rgb[2, 2] = [0.9, 0.4, 0.3]
-        >>> smooth = isp.denoise.chroma_denoising(rgb, sigma=1.0)
-        >>> bool(np.allclose(isp.color.luma(smooth), isp.color.luma(rgb), atol=1e-6))
-        True
-        >>> np.asarray(smooth)[2, 2].round(2)
-        array([0.6 , 0.52, 0.5 ], dtype=float32)
     """
     return _chroma_denoising(rgb, sigma, checks.gaussian_size("sigma", sigma, size))
 
@@ -124,18 +88,8 @@ def median_denoising(
     Forward-mode derivatives do not work.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         size: The side of the windows, odd. The comparisons of a window's pixels are compiled one by one, so 3 and 5 are
             fast.
-
-    Raises:
-        ValueError: If `size` is even.
-
-    Example:
-        >>> spot = np.zeros((5, 5, 3), np.float32)
-        >>> spot[2, 2] = 1.0
-        >>> float(isp.denoise.median_denoising(spot).max())
-        0.0
     """
     checks.check_size(size)
     return color.replace_luma(rgb, lambda luma: window_median(luma, size))
@@ -150,16 +104,11 @@ def fft_denoising(
     including, int(width * (1 - keep_fraction)), and returns the real part of the inverse transform.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         keep_fraction: The fraction of the sampling frequency up to which frequencies are kept, in [0, 1]. From 0.5 on,
             nothing is removed. It can be learned if there is a `softness`.
         softness: The number of bins, positive, over which a raised cosine falls from keeping to removing; values near 0
             give the hard cut. Below 1, the gradient for some values of `keep_fraction` is zero, because the cosine
             falls between two bins.
-
-    Raises:
-        ValueError: If `keep_fraction` is not in [0, 1] or is traced without a `softness`, or `softness` is not
-            positive.
 
     Example:
         >>> stripes = np.broadcast_to(np.float32([0.2, 0.6] * 4)[:, None], (1, 8, 3))
@@ -233,13 +182,8 @@ def tv_chambolle(
     Forward-mode and second derivatives do not work.
 
     Args:
-        rgb: Images `(..., H, W, 3)` of any range.
         weight: The weight of the slopes, positive: greater is smoother. It can be learned.
         eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
-        max_iterations: The largest number of iterations.
-
-    Raises:
-        ValueError: If `weight` or `eps` is not positive, or `max_iterations` is below 1.
 
     Example:
         Noise is flattened, and the edge stays.
@@ -278,20 +222,8 @@ def tv_bregman(
         rgb: Images `(..., H, W, 3)` of any range; H and W at least 2.
         weight: The weight of the distance, positive: smaller is smoother. It can be learned.
         eps: Iteration stops when the root mean square of a channel's change is at most this.
-        max_iterations: The largest number of iterations.
         isotropic: Whether a slope is the length of the gradient. If False, it is the sum of the components' absolute
             values.
-
-    Raises:
-        ValueError: If `weight` or `eps` is not positive, `max_iterations` is below 1, or H or W is below 2.
-
-    Example:
-        Noise is flattened, and the edge stays.
-
-        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
-        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
-        >>> np.asarray(isp.denoise.tv_bregman(rgb, weight=20.0))[3, :, 0].round(2)
-        array([0.23, 0.24, 0.25, 0.77, 0.77, 0.79], dtype=float32)
     """
     checks.check_total_variation(weight, eps, max_iterations)
     return total_variation.bregman(rgb, weight, eps, max_iterations, isotropic)
@@ -322,7 +254,6 @@ def bilateral(
     Forward-mode derivatives do not work.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         sigma_spatial: The standard deviation of spatial distances in pixels, positive. It can be learned.
         sigma_color: The standard deviation of color distances, positive. It can be learned. If None, the standard
             deviation of each image's values, over pixels and channels.
@@ -331,10 +262,6 @@ def bilateral(
             10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
             rounding.
         centered: Whether spatial weights peak at the pixel itself.
-
-    Raises:
-        ValueError: If a standard deviation is not positive, `sigma_spatial` is traced without a `size`, `size` is even,
-            or `bins` is below 3.
 
     Example:
         Noise is averaged, and the edge stays.
@@ -373,23 +300,10 @@ def nlm_denoising(
     defaults, which are scikit-image's, take hundreds of times as long as other denoisers.
 
     Args:
-        rgb: Images `(..., H, W, 3)` of any range.
         strength: The difference between patches, positive, beyond which they count little. It can be learned.
         patch_size: The side of the patches, odd.
         patch_distance: The greatest distance between two pixels in rows and in columns.
         centered: Whether patches are whole, and small weights count.
-
-    Raises:
-        ValueError: If `strength` or `patch_distance` is not positive, or `patch_size` is even.
-
-    Example:
-        Noise is averaged, and the edge stays.
-
-        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
-        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
-        >>> denoised = isp.denoise.nlm_denoising(rgb, 0.2, patch_size=3, patch_distance=2, centered=True)
-        >>> np.asarray(denoised)[3, 1:5, 0].round(2)
-        array([0.23, 0.23, 0.77, 0.77], dtype=float32)
     """
     checks.check_patches(strength, patch_size, patch_distance)
     return _nlm_denoising(rgb, strength, patch_size, patch_distance, centered)

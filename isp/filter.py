@@ -19,18 +19,8 @@ __all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_ker
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
     """Makes a Gaussian kernel that sums to 1.
 
-    Args:
-        sigma: The standard deviation in pixels.
-        size: The side of the kernel, odd.
-
     Returns:
         The kernel `(size, size)`, in float32.
-
-    Example:
-        >>> isp.filter.gaussian_kernel(0.5, 3).round(3)
-        array([[0.011, 0.084, 0.011],
-               [0.084, 0.619, 0.084],
-               [0.011, 0.084, 0.011]], dtype=float32)
     """
     taps = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     return (np.outer(taps, taps) / taps.sum() ** 2).astype(np.float32)
@@ -43,14 +33,6 @@ def gaussian_filter(
     """Smooths planes with a Gaussian; the border repeats the outermost pixels.
 
     Args:
-        plane: Planes `(..., H, W)`.
-        sigma: The standard deviation in pixels, positive. It can be learned.
         size: The side at which the Gaussian is cut off, odd. Its weights sum to 1.
-
-    Example:
-        >>> spot = np.zeros((5, 5), np.float32)
-        >>> spot[2, 2] = 1.0
-        >>> np.asarray(isp.filter.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)
-        array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
     return gaussian.smooth(plane, sigma, size)

@@ -39,8 +39,6 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     colors. Positive gains are the levels at which the colors saturate.
 
     Args:
-        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
-            `colour_correction`.
         half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does.
 
     Example:
@@ -85,14 +83,7 @@ def _demosaic(pattern: str, half_size: bool) -> Stage:
 
 
 def with_positive_gains(camera: Camera) -> Camera:
-    """Makes all gains of a camera positive, by moving the signs of negative ones into the color matrix.
-
-    Example:
-        >>> from isp.full import with_positive_gains
-        >>> camera = with_positive_gains(isp.CAMERAS["microscopy"])
-        >>> camera.white_balance, camera.color_matrix[0]
-        ((0.6567, 1.9673, 3.5304), (2.0338, 0.0933, 0.4157))
-    """
+    """Makes all gains of a camera positive, by moving the signs of negative ones into the color matrix."""
     gains = np.array(camera.white_balance)
     matrix = np.array(camera.color_matrix) * np.sign(gains)
     return dataclasses.replace(camera, white_balance=np.abs(gains), color_matrix=matrix)

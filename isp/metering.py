@@ -41,20 +41,11 @@ def levels(
     more, since the brightest values are then missing.
 
     Args:
-        raw: Mosaics `(..., H, W)` with white at 1.
         power: The power of the mean, positive. It can be learned.
         black_level: The level of black, as in `isp.Camera`. Zones below it count as 0.
-        pattern: The colors of a tile, see `isp.cfa`.
-
-    Raises:
-        ValueError: If the image is smaller than a tile.
 
     Returns:
         The levels of red, green and blue above black `(..., 3)`, or one level `(..., 1)` without color filters.
-
-    Example:
-        >>> isp.metering.levels(jnp.full((8, 8), 0.5), black_level=(0.25, 0.25, 0.25, 0.25))
-        Array([0.25, 0.25, 0.25], dtype=float32)
     """
     above_black = _above(jnp.asarray(raw), black_level, pattern)
     *batch, height, width = above_black.shape
@@ -91,12 +82,9 @@ def auto_exposure(
     was measured in the study of Oala et al. (TMLR 2023), so that noise does not become a picture. A black image stays.
 
     Args:
-        raw: Mosaics `(..., H, W)` with white at 1. Results are not clipped.
         target: The level to reach above black, as a fraction of white.
         power: The power of the mean, see `levels`.
         share: The share of the gain in stops: 0 leaves images as they are, 1 reaches the target.
-        black_level: The level of black, which stays.
-        pattern: The colors of a tile, see `isp.cfa`.
 
     Example:
         >>> isp.metering.auto_exposure(jnp.full((2, 4), 0.34), 0.18, black_level=(0.25, 0.25, 0.25, 0.25)).round(6)
@@ -125,16 +113,10 @@ def auto_white_balance(
     green has no light.
 
     Args:
-        raw: Mosaics `(..., H, W)` with white at 1. Results are not clipped.
         neutral: The levels of red, green and blue that count as neutral, up to a factor, such as the reciprocals of the
             camera's gains.
         power: The power of the mean, see `levels`.
         share: The share of the gains in stops: 0 leaves images as they are, 1 reaches the neutral color.
-        black_level: The level of black, which stays.
-        pattern: The colors of a tile, see `isp.cfa`.
-
-    Raises:
-        ValueError: If there are no color filters.
 
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])

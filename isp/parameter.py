@@ -56,9 +56,6 @@ class Parameter:
             is given for a linear parameter that is tuned as a whole by its strength: 0 at the neutral value, 1 at the
             start.
 
-    Raises:
-        ValueError: If facts contradict each other or the value, or if a log scale starts at 0.
-
     Example:
         >>> gains = isp.Parameter((2.0, 1.0, 1.5), scale="log", labels=("red", "green", "blue"), unit="gain")
         >>> gains.has_range
@@ -126,21 +123,7 @@ class Parameter:
         return self.scale == "log" or self.width is not None
 
     def moved(self, start: ArrayLike, offset: ArrayLike) -> ArrayLike:
-        """Computes the value at an offset from a start.
-
-        Args:
-            start: The start, a number or an array.
-            offset: The number of natural ranges to move, which may be traced.
-
-        Raises:
-            ValueError: If a linear parameter has no `width`.
-
-        Example:
-            >>> isp.Parameter(0.0, width=0.5).moved(1.0, 2.0)
-            2.0
-            >>> round(isp.Parameter(2.0, scale="log").moved(2.0, 1.0), 3)
-            5.437
-        """
+        """Computes the value at an offset from a start."""
         if self.scale == "log":
             return start * (math.exp(offset) if isinstance(offset, float) else jnp.exp(offset))
         return start + self._known_width() * offset
@@ -148,21 +131,8 @@ class Parameter:
     def offset(self, start: ArrayLike, value: ArrayLike) -> ArrayLike:
         """Computes the offset of a value from a start; undoes `moved`.
 
-        Args:
-            start: The start, a number or an array.
-            value: The value, which may be traced.
-
         Returns:
             The number of natural ranges between them. On a log scale, NaN for a value of the other sign.
-
-        Raises:
-            ValueError: If a linear parameter has no `width`.
-
-        Example:
-            >>> isp.Parameter(0.0, width=0.5).offset(1.0, 2.0)
-            2.0
-            >>> round(isp.Parameter(2.0, scale="log").offset(2.0, 4.0), 3)
-            0.693
         """
         if self.scale == "log":
             if isinstance(start, float) and isinstance(value, float):
@@ -174,18 +144,8 @@ class Parameter:
     def offset_limits(self, start: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
         """Computes the least and the greatest valid offset of each value.
 
-        Args:
-            start: The start, a number or an array.
-
         Returns:
             The two limits. 0, the offset of the start itself, is always between them.
-
-        Raises:
-            ValueError: If a linear parameter has no `width`.
-
-        Example:
-            >>> [float(limit) for limit in isp.Parameter(0.0, width=0.5, low=-1, high=2).offset_limits(1.0)]
-            [-4.0, 2.0]
         """
         if self.scale == "linear":
             width = self._known_width()
@@ -203,33 +163,11 @@ class Parameter:
         """Clips a value to the range from `low` to `high`, extended by the start.
 
         Rounding may put a value that was moved to a limit of its offset beyond `low` or `high` by its last digit.
-
-        Args:
-            start: The start, a number or an array.
-            value: The value, which may be traced.
-
-        Example:
-            >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
-            >>> float(parameter.valid(1.0, 5.0)), float(parameter.valid(3.0, 5.0))
-            (2.0, 3.0)
         """
         return jnp.clip(value, jnp.minimum(self.low, start), jnp.maximum(self.high, start))
 
     def moved_validly(self, start: ArrayLike, offset: ArrayLike) -> Array:
-        """Computes the value at the nearest valid offset from a start.
-
-        Args:
-            start: The start, a number or an array.
-            offset: The number of natural ranges to move, which may be traced.
-
-        Raises:
-            ValueError: If a linear parameter has no `width`.
-
-        Example:
-            >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
-            >>> float(parameter.moved_validly(1.0, 0.5)), float(parameter.moved_validly(1.0, 9.0))
-            (1.25, 2.0)
-        """
+        """Computes the value at the nearest valid offset from a start."""
         return self.valid(start, self.moved(start, jnp.clip(offset, *self.offset_limits(start))))
 
     def element_names(self, name: str, shape: Sequence[int]) -> list[str]:
@@ -238,9 +176,6 @@ class Parameter:
         Args:
             name: The parameter's name. It is the element name of a single number.
             shape: The shape of the value.
-
-        Raises:
-            ValueError: If the labels do not fit the shape.
 
         Example:
             >>> isp.Parameter((2.0, 1.0), labels=("red", "green")).element_names("gain", (2,))

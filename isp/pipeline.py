@@ -27,10 +27,6 @@ class Pipeline(nnx.Module):
     Args:
         stages: The stages in order, with the values that their parameters start at.
 
-    Raises:
-        ValueError: If there are no stages, if two stages or two parameters have the same name, if a parameter has no
-            value, or if its name is not an identifier or is an attribute of this class.
-
     Example:
         >>> pipeline = isp.Pipeline(
         ...     [
@@ -72,14 +68,7 @@ class Pipeline(nnx.Module):
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
-        """Processes mosaics to images; compiled once per shape.
-
-        Args:
-            raw: Mosaics `(..., H, W)` with white at 1.
-
-        Returns:
-            The images `(..., H, W, 3)`.
-        """
+        """Processes mosaics to images; compiled once per shape."""
         return _run(self.stages, self.parameters(), raw)
 
     def trace(
@@ -88,7 +77,6 @@ class Pipeline(nnx.Module):
         """Processes mosaics like a call, and keeps the image after each stage.
 
         Args:
-            raw: Mosaics `(..., H, W)` with white at 1.
             perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
                 zero is the gradient for the image after the stage, so one backward pass gives the gradients for all
                 stages.
@@ -96,9 +84,6 @@ class Pipeline(nnx.Module):
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
             them. Before demosaicing, the image is a mosaic.
-
-        Raises:
-            ValueError: If no stage has the name of a perturbation.
 
         Example:
             >>> rgb, stages = isp.static(isp.CAMERAS["drone"], sharpen="none", denoise="none").trace(jnp.ones((4, 4)))
@@ -118,16 +103,7 @@ class Pipeline(nnx.Module):
         return tuple(stage.name for stage in self.stages)
 
     def parameters(self) -> dict[str, Array]:
-        """Returns the values of all parameters.
-
-        Returns:
-            The values by name, in the order in which the stages take them.
-
-        Example:
-            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
-            >>> pipeline.parameters()["gamma_correct"]
-            Array(2.2, dtype=float32)
-        """
+        """Returns the values of all parameters."""
         return {name: getattr(self, name)[...] for name in self.facts}
 
     @property
@@ -140,14 +116,6 @@ class Pipeline(nnx.Module):
 
         Args:
             offsets: By the name of a parameter, the distance from its value in natural ranges, `(..., *shape)`.
-
-        Raises:
-            ValueError: If no parameter has a given name, or if a parameter has no natural range.
-
-        Example:
-            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
-            >>> pipeline.values({"gamma_correct": np.log([1, 2])})["gamma_correct"]
-            Array([2.2, 4.4], dtype=float32)
         """
         self._check_names(offsets)
         return {
@@ -160,9 +128,6 @@ class Pipeline(nnx.Module):
 
         Args:
             values: Values by the name of a parameter, which may be traced.
-
-        Raises:
-            ValueError: If no parameter has a given name.
 
         Example:
             >>> pipeline = isp.parametrized(isp.CAMERAS["drone"]).with_values({"gamma_correct": 1.8})
@@ -180,13 +145,8 @@ class Pipeline(nnx.Module):
         """Returns a pipeline with one more stage; other parameters keep their values.
 
         Args:
-            stage: The new stage.
             after: The name of the stage to put it after.
             before: The name of the stage to put it before, if `after` is not given.
-
-        Raises:
-            ValueError: If not exactly one of `after` and `before` is given, if no stage has that name, or if the name
-                of the new stage or of one of its parameters is taken or not allowed.
 
         Example:
             >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})
@@ -202,37 +162,12 @@ class Pipeline(nnx.Module):
         return self._edited(place, place, [stage])
 
     def replaced(self, name: str, stage: Stage) -> "Pipeline":
-        """Returns a pipeline in which one stage is replaced by another; other parameters keep their values.
-
-        Args:
-            name: The name of the stage to replace.
-            stage: The new stage.
-
-        Raises:
-            ValueError: If no stage is called `name`, or if the name of the new stage or of one of its parameters is
-                taken or not allowed.
-
-        Example:
-            >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})
-            >>> isp.parametrized(isp.CAMERAS["drone"]).replaced("gaussian", stage).stage_names[-3:]
-            ('median', 'clipped', 'gamma_correct')
-        """
+        """Returns a pipeline in which one stage is replaced by another; other parameters keep their values."""
         place = self._place(name)
         return self._edited(place, place + 1, [stage])
 
     def without(self, name: str) -> "Pipeline":
-        """Returns a pipeline without one stage; other parameters keep their values.
-
-        Args:
-            name: The name of the stage to leave out.
-
-        Raises:
-            ValueError: If no stage is called `name`, or if it is the only one.
-
-        Example:
-            >>> isp.parametrized(isp.CAMERAS["drone"]).without("sharpening").stage_names
-            ('demosaic', 'color_correct', 'gaussian', 'clipped', 'gamma_correct')
-        """
+        """Returns a pipeline without one stage; other parameters keep their values."""
         place = self._place(name)
         return self._edited(place, place + 1, [])
 

@@ -59,8 +59,6 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
     gray: there is no `color_correct`, and `black_level` has one value.
 
     Args:
-        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
-            `colour_correction`.
         additive_layer: Height and width of an image that a final stage `additive_layer` adds. The image is a parameter
             `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
         half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does. There is then
@@ -104,8 +102,6 @@ def static(
     `color_correct` are left out.
 
     Args:
-        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
-            `colour_correction`.
         demosaic: "bilinear", "malvar2004", "menon2007" for Bayer patterns; "normalized" for every pattern; "binned",
             which turns each block of sites into one pixel; or "none", which leaves zeros where a site sees another
             color.
@@ -115,10 +111,6 @@ def static(
         **settings: Arguments of these functions that differ from their defaults, such as `radius`, `sigma` or `size`.
             Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
             bilateral windows follow from the start of the parameters and stay fixed.
-
-    Raises:
-        ValueError: If an algorithm is unknown or does not take the camera's pattern, a setting belongs to none of the
-            chosen algorithms, or a setting is not valid.
 
     Example:
         >>> pipeline = isp.static(isp.CAMERAS["drone"], "malvar2004", "unsharp_masking", "median_denoising", amount=0.5)
@@ -157,10 +149,6 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
 
     Args:
         size: Height and width of the images.
-
-    Example:
-        >>> isp.published.additive_layer_stage((2, 4)).parameters["additive_layer"].value.shape
-        (2, 4, 3)
     """
     layer = Parameter(np.zeros((*size, 3)), width=1, low=-1, high=1)
     return Stage(ADDITIVE_LAYER, steps.add, {ADDITIVE_LAYER: layer})

@@ -35,18 +35,13 @@ def defects(
     work.
 
     Args:
-        raw: A mosaic `(..., H, W)`.
         threshold: The difference, in fractions of white, up to which a site stays as it is. It can be learned if there
             is a `softness`.
-        pattern: The colors of a tile, see `isp.cfa`.
         softness: The difference beyond the threshold, in fractions of white, over which the median gradually takes the
             site's place. If None, it does so at once, and the gradient for the threshold is zero.
         lone: Whether a site must differ by more than the threshold from each of the eight nearest sites of its color
             (more if several are equally near), and not only from the median. This spares lines that are one site wide,
             but also leaves adjacent defects.
-
-    Raises:
-        ValueError: If `softness` is not positive.
 
     Example:
         >>> raw = np.full((8, 8), 0.25, np.float32)

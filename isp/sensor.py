@@ -17,10 +17,6 @@ class Noise(NamedTuple):
         full_well: The electrons at which a site saturates.
         read_noise: The standard deviation of the read-out noise in electrons.
         bits: The bits of the analog-to-digital converter.
-
-    Example:
-        >>> isp.sensor.Noise(full_well=20000.0, read_noise=2.5, bits=14).bits
-        14
     """
 
     full_well: float
@@ -29,12 +25,7 @@ class Noise(NamedTuple):
 
 
 def noise_of(camera: Camera) -> Noise:
-    """Returns a camera's noise, with typical values where it states none: 15000 electrons, 4 electrons and 12 bits.
-
-    Example:
-        >>> isp.sensor.noise_of(isp.CAMERAS["drone"])
-        Noise(full_well=15000.0, read_noise=4.0, bits=12)
-    """
+    """Returns a camera's noise, with typical values where it states none: 15000 electrons, 4 electrons and 12 bits."""
     return Noise(
         15000.0 if camera.full_well is None else camera.full_well,
         4.0 if camera.read_noise is None else camera.read_noise,
@@ -55,7 +46,6 @@ def expose(
     Args:
         light: Linear camera RGB `(..., H, W, 3)` with even H and W, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
-        key: The random key of the noise. The same key gives the same noise.
         camera: The camera, whose `pattern`, `black_level` and noise apply.
         **settings: `exposure`, `full_well`, `read_noise` and `bits`, as for `expose_sites`.
 
@@ -96,7 +86,6 @@ def expose_sites(
     Args:
         light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
-        key: The random key of the noise. The same key gives the same noise.
         camera: The camera, whose `black_level` and noise apply.
         exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light that would
             otherwise exceed the full well.
@@ -106,9 +95,6 @@ def expose_sites(
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
-
-    Raises:
-        ValueError: If `bits` is out of range.
 
     Example:
         >>> darkness = np.zeros((2, 4), np.float32)
@@ -141,18 +127,8 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     With it, the sensor can expose a noise-free mosaic, such as one from `isp.unprocess`, and add noise around its
     values.
 
-    Args:
-        raw: A mosaic `(..., H, W)`.
-        camera: The camera, whose `black_level` applies.
-
     Returns:
         The light `(..., H, W)`: 0 at the black level of a site, 1 at the white level.
-
-    Example:
-        >>> raw = np.float32([[0.0625, 0.0626], [0.0625, 1.0]])
-        >>> np.asarray(isp.sensor.site_light(raw, isp.CAMERAS["drone"])).round(3)
-        array([[0., 0.],
-               [0., 1.]], dtype=float32)
     """
     check_mosaic(raw)
     black = _black_levels(raw, camera)
@@ -165,16 +141,9 @@ def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Fl
 
     Args:
         light: The light of each site `(..., H, W)`, as fractions of the full well.
-        camera: The camera, whose `black_level` applies.
 
     Returns:
         The mosaic `(..., H, W)`, which is not clipped.
-
-    Example:
-        >>> light = np.float32([[0.0, 0.5], [1.0, 2.0]])
-        >>> np.asarray(isp.sensor.from_light(light, isp.CAMERAS["drone"])).round(2)
-        array([[0.06, 0.53],
-               [1.  , 1.94]], dtype=float32)
     """
     check_mosaic(light)
     black = _black_levels(light, camera)
@@ -200,8 +169,6 @@ def expose_again(
     just saturates. Gradients treat the added noise as a constant.
 
     Args:
-        raw: The mosaic `(..., H, W)`.
-        key: The random key of the added noise.
         camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.
         light: Factors on the light, not negative, of a shape that broadcasts to the mosaic's.
         read_noise: The standard deviation of the read-out noise, as a multiple of the camera's, at least 1.
@@ -255,15 +222,9 @@ def poisson(mean: Float[Array, "*shape"], key: PRNGKeyArray) -> Float[Array, "*s
 
     Args:
         mean: The means, nonnegative.
-        key: The random key.
 
     Returns:
         One count per mean; above 16, a real number.
-
-    Example:
-        >>> counts = isp.sensor.poisson(jnp.full((1000,), 4.0), jax.random.key(0))
-        >>> bool(abs(counts.mean() - 4.0) < 0.3)
-        True
     """
     uniform_key, normal_key = jax.random.split(key)
     uniform = jax.random.uniform(uniform_key, mean.shape, mean.dtype)

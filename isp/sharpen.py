@@ -22,11 +22,7 @@ def sharpening_filter(
     """Correlates the luma with a 3x3 kernel, with zeros beyond the border.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         kernel: The weights, which can be learned. They are rounded to the image's type.
-
-    Returns:
-        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Example:
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
@@ -48,16 +44,8 @@ def unsharp_masking(
     pixels.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
         amount: The factor. 0 changes nothing and negative values blur. It can be learned.
-        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
-
-    Returns:
-        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
-
-    Raises:
-        ValueError: If `radius` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
@@ -81,24 +69,9 @@ def unsharp_masking_vertical(
     to compare with the study's results, and `unsharp_masking` for everything else.
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
         amount: The factor. 0 changes nothing and negative values blur. It can be learned.
         size: The number of rows that the Gaussian covers, odd. If None, 4 standard deviations to each side.
-
-    Returns:
-        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
-
-    Raises:
-        ValueError: If `radius` is not positive or is traced without a `size`, or `size` is even.
-
-    Example:
-        >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None, None], (4, 3, 3))
-        >>> np.asarray(isp.sharpen.unsharp_masking_vertical(edge, radius=0.5))[:, 1, 0].round(3)
-        array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)
-        >>> turned = edge.swapaxes(0, 1)
-        >>> bool(np.allclose(isp.sharpen.unsharp_masking_vertical(turned), turned, atol=1e-6))
-        True
     """
     return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))
 

@@ -29,10 +29,6 @@ class Stage:
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
 
-    Raises:
-        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, or if a
-            parameter is not an `isp.Parameter`.
-
     Example:
         >>> def brighten(rgb, gain):
         ...     return gain * rgb
@@ -85,11 +81,6 @@ class Stage:
 
         Args:
             values: A value for each parameter of the stage, by name. Other names are ignored.
-
-        Example:
-            >>> stage = isp.Stage("scaled", jnp.multiply, {"factor": isp.Parameter(1.0, scale="log")})
-            >>> stage.starting_at({"factor": 2.0}).parameters["factor"].value
-            2.0
         """
         parameters = {
             name: dataclasses.replace(parameter, value=values[name]) for name, parameter in self.parameters.items()
@@ -108,9 +99,6 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
         distance: How many rows or columns away a pixel can influence the result, such as 0 for a function that treats
             each pixel separately, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
             options, which returns None if the stage needs the whole image.
-
-    Raises:
-        ValueError: If the distance is neither a function nor a whole number of at least 0.
 
     Example:
         >>> @isp.local(1)

@@ -36,12 +36,7 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
     """Makes the stage `black_level` for mosaics, which subtracts the black level of each site.
 
     Args:
-        camera: The camera, whose `black_level` is the start of the parameter of this name.
         rescale: Whether to keep white at 1.
-
-    Example:
-        >>> list(isp.stages.black_level(isp.CAMERAS["drone"]).parameters)
-        ['black_level']
     """
     options: dict[str, Hashable] = {"rescale": rescale}
     if not cfa.is_bayer(camera.pattern):  # All Bayer patterns share one compiled function.
@@ -53,14 +48,9 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
     """Makes the stage `defects` for mosaics, which repairs sites that are always bright or always dark.
 
     Args:
-        pattern: The colors of a tile, see `isp.cfa`.
         threshold: The start of the parameter `defect_threshold`. So that it can be learned, sites are replaced
             gradually, up to a difference of twice the start. Sites must differ from each of their neighbors, which
             spares fine lines.
-
-    Example:
-        >>> isp.stages.defects("BGGR").options["pattern"]
-        'BGGR'
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
     options = {"pattern": pattern, "softness": threshold, "lone": True}
@@ -90,15 +80,7 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
     """Makes the stage `white_balance` for images, which applies the gains and makes saturated pixels neutral.
 
     Args:
-        camera: The camera, whose `white_balance` is the start of the parameter of this name.
         highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored.
-
-    Raises:
-        ValueError: If `highlights` has another value, or if it is given and a gain is negative.
-
-    Example:
-        >>> isp.stages.white_balance(isp.CAMERAS["drone"], "desaturate").options["mode"]
-        'desaturate'
     """
     _check_gains(camera, highlights is not None)
     if highlights is not None and highlights not in color.MODES:
@@ -110,15 +92,7 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     """Makes the stage `white_balance` for mosaics, which applies the gains before demosaicing.
 
     Args:
-        camera: The camera, whose `white_balance` is the start of the parameter of this name.
         clip: Whether to clip at the least gain, which makes saturated areas white.
-
-    Raises:
-        ValueError: If a gain is negative although values are clipped.
-
-    Example:
-        >>> list(isp.stages.mosaic_white_balance(isp.CAMERAS["drone"]).parameters)
-        ['white_balance']
     """
     _check_gains(camera, clip)
     options = {"pattern": camera.pattern, "clip": clip}
@@ -131,15 +105,10 @@ def auto_white_balance(
     """Makes the stage `auto_white_balance` for mosaics as they are read, which meters the color of each image.
 
     Args:
-        camera: The camera, which gives the level of black and the pattern.
         neutral: The start of the parameter `neutral`, the levels of red, green and blue to reach, up to a factor. If
             None, the levels that the camera's gains make gray.
         power: The start of the parameter `balance_power`: 1 for the gray world, large for the white patch.
         share: The start of the parameter `balance_share`: 0 leaves images as they are, 1 reaches the neutral color.
-
-    Example:
-        >>> list(isp.stages.auto_white_balance(isp.CAMERAS["drone"]).parameters)
-        ['neutral', 'balance_power', 'balance_share']
     """
     if neutral is None:
         neutral = 1 / np.abs(np.asarray(camera.white_balance))
@@ -155,15 +124,10 @@ def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.
     """Makes the stage `auto_exposure` for mosaics as they are read, which meters the level of each image.
 
     Args:
-        camera: The camera, which gives the level of black and the pattern.
         target: The start of the parameter `exposure_target`, the level to reach as a fraction of white. If None, the
             level of a picture that the camera's gains make gray with 18% of white.
         power: The start of the parameter `exposure_power`: 1 for the mean, large for the brightest zone.
         share: The start of the parameter `exposure_share`: 0 leaves images as they are, 1 reaches the target.
-
-    Example:
-        >>> list(isp.stages.auto_exposure(isp.CAMERAS["drone"]).parameters)
-        ['exposure_target', 'exposure_power', 'exposure_share']
     """
     if target is None:
         gray = 1 / np.abs(np.asarray(camera.white_balance))
@@ -177,15 +141,7 @@ def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.
 
 
 def color_correct(camera: Camera) -> Stage:
-    """Makes the stage `color_correct` for images, which applies the color matrix.
-
-    Args:
-        camera: The camera, whose `color_matrix` is the start of the parameter `colour_correction`.
-
-    Example:
-        >>> list(isp.stages.color_correct(isp.CAMERAS["drone"]).parameters)
-        ['colour_correction']
-    """
+    """Makes the stage `color_correct` for images, which applies the color matrix."""
     return Stage("color_correct", color.color_correct, camera.parameters("colour_correction"))
 
 
@@ -194,14 +150,6 @@ def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
 
     Args:
         sigma: The start of the parameter `chroma_sigma`, in pixels.
-        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
-
-    Raises:
-        ValueError: If `sigma` is not positive or `size` is even.
-
-    Example:
-        >>> isp.stages.chroma_denoising(1.5).options
-        {'size': 13}
     """
     options = {"size": checks.gaussian_size("sigma", sigma, size)}
     return Stage("chroma_denoising", denoise.chroma_denoising, {"chroma_sigma": _strength(sigma, "pixels")}, options)
@@ -212,10 +160,6 @@ def saturation(amount: float = 1.0) -> Stage:
 
     Args:
         amount: The start of the parameter `saturation`; 1 changes nothing.
-
-    Example:
-        >>> isp.stages.saturation(1.2).parameters["saturation"].value
-        1.2
     """
     return Stage("saturation", color.saturation, {"saturation": _strength(amount, "factor")})
 
@@ -226,10 +170,6 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
     Args:
         strength: The start of the parameter `tone_strength`, in [0, 1].
         detail: The start of the parameter `tone_detail`.
-
-    Example:
-        >>> list(isp.stages.local_tone_map().parameters)
-        ['tone_strength', 'tone_detail']
     """
     parameters = {
         "tone_strength": Parameter(strength, width=0.3, low=0, high=1, unit="fraction of contrast"),
@@ -239,12 +179,7 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
 
 
 def srgb() -> Stage:
-    """Makes the stage `srgb` for images in linear light, which applies the tone curve of sRGB.
-
-    Example:
-        >>> isp.stages.srgb().parameters
-        {}
-    """
+    """Makes the stage `srgb` for images in linear light, which applies the tone curve of sRGB."""
     return Stage("srgb", tone.srgb)
 
 
@@ -253,10 +188,6 @@ def gamma_correct(gamma: float = 2.2) -> Stage:
 
     Args:
         gamma: The start of the parameter `gamma_correct`.
-
-    Example:
-        >>> isp.stages.gamma_correct().parameters["gamma_correct"].value
-        2.2
     """
     return Stage("gamma_correct", color.gamma_correct, {"gamma_correct": _strength(gamma, "gamma")})
 
@@ -267,10 +198,6 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
     Args:
         amount: The start of the parameter `contrast`; 1 changes nothing.
         pivot: The start of the parameter `contrast_pivot`, the value that does not change.
-
-    Example:
-        >>> list(isp.stages.contrast(1.1).parameters)
-        ['contrast', 'contrast_pivot']
     """
     parameters = {
         "contrast": _strength(amount, "factor"),
@@ -286,9 +213,6 @@ def curve(segments: int = 4) -> Stage:
         segments: The number of straight segments. They start with equal rises, which change nothing. Four segments are
             named shadows, darks, lights and highlights.
 
-    Raises:
-        ValueError: If there are no segments.
-
     Example:
         >>> isp.stages.curve().parameters["curve"].labels
         ('shadows', 'darks', 'lights', 'highlights')
@@ -300,17 +224,7 @@ def curve(segments: int = 4) -> Stage:
 
 
 def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage:
-    """Makes a stage for mosaics or images that clips to a range.
-
-    Args:
-        name: The name of the stage.
-        low: The least value.
-        high: The greatest value.
-
-    Example:
-        >>> isp.stages.clipped().options
-        {'low': 0.0, 'high': 1.0}
-    """
+    """Makes a stage for mosaics or images that clips to a range."""
     return Stage(name, steps.clip, options={"low": low, "high": high})
 
 
@@ -322,10 +236,6 @@ def filter_kernel(kernel: ArrayLike) -> Parameter:
 
     Returns:
         The parameter. Its neutral value is the kernel that copies its input.
-
-    Example:
-        >>> isp.stages.filter_kernel(isp.sharpen.SHARPENING_KERNEL).neutral
-        ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
     """
     neutral = np.zeros(np.shape(kernel))
     neutral[tuple(side // 2 for side in neutral.shape)] = 1

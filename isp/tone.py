@@ -40,10 +40,6 @@ def contrast(
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
         amount: The factor; 1 changes nothing. It can be learned.
         pivot: The value that stays as it is. It can be learned.
-
-    Example:
-        >>> isp.tone.contrast(jnp.array([[[0.25, 0.5, 0.75]]]), 2.0)
-        Array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
     return curves.contrast(rgb, amount, pivot)
@@ -60,14 +56,10 @@ def curve(
     segment continue beyond [0, 1].
 
     Args:
-        rgb: Images `(..., H, W, 3)`.
         rises: The logarithms of the segments' rises, up to a common constant. They can be learned.
 
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
-
-    Raises:
-        ValueError: If there are no segments.
 
     Example:
         The lower half of the range takes up three quarters of it.
@@ -112,13 +104,9 @@ def local_tone_map(
         strength: The fraction of the base's contrast to remove: 0 for none, 1 for all. It can be learned.
         detail: The factor for the detail's contrast; 1 keeps it. It can be learned.
         smoothness: The variance of the logarithm, positive, above which an edge belongs to the base.
-        size: The side of the windows in cells, odd.
         cell: The side of a cell in pixels.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
             a factor of `floor ** -strength`.
-
-    Raises:
-        ValueError: If `smoothness`, `cell` or `floor` is not positive, or `size` is even.
 
     Example:
         A dark scene, 1/100 as bright as the sky beside it, becomes 1/25 as bright.

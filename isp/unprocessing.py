@@ -13,17 +13,7 @@ from isp.camera import Camera
 
 
 def check_invertible(camera: Camera) -> None:
-    """Checks that the camera's color matrix can be inverted in float32.
-
-    Args:
-        camera: The camera, whose `color_matrix` is checked.
-
-    Raises:
-        ValueError: If the matrix is singular.
-
-    Example:
-        >>> isp.unprocessing.check_invertible(isp.CAMERAS["drone"])
-    """
+    """Checks that the camera's color matrix can be inverted in float32."""
     if np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps:
         raise ValueError(f"color_matrix must have an inverse, got the singular {camera.color_matrix}")
 
@@ -33,20 +23,11 @@ def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
     """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
     Args:
-        rgb: Linear sRGB `(..., H, W, 3)`.
         camera: The camera, whose `color_matrix` and `white_balance` are undone.
 
     Returns:
         Linear camera RGB `(..., H, W, 3)` in the units of `rgb`. Colors outside the camera's gamut are negative, since
         nothing is clipped.
-
-    Raises:
-        ValueError: If the camera's matrix is singular.
-
-    Example:
-        >>> white = np.ones((1, 1, 3), np.float32)
-        >>> np.asarray(isp.unprocessing.to_camera(white, isp.CAMERAS["drone"])).round(3)
-        array([[[0.349, 1.   , 0.578]]], dtype=float32)
     """
     check_invertible(camera)
     # Matrices of half precision cannot be inverted.
@@ -72,15 +53,11 @@ def unprocess(
     Args:
         rgb: Pictures `(..., H, W, 3)` in [0, 1] with even H and W. Negative values, which no tone curve returns, count
             as black.
-        camera: The camera to imitate.
         gamma: The exponent of the picture's tone curve, light ** (1 / gamma).
 
     Returns:
         The mosaics `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is 1,
         white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
-
-    Raises:
-        ValueError: If the camera's matrix is singular.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]
