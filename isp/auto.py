@@ -7,7 +7,8 @@ from isp import cfa, metering, stages
 from isp.camera import Camera
 from isp.pipeline import Pipeline
 
-_METERING = (metering.auto_white_balance, metering.auto_exposure)
+# The functions of the stages that meter, by the arguments of `metered`.
+METERING = {"exposure": metering.auto_exposure, "white_balance": metering.auto_white_balance}
 
 # The powers of the mean that are tried: the gray world, shades of gray, and nearly the brightest zone.
 _POWERS = (1.0, 6.0, 20.0)
@@ -60,7 +61,7 @@ def metered_like(pipeline: Pipeline, other: Pipeline) -> Pipeline:
     Args:
         other: The pipeline whose first stages may have been added by `metered`.
     """
-    for stage in reversed([stage for stage in other.stages if stage.function in _METERING]):
+    for stage in reversed([stage for stage in other.stages if stage.function in METERING.values()]):
         pipeline = pipeline.inserted(stage.starting_at(other.parameters()), before=pipeline.stage_names[0])
     return pipeline
 

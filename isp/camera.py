@@ -1,6 +1,7 @@
 """The calibration values of a camera that processing needs, and the two cameras of the published raw data sets."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import numbers
@@ -178,27 +179,14 @@ class Camera:
         return {name: _as_tuples(value) for name, value in figures.items()}
 
 
-def _positive(name: str, given: object) -> float:
-    """Returns the value as a float; raises a ValueError unless it is a finite number greater than 0."""
-    value = _number(name, given)
-    if value <= 0:
-        raise ValueError(f"{name} must be greater than 0, got {value:g}")
-    return value
-
-
-def _not_negative(name: str, given: object) -> float:
-    """Returns the value as a float; raises a ValueError unless it is a finite number that is not negative."""
-    value = _number(name, given)
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value:g}")
-    return value
-
-
-def _number(name: str, given: object) -> float:
-    """Returns the value as a float; raises a ValueError unless it is a finite number."""
+def _number(name: str, given: object, may_be_zero: bool = False) -> float:
+    """Returns the value as a float; raises a ValueError unless it is finite and greater than 0, or 0 if allowed."""
     if not isinstance(given, numbers.Real) or isinstance(given, bool):
         raise ValueError(f"{name} must be a number, got {given!r:.100}")
-    return _checked(name, [given], (1,)).item()
+    value = _checked(name, [given], (1,)).item()
+    if value < 0 or (value == 0 and not may_be_zero):
+        raise ValueError(f"{name} must {'not be negative' if may_be_zero else 'be greater than 0'}, got {value:g}")
+    return value
 
 
 def _bits(name: str, given: object) -> int:
@@ -210,9 +198,9 @@ def _bits(name: str, given: object) -> int:
 
 # The fields that are single numbers and may be unknown.
 _CHECKS: dict[str, Callable[[str, object], float | int]] = {
-    "white_level": _positive,
-    "full_well": _positive,
-    "read_noise": _not_negative,
+    "white_level": _number,
+    "full_well": _number,
+    "read_noise": functools.partial(_number, may_be_zero=True),
     "bits": _bits,
 }
 

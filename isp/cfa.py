@@ -282,15 +282,3 @@ def space_to_depth(raw: Shaped[Array, "..."]) -> Float[Array, "*batch rows cols 
     *batch, height, width = raw.shape
     tiles = raw.reshape(*batch, height // 2, 2, width // 2, 2)
     return jnp.moveaxis(tiles, -3, -2).reshape(*batch, height // 2, width // 2, 4)
-
-
-@jax.jit
-def depth_to_space(phases: Float[Array, "*batch rows cols 4"]) -> Float[Array, "*batch height width"]:
-    """Puts the sites of each tile back into a mosaic; undoes `space_to_depth`.
-
-    Args:
-        phases: The sites of each tile in CFA order, `(..., H / 2, W / 2, 4)`.
-    """
-    *batch, rows, cols, _ = phases.shape
-    tiles = jnp.moveaxis(phases.reshape(*batch, rows, cols, 2, 2), -2, -3)
-    return tiles.reshape(*batch, 2 * rows, 2 * cols)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._kernels import curves, planes, xla
+from isp._kernels import planes, powers, xla
 from isp._kernels.checks import Scalar, check_image
 
 #: The matrix `(3, 3)` from RGB to luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are
@@ -197,7 +197,7 @@ def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Fl
     """Moves colors away from the gray of their luma, or toward it, and keeps the luma.
 
     Args:
-        amount: The factor for U and V: 0 for grays, 1 for no change. It can be learned.
+        amount: The factor for U and V: 0 for grays, 1 for no change.
     """
     check_image(rgb)
     channels = planes.split(rgb)
@@ -268,7 +268,7 @@ def gamma_correct(
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light.
-        gamma: The inverse of the exponent, such as 2.2. It can be learned.
+        gamma: The inverse of the exponent, such as 2.2.
 
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
@@ -278,7 +278,7 @@ def gamma_correct(
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
-    return xla.pointwise(curves.power)(rgb, gamma)
+    return xla.apart(powers.root)(rgb, gamma)
 
 
 @jax.jit

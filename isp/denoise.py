@@ -182,7 +182,7 @@ def tv_chambolle(
     Forward-mode and second derivatives do not work.
 
     Args:
-        weight: The weight of the slopes, positive: greater is smoother. It can be learned.
+        weight: The weight of the slopes, positive: greater is smoother.
         eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
 
     Example:
@@ -220,7 +220,7 @@ def tv_bregman(
 
     Args:
         rgb: Images `(..., H, W, 3)` of any range; H and W at least 2.
-        weight: The weight of the distance, positive: smaller is smoother. It can be learned.
+        weight: The weight of the distance, positive: smaller is smoother.
         eps: Iteration stops when the root mean square of a channel's change is at most this.
         isotropic: Whether a slope is the length of the gradient. If False, it is the sum of the components' absolute
             values.
@@ -254,8 +254,8 @@ def bilateral(
     Forward-mode derivatives do not work.
 
     Args:
-        sigma_spatial: The standard deviation of spatial distances in pixels, positive. It can be learned.
-        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, the standard
+        sigma_spatial: The standard deviation of spatial distances in pixels, positive.
+        sigma_color: The standard deviation of color distances, positive. If None, the standard
             deviation of each image's values, over pixels and channels.
         size: The side of the windows, odd. If None, 3 standard deviations to each side, and at least 5.
         bins: The number of steps to which color distances are rounded down, at least 3. scikit-image's default is
@@ -300,7 +300,7 @@ def nlm_denoising(
     defaults, which are scikit-image's, take hundreds of times as long as other denoisers.
 
     Args:
-        strength: The difference between patches, positive, beyond which they count little. It can be learned.
+        strength: The difference between patches, positive, beyond which they count little.
         patch_size: The side of the patches, odd.
         patch_distance: The greatest distance between two pixels in rows and in columns.
         centered: Whether patches are whole, and small weights count.

@@ -1,7 +1,6 @@
 """Filters of planes that compile to fast code, and tools for your own functions of images.
 
-On CPUs, XLA would compute a filter anew for each value that the next filter reads. `apart` and `pointwise` prevent
-that.
+On CPUs, XLA would compute a filter anew for each value that the next filter reads. `apart` prevents that.
 """
 
 import jax
@@ -11,9 +10,9 @@ from jaxtyping import Array, Float
 from isp._kernels import gaussian
 from isp._kernels.checks import Scalar, check_image
 from isp._kernels.stencil import correlate, total
-from isp._kernels.xla import apart, pointwise
+from isp._kernels.xla import apart
 
-__all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "pointwise", "total"]
+__all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "total"]
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:

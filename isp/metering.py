@@ -41,7 +41,7 @@ def levels(
     more, since the brightest values are then missing.
 
     Args:
-        power: The power of the mean, positive. It can be learned.
+        power: The power of the mean, positive.
         black_level: The level of black, as in `isp.Camera`. Zones below it count as 0.
 
     Returns:

@@ -111,18 +111,6 @@ class Pipeline(nnx.Module):
         """The declarations of all parameters by name, in the order of `parameters`. Each has a `value` of None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
-    def values(self, offsets: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Computes the values at offsets from the pipeline's own, at the nearest valid offset.
-
-        Args:
-            offsets: By the name of a parameter, the distance from its value in natural ranges, `(..., *shape)`.
-        """
-        self._check_names(offsets)
-        return {
-            name: self.facts[name].moved_validly(getattr(self, name)[...], jnp.asarray(offset, jnp.float32))
-            for name, offset in offsets.items()
-        }
-
     def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":
         """Returns a pipeline with the same stages and other values of some parameters.
 

@@ -21,7 +21,7 @@ def correct(
 
     Args:
         image: Images `(..., H, W, 3)`; with a `pattern`, mosaics `(..., H, W)` with black at 0.
-        coefficients: k1, k2 and k3 in columns, for red, green and blue in rows. They can be learned.
+        coefficients: k1, k2 and k3 in columns, for red, green and blue in rows.
 
     Example:
         >>> rgb = isp.shading.correct(jnp.ones((3, 3, 3)), jnp.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]))

@@ -44,8 +44,8 @@ def unsharp_masking(
     pixels.
 
     Args:
-        radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
-        amount: The factor. 0 changes nothing and negative values blur. It can be learned.
+        radius: The standard deviation of the Gaussian in pixels, positive.
+        amount: The factor. 0 changes nothing and negative values blur.
 
     Example:
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
@@ -69,8 +69,8 @@ def unsharp_masking_vertical(
     to compare with the study's results, and `unsharp_masking` for everything else.
 
     Args:
-        radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
-        amount: The factor. 0 changes nothing and negative values blur. It can be learned.
+        radius: The standard deviation of the Gaussian in pixels, positive.
+        amount: The factor. 0 changes nothing and negative values blur.
         size: The number of rows that the Gaussian covers, odd. If None, 4 standard deviations to each side.
     """
     return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))

@@ -1,5 +1,7 @@
 """Makers of stages for your own pipelines: each returns an `isp.Stage` whose parameters declare their ranges.
 
+Continuous arguments of a maker, and values of the camera, are the starts of the stage's parameters.
+
 The stages of `isp.full` come from here, with distinct parameter names, so that they fit into one pipeline. To use a
 stage twice, rename the copy and its parameters with `dataclasses.replace`.
 
@@ -10,9 +12,7 @@ which continuous settings are parameters and all others, such as the side of a w
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from isp import cfa, color, demosaic, denoise, metering, repair, shading, sharpen, tone
 from isp._fusion import steps
 from isp._kernels import checks
+from isp._kernels.checks import Scalar
 from isp.camera import Camera
 from isp.cfa import COLORS
 from isp.parameter import Parameter
@@ -83,8 +84,6 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
         highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored.
     """
     _check_gains(camera, highlights is not None)
-    if highlights is not None and highlights not in color.MODES:
-        raise ValueError(f"highlights must be one of {', '.join(color.MODES)}, got {highlights!r}")
     return Stage("white_balance", steps.balance, camera.parameters("white_balance"), {"mode": highlights})
 
 
@@ -105,10 +104,10 @@ def auto_white_balance(
     """Makes the stage `auto_white_balance` for mosaics as they are read, which meters the color of each image.
 
     Args:
-        neutral: The start of the parameter `neutral`, the levels of red, green and blue to reach, up to a factor. If
-            None, the levels that the camera's gains make gray.
-        power: The start of the parameter `balance_power`: 1 for the gray world, large for the white patch.
-        share: The start of the parameter `balance_share`: 0 leaves images as they are, 1 reaches the neutral color.
+        neutral: The levels of red, green and blue to reach, up to a factor. If None, the levels that the camera's gains
+            make gray.
+        power: 1 for the gray world, large for the white patch.
+        share: 0 leaves images as they are, 1 reaches the neutral color.
     """
     if neutral is None:
         neutral = 1 / np.abs(np.asarray(camera.white_balance))
@@ -124,10 +123,10 @@ def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.
     """Makes the stage `auto_exposure` for mosaics as they are read, which meters the level of each image.
 
     Args:
-        target: The start of the parameter `exposure_target`, the level to reach as a fraction of white. If None, the
-            level of a picture that the camera's gains make gray with 18% of white.
-        power: The start of the parameter `exposure_power`: 1 for the mean, large for the brightest zone.
-        share: The start of the parameter `exposure_share`: 0 leaves images as they are, 1 reaches the target.
+        target: The level to reach as a fraction of white. If None, that of a picture which the camera's gains make gray
+            with 18% of white.
+        power: 1 for the mean, large for the brightest zone.
+        share: 0 leaves images as they are, 1 reaches the target.
     """
     if target is None:
         gray = 1 / np.abs(np.asarray(camera.white_balance))
@@ -146,31 +145,18 @@ def color_correct(camera: Camera) -> Stage:
 
 
 def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
-    """Makes the stage `chroma_denoising` for images, which smooths U and V.
-
-    Args:
-        sigma: The start of the parameter `chroma_sigma`, in pixels.
-    """
+    """Makes the stage `chroma_denoising` for images, which smooths U and V by `chroma_sigma` pixels."""
     options = {"size": checks.gaussian_size("sigma", sigma, size)}
     return Stage("chroma_denoising", denoise.chroma_denoising, {"chroma_sigma": _strength(sigma, "pixels")}, options)
 
 
 def saturation(amount: float = 1.0) -> Stage:
-    """Makes the stage `saturation` for images, which moves colors away from gray.
-
-    Args:
-        amount: The start of the parameter `saturation`; 1 changes nothing.
-    """
+    """Makes the stage `saturation` for images, which moves colors away from gray; an amount of 1 changes nothing."""
     return Stage("saturation", color.saturation, {"saturation": _strength(amount, "factor")})
 
 
 def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
-    """Makes the stage `local_tone_map` for images in linear light, which brightens dark areas and keeps their detail.
-
-    Args:
-        strength: The start of the parameter `tone_strength`, in [0, 1].
-        detail: The start of the parameter `tone_detail`.
-    """
+    """Makes the stage `local_tone_map` for images in linear light, which brightens dark areas and keeps detail."""
     parameters = {
         "tone_strength": Parameter(strength, width=0.3, low=0, high=1, unit="fraction of contrast"),
         "tone_detail": _strength(detail, "factor"),
@@ -184,21 +170,12 @@ def srgb() -> Stage:
 
 
 def gamma_correct(gamma: float = 2.2) -> Stage:
-    """Makes the stage `gamma_correct` for images in linear light, which applies the exponent 1 / gamma.
-
-    Args:
-        gamma: The start of the parameter `gamma_correct`.
-    """
+    """Makes the stage `gamma_correct` for images in linear light, which applies the exponent 1 / gamma."""
     return Stage("gamma_correct", color.gamma_correct, {"gamma_correct": _strength(gamma, "gamma")})
 
 
 def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
-    """Makes the stage `contrast` for images, which stretches values away from a pivot.
-
-    Args:
-        amount: The start of the parameter `contrast`; 1 changes nothing.
-        pivot: The start of the parameter `contrast_pivot`, the value that does not change.
-    """
+    """Makes the stage `contrast` for images, which stretches values away from a pivot; 1 changes nothing."""
     parameters = {
         "contrast": _strength(amount, "factor"),
         "contrast_pivot": Parameter(pivot, width=0.5, low=0, high=1, unit="fraction of white"),
@@ -207,15 +184,10 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
 
 
 def curve(segments: int = 4) -> Stage:
-    """Makes the stage `curve` for images, a tone curve that can be learned and rises everywhere.
+    """Makes the stage `curve` for images, a tone curve that rises everywhere.
 
-    Args:
-        segments: The number of straight segments. They start with equal rises, which change nothing. Four segments are
-            named shadows, darks, lights and highlights.
-
-    Example:
-        >>> isp.stages.curve().parameters["curve"].labels
-        ('shadows', 'darks', 'lights', 'highlights')
+    Its straight segments start with equal rises, which change nothing. Four are named shadows, darks, lights and
+    highlights.
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
@@ -231,11 +203,7 @@ def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage
 def filter_kernel(kernel: ArrayLike) -> Parameter:
     """Makes the parameter of a filter's kernel, which is tuned as a whole by the strength of the filter.
 
-    Args:
-        kernel: The weights, with odd sides.
-
-    Returns:
-        The parameter. Its neutral value is the kernel that copies its input.
+    Its neutral value is the kernel that copies its input.
     """
     neutral = np.zeros(np.shape(kernel))
     neutral[tuple(side // 2 for side in neutral.shape)] = 1
@@ -267,11 +235,6 @@ def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
     return Parameter(value, scale="log", unit=unit)
 
 
-# A setting from the user, before it is checked.
-Setting = ArrayLike | str | None
-Converted = TypeVar("Converted")
-
-
 def _normalized(pattern: str) -> Stage:
     # As with the weights of `isp.parametrized`, a few images cannot determine so many values.
     weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
@@ -290,103 +253,63 @@ def _of_bayer(function: Callable, pattern: str) -> Stage:
     return _of_any_array(function, pattern)
 
 
-def _menon2007(pattern: str, refine: Setting = True) -> Stage:
+def _menon2007(pattern: str, refine: bool = True) -> Stage:
     stage = _of_bayer(demosaic.menon2007, pattern)
-    return dataclasses.replace(stage, options={**stage.options, "refine": _flag("refine", refine)})
+    return dataclasses.replace(stage, options={**stage.options, "refine": refine})
 
 
 def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Stage:
     return Stage("sharpen", sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)})
 
 
-def _unsharp(function: Callable, radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
-    radius, amount = _start("radius", radius), _start("amount", amount)
+def _unsharp(function: Callable, radius: Scalar = 1.0, amount: Scalar = 1.0) -> Stage:
     options = {"size": checks.gaussian_size("radius", radius, None)}
     return Stage("sharpen", function, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, options)
 
 
-def _smoothing(function: Callable, sigma: Setting) -> Stage:
-    sigma = _start("sigma", sigma)
+def _smoothing(function: Callable, sigma: Scalar) -> Stage:
     options = {"size": checks.gaussian_size("sigma", sigma, None)}
     return Stage("denoise", function, {"sigma": _strength(sigma, "pixels")}, options)
 
 
-def _median_denoising(size: Setting = 3) -> Stage:
-    size = _count("size", size)
+def _median_denoising(size: int = 3) -> Stage:
     checks.check_size(size)
     return Stage("denoise", denoise.median_denoising, options={"size": size})
 
 
-def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> Stage:
-    start = _start("keep_fraction", keep_fraction)
-    softness = None if softness is None else _number("softness", softness)
-    checks.check_fraction(start, softness)
+def _fft_denoising(keep_fraction: Scalar = 0.3, softness: float | None = None) -> Stage:
+    checks.check_fraction(keep_fraction, softness)
     if softness is None:  # A hard cut has no derivative, so its fraction is an option.
-        return Stage("denoise", denoise.fft_denoising, options={"keep_fraction": _number("keep_fraction", start)})
-    parameters = {"keep_fraction": _strength(start, "fraction")}
+        return Stage("denoise", denoise.fft_denoising, options={"keep_fraction": float(keep_fraction)})
+    parameters = {"keep_fraction": _strength(keep_fraction, "fraction")}
     return Stage("denoise", denoise.fft_denoising, parameters, {"softness": softness})
 
 
-def _total_variation(function: Callable, weight: Setting, eps: Setting, max_iterations: Setting) -> Stage:
-    start, tolerance = _start("weight", weight), _number("eps", eps)
-    most = _count("max_iterations", max_iterations)
-    checks.check_total_variation(start, tolerance, most)
-    return Stage("denoise", function, {"weight": _strength(start)}, {"eps": tolerance, "max_iterations": most})
+def _tv_chambolle(weight: Scalar = 0.01, eps: float = 2e-4, max_iterations: int = 200) -> Stage:
+    checks.check_total_variation(weight, eps, max_iterations)
+    options = {"eps": eps, "max_iterations": max_iterations}
+    return Stage("denoise", denoise.tv_chambolle, {"weight": _strength(weight)}, options)
 
 
-def _tv_bregman(
-    weight: Setting = 100.0, eps: Setting = 1e-3, max_iterations: Setting = 100, isotropic: Setting = True
-) -> Stage:
-    stage = _total_variation(denoise.tv_bregman, weight, eps, max_iterations)
-    return dataclasses.replace(stage, options={**stage.options, "isotropic": _flag("isotropic", isotropic)})
+def _tv_bregman(weight: Scalar = 100.0, eps: float = 1e-3, max_iterations: int = 100, isotropic: bool = True) -> Stage:
+    checks.check_total_variation(weight, eps, max_iterations)
+    options = {"eps": eps, "max_iterations": max_iterations, "isotropic": isotropic}
+    return Stage("denoise", denoise.tv_bregman, {"weight": _strength(weight)}, options)
 
 
-def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: Setting = 10000) -> Stage:
-    sigma_spatial = _start("sigma_spatial", sigma_spatial)
-    size = checks.bilateral_size(sigma_spatial, None)
-    parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
-    sigma_color = None if sigma_color is None else _start("sigma_color", sigma_color)
-    bins = None if bins is None else _count("bins", bins)
+def _bilateral(sigma_spatial: Scalar = 0.6, sigma_color: Scalar | None = None, bins: int | None = 10000) -> Stage:
     checks.check_colors(sigma_color, bins)
+    options = {"size": checks.bilateral_size(sigma_spatial, None), "bins": bins}
+    parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
     if sigma_color is not None:
         parameters["sigma_color"] = _strength(sigma_color)
-    return Stage("denoise", denoise.bilateral, parameters, {"size": size, "bins": bins})
+    return Stage("denoise", denoise.bilateral, parameters, options)
 
 
-def _nlm_denoising(strength: Setting = 0.1, patch_size: Setting = 7, patch_distance: Setting = 11) -> Stage:
-    strength, size = _start("strength", strength), _count("patch_size", patch_size)
-    distance = _count("patch_distance", patch_distance)
-    checks.check_patches(strength, size, distance)
-    options = {"patch_size": size, "patch_distance": distance}
+def _nlm_denoising(strength: Scalar = 0.1, patch_size: int = 7, patch_distance: int = 11) -> Stage:
+    checks.check_patches(strength, patch_size, patch_distance)
+    options = {"patch_size": patch_size, "patch_distance": patch_distance}
     return Stage("denoise", denoise.nlm_denoising, {"strength": _strength(strength)}, options)
-
-
-def _start(name: str, value: Setting) -> checks.Scalar:
-    """Returns the start of a parameter, which may be traced."""
-    return value if checks.is_traced(value) else _number(name, value)
-
-
-# Settings become Python numbers, because options must be hashable and arrays are not.
-def _number(name: str, value: Setting) -> float:
-    return _converted(name, value, float, "a number")
-
-
-def _count(name: str, value: Setting) -> int:
-    return _converted(name, value, operator.index, "a whole number")
-
-
-def _flag(name: str, value: Setting) -> bool:
-    return _converted(name, value, bool, "true or false")
-
-
-def _converted(name: str, value: Setting, convert: Callable[[Any], Converted], expected: str) -> Converted:
-    try:
-        # Reject strings and one-element arrays, which float() would accept.
-        if not isinstance(value, str) and np.asarray(value).shape == ():
-            return convert(value)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{name} must be {expected}, got {' '.join(repr(value).split())}")
 
 
 ALGORITHMS: dict[str, dict[str, Callable[..., Stage]]] = {
@@ -409,9 +332,7 @@ ALGORITHMS: dict[str, dict[str, Callable[..., Stage]]] = {
         "gaussian_denoising": functools.partial(_smoothing, denoise.gaussian_denoising, sigma=0.5),
         "median_denoising": _median_denoising,
         "fft_denoising": _fft_denoising,
-        "tv_chambolle": functools.partial(
-            _total_variation, denoise.tv_chambolle, weight=0.01, eps=2e-4, max_iterations=200
-        ),
+        "tv_chambolle": _tv_chambolle,
         "tv_bregman": _tv_bregman,
         "bilateral": _bilateral,
         "chroma_denoising": functools.partial(_smoothing, denoise.chroma_denoising, sigma=1.5),

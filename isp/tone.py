@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._kernels import curves, planes, stencil, xla
+from isp._kernels import planes, powers, stencil, xla
 from isp._kernels.checks import Scalar, check_image, check_positive, check_size
 
 # The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
@@ -27,7 +27,14 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)
     """
     check_image(rgb)
-    return xla.pointwise(curves.srgb)(rgb)
+    return xla.apart(_srgb)(rgb)
+
+
+def _srgb(light: Array) -> Array:
+    dark = light <= 0.0031308
+    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
+    bright = 1.055 * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (1 / 2.4)) - 0.055
+    return jnp.where(dark, 12.92 * light, bright)
 
 
 @jax.jit
@@ -38,11 +45,11 @@ def contrast(
 
     Args:
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
-        amount: The factor; 1 changes nothing. It can be learned.
-        pivot: The value that stays as it is. It can be learned.
+        amount: The factor; 1 changes nothing.
+        pivot: The value that stays as it is.
     """
     check_image(rgb)
-    return curves.contrast(rgb, amount, pivot)
+    return rgb * jnp.asarray(amount, rgb.dtype) + jnp.asarray(pivot * (1 - amount), rgb.dtype)
 
 
 @jax.jit
@@ -56,7 +63,7 @@ def curve(
     segment continue beyond [0, 1].
 
     Args:
-        rises: The logarithms of the segments' rises, up to a common constant. They can be learned.
+        rises: The logarithms of the segments' rises, up to a common constant.
 
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
@@ -73,7 +80,20 @@ def curve(
     check_image(rgb)
     if rises.ndim != 1 or not rises.size:
         raise ValueError(f"rises must have shape (segments,), got {rises.shape}")
-    return xla.pointwise(curves.segments)(rgb, curves.shares(rises, rgb.dtype))
+    # Inside the unit, XLA would compute the rises for each value.
+    return xla.apart(_segments)(rgb, jax.nn.softmax(jnp.asarray(rises, rgb.dtype)))
+
+
+def _segments(values: Array, rises: Array) -> Array:
+    """Adds up the part of each segment that lies below a value, which rises with the value, even after rounding."""
+    count = len(rises)
+    raised = jnp.zeros_like(values)
+    for k in range(count):
+        part = values * count - k
+        part = part if k == 0 else jnp.maximum(part, 0)
+        part = part if k == count - 1 else jnp.minimum(part, 1)
+        raised += rises[k] * part
+    return raised
 
 
 def local_tone_map(
@@ -101,8 +121,8 @@ def local_tone_map(
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light.
-        strength: The fraction of the base's contrast to remove: 0 for none, 1 for all. It can be learned.
-        detail: The factor for the detail's contrast; 1 keeps it. It can be learned.
+        strength: The fraction of the base's contrast to remove: 0 for none, 1 for all.
+        detail: The factor for the detail's contrast; 1 keeps it.
         smoothness: The variance of the logarithm, positive, above which an edge belongs to the base.
         cell: The side of a cell in pixels.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 import isp
+from isp.auto import METERING
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
@@ -189,8 +190,8 @@ def metering_of(processor: object) -> tuple[str, ...]:
     """Returns what a processor meters, as the setting `auto` names it; nothing if it is no pipeline."""
     if not isinstance(processor, isp.Pipeline):
         return ()
-    kinds = {"exposure": isp.metering.auto_exposure, "white_balance": isp.metering.auto_white_balance}
-    return tuple(kind for kind, function in kinds.items() if function in [stage.function for stage in processor.stages])
+    functions = [stage.function for stage in processor.stages]
+    return tuple(kind for kind, function in METERING.items() if function in functions)
 
 
 def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:

@@ -24,16 +24,7 @@ Work = tuple[Stage, ...]
 
 
 def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: Array) -> Array:
-    """Computes all stages of mosaics `(batch, H, W)`.
-
-    Args:
-        stages: The stages.
-        parameters: The values of all parameters by name.
-        mosaics: The mosaics.
-
-    Returns:
-        The images after the last stage.
-    """
+    """Computes all stages of mosaics `(batch, H, W)`."""
 
     def process(image: Array) -> Array:
         for is_local, group in itertools.groupby(_works(stages), lambda work: _distance(work, parameters) is not None):
@@ -71,10 +62,10 @@ def _distance(work: Work, parameters: Mapping[str, Array]) -> int | None:
 
 
 def _works(stages: Sequence[Stage]) -> list[Work]:
-    """Groups the stages that are computed together: from the first stage on, as many as one function can compute."""
+    """Groups the stages, from the first on, into pairs that one function computes, and single ones."""
     works, rest = [], tuple(stages)
     while rest:
-        count = next((n for n in range(_MOST_TOGETHER, 1, -1) if _signature(rest[:n]) in _TOGETHER), 1)
+        count = 2 if _signature(rest[:2]) in _TOGETHER else 1
         works.append(rest[:count])
         rest = rest[count:]
     return works
@@ -104,22 +95,13 @@ def naming(*stages: Stage) -> Iterator[None]:
         raise
 
 
-# Functions that compute several stages faster. Each stage is listed with its number of parameters and its options,
-# since an edited stage may have others. A function takes the image, the parameters of all stages and the options of
-# all.
+# Functions that compute two stages faster. Each stage is listed with its number of parameters and its options, since an
+# edited stage may have others. A function takes the image, and the parameters and options of both.
 _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     ((steps.spread_above_black, 1, "pattern"), (steps.interpolate_and_correct, 3)): steps.mosaic_to_rgb,
     ((sharpen.sharpening_filter, 1), (denoise.filter_luma, 1)): steps.filter_luma_twice,
-    (
-        (sharpen.sharpening_filter, 1),
-        (denoise.filter_luma, 1),
-        (steps.clip, 0, "low"),
-        (color.gamma_correct, 1),
-    ): steps.filter_clip_and_correct,
     ((steps.clip, 0, "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
-    ((tone.srgb, 0), (tone.contrast, 2), (tone.curve, 1), (steps.clip, 0, "high", "low")): steps.apply_all_curves,
 }
-_MOST_TOGETHER = max(map(len, _TOGETHER))
 
 
 def _of_kernel(kernel: Array | None = None, *_: Array, **__: object) -> int | None:

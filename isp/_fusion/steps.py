@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from isp import cfa, color, demosaic
-from isp._kernels import curves, planes, stencil
+from isp._kernels import planes, powers, stencil
 from isp._kernels.checks import check_image
 from isp._kernels.xla import is_plain, with_gradient
 
@@ -123,27 +123,12 @@ _filtered = with_gradient(_filtered_above_black, _filtered_forward, _filtered_ba
 
 def filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     """Computes `sharpen.sharpening_filter` and `denoise.filter_luma` without returning to RGB in between."""
-    return color.replace_luma(rgb, functools.partial(_filtered_twice, first=first, second=second))
-
-
-def _filtered_twice(luma: Array, first: Array, second: Array) -> Array:
-    return stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
-
-
-def filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float) -> Array:
-    """Computes `filter_luma_twice` and `clip_and_correct`; the change of luma is added in the pass of the curve."""
-    channels, luma = color.split_luma(rgb)
-    lumas = luma, _filtered_twice(luma, first, second)
-    return jnp.stack(curves.clipped_power(channels, gamma, low, lumas), -1)
+    return color.replace_luma(
+        rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
+    )
 
 
 def clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:
     """Computes `clip` and `color.gamma_correct` in one pass, with the channels apart."""
     check_image(rgb)
-    return jnp.stack(curves.clipped_power(planes.split(rgb), gamma, low), -1)
-
-
-def apply_all_curves(rgb: Array, amount: Array, pivot: Array, rises: Array, low: float, high: float) -> Array:
-    """Computes `srgb`, `contrast` and `curve` of `isp.tone` and `clip` in one pass, with the channels apart."""
-    shares = curves.shares(rises, rgb.dtype)
-    return jnp.stack(curves.all_at_once(planes.split(rgb), amount, pivot, shares, low, high), -1)
+    return jnp.stack(powers.clipped_roots(planes.split(rgb), gamma, low), -1)

@@ -38,11 +38,6 @@ def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_it
         stop: `(first, previous, measure) -> bool`, given the measures of the first, the previous and this step.
             `previous` is infinite at the first step.
         state: The initial state: floating-point arrays, all of one type.
-        parameters: The floating-point arrays that the step depends on.
-        max_iterations: The largest number of steps.
-
-    Returns:
-        The last state.
     """
     return _iterate(step, stop, max_iterations, state, parameters)
 

@@ -217,11 +217,7 @@ def _with_mirrored_tiles(margin: int, planes: Planes) -> Planes:
 def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
     """Returns the mosaic around a site of each tile as a function of the offset at which it is read.
 
-    Args:
-        planes: The planes of the sites that are read, with margins of their own.
-        site: The site.
-        size: The numbers of tiles in a column and in a row of the image.
-        margin: How many tiles beyond the border the result includes.
+    The planes may have a margin, and the result includes `margin` tiles beyond the border.
     """
     height, width = (tiles + 2 * margin for tiles in size)
 
@@ -284,13 +280,7 @@ def _opposite(sites: Shifts, along: Array) -> Array:
 
 
 def _changes(differences: Array, down: int, right: int) -> Array:
-    """Computes |D(tile) - D(tile + (down, right))| for the tiles of the image, and zeros in a margin of one tile.
-
-    Args:
-        differences: D at one site of each tile, with a margin of two tiles.
-        down: How many tiles below the other tile is.
-        right: How many tiles to the right it is.
-    """
+    """Computes |D(tile) - D(tile + (down, right))| for the tiles of the image, and zeros in a margin of one tile."""
     size = differences.shape[1] - 4, differences.shape[2] - 4
     here, there = (padding.window(differences, place, size) for place in ((2, 2), (2 + down, 2 + right)))
     return jnp.pad(jnp.abs(here - there), [(0, 0), (1, 1), (1, 1)])

@@ -1,10 +1,11 @@
-"""Logarithms and exponentials for powers of positive numbers, `exp2(exponent * log2(base))`.
+"""Logarithms and exponentials for powers, `exp2(exponent * log2(base))`, and the tone curve that is a power.
 
 On CPUs, XLA's own functions take almost twice as long, because they accept every number. The functions here split off
 the bits of the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are not
 larger than XLA's.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._kernels.xla import is_fast_on_cpu
+from isp._kernels.xla import apart_with, is_fast_on_cpu, with_gradient
 
 # Coefficients of polynomials, the lowest first: of log2(1 + x) / x for 1 + x from sqrt(1/2) to sqrt(2), and of 2^x for
 # x from -1/2 to 1/2. Their relative errors are at most 3e-8 and 2e-9. They are fitted by least squares, with weights
@@ -33,6 +34,40 @@ _FRACTION, _BIAS, _ROOT = 23, 127, np.float32(0.5**0.5).view(np.int32)
 
 # The sum of this and a small float32 has no bits for a fraction: its last bits are the small number, rounded.
 _ROUNDING = np.float32(1.5 * 2**_FRACTION)
+
+
+def root(light: Array, gamma: Array | float) -> Array:
+    """Computes `light ** (1 / gamma)`, and 0 for values that are not positive."""
+    dark = light <= 0
+    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
+    return jnp.where(dark, 0, exp2(log2(jnp.where(dark, 1, light)) * (1 / gamma)))
+
+
+def clipped_roots(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
+    """Clips planes to [low, 1] and applies `root`.
+
+    The gradient computes the powers again in a unit of its own, where JAX would keep a plane of each step.
+    """
+    return _clipped_roots(low, planes, gamma)
+
+
+def _roots(low: float, planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
+    lights = [jnp.clip(plane, low, 1) for plane in planes]
+    if low > 0:  # Then no value is dark.
+        return tuple(exp2(log2(light) * (1 / gamma)) for light in lights)
+    return tuple(root(light, gamma) for light in lights)
+
+
+def _pull_back(low: float, planes: tuple[Array, ...], gamma: Array, gradients: tuple[Array, ...]) -> tuple:
+    return jax.vjp(functools.partial(_roots, low), planes, gamma)[1](gradients)
+
+
+_clipped_roots = with_gradient(
+    lambda low, *arrays: apart_with(_roots, low)(*arrays),
+    lambda low, *arrays: (_clipped_roots(low, *arrays), arrays),
+    lambda low, arrays, gradients: apart_with(_pull_back, low)(*arrays, gradients),
+    static_argnums=(0,),
+)
 
 
 # Compiled functions, so that they are traced once for all planes of a shape.

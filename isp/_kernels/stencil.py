@@ -54,22 +54,6 @@ def correlate(
     return out
 
 
-def transposed(
-    gradient: Float[Array, "*batch height width"], kernel: Float[Array | np.ndarray, "rows cols"], border: Border
-) -> Float[Array, "*batch height width"]:
-    """Computes the gradient of `correlate` for its image."""
-    kernels = kernel[None, None, :, :, None, None]
-    (of_image,) = _transposed((_flat(gradient),), jnp.asarray(kernels, gradient.dtype), border, _taps_of(kernels))
-    return of_image.reshape(gradient.shape)
-
-
-def inner_product(
-    first: Float[Array, "*batch height width"], second: Float[Array, "*batch height width"]
-) -> Float[Array, ""]:
-    """Adds up the products of two images' values, with all cores of a CPU."""
-    return _correlations([Padded(_flat(first), 0)], [_flat(second)], (1,) * 6).reshape(())
-
-
 def correlate_channels(
     image: Float[Array, "*batch height width channels"],
     kernel: Float[Array | np.ndarray, "out channels rows cols"],
@@ -90,14 +74,7 @@ def correlate_mosaic(
 
     out[y, x, k] = sum_ij kernels[k, i, j, y % 2, x % 2] * raw[y + i - rows // 2, x + j - cols // 2].
 
-    Args:
-        raw: The mosaic.
-        kernels: The weights. In a NumPy array they are constants, and zeros cost nothing.
-        border: The values beyond the border.
-        finish: A function of the image that treats each value by itself, computed in the same pass.
-
-    Returns:
-        The image.
+    Weights in a NumPy array are constants, and zeros cost nothing. `finish` treats each value by itself, in the pass.
     """
 
     def in_planes(raw: Array) -> Array:
@@ -145,17 +122,6 @@ def correlate_planes(
 
     Periods are 1 or 2; a period of 2 needs a plane with an even side. Reverse-mode derivatives for planes and kernels
     are written out, so forward mode does not work.
-
-    Args:
-        planes: The inputs, all of one shape.
-        kernels: The weights. Zeros in a NumPy array cost nothing.
-        border: The values beyond the border.
-
-    Returns:
-        One plane for each output.
-
-    Raises:
-        ValueError: If a side of the kernels is even.
     """
     dtype = jnp.result_type(*planes, kernels)
     rows, cols = kernels.shape[2:4]
@@ -313,14 +279,7 @@ def _sites(padded: Sequence[Padded], kernels: Array | np.ndarray, taps: tuple[Ta
 
 
 def woven(tile: Sequence[Sequence[Array]]) -> Array:
-    """Puts planes that each hold one site of every tile together, so that the sites are in their places.
-
-    Args:
-        tile: The planes `(batch, H / rows, W / cols, ...)` by the row and the column of their site in the tile.
-
-    Returns:
-        The plane or image `(batch, H, W, ...)`.
-    """
+    """Puts planes `(batch, H / rows, W / cols, ...)`, each of one site of all tiles, together."""
     stacked = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
     batch, height, rows, width, cols, *channels = stacked.shape
     return stacked.reshape(batch, height * rows, width * cols, *channels)

@@ -68,17 +68,8 @@ def by_patches(
 
     Each patch includes the pixels around it that its results depend on. They are cut off afterwards, together with
     whatever the patch's own border did to them. The gradient also goes patch by patch and computes intermediate results
-    again, so that they are never in memory for the whole image. Forward mode does not work.
-
-    Args:
-        function: Maps parameters and images to images of the same height and width. It captures no traced values.
-        parameters: Arrays.
-        images: Mosaics `(batch, H, W)` or images `(batch, H, W, channels)`.
-        reach: How many rows or columns away a pixel can influence the result.
-        period: The number of rows and columns after which the function treats pixels alike: 2 for Bayer mosaics.
-
-    Returns:
-        The results.
+    again, so that they are never in memory for the whole image. Forward mode does not work. The function captures no
+    traced values, a pixel influences results `reach` rows or columns away, and pixels are treated alike after `period`.
     """
     if not _in_patches(images, *images.shape[1:3]):
         return function(parameters, images)
@@ -101,31 +92,18 @@ def _in_patches(images: Array, height: int, width: int) -> bool:
 
 
 class _Place(NamedTuple):
-    """The place of a patch, in numbers that may be traced.
-
-    Attributes:
-        image: The image.
-        taken: The first row and column that the function gets.
-        kept: The first row and column that are kept.
-        new: The first row and column that no earlier patch has kept.
-    """
+    """The place of a patch, in numbers that may be traced."""
 
     image: Index
-    taken: tuple[Index, Index]
-    kept: tuple[Index, Index]
-    new: tuple[Index, Index]
+    taken: tuple[Index, Index]  # The first row and column that the function gets.
+    kept: tuple[Index, Index]  # The first row and column that are kept.
+    new: tuple[Index, Index]  # The first row and column that no earlier patch has kept.
 
 
 class _Layout(NamedTuple):
-    """The patches of a batch of images.
+    """The patches of a batch of images."""
 
-    Attributes:
-        taken: Height and width of the pixels that the function gets.
-        kept: Height and width of the pixels that are kept.
-        places: The places of the patches.
-    """
-
-    taken: tuple[int, int]
+    taken: tuple[int, int]  # Height and width of the pixels that the function gets.
     kept: tuple[int, int]
     places: tuple[_Place, ...]
 
@@ -160,10 +138,9 @@ def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
 
 
 def _pieces(length: int, longest: int, reach: int, period: int) -> tuple[list[tuple[int, int, int]], int, int]:
-    """Divides an axis into pieces of one length; the pixels that the function gets start at whole periods.
+    """Divides an axis into pieces: the first indices taken, kept and new of each, and the lengths taken and kept.
 
-    Returns:
-        For each piece, the first indices that are taken, kept and new; and the lengths that are taken and kept.
+    The pixels that the function gets start at whole periods.
     """
     margin = -(-reach // period) * period
     count = -(-length // longest)

@@ -12,11 +12,10 @@ Both formulations agree except for rounding, and have the same derivatives.
 import contextlib
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, PyTree
 
@@ -82,24 +81,6 @@ def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[.
     return apart(functools.partial(function, *static))
 
 
-def pointwise(
-    function: Callable[Concatenate[Array, P], Array],
-) -> Callable[Concatenate[Array | np.ndarray, P], Array]:
-    """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
-
-    The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
-    """
-    unit = apart(function)
-
-    @functools.wraps(function)
-    def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
-        if is_plain():
-            return function(jnp.asarray(image), *args, **kwargs)
-        return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
-
-    return outer
-
-
 def with_gradient(
     function: Callable[..., Result],
     forward: Callable[..., tuple[Result, PyTree]],
@@ -108,16 +89,7 @@ def with_gradient(
 ) -> Callable[..., Result]:
     """Gives a function of arrays a reverse-mode derivative; forward mode does not work.
 
-    This is `jax.custom_vjp`, except that the three functions always get JAX arrays. JAX itself may pass NumPy arrays.
-
-    Args:
-        function: The function, of positional arguments.
-        forward: `(*arguments) -> (result, residuals)`.
-        backward: `(*static_arguments, residuals, cotangent) -> cotangents`, one for each argument that is not static.
-        static_argnums: The positions of the arguments that are not arrays.
-
-    Returns:
-        The function with its derivative.
+    This is `jax.custom_vjp`, except that the three functions always get JAX arrays, and keep their formulation.
     """
 
     def formulated(plainly: bool) -> Callable[..., Result]:

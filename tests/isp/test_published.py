@@ -22,12 +22,6 @@ def test_elements_are_named_by_label_or_number():
     assert names(pipeline, "debayer")[-1] == "debayer.blue_from_blue.2.2"
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_names_of_elements_differ(pipeline):
-    titles = [title for name in pipeline.facts for title in names(pipeline, name)]
-    assert len(set(titles)) == len(titles) == sum(value.size for value in pipeline.parameters().values())
-
-
 @pytest.mark.parametrize(
     ("parameter", "function"),
     [
@@ -63,10 +57,3 @@ def test_only_static_pipelines_render_black_as_zero():
     dark = jnp.zeros((4, 6))
     np.testing.assert_allclose(isp.parametrized(CAMERA)(dark).min(), 1e-5 ** (1 / 2.2), rtol=1e-5)
     assert isp.static(CAMERA)(dark).min() == 0
-
-
-@pytest.mark.parametrize("pattern", ["RGGB", "RRGG/RRGG/GGBB/GGBB"])
-def test_the_weights_of_the_interpolation_are_not_tuned_by_hand(pattern):
-    levels = [0.0] * isp.cfa.black_level_shape(pattern)[0]
-    pipeline = isp.parametrized(isp.Camera(levels, (2, 1, 2), np.eye(3), pattern))
-    assert [name for name, facts in pipeline.facts.items() if not facts.tuned] == ["debayer"]

@@ -42,19 +42,6 @@ def test_agrees_with_a_direct_computation(pattern, lone):
     )
 
 
-@pytest.mark.parametrize("lone", [False, True])
-@pytest.mark.parametrize("pattern", variants.quick(1, cfa.BAYER[::-1]))
-def test_hot_and_dead_sites_of_a_smooth_scene_are_found_wherever_they_are(pattern, lone):
-    y, x = np.mgrid[:12, :16]
-    levels = np.array([0.3, 0.5, 0.4])[cfa.tile(pattern)]
-    smooth = (np.tile(levels, (6, 8)) + 0.0005 * y + 0.0002 * x).astype(np.float32)
-    raws = np.tile(smooth, (2, 12 * 16, 1, 1))
-    places = np.arange(12 * 16), y.ravel(), x.ravel()
-    raws[0][places], raws[1][places] = 0, 1
-    found = repair.defects(raws, threshold=0.1, pattern=pattern, lone=lone)
-    np.testing.assert_allclose(found, np.broadcast_to(smooth, raws.shape), atol=0.005)
-
-
 @pytest.mark.parametrize("pattern", ["RGGB", XTRANS])
 def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(pattern):
     tile = neighbors._as_tuples(cfa.tile(pattern))
@@ -79,10 +66,6 @@ def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(patt
     np.testing.assert_allclose(gradient.sum((1, 2)), 1, rtol=1e-6)
 
 
-def test_without_finite_neighbors_a_site_without_a_number_is_black():
-    np.testing.assert_array_equal(repair.defects(jnp.full((8, 8), jnp.nan)), 0)
-
-
 def test_lone_spares_a_line_of_one_site():
     line = np.full((12, 12), 0.1, np.float32)
     line[6] = 0.9
@@ -96,8 +79,7 @@ def test_constant_mosaics_stay_and_have_gradients_of_one(softness):
     for raw in (jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.full((2, 2), 0.4)):
         np.testing.assert_array_equal(repair.defects(raw, softness=softness), raw)
         np.testing.assert_array_equal(gradient(raw), np.ones(raw.shape))
-    with pytest.raises(ValueError, match="softness must be positive, got"):
-        repair.defects(RAW, softness=0.0)
+    np.testing.assert_array_equal(repair.defects(jnp.full((8, 8), jnp.nan)), 0)
 
 
 def test_a_soft_threshold_begins_and_ends_where_it_says():
@@ -116,15 +98,6 @@ def test_neighbors_that_tie_share_the_gradient():
     for y, x in STRAIGHT:
         expected[2 + y, 2 + x] = 1 / 4
     np.testing.assert_allclose(gradient, expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("pattern", ["RGGB", QUAD, XTRANS, "MONO"])
-def test_neighbors_have_the_color_of_the_site_for_any_pattern(pattern):
-    tile = cfa.tile(pattern)
-    rows, cols = (12 // side for side in tile.shape)
-    colors = jnp.array(np.tile(tile, (rows, cols)), jnp.float32)
-    np.testing.assert_array_equal(neighbors.median(colors, tile), colors)
-    np.testing.assert_array_equal(neighbors.excess(colors, tile), 0)
 
 
 @pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "RGGB", QUAD]))

@@ -41,14 +41,11 @@ def mosaics():
 RAW = mosaics()
 
 
-def test_the_published_twelve_come_in_a_fixed_order():
+def test_the_published_twelve_come_in_a_fixed_order_and_differ_as_published_in_unsharp_masking():
     assert len(set(isp.PUBLISHED_STATIC)) == 12
     assert isp.PUBLISHED_STATIC[0] == ("bilinear", "sharpening_filter", "median_denoising")
     assert isp.PUBLISHED_STATIC[1] == ("bilinear", "sharpening_filter", "gaussian_denoising")
     assert isp.PUBLISHED_STATIC[-1] == ("menon2007", "unsharp_masking", "gaussian_denoising")
-
-
-def test_as_published_the_twelve_differ_in_the_direction_of_unsharp_masking():
     for named, run in zip(isp.PUBLISHED_STATIC, isp.AS_PUBLISHED_STATIC, strict=True):
         assert ".".join(run).replace("_vertical", "") == ".".join(named)
         assert run[1].endswith("_vertical") == (named[1] == "unsharp_masking")
@@ -71,13 +68,6 @@ def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms
     rgb = optimized.apply(isp.static(isp.CAMERAS[camera], *algorithms), RAW)
     # In linear light: the tone curve is steep near black.
     np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-5)
-
-
-@pytest.mark.parametrize("denoise", variants.quick(1, ["tv_chambolle", "tv_bregman", "bilateral"]))
-def test_pipelines_with_iterative_denoising_agree_with_scikit_image(denoise):
-    rgb, stages = isp.static(CAMERA, denoise=denoise).trace(RAW)
-    denoised = np.stack(baselines.denoise(denoise, np.asarray(stages["sharpen"], np.float64))())
-    np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=1e-3)
 
 
 @pytest.mark.parametrize("pattern", variants.quick(1, isp.cfa.BAYER[::-1]))
@@ -113,15 +103,6 @@ def test_every_continuous_setting_is_a_parameter(choice, settings):
     assert set(isp.static(CAMERA, **choice).parameters()) == fixed | settings
 
 
-@pytest.mark.parametrize("choice", variants.quick(1, [choice for choice, _ in CHOICES]))
-def test_every_parameter_has_a_finite_gradient_that_is_not_zero(choice):
-    module = isp.static(CAMERA, **choice)
-    raw = jnp.array(RAW).at[:, :6].set(0).at[:, 6:12].set(1)  # Both ends of the tone curve: black and saturated.
-    gradients = jax.jit(jax.grad(lambda p, r: module.with_values(p)(r).sum(), (0, 1)))(module.parameters(), raw)
-    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
-    assert all(np.any(gradient) for gradient in gradients[0].values())
-
-
 def test_settings_have_the_functions_defaults():
     for step, module in (("demosaic", isp.demosaic), ("sharpen", isp.sharpen), ("denoise", isp.denoise)):
         for name, algorithm in isp.ALGORITHMS[step].items():
@@ -135,53 +116,20 @@ def test_settings_have_the_functions_defaults():
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"denoise": "gaussian_denoising", "sigma": 0.75},
-        {"denoise": "median_denoising", "size": 5},
-        {"denoise": "fft_denoising", "keep_fraction": 0.25},
-        {"denoise": "fft_denoising", "keep_fraction": 0.25, "softness": 2.0},
-        {"denoise": "tv_bregman", "weight": 2.0, "eps": 0.25, "max_iterations": 3, "isotropic": False},
-        {"denoise": "bilateral", "sigma_spatial": 0.75, "sigma_color": 0.25, "bins": 300},
-        {"demosaic": "menon2007", "refine": False},
-        {"sharpen": "unsharp_masking", "radius": 0.5, "amount": 0.5},
-    ],
-)
-def test_settings_may_be_arrays(settings):
-    expected = isp.static(CAMERA, **settings)
-    for number in (lambda value: np.array(value)[()], jnp.array):
-        arrays = {name: value if isinstance(value, str) else number(value) for name, value in settings.items()}
-        module = isp.static(CAMERA, **arrays)
-        assert hash(module.stages) == hash(expected.stages)
-        assert module.stages == expected.stages
-        jax.tree.map(np.testing.assert_array_equal, module.parameters(), expected.parameters())
-
-
-@pytest.mark.parametrize(
     ("denoise", "settings", "message"),
     [
-        ("gaussian_denoising", {"sigma": None}, "sigma must be a number, got None"),
-        ("gaussian_denoising", {"sigma": "0.5"}, "sigma must be a number, got '0.5'"),
-        ("gaussian_denoising", {"sigma": np.array([1, 2])}, r"sigma must be a number, got array\(\[1, 2\]\)"),
+        ("gaussian_denoising", {"sigma": 0}, "sigma must be positive, got 0"),
         ("median_denoising", {"size": 4}, "size must be an odd number of pixels, got 4"),
-        ("median_denoising", {"size": 3.5}, "size must be a whole number, got 3.5"),
-        ("fft_denoising", {"keep_fraction": 2}, r"keep_fraction must be in \[0, 1\], got 2.0"),
-        ("fft_denoising", {"keep_fraction": 2, "softness": 1}, r"keep_fraction must be in \[0, 1\], got 2.0"),
-        ("fft_denoising", {"softness": -1}, "softness must be positive, got -1.0"),
-        ("tv_chambolle", {"weight": -1}, "weight must be positive, got -1.0"),
-        ("tv_chambolle", {"eps": -1}, "eps must be positive, got -1.0"),
+        ("fft_denoising", {"keep_fraction": 2, "softness": 1.0}, r"keep_fraction must be in \[0, 1\], got 2"),
+        ("tv_chambolle", {"weight": -1}, "weight must be positive, got -1"),
         ("tv_bregman", {"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
-        ("tv_bregman", {"isotropic": "no"}, "isotropic must be true or false, got 'no'"),
-        ("bilateral", {"sigma_color": -1}, "sigma_color must be positive, got -1.0"),
-        ("bilateral", {"sigma_spatial": 0}, "sigma_spatial must be positive, got 0.0"),
+        ("bilateral", {"sigma_spatial": 0}, "sigma_spatial must be positive, got 0"),
         ("bilateral", {"bins": 1}, "bins must be at least 3, one per channel, got 1"),
+        ("nlm_denoising", {"patch_size": 2}, "patch_size must be an odd number of pixels, got 2"),
         ("nlm", {}, "denoise must be one of none, gaussian_denoising, .*, nlm_denoising, got 'nlm'"),
         ("gaussian_denoising", {"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
         ("gaussian_denoising", {"pattern": "RGGB"}, "bilinear, .* and gaussian_denoising have no pattern"),
-        (
-            *("none", {"demosaic": "ahd"}),
-            "demosaic must be one of none, bilinear, malvar2004, menon2007, normalized, binned, got 'ahd'",
-        ),
+        ("none", {"demosaic": "ahd"}, "demosaic must be one of none, bilinear, .*, binned, got 'ahd'"),
     ],
 )
 def test_refuses_unknown_algorithms_and_invalid_settings(denoise, settings, message):

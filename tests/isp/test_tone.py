@@ -29,10 +29,6 @@ def test_srgb_follows_its_standard():
     np.testing.assert_allclose(ends, [[[0, 1, 0.735357]]], atol=1e-6)
 
 
-def test_srgb_has_a_finite_slope_at_black():
-    np.testing.assert_allclose(jax.grad(lambda rgb: tone.srgb(rgb).sum())(jnp.zeros((1, 1, 3))), 12.92, rtol=1e-6)
-
-
 def test_contrast_keeps_the_pivot_and_an_amount_of_one_changes_nothing():
     np.testing.assert_allclose(tone.contrast(jnp.full((1, 2, 3), 0.4), 3.0, 0.4), 0.4, rtol=1e-6)
     np.testing.assert_allclose(tone.contrast(RGB, 1.0), RGB, atol=1e-7)
@@ -48,11 +44,6 @@ def test_curve_goes_through_its_knots_and_on_beyond_them():
     np.testing.assert_allclose(tone.curve(rgb, RISES), np.repeat(expected, 3).reshape(1, -1, 3), atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
-def test_equal_rises_change_nothing(count):
-    np.testing.assert_allclose(tone.curve(2 * RGB - 0.5, np.full(count, 0.7, np.float32)), 2 * RGB - 0.5, atol=1e-6)
-
-
 def test_a_curve_rises_whatever_its_parameters():
     values = np.sort(np.random.default_rng(1).random(3000, np.float32) * 1.4 - 0.2)
     for scale in (1, 10, 100):
@@ -61,11 +52,6 @@ def test_a_curve_rises_whatever_its_parameters():
             curve = np.asarray(tone.curve(values.reshape(1, -1, 3), rises)).ravel()
             assert (np.diff(curve) >= 0).all()
             np.testing.assert_allclose(tone.curve(jnp.array([[[0.0, 0.0, 1.0]]]), rises), [[[0, 0, 1]]], atol=1e-6)
-
-
-def test_a_curve_without_segments_is_refused(unchecked):
-    with pytest.raises(ValueError, match=r"rises must have shape \(segments,\), got \(0,\)"):
-        tone.curve(RGB, np.zeros(0, np.float32))
 
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -108,27 +94,9 @@ def test_agrees_with_a_direct_computation(size, settings):
     np.testing.assert_allclose(tone.local_tone_map(rgb, 0.4, 1.3, **settings), expected, rtol=2e-4)
 
 
-def test_a_strong_edge_is_compressed_and_texture_is_kept():
-    texture = 1 + 0.02 * np.tile([[1.0, -1.0], [-1.0, 1.0]], (32, 32))
-    light = np.where(np.arange(64) < 32, 1.0, 0.01) * texture
-    rgb = np.repeat(light[..., None], 3, -1).astype(np.float32)
-    mapped = np.asarray(tone.local_tone_map(rgb, 0.5))[..., 0]
-    bright, dark = mapped[24:40, 2:14], mapped[24:40, -14:-2]
-    # The floor of 0.001 makes the edge of 100 one of 91, whose root is removed. A texture of 2 % stays one of 2 %.
-    assert bright.mean() / dark.mean() == pytest.approx(100 / 91**0.5, rel=0.02)
-    for part in (bright, dark):
-        assert part.std() / part.mean() == pytest.approx(0.02, rel=0.15)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"smoothness": 0.0}, "smoothness must be positive, got 0.0"),
-        ({"floor": -1.0}, "floor must be positive, got -1.0"),
-        ({"cell": 0}, "cell must be positive, got 0"),
-        ({"size": 4}, "size must be an odd number of pixels, got 4"),
-    ],
-)
-def test_local_tone_mapping_refuses(settings, message):
-    with pytest.raises(ValueError, match=message):
-        tone.local_tone_map(RGB, **settings)
+def test_refuses(unchecked):
+    for settings in ({"smoothness": 0.0}, {"floor": -1.0}, {"cell": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} must be positive, got"):
+            tone.local_tone_map(RGB, **settings)
+    with pytest.raises(ValueError, match=r"rises must have shape \(segments,\), got \(0,\)"):
+        tone.curve(RGB, np.zeros(0, np.float32))

@@ -49,23 +49,13 @@ def test_values_beyond_white_and_below_black_are_kept():
     assert isp.unprocess(white, DRONE)[0, 1] == pytest.approx(1 + DRONE.black_level[1], rel=1e-5)
     camera = Camera((0.1,) * 4, (2, 1, 1), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
     assert isp.unprocess(green, camera)[0, 0] == pytest.approx(0.1 - 0.5 / 2, rel=1e-5)
-
-
-def test_negative_values_count_as_black():
     dark = np.broadcast_to(np.float32([-0.5, 0, -1e-9]), (2, 2, 3))
     np.testing.assert_allclose(isp.unprocess(dark, DRONE).ravel(), DRONE.black_level, rtol=1e-6)
-
-
-def test_refuses_a_singular_matrix():
-    flat = Camera((0,) * 4, (1, 1, 1), [[1, 2, 3], [4, 5, 6], [5, 7, 9]])
-    for function in (isp.unprocess, unprocessing.to_camera):
-        with pytest.raises(ValueError, match=r"color_matrix must have an inverse, got the singular \(\(1.0, 2.0, 3.0"):
-            function(PICTURES, flat)
 
 
 def test_a_matrix_that_float32_cannot_invert_is_refused():
     """Its condition is 1e8, of which float32 with its 1.2e-7 keeps no digit, while float64 keeps eight."""
     camera = dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-8]))
     with pytest.raises(ValueError, match="color_matrix must have an inverse, got the singular"):
-        unprocessing.check_invertible(camera)
+        isp.unprocess(PICTURES, camera)
     unprocessing.check_invertible(dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-6])))

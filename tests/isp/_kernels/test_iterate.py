@@ -79,32 +79,6 @@ def test_steps_and_gradients_equal_those_of_the_written_out_loop(stop, max_itera
         )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_vmap_ends_each_problem_by_its_own_rule(backend, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    starts = jnp.array([[1.0, -2.0], [0.3, 0.4], [30.0, 40.0]]), jnp.zeros(3)
-
-    def loss(state, offset):
-        x, count = iterate(step, small, state, (MATRIX, offset), 100)
-        return jnp.sum(jnp.sin(x)), count
-
-    differentiated = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    (values, counts), gradients = jax.vmap(differentiated, (0, None))(starts, OFFSET)
-    each = [differentiated(jax.tree.map(lambda leaf, i=i: leaf[i], starts), OFFSET) for i in range(3)]
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    assert len(set(counts.tolist())) == 3
-    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5), ((values, counts), gradients), expected)
-
-    summed = jax.grad(lambda offset: jax.vmap(loss, (0, None))(starts, offset)[0].sum())(OFFSET)
-    np.testing.assert_allclose(summed, expected[1][1].sum(0), rtol=1e-5)
-
-
-@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.hessian, lambda function: jax.grad(jax.grad(function))])
-def test_other_derivatives_fail(derivative):
-    with pytest.raises((TypeError, ValueError)):
-        derivative(lambda scale: iterate(step, small, STATE, (scale * MATRIX, OFFSET), 10)[0].sum())(1.0)
-
-
 def test_the_memory_of_a_gradient_grows_with_the_root_of_the_iterations():
     def memory(max_iterations):
         def loss(x):

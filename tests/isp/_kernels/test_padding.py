@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._kernels import padding, xla
+from isp._kernels import padding
 
 NUMPY_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
@@ -30,32 +30,11 @@ def test_padding_is_that_of_numpy_and_unpadding_its_transpose(border, shape, row
     np.testing.assert_array_equal(padding.unpad(jnp.array(padded), rows, cols, border), expected)
 
 
-@pytest.mark.parametrize("border", NUMPY_MODES)
-def test_padding_may_be_batched_and_be_plain(border):
-    planes = np.random.default_rng(2).random((2, 3, 8, 16), np.float32)
-    expected = with_numpy(planes, 2, 1, border)
-    batched = jax.vmap(lambda plane: padding.pad(plane, 2, 1, border))(jnp.array(planes))
-    np.testing.assert_array_equal(batched.plane, expected)
-    with xla.plain():
-        np.testing.assert_array_equal(padding.pad(jnp.array(planes), 2, 1, border).plane, expected)
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize("border", NUMPY_MODES)
-def test_padding_and_unpadding_copy_a_plane_once(border):
+def test_padding_copies_a_plane_once(border):
     """Another copy would take as long as a small stencil."""
     plane = jnp.zeros((2, 64, 128))
-    for function in (
-        lambda plane: padding.pad(plane, 2, 2, border).wide,
-        lambda plane: padding.unpad(plane, 2, 2, border),
-    ):
-        compiled = jax.jit(function).lower(plane).compile()
-        assert "copy(" not in compiled.as_text()
-        assert compiled.memory_analysis().temp_size_in_bytes < plane.nbytes / 2
-
-
-def test_windows_are_in_reading_order():
-    plane = np.arange(6 * 8, dtype=np.float32).reshape(6, 8)
-    padded = with_numpy(plane, 1, 1, "mirror")
-    found = padding.windows(padding.pad(jnp.array(plane), 1, 1, "mirror"), 3)
-    assert [float(window[2, 3]) for window in found] == padded[2:5, 3:6].ravel().tolist()
+    compiled = jax.jit(lambda plane: padding.pad(plane, 2, 2, border).wide).lower(plane).compile()
+    assert "copy(" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < plane.nbytes / 2

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,39 +25,6 @@ def test_each_image_equals_the_whole_batch(monkeypatch, batch):
         (ours, results), (theirs, expected) = (gradients(jnp.float32(3), images, mapped) for mapped in (True, False))
         np.testing.assert_allclose(results, expected, rtol=1e-6)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_batch_that_devices_share_stays_split():
-    program = """
-import jax, numpy as np
-import isp
-from jax.sharding import NamedSharding, PartitionSpec
-mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-split = NamedSharding(mesh, PartitionSpec("data"))
-raw = jax.device_put(np.ones((4, 512, 512), np.float32), split)
-compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).compile()
-assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
-assert "all-gather" not in compiled.as_text()
-"""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
-
-
-@pytest.mark.parametrize(
-    ("length", "longest", "reach", "period"), [(40, 9, 2, 2), (41, 9, 0, 1), (64, 24, 7, 6), (8, 9, 2, 2)]
-)
-def test_pieces_cover_an_axis_once_and_start_at_whole_periods(length, longest, reach, period):
-    pieces, taken, kept = turns._pieces(length, longest, reach, period)
-    ends = [start + kept for _, start, _ in pieces]
-    assert [new for *_, new in pieces] == [0, *ends[:-1]]
-    assert ends[-1] == length
-    for taken_at, kept_at, new in pieces:
-        assert taken_at % period == kept_at % period == 0
-        assert kept_at <= new
-        # All that a kept pixel depends on is taken, except where the axis ends.
-        assert taken_at <= max(kept_at - reach, 0)
-        assert taken_at + taken >= min(kept_at + kept + reach, length)
 
 
 def neighbors_and_sites(parameters, images):
@@ -92,16 +55,3 @@ def test_patches_equal_the_whole(monkeypatch, shape):
     np.testing.assert_array_equal(found[0], expected[0])
     for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_patches_keep_precision_and_equal_the_whole_under_vmap(monkeypatch):
-    with jax.enable_x64(True):
-        images = jnp.array(RNG.random((2, 1, 23, 31, 3)))
-        parameters = {"factors": jnp.array([0.5, 2.0]), "share": jnp.array([0.3, 0.4])}
-        axes = ({"factors": None, "share": 0}, 0)
-        whole = jax.vmap(neighbors_and_sites, axes)(parameters, images)
-        monkeypatch.setattr(turns, "_LARGE", 100)
-        monkeypatch.setattr(turns, "_PATCH", (8, 12))
-        in_patches = jax.vmap(lambda p, x: turns.by_patches(neighbors_and_sites, p, x, 2, 2), axes)(parameters, images)
-        assert in_patches.dtype == jnp.float64
-        np.testing.assert_allclose(in_patches, whole, rtol=1e-12)
