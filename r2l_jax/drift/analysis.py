@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,16 +92,16 @@ class FoldAnalysis:
         """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
         samples = [*self.drawn(fold), *fold.measured_indices]
         data = fold.dataset.content_of(samples)
-        return store.identity(self.flags, model=fold.fingerprint, data=data)
+        return store.identity(self.flags, data, fold.fingerprint)
 
 
 def once(
     file: pathlib.Path,
     title: str,
     fold: TrainedFold,
+    flags: Mapping[str, Any],
     identity: store.Identity,
     analyze: Callable[[pathlib.Path], Analysis],
-    ignored: Collection[str] = (),
 ) -> dict[str, Any]:
     """Returns the content of an analysis, from an earlier call of the same identity or made now, and prints its table.
 
@@ -110,10 +110,10 @@ def once(
             TensorBoard events are first written beside it, and replace an earlier result's.
         title: the name of the analysis above the table.
         fold: the trained model.
-        identity: everything that the analysis depends on, including its `flags` and the content of the `data`.
+        flags: the settings that the analysis depends on.
+        identity: everything that it depends on.
         analyze: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
             at the end, with all whose names begin as its own.
-        ignored: flags whose values may differ in the earlier call.
     """
     unfinished = file.parent / "unfinished.npz"
 
@@ -124,11 +124,11 @@ def once(
                 if each.stat().st_mtime_ns <= file.stat().st_mtime_ns:
                     each.unlink()
 
-    content = store.find(file, identity, ignored)
+    content = store.find(file, identity)
     if content is None:
         file.parent.mkdir(parents=True, exist_ok=True)
         analysis = analyze(unfinished)
-        content = _write(file, fold, identity, analysis)
+        content = _write(file, fold, flags, identity, analysis)
     elif content.get("training") != fold.training:
         # Another training has led to the same model.
         renamed = {**content, "training": fold.training}
@@ -138,7 +138,9 @@ def once(
     return content
 
 
-def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:
+def _write(
+    file: pathlib.Path, fold: TrainedFold, flags: Mapping[str, Any], identity: store.Identity, analysis: Analysis
+) -> dict[str, Any]:
     """Writes an analysis in place of an earlier one, and returns the content of its file."""
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
     planned += [outcomes.FILE] if analysis.outcomes else []
@@ -151,9 +153,8 @@ def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, anal
     content = {
         **analysis.content,
         "table": analysis.table,
-        "flags": identity["flags"],
+        "flags": flags,
         "training": fold.training,
-        "data": identity["data"],
         **environment(),
     }
     return store.finish(file, content, identity, [*planned, *events])

@@ -19,6 +19,7 @@ from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.named_code import is_file
+from r2l_jax.runtime.store import hash_json
 from r2l_jax.training.record import members
 from r2l_jax.training.run import Run, open_run
 
@@ -168,7 +169,7 @@ def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
     except InputError as error:
         warn(str(error))
         return None
-    if found is not None and found.identity.get("model") != model.folds[0].fingerprint:
+    if found is not None and found.identity.get("model") != hash_json(model.folds[0].fingerprint):
         warn(f"{file}: the tolerances belong to another model, and are not shown")
         return None
     return found

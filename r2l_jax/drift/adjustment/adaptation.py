@@ -264,18 +264,21 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
     if not (adapted_run / "metrics.json").exists():
         # The model was moved away, or an earlier version has written none.
         file.unlink(missing_ok=True)
-    return once(file, drift.name, fold, identity, analyze)
+    return once(file, drift.name, fold, _flags(config.searches, drift), identity, analyze)
 
 
 def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
     drifted_data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
     return store.identity(
-        {**flat(settings), "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
-        model=fold.fingerprint,
-        drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
-        data=fold.dataset.content_of(fold.measured_indices),
+        _flags(settings, drift),
+        data=[fold.dataset.content_of(fold.measured_indices), drifted_data],
+        model=[fold.fingerprint, drift.pipeline and drift.pipeline.identity, model_hash(under.model)],
     )
+
+
+def _flags(settings: AdaptationSettings, drift: Case) -> dict[str, Any]:
+    return {**flat(settings), "drift": drift._replace(pipeline=None)._asdict()}
 
 
 def adapt(

@@ -97,8 +97,8 @@ def _outlook(config: ForensicsConfig, trainings: Sequence[_Training], analyses: 
     pairs = list(itertools.product(trainings, analyses))
     files = [_file(analysis, fold, member.output_dir) for (member, fold), analysis in pairs]
     identities = [analysis.identity(fold) for (_, fold), analysis in pairs]
-    found = list(map(store.holds, files, identities))
-    left = [pair for pair, is_found in zip(pairs, found, strict=True) if not is_found]
+    found = [store.find(file, identity, says=False) for file, identity in zip(files, identities, strict=True)]
+    left = [pair for pair, content in zip(pairs, found, strict=True) if content is None]
     if not left:
         return None
     works = dict.fromkeys(analysis.work(left[0][0][1]) for _, analysis in left)
@@ -141,7 +141,6 @@ def _analyze(
     output: pathlib.Path,
     stop: StopSignals,
     done: Mapping[str, Any],
-    ignored: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
 
@@ -154,7 +153,7 @@ def _analyze(
         return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")
 
     file = _file(analysis, fold, output)
-    return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyze, ignored)
+    return once(file, analysis.name.replace("_", " "), fold, analysis.flags, analysis.identity(fold), analyze)
 
 
 def check(config: ForensicsConfig) -> bool:
@@ -177,7 +176,7 @@ def check(config: ForensicsConfig) -> bool:
     analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
     with _writing(trainings), StopSignals() as stop:
         for member, fold in trainings:
-            tolerances = _analyze(analysis, fold, member.output_dir, stop, {}, ignored=("map",))
+            tolerances = _analyze(analysis, fold, member.output_dir, stop, {})
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(

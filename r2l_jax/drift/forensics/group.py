@@ -41,8 +41,9 @@ def write(
     """
     content = summarize(trainings, done)
     text, file = _tables(content), config.output_dir / "forensics.json"
-    identity = store.identity(flat(config), training=content.training)
-    whole = {**results.plain(content), "table": text, "flags": identity["flags"], **environment()}
+    flags = flat(config)
+    identity = store.identity(flags, model=content.training)
+    whole = {**results.plain(content), "table": text, "flags": flags, **environment()}
 
     def write_files() -> None:
         store.begin(file, ["forensics.png"])

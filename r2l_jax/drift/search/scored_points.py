@@ -72,7 +72,7 @@ class ScoredPoints:
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, self._scenes]
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
-        wanted = identity({"seed": seed}, model=frozen.fingerprint, data=hash_of(self._samples))
+        wanted = identity({"seed": seed}, hash_of(self._samples), frozen.fingerprint)
         self._unfinished = Unfinished(file, wanted)
         self._goes_on = "the same command resumes there" if file else "nothing is kept"
         # For each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than

@@ -215,7 +215,7 @@ class Searcher:
             "learning_rate": self._learning_rate,
             "steps": steps,
         }
-        return identity(settings, model=self._frozen.fingerprint, data=hash_of(samples))
+        return identity(settings, hash_of(samples), self._frozen.fingerprint)
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
         default = self._frozen.default

@@ -144,7 +144,7 @@ def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dic
         **environment(),
     }
     models = {part.title: part.model for part in parts}
-    identity = store.identity(content["flags"], model=models, data=dataset.content)
+    identity = store.identity(content["flags"], dataset.content, models)
     _write(output, found, kept, content, identity)
     print(summary.make_table(found))
     print(f"\n{closing(output, config.run, config.output is None)}")
@@ -368,10 +368,8 @@ def _identity(fold: TrainedFold, model: str | list[str], dataset: RawDataset, ca
     return store.identity(
         # A pipeline is identified by its content, not by the path of its file.
         {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
-        model=model,
-        data=dataset.content_of(fold.measured_indices),
-        camera=camera,
-        processing=processing,
+        data=[dataset.content_of(fold.measured_indices), camera],
+        model=[model, processing],
     )
 
 

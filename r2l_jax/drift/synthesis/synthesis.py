@@ -108,12 +108,10 @@ def _folders(
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
     """Collects everything that a set depends on."""
     pipeline, camera = pictures.named_pipeline, camera_of(dataset)
-    processing = [*pipeline.identity, processor_hash(pipeline(camera))]
+    # The camera counts here, since only changes of the data leave other pictures of the set as they are.
+    rendered_by = [*pipeline.identity, processor_hash(pipeline(camera)), dataclasses.asdict(camera)]
     return store.identity(
-        {**pictures.settings, "seed": config.seed, "format": config.format},
-        data=dataset.content,
-        camera=dataclasses.asdict(camera),
-        processing=processing,
+        {**pictures.settings, "seed": config.seed, "format": config.format}, dataset.content, rendered_by
     )
 
 

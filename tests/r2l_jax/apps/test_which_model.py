@@ -13,6 +13,7 @@ import r2l_jax
 from r2l_jax.apps.lab.lab import make_lab, read_tolerances
 from r2l_jax.programs import export, predict, process
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.store import hash_json
 from r2l_jax.training import train
 from r2l_jax.training.run import open_run, open_runs
 
@@ -76,7 +77,9 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
         file = tmp_path / "forensics" / f"fold_{number}" / "tolerances" / "tolerances.json"
         file.parent.mkdir(parents=True)
         content = report_runs.tolerances("", report_runs.Numbers(number))
-        file.write_text(json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": fold.fingerprint}}))
+        file.write_text(
+            json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": hash_json(fold.fingerprint)}})
+        )
     for number in range(2):
         model = open_run(str(run.run_dir), [str(number)], "best")
         assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number
