@@ -237,12 +237,9 @@ def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
 @jax.jit
 def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Converts images from hue, saturation and value to RGB; undoes `rgb_to_hsv`.
+    """Converts images from hue, saturation and value to RGB as `skimage.color.hsv2rgb` does; undoes `rgb_to_hsv`.
 
-    Agrees with `skimage.color.hsv2rgb`.
-
-    Args:
-        hsv: Images `(..., H, W, 3)` as hue, saturation, value. Hue is an angle in turns, which may leave [0, 1).
+    Hue is an angle in turns, which may leave [0, 1).
     """
     check_image(hsv)
     hue, saturation, value = (hsv[..., c] for c in range(3))
@@ -266,13 +263,6 @@ def gamma_correct(
     The slope grows without bound as values approach 0 from above. Where gradients matter, clip to a small positive
     value first.
 
-    Args:
-        rgb: Images `(..., H, W, 3)` in linear light.
-        gamma: The inverse of the exponent, such as 2.2.
-
-    Returns:
-        The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
-
     Example:
         >>> np.asarray(isp.color.gamma_correct(jnp.array([[[-0.5, 0.25, 1.0]]]), 2.0)).round(3)
         array([[[0. , 0.5, 1. ]]], dtype=float32)
@@ -285,11 +275,7 @@ def gamma_correct(
 def srgb_to_lab(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
     """Converts images from sRGB to CIE L*a*b* under D65, with the constants of `skimage.color.rgb2lab`.
 
-    Args:
-        rgb: Images `(..., H, W, 3)` with the tone curve of sRGB.
-
-    Returns:
-        The images `(..., H, W, 3)` as L*, a*, b*. L* is 0 for black and 100 for white.
+    L* is 0 for black and 100 for white.
     """
     check_image(rgb)
     dark = rgb <= 0.04045

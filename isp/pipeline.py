@@ -68,7 +68,7 @@ class Pipeline(nnx.Module):
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
-        """Processes mosaics to images; compiled once per shape."""
+        """Processes mosaics `(..., H, W)` with white at 1 to images `(..., H, W, 3)`; compiled once per shape."""
         return _run(self.stages, self.parameters(), raw)
 
     def trace(

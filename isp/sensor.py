@@ -11,13 +11,7 @@ from isp.cfa import black_levels, check_mosaic, mosaic
 
 
 class Noise(NamedTuple):
-    """The figures that decide the noise of a sensor.
-
-    Attributes:
-        full_well: The electrons at which a site saturates.
-        read_noise: The standard deviation of the read-out noise in electrons.
-        bits: The bits of the analog-to-digital converter.
-    """
+    """The figures that decide the noise of a sensor, as in `isp.Camera`."""
 
     full_well: float
     read_noise: float
@@ -43,14 +37,7 @@ def expose(
 ) -> Float[Array, "*batch height width"]:
     """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
 
-    Args:
-        light: Linear camera RGB `(..., H, W, 3)` with even H and W, as fractions of the full well at an exposure of 1.
-            Negative light counts as darkness.
-        camera: The camera, whose `pattern`, `black_level` and noise apply.
-        **settings: `exposure`, `full_well`, `read_noise` and `bits`, as for `expose_sites`.
-
-    Returns:
-        The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
+    The light is linear camera RGB `(..., H, W, 3)` with even H and W. The settings are those of `expose_sites`.
 
     Example:
         >>> light = jnp.full((2, 4, 3), 0.5)
@@ -86,22 +73,12 @@ def expose_sites(
     Args:
         light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
-        camera: The camera, whose `black_level` and noise apply.
         exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light that would
             otherwise exceed the full well.
-        full_well: The number of electrons at which a site saturates. If None, the camera's, or else 15000.
-        read_noise: The standard deviation of the read-out noise in electrons. If None, the camera's, or else 4.
-        bits: The bits of the analog-to-digital converter, 1 to 16. If None, the camera's, or else 12.
+        full_well: As in `isp.Camera`, like `read_noise` and `bits`. If None, the camera's, see `noise_of`.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
-
-    Example:
-        >>> darkness = np.zeros((2, 4), np.float32)
-        >>> raw = isp.sensor.expose_sites(darkness, jax.random.key(0), camera=isp.CAMERAS["drone"], read_noise=0.0)
-        >>> np.asarray(raw).round(3)
-        array([[0.063, 0.063, 0.063, 0.063],
-               [0.063, 0.063, 0.063, 0.063]], dtype=float32)
     """
     noise = noise_of(camera)
     full_well = noise.full_well if full_well is None else full_well
@@ -122,14 +99,7 @@ def expose_sites(
 
 @jax.jit(static_argnames="camera")
 def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
-    """Computes the light that a mosaic shows, in the units of `expose_sites`.
-
-    With it, the sensor can expose a noise-free mosaic, such as one from `isp.unprocess`, and add noise around its
-    values.
-
-    Returns:
-        The light `(..., H, W)`: 0 at the black level of a site, 1 at the white level.
-    """
+    """Computes the light that a mosaic shows, for `expose_sites`: 0 at a site's black level, 1 at the white level."""
     check_mosaic(raw)
     black = _black_levels(raw, camera)
     return (raw - black) / (1 - black)

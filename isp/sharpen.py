@@ -66,12 +66,7 @@ def unsharp_masking_vertical(
     This is the unsharp masking that the program of Oala et al. (TMLR 2023) ran: it calls
     `skimage.filters.unsharp_mask` of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which takes the
     last axis for channels and blurs each column by itself. Horizontal edges are sharpened, vertical edges stay. Use it
-    to compare with the study's results, and `unsharp_masking` for everything else.
-
-    Args:
-        radius: The standard deviation of the Gaussian in pixels, positive.
-        amount: The factor. 0 changes nothing and negative values blur.
-        size: The number of rows that the Gaussian covers, odd. If None, 4 standard deviations to each side.
+    to compare with the study's results, and `unsharp_masking`, whose arguments it has, for everything else.
     """
     return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))
 

@@ -65,11 +65,6 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
         pattern: The colors of a tile, see `isp.cfa`, for mosaics. If None, the stage is for images.
         coefficients: The start of the parameter `shading (3, 3)`; see `isp.shading.correct`. If None, zeros, which have
             no effect.
-
-    Example:
-        >>> stage = isp.stages.lens_shading()
-        >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="color_correct").shading[...].shape
-        (3, 3)
     """
     labels = tuple(f"{channel}_r{power}" for channel in COLORS for power in (2, 4, 6))
     start = np.zeros((3, 3)) if coefficients is None else coefficients

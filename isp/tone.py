@@ -19,9 +19,6 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
     Values up to 0.0031308, including negative ones, are multiplied by 12.92; others become 1.055 x^(1/2.4) - 0.055.
     Unlike `gamma_correct`, the curve has a finite slope at 0.
 
-    Returns:
-        The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
-
     Example:
         >>> np.asarray(isp.tone.srgb(jnp.array([[[0.001, 0.2140, 1.0]]]))).round(4)
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)

@@ -22,12 +22,7 @@ def check_invertible(camera: Camera) -> None:
 def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
     """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
-    Args:
-        camera: The camera, whose `color_matrix` and `white_balance` are undone.
-
-    Returns:
-        Linear camera RGB `(..., H, W, 3)` in the units of `rgb`. Colors outside the camera's gamut are negative, since
-        nothing is clipped.
+    Colors outside the camera's gamut are negative, since nothing is clipped.
     """
     check_invertible(camera)
     # Matrices of half precision cannot be inverted.
