@@ -62,9 +62,6 @@ def curve(
     Args:
         rises: The logarithms of the segments' rises, up to a common constant.
 
-    Returns:
-        The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
-
     Example:
         The lower half of the range takes up three quarters of it.
 
