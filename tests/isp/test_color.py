@@ -86,13 +86,6 @@ def test_desaturate_fades_with_the_fullest_channel():
     np.testing.assert_allclose(color.highlights(RAISED, GAINS, "desaturate"), clipped + fade * (1 - clipped), atol=1e-6)
 
 
-def test_highlights_refuse(unchecked):
-    with pytest.raises(ValueError, match="mode must be one of clip, desaturate, got 'blend'"):
-        color.highlights(RGB, GAINS, "blend")
-    with pytest.raises(ValueError, match=r"start must be in \[0, 1\), got 1"):
-        color.highlights(RGB, GAINS, "desaturate", start=1)
-
-
 def test_lab_agrees_with_skimage():
     from skimage.color import rgb2lab
 

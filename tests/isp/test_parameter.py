@@ -50,15 +50,6 @@ def test_the_limits_are_where_values_stop_being_valid(parameter, start, valid):
     np.testing.assert_allclose(traced, parameter.offset_limits(start), rtol=1e-6)
 
 
-@pytest.mark.parametrize("start", [0.0626, 0.0331, -0.2, 2.5])
-def test_a_value_moved_to_a_limit_is_valid_to_the_last_digit(start):
-    start = np.float32(start)
-    for limit in LINEAR.offset_limits(start):
-        value = LINEAR.valid(start, LINEAR.moved(start, limit))
-        assert min(-1, start) <= value <= max(2, start)
-        np.testing.assert_allclose(value, LINEAR.moved(start, limit), rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("labels", "shape", "names"),
     [
