@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from r2l_jax.config import DATASETS, PUBLISHED_SETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
+from r2l_jax.config import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
@@ -28,7 +28,7 @@ def load(
     synthetic_size: int | None = None,
     download: bool = False,
 ) -> RawDataset:
-    """Loads a data set by its name; renders or downloads it first if needed.
+    """Loads a data set by its name; renders or downloads it first if needed. Settings of other sets change nothing.
 
     Args:
         name: "Synthetic" or "SyntheticSegmentation", which are rendered by the first call; one of `PUBLISHED_SETS`;
@@ -45,20 +45,9 @@ def load(
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
-    if download and name not in PUBLISHED_SETS:
-        raise InputError(f"--download is for {', '.join(PUBLISHED_SETS)}, not for --dataset={name}")
-    sizes = {"synthetic_images": synthetic_images, "synthetic_size": synthetic_size}
-    if name not in SYNTHETIC_SETS and (given := [flag for flag, value in sizes.items() if value is not None]):
-        raise InputError(f"--{given[0]} is for the synthetic data sets, not for --dataset={name}")
-    isos = iso if isinstance(iso, tuple) else (iso,)
     if name == "Folder":
-        if isos != (1.0,):
-            given = ",".join(map("{:g}".format, isos))
-            raise InputError(f"--iso={given}: a Folder has only its own intensity; leave --iso out")
         return folder.load(data_dir, camera, tile_size, unprocess)
-    for flag, value in (("camera", camera), ("tile_size", tile_size), ("unprocess", unprocess or None)):
-        if value is not None:
-            raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
+    isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {unknown[0]:g}")

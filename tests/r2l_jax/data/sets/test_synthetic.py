@@ -70,9 +70,7 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     ("arguments", "message"),
     [
         ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
-        ({"download": True}, "--download is for Microscopy, .*, not for --dataset=Synthetic"),
         ({"iso": 0.3}, "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, got 0.3"),
-        ({"camera": "drone"}, "--camera is for --dataset=Folder; Synthetic has its own"),
         ({"synthetic_size": 33}, "synthetic data set: size must be even and at least 32, got 33"),
         ({"synthetic_images": 4}, "synthetic data set: images must be at least 5, one of each class, got 4"),
     ],
