@@ -77,13 +77,8 @@ def write_mosaics(
     Pictures are exposed several at once, with a progress bar on stderr. One that cannot be read is reported there, and
     the others are still written. Existing files are replaced.
 
-    Args:
-        source: the folder of pictures.
-        target: the folder to write to.
-        jobs: the pictures, as `find_jobs` found them.
-        camera: the camera whose mosaics are written, with its noise.
-        exposure: the factor on the light.
-        seed: decides the noise, for each picture with its path within `source`.
+    `jobs` are the pictures of `source`, as `find_jobs` found them. The noise of a picture follows from the seed and its
+    path within `source`; `exposure` is a factor on the light.
     """
 
     def run(job: Job) -> np.ndarray:

@@ -41,11 +41,8 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     The user's cache folder holds them, in one file for all files below one folder. If two processes add facts at the
     same time, the facts of one may be lost and found again.
 
-    Args:
-        kind: names the facts, and everything that they depend on apart from the files.
-        paths: the files.
-        find: finds the facts of a file, as values that JSON can hold. It is called in several threads.
-        doing: the text of the progress bar.
+    `kind` names the facts, and everything that they depend on apart from the files. `find` finds those of a file, as
+    values that JSON can hold, in several threads. `doing` is the text of the progress bar.
     """
     if not paths:
         return []

@@ -147,10 +147,8 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
 def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
     """Returns the statements of a flag about the camera of raw files.
 
-    Args:
-        name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its
-            camera.
-        flag: the flag to name in errors.
+    The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its
+    camera. Errors name the flag.
     """
     if name in isp.CAMERAS:
         return KnownCamera.of(isp.CAMERAS[name])
@@ -181,9 +179,7 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
     Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`, because
     mosaics are divided by it when they are read. It has the noise that all files agree on.
 
-    Args:
-        files: the files, to name in errors.
-        cameras: the camera of each file, of one color filter array.
+    The files are named in errors.
     """
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:

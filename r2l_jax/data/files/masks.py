@@ -76,12 +76,8 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
 def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str, **facts: Any) -> RawDataset:
     """Makes a data set of mosaics that a program stored in 16 bits, and of their masks.
 
-    Args:
-        pairs: the mosaics and their masks.
-        side: the height and width of all of them.
-        segmentation: whether the targets are the masks rather than the labels.
-        advice: what the user can do, added to errors in reading samples.
-        facts: other fields of `RawDataset`, the labels among them.
+    `side` is the height and width of all of them, `advice` what the user can do about damaged files, and `facts` are
+    other fields of `RawDataset`, the labels among them. With `segmentation`, the targets are masks rather than labels.
     """
 
     def read(index: int) -> Sample:

@@ -58,13 +58,8 @@ def cut(
     The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
     not at all; an existing one is left as it is. Two processes may call this at the same time.
 
-    Args:
-        pairs: the frames and their masks.
-        folder: the folder to write.
-        side: height and width of a tile, even.
-        camera: the known facts about the frames' camera. The camera that the frames have in common is written.
-        choose: selects the tiles of a frame.
-        warn: as for `rawfile.read_raw`.
+    `side` is the height and width of a tile, even, and `choose` selects the tiles of a frame. The frames' common camera
+    is written.
     """
     if folder.exists():
         return

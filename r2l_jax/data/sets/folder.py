@@ -66,14 +66,10 @@ def load(
 
     Without statements about the camera, files that name different models are of several cameras as well.
 
-    Args:
-        data_dir: the folder.
-        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name;
-            or what is known of the one camera of all files.
-        tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
-            or the largest multiple of 64 (if there is one) that fits in the first frame.
-        unprocess: whether the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
-        tiles_dir: where tiles are written; None is `data_dir`.
+    `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
+    what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
+    less, the shortest side of any file to classify, or the largest multiple of 64 (if there is one) that fits in the
+    first frame. With `unprocess`, the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(

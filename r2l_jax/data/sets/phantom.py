@@ -93,10 +93,7 @@ def render(
 ) -> tuple[Float[Array, "{size} {size} 3"], Bool[Array, "{size} {size}"]]:
     """Renders one scene of FIELD x FIELD micrometers: a white cell of random shape, pose, stain and focus.
 
-    Args:
-        key: decides everything but the class.
-        cell_class: index into CLASSES.
-        size: height and width in pixels.
+    The key decides everything but the class, an index into CLASSES. `size` is the height and width in pixels.
 
     Returns:
         The light of the lamp after the smear and the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and

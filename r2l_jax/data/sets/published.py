@@ -64,10 +64,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
     The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
 
-    Args:
-        name: one of `config.PUBLISHED_SETS`.
-        data_dir: the folder that holds `microscopy` and `drone`.
-        intensity: the folder of an intensity, such as "raw_scale100".
+    `name` is one of `config.PUBLISHED_SETS`, and `intensity` a folder such as "raw_scale100".
     """
     root = pathlib.Path(data_dir)
     if name in ("Microscopy", "MicroscopyRGB"):

@@ -82,7 +82,6 @@ def test_a_color_without_good_sites_stays():
     ("parts", "message"),
     [
         ({"dark": random((12, 18))}, r"the frame is 12x16, but the camera's dark has the shape \(12, 18\)"),
-        ({"flat": random((16, 12))}, r"the frame is 12x16, but the camera's flat has the shape \(16, 12\)"),
         ({"defects": at((3, 3), (12, 5))}, "the frame is 12x16, but the camera has a defect at row 12 and column 5"),
         ({"defects": at((3, -1))}, "has a defect at row 3 and column -1"),
     ],
@@ -135,11 +134,9 @@ def test_reads_the_files_that_a_camera_names(tmp_path):
             {"dark": random().astype(np.uint16)},
             r"dark.tiff: must be one channel in floating point, got uint16",
         ),
-        ({"dark": random((3, 12, 16))}, r"dark.tiff: must be one channel in floating point, got float32 of shape"),
         ({"dark": random() + np.float32("nan")}, r"dark.tiff: holds values that are not finite"),
         ({"flat": random() - np.float32(0.5)}, r"flat.tiff: gains must be greater than 0, got -0.29"),
         ({"defects": "row,col\n1,2\n"}, "defects.csv: truncated, corrupt or not a valid CSV .'column'"),
-        ({"defects": "row,column\n1,x\n"}, "defects.csv: truncated, corrupt or not a valid CSV"),
     ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, parts, message):

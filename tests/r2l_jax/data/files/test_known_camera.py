@@ -45,9 +45,6 @@ def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
     assert stated(tmp_path, pattern="RGGB").states_pattern
 
 
-def test_a_whole_camera_from_json(tmp_path):
-    (tmp_path / "camera.json").write_text(isp.CAMERAS["drone"].to_json())
-    assert find_camera(str(tmp_path / "camera.json")) == isp.CAMERAS["drone"]
 
 
 @pytest.mark.parametrize(
