@@ -20,7 +20,6 @@ def run(name):
 def test_an_example_is_short_and_linked(name):
     assert len((ROOT / f"docs/examples/{name}.py").read_text().splitlines()) <= 25
     assert f"(examples/{name}.py)" in PAGES["docs/index.md"]
-    assert f"(examples/{name}.py)" in PAGES["docs/index.md"]
 
 
 def test_the_training_loop_learns_the_white_balance():

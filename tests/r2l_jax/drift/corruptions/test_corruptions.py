@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy_warps
+from variants import quick
 
 from r2l_jax import names
 from r2l_jax.drift.corruptions import CORRUPTIONS, GROUPS
@@ -208,9 +209,7 @@ def test_the_key_decides_the_noise_of_each_image(name):
     np.testing.assert_allclose(CORRUPTIONS[name](others, KEY, 3)[0, 0], result[0, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "frost" else []) for name in CORRUPTIONS]
-)
+@pytest.mark.parametrize("name", quick(5, CORRUPTIONS))
 def test_vmap_is_a_loop_over_images_keys_and_severities(name):
     images, keys, severities = BATCH[0], jax.random.split(KEY, 3), np.array([1, 3, 5])
     looped = [CORRUPTIONS[name](*one) for one in zip(images, keys, severities, strict=True)]
