@@ -158,7 +158,6 @@ REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", NOT_FOUND),
     ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
     ("benchmark", "--repeats=0", "--repeats must be positive, got 0"),
-    ("benchmark", "--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
     ("calibrate", "--flat=flat --output=out", "--dark is required: frames without light"),
     ("calibrate", "--dark=dark --flat=flat --output=out", "no calibration values: a camera must be given"),
     ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
