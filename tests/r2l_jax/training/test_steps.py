@@ -97,7 +97,7 @@ class Raws(GradientDescent):
         return Updated(model, state, loss, {**self.zero_sums(), **seen})
 
 
-@pytest.mark.parametrize("processing", ["parametrized", "static", "none"])
+@pytest.mark.parametrize("processing", ["parametrized", "static", pytest.param("none", marks=pytest.mark.slow)])
 def test_cameras_are_augmented_before_every_processing(base, watched, processing):
     """A fixed processing gets the changed mosaics as well; a quarter of the samples stays, others in each epoch."""
     levels = {}
