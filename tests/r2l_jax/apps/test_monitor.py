@@ -300,7 +300,7 @@ def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
     assert "007.tiff" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["exposure", "scene"])
+@pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
 def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
     """The causes themselves are tested with `watch.diagnosis`."""
     raws, camera = scenes

@@ -45,8 +45,6 @@ def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
     assert stated(tmp_path, pattern="RGGB").states_pattern
 
 
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -135,6 +135,7 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
     assert not np.array_equal(nnx.state(before.processor)["gamma_correct"], nnx.state(after.processor)["gamma_correct"])
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_search_by_labels_keeps_the_one_by_features(config, tmp_path, monkeypatch):
     seen, config = watch_searches(monkeypatch), replace(config, output=str(tmp_path))
     # A signal that comes during the second search.
@@ -155,6 +156,7 @@ def statistics_of(model):
     return [nnx.to_pure_dict(nnx.state(part)) for part in (model.normalizer, model.head)]
 
 
+@pytest.mark.slow
 def test_without_statistics_labels_start_from_several_exposures(config, tmp_path, monkeypatch):
     seen = watch_searches(monkeypatch)
     config = replace(config, output=str(tmp_path), unlabeled=4, starts=3, force=False)

@@ -39,7 +39,7 @@ def run(searcher, searches, steps=3, **options):
     return searcher.run(searches, RAWS, TARGETS, steps, **options)
 
 
-@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), ("best", -1)])
+@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
 def test_the_task_loss_moves_in_the_direction(frozen, measurer, direction, sign):
     """The worst of dark images is to be bright."""
     (found,) = run(make(frozen, direction, learning_rate=0.03), [Search(ALL, aux_weight=0.0)], steps=6)

@@ -35,13 +35,13 @@ def reference(scenes):
 @pytest.mark.parametrize(
     ("drift", "theta", "tolerance"),
     [
-        ({"exposure": -0.7}, {"exposure": -0.7}, 1e-3),
+        pytest.param({"exposure": -0.7}, {"exposure": -0.7}, 1e-3, marks=pytest.mark.slow),
         ({"exposure": -0.5, "black_level": 60.0}, {"exposure": -0.5, "black_level": 60.0}, 1e-3),
         ({"red": 0.3, "blue": -0.3}, {"white_balance.red": 0.3, "white_balance.blue": -0.3}, 1e-3),
         # The mean of a block is bent and cut off as its sites are.
         ({"gamma": 0.8}, {"gamma": np.log2(0.8)}, 1.6e-3),
-        ({"gamma": 1.3}, {"gamma": np.log2(1.3)}, 1.6e-3),
-        ({"exposure": 0.8}, {"exposure": 0.8}, 3e-3),
+        pytest.param({"gamma": 1.3}, {"gamma": np.log2(1.3)}, 1.6e-3, marks=pytest.mark.slow),
+        pytest.param({"exposure": 0.8}, {"exposure": 0.8}, 3e-3, marks=pytest.mark.slow),
         ({"saturation": 0.5}, {"saturation": 0.5}, 6e-3),
     ],
     ids=str,
