@@ -1,6 +1,6 @@
 """The values that flags take, kept apart from the packages that implement them, which take a second to import."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 # The algorithms of a static pipeline, `isp.ALGORITHMS`, without the demosaicing that --half_size chooses.
 DEMOSAICING = ("none", "bilinear", "malvar2004", "menon2007", "normalized")
@@ -16,6 +16,9 @@ DENOISING = (
     "chroma_denoising",
     "nlm_denoising",
 )
+
+# What the stages before a pipeline can meter.
+AUTO = ("exposure", "white_balance")
 
 # The static pipelines of the study.
 PUBLISHED_PIPELINES = tuple(
@@ -84,10 +87,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 # Whether an interval holds for another training with the same recipe, or for the models at hand.
 About = Literal["recipe", "model"]
-ABOUT: tuple[str, ...] = get_args(About)
 
-# The exposures and corruptions that a model is tested against by default.
-EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
+# The corruptions that a model is tested against by default.
 CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 
 # The facts about a shot, which are the fields of `data.files.shot.Shot`.
@@ -101,8 +102,6 @@ BY_SHOT = (
 EXPORT_PARTS = ("whole", "isp", "head")
 EXPORT_FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
 
-# The published data sets as they are downloaded, and where from.
-DOWNLOADS = ("Microscopy", "Drone")
+# Where the published data sets are downloaded from.
 SOURCES = ("zenodo", "b2")
 ZENODO_URL = "https://zenodo.org/api"
-B2_BUCKET = "perturbed-minds"

@@ -10,9 +10,6 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-# The momentum of --optimizer=sgd, as ResNets are usually trained.
-_MOMENTUM = 0.9
-
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
@@ -56,7 +53,7 @@ class Optimizer:
     Attributes:
         name: "adam", "adamw" or "sgd".
         rate: the learning rate.
-        weight_decay: the decay, with "adamw" and "sgd".
+        weight_decay: the decay, with "adamw".
     """
 
     name: str
@@ -72,8 +69,8 @@ class Optimizer:
             return optax.adam(rate)
         if self.name == "adamw":
             return optax.adamw(rate, weight_decay=self.weight_decay, mask=_kernels_of_head)
-        decay = optax.add_decayed_weights(self.weight_decay, mask=_kernels_of_head)
-        return optax.chain(decay, optax.sgd(rate, momentum=_MOMENTUM, nesterov=True))
+        # As ResNets are usually trained.
+        return optax.sgd(rate, momentum=0.9, nesterov=True)
 
 
 def _kernels_of_head(parameters: Any) -> Any:

@@ -46,8 +46,8 @@ class NamedPipeline:
         title: the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`.
         make: makes the pipeline for a camera.
         source: the user's file, if the pipeline comes from one.
-        half_size: whether the pipeline turns each block of sites into one pixel, see `half_sized`.
-        auto: what it meters first, see `metered`.
+        half_size: whether the pipeline turns each block of sites into one pixel.
+        auto: what it meters first.
         meter: adds these stages to the pipeline that `make` has made.
     """
 
@@ -109,12 +109,7 @@ class NamedPipeline:
         return hash(self.identity)
 
     def __call__(self, camera: isp.Camera) -> isp.Pipeline:
-        """Makes the pipeline for a camera.
-
-        Raises:
-            InputError: the pipeline does not take the camera's pattern; the function in the user's file raises, or does
-                not return a usable pipeline.
-        """
+        """Makes the pipeline for a camera, or raises an InputError."""
         if self.source is None:
             try:
                 pipeline = self.make(camera)
@@ -136,7 +131,8 @@ class NamedPipeline:
             reason = named_code.in_one_line(error, self.source.file)
             raise InputError(f"{self.name} cannot process a mosaic of {height}x{width}: {reason}") from error
         if self.half_size:
-            height, width = binned_size(camera, height, width)
+            side = isp.demosaic.bin_side(camera.pattern)
+            height, width = height // side, width // side
         if image.shape != (1, height, width, 3) or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
                 f"{self.name} must make floating-point images (1, {height}, {width}, 3) of mosaics "
@@ -174,11 +170,7 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
 def metered(
     pipeline: isp.Pipeline, camera: isp.Camera, auto: Sequence[str], like: np.ndarray | None = None
 ) -> isp.Pipeline:
-    """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`.
-
-    Raises:
-        InputError: the pipeline has stages or parameters of these names.
-    """
+    """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`."""
     kinds = {"exposure": "exposure" in auto, "white_balance": "white_balance" in auto}
     try:
         return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
@@ -195,11 +187,7 @@ def metering_of(processor: object) -> tuple[str, ...]:
 
 
 def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:
-    """Returns a camera with the values of the pipeline's parameters that start from a camera.
-
-    Raises:
-        ValueError: a value is not valid for a camera.
-    """
+    """Returns a camera with the values of the pipeline's parameters that start from a camera."""
     started = {facts.camera: values[name] for name, facts in pipeline.facts.items() if facts.camera is not None}
     return dataclasses.replace(camera, **{name: np.asarray(value, np.float64) for name, value in started.items()})
 
@@ -210,23 +198,11 @@ def _algorithms(name: str) -> dict[str, str]:
     return dict(zip(_STEPS, algorithms, strict=True)) if len(algorithms) == len(_STEPS) else {}
 
 
-def binned_size(camera: isp.Camera, height: int, width: int) -> tuple[int, int]:
-    """Returns the height and width of the images at half size of mosaics of a height and width."""
-    side = isp.demosaic.bin_side(camera.pattern)
-    return height // side, width // side
-
-
 def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
-    """Replaces the demosaicing in the pipeline of a user's file.
-
-    Raises:
-        InputError: the pipeline has no stage `demosaic`, or one with parameters.
-    """
+    """Replaces the demosaicing in the pipeline of a user's file."""
     pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
-    demosaic = next((stage for stage in pipeline.stages if stage.name == "demosaic"), None)
-    if demosaic is None or demosaic.parameters:
-        reason = "no such stage" if demosaic is None else f"one with parameters, {', '.join(demosaic.parameters)}"
-        raise InputError(f"--half_size replaces the stage demosaic of {named.name}: it has {reason}")
+    if not any(stage.name == "demosaic" and not stage.parameters for stage in pipeline.stages):
+        raise InputError(f"--half_size needs a stage demosaic without parameters, which {named.name} does not have")
     options = {"pattern": camera.pattern}
     return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
 

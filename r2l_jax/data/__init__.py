@@ -1,5 +1,16 @@
 """Raw data: files, data sets, splits and batches."""
 
-from r2l_jax.data.files.rawfile import read_raw
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r2l_jax.data.files.rawfile import read_raw
 
 __all__ = ["read_raw"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, because libraries that read raw files would delay the help of programs with a data set.
+    if name == "read_raw":
+        return importlib.import_module("r2l_jax.data.files.rawfile").read_raw
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.config import TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.drift.cases import Case, camera_of, random_key
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.runtime.errors import InputError

@@ -9,10 +9,11 @@ import numpy as np
 
 import isp
 import isp.unprocessing
-from r2l_jax.config import HALF_SIZE_MODES, ProcessingSettings, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import sensor as sensor_kinds
 from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
+from r2l_jax.model.settings import HALF_SIZE_MODES, ProcessingSettings
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError

@@ -15,11 +15,9 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Makes a key for each sample of a batch that depends neither on other samples nor on the place in the batch.
+    """Makes a key for each sample from one that all share, and from the samples' indices in the data set.
 
-    Args:
-        key: a key that all samples share, such as the key of an epoch.
-        index: the samples' indices in the data set.
+    It depends neither on other samples nor on the place in the batch.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
@@ -36,10 +34,7 @@ def augment(
       sharpness to 0.5: half of the image plus half of its 3x3 smoothing (torchvision's `adjust_sharpness` without
       clipping).
 
-    Args:
-        images: normalized images.
-        keys: decide the changes of each image (see `sample_keys`).
-        augmentation: one of `AUGMENTATIONS`.
+    The keys decide the changes of each image, see `sample_keys`.
     """
     if augmentation == "none":
         return images

@@ -10,10 +10,10 @@ from flax import nnx
 
 import isp
 from isp.published import additive_layer_stage
-from r2l_jax.config import ProcessingSettings
 from r2l_jax.model.normalized_heads import NormalizedHead
 from r2l_jax.model.processors import NeuralProcessor, OwnNormalization, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.settings import ProcessingSettings
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metered
 from tasks.layers import BatchNorm
@@ -59,18 +59,16 @@ class Architecture:
         return cls(processing, processing.named_pipeline, task, camera, tuple(shape), additive_layer)
 
     def processor(self) -> isp.Pipeline | Unprocessed:
-        """Makes a processor without a network: the chosen pipeline, or one that returns the mosaic at half size."""
+        """Makes the chosen pipeline, or a processor that returns the mosaic at half size."""
         if self.pipeline is None:
             return half_size(self.camera)
         return metered(self.pipeline(self._known_camera), self._known_camera, self.processing.auto or ())
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
-        """Makes a model in training mode.
+        """Makes a model in training mode, whose weights `rngs` draw.
 
-        Args:
-            rngs: draw the weights.
-            statistics: mean and standard deviation for `Standardize`; None where a batch norm normalizes. A head may
-                have its own.
+        `statistics` are the mean and standard deviation for `Standardize`; None where a batch norm normalizes, or the
+        head by itself.
         """
         fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":
@@ -120,7 +118,7 @@ class Architecture:
             side = 1
             if camera is not None and self.processing.images_are_half_size:
                 side = isp.demosaic.bin_side(camera.pattern)
-            multiples[f"{self.task.head_name} after {self.processing.flag}"] = side * self.task.multiple
+            multiples[f"a U-Net++ after {self.processing.flag}"] = side * self.task.multiple
         return multiples
 
     @property

@@ -41,11 +41,7 @@ def retake(
 
     The sensor adds the noise that is missing at the new light, see `isp.sensor.expose_again`.
 
-    Args:
-        raw: raw images in [0, 1].
-        keys: decide the changes of each image.
-        camera: the camera that took them.
-        purposes: some of `config.PURPOSES`.
+    The keys decide the changes of each image; `camera` took them all.
     """
     most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 

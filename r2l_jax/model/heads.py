@@ -14,8 +14,9 @@ import hashlib
 import importlib
 import inspect
 import pathlib
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,16 +25,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from r2l_jax.config import NetworkSettings
-from r2l_jax.model import class_outputs
 from r2l_jax.model.host_networks import import_torch
 from r2l_jax.model.normalized_heads import NormalizedHead, from_onnx, from_torch, weights_of
+from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.named_code import Source
 
 _FLAG = "--classifier_network"
 _TIMM = "timm:"
+
+# A class and its outputs in --classes; names may have commas.
+_PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,10 +137,7 @@ class NamedHead:
 class Chosen(nnx.Module):
     """A network some of whose outputs stand for the classes of the data.
 
-    Attributes:
-        network: computes logits of all of its outputs along the last axis.
-        groups: the numbers of the outputs of each class, whose probabilities add up; or only of the object that is
-            looked for.
+    `groups` are the outputs of each class, whose probabilities add up, or only those of the object that is looked for.
     """
 
     def __init__(self, network: nnx.Module, groups: tuple[tuple[int, ...], ...]):
@@ -173,8 +173,25 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
         head = NamedHead(name, make, source.identity, source)
     if not network.classes:
         return head
-    groups = class_outputs.groups(network.classes, classes)
+    groups = outputs_of(network.classes, classes)
     return dataclasses.replace(head, identity=(*head.identity, groups), groups=groups)
+
+
+def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Returns the numbers of each class's outputs, counted from 0, which --classes gives as in `cat:281+282,dog:207`.
+
+    Raises:
+        InputError: a class or an output is not named once.
+    """
+    if not re.fullmatch(f"({_PAIR.pattern})+", given):
+        raise InputError(f"--classes must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
+    found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
+    if sorted(name for name, _ in found) != sorted(classes):
+        raise InputError(f"--classes must name each class of the data once, {', '.join(classes)}, got {given}")
+    every = [output for _, places in found for output in places]
+    if len(set(every)) < len(every):
+        raise InputError(f"--classes must name each output once, got {given}")
+    return tuple(dict(found)[name] for name in classes)
 
 
 @functools.cache

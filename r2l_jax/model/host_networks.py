@@ -27,12 +27,7 @@ logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class HostNetwork(abc.ABC):
-    """A frozen network that computes outside of JAX. Networks are equal if their identities are.
-
-    Attributes:
-        identity: the hash of the layers and the weights.
-        kind: where it comes from, in words.
-    """
+    """A frozen network that computes outside of JAX. Networks are equal if the hashes of layers and weights are."""
 
     identity: str
     kind: str

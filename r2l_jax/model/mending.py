@@ -165,13 +165,9 @@ def _statistics(layers: Mapping[str, BatchNorm | Standardize]) -> Known:
 def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:
     """Chooses the number of pseudo-images of the training for a layer, without labels.
 
-    The statistics of all new images but one are mixed with those of the training. The best number makes the image that
-    was left out most likely, as normally distributed values of each channel, on average over all images.
-
-    Args:
-        moments: the mean and the variance of each image by channel, `(2, B, C)`.
-        mean: the mean of the training `(C,)`.
-        var: the variance of the training `(C,)`.
+    The statistics of all new images but one are mixed with those of the training `(C,)`. The best number makes the
+    image that was left out most likely, as normally distributed values of each channel, on average over all images.
+    `moments` are the mean and the variance of each image by channel, `(2, B, C)`.
     """
     means, variances = np.asarray(moments, np.float64)
     others, squares = len(means) - 1, variances + means**2
@@ -186,7 +182,6 @@ def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> flo
 
 
 def _shares(moments: Mapping[str, np.ndarray], known: Known, images: int) -> dict[str, np.float32]:
-    """Chooses the share of the new images in each layer, in the order of the layers."""
     shares, most = {}, math.inf
     for name, of_layer in known.items():
         most = min(_GROWTH * most, pseudo_images(moments[name], *of_layer))

@@ -55,8 +55,8 @@ def observed(
         normalizer: the normalizer of a model in evaluation.
         head: its head.
         images: the processed images.
-        shares: for each of `layers_of`, the share of the images' own statistics, from 0 to 1.
-        known: for each of `layers_of`, the statistics of known images, see `tasks.layers.mix`; None for its own.
+        shares: by layer, the share of the images' own statistics, from 0 to 1.
+        known: by layer, the statistics of known images, see `tasks.layers.mix`; None for its own.
 
     Returns:
         The logits, and by layer the mean and the variance of each image by channel, `(2, B, C)`.

@@ -23,8 +23,7 @@ _MOMENTUM, _EPSILON = 0.9, 1e-5
 class Standardize(nnx.Module):
     """Subtracts a fixed mean from each channel, and divides it by a fixed standard deviation.
 
-    Attributes:
-        mixing: as for `tasks.layers.BatchNorm`.
+    `mixing` is as for `tasks.layers.BatchNorm`.
     """
 
     mixing: Mixing | None = None
@@ -80,11 +79,6 @@ class NeuralProcessor(nnx.Module):
     The stage `demosaic` turns the mosaic into RGB at half size and normalizes it. The stage `rgb` is a U-Net++ of depth
     3 on a ResNet-34 with three output channels, as in the program published with Oala et al. (TMLR 2023). The batch
     norm that follows it in that program is the normalization of `RawToLogit` here.
-
-    Attributes:
-        pattern: the color filter array.
-        normalizer: normalizes the mosaic at half size.
-        network: the U-Net++.
     """
 
     stage_names = ("demosaic", "rgb")
@@ -109,7 +103,7 @@ class NeuralProcessor(nnx.Module):
     def trace(
         self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "batch rows cols 3"], dict[str, Float[Array, "batch rows cols 3"]]]:
-        """Computes the images, and the image after each stage (see `isp.Pipeline.trace`)."""
+        """Computes the images, and the image after each stage."""
         perturbations = perturbations or {}
         mosaic = self.normalizer(isp.demosaic.binned(raw, self.pattern)) + perturbations.get("demosaic", 0)
         rgb = self.network(mosaic) + perturbations.get("rgb", 0)
@@ -139,8 +133,7 @@ Processor = isp.Pipeline | NeuralProcessor | Unprocessed
 def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
     """Makes a processor that turns each 2x2 tile of a camera's mosaic into one RGB pixel.
 
-    Args:
-        camera: the camera; None, for images that are processed already, makes a processor that leaves them as they are.
+    Without a camera, images are processed already, and stay as they are.
     """
     if camera is None:
         return Unprocessed()

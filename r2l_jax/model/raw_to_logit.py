@@ -42,13 +42,7 @@ class RawToLogit(nnx.Module):
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits of processed images.
-
-        Args:
-            images: the processed images.
-            keys: decide how the augmentation changes each image; not needed for "none".
-            augmentation: one of `config.AUGMENTATIONS`.
-        """
+        """Computes the logits of processed images, after an augmentation that the keys decide, see `augment`."""
         images = self.normalizer(images)
         if augmentation != "none":
             if keys is None:
@@ -72,11 +66,7 @@ class RawToLogit(nnx.Module):
 
 
 def pipeline_of(model: RawToLogit) -> isp.Pipeline:
-    """Returns the processor of a model, which must be a pipeline.
-
-    Raises:
-        ValueError: the processor is of another kind.
-    """
+    """Returns the processor of a model, or raises a ValueError if it is no pipeline."""
     if not isinstance(model.processor, isp.Pipeline):
         raise ValueError(f"the model's processor must be an isp.Pipeline, got {type(model.processor).__name__}")
     return model.processor

@@ -6,7 +6,7 @@ can take them as static arguments.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,60 @@ import numpy as np
 from flax import nnx
 
 import tasks
-from r2l_jax.config import PUBLISHED_OPTIMIZATION, NetworkSettings, OptimizationSettings
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import pictures
 from r2l_jax.model.augment import augment_masks
 from r2l_jax.model.heads import NamedHead, find_head
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.model.settings import NetworkSettings
 
 # The probability of a guess in the loss of a frozen head under cameras that are drawn at random.
 _GUESSED = 0.1
 
 
-class Sums(TypedDict):
-    """Sums over samples, each times its weight: the task `loss ()`, and the `confusion (C, C)` of targets in rows."""
+# Sums over samples, each times its weight: the task `loss ()`, and the `confusion (C, C)` of targets in rows.
+Sums = dict[str, jax.Array]
 
-    loss: jax.Array
-    confusion: jax.Array
+
+class _Task:
+    """What both tasks share. Methods take logits as the task's head makes them, and batches as the loader does."""
+
+    # Names of the means over samples that are recorded beside the score.
+    metrics: ClassVar[tuple[str, ...]] = ()
+    # The shape of the sum from which `totals` computes the loss.
+    loss_shape: ClassVar[tuple[int, ...]] = ()
+    # The layers of the head whose shapes depend on the number of classes.
+    class_layers: ClassVar[tuple[str, ...]] = ()
+    # The number of which height and width of an image must be multiples.
+    multiple = 1
+
+    def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> Any:
+        """Returns the task with the training loss, which validation does not use."""
+        return self
+
+    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
+        """Returns the batch with targets that follow the augmentation of its images: classes stay."""
+        return batch
+
+    def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the total sums of an evaluation, in which the loss is again its mean times the number of samples."""
+        return {**sums}
+
+    def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns which samples belong to each class, `(N,)` booleans, if each is of one class."""
+        return {}
+
+    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
+        """Draws a confusion matrix, `(rows, cols, 3)` in [0, 1]; one of two classes adds nothing to the numbers."""
+        return None
+
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
+        """Returns the pictures that go beside a sample's own."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(_Task):
     """Gives each image one class: a ResNet, trained by cross entropy and scored by accuracy.
 
     Attributes:
@@ -56,20 +89,9 @@ class Classification:
     own: NamedHead | None = None
 
     name: ClassVar[str] = "classification"
-    participle: ClassVar[str] = "classified"
     # The metric by which epochs are compared; higher is better.
     score: ClassVar[str] = "accuracy"
-    # Names of the means over samples that are recorded beside it.
-    metrics: ClassVar[tuple[str, ...]] = ()
-    # The shape of the sum from which `totals` computes the loss.
-    loss_shape: ClassVar[tuple[int, ...]] = ()
-    # The flag that chooses the network.
-    network_flag: ClassVar[str] = "classifier_network"
-    head_name: ClassVar[str] = "a ResNet"
-    # The layers of the head whose shapes depend on the number of classes.
     class_layers: ClassVar[tuple[str, ...]] = ("fc",)
-    # Height and width of an image must be multiples of this.
-    multiple: ClassVar[int] = 1
 
     @property
     def outputs(self) -> int:
@@ -80,24 +102,22 @@ class Classification:
         """Returns the shape of the logits of images of a shape."""
         return (images[0], self.outputs)
 
-    def for_training(
-        self, settings: OptimizationSettings, labels: np.ndarray, freezes_head: bool = False
-    ) -> "Classification":
+    def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
         """Returns the task with the training loss, which validation does not use.
 
         Args:
-            settings: how much targets are smoothed, and whether classes are balanced.
-            labels: the class of each sample. Balanced weights are inversely proportional to the numbers of samples, and
-                1 on average over the samples.
-            freezes_head: whether the head stays as it is. Under cameras that are drawn at random, it will not learn to
-                read the darkest images, and is sure of wrong classes: their loss would outweigh that of all others.
+            labels: the class of each sample.
+            smoothing: the share of each target that is spread over all classes.
+            balanced: whether classes weigh inversely to their numbers of samples, and 1 on average over the samples.
+            guesses: whether one answer in ten counts as a guess. Under cameras that are drawn at random, a frozen head
+                will not learn to read the darkest images, and is sure of wrong classes: their loss would outweigh that
+                of all others.
         """
         weights = None
-        if settings.class_weights != "none":
+        if balanced:
             counts = np.bincount(labels, minlength=len(self.classes))
             weights = tuple((len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).tolist())
-        smoothing = 0.1 if settings.label_smoothing is None else settings.label_smoothing
-        guessed = _GUESSED if freezes_head and settings.camera_augmentation else 0.0
+        guessed = _GUESSED if guesses else 0.0
         return dataclasses.replace(self, smoothing=smoothing, class_weights=weights, guessed=guessed)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -105,10 +125,6 @@ class Classification:
         if self.own is not None:
             return self.own(self.outputs, rngs)
         return tasks.resnet(self.network, num_classes=len(self.classes), dtype=self.precision, rngs=rngs)
-
-    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
-        """Returns the batch with targets that follow the augmentation of its images: classes stay."""
-        return batch
 
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
         """Computes the sums of a batch."""
@@ -121,14 +137,8 @@ class Classification:
             "confusion": tasks.metrics.confusion_matrix(logits.argmax(-1), target, len(self.classes), weight),
         }
 
-    def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`."""
-        sums = self.sums(logits, batch)
-        return {"loss": sums["loss"], "confusion": sums["confusion"]}
-
-    def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the total sums of an evaluation, in which the loss is again its mean times the number of samples."""
-        return {**sums}
+    # In evaluation, they are added up over batches.
+    measure = sums
 
     def contained(self, target: jax.Array) -> jax.Array:
         """Returns which classes each sample holds, `(B, C)`: its own."""
@@ -173,13 +183,9 @@ class Classification:
         """Names the files of a sample in a folder of pictures: a picture in the folder of its class."""
         return (f"{self.classes[label]}/{stem}.{suffix}",)
 
-    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
-        """Returns the pictures that go beside a sample's own: none."""
-        return []
-
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation:
+class Segmentation(_Task):
     """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
 
     Attributes:
@@ -195,20 +201,16 @@ class Segmentation:
     own: NamedHead | None = None
 
     name: ClassVar[str] = "segmentation"
-    participle: ClassVar[str] = "segmented"
     score: ClassVar[str] = "iou"
     # The mean over images, which the published program reports, beside the score of all pixels together.
     metrics: ClassVar[tuple[str, ...]] = ("tile_iou",)
     loss_shape: ClassVar[tuple[int, ...]] = (3,)
-    network_flag: ClassVar[str] = "smp_encoder"
-    head_name: ClassVar[str] = "a U-Net++"
-    class_layers: ClassVar[tuple[str, ...]] = ()
     # The number of logits for each pixel.
     outputs: ClassVar[int] = 1
 
     @property
     def multiple(self) -> int:
-        """The number of which height and width of an image must be multiples: a U-Net halves its input five times."""
+        """The number that must divide height and width of an image: a U-Net halves its input five times."""
         return 32 if self.own is None else 1
 
     def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
@@ -219,19 +221,6 @@ class Segmentation:
     def classes(self) -> tuple[str, ...]:
         """Names of the confusion matrix's rows and columns."""
         return ("background", *self.objects)
-
-    def for_training(
-        self, settings: OptimizationSettings, labels: np.ndarray, freezes_head: bool = False
-    ) -> "Segmentation":
-        """Returns the task itself, whose loss is at most 1.
-
-        Raises:
-            InputError: a setting applies only to classification.
-        """
-        for name in ("label_smoothing", "class_weights"):
-            if getattr(settings, name) not in (None, PUBLISHED_OPTIMIZATION[name]):
-                raise InputError(f"--{name} is for classification; the data set is {self.participle}")
-        return self
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
@@ -294,10 +283,6 @@ class Segmentation:
         """Computes logits that have these probabilities."""
         return jax.scipy.special.logit(probabilities)[..., None]
 
-    def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns an empty dict: pixels have classes, images do not."""
-        return {}
-
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
         images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
@@ -310,10 +295,6 @@ class Segmentation:
         union = np.count_nonzero(predicted | (target > 0))
         overlap = f"IoU {np.count_nonzero(predicted & (target > 0)) / union:.2f}" if union else "no object, none found"
         return pictures.outlined(image, target > 0, predicted), overlap
-
-    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
-        """Draws nothing: with two classes, a picture adds nothing to the numbers."""
-        return None
 
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
         """Names the files of a sample in a folder of pictures: a picture and a mask."""
@@ -329,29 +310,19 @@ TASKS: tuple[type[Task], ...] = (Classification, Segmentation)
 
 
 def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
-    """Returns the task of a data set.
-
-    Args:
-        dataset: the data set, with its kind of targets and its classes.
-        model: the networks; None takes the defaults.
-    """
+    """Returns the task of a data set, by default with the default networks."""
     return make_task(dataset.task, dataset.classes, model or NetworkSettings())
 
 
 def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Task:
-    """Makes a task by its name.
-
-    Args:
-        name: "classification" or "segmentation".
-        classes: the names of its classes, as in a `RawDataset`.
-        model: the networks.
+    """Makes a task by its name, "classification" or "segmentation".
 
     Raises:
         InputError: the head of the user's own cannot be found, see `find_head`.
     """
     own = find_head(model, classes)
     if name == Segmentation.name:
-        return Segmentation(classes, model.encoder, model.precision, own)
+        return Segmentation(classes, model.smp_encoder, model.precision, own)
     return Classification(classes, model.classifier_network.lower(), precision=model.precision, own=own)
 
 

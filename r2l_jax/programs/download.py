@@ -9,7 +9,7 @@ Repeat the command to resume an interrupted download; complete files are not dow
 import dataclasses
 import functools
 
-from r2l_jax.names import B2_BUCKET, DOWNLOADS, SOURCES, ZENODO_URL
+from r2l_jax.names import SOURCES, ZENODO_URL
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -18,7 +18,7 @@ from r2l_jax.runtime.flags import Settings, setting
 class DownloadConfig(Settings):
     """Download."""
 
-    dataset: str = setting("which data set", choices=DOWNLOADS)
+    dataset: str = setting("which data set", choices=("Microscopy", "Drone"))
     source: str = setting("zenodo needs no account; b2 needs an application key", "zenodo", choices=SOURCES)
     data_dir: str | None = setting(
         "folder in which the data set becomes the sub-folder microscopy or drone; default: your cache folder, where "
@@ -26,7 +26,7 @@ class DownloadConfig(Settings):
         None,
     )
     zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", ZENODO_URL)
-    b2_bucket: str = setting("for b2: the bucket", B2_BUCKET)
+    b2_bucket: str = setting("for b2: the bucket", "perturbed-minds")
     b2_key_id: str | None = setting("for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None)
     b2_key: str | None = setting(
         "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see, unlike this flag",

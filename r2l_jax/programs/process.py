@@ -18,14 +18,9 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2l_jax.config import (
-    CHECKPOINTS,
-    CODE,
-    PIPELINE_NAMES,
-    STATIC_FLAGS,
-    WHICH_CHECKPOINT,
-    ProcessingChoice,
-)
+from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
+from r2l_jax.model.settings import STATIC_FLAGS, ProcessingChoice
+from r2l_jax.names import AUTO
 from r2l_jax.runtime import flags, jobs, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
@@ -55,13 +50,14 @@ class RenderConfig(ProcessingChoice):
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
-    processing_mode: str | None = setting(
-        "parametrized: the differentiable pipeline at its start values; static: a pipeline of classical algorithms; "
-        "default: parametrized, unless --pipeline or --run is given",
-        None,
+    processing_mode: str = setting(
+        "parametrized: the differentiable pipeline at its start values; static: a pipeline of classical algorithms",
+        "parametrized",
         choices=("parametrized", "static"),
     )
-    pipeline: str | None = setting(f"a pipeline by name: {PIPELINE_NAMES}", None)
+    auto: tuple[str, ...] = setting(
+        "meter each raw image before the pipeline: exposure, white_balance, or none; see isp.metering", (), each=AUTO
+    )
     code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
     scheduler: str = setting(jobs.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
@@ -70,17 +66,10 @@ class RenderConfig(ProcessingChoice):
         False,
     )
 
-    @classmethod
-    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values; without --run, adds the mode and its algorithms if they are not given."""
-        return values if values.get("run") else super().completed(values)
-
     def __post_init__(self):
-        if self.run is not None:
-            given = [name for name in ("processing_mode", "pipeline", *STATIC_FLAGS) if getattr(self, name) is not None]
-            given += [name for name in ("half_size", "auto") if getattr(self, name)]
-            if given:
-                raise InputError(f"--run={self.run} is the processing: leave --{given[0]} out")
+        for name in ("processing_mode", "pipeline", *STATIC_FLAGS, "half_size", "auto"):
+            if self.run is not None and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"--run={self.run} is the processing: leave --{name} out")
         super().__post_init__()
 
 
@@ -89,13 +78,13 @@ def _load(config: RenderConfig) -> Processing:
     """Loads the processing that renders the files, once per process."""
     from r2l_jax.apps.render import Processing
     from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.pipelines import find_pipeline
     from r2l_jax.training.run import open_run
 
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
     camera = find_known_camera(config.camera or "auto")
     if config.run is None:
-        pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
+        pipeline = copy.copy(config).named_pipeline
+        assert pipeline is not None
         return Processing(pipeline.metered(config.auto), camera, camera)
     model = open_run(config.run, ["0"], config.checkpoint, config.code)
     pipeline, camera = model.named_pipeline, model.reading(camera)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import msgspec
 from flax import nnx
 
-from r2l_jax.config import STATIC_FLAGS
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import check_output_folder, write_json
@@ -50,7 +50,8 @@ def write(
         # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
         model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
         auto = metering_of(model.processor)
-        flags = {"pipeline": pipeline.name, "processing_mode": None, "auto": auto, **dict.fromkeys(STATIC_FLAGS)}
+        usual = {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
+        flags = {"pipeline": pipeline.name, "auto": auto, **usual}
         source = pipeline.source and dataclasses.asdict(pipeline.source)
         config = replace(config, **flags)
         changed |= {"flags": fold.about.flags | flags, "pipeline": source and PipelineFile(**source)}

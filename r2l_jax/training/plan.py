@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 import isp
-from r2l_jax.config import AUTO, ModelSettings, TrainConfig, TrainingDataSettings
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
-from r2l_jax.model import class_outputs
-from r2l_jax.model.tasks import TASKS
+from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import replace
@@ -71,9 +71,6 @@ class Plan:
         # A wrong name of a pipeline ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
-        if config.model.classes:
-            # The run does not need the file of names again.
-            config = replace(config, classes=class_outputs.pairs(config.model.classes, tuple(self.dataset.classes)))
         config = replace(config, auto=_metering(config, self.dataset.camera))
         batch_size = config.optimization.batch_size
         trains = config.optimization.epochs > 0
@@ -91,7 +88,7 @@ class Plan:
         normalizes = self.steps.architecture.measures_normalization
         self.sources = Sources.of(config.processing, config.model, normalizes)
         self.optimization, self.tracking, self.isos = config.optimization, config.tracking, config.data.isos
-        _check_networks(config.model, self.steps, self.dataset)
+        _check_networks(self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
         if batch_size % jax.device_count():
@@ -184,7 +181,9 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
     Raises:
         InputError: the run of the processor meters otherwise.
     """
-    processing = config.processing
+    processing, named = config.processing, config.processing.named_pipeline
+    if named is None or camera is None:
+        return ()
     begun = config.run_dir / "fold_0/metrics.json"
     if (uri := processing.processor_uri) and (config.tracking.overwrite or not begun.exists()):
         where = f"--processor_uri={uri}"
@@ -199,23 +198,18 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         return known
     if processing.auto is not None:
         return processing.auto
-    named = processing.named_pipeline
     stays = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
-    return () if named is None or camera is None or stays or metering_of(named(camera)) else AUTO
+    return () if stays or metering_of(named(camera)) else AUTO
 
 
-def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:
+def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
     """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
-    task, processing = steps.task, steps.architecture.processing
+    processing = steps.architecture.processing
     if dataset.camera is None and processing.processing_mode != "none":
         raise InputError(
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
             f"got {processing.flag}"
         )
-    for other in TASKS:
-        flag, used = other.network_flag, task.own is not None
-        if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag) and not used:
-            raise InputError(f"--{flag} is for {other.name}; --dataset={dataset.name} is {task.participle}")
     height, width = dataset.shape[:2]
     for part, multiple in steps.architecture.multiples.items():
         if height % multiple or width % multiple:

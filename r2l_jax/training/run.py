@@ -16,11 +16,12 @@ from flax import nnx
 from jaxtyping import Array, Float32, Shaped
 
 import isp
-from r2l_jax.config import CHECKPOINTS, TrainConfig, TrainingDataSettings
+from r2l_jax.config import CHECKPOINTS, TrainConfig
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.mending import MOST, Known, Mended, known_of, mend
 from r2l_jax.model.model_hash import model_hash

@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 
 from isp.published import ADDITIVE_LAYER
-from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
+from r2l_jax.model.settings import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
 from r2l_jax.runtime.devices import shardings, to_devices

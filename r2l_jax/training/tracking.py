@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from isp.parameter import MOST_ELEMENTS
-from r2l_jax.config import TrackingSettings, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import varied
@@ -21,6 +21,7 @@ from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.files import EVENTS, naming, replacing
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
+from r2l_jax.training.settings import TrackingSettings
 from r2l_jax.training.steps import Steps, TrainState
 
 # As in the names of samples, see `datasets.pooled`.

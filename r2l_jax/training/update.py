@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 import isp
-from r2l_jax.config import AttackSettings, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.build import Architecture
@@ -20,6 +20,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.optimizers import Optimizer
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.settings import AttackSettings
 
 PyTree = Any
 
@@ -58,7 +59,7 @@ class StepSettings:
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(
             Architecture.of(config.processing, task, dataset.camera, dataset.shape, config.attack.adv_noise_layer),
-            task.for_training(optimization, dataset.labels, config.model.freeze_classifier),
+            optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,
             optimization.camera_augmentation,

@@ -8,9 +8,10 @@ import safetensors.numpy
 import small_runs
 
 import tasks
-from r2l_jax.config import PUBLISHED_OPTIMIZATION, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
+from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
 
 
 @contextlib.contextmanager

@@ -8,20 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import own_code
 import pytest
-from absl import flags
 
 import isp
 from r2l_jax.apps.lab.engine import Engine
 from r2l_jax.apps.lab.lab import LEARNED, make_lab
 from r2l_jax.apps.lab.session import Session
-from r2l_jax.config import ProcessingSettings, TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import define, read, replace
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import mended, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import open_runs
@@ -85,8 +83,6 @@ def test_a_training_meters_unless_its_network_or_pipeline_is_given(base, one_epo
     (tmp_path / "my_isp.py").write_text(OWN_ISP)
     places = {**runs, "my_isp.py:make": f"{tmp_path}/my_isp.py:make"}
     given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
-    if "pipeline" in given:
-        given["processing_mode"] = None
     config = replace(base, **{"run_name": "default", "auto": None, **given})
     plan = Plan(config, Attack if config.attack.adv_training else GradientDescent)
     assert plan.steps.architecture.processing.auto == expected
@@ -110,19 +106,9 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
 
 def test_a_pipeline_that_meters_already_is_not_metered_again(base, tmp_path):
     (tmp_path / "my_isp.py").write_text(OWN_ISP)
-    config = replace(base, processing_mode=None, pipeline=f"{tmp_path}/my_isp.py:make", auto=BOTH)
-    with pytest.raises(
-        InputError, match="the pipeline cannot have --auto=exposure,white_balance before it: stages must"
-    ):
+    config = replace(base, pipeline=f"{tmp_path}/my_isp.py:make", auto=BOTH)
+    with pytest.raises(InputError, match="the pipeline cannot have --auto=exposure,white_balance before it: stages"):
         Plan(config)
-
-
-def test_none_is_an_empty_list_on_the_command_line():
-    values = flags.FlagValues()
-    define(TrainConfig, values)
-    values(["train.py", "--auto=none", "--camera_augmentation=none", "--track=none"])
-    config = read(TrainConfig, values)
-    assert (config.processing.auto, config.optimization.camera_augmentation, config.tracking.track) == ((), (), ())
 
 
 def test_less_light_leaves_a_metering_model_as_it_is(fold):
@@ -175,17 +161,10 @@ def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
     other = find_pipeline(OTHER)
     processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)
-    mended.write(tmp_path / "fold_0", unset, adapted, other, {}, 0.5)
+    mended.write(tmp_path / "fold_0", unset, adapted, other, {})
     raws = jnp.asarray(fold.dataset.samples(fold.valid_indices)[0])
     ((found,),) = open_runs([str(tmp_path)])
     np.testing.assert_allclose(found.model(raws), adapted(raws), atol=1e-5)
-
-
-def test_processing_without_a_place_for_it_refuses():
-    with pytest.raises(InputError, match="--auto meters before a pipeline: --processing_mode=none has none"):
-        ProcessingSettings(auto=BOTH, processing_mode="none")
-    with pytest.raises(InputError, match=r"--auto must be .* exposure, white_balance, got 'focus'"):
-        ProcessingSettings(auto=("focus",))
 
 
 def test_a_rendering_exposes_gray_cards_to_18_percent():

@@ -6,7 +6,6 @@ import sys
 
 import isp
 from r2l_jax import names, programs
-from r2l_jax.data.fetch.download import LAYOUTS
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.pipelines import BINNED
 
@@ -20,7 +19,6 @@ def test_names_are_those_of_what_they_stand_for():
     assert tuple(isp.ALGORITHMS["denoise"]) == names.DENOISING
     assert tuple(map(".".join, isp.PUBLISHED_STATIC)) == names.PUBLISHED_PIPELINES
     assert tuple(field.name for field in dataclasses.fields(Shot)) == names.SHOT_FIELDS
-    assert tuple(LAYOUTS) == names.DOWNLOADS
 
 
 def test_flags_need_no_package_that_computes_or_reads_files():

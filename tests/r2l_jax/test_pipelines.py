@@ -104,10 +104,7 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
     [
         ("lut", "--pipeline: no pipeline is called 'lut'; the pipelines are par.*, and <file>.py:<function>"),
         ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; .*"),
-        (
-            "my_isp.py",
-            "--pipeline=my_isp.py names a file: name the function .* that makes the pipeline, my_isp.py:make",
-        ),
+        ("my_isp.py", "--pipeline=my_isp.py must be the function in a file that makes the pipeline, as .*:make"),
         ("nowhere.py:make", "--pipeline=nowhere.py:make: nowhere.py: No such file or directory"),
     ],
 )

@@ -1,17 +1,15 @@
 import dataclasses
 
 import jax.numpy as jnp
-import layouts
 import numpy as np
 import pytest
 from small_runs import events, metrics, model
 
 import isp
-from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.processors import half_size
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
 from r2l_jax.training.update import StepSettings
 
@@ -117,35 +115,6 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     np.testing.assert_array_equal(np.load(config.run_dir / "fold_0/results/epoch_0000/stages/0_rgb.npy"), images[:5])
     mean = images[metrics(config)["train_indices"]].mean((0, 1, 2))
     np.testing.assert_allclose(model(config)["normalizer.mean"], mean, rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
-    """With all its flags, but fewer splits and epochs."""
-    layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))
-    config = build(
-        TrainConfig,
-        logdir=base.tracking.logdir,
-        data_dir=str(tmp_path),
-        run_name="published",
-        pretrained_weights=str(weights_file),
-        dataset="Microscopy",
-        lr=1e-5,
-        n_splits=2,
-        epochs=1,
-        classifier_pretrained=True,
-        processing_mode="static",
-        augmentation="weak",
-        log_model=True,
-        iso=0.01,
-        freeze_processor=True,
-        track=("processing", "every_epoch", "predictions", "gradients", "arrays"),
-    )
-    summary = train.run(config)
-    assert len(summary["val_accuracy"]["folds"]) == 2
-    stages = sorted((config.run_dir / "fold_1/results/epoch_0000/stages").glob("*.npy"))
-    assert [stages[0].name, stages[-1].name] == ["0_black_level.npy", "7_gamma_correct.npy"]
-    assert (np.load(stages[0]).ndim, np.load(stages[-1]).ndim) == (3, 4)  # The mosaic has no channels.
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,6 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
         dataset="Folder",
         data_dir=str(tmp_path / "data"),
         camera=str(camera_file(tmp_path, pattern)),
-        synthetic_images=None,
-        synthetic_size=None,
         epochs=2,
         half_size=half_size,
         lr=1e-2,
@@ -98,8 +96,6 @@ def test_bayer_algorithms_are_refused_by_name(base, tmp_path):
         dataset="Folder",
         data_dir=str(tmp_path / "data"),
         camera=str(camera_file(tmp_path, QUAD)),
-        synthetic_images=None,
-        synthetic_size=None,
         processing_mode="static",
         sp_debayer="malvar2004",
     )

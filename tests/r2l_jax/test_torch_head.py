@@ -9,19 +9,14 @@ from programs import program
 from small_runs import metrics, model
 
 import r2l_jax
-from r2l_jax.apps.export import export_model
-from r2l_jax.apps.lab.lab import make_lab
 from r2l_jax.apps.report import overview, training
 from r2l_jax.apps.report.document import Tiles
-from r2l_jax.apps.report.page import write_report
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.adjustment import adaptation, drifts
+from r2l_jax.drift.adjustment import drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.model import heads
 from r2l_jax.programs import export
 from r2l_jax.runtime.errors import InputError
@@ -110,32 +105,12 @@ def test_it_predicts(taken, file, one_epoch):
     )
 
 
-def test_a_second_call_has_nothing_left_to_do_and_it_is_never_trained_on(taken, capsys):
+def test_a_second_call_changes_nothing_and_it_is_never_trained_on(taken):
+    before = metrics(taken)
     train.run(taken)
-    assert "nothing was left to do" in capsys.readouterr().out
+    assert metrics(taken) == before
     with pytest.raises(InputError, match=r"holds another run .*epochs was 0, is 2"):
         train.run(replace(taken, epochs=2, freeze_classifier=True))
-
-
-def test_evaluations_are_equal(taken, file, one_epoch, tmp_path):
-    def tables(config, name, *code):
-        settings = {
-            "pipelines": ("bilinear.none.none",),
-            "corruptions": ("contrast",),
-            "severities": (3,),
-            "code": code,
-        }
-        output = tmp_path / name
-        found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(output), **settings))
-        return found["matrices"], next(iter(found["runs"].values()))["tests"]
-
-    (matrices, tests), (ours, our_tests) = tables(taken, "taken", f"{file}:make"), tables(one_epoch, "ours")
-    assert {name: matrix["mean"] for name, matrix in matrices.items()} == {
-        name: matrix["mean"] for name, matrix in ours.items()
-    }
-    assert {name: each["accuracy"] for name, each in tests.items()} == {
-        name: each["accuracy"] for name, each in our_tests.items()
-    }
 
 
 @pytest.mark.slow
@@ -162,30 +137,17 @@ def test_forensics_agree(taken, file, one_epoch, tmp_path):
         assert there["sensitivity"]["overall"]["parameters"][name]["worst"] == pytest.approx(ours["worst"], rel=1e-3)
 
 
-@pytest.mark.slow
-def test_adjust_report_and_lab_take_it(taken, file, tmp_path, capsys):
-    settings = {"labeled": 8, "starts": 1, "steps": 3, "batch_size": 8, "parameters": ("white_balance",)}
-    output = {"run": str(taken.run_dir), "output": str(tmp_path / "adjusted"), "intensities": (0.05,)}
-    code = (f"{file}:make",)
-    adaptation.run(build(AdaptationConfig, **output, **settings, code=code))
-    assert "white_balance" in capsys.readouterr().out
-    assert write_report([str(taken.run_dir)], tmp_path / "report.html") > 10_000
-    lab = make_lab(str(taken.run_dir), "best", None, (), None, None, code)
-    assert lab.model is not None
-    lab.close()
-
-
-def test_export_writes_its_processing_alone_and_says_what_the_network_is_given(taken, file, tmp_path, capsys):
-    run = r2l_jax.load(taken.run_dir, code=f"{file}:make")
-    samples = np.random.default_rng(0).random((2, 32, 32), np.float32)
+def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, capsys):
+    run = {"run": str(taken.run_dir), "code": (f"{file}:make",), "output": str(tmp_path)}
     with pytest.raises(InputError, match="--parts=whole has a head from outside of JAX: only isp can be exported"):
-        export_model(run, tmp_path / "more", samples, parts=("whole",), formats=("stablehlo",))
-    settings = {"output": str(tmp_path / "out"), "formats": ["safetensors"], "code": [f"{file}:make"]}
-    assert export.main(build(export.ExportConfig, run=str(taken.run_dir), **settings)) == 0
+        export.main(build(export.ExportConfig, **run, parts=("whole",), formats=["stablehlo"]))
+    assert export.main(build(export.ExportConfig, **run, formats=["safetensors"])) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith("the network is exported by its own program. Give it (image - mean) / standard_deviation")
-    kept = json.loads((tmp_path / "out" / "model.json").read_text())["normalization"]
-    np.testing.assert_allclose(kept["mean"], run.model.normalizer.mean[...])
+    kept = json.loads((tmp_path / "model.json").read_text())["normalization"]
+    np.testing.assert_allclose(
+        kept["mean"], r2l_jax.load(taken.run_dir, code=f"{file}:make").model.normalizer.mean[...]
+    )
 
 
 def test_the_processing_is_learned_for_it(base, file):
@@ -208,17 +170,11 @@ def test_the_processing_is_learned_for_it(base, file):
     assert np.isfinite(np.concatenate([np.ravel(value) for value in start.values()])).all()
 
 
-def test_outputs_that_are_chosen(base, file, tmp_path):
-    names = tmp_path / "names.txt"
+def test_outputs_that_are_chosen(base, file):
     classes = datasets.load(base.data.dataset, **base.data.source).classes
-    names.write_text("\n".join(f"unknown {number}" if number < 990 else classes[number % 5] for number in range(1000)))
-    config = replace(base, run_name="chosen", epochs=0, classifier_network=f"{file}:thousand", classes=str(names))
+    pairs = ",".join(f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes))
+    config = replace(base, run_name="chosen", epochs=0, classifier_network=f"{file}:thousand", classes=pairs)
     train.run(config)
-    content = metrics(config)
-    assert content["flags"]["classes"] == ",".join(
-        f"{name}:{990 + place}+{995 + place}" for place, name in enumerate(classes)
-    )
-    names.unlink()
     run = r2l_jax.load(config.run_dir, code=f"{file}:thousand")
     assert run.predict(np.zeros((1, 32, 32), np.float32)).shape == (1, 5)
 
@@ -276,37 +232,6 @@ def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
     with pytest.raises(InputError, match=r"raised RuntimeError: Error.* in loading state_dict") as error:
         train.run(replace(config, run_name="other"))
     assert "\n" not in str(error.value)
-
-
-def test_a_network_that_segments(base, tmp_path):
-    pytest.importorskip("segmentation_models_pytorch")
-    name = own_code.write(
-        tmp_path / "my_unet.py",
-        "import segmentation_models_pytorch as smp\n"
-        "import torch\n\n"
-        "def make(classes):\n"
-        "    torch.manual_seed(0)\n"
-        "    return smp.Unet('resnet18', encoder_weights=None, encoder_depth=3, decoder_channels=(32, 16, 8),\n"
-        "                    classes=classes).eval()\n",
-    )
-    config = replace(
-        base,
-        run_name="masks",
-        dataset="SyntheticSegmentation",
-        augmentation="none",
-        epochs=0,
-        classifier_network=name,
-    )
-    train.run(config)
-    masks = r2l_jax.load(config.run_dir, code=name).predict(np.full((1, 32, 32), 0.3, np.float32))
-    assert masks.shape == (1, 32, 32)
-    assert np.ptp(masks) > 1e-4
-    settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
-    found = evaluation.run(
-        EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), code=(name,), **settings)
-    )
-    (tests,) = (each["tests"] for each in found["runs"].values())
-    assert tests["own"]["iou"]["mean"] == pytest.approx(metrics(config)["val_iou"], abs=1e-6)
 
 
 def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 import isp
-from r2l_jax.config import AUTO
+from r2l_jax.names import AUTO
 from r2l_jax.pipelines import NamedPipeline, camera_with
 from r2l_jax.runtime.errors import InputError
 

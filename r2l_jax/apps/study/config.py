@@ -5,24 +5,16 @@ import os
 import pathlib
 from typing import Any
 
-from r2l_jax.config import (
-    AUX_LOSSES,
-    CHECKPOINTS,
-    PARAMETERS,
-    PUBLISHED_OPTIMIZATION,
-    PUBLISHED_SETS,
-    SYNTHETIC_SETS,
-    DataSettings,
-    NetworkSettings,
-    OptimizationSettings,
-    TrainConfig,
-)
+from r2l_jax.config import CHECKPOINTS, TrainConfig
+from r2l_jax.data.settings import PUBLISHED_SETS, SYNTHETIC_SETS, DataSettings
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SENSOR, SEVERITIES
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, redeclared, setting
+from r2l_jax.training.settings import AUX_LOSSES, PARAMETERS, PUBLISHED_OPTIMIZATION, OptimizationSettings
 
 CONTROLS = ("synthesis", "forensics", "adjustment")
 
@@ -69,11 +61,11 @@ class StudyOptimization(OptimizationSettings):
     lr: float | None = _left_open("lr")  # pyright: ignore[reportIncompatibleVariableOverride]
     epochs: int = _published("epochs")
     optimizer: str = _published("optimizer")
-    weight_decay: float | None = _published("weight_decay")
+    weight_decay: float = _published("weight_decay")
     schedule: str = _published("schedule")
-    warmup_epochs: float | None = _published("warmup_epochs")
-    label_smoothing: float | None = _published("label_smoothing")
-    class_weights: str | None = _published("class_weights")
+    warmup_epochs: float = _published("warmup_epochs")
+    label_smoothing: float = _published("label_smoothing")
+    class_weights: str = _published("class_weights")
     ema: float = _published("ema")
     batch_size: int | None = _left_open("batch_size")  # pyright: ignore[reportIncompatibleVariableOverride]
     augmentation: str = _published("augmentation")

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from r2l_jax.apps.study.config import CONTROLS, FROZEN, LEARNED, StudyConfig
-from r2l_jax.config import STATIC_FLAGS, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.model.settings import STATIC_FLAGS
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.jobs import Job
 from r2l_jax.training import train
@@ -62,8 +63,9 @@ def trainings_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
         }
     if control == "forensics":
         return {"model": config.training_of("forensics/model")}
+    low = (config.choice.low_intensity,)
     return {
-        name: config.training_of(f"adjustment/{name}", iso=config.choice.low_intensity, freeze_processor=name == FROZEN)
+        name: config.training_of(f"adjustment/{name}", iso=low, freeze_processor=name == FROZEN)
         for name in (LEARNED, FROZEN)
     }
 

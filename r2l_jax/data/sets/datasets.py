@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from r2l_jax.config import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
+from r2l_jax.data.settings import DATASETS, SYNTHETIC_SETS
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
@@ -21,11 +21,11 @@ def load(
     *,
     data_dir: str | pathlib.Path | None = None,
     iso: float | tuple[float, ...] = 1.0,
-    camera: str | None = None,
+    camera: str = "auto",
     tile_size: int | None = None,
     unprocess: bool = False,
-    synthetic_images: int | None = None,
-    synthetic_size: int | None = None,
+    synthetic_images: int = 600,
+    synthetic_size: int = 128,
     download: bool = False,
 ) -> RawDataset:
     """Loads a data set by its name; renders or downloads it first if needed. Settings of other sets change nothing.
@@ -39,8 +39,8 @@ def load(
         tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
             or the shortest side if that is less.
         unprocess: for "Folder": the files are JPEG and PNG pictures, which become mosaics of the camera.
-        synthetic_images: for the synthetic data sets: the number of scenes; None is 600.
-        synthetic_size: for the synthetic data sets: the height and width of scenes; None is 128.
+        synthetic_images: for the synthetic data sets: the number of scenes.
+        synthetic_size: for the synthetic data sets: the height and width of scenes.
         download: for the published data sets: download missing files from Zenodo.
     """
     if name not in DATASETS:
@@ -55,8 +55,7 @@ def load(
 
     def at(intensity: float) -> RawDataset:
         if name in SYNTHETIC_SETS:
-            images, size = synthetic_images or SYNTHETIC_IMAGES, synthetic_size or SYNTHETIC_SIZE
-            return synthetic.load(name, root, intensity, images, size)
+            return synthetic.load(name, root, intensity, synthetic_images, synthetic_size)
         folder_name = synthetic.intensity_folder(intensity)
         if download:
             on_first_process(lambda: _download_missing(name, root, folder_name))

@@ -49,7 +49,7 @@ _MULTIPLE = 64
 
 def load(
     data_dir: str | pathlib.Path | None,
-    camera: str | KnownCamera | None,
+    camera: str | KnownCamera,
     tile_size: int | None,
     unprocess: bool = False,
     tiles_dir: pathlib.Path | None = None,
@@ -76,8 +76,6 @@ def load(
             "--dataset=Folder needs --data_dir, a folder with one sub-folder per class, or with images/ and masks/, "
             f"got {data_dir}"
         )
-    if camera is None:
-        raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)

@@ -64,7 +64,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
     The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
 
-    `name` is one of `config.PUBLISHED_SETS`, and `intensity` a folder such as "raw_scale100".
+    `name` is one of `settings.PUBLISHED_SETS`, and `intensity` a folder such as "raw_scale100".
     """
     root = pathlib.Path(data_dir)
     if name in ("Microscopy", "MicroscopyRGB"):
@@ -75,7 +75,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
 
 def download_name(name: str) -> str:
-    """Returns which of the two downloads holds a data set of `config.PUBLISHED_SETS`."""
+    """Returns which of the two downloads holds a data set of `settings.PUBLISHED_SETS`."""
     return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 

@@ -56,7 +56,7 @@ def intensity_folder(intensity: float) -> str:
 def load(name: str, parent: str | Path, intensity: float, images: int, size: int) -> RawDataset:
     """Loads a synthetic data set, and renders it if it does not exist.
 
-    `name` is one of `config.SYNTHETIC_SETS`, `intensity` one of `INTENSITIES`, and the rest as for `generate`.
+    `name` is one of `settings.SYNTHETIC_SETS`, `intensity` one of `INTENSITIES`, and the rest as for `generate`.
     """
     try:
         root = generate(parent, images=images, size=size)

@@ -5,7 +5,8 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from r2l_jax.config import NOT_OF_TRAINING, PIPELINE_NAMES, FinishedRun
+from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
+from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, Settings, setting

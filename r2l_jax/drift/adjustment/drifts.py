@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.config import PUBLISHED_SETS
 from r2l_jax.data.files.known_camera import KnownCamera, find_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets, folder
+from r2l_jax.data.settings import PUBLISHED_SETS
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
 from r2l_jax.drift.cases import Case

@@ -23,12 +23,13 @@ from flax import nnx
 
 import isp
 from isp.published import ADDITIVE_LAYER
-from r2l_jax.config import AttackSettings, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.settings import AttackSettings
 from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated, UpdateRule
 
 
@@ -141,13 +142,11 @@ class Attack(UpdateRule):
 
 
 def _parameters(attack: AttackSettings) -> list[str]:
-    return (attack.adv_parameters or "all").split(",")
+    return attack.adv_parameters.split(",")
 
 
 def _price(attack: AttackSettings) -> tuple[str, float]:
     """Returns the measure of deviation and its weight, which adversarial training always has."""
-    assert attack.adv_aux_loss is not None
-    assert attack.adv_aux_weight is not None
     return attack.adv_aux_loss, attack.adv_aux_weight
 
 

@@ -6,14 +6,14 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
+from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, WHICH_CHECKPOINT
+from r2l_jax.data.settings import DataSettings
+from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import (
-    ABOUT,
     BY_SHOT,
     CHANGES,
     CORRUPTIONS,
     DRIFTS,
-    EXPOSURES,
     INTENSITIES,
     PUBLISHED_PIPELINES,
     SENSOR,
@@ -51,7 +51,7 @@ class EvaluationConfig(Settings):
         "whether intervals are about the recipe, with other seeds and samples, or about the models at hand, with other "
         "samples; default: recipe for a group of trainings, else model",
         None,
-        choices=ABOUT,
+        choices=("recipe", "model"),
     )
     against: tuple[str, ...] = setting(
         f"the kinds of drift to test against, of {', '.join(DRIFTS)}",
@@ -61,7 +61,7 @@ class EvaluationConfig(Settings):
     pipelines: tuple[str, ...] = setting(f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
     intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
     exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light; for any raw data", EXPOSURES
+        "exposures by the sensor model, as factors on the light; for any raw data", INTENSITIES[:-1]
     )
     sensor: tuple[str, ...] = setting(_SENSOR, SENSOR)
     corruptions: tuple[str, ...] = setting(f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES)

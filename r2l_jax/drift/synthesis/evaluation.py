@@ -426,7 +426,7 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
     own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, fold.config))
     return RunResults(
         folder=str(fold.folder.parent),
-        processing_mode=fold.config.processing.processing_mode,
+        processing_mode=None if fold.config.processing.pipeline else fold.config.processing.processing_mode,
         pipeline=pipeline and pipeline.title,
         own=own,
         folds={

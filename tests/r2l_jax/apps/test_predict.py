@@ -48,8 +48,6 @@ def run(base, tmp_path_factory):
         camera=str(root / "camera.json"),
         tile_size=32,
         run_name="folder",
-        synthetic_images=None,
-        synthetic_size=None,
         batch_size=4,
         epochs=1,
         processing_mode="static",

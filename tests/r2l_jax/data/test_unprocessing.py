@@ -97,7 +97,7 @@ def test_pictures_with_masks_are_segmented(tmp_path, cache):
 
 
 def test_a_run_on_them_is_opened_as_any_other(photos, cache, base, tmp_path):
-    settings = {"dataset": "Folder", "synthetic_images": None, "synthetic_size": None, "run_name": "photos"}
+    settings = {"dataset": "Folder", "run_name": "photos"}
     place = {"data_dir": str(photos["data_dir"]), "camera": photos["camera"], "unprocess": True}
     config = replace(base, **settings, **place, epochs=1)
     train.run(config)

@@ -77,7 +77,7 @@ def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own)
 
 
 def test_the_intensity_that_was_trained_at_is_no_drift():
-    config = replace(STATIC, iso=0.5)
+    config = replace(STATIC, iso=(0.5,))
     known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
     for found in (cases.is_own, cases.equals_own):
         assert [case.name for case in known if found(case, config)] == ["own", "iso=0.5"]

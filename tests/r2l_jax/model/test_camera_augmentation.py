@@ -7,9 +7,9 @@ import pytest
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.config import PURPOSES
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.camera_augmentation import retake
+from r2l_jax.training.settings import PURPOSES
 
 CAMERA = isp.Camera(
     black_level=(0.0,) * 4, white_balance=(1, 1, 1), color_matrix=np.eye(3), full_well=20000, read_noise=5.0, bits=12

@@ -3,53 +3,26 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from r2l_jax.model import class_outputs
-from r2l_jax.model.heads import Chosen
+from r2l_jax.model.heads import Chosen, outputs_of
 from r2l_jax.runtime.errors import InputError
 
-NAMES = """n01440764 tench, Tinca tinca
-n02012849 crane
-n02510455 giant panda, panda
-n03126707 crane
-"""
 
-
-@pytest.fixture
-def names(tmp_path):
-    (tmp_path / "names.txt").write_text(NAMES)
-    return str(tmp_path / "names.txt")
-
-
-def test_a_file_of_names_gives_each_class_its_outputs(names):
-    classes = ("Crane", "tench, tinca tinca", "n02510455")
-    assert class_outputs.groups(names, classes) == ((1, 3), (0,), (2,))
-    assert class_outputs.groups(class_outputs.pairs(names, classes), classes) == ((1, 3), (0,), (2,))
-    other = ("Crane", "Tinca_tinca")
-    pairs = class_outputs.pairs(names, other)
-    assert pairs == "Crane:1+3,Tinca_tinca:0"
-    assert class_outputs.groups(pairs, other) == ((1, 3), (0,))
-    with pytest.raises(InputError, match="output 0 must be named once, got 'Tinca_tinca' and 'tench' for it"):
-        class_outputs.pairs(names, (*other, "tench"))
-    # The order of the classes counts, not that of the pairs.
-    assert class_outputs.pairs("Tinca_tinca:0,Crane:1+3", other) == pairs
+def test_the_order_of_the_classes_counts():
+    assert outputs_of("tench, Tinca:0,crane:1+3", ("crane", "tench, Tinca")) == ((1, 3), (0,))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{names}", "names.txt: none of its 4 lines names the class 'pandas'; did you mean 'panda'"),
-        ("missing.txt", "--classes=missing.txt: No such file or directory"),
-        ("pandas:x,dog:1", "--classes must be a file of names, or pairs such as .*, got 'pandas:x,dog:1'"),
-        ("pandas:1", "--classes: no output for the class 'dog'"),
-        ("pandas:1,dog:2,cat:3", "--classes: the data has no class 'cat'; its classes are pandas, dog"),
-        ("pandas:1,dog:2,pandas:3", r"--classes names the class 'pandas' twice: join its outputs, as in pandas:1\+3"),
-        ("pandas:1,dog:1", "--classes: output 1 must be named once, got 'pandas' and 'dog' for it"),
-        ("pandas:1,dog:2+0+2", "--classes: output 2 must be named once, got 'dog' and 'dog' for it"),
+        ("pandas:x,dog:1", "--classes must be pairs such as .*, got 'pandas:x,dog:1'"),
+        ("pandas:1", "--classes must name each class of the data once, pandas, dog, got pandas:1"),
+        ("pandas:1,dog:2,pandas:3", "--classes must name each class of the data once"),
+        ("pandas:1,dog:2+0+2", "--classes must name each output once, got"),
     ],
 )
-def test_errors_in_one_line(names, given, message):
+def test_errors_in_one_line(given, message):
     with pytest.raises(InputError, match=message) as error:
-        class_outputs.pairs(given.replace("{names}", names), ("pandas", "dog"))
+        outputs_of(given, ("pandas", "dog"))
     assert "\n" not in str(error.value)
 
 

@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from small_runs import SmallHead
 import isp
 from r2l_jax import pipelines
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.model.model_hash import _settings, model_hash, processor_hash
+from r2l_jax.model.model_hash import model_hash, processor_hash
 from r2l_jax.model.processors import Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import task_of
@@ -173,11 +172,3 @@ def test_the_hash_does_not_depend_on_the_process(tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": seed}
     there = subprocess.run([sys.executable, "-c", code, name], env=environment, capture_output=True, check=True)
     assert there.stdout.decode().strip() == here
-
-
-def test_no_known_pipeline_is_described_by_an_address():
-    for step, algorithms in isp.ALGORITHMS.items():
-        for name in algorithms:
-            assert " at 0x" not in json.dumps(_settings(isp.static(CAMERA, **{step: name}))), name
-    for pipeline in (isp.parametrized(CAMERA), isp.full(CAMERA)):
-        assert " at 0x" not in json.dumps(_settings(pipeline))

@@ -1,7 +1,5 @@
 """Networks in ONNX files as heads, without gradients."""
 
-import sys
-
 import jax
 import numpy as np
 import onnx
@@ -80,13 +78,6 @@ def test_files_that_do_not_fit(tmp_path, shape, message):
     with pytest.raises(InputError, match=message) as error:
         from_onnx(str(file))
     assert "\n" not in str(error.value)
-
-
-def test_a_missing_onnxruntime_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    # The extra onnx would bring jax2onnx, which only exports need, and an earlier orbax-checkpoint.
-    with pytest.raises(InputError, match=r"net.onnx needs the package onnxruntime: pip install onnxruntime$"):
-        from_onnx(write(tmp_path / "net.onnx", ["B", 3, "H", "W"]))
 
 
 def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path, capsys):

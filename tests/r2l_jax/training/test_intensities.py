@@ -57,11 +57,13 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     uri = str(several.run_dir)
     again = Plan(replace(base, iso=(1.0, 0.05), seed=9, state_dict_uri=uri)).folds[0]
     assert again.train_indices.tolist() == metrics(several)["train_indices"]
-    for iso in (1.0, (0.05, 0.5)):
+    for iso in ((1.0,), (0.05, 0.5)):
         with pytest.raises(InputError, match=r"--state_dict_uri=.*several splits other data"):
             Plan(replace(base, iso=iso, state_dict_uri=uri))
-    with pytest.raises(InputError, match=r"several holds another run \(iso was \[0\.05, 1\.0\], is 1\.0; it has other"):
-        train.run(replace(several, iso=1.0))
+    with pytest.raises(
+        InputError, match=r"several holds another run \(iso was \[0\.05, 1\.0\], is \[1\.0\]; it has other"
+    ):
+        train.run(replace(several, iso=(1.0,)))
 
 
 def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):

@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +52,6 @@ def test_a_mended_model_may_have_another_pipeline(fold, raws, tmp_path):
     run = r2l_jax.load(tmp_path / "run")
     assert run.config.processing.pipeline == "bilinear.none.none"
     np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
-    assert json.loads((tmp_path / "run/fold_0/metrics.json").read_text())["flags"]["processing_mode"] is None
 
 
 def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):

@@ -110,11 +110,6 @@ def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"smp_encoder": "resnet18"}, "--smp_encoder is for segmentation; --dataset=Synthetic is classified"),
-        (
-            {"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"},
-            "--classifier_network is for classification; --dataset=SyntheticSegmentation is segmented",
-        ),
         (
             {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
             r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",

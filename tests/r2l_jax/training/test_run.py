@@ -200,7 +200,6 @@ def test_a_run_on_own_files_is_loaded_after_all_has_moved(one_epoch, tmp_path, m
     # As if the run of the scenes had been trained on these files.
     shutil.copytree(one_epoch.run_dir, here / "runs/test/moved")
     own = {"dataset": "Folder", "data_dir": "cells", "camera": "cells/my_camera.json"}
-    own |= {"synthetic_images": None, "synthetic_size": None}
     fingerprint = datasets.load("Folder", **replace(one_epoch, **own).data.source).fingerprint
     content = metrics(one_epoch) | {"fingerprint": fingerprint, "flags": metrics(one_epoch)["flags"] | own}
     (here / "runs/test/moved/fold_0/metrics.json").write_text(json.dumps(content))

@@ -39,8 +39,6 @@ def several(base, tmp_path_factory):
     config = replace(
         base,
         run_name="cameras",
-        synthetic_images=None,
-        synthetic_size=None,
         camera_augmentation=("light", "readout"),
         lr=3e-2,
         epochs=1,

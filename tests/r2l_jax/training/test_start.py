@@ -37,8 +37,6 @@ def three_classes(base, tmp_path_factory):
         data_dir=str(folder),
         camera="drone",
         train_size=0.5,
-        synthetic_images=None,
-        synthetic_size=None,
         lr=1e-20,
         batch_size=2,
         save_locally=True,

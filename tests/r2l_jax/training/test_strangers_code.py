@@ -36,7 +36,7 @@ def received(one_epoch, tmp_path, monkeypatch, code):
     monkeypatch.chdir(run.parent)
     pathlib.Path("beside.py").write_text(code)
     changes = {
-        "flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make", "processing_mode": None},
+        "flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make"},
         "pipeline": {"file": "beside.py", "function": "make", "sha256": hashlib.sha256(code.encode()).hexdigest()},
     }
     (run / "fold_0/metrics.json").write_text(json.dumps(metrics(one_epoch) | changes))

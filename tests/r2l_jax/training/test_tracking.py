@@ -97,7 +97,7 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
 
 
 def test_hyperparameters_are_those_that_tell_runs_apart_in_their_types(tmp_path):
-    flags = flat(TrainConfig()) | {"lr": 0.25, "epochs": 30, "dataset": "Other", "iso": (1.0, 2.0), "camera": None}
+    flags = flat(TrainConfig()) | {"lr": 0.25, "epochs": 30, "dataset": "Other", "iso": (1.0, 2.0)}
     with Tracker(tmp_path, 0, save_tensors=False) as tracker:
         tracker.hyperparameters(flags, {"val_loss": 1.0})
     recorded = events(tmp_path / "hparams")

@@ -26,7 +26,6 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     found = rows(text)
     assert found["--lr"] == ["0.001", "0.5"]
     assert found["--processing_mode"] == ["parametrized", "static"]
-    assert found["--sp_debayer"] == ["-", "bilinear"]
     assert "--run_name" not in found
     assert "--epochs" not in found
     best = [

@@ -40,7 +40,7 @@ def test_runs_share_their_settings_but_for_the_processing(config):
         for training in trainings_of(config, part).values():
             assert (training.data.n_splits, training.optimization.epochs) == (2, 3)
             assert training.run_dir.is_relative_to(config.output_dir)
-            assert training.data.iso == (0.01 if part == "adjustment" else 1)
+            assert training.data.iso == ((0.01,) if part == "adjustment" else (1.0,))
     assert trainings_of(config, "adjustment")[FROZEN].processing.freeze_processor
 
 

@@ -207,7 +207,6 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     ("changes", "message"),
     [
         ({"data_dir": None}, "--dataset=Folder needs --data_dir, .* got None"),
-        ({"camera": None}, "--dataset=Folder needs --camera: drone, microscopy, auto or a"),
         ({"camera": "x"}, "--camera must be drone, .* JSON file, got 'x'"),
         ({"tile_size": 33}, "--tile_size must be positive"),
         ({"tile_size": 42}, "one.tiff is 40x52, smaller than --tile_size=42"),

@@ -5,8 +5,8 @@ import optax
 import pytest
 
 import isp
-from r2l_jax.config import AUX_LOSSES
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
+from r2l_jax.training.settings import AUX_LOSSES
 
 LEVELS = jnp.asarray(np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32))
 FACTS = {name: isp.parametrized(isp.CAMERAS["drone"]).facts[name] for name in ("black_level", "gamma_correct")}

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.config import NetworkSettings
 from r2l_jax.drift.results import Knob, Tolerances
 from r2l_jax.drift.watch import expected
 from r2l_jax.drift.watch.expected import score_of, tempered, thresholded, transported
@@ -13,6 +12,7 @@ from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.results import Cause
 from r2l_jax.drift.watch.statistics import Seen
 from r2l_jax.drift.watch.tolerated import tolerated
+from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run

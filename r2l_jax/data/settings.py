@@ -1,0 +1,100 @@
+"""The settings of data sets.
+
+Settings modules import no package that computes, because a program's help would take longer.
+"""
+
+import dataclasses
+from typing import Any
+
+from r2l_jax.names import INTENSITIES
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
+
+SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
+PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """Data set."""
+
+    dataset: str = setting(f"one of {', '.join(DATASETS)}", "Synthetic")
+    data_dir: str | None = setting(
+        "folder of the data set; a synthetic one is also written there; default: your cache folder", None
+    )
+    download: bool = setting("download a published data set from Zenodo if it is not there", False, rare=True)
+    camera: str = setting("for Folder: drone, microscopy, a JSON file, or auto: each file's own calibration", "auto")
+    tile_size: int | None = setting(
+        "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
+        "default: 256, or the shortest side if it is smaller",
+        None,
+        rare=True,
+    )
+    unprocess: bool = setting(
+        "for Folder: its files are JPEG or PNG pictures, which become mosaics of --camera once, in your cache folder",
+        False,
+        rare=True,
+    )
+    synthetic_images: int = setting("number of scenes in a synthetic data set", 600, bound=POSITIVE, rare=True)
+    synthetic_size: int = setting("height and width of its scenes in pixels", 128, bound=POSITIVE, rare=True)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
+        names = ("data_dir", "camera", "tile_size", "unprocess", "synthetic_images", "synthetic_size")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingDataSettings(DataSettings):
+    """Training data."""
+
+    iso: tuple[float, ...] = setting(
+        f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
+        "commas: batches mix them, and splits keep all mosaics of a scene together",
+        (1.0,),
+    )
+    n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE, rare=True)
+    train_size: float = setting(
+        "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION, rare=True
+    )
+    test_size: float = setting(
+        "samples kept from training and from the choice of the best epoch, on which all controls then measure: "
+        "a share if below 1, else a number",
+        0.0,
+        bound=NOT_NEGATIVE,
+    )
+    split: str | None = setting(
+        "your own split: a JSON file with the names of images in lists train, test and, if you like, valid",
+        None,
+        rare=True,
+    )
+    state_dict_uri: str | None = setting("earlier run whose splits are used again", None, rare=True)
+    test_run: bool = setting(
+        "use only one batch of training samples and one batch of validation samples", False, rare=True
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(set(self.iso)) < max(len(self.iso), 1):
+            named = ",".join(map("{:g}".format, self.isos))
+            raise InputError(f"--iso must be one or several intensities, each once, got {named or 'none'}")
+        if self.test_size > 1 and not self.test_size.is_integer():
+            raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
+        if self.split and self.state_dict_uri:
+            raise InputError("--split and --state_dict_uri both give the splits: leave one of them out")
+        if self.split and self.test_size:
+            raise InputError("--split gives the test samples: leave --test_size out")
+        if self.test_size and self.state_dict_uri:
+            raise InputError("--state_dict_uri gives the splits, with the test samples: leave --test_size out")
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of `DataSettings.source`, with the intensities."""
+        return {**super().source, "iso": self.isos}
+
+    @property
+    def isos(self) -> tuple[float, ...]:
+        """The intensities in order."""
+        return tuple(sorted(self.iso))

@@ -1,0 +1,206 @@
+"""The settings of the processing and of the network."""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+from r2l_jax.names import AUTO, DEMOSAICING, DENOISING, SHARPENING
+from r2l_jax.runtime import named_code
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import Settings, setting
+
+if TYPE_CHECKING:
+    from r2l_jax.pipelines import NamedPipeline
+else:
+    NamedPipeline = Any  # importing it would delay a program's help
+
+# The modes whose images have one pixel for each 2x2 tile of the mosaic.
+HALF_SIZE_MODES = ("neural_network", "none")
+
+# The flags of --processing_mode=static, named as in the published program, and the step whose algorithm each chooses.
+STATIC_FLAGS = {"sp_debayer": "demosaic", "sp_sharpening": "sharpen", "sp_denoising": "denoise"}
+
+PIPELINE_NAMES = (
+    "parametrized, full, algorithms for demosaicing, sharpening and denoising such as "
+    "bilinear.sharpening_filter.median_denoising, or your own function make(camera) -> isp.Pipeline, my_isp.py:make"
+)
+
+CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessingChoice(Settings):
+    """Processing."""
+
+    processing_mode: str = setting(
+        "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
+        "RGB from the mosaic; none: this RGB unchanged",
+        "parametrized",
+        choices=("parametrized", "static", "neural_network", "none"),
+    )
+    sp_debayer: str = setting(
+        "with --processing_mode=static, the demosaicing", "bilinear", choices=DEMOSAICING, rare=True
+    )
+    sp_sharpening: str = setting(
+        "with --processing_mode=static, the sharpening", "sharpening_filter", choices=SHARPENING, rare=True
+    )
+    sp_denoising: str = setting(
+        "with --processing_mode=static, the denoising", "gaussian_denoising", choices=DENOISING, rare=True
+    )
+    pipeline: str | None = setting(
+        f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
+    )
+    half_size: bool = setting(
+        "demosaic and shrink in one step: one pixel for each 2x2 sites of the mosaic, or 3x3 sites for X-Trans",
+        False,
+        rare=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pipeline is not None and self.processing_mode != "parametrized":
+            raise InputError(f"{self.flag} is the processing: leave --processing_mode={self.processing_mode} out")
+
+    @property
+    def flag(self) -> str:
+        """The flag that chose the processing, with its value."""
+        name = "processing_mode" if self.pipeline is None else "pipeline"
+        return f"--{name}={getattr(self, name)}"
+
+    @functools.cached_property
+    def named_pipeline(self) -> NamedPipeline | None:
+        """The chosen pipeline, found once; None for a mode of `HALF_SIZE_MODES`.
+
+        Raises:
+            InputError: no pipeline has this name, or its file cannot be read or run.
+        """
+        from r2l_jax.pipelines import find_pipeline
+
+        if self.processing_mode in HALF_SIZE_MODES:
+            return None
+        static = ".".join(getattr(self, name) for name in STATIC_FLAGS)
+        found = find_pipeline(static if self.processing_mode == "static" else self.pipeline or "parametrized")
+        return found.half_sized() if self.half_size else found
+
+    @property
+    def images_are_half_size(self) -> bool:
+        """Whether images have one pixel for each block of sites of the mosaic."""
+        return self.half_size or self.processing_mode in HALF_SIZE_MODES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessingSettings(ProcessingChoice):
+    """Processing."""
+
+    auto: tuple[str, ...] | None = setting(
+        "meter each raw image before the pipeline: exposure, white_balance, or none; see isp.metering; default: both, "
+        "or with --processor_uri what that run meters; none for a head that stays as it is, without a pipeline, and "
+        "for one that meters by itself",
+        None,
+        each=AUTO,
+    )
+    processor_uri: str | None = setting(
+        "earlier run; training starts from its processor and normalization", None, rare=True
+    )
+    freeze_processor: bool = setting("do not train the processor's parameters", False, rare=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.learns and self.processor_uri:
+            raise InputError(f"{self.flag} has no learned parameters that --processor_uri could provide")
+
+    @property
+    def learns_pipeline(self) -> bool:
+        """Whether the processor is a pipeline whose parameters can be trained."""
+        return self.processing_mode == "parametrized"
+
+    @property
+    def learns(self) -> bool:
+        """Whether the processor has parameters to train, and a batch norm after it."""
+        return self.learns_pipeline or self.processing_mode == "neural_network"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training leaves the processor as it is."""
+        return self.freeze_processor or not self.learns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkSettings(Settings):
+    """Network."""
+
+    classifier_network: str = setting(
+        f"for classification, the head: {', '.join(CLASSIFIERS)}; for any task, a head of your own: my_head.py:make, "
+        "a function make(classes, rngs) that returns a flax.nnx.Module, which is trained, or a torch.nn.Module, which "
+        "is frozen; or timm:<name>, which is frozen; or model.onnx, which is frozen and has no gradients",
+        "ResNet18",
+    )
+    smp_encoder: str = setting(
+        "for segmentation: the encoder of the U-Net++",
+        "resnet34",
+        choices=("resnet18", "resnet34", "resnet50"),
+        rare=True,
+    )
+    precision: str = setting(
+        "the type in which the head computes; parameters, statistics, losses and the pipeline are float32",
+        "float32",
+        choices=("float32", "bfloat16"),
+        rare=True,
+    )
+    classifier_pretrained: bool = setting(
+        "start the head's ResNet from torchvision's ImageNet weights, downloaded from the Hugging Face hub; its last "
+        "layer, or the decoder, still starts from random values",
+        False,
+        rare=True,
+    )
+    pretrained_weights: str | None = setting(
+        "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
+        "names; for --classifier_network=timm:<name>: one with timm's names",
+        None,
+        rare=True,
+    )
+
+    classes: str | None = setting(
+        "for a head of your own that tells other classes apart: pairs <class of the data>:<output>, with outputs "
+        "counted from 0 and + between several, as in cat:281+282,dog:207",
+        None,
+        rare=True,
+    )
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head comes from the user's file or from a package, see `model.heads`."""
+        return self.classifier_network.lower() not in map(str.lower, CLASSIFIERS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = self.classifier_network
+        if self.has_own_head:
+            if not (named_code.is_file(name) or name.startswith("timm:") or name.endswith(".onnx")):
+                raise InputError(
+                    f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "
+                    f"my_head.py:make, timm:<name>, or a file model.onnx, got {name!r}"
+                )
+            if self.classifier_pretrained:
+                raise InputError(
+                    f"--classifier_pretrained is for the known networks: leave it out with the head {name}"
+                )
+        if self.pretrained_weights and not (self.classifier_pretrained or name.startswith("timm:")):
+            raise InputError(
+                "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings(NetworkSettings):
+    """Model."""
+
+    classifier_uri: str | None = setting(
+        "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None, rare=True
+    )
+    freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False, rare=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classifier_pretrained and self.classifier_uri:
+            raise InputError("--classifier_pretrained and --classifier_uri both set the head's start: leave one out")
