@@ -29,11 +29,7 @@ CODE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    """A training run.
-
-    Raises:
-        InputError: values that contradict each other or are out of range.
-    """
+    """A training run."""
 
     data: TrainingDataSettings = dataclasses.field(default_factory=TrainingDataSettings)
     processing: ProcessingSettings = dataclasses.field(default_factory=ProcessingSettings)

@@ -146,9 +146,6 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     Args:
         name: see the module's docstring. The name of a file must come from the user, and not from a record.
         flag: the flag to name in errors.
-
-    Raises:
-        InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])

@@ -4,6 +4,7 @@ python docs/ext/rooms.py writes docs/images/rooms.svg.
 """
 
 import pathlib
+import re
 import tomllib
 
 import matplotlib
@@ -25,7 +26,7 @@ def read_layers(file: pathlib.Path = ROOT / "pyproject.toml") -> Layers:
     """Reads the rooms from the contracts of the type "layers"."""
     contracts = tomllib.loads(file.read_text())["tool"]["importlinter"]["contracts"]
     return {
-        container: [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]
+        container: [[room.strip() for room in re.split("[|:]", layer)] for layer in contract["layers"]]
         for contract in contracts
         if contract["type"] == "layers"
         for container in contract.get("containers", [""])

@@ -23,10 +23,6 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         network: the residual network in the head: `resnet18`, `resnet34` or `resnet50`.
         file: a safetensors file with torchvision's names, with or without the classifier and `num_batches_tracked`;
             None downloads the weights from the Hugging Face hub (see `hub.weights_file`), in all processes together.
-
-    Raises:
-        InputError: the file cannot be read, or does not hold the weights of the network; or the download fails. The
-            head is unchanged then.
     """
     if file:
         path, source = pathlib.Path(file), f"--pretrained_weights={file}"

@@ -69,11 +69,7 @@ class ProcessingChoice(Settings):
 
     @functools.cached_property
     def named_pipeline(self) -> NamedPipeline | None:
-        """The chosen pipeline, found once; None for a mode of `HALF_SIZE_MODES`.
-
-        Raises:
-            InputError: no pipeline has this name, or its file cannot be read or run.
-        """
+        """The chosen pipeline, found once; None for a mode of `HALF_SIZE_MODES`."""
         from r2l_jax.pipelines import find_pipeline
 
         if self.processing_mode in HALF_SIZE_MODES:

@@ -315,11 +315,7 @@ def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
 
 
 def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Task:
-    """Makes a task by its name, "classification" or "segmentation".
-
-    Raises:
-        InputError: the head of the user's own cannot be found, see `find_head`.
-    """
+    """Makes a task by its name, "classification" or "segmentation"."""
     own = find_head(model, classes)
     if name == Segmentation.name:
         return Segmentation(classes, model.smp_encoder, model.precision, own)

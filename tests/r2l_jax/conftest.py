@@ -2,9 +2,7 @@
 
 import contextlib
 
-import numpy as np
 import pytest
-import safetensors.numpy
 import small_runs
 
 import tasks
@@ -81,14 +79,3 @@ def one_epoch(_one_epoch, small_heads):
     yield _one_epoch
     for file, content in before.items():
         assert file.read_bytes() == content, f"a test of this module has changed {file.name} of the run that all share"
-
-
-@pytest.fixture
-def weights_file(tmp_path):
-    """ImageNet weights, if a small head had any; of a thousand classes, as they come."""
-    rng = np.random.default_rng(0)
-    shapes = {"conv1.weight": (8, 3, 3, 3), "fc.weight": (1000, 8), "fc.bias": (1000,)}
-    shapes |= {f"bn1.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
-    file = tmp_path / "weights.safetensors"
-    safetensors.numpy.save_file({name: rng.random(shape, np.float32) for name, shape in shapes.items()}, file)
-    return file
