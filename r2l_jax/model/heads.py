@@ -178,7 +178,7 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
 
 
 def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Returns the numbers of each class's outputs, counted from 0, which --classes gives as in `cat:281+282,dog:207`."""
+    """Returns the numbers of the outputs of each class, which --classes gives as in `cat:281+282,dog:207`."""
     if not re.fullmatch(f"({_PAIR.pattern})+", given):
         raise InputError(f"--classes must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
     found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
