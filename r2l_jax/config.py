@@ -107,14 +107,6 @@ class GroupSettings(Settings):
         }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingProgram(Settings):
-    """The flags of train.py."""
-
-    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    group: GroupSettings = GroupSettings()
-
-
 Finished = TypeVar("Finished", bound="FinishedRun")
 
 

@@ -10,7 +10,7 @@ import pytest
 from absl import app, flags
 from pages import PAGES, ROOT, code_blocks, commands, own_stage
 
-from r2l_jax.runtime import jobs, startup
+from r2l_jax.runtime import hosts, jobs, startup
 
 # For each program, the functions that do its work once its flags are read.
 WORK = {
@@ -74,6 +74,7 @@ def start(home, monkeypatch):
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(hosts, "meet", lambda *arguments: None)
     # Which needs the extra cluster.
     monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
     for functions in WORK.values():

@@ -6,19 +6,46 @@ python scripts/train.py --flagfile=configs/quickstart.flags --run_name=group --s
 Repeat the command to resume. With --seeds, the runs are trained one after the other, or as jobs of a --scheduler.
 """
 
+import dataclasses
 import functools
 
-from r2l_jax.config import TrainingProgram
+from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.runtime import flags, jobs
+from r2l_jax.runtime.flags import POSITIVE, Settings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostSettings(Settings):
+    """Several hosts."""
+
+    multi_host: bool = setting(
+        "join the processes that Slurm, Open MPI or Kubernetes has started for this run", False, rare=True
+    )
+    host_timeout: float = setting(
+        "seconds without an answer from a host after which the run ends on the other hosts as well",
+        100.0,
+        bound=POSITIVE,
+        rare=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingProgram(Settings):
+    """The flags of train.py."""
+
+    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    group: GroupSettings = dataclasses.field(default_factory=GroupSettings)
+    hosts: HostSettings = dataclasses.field(default_factory=HostSettings)
 
 
 def main(config: TrainingProgram) -> None:
     """Trains as the flags say."""
     from r2l_jax.drift.forensics import attack
     from r2l_jax.drift.search import measure
-    from r2l_jax.runtime.hosts import is_first
+    from r2l_jax.runtime.hosts import is_first, meet
     from r2l_jax.training import group, train
 
+    meet(config.hosts.host_timeout, config.hosts.multi_host)
     jobs.prepare(config.group.scheduler)
     rule = attack.rule_of(config.training)
     if config.group.seeds:
@@ -30,4 +57,4 @@ def main(config: TrainingProgram) -> None:
         print(line)
 
 
-run = functools.partial(flags.run, main, TrainingProgram, several_hosts=True)
+run = functools.partial(flags.run, main, TrainingProgram)

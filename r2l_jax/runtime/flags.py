@@ -46,14 +46,6 @@ FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
 
-# Flags of the programs that several hosts can share. Results do not depend on them, and do not record them.
-_MULTI_HOST, _HOST_TIMEOUT = "multi_host", "host_timeout"
-_TIMEOUT = 100.0
-_HELP_OF_HOSTS = {
-    _MULTI_HOST: "join the processes that Slurm, Open MPI or Kubernetes has started for this run",
-    _HOST_TIMEOUT: "seconds without an answer from a host after which the run ends on the other hosts as well",
-}
-
 
 class _Setting(NamedTuple):
     help: str
@@ -189,21 +181,17 @@ def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
     return {leaf.name: leaf for each in chosen for leaf in leaves(each)}
 
 
-def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS, several_hosts: bool = False) -> None:
+def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each setting.
 
     Args:
         settings: the dataclass, or several of them.
         values: where the flags are defined.
-        several_hosts: whether to define the flags of several hosts as well.
     """
     if isinstance(settings, Switch):
         flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
     for leaf in _all_leaves(settings).values():
         _define(leaf, values)
-    if several_hosts:
-        flags.DEFINE_boolean(_MULTI_HOST, False, _HELP_OF_HOSTS[_MULTI_HOST], flag_values=values)
-        flags.DEFINE_float(_HOST_TIMEOUT, _TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
@@ -317,38 +305,30 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(
-    main: types.FunctionType, settings: type | Switch, any_thread: bool = False, several_hosts: bool = False
-) -> None:
+def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = False) -> None:
     """Runs an absl program: parses its flags, and exits with the status that `main(config)` returns.
 
     Args:
         main: the program. The docstring of its module is the head of `--help`.
         settings: the dataclass that the flags fill and `main` takes.
         any_thread: whether threads besides the main one use JAX.
-        several_hosts: whether processes of several hosts can share the work. Otherwise, they are refused.
     """
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
     # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.4 s later.
     gc.set_threshold(20_000)
-    define(settings, several_hosts=several_hosts)
+    define(settings)
 
     def start(argv: Sequence[str]) -> int:
         # Imported here, because with JAX, --help and a misspelled flag would take half a second longer.
-        from r2l_jax.runtime.hosts import refuse_several_processes
         from r2l_jax.runtime.startup import prepare
 
-        of_hosts = [flags.FLAGS[name].value for name in _HELP_OF_HOSTS] if several_hosts else [False, None]
-        multi_host, host_timeout = typing.cast(tuple[bool, float | None], tuple(of_hosts))
-        prepare(host_timeout, multi_host, any_thread)
-        if not several_hosts:
-            refuse_several_processes()
+        prepare(any_thread)
         return main(read(settings)) or 0
 
     title = as_started(main.__globals__["__doc__"] or "")
-    app.run(start, flags_parser=functools.partial(parse, settings, title, several_hosts=several_hosts))
+    app.run(start, flags_parser=functools.partial(parse, settings, title))
 
 
 def parse(
@@ -356,7 +336,6 @@ def parse(
     title: str,
     argv: Sequence[str],
     values: flags.FlagValues = flags.FLAGS,
-    several_hosts: bool = False,
 ) -> Sequence[str]:
     """Parses a program's flags, and returns its path.
 
@@ -365,7 +344,6 @@ def parse(
         title: the head of `--help`.
         argv: the program's path and its arguments.
         values: where the flags are defined.
-        several_hosts: as for `define`.
 
     Raises:
         SystemExit: after `--help`, which prints the title and the program's usual flags, or `--helpfull`, which prints
@@ -373,27 +351,23 @@ def parse(
     """
     full = "--helpfull" in argv[1:]
     if full or not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv[1:]):
-        print(help_text(settings, title, full, several_hosts))
+        print(help_text(settings, title, full))
         sys.exit(0)
     try:
         if not (stray := list(values(argv)[1:])):
             return argv[:1]
         reason = f"unexpected arguments {stray}; every option has the form --name=value, quoted if it has spaces"
     except flags.UnrecognizedFlagError as error:
-        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings, several_hosts)}"
+        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
     except flags.Error as error:
         reason = " ".join(str(error).split())
     sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
 
 
-def _hint(unknown: str, settings: type | Switch, several_hosts: bool) -> str:
+def _hint(unknown: str, settings: type | Switch) -> str:
     """Names the flag that was probably meant: one with a similar name, or else one whose help has these words."""
     known = _all_leaves(settings)
-    names = [
-        *known,
-        *(_HELP_OF_HOSTS if several_hosts else ()),
-        *(f"no{name}" for name, leaf in known.items() if leaf.type is bool),
-    ]
+    names = [*known, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
     if isinstance(settings, Switch):
         names.append(settings.name)
     words = unknown.replace("_", " ").replace("-", " ")
@@ -403,7 +377,7 @@ def _hint(unknown: str, settings: type | Switch, several_hosts: bool) -> str:
     return f": did you mean --{near[0]}?" if near else "; --helpfull lists all flags"
 
 
-def help_text(settings: type | Switch, title: str, full: bool = False, several_hosts: bool = False) -> str:
+def help_text(settings: type | Switch, title: str, full: bool = False) -> str:
     """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass; `full` has rare ones."""
     groups: dict[str, list[str]] = {}
     if isinstance(settings, Switch):
@@ -416,15 +390,8 @@ def help_text(settings: type | Switch, title: str, full: bool = False, several_h
             _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
         )
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
-    of_hosts = [
-        _entry(f"[no]{_MULTI_HOST}", f"{_HELP_OF_HOSTS[_MULTI_HOST]} (default: false)"),
-        _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {_TIMEOUT:g})"),
-    ]
-    if full and several_hosts:
-        sections.append("\n".join(["Several hosts:", *of_hosts]))
     more = "--flagfile=<file> reads flags from a file, one per line."
-    left_out = len(_all_leaves(settings)) - len(shown) + (len(of_hosts) if several_hosts and not full else 0)
-    if left_out:
+    if left_out := len(_all_leaves(settings)) - len(shown):
         more += f" --helpfull lists {left_out} more flags."
     return "\n\n".join([title.strip(), *sections, more])
 

@@ -17,18 +17,17 @@ from jax.experimental import multihost_utils
 from r2l_jax.runtime.errors import InputError, one_line
 
 
-def meet(host_timeout: float | None, multi_host: bool) -> None:
-    """Joins the other processes of this run, if there are any.
+def meet(timeout: float, multi_host: bool) -> None:
+    """Joins the other processes of this run, if there are any. Must be called before this process computes anything.
 
     Args:
-        host_timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others;
-            None leaves the number to JAX.
+        timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others.
         multi_host: whether to ask the cluster for settings that no environment variable holds. Without it, only
             processes with JAX_COORDINATOR_ADDRESS join others.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and not multi_host:
         return
-    options: dict[str, Any] = {} if host_timeout is None else {"heartbeat_timeout_seconds": math.ceil(host_timeout)}
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": math.ceil(timeout)}
     try:
         for option, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
             if value := os.environ.get(variable):

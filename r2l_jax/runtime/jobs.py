@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import math
@@ -289,7 +290,8 @@ def prepare(scheduler: str) -> None:
     """
     _options(scheduler)
     if scheduler != "serial":
-        _import_dask()
+        if importlib.util.find_spec("distributed") is None:
+            raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
@@ -319,8 +321,13 @@ def prepare_worker(dask_worker: Any) -> None:
 @contextlib.contextmanager
 def _joined(scheduler: str) -> Iterator[Any]:
     """Yields a client of the workers that a `--scheduler` names, and ends those that it started."""
+    import dask.config
+
+    # Set before the import: Dask also reports the start and the end of workers.
+    dask.config.set({"logging": {"distributed": "error"}})
+    import distributed
+
     count, options = _options(scheduler)
-    dask, distributed = _import_dask()
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     # A job that waits at a worker would count as failed if the worker died.
@@ -352,19 +359,6 @@ def _joined(scheduler: str) -> Iterator[Any]:
             raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
         client.register_worker_callbacks(prepare_worker)
         yield client
-
-
-def _import_dask() -> tuple[Any, Any]:
-    """Imports Dask, which takes a second, and returns its modules `dask` and `distributed`."""
-    try:
-        import dask.config
-
-        # Dask also reports the start and the end of workers.
-        dask.config.set({"logging": {"distributed": "error"}})
-        import distributed
-    except ImportError:
-        raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'") from None
-    return dask, distributed
 
 
 def _options(scheduler: str) -> tuple[int, dict[str, Any]]:

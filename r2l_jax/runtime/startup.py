@@ -1,4 +1,4 @@
-"""Start-up of every program: memory, compiled code that is kept between runs, and several hosts."""
+"""Start-up of every program: memory, and compiled code that is kept between runs."""
 
 import ctypes
 import os
@@ -10,7 +10,6 @@ import jax
 import pooch
 
 from r2l_jax.runtime import store
-from r2l_jax.runtime.hosts import meet
 
 
 def cache_dir() -> pathlib.Path:
@@ -58,15 +57,13 @@ def let_callbacks_read() -> None:
         os.environ.setdefault("NPROC", "2")
 
 
-def prepare(host_timeout: float | None = None, multi_host: bool = False, any_thread: bool = False) -> None:
-    """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
+def prepare(any_thread: bool = False) -> None:
+    """Keeps memory and compiled functions.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
     user's cache folder.
 
     Args:
-        host_timeout: see `hosts.meet`.
-        multi_host: see `hosts.meet`.
         any_thread: see `keep_memory`.
     """
     keep_memory(any_thread)
@@ -79,4 +76,3 @@ def prepare(host_timeout: float | None = None, multi_host: bool = False, any_thr
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # A killed process can leave an entry incomplete, which JAX compiles again but does not replace.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
-    meet(host_timeout, multi_host)

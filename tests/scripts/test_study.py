@@ -60,7 +60,7 @@ def test_a_study_writes_its_numbers_figures_and_page(adjustment, flags):
     # Nothing is left to estimate.
     estimate = study(*command, "--dry_run").stdout.splitlines()
     assert sum(line.startswith("finished  ") for line in estimate) == 4
-    assert estimate[-1].split() == ["all", "4", "4", "0", "s"]
+    assert estimate[-1].split() == ["all", "4", "4", "00:00"]
 
 
 @pytest.mark.slow

@@ -128,10 +128,10 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
     assert text.endswith(" --helpfull lists 1 more flags.")
 
 
-def test_helpfull_has_rare_flags_and_flags_of_hosts():
-    text = flags.help_text(Config, "A title.", full=True, several_hosts=True)
+def test_helpfull_has_rare_flags():
+    text = flags.help_text(Config, "A title.", full=True)
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups == ["A program:", "Kind:", "Steps:", "Several hosts:"]
+    assert groups == ["A program:", "Kind:", "Steps:"]
     assert "  --sizes: in pixels" in text
     assert "--helpfull" not in text
 

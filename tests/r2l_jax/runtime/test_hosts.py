@@ -10,7 +10,6 @@ import sys
 
 import jax
 import pytest
-import variants
 from jax._src import distributed
 
 from r2l_jax.runtime import hosts
@@ -18,15 +17,21 @@ from r2l_jax.runtime.errors import InputError
 
 # The program that each of two processes runs.
 PROGRAM = """
+import sys, time
+from r2l_jax.runtime import hosts, stop
 import jax
-from r2l_jax.runtime import hosts, startup
 
-startup.prepare(multi_host=True)
-number, done = jax.process_index(), []
-hosts.on_first_process(lambda: done.append(number))
-print(hosts.is_first(), done, hosts.any_process(number == 1), hosts.any_process(False))
+def main():
+    hosts.meet(5.0, multi_host=True)
+    number, done = jax.process_index(), []
+    hosts.on_first_process(lambda: done.append(number))
+    print(hosts.is_first(), done, hosts.any_process(number == 1), hosts.any_process(False), flush=True)
+    if sys.stdin.readline() == "fail":
+        raise RuntimeError("in this process")
+    time.sleep(60)
+
+sys.exit(stop.exit_status(main))
 """
-
 
 VARIABLES = ("JAX_COORDINATOR", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_", "OMPI_", "KUBERNETES_")
 
@@ -38,20 +43,14 @@ def outside_of_clusters():
 
 def free_port():
     """Returns a port that nobody listens on, of those that JAX derives from the numbers of jobs."""
-    # In random order, since tests that run at the same time need ports of their own.
-    for port in random.sample(range(61440, 65536), 100):
+    while True:
         with socket.socket(socket.AF_INET6) as free:
             try:
-                free.bind(("", port))
+                # At random, since tests that run at the same time need ports of their own.
+                free.bind(("", port := random.randrange(61440, 65536)))
+                return port
             except OSError:
                 continue
-            return port
-    raise AssertionError("no free port")
-
-
-def by_variables(number, port):
-    address = f"127.0.0.1:{port}"
-    return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number)}
 
 
 def slurm(number, port):
@@ -65,58 +64,31 @@ def slurm(number, port):
 
 
 @pytest.fixture
-def start():
-    """Starts two processes of a program, and ends them after the test."""
-    processes = []
-
-    def start(code, cluster=by_variables):
-        environment = {"PYTHONPATH": str(pathlib.Path(__file__).parents[3]), **outside_of_clusters()}
-        command, port, pipe = [sys.executable, "-c", code], free_port(), subprocess.PIPE
-        for number in range(2):
-            variables = {**environment, "PYTHONIOENCODING": "utf-8", **cluster(number, port)}
-            processes.append(
-                subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8")
-            )
-        return processes
-
-    yield start
-    for process in processes:
+def processes():
+    """Two processes of the program."""
+    environment, port = {**outside_of_clusters(), "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}, free_port()
+    command, pipe = [sys.executable, "-c", PROGRAM], subprocess.PIPE
+    started = [
+        subprocess.Popen(
+            command, env=environment | slurm(number, port), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+        for number in range(2)
+    ]
+    yield started
+    for process in started:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.parametrize("cluster", variants.quick(1, [slurm, by_variables]))
-def test_processes_meet_and_the_first_works_for_all(start, cluster):
-    ended = [process.communicate(timeout=120) for process in start(PROGRAM, cluster=cluster)]
-    # Gloo prints lines of its own.
-    said = [line for stdout, _ in ended for line in stdout.splitlines() if not line.startswith("[Gloo]")]
-    assert said == ["True [0] True False", "False [] True False"], ended
-
-
-ENDING = """
-import sys, time
-from r2l_jax.runtime import startup, stop
-import jax
-
-def main():
-    startup.prepare(5.0)
-    number = jax.process_index()
-    print("up", flush=True)
-    sys.stdin.readline()
-    if number == 1:
-        raise RuntimeError("in this process")
-    time.sleep(60)
-
-sys.exit(stop.exit_status(main))
-"""
-
-
-@pytest.mark.slow
-def test_an_error_of_one_process_ends_both(start):
-    processes = start(ENDING)
-    processes[1].stdin.write("\n")
-    processes[1].stdin.flush()
-    _, stderr = processes[1].communicate(timeout=60)
+def test_the_first_process_works_for_all_and_an_error_of_one_ends_both(processes):
+    said = []
+    for process in processes:
+        # Gloo prints lines of its own.
+        while (line := process.stdout.readline()).startswith("[Gloo]"):
+            pass
+        said.append(line)
+    assert said == ["True [0] True False\n", "False [] True False\n"], processes[0].stderr.read()
+    _, stderr = processes[1].communicate("fail", timeout=60)
     assert (processes[1].returncode, stderr.strip().splitlines()[-1]) == (1, "RuntimeError: in this process")
     assert processes[0].wait(60) == -signal.SIGABRT
 
@@ -136,9 +108,7 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(variables, reason, 
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        InputError, match=f"^the hosts cannot meet: {reason}; start them by srun, mpirun .*, or set JAX_"
-    ):
+    with pytest.raises(InputError, match=f"^the hosts cannot meet: {reason}; start them by srun, .*, or set JAX_"):
         hosts.meet(100.0, multi_host=True)
 
 
@@ -152,10 +122,10 @@ def test_without_the_flag_and_the_variables_a_process_is_alone(monkeypatch):
 
 
 @pytest.mark.slow
-def test_programs_leave_jax_alone_until_the_hosts_have_met():
-    imports = "import r2l_jax.drift.forensics.attack, r2l_jax.training.group"
+def test_training_leaves_jax_alone_until_the_hosts_have_met():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
+        # Which JAX refuses once it has computed anything.
         meet = f"import jax; jax.distributed.initialize('127.0.0.1:{free.getsockname()[1]}', 1, 0)"
-    # Which JAX refuses once it has computed anything.
+    imports = "import r2l_jax.drift.forensics.attack, r2l_jax.training.group"
     subprocess.run([sys.executable, "-c", f"{imports}\n{meet}"], check=True, timeout=120)

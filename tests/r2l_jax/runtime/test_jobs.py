@@ -27,33 +27,27 @@ def failing(error):
     return work
 
 
-def test_jobs_run_in_their_order_and_are_timed():
-    called = []
-    work = Job("a", lambda: called.append(time.sleep(0.1))), Job("b", lambda: called.append("b"), ("a",))
-    first, second = jobs.run(work)
-    assert called == [None, "b"]
-    assert (first, second) == (Ended("a", seconds=first.seconds), Ended("b", seconds=second.seconds))
-    assert 0.1 <= first.seconds < 5
-
-
-def test_a_job_that_fails_stops_only_those_that_need_it():
+def test_jobs_run_in_their_order_and_one_that_fails_stops_only_those_that_need_it():
     work = [
+        Job("timed", lambda: time.sleep(0.1)),
         Job("wrong", failing(ValueError("no\nnumber"))),
         Job("needs it", pytest.fail, ("wrong",)),
         Job("needs that", pytest.fail, ("needs it",)),
-        Job("other", lambda: 5),
+        Job("other", lambda: 5, ("timed",)),
+        Job("stopped", failing(Interrupted("stopped"))),
+        Job("later", pytest.fail),
     ]
-    assert {ended.item: ended.error or ended.result for ended in jobs.run(work)} == {
-        "wrong": "no number",
-        "needs it": "not started, since wrong failed",
-        "needs that": "not started, since needs it failed",
-        "other": 5,
-    }
-
-
-def test_an_interruption_ends_all():
+    ended = []
     with pytest.raises(Interrupted):
-        list(jobs.run([Job("stopped", failing(Interrupted("stopped"))), Job("later", pytest.fail)]))
+        ended.extend(jobs.run(work))
+    assert [(each.item, each.error or each.result) for each in ended] == [
+        ("timed", None),
+        ("wrong", "no number"),
+        ("needs it", "not started, since wrong failed"),
+        ("needs that", "not started, since needs it failed"),
+        ("other", 5),
+    ]
+    assert 0.1 <= ended[0].seconds < 5
 
 
 @pytest.mark.parametrize(
@@ -214,18 +208,6 @@ class TestWorkers:
         assert [(tmp_path / name).read_text().count("called") for name in ("wrong", "mistake")] == [3, 1]
         assert (tmp_path / "logs" / "wrong.txt").read_text().count("before the error") == 3
         assert not list(tmp_path.glob("needs*"))
-
-    def test_programs_share_a_scheduler(self, tmp_path, monkeypatch):
-        distributed = pytest.importorskip("distributed")
-        options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-        with distributed.LocalCluster(**options) as workers:
-            # Not the folder in which the worker was started.
-            monkeypatch.chdir(tmp_path)
-            work = [Job("first", functools.partial(cluster_jobs.note, str(tmp_path), "first"))]
-            for _ in range(2):
-                (ended,) = jobs.run(work, workers.scheduler_address)
-                assert ended.result == str(tmp_path)
-        assert list(tmp_path.iterdir()) == [tmp_path / "first"]
 
     def test_a_scheduler_that_cannot_be_reached_is_said_in_one_line(self, monkeypatch):
         distributed = pytest.importorskip("distributed")

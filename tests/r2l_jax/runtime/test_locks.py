@@ -24,21 +24,12 @@ def refusal(*place):
     return str(refused.value)
 
 
-def test_a_second_writer_is_refused(tmp_path):
-    with writing_to(tmp_path / "run"):
-        assert refusal(tmp_path / "run") == f"{tmp_path}/run: another program is writing to this folder"
-
-
-def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
-    with writing_to(tmp_path), writing_to(tmp_path / "inner"):
-        assert (tmp_path / "inner").is_dir()
-
-
-def test_files_of_a_folder_have_locks_of_their_own(tmp_path):
+def test_a_folder_those_within_it_and_files_have_locks_of_their_own(tmp_path):
     with writing_to(tmp_path, "a.csv"), writing_to(tmp_path, "b.csv"), writing_to(tmp_path):
-        message = refusal(tmp_path, "b.csv")
-    assert message == f"{tmp_path}/b.csv: another program is writing to this file"
-    assert not [*tmp_path.iterdir()]
+        with writing_to(tmp_path / "inner"):
+            assert refusal(tmp_path / "inner") == f"{tmp_path}/inner: another program is writing to this folder"
+        assert refusal(tmp_path, "b.csv") == f"{tmp_path}/b.csv: another program is writing to this file"
+    assert [*tmp_path.iterdir()] == [tmp_path / "inner"]
 
 
 def test_the_lock_ends_with_an_error(tmp_path):
@@ -48,7 +39,7 @@ def test_the_lock_ends_with_an_error(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+def test_the_lock_of_a_killed_process_is_taken_over_and_what_it_left_is_removed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
@@ -56,20 +47,13 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         assert refusal(tmp_path)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    left, own = tmp_path / f".a.tiff.{process.pid}.part", tmp_path / f".b.tiff.{os.getpid()}.part"
+    for part in (left, own):
+        part.touch()
     with writing_to(tmp_path):
-        pass
+        assert (left.exists(), own.exists()) == (False, True)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     assert refusal(tmp_path / "file" / "run") == f"{tmp_path}/file/run: not a folder to write to (Not a directory)"
-
-
-def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
-    with subprocess.Popen(["true"]) as ended:
-        ended.wait()
-    left, own = tmp_path / f".a.tiff.{ended.pid}.part", tmp_path / f".b.tiff.{os.getpid()}.part"
-    for part in (left, own):
-        part.touch()
-    with writing_to(tmp_path):
-        assert (left.exists(), own.exists()) == (False, True)
