@@ -65,12 +65,8 @@ def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float
     The ratio of a measured variance to the true one has a chi-squared distribution, whose cube root is nearly normal
     (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931).
 
-    Args:
-        variance: the variance of each site over several frames.
-        expected: the expected variance, up to a common factor.
-        degrees: the degrees of freedom of a variance.
-        rounding: the variance of rounding, which is added to both, so that without noise, one step does not count as a
-            deviation.
+    `expected` is the expected variance up to a common factor, with these degrees of freedom. The variance of `rounding`
+    is added to both, so that without noise, one step does not count as a deviation.
     """
     tiny = np.finfo(np.float32).tiny
     root = np.cbrt((variance + np.float32(rounding)) / np.maximum(expected + np.float32(rounding), tiny))

@@ -40,15 +40,6 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
         xlim=(0, None),
         ylim=(0, None),
     )
-    axes.set_title(_title(calibration), fontsize="medium")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _title(calibration: Calibration) -> str:
-    noise = f"{'at most ' if calibration.is_bound else ''}{calibration.mean('read_noise'):.2f}"
-    return (
-        f"full well {calibration.mean('full_well'):.0f}, read noise {noise}, DSNU {calibration.mean('dsnu'):.2f} "
-        f"electrons; PRNU {calibration.mean('prnu'):.2%}"
-    )

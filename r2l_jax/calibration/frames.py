@@ -36,13 +36,7 @@ class Frames:
 
 
 class Moments:
-    """Accumulates the mean of frames and their squared deviations from it, site by site (Welford's algorithm).
-
-    Attributes:
-        count: the number of frames so far.
-        mean: their mean `(H, W)`.
-        squares: the sum of the squared deviations from the mean `(H, W)`.
-    """
+    """Accumulates `count` frames: their `mean` and the sum of `squares` of deviations, site by site (Welford)."""
 
     def __init__(self, shape: tuple[int, ...]):
         self.count = 0
@@ -63,15 +57,7 @@ class Moments:
 
 
 class Place(NamedTuple):
-    """A place in the tile of colors.
-
-    Attributes:
-        row: its row in the tile.
-        column: its column in the tile.
-        channel: 0 for red, 1 for green, 2 for blue.
-        sites: the slices that take its sites from a map.
-        step: the distance between two digital numbers at these sites; 0 for continuous values.
-    """
+    """A place in the tile of colors: its channel (0 is red), its sites in a map, and the step of digital numbers."""
 
     row: int
     column: int

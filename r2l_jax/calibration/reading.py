@@ -61,17 +61,14 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
 def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
     """Returns the mean light of each flat, and the first flat; refuses flats without light or with saturated sites."""
     usable = dark < np.median(dark) + 0.5 * (1 - np.median(dark))
-    light, saturated, first = [], [], dark
+    light, first = [], dark
     for name, frame in zip(flat.names, flat.of(dark.shape), strict=True):
         first = first if light else frame
         light.append(float((frame - dark)[usable].mean(dtype=float)))
         if light[-1] <= 0:
             raise InputError(f"the darks are as bright as the flat {name}: are --dark and --flat swapped?")
         if share := _saturated(frame[usable]):
-            saturated.append(f"{name} ({share:.1%} of its sites)")
-    if saturated:
-        more = f" and {len(saturated) - 3} more" if len(saturated) > 3 else ""
-        raise InputError(f"saturated flats: {', '.join(saturated[:3])}{more}: take them with less light")
+            raise InputError(f"saturated flats: {name} ({share:.1%} of its sites), take them with less light")
     return light, first
 
 

@@ -204,12 +204,8 @@ def _normalized(
     samples: Shaped[np.ndarray, "rows cols"], white: Shaped[np.ndarray, "4"], sensor: _Sensor, pattern: str
 ) -> Mosaic:
     """Divides samples by the white level of their site, and clips them to at most 1."""
-    if (white == white[0]).all():
-        mosaic = samples / np.float32(white[0])
-    else:
-        colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
-        levels = np.asarray(isp.cfa.tiled(white[colors].astype(np.float32), *samples.shape))
-        mosaic = samples / levels
+    colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
+    mosaic = samples / np.asarray(isp.cfa.tiled(white[colors].astype(np.float32), *samples.shape))
     return np.minimum(mosaic, 1, out=mosaic)
 
 
