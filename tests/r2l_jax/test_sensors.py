@@ -11,7 +11,6 @@ from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import open_runs
@@ -85,21 +84,3 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
         )
     )
     assert {row["group"] for row in analyses[0]["worst_case"]["rows"]} == {"all", "black_level"}
-
-
-def test_bayer_algorithms_are_refused_by_name(base, tmp_path):
-    write_frames(tmp_path / "data", QUAD, per_class=5)
-    config = replace(
-        base,
-        run_name="refused",
-        logdir=str(tmp_path / "runs"),
-        dataset="Folder",
-        data_dir=str(tmp_path / "data"),
-        camera=str(camera_file(tmp_path, QUAD)),
-        processing_mode="static",
-        sp_debayer="malvar2004",
-    )
-    with pytest.raises(
-        InputError, match=r"malvar2004 is for the Bayer patterns, got the pattern RRGG/.*use normalized"
-    ):
-        train.run(config)

@@ -10,7 +10,6 @@ from small_runs import metrics
 
 import isp
 import r2l_jax
-from r2l_jax.apps.unprocess import unprocess_folder
 from r2l_jax.data import unprocessing
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import startup
@@ -59,14 +58,6 @@ def test_pictures_are_the_mosaics_that_a_camera_takes(photos, cache, capsys):
     save(photos["data_dir"] / "a" / "00.png", picture(0) // 8)
     datasets.load("Folder", **photos)
     assert "warning" not in capsys.readouterr().err
-
-
-def test_they_are_those_of_the_program(photos, cache, tmp_path):
-    unprocess_folder(photos["data_dir"], tmp_path / "raw", isp.CAMERAS["microscopy"])
-    wanted = datasets.load("Folder", data_dir=tmp_path / "raw", camera=str(tmp_path / "raw/camera.json"))
-    found = datasets.load("Folder", **photos | {"camera": "microscopy"})
-    for index in range(len(wanted)):
-        np.testing.assert_array_equal(found[index][0], wanted[index][0])
 
 
 def test_they_are_made_once(photos, cache, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 import hashlib
 import os
-import pathlib
 import time
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from r2l_jax.data.files import file_facts
 from r2l_jax.data.files.file_facts import hash_files, of_files
 from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +86,6 @@ def test_without_readable_or_writable_hashes_files_are_read_again(tmp_path, sett
     assert len(read) == 5
     monkeypatch.setattr(startup, "cache_dir", lambda: path / "no folder")
     assert hash_files([path]) == [expected]
-
-
-def test_messages_name_a_file_as_the_caller_does(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"^missing\.tiff: No such file"):
-        hash_files([pathlib.Path("missing.tiff")])
 
 
 def test_a_file_that_changes_while_its_facts_are_found_is_read_again(tmp_path, settled):

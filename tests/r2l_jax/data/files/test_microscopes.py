@@ -64,16 +64,6 @@ def test_a_plane_is_a_mosaic(tmp_path, write):
     assert file.suffix in RAW_SUFFIXES
 
 
-def test_a_frame_may_be_stored_in_parts_that_fit_together(tmp_path):
-    czi = pytest.importorskip("pylibCZIrw.czi")
-    with czi.create_czi(str(tmp_path / "a.czi")) as document:
-        for left, top in ((0, 0), (32, 0), (0, 20), (32, 20)):
-            document.write(
-                SAMPLES[top : top + 20, left : left + (32 if left == 0 else 28)].copy(), location=(left, top)
-            )
-    read(tmp_path / "a.czi")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

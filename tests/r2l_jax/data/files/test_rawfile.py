@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import types
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 import isp
 from isp.cfa import BAYER
 from r2l_jax.data.files import dng
-from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.libraw import _gains, _sensor, camera_to_srgb
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
@@ -244,21 +242,6 @@ def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message
 def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path, name):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name, "JPEG")
     refuse(tmp_path / name, r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
-
-
-def test_unknown_values_of_a_camera_are_stated_as_the_error_says(tmp_path):
-    """Whoever copies the end of the message into a file has a camera."""
-    file = write(tmp_path / "raw.tiff", np.full((4, 4), 100, np.uint8))
-    for known, lacking in ((None, 4), ({"black_level": [0.1] * 4}, 3)):
-        with pytest.raises(
-            InputError, match=r"JSON file \(--camera\), whose pattern must be that of the sensor, with"
-        ) as error:
-            read_raw(file, known and KnownCamera(known))
-        given = json.loads(f"{{{str(error.value).rpartition(' with ')[2]}}}")
-        assert len(given) == lacking
-        camera = read_raw(file, isp.Camera(**{**(known or {}), **given}))[1]
-        np.testing.assert_array_equal(camera.color_matrix, np.eye(3))
-        assert camera.white_balance == (1, 1, 1)
 
 
 def test_other_files_are_refused(write_dng, tmp_path):

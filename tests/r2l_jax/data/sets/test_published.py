@@ -254,8 +254,3 @@ def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoil
     with pytest.raises(InputError, match=message):
         datasets.load(name, data_dir=root).samples(np.arange(2))
     assert not [path for path in root.glob("drone/tiles_256/*/*/*") if path.is_dir()]
-
-
-def test_published_files_may_be_dim(microscopy, capfd):
-    datasets.load("Microscopy", data_dir=microscopy).samples(np.arange(10))
-    assert "highest value" not in capfd.readouterr().err
