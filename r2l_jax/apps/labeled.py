@@ -9,7 +9,6 @@ import numpy as np
 
 from r2l_jax.drift import statistics
 from r2l_jax.drift.results import Estimate
-from r2l_jax.runtime import remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.remote import Place
@@ -36,15 +35,14 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
     return labels
 
 
-def scored(table: Place, labels: Mapping[str, str]) -> list[str]:
+def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     """Compares predictions with labels, and returns the accuracy and the counts of each class in lines of text.
 
     Args:
         table: the CSV file that `predict.predict_files` has written. Files without a row do not count.
         labels: the class of each file.
     """
-    with remote.brought(table) as path:
-        pairs = [(labels[row["file"]], row["class"]) for row in read_csv(path) if row["file"] in labels]
+    pairs = [(labels[row["file"]], row["class"]) for row in read_csv(table) if row["file"] in labels]
     right = np.array([[label == predicted for label, predicted in pairs]], float)
     if right.size < 2:
         raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")

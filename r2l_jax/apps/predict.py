@@ -20,8 +20,9 @@ from r2l_jax.runtime import remote
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, in_words, warn
-from r2l_jax.runtime.files import AT_ONCE, clear_parts, make_output_folder, refuse_shared_targets, write_json
+from r2l_jax.runtime.files import AT_ONCE, clear_parts, make_output_folder, refuse_shared_targets, replacing, write_json
 from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place
 from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 from r2l_jax.training.run import BATCH, Run
@@ -97,10 +98,10 @@ class Predictor(NamedTuple):
 
 def predict_files(
     files: Sequence[Place],
-    output: Place,
+    output: Path,
     run: Run,
     camera: KnownCamera | None = None,
-    masks: Place | None = None,
+    masks: Path | None = None,
     scheduler: str = "serial",
     load: Callable[[], Any] = int,
     adaptation: Mapping[str, Any] | None = None,
@@ -134,13 +135,13 @@ def predict_files(
             predictions of other settings, or another program is writing to it; the workers cannot be started.
     """
     columns = _columns(files, output, run, camera, masks)
-    if isinstance(masks, Path):
+    if masks is not None:
         make_output_folder(masks)
-    manifest = f"{output.name}.{MANIFEST}"
-    with remote.working(output.parent, [output.name, manifest], output.name) as work:
-        table = Table(work.path / output.name, columns)
+    manifest = output.with_name(f"{output.name}.{MANIFEST}")
+    with writing_to(output.parent, output.name):
+        table = Table(output, columns)
         models = {"models": [fold.identity for fold in run]}
-        _describe(table.file, work.path / manifest, run, models | _settings(run, camera, masks, adaptation))
+        _describe(output, manifest, run, models | _settings(run, camera, masks, adaptation))
         rows = table.rows()
         left = [file for file in files if str(file) not in rows]
         if kept := len(rows.keys() - set(map(str, files))):
@@ -148,7 +149,6 @@ def predict_files(
 
         def record(file: Place, row: Row) -> None:
             table.add([row])
-            work.save()
 
         # Workers predict batches of the same files as one process, so that the numbers are the same to the last digit.
         side = BATCH if masks is None else 1
@@ -156,33 +156,32 @@ def predict_files(
         predict = functools.partial(_predict, [fold.identity for fold in run], masks, len(left) > BATCH)
         ended = in_chunks(predict, units, Predictor(run, camera), scheduler, load)
         done, failed = finished(ended, left, len(files) - len(left), record)
-        if isinstance(masks, Path):
+        if masks is not None:
             # Workers that were lost have left parts of files.
             clear_parts(masks)
         table.sort(map(str, files))
         if not table.file.exists():
             # The next call may have other settings, since there are no predictions of these.
-            (work.path / manifest).unlink()
+            manifest.unlink()
     return len(done), failed
 
 
 def check(
     files: Sequence[Place],
-    output: Place,
+    output: Path,
     run: Run,
     camera: KnownCamera | None,
-    masks: Place | None,
+    masks: Path | None,
     adaptation: Mapping[str, Any],
 ) -> None:
     """Raises the InputErrors of `predict_files` that do not depend on the adaptation of the models, before it."""
     _columns(files, output, run, camera, masks)
-    manifest = f"{output.name}.{MANIFEST}"
-    with remote.working(output.parent, [output.name, manifest], output.name) as work:
-        _compare(work.path / output.name, work.path / manifest, _settings(run, camera, masks, adaptation))
+    with writing_to(output.parent, output.name):
+        _compare(output, output.with_name(f"{output.name}.{MANIFEST}"), _settings(run, camera, masks, adaptation))
 
 
 def _columns(
-    files: Sequence[Place], output: Place, run: Run, camera: KnownCamera | None, masks: Place | None
+    files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, masks: Path | None
 ) -> list[str]:
     """Returns the columns of the table; raises an InputError if the models cannot predict these files."""
     check_raw(run)
@@ -207,7 +206,7 @@ Row = dict[str, str]
 
 
 def _predict(
-    identities: Sequence[str], masks: Place | None, fills: bool, predictor: Predictor, files: Sequence[Place]
+    identities: Sequence[str], masks: Path | None, fills: bool, predictor: Predictor, files: Sequence[Place]
 ) -> Iterator[Ended]:
     """Predicts files, in this process or in a worker.
 
@@ -237,7 +236,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Iterator[Ended]:
+def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterator[Ended]:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     run, camera, _ = predictor
     assert run.camera is not None
@@ -253,12 +252,12 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Iterat
         except InputError as error:
             yield Ended(file, error=f"{file}: {in_words(error)}")
             continue
-        with remote.writing(_mask_file(file, masks)) as part:
+        with replacing(_mask_file(file, masks)) as part:
             Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
         yield Ended(file, {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}, warnings=warnings)
 
 
-def _mask_file(file: Place, masks: Place) -> Place:
+def _mask_file(file: Place, masks: Path) -> Path:
     return masks / f"{file.stem}.png"
 
 
@@ -293,7 +292,7 @@ def _is_stored(file: Place) -> bool:
 
 
 def _settings(
-    run: Run, camera: KnownCamera | None, masks: Place | None, adaptation: Mapping[str, Any] | None
+    run: Run, camera: KnownCamera | None, masks: Path | None, adaptation: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Returns the entries of a manifest that are known before models are adapted."""
     return {

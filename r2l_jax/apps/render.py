@@ -19,8 +19,9 @@ from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, write_json
+from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, replacing, write_json
 from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place, Url
 from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 
@@ -50,38 +51,43 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
             raise InputError("the name of an input is empty")
         place = remote.place(os.fspath(name))
         if isinstance(place, Url):
-            if place.suffix.lower() in RAW_SUFFIXES:
-                files.append(place)
-                continue
-            inside = remote.listed(place)
-            found = [url for url in inside if url.suffix.lower() in RAW_SUFFIXES or url == place]
-            there += inside
-        elif place.is_dir():
-            found = _raw_files(place.iterdir()) or _raw_files(place.glob("*/*"))
-            there += [file for folder in {file.parent for file in found} for file in folder.iterdir() if file.is_file()]
-        elif place.exists():
-            files.append(place)
-            continue
+            with remote.named(place):
+                place.fs.invalidate_cache()
+                # Files are not asked for, because a web server would send the whole file.
+                found, inside = ([place], []) if place.suffix.lower() in RAW_SUFFIXES else _found(place)
         else:
-            raise InputError(f"{place}: no such file")
-        if not found:
-            raise InputError(f"{place}: no raw files in this folder{_below(place)}")
+            found, inside = _found(place)
         files += found
+        there += inside
     if warn is not None:
         warn_of_others(set(there) - set(files), warn)
     return list({file.resolve(): file for file in files}.values())
 
 
-def _raw_files(places: Iterable[Path]) -> list[Path]:
+def _found(place: Place) -> tuple[list[Place], list[Place]]:
+    """Returns a file, or the raw files in a folder; and all files in the folders of these."""
+    if place.is_dir():
+        found = _raw_files(place.iterdir()) or _raw_files(place.glob("*/*"))
+        if not found:
+            raise InputError(f"{place}: no raw files in this folder{_below(place)}")
+        return found, [
+            file for folder in {file.parent for file in found} for file in folder.iterdir() if file.is_file()
+        ]
+    if not place.exists():
+        raise InputError(f"{place}: no such file")
+    return [place], []
+
+
+def _raw_files(places: Iterable[Place]) -> list[Place]:
     return sorted(file for file in places if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
 
 
 def _below(folder: Place) -> str:
     """Completes the message that a folder holds no raw files: with a folder further down, or about pictures."""
-    if isinstance(folder, Url):
+    if not isinstance(folder, Path):
         return ""
     if deeper := _raw_files(folder.glob("*/*/*")):
-        return f", only further down, such as in {deeper[0].parent.relative_to(folder)}"
+        return f", only further down, such as in {os.path.relpath(str(deeper[0].parent), folder)}"
     here_and_below = [*folder.iterdir(), *folder.glob("*/*")]
     pictures = any(file.suffix.lower() in (".jpg", ".jpeg") for file in here_and_below)
     return f", but JPEG; {from_pictures()}" if pictures else ""
@@ -126,11 +132,11 @@ class Pictures(NamedTuple):
         stages: whether to also write a contact sheet of the image after each stage.
     """
 
-    output: Place
+    output: Path
     file_format: FileFormat
     stages: bool
 
-    def of(self, file: Place) -> list[Place]:
+    def of(self, file: Place) -> list[Path]:
         """Returns the picture of a raw file, and the contact sheet if there is one."""
         picture, sheet = self.output / f"{file.stem}.{self.file_format}", self.output / f"{file.stem}_stages.png"
         return [picture, sheet] if self.stages else [picture]
@@ -138,7 +144,7 @@ class Pictures(NamedTuple):
 
 def render_files(
     files: Sequence[Place],
-    output: Place,
+    output: Path,
     camera: isp.Camera | KnownCamera | None = None,
     file_format: FileFormat = "tiff",
     stages: bool = False,
@@ -178,27 +184,25 @@ def render_files(
     processing = Processing(pipeline or find_pipeline("parametrized"), known, stored or known)
     pictures = Pictures(output, file_format, stages)
     _check_targets(files, pictures)
-    with remote.working(output, [MANIFEST, _TABLE]) as work:
-        table = Table(work.path / _TABLE, _COLUMNS)
-        is_new = _describe(files, work.path / MANIFEST, processing, pictures)
+    with writing_to(output):
+        table = Table(output / _TABLE, _COLUMNS)
+        is_new = _describe(files, output / MANIFEST, processing, pictures)
         # Read before the files: a file that changes meanwhile is rendered again by the next call.
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
 
         def record(file: Place, _: None) -> None:
             table.add(_rows(file, versions[file], pictures))
-            work.save()
 
         render = functools.partial(_render_each, pictures)
         ended = in_chunks(render, [[file] for file in left], processing, scheduler, load)
         done, failed = finished(ended, left, len(files) - len(left), record)
-        if isinstance(output, Path):
-            # Workers that were lost have left parts of files.
-            clear_parts(output)
+        # Workers that were lost have left parts of files.
+        clear_parts(output)
         table.sort(target.name for file in files for target in pictures.of(file))
         if is_new and not table.file.exists() and not _there(files, pictures):
             # The next call may have other settings, since the folder holds no pictures of these.
-            (work.path / MANIFEST).unlink()
+            (output / MANIFEST).unlink()
     return len(done), failed
 
 
@@ -225,16 +229,15 @@ def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pi
     return earlier is None
 
 
-def _there(files: Sequence[Place], pictures: Pictures) -> list[Place]:
+def _there(files: Sequence[Place], pictures: Pictures) -> list[Path]:
     """Returns the pictures of files that are in the output folder."""
-    there = remote.names(pictures.output)
-    return [target for file in files for target in pictures.of(file) if target.name in there]
+    return [target for file in files for target in pictures.of(file) if target.exists()]
 
 
 def _left(versions: Mapping[Place, str], table: Table, pictures: Pictures) -> list[Place]:
     """Returns the files that lack a picture of their present version, and removes their rows from the table."""
     rows = table.rows()
-    made = {name: rows[name] for name in rows.keys() & remote.names(pictures.output)} if rows else {}
+    made = {name: row for name, row in rows.items() if (pictures.output / name).exists()}
     left = [
         file
         for file, version in versions.items()
@@ -274,13 +277,13 @@ def _render_file(pictures: Pictures, processing: Processing, file: Place) -> Non
         picture = quantized(rgb, np.uint8 if is_png else np.uint16)
         del raw, rgb
     picture_file, *sheet_file = pictures.of(file)
-    with remote.writing(picture_file) as part:
+    with replacing(picture_file) as part:
         if is_png:
             Image.fromarray(picture).save(part, format="png")
         else:
             tifffile.imwrite(part, picture, photometric="rgb")
     if sheet is not None:
-        with remote.writing(sheet_file[0]) as part:
+        with replacing(sheet_file[0]) as part:
             sheet.save(part, format="png")
 
 

@@ -38,14 +38,12 @@ class PredictionConfig(Settings):
         f"raw files, folders of them, and folders of such folders, separated by commas, each {remote.BY_URL}",
         kind="repeated",
     )
-    output: str = setting(f"the table, a CSV file: {remote.BY_URL}")
+    output: str = setting("the table, a CSV file")
     folds: tuple[str, ...] = setting(
         "numbers of the folds whose probabilities are averaged, of each member of a group; or all", ("0",)
     )
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    masks: str | None = setting(
-        f"for segmentation: folder for the masks, 8-bit PNG of probabilities: {remote.BY_URL}", None
-    )
+    masks: str | None = setting("for segmentation: folder for the masks, 8-bit PNG of probabilities", None)
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
         "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
@@ -76,8 +74,8 @@ class PredictionConfig(Settings):
         for name in ("force", "save_adapted"):
             if getattr(self, name) and self.adapt is None:
                 raise InputError(f"--{name} is for --adapt: give --adapt=statistics as well")
-        if self.save_adapted and not isinstance(remote.place(self.save_adapted), pathlib.Path):
-            raise InputError(f"--save_adapted must be a folder of this machine, got {self.save_adapted}")
+        for name in ("output", "masks", "save_adapted"):
+            remote.on_disk(name, getattr(self, name) or "")
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,9 +124,9 @@ def main(config: PredictionConfig) -> int:
     mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
-    files, output = find_raw_files(config.input, warn), remote.place(config.output)
+    files, output = find_raw_files(config.input, warn), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(*model).run)
-    masks = None if config.masks is None else remote.place(config.masks)
+    masks = None if config.masks is None else pathlib.Path(config.masks)
     adaptation = None
     if config.adapt:
         # Adapting takes a minute or two: what would be refused afterwards is refused now.

@@ -5,7 +5,7 @@ python scripts/process.py --input=IMG_0001.dng --output=menon2007 --processing_m
 python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
 python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quickstart/small
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
-python scripts/process.py --input=s3://bucket/raw --output=s3://bucket/pictures --scheduler=local:8
+python scripts/process.py --input=s3://bucket/raw --output=pictures --scheduler=local:8
 
 Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
 `isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
@@ -38,7 +38,7 @@ class RenderConfig(ProcessingChoice):
     input: tuple[str, ...] = setting(
         f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
     )
-    output: str = setting(f"folder for the pictures, which get the names of the raw files: {remote.BY_URL}")
+    output: str = setting("folder for the pictures, which get the names of the raw files")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
         "camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
@@ -103,10 +103,10 @@ def main(config: RenderConfig) -> int:
     pipeline, camera, stored = _load(config)
     if config.run is not None:
         print(f"{config.run}: the {config.checkpoint} checkpoint")
-    files = render.find_raw_files(config.input)
+    files, output = render.find_raw_files(config.input), remote.on_disk("output", config.output)
     rendered, failed = render.render_files(
         files,
-        remote.place(config.output),
+        output,
         camera,
         config.format,
         config.stages,

@@ -20,7 +20,7 @@ from r2l_jax.names import (
     SEVERITIES,
     SHOT_FIELDS,
 )
-from r2l_jax.runtime import jobs, remote
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
@@ -171,7 +171,7 @@ class SynthesisConfig(DataSettings):
         InputError: a value is unknown or out of range.
     """
 
-    output: str = setting(f"folder for the sets: {remote.BY_URL}")
+    output: str = setting("folder for the sets")
     pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
     pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
     intensities: tuple[float, ...] | None = setting(

@@ -26,10 +26,9 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Recipe
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import remote, store
+from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, write_json
-from r2l_jax.runtime.remote import Place, Url
+from r2l_jax.runtime.files import clear_parts, replacing, write_json
 from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
@@ -93,7 +92,6 @@ class SetFolder:
     Args:
         pictures: the set.
         output: the output folder, which contains the set's folder.
-        tables: where the manifests of all sets are kept: the output folder, or one that stands for it on this machine.
         dataset: the samples.
         files: the files of each sample, from `file_names`.
         seed: the seed of the noise.
@@ -106,8 +104,7 @@ class SetFolder:
     def __init__(
         self,
         pictures: PictureSet,
-        output: Place,
-        tables: pathlib.Path,
+        output: pathlib.Path,
         dataset: RawDataset,
         files: Sequence[tuple[str, ...]],
         seed: int,
@@ -117,7 +114,7 @@ class SetFolder:
         self._files, self._names = files, dataset.names
         self._samples = dataset.sample_hashes(range(len(files)))
         self._common = {"dataset": dataset.name, **pictures.settings, "seed": seed}
-        self._table = Table(tables / table_of(pictures), list(self._row(0, [""] * len(files[0]))))
+        self._table = Table(self._folder / "manifest.csv", list(self._row(0, [""] * len(files[0]))))
         self._done: dict[int, dict[str, Any]] = {}
         self.missing = set(range(len(files)))
 
@@ -152,16 +149,14 @@ class SetFolder:
 
     def begin(self) -> None:
         """Prepares for `add`: removes the files of missing samples, and writes a manifest of the valid ones."""
-        names = {name for index in self.missing for name in self._files[index]}
-        if isinstance(self._folder, Url):
-            names &= self._there
-        remote.remove([self._folder / name for name in names])
+        for name in {name for index in self.missing for name in self._files[index]}:
+            (self._folder / name).unlink(missing_ok=True)
         self.finish()
 
     def write(self, index: int, contents: Sequence[bytes]) -> list[str]:
         """Writes the files of a sample, and returns the SHA-256 of each."""
         for name, content in zip(self._files[index], contents, strict=True):
-            with remote.writing(self._folder / name) as part:
+            with replacing(self._folder / name) as part:
                 part.write_bytes(content)
         return [hashlib.sha256(content).hexdigest() for content in contents]
 
@@ -178,22 +173,15 @@ class SetFolder:
 
     def finish(self) -> None:
         """Writes the manifest anew in the order of the samples, after the last `add`."""
-        if isinstance(self._folder, pathlib.Path):
-            # Workers that were lost have left them.
-            for folder in {(self._folder / name).parent for names in self._files for name in names}:
-                clear_parts(folder)
+        # Workers that were lost have left them.
+        for folder in {(self._folder / name).parent for names in self._files for name in names}:
+            clear_parts(folder)
         self._table.write(self._done[index] for index in sorted(self._done))
 
     @functools.cached_property
     def _listed(self) -> dict[str, dict[str, str]]:
         """The rows of the manifest of an earlier call, by their pictures."""
         return self._table.rows()
-
-    @functools.cached_property
-    def _there(self) -> set[str]:
-        """The files of a set in object storage, listed with one request per sub-folder."""
-        folders = {str(pathlib.PurePosixPath(name).parent) for names in self._files for name in names}
-        return {f"{folder}/{name}" for folder in folders for name in remote.names(self._folder / folder)}
 
     def _row(self, index: int, digests: Sequence[str]) -> dict[str, Any]:
         picture, *mask = self._files[index]
@@ -203,9 +191,6 @@ class SetFolder:
 
     def _has(self, name: str, digest: str) -> bool:
         """Tells whether a file has a SHA-256."""
-        if isinstance(self._folder, Url):
-            # An object is there as it was sent, or not at all. To compute its digest would take as long as to make it.
-            return name in self._there
         try:
             return hashlib.sha256((self._folder / name).read_bytes()).hexdigest() == digest
         except FileNotFoundError:
@@ -214,11 +199,6 @@ class SetFolder:
 
 # The columns of the SHA-256 of a picture and of its mask.
 _DIGESTS = ("sha256", "mask_sha256")
-
-
-def table_of(pictures: PictureSet) -> str:
-    """Returns the path of a set's manifest within the output folder."""
-    return f"{pictures.name}/manifest.csv"
 
 
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
@@ -248,8 +228,7 @@ def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
 
 
 def describe(
-    output: Place,
-    tables: pathlib.Path,
+    output: pathlib.Path,
     fixed: Mapping[str, Any],
     current: Mapping[str, Any],
     added: Mapping[str, Mapping[str, Any]],
@@ -259,7 +238,6 @@ def describe(
 
     Args:
         output: the folder of all sets.
-        tables: where its manifests are kept, see `SetFolder`.
         fixed: entries that must be the same in all calls.
         current: entries that replace earlier ones.
         added: entries that are added to earlier ones, among them the `identities` of the sets.
@@ -268,11 +246,11 @@ def describe(
     Raises:
         InputError: the output folder holds sets of other settings or something else.
     """
-    file = tables / MANIFEST
+    file = output / MANIFEST
     content = json.loads(json.dumps({**fixed, **current, **added}))
     earlier = read_manifest(file, {name: content[name] for name in fixed}, "sets")
     if earlier is None:
-        if any(not name.startswith(".") for name in remote.names(output)):
+        if any(not file.name.startswith(".") for file in output.iterdir()):
             raise InputError(f"--output={output} holds something else: choose another folder")
         write_json(file, content)
         return

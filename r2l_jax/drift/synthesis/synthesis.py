@@ -27,14 +27,14 @@ from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder,
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler, jobs, remote, startup, store
+from r2l_jax.runtime import compiler, jobs, remote, store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.jobs import Ended, in_chunks, in_threads
-from r2l_jax.runtime.resume import MANIFEST
+from r2l_jax.runtime.locks import writing_to
 
 # The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
 _PIXELS = 2**20
@@ -57,18 +57,18 @@ def run(config: SynthesisConfig) -> None:
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
     jobs.prepare(config.scheduler)
-    sets, output, sources = config.sets(), remote.place(config.output), load(config)
+    sets, output, sources = config.sets(), remote.on_disk("output", config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     cases.check_sensor([pictures.acquisition for pictures in sets], dataset)
-    if isinstance(output, pathlib.Path) and output.is_file():
+    if output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     try:
-        with remote.working(output, [MANIFEST, *map(picture_sets.table_of, sets)]) as work:
+        with writing_to(output):
             identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
-            folders = _folders(config, sources, work.path)
-            _describe(config, folders, dataset, identities, work.path)
-            _write(config, sources, folders, work)
+            folders = _folders(config, sources)
+            _describe(config, folders, dataset, identities)
+            _write(config, sources, folders)
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{len(sets)} sets of {len(dataset)} pictures each in {output}")
@@ -81,8 +81,6 @@ def load(config: SynthesisConfig) -> dict[float | None, RawDataset]:
         InputError: data is missing or processed already, or two intensities have different samples.
     """
     settings: dict[str, Any] = {**config.source, "download": config.download}
-    if isinstance(place := remote.place(config.data_dir or ""), remote.Url):
-        settings["data_dir"] = remote.copied(place, startup.cache_dir() / "copied")
     isos = dict.fromkeys(pictures.iso for pictures in config.sets())
     loaded = {iso: datasets.load(config.dataset, iso=iso or 1.0, **settings) for iso in isos}
     first = next(iter(loaded.values()))
@@ -94,15 +92,11 @@ def load(config: SynthesisConfig) -> dict[float | None, RawDataset]:
     return loaded
 
 
-def _folders(
-    config: SynthesisConfig, sources: Mapping[float | None, RawDataset], tables: pathlib.Path
-) -> list[SetFolder]:
-    """Returns the folders of all sets, whose manifests are kept in the folder `tables`."""
+def _folders(config: SynthesisConfig, sources: Mapping[float | None, RawDataset]) -> list[SetFolder]:
+    """Returns the folders of all sets."""
     files = picture_sets.file_names(next(iter(sources.values())), config.format)
-    output = remote.place(config.output)
-    return [
-        SetFolder(pictures, output, tables, sources[pictures.iso], files, config.seed) for pictures in config.sets()
-    ]
+    output = pathlib.Path(config.output)
+    return [SetFolder(pictures, output, sources[pictures.iso], files, config.seed) for pictures in config.sets()]
 
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
@@ -120,7 +114,6 @@ def _describe(
     folders: Sequence[SetFolder],
     dataset: RawDataset,
     identities: Mapping[str, store.Identity],
-    tables: pathlib.Path,
 ) -> None:
     """Collects the entries of `manifest.json`, and writes them with `picture_sets.describe`."""
     camera = camera_of(dataset)
@@ -140,7 +133,7 @@ def _describe(
         "identities": identities,
     }
     current = {"data_dir": config.data_dir, "camera": dataclasses.asdict(camera), **environment()}
-    picture_sets.describe(remote.place(config.output), tables, fixed, current, added, folders)
+    picture_sets.describe(pathlib.Path(config.output), fixed, current, added, folders)
 
 
 def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
@@ -163,7 +156,6 @@ def _write(
     config: SynthesisConfig,
     sources: Mapping[float | None, RawDataset],
     folders: Sequence[SetFolder],
-    work: remote.Workplace,
 ) -> None:
     """Writes the missing pictures of all sets, with a progress bar on stderr."""
     samples = len(next(iter(sources.values())))
@@ -181,7 +173,6 @@ def _write(
                 todo[picture.set].add({picture.sample: digests})
                 bar.update()
             errors += [error] if error is not None else []
-            work.save()
         for folder in todo.values():
             folder.finish()
         if errors:
@@ -247,8 +238,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
     """
     config = build(SynthesisConfig, dict(settings))
     sources = load(config)
-    # Manifests are read and written by the program alone.
-    folders = {folder.pictures.name: folder for folder in _folders(config, sources, pathlib.Path(os.devnull))}
+    folders = {folder.pictures.name: folder for folder in _folders(config, sources)}
     return _Loaded(config, sources, folders, _Maker.of(config, sources))
 
 

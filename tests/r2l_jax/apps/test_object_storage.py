@@ -1,4 +1,4 @@
-"""The programs make the same of files on object storage as of files on a disk."""
+"""The programs make the same of raw files on object storage as of files on a disk."""
 
 import numpy as np
 import pytest
@@ -48,68 +48,40 @@ def on_disk(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def in_storage(s3, folder):
-    s3.invalidate_cache()
-    return {name.removeprefix(f"{folder}/"): s3.cat_file(name) for name in s3.find(folder)}
-
-
 def pictures(files):
     """The files but for manifests, which name the raw files by their paths."""
     return {name: content for name, content in files.items() if "manifest" not in name}
 
 
-def test_pictures(s3, raw, tmp_path):
+def test_pictures(raw, tmp_path):
     flags = ("--camera=drone", "--format=png")
     serial = call("process.py", *flags, f"--input={raw}", f"--output={tmp_path}/out")
-    flags = (*flags, "--input=s3://bucket/raw")
-    done = call("process.py", *flags, "--output=s3://bucket/pictures")
+    flags = (*flags, "--input=s3://bucket/raw", f"--output={tmp_path}/pictures")
+    done = call("process.py", *flags)
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
-    assert pictures(in_storage(s3, "bucket/pictures")) == pictures(on_disk(tmp_path / "out"))
+    assert pictures(on_disk(tmp_path / "pictures")) == pictures(on_disk(tmp_path / "out"))
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
-    again = call("process.py", *flags, "--output=s3://bucket/pictures")
+    again = call("process.py", *flags)
     assert again.stdout == "0 rendered, 1 failed, 69 had been rendered before\n"
 
 
-def test_predictions(s3, raw, one_epoch, tmp_path):
+def test_predictions(raw, one_epoch, tmp_path):
     run = f"--run={one_epoch.run_dir}"
     serial = call("predict.py", run, f"--input={raw}", f"--output={tmp_path}/p.csv")
-    flags = (run, "--input=s3://bucket/raw", "--output=s3://bucket/tables/p.csv")
-    done = call("predict.py", *flags)
+    done = call("predict.py", run, "--input=s3://bucket/raw", f"--output={tmp_path}/s3.csv")
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
     table = (tmp_path / "p.csv").read_bytes()
-    assert s3.cat_file("bucket/tables/p.csv") == table.replace(str(raw).encode(), b"s3://bucket/raw")
-    assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
-    again = call("predict.py", *flags)
-    assert again.stdout.endswith("0 predicted, 1 failed, 69 had been predicted before\n")
-
-
-def test_sets(s3, tmp_path):
-    rng = np.random.default_rng(0)
-    for name in [f"{label}/{number}.tiff" for label in ("cat", "dog") for number in range(12)]:
-        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(tmp_path / "own" / name, rng.integers(9000, 60000, (32, 32), np.uint16))
-    s3.put(f"{tmp_path}/own/", "bucket/own/", recursive=True)
-    flags = ("--dataset=Folder", "--camera=drone", "--exposures=0.5", "--corruptions=contrast", "--severities=1,5")
-    serial = call("synthesize.py", *flags, f"--data_dir={tmp_path}/own", f"--output={tmp_path}/out")
-    assert serial.returncode == 0, serial.stderr
-    flags = (*flags, "--data_dir=s3://bucket/own", "--output=s3://bucket/sets")
-    done = call("synthesize.py", *flags)
-    assert (done.returncode, done.stdout) == (0, "6 sets of 24 pictures each in s3://bucket/sets\n"), done.stderr
-    expected, found = on_disk(tmp_path / "out"), in_storage(s3, "bucket/sets")
-    for files in (expected, found):
-        del files["manifest.json"]  # It names the folder of the data.
-    assert found == expected
-    s3.rm(next(iter(s3.glob("bucket/sets/*/*/*/cat/3.tiff"))))
-    assert call("synthesize.py", *flags).returncode == 0
-    assert in_storage(s3, "bucket/sets").keys() == {*expected, "manifest.json"}
+    assert (tmp_path / "s3.csv").read_bytes() == table.replace(str(raw).encode(), b"s3://bucket/raw")
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--input=s3://none/raw", "--output=out"], "s3://none/raw: The specified bucket does not exist"),
-        (["--input=s3://bucket/nothing", "--output=out"], "s3://bucket/nothing: not found"),
-        (["--input=s3://bucket/raw", "--output=s3://none/out"], "s3://none/out: The specified bucket does not exist"),
+        (["--input=s3://none/raw", "--output=out"], "s3://none/raw: no such file"),
+        (
+            ["--input=s3://bucket/raw", "--output=s3://bucket/out"],
+            "--output must be on this machine, got s3://bucket/out",
+        ),
         (["--input=nowhere://raw", "--output=out"], "nowhere://raw: Unsupported filesystem: 'nowhere'"),
     ],
 )
@@ -129,11 +101,11 @@ def test_an_address_that_cannot_be_reached_is_said(s3, monkeypatch, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_workers_are_sent_addresses(s3, raw, monkeypatch):
+def test_workers_are_sent_addresses(raw, monkeypatch, tmp_path):
     import pickled_jobs
 
     monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
-    flags = ("--camera=drone", "--input=s3://bucket/raw", "--output=s3://bucket/sent", "--scheduler=local:2")
+    flags = ("--camera=drone", "--input=s3://bucket/raw", f"--output={tmp_path}/sent", "--scheduler=local:2")
     done = call("process.py", *flags)
     assert done.stdout == "69 rendered, 1 failed\n", done.stderr
-    assert len(s3.ls("bucket/sent")) == 71
+    assert len(pictures(on_disk(tmp_path / "sent"))) == 69
