@@ -355,4 +355,4 @@ def _read_servers(folder, path):
             files = download.read_record(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
         finally:
             thread.join(10)
-    assert all(remote.size >= 0 for remote in files)
+    assert all(file.url for file in files)

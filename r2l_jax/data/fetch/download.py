@@ -11,19 +11,18 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
-from tqdm import tqdm
+import pooch
+import requests
 
 from r2l_jax.data.fetch import archives, b2
-from r2l_jax.data.fetch.partial import Remote, check_free_disk
-from r2l_jax.data.fetch.web import ask, check_secure, fetch_file, masked
+from r2l_jax.data.fetch.fetched import fetch, get
 from r2l_jax.data.sets.synthetic import intensity_folder
-from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.names import INTENSITIES, ZENODO_URL
+from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
 
@@ -104,25 +103,17 @@ def download(
         The data set's folder.
 
     Raises:
-        InputError: the source cannot be reached, refuses the request, or sends something other than it announced or
-            than the data set; another program writes to `data_dir`; or the disk is full. The bytes received
-            so far stay in `<name>.part`.
+        InputError: the source cannot be reached, or sends something other than the data set; another program writes to
+            `data_dir`; or the disk is full. The bytes received so far stay.
     """
-    if dataset not in LAYOUTS:
-        raise InputError(f"--dataset must be one of {', '.join(LAYOUTS)}, got {dataset!r}")
-    if source not in SOURCES:
-        raise InputError(f"--source must be one of {', '.join(SOURCES)}, got {source!r}")
     layout, folder = LAYOUTS[dataset], pathlib.Path(data_dir)
     root = folder / layout.folder
-    if source == "zenodo":
-        download_all = functools.partial(_from_zenodo, layout, root, zenodo_url)
-    elif b2_account is None:
-        raise InputError("--source=b2 needs a bucket and an application key")
-    else:
-        download_all = functools.partial(_from_b2, layout, root, b2_account)
     try:
         with writing_to(folder):
-            download_all()
+            if source == "zenodo":
+                _from_zenodo(layout, root, zenodo_url)
+            elif b2_account is not None:
+                _from_b2(layout, root, b2_account)
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror or error}") from None
     return root
@@ -131,17 +122,14 @@ def download(
 def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
     # A missing file may have come from any of the archives, so all of them are needed again.
     unpacked = {} if layout.missing(root) else _read_unpacked(root)
-    folders = {name: root / place for name, place in layout.b2_folders.items()}
-    done = {root / name: fingerprint for name, fingerprint in unpacked.items()}
-    fingerprints = b2.download_folders(account, folders, done)
+    b2.download_folders(account, {name: root / place for name, place in layout.b2_folders.items()}, unpacked)
     shutil.rmtree(root / _SCRATCH, ignore_errors=True)
-    packed = [archive for archive in _archives_in(root / layout.images) if archive in fingerprints]
+    packed = _archives_in(root / layout.images)
     for archive in packed:
         _unpack_in_place(archive, root / _SCRATCH)
     # Archives are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
     if packed:
-        unpacked |= {str(archive.relative_to(root)): fingerprints[archive] for archive in packed}
-        write_json(root / _UNPACKED, unpacked)
+        write_json(root / _UNPACKED, unpacked | {archive.name: "" for archive in packed})
     for archive in packed:
         archive.unlink()
     if missing := layout.missing(root):
@@ -150,107 +138,87 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
 
 def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     record = f"{url.rstrip('/')}/records/{_RECORD}"
-    urls = _archives_of(layout, record, read_record(record))
-    targets = {root.parent / remote.name: remote for remote in urls}
-    unpacked = {remote.name: remote.fingerprint for remote in urls}
+    files = {root.parent / file.name: file for file in _archives_of(layout, record, read_record(record))}
+    unpacked = {file.name: file.checksum for file in files.values()}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
-            raise InputError(
-                f"{root} exists, but differs from {masked(record)}: move it away, or download to another folder"
-            )
+            raise InputError(f"{root} exists, but differs from {record}: move it away, or download to another folder")
     else:
-        with tqdm(
-            desc="Zenodo", total=sum(remote.size for remote in urls), unit="B", unit_scale=True, disable=None
-        ) as bar:
-            missing = {target: remote for target, remote in targets.items() if not _is_there(remote, target, bar)}
-            check_free_disk(root.parent, missing)
-            for target, remote in missing.items():
-                fetch_file(remote, target, urls[remote], bar)
+        for target, file in files.items():
+            algorithm, _, expected = file.checksum.partition(":")
+            if target.exists() and pooch.file_hash(str(target), algorithm) != expected:
+                raise InputError(f"{target} exists, but is not {file.name}: move it away")
+            fetch(file.url, target, file.checksum, file.size)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
-            draft = _assemble(layout, list(targets), scratch)
+            draft = _assemble(layout, list(files), scratch)
             write_json(draft / _UNPACKED, unpacked)
             draft.rename(root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    for target in targets:
+    for target in files:
         target.unlink(missing_ok=True)
 
 
-def read_record(url: str) -> dict[Remote, str]:
-    """Returns the files of a record and the URL of each file.
+class File(NamedTuple):
+    """A file of a record: its name, its size in bytes, its checksum such as "md5:..." in hexadecimal, and its URL."""
 
-    Args:
-        url: the record in Zenodo's REST API.
+    name: str
+    size: int
+    checksum: str
+    url: str
 
-    Raises:
-        InputError: the record cannot be reached, or has no list of files and their checksums.
-    """
 
-    def files_of(content: Any) -> dict[Remote, str]:
-        return {
-            Remote(str(file["key"]), int(file["size"]), str(file["checksum"])): str(file["links"]["self"])
-            for file in content["files"]
-        }
-
-    name, files = masked(url), ask(url, files_of, "not a Zenodo record with a list of files")
-    for remote, link in files.items():
-        if not re.fullmatch(r"(md5|sha1|sha256|sha512):[0-9a-f]+", remote.checksum or ""):
-            raise InputError(f"{name}: {remote.name} has the checksum {remote.checksum!r}, expected one like md5:...")
-        if remote.size < 0:
-            raise InputError(f"{name}: {remote.name} has the size {remote.size}")
-        check_secure(url, link)
-    return files
+def read_record(url: str) -> list[File]:
+    """Returns the files of a record in Zenodo's REST API."""
+    try:
+        with get(url) as response:
+            files = response.json()["files"]
+            return [
+                File(str(file["key"]), int(file["size"]), str(file["checksum"]), str(file["links"]["self"]))
+                for file in files
+            ]
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{url}: not a Zenodo record with a list of files: {error!r:.200}") from None
+    except requests.RequestException as error:
+        raise InputError(f"{url}: {root_cause(error)}") from None
 
 
 def _read_unpacked(root: pathlib.Path) -> dict[str, str]:
-    """Returns the fingerprints of the archives that were unpacked into a data set's folder."""
-    path = root / _UNPACKED
+    """Returns the names and checksums of the archives that were unpacked into a data set's folder."""
     try:
-        unpacked = json.loads(path.read_text())
-    except FileNotFoundError:
+        return dict(json.loads((root / _UNPACKED).read_text()))
+    except (OSError, ValueError, TypeError):
         return {}
-    except (ValueError, RecursionError):
-        unpacked = None
-    if not isinstance(unpacked, dict):
-        raise InputError(f"{path} was not written by a download: delete it")
-    return unpacked
 
 
 def _archives_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.glob("*") if path.is_file() and archives.is_archive(path.name))
 
 
+# Moves the content of a folder into another, and replaces files of the same names.
+_move = functools.partial(shutil.copytree, dirs_exist_ok=True, copy_function=shutil.move)
+
+
 def _unpack_in_place(archive: pathlib.Path, scratch: pathlib.Path) -> None:
     """Unpacks an archive of intensity folders beside itself, as the published program does."""
     archives.unpack(archive, scratch)
-    archives.merge(scratch, archive.parent)
+    _move(scratch, archive.parent)
     shutil.rmtree(scratch)
 
 
-def _archives_of(layout: Layout, record: str, files: Mapping[Remote, str]) -> dict[Remote, str]:
+def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
     """Selects the archives of a data set among a record's files by their names."""
-    chosen = {
-        remote: url
-        for remote, url in files.items()
-        if layout.folder in remote.name.lower() and archives.is_archive(remote.name)
-    }
+    chosen = [file for file in files if layout.folder in file.name.lower() and archives.is_archive(file.name)]
     if not chosen:
-        names = ", ".join(remote.name for remote in files)[:1000] or "none at all"
-        raise InputError(f"{masked(record)}: no archive with {layout.folder} in its name; its files are: {names}")
-    for remote in chosen:
-        if len(inside(pathlib.Path(), remote.name).parts) != 1:
-            raise InputError(f"{masked(record)}: {remote.name!r} is not a file name")
+        names = ", ".join(file.name for file in files)[:1000] or "none at all"
+        raise InputError(f"{record}: no archive with {layout.folder} in its name; its files are: {names}")
+    for file in chosen:
+        if len(inside(pathlib.Path(), file.name).parts) != 1:
+            raise InputError(f"{record}: {file.name!r} is not a file name")
     return chosen
-
-
-def _is_there(remote: Remote, target: pathlib.Path, bar: tqdm) -> bool:
-    if not target.exists():
-        return False
-    if problem := remote.mismatch(target):
-        raise InputError(f"{target} exists, but is not {remote.name}: {problem}; move it away")
-    bar.update(remote.size)
-    return True
 
 
 def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Path) -> pathlib.Path:
@@ -260,7 +228,7 @@ def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Pa
     for archive in files:
         tree = scratch / "unpacked"
         archives.unpack(archive, tree)
-        archives.merge(_find_folder(layout, tree, archive), draft)
+        _move(_find_folder(layout, tree, archive), draft)
         shutil.rmtree(tree)
     for name, place in layout.aliases.items():
         if (draft / name).is_dir() and not (draft / place).exists():

@@ -1,4 +1,3 @@
-import hashlib
 import io
 import zipfile
 
@@ -46,7 +45,7 @@ class Server:
         return b2.Account(**(given | changes))
 
     def fetch(self, place, **changes):
-        return b2.download_folders(self.account(**changes), {"folder": place}, {})
+        b2.download_folders(self.account(**changes), {"folder": place})
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     download("Microscopy", tmp_path, "b2", b2_account=account)
     assert server.asked == []
     (tmp_path / "microscopy/images/raw_scale100/Ma190c_1.tiff").unlink()
-    (tmp_path / "microscopy/images/raw_scale005/Ma190c_1.tiff").write_bytes(b"raw 50?"[:7])
+    (tmp_path / "microscopy/images/raw_scale005/Ma190c_1.tiff").write_bytes(b"cut")
     download("Microscopy", tmp_path, "b2", b2_account=account)
     assert sorted(name for name, _ in server.asked) == ["Ma190c_1.tiff", "raw_scale100.zip"]
     assert contents(tmp_path / "microscopy").items() >= disk.items()
@@ -102,76 +101,27 @@ def test_drone_is_downloaded_in_the_published_layout(server, tmp_path):
 
 def test_missing_files_of_the_bucket_are_named(server, tmp_path):
     bucket, _ = microscopy()
-    with pytest.raises(InputError, match=f"bucket data has no files in the folder {IMAGES}$"):
-        download("Microscopy", tmp_path, "b2", b2_account=server.account())
     server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})
     with pytest.raises(InputError, match=r"bucket data lacks images/raw_scale010$"):
         download("Microscopy", tmp_path, "b2", b2_account=server.account())
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_large_files_are_checked_by_the_sha1_of_their_uploader(server, tmp_path, known):
-    content = bytes(range(250)) * 4
-    if known:
-        stated = {"large_file_sha1": hashlib.sha1(content).hexdigest()}
-        server.bucket.upload_bytes(content, "folder/x", file_info=stated)
-        server.stored("folder/x").content_sha1 = "none"
-    else:
-        sizes = {"min_part_size": 200, "recommended_upload_part_size": 200}
-        server.bucket.upload_unbound_stream(io.BytesIO(content), "folder/x", **sizes)
-    server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x": content}
-    (tmp_path / "x").write_bytes(content[::-1])
-    server.asked.clear()
-    server.fetch(tmp_path)
-    assert len(server.asked) == known
-
-
-def test_a_file_with_a_wrong_hash_is_removed_and_ends_the_other_downloads(server, tmp_path):
-    server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
+def test_a_file_with_a_wrong_hash_is_refused(server, tmp_path):
+    server.put({"folder/bad": b"as uploaded", "folder/good": b"1"})
     server.stored("folder/bad").data_bytes = b"as spoiled."
-    came, expected = (hashlib.sha1(content).hexdigest() for content in (b"as spoiled.", b"as uploaded"))
-    with pytest.raises(InputError, match=f"^folder/bad: got the SHA1 {came}, expected {expected}$"):
+    with pytest.raises(InputError, match=r"^B2: .*folder/bad.*sha1 checksum mismatch") as caught:
         server.fetch(tmp_path)
-    assert not list(tmp_path.glob("bad*"))
-    assert len(server.asked) < 60
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bad").exists()
 
 
-def test_a_file_that_ends_early_stays_as_a_part_and_is_continued(server, tmp_path):
-    content = bytes(range(256)) * 40
-    server.put({"folder/x": content})
-    count = server.raw.download_file_from_url
-
-    def cut(*arguments, **options):
-        response = count(*arguments, **options)
-        response.response.data_bytes = b"" if len(server.asked) > 1 else response.response.data_bytes[:5000]
-        return response
-
-    server.raw.download_file_from_url = cut
-    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command resumes"):
-        server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x.part": content[:5000]}
-    server.raw.download_file_from_url = count
-    server.asked.clear()
-    server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x": content}
-    assert server.asked == [("x", (5000, 10239))]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("../x", "the name '../x' does not stay in its folder"),
-        ("/x", "the name '/x' does not stay in its folder"),
-        ("a\\b", r"folder/a/b and folder/a\\b would both become .*/a/b"),
-    ],
-)
-def test_names_that_leave_the_folder_are_refused(server, tmp_path, name, message):
-    server.put({"folder/a/b": b"", "folder/?": b"x"})
+@pytest.mark.parametrize("name", ["../x", "/x"])
+def test_names_that_leave_the_folder_are_refused(server, tmp_path, name):
+    server.put({"folder/?": b"x"})
     server.stored("folder/?").name = f"folder/{name}"
     bucket = server.raw.bucket_name_to_bucket["data"]
     bucket.file_name_and_id_to_file = {(f.name, f.file_id): f for f in bucket.file_id_to_file.values()}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"^B2: "):
         server.fetch(tmp_path / "in")
     assert contents(tmp_path) == {}
 
@@ -184,10 +134,10 @@ def restricted(server, capabilities):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda server: {"key": "wrong secret"}, "the key account-0 is refused for bucket data: .*secret key is wrong"),
-        (lambda server: {"key_id": "nobody"}, "the key nobody is refused for bucket data: .*key ID not valid"),
-        (lambda server: {"bucket": "elsewhere"}, "no bucket elsewhere for the key account-0"),
-        (lambda server: restricted(server, ["listBuckets"]), "is refused for bucket data"),
+        (lambda server: {"key": "wrong secret"}, "bucket data, key account-0: .*secret key is wrong"),
+        (lambda server: {"key_id": "nobody"}, "bucket data, key nobody: .*key ID not valid"),
+        (lambda server: {"bucket": "elsewhere"}, "bucket elsewhere, key account-0: No such bucket: elsewhere"),
+        (lambda server: restricted(server, ["listBuckets"]), "bucket data, key "),
     ],
 )
 def test_a_refused_key_is_one_line_without_the_key(server, tmp_path, changes, message):
@@ -204,8 +154,8 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("b2sdk._internal.b2http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nothing listens
     account = b2.Account("data", "id", "key", B2HttpApiConfig(_raw_api_class=B2RawHTTPApi))
-    with pytest.raises(InputError, match=r"^B2: signing in: .*refused") as caught:
-        b2.download_folders(account, {"folder": tmp_path}, {})
+    with pytest.raises(InputError, match=r"^B2: bucket data, key id: .*refused") as caught:
+        b2.download_folders(account, {"folder": tmp_path})
     assert "\n" not in str(caught.value)
 
 

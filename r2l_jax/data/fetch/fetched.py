@@ -1,0 +1,88 @@
+"""Downloads by pooch: verified, and continued where an earlier call was interrupted."""
+
+import pathlib
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from r2l_jax.runtime.errors import InputError, errors_only, root_cause
+
+# Seconds to connect, and between two pieces of an answer. Zenodo may need a while to find the first byte of a file.
+_TIMEOUT = (30, 120)
+# How often a connection that fails or is dropped is opened again; each continues where the earlier one ended.
+_RETRIES = 3
+
+
+def get(url: str, start: int = 0) -> requests.Response:
+    """Asks for the bytes of a URL from `start` on; the body is not read yet.
+
+    Follows redirects, but not from HTTPS to other schemes, whose answers anybody could forge.
+
+    Raises:
+        InputError: the server leads away from HTTPS.
+        requests.RequestException: the server cannot be reached, or states an error.
+    """
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    try:
+        if url.startswith("https:") and any(
+            not each.url.startswith("https:") for each in [*response.history, response]
+        ):
+            raise InputError(f"{url}: refused to leave HTTPS")
+        response.raise_for_status()
+    except (InputError, requests.HTTPError):
+        response.close()
+        raise
+    return response
+
+
+def fetch(url: str, target: pathlib.Path, checksum: str, size: int) -> None:
+    """Downloads a file to `target`, where it appears complete and verified or not at all.
+
+    Until then, the bytes are in `<target>.part`, and a later call asks only for the rest.
+
+    Args:
+        url: the URL.
+        target: the path; an existing file with this checksum is kept.
+        checksum: such as "md5:..." in hexadecimal.
+        size: the size in bytes.
+
+    Raises:
+        InputError: the server cannot be reached, or sends something else.
+        OSError: the file cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+
+    def continued(url: str, output_file: str, _: pooch.Pooch) -> None:
+        with part.open("ab") as file, _bar(target.name, size) as bar:
+            if (start := file.tell()) < size:
+                with get(url, start) as response:
+                    if start and response.status_code != requests.codes.partial:
+                        file.truncate(0)
+                        file.seek(0)
+                    bar.update(file.tell())
+                    for chunk in response.iter_content(2**16):
+                        bar.update(file.write(chunk))
+                        if file.tell() > size:
+                            break
+            if file.tell() < size:
+                raise requests.ConnectionError(f"the source sent no more after {file.tell()} of {size} bytes")
+        part.replace(output_file)
+
+    files = pooch.create(target.parent, "", registry={target.name: checksum}, retry_if_failed=_RETRIES)
+    files.urls[target.name] = url
+    try:
+        with errors_only("pooch"):
+            files.fetch(target.name, downloader=continued)  # pyright: ignore[reportArgumentType]  # other names
+    except InputError:
+        raise
+    except (requests.RequestException, ValueError) as error:
+        raise InputError(f"{target.name}: {root_cause(error)}") from None
+    finally:
+        if part.is_file() and part.stat().st_size == 0:
+            part.unlink()
+
+
+def _bar(name: str, size: int) -> tqdm:
+    return tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
