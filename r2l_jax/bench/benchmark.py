@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 import isp
-from r2l_jax.bench import baselines, fresh, inputs, ours, timing
+from r2l_jax.bench import baselines, inputs, ours, timing
 from r2l_jax.bench.timing import Call, Measured
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
@@ -67,7 +67,6 @@ class Row:
     name: str
     measure: Callable[[int | None], Measured]
     bar: float | None
-    unit: str = "x"
     at_most: bool = False
 
     def fails(self, value: float | None) -> bool:
@@ -165,11 +164,7 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
         denoise = inputs.images, sizes.batch, partial(ours.denoise, method)
         made.append(row(f"denoise_{method}", denoise, numpy(baselines.denoise, method), 3.0))
-    made += [
-        Row("compile_forward", partial(fresh.compile_times, sizes.batch, False), 3.0, unit="s", at_most=True),
-        Row("compile_gradient", partial(fresh.compile_times, sizes.batch, True), 6.0, unit="s", at_most=True),
-        Row("memory", partial(fresh.memory, sizes.frame), 3.0, at_most=True),
-    ]
+    made.append(Row("memory", partial(ours.memory, sizes.frame), 3.0, at_most=True))
     if on_gpu:
         return [dataclasses.replace(row, bar=None) for row in made if row.name != "demosaic_opencv"]
     return made
@@ -227,7 +222,6 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
     return {
         "name": row.name,
         "bar": row.bar,
-        "unit": row.unit,
         "at_most": row.at_most,
         "value": measured.value,
         "missed": row.fails(best),
@@ -251,13 +245,13 @@ def table(result: Mapping[str, Any]) -> str:
         return "-" if number is None else f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}{unit}"
 
     def bar(row: Mapping[str, Any]) -> str:
-        return "-" if row["bar"] is None else f"{'<' if row['at_most'] else '>'} {row['bar']:.3g}{row['unit']}"
+        return "-" if row["bar"] is None else f"{'<' if row['at_most'] else '>'} {row['bar']:.3g}x"
 
     columns = {
         "row": lambda row: row["name"],
         "ours ms": lambda row: cell(row["ours_ms"]),
         "baseline ms": lambda row: cell(row["baseline_ms"]),
-        "measured": lambda row: cell(row["value"], row["unit"]),
+        "measured": lambda row: cell(row["value"], "x"),
         "bar": bar,
         "floor ms": lambda row: cell(row["floor_ms"]),
         "ours/floor": lambda row: cell(row["times_floor"], "x"),

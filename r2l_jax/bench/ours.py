@@ -13,7 +13,7 @@ from flax import nnx
 
 import isp
 from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
-from r2l_jax.bench.timing import Call
+from r2l_jax.bench.timing import Call, Measured
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
@@ -117,3 +117,20 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
 def denoise(method: str, rgb: np.ndarray) -> Call:
     """Prepares to denoise with a method of `isp.denoise`."""
     return partial(getattr(isp.denoise, method), jnp.asarray(rgb))
+
+
+def memory(shape: tuple[int, int], repeats: int | None) -> Measured:
+    """Returns the memory that XLA plans for a frame, in multiples of the frame and its picture.
+
+    The value is that of the pipeline that needs most. Nothing varies, so `repeats` is ignored.
+    """
+    frame, multiples = jax.ShapeDtypeStruct(shape, jnp.float32), {}
+    for name in ("parametrized", "full"):
+        graph, parameters = nnx.split(getattr(isp, name)(CAMERA))
+        forward = jax.jit(lambda parameters, raw, graph=graph: nnx.merge(graph, parameters)(raw))
+        plan = forward.lower(parameters, frame).compile().memory_analysis()
+        assert plan is not None
+        planned = plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes
+        multiples[name] = planned / (4 * 4 * frame.size)
+    note = ", ".join(f"{name} {multiple:.2f}x" for name, multiple in multiples.items())
+    return Measured(max(multiples.values()), {}, note)

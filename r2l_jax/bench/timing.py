@@ -83,7 +83,9 @@ def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> I
 
     The stopwatch raises a BaselineError if the work failed, or a library that it needs is not installed.
     """
-    with _fresh_process() as process:
+    # Ctrl-C ends the process without output; the main process reports the interruption.
+    on_interrupt = signal.signal, (signal.SIGINT, signal.SIG_DFL)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), *on_interrupt) as process:
         prepared = process.submit(_prepare, prepare, inputs)
 
         def stopwatch() -> float:
@@ -97,18 +99,6 @@ def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> I
                 raise BaselineError(textwrap.shorten(note, 120)) from None
 
         yield stopwatch
-
-
-def in_fresh_process(function: Callable, *arguments) -> Any:
-    """Calls a module-level function in a process that has done nothing else, and returns its result."""
-    with _fresh_process() as process:
-        return process.submit(function, *arguments).result()
-
-
-def _fresh_process() -> ProcessPoolExecutor:
-    # Ctrl-C ends the process without output; the main process reports the interruption.
-    on_interrupt = signal.signal, (signal.SIGINT, signal.SIG_DFL)
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), *on_interrupt)
 
 
 # In the process of `elsewhere`, the call that it has prepared.
