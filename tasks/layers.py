@@ -41,7 +41,7 @@ class Conv(nnx.Module):
     Args:
         inputs: The number of input channels.
         outputs: The number of output channels.
-        size: The side of the kernel, odd.
+        size: The side of the kernel, which is odd.
         stride: The step between outputs, in pixels.
         kernel_init: Draws the initial weights, with a key of the `params` stream of `rngs`.
         rngs: The random streams.
@@ -133,11 +133,6 @@ class BatchNorm(nnx.BatchNorm):
 
     Attributes:
         mixing: Given, the layer normalizes by its statistics that follow the batch, see `mix`, and keeps these.
-
-    Args:
-        features: The number of channels.
-        affine: Whether a learned scale and bias follow for each channel.
-        rngs: Passed on to Flax.
     """
 
     mixing: Mixing | None = None
@@ -154,10 +149,7 @@ class BatchNorm(nnx.BatchNorm):
     ) -> Float[Array, "batch height width features"]:
         """Normalizes with the running statistics after `eval()`; else with the batch's, and updates the running ones.
 
-        Args:
-            x: Images `(B, H, W, features)`, with more than one value per channel in training.
-            use_running_average: Overrides the choice of `train()` and `eval()`.
-            mask: Not supported.
+        `use_running_average` overrides the choice of `train()` and `eval()`; a mask is not supported.
         """
         if mask is not None:
             raise ValueError(f"batch norm does not support a mask, got one of shape {mask.shape}")

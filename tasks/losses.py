@@ -58,9 +58,6 @@ def dice(
     Returns:
         The loss, from 0 for perfect agreement to 1. It is also 0 if no target pixel is set, where the loss is
         undefined.
-
-    Raises:
-        ValueError: If logits and targets differ in shape.
     """
     return dice_of(*dice_sums(logits, targets, weights))
 
@@ -72,15 +69,7 @@ def dice_sums(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """Computes the sums `(sum(p t), sum(p), sum(t))` of the Dice loss, which can be added up over batches.
 
-    `dice_of` computes the loss of all batches from their total.
-
-    Args:
-        logits: As in `dice`.
-        targets: As in `dice`.
-        weights: As in `dice`.
-
-    Raises:
-        ValueError: If logits and targets differ in shape.
+    Arguments are those of `dice`. `dice_of` computes the loss of all batches from their total.
     """
     if logits.shape != targets.shape:
         raise ValueError(f"targets must have the shape of the logits, {logits.shape}, got {targets.shape}")
@@ -110,15 +99,7 @@ def ssim(
     with zeros; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to
     structural similarity" (2004). `1 - ssim` is a loss, and `jax.vmap` gives one value per image.
 
-    Args:
-        image_a: Images `(..., H, W, C)` in [0, 1].
-        image_b: Images of the same shape and range.
-
-    Returns:
-        The similarity, from -1 to 1; 1 for equal images.
-
-    Raises:
-        ValueError: If the images differ in shape.
+    Both are images `(..., H, W, C)` in [0, 1]; the similarity is from -1 to 1, and 1 for equal images.
     """
     if image_a.shape != image_b.shape:
         raise ValueError(f"images must have the same shape, got {image_a.shape} and {image_b.shape}")

@@ -83,14 +83,8 @@ def iou_of_images(
 ) -> Float[Array, " batch"]:
     """Computes the intersection over union of the object in each image of a binary segmentation.
 
-    Their mean is not the `iou` of all pixels together: it weighs a small object as much as a large one.
-
-    Args:
-        predictions: Whether each pixel is predicted as the object, `(B, ...)`, as 0 and 1 or as booleans.
-        targets: Whether each pixel belongs to the object, of the same shape.
-
-    Returns:
-        The intersection over union of each image, `(B,)`; 1 for an image without the object, if none is predicted.
+    It is 1 for an image without the object, if none is predicted. The mean is not the `iou` of all pixels together: it
+    weighs a small object as much as a large one.
     """
     predicted, true = predictions.astype(bool), targets.astype(bool)
     pixels = tuple(range(1, targets.ndim))

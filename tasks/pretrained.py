@@ -47,10 +47,6 @@ def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray], keep: tu
             are cast to the types of the network.
         keep: Beginnings of names, such as "fc.". Variables with such a name keep their values, and tensors with such a
             name are ignored.
-
-    Raises:
-        ValueError: If tensors are missing, left over or of the wrong shape. The message names all of them, and `head`
-            does not change.
     """
     variables = dict(nnx.to_flat_state(nnx.state(head)))
     paths = {name: path for path in variables if not (name := _torch_name(path)).startswith(keep)}

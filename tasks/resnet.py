@@ -16,14 +16,7 @@ from tasks.layers import BatchNorm, Conv, at_least_float32, max_pool, relu
 
 
 class BasicBlock(nnx.Module):
-    """Applies two 3x3 convolutions and a shortcut around them.
-
-    Args:
-        inputs: The number of input channels.
-        width: The number of channels of the convolutions.
-        stride: The stride of the first convolution.
-        rngs: Its `params` stream draws the weights.
-    """
+    """Applies two 3x3 convolutions of `width` channels, the first with the stride, and a shortcut around them."""
 
     expansion = 1
 
@@ -46,13 +39,8 @@ class BasicBlock(nnx.Module):
 class Bottleneck(nnx.Module):
     """Applies a 3x3 convolution between 1x1 convolutions that narrow and widen, and a shortcut around them.
 
-    The 3x3 convolution has the stride, as in torchvision; in the paper, the first convolution has it.
-
-    Args:
-        inputs: The number of input channels.
-        width: The number of channels of the 3x3 convolution, a quarter of the output channels.
-        stride: The stride of the 3x3 convolution.
-        rngs: Its `params` stream draws the weights.
+    The 3x3 convolution has the stride, as in torchvision; in the paper, the first convolution has it. `width` is its
+    number of channels, a quarter of the output channels.
     """
 
     expansion = 4
@@ -103,7 +91,7 @@ class ResNetTrunk(nnx.Module):
         counts: The numbers of blocks in `layer1` to `layer4`.
         inputs: The number of input channels.
         depth: The number of stages to use, counted from the first.
-        dtype: The precision of the features and all intermediate results. None takes the images' precision.
+        dtype: The precision of the features and all intermediate results; None takes the images' precision.
         rngs: Its `params` stream draws the weights.
     """
 
@@ -135,14 +123,8 @@ class ResNetTrunk(nnx.Module):
     def features(self, x: Float[Array, "batch height width inputs"]) -> list[Float[Array, "batch _ _ _"]]:
         """Computes the features of each stage, from the finest to the coarsest.
 
-        The max pool belongs to the second stage.
-
-        Args:
-            x: Images `(B, H, W, inputs)`.
-
-        Returns:
-            One array per stage. The first has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each other one half as many
-            rows and columns as the one before, rounded up.
+        The first has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each other one half as many rows and columns as the one
+        before, rounded up. The max pool belongs to the second stage.
         """
         x = x if self.dtype is None else x.astype(self.dtype)
         x = relu(self.bn1(self.conv1(x)))
@@ -159,14 +141,8 @@ class ResNetTrunk(nnx.Module):
 class ResNet(ResNetTrunk):
     """Classifies images `(B, H, W, 3)`: a residual network that returns logits `(B, num_classes)`.
 
-    `train()`, the initial mode, normalizes with the statistics of the batch, and `eval()` with the running ones.
-
-    Args:
-        block: The kind of block.
-        counts: The numbers of blocks in `layer1` to `layer4`.
-        num_classes: The number of logits.
-        dtype: The precision of the convolutions; None takes the images' precision. Logits are at least float32.
-        rngs: Its `params` stream draws the weights.
+    `train()`, the initial mode, normalizes with the statistics of the batch, and `eval()` with the running ones. Logits
+    are at least float32, whatever the precision `dtype` of the convolutions.
     """
 
     def __init__(
@@ -195,14 +171,8 @@ def resnet(name: str, *, num_classes: int, dtype: DTypeLike | None = None, rngs:
     Args:
         name: "resnet18", "resnet34" or "resnet50".
         num_classes: The number of logits.
-        dtype: See `ResNet`.
+        dtype: The precision of the convolutions; None takes the images' precision. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: If there is no network of that name.
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")

@@ -28,14 +28,6 @@ class Encoder(ResNetTrunk):
 
     `load_torch_state` accepts weights that also cover the other stages and the classifier, as the files of
     segmentation_models_pytorch and torchvision do.
-
-    Args:
-        block: The kind of block.
-        counts: The numbers of blocks in `layer1` to `layer4`.
-        inputs: The number of input channels.
-        depth: The number of stages to use, 1 to 5.
-        dtype: The precision of the features and of everything between them; None keeps the images' precision.
-        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(
@@ -53,14 +45,7 @@ class Encoder(ResNetTrunk):
 
 
 class DecoderBlock(nnx.Module):
-    """Doubles the resolution, appends the features of that resolution, and convolves twice with 3x3 kernels.
-
-    Args:
-        inputs: The number of input channels.
-        skips: The total number of channels of all appended features.
-        outputs: The number of output channels.
-        rngs: Its `params` stream draws the weights.
-    """
+    """Doubles the resolution, appends features of that resolution with `skips` channels, and convolves twice by 3x3."""
 
     def __init__(self, inputs: int, skips: int, outputs: int, *, rngs: nnx.Rngs):
         self.conv1 = _conv_and_norm(inputs + skips, outputs, rngs)
@@ -84,12 +69,8 @@ def _conv_and_norm(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.List:
 class UnetDecoder(nnx.Module):
     """Decodes features with one block per stage of the encoder.
 
-    Each block but the last appends the encoder's features of its resolution.
-
-    Args:
-        features: The numbers of channels of the encoder's features, from the coarsest to the finest.
-        outputs: The number of output channels of each block.
-        rngs: Its `params` stream draws the weights.
+    Each block but the last appends the encoder's features of its resolution. `features` and `outputs` are numbers of
+    channels, from the coarsest to the finest: those of the encoder, and of each block.
     """
 
     def __init__(self, features: Sequence[int], outputs: Sequence[int], *, rngs: nnx.Rngs):
@@ -113,12 +94,7 @@ class UnetPlusPlusDecoder(nnx.Module):
     The blocks form chains. Each chain starts at the features of one resolution, and carries them step by step to the
     finer ones. `x_{start}_{layer}` is the block of the chain that starts at the features `start` (0 is the coarsest)
     which upsamples to the resolution of skip `layer`. It appends the results of all chains that start finer, and the
-    skip.
-
-    Args:
-        features: The numbers of channels of the encoder's features, from the coarsest to the finest.
-        outputs: The number of output channels of each block of the first chain.
-        rngs: Its `params` stream draws the weights.
+    skip. Arguments are those of `UnetDecoder`; `outputs` are of the blocks of the first chain.
     """
 
     def __init__(self, features: Sequence[int], outputs: Sequence[int], *, rngs: nnx.Rngs):
@@ -148,11 +124,6 @@ class SegmentationConv(Conv):
 
     The weights start as in segmentation_models_pytorch (X. Glorot and Y. Bengio, "Understanding the difficulty of
     training deep feedforward neural networks", 2010).
-
-    Args:
-        inputs: The number of input channels.
-        classes: The number of output channels.
-        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(self, inputs: int, classes: int, *, rngs: nnx.Rngs):
@@ -172,11 +143,6 @@ class Unet(nnx.Module):
     """Segments images `(B, H, W, inputs)`: an encoder, a decoder and a convolution that returns logits.
 
     `train()`, the initial mode, normalizes with the statistics of the batch, and `eval()` with the running ones.
-
-    Args:
-        encoder: Computes features of several resolutions.
-        decoder: Combines them to the resolution of the images.
-        segmentation_conv: Computes the logits.
     """
 
     def __init__(
@@ -226,10 +192,6 @@ def unet(
         inputs: The number of channels of the images.
         dtype: The precision of the convolutions; None keeps the images' precision. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
-
-    Raises:
-        ValueError: If the network or the encoder is unknown, if `depth` is out of range, or if there are not `depth`
-            `decoder_channels`.
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")

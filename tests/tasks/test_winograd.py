@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,12 +50,6 @@ def test_images_and_gradients_are_those_of_the_plain_formula(size):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
-def test_rounding_errors_with_the_channels_of_a_network():
-    x, kernel = jnp.maximum(normal(2, 16, 16, 256), 0), normal(3, 3, 256, 256)
-    expected = plain(x, kernel)
-    assert np.abs(winograd.convolve(x, kernel) - expected).max() < 1e-5 * np.abs(expected).max()
-
-
 def test_a_batch_of_batches():
     x, kernel = normal(3, 2, 8, 8, 4), normal(3, 3, 4, 6)
     batched = jax.jit(jax.vmap(winograd.convolve, (0, None)))(x, kernel)
@@ -71,11 +61,9 @@ def test_a_batch_of_batches():
     ("x", "kernel", "expected"),
     [
         (*LARGE, True),
-        ((32, 16, 16, 256), (3, 3, 256, 256), True),
         ((32, 32, 32, 64), (3, 3, 64, 64), False),
         ((32, 128, 128, 32), (3, 3, 32, 32), False),
         ((32, 64, 64, 64), (5, 5, 64, 64), False),
-        ((8, 32, 32, 64), (3, 3, 64, 64), False),
         ((32, 2, 2, 2048), (3, 3, 2048, 2048), False),
     ],
 )
@@ -102,25 +90,3 @@ def test_a_layer_filters_where_that_is_faster():
         return str(jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, x)).count("conv_general")
 
     assert (convolutions(stride=1), convolutions(stride=2)) == (0, 1)
-
-
-SEVERAL_DEVICES = """
-import jax
-import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tasks import winograd
-
-rng = np.random.default_rng(0)
-x, kernel = rng.normal(size=(4, 8, 8, 4)).astype("float32"), rng.normal(size=(3, 3, 4, 6)).astype("float32")
-split = NamedSharding(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
-found = jax.jit(winograd.convolve, out_shardings=split)(jax.device_put(x, split), kernel)
-assert len(found.sharding.device_set) == 2
-np.testing.assert_allclose(found, winograd.convolve(x, kernel), atol=1e-5)
-"""
-
-
-@pytest.mark.cpu
-@pytest.mark.slow
-def test_several_devices_filter_their_parts():
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
-    subprocess.run([sys.executable, "-c", SEVERAL_DEVICES], env=environment, check=True)
