@@ -24,7 +24,7 @@ WORK = {
     "lab.py": ("r2l_jax.apps.lab.lab.check_installed",),
     "monitor.py": ("r2l_jax.apps.monitor.run",),
     "predict.py": ("r2l_jax.training.run.open_run",),
-    "process.py": ("r2l_jax.apps.render.render_files", "r2l_jax.apps.render._found"),
+    "process.py": ("r2l_jax.apps.render.render_files", "r2l_jax.runtime.remote.named"),
     "report.py": ("r2l_jax.apps.report.page.write_report", "r2l_jax.apps.report.runs.read_runs"),
     "sheet.py": ("r2l_jax.drift.synthesis.sheets.run",),
     "study.py": ("r2l_jax.apps.study.study.run", "r2l_jax.apps.study.study.dry_run"),
