@@ -206,7 +206,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     warnings = []
     found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"], warnings.append)
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
-    named = f"3 files without the suffix of a raw file are left out (2 .jpg, 1 .webp), such as {tmp_path}/c.jpg"
+    named = f"left out, without the suffix of a raw file: 3 files, such as {tmp_path}/c.jpg"
     assert warnings == [named]
     find_raw_files([tmp_path / "a.tiff"], warnings.append)
     assert warnings == [named]
