@@ -12,16 +12,6 @@ def names(pipeline, parameter):
     return pipeline.facts[parameter].element_names(parameter, pipeline.parameters()[parameter].shape)
 
 
-def test_elements_are_named_by_label_or_number():
-    pipeline, _ = PIPELINES
-    assert names(pipeline, "gamma_correct") == ["gamma_correct"]
-    assert names(pipeline, "white_balance") == ["white_balance.red", "white_balance.green", "white_balance.blue"]
-    assert names(pipeline, "black_level") == [f"black_level.{name}" for name in ("red", "green_1", "green_2", "blue")]
-    assert names(pipeline, "sharpening_filter")[5] == "sharpening_filter.1.2"
-    assert names(pipeline, "colour_correction")[1] == "colour_correction.red_from_green"
-    assert names(pipeline, "debayer")[-1] == "debayer.blue_from_blue.2.2"
-
-
 @pytest.mark.parametrize(
     ("parameter", "function"),
     [

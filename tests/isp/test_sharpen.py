@@ -44,9 +44,8 @@ def test_unsharp_masking_agrees_with_skimage_and_in_each_column_with_scipy(image
 
 
 def test_refuses():
-    for arguments in ({"size": 4}, {"size": -3}):
-        with pytest.raises(ValueError, match="size must be an odd number of pixels, got"):
-            sharpen.unsharp_masking(BATCH, **arguments)
+    with pytest.raises(ValueError, match="size must be an odd number of pixels, got -3"):
+        sharpen.unsharp_masking(BATCH, size=-3)
     with pytest.raises(ValueError, match="radius must be positive, got nan"):
         sharpen.unsharp_masking(BATCH, float("nan"), size=3)
     with pytest.raises(ValueError, match="size must be given if radius is traced: a shape cannot depend on its"):

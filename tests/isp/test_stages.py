@@ -7,26 +7,13 @@ import isp
 CAMERA = isp.CAMERAS["drone"]
 RAW = np.random.default_rng(0).random((8, 8), np.float32)
 IMAGES = {"mosaic": jnp.array(RAW), "image": jnp.stack([RAW, RAW.T, 1 - RAW], -1)}
-# Each with the kind of image that the stage takes.
+# Stages that `isp.full` does not have, each with the kind of image that it takes.
 MAKERS = {
-    "black_level": (lambda: isp.stages.black_level(CAMERA), "mosaic"),
-    "defects": (isp.stages.defects, "mosaic"),
     "lens_shading of mosaics": (lambda: isp.stages.lens_shading("RGGB"), "mosaic"),
-    "mosaic_white_balance": (lambda: isp.stages.mosaic_white_balance(CAMERA), "mosaic"),
     "lens_shading": (isp.stages.lens_shading, "image"),
     "white_balance": (lambda: isp.stages.white_balance(CAMERA), "image"),
     "white_balance, desaturated": (lambda: isp.stages.white_balance(CAMERA, "desaturate"), "image"),
     "white_balance alone": (lambda: isp.stages.white_balance(isp.CAMERAS["microscopy"], None), "image"),
-    "auto_white_balance": (lambda: isp.stages.auto_white_balance(CAMERA), "mosaic"),
-    "auto_exposure": (lambda: isp.stages.auto_exposure(CAMERA), "mosaic"),
-    "color_correct": (lambda: isp.stages.color_correct(CAMERA), "image"),
-    "chroma_denoising": (isp.stages.chroma_denoising, "image"),
-    "saturation": (lambda: isp.stages.saturation(1.2), "image"),
-    "local_tone_map": (isp.stages.local_tone_map, "image"),
-    "srgb": (isp.stages.srgb, "image"),
-    "contrast": (lambda: isp.stages.contrast(1.2), "image"),
-    "curve": (isp.stages.curve, "image"),
-    "clipped": (isp.stages.clipped, "image"),
 }
 
 
