@@ -62,10 +62,10 @@ def _distance(work: Work, parameters: Mapping[str, Array]) -> int | None:
 
 
 def _works(stages: Sequence[Stage]) -> list[Work]:
-    """Groups the stages, from the first on, into pairs that one function computes, and single ones."""
+    """Groups the stages that are computed together: from the first stage on, as many as one function can compute."""
     works, rest = [], tuple(stages)
     while rest:
-        count = 2 if _signature(rest[:2]) in _TOGETHER else 1
+        count = next((n for n in (4, 2) if _signature(rest[:n]) in _TOGETHER), 1)
         works.append(rest[:count])
         rest = rest[count:]
     return works
@@ -95,11 +95,17 @@ def naming(*stages: Stage) -> Iterator[None]:
         raise
 
 
-# Functions that compute two stages faster. Each stage is listed with its number of parameters and its options, since an
-# edited stage may have others. A function takes the image, and the parameters and options of both.
+# Functions that compute four or two stages faster. Each stage is listed with its number of parameters and its options,
+# since an edited stage may have others. A function takes the image, and the parameters and options of all.
 _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     ((steps.spread_above_black, 1, "pattern"), (steps.interpolate_and_correct, 3)): steps.mosaic_to_rgb,
     ((sharpen.sharpening_filter, 1), (denoise.filter_luma, 1)): steps.filter_luma_twice,
+    (
+        (sharpen.sharpening_filter, 1),
+        (denoise.filter_luma, 1),
+        (steps.clip, 0, "low"),
+        (color.gamma_correct, 1),
+    ): steps.filter_clip_and_correct,
     ((steps.clip, 0, "low"), (color.gamma_correct, 1)): steps.clip_and_correct,
 }
 

@@ -123,9 +123,18 @@ _filtered = with_gradient(_filtered_above_black, _filtered_forward, _filtered_ba
 
 def filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     """Computes `sharpen.sharpening_filter` and `denoise.filter_luma` without returning to RGB in between."""
-    return color.replace_luma(
-        rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
-    )
+    return color.replace_luma(rgb, functools.partial(_filtered_twice, first=first, second=second))
+
+
+def _filtered_twice(luma: Array, first: Array, second: Array) -> Array:
+    return stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
+
+
+def filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float) -> Array:
+    """Computes `filter_luma_twice` and `clip_and_correct`; the change of luma is added in the pass of the curve."""
+    channels, luma = color.split_luma(rgb)
+    lumas = luma, _filtered_twice(luma, first, second)
+    return jnp.stack(powers.clipped_roots(channels, gamma, low, lumas), -1)
 
 
 def clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:

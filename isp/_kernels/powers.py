@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 from isp._kernels.xla import apart_with, is_fast_on_cpu, with_gradient
 
+# The luma of an image, and the luma that replaces it.
+Lumas = tuple[Array, Array]
+
 # Coefficients of polynomials, the lowest first: of log2(1 + x) / x for 1 + x from sqrt(1/2) to sqrt(2), and of 2^x for
 # x from -1/2 to 1/2. Their relative errors are at most 3e-8 and 2e-9. They are fitted by least squares, with weights
 # that grow where the error is greatest.
@@ -43,29 +46,32 @@ def root(light: Array, gamma: Array | float) -> Array:
     return jnp.where(dark, 0, exp2(log2(jnp.where(dark, 1, light)) * (1 / gamma)))
 
 
-def clipped_roots(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
-    """Clips planes to [low, 1] and applies `root`.
+def clipped_roots(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lumas | None = None) -> tuple[Array, ...]:
+    """Clips planes to [low, 1] and applies `root`; with `lumas`, replaces the luma first.
 
     The gradient computes the powers again in a unit of its own, where JAX would keep a plane of each step.
     """
-    return _clipped_roots(low, planes, gamma)
+    return _clipped_roots(low, planes, gamma, lumas)
 
 
-def _roots(low: float, planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
+def _roots(low: float, planes: tuple[Array, ...], gamma: Array, lumas: Lumas | None) -> tuple[Array, ...]:
+    if lumas is not None:
+        old, new = lumas
+        planes = tuple(plane + (new - old) for plane in planes)
     lights = [jnp.clip(plane, low, 1) for plane in planes]
     if low > 0:  # Then no value is dark.
         return tuple(exp2(log2(light) * (1 / gamma)) for light in lights)
     return tuple(root(light, gamma) for light in lights)
 
 
-def _pull_back(low: float, planes: tuple[Array, ...], gamma: Array, gradients: tuple[Array, ...]) -> tuple:
-    return jax.vjp(functools.partial(_roots, low), planes, gamma)[1](gradients)
+def _pull_back(low: float, arguments: tuple, gradients: tuple[Array, ...]) -> tuple:
+    return jax.vjp(functools.partial(_roots, low), *arguments)[1](gradients)
 
 
 _clipped_roots = with_gradient(
     lambda low, *arrays: apart_with(_roots, low)(*arrays),
     lambda low, *arrays: (_clipped_roots(low, *arrays), arrays),
-    lambda low, arrays, gradients: apart_with(_pull_back, low)(*arrays, gradients),
+    lambda low, arrays, gradients: apart_with(_pull_back, low)(arrays, gradients),
     static_argnums=(0,),
 )
 
