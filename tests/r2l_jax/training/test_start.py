@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from small_runs import model
 
 from r2l_jax.data.sets import datasets
@@ -15,6 +15,17 @@ from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
 from r2l_jax.training.run import open_runs
 from r2l_jax.training.update import StepSettings
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """ImageNet weights, if a small head had any; of a thousand classes, as they come."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv1.weight": (8, 3, 3, 3), "fc.weight": (1000, 8), "fc.bias": (1000,)}
+    shapes |= {f"bn1.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
+    file = tmp_path / "weights.safetensors"
+    save_file({name: rng.random(shape, np.float32) for name, shape in shapes.items()}, file)
+    return file
 
 
 def architecture(config, dataset):

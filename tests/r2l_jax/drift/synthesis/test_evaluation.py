@@ -68,7 +68,7 @@ def test_everything_is_left_to_read(settings, result):
     written = json.loads((output / "evaluation.json").read_text())
     files = {"evaluation.csv", "outcomes.safetensors", "corruptions.png", "pipelines.png"}
     assert files < set(written.pop("files"))
-    assert written.pop("identity")["model"].keys() == {"static fold 0", "static fold 1"}
+    assert len(written.pop("identity")["model"]) == 64
     assert written == json.loads(json.dumps(result))
     assert {"git_commit", "versions", "devices", "flags", "headline", "matrices", "classes"} <= result.keys()
     run = result["runs"]["static"]
