@@ -7,13 +7,11 @@ import glob
 import json
 import os
 import pathlib
-import platform
-import re
 import shutil
 import tempfile
-import typing
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import IO, Any
 
 from r2l_jax.runtime.errors import InputError
 
@@ -23,6 +21,9 @@ AT_ONCE = 4
 
 # TensorBoard's files of a folder; times and hosts are in their names.
 EVENTS = "events.out.tfevents.*"
+
+# Seconds after which a temporary file or folder is taken for that of a killed program.
+_A_DAY = 86_400
 
 # A path of more folders cannot be made on most file systems.
 _MAX_DEPTH = 100
@@ -50,24 +51,16 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the path of an empty temporary file to write to, and moves that file to `target` afterwards.
 
-    Makes the target's folder. If the block raises, the temporary file is removed and an earlier target stays.
-
-    Raises:
-        OSError: the target cannot be written. The error names the target, not the temporary file.
+    Makes the target's folder. If the block raises, the temporary file is removed and an earlier target stays. An
+    OSError names the target, not the temporary file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        yield part
-        part.replace(target)
-    except OSError as error:
-        # The error for a full disk names no file, and NumPy's does not even give the reason.
-        is_short = error.errno is None and " requested and " in str(error)
-        number = errno.ENOSPC if is_short else error.errno
-        if number is None or error.filename not in (None, str(part)):
-            raise
-        raise OSError(number, os.strerror(number), str(target)) from error
+        with naming(target, str(part)):
+            part.touch()
+            yield part
+            part.replace(target)
     finally:
         # On a read-only file system this raises as well, and would hide the error above.
         with contextlib.suppress(OSError):
@@ -75,33 +68,36 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def naming(target: pathlib.Path) -> Iterator[None]:
-    """Names a file in the errors of the block that name none, such as a library's on a full disk."""
+def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
+    """Names a file in the errors of the block that name none or a temporary one, such as a library's on a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        # NumPy does not even give the reason.
+        number = errno.ENOSPC if " requested and " in str(error) else error.errno
+        if number is None or error.filename not in (None, *temporary):
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+        raise OSError(number, os.strerror(number), str(target)) from error
 
 
 def clear_parts(folder: pathlib.Path) -> None:
-    """Removes the temporary files that killed processes of this machine left in a folder (see `replacing`)."""
-    for part in folder.glob(".*.part"):
-        if not is_running(part.name.split(".")[-2]):
-            part.unlink(missing_ok=True)
+    """Removes the temporary files that killed programs left in a folder a day ago or earlier (see `replacing`)."""
+    for part in filter(_is_old, folder.glob(".*.part")):
+        part.unlink(missing_ok=True)
+
+
+def _is_old(path: pathlib.Path) -> bool:
+    return path.stat().st_mtime < time.time() - _A_DAY
 
 
 def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Mapping[str, str]) -> None:
-    """Writes NumPy arrays with a description.
-
-    Of a full disk, the library's own writer makes an error that is no OSError. So the library only makes the bytes.
-    """
+    """Writes NumPy arrays with a description."""
     # Imported here, because `--help` of programs needs neither.
     import numpy as np
     import safetensors.numpy
 
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    # The library's own writer has an error of its own for a full disk.
     with replacing(target) as part:
         part.write_bytes(safetensors.numpy.save(whole, dict(about)))
 
@@ -112,29 +108,23 @@ def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def open_csv(file: pathlib.Path, mode: str = "r") -> TextIO:
+def open_csv(file: pathlib.Path, mode: str = "r") -> IO[Any]:
     """Opens a CSV file, in which names of files that are not UTF-8 keep their bytes."""
-    return typing.cast(TextIO, file.open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+    return file.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Writes a CSV file, which `read_csv` reads.
-
-    Args:
-        target: the file.
-        rows: the cells of each row by column.
-        columns: the columns in their order; None takes them from the first row.
-    """
+    """Writes the cells of each row by column to a CSV file; without `columns`, those of the first row."""
     with replacing(target) as part, open_csv(part, "w") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
-        writer.writerows(map(_quoted, rows))
+        writer.writerows(rows)
 
 
 def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Adds rows to a CSV file that `write_csv` has written with these columns."""
     with open_csv(target, "a") as file:
-        csv.DictWriter(file, columns).writerows(map(_quoted, rows))
+        csv.DictWriter(file, columns).writerows(rows)
 
 
 def cut_torn_row(target: pathlib.Path) -> None:
@@ -158,49 +148,21 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
         ValueError, csv.Error: it is not a CSV file.
     """
     with open_csv(source) as file:
-        return [
-            {column: _unquoted(cell) if isinstance(cell, str) else cell for column, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-# The beginnings of cells that a spreadsheet would take for formulas, and of cells that `_quoted` has quoted.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def _quoted(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts an apostrophe before texts that a spreadsheet would run as a formula; numbers stay as they are."""
-    return {
-        column: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
-        for column, cell in row.items()
-    }
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        return list(csv.DictReader(file))
 
 
 @contextlib.contextmanager
 def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder to fill, and moves it to `folder` afterwards.
 
-    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed processes of this machine
-    left are removed first. If two processes fill the same folder, the slower one drops its copy.
+    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed programs left a day ago or
+    earlier are removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}_{platform.node()}_"
-    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        if not is_running(left.name.removeprefix(prefix).split("_")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}_", dir=folder.parent) as scratch:
+    prefix = f".{folder.name}_draft_"
+    for left in filter(_is_old, folder.parent.glob(f"{glob.escape(prefix)}*")):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
         draft = pathlib.Path(scratch) / folder.name
         draft.mkdir()
@@ -212,24 +174,8 @@ def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
 
 
-def is_running(process: str) -> bool:
-    """Returns whether a process of this machine, given by its number, may still be running."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError):
-        # The name holds no process number, or the process belongs to another user.
-        return True
-    return True
-
-
 def make_output_folder(folder: pathlib.Path) -> None:
-    """Makes a folder and its parents, if they do not exist.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
+    """Makes a folder and its parents; raises an InputError if it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -237,11 +183,7 @@ def make_output_folder(folder: pathlib.Path) -> None:
 
 
 def check_output_folder(folder: pathlib.Path) -> None:
-    """Checks that a folder can be written to, or made, before long work whose results it is for. Makes nothing.
-
-    Raises:
-        InputError: it is a file, or lies on one; or the user may not write there.
-    """
+    """Raises an InputError unless a folder can be written to, or made, before long work whose results it is for."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent
@@ -251,14 +193,7 @@ def check_output_folder(folder: pathlib.Path) -> None:
 
 
 def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
-    """Raises an error if two sources would be written to one file.
-
-    Args:
-        targets: pairs of a source and the file that it would be written to, paths or URLs.
-
-    Raises:
-        InputError: two sources have one target.
-    """
+    """Raises an InputError if two sources would be written to one file, a path or a URL; `targets` are such pairs."""
     sources = {}
     for source, target in targets:
         if (place := target.resolve()) in sources:

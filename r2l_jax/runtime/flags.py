@@ -6,7 +6,6 @@ default, its help and its bounds in one place; its annotation decides the kind o
 """
 
 import dataclasses
-import difflib
 import functools
 import gc
 import math
@@ -47,55 +46,41 @@ FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 _SETTING = "setting"
 
 
-class _Setting(NamedTuple):
-    help: str
-    choices: tuple[str, ...] | None
-    each: tuple[str, ...] | None
-    bound: Bound | None
-    kind: str
-    ignores_case: bool
-    switches: Mapping[str, str]
-    rare: bool
+class Declared(NamedTuple):
+    """How a field of a settings dataclass is a flag.
 
-
-def setting(
-    help: str,
-    default: Any = dataclasses.MISSING,
-    *,
-    choices: Sequence[str] | None = None,
-    each: Sequence[str] | None = None,
-    bound: Bound | None = None,
-    kind: str = "",
-    ignores_case: bool = False,
-    switches: Mapping[str, str] = types.MappingProxyType({}),
-    rare: bool = False,
-) -> Any:
-    """Makes a field of a settings dataclass.
-
-    Args:
+    Attributes:
         help: the flag's text in `--help`.
-        default: the value without the flag; a field without a default is a required flag.
         choices: the valid values of a text.
         each: the valid elements of a list of texts.
         bound: the valid numbers, of each element if the field is a tuple.
         kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
             that takes its value as an argument of its own, as in `--log_model False`.
-        ignores_case: whether upper and lower case of a choice are the same.
         switches: for a list of texts, boolean flags of the published program, each with the element that it adds. They
             are not listed by `--help`.
         rare: whether only `--helpfull` lists the flag.
     """
-    one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
-    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, switches, rare)
-    return dataclasses.field(default=default, metadata={_SETTING: declared})
+
+    help: str
+    choices: Sequence[str] = ()
+    each: Sequence[str] = ()
+    bound: Bound | None = None
+    kind: str = ""
+    switches: Mapping[str, str] = types.MappingProxyType({})
+    rare: bool = False
+
+
+def setting(help: str, default: Any = dataclasses.MISSING, **declared: Any) -> Any:
+    """Makes a field of a settings dataclass; without a default, its flag is required. See `Declared`."""
+    return dataclasses.field(default=default, metadata={_SETTING: Declared(help, **declared)})
 
 
 def redeclared(settings: type, name: str, default: Any, added: str = "") -> Any:
     """Makes a field like one of another settings dataclass, with another default and words added to its help."""
     (field,) = [field for field in dataclasses.fields(settings) if field.name == name]
-    declared: _Setting = field.metadata[_SETTING]
-    words = declared.help.split("; default: ")[0] + added
-    return dataclasses.field(default=default, metadata={_SETTING: declared._replace(help=words)})
+    declared: Declared = field.metadata[_SETTING]
+    declared = declared._replace(help=declared.help.split("; default: ")[0] + added)
+    return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
 class Settings:
@@ -107,25 +92,15 @@ class Settings:
 
     def __post_init__(self):
         for field in dataclasses.fields(typing.cast(Any, self)):
-            value = getattr(self, field.name)
-            if _SETTING in field.metadata and value is not None:
-                _check(field.name, value, field.metadata[_SETTING])
-
-    @classmethod
-    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values of the fields, with those added that follow from others. `build` calls this."""
-        return values
-
-
-def _check(name: str, value: Any, declared: _Setting) -> None:
-    if declared.choices is not None and value not in declared.choices:
-        raise InputError(f"--{name} must be one of {', '.join(declared.choices)}, got {value!r}")
-    values = value if isinstance(value, tuple) else (value,)
-    for one in values:
-        if declared.each is not None and one not in declared.each:
-            raise InputError(f"--{name} must be one of {', '.join(declared.each)}, got {one!r}")
-        if declared.bound is not None and not declared.bound.holds(one):
-            raise InputError(f"--{name} must {declared.bound.words}, got {one}")
+            value, declared = getattr(self, field.name), field.metadata.get(_SETTING)
+            if declared is None or value is None:
+                continue
+            valid, bound = declared.choices or declared.each, declared.bound
+            for one in value if isinstance(value, tuple) else (value,):
+                if valid and one not in valid:
+                    raise InputError(f"--{field.name} must be one of {', '.join(valid)}, got {one!r}")
+                if bound is not None and not bound.holds(one):
+                    raise InputError(f"--{field.name} must {bound.words}, got {one}")
 
 
 class Switch(NamedTuple):
@@ -144,7 +119,15 @@ class _Leaf(NamedTuple):
     name: str
     type: Any
     default: Any
-    declared: _Setting
+    declared: Declared
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.type) is tuple
 
 
 def leaves(settings: type) -> Iterator[_Leaf]:
@@ -154,26 +137,12 @@ def leaves(settings: type) -> Iterator[_Leaf]:
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             yield from leaves(typing.cast(type, kind))
-        else:
-            yield _Leaf(
-                _declaring(settings, field.name),
-                field.name,
-                _without_none(kind),
-                field.default,
-                field.metadata[_SETTING],
-            )
-
-
-def _declaring(settings: type, name: str) -> type:
-    """Returns the class of settings, or of their bases, that declares a field."""
-    return next(each for each in settings.__mro__ if name in vars(each).get("__annotations__", {}))
-
-
-def _without_none(kind: Any) -> Any:
-    """Returns the type of a field without None; of a value or a list of them, the list."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        *_, kind = (each for each in typing.get_args(kind) if each is not types.NoneType)
-    return kind
+            continue
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):
+            # Of a value or a list of them, the list.
+            *_, kind = (each for each in typing.get_args(kind) if each is not types.NoneType)
+        group = next(each for each in settings.__mro__ if field.name in vars(each).get("__annotations__", {}))
+        yield _Leaf(group, field.name, kind, field.default, field.metadata[_SETTING])
 
 
 def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
@@ -182,12 +151,7 @@ def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
 
 
 def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag for each setting.
-
-    Args:
-        settings: the dataclass, or several of them.
-        values: where the flags are defined.
-    """
+    """Defines a flag for each setting."""
     if isinstance(settings, Switch):
         flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
     for leaf in _all_leaves(settings).values():
@@ -195,22 +159,19 @@ def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> N
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
-    declared, default = leaf.declared, None if _is_required(leaf) else leaf.default
+    declared, default = leaf.declared, None if leaf.is_required else leaf.default
     options: dict[str, Any] = {"flag_values": values}
-    if typing.get_origin(leaf.type) is tuple:
-        values_of = default if isinstance(default, tuple) or default is None else (default,)
-        default = None if values_of is None else [_text(value) for value in values_of]
+    if leaf.is_list:
+        texts = [_text(value) for value in (default if isinstance(default, tuple) else (default,))]
         make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
-        make(leaf.name, default, declared.help, **options)
-    elif declared.choices is not None:
-        sensitive = not declared.ignores_case
-        choices = list(declared.choices)
-        flags.DEFINE_enum(leaf.name, default, choices, declared.help, case_sensitive=sensitive, **options)
+        make(leaf.name, None if default is None else texts, declared.help, **options)
+    elif declared.choices:
+        flags.DEFINE_enum(leaf.name, default, list(declared.choices), declared.help, **options)
     elif declared.kind == "value":
         serializer = flags.ArgumentSerializer()
         flags.DEFINE(flags.BooleanParser(), leaf.name, default, declared.help, serializer=serializer, **options)
     else:
-        makers = {
+        makers: dict[type, Callable[..., Any]] = {
             str: flags.DEFINE_string,
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
@@ -219,10 +180,6 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
         makers[leaf.type](leaf.name, default, declared.help, **options)
     for name, element in declared.switches.items():
         flags.DEFINE_boolean(name, False, f"--{leaf.name}={element}", **options)
-
-
-def _is_required(leaf: _Leaf) -> bool:
-    return leaf.default is dataclasses.MISSING
 
 
 def _text(value: Any) -> str:
@@ -236,20 +193,19 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
         InputError: values that are not valid.
     """
     chosen = settings.settings[str(values[settings.name].value)] if isinstance(settings, Switch) else settings
-    return build(chosen, {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()})
+    return build(chosen, {leaf.name: _value(leaf, values) for leaf in leaves(chosen)})
 
 
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
-    value = values[leaf.name].value
-    if value is None and _is_required(leaf):
-        raise InputError(f"--{leaf.name} is required: {leaf.declared.help}")
-    if typing.get_origin(leaf.type) is not tuple or value is None:
+    value, declared = values[leaf.name].value, leaf.declared
+    if value is None and leaf.is_required:
+        raise InputError(f"--{leaf.name} is required: {declared.help}")
+    if not leaf.is_list or value is None:
         return value
-    value = [] if value == ["none"] and leaf.declared.each is not None else value
-    added = [element for name, element in leaf.declared.switches.items() if values[name].value]
-    value = [*value, *(element for element in added if element not in value)]
-    if leaf.declared.kind == "repeated":
+    if declared.kind == "repeated":
         value = [one for several in value for one in several.split(",")]
+    value = [] if value == ["none"] and declared.each else value
+    value = dict.fromkeys([*value, *(element for name, element in declared.switches.items() if values[name].value)])
     kind = typing.get_args(leaf.type)[0]
     try:
         return tuple(map(kind, value))
@@ -287,7 +243,7 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
                 arguments[name] = msgspec.convert(values[name], kind)
             except msgspec.ValidationError as error:
                 raise InputError(f"--{name}: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None
-    return settings(**(settings.completed(arguments) if issubclass(settings, Settings) else arguments))
+    return settings(**arguments)
 
 
 def flat(*configs: Settings) -> dict[str, Any]:
@@ -332,18 +288,9 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
 
 
 def parse(
-    settings: type | Switch,
-    title: str,
-    argv: Sequence[str],
-    values: flags.FlagValues = flags.FLAGS,
+    settings: type | Switch, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
 ) -> Sequence[str]:
     """Parses a program's flags, and returns its path.
-
-    Args:
-        settings: as for `define`.
-        title: the head of `--help`.
-        argv: the program's path and its arguments.
-        values: where the flags are defined.
 
     Raises:
         SystemExit: after `--help`, which prints the title and the program's usual flags, or `--helpfull`, which prints
@@ -357,24 +304,9 @@ def parse(
         if not (stray := list(values(argv)[1:])):
             return argv[:1]
         reason = f"unexpected arguments {stray}; every option has the form --name=value, quoted if it has spaces"
-    except flags.UnrecognizedFlagError as error:
-        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
     except flags.Error as error:
         reason = " ".join(str(error).split())
     sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
-
-
-def _hint(unknown: str, settings: type | Switch) -> str:
-    """Names the flag that was probably meant: one with a similar name, or else one whose help has these words."""
-    known = _all_leaves(settings)
-    names = [*known, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
-    if isinstance(settings, Switch):
-        names.append(settings.name)
-    words = unknown.replace("_", " ").replace("-", " ")
-    near = difflib.get_close_matches(unknown.replace("-", "_"), names, n=1, cutoff=0.6) or [
-        name for name, leaf in known.items() if words in leaf.declared.help
-    ]
-    return f": did you mean --{near[0]}?" if near else "; --helpfull lists all flags"
 
 
 def help_text(settings: type | Switch, title: str, full: bool = False) -> str:
@@ -383,40 +315,32 @@ def help_text(settings: type | Switch, title: str, full: bool = False) -> str:
     if isinstance(settings, Switch):
         lead = f"<{'|'.join(settings.settings)}>: {settings.help} (default: {settings.default})"
         groups["Mode"] = [_entry(settings.name, lead)]
-    shown = [leaf for leaf in _all_leaves(settings).values() if full or not leaf.declared.rare]
+    known = _all_leaves(settings).values()
+    shown = [leaf for leaf in known if full or not leaf.declared.rare]
     for leaf in shown:
         heading = (leaf.group.__doc__ or "").strip().splitlines()[0].removesuffix(".")
-        groups.setdefault(heading, []).append(
-            _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
-        )
+        is_switch = leaf.type is bool and leaf.declared.kind != "value"
+        groups.setdefault(heading, []).append(_entry("[no]" * is_switch + leaf.name, _help(leaf)))
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
     more = "--flagfile=<file> reads flags from a file, one per line."
-    if left_out := len(_all_leaves(settings)) - len(shown):
-        more += f" --helpfull lists {left_out} more flags."
+    more += f" --helpfull lists {len(known) - len(shown)} more flags." if len(shown) < len(known) else ""
     return "\n\n".join([title.strip(), *sections, more])
-
-
-def _is_switch(leaf: _Leaf) -> bool:
-    return leaf.type is bool and leaf.declared.kind != "value"
 
 
 def _help(leaf: _Leaf) -> str:
     choices = f"<{'|'.join(leaf.declared.choices)}>: " if leaf.declared.choices else ""
-    default = leaf.default
-    if _is_required(leaf):
+    default = leaf.default if isinstance(leaf.default, tuple) else (leaf.default,)
+    if leaf.is_required:
         ending = " (required)"
-    elif default is None or default == ():
+    elif default in ((None,), ()):
         ending = ""
-    elif isinstance(default, tuple):
-        ending = f" (default: {', '.join(map(_text, default))})"
     else:
-        ending = f" (default: {str(default).lower() if isinstance(default, bool) else _text(default)})"
+        texts = [str(each).lower() if isinstance(each, bool) else _text(each) for each in default]
+        ending = f" (default: {', '.join(texts)})"
     return choices + leaf.declared.help + ending
 
 
 def _entry(name: str, text: str) -> str:
-    width = min(shutil.get_terminal_size().columns, 100)
-    lines = textwrap.wrap(
-        f"--{name}: {text}", width - 2, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
-    )
+    width, text = min(shutil.get_terminal_size().columns, 100) - 2, f"--{name}: {text}"
+    lines = textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
     return textwrap.indent("\n".join(lines), "  ")

@@ -1,31 +1,24 @@
-import csv
 import os
+import time
 
 import numpy as np
 import pytest
 
 from r2l_jax.runtime.errors import one_line
-from r2l_jax.runtime.files import append_csv, cut_torn_row, read_csv, replacing, write_csv, write_safetensors
+from r2l_jax.runtime.files import (
+    append_csv,
+    clear_parts,
+    cut_torn_row,
+    drafting,
+    read_csv,
+    replacing,
+    write_csv,
+    write_safetensors,
+)
 
 
 def test_control_characters_are_escaped_in_messages():
     assert one_line("a\x1b]0;title\x07 \udcff") == r"a\x1b]0;title\x07 \udcff"
-
-
-TEXTS = ["=1+2", "+x", "-x", "@x", "'=x", "'x", "a,b", "", "-", "=HYPERLINK('a')", "\tx"]
-
-
-def test_no_cell_is_a_formula_and_all_cells_come_back(tmp_path):
-    rows = [{"text": text, "number": -1.5, "as_text": "-2.5e-3"} for text in TEXTS]
-    file = tmp_path / "table.csv"
-    write_csv(file, rows[:-1])
-    append_csv(file, rows[-1:], list(rows[0]))
-    assert read_csv(file) == [{"text": text, "number": "-1.5", "as_text": "-2.5e-3"} for text in TEXTS]
-    with file.open(newline="") as opened:
-        written = list(csv.DictReader(opened))
-    assert not any(row["text"].startswith(("=", "+", "-", "@", "\t")) for row in written)
-    assert {row["number"] for row in written} == {"-1.5"}
-    assert {row["as_text"] for row in written} == {"-2.5e-3"}
 
 
 def test_a_table_cut_anywhere_keeps_its_whole_rows_alone(tmp_path):
@@ -60,3 +53,16 @@ def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
     with pytest.raises(OSError, match="No space left on device") as raised, replacing(tmp_path / "raw.tiff"):
         raise OSError("16384 requested and 12184 written")
     assert raised.value.filename == str(tmp_path / "raw.tiff")
+
+
+def test_what_a_killed_program_left_half_written_is_removed_after_a_day(tmp_path):
+    left, recent = tmp_path / ".a.tiff.7.part", tmp_path / ".b.tiff.8.part"
+    draft, other = tmp_path / ".tiles_draft_x", tmp_path / ".tiles_draft_y"
+    for path in (left, recent, draft, other):
+        path.mkdir() if "tiles" in path.name else path.touch()
+    for path in (left, draft):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    clear_parts(tmp_path)
+    with drafting(tmp_path / "tiles") as folder:
+        (folder / "a.tiff").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".b.tiff.8.part", ".tiles_draft_y", "a.tiff", "tiles"]

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def test_the_lock_ends_with_an_error(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_and_what_it_left_is_removed(tmp_path):
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
@@ -47,11 +46,8 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_what_it_left_is_removed(
         assert refusal(tmp_path)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    left, own = tmp_path / f".a.tiff.{process.pid}.part", tmp_path / f".b.tiff.{os.getpid()}.part"
-    for part in (left, own):
-        part.touch()
     with writing_to(tmp_path):
-        assert (left.exists(), own.exists()) == (False, True)
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
