@@ -20,7 +20,8 @@ from r2l_jax.drift.search.measure import confusions_of, whole_batches
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import MOST, Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.training.run import Run, TrainedFold, open_run
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.run import Run, load
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results/adaptation.md"
 
@@ -77,13 +78,13 @@ class Measured(NamedTuple):
     refused: dict[str, list[bool]]
 
 
-def score(model: RawToLogit, fold: TrainedFold, dataset: RawDataset, indices: np.ndarray) -> float:
+def score(model: RawToLogit, fold: Artifact, dataset: RawDataset, indices: np.ndarray) -> float:
     """Computes the score of a model on samples, in points."""
     found = confusions_of(model, fold.task, whole_batches(dataset, indices, 64))
     return 100 * float(fold.task.score_of(found.sum(0)))
 
 
-def measure(fold: TrainedFold) -> Measured:
+def measure(fold: Artifact) -> Measured:
     """Measures a training under all drifts."""
     own, task, rng = fold.dataset, fold.task, np.random.default_rng(0)
     clean, new = np.array_split(rng.permutation(fold.measured_indices), 2)
@@ -152,7 +153,7 @@ def main(runs: str) -> None:
     measured = dict[str, list[Measured]]()
     for name in runs.split(","):
         trainings = measured.setdefault(pathlib.Path(name).name, [])
-        for fold in open_run(name, ["0"], "best", None).folds:
+        for fold in load(name).folds:
             trainings.append(measure(fold))
             samples = len(fold.measured_indices)
             numbers = {"most": MOST, "measured": samples - MOST, "clean": (samples + 1) // 2}

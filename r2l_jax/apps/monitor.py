@@ -37,7 +37,7 @@ from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place
 from r2l_jax.runtime.resume import Table
 from r2l_jax.runtime.stop import StopSignals
-from r2l_jax.training.run import Run, open_run
+from r2l_jax.training.run import Run, load
 
 FILE, FIGURE = "monitor.json", "windows.png"
 
@@ -66,7 +66,7 @@ def run(config: MonitorConfig) -> bool:
         InputError: the run does not take raw files, there is no reference and no data to make it, no file can be read,
             or the output folder cannot be used.
     """
-    opened = open_run(config.run, ["0"], config.checkpoint, config.code, config.data_dir)
+    opened = load(config.run, 0, config.checkpoint, config.code, config.data_dir)
     check_raw(opened)
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} training(s)")
     folder = pathlib.Path(config.run)

@@ -18,7 +18,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 
 class Analysis(NamedTuple):
@@ -55,7 +55,7 @@ class FoldAnalysis:
         """The flags that its results depend on."""
         return {}
 
-    def check_fold(self, fold: TrainedFold) -> None:
+    def check_fold(self, fold: Artifact) -> None:
         """Raises an InputError unless the fold can be analyzed."""
         Frozen(fold.model, fold.task)
         if self.needs_gradient and not has_gradient(fold.model.head):
@@ -64,16 +64,16 @@ class FoldAnalysis:
                 "--analyses=tolerances works without it"
             )
 
-    def work(self, fold: TrainedFold) -> str:
+    def work(self, fold: Artifact) -> str:
         """Says what there is to do for a fold, in a few words."""
         return self.name.replace("_", " ")
 
-    def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
+    def drawn(self, fold: Artifact) -> Sequence[int] | np.ndarray:
         """Returns the training samples that it draws from."""
         return ()
 
     def analyze(
-        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Analyzes a fold.
 
@@ -88,7 +88,7 @@ class FoldAnalysis:
         """
         raise NotImplementedError
 
-    def identity(self, fold: TrainedFold) -> store.Identity:
+    def identity(self, fold: Artifact) -> store.Identity:
         """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
         samples = [*self.drawn(fold), *fold.measured_indices]
         data = fold.dataset.content_of(samples)
@@ -98,7 +98,7 @@ class FoldAnalysis:
 def once(
     file: pathlib.Path,
     title: str,
-    fold: TrainedFold,
+    fold: Artifact,
     flags: Mapping[str, Any],
     identity: store.Identity,
     analyze: Callable[[pathlib.Path], Analysis],
@@ -139,7 +139,7 @@ def once(
 
 
 def _write(
-    file: pathlib.Path, fold: TrainedFold, flags: Mapping[str, Any], identity: store.Identity, analysis: Analysis
+    file: pathlib.Path, fold: Artifact, flags: Mapping[str, Any], identity: store.Identity, analysis: Analysis
 ) -> dict[str, Any]:
     """Writes an analysis in place of an earlier one, and returns the content of its file."""
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]

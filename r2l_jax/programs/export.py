@@ -75,9 +75,9 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.apps.render import find_paths
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.model.normalized_heads import weights_of
-    from r2l_jax.training.run import open_run
+    from r2l_jax.training.run import load
 
-    model = open_run(config.run, [str(config.fold)], config.checkpoint, config.code, config.data_dir)
+    model = load(config.run, config.fold, config.checkpoint, config.code, config.data_dir)
     trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
     size = None if config.size is None else (config.size[0], config.size[1])

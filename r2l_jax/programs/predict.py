@@ -71,6 +71,9 @@ class PredictionConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        differ = len(set(self.folds)) == len(self.folds) > 0
+        if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
+            raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(self.folds)}")
         for name in ("force", "save_adapted"):
             if getattr(self, name) and self.adapt is None:
                 raise InputError(f"--{name} is for --adapt: give --adapt=statistics as well")
@@ -83,9 +86,9 @@ def _open(run: str, folds: tuple[str, ...], checkpoint: str, code: tuple[str, ..
     """Opens the model as it is, once per process."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.training.run import open_run
+    from r2l_jax.training.run import load
 
-    opened = open_run(run, folds, checkpoint, code)
+    opened = load(run, None if folds == ("all",) else [*map(int, folds)], checkpoint, code)
     return Predictor(opened, None if camera is None else find_known_camera(camera))
 
 
@@ -118,7 +121,7 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import adaptation_of, check, predict_files
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.training.mended import check_folder, write_run
+    from r2l_jax.runtime.files import check_output_folder
 
     jobs.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
@@ -134,7 +137,7 @@ def main(config: PredictionConfig) -> int:
         adaptation = adaptation_of(as_it_is, files, config.force)
         check(files, output, as_it_is, camera, masks, adaptation)
         if config.save_adapted is not None:
-            check_folder(pathlib.Path(config.save_adapted), as_it_is)
+            check_output_folder(pathlib.Path(config.save_adapted))
     run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -144,7 +147,7 @@ def main(config: PredictionConfig) -> int:
         if fold.mending is not None:
             print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
     if config.save_adapted is not None:
-        write_run(pathlib.Path(config.save_adapted), run)
+        run.write(pathlib.Path(config.save_adapted))
         # The flags without which programs look for another fold or state.
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))

@@ -78,7 +78,7 @@ def _load(config: RenderConfig) -> Processing:
     """Loads the processing that renders the files, once per process."""
     from r2l_jax.apps.render import Processing
     from r2l_jax.data.files.known_camera import find_known_camera
-    from r2l_jax.training.run import open_run
+    from r2l_jax.training.run import load
 
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
     camera = find_known_camera(config.camera or "auto")
@@ -86,7 +86,7 @@ def _load(config: RenderConfig) -> Processing:
         pipeline = copy.copy(config).named_pipeline
         assert pipeline is not None
         return Processing(pipeline.metered(config.auto), camera, camera)
-    model = open_run(config.run, ["0"], config.checkpoint, config.code)
+    model = load(config.run, 0, config.checkpoint, config.code)
     pipeline, camera = model.named_pipeline, model.reading(camera)
     stored = model.reading(model.calibration) if config.camera is None else camera
     return Processing(pipeline, camera, stored)

@@ -16,7 +16,6 @@ from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.runtime.errors import InputError, errors_only
-from r2l_jax.training import model_file
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -150,87 +149,15 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
     )
 
 
-def replace_parts(
-    model: nnx.State,
-    stored: PyTree,
-    parts: tuple[str, ...],
-    where: str,
-    optional: tuple[str, ...] = (),
-    resized: tuple[str, ...] = (),
-) -> list[str]:
-    """Replaces parts of a model, in place, with arrays from nested dicts.
-
-    Args:
-        model: the variables of a `RawToLogit`.
-        stored: the arrays, by the names of the attributes.
-        parts: which attributes to replace.
-        where: names the arrays in an error, such as the flag of their run with its value.
-        optional: variables of these parts that stay as they are if there are no such arrays.
-        resized: layers of these parts that stay as they are if their shapes differ.
-
-    Returns:
-        The layers that stayed because their shapes differ.
-
-    Raises:
-        InputError: the names or the shapes differ.
-    """
-    ours = nnx.to_pure_dict(model)
-    loaded, stayed = {}, []
-    for part in parts:
-        own, theirs = ours.get(part, {}), stored.get(part, {})
-        kept = {name: value for name, value in own.items() if name in optional}
-        differ = {
-            name: own[name]
-            for name in resized
-            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
-        }
-        stayed += differ
-        loaded[part] = kept | theirs | differ
-        have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
-        for name in sorted(have.keys() | want.keys()):
-            if have.get(name) != want.get(name):
-                raise InputError(
-                    f"{where} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
-                    f"this run's {want.get(name, 'not at all')}"
-                )
-    nnx.replace_by_pure_dict(model, ours | loaded)
-    return stayed
-
-
 def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
-    """Loads the model of the best or the last checkpoint of a fold onto this machine's devices.
-
-    A fold without checkpoints may have the file of a model, as one that was mended does.
-
-    Args:
-        folder: the fold's folder.
-        sharding: where its arrays are placed.
-        checkpoint: "best" or "last".
-        where: names the run in an error.
-
-    Raises:
-        InputError: the checkpoint is missing or cannot be read.
-    """
-    checkpoints = folder / "checkpoints"
-    with _one_line(f"{where} holds no checkpoint that can be read"):
-        if checkpoints.is_dir():
-            with _manager(checkpoints, reads_only=True) as manager:
-                step = manager.best_step() if checkpoint == "best" else manager.latest_step()
-                if step is not None:
-                    target = jax.tree.map(
-                        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
-                        dict(manager.item_metadata(step).model.tree),
-                    )
-                    return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
-    file = folder / model_file.NAME
-    if not checkpoints.is_dir() and file.is_file():
-        about, arrays, _ = model_file.read(file)
-        if about.checkpoint == checkpoint:
-            return jax.device_put(arrays, sharding)
-    which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
-    raise InputError(f"{where} holds no {which}")
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    """Loads the model of the best or the last checkpoint of a fold; `where` names the run in an error."""
+    reading = _one_line(f"{where} holds no checkpoint that can be read")
+    with reading, _manager(folder / "checkpoints", reads_only=True) as manager:
+        step = manager.best_step() if checkpoint == "best" else manager.latest_step()
+        if step is not None:
+            target = jax.tree.map(
+                lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+                dict(manager.item_metadata(step).model.tree),
+            )
+            return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
+    raise InputError(f"{where} holds no {'checkpoint of a best epoch' if checkpoint == 'best' else 'last checkpoint'}")

@@ -17,12 +17,12 @@ from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import tracking, train
 from r2l_jax.training.record import fold_folders, read_metrics
-from r2l_jax.training.update import GradientDescent, UpdateRule
+from r2l_jax.training.update import GradientDescent
 
 Numbers = dict[str, Any]
 
 
-def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = GradientDescent) -> None:
+def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent] = GradientDescent) -> None:
     """Trains the members of a group, or finishes the work of an earlier call, and prints their scores.
 
     Each member is an ordinary run in `<run>/seed_<s>/`. In one process, all of them share their compiled steps.
@@ -42,14 +42,12 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = G
         else:
             _train_elsewhere(members, settings.scheduler, rule, folder / "logs")
         if is_first():
-            seconds = time.monotonic() - started
             print(f"{_table(_metrics(members))}\n")
-            learns = config.processing.learns_pipeline
-            print(tracking.closing(folder, config.tracking.logdir, learns, seconds, config.code))
+            print(tracking.closing(config, time.monotonic() - started))
 
 
 def _train_elsewhere(
-    members: Mapping[str, TrainConfig], scheduler: str, rule: type[UpdateRule], logs: pathlib.Path
+    members: Mapping[str, TrainConfig], scheduler: str, rule: type[GradientDescent], logs: pathlib.Path
 ) -> None:
     """Trains members as jobs, and says how each ended. One that fails stops no other."""
     refuse_several_processes()

@@ -22,9 +22,9 @@ from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.hosts import is_first
-from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split, split_of
+from r2l_jax.training.record import Fold, about_of, changes, check_split, describe, fold_folder, read_metrics
 from r2l_jax.training.start import Sources
-from r2l_jax.training.update import GradientDescent, StepSettings, UpdateRule
+from r2l_jax.training.update import GradientDescent, StepSettings
 
 # After 60 updates the initial running statistics weigh 0.9**60 = 0.2%.
 _LEAST_UPDATES = 60
@@ -49,25 +49,17 @@ class Batches(NamedTuple):
 class Plan:
     """A run before its training: its data, its folds, and the settings of its steps.
 
-    Args:
-        config: the run.
-        rule: how a step changes the model.
-
     Attributes:
+        config: the settings, with those that follow from the data.
         dataset: the data set.
         folds: the splits, and where the files of each go.
         batches: the batches of each fold.
         steps: everything that the compiled steps depend on.
         sources: where the parts of a model start.
         described: the description of the run, see `record.describe`.
-        optimization: how long to train, how often to validate, and the seed.
-        tracking: the settings of records and checkpoints.
-        isos: the intensities of the samples of each scene.
-        run_dir: the folder of the run's folds.
-        code: the functions of Python files that the run is made of.
     """
 
-    def __init__(self, config: TrainConfig, rule: type[UpdateRule] = GradientDescent):
+    def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong name of a pipeline ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
@@ -76,18 +68,19 @@ class Plan:
         trains = config.optimization.epochs > 0
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
         splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
-        self.run_dir, self.code = config.run_dir, config.code
+        self.config = config
         if config.data.test_run:
             splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
-        self.folds = [
-            Fold(number, train, valid, config.run_dir / f"fold_{number}", test)
-            for number, (train, valid, test) in enumerate(splits)
-        ]
-        self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
+        self.folds = [Fold(number, split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
+        self.batches = Batches.of(len(self.folds[0].split.train), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
-        normalizes = self.steps.architecture.measures_normalization
-        self.sources = Sources.of(config.processing, config.model, normalizes)
-        self.optimization, self.tracking, self.isos = config.optimization, config.tracking, config.data.isos
+        self.sources = Sources(
+            config.processing.processor_uri,
+            config.model.classifier_uri,
+            config.model.classifier_pretrained,
+            config.model.pretrained_weights,
+            self.steps.architecture.measures_normalization,
+        )
         _check_networks(self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
@@ -98,11 +91,12 @@ class Plan:
 
     def check_folders(self, folds: Sequence[Fold]) -> None:
         """Raises an InputError if an earlier run would end this one later, before anything is trained or removed."""
-        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.tracking.overwrite]
+        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
+            where = str(fold.metrics_file)
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-            found, split = changes(self.described, earlier), (fold.train_indices, fold.valid_indices, fold.test_indices)
-            if not found and not all(map(np.array_equal, split_of(earlier), split)):
+            found = changes(self.described, earlier)
+            if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
                 found = ["it has another split"]
             if found:
                 raise InputError(
@@ -111,9 +105,9 @@ class Plan:
                 )
         others = [fold for fold in folds if fold not in begun]
         for fold in others:
-            self.sources.check(fold.number, fold.folder.parent if self.tracking.overwrite else None)
+            self.sources.check(fold.number, fold.folder.parent if self.config.tracking.overwrite else None)
             self.sources.warn_of_seen(fold, self.dataset.fingerprint)
-        updates = self.optimization.epochs * self.batches.per_epoch
+        updates = self.config.optimization.epochs * self.batches.per_epoch
         if others:
             self.sources.check_weights(self.steps.task)
             if 0 < updates < _LEAST_UPDATES and not self.steps.attack.adv_training and is_first():
@@ -172,7 +166,9 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
-    return recorded_split(earlier, dataset, file)
+    about = about_of(earlier, str(file))
+    check_split(about, dataset, str(file))
+    return about.split
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
@@ -219,7 +215,7 @@ def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
             )
 
 
-def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateRule]) -> None:
+def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[GradientDescent]) -> None:
     """Raises an InputError unless the pipeline fits the data set, and the rule can update it."""
     named, camera = steps.architecture.pipeline, dataset.camera
     if named is None or camera is None:

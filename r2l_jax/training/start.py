@@ -16,12 +16,12 @@ from r2l_jax.data.sets import published
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
-from r2l_jax.model.settings import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
+from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.training.checkpoint import replace_parts, stored_model
+from r2l_jax.training.artifact import replace_parts, stored_arrays
 from r2l_jax.training.record import Fold, fold_folder, read_metrics
 from r2l_jax.training.steps import Steps, TrainState
 
@@ -37,11 +37,10 @@ class Sources:
     """The earlier runs and the weights in which the parts of a model start.
 
     Attributes:
-        processor: the run of the processor and its normalization.
+        processor: the run of the processor and, if it `normalizes`, of the normalization.
         head: the run of the head.
         pretrained: whether the head's ResNet starts from ImageNet weights.
         weights: the file of these weights; None downloads them.
-        normalizes: whether the normalization comes with the processor, not with the head.
     """
 
     processor: str | None
@@ -49,12 +48,6 @@ class Sources:
     pretrained: bool
     weights: str | None
     normalizes: bool = True
-
-    @classmethod
-    def of(cls, processing: ProcessingSettings, network: ModelSettings, normalizes: bool = True) -> "Sources":
-        """Collects the sources that the settings name."""
-        pretrained = network.classifier_pretrained, network.pretrained_weights
-        return cls(processing.processor_uri, network.classifier_uri, *pretrained, normalizes)
 
     @property
     def _runs(self) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -78,7 +71,7 @@ class Sources:
         for flag, uri, _ in self._runs:
             where = f"--{flag}={uri}"
             earlier = read_metrics(fold_folder(uri, fold.number, where) / "metrics.json", where)
-            parts = {"validation": fold.valid_indices, "test": fold.test_indices}
+            parts = {"validation": fold.split.valid, "test": fold.split.test}
             seen = [
                 f"{count} of {len(indices)} {name} samples"
                 for name, indices in parts.items()
@@ -99,7 +92,7 @@ class Sources:
         """Replaces the parts of a fresh model, in place."""
         for flag, uri, parts in self._runs:
             where = f"--{flag}={uri}"
-            stored = stored_model(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
+            stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
             anew = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
             if anew and jax.process_index() == 0:
                 print(f"{where} has other classes: the layer {', '.join(anew)} of the head starts anew")
@@ -129,16 +122,16 @@ def initial_state(
         fold: the fold, whose training samples give statistics.
         batch_size: samples at once, over all devices.
         key: draws the weights.
-        resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
-        trains: whether the statistics follow the processing in training.
+        resumes: whether a checkpoint is restored afterwards, so that only the shapes matter.
+        trains: whether anything is trained.
     """
     everywhere, architecture = shardings().everywhere, steps.settings.architecture
     learns_pipeline = architecture.processing.learns_pipeline
     measures = architecture.measures_normalization
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
-    processor = start_of_processor(architecture, dataset, fold.train_indices)
+    processor = start_of_processor(architecture, dataset, fold.split.train)
     if statistics is not None and measures and not resumes:
-        statistics = fixed_statistics(architecture, processor, dataset, fold.train_indices, batch_size)
+        statistics = fixed_statistics(architecture, processor, dataset, fold.split.train, batch_size)
     model = steps.init(key, statistics)
     if not resumes:
         if architecture.processing.auto and not sources.processor:
@@ -148,13 +141,13 @@ def initial_state(
             # Without a step that changes them, the head would see images unlike those it was trained on. With such
             # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
             # hundred steps.
-            indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
+            indices = fold.split.train if steps.rule.keeps_statistics else fold.split.train[:_SAMPLES]
             mean, var = _moments(processor, dataset, indices, batch_size)
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
         if not measures:
             follows = trains and not steps.rule.keeps_statistics
-            indices = fold.train_indices[:_SAMPLES] if follows else fold.train_indices
+            indices = fold.split.train[:_SAMPLES] if follows else fold.split.train
             processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
             mean, var = _moments(processor, dataset, indices, batch_size)
             known = nnx.to_pure_dict(model)["normalizer"]

@@ -15,7 +15,7 @@ from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import retake
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
-from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, UpdateRule
+from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings
 
 PyTree = Any
 
@@ -46,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 @functools.lru_cache(maxsize=8)
-def make_steps(settings: StepSettings, rule: type[UpdateRule] = GradientDescent) -> "Steps":
+def make_steps(settings: StepSettings, rule: type[GradientDescent] = GradientDescent) -> "Steps":
     """Makes the compiled functions of a run; runs of equal settings share them."""
     blueprint = Blueprint.of(settings)
     return Steps(settings, blueprint, rule(settings, blueprint))
@@ -60,15 +60,11 @@ class Steps:
         begin: makes the state in which a model's training begins.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
-        zero_sums: returns zeroed training sums.
-        zero_evaluated: returns zeroed sums of `evaluate`.
+        zero_sums: returns zeroed training sums; and so `zero_evaluated` for those of `evaluate`.
         stages: the names of the stages, in the order of the lists that `trace` returns.
-        task: the task that the model is trained for.
-        rule: the update rule.
-        settings: everything that the functions depend on.
     """
 
-    def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: UpdateRule):
+    def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: GradientDescent):
         self.settings, self.task, self.rule = settings, settings.architecture.task, rule
         self.stages = blueprint.model.processor.stage_names
         self._graph = blueprint.evaluating

@@ -19,13 +19,9 @@ from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.commands import command, report_command
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.files import EVENTS, naming, replacing
-from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.settings import TrackingSettings
 from r2l_jax.training.steps import Steps, TrainState
-
-# As in the names of samples, see `datasets.pooled`.
-_AT = "@iso="
 
 Numbers = dict[str, Any]
 Row = Mapping[str, Any]
@@ -55,15 +51,7 @@ class Tracker:
             self._writer.close()
 
     def epoch(self, steps: Steps, state: TrainState, row: Numbers, sums: Numbers, count: int) -> None:
-        """Records an epoch's numbers and the processing's parameters, so that TensorBoard shows them.
-
-        Args:
-            steps: the run's compiled functions.
-            state: the state after the epoch.
-            row: the epoch's row of the history.
-            sums: the sums of the epoch's steps, see `TrainState`.
-            count: the number of these steps.
-        """
+        """Records the row of an epoch, the processing's parameters after it, and the means of `count` steps' sums."""
         epoch = row["epoch"]
         # Grouped so that training and validation stand side by side.
         names = {"/".join(reversed(name.split("_", 1))): name for name in (*steps.summary, *steps.measured)}
@@ -123,21 +111,6 @@ class Tracker:
             with replacing(self._path(f"{name}.npy", epoch)) as part, part.open("wb") as file:
                 np.save(file, tensor)
 
-    def hyperparameters(self, flags: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """Records the flags that are not defaults beside the final numbers, for TensorBoard's HParams page."""
-        # TensorBoardX writes these events to a file of their own, whatever the writer writes.
-        if not self._enabled:
-            return
-        defaults = flat(TrainConfig())
-        flags = {
-            name: value if isinstance(value, (int, float, str)) else str(value)
-            for name, value in flags.items()
-            if value != defaults[name] or name in ("lr", "epochs", "processing_mode")
-        }
-        final = {f"final/{name}": value for name, value in metrics.items()}
-        with naming(self._folder / "hparams" / EVENTS):
-            self._writer.add_hparams(flags, final, name="hparams")
-
     def _path(self, name: str, epoch: int) -> pathlib.Path:
         return self._folder / "results" / f"epoch_{epoch:04d}" / name
 
@@ -168,16 +141,6 @@ def record_samples(
         tracker.tensor("predictions_targets", targets, epoch)
 
 
-def at_intensity(name: str, iso: float) -> str:
-    """Returns the name of a number at one intensity of a run of several."""
-    return f"{name}{_AT}{iso:g}"
-
-
-def is_at_intensity(name: str) -> bool:
-    """Tells whether a name is one of `at_intensity`."""
-    return _AT in name
-
-
 def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
     """Returns the line that stays of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
     parts = [f"epoch {row['epoch'] + 1:>{len(str(epochs))}}/{epochs}"]
@@ -189,8 +152,7 @@ def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
 
 def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
     """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
-    names = [name for name in summary if not is_at_intensity(name)]
-    score = names[0]  # of the validation
+    names, score = list(summary), next(iter(summary))  # of the validation
     rows = [["", *(name.replace("_", " ") for name in names), f"best {score.replace('_', ' ')}"]]
     for fold, result in enumerate(results):
         best = f"{result[f'best_{score}']:.4f} (epoch {result['best_epoch'] + 1})"
@@ -199,13 +161,6 @@ def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
         for title, key in (("mean", "mean"), ("standard deviation", "std")):
             rows.append([title, *(f"{summary[name][key]:.4f}" for name in names), ""])
     return table(rows)
-
-
-def intensity_table(summary: Mapping[str, Row]) -> str:
-    """The last epoch's validation score at each intensity, as the mean over the folds; empty for a single intensity."""
-    found = {name.partition(_AT)[2]: each["mean"] for name, each in summary.items() if is_at_intensity(name)}
-    score = next(iter(summary)).replace("_", " ")
-    return table([["intensity", score], *([iso, f"{mean:.4f}"] for iso, mean in found.items())]) if found else ""
 
 
 def class_table(results: Sequence[Row]) -> str:
@@ -222,33 +177,20 @@ def class_table(results: Sequence[Row]) -> str:
     return table(rows)
 
 
-def closing(
-    run_dir: pathlib.Path,
-    logdir: str,
-    learns_pipeline: bool,
-    seconds: float,
-    code: Sequence[str],
-    has_gradient: bool = True,
-) -> str:
+def closing(config: TrainConfig, seconds: float, has_gradient: bool = True) -> str:
     """Says how long this call took, where everything is, and which commands come next.
 
-    Args:
-        run_dir: the run's folder.
-        logdir: the folder that TensorBoard is given.
-        learns_pipeline: whether the run has learned its processing.
-        seconds: how long this call took.
-        code: see `TrainConfig.code`.
-        has_gradient: whether the head has a gradient, by which the worst processing is searched for.
+    The worst processing is searched for by the gradient, which some heads lack.
     """
-    run, (minutes, rest) = shlex.quote(str(run_dir)), divmod(round(seconds), 60)
-    run += f" --code={shlex.quote(','.join(code))}" if code else ""
+    run, (minutes, rest) = shlex.quote(str(config.run_dir)), divmod(round(seconds), 60)
+    run += f" --code={shlex.quote(','.join(config.code))}" if config.code else ""
     lines = [
-        f"done in {minutes} min {rest} s; results in {run_dir}",
-        f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",
+        f"done in {minutes} min {rest} s; results in {config.run_dir}",
+        f"curves and pictures:  tensorboard --logdir {shlex.quote(config.tracking.logdir)}",
         f"under drift:          {command('evaluate')} --run={run}",
     ]
-    if learns_pipeline and has_gradient:
+    if config.processing.learns_pipeline and has_gradient:
         lines.append(f"worst processing:     {command('forensics')} --run={run}")
-    elif learns_pipeline:
+    elif config.processing.learns_pipeline:
         lines.append(f"tolerated processing: {command('forensics')} --run={run} --analyses=tolerances")
-    return "\n".join([*lines, f"all on one page:      {report_command([str(run_dir)])}"])
+    return "\n".join([*lines, f"all on one page:      {report_command([str(config.run_dir)])}"])

@@ -18,19 +18,21 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
+from r2l_jax.runtime import store
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
 from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import model_file, tracking
-from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer, stored_model
+from r2l_jax.training import tracking
+from r2l_jax.training.artifact import NAME, Artifact, stored_arrays
+from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import Fold, Record, fold_folders, seed_folders
+from r2l_jax.training.record import Fold, about_of, fold_folders, read_metrics, seed_folders
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
-from r2l_jax.training.update import GradientDescent, UpdateRule
+from r2l_jax.training.update import GradientDescent
 
 Numbers = dict[str, Any]
 
@@ -41,7 +43,7 @@ _COLUMNS = 80
 _LITTLE = 0.2
 
 
-def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bool = True) -> Numbers:
+def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
 
     Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
@@ -55,8 +57,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
         The content of summary.json: the mean and standard deviation over the folds of each final number.
 
     Raises:
-        InputError: settings, files or an earlier run that do not fit, or another program that writes to the run's
-            folder.
+        InputError: settings, files or an earlier run do not fit, or another program writes to the run's folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     run_dir, started = config.run_dir, time.monotonic()
@@ -79,15 +80,10 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
         return summary
 
 
-def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRule] = GradientDescent) -> None:
+def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[GradientDescent] = GradientDescent) -> None:
     """Trains some folds of a run, or finishes them, while other programs may train its others.
 
     The folds belong to `run`, which writes `summary.json` once all of them are trained.
-
-    Args:
-        config: the run. It must not `overwrite`.
-        numbers: the folds' numbers.
-        rule: how a step changes the model.
     """
     if config.tracking.overwrite:
         raise ValueError("to overwrite a run would remove the folds that others train")
@@ -118,13 +114,9 @@ def _remove(run_dir: pathlib.Path) -> None:
 
 def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     """Computes the mean and the standard deviation of the final numbers over the folds."""
-    further = [
-        name
-        for name in results[0]
-        if name.startswith("default_val_") or name in steps.measured or tracking.is_at_intensity(name)
-    ]
-    names = [name for name in steps.summary if name in results[0]]
-    values = {name: [result[name] for result in results] for name in (*names, *further)}
+    by_default = [name for name in results[0] if name.startswith("default_val_")]
+    names = [name for name in (*steps.summary, *steps.measured, *by_default) if name in results[0]]
+    values = {name: [result[name] for result in results] for name in names}
     return {
         name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
     }
@@ -132,15 +124,13 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
 
 def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
     """Prints tables of the scores and the next commands."""
-    trains, head = plan.optimization.epochs > 0, plan.steps.architecture.frozen_head
-    run_table = tracking.run_table(results, summary) if trains else ""
-    tables = (tracking.class_table(results), tracking.intensity_table(summary), run_table)
-    print(*filter(None, tables), sep="\n\n")
-    if not trains and (said := _said_of_a_guess(task, summary)):
+    print(tracking.class_table(results))
+    if plan.config.optimization.epochs > 0:
+        print(f"\n{tracking.run_table(results, summary)}")
+    elif said := _said_of_a_guess(task, summary):
         warn(said)
-    searches = head is None or has_gradient(head)
-    learns = plan.steps.architecture.processing.learns_pipeline
-    print(f"\n{tracking.closing(plan.run_dir, plan.tracking.logdir, learns, seconds, plan.code, searches)}")
+    head = plan.steps.architecture.frozen_head
+    print(f"\n{tracking.closing(plan.config, seconds, head is None or has_gradient(head))}")
 
 
 def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
@@ -172,44 +162,40 @@ def out_of_patience(history: Sequence[Numbers], quality: Callable[[Numbers], Qua
 
 
 class FoldTraining:
-    """Trains one fold.
-
-    Args:
-        plan: the run.
-        steps: its compiled steps.
-        fold: the samples to train and validate on, and where the files go.
-        stop: tells when to stop.
-    """
+    """Trains one fold of a run."""
 
     def __init__(self, plan: Plan, steps: Steps, fold: Fold, stop: StopSignals):
         self._plan, self._steps, self._fold, self._stop = plan, steps, fold, stop
-        self._record = Record(fold, plan.described)
+        self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
+        self._finished, self._made_by = None, [store.made_by()]
+        if fold.metrics_file.exists():
+            earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+            self._made_by = [*(maker for maker in earlier["made_by"] if maker not in self._made_by), *self._made_by]
+            if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
+                self._finished = earlier
         self._history: list[Numbers] = []
         self._validated: Numbers | None = None  # the sums of the last validation
 
     def finish(self) -> Numbers:
-        """Trains from the start or from the last checkpoint, unless the fold is complete.
-
-        Returns:
-            The content of metrics.json.
-        """
-        content, wanted, folder = self._record.finished, self._plan.tracking, self._fold.folder / "checkpoints"
+        """Trains from the start or from the last checkpoint to the end, and returns the content of metrics.json."""
+        content, folder = self._finished, self._fold.folder / "checkpoints"
         if content is None:
-            with Checkpoints(folder, enabled=wanted.log_model) as checkpoints:
+            with Checkpoints(folder, enabled=self._wanted.log_model) as checkpoints:
                 state, final = self._train(checkpoints)
-            if wanted.save_locally:
+            content = self._content(final)
+            if self._wanted.save_locally:
                 # After the checkpoints are complete, and before the fold counts as finished.
-                self._write_model(self._record.content(self._history, final), state)
-            content = self._record.write(self._history, final)
-        if is_first() and not (wanted.keep_optimizer or self._steps.rule.state_is_result):
+                self._write_model(content, state)
+            self._record(content)
+        if is_first() and not (self._wanted.keep_optimizer or self._steps.rule.state_is_result):
             drop_optimizer(folder)
         return content
 
     def _train(self, checkpoints: Checkpoints) -> tuple[TrainState, Numbers]:
         """Returns the state after the last epoch, and the final numbers."""
-        plan, steps, fold, wanted = self._plan, self._steps, self._fold, self._plan.tracking
-        epochs, per_epoch = plan.optimization.epochs, plan.batches.per_epoch
-        key = jax.random.fold_in(jax.random.key(plan.optimization.seed), fold.number)
+        plan, steps, fold, wanted = self._plan, self._steps, self._fold, self._wanted
+        epochs, per_epoch, seed = self._optimization.epochs, plan.batches.per_epoch, self._optimization.seed
+        key = jax.random.fold_in(jax.random.key(seed), fold.number)
         init_key, step_key = jax.random.split(key)
         state = initial_state(
             steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
@@ -221,12 +207,10 @@ class FoldTraining:
                 f"{fold.folder} has dropped the optimizer's state after epoch {len(history)}, so that it cannot be "
                 "continued; start anew with --overwrite, and with --keep_optimizer to keep it"
             )
-        batches = loader.train_batches(
-            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed, int(state.step)
-        )
+        batches = loader.train_batches(plan.dataset, fold.split.train, plan.batches.size, seed, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
         with self._bar(int(state.step), epochs * per_epoch) as bar, tracker:
-            self._record.write(history)
+            self._record(self._content())
             if not epochs and not history:
                 started = time.perf_counter()
                 history.append({"epoch": 0, **self._means("val", self._validate(state))})
@@ -262,7 +246,7 @@ class FoldTraining:
                 if "every_epoch" in wanted.track:
                     tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
                 tracker.epoch(steps, state, row, sums, per_epoch)
-                self._record.write(history)
+                self._record(self._content())
                 if epoch + 1 < epochs and any_process(self._stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
             final = self._final(state)
@@ -271,8 +255,6 @@ class FoldTraining:
                 tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
             if (picture := steps.task.confusion_picture(np.array(final["val_confusion_matrix"]))) is not None:
                 tracker.picture("confusion", picture, epoch)
-            numbers = {name: final[name] for name in steps.summary if name in final}
-            tracker.hyperparameters(plan.described["flags"], numbers)
         return state, final
 
     def _bar(self, first_step: int, steps: int) -> tqdm:
@@ -289,20 +271,20 @@ class FoldTraining:
     def _say(self, bar: tqdm, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
-            epochs, score = self._plan.optimization.epochs, self._steps.task.score
+            epochs, score = self._optimization.epochs, self._steps.task.score
             bar.write(
                 tracking.epoch_line(row, epochs, score, best_of(self._history, self._quality) is row), file=sys.stderr
             )
 
     def _end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
         """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums."""
-        optimization, batches = self._plan.optimization, self._plan.batches
+        batches, epochs = self._plan.batches, self._optimization.epochs
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
             raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
         state = state.replace(sums=self._steps.zero_sums())
         row = {"epoch": epoch, **self._means("train", sums), "seconds": batches.per_epoch * batches.size / speed}
-        if (epoch + 1) % optimization.check_val_every_n_epoch == 0 or epoch + 1 == optimization.epochs:
+        if (epoch + 1) % self._optimization.check_val_every_n_epoch == 0 or epoch + 1 == epochs:
             row |= self._means("val", self._validate(state))
         return state, row, sums
 
@@ -322,7 +304,6 @@ class FoldTraining:
             },
             "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
             "val_confusion_matrix": confusion.tolist(),
-            **self._scores_by_intensity(state),
         }
         if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
             sums = self._validate(state.replace(model=reference))
@@ -332,18 +313,8 @@ class FoldTraining:
 
     def _validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""
-        self._validated = totals = self._measure(state, self._fold.valid_indices)
+        self._validated = totals = self._measure(state, self._fold.split.valid)
         return totals
-
-    def _scores_by_intensity(self, state: TrainState) -> dict[str, float]:
-        """Returns the validation score at each intensity of a run of several, by `tracking.at_intensity`."""
-        isos, task, valid, scores = self._plan.isos, self._steps.task, self._fold.valid_indices, {}
-        for place, iso in enumerate(isos if len(isos) > 1 else ()):
-            # One batch of validation samples (--test_run) may lack an intensity.
-            if len(indices := valid[valid % len(isos) == place]):
-                score = task.score_of(self._measure(state, indices)["confusion"])
-                scores[tracking.at_intensity(f"val_{task.score}", iso)] = float(score)
-        return scores
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
         """Adds up the sums over some samples."""
@@ -368,21 +339,36 @@ class FoldTraining:
         return np.nan_to_num(numbers, nan=-np.inf).tolist()
 
     def _is_done(self) -> bool:
-        optimization = self._plan.optimization
-        impatient = out_of_patience(self._history, self._quality, optimization.patience)
-        return impatient or len(self._history) >= optimization.epochs
+        impatient = out_of_patience(self._history, self._quality, self._optimization.patience)
+        return impatient or len(self._history) >= self._optimization.epochs
 
     def _interrupted(self, where: str) -> Interrupted:
-        left = "the same command resumes there" if self._plan.tracking.log_model else "nothing is kept"
+        left = "the same command resumes there" if self._wanted.log_model else "nothing is kept"
         return Interrupted(f"stopped {where}; {left}")
 
-    def _write_model(self, content: Mapping[str, Any], state: TrainState) -> None:
-        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
-        fold, which, where, model = self._fold, "last", str(self._fold.folder), state.model
-        if self._plan.tracking.log_model:
-            which = "best"
-            nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
+    def _content(self, final: Mapping[str, Any] | None = None) -> Numbers:
+        """Returns the content of metrics.json; without final numbers, the fold is recorded as unfinished."""
+        return {
+            "complete": final is not None,
+            **(final or {}),
+            "history": self._history,
+            **self._plan.described,
+            "made_by": self._made_by,
+            **{f"{name}_indices": indices.tolist() for name, indices in self._fold.split._asdict().items()},
+        }
+
+    def _record(self, content: Numbers) -> None:
         if is_first():
-            about, arrays = model_file.about_run(content, fold.number, which, where), model_file.named_arrays(model)
-            identity = model_file.identity_of(about, self._steps.settings.architecture, arrays)
-            model_file.write(fold.folder / model_file.NAME, arrays, about, identity)
+            write_json(self._fold.metrics_file, content)
+
+    def _write_model(self, content: Numbers, state: TrainState) -> None:
+        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
+        fold, which = self._fold, "best" if self._wanted.log_model else "last"
+        if which == "best":
+            stored = stored_arrays(fold.folder, shardings().everywhere, which, str(fold.folder))
+            nnx.replace_by_pure_dict(state.model, stored)
+        if is_first():
+            about = about_of({**content, "checkpoint": which, "fold": fold.number}, str(fold.folder))
+            model = nnx.merge(nnx.graphdef(self._plan.steps.architecture.abstract()), state.model)
+            loading = (lambda: model), (lambda: self._plan.dataset)
+            Artifact(fold.folder, content, about, self._plan.config, fold.split, *loading).write(fold.folder / NAME)

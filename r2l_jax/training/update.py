@@ -1,6 +1,5 @@
 """Update rules: how a training step changes a model. The step itself is the same for all of them, see `steps`."""
 
-import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
@@ -30,14 +29,10 @@ class StepSettings:
     """Everything that the compiled steps of a run depend on: runs with equal settings share them.
 
     Attributes:
-        architecture: the model.
         task: the task with the loss that training lowers.
-        optimizer: the optimizer.
-        augmentation: how training images are changed at random.
         camera_augmentation: what changes at random when training takes raw images again.
         ema: the decay of averaged weights; 0 averages nothing.
         freezes_head: whether the head keeps its parameters and batch statistics.
-        attack: the settings of adversarial training.
     """
 
     architecture: Architecture
@@ -102,13 +97,9 @@ class Blueprint(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """The outcome of an update.
+    """The next variables and rule's state, the batch's mean task loss before the update, and its sums.
 
-    Attributes:
-        model: the next variables.
-        state: the rule's next state.
-        loss: the mean task loss of the batch before the update.
-        sums: the sums of the batch: the task's, and those that `UpdateRule.zero_sums` names.
+    The sums are the task's, and those that `GradientDescent.zero_sums` names.
     """
 
     model: nnx.State
@@ -117,12 +108,19 @@ class Updated(NamedTuple):
     sums: dict[str, Any]
 
 
-class UpdateRule(abc.ABC):
-    """How a training step changes a model.
+class Averaging(NamedTuple):
+    """The state of gradient descent with averaged weights: the optimizer's, the latest model, and its updates."""
 
-    Args:
-        settings: the settings of the run's steps.
-        blueprint: the model's structure.
+    optimizer: PyTree
+    latest: PyTree
+    updates: jax.Array
+
+
+class GradientDescent:
+    """How a training step changes a model: trains everything that is not frozen, downhill in the task loss.
+
+    With averaged weights, the model that is validated, kept and used is the average; the state has the latest model,
+    from which the next update starts. Another rule overrides these methods.
 
     Attributes:
         metrics: names of sums, beside the task's, whose means over samples are reported.
@@ -136,63 +134,6 @@ class UpdateRule(abc.ABC):
     keeps_statistics: bool = False
     state_is_result: bool = False
 
-    @abc.abstractmethod
-    def __init__(self, settings: StepSettings, blueprint: Blueprint): ...
-
-    @staticmethod
-    @abc.abstractmethod
-    def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
-        """Raises an InputError unless the rule can update a model with this pipeline, if it has one."""
-
-    @abc.abstractmethod
-    def begin(self, model: nnx.State) -> PyTree:
-        """Returns the rule's state before the first update of a model, given without a fixed processor."""
-
-    @abc.abstractmethod
-    def zero_sums(self) -> dict[str, Any]:
-        """Returns the sums of no batch that the rule adds to the task's."""
-
-    @abc.abstractmethod
-    def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        """Updates a model.
-
-        Args:
-            model: its variables, without a fixed processor.
-            state: the result of `begin`, or of the update before.
-            batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
-            keys: one for each sample, for the augmentation.
-        """
-
-    def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the sums of `metrics` for processed images, in evaluation."""
-        return {}
-
-    def reference(self, model: nnx.State, state: PyTree) -> nnx.State | None:
-        """Returns the model before the first update, if results are compared with it."""
-        return None
-
-
-class Averaging(NamedTuple):
-    """The state of gradient descent with averaged weights.
-
-    Attributes:
-        optimizer: the optimizer's state.
-        latest: the latest model, as a pure dict.
-        updates: the number of updates that the average has.
-    """
-
-    optimizer: PyTree
-    latest: PyTree
-    updates: jax.Array
-
-
-class GradientDescent(UpdateRule):
-    """Trains everything that is not frozen, downhill in the task loss.
-
-    With averaged weights, the model that is validated, kept and used is the average; the state has the latest model,
-    from which the next update starts.
-    """
-
     def __init__(self, settings: StepSettings, blueprint: Blueprint):
         self._augmentation, self._graph, self._decay = settings.augmentation, blueprint.training, settings.ema
         self._task, self._optimizer = settings.task, settings.optimizer.transformation()
@@ -203,12 +144,10 @@ class GradientDescent(UpdateRule):
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
-        """Accepts every pipeline."""
-        if settings.attack.adv_training:
-            raise ValueError("adversarial training needs the update rule r2l_jax.drift.forensics.attack.Attack")
+        """Raises an InputError unless the rule can update a model with this pipeline, if it has one."""
 
     def begin(self, model: nnx.State) -> PyTree:
-        """Returns the optimizer's state and, for averaged weights, the latest model and the number of updates."""
+        """Returns the rule's state before the first update of a model, given without a fixed processor."""
         optimizer = self._optimizer.init(self._split(model)[0])
         if not self._decay:
             return optimizer
@@ -217,11 +156,18 @@ class GradientDescent(UpdateRule):
         return Averaging(optimizer, latest, jnp.zeros((), jnp.int32))
 
     def zero_sums(self) -> dict[str, Any]:
-        """Returns a norm of the gradient for each of the processor's parameters."""
+        """Returns the sums of no batch that the rule adds to the task's: norms of the processor's gradients."""
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        """Takes one step of the optimizer."""
+        """Updates a model.
+
+        Args:
+            model: its variables, without a fixed processor.
+            state: the result of `begin`, or of the update before.
+            batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
+            keys: one for each sample, for the augmentation.
+        """
         if not self._decay:
             return self._updated(model, state, batch, keys)
         latest = jax.tree.map(lambda variable: variable, model)
@@ -236,6 +182,14 @@ class GradientDescent(UpdateRule):
         average = jax.tree.map(averaged, model, updated.model)
         following = Averaging(updated.state, nnx.to_pure_dict(updated.model), state.updates + 1)
         return updated._replace(model=average, state=following)
+
+    def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the sums of `metrics` for processed images, in evaluation."""
+        return {}
+
+    def reference(self, model: nnx.State, state: PyTree) -> nnx.State | None:
+        """Returns the model before the first update, if results are compared with it."""
+        return None
 
     def _updated(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         parameters, fixed = self._split(model)

@@ -20,9 +20,9 @@ from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import mended, train
+from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 from r2l_jax.training.update import GradientDescent
 
 BOTH = ("exposure", "white_balance")
@@ -33,7 +33,7 @@ OTHER = "bilinear.unsharp_masking.median_denoising"
 def fold(base):
     config = replace(base, run_name="metered", epochs=1, save_locally=True, auto=BOTH)
     train.run(replace(config, freeze_processor=True))
-    ((fold,),) = open_runs([str(config.run_dir)])
+    (fold,) = load(str(config.run_dir))
     return fold
 
 
@@ -161,9 +161,9 @@ def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
     other = find_pipeline(OTHER)
     processor = other.metered_as(model.processor)(fold.dataset.camera)
     adapted = type(model)(processor, model.normalizer, model.head)
-    mended.write(tmp_path / "fold_0", unset, adapted, other, {})
+    unset.adapted(adapted, {}, other).write_fold(tmp_path / "fold_0")
     raws = jnp.asarray(fold.dataset.samples(fold.valid_indices)[0])
-    ((found,),) = open_runs([str(tmp_path)])
+    (found,) = load(str(tmp_path))
     np.testing.assert_allclose(found.model(raws), adapted(raws), atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 # Every test trains or analyzes a run with the stage.
 pytestmark = pytest.mark.slow
@@ -133,6 +133,6 @@ def test_adversarial_training_moves_it(trained, my_isp):
         save_locally=True,
     )
     train.run(config, Attack)
-    ((before,),) = open_runs([str(trained.run_dir)], codes=[my_isp])
+    (before,) = load(trained.run_dir, code=my_isp)
     for name, value in before.model.processor.parameters().items():
         assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name

@@ -13,7 +13,7 @@ from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 QUAD = "RRGG/RRGG/GGBB/GGBB"
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
@@ -60,7 +60,7 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
         lr=1e-2,
     )
     train.run(config)
-    ((fold,),) = open_runs([str(config.run_dir)])
+    (fold,) = load(str(config.run_dir))
     raws, _ = fold.dataset.samples(np.arange(2))
     assert raws.shape == (2, 48, 48)
     side = 48 // isp.demosaic.bin_side(pattern) if half_size else 48

@@ -22,7 +22,7 @@ from r2l_jax.programs import export
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 torch = pytest.importorskip("torch")
 
@@ -256,7 +256,7 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
 def test_half_of_the_images_are_left_to_measure_an_adaptation_if_none_are_kept_apart(taken, file, tmp_path):
     config = replace(taken, logdir=str(tmp_path), state_dict_uri=None, test_run=False)
     train.run(config)
-    (run,) = open_runs([str(config.run_dir)], codes=[f"{file}:make"])
+    run = load(config.run_dir, code=f"{file}:make")
     settings = build(AdaptationConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
     found = drifts.drifted(settings, run.folds[0], *settings.drifts)
     assert len(found.unlabeled) == 20

@@ -10,7 +10,8 @@ from r2l_jax.apps.export.parts import Part
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import camera_with
-from r2l_jax.training.run import Run, TrainedFold
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.run import Run
 
 
 def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def _trained(fold: TrainedFold) -> dict[str, Any]:
+def _trained(fold: Artifact) -> dict[str, Any]:
     """Describes how a model of an ensemble differs from the others."""
     return {
         "identity": fold.identity,

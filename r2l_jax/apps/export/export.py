@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
 from r2l_jax.apps.export import description, onnx_files, stablehlo
 from r2l_jax.apps.export.parts import IMAGES, LOGITS, PROBABILITIES, RAW, Part, ensemble_of, parts_of
@@ -19,8 +18,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.training import model_file
-from r2l_jax.training.model_file import named_arrays
+from r2l_jax.training import artifact
 from r2l_jax.training.run import Run
 
 # The greatest difference from the model, in display values and in logits.
@@ -176,9 +174,8 @@ def _checked(kind: str, part: Part, output: Path, values: dict[str, np.ndarray],
 def _other_files(model: Run, output: Path, formats: Sequence[str], camera: Any) -> list[Outcome]:
     outcomes = []
     if "safetensors" in formats:
-        arrays = named_arrays(nnx.state(model.model))
-        model_file.write(output / model_file.NAME, arrays, model.about, model.identity)
-        outcomes.append(Outcome(model_file.NAME, {}))
+        model.folds[0].write(output / artifact.NAME)
+        outcomes.append(Outcome(artifact.NAME, {}))
     if "camera" in formats:
         with replacing(output / CAMERA) as part:
             part.write_text(f"{camera.to_json()}\n")

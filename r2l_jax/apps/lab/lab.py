@@ -21,7 +21,7 @@ from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.named_code import is_file
 from r2l_jax.runtime.store import hash_json
 from r2l_jax.training.record import members
-from r2l_jax.training.run import Run, open_run
+from r2l_jax.training.run import Run, load
 
 Result = TypeVar("Result")
 
@@ -136,7 +136,7 @@ def make_lab(
         offered = sources.given_files(files, None) if files else sources.examples()
         return Lab(offered, sources.cameras(None, given), pipelines)
     named, run = run, str(members(run)[0])
-    model = open_run(run, ["0"], checkpoint, code, data_dir)
+    model = load(run, 0, checkpoint, code, data_dir)
     if model.pipeline is None:
         raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")
     print(f"{run}: the {checkpoint} checkpoint")

@@ -15,7 +15,7 @@ from r2l_jax.drift.statistics import points
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError, printable
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 # The greatest width of a table, in characters.
 WIDTH = 100
@@ -137,8 +137,7 @@ def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str
     """Formats paired differences: a table for all pairs whose intervals are about the same."""
     measured = {run.name: run for pair in pairs for run in pair}
     # The models of all runs at once, which share their data.
-    members = iter(open_runs([str(member) for run in measured.values() for member in run.members]))
-    opened = {name: list(itertools.islice(members, len(run.members))) for name, run in measured.items()}
+    opened = {name: [load(member, None, with_data=True) for member in run.members] for name, run in measured.items()}
     outcomes = {
         name: np.stack([own_outcomes(member.folds) for member in of_run])
         for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=None)

@@ -15,7 +15,7 @@ from r2l_jax.data import loader
 from r2l_jax.drift.figures import fill_heat_map
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime.files import replacing
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 Numbers = Mapping[str, Any]
 
@@ -152,7 +152,7 @@ def _curves(
 def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
     """Draws the first validation sample of the first fold: a row for each group, from the default to the worst case."""
     uri = f"{forensics['run']}/fold_0"
-    ((fold,),) = open_runs([uri], config.data.data_dir, checkpoint=config.choice.checkpoint)
+    (fold,) = load(uri, None, config.choice.checkpoint, data_dir=config.data.data_dir, with_data=True)
     sample = loader.batch_of(fold.dataset, fold.measured_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.

@@ -53,9 +53,9 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
-from r2l_jax.training import mended
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
-from r2l_jax.training.run import TrainedFold, open_runs
+from r2l_jax.training.run import load
 
 # A table shows the values of parameters with at most this many.
 _SHOWN = 4
@@ -106,7 +106,8 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
+    given = {"code": config.code, "data_dir": config.data_dir, "with_data": True}
+    runs = [load(each.run, None, config.checkpoint, **given) for each in configs]
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
     for run in runs:
         run.check_parameters()
@@ -123,7 +124,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     return content
 
 
-def _adapt_run(config: AdaptationConfig, folds: Sequence[TrainedFold], stop: StopSignals) -> _OfRun:
+def _adapt_run(config: AdaptationConfig, folds: Sequence[Artifact], stop: StopSignals) -> _OfRun:
     """Adapts all folds of a run to all drifts, writes adaptation.json, and prints its table."""
     with writing_to(config.output_dir):
         results = {
@@ -202,11 +203,11 @@ def _adapted_model(content: Mapping[str, Any]) -> tuple[Any, Any]:
     return content.get("training"), content.get("flags", {}).get("checkpoint")
 
 
-def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.Path:
+def _file(config: AdaptationConfig, fold: Artifact, drift: Case) -> pathlib.Path:
     return config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
 
 
-def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case, names: Sequence[str]) -> Scored:
+def _read_outcomes(config: AdaptationConfig, folds: Sequence[Artifact], drift: Case, names: Sequence[str]) -> Scored:
     """Reads the outcomes of the samples, with all folds joined."""
     kept = {fold.number: outcomes.read(_file(config, fold, drift).with_name(outcomes.FILE)) for fold in folds}
     return {name: outcomes.joined([of_fold[name][number] for number, of_fold in kept.items()], name) for name in names}
@@ -233,7 +234,7 @@ def _summary(results: Sequence[Mapping[str, Any]], scored: Sequence[Scored], abo
     )
 
 
-def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
+def _check(config: AdaptationConfig, fold: Artifact) -> None:
     """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
     if config.intensities and fold.config.data.dataset == "Folder":
         raise InputError(
@@ -248,7 +249,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
-def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
+def _adapted(config: AdaptationConfig, fold: Artifact, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
     file, adapted_run = _file(config, fold, drift), config.output_dir / drift.name / f"fold_{fold.number}"
     under = drifted(config, fold, drift)
@@ -258,7 +259,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
         analysis, model = adapt(config.searches, fold, under, stop.requested, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
-        mended.write(adapted_run, fold, model, pipeline, origin)
+        fold.adapted(model, origin, pipeline).write_fold(adapted_run)
         return analysis
 
     if not (adapted_run / "metrics.json").exists():
@@ -267,7 +268,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
     return once(file, drift.name, fold, _flags(config.searches, drift), identity, analyze)
 
 
-def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
+def _identity(settings: AdaptationSettings, fold: Artifact, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
     drifted_data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
     return store.identity(
@@ -282,7 +283,7 @@ def _flags(settings: AdaptationSettings, drift: Case) -> dict[str, Any]:
 
 
 def adapt(
-    settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
+    settings: AdaptationSettings, fold: Artifact, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
 ) -> tuple[Analysis, RawToLogit]:
     """Makes the models of all methods, and measures them on other images than those that they were made by.
 
@@ -421,7 +422,7 @@ def _curves(searched: Searched) -> Figure:
     return figure
 
 
-def _pictures(count: int, fold: TrainedFold, own: RawToLogit, under: Drifted, adapted: RawToLogit) -> Image.Image:
+def _pictures(count: int, fold: Artifact, own: RawToLogit, under: Drifted, adapted: RawToLogit) -> Image.Image:
     """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees and judges them.
 
     The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted

@@ -21,7 +21,8 @@ from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.run import Run, TrainedFold
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.run import Run
 
 
 class Drifted(NamedTuple):
@@ -49,7 +50,7 @@ class Drifted(NamedTuple):
         return pipeline_of(self.model)
 
 
-def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted:
+def drifted(config: AdaptationConfig, fold: Artifact, drift: Case) -> Drifted:
     """Puts a fold's model under a drift.
 
     Raises:
@@ -110,7 +111,7 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     return camera
 
 
-def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
+def _model(fold: Artifact, drift: Case) -> RawToLogit:
     """Returns a fold's model, with the pipeline of a drift of the processing in place of its own."""
     pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
@@ -119,7 +120,7 @@ def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
     return RawToLogit(other, fold.model.normalizer, fold.model.head)
 
 
-def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
+def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
     if name is None or not pathlib.Path(name).is_dir():
@@ -173,7 +174,7 @@ def _brought(dataset: RawDataset, run: Run) -> RawDataset:
     return dataclasses.replace(dataset, camera=wanted, read=read, recipe=recipe)
 
 
-def _camera_in(files: pathlib.Path, fold: TrainedFold) -> str | KnownCamera:
+def _camera_in(files: pathlib.Path, fold: Artifact) -> str | KnownCamera:
     """Returns the known calibration of raw files: their own for the formats of cameras, else the training's."""
     suffixes = {file.suffix.lower() for file in files.glob("*/*")}
     if suffixes & ({*RAW_SUFFIXES} - {*READERS}):

@@ -27,6 +27,7 @@ from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import (
     changed_data,
     changes,
@@ -37,7 +38,7 @@ from r2l_jax.training.record import (
     other_makers,
     read_metrics,
 )
-from r2l_jax.training.run import TrainedFold, open_runs
+from r2l_jax.training.run import load
 
 # The names in results and of folders, which stay as earlier versions wrote them.
 LEARNED, FROZEN = "learnt", "frozen"
@@ -50,7 +51,7 @@ class _OfRun(NamedTuple):
     """
 
     content: dict[str, Any]
-    folds: Mapping[str, Sequence[TrainedFold]]
+    folds: Mapping[str, Sequence[Artifact]]
     differences: np.ndarray
 
 
@@ -75,7 +76,8 @@ def run(config: LearningConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
+    given = {"code": config.code, "data_dir": config.data_dir, "with_data": True}
+    runs = [load(each.run, None, config.checkpoint, **given) for each in configs]
     pairs = list(zip(configs, (run.folds for run in runs), strict=True))
     for each, folds in pairs:
         _check(each, folds)
@@ -85,7 +87,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
     return content
 
 
-def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> _OfRun:
+def _train_and_compare(config: LearningConfig, folds: Sequence[Artifact]) -> _OfRun:
     """Trains the counterpart of a run, and writes, prints and returns the comparison."""
     trained = folds[0].config
     own, other = (FROZEN, LEARNED) if trained.processing.freeze_processor else (LEARNED, FROZEN)
@@ -98,7 +100,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     return _OfRun(content, runs, learned - frozen)
 
 
-def _counterpart(config: LearningConfig, fold: TrainedFold, name: str) -> Sequence[TrainedFold]:
+def _counterpart(config: LearningConfig, fold: Artifact, name: str) -> Sequence[Artifact]:
     """Trains the counterpart of the run of a fold, unless an earlier call has trained it, and returns its folds."""
     counterpart = replace(
         fold.config,
@@ -113,7 +115,8 @@ def _counterpart(config: LearningConfig, fold: TrainedFold, name: str) -> Sequen
         store.say_anew(str(counterpart.run_dir), reasons)
         counterpart = replace(counterpart, overwrite=True)
     train.run(counterpart)
-    (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.code, config.checkpoint)
+    data_dir, code = config.data_dir, config.code
+    others = load(counterpart.run_dir, None, config.checkpoint, code, data_dir, with_data=True)
     return others.folds
 
 
@@ -133,7 +136,7 @@ def _over_members(config: LearningConfig, compared: Sequence[_OfRun]) -> dict[st
 
 def _finish(
     config: LearningConfig,
-    runs: Mapping[str, Sequence[TrainedFold]],
+    runs: Mapping[str, Sequence[Artifact]],
     training: dict[str, str],
     differences: np.ndarray,
     names: list[str],
@@ -163,7 +166,7 @@ def _finish(
     return content
 
 
-def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
+def _check(config: LearningConfig, folds: Sequence[Artifact]) -> None:
     """Raises an InputError unless the counterpart of a run can be trained and compared, before it is trained."""
     trained = folds[0].config
     if not trained.processing.learns_pipeline or trained.attack.adv_training:
@@ -210,7 +213,7 @@ def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> Learning:
+def compare(runs: Mapping[str, Sequence[Artifact]], target: float) -> Learning:
     """Compares the learning curves of two runs and the time to a score, and collects the learned parameters."""
     score = runs[LEARNED][0].task.score
     curves = {
@@ -232,7 +235,7 @@ def curve(history: Sequence[Mapping], score: str, target: float) -> Curve:
     return Curve(epochs, seconds, scores, *until)
 
 
-def _parameters(folds: Sequence[TrainedFold]) -> dict[str, LearntParameter]:
+def _parameters(folds: Sequence[Artifact]) -> dict[str, LearntParameter]:
     """Collects each parameter's values at the camera's calibration, and as each fold has learned them."""
     named = folds[0].config.processing.named_pipeline
     if named is None:

@@ -19,7 +19,8 @@ from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.training.run import Run, TrainedFold
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Tried:
 
 
 def try_all(
-    settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
+    settings: AdaptationSettings, fold: Artifact, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
 ) -> Tried:
     """Makes the models of the baseline and of the methods that the settings name.
 
@@ -87,7 +88,7 @@ class _Adaptation:
     def __init__(
         self,
         settings: AdaptationSettings,
-        fold: TrainedFold,
+        fold: Artifact,
         under: Drifted,
         stop: Callable[[], bool],
         file: pathlib.Path,
@@ -205,6 +206,6 @@ def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:
     return RawToLogit(pipeline, model.normalizer, model.head)
 
 
-def _run_of(fold: TrainedFold, model: RawToLogit) -> Run:
+def _run_of(fold: Artifact, model: RawToLogit) -> Run:
     """Returns a run of a fold with another model."""
     return Run([dataclasses.replace(fold, load_model=lambda: model)])

@@ -30,10 +30,10 @@ from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.settings import AttackSettings
-from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated, UpdateRule
+from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated
 
 
-def rule_of(config: TrainConfig) -> type[UpdateRule]:
+def rule_of(config: TrainConfig) -> type[GradientDescent]:
     """Returns the update rule that a run's settings ask for."""
     return Attack if config.attack.adv_training else GradientDescent
 
@@ -46,7 +46,7 @@ class AttackState(NamedTuple):
     opt_state: Any
 
 
-class Attack(UpdateRule):
+class Attack(GradientDescent):
     """Steps uphill in the task loss of a model whose processor is an `isp.Pipeline`.
 
     The sums are the task's own, the `deviation` of each sample's image from its default rendering, and the

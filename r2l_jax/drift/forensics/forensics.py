@@ -19,11 +19,12 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
-from r2l_jax.training.run import TrainedFold, open_runs
+from r2l_jax.training.run import load
 
 # A fold, with the settings for its run.
-_Training = tuple[ForensicsConfig, TrainedFold]
+_Training = tuple[ForensicsConfig, Artifact]
 
 
 def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
@@ -72,7 +73,8 @@ def _trainings(config: ForensicsConfig) -> Sequence[_Training]:
     Their processing must have parameters.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
-    runs = open_runs([each.run for each in configs], config.data_dir, config.code, config.checkpoint)
+    given = {"code": config.code, "data_dir": config.data_dir, "with_data": True}
+    runs = [load(each.run, None, config.checkpoint, **given) for each in configs]
     for run in runs:
         run.check_parameters()
     return [(each, fold) for each, run in zip(configs, runs, strict=True) for fold in run.folds]
@@ -87,7 +89,7 @@ def _writing(trainings: Sequence[_Training]) -> Iterator[None]:
         yield
 
 
-def _name(member: ForensicsConfig, fold: TrainedFold) -> str:
+def _name(member: ForensicsConfig, fold: Artifact) -> str:
     """Returns the name of a training in a group, such as "seed_1/fold_0"."""
     return f"{pathlib.Path(member.run).name}/fold_{fold.number}"
 
@@ -122,7 +124,7 @@ def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:
 
 
 def _analyze_all(
-    analyses: Sequence[FoldAnalysis], fold: TrainedFold, output: pathlib.Path, stop: StopSignals
+    analyses: Sequence[FoldAnalysis], fold: Artifact, output: pathlib.Path, stop: StopSignals
 ) -> dict[str, dict[str, Any]]:
     """Returns the results of all analyses of a fold by name."""
     done: dict[str, dict[str, Any]] = {}
@@ -131,13 +133,13 @@ def _analyze_all(
     return done
 
 
-def _file(analysis: FoldAnalysis, fold: TrainedFold, output: pathlib.Path) -> pathlib.Path:
+def _file(analysis: FoldAnalysis, fold: Artifact, output: pathlib.Path) -> pathlib.Path:
     return output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
 
 
 def _analyze(
     analysis: FoldAnalysis,
-    fold: TrainedFold,
+    fold: Artifact,
     output: pathlib.Path,
     stop: StopSignals,
     done: Mapping[str, Any],

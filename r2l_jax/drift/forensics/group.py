@@ -17,7 +17,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 # The numbers of a worst case that are summarized, with their headings and formats.
 _NUMBERS: Mapping[str, tuple[str, Callable[[float], str]]] = {
@@ -30,7 +30,7 @@ _NUMBERS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 
 def write(
-    config: ForensicsConfig, trainings: Mapping[str, TrainedFold], done: Sequence[Mapping[str, dict[str, Any]]]
+    config: ForensicsConfig, trainings: Mapping[str, Artifact], done: Sequence[Mapping[str, dict[str, Any]]]
 ) -> None:
     """Writes `forensics.json` and `forensics.png` to the group's output folder, and prints the tables.
 
@@ -55,7 +55,7 @@ def write(
     print(f"{text}\n")
 
 
-def summarize(trainings: Mapping[str, TrainedFold], done: Sequence[Mapping[str, dict[str, Any]]]) -> Forensics:
+def summarize(trainings: Mapping[str, Artifact], done: Sequence[Mapping[str, dict[str, Any]]]) -> Forensics:
     """Computes the medians and the ranges over trainings, see `write`."""
     first = next(iter(trainings.values()))
 

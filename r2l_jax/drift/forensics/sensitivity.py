@@ -29,7 +29,7 @@ from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 PyTree = Any
 
@@ -94,7 +94,7 @@ class SensitivityAnalysis(FoldAnalysis):
     needs_gradient = True
 
     def analyze(
-        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the sensitivity of a fold's model on its measured samples; nothing is kept if it is stopped.
 

@@ -14,7 +14,7 @@ from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 DEFAULT = "default"
 
@@ -39,16 +39,16 @@ class ShotsAnalysis(FoldAnalysis):
         """The flags that the results depend on, including the flags of the searches."""
         return {"by": self.by, **(self.searches.flags if self.searches else {})}
 
-    def check_fold(self, fold: TrainedFold) -> None:
+    def check_fold(self, fold: Artifact) -> None:
         """Raises the InputErrors of `shot_groups.groups`."""
         shot_groups.groups(fold.dataset, fold.measured_indices, self.by)
 
-    def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
+    def drawn(self, fold: Artifact) -> Sequence[int] | np.ndarray:
         """Returns the training samples that the searches draw from."""
         return self.searches.drawn(fold) if self.searches else ()
 
     def analyze(
-        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the groups. The content is a `results.Shots`, with a column for the worst case of each search."""
         indices, task = fold.measured_indices, fold.task

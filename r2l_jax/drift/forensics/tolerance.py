@@ -21,7 +21,7 @@ from r2l_jax.drift.search.scored_points import Between, Point, ScoredPoints, poi
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 # The greatest length of the first step from the default, in natural ranges: three percent of a gain.
 _FIRST_STEP = 0.03
@@ -120,14 +120,14 @@ class ToleranceAnalysis(FoldAnalysis):
         """The flags that the results depend on."""
         return {**flat(self.settings), "seed": self.seed}
 
-    def check_fold(self, fold: TrainedFold) -> None:
+    def check_fold(self, fold: Artifact) -> None:
         """Raises an InputError unless each pair to map is two knobs."""
         knobs = _knobs(Frozen(fold.model, fold.task))
         for pair in self.pairs:
             if len(set(pair)) != 2 or not set(pair) <= set(knobs):
                 raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
-    def work(self, fold: TrainedFold) -> str:
+    def work(self, fold: Artifact) -> str:
         """Says of how many knobs it finds the tolerance."""
         return f"tolerances of {len(_knobs(Frozen(fold.model, fold.task)))} knobs"
 
@@ -138,7 +138,7 @@ class ToleranceAnalysis(FoldAnalysis):
         return [names[place : place + 2] for place in range(0, len(names), 2)]
 
     def analyze(
-        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the intervals of a fold's model on its measured samples; the content is a `results.Tolerances`."""
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100

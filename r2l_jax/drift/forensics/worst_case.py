@@ -31,7 +31,7 @@ from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
 # searches take different ways.
@@ -85,12 +85,12 @@ class WorstCaseAnalysis(FoldAnalysis):
         """The flags that the results depend on."""
         return {**flat(self.settings), "batch_size": self.batch_size, "seed": self.seed}
 
-    def check_fold(self, fold: TrainedFold) -> None:
+    def check_fold(self, fold: Artifact) -> None:
         """Raises an InputError unless the fold can be analyzed, and its processing has the groups of parameters."""
         super().check_fold(fold)
         self.searches(pipeline_of(self.searched(fold)))
 
-    def work(self, fold: TrainedFold) -> str:
+    def work(self, fold: Artifact) -> str:
         """Says how many searches there are and, if the training was timed, about how long they take.
 
         A step of a search takes about as long as a step of the training with as many samples.
@@ -104,12 +104,12 @@ class WorstCaseAnalysis(FoldAnalysis):
         expected = min(seconds) / len(fold.train_indices) * samples
         return f"{words} (about {tqdm.format_interval(expected)} if a step takes as long as in training)"
 
-    def drawn(self, fold: TrainedFold) -> np.ndarray:
+    def drawn(self, fold: Artifact) -> np.ndarray:
         """Returns the training samples that batches are drawn from."""
         shuffled = np.random.default_rng(self.seed).permutation(fold.train_indices)
         return shuffled[: self.settings.samples]
 
-    def searched(self, fold: TrainedFold) -> RawToLogit:
+    def searched(self, fold: Artifact) -> RawToLogit:
         """Returns the model to search: the fold's, with an additive layer after its pipeline if that is asked for."""
         pipeline = pipeline_of(fold.model)
         if not self.settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
@@ -146,7 +146,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         }
 
     def analyze(
-        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Searches for the worst cases; the content is a `results.WorstCases`.
 
@@ -191,7 +191,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         content = results.WorstCases(task.score, results.Default(default.score, default.loss), rows)
         return Analysis(results.plain(content), _table(content), pictures)
 
-    def sweep(self, fold: TrainedFold, frozen: Frozen, measurer: Measurer, stop: Callable[[], bool]) -> list[_Swept]:
+    def sweep(self, fold: Artifact, frozen: Frozen, measurer: Measurer, stop: Callable[[], bool]) -> list[_Swept]:
         """Moves each knob of the searched parameters alone, and returns the points that raise the loss."""
         pipeline, samples = frozen.pipeline(frozen.default), self.drawn(fold)
         searched = {name for search in self.searches(pipeline).values() for name in search.group}

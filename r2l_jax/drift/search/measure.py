@@ -26,8 +26,9 @@ from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
-from r2l_jax.training.run import BATCH, TrainedFold, open_runs
+from r2l_jax.training.run import BATCH, load
 
 # Processings that a device works on together: more fill its memory and make it no faster.
 TOGETHER = 16
@@ -64,7 +65,7 @@ def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> 
     return list(loader.eval_batches(dataset, indices, batch_size))
 
 
-def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
+def own_outcomes(folds: Sequence[Artifact]) -> np.ndarray:
     """Measures the models of a run on its own images, with a function that all runs of one structure share.
 
     Returns:
@@ -87,7 +88,7 @@ def tested(uri: str) -> str | None:
     Raises:
         InputError: the folder holds no finished run with checkpoints.
     """
-    runs = open_runs([str(folder) for folder in members(uri)], says=False)
+    runs = [load(folder, None, with_data=True) for folder in members(uri)]
     samples = {tuple(fold.test_indices.tolist()) for run in runs for fold in run.folds}
     if len(samples) > 1 or len(*samples) < 2:
         return None

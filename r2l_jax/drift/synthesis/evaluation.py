@@ -35,8 +35,9 @@ from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members, run_names
-from r2l_jax.training.run import TrainedFold, open_runs
+from r2l_jax.training.run import load
 
 
 def run(config: EvaluationConfig) -> dict[str, Any]:
@@ -79,20 +80,18 @@ class _Run(NamedTuple):
     label: str
     output: pathlib.Path
     file: str
-    folds: Sequence[TrainedFold]
+    folds: Sequence[Artifact]
 
 
 def _open(config: EvaluationConfig) -> dict[str, list[_Run]]:
     """Opens the members of each group, or the run itself, by the name of each `--run`."""
     labels = run_names(config.run)
     folders = [members(uri) for uri in config.run]
-    uris = [str(folder) for of_group in folders for folder in of_group]
-    opened = iter(open_runs(uris, config.data_dir, config.code, config.checkpoint))
     groups: dict[str, list[_Run]] = {}
     for label, uri, of_group in zip(labels, config.run, folders, strict=True):
         groups[label] = []
         for folder in of_group:
-            folds = next(opened).folds
+            folds = load(folder, None, config.checkpoint, config.code, config.data_dir, with_data=True).folds
             if folder == pathlib.Path(uri):
                 groups[label].append(_Run(label, config.output_dir, label, folds))
             else:
@@ -213,7 +212,7 @@ def _ensembles(
     return ensembles
 
 
-def _samples(folds: Sequence[TrainedFold]) -> tuple[tuple[int, ...], ...]:
+def _samples(folds: Sequence[Artifact]) -> tuple[tuple[int, ...], ...]:
     """Returns the samples that folds are measured on, after their numbers."""
     return tuple((fold.number, *fold.measured_indices.tolist()) for fold in folds)
 
@@ -289,7 +288,7 @@ class _Part:
         self,
         run: _Run,
         suffix: str,
-        folds: Sequence[TrainedFold],
+        folds: Sequence[Artifact],
         tested: Sequence[Case],
         load_at: Callable[..., RawDataset],
         seed: int,
@@ -355,7 +354,7 @@ def _file_name(label: str) -> str:
     return f"{re.sub('[^A-Za-z0-9_=.-]', '_', safe)[:80]}_{digest}"
 
 
-def _identity(fold: TrainedFold, model: str | list[str], dataset: RawDataset, case: Case, seed: int) -> store.Identity:
+def _identity(fold: Artifact, model: str | list[str], dataset: RawDataset, case: Case, seed: int) -> store.Identity:
     """Collects everything that the numbers of a case depend on."""
     random = case.group in ("exposures", "sensor", "corruptions")
     # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with

@@ -24,7 +24,7 @@ from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.training.run import TrainedFold
+from r2l_jax.training.artifact import Artifact
 
 
 class Evaluator:
@@ -46,13 +46,13 @@ class Evaluator:
         self._average = jit(_average, static_argnums=0, out_shardings=shardings().split)
         self._add = jit(_add, static_argnums=0, out_shardings=shardings().everywhere)
 
-    def count(self, fold: TrainedFold, cases: Sequence[Case]) -> int:
+    def count(self, fold: Artifact, cases: Sequence[Case]) -> int:
         """Returns how many times `evaluate` calls its `tick`."""
         return len(cases) * -(-len(fold.measured_indices) // self._batch_size)
 
     def evaluate(
         self,
-        folds: Sequence[TrainedFold],
+        folds: Sequence[Artifact],
         dataset: RawDataset,
         cases: Sequence[Case],
         tick: Callable[[], None] = lambda: None,

@@ -24,7 +24,8 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.named_code import is_file
-from r2l_jax.training.run import TrainedFold, open_runs
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.run import load
 
 # The outermost pixels, which the scale of differences leaves out.
 _BORDER = 2
@@ -198,11 +199,11 @@ def _read(config: SheetConfig) -> dict[str, Any]:
     return content
 
 
-def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -> TrainedFold:
+def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -> Artifact:
     """Loads the first fold of the worst cell's run."""
     run, flags = content["runs"][worst.run], content["flags"]
     folder = pathlib.Path(run["folder"]) / f"fold_{next(iter(run['folds']))}"
-    ((fold,),) = open_runs([str(folder)], config.data_dir, config.code, flags["checkpoint"])
+    (fold,) = load(folder, None, flags["checkpoint"], config.code, config.data_dir, with_data=True)
     return fold
 
 

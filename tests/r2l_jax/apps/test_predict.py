@@ -21,13 +21,14 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.model import mending
+from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
-from r2l_jax.training.run import Run, open_run, open_runs
+from r2l_jax.training.run import Run, load
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +71,12 @@ def rows(output):
 
 
 def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_path):
-    ((fold,),) = open_runs([str(run.run_dir)])
+    (fold,) = load(str(run.run_dir))
     (numbers,) = Evaluator(4).evaluate([fold], fold.dataset, [OWN])
     evaluated = numbers[OWN.name]["accuracy"]
     names = [fold.dataset.names[index] for index in fold.valid_indices]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
-    model = open_run(str(run.run_dir), ["0"], "best")
+    model = load(str(run.run_dir))
     assert predict_files(chosen, tmp_path / "p.csv", model) == (len(names), 0)
     found = rows(tmp_path / "p.csv")
     assert [row["file"] for row in found] == [str(file) for file in chosen]
@@ -89,7 +90,7 @@ def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_
 
 def unequal_folds(config, *factors):
     """The same fold of a run several times, with the weights of its head multiplied by these factors."""
-    opened = [open_run(str(config.run_dir), ["0"], "best") for _ in factors]
+    opened = [load(str(config.run_dir)) for _ in factors]
     for model, factor in zip(opened, factors, strict=True):
         head = model.model.head
         (head.fc if hasattr(head, "fc") else head.conv2).kernel[...] *= factor
@@ -113,11 +114,11 @@ def test_all_folds_are_averaged(run, files, tmp_path):
     for other in (*each, *(np.mean(pair, axis=0) for pair in itertools.combinations(each, 2)), np.median(each, axis=0)):
         assert np.abs(np.subtract(mean, other)).max() > 1e-3
     with pytest.raises(InputError, match="--folds must be all, or numbers of folds that differ, got 0,0"):
-        open_run(str(run.run_dir), ["0", "0"], "best")
+        build(PredictionConfig, run=str(run.run_dir), input=("a",), output="b.csv", folds=("0", "0"))
 
 
 def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, monkeypatch):
-    model, output = open_run(str(run.run_dir), ["0"], "best"), tmp_path / "p.csv"
+    model, output = load(str(run.run_dir)), tmp_path / "p.csv"
     predict_files(files, tmp_path / "whole.csv", model)
     predict_files(files[3:6], output, model)
     read = []
@@ -129,7 +130,7 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
 
 
 def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
-    opened = open_run(str(run.run_dir), ["0"], "best")
+    opened = load(str(run.run_dir))
     found, unadapted = predict.mended(opened, files, None, run.run_dir, force=True)
     assert unadapted is None
     raws = np.stack([predict.read_file(file, opened, None, opened.shape) for file in files])
@@ -149,7 +150,7 @@ def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
 
 def test_files_to_adapt_by_are_evenly_spaced(run, files, monkeypatch):
     # The first eight are all bright.
-    opened = open_run(str(run.run_dir), ["0"], "best")
+    opened = load(str(run.run_dir))
     monkeypatch.setattr(predict, "MOST", 8)
     found, _ = predict.mended(opened, files, None, run.run_dir, force=True)
     spaced = [files[place] for place in (0, 2, 4, 6, 9, 11, 13, 15)]
@@ -165,7 +166,7 @@ def reference_of(run, raws, file):
 
 
 def test_a_run_is_adapted_if_a_drift_is_noticed(run, files, tmp_path, monkeypatch, capsys):
-    opened = open_run(str(run.run_dir), ["0"], "best")
+    opened = load(str(run.run_dir))
     clean = np.stack([predict.read_file(file, opened, None, opened.shape) for file in files * 2])
     # Other noise, so that no two mosaics are one.
     rng = np.random.default_rng(0)
@@ -245,7 +246,7 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
     tifffile.imwrite(small, np.full((16, 16), 500, np.uint16))
     shutil.copy(files[0], other)
     (tmp_path / "bad.tif").write_bytes(b"no file")
-    model = open_run(str(run.run_dir), ["0"], "best")
+    model = load(str(run.run_dir))
     given = [tmp_path / "bad.tif", small, tmp_path / "gone.tif", other, files[0]]
     assert predict_files(given, tmp_path / "p.csv", model) == (2, 3)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -258,7 +259,7 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
 
 def test_files_of_another_color_filter_array_are_refused(run, files, tmp_path, write_dng, capsys):
     other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
-    model = open_run(str(run.run_dir), ["0"], "best")
+    model = load(str(run.run_dir))
     assert predict_files([files[0], other], tmp_path / "p.csv", model) == (1, 1)
     expected = f"error: {other}: its color filter array must be RGGB, got BGGR\n"
     assert capsys.readouterr().err == expected
@@ -268,7 +269,7 @@ def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, ca
     for number in range(40):
         tifffile.imwrite(tmp_path / f"{number:02}.tif", np.full((32, 32), 1000, np.uint16))
     dark = sorted(tmp_path.glob("*.tif"))
-    model = open_run(str(one_epoch.run_dir), ["0"], "best")
+    model = load(str(one_epoch.run_dir))
     said = f"warning: {dark[0]}: the highest value is 1000 of 65535"
     predict_files(dark, tmp_path / "p.csv", model)
     (line,) = capsys.readouterr().err.splitlines()
@@ -281,7 +282,7 @@ def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, ca
 
 
 def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_path):
-    model = open_run(str(run.run_dir), ["0"], "best")
+    model = load(str(run.run_dir))
     with writing_to(tmp_path, "other.csv"):
         assert predict_files(files[:1], tmp_path / "p.csv", model) == (1, 0)
         with pytest.raises(InputError, match=r"other.csv: another program is writing to this file"):
@@ -312,7 +313,7 @@ def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
         file.symlink_to(files[number % len(files)])
     monkeypatch.setattr(predict, "read_mosaic", read)
     monkeypatch.setattr(Run, "predict", compute)
-    model = open_run(str(run.run_dir), ["0"], "best")
+    model = load(str(run.run_dir))
     assert predict_files(many, tmp_path / "p.csv", model) == (150, 0)
     assert max(most) <= 3 * predict.BATCH
 

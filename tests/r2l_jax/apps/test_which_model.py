@@ -15,7 +15,7 @@ from r2l_jax.programs import export, predict, process
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.store import hash_json
 from r2l_jax.training import train
-from r2l_jax.training.run import open_run, open_runs
+from r2l_jax.training.run import load
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def run(base):
     """A run of two folds whose first epoch is the best one."""
     config = replace(base, run_name="first_is_best", n_splits=2, save_locally=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.FoldTraining, "_quality", lambda _, row: [-row["epoch"], 0.0, 0.0])
+        patch.setattr(train.FoldTraining, "_quality", lambda _, row: [-float(row["epoch"]), 0.0, 0.0])
         train.run(config)
     return config
 
 
 @pytest.fixture(scope="module")
 def folds(run):
-    (opened,) = open_runs([str(run.run_dir)])
+    opened = load(run.run_dir, None)
     return opened.folds
 
 
@@ -81,7 +81,7 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
             json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": hash_json(fold.fingerprint)}})
         )
     for number in range(2):
-        model = open_run(str(run.run_dir), [str(number)], "best")
+        model = load(run.run_dir, number)
         assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number
 
 

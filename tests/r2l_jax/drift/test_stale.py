@@ -33,7 +33,7 @@ from r2l_jax.drift.synthesis.summary import PER_CLASS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.training import run as finished_run
+from r2l_jax.training import artifact
 from r2l_jax.training.record import training_id
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
@@ -178,14 +178,14 @@ def no_pictures(monkeypatch):
 
 def other_model(place, patch):
     """Lets a run be loaded with another number in its head."""
-    load = finished_run.stored_model
+    load = artifact.stored_arrays
 
     def loaded(*arguments):
         stored = load(*arguments)
         stored["head"]["fc"]["bias"] += jnp.float32(0.01)
         return stored
 
-    patch.setattr(finished_run, "stored_model", loaded)
+    patch.setattr(artifact, "stored_arrays", loaded)
 
 
 # Changes of what all results may depend on, beside the flags.

@@ -13,7 +13,7 @@ from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 CODE = """
 from flax import nnx
@@ -76,10 +76,10 @@ def test_it_predicts_from_its_folder_and_from_its_file(trained, head):
 
 def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, tmp_path):
     moved, other = (own_code.write(tmp_path / f"{name}.py", CODE + end) for name, end in (("a", ""), ("b", "\n")))
-    ((fold,),) = open_runs([str(trained.run_dir)], codes=[moved])
+    (fold,) = load(trained.run_dir, code=moved)
     assert fold.config.model.classifier_network == moved
     with pytest.raises(InputError, match=r"give --code=.*my_head.py:make; --code=.*b.py:make is another$"):
-        open_runs([str(trained.run_dir)], codes=[other])
+        load(trained.run_dir, code=other)
 
 
 def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, tmp_path):
@@ -87,9 +87,9 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
     before = metrics(trained)["history"]
     train.run(replace(trained, classifier_network=moved))
     assert metrics(trained)["history"] == before
-    with pytest.raises(InputError, match=r"another run \(head was make of a file of SHA-256 .*, is make of a file"):
+    with pytest.raises(InputError, match=r"another run \(head was 'make of a file of SHA-256 .*, is 'make of a file"):
         train.run(replace(trained, classifier_network=other))
-    with pytest.raises(InputError, match=r"another run \(head was make of a file of SHA-256 \w+, is 'resnet18'"):
+    with pytest.raises(InputError, match=r"another run \(head was 'make of a file of SHA-256 \w+', is 'resnet18'"):
         train.run(replace(trained, classifier_network="resnet18"))
 
 

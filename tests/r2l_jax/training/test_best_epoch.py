@@ -10,7 +10,7 @@ from small_runs import history, metrics, model
 import r2l_jax
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent
 
@@ -34,7 +34,7 @@ def worsening(base):
 
 def test_a_finished_run_is_loaded_at_its_best_epoch(worsening):
     content = metrics(worsening)
-    ((fold,),) = open_runs([str(worsening.run_dir)])
+    (fold,) = load(str(worsening.run_dir))
     loss, _ = by_hand.evaluate(fold, fold.model.processor)
     assert loss == pytest.approx(history(worsening)[content["best_epoch"]]["val_loss"], rel=1e-4)
     assert content["val_loss"] > 1.01 * loss
@@ -46,12 +46,12 @@ def test_a_finished_run_is_loaded_at_its_best_epoch(worsening):
 
 
 def test_a_run_starts_from_the_parts_of_the_best_epoch(worsening):
-    ((fold,),) = open_runs([str(worsening.run_dir)])
+    (fold,) = load(str(worsening.run_dir))
     state = jax.tree.map(jnp.zeros_like, nnx.state(fold.model))
     Sources(None, str(worsening.run_dir), pretrained=False, weights=None).provide(state, 0, fold.task)
     best, kernel = fold.model.head.conv1.kernel[...], nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, best)
     np.testing.assert_array_equal(model(worsening)["head.conv1.kernel"], best)
-    (last,), *_ = open_runs([str(worsening.run_dir)], checkpoint="last")
+    (last,) = load(worsening.run_dir, checkpoint="last")
     assert (last.model.head.conv1.kernel[...] != best).any()
     assert not nnx.to_pure_dict(state)["processor"]["white_balance"].any()

@@ -10,8 +10,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import training_id
-from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
@@ -26,37 +24,19 @@ def test_splits_keep_the_mosaics_of_a_scene_together(base):
     folds = Plan(replace(base, iso=(0.05, 0.5, 1.0), n_splits=2, test_size=8)).folds
     alone = Plan(replace(base, n_splits=2, test_size=8)).folds
     for fold, of_one in zip(folds, alone, strict=True):
-        parts = {name: getattr(fold, f"{name}_indices") for name in ("train", "valid", "test")}
+        parts = fold.split._asdict()
         assert sorted(np.concatenate([*parts.values()])) == list(range(120))
         for name, indices in parts.items():
             scenes = indices // 3
             assert all((scenes == scene).sum() == 3 for scene in scenes)
             # They are the scenes of a run of one intensity with the same seed.
-            assert list(dict.fromkeys(scenes.tolist())) == getattr(of_one, f"{name}_indices").tolist()
-
-
-def test_a_run_says_how_it_fares_at_each_intensity(several, capsys):
-    found = metrics(several)
-    assert found["flags"]["iso"] == [0.05, 1.0]
-    scores = [found[f"val_accuracy@iso={iso}"] for iso in ("0.05", "1")]
-    assert np.mean(scores) == pytest.approx(found["val_accuracy"])
-    (opened,) = open_runs([str(several.run_dir)])
-    fold = opened.folds[0]
-    dataset = fold.dataset
-    for place, score in enumerate(scores):
-        raws, targets = dataset.samples(fold.valid_indices[place::2])
-        assert np.mean(opened.predict(raws).argmax(-1) == targets) == pytest.approx(score)
-    # The same command finds the run finished.
-    summary = train.run(several)
-    assert training_id(metrics(several)) == training_id(found)
-    assert summary["val_accuracy@iso=1"]["folds"] == scores[1:]
-    assert ["0.05", f"{scores[0]:.4f}"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+            assert list(dict.fromkeys(scenes.tolist())) == getattr(of_one.split, name).tolist()
 
 
 def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     uri = str(several.run_dir)
     again = Plan(replace(base, iso=(1.0, 0.05), seed=9, state_dict_uri=uri)).folds[0]
-    assert again.train_indices.tolist() == metrics(several)["train_indices"]
+    assert again.split.train.tolist() == metrics(several)["train_indices"]
     for iso in ((1.0,), (0.05, 0.5)):
         with pytest.raises(InputError, match=r"--state_dict_uri=.*several splits other data"):
             Plan(replace(base, iso=iso, state_dict_uri=uri))

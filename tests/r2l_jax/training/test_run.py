@@ -1,37 +1,30 @@
-import dataclasses
 import json
 import shutil
 
 import folds_by_hand
 import jax.numpy as jnp
 import numpy as np
-import own_code
 import pytest
 import tifffile
 from flax import nnx
-from small_runs import metrics, model
+from small_runs import metrics
 
 import isp
-import r2l_jax
-from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
-from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.training.run import Run, open_run, open_runs
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training.run import Run, load
 from r2l_jax.training.update import StepSettings
 
 
 @pytest.fixture(scope="module")
 def loaded(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
+    return load(one_epoch.run_dir)
 
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
+    (fold,) = load(str(one_epoch.run_dir))
     return fold
 
 
@@ -44,7 +37,7 @@ def test_it_needs_the_run_s_folder_alone(one_epoch, tmp_path, monkeypatch, loade
     shutil.copytree(one_epoch.run_dir, tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load", None)
-    moved = r2l_jax.load("elsewhere", fold=0, checkpoint="best")
+    moved = load("elsewhere", fold=0, checkpoint="best")
     raws, _ = samples
     np.testing.assert_array_equal(moved.predict(raws), loaded.predict(raws))
     assert moved.identity == loaded.identity
@@ -100,38 +93,13 @@ def test_several_folds_predict_their_mean(base):
 
 def test_wrong_arguments_are_named(one_epoch, loaded):
     with pytest.raises(InputError, match=r"^nowhere is not a run's folder with a fold_0: not found$"):
-        r2l_jax.load("nowhere")
+        load("nowhere")
     with pytest.raises(InputError, match=r"is not a run's folder with a fold_3: it has fold_0$"):
-        r2l_jax.load(one_epoch.run_dir, fold=3)
+        load(one_epoch.run_dir, fold=3)
     with pytest.raises(InputError, match=r"^checkpoint must be one of best, last, got 'first'$"):
-        r2l_jax.load(one_epoch.run_dir, checkpoint="first")
+        load(one_epoch.run_dir, checkpoint="first")
     with pytest.raises(InputError, match=r"^expected mosaics \(..., H, W\), got an array of shape \(3,\)$"):
         loaded.render(np.zeros(3, np.float32))
-
-
-def test_a_fold_comes_back_as_it_was_trained(one_epoch, fold):
-    assert fold.config == one_epoch
-    assert fold.valid_indices.tolist() == metrics(one_epoch)["valid_indices"]
-    saved = model(one_epoch)
-    np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
-    np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
-    raws, targets = fold.dataset.samples(fold.valid_indices)
-    batch = {"raw": raws, "target": jnp.asarray(targets), "index": None, "weight": jnp.ones(len(raws))}
-    sums = fold.task.sums(fold.model(jnp.asarray(raws)), batch)
-    assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
-
-
-def test_which_checkpoint_is_opened_is_printed(one_epoch, capsys):
-    open_runs([str(one_epoch.run_dir)])
-    open_runs([str(one_epoch.run_dir)], checkpoint="last")
-    folder = one_epoch.run_dir / "fold_0"
-    assert capsys.readouterr().out == f"{folder}: the best checkpoint\n{folder}: the last checkpoint\n"
-
-
-@pytest.mark.parametrize("settings", [AdaptationConfig, LearningConfig, ForensicsConfig, EvaluationConfig])
-def test_every_program_takes_the_best_checkpoint_by_default(settings):
-    (flag,) = (leaf for leaf in leaves(settings) if leaf.name == "checkpoint")
-    assert (flag.default, flag.declared.choices) == ("best", ("best", "last"))
 
 
 def test_runs_of_the_same_data_share_it_and_no_others(one_epoch, tmp_path):
@@ -140,7 +108,7 @@ def test_runs_of_the_same_data_share_it_and_no_others(one_epoch, tmp_path):
     content = metrics(one_epoch)
     content["flags"]["data_dir"] = str(tmp_path / "data")
     (tmp_path / "run/fold_0/metrics.json").write_text(json.dumps(content))
-    here, again, there = open_runs([str(one_epoch.run_dir), str(one_epoch.run_dir / "fold_0"), str(tmp_path / "run")])
+    here, again, there = map(load, (one_epoch.run_dir, one_epoch.run_dir / "fold_0", tmp_path / "run"))
     assert here.dataset is again.dataset
     assert here.dataset is not there.dataset
     assert there.dataset.files[0][0].is_relative_to(tmp_path)
@@ -148,43 +116,23 @@ def test_runs_of_the_same_data_share_it_and_no_others(one_epoch, tmp_path):
 
 def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch, tmp_path):
     (tmp_path / "link").symlink_to(one_epoch.run_dir / "fold_0")
-    ((fold,),) = open_runs([str(tmp_path / "link")])
+    (fold,) = load(str(tmp_path / "link"))
     assert fold.number == 0
     shutil.copytree(one_epoch.run_dir, tmp_path / "run")
     shutil.copytree(tmp_path / "run/fold_0", tmp_path / "run/fold_0 (copy)")
-    ((fold,),) = open_runs([str(tmp_path / "run")])
+    (fold,) = load(str(tmp_path / "run"))
     assert fold.number == 0
-    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is not a run's folder: it has no fold_0"):
-        open_runs([str(tmp_path / "run/fold_0 (copy)")])
+    with pytest.raises(InputError, match=r"fold_0 \(copy\) is not a run's folder with a fold_0: it has no fold_"):
+        load(tmp_path / "run/fold_0 (copy)")
     (tmp_path / "experiment").mkdir()
     shutil.copytree(one_epoch.run_dir, tmp_path / "experiment" / "cells")
-    message = r"--run=.*/cells is not a run's folder: not found; did you mean .*/experiment/cells\?$"
-    with pytest.raises(InputError, match=message):
-        open_runs([str(tmp_path / "cells")])
     with pytest.raises(InputError, match=r"a fold_0: not found; did you mean .*/experiment/cells\?$"):
-        open_run(str(tmp_path / "cells"), ["0"], "best")
-
-
-def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
-    fingerprints = []
-    for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
-        code = f"import isp\nmake = isp.parametrized\n{comment}"
-        config = build(TrainConfig, pipeline=own_code.write(tmp_path / name, code))
-        fingerprints.append(dataclasses.replace(fold, config=config).fingerprint)
-    assert fingerprints[0] == fingerprints[1]
-    assert len({fold.fingerprint, *fingerprints}) == 3
-
-
-def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"--run=nowhere is not a run's folder: not found"):
-        open_runs(["nowhere"])
-    with pytest.raises(InputError, match=r"is not a run's folder: it has no fold_0"):
-        open_runs([str(tmp_path)])
+        load(str(tmp_path / "cells"))
 
 
 def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
     datasets.load("Synthetic", **replace(one_epoch, data_dir=str(tmp_path)).data.source)
-    ((fold,),) = open_runs([str(one_epoch.run_dir)], data_dir=str(tmp_path))
+    (fold,) = load(one_epoch.run_dir, data_dir=str(tmp_path))
     assert fold.config.data.data_dir == str(tmp_path)
 
 
@@ -207,12 +155,12 @@ def test_a_run_on_own_files_is_loaded_after_all_has_moved(one_epoch, tmp_path, m
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     uri, data = "../there/runs/test/moved", "../there/cells"
-    ((fold,),) = open_runs([uri], data_dir=data)
+    (fold,) = load(uri, data_dir=data)
     assert fold.dataset.camera == isp.CAMERAS["drone"]
     (there / "cells" / "my_camera.json").unlink()
     message = (
-        rf"--run={uri}/fold_0 was trained with --camera=cells/my_camera.json, which is not found here: put it at "
+        rf"{uri}/fold_0 was trained with --camera=cells/my_camera.json, which is not found here: put it at "
         rf"{data}/my_camera.json"
     )
     with pytest.raises(InputError, match=message):
-        open_runs([uri], data_dir=data)
+        load(uri, data_dir=data)

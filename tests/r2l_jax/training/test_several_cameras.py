@@ -1,8 +1,6 @@
 """Runs of several cameras."""
 
 import dataclasses
-import json
-import pathlib
 import shutil
 
 import dng
@@ -18,17 +16,13 @@ import r2l_jax
 from r2l_jax.apps.lab.sources import file_source
 from r2l_jax.apps.predict import predict_files, read_file
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.drift.forensics import forensics
-from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.run import Run, open_runs
-from r2l_jax.training.steps import make_steps
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.run import Run, load
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +49,6 @@ def model(several):
     return r2l_jax.load(several.run_dir)
 
 
-def test_one_compiled_step_serves_all_mixtures_of_cameras(several):
-    steps = make_steps(Plan(several).steps, GradientDescent)
-    assert (steps._train._cache_size(), steps._retake._cache_size(), steps._process._cache_size()) == (1, 1, 1)
-
-
 def test_a_run_records_its_cameras_and_resumes(several):
     found = metrics(several)
     assert {name: isp.Camera(**fields) for name, fields in found["cameras"].items()} == CAMERAS
@@ -78,11 +67,6 @@ def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
     (moved / "near/camera.json").write_text(near.to_json())
     with pytest.raises(InputError, match=r"another run \(the data has changed; the cameras' calibration values have"):
         train.run(replace(several, data_dir=str(moved)))
-
-
-def test_predictions_are_those_of_validation(several, model):
-    raws, targets = model.dataset.samples(model.folds[0].valid_indices)
-    assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(metrics(several)["val_accuracy"])
 
 
 def test_a_model_in_one_file_keeps_its_cameras(several, model):
@@ -145,17 +129,6 @@ def of_one_camera(fold):
     return dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))
 
 
-def test_files_of_a_camera_are_predicted_as_its_samples_are(several, model, tmp_path):
-    files = sorted(pathlib.Path(several.data.data_dir, "near").glob("*/0.tiff"))
-    predict_files(files, tmp_path / "near.csv", model, KnownCamera.of(NEAR))
-    rows = [line.split(",") for line in (tmp_path / "near.csv").read_text().splitlines()[1:]]
-    dataset = model.dataset
-    raws, _ = dataset.samples(
-        np.array([dataset.names.index(str(file.relative_to(several.data.data_dir))) for file in files])
-    )
-    np.testing.assert_allclose(np.array([row[2:] for row in rows], float), model.predict(raws), atol=1e-5)
-
-
 def test_evaluation_tells_cameras_apart(several, model, tmp_path):
     config = EvaluationConfig(
         run=(str(several.run_dir),),
@@ -172,33 +145,10 @@ def test_evaluation_tells_cameras_apart(several, model, tmp_path):
     assert groups["rows"] == ["far", "near"]
     (run,) = result["runs"].values()
     assert run["tests"]["own"]["loss"]["mean"] == pytest.approx(metrics(several)["val_loss"], rel=1e-4)
-    (opened,) = open_runs([str(several.run_dir)])
+    opened = load(str(several.run_dir))
     fold = opened.folds[0]
     names = np.array([fold.dataset.shot(index).camera for index in fold.valid_indices.tolist()])
     assert groups["samples"] == [int((names == name).sum()) for name in groups["rows"]]
-
-
-@pytest.mark.slow
-def test_forensics_measures_both_cameras_and_checks_a_third(several, tmp_path):
-    config = build(
-        ForensicsConfig,
-        run=str(several.run_dir),
-        analyses=("sensitivity", "worst_case"),
-        steps=1,
-        samples=8,
-        starts=1,
-        adv_parameters=("white_balance",),
-        adv_aux_weight=(1.0,),
-        by=("camera",),
-        output=str(tmp_path),
-    )
-    forensics.run(config)
-    found = {
-        each: json.loads((tmp_path / f"fold_0/{each}/{each}.json").read_text()) for each in ("sensitivity", "shots")
-    }
-    # The loss of the samples is that of the validation.
-    assert found["sensitivity"]["overall"]["loss"] == pytest.approx(metrics(several)["val_loss"], rel=1e-4)
-    assert found["shots"]["fields"]["camera"]["rows"] == ["far", "near"]
 
 
 def test_metering_and_an_earlier_processing_take_several_cameras(several, tmp_path):

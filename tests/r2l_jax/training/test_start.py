@@ -13,7 +13,7 @@ from small_runs import model
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 from r2l_jax.training.update import StepSettings
 
 
@@ -60,7 +60,7 @@ def three_classes(base, tmp_path_factory):
 
 def provided(config, **sources):
     """Returns the head of a run's model after parts of it were taken from elsewhere, and its task."""
-    ((fold,),) = open_runs([str(config.run_dir)])
+    (fold,) = load(str(config.run_dir))
     state = nnx.state(fold.model)
     start.Sources(**{"processor": None, "head": None, "pretrained": False, "weights": None, **sources}).provide(
         state, 0, fold.task
@@ -98,7 +98,7 @@ def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
 def test_running_statistics_start_at_those_of_the_images(three_classes):
     """Three updates would leave 0.9**3 of a variance of 1."""
     config, _ = three_classes
-    ((fold,),) = open_runs([str(config.run_dir)])
+    (fold,) = load(str(config.run_dir))
     raws, _ = fold.dataset.samples(fold.train_indices)
     images, normalizer = np.asarray(fold.model.processor(raws)), fold.model.normalizer
     np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)

@@ -42,7 +42,8 @@ def received(one_epoch, tmp_path, monkeypatch, code):
     (run / "fold_0/metrics.json").write_text(json.dumps(metrics(one_epoch) | changes))
     model = run / "fold_0/model.safetensors"
     with safe_open(model, "np") as opened:
-        entries = opened.metadata() | {name: json.dumps(value) for name, value in changes.items()}
+        about = json.loads(opened.metadata()["about"]) | changes
+        entries = opened.metadata() | {"about": json.dumps(about)}
     safetensors.numpy.save_file(safetensors.numpy.load_file(model), model, entries)
     return run
 

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import events
-from tensorboard.plugins.hparams import plugin_data_pb2
 
-from r2l_jax.config import TrainConfig
-from r2l_jax.runtime.flags import flat
 from r2l_jax.training.tracking import Tracker, class_table, epoch_line
 
 RNG = np.random.default_rng(0)
@@ -90,23 +87,9 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
     with Tracker(tmp_path, 0, save_tensors, enabled) as tracker:
         tracker.scalars({"loss/val": 0.5}, 2)
         tracker.images("stages", {"demosaic": np.zeros((1, 4, 4, 3), np.float32)}, 2)
-        tracker.hyperparameters(flat(TrainConfig()), {"val_loss": 0.5})
     assert not list(tmp_path.rglob("*.npy"))
     assert len(list(tmp_path.rglob("*.png"))) == enabled
     assert bool(list(tmp_path.rglob("events*"))) == enabled
-
-
-def test_hyperparameters_are_those_that_tell_runs_apart_in_their_types(tmp_path):
-    flags = flat(TrainConfig()) | {"lr": 0.25, "epochs": 30, "dataset": "Other", "iso": (1.0, 2.0)}
-    with Tracker(tmp_path, 0, save_tensors=False) as tracker:
-        tracker.hyperparameters(flags, {"val_loss": 1.0})
-    recorded = events(tmp_path / "hparams")
-    content = recorded.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert sorted(found) == ["dataset", "epochs", "iso", "lr", "processing_mode"]
-    assert (found["lr"].number_value, found["epochs"].number_value) == (0.25, 30)
-    assert (found["dataset"].string_value, found["iso"].string_value) == ("Other", "(1.0, 2.0)")
-    assert recorded.Scalars("final/val_loss")[0].value == 1
 
 
 def test_events_that_cannot_be_written_end_the_program_in_one_line(tmp_path):

@@ -113,7 +113,7 @@ def test_a_fold_in_training_is_not_trained_twice(base):
         train.run_folds(config, [1])
 
 
-def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finished):
+def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     config, _ = finished
     recorded = events(config.run_dir / "fold_0")
     tags = recorded.Tags()
@@ -129,19 +129,6 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
         assert all(event.value > 0 for event in recorded.Scalars(f"processor_gradient_norm/{name}"))
     pictures = [f"{group}/{i}_{name}" for group in ("stages", "gradients") for i, name in enumerate(STAGES)]
     assert {*pictures, "predictions", "confusion"} <= set(tags["images"])
-    hparams = events(config.run_dir / "fold_0" / "hparams")
-    assert "final/val_accuracy" in hparams.Tags()["scalars"]
-
-
-def test_results_hold_the_tensors_behind_the_pictures(finished):
-    config, _ = finished
-    results = config.run_dir / "fold_0" / "results" / "epoch_0001"
-    for group in ("stages", "gradients"):
-        tensors = [np.load(results / group / f"{number}_{name}.npy") for number, name in enumerate(STAGES)]
-        assert {tensor.shape for tensor in tensors} == {(3, 32, 32, 3)}
-        assert all(tensor.any() for tensor in tensors)
-    assert np.load(results / "predictions_logits.npy").shape == (3, 5)
-    assert not list(config.run_dir.rglob("*.part"))
 
 
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
@@ -258,7 +245,7 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finishe
     train.run(config)
     train.run(replace(config, epochs=2))
     assert history(config) == history(finished[0])
-    with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
+    with pytest.raises(InputError, match=r"holds another run \(epochs was 2, is 1\)"):
         train.run(config)
 
 
@@ -292,32 +279,15 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
 
 
-def test_damaged_files_are_named(base, one_epoch):
-    config = replace(base, run_name="damaged", epochs=1)
-    fold = config.run_dir / "fold_0"
-    fold.mkdir(parents=True)
-    (fold / "metrics.json").write_text('{"complete": tr')
-    with pytest.raises(InputError, match=r"metrics.json cannot be read .*; start anew with --overwrite"):
-        train.run(config)
-    shutil.copyfile(one_epoch.run_dir / "fold_0/metrics.json", fold / "metrics.json")
-    shutil.copytree(one_epoch.run_dir / "fold_0/checkpoints", fold / "checkpoints")
-    shutil.rmtree(fold / "checkpoints/4/model")
-    with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
-        train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
-
-
-def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("logdir", "reason"), [("file/deeper", "Not a directory"), ("new", "Permission denied")])
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(
+    base, tmp_path, monkeypatch, logdir, reason
+):
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets, "load", None)
-    for logdir, reason in (
-        ("file", "Not a directory"),
-        ("file/deeper", "Not a directory"),
-        ("new", "Permission denied"),
-    ):
-        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-        with pytest.raises(InputError, match=rf"/{logdir}/test/[\w ]+: not a folder to write to \({reason}\)$"):
-            train.run(replace(base, logdir=str(tmp_path / logdir)))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=rf"/{logdir}/test/[\w ]+: not a folder to write to \({reason}\)$"):
+        train.run(replace(base, logdir=str(tmp_path / logdir)))
 
 
 def test_a_run_that_diverges_says_so(base):

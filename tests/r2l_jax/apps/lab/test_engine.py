@@ -7,7 +7,7 @@ from r2l_jax.apps.lab.engine import Engine, Search
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -24,7 +24,7 @@ def judging(model):
 
 @pytest.fixture(scope="module")
 def sample(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
+    (fold,) = load(str(one_epoch.run_dir))
     raw, target = fold.dataset[int(fold.valid_indices[0])]
     return raw, np.asarray(target)
 

@@ -1,7 +1,6 @@
 import argparse
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -79,12 +78,11 @@ def outcomes(tmp_path, monkeypatch):
     for name in SHARES:
         report_runs.write_run(tmp_path / name, epochs=1)
 
-    def opened(uris):
+    def opened(uri, *_, **__):
         dataset = argparse.Namespace(counted="scenes")
-        folds = [argparse.Namespace(uri=pathlib.Path(uri), measured="validation", dataset=dataset) for uri in uris]
-        return [argparse.Namespace(folds=[fold]) for fold in folds]
+        return argparse.Namespace(folds=[argparse.Namespace(uri=uri, measured="validation", dataset=dataset)])
 
-    monkeypatch.setattr(comparison, "open_runs", opened)
+    monkeypatch.setattr(comparison, "load", opened)
     monkeypatch.setattr(comparison, "own_outcomes", lambda folds: found[str(folds[0].uri.relative_to(tmp_path))])
     return found
 
@@ -123,11 +121,11 @@ def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path, monke
     runs = read_runs([str(tmp_path / name) for name in "ab"])
     assert differences_table(runs) == "a and b: no paired difference: a is not trained to its end"
 
-    def missing(uris):
+    def missing(*_, **__):
         raise InputError("the data is not there")
 
     changed("a", complete=True)
-    monkeypatch.setattr(comparison, "open_runs", missing)
+    monkeypatch.setattr(comparison, "load", missing)
     runs = read_runs([str(tmp_path / name) for name in "abh"])
     reason, line = differences_table(runs).split("\n\n", 1)
     assert reason == "no paired differences: the data is not there"

@@ -35,7 +35,7 @@ def fold():
 @pytest.fixture(scope="module", autouse=True)
 def loaded(fold):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adaptation, "open_runs", lambda *arguments: [Run([fold])])
+        patch.setattr(adaptation, "load", lambda *_, **__: Run([fold]))
         yield
 
 
@@ -172,7 +172,7 @@ def outcomes_of(monkeypatch, fold, *members):
             # The last processing has the lowest loss.
             return [Measured(-number, 0.5, 1.0, np.zeros((8, 2, 2))) for number in range(len(parameters))]
 
-    monkeypatch.setattr(adaptation, "open_runs", lambda uris, *options: [Run([fold]) for _ in uris])
+    monkeypatch.setattr(adaptation, "load", lambda *_, **__: Run([fold]))
     monkeypatch.setattr(methods, "Measurer", Stub)
     monkeypatch.setattr(methods.Searcher, "run", search)
     monkeypatch.setattr(adaptation, "confusions_of", lambda *options: confusions(next(outcomes)))

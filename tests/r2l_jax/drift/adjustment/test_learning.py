@@ -162,13 +162,13 @@ def test_refuses_a_run_of_other_data(config, one_epoch, monkeypatch):
     ],
 )
 def test_refuses_a_run_that_is_not_learned(one_epoch, config, monkeypatch, flags, message):
-    open_runs = learning.open_runs
+    load = learning.load
 
-    def other(*arguments):
-        (run,) = open_runs(*arguments)
-        return [Run([dataclasses.replace(fold, config=replace(fold.config, **flags)) for fold in run.folds])]
+    def other(*arguments, **given):
+        run = load(*arguments, **given)
+        return Run([dataclasses.replace(fold, config=replace(fold.config, **flags)) for fold in run.folds])
 
-    monkeypatch.setattr(learning, "open_runs", other)
+    monkeypatch.setattr(learning, "load", other)
     with pytest.raises(InputError, match=message):
         learning.run(config)
 

@@ -13,7 +13,7 @@ from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import mending
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_all_methods_stand_beside_the_baseline(result):
 def test_the_adapted_run_predicts_as_was_measured(config, result):
     one = result["folds"][0]["black_level.5"]
     model = r2l_jax.load(config.output_dir / "black_level.5")
-    (run,) = open_runs([config.run])
+    run = load(config.run)
     (fold,) = run.folds
     (drift,) = cases.sensor(["black_level"], [5])
     dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, None, 0)
@@ -93,7 +93,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, tmp_path, monkeypatch,
     assert one.get("refusal") == (None if noticed else "no drift is noticed")
     assert (one.get("statistics") is not None) == noticed
     new, clean = seen
-    ((fold,),) = open_runs([config.run])
+    (fold,) = load(config.run)
     trained = fold.dataset.samples(fold.train_indices)[0]
     assert (len(new), len(clean)) == (16, 16)
     found = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
@@ -122,7 +122,7 @@ def test_searches_by_features_see_no_labels(config, tmp_path, monkeypatch):
 
 def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path, monkeypatch):
     seen = watch_searches(monkeypatch)
-    ((fold,),) = open_runs([config.run])
+    (fold,) = load(config.run)
     under = drifts.drifted(config, fold, *config.drifts)
     settings = replace(config, starts=3).searches
     tried = methods.try_all(settings, fold, under, lambda: False, tmp_path / "unfinished")

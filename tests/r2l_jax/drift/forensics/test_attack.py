@@ -9,7 +9,7 @@ from r2l_jax.drift.search.descent import deviation
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
 def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     """Its mean over 8 samples, which do not fill two batches of 6."""
     config, _ = attacked
-    (learned,), (fold,) = open_runs([config.processing.processor_uri, str(config.run_dir)])
+    (learned,), (fold,) = load(config.processing.processor_uri), load(config.run_dir)
     raws, _ = fold.dataset.samples(fold.valid_indices)
     away = deviation(fold.model.processor(raws), learned.model.processor(raws), "ssim")
     row = history(config)[metrics(config)["best_epoch"]]
@@ -71,7 +71,7 @@ def test_differences_are_recorded(attacked):
     )
     assert (default != adversarial).any()
     np.testing.assert_allclose(difference, 0.5 + (adversarial - default) / 2)
-    ((learned,),) = open_runs([config.processing.processor_uri])
+    (learned,) = load(config.processing.processor_uri)
     raws, _ = learned.dataset.samples(np.arange(2))
     np.testing.assert_allclose(learned.model.processor(raws), default, atol=1e-5)
     events = EventAccumulator(str(folder))

@@ -42,7 +42,7 @@ LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
 def runs(monkeypatch):
     """The folds of runs by their names."""
     known = {"static": FOLDS, "learned": [LEARNED]}
-    monkeypatch.setattr(evaluation, "open_runs", lambda uris, *_: [Run(known[pathlib.Path(uri).name]) for uri in uris])
+    monkeypatch.setattr(evaluation, "load", lambda uri, *_, **__: Run(known[pathlib.Path(uri).name]))
     return known
 
 

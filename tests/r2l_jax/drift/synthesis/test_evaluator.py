@@ -12,7 +12,7 @@ import isp
 from r2l_jax.drift import cases, statistics
 from r2l_jax.drift.outcomes import from_text
 from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import load
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
 INTENSITIES = np.linspace(0.3, 0.7, 12)
@@ -30,7 +30,7 @@ def evaluated(evaluator, fold, dataset, known):
 
 
 def test_own_images_score_as_the_best_epoch_did(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
+    (fold,) = load(str(one_epoch.run_dir))
     own = evaluated(Evaluator(8), fold, fold.dataset, [cases.OWN])["own"]
     assert own["accuracy"] == pytest.approx(metrics(one_epoch)["best_val_accuracy"])
     assert own["loss"] == pytest.approx(metrics(one_epoch)["best_val_loss"], rel=1e-4)
@@ -88,7 +88,7 @@ def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
 
 
 def test_test_samples_are_measured_if_there_are_any(fold):
-    tested = dataclasses.replace(fold, valid_indices=fold.train_indices, test_indices=fold.valid_indices)
+    tested = dataclasses.replace(fold, split=fold.split._replace(valid=fold.split.train, test=fold.split.valid))
     own = evaluated(Evaluator(8), fold, fold.dataset, [cases.OWN])
     assert evaluated(Evaluator(8), tested, fold.dataset, [cases.OWN]) == own
     assert (fold.measured, tested.measured) == ("validation", "test")

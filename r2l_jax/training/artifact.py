@@ -1,0 +1,462 @@
+"""A trained model: the fold of a run, an adapted model, or a file model.safetensors, which are opened in one way."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import safetensors
+from flax import nnx
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.files.decoding import reading
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.data.settings import TrainingDataSettings
+from r2l_jax.data.splits import Split
+from r2l_jax.model.build import Architecture
+from r2l_jax.model.mending import MOST, Known, Mended, known_of
+from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.processors import OwnNormalization, Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
+from r2l_jax.model.tasks import Task, make_task
+from r2l_jax.pipelines import NamedPipeline, metering_of
+from r2l_jax.runtime import named_code
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json, write_safetensors
+from r2l_jax.runtime.flags import build, leaves, replace
+from r2l_jax.runtime.named_code import Source
+from r2l_jax.training.checkpoint import stored_model
+from r2l_jax.training.record import About, about_of, check_split, fold_number, read_metrics, training_id
+from tasks.layers import BatchNorm
+
+PyTree = Any
+
+NAME = "model.safetensors"
+
+_FORMAT = "r2l_jax 2"
+
+# Data sets in use, so that models of the same data share what they have read.
+_datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDictionary()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Artifact:
+    """A trained model.
+
+    Attributes:
+        folder: the fold's folder, or the folder of the model's file.
+        metrics: the content of metrics.json.
+        about: the typed part of it.
+        config: the settings of the training, with the present place of the data and of the user's code.
+        split: the samples of the training.
+        load_model: loads the model, once.
+        load_data: loads the data set.
+        mending: how the model was adapted after it was opened, if it was.
+    """
+
+    folder: pathlib.Path
+    metrics: Mapping[str, Any]
+    about: About
+    config: TrainConfig
+    split: Split
+    load_model: Callable[[], RawToLogit]
+    load_data: Callable[[], RawDataset]
+    mending: Mended | None = None
+
+    @property
+    def train_indices(self) -> np.ndarray:
+        """The samples that it was trained on."""
+        return self.split.train
+
+    @property
+    def valid_indices(self) -> np.ndarray:
+        """The samples that it was validated on."""
+        return self.split.valid
+
+    @property
+    def test_indices(self) -> np.ndarray:
+        """The samples that its training never saw, if any."""
+        return self.split.test
+
+    @property
+    def measured(self) -> str:
+        """Which samples the controls measure: "test" if there are test samples, else "validation"."""
+        return "test" if len(self.split.test) else "validation"
+
+    @property
+    def measured_indices(self) -> np.ndarray:
+        """The samples that the controls measure."""
+        return self.split.test if len(self.split.test) else self.split.valid
+
+    def measuring(self, indices: np.ndarray) -> "Artifact":
+        """Returns the model with some of its measured samples in place of all."""
+        part = "test" if len(self.split.test) else "valid"
+        return dataclasses.replace(self, split=self.split._replace(**{part: indices}))
+
+    @property
+    def number(self) -> int:
+        """The number of the fold in its run."""
+        return self.about.fold
+
+    @property
+    def model(self) -> RawToLogit:
+        """The model of a checkpoint, in evaluation: batch norms use their running statistics."""
+        return self.load_model()
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """The structure of the model."""
+        return _architecture(self.about, self.config)
+
+    @property
+    def task(self) -> Task:
+        """The task that the model was trained for."""
+        return self.architecture.task
+
+    @functools.cached_property
+    def camera(self) -> isp.Camera | None:
+        """The camera that the processing started from; None for images that are processed already."""
+        return _camera(self.about)
+
+    @functools.cached_property
+    def cameras(self) -> dict[str, isp.Camera]:
+        """The cameras of the training by name, if there were several."""
+        return {name: isp.Camera.from_json(json.dumps(each)) for name, each in (self.about.cameras or {}).items()}
+
+    @property
+    def dataset(self) -> RawDataset:
+        """The data set that the model was trained on."""
+        return self.load_data()
+
+    @property
+    def training(self) -> str:
+        """The id of the training, which results record (see `record.training_id`)."""
+        return training_id(self.metrics)
+
+    @functools.cached_property
+    def clean(self) -> Known | None:
+        """The statistics of clean images of the training, by which a model that has seen many cameras is adapted.
+
+        Its own statistics are of images that no camera takes together. Other models have none, nor have adapted ones,
+        and those whose data is missing.
+        """
+        if not self.config.optimization.camera_augmentation or self.about.mended or len(self.train_indices) < MOST:
+            return None
+        drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
+        try:
+            raws, _ = self.dataset.samples(drawn)
+        except InputError:
+            return None
+        return known_of(self.model.on_one_device(), raws, self.task)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model (see `model_hash`) and of the file of its pipeline, which results record."""
+        named = (self.config.processing.named_pipeline, self.task.own)
+        parts = [model_hash(self.model), *(str(part) for each in named if each for part in each.identity)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The model's variables by their dotted paths."""
+        flat = nnx.to_flat_state(nnx.state(self.model))
+        return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the arrays, the task, the classes and the processing."""
+        about, architecture = self.about, self.architecture
+        pipeline, own = architecture.pipeline, architecture.task.own
+        processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
+        meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
+        meaning += [] if about.cameras is None else [about.cameras]
+        meaning += [] if own is None else [*own.identity, own.weights(architecture.task.outputs)]
+        digest = hashlib.sha256(json.dumps(meaning).encode())
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def adapted(
+        self,
+        model: RawToLogit,
+        origin: Mapping[str, Any],
+        pipeline: NamedPipeline | None = None,
+        mending: Mended | None = None,
+    ) -> "Artifact":
+        """Returns the artifact of a model that was made from this one, with the data, the splits and scores of this.
+
+        Args:
+            model: the model.
+            origin: says where the model came from, in a form that JSON can hold.
+            pipeline: the pipeline that replaces this model's, if any.
+            mending: how its statistics were adapted, if they were.
+        """
+        config, metrics = self.config, {**self.metrics, "mended": {"from": self.identity, **origin}}
+        if pipeline is not None:
+            # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
+            model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
+            flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
+            flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
+            config = replace(config, **flags)
+            source = pipeline.source and dataclasses.asdict(pipeline.source)
+            metrics |= {"flags": {**self.metrics["flags"], **flags}, "pipeline": source}
+        about = about_of({**metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}, str(self.folder))
+        changed = {"metrics": metrics, "about": about, "config": config, "mending": mending}
+        return dataclasses.replace(self, **changed, load_model=functools.partial(_same, model))
+
+    def write(self, target: pathlib.Path) -> None:
+        """Writes the model to one file, with its description."""
+        about = {**self.metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}
+        metadata = {"format": _FORMAT, "about": json.dumps(about), "identity": self.identity}
+        write_safetensors(target, self.arrays, metadata)
+
+    def write_fold(self, folder: pathlib.Path) -> None:
+        """Writes the model as the fold of a run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write(folder / NAME)
+        # Last, since a fold is there once its metrics.json is.
+        write_json(folder / "metrics.json", self.metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """Opens folds and model files.
+
+    The user's pipelines and heads come from `codes`, by the names that he gives them now. Recorded files are never run.
+    """
+
+    checkpoint: str
+    sharding: jax.sharding.Sharding
+    codes: Mapping[str, Source]
+    data_dir: str | None = None
+
+    def fold(self, folder: pathlib.Path) -> Artifact:
+        """Opens a fold's folder."""
+        where = str(folder)
+        metrics = read_metrics(folder / "metrics.json", where)
+        if not metrics["complete"]:
+            raise InputError(f"{where} is not trained to its end: to train the rest, repeat the command that began it")
+        number = fold_number(folder.resolve()) or 0
+
+        def stored() -> PyTree:
+            return stored_arrays(folder, self.sharding, self.checkpoint, where)
+
+        return self._artifact(folder, metrics, number, stored, where)
+
+    def file(self, file: pathlib.Path) -> Artifact:
+        """Opens a model's file, and checks everything in it, which may come from anybody."""
+        metrics, arrays, identity = read_file(file)
+        number, checkpoint = metrics.pop("fold"), metrics.pop("checkpoint")
+        if checkpoint != self.checkpoint:
+            raise InputError(f"{file} holds the {checkpoint} checkpoint, not the {self.checkpoint} one: ask for that")
+
+        def stored() -> PyTree:
+            return jax.device_put(arrays, self.sharding)
+
+        artifact = self._artifact(file.parent, metrics, number, stored, str(file))
+        if artifact.identity != identity:
+            raise InputError(f"{file} is damaged: its arrays have changed since it was written")
+        return artifact
+
+    def _artifact(
+        self, folder: pathlib.Path, metrics: dict[str, Any], number: int, stored: Callable[[], PyTree], where: str
+    ) -> Artifact:
+        about = about_of({**metrics, "checkpoint": self.checkpoint, "fold": number}, where)
+        config = self._moved(self._settings(about, where), where)
+
+        # No function refers to the artifact, so that its data is let go together with it.
+        @functools.cache
+        def load_model() -> RawToLogit:
+            return _made(about, config, stored(), where)
+
+        @functools.cache
+        def load_data() -> RawDataset:
+            dataset = _load_data(config.data)
+            if dataset.fingerprint != about.fingerprint:
+                raise InputError(
+                    f"{where} was trained on other data: the samples or classes of {dataset.name} in "
+                    f"{config.data.data_dir} differ"
+                )
+            check_split(about, dataset, where)
+            return dataset
+
+        artifact = Artifact(folder, metrics, about, config, about.split, load_model, load_data)
+        try:
+            _ = artifact.camera, artifact.cameras
+        except ValueError as error:
+            raise InputError(f"{where} is damaged: a camera is not valid: {error}") from None
+        return artifact
+
+    def _settings(self, about: About, where: str) -> TrainConfig:
+        """Returns the recorded settings of a training, in which the user's names replace those of Python files."""
+        flags = dict(about.flags)
+        if unknown := sorted(flags.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
+            raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
+        for flag, source in (("pipeline", about.pipeline), ("classifier_network", about.head)):
+            name = flags.get(flag)
+            if isinstance(name, str) and named_code.is_file(name):
+                if source is None:
+                    raise InputError(f"{where} is damaged: it lacks the file of --{flag}={name}")
+                flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
+        try:
+            return build(TrainConfig, flags)
+        except InputError as error:
+            raise InputError(f"{where} is damaged: {error}") from None
+
+    def _present(self, recorded: Source, where: str) -> str:
+        """Returns the name that the user has given for the file of a pipeline or a head."""
+        for name, given in self.codes.items():
+            if given.identity == recorded.identity:
+                return name
+        same = [name for name, given in self.codes.items() if given.function == recorded.function]
+        changed = [f"; --code={name} is another" for name in same]
+        raise InputError(
+            f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name "
+            f"it: if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"
+        )
+
+    def _moved(self, config: TrainConfig, where: str) -> TrainConfig:
+        """Returns settings with the present folder of the data, into which the camera's file may have moved as well."""
+        if self.data_dir is None:
+            return config
+        name = config.data.camera
+        if name is not None and name != "auto" and name not in isp.CAMERAS and not pathlib.Path(name).is_file():
+            moved = pathlib.Path(self.data_dir) / pathlib.Path(name).name
+            if not moved.is_file():
+                raise InputError(
+                    f"{where} was trained with --camera={name}, which is not found here: put it at {moved}"
+                )
+            name = str(moved)
+        return replace(config, data_dir=self.data_dir, camera=name)
+
+
+def sources(codes: Sequence[str]) -> dict[str, Source]:
+    """Returns the user's code by the names `<file>.py:<function>` that he gives it."""
+    return {code: named_code.load(code, "--code", "pipeline or head")[0] for code in codes}
+
+
+def stored_arrays(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
+    """Loads the arrays of a fold, from its checkpoints or, if it was adapted, from its file."""
+    file = folder / NAME
+    if (folder / "checkpoints").is_dir() or not file.is_file():
+        return stored_model(folder, sharding, checkpoint, where)
+    about, arrays, _ = read_file(file)
+    if about["checkpoint"] != checkpoint:
+        raise InputError(f"{where} holds no {checkpoint} checkpoint")
+    return jax.device_put(arrays, sharding)
+
+
+def replace_parts(
+    model: nnx.State,
+    stored: PyTree,
+    parts: Sequence[str],
+    where: str,
+    optional: Sequence[str] = (),
+    resized: Sequence[str] = (),
+) -> list[str]:
+    """Replaces parts of a model, in place, with arrays from nested dicts.
+
+    Args:
+        model: the variables of a `RawToLogit`.
+        stored: the arrays, by the names of the attributes.
+        parts: which attributes to replace.
+        where: names the arrays in an error, such as the flag of their run with its value.
+        optional: variables that stay as they are if there are no such arrays.
+        resized: layers that stay as they are if their shapes differ, and are then returned.
+    """
+    ours = nnx.to_pure_dict(model)
+    loaded, stayed = {}, []
+    for part in parts:
+        own, theirs = ours.get(part, {}), stored.get(part, {})
+        kept = {name: value for name, value in own.items() if name in optional}
+        differ = {
+            name: own[name]
+            for name in resized
+            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
+        }
+        stayed += differ
+        loaded[part] = kept | theirs | differ
+        have, want = _shapes(loaded[part]), _shapes(own)
+        for name in sorted(have.keys() | want.keys()):
+            if have.get(name) != want.get(name):
+                raise InputError(
+                    f"{where} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
+                    f"this run's {want.get(name, 'not at all')}"
+                )
+    nnx.replace_by_pure_dict(model, ours | loaded)
+    return stayed
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _camera(about: About) -> isp.Camera | None:
+    return None if about.camera is None else isp.Camera.from_json(json.dumps(about.camera))
+
+
+def _architecture(about: About, config: TrainConfig) -> Architecture:
+    task = make_task(about.task, tuple(about.classes), config.model)
+    return Architecture.of(config.processing, task, _camera(about), about.shape, config.attack.adv_noise_layer)
+
+
+def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawToLogit:
+    """Makes a model from its arrays, given in nested dicts by the names of the attributes."""
+    architecture = _architecture(about, config)
+    own = architecture.task.own
+    if own is not None and own.weights(architecture.task.outputs) != about.weights:
+        raise InputError(f"{where}: the weights of --classifier_network={own.name} have changed since the run")
+    graph, state = nnx.split(architecture.abstract())
+    replace_parts(state, stored, ("processor", "normalizer", "head"), where)
+    return nnx.merge(graph, state)
+
+
+def _same(model: RawToLogit) -> RawToLogit:
+    return model
+
+
+def _load_data(data: TrainingDataSettings) -> RawDataset:
+    key = data.dataset, tuple(data.source.items())
+    if (found := _datasets.get(key)) is None:
+        found = _datasets[key] = datasets.load(data.dataset, **data.source)
+    return found
+
+
+def read_file(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Returns what a model's file holds: its metrics with its fold and checkpoint, its nested arrays, its identity."""
+    with reading(source), safetensors.safe_open(source, "np") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise InputError(
+                f"no model that r2l_jax.load takes: its metadata has the format {metadata.get('format')!r:.40}, not "
+                f"{_FORMAT!r}"
+            )
+        about = json.loads(metadata["about"])
+        about |= {name: getattr(about_of(about, "its metadata"), name) for name in ("checkpoint", "fold")}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+        if wrong := [name for name, array in arrays.items() if array.dtype != np.float32]:
+            raise InputError(f"its array {wrong[0]:.80} must be float32, got {arrays[wrong[0]].dtype}")
+        return about, flax.traverse_util.unflatten_dict(arrays, sep="."), metadata["identity"]
+
+
+def _as_batch_norm(normalizer: BatchNorm | Standardize) -> BatchNorm | OwnNormalization:
+    if isinstance(normalizer, BatchNorm | OwnNormalization):
+        return normalizer
+    found = BatchNorm(normalizer.mean[...].size, affine=False, rngs=nnx.Rngs(0))
+    found.mean[...], found.var[...] = normalizer.mean[...], jnp.square(normalizer.std[...]) - found.epsilon
+    found.eval()
+    return found
