@@ -40,9 +40,11 @@ class TrainingProgram(Settings):
 
 def main(config: TrainingProgram) -> None:
     """Trains as the flags say."""
+    import jax
+
     from r2l_jax.drift.forensics import attack
     from r2l_jax.drift.search import measure
-    from r2l_jax.runtime.hosts import is_first, meet
+    from r2l_jax.runtime.hosts import meet
     from r2l_jax.training import group, train
 
     meet(config.hosts.host_timeout, config.hosts.multi_host)
@@ -52,8 +54,9 @@ def main(config: TrainingProgram) -> None:
         group.run(config.training, config.group, rule)
     else:
         train.run(config.training, rule)
-    keeps = config.training.tracking.log_model
-    if keeps and (line := measure.tested(str(config.training.run_dir))) and is_first():
+    # Test samples are measured on one host: after a training on several, by evaluate.py.
+    measures = config.training.tracking.log_model and jax.process_count() == 1
+    if measures and (line := measure.tested(str(config.training.run_dir))):
         print(line)
 
 
