@@ -19,10 +19,8 @@ from r2l_jax.runtime.named_code import is_from_file
 
 def model_hash(model: RawToLogit) -> str:
     """Hashes a model: the settings of its processor, and the values of all its variables by their paths."""
-    parts, weights = (model.processor, model.normalizer, model.head), weights_of(model.head)
-    # Only where there is one, so that the hashes of other models stay as they are.
-    of_head = [] if weights is None else [weights]
-    return _hash([_settings(model.processor), *map(_type_name, parts), *of_head], parts)
+    parts = model.processor, model.normalizer, model.head
+    return _hash([_settings(model.processor), *map(_type_name, parts), weights_of(model.head)], parts)
 
 
 def processor_hash(processor: nnx.Module) -> str:
@@ -49,11 +47,7 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
 
     The description of a function is its name, the values that it captures, and its defaults. For a function in a user's
     file, whose module is named after the file's content (`named_code.load`), it also has the values of the
-    globals that the function refers to, such as a map that the file has loaded.
-
-    Args:
-        value: the option or function.
-        outer: the ids of the values that contain this one, to end recursion.
+    globals that the function refers to. `outer` has the ids of the values that contain this one, to end recursion.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
