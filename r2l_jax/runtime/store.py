@@ -32,13 +32,6 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Identity = dict[str, str]
 
-# What a run says of changed data.
-WORDS = {
-    "data": "the data has changed",
-    "camera": "the camera's calibration values have changed",
-    "cameras": "the cameras' calibration values have changed",
-}
-
 # The key under which a finished result lists the files beside it.
 _FILES = "files"
 

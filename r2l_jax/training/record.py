@@ -214,8 +214,12 @@ def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
 
 
 def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    names = ("data", "camera", "cameras")
-    return list(dict.fromkeys(store.WORDS[name] for name in names if earlier.get(name) != described.get(name)))
+    words = {
+        "data": "the data has changed",
+        "camera": "the camera's calibration values have changed",
+        "cameras": "the cameras' calibration values have changed",
+    }
+    return [said for name, said in words.items() if earlier.get(name) != described.get(name)]
 
 
 def other_makers(earlier: Mapping[str, Any]) -> bool:
