@@ -121,7 +121,6 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import adaptation_of, check, predict_files
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.runtime.files import check_output_folder
 
     jobs.prepare(config.scheduler)
     mended_by = config.input if config.adapt else ()
@@ -137,7 +136,7 @@ def main(config: PredictionConfig) -> int:
         adaptation = adaptation_of(as_it_is, files, config.force)
         check(files, output, as_it_is, camera, masks, adaptation)
         if config.save_adapted is not None:
-            check_output_folder(pathlib.Path(config.save_adapted))
+            as_it_is.check_folder(pathlib.Path(config.save_adapted))
     run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
