@@ -25,6 +25,9 @@ Quality = list[float]
 
 _PROGRESS = "progress"
 
+# Bytes that the many small files of a checkpoint take beside its numbers.
+_SLACK = 2**18
+
 
 class Checkpoints:
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
@@ -73,6 +76,7 @@ class Checkpoints:
             history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
         )
         metrics = None if quality is None else {"quality": quality}
+        self._check_disk(state)
         with self._writing():
             self._manager.save(int(state.step), metrics=metrics, args=items)
 
@@ -99,6 +103,16 @@ class Checkpoints:
         if not whole:
             return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"], False
         return state.replace(**restored[_PROGRESS]), restored["history"], True
+
+    def _check_disk(self, state: TrainState) -> None:
+        """Raises an InputError if a checkpoint does not fit on the disk: Orbax's threads would print tracebacks."""
+        needed = _SLACK + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise InputError(
+                f"{self._folder}: a checkpoint needs {needed} bytes, and only {free} are free on the disk; the same "
+                "command resumes from the last checkpoint"
+            )
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return _one_line(

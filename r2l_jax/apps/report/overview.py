@@ -115,7 +115,7 @@ def _differences(runs: Sequence[RunRecord]) -> list[Block]:
 
 def _value(value: Any) -> Cell:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53:
-        return Cell(f"{value:g}", float(value))
+        return Cell(f"{value:.3g}" if isinstance(value, float) else f"{value}", float(value))
     return tables.text(value)
 
 

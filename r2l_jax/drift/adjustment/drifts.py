@@ -129,9 +129,10 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
         given = {"data_dir": name, "camera": config.drifted_camera}
         dataset = datasets.load(fold.config.data.dataset, **(source | given))
     else:
-        camera, side = config.drifted_camera or source["camera"], source["tile_size"]
-        if fold.config.data.dataset != "Folder":
-            camera, side = camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
+        if fold.config.data.dataset == "Folder":
+            camera, side = config.drifted_camera or source["camera"], source["tile_size"]
+        else:
+            camera, side = config.drifted_camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
         # The folder is the user's: nothing is written to it.
         tiles_dir = startup.cache_dir() / "tiles"
         try:
