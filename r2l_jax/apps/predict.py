@@ -206,7 +206,12 @@ Row = dict[str, str]
 
 
 def _predict(
-    identities: Sequence[str], masks: Path | None, fills: bool, predictor: Predictor, files: Sequence[Place]
+    identities: Sequence[str],
+    masks: Path | None,
+    fills: bool,
+    predictor: Predictor,
+    files: Sequence[Place],
+    stopped: Callable[[], bool],
 ) -> Iterator[Ended]:
     """Predicts files, in this process or in a worker.
 
@@ -215,14 +220,16 @@ def _predict(
     """
     if [fold.identity for fold in predictor.run] != list(identities):
         raise InputError("the run has changed since the program was started")
-    return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
+    if masks is None:
+        return _classes(files, predictor, fills, stopped)
+    return _masks(files, predictor, masks, stopped)
 
 
-def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
+def _classes(files: Sequence[Place], predictor: Predictor, fills: bool, stopped: Callable[[], bool]) -> Iterator[Ended]:
     """Classifies files in batches; yields the row or the error of each."""
     run, camera, _ = predictor
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), files, AT_ONCE + BATCH)
-    while batch := list(islice(decoded, BATCH)):
+    while not stopped() and (batch := list(islice(decoded, BATCH))):
         raws = {each.item: each.result for each in batch if each.result is not None}
         rows = dict[Place, Row]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
@@ -236,7 +243,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterator[Ended]:
+def _masks(files: Sequence[Place], predictor: Predictor, masks: Path, stopped: Callable[[], bool]) -> Iterator[Ended]:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     run, camera, _ = predictor
     assert run.camera is not None
@@ -244,6 +251,8 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
     for file, raw, error, warnings, _ in in_threads(
         lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1
     ):
+        if stopped():
+            return
         if raw is None:
             yield Ended(file, error=error)
             continue

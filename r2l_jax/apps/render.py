@@ -261,8 +261,10 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
             raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
 
 
-def _render_each(pictures: Pictures, processing: Processing, files: Sequence[Place]) -> Iterator[Ended]:
-    return in_threads(functools.partial(_render_file, pictures, processing), files)
+def _render_each(
+    pictures: Pictures, processing: Processing, files: Sequence[Place], stopped: Callable[[], bool]
+) -> Iterator[Ended]:
+    return in_threads(functools.partial(_render_file, pictures, processing), files, stopped=stopped)
 
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:

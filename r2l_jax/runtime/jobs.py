@@ -158,7 +158,7 @@ def _call_elsewhere(
 
 
 def in_chunks(
-    work: Callable[[Any, Sequence[Item]], Iterable[Ended]],
+    work: Callable[[Any, Sequence[Item], Callable[[], bool]], Iterable[Ended]],
     units: Sequence[Sequence[Item]],
     tools: Any,
     scheduler: str = "serial",
@@ -167,7 +167,8 @@ def in_chunks(
     """Works on items in this process, or in chunks by workers; yields how they end.
 
     Args:
-        work: takes the tools of a process, such as a model, and items. It is sent to the workers, so it must be
+        work: takes the tools of a process, such as a model, items, and a function that tells whether to stop: then it
+            begins no more items, but yields how those end that it has begun. It is sent to the workers, so it must be
             picklable, and replace earlier files. It may raise an InputError for items that no worker can do.
         units: items that must stay together.
         tools: the tools of this process.
@@ -176,10 +177,9 @@ def in_chunks(
     """
     if scheduler == "serial":
         with StopSignals() as stop:
-            for ended in work(tools, [item for unit in units for item in unit]):
-                yield ended
-                if stop.requested():
-                    raise Interrupted("stopped; the same command resumes there")
+            yield from work(tools, [item for unit in units for item in unit], stop.requested)
+            if stop.requested():
+                raise Interrupted("stopped; the same command resumes there")
         return
     workers = _WORKERS if scheduler.startswith("tcp://") else asked_for(scheduler)
     chunks = {f"chunk {number}": chunk for number, chunk in enumerate(divided(units, workers))}
@@ -188,8 +188,8 @@ def in_chunks(
         yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[name])
 
 
-def _work(work: Callable[[Any, Sequence], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
-    return list(work(load(), chunk))
+def _work(work: Callable[[Any, Sequence, Callable], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
+    return list(work(load(), chunk, bool))
 
 
 def divided(units: Sequence[Sequence[Item]], workers: int) -> list[list[Item]]:
@@ -204,7 +204,11 @@ def divided(units: Sequence[Sequence[Item]], workers: int) -> list[list[Item]]:
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], most: int = 2 * AT_ONCE, threads: int = AT_ONCE
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    most: int = 2 * AT_ONCE,
+    threads: int = AT_ONCE,
+    stopped: Callable[[], bool] = bool,
 ) -> Generator[Ended, None, None]:
     """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
 
@@ -214,6 +218,7 @@ def in_threads(
         most: how many items are in progress or wait with their results to be yielded. All at once would take much
             memory.
         threads: how many calls run at once.
+        stopped: once it returns True, no more items are taken.
     """
 
     def call(item: Item) -> Ended:
@@ -223,7 +228,8 @@ def in_threads(
             except Exception as error:
                 return Ended(item, error=_said(error, item))
 
-    pool, rest, begun = ThreadPoolExecutor(threads), iter(items), collections.deque[Future[Ended]]()
+    pool, begun = ThreadPoolExecutor(threads), collections.deque[Future[Ended]]()
+    rest = (item for _, item in zip(iter(stopped, True), items, strict=False))
     try:
         while True:
             begun.extend(pool.submit(call, item) for item in itertools.islice(rest, most - len(begun)))

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -242,7 +242,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
     return _Loaded(config, sources, folders, _Maker.of(config, sources))
 
 
-def _make(loaded: _Loaded, pictures: Sequence[Picture]) -> Iterator[Ended]:
+def _make(loaded: _Loaded, pictures: Sequence[Picture], stopped: Callable[[], bool]) -> Iterator[Ended]:
     """Makes and writes pictures, one intensity after the other; threads write while the device works."""
     write, threads = functools.partial(_write_begun, loaded.config.format), os.cpu_count() or 1
     missing = collections.defaultdict(set)
@@ -254,7 +254,8 @@ def _make(loaded: _Loaded, pictures: Sequence[Picture]) -> Iterator[Ended]:
             for name, folder in loaded.folders.items()
             if folder.pictures.iso == iso and name in missing
         }
-        for _, written, error, *_ in in_threads(write, loaded.maker.begin(todo, dataset), threads + 1, threads):
+        begun = loaded.maker.begin(todo, dataset)
+        for _, written, error, *_ in in_threads(write, begun, threads + 1, threads, stopped):
             if written is None:
                 raise InputError(error)
             yield from written

@@ -118,21 +118,21 @@ def test_only_some_items_are_taken_ahead():
     assert held.is_set()
 
 
-def test_a_signal_stops_after_the_items_that_have_been_begun(capfd):
+def test_a_signal_stops_after_the_items_that_have_been_begun_are_recorded(capfd):
     begun, recorded = [], []
 
     def record(item, result):
         recorded.append(item)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if item == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def work(_, items):
-        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1)
+    def work(_, items, stopped):
+        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1, stopped=stopped)
 
     ended = in_chunks(work, [[number] for number in range(9)], None)
     with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
         finished(ended, range(9), record=record)
-    assert recorded == [0]
-    assert len(begun) <= 3
+    assert recorded == begun == [0, 1]
     assert "stopping after this step; interrupt again to stop at once" in capfd.readouterr().err
 
 
@@ -154,7 +154,8 @@ def load():
     return 10
 
 
-def work(loaded, chunk):
+def work(loaded, chunk, stopped):
+    assert not stopped()
     if 3 in chunk:
         raise InputError("three")
     return [Ended(item, loaded * item) for item in chunk]
