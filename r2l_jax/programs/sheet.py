@@ -1,8 +1,7 @@
-"""Draws one sample side by side: under pipelines, under corruptions, or in the worst cell of an evaluation.
+"""Draws one sample side by side: under pipelines, drifts of the sensor or corruptions.
 
 python scripts/sheet.py --sheet=pipelines --output=pipelines.png
 python scripts/sheet.py --sheet=corruptions --output=corruptions.png --severities=1,3,5
-python scripts/sheet.py --sheet=worst --output=worst.png --evaluation=runs/quickstart/small/evaluation/evaluation.json
 """
 
 import functools

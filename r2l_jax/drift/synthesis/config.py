@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     Case = PictureSet = Any  # to import them takes longer than a program's help may
 
-SHEETS = ("pipelines", "sensor", "corruptions", "worst")
+SHEETS = ("pipelines", "sensor", "corruptions")
 
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the drifts of the sensor, of {', '.join(map(str, SEVERITIES))}"
@@ -128,28 +128,18 @@ class SheetConfig(DataSettings):
 
     sheet: str = setting(
         "pipelines: a sample under several pipelines; sensor, corruptions: under drifts of the sensor or corruptions "
-        "(rows) of several severities (columns); worst: as the run of the worst cell of an evaluation was trained on "
-        "it and was tested on it, and the difference by channel",
+        "(rows) of several severities (columns)",
         choices=SHEETS,
     )
     output: str = setting("the picture, a PNG file")
-    sample: int | None = setting(
-        "the sample's index in the data set; default: 0, and for worst the first that the run was validated on",
-        None,
-        bound=NOT_NEGATIVE,
-    )
-    pipelines: tuple[str, ...] = setting(
-        f"for pipelines, and the files of worst: {PIPELINE_NAMES}", PUBLISHED_PIPELINES
-    )
+    sample: int = setting("the sample's index in the data set", 0, bound=NOT_NEGATIVE)
+    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
     pipeline: str = setting("for sensor and corruptions: the pipeline", "parametrized")
     sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR)
     corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES)
     severities: tuple[int, ...] = setting(
         f"for sensor and corruptions: of {', '.join(map(str, SEVERITIES))}", SEVERITIES
     )
-    evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
-    matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=DRIFTS)
-    code: tuple[str, ...] = setting(f"for worst: {CODE}", ())
     seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
@@ -157,8 +147,6 @@ class SheetConfig(DataSettings):
         for name in ("pipelines", "sensor", "corruptions", "severities"):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
-        if self.sheet == "worst" and self.evaluation is None:
-            raise InputError("--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py")
         if pathlib.Path(self.output).suffix.lower() != ".png":
             raise InputError(f"--output must be a .png file, got {self.output}")
 

@@ -1,4 +1,4 @@
-"""A run, a model file or an evaluation of somebody else names a Python file, which is not run."""
+"""A run or a model file of somebody else names a Python file, which is not run."""
 
 import hashlib
 import json
@@ -15,8 +15,6 @@ from safetensors import safe_open
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.drift.synthesis import sheets
-from r2l_jax.drift.synthesis.config import SheetConfig
 from r2l_jax.runtime.errors import InputError
 
 REFUSED = "which is not run unless you name it: if you trust it, give --code="
@@ -70,18 +68,3 @@ def test_a_program_says_how_to_name_it(received, tmp_path):
     assert not (tmp_path / "ran").exists()
     done = call("process.py", *flags, "--code=beside.py:make")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 rendered, 0 failed"), done.stderr
-
-
-def test_an_evaluation_of_somebody_else_runs_nothing(received, one_epoch, tmp_path):
-    flags = {"checkpoint": "best", "pipelines": ["beside.py:make"]}
-    tests = {
-        name: {"group": group, "accuracy": {"mean": score}}
-        for name, group, score in (("own", "own", 0.9), ("beside.make", "pipelines", 0.1))
-    }
-    runs = {"run": {"folder": str(one_epoch.run_dir), "own": ["own"], "folds": {"0": {}}, "tests": tests}}
-    content = {"runs": runs, "score": "accuracy", "flags": flags}
-    (tmp_path / "evaluation.json").write_text(json.dumps(content))
-    config = SheetConfig(sheet="worst", output=str(tmp_path / "a.png"), evaluation=str(tmp_path / "evaluation.json"))
-    with pytest.raises(InputError, match=r"^beside.make is a pipeline of a file, which is not run unless you name it"):
-        sheets.run(config)
-    assert not (tmp_path / "ran").exists()
