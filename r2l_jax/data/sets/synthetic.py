@@ -46,6 +46,8 @@ CAMERA = Camera(
 # Raise this whenever the same settings give different files.
 _VERSION = 3
 _BATCH = 20
+# The most scenes and the longest side: JAX ends the process if there is too little memory for a batch.
+_IMAGES, _SIZE = 10**6, 1024
 
 
 def intensity_folder(intensity: float) -> str:
@@ -95,16 +97,16 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     Args:
         parent: the folder that holds the data set's folder; made if it does not exist.
         images: the number of scenes; their classes alternate.
-        size: the height and width in pixels, even and at least 32.
+        size: the height and width in pixels, even and 32 to 1024.
         seed: decides the scenes and the noise. The same machine writes the same files for the same seed.
 
     Returns:
         The data set's folder.
     """
-    if images < len(CLASSES):
-        raise InputError(f"images must be at least {len(CLASSES)}, one of each class, got {images}")
-    if size < 32 or size % 2:
-        raise InputError(f"size must be even and at least 32, got {size}")
+    if not len(CLASSES) <= images <= _IMAGES:
+        raise InputError(f"--synthetic_images must be {len(CLASSES)}, one of each class, to {_IMAGES}, got {images}")
+    if not 32 <= size <= _SIZE or size % 2:
+        raise InputError(f"--synthetic_size must be even, and 32 to {_SIZE}, got {size}")
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():

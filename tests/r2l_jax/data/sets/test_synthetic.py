@@ -71,8 +71,10 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     [
         ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
         ({"iso": 0.3}, "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, got 0.3"),
-        ({"synthetic_size": 33}, "synthetic data set: size must be even and at least 32, got 33"),
-        ({"synthetic_images": 4}, "synthetic data set: images must be at least 5, one of each class, got 4"),
+        ({"synthetic_size": 33}, "synthetic data set: --synthetic_size must be even, and 32 to 1024, got 33"),
+        ({"synthetic_size": 10**7}, "--synthetic_size must be even, and 32 to 1024, got 10000000"),
+        ({"synthetic_images": 4}, "--synthetic_images must be 5, one of each class, to 1000000, got 4"),
+        ({"synthetic_images": 10**9}, "--synthetic_images must be 5, one of each class, to 1000000, got 1000000000"),
     ],
 )
 def test_refuses_settings(tmp_path, arguments, message):
