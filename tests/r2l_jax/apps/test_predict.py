@@ -1,8 +1,10 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
 
@@ -127,6 +130,23 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
     assert predict_files(files, output, model) == (len(files) - 3, 0)
     assert sorted(read) == sorted({*files} - {*files[3:6]})
     assert [row["class"] for row in rows(output)] == [row["class"] for row in rows(tmp_path / "whole.csv")]
+
+
+def test_an_interruption_ends_after_the_batch(run, files, tmp_path, monkeypatch):
+    model, output = load(str(run.run_dir)), tmp_path / "p.csv"
+    monkeypatch.setattr(predict, "BATCH", 4)
+    add, signals = predict.Table.add, iter([signal.SIGINT])
+
+    def interrupting(self, rows):
+        for one in signals:
+            os.kill(os.getpid(), one)
+        add(self, rows)
+
+    monkeypatch.setattr(predict.Table, "add", interrupting)
+    with pytest.raises(Interrupted):
+        predict_files(files, output, model)
+    assert [row["file"] for row in rows(output)] == list(map(str, files[:4]))
+    assert predict_files(files, output, model) == (len(files) - 4, 0)
 
 
 def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):

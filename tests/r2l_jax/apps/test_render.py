@@ -1,5 +1,7 @@
 import functools
 import json
+import os
+import signal
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,6 +21,8 @@ from r2l_jax.runtime import jobs, store
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
+from r2l_jax.runtime.resume import Table
+from r2l_jax.runtime.stop import Interrupted
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -120,6 +124,24 @@ def test_only_pictures_that_are_missing_or_stale_are_rendered_again(tmp_path, mo
     assert render_files(files, out, CAMERA, stages=True) == (3, 0)
     monkeypatch.setattr(store, "source_hash", lambda: "other")
     assert render_files(files, out, CAMERA) == (3, 0)
+
+
+def test_pictures_that_are_written_during_an_interruption_are_not_rendered_again(tmp_path, monkeypatch):
+    files, out = [raw_file(tmp_path / f"{seed:02d}.tiff", seed) for seed in range(20)], tmp_path / "out"
+    add, signals = Table.add, iter([signal.SIGINT])
+
+    def interrupting(self, rows):
+        for one in signals:
+            os.kill(os.getpid(), one)
+        add(self, rows)
+
+    monkeypatch.setattr(Table, "add", interrupting)
+    with pytest.raises(Interrupted):
+        render_files(files, out, CAMERA)
+    there = {path.name for path in out.glob("*.tiff")}
+    assert 0 < len(there) < 20
+    assert {row["picture"] for row in read_csv(out / "manifest.csv")} == there
+    assert render_files(files, out, CAMERA) == (20 - len(there), 0)
 
 
 def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
