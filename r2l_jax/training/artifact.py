@@ -246,7 +246,7 @@ class Opening:
     def fold(self, folder: pathlib.Path) -> Artifact:
         """Opens a fold's folder."""
         where = str(folder)
-        metrics = read_metrics(folder / "metrics.json", where)
+        metrics = read_metrics(folder / "metrics.json", "name a finished run")
         if not metrics["complete"]:
             raise InputError(f"{where} is not trained to its end: to train the rest, repeat the command that began it")
         number = fold_number(folder.resolve()) or 0

@@ -151,10 +151,10 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     assert page.value("Scores before and after adaptation", "exposure=0.25", "after") == drift["after"]["mean"]
 
 
-NO_FOLD = "--run=nowhere is not a run's folder with a fold_0: not found"
+NO_FOLD = "nowhere is not a run's folder with a fold_0: not found"
 DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
 REFUSED = [
-    ("adjust", "--run=nowhere --exposures=0.5", "--run=nowhere is not a run's folder: not found"),
+    ("adjust", "--run=nowhere --exposures=0.5", NO_FOLD),
     ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
     ("calibrate", "--dark=dark --flat=flat --output=out", "no calibration values: a camera must be given"),
     ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),

@@ -280,7 +280,7 @@ def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
     (tmp_path / "begun" / "fold_0").mkdir(parents=True)
     done = call("monitor.py", f"--run={tmp_path}/begun")
     assert done.returncode == 1
-    message = f"{tmp_path}/begun/fold_0 is not trained yet: it has no metrics.json; --run={tmp_path}/begun"
+    message = f"{tmp_path}/begun/fold_0 is not trained yet: it has no metrics.json; name a finished run"
     assert done.stderr == f"monitor.py: error: {message}\n"
     (tmp_path / "few").mkdir()
     write(tmp_path / "few", scenes[0][:7])

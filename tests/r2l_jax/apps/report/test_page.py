@@ -535,7 +535,8 @@ def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
         report_runs.write_json(folder / "evaluation/evaluation.json", content)
     before = report_runs.training(second)
     for file in sorted(second.rglob("*.json"), key=lambda file: file.name != "metrics.json"):
-        file.write_text(file.read_text().replace("accuracy", "iou").replace(before, report_runs.training(second)))
+        content = file.read_text().replace("accuracy", "iou").replace("classification", "segmentation")
+        file.write_text(content.replace(before, report_runs.training(second)))
     read = Page(make_page(read_runs([str(first), str(second)])))
     best = json.loads((second / "fold_0/metrics.json").read_text())["best_val_iou"]
     caption = "Scores and losses of the validation, and the numbers of samples"

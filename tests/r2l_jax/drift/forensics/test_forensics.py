@@ -196,7 +196,7 @@ def test_a_group_tolerates_a_camera_if_all_its_members_do(group, calls, monkeypa
             "--map must be two of .* got 'white_balance'",
         ),
         ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
-        ({"run": "nowhere"}, "--run=nowhere is not a run's folder: not found"),
+        ({"run": "nowhere"}, "nowhere is not a run's folder with a fold_0: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),
         ({"analyses": ("gradients",)}, "--analyses must be one of sensitivity, tolerances, worst_case, got 'grad"),
         ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'"),
