@@ -86,7 +86,7 @@ class GroupSettings(Settings):
         (),
         bound=NOT_NEGATIVE,
     )
-    scheduler: str = setting(f"with --seeds, {jobs.SETTING}", "serial", rare=True)
+    scheduler: str = setting(f"with --seeds, {jobs.SETTING}", "serial", rare=True, needs="seeds")
 
     def __post_init__(self):
         super().__post_init__()

@@ -23,21 +23,44 @@ class DataSettings(Settings):
     data_dir: str | None = setting(
         "folder of the data set; a synthetic one is also written there; default: your cache folder", None
     )
-    download: bool = setting("download a published data set from Zenodo if it is not there", False, rare=True)
-    camera: str = setting("for Folder: drone, microscopy, a JSON file, or auto: each file's own calibration", "auto")
+    download: bool = setting(
+        "download a published data set from Zenodo if it is not there",
+        False,
+        rare=True,
+        needs=f"dataset={'|'.join(PUBLISHED_SETS)}",
+    )
+    camera: str = setting(
+        "for Folder: drone, microscopy, a JSON file, or auto: each file's own calibration",
+        "auto",
+        needs="dataset=Folder",
+    )
     tile_size: int | None = setting(
         "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
         "default: 256, or the shortest side if it is smaller",
         None,
         rare=True,
+        needs="dataset=Folder",
     )
     unprocess: bool = setting(
         "for Folder: its files are JPEG or PNG pictures, which become mosaics of --camera once, in your cache folder",
         False,
         rare=True,
+        needs="dataset=Folder",
     )
-    synthetic_images: int = setting("number of scenes in a synthetic data set", 600, bound=POSITIVE, rare=True)
-    synthetic_size: int = setting("height and width of its scenes in pixels", 128, bound=POSITIVE, rare=True)
+    synthetic_images: int = setting(
+        "number of scenes in a synthetic data set",
+        600,
+        bound=POSITIVE,
+        rare=True,
+        needs=f"dataset={'|'.join(SYNTHETIC_SETS)}",
+    )
+    synthetic_size: int = setting(
+        "height and width of its scenes in pixels",
+        128,
+        bound=POSITIVE,
+        rare=True,
+        needs=f"dataset={'|'.join(SYNTHETIC_SETS)}",
+    )
 
     @property
     def source(self) -> dict[str, Any]:
@@ -54,6 +77,7 @@ class TrainingDataSettings(DataSettings):
         f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
         "commas: batches mix them, and splits keep all mosaics of a scene together",
         (1.0,),
+        needs="!dataset=Folder",
     )
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE, rare=True)
     train_size: float = setting(

@@ -39,13 +39,25 @@ class ProcessingChoice(Settings):
         choices=("parametrized", "static", "neural_network", "none"),
     )
     sp_debayer: str = setting(
-        "with --processing_mode=static, the demosaicing", "bilinear", choices=DEMOSAICING, rare=True
+        "with --processing_mode=static, the demosaicing",
+        "bilinear",
+        choices=DEMOSAICING,
+        rare=True,
+        needs="processing_mode=static",
     )
     sp_sharpening: str = setting(
-        "with --processing_mode=static, the sharpening", "sharpening_filter", choices=SHARPENING, rare=True
+        "with --processing_mode=static, the sharpening",
+        "sharpening_filter",
+        choices=SHARPENING,
+        rare=True,
+        needs="processing_mode=static",
     )
     sp_denoising: str = setting(
-        "with --processing_mode=static, the denoising", "gaussian_denoising", choices=DENOISING, rare=True
+        "with --processing_mode=static, the denoising",
+        "gaussian_denoising",
+        choices=DENOISING,
+        rare=True,
+        needs="processing_mode=static",
     )
     pipeline: str | None = setting(
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None

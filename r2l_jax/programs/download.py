@@ -25,12 +25,15 @@ class DownloadConfig(Settings):
         "the other programs look for it",
         None,
     )
-    zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", ZENODO_URL)
-    b2_bucket: str = setting("for b2: the bucket", "perturbed-minds")
-    b2_key_id: str | None = setting("for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None)
+    zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", ZENODO_URL, needs="source=zenodo")
+    b2_bucket: str = setting("for b2: the bucket", "perturbed-minds", needs="source=b2")
+    b2_key_id: str | None = setting(
+        "for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None, needs="source=b2"
+    )
     b2_key: str | None = setting(
         "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see, unlike this flag",
         None,
+        needs="source=b2",
     )
 
 

@@ -28,9 +28,11 @@ class LabConfig(Settings):
         "trainings, the first one does",
         None,
     )
-    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
+    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")
     data_dir: str | None = setting(
-        "with --run, folder of its data set, for validation samples; default: where it was in training", None
+        "with --run, folder of its data set, for validation samples; default: where it was in training",
+        None,
+        needs="run",
     )
     input: tuple[str, ...] = setting(
         "raw files and folders of them to choose from, separated by commas", (), kind="repeated"
@@ -39,7 +41,7 @@ class LabConfig(Settings):
         "the camera of raw files at first: drone, microscopy, or a JSON file; the page offers others", None
     )
     pipeline: str | None = setting("a pipeline of your own to choose from, as <file>.py:<function>", None)
-    code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
+    code: tuple[str, ...] = setting(f"with --run, {CODE}", (), needs="run")
     host: str = setting("the address to listen on; 0.0.0.0 serves other machines as well", "127.0.0.1")
     port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
     max_upload: float = setting("the size of the largest file that can be dropped, in MiB", 256.0, bound=POSITIVE)

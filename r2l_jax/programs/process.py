@@ -49,7 +49,7 @@ class RenderConfig(ProcessingChoice):
         "group of trainings, with the first one's",
         None,
     )
-    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
+    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")
     processing_mode: str = setting(
         "parametrized: the differentiable pipeline at its start values; static: a pipeline of classical algorithms",
         "parametrized",
@@ -58,7 +58,7 @@ class RenderConfig(ProcessingChoice):
     auto: tuple[str, ...] = setting(
         "meter each raw image before the pipeline: exposure, white_balance, or none; see isp.metering", (), each=AUTO
     )
-    code: tuple[str, ...] = setting(f"with --run, {CODE}", ())
+    code: tuple[str, ...] = setting(f"with --run, {CODE}", (), needs="run")
     scheduler: str = setting(jobs.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(

@@ -59,6 +59,9 @@ class Declared(NamedTuple):
         switches: for a list of texts, boolean flags of the published program, each with the element that it adds. They
             are not listed by `--help`.
         rare: whether only `--helpfull` lists the flag.
+        needs: the flags without which this one has no effect, separated by spaces: "run" must be given, one of
+            "sensor|exposures" must be, "against=sensor|corruptions" must have (a list: contain) one of the values, and
+            "!check" must not be given.
     """
 
     help: str
@@ -68,6 +71,7 @@ class Declared(NamedTuple):
     kind: str = ""
     switches: Mapping[str, str] = types.MappingProxyType({})
     rare: bool = False
+    needs: str = ""
 
 
 def setting(help: str, default: Any = dataclasses.MISSING, **declared: Any) -> Any:
@@ -190,10 +194,32 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
     """Makes the settings from parsed flags.
 
     Raises:
-        InputError: values that are not valid.
+        InputError: values that are not valid, or a flag that has no effect: it was given, and not as 0, false or none.
     """
-    chosen = settings.settings[str(values[settings.name].value)] if isinstance(settings, Switch) else settings
-    return build(chosen, {leaf.name: _value(leaf, values) for leaf in leaves(chosen)})
+    chosen: Any = settings
+    if isinstance(settings, Switch):
+        mode = str(values[settings.name].value)
+        chosen = settings.settings[mode]
+        for name in sorted(_all_leaves(settings).keys() - _all_leaves(chosen).keys()):
+            if values[name].present:
+                raise InputError(f"--{name} has no effect with --{settings.name}={mode}")
+    config = build(chosen, {leaf.name: _value(leaf, values) for leaf in leaves(chosen)})
+    used = flat(config)
+    for leaf in leaves(chosen):
+        for need in leaf.declared.needs.split() if values[leaf.name].present and used[leaf.name] else ():
+            if not _is_met(need, used):
+                where = "with" if need.startswith("!") else "without"
+                raise InputError(f"--{leaf.name} has no effect {where} --{need.removeprefix('!')}")
+    return config
+
+
+def _is_met(need: str, used: Mapping[str, Any]) -> bool:
+    names, _, wanted = need.removeprefix("!").partition("=")
+    values = [used[name] for name in names.split("|")]
+    if wanted:
+        several = [value if isinstance(value, tuple) else (value,) for value in values]
+        values = [set(wanted.split("|")).intersection(map(str, each)) for each in several]
+    return any(values) != need.startswith("!")
 
 
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:

@@ -20,7 +20,7 @@ from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_spl
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.record import Fold, about_of, changes, check_split, describe, fold_folder, read_metrics
 from r2l_jax.training.start import Sources
@@ -237,8 +237,11 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 
 
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
-    """Raises an InputError unless a head of the user's own fits the data and the settings of the training."""
+    """Raises an InputError unless the settings of the head are those of the task, and the user's own one fits them."""
     architecture, network = steps.architecture, config.model
+    unused = {"classification": "smp_encoder", "segmentation": "label_smoothing"}[steps.task.name]
+    if (value := flat(config)[unused]) and value != flat(TrainConfig())[unused]:
+        raise InputError(f"--{unused}={value} has no effect on a {steps.task.name}: leave it out")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

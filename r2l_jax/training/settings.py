@@ -47,7 +47,11 @@ class OptimizationSettings(Settings):
     )
     optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adamw", choices=("adam", "adamw", "sgd"), rare=True)
     weight_decay: float = setting(
-        "with --optimizer=adamw, the decay of the head's kernels", 0.05, bound=NOT_NEGATIVE, rare=True
+        "with --optimizer=adamw, the decay of the head's kernels",
+        0.05,
+        bound=NOT_NEGATIVE,
+        rare=True,
+        needs="optimizer=adamw",
     )
     schedule: str = setting(
         "how the learning rate changes: constant, or a cosine that falls to 0 in the last epoch",
@@ -145,6 +149,7 @@ class AttackSettings(Settings):
         f"pipeline, such as {', '.join(PARAMETERS)}",
         "all",
         rare=True,
+        needs="adv_training",
     )
     adv_aux_loss: str = setting(
         "with --adv_training, how deviation from the default rendering is measured: ssim: 1 minus the structural "
@@ -153,27 +158,27 @@ class AttackSettings(Settings):
         "ssim",
         choices=AUX_LOSSES,
         rare=True,
+        needs="adv_training",
     )
     adv_aux_weight: float = setting(
         "with --adv_training, the weight of the deviation relative to the task loss",
         1.0,
         bound=NOT_NEGATIVE,
         rare=True,
+        needs="adv_training",
     )
     adv_noise_layer: bool = setting(
-        "with --adv_training, also train an image that is added to the pipeline's images", False, rare=True
+        "with --adv_training, also train an image that is added to the pipeline's images",
+        False,
+        rare=True,
+        needs="adv_training",
     )
     adv_track_differences: bool = setting(
         "with --adv_training, record pictures in the default rendering and under attack, and their difference",
         False,
         rare=True,
+        needs="adv_training",
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in dataclasses.fields(self):
-            if not self.adv_training and getattr(self, field.name) != field.default:
-                raise InputError(f"--{field.name} is for --adv_training: give --adv_training as well")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,6 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
             "--freeze_classifier would freeze the layers that --classifier_pretrained leaves random",
         ),
         ({"pretrained_weights": "x"}, "--pretrained_weights is for --classifier_pretrained: give"),
-        ({"adv_aux_weight": 0.0}, "--adv_aux_weight is for --adv_training: give --adv_training as well"),
         (
             {"adv_training": True, "processing_mode": "static"},
             "--adv_training needs --processing_mode=parametrized or a --pipeline, got static",

@@ -89,6 +89,7 @@ class StudyChoice(Settings):
         "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)",
         True,
         rare=True,
+        needs="controls=synthesis",
     )
     checkpoint: str = setting(
         "for synthesis and forensics: the epoch whose model is tested: the last one, as in the study, or the best one, "
@@ -96,35 +97,59 @@ class StudyChoice(Settings):
         "last",
         choices=CHECKPOINTS,
         rare=True,
+        needs="controls=synthesis|forensics",
     )
     corruptions: tuple[str, ...] = setting(
-        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", CHANGES, each=CORRUPTIONS
+        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}",
+        CHANGES,
+        each=CORRUPTIONS,
+        needs="controls=synthesis",
     )
     sensor: tuple[str, ...] = setting(
-        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}", (), each=SENSOR, rare=True
+        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}",
+        (),
+        each=SENSOR,
+        rare=True,
+        needs="controls=synthesis",
     )
     severities: tuple[int, ...] = setting(
         "for synthesis: the severities of the corruptions and of the drifts of the sensor, of "
         f"{', '.join(map(str, SEVERITIES))}",
         (3,),
+        needs="controls=synthesis",
     )
     adv_aux_loss: str = setting(
         "for forensics: the distance to the default rendering, as in train.py; the study uses l2_sum",
         "l2_sum",
         choices=AUX_LOSSES,
         rare=True,
+        needs="controls=forensics",
     )
     adv_aux_weight: tuple[float, ...] = setting(
-        "for forensics: the weights of that distance (the study's lambda)", WEIGHTS, bound=NOT_NEGATIVE
+        "for forensics: the weights of that distance (the study's lambda)",
+        WEIGHTS,
+        bound=NOT_NEGATIVE,
+        needs="controls=forensics",
     )
     adv_parameters: tuple[str, ...] = setting(
-        "for forensics: groups of parameters to search, all or single ones", GROUPS, each=("all", *PARAMETERS)
+        "for forensics: groups of parameters to search, all or single ones",
+        GROUPS,
+        each=("all", *PARAMETERS),
+        needs="controls=forensics",
     )
     starts: int = setting(
-        "for forensics: the starts of the search for each group and weight", 1, bound=POSITIVE, rare=True
+        "for forensics: the starts of the search for each group and weight",
+        1,
+        bound=POSITIVE,
+        rare=True,
+        needs="controls=forensics",
     )
-    steps: int = setting("for forensics: the steps of each search", 40, bound=POSITIVE, rare=True)
-    low_intensity: float = setting("for adjustment: the measured intensity", 0.01, rare=True)
+    steps: int = setting(
+        "for forensics: the steps of each search", 40, bound=POSITIVE, rare=True, needs="controls=forensics"
+    )
+    low_intensity: float = setting(
+        "for adjustment: the measured intensity", 0.01, rare=True, needs="controls=adjustment"
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -150,7 +150,9 @@ class AdaptationConfig(FinishedRun):
     sensor: tuple[str, ...] = setting(
         f"adapt to drifts of the sensor, the lens and the lamp, of {', '.join(SENSOR)}", ()
     )
-    severities: tuple[int, ...] = setting(f"for --sensor: severities, of {', '.join(map(str, SEVERITIES))}", (3,))
+    severities: tuple[int, ...] = setting(
+        f"for --sensor: severities, of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
+    )
     cameras: tuple[str, ...] = setting(
         "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
     )

@@ -58,14 +58,20 @@ class EvaluationConfig(Settings):
         ("pipelines", "corruptions"),
         each=DRIFTS,
     )
-    pipelines: tuple[str, ...] = setting(f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
-    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
-    exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light; for any raw data", INTENSITIES[:-1]
+    pipelines: tuple[str, ...] = setting(
+        f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="against=pipelines"
     )
-    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR)
-    corruptions: tuple[str, ...] = setting(f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES)
-    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES)
+    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES, needs="against=intensities")
+    exposures: tuple[float, ...] = setting(
+        "exposures by the sensor model, as factors on the light; for any raw data",
+        INTENSITIES[:-1],
+        needs="against=exposures",
+    )
+    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor")
+    corruptions: tuple[str, ...] = setting(
+        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES, needs="against=corruptions"
+    )
+    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="against=sensor|corruptions")
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
@@ -75,11 +81,16 @@ class EvaluationConfig(Settings):
     code: tuple[str, ...] = setting(CODE, ())
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
     as_published: bool = setting(
-        "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False
+        "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm",
+        False,
+        needs="against=pipelines against=corruptions",
     )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
     seed: int = setting(
-        f"the seed of the noise of exposures, sensors and corruptions{NOT_OF_TRAINING}", 0, bound=NOT_NEGATIVE
+        f"the seed of the noise of exposures, sensors and corruptions{NOT_OF_TRAINING}",
+        0,
+        bound=NOT_NEGATIVE,
+        needs="against=exposures|sensor|corruptions",
     )
 
     def __post_init__(self):
@@ -133,14 +144,27 @@ class SheetConfig(DataSettings):
     )
     output: str = setting("the picture, a PNG file")
     sample: int = setting("the sample's index in the data set", 0, bound=NOT_NEGATIVE)
-    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
-    pipeline: str = setting("for sensor and corruptions: the pipeline", "parametrized")
-    sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR)
-    corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES)
-    severities: tuple[int, ...] = setting(
-        f"for sensor and corruptions: of {', '.join(map(str, SEVERITIES))}", SEVERITIES
+    pipelines: tuple[str, ...] = setting(
+        f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="sheet=pipelines"
     )
-    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
+    pipeline: str = setting(
+        "for sensor and corruptions: the pipeline", "parametrized", needs="sheet=sensor|corruptions"
+    )
+    sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR, needs="sheet=sensor")
+    corruptions: tuple[str, ...] = setting(
+        f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES, needs="sheet=corruptions"
+    )
+    severities: tuple[int, ...] = setting(
+        f"for sensor and corruptions: of {', '.join(map(str, SEVERITIES))}",
+        SEVERITIES,
+        needs="sheet=sensor|corruptions",
+    )
+    seed: int = setting(
+        "the seed of the noise of exposures, sensors and corruptions",
+        0,
+        bound=NOT_NEGATIVE,
+        needs="sheet=sensor|corruptions",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -160,7 +184,7 @@ class SynthesisConfig(DataSettings):
     """
 
     output: str = setting("folder for the sets")
-    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
+    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",), needs="!pipeline")
     pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
     intensities: tuple[float, ...] | None = setting(
         f"measured intensities, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has only one",
@@ -171,10 +195,15 @@ class SynthesisConfig(DataSettings):
     )
     sensor: tuple[str, ...] = setting(f"{_SENSOR}; on mosaics as for exposures", ())
     corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
-    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES)
+    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="sensor|corruptions")
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
-    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting(
+        "the seed of the noise of exposures, sensors and corruptions",
+        0,
+        bound=NOT_NEGATIVE,
+        needs="exposures|sensor|corruptions",
+    )
     scheduler: str = setting(jobs.SETTING, "serial")
 
     def __post_init__(self):

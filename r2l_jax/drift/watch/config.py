@@ -33,19 +33,24 @@ class MonitorConfig(FinishedRun):
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
         "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
+        needs="input",
     )
     by: str | None = setting(
         "make windows of images of the same day, camera model or folder, in this order; default: of all images, in the "
         "order of --input",
         None,
         choices=BY,
+        needs="input",
     )
-    window: int = setting("images in a window", 64, bound=_WINDOW)
-    level: float = setting("the probability of a false alarm among all windows", 0.05, bound=FRACTION)
+    window: int = setting("images in a window", 64, bound=_WINDOW, needs="input")
+    level: float = setting(
+        "the probability of a false alarm among all windows", 0.05, bound=FRACTION, needs="input !follow"
+    )
     follow: bool = setting("watch the folders of --input for new files until the program is interrupted", False)
     false_alarm_every: int = setting(
-        "with --follow, the mean number of windows until a false alarm", 1000, bound=POSITIVE
+        "with --follow, the mean number of windows until a false alarm", 1000, bound=POSITIVE, needs="input follow"
     )
+    output: str | None = setting("folder for the results; default: one in the run's folder", None, needs="input")
     results = "monitor"
 
     def __post_init__(self):

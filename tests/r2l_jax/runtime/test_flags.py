@@ -20,7 +20,7 @@ class Steps(Settings):
 
     steps: int = setting("how many", 3, bound=POSITIVE)
     weights: tuple[float, ...] = setting("of the loss", (1.0, 2.5), bound=POSITIVE)
-    sizes: tuple[int, ...] = setting("in pixels", (), rare=True)
+    sizes: tuple[int, ...] = setting("in pixels", (), rare=True, needs="weights=3.0|4.0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,9 @@ class Kind(Settings):
     """Kind."""
 
     kind: str = setting("of ice", "cream", choices=("cream", "cube"))
-    melted: bool = setting("too late", False)
+    melted: bool = setting("too late", False, needs="kind=cream")
+    spoons: int = setting("to eat", 1, needs="melted|sizes !crushed")
+    crushed: bool = setting("by a hammer", False)
     logged: bool = setting("in a book", True, kind="value")
 
 
@@ -58,11 +60,11 @@ def parse(*arguments, settings=Config):
 
 def test_flags_become_a_tree_of_settings():
     config = parse(
-        "--input=a,b", "--input=c", "--kind=cube", "--melted", "--weights=4,5e-1", "--sizes=7", "--logged", "False"
+        *("--input=a,b", "--input=c", "--kind=cube", "--crushed", "--weights=4,5e-1", "--sizes=7", "--logged", "False")
     )
     assert config == Config(
         input=("a", "b", "c"),
-        kind=Kind(kind="cube", melted=True, logged=False),
+        kind=Kind(kind="cube", crushed=True, logged=False),
         steps=Steps(weights=(4.0, 0.5), sizes=(7,)),
     )
     assert parse("--input=a", "--nomelted") == Config(input=("a",))
@@ -90,6 +92,36 @@ def test_wrong_values_are_named(arguments, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--kind=cube --melted", "--melted has no effect without --kind=cream"),
+        ("--kind=cube --nomelted", None),
+        ("--kind=cube", None),
+        ("--melted", None),
+        ("--sizes=7", "--sizes has no effect without --weights=3.0|4.0"),
+        ("--sizes=7 --weights=1,4", None),
+        ("--spoons=1", "--spoons has no effect without --melted|sizes"),
+        ("--spoons=0", None),
+        ("--spoons=2 --melted", None),
+        ("--spoons=2 --weights=3 --sizes=7", None),
+        ("--spoons=2 --melted --crushed", "--spoons has no effect with --crushed"),
+    ],
+)
+@pytest.mark.parametrize("place", ["command line", "flagfile"])
+def test_a_flag_that_was_given_and_has_no_effect_is_refused(tmp_path, place, arguments, message):
+    given = arguments.split()
+    if place == "flagfile":
+        (tmp_path / "program.flags").write_text("\n".join(given))
+        given = [f"--flagfile={tmp_path}/program.flags"]
+    if message is None:
+        parse("--input=a", *given)
+        return
+    with pytest.raises(InputError) as error:
+        parse("--input=a", *given)
+    assert str(error.value) == message
+
+
 def test_settings_made_without_flags_are_checked_as_well():
     with pytest.raises(InputError, match=r"^--kind must be one of cream, cube, got 'berg'$"):
         Kind(kind="berg")
@@ -97,16 +129,20 @@ def test_settings_made_without_flags_are_checked_as_well():
         build(Config, input=("a",), color="red")
 
 
-def test_a_switch_takes_the_flags_of_its_choice():
+def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
     switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
     assert parse("--input=a", "--steps=2", settings=switch).steps.steps == 2
     assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
+    with pytest.raises(InputError, match=r"^--target has no effect with --mode=one$"):
+        parse("--input=a", "--target=0.7", settings=switch)
+    with pytest.raises(InputError, match=r"^--steps has no effect with --mode=two$"):
+        parse("--input=a", "--mode=two", "--steps=3", settings=switch)
 
 
 def test_settings_are_recorded_flat_and_come_back():
     config = Config(input=("a",), steps=Steps(steps=9))
     recorded = flat(config)
-    assert list(recorded) == ["input", "kind", "melted", "logged", "steps", "weights", "sizes"]
+    assert list(recorded) == ["input", "kind", "melted", "spoons", "crushed", "logged", "steps", "weights", "sizes"]
     as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in recorded.items()}
     assert build(Config, as_json) == config
     assert replace(config, steps=4, kind="cube") == Config(input=("a",), kind=Kind(kind="cube"), steps=Steps(steps=4))
