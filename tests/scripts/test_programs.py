@@ -148,7 +148,10 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     overall = json.loads((forensics / "sensitivity/sensitivity.json").read_text())["overall"]
     assert page.value("Images after stages", "demosaic", "worst, all samples") == overall["stages"]["demosaic"]["worst"]
     drift = json.loads((trained_run / "adjustment/adaptation.json").read_text())["drifts"]["exposure=0.25"]
-    assert page.value("Scores before and after adaptation", "exposure=0.25", "after") == drift["after"]["mean"]
+    assert (
+        page.value("Scores before and after adaptation, best checkpoint", "exposure=0.25", "after")
+        == drift["after"]["mean"]
+    )
 
 
 NO_FOLD = "nowhere is not a run's folder with a fold_0: not found"
