@@ -120,7 +120,6 @@ class FinishedRun(Settings):
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     code: tuple[str, ...] = setting(CODE, ())
 
-    # The folder of the results, within the run's folder.
     results = "results"
 
     @property

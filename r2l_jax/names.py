@@ -17,10 +17,8 @@ DENOISING = (
     "nlm_denoising",
 )
 
-# What the stages before a pipeline can meter.
 AUTO = ("exposure", "white_balance")
 
-# The static pipelines of the study.
 PUBLISHED_PIPELINES = tuple(
     f"{demosaic}.{sharpen}.{denoise}"
     for demosaic in ("bilinear", "malvar2004", "menon2007")
@@ -98,10 +96,8 @@ BY_SHOT = (
     "intensities, iso, or of several cameras, camera"
 )
 
-# The parts of a model that can be exported, and the formats.
 EXPORT_PARTS = ("whole", "isp", "head")
 EXPORT_FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
 
-# Where the published data sets are downloaded from.
 SOURCES = ("zenodo", "b2")
 ZENODO_URL = "https://zenodo.org/api"

@@ -15,11 +15,8 @@ from jaxtyping import Array
 class LearningRate:
     """The learning rate by the number of updates done.
 
-    Attributes:
-        peak: the highest rate.
-        warmup: the number of updates over which it rises from 0.
-        end: the number of updates at which it has fallen to 0 along half a cosine (I. Loshchilov and F. Hutter, "SGDR:
-            stochastic gradient descent with warm restarts", ICLR 2017); None if it stays at its peak.
+    It rises from 0 to `peak` over `warmup` updates, and falls to 0 at update `end` along half a cosine (I. Loshchilov
+    and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017); without an `end`, it stays.
     """
 
     peak: float
@@ -50,10 +47,7 @@ def _compiled(rate: LearningRate) -> Callable[[int], Array]:
 class Optimizer:
     """An optimizer. Weight decay applies to the kernels of the head, not to the processing, norms and biases.
 
-    Attributes:
-        name: "adam", "adamw" or "sgd".
-        rate: the learning rate.
-        weight_decay: the decay, with "adamw".
+    `name` is "adam", "adamw", the only one with a weight decay, or "sgd".
     """
 
     name: str

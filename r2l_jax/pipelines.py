@@ -41,14 +41,9 @@ _RESERVED = ("all", "images", "curves")
 class NamedPipeline:
     """A pipeline by name; calling it makes the pipeline for a camera.
 
-    Attributes:
-        name: the name as the user wrote it.
-        title: the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`.
-        make: makes the pipeline for a camera.
-        source: the user's file, if the pipeline comes from one.
-        half_size: whether the pipeline turns each block of sites into one pixel.
-        auto: what it meters first.
-        meter: adds these stages to the pipeline that `make` has made.
+    `title` is the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`. `source` is the
+    user's file, if the pipeline comes from one. `half_size` turns each block of sites into one pixel. `auto` names the
+    metering that `meter` adds to the pipeline that `make` makes.
     """
 
     name: str
@@ -74,10 +69,7 @@ class NamedPipeline:
         return f"{description} after auto {' and '.join(self.auto)}" if self.auto else description
 
     def half_sized(self) -> "NamedPipeline":
-        """Returns the pipeline that demosaics with `isp.demosaic.binned`, to images of half the size.
-
-        In a pipeline of a user's file, the stage `demosaic` is replaced.
-        """
+        """Returns the pipeline with `isp.demosaic.binned` as the stage `demosaic`: its images have half the size."""
         if self.half_size:
             return self
         if self.name in _KNOWN:
@@ -143,9 +135,7 @@ class NamedPipeline:
 def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     """Finds a pipeline by its name. Runs a user's file, but only once as long as its content stays the same.
 
-    Args:
-        name: see the module's docstring. The name of a file must come from the user, and not from a record.
-        flag: the flag to name in errors.
+    The module's docstring lists the names. That of a file must come from the user, and not from a record.
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
@@ -190,13 +180,11 @@ def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str,
 
 
 def _algorithms(name: str) -> dict[str, str]:
-    """Splits the name of a static pipeline into its algorithms by step."""
     algorithms = name.split(".")
     return dict(zip(_STEPS, algorithms, strict=True)) if len(algorithms) == len(_STEPS) else {}
 
 
 def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
-    """Replaces the demosaicing in the pipeline of a user's file."""
     pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
     if not any(stage.name == "demosaic" and not stage.parameters for stage in pipeline.stages):
         raise InputError(f"--half_size needs a stage demosaic without parameters, which {named.name} does not have")

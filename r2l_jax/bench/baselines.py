@@ -33,10 +33,7 @@ def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = 
 
 
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
-    """Prepares PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
-
-    The call returns the gradients by the names of the pipeline's parameters.
-    """
+    """Prepares PyTorch's gradients, by parameter, of the mean of rendered images times weights `(B, H, W, 3)`."""
     import torch
 
     processor, raws = _processor(device), torch.tensor(raw, device=device)
@@ -115,7 +112,6 @@ def _raw_to_logit(head, channels_last: bool, compiled: bool, device: str):
 
 
 def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
-    """Prepares to update a PyTorch module with one step of Adam."""
     import torch
 
     optimizer, raws = torch.optim.Adam(model.parameters(), LEARNING_RATE), torch.tensor(raw, device=device)

@@ -80,11 +80,8 @@ class Row:
 class Comparison:
     """Measures how many times as fast ours is as a baseline.
 
-    Attributes:
-        inputs: makes the NumPy arrays that all sides are given.
-        ours: prepares our work with these arrays, and returns the call to time.
-        baseline: prepares the baseline's work in the same way.
-        floor: prepares the least work with the first array, which no function can beat.
+    `inputs` makes the NumPy arrays that all sides are given; each side prepares its work with them, and returns the
+    call to time. `floor` does the least work with the first array, which no function can beat.
     """
 
     inputs: Callable[[], tuple[np.ndarray, ...]]
@@ -173,12 +170,8 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
 def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None) -> dict[str, Any]:
     """Measures rows on the device that JAX chooses; returns them with all samples, the machine and the versions.
 
-    Must be called before any computation on a GPU.
-
-    Args:
-        names: the rows to measure, or the beginnings of their names; all rows if empty.
-        repeats: how many times to measure each row; None measures as often as time allows.
-        sizes: the sizes; None takes the sizes that the bars are made for.
+    Must be called before any computation on a GPU. Measures the rows whose names begin with one of `names`, or all if
+    there is none, `repeats` times or as often as time allows. Bars are made for the default sizes.
     """
     # Several processes share a GPU: by default, the first one that uses JAX takes three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -193,7 +186,6 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
             )
     chosen = [row for row in known if not names or row.name.startswith(tuple(names))]
     results = []
-    # `disable=None` shows the progress bar only on a terminal.
     for row in (progress := tqdm(chosen, unit="row", disable=None)):
         progress.set_description(row.name)
         try:

@@ -120,10 +120,7 @@ def denoise(method: str, rgb: np.ndarray) -> Call:
 
 
 def memory(shape: tuple[int, int], repeats: int | None) -> Measured:
-    """Returns the memory that XLA plans for a frame, in multiples of the frame and its picture.
-
-    The value is that of the pipeline that needs most. Nothing varies, so `repeats` is ignored.
-    """
+    """Returns the memory that XLA plans for the pipeline that needs most, in multiples of a frame and its picture."""
     frame, multiples = jax.ShapeDtypeStruct(shape, jnp.float32), {}
     for name in ("parametrized", "full"):
         graph, parameters = nnx.split(getattr(isp, name)(CAMERA))

@@ -19,10 +19,8 @@ Call = Callable[[], Any]
 class Measured(NamedTuple):
     """The result of a row.
 
-    Attributes:
-        value: the number to compare with the bar; None if it could not be measured.
-        samples_ms: all times by name; "ours", "baseline" and "floor" have columns in the table.
-        note: a remark for the table.
+    `value` is compared with the bar; None if it could not be measured. `samples_ms` are all times by name: "ours",
+    "baseline" and "floor" have columns in the table.
     """
 
     value: float | None
@@ -43,12 +41,7 @@ TURN_SECONDS = 0.3
 
 
 def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | None) -> dict[str, list[float]]:
-    """Reads stopwatches in turns, after a first reading of each that does not count.
-
-    Args:
-        stopwatches: by name, functions that do a piece of work and return its milliseconds.
-        repeats: the number of rounds; None takes as many as fit.
-    """
+    """Reads stopwatches (ms) in turns: one round that does not count, then `repeats` rounds, or as many as fit."""
     for stopwatch in stopwatches.values():
         stopwatch()
     samples = {name: [] for name in stopwatches}

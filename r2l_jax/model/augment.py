@@ -15,17 +15,14 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Makes a key for each sample from one that all share, and from the samples' indices in the data set.
-
-    It depends neither on other samples nor on the place in the batch.
-    """
+    """Makes a key for each sample from one that all share, and from its index in the data set, whatever the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def augment(
     images: Float[Array, "batch height width 3"], keys: Key[Array, " batch"], augmentation: str
 ) -> Float[Array, "batch height width 3"]:
-    """Changes each image of a batch at random.
+    """Changes each image of a batch at random, as its key decides (see `sample_keys`).
 
     - "none" changes nothing.
     - "weak" flips and turns images by right angles, all eight orientations equally likely. Images that are not square
@@ -33,8 +30,6 @@ def augment(
     - "strong" does the same. Then, each with probability 1/2, it adds noise of standard deviation 0.0005, and sets the
       sharpness to 0.5: half of the image plus half of its 3x3 smoothing (torchvision's `adjust_sharpness` without
       clipping).
-
-    The keys decide the changes of each image, see `sample_keys`.
     """
     if augmentation == "none":
         return images
@@ -62,10 +57,7 @@ def augment_masks(
 def orient(
     images: Shaped[Array, "batch height width channels"], keys: Key[Array, " batch"]
 ) -> Shaped[Array, "batch height width channels"]:
-    """Gives each image one of the eight orientations of a square, or of the four of a rectangle, all equally likely.
-
-    Images and masks get the same orientations for the same keys.
-    """
+    """Gives each image or mask one of the eight orientations of a square, or four of a rectangle, equally likely."""
     vertical, horizontal, transposed, _ = map(_coins, _split(keys))
     images = jnp.where(vertical, images[:, ::-1], images)
     images = jnp.where(horizontal, images[:, :, ::-1], images)

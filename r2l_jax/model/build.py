@@ -30,13 +30,9 @@ def unknown_statistics() -> Statistics:
 class Architecture:
     """Describes the models of a run, and makes them.
 
-    Attributes:
-        processing: the settings of the processor.
-        pipeline: the pipeline that `processing` names; None for another kind of processor.
-        task: makes the head.
-        camera: the camera whose values the processing starts from; None for images that are processed already.
-        shape: the shape of a mosaic `(H, W)`, or of an image `(H, W, 3)`.
-        additive_layer: whether a learned image is added at the end of the pipeline.
+    `pipeline` is the one that `processing` names; None for another kind of processor. `camera` has the values that the
+    processing starts from; None for images that are processed already. `shape` is that of a mosaic `(H, W)`, or of an
+    image `(H, W, 3)`. `additive_layer` adds a learned image at the end of the pipeline.
     """
 
     processing: ProcessingSettings
@@ -67,8 +63,7 @@ class Architecture:
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
         """Makes a model in training mode, whose weights `rngs` draw.
 
-        `statistics` are the mean and standard deviation for `Standardize`; None where a batch norm normalizes, or the
-        head by itself.
+        `statistics` are the mean and standard deviation for `Standardize`; None if other layers normalize.
         """
         fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":

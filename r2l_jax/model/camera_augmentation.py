@@ -31,7 +31,7 @@ def retake(
     camera: Camera,
     purposes: Sequence[str],
 ) -> Float[Array, "batch height width"]:
-    """Takes each raw image of a batch again, with a camera that is drawn at random.
+    """Takes each raw image of a batch, all taken by `camera`, again with a camera that is drawn by its key.
 
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
@@ -40,8 +40,6 @@ def retake(
     - "readout": the read noise rises to up to four times the camera's, and the black level moves.
 
     The sensor adds the noise that is missing at the new light, see `isp.sensor.expose_again`.
-
-    The keys decide the changes of each image; `camera` took them all.
     """
     most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 

@@ -43,12 +43,9 @@ _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 class NamedHead:
     """A head by name; calling it makes the head.
 
-    Attributes:
-        name: the name as the user wrote it.
-        make: makes the head, from arguments that are some of `classes` and `rngs`.
-        identity: the head's name and everything that distinguishes it from others of this name.
-        source: the user's file, if the head comes from one.
-        groups: the numbers of the outputs that stand for each class; None if the outputs are the classes.
+    `make` takes `classes`, `rngs`, both or neither. `identity` is the name and everything that distinguishes the head
+    from others of this name. `source` is the user's file, if the head comes from one. `groups` are the numbers of the
+    outputs that stand for each class; None if the outputs are the classes.
     """
 
     name: str

@@ -53,8 +53,7 @@ class HostNetwork(abc.ABC):
 class OnnxNetwork(HostNetwork):
     """A network in an ONNX file, computed by onnxruntime, without gradients.
 
-    Attributes:
-        size: the height and width that the file asks for; None if it takes others.
+    `size` is the height and width that the file asks for; None if it takes others.
     """
 
     kind = "ONNX"

@@ -54,12 +54,8 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 class Mended:
     """A model with other statistics.
 
-    Attributes:
-        model: the model, in evaluation.
-        shares: for each layer that normalizes, the share of the new images' own statistics, from 0 to 1.
-        certainty: how certain this model is of these images, see `certainty_of`.
-        needed: the least certainty of a model that is not refused.
-        images: the number of new images.
+    `shares` has, for each layer that normalizes, the share of the new images' own statistics, from 0 to 1; `certainty`
+    is how certain the model is of these images, see `certainty_of`; `needed` is the least of one that is not refused.
     """
 
     model: RawToLogit
@@ -107,13 +103,9 @@ def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known |
     leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then. Images
     of the mixture are normalized as clean ones were before.
 
-    Args:
-        model: a model in evaluation.
-        raws: the mosaics of the new images, at least two.
-        task: the model's task.
-        score: the model's validation score, which says how certain a classifier must be of the images.
-        clean: the statistics of clean images, see `known_of`; None for those of the training, which a model that has
-            seen many cameras does not have of images of one.
+    `model` is in evaluation, and `raws` are the mosaics of at least two new images. The validation score says how
+    certain a classifier must be of them. `clean` are the statistics of clean images, see `known_of`; None for those of
+    the training, which a model that has seen many cameras does not have of images of one.
     """
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)

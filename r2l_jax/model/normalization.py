@@ -47,19 +47,11 @@ def observed(
     shares: Mapping[str, Array],
     known: Mapping[str, Statistics] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Computes the logits of images, normalized by statistics that are mixed with those of these images.
+    """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
-    Each layer sees images that the layers before it have normalized by their mixtures. The mixtures stay in the layers.
-
-    Args:
-        normalizer: the normalizer of a model in evaluation.
-        head: its head.
-        images: the processed images.
-        shares: by layer, the share of the images' own statistics, from 0 to 1.
-        known: by layer, the statistics of known images, see `tasks.layers.mix`; None for its own.
-
-    Returns:
-        The logits, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
+    Layers normalize by statistics that are mixed with those of the images, as the layers before have normalized these.
+    The mixtures stay in the layers. The model is in evaluation. `shares` are the shares of the images' own statistics,
+    from 0 to 1; `known` are those of known images by layer, see `tasks.layers.mix`; None for the layers' own.
     """
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():

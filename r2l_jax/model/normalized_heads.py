@@ -14,13 +14,7 @@ from r2l_jax.runtime.errors import InputError
 
 
 class NormalizedHead(nnx.Module):
-    """A head with a normalization of its own, which takes images in [0, 1] of any data.
-
-    Attributes:
-        mean: subtracted from each channel.
-        std: divides each channel.
-        core: turns normalized images into logits.
-    """
+    """A head with a normalization of its own, which takes images in [0, 1] of any data."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], core: nnx.Module):
         self.mean, self.std, self.core = mean, std, core
@@ -62,19 +56,12 @@ def from_torch(
 ) -> NormalizedHead:
     """Makes a head of a trained `torch.nn.Module`. Its parameters stay as they are.
 
-    The module takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation. It is set to
-    evaluation, and must not change any more.
+    The head takes images `(B, H, W, 3)` in [0, 1]; `mean` and `std` are those of the module's own normalization. Images
+    are resized for the module to the side, or the height and width, `size`; None leaves their size. The module, on any
+    of PyTorch's devices, takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
+    It is set to evaluation, and must not change any more.
 
     The head has first derivatives for its images, in reverse mode (`jax.grad`, `jax.vjp`), and no others.
-
-    Args:
-        module: the module, on any of PyTorch's devices.
-        mean: the mean that the module's own normalization subtracts from images in [0, 1].
-        std: the standard deviation by which it divides them.
-        size: the side, or the height and width, to which images are resized for the module; None leaves their size.
-
-    Returns:
-        A function of images `(B, H, W, 3)` in [0, 1].
 
     Example:
         ::

@@ -15,14 +15,11 @@ _CLASSIFIER = ("fc.",)
 def load_weights(head: nnx.Module, network: str, file: str | None = None) -> None:
     """Replaces the weights of the residual network in a head with torchvision's ImageNet weights ("IMAGENET1K_V1").
 
-    The residual network is all of a ResNet except its last layer, `fc`, or the encoder of a U-Net. Its parameters and
-    the running statistics of its batch norms are replaced in place; the rest of the head stays as it is.
-
-    Args:
-        head: a network of `tasks.resnet` or `tasks.unet`, or an abstract one (`nnx.eval_shape`).
-        network: the residual network in the head: `resnet18`, `resnet34` or `resnet50`.
-        file: a safetensors file with torchvision's names, with or without the classifier and `num_batches_tracked`;
-            None downloads the weights from the Hugging Face hub (see `hub.weights_file`), in all processes together.
+    The network (`resnet18`, `resnet34` or `resnet50`) is all of a ResNet except its last layer, `fc`, or the encoder of
+    a U-Net. Its parameters and the running statistics of its batch norms are replaced in place; the rest of the head,
+    which may be abstract (`nnx.eval_shape`), stays. `file` is a safetensors file with torchvision's names, with or
+    without the classifier and `num_batches_tracked`; None downloads one (see `hub.weights_file`), in all processes
+    together.
     """
     if file:
         path, source = pathlib.Path(file), f"--pretrained_weights={file}"

@@ -45,11 +45,8 @@ class OwnNormalization(Standardize):
 
     Its numbers need not be statistics of any images. It therefore also knows the statistics of the images that the
     model processes. With those of other images, it gives these images the brightness and the contrast of the known
-    ones, channel by channel, before it normalizes them.
-
-    Attributes:
-        known_mean: the mean of the images by channel; in training, a running one, which has no effect.
-        known_var: their variance.
+    ones, channel by channel, before it normalizes them. `known_mean` and `known_var` are the statistics of the images
+    by channel; in training, running ones, which have no effect.
     """
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
@@ -131,10 +128,7 @@ Processor = isp.Pipeline | NeuralProcessor | Unprocessed
 
 
 def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
-    """Makes a processor that turns each 2x2 tile of a camera's mosaic into one RGB pixel.
-
-    Without a camera, images are processed already, and stay as they are.
-    """
+    """Makes a processor of one RGB pixel for each 2x2 tile; without a camera, one that keeps processed images."""
     if camera is None:
         return Unprocessed()
     return isp.Pipeline([isp.Stage("demosaic", isp.demosaic.binned, options={"pattern": camera.pattern})])

@@ -16,10 +16,7 @@ from tasks.layers import BatchNorm
 class RawToLogit(nnx.Module):
     """Computes logits from raw mosaics, differentiable from end to end.
 
-    Attributes:
-        processor: turns mosaics `(B, H, W)` into images.
-        normalizer: turns images into images of zero mean and unit variance.
-        head: turns normalized images into logits.
+    `processor` turns mosaics `(B, H, W)` into images, and `normalizer` gives these zero mean and unit variance.
     """
 
     def __init__(self, processor: Processor, normalizer: BatchNorm | Standardize, head: nnx.Module):

@@ -70,14 +70,10 @@ class _Task:
 class Classification(_Task):
     """Gives each image one class: a ResNet, trained by cross entropy and scored by accuracy.
 
-    Attributes:
-        classes: names of the confusion matrix's rows and columns.
-        network: the ResNet, by its name in `tasks.resnet`.
-        smoothing: the share of each target that the loss spreads over all classes.
-        class_weights: the weight of each class in the loss; None weighs all alike.
-        guessed: the probability of a guess in the loss, see `tasks.losses.cross_entropy`.
-        precision: the type in which the network computes.
-        own: another head in place of the ResNet.
+    `classes` name the rows and columns of the confusion matrix. The loss spreads the share `smoothing` of each target
+    over all classes, and weighs classes by `class_weights`, if there are any; `guessed` is the probability of a guess
+    (see `tasks.losses.cross_entropy`). `network` is the ResNet's name in `tasks.resnet`, `precision` the type in which
+    it computes, and `own` another head in its place.
     """
 
     classes: tuple[str, ...]
@@ -105,13 +101,9 @@ class Classification(_Task):
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
         """Returns the task with the training loss, which validation does not use.
 
-        Args:
-            labels: the class of each sample.
-            smoothing: the share of each target that is spread over all classes.
-            balanced: whether classes weigh inversely to their numbers of samples, and 1 on average over the samples.
-            guesses: whether one answer in ten counts as a guess. Under cameras that are drawn at random, a frozen head
-                will not learn to read the darkest images, and is sure of wrong classes: their loss would outweigh that
-                of all others.
+        `balanced` weighs classes inversely to their numbers of samples, and 1 on average over the samples. `guesses`
+        counts one answer in ten as a guess: under cameras that are drawn at random, a frozen head will not learn to
+        read the darkest images, and is sure of wrong classes, whose loss would outweigh that of all others.
         """
         weights = None
         if balanced:
@@ -145,10 +137,7 @@ class Classification(_Task):
         return jax.nn.one_hot(target, len(self.classes))
 
     def outcome(self, confusion: Any) -> tuple[Any, Any]:
-        """Divides confusion matrices `(..., C, C)` into the numerators and denominators of the score.
-
-        A sample has 1 of 1 if it is classified correctly.
-        """
+        """Returns the score's numerators and denominators of matrices `(..., C, C)`: correct samples and all."""
         return confusion.trace(axis1=-2, axis2=-1), confusion.sum((-2, -1))
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
@@ -188,11 +177,8 @@ class Classification(_Task):
 class Segmentation(_Task):
     """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
 
-    Attributes:
-        objects: the object's name.
-        network: the ResNet that encodes, by its name in `tasks.resnet`.
-        precision: the type in which the network computes.
-        own: another head in place of the U-Net++.
+    `network` is the name in `tasks.resnet` of the ResNet that encodes, `precision` the type in which the network
+    computes, and `own` another head in its place.
     """
 
     objects: tuple[str, ...]
@@ -265,10 +251,7 @@ class Segmentation(_Task):
         return jnp.stack([(target == number).any((1, 2)) for number in range(len(self.classes))], 1)
 
     def outcome(self, confusion: Any) -> tuple[Any, Any]:
-        """Divides confusion matrices `(..., 2, 2)` into the numerators and denominators of the score.
-
-        They are the intersection and the union of the predicted and the true object.
-        """
+        """Returns the score's numerators and denominators of matrices `(..., 2, 2)`: intersections and unions."""
         return confusion[..., 1, 1], confusion.sum((-2, -1)) - confusion[..., 0, 0]
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 def options() -> dict[str, str | int]:
     """Returns the options to compile with, which on a CPU leave convolutions to Eigen and products to YNNPACK.
 
-    YNNPACK's convolutions take 1.7 times as long as Eigen's for the forward pass of ResNet-18's first blocks, and 2.3
-    times for the gradient of their kernels. Eigen's matrix products allocate memory 36,000 times in a training step of
-    a ResNet-18. Where all threads share one heap (`startup.keep_memory`), the step takes 1.15 times as long with them.
+    YNNPACK's convolutions take 1.7 times as long in ResNet-18's first blocks, and 2.3 times for the gradient of their
+    kernels. Eigen's matrix products allocate much: where all threads share one heap, a step takes 1.15 times as long.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -21,10 +20,7 @@ def options() -> dict[str, str | int]:
 
 
 def for_one_call() -> dict[str, str | int]:
-    """Returns the options for a function that is called once, such as the one that draws initial weights.
-
-    On a CPU, LLVM optimizes it less: that of a ResNet-18 compiles in 2.2 s rather than 5.5 s, and takes the same 0.1 s.
-    """
+    """Returns the options for a function that is called once: on a CPU, it is optimized less, in half the time."""
     return options() | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 

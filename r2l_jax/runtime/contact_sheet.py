@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-# The number of values that are quantized at once.
 _PART = 2**16
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
@@ -19,13 +18,9 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
-    Values are clipped to [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark.
-    Mosaics are drawn in gray. Names that are wider than an image take several lines.
-
-    Args:
-        images: by name, all of one size: images `(H, W, 3)` or mosaics `(H, W)`.
-        columns: how many images a row has.
-        panel: the longer side of each image on the sheet, in pixels.
+    `images` are all of one size: `(H, W, 3)`, or mosaics `(H, W)`, which are drawn in gray. Values are clipped to
+    [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark. A row has `columns`
+    images, whose longer sides have `panel` pixels. Names that are wider than an image take several lines.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)
@@ -36,7 +31,6 @@ def contact_sheet(
     # A letter is about 9 pixels wide.
     titles = [textwrap.wrap(name, max(width // 9, 1)) for name in images]
     line, gap = 22, 8
-    # Above each row, there is space for its longest name.
     above = [6 + line * max(map(len, titles[start : start + columns])) for start in range(0, len(titles), columns)]
     size = (columns * (width + gap) + gap, sum(above) + len(above) * height + gap)
     sheet = Image.new("RGB", size, "white")

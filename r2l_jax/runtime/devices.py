@@ -45,10 +45,7 @@ class OneAhead:
         self._previous: Any = None
 
     def begun(self, result: Begun) -> Begun:
-        """Waits until the piece of work before this one is done, and returns this one's arrays, perhaps unfinished.
-
-        No later call may consume them.
-        """
+        """Waits for the work before this one, and returns this one's arrays, which no later call may consume."""
         jax.block_until_ready(self._previous)
         self._previous = result
         return result

@@ -20,11 +20,7 @@ def of_callback(error: BaseException) -> InputError | None:
 
 
 def one_line(error: BaseException | str) -> str:
-    """Returns the message of an error in one line, in which control characters are escaped.
-
-    Messages quote names that come from files, archives and servers. Written to a terminal as they are, they could
-    move its cursor or hide text.
-    """
+    """Returns the message of an error in one line; escapes control characters, which could hide text in a terminal."""
     return printable(" ".join(str(error).split()))
 
 
@@ -49,7 +45,6 @@ def root_cause(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
-# The list of `collected_warnings` in this thread.
 _collected = ContextVar[list[str] | None]("collected", default=None)
 
 

@@ -15,8 +15,7 @@ from typing import IO, Any
 
 from r2l_jax.runtime.errors import InputError
 
-# How many files are read, worked on and written at once. A few are enough to hide the time that the disk takes, and
-# each may hold a whole picture in memory.
+# How many files are worked on at once: enough to hide the disk's time, though each may hold a whole picture in memory.
 AT_ONCE = 4
 
 # TensorBoard's files of a folder; times and hosts are in their names.
@@ -32,12 +31,8 @@ _MAX_DEPTH = 100
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path under `root` for a name from an archive, a server or object storage.
 
-    Args:
-        root: the folder that nothing may leave.
-        name: parts separated by slashes, or by backslashes as some Windows programs write them.
-
-    Raises:
-        InputError: the name is empty or absolute, leads upwards or too deep, or has unprintable characters.
+    Slashes separate the parts of the name, or backslashes as some Windows programs write them. A name that is empty,
+    absolute, too deep or unprintable, or that leads upwards, is an InputError.
     """
     path = pathlib.PureWindowsPath(name)
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
@@ -141,12 +136,7 @@ def cut_torn_row(target: pathlib.Path) -> None:
 
 
 def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file that `write_csv` has written; all cells are texts.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError, csv.Error: it is not a CSV file.
-    """
+    """Reads the rows of a CSV file, whose cells are texts. May raise an OSError, a ValueError or a csv.Error."""
     with open_csv(source) as file:
         return list(csv.DictReader(file))
 

@@ -30,9 +30,7 @@ Config = TypeVar("Config")
 class Bound(NamedTuple):
     """The valid values of a number.
 
-    Attributes:
-        holds: tells whether a value is valid.
-        words: completes the message "--flag must ...".
+    `words` completes the message "--flag must ...".
     """
 
     holds: Callable[[float], bool]
@@ -50,8 +48,6 @@ class Declared(NamedTuple):
     """How a field of a settings dataclass is a flag.
 
     Attributes:
-        help: the flag's text in `--help`.
-        choices: the valid values of a text.
         each: the valid elements of a list of texts.
         bound: the valid numbers, of each element if the field is a tuple.
         kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
@@ -88,11 +84,7 @@ def redeclared(settings: type, name: str, default: Any, added: str = "") -> Any:
 
 
 class Settings:
-    """The base of settings dataclasses: checks choices and bounds.
-
-    Raises:
-        InputError: a value that is not one of the choices, or out of bounds.
-    """
+    """The base of settings dataclasses: checks choices and bounds."""
 
     def __post_init__(self):
         for field in dataclasses.fields(typing.cast(Any, self)):
@@ -191,11 +183,7 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes the settings from parsed flags.
-
-    Raises:
-        InputError: values that are not valid, or a flag that has no effect: it was given, and not as 0, false or none.
-    """
+    """Makes the settings from parsed flags. A flag without effect is an InputError, unless it is 0, false or none."""
     chosen: Any = settings
     if isinstance(settings, Switch):
         mode = str(values[settings.name].value)
@@ -241,16 +229,9 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
-    """Makes settings from values by the names of their flags. Settings without a value have their defaults.
+    """Makes settings from values by the names of their flags, `named` before `values`; the others have their defaults.
 
-    Args:
-        settings: the dataclass.
-        values: the values, by name.
-        **named: more values, which take precedence.
-
-    Raises:
-        InputError: values that are not valid.
-        TypeError: a name that the settings do not have, or a required one that is missing.
+    A name that the settings do not have, or a required one that is missing, is a TypeError.
     """
     values = {**values, **named}
     if unknown := values.keys() - {leaf.name for leaf in leaves(settings)}:
@@ -290,10 +271,7 @@ def replace(config: Config, **changes: Any) -> Config:
 def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = False) -> None:
     """Runs an absl program: parses its flags, and exits with the status that `main(config)` returns.
 
-    Args:
-        main: the program. The docstring of its module is the head of `--help`.
-        settings: the dataclass that the flags fill and `main` takes.
-        any_thread: whether threads besides the main one use JAX.
+    The docstring of main's module heads `--help`. `any_thread` says whether threads besides the main one use JAX.
     """
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
@@ -316,12 +294,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
 def parse(
     settings: type | Switch, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
 ) -> Sequence[str]:
-    """Parses a program's flags, and returns its path.
-
-    Raises:
-        SystemExit: after `--help`, which prints the title and the program's usual flags, or `--helpfull`, which prints
-            all of them; or with one line about a wrong flag.
-    """
+    """Parses flags, and returns the program's path. Exits after `--help` or `--helpfull`, and after a wrong flag."""
     full = "--helpfull" in argv[1:]
     if full or not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv[1:]):
         print(help_text(settings, title, full))

@@ -20,10 +20,8 @@ from r2l_jax.runtime.errors import InputError, one_line
 def meet(timeout: float, multi_host: bool) -> None:
     """Joins the other processes of this run, if there are any. Must be called before this process computes anything.
 
-    Args:
-        timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others.
-        multi_host: whether to ask the cluster for settings that no environment variable holds. Without it, only
-            processes with JAX_COORDINATOR_ADDRESS join others.
+    After `timeout` seconds without an answer, JAX counts a process as ended, and ends the others. `multi_host` asks the
+    cluster for settings that no environment variable holds; without it, JAX_COORDINATOR_ADDRESS must be set to join.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and not multi_host:
         return

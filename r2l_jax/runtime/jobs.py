@@ -68,10 +68,8 @@ class Ended(NamedTuple):
 class Job:
     """A call that a process can make by itself.
 
-    Attributes:
-        name: its unique name.
-        work: the call. A cluster pickles it, and its result: a function of a module, or `functools.partial` of one.
-        after: the names of the jobs, earlier in the list, whose results it needs.
+    A cluster pickles `work` and its result: a function of a module, or `functools.partial` of one. `after` names the
+    jobs, earlier in the list, whose results it needs.
     """
 
     name: str
@@ -82,12 +80,8 @@ class Job:
 def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | None = None) -> Iterator[Ended]:
     """Runs jobs, each after those that it needs, and yields how each ended, in the order in which they end.
 
-    Jobs that need a failed one are not started; the others are.
-
-    Args:
-        jobs: the jobs.
-        scheduler: the value of `--scheduler`.
-        logs: the folder for the output of jobs in other processes, a file for each job.
+    Jobs that need a failed one are not started; the others are. `logs` is the folder for the output of jobs in other
+    processes, a file for each job.
     """
     if scheduler != "serial":
         yield from run_elsewhere(jobs, scheduler, logs)
@@ -166,14 +160,10 @@ def in_chunks(
 ) -> Generator[Ended, None, None]:
     """Works on items in this process, or in chunks by workers; yields how they end.
 
-    Args:
-        work: takes the tools of a process, such as a model, items, and a function that tells whether to stop: then it
-            begins no more items, but yields how those end that it has begun. It is sent to the workers, so it must be
-            picklable, and replace earlier files. It may raise an InputError for items that no worker can do.
-        units: items that must stay together.
-        tools: the tools of this process.
-        scheduler: the value of `--scheduler`.
-        load: returns the tools of a worker, for every job anew: it must be picklable, and remember its result.
+    `work` takes the tools of a process, such as a model, items, and a function that tells whether to stop: then it
+    begins no more items, but yields how those end that it has begun. It must replace earlier files, and may raise an
+    InputError for items that no worker can do. The items of a unit stay together. `load` returns the tools of a worker,
+    for every job anew, so it must remember its result. `work` and `load` must be picklable.
     """
     if scheduler == "serial":
         with StopSignals() as stop:
@@ -212,13 +202,8 @@ def in_threads(
 ) -> Generator[Ended, None, None]:
     """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
 
-    Args:
-        work: the function. Messages of its InputErrors name the item.
-        items: the items, each of which is only taken when there is room for it.
-        most: how many items are in progress or wait with their results to be yielded. All at once would take much
-            memory.
-        threads: how many calls run at once.
-        stopped: once it returns True, no more items are taken.
+    At most `most` items are in progress or wait to be yielded: all at once would take much memory. Once `stopped`
+    returns True, no more items are taken. Messages of the InputErrors of `work` name the item.
     """
 
     def call(item: Item) -> Ended:
@@ -256,18 +241,10 @@ def finished(
     before: int = 0,
     record: Callable[[Item, Result], None] = lambda item, result: None,
 ) -> tuple[dict[Item, Result], int]:
-    """Finishes work, with a progress bar; at the end, prints on stderr why items failed, in the items' order.
+    """Finishes work, with a progress bar; returns the results, and the number of items that failed.
 
-    Warnings about several items are one line with their number.
-
-    Args:
-        ended: the generator of `in_chunks` or `in_threads`.
-        items: all items that are left.
-        before: how many items were done before.
-        record: called with each item that is done, and its result.
-
-    Returns:
-        The results, and the number of items that failed.
+    At the end, prints on stderr why items failed, in the items' order; warnings about several items are one line with
+    their number. `items` are those that are left after `before` others. `record` is called with each that is done.
     """
     results, errors, warnings = dict[Item, Any](), dict[Item, str](), list[str]()
     bar = tqdm(total=before + len(items), initial=before, unit="file", disable=None)
@@ -290,10 +267,7 @@ def finished(
 
 
 def prepare(scheduler: str) -> None:
-    """Checks a `--scheduler` and the packages that it needs, and leaves the memory of GPUs to its workers.
-
-    Must be called before this process computes anything.
-    """
+    """Checks `--scheduler` and its packages, and leaves GPUs to workers; to be called before anything is computed."""
     _options(scheduler)
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
@@ -309,8 +283,7 @@ def asked_for(scheduler: str) -> int:
 def prepare_worker(dask_worker: Any) -> None:
     """Prepares the process of a worker once, before anything in it uses JAX: memory, compiled functions and the GPU.
 
-    Workers of a local cluster are numbered, and get a GPU each. On other clusters, whoever starts the workers assigns
-    GPUs.
+    Workers of a local cluster get a GPU each. On other clusters, whoever starts the workers assigns GPUs.
     """
     from r2l_jax.runtime import startup
 

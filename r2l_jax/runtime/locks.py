@@ -19,12 +19,9 @@ class FolderInUseError(InputError):
 def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
     """Makes a folder, and keeps other runs of this and other programs from writing to it in the meantime.
 
-    The lock belongs to the process and ends with it, however it ends: the lock of a killed program is taken over, and
-    the temporary files that it left are removed. A training's first process takes the lock for all of its processes.
-
-    Args:
-        folder: the output folder of a program. Folders within it have locks of their own.
-        file: the name of the only file in it that the program writes, with a lock of its own.
+    The lock ends with the process, however it ends, and the temporary files of a killed program are removed. A
+    training's first process takes the lock for all. Folders within `folder` have locks of their own, and so has
+    a `file`, where a program writes no other file in the folder.
     """
     # Imported here, since the help of programs with --scheduler is printed without JAX.
     from r2l_jax.runtime.hosts import is_first

@@ -26,10 +26,7 @@ _MODULE_PREFIX = "_named_"
 class Source:
     """The Python file that a pipeline or a head comes from.
 
-    Attributes:
-        file: the absolute path of the file.
-        function: the function in the file that makes the pipeline or the head.
-        sha256: the hash of the file's content.
+    `file` is an absolute path, and `sha256` the hash of the content.
     """
 
     file: str
@@ -61,13 +58,8 @@ def title(name: str) -> str:
 def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
     """Returns a function of a user's file, which is run only once as long as its content stays the same.
 
-    Args:
-        name: `<file>.py:<function>`, which only the user may have given, and no record.
-        flag: the flag to name in errors.
-        noun: what the function makes: "pipeline" or "head".
-
-    Raises:
-        InputError: the file cannot be read, raises, or lacks the function.
+    `name` is `<file>.py:<function>`, which only the user may have given, and no record. Errors name `flag`, and `noun`,
+    "pipeline" or "head".
     """
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):

@@ -13,7 +13,6 @@ from upath import UPath as Url
 
 from r2l_jax.runtime.errors import InputError, one_line
 
-# The help of a flag that takes a path or a URL.
 BY_URL = "a path, or a URL such as s3://bucket/folder"
 
 Place = pathlib.Path | Url

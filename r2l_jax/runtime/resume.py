@@ -22,10 +22,8 @@ MANIFEST = "manifest.json"
 def read_manifest(file: pathlib.Path, fixed: Mapping[str, Any], content: str) -> dict[str, Any] | None:
     """Reads the manifest that earlier calls have left, and refuses one of other settings; returns None without one.
 
-    Args:
-        file: the manifest.
-        fixed: the entries that all calls must share, in the form that they have after a round trip through JSON.
-        content: a word for the contents of the output, such as "sets".
+    `fixed` are the entries that all calls must share, in the form that they have after a round trip through JSON.
+    `content` is a word for the contents of the output, such as "sets".
     """
     if not file.exists():
         return None
@@ -46,11 +44,8 @@ def read_manifest(file: pathlib.Path, fixed: Mapping[str, Any], content: str) ->
 class Table:
     """The rows of the items that are done, in a CSV file.
 
-    Rows are added as items are done, so that a program that is killed loses only the last few.
-
-    Args:
-        file: the file, in an existing folder.
-        columns: its columns. The first cell of a row is its name.
+    Rows are added as items are done, so that a program that is killed loses only the last few. The first cell of a row
+    is its name. The file's folder must exist.
     """
 
     def __init__(self, file: pathlib.Path, columns: Sequence[str]):

@@ -22,18 +22,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_memory(any_thread: bool = False) -> None:
-    """Keeps freed memory in this process for its next arrays. Has an effect only on Linux with glibc.
+    """Keeps freed memory in this process for its next arrays, on Linux with glibc. Must be called before JAX is used.
 
-    By default, malloc maps fresh pages for every array above 32 MiB and returns them when the array is freed. The page
-    faults cost 0.3 s per GiB, which on a CPU is a quarter of a training step. A heap that never shrinks pays for its
-    pages once. Only the heap of the main thread can keep large arrays: on CPUs, JAX computes in the thread that calls
-    it, and returns when the result is there.
-
-    Must be called before anything else uses JAX.
-
-    Args:
-        any_thread: whether threads besides the main one compute. Then all threads share one heap, for which they wait:
-            XLA, which compiles in several threads, takes 1.4 times as long.
+    By default, malloc maps fresh pages for every array above 32 MiB, whose page faults cost 0.3 s per GiB: on a CPU, a
+    quarter of a training step. Only the main thread's heap can keep large arrays; on CPUs, JAX computes in the thread
+    that calls it. If others compute as well (`any_thread`), all share one heap, for which they wait: XLA, which
+    compiles in several threads, takes 1.4 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -58,13 +52,10 @@ def let_callbacks_read() -> None:
 
 
 def prepare(any_thread: bool = False) -> None:
-    """Keeps memory and compiled functions.
+    """Keeps memory and compiled functions. Must be called before anything else uses JAX.
 
-    Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
-    user's cache folder.
-
-    Args:
-        any_thread: see `keep_memory`.
+    Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or in the user's cache folder. `any_thread` is for
+    `keep_memory`.
     """
     keep_memory(any_thread)
     let_callbacks_read()

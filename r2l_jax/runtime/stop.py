@@ -50,7 +50,6 @@ class StopSignals:
 
 
 def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Sets the handler of both signals, and returns the earlier ones."""
     # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -64,13 +63,10 @@ def end_on_signals() -> None:
 
 
 def exit_status(main: Callable[[], int | None]) -> int:
-    """Calls a program, and returns its exit status.
+    """Calls a program, and returns its exit status: that of `main`, 1 after an error, or 130 after an interruption.
 
     An InputError, or a file that the system refuses to read or write, becomes one line on stderr; any other exception
     is raised. If the reader of the output, such as `head`, has seen enough, the program ends quietly.
-
-    Returns:
-        The status that `main` returns, 1 after an error, or 130 after an interruption.
     """
     hook, threading.excepthook = threading.excepthook, _end_by_thread
     try:
@@ -102,7 +98,6 @@ def exit_status(main: Callable[[], int | None]) -> int:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Returns whether the user can fix an error, so that its message is enough without a traceback."""
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or error.errno in _FULL)
     return isinstance(error, InputError)

@@ -75,12 +75,9 @@ def hash_json(value: Any) -> str:
 
 
 def identity(settings: Mapping[str, Any], data: Any = None, model: Any = None) -> Identity:
-    """Returns the identity of a result.
+    """Returns the identity of a result: hashes of the settings, the data and the models that it depends on.
 
-    Args:
-        settings: the settings that it depends on, by name.
-        data: hashes of all data that it depends on, and the camera's values; in a form that JSON can hold.
-        model: hashes of all models and pipelines that it depends on.
+    All are in a form that JSON can hold. `data` includes the camera's values, and `model` the pipelines.
     """
     return {"settings": hash_json(settings), "data": hash_json(data), "model": hash_json(model), **made_by()}
 
@@ -119,14 +116,10 @@ def find(file: pathlib.Path, wanted: Identity, says: bool = True) -> dict[str, A
 
 
 def begin(file: pathlib.Path, files: Collection[str]) -> None:
-    """Makes room for a finished result: removes the earlier result and the files that were written beside it.
+    """Makes room for a finished result: makes its folder, and removes the earlier result and the files beside it.
 
-    Other files in the folder stay. Until `finish`, the result's file lists the files that are being written, so that
-    the next call can remove them even if the program is killed.
-
-    Args:
-        file: the result's file; its folder is made.
-        files: names of the pictures and tables that will be written beside it.
+    Other files in the folder stay. Until `finish`, the result's file lists `files`, the names of the pictures and
+    tables that are being written, so that the next call can remove them even if the program is killed.
     """
     listed = (_read(file) or {}).get(_FILES)
     # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
@@ -168,10 +161,7 @@ class Entries:
         self._entries = {name: entry for name, entry in entries.items() if isinstance(entry.get("content"), dict)}
 
     def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
-        """Returns an entry and no reasons, or None and the reasons why the entry does not have this identity.
-
-        If there is no entry of this name, both are empty: None and no reasons.
-        """
+        """Returns an entry and no reasons, or None and why its identity differs: no reasons if there is no entry."""
         if (entry := self._entries.get(name)) is None:
             return None, []
         reasons = differences(entry.get("identity"), wanted)
