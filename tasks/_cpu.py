@@ -16,11 +16,8 @@ def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]
     """Makes a function of arrays a unit of its own on CPUs: its operands and results exist in memory.
 
     Without this, XLA:CPU may compute a function again for each of its readers. On other devices the function stays as
-    it is. The same function and static arguments give the same unit, so that it is traced only once for its shapes.
-
-    Args:
-        function: Takes the static arguments, followed by arrays.
-        *static: The static arguments.
+    it is. It is called with the static arguments, followed by arrays. The same function and static arguments give the
+    same unit, so that it is traced only once for its shapes.
     """
 
     def inner(*arrays: Any) -> Any:

@@ -35,16 +35,9 @@ HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 class Conv(nnx.Module):
     """Convolves images with a square kernel, without bias, padded with `size // 2` zeros on each side.
 
-    The weights are `kernel (size, size, inputs, outputs)`. As in torchvision, they start normally distributed with the
-    variance `2 / (size * size * outputs)` (K. He et al., "Delving deep into rectifiers", 2015).
-
-    Args:
-        inputs: The number of input channels.
-        outputs: The number of output channels.
-        size: The side of the kernel, which is odd.
-        stride: The step between outputs, in pixels.
-        kernel_init: Draws the initial weights, with a key of the `params` stream of `rngs`.
-        rngs: The random streams.
+    The weights are `kernel (size, size, inputs, outputs)`, with an odd size, and the stride is in pixels. As in
+    torchvision, they start normally distributed with the variance `2 / (size * size * outputs)` (K. He et al., "Delving
+    deep into rectifiers", 2015), unless `kernel_init` draws them; the key is of the `params` stream of `rngs`.
     """
 
     def __init__(
@@ -78,8 +71,8 @@ class Conv(nnx.Module):
 def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     """Computes a padded convolution as a matrix product of all windows.
 
-    XLA:CPU convolves an image that is smaller than the kernel value by value. The last stage of a ResNet may have such
-    images: for 2x2 pixels of 512 channels, that takes a hundred times as long as the product here.
+    XLA:CPU convolves an image that is smaller than the kernel value by value, which takes up to a hundred times as
+    long.
     """
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     border = (size // 2, size // 2)
@@ -236,7 +229,6 @@ def _scaled_and_shifted(rows: Array, scale: Array, shift: Array) -> Array:
 
 
 def _each_pixel(values: Array, rows: Array) -> Array:
-    """Repeats values by feature for each pixel of a row."""
     return jnp.tile(values, rows.shape[-1] // values.size)
 
 
@@ -247,8 +239,7 @@ def _mean_by_feature(rows: Array, features: int) -> Array:
 def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *others: Array) -> Array:
     """Computes the mean of `terms(rows, mean, *others)` by feature.
 
-    XLA:CPU would write all terms to memory before it sums them. It does not when the terms of neighboring rows are
-    added as arrays first, which leaves an eighth of the rows to sum.
+    Neighboring rows are added as arrays first: XLA:CPU would write all terms to memory before it sums them.
     """
     together = math.gcd(len(rows), _ROWS_ADDED) if jax.default_backend() == "cpu" else 1
     added = apart(_added, terms, together)(rows, mean, *others)
@@ -342,8 +333,7 @@ def _max_pool_backward(sides: tuple[int, int], places: AnyArray, gradient: AnyAr
 def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
     """Sums each pixel's gradients over the windows that it belongs to: one or two along each axis.
 
-    Window i consists of pixels 2 * i - 1 to 2 * i + 1. So pixel 2 * i is the second of window i, and pixel 2 * i + 1 is
-    both the third of window i and the first of window i + 1.
+    Pixel 2 * i is the second of window i; pixel 2 * i + 1 is both the third of window i and the first of window i + 1.
     """
     batch, rows, cols, channels = gradient.shape
     beyond = ((0, 0), (0, 1), (0, 1), (0, 0))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 def cross_entropy(
     logits: Float[Array, "batch classes"], targets: Int[Array, " batch"], smoothing: float = 0.0, guessed: float = 0.0
 ) -> Float[Array, " batch"]:
-    """Computes the cross-entropy `-log softmax(logits)[target]` of each sample, in nats.
+    """Computes the cross-entropy `-log softmax(logits)[target]` of each sample `(B,)`, in nats.
 
     Args:
         logits: Any real numbers, `(B, classes)`.
@@ -25,9 +25,6 @@ def cross_entropy(
             exceeds `log(classes / guessed)`, and hopeless samples have next to no gradient. This is the forward
             correction of uniform label noise: G. Patrini et al., "Making deep neural networks robust to label noise: a
             loss correction approach", CVPR (2017).
-
-    Returns:
-        One loss per sample, `(B,)`.
     """
     if guessed:
         least = jnp.log(guessed / logits.shape[-1])
@@ -48,16 +45,13 @@ def dice(
 
     The sums run over all pixels of the batch. This is `DiceLoss(mode="binary", from_logits=True)` of
     segmentation_models_pytorch, after F. Milletari et al., "V-Net: fully convolutional neural networks for volumetric
-    medical image segmentation" (2016).
+    medical image segmentation" (2016). It is from 0 for perfect agreement to 1, and also 0 if no target pixel is set,
+    where the loss is undefined.
 
     Args:
         logits: Any real numbers, `(B, ...)`.
         targets: Values in [0, 1], usually 0 and 1, of the same shape.
         weights: The weight of each sample, `(B,)`: 0 for samples that only pad a batch. If None, all weigh 1.
-
-    Returns:
-        The loss, from 0 for perfect agreement to 1. It is also 0 if no target pixel is set, where the loss is
-        undefined.
     """
     return dice_of(*dice_sums(logits, targets, weights))
 

@@ -18,7 +18,7 @@ def confusion_matrix(
     """Counts how often each true class (row) was predicted as each class (column), by samples or by pixels.
 
     For a binary segmentation, `confusion_matrix(logits > 0, targets, 2)` counts the pixels. Counts are in float32, and
-    exact up to 2**24.
+    exact up to 2**24. The matrix is `(num_classes, num_classes)`.
 
     Args:
         predictions: The predicted classes of samples `(B,)` or of their pixels `(B, ...)`. False is class 0 and True is
@@ -26,9 +26,6 @@ def confusion_matrix(
         targets: The true classes, of the same shape.
         num_classes: The number of rows and columns.
         weights: The weight of each sample, `(B,)`: 0 for samples that only pad a batch. If None, all weigh 1.
-
-    Returns:
-        The matrix `(num_classes, num_classes)`.
     """
     rows, columns = (jax.nn.one_hot(classes.astype(jnp.int32), num_classes) for classes in (targets, predictions))
     if weights is not None:

@@ -83,16 +83,10 @@ NETWORKS = {
 class ResNetTrunk(nnx.Module):
     """Computes features of several resolutions: a residual network without its classifier.
 
-    There are five stages, each of which halves the resolution: first `conv1` with `bn1`, then `layer1` to `layer4`. The
-    attribute `channels` lists the number of channels of each stage's features.
-
-    Args:
-        block: The kind of block.
-        counts: The numbers of blocks in `layer1` to `layer4`.
-        inputs: The number of input channels.
-        depth: The number of stages to use, counted from the first.
-        dtype: The precision of the features and all intermediate results; None takes the images' precision.
-        rngs: Its `params` stream draws the weights.
+    There are five stages, each of which halves the resolution: first `conv1` with `bn1`, then `layer1` to `layer4`,
+    which have `counts` blocks. The first `depth` stages are used. The attribute `channels` lists the number of channels
+    of each stage's features. Features and all intermediate results have the precision `dtype`; None takes the images'
+    precision. The `params` stream of `rngs` draws the weights.
     """
 
     def __init__(
@@ -166,13 +160,10 @@ class ResNet(ResNetTrunk):
 
 
 def resnet(name: str, *, num_classes: int, dtype: DTypeLike | None = None, rngs: nnx.Rngs) -> ResNet:
-    """Builds a ResNet with random weights, drawn as torchvision draws them.
+    """Builds a ResNet ("resnet18", "resnet34" or "resnet50") with random weights, drawn as torchvision draws them.
 
-    Args:
-        name: "resnet18", "resnet34" or "resnet50".
-        num_classes: The number of logits.
-        dtype: The precision of the convolutions; None takes the images' precision. Logits are at least float32.
-        rngs: Its `params` stream draws the weights.
+    `dtype` is the precision of the convolutions; None takes the images' precision. Logits are at least float32. The
+    `params` stream of `rngs` draws the weights.
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")

@@ -121,15 +121,9 @@ def _kernel_gradient(x: Array, gradient: Array) -> Array:
 
 
 def _transformed(matrix: _Matrix, x: Array, margin: int) -> _Grid:
-    """Computes matrix * d * matrix' of a window d for each tile.
+    """Computes matrix * d * matrix' of the window d of each tile; the first begins `margin` pixels before the image.
 
-    Args:
-        matrix: Has as many columns as the windows have rows and columns.
-        x: Images `(B, H, W, C)`, surrounded by zeros.
-        margin: How many pixels before the image the first window begins.
-
-    Returns:
-        For each row and column of the results, an array `(B, ceil(H / 4), ceil(W / 4), C)`.
+    The result has, for each of its rows and columns, an array `(B, ceil(H / 4), ceil(W / 4), C)`.
     """
     counts = [_tiles(side) for side in x.shape[1:3]]
     needed = [_TILE * (count - 1) + len(matrix[0]) for count in counts]
@@ -152,7 +146,6 @@ def _combined_along(matrix: _Matrix, axis: int, count: int, x: Array) -> tuple[A
 
 
 def _transformed_kernel(kernel: Array) -> _Grid:
-    """Computes G g G'."""
     return [_combined(_KERNEL, *row) for row in _combined(_KERNEL, *kernel)]
 
 
@@ -164,7 +157,6 @@ def _products(multiply: Callable[[Array, Array], Array], first: _Grid, second: _
 
 
 def _both_sides(matrix: _Matrix, grid: _Grid) -> _Grid:
-    """Computes matrix * grid * matrix'."""
     combine = apart(_combined, matrix)
     half = [combine(*row) for row in grid]
     return list(zip(*(combine(*column) for column in zip(*half, strict=True)), strict=True))

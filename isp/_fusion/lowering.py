@@ -127,11 +127,7 @@ def _of_defects(*_: Array, pattern: str = "RGGB", **__: object) -> int:
 
 
 def _of_local_tone_map(*_: Array, size: int = 9, cell: int = 4, **__: object) -> int | None:
-    """Computes how far the local tone map looks; returns None if patches would not start with whole cells.
-
-    Means over windows of cells are taken twice, and each reaches half a window farther. The interpolation reaches one
-    cell farther, and a pixel's own cell counts as well.
-    """
+    """Computes how far two means over windows of cells, the interpolation and the pixel's own cell reach together."""
     return None if PERIOD % cell else (2 * (size // 2) + 2) * cell
 
 

@@ -45,12 +45,10 @@ def balance(rgb: Array, gains: Array, mode: color.Mode | None) -> Array:
 
 
 def clip(image: Array, low: float, high: float = 1.0) -> Array:
-    """Clips to a range."""
     return jnp.clip(image, low, high)
 
 
 def unchanged(image: Array) -> Array:
-    """Returns the image as it is."""
     return image
 
 
@@ -66,9 +64,8 @@ def add(rgb: Array, layer: Array) -> Array:
 def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, matrix: Array, pattern: str) -> Array:
     """Computes `spread_above_black` and `interpolate_and_correct` as one stencil over the mosaic.
 
-    Interpolating zero-filled planes takes 27 products for each channel of a pixel, of which 18 are zero. The other 9
-    belong to the colors of the sites around the pixel, which follow from its place in the tile. Gains and matrix are
-    linear as well, so they are multiplied into the weights.
+    Of 27 products for each channel of a pixel, 18 would be zero. Gains and matrix are linear, so the weights include
+    them.
     """
     weights = jnp.tensordot(matrix * gains, debayer, 1, precision="highest")
     tile = cfa.tile(pattern)
@@ -99,10 +96,7 @@ def _filtered_forward(raw: Array, black_level: Array, kernels: Array) -> tuple[A
 
 
 def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    """Computes the gradient for the black level of each site. XLA drops the mosaic's gradient where nothing reads it.
-
-    A mirrored border shows the same sites as the mosaic, so each level lowers all pixels of a site alike.
-    """
+    """Computes the gradients; XLA drops the mosaic's unless it is read. A level lowers all pixels of a site alike."""
     above_black, black_level, kernels = residuals
     of_mosaic, of_kernels = jax.vjp(_correlate, above_black, kernels)[1](gradient)
     # Rows are added first, since that vectorizes.

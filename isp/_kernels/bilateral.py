@@ -63,10 +63,7 @@ def _weighted_means(
     color_rate: Array,
     rounding: Rounding | None,
 ) -> tuple[Array, ...]:
-    """Computes means over windows, weighted by exp(-rate * distance^2) in space and in color; zero beyond the border.
-
-    With `rounding`, color distances are rounded down to multiples of a bin.
-    """
+    """Computes means weighted by exp(-rate * distance^2) in space and in color; `rounding` bins color distances."""
     means, _ = _forward(size, centered, planes, spatial_rate, color_rate, rounding)
     return means
 
@@ -92,8 +89,7 @@ def _backward(
 
     A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
     sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
-    channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half of
-    the gradient for w.
+    channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half.
     """
     padded, means, total, spatial_rate, color_rate, rounding = residuals
     scaled = _scaled(gradients, means, total)
@@ -110,7 +106,6 @@ def _backward(
 def _means(
     size: int, centered: bool, padded: tuple[padding.Padded, ...], color_weights: list[Array], spatial_rate: Array
 ) -> tuple[tuple[Array, ...], Array]:
-    """Computes the means, and the sum of each window's weights."""
     spatial = _spatial_weights(size, centered, spatial_rate)
     weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0].plane), strict=True)]
     total = stencil.total(weights)
@@ -158,10 +153,7 @@ _window_means = with_gradient(_weighted_means, _forward, _backward, static_argnu
 
 
 def _squared_distances(size: int, centered: bool) -> list[int]:
-    """Lists the squared distances from a pixel to the pixels of its window, in reading order.
-
-    Unless `centered`, these are scikit-image's distances, which `isp.denoise.bilateral` explains.
-    """
+    """Lists the squared distances to a window's pixels in reading order; scikit-image's distances unless `centered`."""
     side = size if centered else size + 1
     offsets = np.arange(side) - side // 2
     return np.add.outer(offsets**2, offsets**2).ravel()[: size**2].tolist()
@@ -180,10 +172,9 @@ def _following(size: int) -> list[tuple[int, int]]:
 def _color_weights(
     size: int, padded: Sequence[padding.Padded], color_rate: Array, rounding: Rounding | None
 ) -> list[Array]:
-    """Computes, for each offset of `_following`, the color weight of each pair of pixels so far apart.
+    """Computes the color weights of the pairs of pixels that each offset of `_following` separates.
 
-    The earlier pixel of each pair ranges over the image and beyond its border, so that the later pixel covers the whole
-    image as well.
+    The earlier pixel of a pair may lie beyond the border, so that the later one covers the whole image as well.
     """
     radius = size // 2
     height, width = (side - 2 * radius for side in padded[0].plane.shape[-2:])

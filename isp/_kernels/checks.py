@@ -30,13 +30,11 @@ def check_image(rgb: Shaped[Array, "..."]) -> None:
 
 
 def check_positive(name: str, value: Scalar) -> None:
-    """Checks that the setting `name` is positive."""
     if not is_traced(value) and not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
 def check_size(size: int, name: str = "size") -> None:
-    """Checks that the setting `name` can be the side of a window."""
     if not isinstance(size, int) or size < 1 or size % 2 == 0:
         raise ValueError(f"{name} must be an odd number of pixels, got {size!r}")
 

@@ -24,20 +24,14 @@ Stop = Callable[[Scalar, Scalar, Scalar], Bool[Array, ""]]
 def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_iterations: int) -> State:
     """Applies `step` until `stop` returns true, at most `max_iterations` times.
 
-    Reverse-mode gradients for the initial state and the parameters are exact: they are the gradients of the same number
-    of steps written out. They need memory for about 2 sqrt(max_iterations) states, where the written-out loop keeps the
-    intermediate results of every step. In exchange, each step runs three more times. Forward-mode and second
-    derivatives do not work.
+    Reverse-mode gradients for the initial state and the parameters are exact; forward-mode and second derivatives do
+    not work. They need memory for about 2 sqrt(max_iterations) states, and each step runs three more times. Under
+    `vmap`, a CPU solves one problem after the other, so that each stops by its own rule and stays in the cache; on
+    other devices, problems that have stopped wait for the others.
 
-    Under `vmap`, a CPU solves one problem after the other: each stops by its own rule and stays in the cache. Other
-    devices solve all problems together, and problems that have stopped wait for the others.
-
-    Args:
-        step: `(state, parameters) -> (state, measure)`. Returns the next state and a scalar that `stop` judges; no
-            gradient flows through the scalar. The function must not close over traced arrays.
-        stop: `(first, previous, measure) -> bool`, given the measures of the first, the previous and this step.
-            `previous` is infinite at the first step.
-        state: The initial state: floating-point arrays, all of one type.
+    `step(state, parameters) -> (state, measure)` must not close over traced arrays, and no gradient flows through the
+    measure. `stop(first, previous, measure) -> bool` gets an infinite `previous` at the first step. The state's arrays
+    are all of one floating-point type.
     """
     return _iterate(step, stop, max_iterations, state, parameters)
 
@@ -106,8 +100,8 @@ def _gradient(
 ) -> tuple[State, Parameters]:
     """Computes the cotangents of the initial state and of the parameters.
 
-    Runs all steps again and keeps the state at the start of every segment of sqrt(max_iterations) steps. Then, from the
-    last segment to the first, runs the segment once more, keeps all of its states, and steps backwards through it.
+    Runs all steps again and keeps the first state of every segment of sqrt(max_iterations) steps. Then, from the last
+    segment to the first, runs the segment once more, keeps all of its states, and steps backwards through it.
     """
     length = max(1, math.isqrt(max_iterations))
     segments = max(1, -(-max_iterations // length))

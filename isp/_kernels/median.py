@@ -60,11 +60,7 @@ def _medians(size: int, padded: padding.Padded) -> Array:
 
 
 def _median_of_9(padded: padding.Padded) -> Array:
-    """Computes the medians of 3x3 windows; each column of three is sorted once for the three windows that share it.
-
-    The median of nine numbers is the median of three: the greatest minimum of the columns, the median of their medians
-    and the least of their maxima. A. W. Paeth, "Median finding on a 3x3 grid", Graphics Gems (1990).
-    """
+    """Computes the medians of 3x3 windows from sorted columns of three: A. W. Paeth, Graphics Gems (1990)."""
     plane = padded.plane
     height, width = plane.shape[-2] - 2, plane.shape[-1] - 2
     columns = sort_arrays([plane[..., i : i + height, :] for i in range(3)])

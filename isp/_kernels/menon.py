@@ -131,9 +131,8 @@ def _backward(colors: Colors, refine: bool, horizontal: Array, gradient: Array) 
     """Applies the transposed filters in reverse order.
 
     A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half, because
-    the mirror shows all others twice. So the gradient is divided by these weights, filtered, and multiplied by them. A
-    filter along decided directions is not symmetric: `_along_transposed` sends each value back to the sites that it
-    came from.
+    the mirror shows all others twice: the gradient is divided by these weights, filtered, and multiplied by them. A
+    filter along decided directions is not symmetric, see `_along_transposed`.
     """
     height, width = horizontal.shape[-2:]
     colored, red_rows = _tile(colors)
@@ -182,10 +181,7 @@ def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 
 
 
 def _by_site(tile: Bool[np.ndarray, "2 _"], x: Array, y: ArrayLike) -> Array:
-    """Takes x at the sites where the tile is true, and y elsewhere.
-
-    Rows are taken in pairs, so that one mask of two rows serves the whole plane.
-    """
+    """Takes x where the tile is true, else y, in pairs of rows: one mask of two rows serves the whole plane."""
     rows, cols = x.shape[-2:]
     mask = np.tile(tile, cols // tile.shape[1])
     x_pairs, y_pairs = (jnp.broadcast_to(z, x.shape).reshape(*x.shape[:-2], rows // 2, 2, cols) for z in (x, y))
@@ -215,10 +211,7 @@ def _with_mirrored_tiles(margin: int, planes: Planes) -> Planes:
 
 
 def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
-    """Returns the mosaic around a site of each tile as a function of the offset at which it is read.
-
-    The planes may have a margin, and the result includes `margin` tiles beyond the border.
-    """
+    """Returns the mosaic around a site of each tile, and in a margin, as a function of the offset to read at."""
     height, width = (tiles + 2 * margin for tiles in size)
 
     def read(down: int, right: int) -> Array:
@@ -243,7 +236,6 @@ def _around_mosaic(mosaic: Array, site: Site, size: tuple[int, int], margin: int
 
 
 def _turned(shifts: Shifts) -> Shifts:
-    """Exchanges rows and columns of the offsets."""
     return lambda down, right: shifts(right, down)
 
 
@@ -266,10 +258,7 @@ def _along_transposed(sites: Shifts, reach: int, horizontal: Shifts) -> Array:
 
 
 def _difference(raw: Array, near: Array, far: Array) -> Array:
-    """Computes color minus green.
-
-    Green is interpolated from `near` and `far`, the sums of the two sites at distances 1 and 2 along a direction.
-    """
+    """Computes color minus green, which is interpolated from the sums of the two sites at distances 1 and 2."""
     return raw - (near / 2 + (raw / 2 - far / 4))
 
 

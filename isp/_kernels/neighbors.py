@@ -37,19 +37,14 @@ class Statistic(NamedTuple):
 def median(raw: Array, tile: np.ndarray) -> Array:
     """Computes, for each site of mosaics `(..., H, W)`, the median of its 4 nearest neighbors of the same color.
 
-    Neighbors that are as near as the farthest of the 4 count as well. The median of an even number of values is the
-    mean of the two in the middle. The neighbors beyond the border are sites of the same color farther inside.
-
-    Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
+    Neighbors that are as near as the farthest of the 4 count as well. Those beyond the border are sites of the same
+    color farther inside. Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
     """
     return _statistic(_as_tuples(tile), _MEDIAN, raw)
 
 
 def with_finite(raw: Array, tile: np.ndarray) -> Array:
-    """Replaces NaN and infinite sites by the median of their finite neighbors, chosen as in `median`.
-
-    If more than half of the neighbors are such sites, the median is 0. Everything else is as in `median`.
-    """
+    """Replaces NaN and infinite sites by the `median` of their finite neighbors; by 0 if most are not finite."""
     return _with_finite(_as_tuples(tile), raw)
 
 
@@ -97,10 +92,7 @@ def _(_size: int, _batched: list[bool], raw: Array) -> tuple[Array, bool]:
 
 
 def excess(raw: Array, tile: np.ndarray) -> Array:
-    """Computes how far each site lies beyond the range of its 8 nearest neighbors of the same color.
-
-    Inside the range, the result is negative. Everything else is as in `median`.
-    """
+    """Computes how far each site lies beyond the range of its 8 nearest neighbors of its color; negative inside it."""
     return _statistic(_as_tuples(tile), _EXCESS, raw)
 
 
@@ -169,7 +161,6 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
     planes = raw.reshape(-1, *raw.shape[-2:])
 
     def divide(padded: Array, values: tuple[Array, ...], planes: Array, gradient: Array) -> tuple[Array, ...]:
-        """Divides the gradients of the two values by the numbers of neighbors that equal them."""
         *gradients, own = jax.vjp(statistic.combine, *values, planes)[1](gradient)
         counts = [jnp.ones_like(gradient) for gradient in gradients]
         for offsets, mask in _masks(tile, fewest, planes.shape[-1]).items():
@@ -271,8 +262,8 @@ def _part(planes: Array, places: np.ndarray, axis: int) -> Array:
 def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Chooses the rows that stand in for the rows before and after a mosaic, a whole number of tiles farther inside.
 
-    If the mosaic is large enough, they are so far inside that no site is twice a neighbor of another, as in a mirrored
-    mosaic. Otherwise one defect could outvote the other neighbors of a site at the border.
+    Where the mosaic is large enough, no site is twice a neighbor of another, so that no defect outvotes other
+    neighbors.
     """
     tiles = min(2 * reach // period + 1, (side - 1) // period)
     shift = tiles * period

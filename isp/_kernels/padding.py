@@ -41,9 +41,7 @@ _BLOCK = 8
 class Padded:
     """A padded plane.
 
-    Attributes:
-        wide: The padded plane, and spare columns of any values to its left and right.
-        spare: The number of spare columns on each side.
+    `wide` has `spare` columns of any values on each side of the padded plane.
     """
 
     wide: Shaped[Array, "*batch padded_height wide"]

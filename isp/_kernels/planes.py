@@ -9,21 +9,13 @@ from isp._kernels import xla
 
 
 def split(rgb: Array) -> tuple[Array, Array, Array]:
-    """Returns the three channels of images `(..., H, W, 3)` as planes `(..., H, W)`.
-
-    The gradient of a split is a concatenation, which cancels with the stacking of channels at the end of the previous
-    function. The gradients of `rgb[..., 0]` and so on would be three images, mostly of zeros, to add up.
-    """
+    """Splits images into planes; its gradient, a concatenation, cancels with the stacking of the function before."""
     red, green, blue = (lax.squeeze(plane, (plane.ndim - 1,)) for plane in lax.split(rgb, (1, 1, 1), rgb.ndim - 1))
     return red, green, blue
 
 
 def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
-    """Repeats the values of a tile's sites along its rows, up to the width of a mosaic.
-
-    The gradient of a product with full rows sums whole rows, which vectorizes. Where the rows of a tile do not divide
-    the height, they are repeated up to it.
-    """
+    """Repeats a tile's values along its rows and, unless the rows divide the height, up to it: full rows vectorize."""
     rows, cols = by_site.shape
     count = height if height % rows else rows
 

@@ -47,10 +47,7 @@ def root(light: Array, gamma: Array | float) -> Array:
 
 
 def clipped_roots(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lumas | None = None) -> tuple[Array, ...]:
-    """Clips planes to [low, 1] and applies `root`; with `lumas`, replaces the luma first.
-
-    The gradient computes the powers again in a unit of its own, where JAX would keep a plane of each step.
-    """
+    """Clips planes to [low, 1] and applies `root`, after replacing the luma; the gradient computes the powers again."""
     return _clipped_roots(low, planes, gamma, lumas)
 
 

@@ -94,10 +94,7 @@ def correlate_mosaic(
 
 
 def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
-    """Computes all channels in one pass, so that the image is written as it lies in memory.
-
-    Planes would have to be interleaved in a pass that takes as long as the stencil.
-    """
+    """Computes all channels in one pass: to interleave planes would take as long as the stencil."""
     rows, cols = kernels.shape[1:3]
     of_plane = kernels[:, None]
     taps = _taps_of(of_plane)
@@ -141,10 +138,7 @@ def _convolve(
     kernels: Float[Array, "out in rows cols row_period col_period"],
     border: Border,
 ) -> tuple[Float[Array, "batch height width"], ...]:
-    """Computes the formula of `correlate_planes` as one convolution, which is its plain formulation.
-
-    Where weights repeat with the position, each phase is an output channel of a convolution that steps by the period.
-    """
+    """Computes `correlate_planes` as one convolution, with an output channel for each phase of weights that repeat."""
     out, channels, rows, cols, *periods = kernels.shape
     inputs, margins = jnp.stack(planes, 1), (rows // 2, cols // 2)
     if border != "zero":
@@ -204,11 +198,7 @@ def _correlate_backward(
 def _transposed(
     gradients: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
 ) -> tuple[Array, ...]:
-    """Computes the gradient for the planes.
-
-    Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180 degrees,
-    over gradients that are zero beyond the border. If the plane is zero beyond its border, its own pixels suffice.
-    """
+    """Computes the gradient for the planes: the same stencil, turned by 180 degrees, with zeros beyond the border."""
     rows, cols, row_period, col_period = kernels.shape[2:]
     first = (rows // 2, cols // 2) if border == "zero" else (0, 0)
     margins = rows - 1 - first[0], cols - 1 - first[1]
@@ -230,8 +220,7 @@ _correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backwa
 def _turn(kernels: Array, first_row: int, first_col: int) -> Array:
     """Makes the kernels of the transposed stencil: inputs and outputs exchanged, turned by 180 degrees.
 
-    The transposed stencil reads padded coordinates, so the phase of each tap moves by the tap's offset, counted from
-    the first row and column that the stencil is computed for.
+    It reads padded coordinates, so the phase of each tap moves by its offset from `first_row` and `first_col`.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     turned = jnp.flip(jnp.swapaxes(kernels, 0, 1), (2, 3))
@@ -258,10 +247,7 @@ def _formula(taps: tuple[Tap, ...], kernels: Array, *padded: Padded) -> tuple[Ar
 
 
 def _sites(padded: Sequence[Padded], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
-    """Computes the formula of `correlate_planes` for one output and each site of the tile by itself.
-
-    All pixels of a site have the same weights, so that a loop over them is plain arithmetic.
-    """
+    """Computes `correlate_planes` for one output and each site of the tile by itself, whose weights are constant."""
     rows, cols, row_period, col_period = kernels.shape[2:]
     batch, height, width = padded[0].plane.shape
     tiles = (height - (rows - 1)) // row_period, (width - (cols - 1)) // col_period
@@ -288,8 +274,7 @@ def woven(tile: Sequence[Sequence[Array]]) -> Array:
 def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
     """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and site.
 
-    XLA:CPU vectorizes sums of arrays, but hardly sums along their axes. So the rows are divided into parts, whose
-    products are added as arrays, and only one part is left to sum up.
+    XLA:CPU vectorizes sums of arrays, but hardly sums along axes, so the products of parts of the rows are added first.
     """
     row_period, col_period = shape[4:]
     height, width = gradients[0].shape[1:]

@@ -47,8 +47,7 @@ _STEP = 1 / 4
 def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> tuple[ChambolleState, Array]:
     """Computes the image that belongs to the dual field, and moves the field by one step.
 
-    The image is one step behind the field, as in scikit-image: the slopes that move the field also give the energy that
-    the stopping rule needs.
+    The image is one step behind, as in scikit-image: the slopes that move the field also give the energy for `stop`.
     """
     field, _ = state
     image, weight = parameters
@@ -125,11 +124,9 @@ def _bregman_step(isotropic: bool, state: BregmanState, parameters: tuple[Array,
     """Computes one Gauss-Seidel sweep over the pixels in raster order, for all pixels at once.
 
     In each direction, the gradient of the image plus the Bregman variable b is a sum. It splits into the new b and the
-    shrunk gradient d: b = share * sum, d = (1 - share) * sum. If isotropic, one share serves both directions.
-
-    The new value of a pixel depends on its neighbors, of which those above and to the left already have their new
-    values, and on sums and shares, which depend only on the image before the sweep. So 9/2 of a pixel's change is a
-    residual, known for all pixels in advance, plus the changes above and to the left. This is a linear system.
+    shrunk gradient d: b = share * sum, d = (1 - share) * sum. If isotropic, one share serves both directions. A pixel's
+    neighbors above and to the left already have their new values, so 9/2 of its change is a residual, known for all
+    pixels in advance, plus their changes: a linear system.
     """
     framed, old_sums, old_shares = state
     image, weight = parameters
@@ -215,7 +212,7 @@ def _sweep(residual: Array, backwards: bool = False) -> Array:
     With S the sum of the shifts by one down and by one to the right, and a = 2/9, (1 - aS)^-1 is
     (1 + aS) (1 + a²S²) (1 + a⁴S⁴) (1 + a⁸S⁸) and so on. Sⁿ is a stencil of n + 1 binomial weights along a diagonal.
     S at most doubles a plane, so k factors leave out (4/9)^(2^k) of the change: 2e-6 for four, 5e-12 for five. The next
-    sweep corrects that, and the image is larger than its change, so four factors are enough for float32.
+    sweep corrects that, so four factors are enough for float32.
     """
     factors = 5 if residual.dtype == jnp.float64 else 4
     margin = 2**factors - 1

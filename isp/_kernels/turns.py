@@ -35,11 +35,7 @@ _PATCH = (256, 2048)
 
 
 def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Applies a function of a batch whose images do not depend on each other.
-
-    On a CPU, it takes a few images at a time. The gradient computes intermediate results again, so that they are never
-    in memory for the whole batch. On other devices, it takes the whole batch at once.
-    """
+    """Applies a function to independent images, on a CPU a few at a time, also in the gradient, to save memory."""
     if not _takes_turns(images):
         return function(images)
     batch, pixels = images.shape[0], math.prod(images.shape[1:])
@@ -53,11 +49,7 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
 
 
 def _takes_turns(images: Array) -> bool:
-    """Tells whether to process the parts of an array one after the other.
-
-    The answer is no in the plain formulation, and for an array that several devices may share, since each device would
-    wait for all of its parts.
-    """
+    """Tells whether to take turns: not in the plain formulation, nor for an array that several devices may share."""
     return is_fast_on_cpu() and jax.device_count() == 1 and not any(jax.typeof(images).sharding.spec)
 
 
@@ -66,10 +58,9 @@ def by_patches(
 ) -> Float[Array, "batch height width ..."]:
     """Applies a function whose results depend on nearby pixels only; on a CPU, it takes large images patch by patch.
 
-    Each patch includes the pixels around it that its results depend on. They are cut off afterwards, together with
-    whatever the patch's own border did to them. The gradient also goes patch by patch and computes intermediate results
-    again, so that they are never in memory for the whole image. Forward mode does not work. The function captures no
-    traced values, a pixel influences results `reach` rows or columns away, and pixels are treated alike after `period`.
+    Patches include the pixels `reach` rows or columns around, which are cut off afterwards; they start at multiples of
+    `period`. The gradient also goes patch by patch and computes intermediate results again. Forward mode does not work,
+    and the function captures no traced values.
     """
     if not _in_patches(images, *images.shape[1:3]):
         return function(parameters, images)
@@ -138,10 +129,7 @@ def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
 
 
 def _pieces(length: int, longest: int, reach: int, period: int) -> tuple[list[tuple[int, int, int]], int, int]:
-    """Divides an axis into pieces: the first indices taken, kept and new of each, and the lengths taken and kept.
-
-    The pixels that the function gets start at whole periods.
-    """
+    """Divides an axis into pieces: the first indices taken, kept and new of each, and the lengths taken and kept."""
     margin = -(-reach // period) * period
     count = -(-length // longest)
     # With the remainder, the last piece starts at a whole period as well.

@@ -73,10 +73,9 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
 @functools.cache
 def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
-    """Makes a function of static arguments, followed by arrays, a unit as `apart` does.
+    """Makes a function of static arguments, followed by arrays, a unit as `apart` does, traced once for its shapes.
 
-    It is the same unit for the same function and static arguments, so that it is traced only once for its shapes. The
-    function is never freed, so it should be a function of a module rather than a closure.
+    The function is never freed, so it should be a function of a module rather than a closure.
     """
     return apart(functools.partial(function, *static))
 
@@ -116,10 +115,7 @@ def with_gradient(
 
 
 def _varying_alike(args: Sequence[PyTree], static_argnums: Sequence[int]) -> list[PyTree]:
-    """Makes all arrays vary over the devices of `jax.shard_map` over which one does.
-
-    The derivative of an argument that all devices share is then summed over them by JAX, and not by `backward`.
-    """
+    """Makes all arrays vary over the `jax.shard_map` devices over which one does: JAX then sums their derivatives."""
     arrays = [arg for i, arg in enumerate(args) if i not in static_argnums]
     varying = frozenset[Hashable]().union(*map(_axes, jax.tree.leaves(arrays)))
     if not varying:
@@ -138,5 +134,4 @@ def _axes(array: Array) -> frozenset[Hashable]:
 
 
 def _with_arrays(args: Sequence[PyTree], static_argnums: Sequence[int]) -> list[PyTree]:
-    """Converts the arguments that are not static to JAX arrays."""
     return [arg if i in static_argnums else jax.tree.map(jnp.asarray, arg) for i, arg in enumerate(args)]

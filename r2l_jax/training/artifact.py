@@ -55,15 +55,9 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 class Artifact:
     """A trained model.
 
-    Attributes:
-        folder: the fold's folder, or the folder of the model's file.
-        metrics: the content of metrics.json.
-        about: the typed part of it.
-        config: the settings of the training, with the present place of the data and of the user's code.
-        split: the samples of the training.
-        load_model: loads the model, once.
-        load_data: loads the data set.
-        mending: how the model was adapted after it was opened, if it was.
+    `about` is the typed part of `metrics`, the content of metrics.json. `config` has the present place of the data and
+    of the user's code; `folder` is the fold's, or that of the model's file. `load_model` and `load_data` load once.
+    `mending` tells how the model was adapted after it was opened, if it was.
     """
 
     folder: pathlib.Path
@@ -198,11 +192,7 @@ class Artifact:
     ) -> "Artifact":
         """Returns the artifact of a model that was made from this one, with the data, the splits and scores of this.
 
-        Args:
-            model: the model.
-            origin: says where the model came from, in a form that JSON can hold.
-            pipeline: the pipeline that replaces this model's, if any.
-            mending: how its statistics were adapted, if they were.
+        `origin` says where the model came from, in a form that JSON can hold; `pipeline` replaces this model's.
         """
         config, metrics = self.config, {**self.metrics, "mended": {"from": self.identity, **origin}}
         if pipeline is not None:
@@ -367,15 +357,10 @@ def replace_parts(
     optional: Sequence[str] = (),
     resized: Sequence[str] = (),
 ) -> list[str]:
-    """Replaces parts of a model, in place, with arrays from nested dicts.
+    """Replaces parts of a model, in place, with arrays from nested dicts by the names of the attributes.
 
-    Args:
-        model: the variables of a `RawToLogit`.
-        stored: the arrays, by the names of the attributes.
-        parts: which attributes to replace.
-        where: names the arrays in an error, such as the flag of their run with its value.
-        optional: variables that stay as they are if there are no such arrays.
-        resized: layers that stay as they are if their shapes differ, and are then returned.
+    Variables that are `optional` stay as they are without arrays; layers that are `resized` stay where their shapes
+    differ, and are returned. `where` names the arrays in an error, such as the flag of their run with its value.
     """
     ours = nnx.to_pure_dict(model)
     loaded, stayed = {}, []

@@ -34,11 +34,8 @@ class Checkpoints:
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds four items: `model`, the
     variables by their paths; `progress`, the rest of the training state; `history`, the numbers of the epochs so far;
-    `metrics`, the quality of this epoch. Leaving the context waits until everything saved is on the disk.
-
-    Args:
-        folder: where the checkpoints are, or will be.
-        enabled: whether anything is saved or found.
+    `metrics`, the quality of this epoch. Leaving the context waits until everything saved is on the disk. Unless
+    `enabled`, nothing is saved or found.
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
@@ -63,10 +60,7 @@ class Checkpoints:
     def save(self, state: TrainState, history: Sequence[Mapping[str, Any]], quality: Quality | None) -> None:
         """Starts to write a checkpoint, which becomes the last one once it is complete.
 
-        Args:
-            state: the state after the last step.
-            history: the numbers of the epochs so far.
-            quality: the quality of the epoch that ended in this state; None within an epoch, or without a validation.
+        The quality is that of the epoch that ended in this state; None within an epoch, or without a validation.
         """
         if self._manager is None:
             return
@@ -84,9 +78,6 @@ class Checkpoints:
         """Returns the state and the history of the last checkpoint, and whether it has the optimizer's state.
 
         A finished run may have dropped that: then `state` keeps its own. Without a checkpoint, it is returned as it is.
-
-        Raises:
-            InputError: the checkpoint cannot be read.
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, [], True
@@ -147,7 +138,6 @@ def _progress(state: TrainState) -> PyTree:
 
 
 def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
-    """Returns the manager of a folder of checkpoints, which keeps the last and the best."""
     key: Any = operator.itemgetter("quality")  # declared to be a number, but only sorted by
     best = BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)
     writing = {"cleanup_tmp_directories": True, "preservation_policy": AnyPreservationPolicy([LatestN(1), best])}

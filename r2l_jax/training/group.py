@@ -65,7 +65,6 @@ def _train_elsewhere(
 
 
 def _metrics(members: Mapping[str, TrainConfig]) -> dict[str, list[Numbers]]:
-    """Reads what the folds of each member have recorded."""
     return {
         name: [
             read_metrics(fold / "metrics.json", "start anew with --overwrite") for fold in fold_folders(member.run_dir)

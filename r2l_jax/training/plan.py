@@ -49,14 +49,8 @@ class Batches(NamedTuple):
 class Plan:
     """A run before its training: its data, its folds, and the settings of its steps.
 
-    Attributes:
-        config: the settings, with those that follow from the data.
-        dataset: the data set.
-        folds: the splits, and where the files of each go.
-        batches: the batches of each fold.
-        steps: everything that the compiled steps depend on.
-        sources: where the parts of a model start.
-        described: the description of the run, see `record.describe`.
+    `config` has the settings with those that follow from the data, `sources` says where the parts of a model start, and
+    `described` is the description of the run (see `record.describe`).
     """
 
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
@@ -144,10 +138,9 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
 
 
 def _untrained(split: Split) -> Split:
-    """Returns the split of a run that trains nothing.
+    """Returns the split of a run that trains nothing, whose test samples the controls measure.
 
-    The controls measure its test samples: those that are kept apart, or all. From the others, or from all, searches
-    draw.
+    These are the samples that are kept apart, or all. Searches draw from the others, or from all.
     """
     others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
     if not len(split.test):
@@ -172,11 +165,7 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns what a run meters: what its setting says, or else both if a head is trained for it.
-
-    Raises:
-        InputError: the run of the processor meters otherwise.
-    """
+    """Returns the metering of the setting, or else that of the processor's run, or both if a head is trained for it."""
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()

@@ -50,14 +50,10 @@ class About(msgspec.Struct, kw_only=True):
     Attributes:
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
             are processed already.
-        cameras: the cameras of the training by name, if there were several.
-        shape: the shape of the mosaics of the training.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         fingerprint: a hash of the names and classes of the samples.
-        pipeline: the file of the user's pipeline, if the processing comes from one; and so for the head.
         weights: the hash of a frozen head's weights, which are not among the arrays.
         mended: where the model came from, if it was adapted after its training.
-        checkpoint: which state of the run it is.
     """
 
     complete: bool
@@ -106,10 +102,7 @@ class About(msgspec.Struct, kw_only=True):
 class Fold:
     """One of a run's splits.
 
-    Attributes:
-        number: which of them.
-        split: the samples, by their indices in the data set. Training never reads those to test on.
-        folder: the folder of the fold's files.
+    The split holds indices of the data set's samples. Training never reads those to test on.
     """
 
     number: int
@@ -268,11 +261,7 @@ def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
 
 
 def members(uri: str) -> list[pathlib.Path]:
-    """Returns the folders of a group's members, by their seeds; the folder itself if it is a run or a fold.
-
-    Raises:
-        InputError: members differ in more than their seeds.
-    """
+    """Returns the folders of a group's members, by their seeds; the folder itself if it is a run or a fold."""
     folders = seed_folders(pathlib.Path(uri)) or [pathlib.Path(uri)]
     files = [folder / "fold_0" / "metrics.json" for folder in folders[len(folders) == 1 :]]
     known = {file: read_metrics(file, uri) for file in files if file.exists()}
@@ -290,15 +279,10 @@ def members(uri: str) -> list[pathlib.Path]:
 
 
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
-    """Returns the folder of an earlier run's fold of the same number.
+    """Returns the folder of an earlier run's fold of the same number; a fold's folder stands for itself.
 
     The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
-    folder of that fold.
-
-    Args:
-        uri: an earlier run's folder, or one of its folds' folders.
-        fold: the fold of this run.
-        where: the name of `uri` in an error, such as its flag with the value.
+    folder of that fold. `where` is the name of `uri` in an error, such as its flag with the value.
     """
     root = pathlib.Path(uri)
     # The folder that is meant, for a link of another name and for ".".
@@ -318,11 +302,7 @@ def _not_found(run: pathlib.Path) -> str:
 
 
 def run_names(uris: Sequence[str]) -> list[str]:
-    """Returns names of runs for tables and plots: their folders' names, or the given paths if two names are equal.
-
-    Raises:
-        InputError: two paths lead to one folder.
-    """
+    """Returns names of runs for tables and plots: their folders' names, or the given paths if two names are equal."""
     paths = [pathlib.Path(uri).resolve() for uri in uris]
     for number, path in enumerate(paths):
         if path in paths[:number]:

@@ -227,12 +227,9 @@ class Run:
         return shape[-rank], shape[1 - rank]
 
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
-        """Calls a function of mosaics, and joins its results; all calls have one shape.
+        """Calls a function of mosaics `(..., H, W)`, and joins its results; all calls have one shape.
 
-        Args:
-            function: returns arrays, or a tree of them, with an entry for each mosaic.
-            raws: mosaics `(..., H, W)`.
-            batch_size: how many there are in a call; the last one is filled up.
+        The function returns arrays, or a tree of them, with an entry for each mosaic. The last batch is filled up.
         """
         self._size(raws)
         rank = 2 if self.camera is not None else 3
@@ -283,7 +280,8 @@ def load(
     """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
     Nothing else is needed, except for the Python file of a user's pipeline or head, which `code` must name: it has the
-    same content as in training. A file that a run or a model merely records is never run.
+    same content as in training. A file that a run or a model merely records is never run. A path that cannot be loaded,
+    or members that differ in more than their seeds, raise an `InputError`.
 
     Args:
         path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
@@ -293,10 +291,6 @@ def load(
         code: where the file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.
         data_dir: the present folder of the data; None if it has not moved.
         with_data: whether to look now whether the data is there, and to place arrays on all devices.
-
-    Raises:
-        InputError: the path is not a finished run or model, is damaged, or lacks the checkpoint; the file of its
-            pipeline is not named or has changed; or members differ in more than their seeds.
 
     Example:
         ::

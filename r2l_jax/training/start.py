@@ -36,11 +36,8 @@ _METERED = 64
 class Sources:
     """The earlier runs and the weights in which the parts of a model start.
 
-    Attributes:
-        processor: the run of the processor and, if it `normalizes`, of the normalization.
-        head: the run of the head.
-        pretrained: whether the head's ResNet starts from ImageNet weights.
-        weights: the file of these weights; None downloads them.
+    `processor` is the run of the processor and, if it `normalizes`, of the normalization. `pretrained` heads start from
+    ImageNet weights, which are downloaded if `weights` names no file.
     """
 
     processor: str | None
@@ -115,15 +112,8 @@ def initial_state(
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
 
-    Args:
-        steps: the run's compiled functions.
-        sources: where the parts of the model start.
-        dataset: the samples.
-        fold: the fold, whose training samples give statistics.
-        batch_size: samples at once, over all devices.
-        key: draws the weights.
-        resumes: whether a checkpoint is restored afterwards, so that only the shapes matter.
-        trains: whether anything is trained.
+    The fold's training samples give statistics, by `batch_size` at once over all devices; `key` draws the weights. If a
+    checkpoint is restored afterwards (`resumes`), only the shapes matter.
     """
     everywhere, architecture = shardings().everywhere, steps.settings.architecture
     learns_pipeline = architecture.processing.learns_pipeline

@@ -26,12 +26,8 @@ _CAMERA = 2**31 - 1
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a training step changes, or the shapes of it.
 
-    Attributes:
-        step: the number of updates done.
-        model: the variables of a `RawToLogit`.
-        opt_state: the update rule's state.
-        sums: added up since the epoch began: the task's `loss` and `confusion (C, C)`, and the update rule's sums, such
-            as the `gradient_norm` of each of the processor's parameters.
+    `sums` are added up since the epoch began: the task's `loss` and `confusion (C, C)`, and the update rule's sums,
+    such as the `gradient_norm` of each of the processor's parameters.
     """
 
     step: Any
@@ -57,11 +53,8 @@ class Steps:
 
     Attributes:
         init: makes a model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
-        begin: makes the state in which a model's training begins.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
-            for it.
-        zero_sums: returns zeroed training sums; and so `zero_evaluated` for those of `evaluate`.
-        stages: the names of the stages, in the order of the lists that `trace` returns.
+            for it; as lists, in the order of `stages`.
     """
 
     def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: GradientDescent):
@@ -96,8 +89,7 @@ class Steps:
     def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         """Updates once, and returns the next state and the mean loss; consumes the state.
 
-        A sample's augmentation follows from the key of the epoch and from the sample's index, not from its batch and
-        devices.
+        Augmentation follows from the epoch's key and from the sample's index, not from its batch and devices.
         """
         if self.settings.camera_augmentation:
             batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}

@@ -30,11 +30,8 @@ Row = Mapping[str, Any]
 class Tracker:
     """Records one fold: TensorBoard events in its folder, pictures and tensors under `results/`.
 
-    Args:
-        folder: the fold's.
-        first_epoch: events from this epoch on, left by an interrupted run, are superseded.
-        save_tensors: also write the arrays behind the pictures as .npy.
-        enabled: whether anything is written: in one process of several.
+    Events from `first_epoch` on, left by an interrupted run, are superseded. With `save_tensors`, the arrays behind the
+    pictures are written as .npy. Only one process of several is `enabled` to write.
     """
 
     def __init__(self, folder: pathlib.Path, first_epoch: int, save_tensors: bool, enabled: bool = True):
@@ -88,8 +85,7 @@ class Tracker:
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
         """Records the magnitudes of gradients of such batches; the brightest 1% of each image has full brightness.
 
-        Images are scaled one by one, since gradients of well and badly classified samples differ by orders of
-        magnitude.
+        Gradients of well and badly classified samples differ by orders of magnitude, so each image is scaled by itself.
         """
         for number, (name, gradient) in enumerate(gradients.items()):
             magnitude = np.abs(gradient)
@@ -164,7 +160,7 @@ def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
 
 
 def class_table(results: Sequence[Row]) -> str:
-    """The last epoch's validation by class: means over the folds, and the number of samples of all folds.
+    """Returns the table of the last epoch's validation by class: means over the folds, and samples of all folds.
 
     Samples of several classes count for each.
     """

@@ -46,19 +46,10 @@ _LITTLE = 0.2
 def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
 
-    Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
-
-    Args:
-        config: the run.
-        rule: how a step changes the model.
-        shows: whether to print tables of the scores and the next commands at the end.
-
-    Returns:
-        The content of summary.json: the mean and standard deviation over the folds of each final number.
-
-    Raises:
-        InputError: settings, files or an earlier run do not fit, or another program writes to the run's folder.
-        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
+    Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds, whose content it
+    returns: the mean and standard deviation over the folds of each final number. `shows` prints tables of the scores
+    and the next commands at the end. SIGINT and SIGTERM raise `Interrupted`; the same call resumes where this one
+    stopped.
     """
     run_dir, started = config.run_dir, time.monotonic()
     on_first_process(lambda: check_output_folder(run_dir))
@@ -123,7 +114,6 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
 
 
 def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
-    """Prints tables of the scores and the next commands."""
     print(tracking.class_table(results))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
@@ -317,7 +307,6 @@ class FoldTraining:
         return totals
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
-        """Adds up the sums over some samples."""
         sums = self._steps.zero_evaluated()
         for batch in loader.eval_batches(self._plan.dataset, indices, self._plan.batches.size):
             sums = self._steps.evaluate(state, sums, to_devices(batch, shardings().split))

@@ -28,11 +28,9 @@ PyTree = Any
 class StepSettings:
     """Everything that the compiled steps of a run depend on: runs with equal settings share them.
 
-    Attributes:
-        task: the task with the loss that training lowers.
-        camera_augmentation: what changes at random when training takes raw images again.
-        ema: the decay of averaged weights; 0 averages nothing.
-        freezes_head: whether the head keeps its parameters and batch statistics.
+    `task` has the loss that training lowers. `camera_augmentation` lists what changes at random when training takes raw
+    images again. `ema` is the decay of averaged weights; 0 averages nothing. A frozen head keeps its batch statistics
+    as well.
     """
 
     architecture: Architecture
@@ -160,13 +158,10 @@ class GradientDescent:
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        """Updates a model.
+        """Updates a model, given without a fixed processor; the state is from `begin`, or from the update before.
 
-        Args:
-            model: its variables, without a fixed processor.
-            state: the result of `begin`, or of the update before.
-            batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
-            keys: one for each sample, for the augmentation.
+        The targets of the batch follow the augmentation of its images, which are processed if the processor is fixed.
+        `keys` are one for each sample, for the augmentation.
         """
         if not self._decay:
             return self._updated(model, state, batch, keys)
@@ -217,5 +212,4 @@ def _of_processor(state: nnx.State) -> Mapping[str, PyTree]:
 
 
 def _norm(tree: PyTree) -> jax.Array:
-    """Computes the Euclidean norm of all values of a tree together."""
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
