@@ -30,10 +30,8 @@ _DEGREE = 4
 class Defects:
     """Holds the defective sites of a sensor, in the order of rows and columns.
 
-    Attributes:
-        sites: rows and columns `(N, 2)`.
-        kinds: a word of `KINDS` for each.
-        figures: by how many standard deviations of good sites each one deviates.
+    `sites` are rows and columns `(N, 2)`, `kinds` are words of `KINDS`, and `figures` tell by how many standard
+    deviations of good sites each one deviates.
     """
 
     sites: Int[np.ndarray, "sites 2"]
@@ -63,10 +61,8 @@ def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float
     """Computes by how many standard deviations the noise of each site exceeds the expected noise.
 
     The ratio of a measured variance to the true one has a chi-squared distribution, whose cube root is nearly normal
-    (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931).
-
-    `expected` is the expected variance up to a common factor, with these degrees of freedom. The variance of `rounding`
-    is added to both, so that without noise, one step does not count as a deviation.
+    (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931). `expected` need only be right up to a factor.
+    The variance of `rounding` is added to both, so that without noise, one step does not count as a deviation.
     """
     tiny = np.finfo(np.float32).tiny
     root = np.cbrt((variance + np.float32(rounding)) / np.maximum(expected + np.float32(rounding), tiny))
@@ -141,7 +137,6 @@ def _local_median(values: Map) -> Map:
 
 
 def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """Divides a plane into blocks of about equal size."""
     edges = [np.linspace(0, size, max(1, size // _BLOCK) + 1).astype(int) for size in shape]
     rows, cols = ([slice(*pair) for pair in itertools.pairwise(edge)] for edge in edges)
     return [(row, col) for row in rows for col in cols]

@@ -28,17 +28,11 @@ _NUMBERS = 65535.0
 class Site:
     """Holds the measured values of one place in the tile.
 
-    Attributes:
-        row: its row in the tile.
-        column: its column in the tile.
-        channel: 0 for red, 1 for green, 2 for blue.
-        black_level: the mean in the dark, as a fraction of the white level.
-        gain: electrons from black to white, divided by the distance from the black level to 1.
-        full_well: the electrons at the white level.
-        read_noise: the standard deviation of the read-out in electrons.
-        is_bound: whether the read noise is only an upper bound, because rounding dominates it.
-        dsnu: the dark signal nonuniformity in electrons: the standard deviation of the mean in the dark between sites.
-        prnu: the photo response nonuniformity: the relative standard deviation of the response between sites.
+    Channel 0 is red, 1 green and 2 blue. The black level is a fraction of the white level. The gain is the electrons
+    from black to white, divided by the distance from the black level to 1; `full_well` is the electrons at the white
+    level. The read noise is in electrons, and only an upper bound (`is_bound`) where rounding dominates it. The dark
+    signal nonuniformity `dsnu` is the standard deviation in electrons, between sites, of the mean in the dark; the
+    photo response nonuniformity `prnu` is the relative one of the response.
     """
 
     row: int
@@ -57,17 +51,11 @@ class Site:
 class Calibration:
     """Holds the measured values of a sensor.
 
-    Attributes:
-        dark: the mean dark frame `(H, W)`, as fractions of the white level.
-        flat: the gain of each site `(H, W)`, with mean 1 over the good sites of each color, and 1 at defects.
-        defects: the defective sites.
-        sites: the values of each place in the tile, in the order of rows and columns.
-        points: the photon transfer curve of each color, in fractions of the white level.
-        exposures: the number of flats at each exposure, in the order of light.
-        error: the standard error of the mean gain, as a fraction of it.
-        numbers: the digital number of the white level.
-        bits: the bits of the converter; None if the values are continuous.
-        remarks: facts about the frames that the user must know, one line each.
+    `dark` is the mean dark frame `(H, W)`, as fractions of the white level; `flat` is the gain of each site `(H, W)`,
+    with mean 1 over the good sites of each color, and 1 at defects. `sites` are the places in the tile, row by row;
+    `exposures` are the numbers of flats, in the order of light. `error` is the standard error of the mean gain, as a
+    fraction of it, and `numbers` is the digital number of the white level. `bits` are those of the converter, None for
+    continuous values. `remarks` are facts about the frames that the user must know, one line each.
     """
 
     dark: Map
@@ -92,15 +80,10 @@ class Calibration:
 
 
 def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> Calibration:
-    """Measures a sensor.
+    """Measures a sensor from dark frames, at least two, and flats of an evenly lit surface, at least two per exposure.
 
-    Each frame is read once or twice, one at a time. Frames that show no sensor raise an InputError.
-
-    Args:
-        dark: frames without light, at least two.
-        flat: frames of an evenly lit surface, at least two of each exposure.
-        tile: the channel that each place in the tile of the color filter array sees.
-        threshold: the number of standard deviations from which a site is defective.
+    Each frame is read once or twice, one at a time. Frames that show no sensor raise an InputError. `tile` is the
+    channel that each place in the color filter array sees; a site is defective from `threshold` standard deviations on.
     """
     darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
@@ -160,7 +143,6 @@ def _rounding(step: float) -> float:
 
 
 def _line(number: int, place: Place, flats: Flats, darks: Moments, bad: Mask) -> Line:
-    """Fits the line of the place with this number in the tile."""
     good = ~bad[place.sites]
     means, variances = flats.means[number], flats.variances[number]
     span = 1 - mean_of(darks.mean[place.sites], good)
@@ -188,7 +170,6 @@ def _check_lines(flat: Frames, exposures: Sequence[Sequence[int]], flats: Flats,
 
 
 def _above_dark(flats: Flats, lines: Sequence[Line]) -> Float[np.ndarray, "places exposures"]:
-    """Computes the temporal variances that light adds."""
     return flats.variances - np.array([[line.dark_variance] for line in lines])
 
 

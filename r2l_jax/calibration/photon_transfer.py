@@ -30,11 +30,8 @@ _HIDDEN = 0.01
 class Point:
     """Holds the averages over the good sites of one color at one exposure.
 
-    Attributes:
-        channel: 0 for red, 1 for green, 2 for blue.
-        mean: the light: the mean of the flats minus the mean of the darks.
-        variance: the temporal variance that the light adds to the variance of the darks.
-        fitted: whether the line is fitted to this point.
+    Channel 0 is red, 1 green and 2 blue. The mean is that of the flats minus that of the darks, and the variance is the
+    temporal variance that the light adds to that of the darks. The line is fitted to the points that are `fitted`.
     """
 
     channel: int
@@ -47,11 +44,9 @@ class Point:
 class Line:
     """Holds the fit of one place in the tile.
 
-    Attributes:
-        gain: electrons per unit.
-        error: the standard error of the gain, as a fraction of it, for the noise of the measurement.
-        rounding: the standard error from rounding to digital numbers, which all places in the tile may share.
-        dark_variance: the temporal variance of the flats without light, their rounding included.
+    The gain is in electrons per unit. `error` and `rounding` are its standard errors, as fractions of it: for the noise
+    of the measurement, and from rounding to digital numbers, which all places in the tile may share. `dark_variance` is
+    the temporal variance of the flats without light, their rounding included.
     """
 
     gain: float
@@ -69,18 +64,12 @@ def fit(
 ) -> Line:
     """Fits a line to temporal variances, each weighted by its own error.
 
+    `means` are 0 for the dark, followed by the mean light of each exposure. `degrees` are the degrees of freedom of the
+    variances, and `step` is the distance between two digital numbers, 0 without rounding. The gain of the line is
+    infinite or negative if light adds no noise.
+
     Light makes the noise great enough for rounding to add step ** 2 / 12 to it. In the dark, rounding may hide the
     noise or enlarge it; then the exposures determine the variance in the dark.
-
-    Args:
-        means: the mean light: 0 for the dark, followed by each exposure.
-        variances: the temporal variances, in the same order.
-        degrees: the degrees of freedom from which each variance was measured.
-        fitted: which of them to fit.
-        step: the distance between two digital numbers; 0 without rounding.
-
-    Returns:
-        The line, whose gain is infinite or negative if light adds no noise.
     """
     noise, rounding = _without_rounding(variances, step)
     weights = fitted / np.maximum(variances * np.sqrt(2 / degrees), np.finfo(np.float32).tiny) ** 2

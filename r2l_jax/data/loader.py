@@ -18,11 +18,9 @@ Leaf = TypeVar("Leaf")
 class Batch(TypedDict, Generic[Leaf]):
     """Samples to compute with together: NumPy arrays as loaded, JAX arrays in compiled functions.
 
-    Attributes:
-        raw: the mosaics `(B, H, W)`, or images `(B, H, W, 3)`.
-        target: the classes `(B,)` or the masks `(B, H, W)`.
-        index: the samples' indices in the data set `(B,)`, int32.
-        weight: 1 for each sample to count, 0 for samples that fill up the last batch `(B,)`.
+    `raw` has the mosaics `(B, H, W)` or images `(B, H, W, 3)`, `target` the classes `(B,)` or masks `(B, H, W)`, and
+    `index` the samples' indices in the data set. `weight` is 0 for samples that fill up the last batch, and 1 for
+    others.
     """
 
     raw: Leaf
@@ -79,15 +77,9 @@ def train_batches(
 ) -> Iterator[Batch[np.ndarray]]:
     """Yields batches without end, in a new order in each epoch, from any step on.
 
-    An epoch has `len(indices) // batch_size` batches. The samples that are left over differ from epoch to epoch.
-
-    Args:
-        dataset: the data set.
-        indices: the samples to train on.
-        batch_size: the number of samples in a batch of all processes, each of which gets its part; at most
-            `len(indices)`.
-        seed: decides the order.
-        first_step: the number of batches to skip, counted from the start of the first epoch.
+    An epoch has `len(indices) // batch_size` batches; the samples that are left over differ from epoch to epoch. Each
+    process gets its part of the `batch_size` samples, at most `len(indices)`. The first `first_step` batches are
+    skipped.
     """
     source = grain.MapDataset.source(_Samples(dataset, indices, np.ones(len(indices), np.float32)))
     shuffled = source.shuffle(seed=seed)[jax.process_index() :: jax.process_count()]
@@ -100,12 +92,8 @@ def eval_batches(
 ) -> Iterator[Batch[np.ndarray]]:
     """Yields every sample once, in order; the last batch is filled up with samples of weight 0 to the same shape.
 
-    Args:
-        dataset: the data set.
-        indices: the samples to yield.
-        batch_size: the number of samples in a batch of all processes, each of which gets its part.
-        keep_decoded: whether to keep samples in memory if the whole data set fits, for samples that are read many
-            times.
+    Each process gets its part of the `batch_size` samples. `keep_decoded` keeps samples that are read many times in
+    memory, if the whole data set fits.
     """
     padded = -len(indices) % batch_size + len(indices)
     weights = (np.arange(padded) < len(indices)).astype(np.float32)

@@ -25,23 +25,19 @@ class RawDataset:
     """Mosaics of one size, or images that are processed already, with their targets.
 
     Attributes:
-        name: the data set's name.
         task: "classification" or "segmentation".
-        classes: the names of the classes; the target of class i is the number i.
         camera: the camera that the processing starts from; None for images.
-        names: the name of each sample.
-        labels: the class of each sample, or of its main object; splits are stratified by it.
+        labels: the class of each sample, or of its main object, by its place in `classes`; splits are stratified by it.
         read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
             a mask `(H, W)` uint8.
-        files: for each sample, the files that `read` decodes, such as a raw file and a mask; None for samples that are
-            computed or held in memory.
+        files: the files that `read` decodes for each sample; None for samples that are computed or held in memory.
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
-        cameras: the cameras by name, if several took the samples, which are brought to the first of them, `camera`.
-        parts: the part of each sample in the user's own split, "train", "valid" or "test", if its folder has one.
+        cameras: several cameras by name, if samples are brought to the first of them, `camera`.
+        parts: the part of each sample in the user's own split, "train", "valid" or "test", if there is one.
     """
 
     name: str
@@ -97,10 +93,7 @@ class RawDataset:
         return "samples" if self.per_scene == 1 else "scenes"
 
     def scenes(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns the scene of each of some samples, numbered from 0 in the order of their first samples.
-
-        None if each sample of the data set shows a scene of its own.
-        """
+        """Returns the scenes of some samples, numbered from 0 as they appear; None if all samples have their own."""
         if self.per_scene == 1:
             return None
         _, first, inverse = np.unique(indices // self.per_scene, return_index=True, return_inverse=True)
@@ -123,7 +116,6 @@ class RawDataset:
         return {}
 
     def _checked(self, sample: Sample, index: int) -> Sample:
-        """Returns a sample; raises an InputError unless it has the shapes of the first one."""
         for wanted, found in zip(self._first, sample, strict=True):
             if np.shape(found) != np.shape(wanted):
                 raise InputError(
@@ -168,7 +160,6 @@ class RawDataset:
 
     @functools.cached_property
     def _known_hashes(self) -> dict[int, str]:
-        """The hashes of the samples that have been hashed so far."""
         return {}
 
     def _hash_of_arrays(self, index: int) -> str:

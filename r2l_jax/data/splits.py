@@ -33,10 +33,8 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarray:
     """Returns the part of each scene, "train", "valid" or "test", that a file names; "" for a scene that it leaves out.
 
-    Args:
-        file: JSON with a list of names for each part.
-        names: the names of each scene, some of which may be those of others as well, such as of a frame with several
-            tiles. Suffixes may differ.
+    The file is JSON with a list of names for each part, whose suffixes may differ from those in `names`. Scenes may
+    share a name, such as that of a frame with several tiles.
     """
     numbers: dict[str, list[int]] = {}
     for number, each in enumerate(names):
@@ -98,13 +96,8 @@ def stratified_splits(
 ) -> list[Split]:
     """Draws random splits with the same proportions of classes in each part (`StratifiedShuffleSplit`).
 
-    Args:
-        labels: the class of each sample.
-        n_splits: how many independent splits to draw. All of them have the same test samples.
-        train_size: the fraction to train on, of the samples that are not test samples.
-        seed: decides the splits.
-        names: the names of the classes, for errors.
-        test_size: the samples to test on: a share if below 1, else a number.
+    The `test_size` samples to test on, a share if below 1, else a number, are the same in all splits; `train_size` is
+    the fraction of the others to train on. `names` are those of the classes, for errors.
     """
     # Importing scikit-learn takes a second, which programs that split nothing need not wait for.
     from sklearn.model_selection import StratifiedShuffleSplit

@@ -43,12 +43,9 @@ _BAND = 256
 class Summary:
     """The outcome for a folder of pictures.
 
-    Attributes:
-        written: the number of pictures that were turned into mosaics.
-        failed: the number of pictures that failed, each reported on stderr.
-        too_bright: the fraction of the written sites whose light exceeds the white level; they saturate.
-        too_dark: the fraction of the written sites whose light is below black, for colors outside the camera's gamut;
-            they read as black.
+    `written` and `failed` are numbers of pictures; failures are reported on stderr. `too_bright` and `too_dark` are
+    fractions of the written sites: of those above the white level, which saturate, and of those below black, for colors
+    outside the camera's gamut, which read as black.
     """
 
     written: int
@@ -75,10 +72,8 @@ def write_mosaics(
     """Writes the mosaics and masks of pictures, and the file of their camera.
 
     Pictures are exposed several at once, with a progress bar on stderr. One that cannot be read is reported there, and
-    the others are still written. Existing files are replaced.
-
-    `jobs` are the pictures of `source`, as `find_jobs` found them. The noise of a picture follows from the seed and its
-    path within `source`; `exposure` is a factor on the light.
+    the others are still written. Existing files are replaced. The jobs are those of `find_jobs`, and `exposure` is a
+    factor on the light. The noise of a picture follows from the seed and its path within `source`.
     """
 
     def run(job: Job) -> np.ndarray:
@@ -99,9 +94,8 @@ def write_mosaics(
 def unprocessed(source: Path, camera: isp.Camera) -> Path:
     """Returns the folder of a folder's pictures as mosaics, and writes it unless an earlier call has.
 
-    It is in the user's cache folder, and found again by the content and the names of the pictures, and the camera.
-
-    The camera has noise, and pictures keep their brightness.
+    It is in the user's cache folder, and found again by the content and the names of the pictures, and the camera. The
+    camera has noise, and pictures keep their brightness.
     """
     check_invertible(camera, "--camera")
     jobs = find_jobs(source)

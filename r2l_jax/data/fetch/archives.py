@@ -45,12 +45,9 @@ def is_archive(name: str) -> bool:
 def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
     """Unpacks a zip or tar archive into a new folder; removes the folder if anything is wrong.
 
-    Only plain files and folders are accepted, and they get the user's default permissions. Bytes are counted as they
-    are written, whatever sizes the archive states. A folder left by an interrupted call is removed first.
-
-    Raises:
-        InputError: a member would leave the folder, is a link or a device, or exists twice; the archive is damaged,
-            encrypted, or unpacks to more than `MAX_RATIO` times its size or `MAX_FILES` files; or writing fails.
+    Only plain files and folders are accepted, each once and within the folder, and they get the user's default
+    permissions. Bytes are counted as they are written, whatever sizes the archive states: `MAX_RATIO` times its size
+    and `MAX_FILES` files are the most. A folder left by an interrupted call is removed first.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:

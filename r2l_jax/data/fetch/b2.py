@@ -35,11 +35,7 @@ _FOLDER_MARK = ".bzEmpty"
 class Account:
     """The credentials for a bucket.
 
-    Attributes:
-        bucket: the bucket's name.
-        key_id: the application key's identifier.
-        key: the application key, with the capabilities listFiles and readFiles.
-        api_config: how b2sdk reaches B2.
+    The application key needs the capabilities listFiles and readFiles; `api_config` says how b2sdk reaches B2.
     """
 
     bucket: str
@@ -78,16 +74,8 @@ class _Report(SyncReport):
 def download_folders(account: Account, folders: Mapping[str, pathlib.Path], left_out: Collection[str] = ()) -> None:
     """Downloads every file in some folders of a bucket, several at once, and verifies each by its SHA-1.
 
-    Files that are there with the same size are kept.
-
-    Args:
-        account: the credentials for the bucket.
-        folders: the folders in the bucket, and the local folder for the files of each.
-        left_out: names of files that are not downloaded.
-
-    Raises:
-        InputError: B2 refuses the key, has no such bucket, cannot be reached, or sends something other than it
-            announced; or a file's name leads out of its folder.
+    Files that are there with the same size are kept, and names in `left_out` are not downloaded. `folders` gives the
+    local folder for each in the bucket.
     """
     api = B2Api(InMemoryAccountInfo(), api_config=account.api_config)  # pyright: ignore[reportArgumentType]  # stale
     skipped = [rf"(.*/)?{re.escape(name)}$" for name in (_FOLDER_MARK, *left_out)]

@@ -26,7 +26,6 @@ from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
 
-# The record of both data sets on Zenodo.
 _RECORD = 5235536
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
@@ -38,11 +37,9 @@ _SCRATCH = ".unpacking"
 class Layout:
     """The published layout of a data set.
 
-    Attributes:
-        folder: the data set's folder in the data folder. The names of Zenodo's archives of the data set contain it.
-        images: the folder with one sub-folder per intensity.
-        targets: the file of labels or the folder of masks.
-        b2_folders: the folders in the B2 bucket, and the local folder for the files of each.
+    The names of Zenodo's archives contain `folder`, the data set's folder in the data folder. `images` has a sub-folder
+    for each intensity, and `targets` is the file of labels or the folder of masks. `b2_folders` gives the local folder
+    for the files of each folder in the B2 bucket.
     """
 
     folder: str
@@ -92,19 +89,9 @@ def download(
 ) -> pathlib.Path:
     """Downloads a published data set unless it is there; continues where an earlier call was interrupted.
 
-    Args:
-        dataset: "Microscopy" or "Drone".
-        data_dir: the folder for the data set's folder, `microscopy` or `drone`; made if it does not exist.
-        source: "zenodo" (record 5235536, no account needed) or "b2".
-        zenodo_url: the URL of Zenodo's REST API.
-        b2_account: for "b2": the application key and the bucket.
-
-    Returns:
-        The data set's folder.
-
-    Raises:
-        InputError: the source cannot be reached, or sends something other than the data set; another program writes to
-            `data_dir`; or the disk is full. The bytes received so far stay.
+    The data set, "Microscopy" or "Drone", gets a folder of its own in `data_dir`, which is returned. The source is
+    "zenodo" (record 5235536 of the REST API at `zenodo_url`, no account needed) or "b2", which needs `b2_account`.
+    After an error, such as a full disk, the bytes received so far stay.
     """
     layout, folder = LAYOUTS[dataset], pathlib.Path(data_dir)
     root = folder / layout.folder
@@ -203,14 +190,12 @@ _move = functools.partial(shutil.copytree, dirs_exist_ok=True, copy_function=shu
 
 
 def _unpack_in_place(archive: pathlib.Path, scratch: pathlib.Path) -> None:
-    """Unpacks an archive of intensity folders beside itself, as the published program does."""
     archives.unpack(archive, scratch)
     _move(scratch, archive.parent)
     shutil.rmtree(scratch)
 
 
 def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
-    """Selects the archives of a data set among a record's files by their names."""
     chosen = [file for file in files if layout.folder in file.name.lower() and archives.is_archive(file.name)]
     if not chosen:
         names = ", ".join(file.name for file in files)[:1000] or "none at all"

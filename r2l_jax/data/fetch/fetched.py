@@ -17,11 +17,8 @@ _RETRIES = 3
 def get(url: str, start: int = 0) -> requests.Response:
     """Asks for the bytes of a URL from `start` on; the body is not read yet.
 
-    Follows redirects, but not from HTTPS to other schemes, whose answers anybody could forge.
-
-    Raises:
-        InputError: the server leads away from HTTPS.
-        requests.RequestException: the server cannot be reached, or states an error.
+    Follows redirects, but not from HTTPS to other schemes, whose answers anybody could forge. A server that cannot be
+    reached or states an error raises a requests.RequestException.
     """
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
@@ -40,17 +37,9 @@ def get(url: str, start: int = 0) -> requests.Response:
 def fetch(url: str, target: pathlib.Path, checksum: str, size: int) -> None:
     """Downloads a file to `target`, where it appears complete and verified or not at all.
 
-    Until then, the bytes are in `<target>.part`, and a later call asks only for the rest.
-
-    Args:
-        url: the URL.
-        target: the path; an existing file with this checksum is kept.
-        checksum: such as "md5:..." in hexadecimal.
-        size: the size in bytes.
-
-    Raises:
-        InputError: the server cannot be reached, or sends something else.
-        OSError: the file cannot be written.
+    Until then, the bytes are in `<target>.part`, and a later call asks only for the rest. An existing file with the
+    checksum, such as "md5:..." in hexadecimal, is kept. The size is in bytes. A file that cannot be written raises an
+    OSError.
     """
     part = target.with_name(f"{target.name}.part")
 

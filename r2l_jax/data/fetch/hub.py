@@ -16,14 +16,8 @@ def weights_file(network: str) -> pathlib.Path:
     """Returns the local safetensors file with the ImageNet weights of a ResNet; downloads it first if needed.
 
     The file comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names. A file that is there is used
-    without asking the network. The first process downloads while the others wait, so all processes must call this
-    together.
-
-    Args:
-        network: `resnet18`, `resnet34` or `resnet50`.
-
-    Raises:
-        InputError: the hub cannot be reached, or the file cannot be written.
+    without asking the hub. `network` is `resnet18`, `resnet34` or `resnet50`. The first process downloads while the
+    others wait, so all processes must call this together.
     """
     folder = startup.cache_dir() / "pretrained"
     # Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's tensor names.

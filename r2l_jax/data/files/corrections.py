@@ -29,10 +29,9 @@ _AT_ONCE = 2**22
 class Corrections:
     """Holds the known faults of one sensor.
 
-    Attributes:
-        dark: the mean dark frame `(H, W)`, as fractions of the white level; None corrects no dark signal.
-        flat: the gain of each site `(H, W)`, positive, around 1 in each color; None corrects no response.
-        defects: the rows and columns `(N, 2)` of the sites whose values are meaningless.
+    `dark` is the mean dark frame `(H, W)`, as fractions of the white level, and `flat` the positive gain of each site
+    `(H, W)`, around 1 in each color; None leaves out that correction. `defects` are the rows and columns `(N, 2)` of
+    sites whose values are meaningless.
     """
 
     dark: Float32[np.ndarray, "_ _"] | None = None
@@ -49,21 +48,12 @@ class Corrections:
         return digest.hexdigest()[:16]
 
     def apply(self, mosaic: Mosaic, camera: isp.Camera) -> Mosaic:
-        """Corrects a whole frame.
+        """Corrects a whole frame of a camera, `(H, W)` in [0, 1], before tiles are cut from it.
 
         Subtracts the deviation of each site's dark value from the camera's black level, multiplies the light above
-        black by the site's gain, and replaces the light of each defect with the median light of its nearest good sites
-        of the same color. A saturated site whose gain is below 1 reads less than 1 afterwards.
-
-        Args:
-            mosaic: the frame `(H, W)` in [0, 1], before tiles are cut from it.
-            camera: the frame's camera, whose `pattern` and `black_level` apply.
-
-        Returns:
-            The corrected frame, clipped to [0, 1].
-
-        Raises:
-            InputError: the frame's size is not that of the dark and the flat, or a defect lies outside the frame.
+        black by the site's gain, replaces the light of each defect with the median light of its nearest good sites of
+        the same color, and clips the result to [0, 1]. A saturated site whose gain is below 1 reads less than 1
+        afterwards.
         """
         rows, cols = mosaic.shape
         for name, array in (("dark", self.dark), ("flat", self.flat)):
@@ -85,13 +75,9 @@ class Corrections:
 
 
 def read(folder: Path, dark: str | None, flat: str | None, defects: str | None) -> Corrections:
-    """Reads corrections from the files that a camera's JSON file names, if it does.
+    """Reads corrections from the files that a camera's JSON file in a folder names, if it does.
 
-    Args:
-        folder: the folder of the JSON file, from which relative names start.
-        dark: the TIFF file of the mean dark frame, in floating point.
-        flat: the TIFF file of the gains, in floating point.
-        defects: the CSV file of defects, with the columns `row` and `column`.
+    `dark` and `flat` are TIFF files in floating point, and `defects` is a CSV file with the columns `row` and `column`.
     """
     dark_map, gains = (None if file is None else _read_map(folder / file) for file in (dark, flat))
     if gains is not None and gains.min() <= 0:

@@ -29,12 +29,9 @@ _MOST_POINTS = 2**20
 class GainMap:
     """Holds a map of gains, an opcode that corrects the shading of a lens.
 
-    Attributes:
-        area: top, left, bottom and right of the sites that it applies to, from the corner of the active area.
-        pitch: the steps between these rows, and between these columns.
-        origin: the place of the first point, vertical and horizontal, as a fraction of the active area.
-        spacing: the distance between points, as a fraction of the active area.
-        gains: the gain at each point.
+    It applies to the sites in `area` (top, left, bottom and right, from the corner of the active area) that are `pitch`
+    rows and columns apart. `origin` is the place of the first point and `spacing` the distance between points, both
+    vertical and horizontal, as fractions of the active area.
     """
 
     area: tuple[int, int, int, int]
@@ -73,9 +70,9 @@ class Facts:
 
     Attributes:
         active_origin: the corner (row, column) of the active area, where the tiles of CFAPattern and BlackLevel start.
-            LibRaw moves the start of the visible area to an even row and column, by one where the active area starts at
-            an odd one, but does not move the tile of BlackLevel along. None where LibRaw's black levels are right:
-            without an active area, or with masked areas, in which LibRaw measures them.
+            LibRaw moves the start of the visible area to an even row and column, but not the tile of BlackLevel. None
+            where LibRaw's black levels are right: without an active area, or with masked areas, in which LibRaw
+            measures them.
         pattern: the color filter array, if it has another tile than the 2x2 and 6x6 sites that LibRaw knows.
         gain_maps: the gain maps of OpcodeList2, in their order.
     """
@@ -145,7 +142,6 @@ def named(tile: Int[np.ndarray, "rows cols"]) -> str:
 
 
 def _gain_maps(opcodes: bytes) -> Iterator[GainMap]:
-    """Yields the gain maps of a list of opcodes."""
     try:
         (count,) = struct.unpack_from(">I", opcodes)
         place = 4

@@ -30,12 +30,11 @@ _Side = Annotated[int, msgspec.Meta(ge=2, le=2**20, multiple_of=2)]
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Describes how the samples of a file without a header are laid out.
 
+    Width and height, in samples, are even.
+
     Attributes:
-        width: the number of samples in a row, even.
-        height: the number of rows, even.
-        bits: bits of a sample.
-        packing: "unpacked" (words of 8 bits, or of 16 for more than 8), "mipi", "pfnc" or "gige".
-        byte_order: the byte order of unpacked words of 16 bits.
+        packing: "unpacked" (words of 8 bits, or of 16 for samples of more than 8), "mipi", "pfnc" or "gige".
+        byte_order: that of unpacked words of 16 bits.
         align: whether samples are the low or the high bits of unpacked words.
         offset: the bytes before the first sample.
         stride: the bytes from the start of one row to the start of the next. None leaves no gap: rows of "pfnc" and

@@ -43,8 +43,6 @@ class KnownCamera:
 
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
-        layout: how files without a header are laid out.
-        corrections: the corrections of whole frames.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
         states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's own.
         given: the camera that these values come from, if a whole one was given.
@@ -178,8 +176,6 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
 
     Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`, because
     mosaics are divided by it when they are read. It has the noise that all files agree on.
-
-    The files are named in errors.
     """
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:

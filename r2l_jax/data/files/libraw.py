@@ -60,27 +60,19 @@ def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tupl
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
     """Computes the matrix from white-balanced camera RGB to linear sRGB as dcraw does (`cam_xyz_coeff`).
 
-    The product of `xyz_to_camera` and the matrix from sRGB to XYZ converts sRGB to camera RGB. Its rows are divided by
-    their sums, which maps white-balanced white to the white of sRGB, and the result is inverted.
-
-    Args:
-        xyz_to_camera: CIE XYZ to camera RGB, such as rawpy's `rgb_xyz_matrix` or DNG's ColorMatrix.
-
-    Returns:
-        The matrix `(3, 3)`; its rows sum to one.
+    `xyz_to_camera` converts CIE XYZ to camera RGB, such as rawpy's `rgb_xyz_matrix` or DNG's ColorMatrix. Its product
+    with the matrix from sRGB to XYZ converts sRGB to camera RGB. The product's rows are divided by their sums, which
+    maps white-balanced white to the white of sRGB, and it is inverted. The rows of the result sum to one.
     """
     srgb_to_camera = xyz_to_camera @ SRGB_TO_XYZ
     return np.linalg.inv(srgb_to_camera / srgb_to_camera.sum(axis=1, keepdims=True))
 
 
 def _says_what_it_is(path: Path) -> bool:
-    """Tells whether a file names its camera or format, so that LibRaw need not guess from its size.
-
-    LibRaw has a table of the sizes of files without a header. It no longer recognizes such a file when a byte is
-    appended.
-    """
+    """Tells whether a file names its camera or format, so that LibRaw need not guess from its size."""
     if is_container(path):
         return True
+    # LibRaw has a table of the sizes of files without a header, and no longer knows such a file with a byte appended.
     content = path.read_bytes()
     return _opens(content + b"\0") or not _opens(content)
 
@@ -166,10 +158,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
 
 
 def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
-    """Returns the color filter array with which to read a file.
-
-    A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors.
-    """
+    """Returns the color filter array with which to read a file."""
     given = stated.figures.get("pattern")
     if own is None:
         if not isp.cfa.is_bayer(given or _SAMPLED):
@@ -177,6 +166,7 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Call
         return given or _SAMPLED
     if given is None or given == own:
         return own
+    # A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors.
     if not stated.states_pattern or isp.cfa.MONO in (own, given):
         raise InputError(f"the sensor's pattern is {own}, but the given camera's is {given}")
     warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
@@ -212,7 +202,6 @@ def _normalized(
 def _correct_shading(
     mosaic: Mosaic, black: Float32[np.ndarray, "rows cols"], facts: dng.Facts, origin: tuple[int, int]
 ) -> None:
-    """Applies the gain maps of a DNG to a mosaic, in place."""
     top, left = np.maximum(np.subtract(facts.active_origin or origin, origin), 0)
     light = mosaic - black
     for gain_map in facts.gain_maps:

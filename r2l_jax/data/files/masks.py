@@ -23,12 +23,10 @@ Pair = tuple[Path, Path]
 
 
 def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> list[Pair]:
-    """Pairs every frame of a folder with its mask, in the order of the frames' names.
+    """Pairs every frame of a folder with its mask, in the order of the frames' names; suffixes are in lower case.
 
     A mask's name contains the name of its frame. If it contains the names of several frames, the longest one counts:
     the name of frame 10's mask also contains the name of frame 1.
-
-    Frames have one of the suffixes, in lower case.
     """
     frames = _visible_files(folder, suffixes)
     if not frames:
@@ -52,7 +50,6 @@ def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _longest_part(name: str, known: Collection[str]) -> str | None:
-    """Returns the longest part of a name that is known."""
     # Going through the parts of the name is faster than going through the known names, which may be thousands.
     parts = (
         name[start : start + length] for length in range(len(name), 0, -1) for start in range(len(name) - length + 1)

@@ -23,11 +23,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
-    """Reads a JPEG or PNG upright.
-
-    Returns:
-        The samples in uint8 or, of a 16-bit gray PNG, uint16; and whether the picture had to be turned to be upright.
-    """
+    """Reads a JPEG or PNG upright, in uint8 or, of a 16-bit gray PNG, uint16; also tells whether it was turned."""
     with reading(path), Image.open(path, formats=("JPEG", "PNG")) as image:
         if image.format == "PNG":
             if check_png(path) == 16 and image.mode != "I;16":
@@ -89,7 +85,6 @@ def check_png(path: Path) -> int:
 
 
 def _image_data(content: bytes) -> Iterator[bytes]:
-    """Yields the compressed samples of a PNG, chunk by chunk."""
     place, kind = 8, b""
     while place + 8 <= len(content) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, place)

@@ -70,7 +70,7 @@ _DIM = 1 / 8
 def read_raw(
     path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None, warn: Callable[[str], object] = warn
 ) -> tuple[Mosaic, isp.Camera]:
-    """Reads the mosaic of a raw file and the calibration values of its camera.
+    """Reads the mosaic of a raw file and the calibration values of its camera; the suffix decides how.
 
     - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
       states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
@@ -85,22 +85,19 @@ def read_raw(
     If the camera has a `white_level`, the samples of any file are divided by it instead. Corrections that the camera's
     JSON file names are applied to the whole frame.
 
+    A missing file raises a FileNotFoundError, and one that cannot be read or does not fit the camera an InputError,
+    whose message is one line that starts with the path.
+
     Args:
-        path: the file; its suffix decides how it is read.
-        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY, CZI,
-            ND2 and files without a header need a whole camera; for camera formats, its values replace the file's own.
-        warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
-            mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
-            states another pattern than the file. By default, the line goes to stderr.
+        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). For camera formats, its
+            values replace the file's own; all other files need a whole camera.
+        warn: called with one line (by default, for stderr) if a file without levels of its own uses less than an eighth
+            of its range, as a mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a
+            camera's JSON file states another pattern than the file.
 
     Returns:
         The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera, or the
         reference camera to which the known facts bring it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: the file cannot be read, or does not fit the camera. The message is one line that starts with the
-            path.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     if not path.is_file():
@@ -127,7 +124,6 @@ def read_raw(
 
 
 def _by_libraw(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
-    """Reads a file in a camera format; adds advice to the error for a JPEG and for a file without a header."""
     try:
         with reading(path):
             return libraw.read(path, stated, warn)

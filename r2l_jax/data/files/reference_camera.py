@@ -20,9 +20,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 class Reference:
     """The camera whose raw images a model takes.
 
-    Attributes:
-        camera: the reference camera.
-        cameras: the cameras of the training by the names in their files; empty if there was one.
+    `cameras` are those of the training by the names in their files; empty if there was one.
     """
 
     camera: isp.Camera
@@ -39,13 +37,8 @@ def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Scales a raw image to the black level and the gains of a reference camera.
 
     The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
-    image. White is 1 for both. The result is clipped to [0, 1]: light that would saturate the reference camera does.
-
-    Args:
-        raw: the raw image, which starts with a whole tile of the color filter array.
-        own: the camera that took it.
-        reference: the reference camera.
-
+    image, which starts with a whole tile of the color filter array. White is 1 for both. Light that would saturate the
+    reference camera does: the result is clipped to [0, 1].
     """
     if own.pattern != reference.pattern:
         raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")

@@ -32,16 +32,9 @@ _LONGEST = 100
 class Shot:
     """Holds the facts about a shot. None means unknown.
 
-    Attributes:
-        maker: the maker of the camera.
-        model: its model.
-        lens: the lens.
-        iso_speed: the sensitivity, as an ISO speed.
-        exposure_time: in seconds.
-        f_number: the focal length divided by the aperture.
-        date: when it was taken on the camera's clock, in ISO 8601.
-        iso: the intensity at which its scene was measured, as a fraction of the full light; no file tells it.
-        camera: the name of its camera, in a data set of several.
+    The exposure time is in seconds, and the date in ISO 8601, on the camera's clock. `iso` is the intensity at which
+    the scene was measured, as a fraction of the full light, which no file tells; `camera` is a name in a data set of
+    several.
     """
 
     maker: str | None = None
@@ -74,7 +67,6 @@ def read_shot(path: Path) -> Shot:
 
 
 def _merged(first: Shot, second: Shot) -> Shot:
-    """Fills the gaps of one record from another."""
     return dataclasses.replace(
         first, **{name: getattr(second, name) for name in SHOT_FIELDS if getattr(first, name) is None}
     )
@@ -87,7 +79,6 @@ def _from_tiff(path: Path) -> Shot:
 
 
 def _from_tags(tags: Mapping[str, Any]) -> Shot:
-    """Takes the facts from the values of tags by their names."""
     return Shot(
         maker=_text(tags.get("Make")),
         model=_text(tags.get("Model")),

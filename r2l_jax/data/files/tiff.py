@@ -34,10 +34,8 @@ _INFLATE: dict[int, Callable[[bytes, int], bytes]] = {
 def read_tiff(path: Path) -> np.ndarray:
     """Reads the first picture of a TIFF file, and other pages of its size, if there are any, as one array.
 
-    Descriptions by other programs, such as the axes of a hyperstack, are ignored.
-
-    Returns:
-        The samples as they are stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`.
+    The samples are as stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`. Descriptions by other
+    programs, such as the axes of a hyperstack, are ignored.
     """
     with tifffile.TiffFile(path) as tiff:
         pages = list(itertools.islice(tiff.pages, _MOST_PAGES + 1))
@@ -97,11 +95,9 @@ def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
 
 
 def read_stored(path: Path, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """Reads samples of 16 bits and of a known shape, which are value / 65535.
+    """Reads samples of 16 bits, value / 65535, of a mosaic `(H, W)` or an image `(H, W, 3)`.
 
-    Args:
-        path: the TIFF file.
-        shape: `(H, W)` of a mosaic, or `(H, W, 3)` of an image, whose channels may come first in the file.
+    The channels of an image may come first in the file.
     """
     with reading(path):
         values = read_tiff(path)

@@ -56,10 +56,8 @@ def cut(
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
-    not at all; an existing one is left as it is. Two processes may call this at the same time.
-
-    `side` is the height and width of a tile, even, and `choose` selects the tiles of a frame. The frames' common camera
-    is written.
+    not at all; an existing one is left as it is. Two processes may call this at the same time. `side` is even, and the
+    frames' common camera is written.
     """
     if folder.exists():
         return

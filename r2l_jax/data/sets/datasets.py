@@ -31,17 +31,16 @@ def load(
     """Loads a data set by its name; renders or downloads it first if needed. Settings of other sets change nothing.
 
     Args:
-        name: "Synthetic" or "SyntheticSegmentation", which are rendered by the first call; one of `PUBLISHED_SETS`;
-            or "Folder", the user's own files, with one sub-folder per class, or with images and masks.
+        name: "Synthetic" or "SyntheticSegmentation", which are rendered by the first call; one of `PUBLISHED_SETS`; or
+            "Folder", the user's own files, with one sub-folder per class, or with images and masks.
         data_dir: the folder to read from or to write to; None is the user's cache folder.
         iso: the intensity, one of `names.INTENSITIES`; or several, whose data sets are pooled (see `pooled`).
         camera: for "Folder": the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
         tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
             or the shortest side if that is less.
         unprocess: for "Folder": the files are JPEG and PNG pictures, which become mosaics of the camera.
-        synthetic_images: for the synthetic data sets: the number of scenes.
-        synthetic_size: for the synthetic data sets: the height and width of scenes.
-        download: for the published data sets: download missing files from Zenodo.
+        synthetic_images: for the synthetic data sets: the number of scenes; `synthetic_size` is their height and width.
+        download: downloads missing files of the published data sets from Zenodo.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")

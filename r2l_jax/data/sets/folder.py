@@ -40,7 +40,6 @@ CAMERA_FILE = "camera.json"
 # Raise this whenever the same files give different facts.
 _VERSION = 2
 
-# The class of segmentation.
 _CLASSES = ("object",)
 
 # A side that every network can halve as often as it needs, even after processing at half size.
@@ -61,10 +60,9 @@ def load(
       tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
-      Samples are brought to the first camera by name, see `reference_camera`.
+      Samples are brought to the first camera by name, see `reference_camera`. Without statements about the camera,
+      files that name different models are of several cameras as well.
     - For a split of the user's own, the sub-folders `train`, `test` and maybe `valid` have one of these layouts.
-
-    Without statements about the camera, files that name different models are of several cameras as well.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
     what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
@@ -134,10 +132,7 @@ def _split_folders(root: pathlib.Path) -> list[str]:
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
-    """Reads the camera of each sub-folder by its name; returns an empty dict if the sub-folders hold no cameras.
-
-    A sub-folder with raw files of its own is a class, whatever else it holds.
-    """
+    """Reads the camera of each sub-folder by its name; a sub-folder with raw files of its own is a class instead."""
     folders = [
         folder
         for folder in sorted(root.glob("[!.]*/"))
@@ -165,7 +160,6 @@ def _raw_files(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
 
 
 def _has_masks(folder: pathlib.Path) -> bool:
-    """Tells whether a folder has frames and masks rather than classes."""
     there = [name for name in ("images", "masks") if (folder / name).is_dir()]
     if len(there) == 1:
         missing = "masks" if there == ["images"] else "images"
@@ -244,11 +238,7 @@ def _with_cameras(
     cameras: Sequence[isp.Camera],
     keeps_equal: bool,
 ) -> RawDataset:
-    """Returns a data set with the camera of its samples; if there are several, the first one, to which all are brought.
-
-    `names` are those of the camera of each sample. The values of one camera's files are combined, see `common_camera`.
-    Cameras of several names are one if their values are equal, unless `keeps_equal`.
-    """
+    """Gives a data set the camera of its samples, or the first of several by name, to which it brings all samples."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(name, []).append(index)
@@ -257,6 +247,7 @@ def _with_cameras(
         for name, group in sorted(groups.items())
     }
     first = next(iter(found.values()))
+    # Without `keeps_equal`, cameras of several names are one if their values are equal.
     if len(found) == 1 or (not keeps_equal and len(set(found.values())) == 1):
         return dataclasses.replace(dataset, camera=common_camera(files, cameras))
     for name, camera in found.items():
@@ -294,11 +285,7 @@ def _decoding_identity(camera: KnownCamera) -> list[Any]:
 class _Facts(NamedTuple):
     """The facts about a file that a data set needs before it reads its samples.
 
-    Attributes:
-        shape: the height and width of its mosaic.
-        camera: the camera that took it.
-        model: the name of that camera; empty if a whole camera is stated for all files.
-        warnings: warnings for the user, such as one about using little of its range.
+    `model` is the name of the camera; empty if a whole camera is stated for all files.
     """
 
     shape: tuple[int, int]
@@ -323,7 +310,6 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
 
 
 def _model(path: pathlib.Path, camera: KnownCamera) -> str:
-    """Returns the model of the camera of a file, or one name for all if a whole camera is known."""
     return read_shot(path).title if camera.camera is None else ""
 
 
@@ -386,7 +372,6 @@ def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
 
 
 def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
-    """Cuts frames of one camera into tiles, unless an earlier call has."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
 

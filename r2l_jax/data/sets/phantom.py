@@ -93,11 +93,9 @@ def render(
 ) -> tuple[Float[Array, "{size} {size} 3"], Bool[Array, "{size} {size}"]]:
     """Renders one scene of FIELD x FIELD micrometers: a white cell of random shape, pose, stain and focus.
 
-    The key decides everything but the class, an index into CLASSES. `size` is the height and width in pixels.
-
-    Returns:
-        The light of the lamp after the smear and the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and
-        a mask of the white cell before the blur `(size, size)`.
+    The key decides everything but the class, an index into CLASSES. Returns the light of the lamp after the smear and
+    the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and a mask of the white cell before the blur
+    `(size, size)`.
     """
     place_key, cell_key, white_key, red_key, platelet_key, stain_key, lamp_key, focus_key = jax.random.split(key, 8)
     axis = FIELD * ((jnp.arange(size) + 0.5) / size - 0.5)
@@ -160,10 +158,7 @@ def _white_cell(
 
 
 def _nucleus(key: PRNGKeyArray, cell: Cell, place: Float[Array, "size size 2"]) -> Float[Array, "size size"]:
-    """Returns the distance to the outline of the nucleus, negative inside.
-
-    The nucleus is a smooth union of lobes and of the bridges between them.
-    """
+    """Returns the distance to the outline of the nucleus, negative inside: a smooth union of lobes and bridges."""
     count_key, jitter_key, lobe_key = jax.random.split(key, 3)
     most = len(cell["lobes"])
     count = 1 + jax.random.choice(count_key, most, p=cell["lobes"])
@@ -201,10 +196,7 @@ def _granules(
 def _red_cells(
     key: PRNGKeyArray, axis: Float[Array, " size"], center: Float[Array, "2"], white_radius: Float[Array, ""]
 ) -> Float[Array, "size size"]:
-    """Returns the thickness of red cells in each pixel: biconcave discs around the white cell that hardly overlap it.
-
-    The profile follows Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
-    """
+    """Returns the red cells' thickness in each pixel: biconcave discs around the white cell that hardly overlap it."""
     angle_key, distance_key, radius_key, stretch_key, turn_key, share_key = jax.random.split(key, 6)
     radius = 3.7 + 0.25 * jax.random.normal(radius_key, (_RED_CELLS,))
     # Each red cell has its own sector, so that few overlap.
@@ -217,12 +209,12 @@ def _red_cells(
     along = (x * jnp.cos(turn) + y * jnp.sin(turn)) * stretch
     across = (y * jnp.cos(turn) - x * jnp.sin(turn)) / stretch
     squared = (along**2 + across**2) / radius**2
+    # The profile of Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
     thickness = jnp.sqrt(jnp.maximum(1 - squared, 0)) * (0.81 + 7.83 * squared - 4.39 * squared**2)
     return jnp.where(jax.random.uniform(share_key, (_RED_CELLS,)) < 0.75, thickness, 0).sum(-1)
 
 
 def _platelets(key: PRNGKeyArray, axis: Float[Array, " size"]) -> Float[Array, "size size"]:
-    """Returns the azure of a few platelets at random places."""
     place_key, strength_key = jax.random.split(key)
     x, y = jax.random.uniform(place_key, (2, _PLATELETS), minval=-FIELD / 2, maxval=FIELD / 2)
     strength = jnp.maximum(jax.random.uniform(strength_key, (_PLATELETS,), minval=-0.6, maxval=0.4), 0)

@@ -51,7 +51,7 @@ _FRAME_SUFFIXES = (".tif", ".tiff", ".png", ".dng")
 
 
 def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
-    """Loads a published data set.
+    """Loads a published data set, one of `settings.PUBLISHED_SETS`; `intensity` is a folder such as "raw_scale100".
 
     - "Microscopy": the mosaics `microscopy/images/<intensity>/*.tiff`, labeled by
       `microscopy/labels/Ma190c_annotations.dat`.
@@ -63,8 +63,6 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     - "Drone": tiles to classify, "car" or "no car", equally many of each from every frame.
 
     The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
-
-    `name` is one of `settings.PUBLISHED_SETS`, and `intensity` a folder such as "raw_scale100".
     """
     root = pathlib.Path(data_dir)
     if name in ("Microscopy", "MicroscopyRGB"):
@@ -164,7 +162,6 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
 
 
 def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
-    """Lists the frames with their masks, in the order of the frames' names."""
     folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
     return pair_masks(folder, masks_folder, _FRAME_SUFFIXES)

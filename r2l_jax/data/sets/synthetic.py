@@ -89,19 +89,11 @@ def _names_and_classes(images: int) -> list[tuple[str, str]]:
 
 
 def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: int = 0) -> Path:
-    """Renders the data set into a folder under `parent`, unless a folder for these settings exists.
+    """Renders the data set into a folder under `parent`, unless a folder for these settings exists; returns the folder.
 
-    The folder appears complete or not at all. If two processes write it at the same time, the slower one drops its
-    copy.
-
-    Args:
-        parent: the folder that holds the data set's folder; made if it does not exist.
-        images: the number of scenes; their classes alternate.
-        size: the height and width in pixels, even and 32 to 1024.
-        seed: decides the scenes and the noise. The same machine writes the same files for the same seed.
-
-    Returns:
-        The data set's folder.
+    It appears complete or not at all. If two processes write it at the same time, the slower one drops its copy. The
+    classes of the scenes alternate. `size` is the height and width in pixels, even and 32 to 1024. The same machine
+    writes the same files for the same seed.
     """
     if not len(CLASSES) <= images <= _IMAGES:
         raise InputError(f"--synthetic_images must be {len(CLASSES)}, one of each class, to {_IMAGES}, got {images}")
