@@ -42,7 +42,8 @@ def pack_zip(tree):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in tree.items():
-            archive.writestr(name, content)
+            # Without the time, so that its hash is the same in all processes that run tests.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
 
