@@ -89,8 +89,9 @@ def write_set(folder: pathlib.Path, gains: tuple[tuple[float, ...], ...]) -> Non
 
 def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[list[float], list[float]]:
     """Trains models at a share, and returns their test accuracies without a drift and with a tenth less light."""
-    code = folder / f"share_{share:g}.py"
-    code.write_text(_PIPELINE.format(share=share))
+    file = folder / f"share_{share:g}.py"
+    file.write_text(_PIPELINE.format(share=share))
+    code = f"{file}:make"
     clean, darker = [], []
     for seed in SEEDS:
         config = build(
@@ -106,10 +107,10 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
             logdir=str(folder),
             experiment_name=f"{data.name}_models",
             run_name=f"share_{share:g}/seed_{seed}",
-            **({"pipeline": f"{code}:make"} if share else {"auto": ()}),
+            **({"pipeline": code} if share else {"auto": ()}),
         )
         train.run(config)
-        run = r2l_jax.load(config.run_dir)
+        run = r2l_jax.load(config.run_dir, code=code if share else ())
         (fold,) = run.folds
         raws, targets = fold.dataset.samples(fold.test_indices)
         camera = fold.dataset.camera
