@@ -25,6 +25,7 @@ MAX_FILES = 10**6
 _CHUNK = 2**20
 # The most bytes of a header of a tar archive, such as a long name: file systems allow names of 4 KiB.
 _MOST_HEADER = 2**20
+_SPARSE = "a sparse file, which takes more room than the archive"
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
@@ -118,6 +119,8 @@ class _Header(tarfile.TarInfo):
     """A member of a tar archive; refuses headers that would fill the memory, because tarfile reads them whole."""
 
     def _proc_member(self, tar: tarfile.TarFile):
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise InputError(f"{self.name!r:.200} is {_SPARSE}")
         if not self.isreg() and self.size > _MOST_HEADER:
             raise InputError(f"the header of one of its members has more than {_MOST_HEADER} bytes")
         return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]  # documented for subclasses
@@ -130,7 +133,12 @@ def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
             opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
             refusal = None if member.isreg() or member.isdir() else "a link or a device"
             if member.issparse():
-                refusal = "a sparse file, which takes more room than the archive"
+                refusal = _SPARSE
             # extractfile returns None only for members that are refused.
             open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
             yield _Member(member.name, member.isdir(), refusal, open_member)
+        # tarfile takes a header that it cannot read for the end, which is a block of zeros.
+        file = cast(IO[bytes], opened.fileobj)
+        file.seek(opened.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise InputError("the header of a member is damaged")

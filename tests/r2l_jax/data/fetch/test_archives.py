@@ -149,6 +149,25 @@ def test_refuses_sparse_files(tmp_path, refused):
     refused(tmp_path / "a.tar", "'x' is a sparse file")
 
 
+def test_refuses_sparse_files_of_gnu_before_their_maps_are_read(tmp_path, refused):
+    member = tarfile.TarInfo("x")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1  # More blocks of the map follow.
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
+    (tmp_path / "a.tar").write_bytes(bytes(header) + b"\1" * 2048)
+    refused(tmp_path / "a.tar", "'x' is a sparse file")
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_refuses_what_follows_a_damaged_header(tmp_path, refused, packed):
+    content = write_tar(tmp_path / "a.tar", [("x", b"1"), ("y", b"2"), ("z", b"3")]).read_bytes()
+    flipped = content[:1024] + bytes([content[1024] ^ 1]) + content[1025:]
+    for damaged in (flipped, content[:1024], content[:1100]):
+        (tmp_path / "a.tar").write_bytes(packed(damaged))
+        refused(tmp_path / "a.tar", "the header of a member is damaged")
+
+
 def test_refuses_what_lzma_in_zip_would_take_of_memory(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
         file.writestr("x", b"1")
