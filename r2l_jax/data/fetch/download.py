@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
 
 _RECORD = 5235536
+_CHECKSUM = re.compile(r"(md5|sha1|sha256|sha512):[0-9a-fA-F]+")
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"
@@ -160,11 +162,14 @@ def read_record(url: str) -> list[File]:
     """Returns the files of a record in Zenodo's REST API."""
     try:
         with get(url) as response:
-            files = response.json()["files"]
-            return [
+            files = [
                 File(str(file["key"]), int(file["size"]), str(file["checksum"]), str(file["links"]["self"]))
-                for file in files
+                for file in response.json()["files"]
             ]
+        for file in files:
+            if not _CHECKSUM.fullmatch(file.checksum):
+                raise InputError(f"{url}: the checksum of {file.name!r:.200} is none: {file.checksum!r:.200}")
+        return files
     except InputError:
         raise
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
