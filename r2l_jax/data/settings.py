@@ -101,8 +101,10 @@ class TrainingDataSettings(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        # Runs are compared by what they record.
+        object.__setattr__(self, "iso", tuple(sorted(self.iso)))
         if len(set(self.iso)) < max(len(self.iso), 1):
-            named = ",".join(map("{:g}".format, self.isos))
+            named = ",".join(map("{:g}".format, self.iso))
             raise InputError(f"--iso must be one or several intensities, each once, got {named or 'none'}")
         if self.test_size > 1 and not self.test_size.is_integer():
             raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
@@ -116,9 +118,4 @@ class TrainingDataSettings(DataSettings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `DataSettings.source`, with the intensities."""
-        return {**super().source, "iso": self.isos}
-
-    @property
-    def isos(self) -> tuple[float, ...]:
-        """The intensities in order."""
-        return tuple(sorted(self.iso))
+        return {**super().source, "iso": self.iso}

@@ -33,9 +33,9 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
         InputError: the intensity is not there, or its data has another fingerprint.
     """
     settings: dict[str, Any] = {**data.source, "iso": iso}
-    dataset = datasets.pooled(dict.fromkeys(data.isos, datasets.load(data.dataset, **settings)))
+    dataset = datasets.pooled(dict.fromkeys(data.iso, datasets.load(data.dataset, **settings)))
     if dataset.fingerprint != fingerprint:
-        own = ",".join(map("{:g}".format, data.isos))
+        own = ",".join(map("{:g}".format, data.iso))
         raise InputError(f"--intensities={iso:g} has other samples than --iso={own}")
     return dataset
 

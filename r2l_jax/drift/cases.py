@@ -177,12 +177,12 @@ def is_own(case: Case, config: TrainConfig) -> bool:
     """Tells whether a run was trained on such images as a case has, so that the case is no drift for it."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
-    return case.group == "own" or case.iso in config.data.isos
+    return case.group == "own" or case.iso in config.data.iso
 
 
 def equals_own(case: Case, config: TrainConfig) -> bool:
     """Tells whether the images of a case are all of a run's own images, and not only one of its intensities."""
-    return is_own(case, config) and (case.iso is None or len(config.data.isos) == 1)
+    return is_own(case, config) and (case.iso is None or len(config.data.iso) == 1)
 
 
 def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:

@@ -178,11 +178,14 @@ class NetworkSettings(Settings):
     @property
     def has_own_head(self) -> bool:
         """Whether the head comes from the user's file or from a package, see `model.heads`."""
-        return self.classifier_network.lower() not in map(str.lower, CLASSIFIERS)
+        return self.classifier_network not in CLASSIFIERS
 
     def __post_init__(self):
         super().__post_init__()
-        name = self.classifier_network
+        # Runs are compared by what they record.
+        known = {each.lower(): each for each in CLASSIFIERS}
+        name = known.get(self.classifier_network.lower(), self.classifier_network)
+        object.__setattr__(self, "classifier_network", name)
         if self.has_own_head:
             if not (named_code.is_file(name) or name.startswith("timm:") or name.endswith(".onnx")):
                 raise InputError(

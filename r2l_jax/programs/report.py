@@ -15,6 +15,7 @@ import functools
 import os
 import pathlib
 
+from r2l_jax.config import CODE
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
@@ -41,6 +42,7 @@ class ReportConfig(Settings):
         "an interval of 95%",
         False,
     )
+    code: tuple[str, ...] = setting(CODE, (), needs="compare", rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,7 +71,7 @@ def main(config: ReportConfig) -> None:
         from r2l_jax.apps.report.runs import read_runs
 
         runs = read_runs(config.run)
-        print(f"{comparison_table(runs)}\n\n{differences_table(runs)}\n")
+        print(f"{comparison_table(runs)}\n\n{differences_table(runs, config.code)}\n")
     size = write_report(config.run, config.file)
     print(one_line(f"{config.file}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
 

@@ -56,7 +56,7 @@ def main(config: TrainingProgram) -> None:
         train.run(config.training, rule)
     # Test samples are measured on one host: after a training on several, by evaluate.py.
     measures = config.training.tracking.log_model and jax.process_count() == 1
-    if measures and (line := measure.tested(str(config.training.run_dir))):
+    if measures and (line := measure.tested(str(config.training.run_dir), config.training.code)):
         print(line)
 
 

@@ -21,8 +21,8 @@ AT_ONCE = 4
 # TensorBoard's files of a folder; times and hosts are in their names.
 EVENTS = "events.out.tfevents.*"
 
-# Seconds after which a temporary file or folder is taken for that of a killed program.
-_A_DAY = 86_400
+# Seconds after which a draft is taken for that of a killed program: its age is not that of the last file in it.
+_A_WEEK = 7 * 86_400
 
 # A path of more folders cannot be made on most file systems.
 _MAX_DEPTH = 100
@@ -76,13 +76,17 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
 
 
 def clear_parts(folder: pathlib.Path) -> None:
-    """Removes the temporary files that killed programs left in a folder a day ago or earlier (see `replacing`)."""
-    for part in filter(_is_old, folder.glob(".*.part")):
-        part.unlink(missing_ok=True)
+    """Removes temporary files (see `replacing`) to which nothing has been written for a minute: of killed programs."""
+    for part in folder.glob(".*.part"):
+        if _is_left(part, 60):
+            part.unlink(missing_ok=True)
 
 
-def _is_old(path: pathlib.Path) -> bool:
-    return path.stat().st_mtime < time.time() - _A_DAY
+def _is_left(path: pathlib.Path, seconds: int) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - seconds
+    except FileNotFoundError:  # Another process has moved it to its place.
+        return False
 
 
 def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Mapping[str, str]) -> None:
@@ -145,13 +149,14 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
 def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder to fill, and moves it to `folder` afterwards.
 
-    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed programs left a day ago or
-    earlier are removed first. If two processes fill the same folder, the slower one drops its copy.
+    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed programs left a week ago
+    or earlier are removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}_draft_"
-    for left in filter(_is_old, folder.parent.glob(f"{glob.escape(prefix)}*")):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        if _is_left(left, _A_WEEK):
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
         draft = pathlib.Path(scratch) / folder.name

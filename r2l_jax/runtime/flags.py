@@ -175,7 +175,7 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
         }
         makers[leaf.type](leaf.name, default, declared.help, **options)
     for name, element in declared.switches.items():
-        flags.DEFINE_boolean(name, False, f"--{leaf.name}={element}", **options)
+        flags.DEFINE_boolean(name, None, f"--{leaf.name}={element}", **options)
 
 
 def _text(value: Any) -> str:
@@ -219,7 +219,9 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     if declared.kind == "repeated":
         value = [one for several in value for one in several.split(",")]
     value = [] if value == ["none"] and declared.each else value
-    value = dict.fromkeys([*value, *(element for name, element in declared.switches.items() if values[name].value)])
+    switched = {element: values[name].value for name, element in declared.switches.items()}
+    value = [one for one in value if switched.get(one) is not False]
+    value += [element for element, is_on in switched.items() if is_on and element not in value]
     kind = typing.get_args(leaf.type)[0]
     try:
         return tuple(map(kind, value))

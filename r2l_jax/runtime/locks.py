@@ -46,5 +46,6 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
         yield
     finally:
         # Removed while the lock is still held: filelock does not accept a lock file that has been removed meanwhile.
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         lock.release()

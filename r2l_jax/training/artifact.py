@@ -431,6 +431,8 @@ def read_file(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any], str
                 f"{_FORMAT!r}"
             )
         about = json.loads(metadata["about"])
+        if not about["complete"]:
+            raise InputError("its training has not come to its end")
         about |= {name: getattr(about_of(about, "its metadata"), name) for name in ("checkpoint", "fold")}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
         if wrong := [name for name, array in arrays.items() if array.dtype != np.float32]:

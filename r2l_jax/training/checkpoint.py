@@ -20,7 +20,7 @@ from r2l_jax.training.steps import TrainState
 
 PyTree = Any
 
-# What sorts epochs from the worst to the best, see `train.Trainer`.
+# What sorts epochs from the worst to the best, see `train.FoldTraining`.
 Quality = list[float]
 
 _PROGRESS = "progress"

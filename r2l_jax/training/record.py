@@ -138,6 +138,8 @@ def about_of(content: Any, where: str, context: str = "") -> About:
         reason = str(error).replace("`", "").replace("$.", "")
     except LookupError as error:
         reason = f"its history lacks {error}"
+    except (ValueError, OverflowError) as error:
+        reason = str(error)
     raise InputError(f"{where} was not written by a run of this program ({reason}){context}")
 
 

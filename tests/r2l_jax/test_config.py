@@ -79,8 +79,8 @@ def test_the_help_names_the_parameters_of_the_parametrized_pipeline():
 
 def test_intensities_are_in_order():
     data = given(TrainConfig, "--iso=1,0.05,0.1").data
-    assert data.isos == data.source["iso"] == (0.05, 0.1, 1.0)
-    assert build(TrainConfig, iso=[0.05]).data.isos == (0.05,)
+    assert data.iso == data.source["iso"] == (0.05, 0.1, 1.0)
+    assert build(TrainConfig, iso=[0.05]).data.iso == (0.05,)
 
 
 def given(settings, *arguments):

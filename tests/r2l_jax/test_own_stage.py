@@ -16,6 +16,7 @@ from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.pipelines import find_pipeline
+from r2l_jax.programs import train as program
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
@@ -78,6 +79,10 @@ def test_it_trains_and_is_recorded(trained, my_isp):
     assert all(strengths)
     assert all(norms)
     assert "stages/2_shading" in recorded.Tags()["images"]
+
+
+def test_the_program_opens_what_it_has_trained(trained):
+    program.main(program.TrainingProgram(training=trained))
 
 
 def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_path, monkeypatch, capsys):

@@ -97,7 +97,7 @@ def _cut(text: str) -> str:
     return f"{text[:start]}...{text[-end:]}"
 
 
-def differences_table(runs: Sequence[RunRecord]) -> str:
+def differences_table(runs: Sequence[RunRecord], code: Sequence[str] = ()) -> str:
     """Measures runs of the same samples, and formats the paired difference of the scores of every two of them.
 
     The intervals of two groups of trainings are about the recipes, and all others about the models. Where runs have
@@ -114,7 +114,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
         else:
             pairs.append((first, second))
     try:
-        tables = _difference_tables(pairs) if pairs else []
+        tables = _difference_tables(pairs, code) if pairs else []
     except InputError as error:
         tables = [f"no paired differences: {error}"]
     return "\n\n".join([*tables, *(["\n".join(lines)] if lines else [])])
@@ -133,11 +133,14 @@ def _samples(run: RunRecord) -> list[Any] | None:
     return first if all(each == first for each in others) else None
 
 
-def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str]:
+def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]], code: Sequence[str]) -> list[str]:
     """Formats paired differences: a table for all pairs whose intervals are about the same."""
     measured = {run.name: run for pair in pairs for run in pair}
     # The models of all runs at once, which share their data.
-    opened = {name: [load(member, None, with_data=True) for member in run.members] for name, run in measured.items()}
+    opened = {
+        name: [load(member, None, code=code, with_data=True) for member in run.members]
+        for name, run in measured.items()
+    }
     outcomes = {
         name: np.stack([own_outcomes(member.folds) for member in of_run])
         for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=None)

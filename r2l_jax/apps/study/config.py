@@ -234,6 +234,7 @@ class StudyConfig(Settings):
         """Returns the evaluation of a run under all pipelines and corruptions."""
         return EvaluationConfig(
             run=(str(training.run_dir),),
+            code=training.code,
             against=("pipelines", *(["sensor"] if self.choice.sensor else []), "corruptions"),
             pipelines=tuple(self.pipelines.values()),
             sensor=self.choice.sensor or EvaluationConfig.sensor,
@@ -248,6 +249,7 @@ class StudyConfig(Settings):
         return build(
             ForensicsConfig,
             run=str(training.run_dir),
+            code=training.code,
             output=str(training.run_dir / "forensics" / group),
             analyses=("worst_case",),
             adv_parameters=(group,),

@@ -152,7 +152,8 @@ def _curves(
 def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
     """Draws the first validation sample of the first fold: a row for each group, from the default to the worst case."""
     uri = f"{forensics['run']}/fold_0"
-    (fold,) = load(uri, None, config.choice.checkpoint, data_dir=config.data.data_dir, with_data=True)
+    code, place = config.training_of("check").code, config.data.data_dir
+    (fold,) = load(uri, None, config.choice.checkpoint, code, place, with_data=True)
     sample = loader.batch_of(fold.dataset, fold.measured_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.

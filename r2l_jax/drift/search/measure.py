@@ -80,7 +80,7 @@ def own_outcomes(folds: Sequence[Artifact]) -> np.ndarray:
     return joined(measured, "own")
 
 
-def tested(uri: str) -> str | None:
+def tested(uri: str, code: Sequence[str]) -> str | None:
     """Scores a run, or the members of a group, on its own test samples, and returns a line with the 95% interval.
 
     Returns None without test samples, with a single one, or if the members have different ones.
@@ -88,7 +88,7 @@ def tested(uri: str) -> str | None:
     Raises:
         InputError: the folder holds no finished run with checkpoints.
     """
-    runs = [load(folder, None, with_data=True) for folder in members(uri)]
+    runs = [load(folder, None, code=code, with_data=True) for folder in members(uri)]
     samples = {tuple(fold.test_indices.tolist()) for run in runs for fold in run.folds}
     if len(samples) > 1 or len(*samples) < 2:
         return None

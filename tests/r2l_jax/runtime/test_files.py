@@ -55,13 +55,13 @@ def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
     assert raised.value.filename == str(tmp_path / "raw.tiff")
 
 
-def test_what_a_killed_program_left_half_written_is_removed_after_a_day(tmp_path):
+def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
     left, recent = tmp_path / ".a.tiff.7.part", tmp_path / ".b.tiff.8.part"
     draft, other = tmp_path / ".tiles_draft_x", tmp_path / ".tiles_draft_y"
     for path in (left, recent, draft, other):
         path.mkdir() if "tiles" in path.name else path.touch()
-    for path in (left, draft):
-        os.utime(path, (time.time() - 90_000,) * 2)
+    for path, age in ((left, 90), (draft, 8 * 86_400)):
+        os.utime(path, (time.time() - age,) * 2)
     clear_parts(tmp_path)
     with drafting(tmp_path / "tiles") as folder:
         (folder / "a.tiff").touch()

@@ -209,10 +209,15 @@ def test_help_of_a_program():
         ("--track=predictions,arrays", ("predictions", "arrays")),
         ("--track_processing --track_predictions --track_every_epoch", ("processing", "predictions", "every_epoch")),
         ("--track=processing --track_processing --track_processing_gradients", ("processing", "gradients")),
+        ("--track=processing,predictions --notrack_processing", ("predictions",)),
     ],
 )
 def test_switches_of_the_published_program_are_elements_of_a_list(given, track):
     assert parse(*given.split(), settings=TrainConfig).tracking.track == track
+
+
+def test_equal_elements_of_a_list_stay():
+    assert parse("--input=a,b,a", settings=Config).input == ("a", "b", "a")
 
 
 @pytest.mark.parametrize(
