@@ -21,13 +21,18 @@ def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
     width, height, white = map(int, header.groups())
     if not 1 <= white <= 65535:
         raise ValueError(f"the largest value must be from 1 to 65535, got {white}")
-    samples = np.fromfile(path, np.uint8 if white < 256 else ">u2", offset=header.end()).reshape(height, width)
-    return _native(samples), white
+    # As bytes first, because of an odd one at the end.
+    content = np.fromfile(path, np.uint8, offset=header.end())
+    return _native(content.view(np.uint8 if white < 256 else ">u2").reshape(height, width)), white
 
 
 def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "..."], None]:
     """Reads an array, which states no value of white; pickled objects are refused."""
-    return _native(np.load(path, allow_pickle=False)), None
+    with path.open("rb") as file:
+        samples = np.load(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("bytes follow the samples")
+    return _native(samples), None
 
 
 def _native(samples: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:

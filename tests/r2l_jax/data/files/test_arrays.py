@@ -49,6 +49,7 @@ def test_arrays_of_any_order_are_read(tmp_path, dtype, order):
         (b"P2 2 2 255\n1 2 3 4", "truncated, corrupt or not a valid PGM"),
         (b"P5 2 2 0\n1234", "the largest value must be from 1 to 65535, got 0"),
         (b"P5 2 2 255\n123", r"cannot reshape array of size 3 into shape \(2,2\)"),
+        (b"P5 2 2 256\n123456789", "its size must be a divisor of the total size"),
         (b"P5 999999999 999999999 255\n12345", "cannot reshape"),
         (b"P5 2 2 9\n1234", r"samples must be in \[0, 9\], got 0 to 52"),
         (b"P5 3 2 255\n123456", "a mosaic must have an even height and width of at least 2, got 2x3"),
@@ -59,6 +60,15 @@ def test_a_wrong_pgm_is_one_line(tmp_path, content, message):
     (tmp_path / "a.pgm").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.pgm: .*{message}"):
         read_raw(tmp_path / "a.pgm", CAMERA, lambda _: None)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_bytes_after_the_samples_of_an_npy_are_refused(tmp_path, dtype):
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), dtype))
+    with (tmp_path / "a.npy").open("ab") as file:
+        file.write(b"1")
+    with pytest.raises(InputError, match=r"a\.npy: .*bytes follow the samples"):
+        read_raw(tmp_path / "a.npy", CAMERA, lambda _: None)
 
 
 @pytest.mark.parametrize(
