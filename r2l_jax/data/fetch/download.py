@@ -103,9 +103,16 @@ def download(
                 _from_zenodo(layout, root, zenodo_url)
             elif b2_account is not None:
                 _from_b2(layout, root, b2_account)
+    except InputError as error:
+        raise InputError(_without_passwords(str(error))) from None
     except OSError as error:
-        raise InputError(f"{error.filename or root}: {error.strerror or error}") from None
+        raise InputError(_without_passwords(f"{error.filename or root}: {error.strerror or error}")) from None
     return root
+
+
+def _without_passwords(message: str) -> str:
+    """Returns a message with *** for what its URLs have before an @, the name and the password of a user."""
+    return re.sub(r"(?<=://)[^/\s]+@", "***@", message)
 
 
 def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:

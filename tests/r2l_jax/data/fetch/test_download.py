@@ -308,6 +308,18 @@ def test_no_network_is_one_line(tmp_path):
         download.download("Drone", tmp_path, zenodo_url="http://127.0.0.1:9/api/")
 
 
+@pytest.mark.parametrize("name", ["other", NAME])
+def test_messages_have_no_password(zenodo, tmp_path, name):
+    """The password is in the URL of the record, or of a file."""
+    zenodo.url, zenodo.status = zenodo.url.replace("://", "://me:p@ss@"), 503
+    zenodo.files = {name: ARCHIVE}
+    with pytest.raises(InputError) as caught:
+        fetch(zenodo, tmp_path)
+    assert "http://***@127.0.0.1" in str(caught.value)
+    assert "me:" not in str(caught.value)
+    assert "ss@" not in str(caught.value)
+
+
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux has this device, full as a disk may be")
 def test_a_full_disk_is_one_line(zenodo, tmp_path):
     (tmp_path / f"{NAME}.part").symlink_to("/dev/full")
