@@ -126,8 +126,9 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
     if name is None or not pathlib.Path(name).is_dir():
         raise InputError(f"--drifted_data_dir={name} is not a folder")
     if fold.config.data.dataset in PUBLISHED_SETS:
-        given = {"data_dir": name, "camera": config.drifted_camera}
-        dataset = datasets.load(fold.config.data.dataset, **(source | given))
+        if config.drifted_camera:
+            raise InputError(f"--drifted_camera: {fold.config.data.dataset} has a camera of its own; leave it out")
+        dataset = datasets.load(fold.config.data.dataset, **(source | {"data_dir": name}))
     else:
         if fold.config.data.dataset == "Folder":
             camera, side = config.drifted_camera or source["camera"], source["tile_size"]

@@ -282,6 +282,14 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     assert list(under.samples) == list(range(8))
 
 
+def test_a_published_set_has_a_camera_of_its_own(config, tmp_path):
+    fold = brightness.fold(DATASET, np.arange(8, 40), np.arange(8), config=build(TrainConfig, dataset="Drone"))
+    given = {"drifted_data_dir": str(tmp_path), "drifted_camera": "drone"}
+    config = replace(config, exposures=(), **given)
+    with pytest.raises(InputError, match="--drifted_camera: Drone has a camera of its own; leave it out"):
+        drifts.drifted(config, fold, *config.drifts)
+
+
 def listed(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
