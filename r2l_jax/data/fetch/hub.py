@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import re
 
 import huggingface_hub
+import pooch
 
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError, errors_only, one_line
@@ -30,9 +32,17 @@ def weights_file(network: str) -> pathlib.Path:
                 return pathlib.Path(there)
             with errors_only("huggingface_hub"):
                 endpoint = os.environ.get("HF_ENDPOINT")
-                return pathlib.Path(
-                    huggingface_hub.hf_hub_download(repository, _FILE, cache_dir=folder, endpoint=endpoint)
+                # The weights are public, so the user's token is not for the hub or a mirror.
+                path = pathlib.Path(
+                    huggingface_hub.hf_hub_download(repository, _FILE, cache_dir=folder, endpoint=endpoint, token=False)
                 )
+            # Large files are stored under their SHA-256, which the hub states and huggingface_hub does not check.
+            stored = path.resolve()
+            if re.fullmatch("[0-9a-f]{64}", stored.name) and pooch.file_hash(str(stored)) != stored.name:
+                path.unlink()
+                stored.unlink()
+                raise InputError(f"{repository}: {_FILE} does not match its SHA-256, {stored.name}")
+            return path
         except Exception as error:  # The library and those that it uses have many.
             raise InputError(
                 f"--classifier_pretrained: {one_line(error)}; without the network, give --pretrained_weights=<file>"

@@ -16,12 +16,13 @@ class Hub:
     """A hub with one file, which records the requested paths and may send wrong answers."""
 
     def __init__(self):
-        self.status, self.drop, self.asked = 200, None, []
+        self.status, self.drop, self.asked, self.content, self.tokens = 200, None, [], CONTENT, []
 
-    def answer(self, path, _):
+    def answer(self, path, given):
         self.asked.append(path)
+        self.tokens.append(given["Authorization"])
         about = {"ETag": f'"{hashlib.sha256(CONTENT).hexdigest()}"', "X-Repo-Commit": "ab" * 20}
-        return self.status if path == RESOLVE else 404, about, CONTENT, self.drop
+        return self.status if path == RESOLVE else 404, about, self.content, self.drop
 
 
 @pytest.fixture
@@ -49,7 +50,20 @@ def test_weights_are_downloaded_once_and_then_need_no_network(server, cache, mon
     assert capfd.readouterr().err == ""  # No progress bar, which is for terminals.
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"status": 401}, "401"), ({"drop": 100}, "")])
+def test_no_token_is_sent(server, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.weights_file("resnet18")
+    assert set(server.tokens) == {None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": 401}, "401"),
+        ({"drop": 100}, ""),
+        ({"content": CONTENT[::-1]}, "does not match its SHA-256, [0-9a-f]+"),
+    ],
+)
 def test_an_error_is_one_line_and_leaves_no_whole_file(server, cache, changes, message):
     for name, value in changes.items():
         setattr(server, name, value)
