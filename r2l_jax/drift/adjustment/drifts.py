@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
     if fold.config.data.dataset in PUBLISHED_SETS:
         if config.drifted_camera:
             raise InputError(f"--drifted_camera: {fold.config.data.dataset} has a camera of its own; leave it out")
-        dataset = datasets.load(fold.config.data.dataset, **(source | {"data_dir": name}))
+        dataset = datasets.load(fold.config.data.dataset, **(source | dict[str, Any](data_dir=name)))
     else:
         if fold.config.data.dataset == "Folder":
             camera, side = config.drifted_camera or source["camera"], source["tile_size"]
