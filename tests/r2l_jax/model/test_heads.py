@@ -89,7 +89,7 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
     assert metrics(trained)["history"] == before
     with pytest.raises(InputError, match=r"another run \(head was 'make of a file of SHA-256 .*, is 'make of a file"):
         train.run(replace(trained, classifier_network=other))
-    with pytest.raises(InputError, match=r"another run \(head was 'make of a file of SHA-256 \w+', is 'resnet18'"):
+    with pytest.raises(InputError, match=r"another run \(head was 'make of a file of SHA-256 \w+', is 'ResNet18'"):
         train.run(replace(trained, classifier_network="resnet18"))
 
 
