@@ -14,6 +14,7 @@ from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.page import Page
 from r2l_jax.apps.lab.presentation import Gallery
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.stop import Interrupted, StopSignals
 
 
 class LimitedBodies:
@@ -93,7 +94,8 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
     print(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
     app = make_app(lab, most, _is_local(host))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-    with tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
+    # uvicorn sends the signal that has ended it once more, which must not end the program before this cleans up.
+    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
         # Everything that is received is written here, by whichever library, and removed with the folder.
         tempfile.tempdir = folder
         try:
@@ -101,6 +103,8 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
         finally:
             tempfile.tempdir = None
             lab.close()
+    if stop.requested():
+        raise Interrupted("interrupted")
 
 
 def _is_local(host: str) -> bool:
