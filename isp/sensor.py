@@ -37,7 +37,7 @@ def expose(
 ) -> Float[Array, "*batch height width"]:
     """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
 
-    The light is linear camera RGB `(..., H, W, 3)` with even H and W. The settings are those of `expose_sites`.
+    The light is linear camera RGB `(..., H, W, 3)` with even H and W. `expose_sites` describes the settings.
 
     Example:
         >>> light = jnp.full((2, 4, 3), 0.5)

@@ -118,8 +118,8 @@ def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.
     """Makes the stage `auto_exposure` for mosaics as they are read, which meters the level of each image.
 
     Args:
-        target: The level to reach as a fraction of white. If None, that of a picture which the camera's gains make gray
-            with 18% of white.
+        target: The level to reach as a fraction of white. If None, the level of a gray card at 18%
+            of white under the camera's gains.
         power: 1 for the mean, large for the brightest zone.
         share: 0 leaves images as they are, 1 reaches the target.
     """

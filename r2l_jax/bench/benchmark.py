@@ -170,8 +170,8 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
 def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None) -> dict[str, Any]:
     """Measures rows on the device that JAX chooses; returns them with all samples, the machine and the versions.
 
-    Must be called before any computation on a GPU. Measures the rows whose names begin with one of `names`, or all if
-    there is none, `repeats` times or as often as time allows. Bars are made for the default sizes.
+    Must be called before any computation on a GPU. Measures the rows whose names begin with one of `names`, by
+    default all rows, `repeats` times, by default as often as time allows. Bars are made for the default sizes.
     """
     # Several processes share a GPU: by default, the first one that uses JAX takes three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

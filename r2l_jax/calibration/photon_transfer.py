@@ -30,8 +30,8 @@ _HIDDEN = 0.01
 class Point:
     """Holds the averages over the good sites of one color at one exposure.
 
-    Channel 0 is red, 1 green and 2 blue. The mean is that of the flats minus that of the darks, and the variance is the
-    temporal variance that the light adds to that of the darks. The line is fitted to the points that are `fitted`.
+    Channel 0 is red, 1 green and 2 blue. `mean` is the mean of the flats minus the mean of the darks, `variance` the
+    temporal variance that the light adds. The line is fitted to the points with `fitted`.
     """
 
     channel: int

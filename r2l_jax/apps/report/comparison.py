@@ -143,7 +143,7 @@ def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]], code: Seque
     }
     outcomes = {
         name: np.stack([own_outcomes(member.folds) for member in of_run])
-        for name, of_run in tqdm(opened.items(), "own images", unit="run", disable=None)
+        for name, of_run in tqdm(opened.items(), "clean images", unit="run", disable=None)
     }
     tables: dict[str, list[list[str]]] = {}
     for first, second in pairs:

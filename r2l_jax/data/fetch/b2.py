@@ -45,7 +45,7 @@ class Account:
 
 
 def find_account(bucket: str, key_id: str | None = None, key: str | None = None) -> Account:
-    """Returns an account; a missing identifier or key is that of B2's own tools in the environment."""
+    """Returns an account. Without an identifier or a key, those in the environment variables of B2's tools are used."""
     key_id = key_id or os.environ.get("B2_APPLICATION_KEY_ID")
     key = key or os.environ.get("B2_APPLICATION_KEY")
     if not key_id or not key:

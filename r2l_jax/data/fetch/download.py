@@ -175,7 +175,10 @@ def read_record(url: str) -> list[File]:
             ]
         for file in files:
             if not _CHECKSUM.fullmatch(file.checksum):
-                raise InputError(f"{url}: the checksum of {file.name!r:.200} is none: {file.checksum!r:.200}")
+                raise InputError(
+                    f"{url}: the checksum of {file.name!r:.200} must be <algorithm>:<hex digits>, "
+                    f"got {file.checksum!r:.200}"
+                )
         return files
     except InputError:
         raise

@@ -38,9 +38,9 @@ def _sha256(path: Path) -> str:
 def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doing: str) -> list[Any]:
     """Returns the facts of each file, and looks for them only in files that are new or have changed.
 
-    `kind` names the facts, and everything that they depend on apart from the files; `find` finds those of a file, as
-    values that JSON can hold, in several threads; `doing` is the text of the progress bar. The facts are in the user's
-    cache folder. If two processes add facts at the same time, the facts of one may be lost and found again.
+    `kind` names the facts, and everything that they depend on apart from the files; `find` finds the facts of one file,
+    as values that JSON can hold, and is called in several threads; `doing` is the text of the progress bar. The facts
+    are kept in the user's cache folder. If two processes add facts at the same time, the facts of one may be lost and found again.
     """
     if not paths:
         return []

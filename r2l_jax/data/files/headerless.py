@@ -34,7 +34,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         packing: "unpacked" (words of 8 bits, or of 16 for samples of more than 8), "mipi", "pfnc" or "gige".
-        byte_order: that of unpacked words of 16 bits.
+        byte_order: the order of the bytes in unpacked words of 16 bits.
         align: whether samples are the low or the high bits of unpacked words.
         offset: the bytes before the first sample.
         stride: the bytes from the start of one row to the start of the next. None leaves no gap: rows of "pfnc" and

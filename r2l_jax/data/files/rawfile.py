@@ -43,8 +43,7 @@ def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
 
 
 # How to read the files that hold samples and no calibration values. Each function returns the samples, and the value of
-# white if the file states it. All other suffixes are those of camera formats, which LibRaw reads, and of files without
-# a header.
+# white if the file states it. Files with other suffixes are in camera formats, which LibRaw reads, or have no header.
 READERS: dict[str, Callable[[Path], tuple[np.ndarray, int | None]]] = {
     ".tif": read_plane_of_tiff,
     ".tiff": read_plane_of_tiff,
