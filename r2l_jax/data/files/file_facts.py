@@ -40,7 +40,8 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
 
     `kind` names the facts, and everything that they depend on apart from the files; `find` finds the facts of one file,
     as values that JSON can hold, and is called in several threads; `doing` is the text of the progress bar. The facts
-    are kept in the user's cache folder. If two processes add facts at the same time, the facts of one may be lost and found again.
+    are kept in the user's cache folder. If two processes add facts at the same time, the facts of one may be lost and
+    found again.
     """
     if not paths:
         return []
