@@ -158,7 +158,7 @@ def copied(copy, tmp_path):
     config = replace(copy, data_dir=str(tmp_path / "data"))
     file = config.run_dir / "fold_0/metrics.json"
     file.write_text(file.read_text().replace(copy.data.data_dir, config.data.data_dir))
-    (root,) = (tmp_path / "data").glob("synthetic*")
+    (root,) = (tmp_path / "data").glob("synthetic_40x32_*")
     return config, root
 
 
