@@ -14,7 +14,7 @@ from r2l_jax.runtime import hosts, jobs, startup
 
 # For each program, the functions that do its work once its flags are read.
 WORK = {
-    "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run", "r2l_jax.drift.adjustment.learning.run"),
+    "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run",),
     "benchmark.py": ("r2l_jax.bench.benchmark.run",),
     "calibrate.py": ("r2l_jax.apps.calibrate.calibrate",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
@@ -108,18 +108,6 @@ def test_every_program_is_in_the_table_and_in_a_command():
     for script in scripts:
         assert f"| `scripts/{script}` |" in PAGES["docs/programs.md"]
         assert commands(script)
-
-
-def test_the_quick_start_is_two_blocks():
-    quick_start = re.search(r"^## Quick start\n(.*?)^## ", PAGES["README.md"], re.DOTALL | re.MULTILINE)[1]
-    train, look = code_blocks("sh", quick_start)
-    (test,) = re.findall(r"^\.venv/bin/pytest .*\n", PAGES["README.md"], re.MULTILINE)
-    assert re.fullmatch(
-        r"python3 -m venv \.venv && \.venv/bin/pip install .* && \.venv/bin/python scripts/train.*\n", train
-    )
-    assert re.fullmatch(r"source .*\npython scripts/evaluate\.py .*\npython scripts/report\.py .*\n", look)
-    for command in (train, test):
-        assert command in PAGES["docs/quick_start.md"]
 
 
 SNIPPETS = [(page, snippet) for page, text in PAGES.items() for snippet in code_blocks("python", text)]

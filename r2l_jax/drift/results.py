@@ -624,60 +624,6 @@ class Adaptation(OfFolds):
         return each or super().trainings
 
 
-class Curve(msgspec.Struct):
-    """The scores of a fold over epochs and seconds."""
-
-    epochs: list[Count]
-    seconds: list[float]
-    scores: list[float]
-    epochs_to_target: Count | None
-    seconds_to_target: float | None
-
-    def __post_init__(self):
-        if not len(self.epochs) == len(self.seconds) == len(self.scores) > 0:
-            raise ValueError("a curve must have as many epochs, seconds and scores, and at least one of each")
-
-
-class LearntRun(msgspec.Struct):
-    """The folds of one of the two runs of a comparison."""
-
-    folds: list[Curve]
-
-
-class LearntParameter(msgspec.Struct):
-    """A parameter at the camera's calibration, and as each fold has learned it."""
-
-    names: list[str]
-    camera: np.ndarray
-    folds: list[np.ndarray]
-
-
-class Learning(OfFolds):
-    """A learning.json of a run or of a group, which adjust.py writes.
-
-    Attributes:
-        score: the name of the score.
-        target: the score whose time is reported.
-        runs: the learning curves of all folds (of all members, for a group), by the names of the two processings.
-        parameters: the learned parameters, by name.
-        difference: the score with learned processing less the score with fixed processing, paired by sample.
-        about: whether its interval is about the recipe or about the model.
-        measured: as for `Adapted`.
-        samples: the number of samples, or of scenes if several samples show one.
-        members: the folders of a group's members.
-    """
-
-    score: str
-    target: float
-    runs: dict[str, LearntRun]
-    parameters: dict[str, LearntParameter]
-    difference: Estimate | None = None
-    about: About = "model"
-    measured: str | None = None
-    samples: Count = 0
-    members: list[str] = []
-
-
 def plain(result: Any) -> Any:
     """Returns a result, or a part of one, as its JSON file holds it."""
     return json.loads(json.dumps(msgspec.to_builtins(result, enc_hook=lambda array: array.tolist())))

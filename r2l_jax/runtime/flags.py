@@ -99,15 +99,6 @@ class Settings:
                     raise InputError(f"--{field.name} must {bound.words}, got {one}")
 
 
-class Switch(NamedTuple):
-    """A flag that chooses between two or more settings dataclasses, such as `--mode`."""
-
-    name: str
-    default: str
-    help: str
-    settings: Mapping[str, type]
-
-
 class _Leaf(NamedTuple):
     """A field that is a flag: the dataclass that declares and groups it, its name, kind, default and declaration."""
 
@@ -141,16 +132,9 @@ def leaves(settings: type) -> Iterator[_Leaf]:
         yield _Leaf(group, field.name, kind, field.default, field.metadata[_SETTING])
 
 
-def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
-    chosen = settings.settings.values() if isinstance(settings, Switch) else [settings]
-    return {leaf.name: leaf for each in chosen for leaf in leaves(each)}
-
-
-def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> None:
+def define(settings: type, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each setting."""
-    if isinstance(settings, Switch):
-        flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
-    for leaf in _all_leaves(settings).values():
+    for leaf in leaves(settings):
         _define(leaf, values)
 
 
@@ -182,18 +166,11 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
+def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
     """Makes the settings from parsed flags. A flag without effect is an InputError, unless it is 0, false or none."""
-    chosen: Any = settings
-    if isinstance(settings, Switch):
-        mode = str(values[settings.name].value)
-        chosen = settings.settings[mode]
-        for name in sorted(_all_leaves(settings).keys() - _all_leaves(chosen).keys()):
-            if values[name].present:
-                raise InputError(f"--{name} has no effect with --{settings.name}={mode}")
-    config = build(chosen, {leaf.name: _value(leaf, values) for leaf in leaves(chosen)})
+    config = build(settings, {leaf.name: _value(leaf, values) for leaf in leaves(settings)})
     used = flat(config)
-    for leaf in leaves(chosen):
+    for leaf in leaves(settings):
         for need in leaf.declared.needs.split() if values[leaf.name].present and used[leaf.name] else ():
             if not _is_met(need, used):
                 where = "with" if need.startswith("!") else "without"
@@ -270,7 +247,7 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = False) -> None:
+def run(main: types.FunctionType, settings: type, any_thread: bool = False) -> None:
     """Runs an absl program: parses its flags, and exits with the status that `main(config)` returns.
 
     The docstring of main's module heads `--help`. `any_thread` says whether threads besides the main one use JAX.
@@ -293,9 +270,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     app.run(start, flags_parser=functools.partial(parse, settings, title))
 
 
-def parse(
-    settings: type | Switch, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
-) -> Sequence[str]:
+def parse(settings: type, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:
     """Parses flags, and returns the program's path. Exits after `--help` or `--helpfull`, and after a wrong flag."""
     full = "--helpfull" in argv[1:]
     if full or not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv[1:]):
@@ -310,13 +285,10 @@ def parse(
     sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
 
 
-def help_text(settings: type | Switch, title: str, full: bool = False) -> str:
+def help_text(settings: type, title: str, full: bool = False) -> str:
     """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass; `full` has rare ones."""
     groups: dict[str, list[str]] = {}
-    if isinstance(settings, Switch):
-        lead = f"<{'|'.join(settings.settings)}>: {settings.help} (default: {settings.default})"
-        groups["Mode"] = [_entry(settings.name, lead)]
-    known = _all_leaves(settings).values()
+    known = list(leaves(settings))
     shown = [leaf for leaf in known if full or not leaf.declared.rare]
     for leaf in shown:
         heading = (leaf.group.__doc__ or "").strip().splitlines()[0].removesuffix(".")

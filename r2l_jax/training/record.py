@@ -15,7 +15,6 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split
 from r2l_jax.model.tasks import TASKS, task_of
-from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
@@ -203,11 +202,6 @@ def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[st
     return found + _changed(described, earlier)
 
 
-def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
-    """Lists which of the data has changed since a run recorded it."""
-    return _changed(_describe_data(dataset), earlier)
-
-
 def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
     words = {
         "data": "the data has changed",
@@ -215,11 +209,6 @@ def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[s
         "cameras": "the cameras' calibration values have changed",
     }
     return [said for name, said in words.items() if earlier.get(name) != described.get(name)]
-
-
-def other_makers(earlier: Mapping[str, Any]) -> bool:
-    """Returns whether other code has trained a fold, wholly or in part."""
-    return any(maker != store.made_by() for maker in earlier["made_by"])
 
 
 def _parts(content: Mapping[str, Any]) -> dict[str, Any]:

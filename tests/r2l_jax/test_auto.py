@@ -65,12 +65,10 @@ def make(camera):
     ("settings", "expected"),
     [
         ({}, BOTH),
-        ({"pipeline": "full"}, BOTH),
         ({"auto": ()}, ()),
         ({"auto": ("exposure",)}, ("exposure",)),
         ({"processing_mode": "none"}, ()),
         ({"epochs": 0, "classifier_uri": "metered"}, ()),
-        ({"epochs": 0, "classifier_uri": "metered", "auto": BOTH}, BOTH),
         ({"freeze_classifier": True}, ()),
         ({"adv_training": True, "classifier_uri": "plain"}, ()),
         ({"processor_uri": "metered"}, BOTH),
@@ -102,13 +100,6 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
     (config.run_dir / "fold_0").mkdir(parents=True)
     (config.run_dir / "fold_0/metrics.json").write_bytes((fold.folder / "metrics.json").read_bytes())
     assert Plan(config).steps.architecture.processing.auto == BOTH
-
-
-def test_a_pipeline_that_meters_already_is_not_metered_again(base, tmp_path):
-    (tmp_path / "my_isp.py").write_text(OWN_ISP)
-    config = replace(base, pipeline=f"{tmp_path}/my_isp.py:make", auto=BOTH)
-    with pytest.raises(InputError, match="the pipeline cannot have --auto=exposure,white_balance before it: stages"):
-        Plan(config)
 
 
 def test_less_light_leaves_a_metering_model_as_it_is(fold):

@@ -10,7 +10,6 @@ from small_runs import events, metrics, model
 
 import isp
 from r2l_jax.drift.forensics import forensics
-from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
@@ -20,16 +19,12 @@ from r2l_jax.programs import train as program
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.run import load
 
 # Every test trains or analyzes a run with the stage.
 pytestmark = pytest.mark.slow
 
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-
-
-NO_RANGE = r"^parameter strength has no natural range, which this needs: declare it as"
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +34,9 @@ def my_isp(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(base, my_isp):
-    """A run of two epochs with the stage of the guide."""
     config = replace(base, run_name="own_stage", pipeline=my_isp, track=("processing",), track_n_images=2)
     train.run(config)
     return config
-
-
-def row(text, name):
-    """The cells of a table's row."""
-    (line,) = (line for line in text.splitlines() if line.split(" ")[0] == name)
-    return line.split()[1:]
 
 
 def test_the_example_is_short_and_does_what_it_says(my_isp):
@@ -61,9 +49,6 @@ def test_the_example_is_short_and_does_what_it_says(my_isp):
     gains = np.asarray(stages["shading"] / stages["color_correct"])
     np.testing.assert_allclose(gains[[0, 0, -1, -1], [0, -1, 0, -1]], 1.5, rtol=1e-5)
     assert gains.min() == pytest.approx(1, abs=0.01)
-    (stage,) = (stage for stage in pipeline.stages if stage.name == "shading")
-    with pytest.raises(ValueError, match=r"rgb must be \(\.\.\., H, W, 3\)"):
-        stage.function(stages["color_correct"][..., 0], 0.5)
 
 
 def test_it_trains_and_is_recorded(trained, my_isp):
@@ -85,7 +70,7 @@ def test_the_program_opens_what_it_has_trained(trained):
     program.main(program.TrainingProgram(training=trained))
 
 
-def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_path, monkeypatch, capsys):
+def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_path, monkeypatch):
     evaluated, evaluate = [], Evaluator.evaluate
 
     def watched(self, fold, dataset, cases, tick):
@@ -103,9 +88,6 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_pat
     file = tmp_path / "my_isp.py"
     own_code.write(file, CODE)
     assert run(file) == ["own", "my_isp.make", "parametrized"]
-    printed = capsys.readouterr().out
-    # Its strength starts at 0: until it is learned, the pipeline is the published one.
-    assert row(printed, "my_isp.make") == row(printed, "parametrized")
     (tmp_path / "moved").mkdir()
     moved = file.rename(tmp_path / "moved" / "my_isp.py")
     assert run(moved) == []
@@ -117,27 +99,7 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_pat
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
     name = own_code.write(tmp_path / "my_isp.py", CODE.replace("width=0.5, ", ""))
     config = replace(base, run_name="no_range", pipeline=name, epochs=1, save_locally=True)
-    with pytest.raises(InputError, match=NO_RANGE):
-        train.run(replace(config, adv_training=True), Attack)
     train.run(config)
     assert model(config)["processor.strength"] != 0
-    with pytest.raises(InputError, match=NO_RANGE):
+    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
         forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path), code=(name,)))
-
-
-def test_adversarial_training_moves_it(trained, my_isp):
-    config = replace(
-        trained,
-        run_name="attacked",
-        adv_training=True,
-        adv_parameters="strength",
-        processor_uri=str(trained.run_dir),
-        classifier_uri=str(trained.run_dir),
-        epochs=1,
-        lr=0.1,
-        save_locally=True,
-    )
-    train.run(config, Attack)
-    (before,) = load(trained.run_dir, code=my_isp)
-    for name, value in before.model.processor.parameters().items():
-        assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name

@@ -1,15 +1,6 @@
 import ast
 import pathlib
 
-import r2l_jax
-from r2l_jax.data.files import rawfile
-from r2l_jax.training import run
-
-
-def test_public_names_are_found():
-    assert (r2l_jax.data.read_raw, r2l_jax.load) == (rawfile.read_raw, run.load)
-    assert not hasattr(r2l_jax, "nothing")
-
 
 def test_no_progress_bar_is_written_to_a_file():
     """tqdm shows its bar anywhere but for `disable`, and with None on terminals alone."""

@@ -28,12 +28,8 @@ def make(camera):
 
 @pytest.fixture
 def write(tmp_path):
-    """Returns a function that writes a file of code, and returns the name of its pipeline `make`."""
-
-    def write(code, name="my_isp.py"):
-        return own_code.write(tmp_path / name, code)
-
-    return write
+    """Writes a file of code, and returns the name of its pipeline `make`."""
+    return lambda code, name="my_isp.py": own_code.write(tmp_path / name, code)
 
 
 @pytest.mark.parametrize(
@@ -51,20 +47,11 @@ def test_the_known_names(name, pipeline):
 
 
 def test_a_pipeline_at_half_size_is_another_one():
-    whole = find_pipeline("parametrized")
-    half = whole.half_sized()
-    assert (half.title, half.identity, half.half_size) == (
-        "parametrized.half_size",
-        ("parametrized", "half size"),
-        True,
-    )
-    assert half != whole
-    assert half.half_sized() == half
+    half = find_pipeline("parametrized").half_sized()
+    assert (half.title, half.identity) == ("parametrized.half_size", ("parametrized", "half size"))
     assert half.half_sized().title == half.title
     assert half(CAMERA)(RAW).shape == (4, 4, 3)
-
-
-def test_static_pipelines_that_differ_in_demosaicing_are_one_at_half_size():
+    # Static pipelines that differ in demosaicing are one.
     first, second = (
         find_pipeline(f"{name}.none.gaussian_denoising").half_sized() for name in ("bilinear", "menon2007")
     )
@@ -102,8 +89,7 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lut", "--pipeline: no pipeline is called 'lut'; the pipelines are par.*, and <file>.py:<function>"),
-        ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; .*"),
+        ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; the pipelines are par.*:<function>"),
         ("my_isp.py", "--pipeline=my_isp.py must be the function in a file that makes the pipeline, as .*:make"),
         ("nowhere.py:make", "--pipeline=nowhere.py:make: nowhere.py: No such file or directory"),
     ],
@@ -116,23 +102,15 @@ def test_unknown_names_are_refused(name, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = 1", "--pipeline={name}: {file} has no function 'make' that makes a pipeline"),
         ("make = 1", "--pipeline={name}: {file} has no function 'make' that makes a pipeline"),
         ("\n1 / 0", "--pipeline={name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
-        ("import sys; sys.exit()", "--pipeline={name} cannot be run: SystemExit (line 1)"),
         ("def make(camera) return", "--pipeline={name} cannot be run: SyntaxError: expected ':' (line 1)"),
         ("def make(camera):\n    raise KeyError('gain')", "{name} raised KeyError: 'gain' (line 2)"),
         ("def make(camera):\n    exit('no')", "{name} raised SystemExit: no (line 2)"),
-        ("def make():\n    pass", "{name} raised TypeError: make() takes 0 positional arguments but 1 was given"),
         ("def make(camera):\n    return 1", "{name} must return an isp.Pipeline, got int"),
         (
             "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'all': isp.Parameter(1.)})])",
             "{name} has a parameter called 'all', a name that results use: rename it",
-        ),
-        (
-            "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'b': isp.Parameter(0., "
-            "scale='log')})])",
-            "{name} raised ValueError: a log scale cannot start at 0, which no factor moves; got 0.0 (line 3)",
         ),
     ],
 )
@@ -146,10 +124,7 @@ def test_the_error_of_a_file_that_makes_no_pipeline_is_one_line(write, code, mes
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        (
-            "lambda image: image[:1]",
-            r"must make floating-point images \(1, 8, 8, 3\) .* got float32 of shape \(1, 8, 8\)",
-        ),
+        ("lambda image: image[:1]", r"must make floating-point images \(1, 8, 8, 3\) .* got float32 of shape"),
         ("lambda image: image + undefined", r"cannot process a mosaic of 8x8: NameError: .* \(line 3\)"),
     ],
 )

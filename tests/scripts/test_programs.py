@@ -37,7 +37,7 @@ QUICK = {
     ),
     "report": (
         "--run={here}/first,{here}/second --output={out}/a.html --compare",
-        "\n\nfirst and second: no paired difference: other samples\n\n{out}/a.html: 0.2 MB, of {here}/first, ",
+        "\n\nfirst and second: no paired difference: other samples\n\n{out}/a.html: 0.1 MB, of {here}/first, ",
         ["a.html"],
     ),
 }
@@ -117,19 +117,11 @@ def test_a_camera_is_checked_by_exit_status(trained_run, tmp_path, pattern, stat
 @pytest.mark.slow
 def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     """The report shows the numbers of the JSON files that the programs have written."""
+    short = ("--steps=2", "--starts=1")
     commands = [
         ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
         ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),
-        (
-            "adjust.py",
-            "--exposures=0.25",
-            "--steps=2",
-            "--starts=1",
-            "--labeled=8",
-            "--unlabeled=8",
-            "--method=all",
-            "--force",
-        ),
+        ("adjust.py", "--exposures=0.25", *short, "--labeled=8", "--unlabeled=8", "--method=all", "--force"),
     ]
     for name, *flags in commands:
         done = program(name, f"--run={trained_run}", *flags)
@@ -155,43 +147,27 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
 
 
 NO_FOLD = "nowhere is not a run's folder with a fold_0: not found"
-DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
 REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", NO_FOLD),
-    ("adjust", "--run=x --mode=learn --step_size=0.1", "--step_size has no effect with --mode=learn"),
     ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
-    ("calibrate", "--dark=dark --flat=flat --output=out", "no calibration values: a camera must be given"),
-    ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
     ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without --against=sensor|"),
     ("export", "--output=out --run=x --size=512,767", "--size must be an even height and an even width, such as"),
-    ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both choose the samples"),
-    ("export", "--output=out --run=x --formats=camera --gradient", "--gradient is for --formats=stablehlo, got "),
     ("forensics", "--run=x --analyses=tolerances --steps=3", "--steps has no effect without --analyses=worst_case"),
-    ("forensics", "--run=x --check=drone --steps=3", "--steps has no effect with --check"),
-    ("lab", "--data_dir=data", "--data_dir has no effect without --run"),
     ("lab", "--input=none.dng", "none.dng: no such file"),
-    ("lab", "--host=no.such.host.invalid", "cannot listen on --host=no.such.host.invalid --port=8080: "),
     ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
-    ("monitor", "--run=x --follow", "--follow watches folders: give them by --input"),
     ("monitor", "--run=x --input=raw --follow --level=0.1", "--level has no effect with --follow"),
     ("predict", "--input=raw --output=p.csv --run=nowhere", NO_FOLD),
-    ("predict", "--input=raw --output=p.csv --run=x --folds=x", "--folds must be all, or numbers of folds that "),
     ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
-    ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
-    ("process", "--input=raw --output=out --checkpoint=last", "--checkpoint has no effect without --run"),
     ("report", "--run=a --compare", "--compare takes two or more runs, got --run=a"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
-    ("study", "--controls=forensics --severities=3", "--severities has no effect without --controls=synthesis"),
-    ("synthesize", f"{DRIFTED} --severities=3", "--severities has no effect without --sensor|corruptions"),
-    ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; the pipelines"),
-    ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
+    (
+        "synthesize",
+        "--output=out --dataset=Folder --data_dir=raw --camera=drone --pipelines=x",
+        "no pipeline is called 'x'",
+    ),
     ("train", "--run_name=r --sp_debayer=menon2007", "--sp_debayer has no effect without --processing_mode=static"),
-    ("train", "--run_name=r --camera=drone", "--camera has no effect without --dataset=Folder"),
     ("train", "--run_name=r --dataset=Folder --synthetic_size=64", "--synthetic_size has no effect without --dataset="),
-    ("train", "--run_name=r --adv_aux_weight=0.5", "--adv_aux_weight has no effect without --adv_training"),
-    ("train", "--run_name=r --iso=0.3", "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
-    ("unprocess", "--input=raw --output=out --camera=auto", "--camera=auto: pictures hold no camera's calibration"),
 ]
 
 

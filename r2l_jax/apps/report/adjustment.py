@@ -1,15 +1,13 @@
-"""Drift adjustment in a report: adaptations to drifts, and learned compared with fixed processing."""
+"""Drift adjustment in a report: adaptations to drifts."""
 
 import pathlib
 from collections.abc import Sequence
 
-from isp.parameter import MOST_ELEMENTS
 from r2l_jax.apps.report import document, tables
-from r2l_jax.apps.report.charts import Line, LineChart
-from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
+from r2l_jax.apps.report.document import Block, Cell, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.runs import RunRecord, common_chance
-from r2l_jax.drift.results import METHOD_TITLES, Adaptation, Adapted, Learning, start_titles
+from r2l_jax.apps.report.runs import RunRecord
+from r2l_jax.drift.results import METHOD_TITLES, Adaptation, Adapted, start_titles
 
 # The cells of the scores undrifted, before and after adaptation, and of the share won back.
 _FORMS = (*[tables.score] * 3, tables.share)
@@ -17,15 +15,11 @@ _FORMS = (*[tables.score] * 3, tables.share)
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the section of the adjustments of all runs."""
-    adapted, learned = [], []
-    for run in runs:
-        folder = run.folder / "adjustment"
-        adapted.append((run.name, _adaptation(run.adaptation, folder, detail) if run.adaptation else []))
-        learned.append((run.name, _learning(run.learning, common_chance([run])) if run.learning else []))
-    sections = [
-        *document.section("Adaptation to drift", document.panels(adapted)),
-        *document.section("Learned and fixed processing", document.panels(learned)),
+    adapted = [
+        (run.name, _adaptation(run.adaptation, run.folder / "adjustment", detail) if run.adaptation else [])
+        for run in runs
     ]
+    sections = document.section("Adaptation to drift", document.panels(adapted))
     return document.section("Drift adjustment", [], sections)
 
 
@@ -106,59 +100,3 @@ def _tables(adapted: Adapted, score: str) -> list[Block]:
         blocks.append(Table("Ends of the searches; the framed start is chosen", columns, starts))
     ends = {"before": tables.elements(adapted.default), "after": tables.elements(adapted.parameters)}
     return [*blocks, *tables.values("Values before and after", ends)]
-
-
-def _learning(content: Learning, chance: float | None) -> list[Block]:
-    charts = [
-        LineChart(
-            f"{content.score} by {title}",
-            title,
-            content.score,
-            [
-                Line(f"{name} processing", [float(each) for each in getattr(fold, unit)], fold.scores, color)
-                for color, (name, run) in enumerate(content.runs.items())
-                for fold in run.folds
-            ],
-            levels=[(content.target, 8)],
-            chance=chance,
-            in_points=True,
-        )
-        for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
-    ]
-    rows = [
-        [
-            Cell(f"{name}, fold {number}" if len(run.folds) > 1 else name),
-            *map(tables.score, (fold.scores[-1], max(fold.scores))),
-            *map(tables.number, (fold.epochs_to_target, fold.seconds_to_target)),
-        ]
-        for name, run in content.runs.items()
-        for number, fold in enumerate(run.folds)
-    ]
-    target = f"{100 * content.target:g} points"
-    columns = [
-        "processing",
-        f"{content.score}, last checkpoint",
-        "best checkpoint",
-        f"epochs to {target}",
-        f"seconds to {target}",
-    ]
-    parameters = _learned_parameters(content)
-    return [
-        Text(f"The run with its processing learned and with its processing fixed; the dotted line is at {target}."),
-        Charts(charts),
-        Table("Scores of the validation", columns, rows),
-        *([Details("Learned parameters", [parameters])] if parameters else []),
-    ]
-
-
-def _learned_parameters(content: Learning) -> Table | None:
-    """Makes the table of the single values of small parameters, at the camera's calibration and as learned."""
-    rows = []
-    for parameter in content.parameters.values():
-        columns = [parameter.camera.ravel(), *(fold.ravel() for fold in parameter.folds)]
-        if all(column.size == len(parameter.names) <= MOST_ELEMENTS for column in columns):
-            values = zip(parameter.names, *(column.tolist() for column in columns), strict=True)
-            rows += [[Cell(name), *map(tables.number, each)] for name, *each in values]
-    folds = max((len(parameter.folds) for parameter in content.parameters.values()), default=0)
-    titles = ["learned"] if folds == 1 else [f"learned, fold {number}" for number in range(folds)]
-    return Table("Parameters", ["value", "camera", *titles], rows) if rows else None

@@ -119,7 +119,6 @@ class RunRecord(NamedTuple):
         evaluation: the result of evaluate.py; None without one.
         analyses: the results of forensics.py.
         adaptation: the result of adjust.py; None without one.
-        learning: the comparison of adjust.py; None without one.
         left_out: a line for each result that another training has left in the folder.
         members: the folders of the members of a group, or the run's own.
         forensics: the summary of forensics.py over the members of a group; None without one.
@@ -132,7 +131,6 @@ class RunRecord(NamedTuple):
     evaluation: results.Evaluation | None
     analyses: Sequence[Analyses]
     adaptation: results.Adaptation | None
-    learning: results.Learning | None
     left_out: Sequence[str]
     members: Sequence[pathlib.Path]
     forensics: results.Forensics | None
@@ -287,7 +285,6 @@ def _read_run(uri: str, name: str) -> RunRecord:
         read(folder / "evaluation" / "evaluation.json", results.Evaluation),
         [found for each in fold_folders(folder / "forensics") if (found := read_analyses(each)).found],
         read(folder / "adjustment" / "adaptation.json", results.Adaptation),
-        read(folder / "adjustment" / "learning.json", results.Learning),
         left_out,
         of_group,
         read(folder / "forensics" / "forensics.json", results.Forensics),

@@ -14,7 +14,7 @@ from r2l_jax.apps.report.forensics import DISTANCES
 from r2l_jax.apps.report.runs import RunRecord, common_chance
 from r2l_jax.drift import statistics
 from r2l_jax.drift.corruptions import GROUPS
-from r2l_jax.drift.results import Adaptation, Drops, Estimate, Evaluation, Forensics, Learning, Spread, too_few, worst
+from r2l_jax.drift.results import Adaptation, Drops, Estimate, Evaluation, Forensics, Spread, too_few, worst
 from r2l_jax.drift.sensor import KINDS
 from r2l_jax.names import DEMOSAICING, DENOISING, SHARPENING
 
@@ -77,7 +77,7 @@ def _of_score(run: RunRecord, where: str, ends: tuple[float, float], notes: Sequ
 
 def _untested(run: RunRecord) -> list[str]:
     """Says how the drift of a trained run is tested, if it has not been."""
-    tested = run.evaluation or run.analyses or run.adaptation or run.learning
+    tested = run.evaluation or run.analyses or run.adaptation
     if tested or not all(fold.final for fold in run.folds):
         return []
     return [f"Not tested under drift yet: python scripts/evaluate.py {shlex.quote(f'--run={run.folder}')}"]
@@ -89,7 +89,6 @@ def judge(run: RunRecord) -> list[str]:
         *(_losses(run.evaluation) if run.evaluation else []),
         *_worst_case(run),
         *(_adapted(run.adaptation) if run.adaptation else []),
-        *(_learned(run.learning) if run.learning else []),
     ]
 
 
@@ -212,15 +211,6 @@ def _adapted(adaptation: Adaptation) -> list[str]:
         for name, drift in adaptation.drifts.items()
         if drift.intervals
     ]
-
-
-def _learned(learning: Learning) -> list[str]:
-    """Says how much learned processing scores more than fixed processing."""
-    if learning.difference is None:
-        return []
-    words = ("gains", "loses", "shows no difference")
-    change = _change(learning.difference, words, " compared with fixed processing")
-    return [f"Learned processing {change}."]
 
 
 def _figure(group: RunRecord, members: Sequence[RunRecord]) -> list[Block]:

@@ -9,7 +9,7 @@ from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
@@ -200,17 +200,3 @@ class AdaptationConfig(FinishedRun):
 def camera_title(name: str) -> str:
     """Returns the name of the drift to another camera, from the camera's name or its file."""
     return f"camera={pathlib.Path(name).stem}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearningConfig(FinishedRun):
-    """With --mode=learn.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    target_score: float = setting(
-        "the score whose time is reported", 0.8, bound=Bound(lambda value: 0 < value <= 1, "be in (0, 1]")
-    )
-    results = "adjustment"

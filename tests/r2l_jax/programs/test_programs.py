@@ -5,7 +5,6 @@ import importlib.metadata
 import pathlib
 import re
 import runpy
-import subprocess
 import sys
 import tomllib
 
@@ -49,22 +48,14 @@ def test_r2l_starts_the_program_that_it_is_given(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", "sheet", "--sheet=pipelines"])
     programs.main()
     assert started == [("sheet", "/usr/bin/r2l sheet", "--sheet=pipelines")]
-
-
-@pytest.mark.parametrize(
-    ("given", "hint"), [("forensic", "did you mean r2l forensics?"), ("--run=x", "r2l lists all programs")]
-)
-def test_r2l_names_the_nearest_program(monkeypatch, given, hint):
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", given])
-    with pytest.raises(SystemExit) as stopped:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", "forensic"])
+    with pytest.raises(SystemExit, match=r"^r2l: error: unknown program forensic: did you mean r2l forensics\?$"):
         programs.main()
-    assert stopped.value.code == f"r2l: error: unknown program {given}: {hint}"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_r2l_alone_lists_all_programs(monkeypatch, capsys, arguments):
+def test_r2l_alone_lists_all_programs(monkeypatch, capsys):
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", *arguments])
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l"])
     with pytest.raises(SystemExit, match=r"^0$"):
         programs.main()
     lines = capsys.readouterr().out.splitlines()
@@ -74,19 +65,10 @@ def test_r2l_alone_lists_all_programs(monkeypatch, capsys, arguments):
     assert listed["export"].startswith("Exports a trained model")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help_shows_at_most_twenty_flags(name):
-    program = importlib.import_module(f"r2l_jax.programs.{name}")
-    text = flags.help_text(program.run.args[1], "")
-    assert 1 <= len(re.findall(r"^  --", text, re.MULTILINE)) <= 20
-
-
-def test_help_speaks_of_the_command_that_was_typed():
-    code = "import sys; sys.argv = ['r2l-download', '--help']; from r2l_jax.programs import start; start()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "\nr2l-download --dataset=Microscopy --data_dir=data\n" in done.stdout
-    assert "python scripts" not in done.stdout
+def test_help_shows_at_most_twenty_flags():
+    for name in NAMES:
+        text = flags.help_text(importlib.import_module(f"r2l_jax.programs.{name}").run.args[1], "")
+        assert 1 <= len(re.findall(r"^  --", text, re.MULTILINE)) <= 20, name
 
 
 def test_a_report_is_in_the_folder_of_its_run_and_of_several_in_the_innermost_of_all(tmp_path, monkeypatch):

@@ -43,14 +43,6 @@ class Config(Settings):
     steps: Steps = Steps()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Other(Settings):
-    """Another mode."""
-
-    input: tuple[str, ...] = setting("files", kind="repeated")
-    target: float = setting("to reach", 0.5)
-
-
 def parse(*arguments, settings=Config):
     values = absl_flags.FlagValues()
     flags.define(settings, values)
@@ -127,16 +119,6 @@ def test_settings_made_without_flags_are_checked_as_well():
         Kind(kind="berg")
     with pytest.raises(TypeError, match="Config has no settings color"):
         build(Config, input=("a",), color="red")
-
-
-def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
-    switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
-    assert parse("--input=a", "--steps=2", settings=switch).steps.steps == 2
-    assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
-    with pytest.raises(InputError, match=r"^--target has no effect with --mode=one$"):
-        parse("--input=a", "--target=0.7", settings=switch)
-    with pytest.raises(InputError, match=r"^--steps has no effect with --mode=two$"):
-        parse("--input=a", "--mode=two", "--steps=3", settings=switch)
 
 
 def test_settings_are_recorded_flat_and_come_back():

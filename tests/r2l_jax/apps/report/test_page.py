@@ -133,14 +133,6 @@ def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, r
     ends = {"before": adapted["default"]["white_balance"], "after": adapted["parameters"]["white_balance"]}
     wanted = {f"white_balance.{place}": {end: values[place] for end, values in ends.items()} for place in range(3)}
     assert_shown(read, "Values before and after", wanted)
-    learning = json.loads((everything / "adjustment/learning.json").read_text())
-    columns = ("accuracy, last checkpoint", "best checkpoint", "seconds to 80 points")
-    for name, run in learning["runs"].items():
-        (curve,) = run["folds"]
-        numbers = (curve["scores"][-1], max(curve["scores"]), curve["seconds_to_target"])
-        assert_shown(read, "Scores of the validation", {name: dict(zip(columns, numbers, strict=True))})
-    values = learning["parameters"]["gamma_correct"]
-    assert_shown(read, "Parameters", {"gamma_correct": {"camera": values["camera"], "learned": values["folds"][0]}})
 
 
 @pytest.fixture(scope="module")

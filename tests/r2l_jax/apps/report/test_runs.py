@@ -25,11 +25,7 @@ def everything(written, tmp_path):
     return shutil.copytree(written, tmp_path / "run")
 
 
-EVALUATION, ADAPTATION, LEARNING = (
-    "evaluation/evaluation.json",
-    "adjustment/adaptation.json",
-    "adjustment/learning.json",
-)
+EVALUATION, ADAPTATION = "evaluation/evaluation.json", "adjustment/adaptation.json"
 METRICS, FORENSICS = "fold_0/metrics.json", "forensics/fold_0/{0}/{0}.json"
 SENSITIVITY, TOLERANCES, WORST_CASE, SHOTS = map(FORENSICS.format, ("sensitivity", "tolerances", "worst_case", "shots"))
 DAMAGES = [
@@ -44,11 +40,6 @@ DAMAGES = [
     (WORST_CASE, lambda c: c["rows"][0].update(parameters={"a": ["b"]}), "could not"),
     (SHOTS, lambda c: c.update(fields=[]), "Expected object, got array"),
     (ADAPTATION, lambda c: c["folds"]["0"]["iso=0.05"].pop("starts"), "missing required field starts"),
-    (
-        LEARNING,
-        lambda c: c["runs"]["learnt"]["folds"][0].update(scores=[]),
-        "as many epochs, seconds and scores",
-    ),
 ]
 
 
@@ -142,7 +133,6 @@ RESULTS = {
     WORST_CASE: "Worst cases",
     SHOTS: "Worst cases by shots",
     ADAPTATION: "Adaptation to drift",
-    LEARNING: "Learned and fixed processing",
 }
 
 
@@ -184,8 +174,7 @@ def test_of_two_folds_one_is_trained_anew(tmp_path):
     evaluation["runs"]["run"]["training"] = {"0": first, "1": second}
     adaptation = report_runs.adaptation(first, numbers)
     adaptation["folds"]["1"] = report_runs.adaptation(second, numbers)["folds"]["0"]
-    learning = report_runs.learning(first, numbers) | {"training": {"0": first, "1": second}}
-    for file, content in ((EVALUATION, evaluation), (ADAPTATION, adaptation), (LEARNING, learning)):
+    for file, content in ((EVALUATION, evaluation), (ADAPTATION, adaptation)):
         report_runs.write_json(folder / file, content)
     (run,) = read_runs([str(folder)])
     assert run.left_out == []
@@ -193,7 +182,7 @@ def test_of_two_folds_one_is_trained_anew(tmp_path):
     (run,) = read_runs([str(folder)])
     # The analyses of the other fold still hold; means over both folds do not.
     assert [each.fold for each in run.analyses] == [0]
-    assert (run.evaluation, run.adaptation, run.learning) == (None, None, None)
+    assert (run.evaluation, run.adaptation) == (None, None)
 
 
 def test_runs_evaluated_together_are_the_present_ones(tmp_path):

@@ -78,18 +78,13 @@ def test_a_single_run_has_one_worst_case(tmp_path):
     assert judge(run) == ["The worst processing that a search found costs 31 points."]
 
 
-def test_adjustment_and_learned_processing_have_intervals(run):
+def test_adjustment_has_intervals(run):
     adaptation = report_runs.adapted([0.2], [0.7], (0.31, 0.49))
-    learning = report_runs.learning("", report_runs.Numbers()) | {"difference": report_runs.estimate(-0.01, 0.02)}
     adaptation["drifts"]["color_balance.4"] = adaptation["drifts"]["iso=0.05"]
-    found = run._replace(
-        adaptation=msgspec.convert(adaptation, results.Adaptation, dec_hook=lambda _, each: each),
-        learning=results.converted(learning, results.Learning, run.folder),
-    )
+    found = run._replace(adaptation=results.converted(adaptation, results.Adaptation, run.folder))
     assert judge(found) == [
         "Adjustment to an intensity of 0.05 wins back 31 to 49 points.",
         "Adjustment to color balance of severity 4 wins back 31 to 49 points.",
-        "Learned processing shows no difference compared with fixed processing (\N{MINUS SIGN}1 to 2 points).",
     ]
 
 
