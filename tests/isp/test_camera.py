@@ -10,7 +10,6 @@ VALUES = {
     "white_balance": (2.0, 1.0, 1.5),
     "color_matrix": ((1.5, -0.3, -0.2), (-0.2, 1.7, -0.5), (0.0, -0.3, 1.3)),
 }
-NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
 BODY = '"white_balance": [2, 1, 2], "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 
 
@@ -24,10 +23,8 @@ def test_arrays_and_tuples_make_equal_cameras_that_can_be_hashed():
     "camera",
     [
         *isp.CAMERAS.values(),
-        isp.Camera(**VALUES, pattern="GBRG"),
-        isp.Camera(**VALUES, **NOISE),
+        isp.Camera(**VALUES, pattern="GBRG", full_well=9500.5, read_noise=2.25, bits=16),
         isp.Camera(**VALUES, read_noise=0.0, bits=1),
-        isp.Camera(**VALUES, bits=16),
     ],
 )
 def test_json_round_trip(camera):
@@ -41,11 +38,9 @@ def test_json_round_trip(camera):
         ({"black_level": (0.1, 0.2, 0.3)}, r"black_level must have shape \(4,\), got \(3,\)"),
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
-        ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"full_well": 0}, "full_well must be greater than 0, got 0"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
-        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (0, 17, 12.0)),
-        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
+        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (17, 12.0)),
     ],
 )
 def test_refuses(change, message, unchecked):
@@ -54,33 +49,20 @@ def test_refuses(change, message, unchecked):
 
 
 def test_json_with_a_white_level_has_levels_in_digital_numbers():
-    text = f'{{"black_level": [64, 63, 65, 64.5], "white_level": 1023, {BODY}}}'
-    camera = isp.Camera.from_json(text)
-    assert camera.black_level == (64 / 1023, 63 / 1023, 65 / 1023, 64.5 / 1023)
-    assert camera.white_level == 1023
+    assert 49 / 3000 * 3000 != 49
+    camera = isp.Camera.from_json(f'{{"black_level": [49, 63, 65, 64.5], "white_level": 3000, {BODY}}}')
+    assert camera.black_level == (49 / 3000, 63 / 3000, 65 / 3000, 64.5 / 3000)
     written = json.loads(camera.to_json())
-    assert (written["black_level"], written["white_level"]) == ([64, 63, 65, 64.5], 1023)
+    assert (written["black_level"], written["white_level"]) == ([49, 63, 65, 64.5], 3000)
     assert isp.Camera.from_json(camera.to_json()) == camera
-    level = 49 / 3000
-    assert level * 3000 != 49
-    camera = isp.Camera(**VALUES | {"black_level": (level,) * 4}, white_level=3000)
-    assert json.loads(camera.to_json())["black_level"] == [49] * 4
 
 
 def test_json_has_as_many_levels_as_the_array_needs():
     camera = isp.Camera.from_json('{"black_level": [64], "white_level": 1024, "pattern": "MONO"}')
-    assert camera.black_level == (0.0625,)
-    assert camera.white_balance == (1, 1, 1)
+    assert (camera.black_level, camera.white_balance) == ((0.0625,), (1, 1, 1))
     assert camera.color_matrix == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     text = f'{{"black_level": [64, 32, 16], "white_level": 1024, "pattern": "RRGG/RRGG/GGBB/GGBB", {BODY}}}'
     assert isp.Camera.from_json(text).black_level == (0.0625, 0.03125, 0.015625)
-
-
-def with_white(level):
-    return f'{{"black_level": [64, 64, 64, 64], "white_level": {level}, {BODY}}}'
-
-
-HUGE = f"1{'0' * 400}"
 
 
 @pytest.mark.parametrize(
@@ -90,11 +72,9 @@ HUGE = f"1{'0' * 400}"
         ('{"gain": 1}', r"got also \['gain'\]"),
         ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
         ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, state the white_"),
-        (with_white("NaN"), r"white_level must be finite, got \[nan\]"),
-        (with_white("64"), r"black_level must be below the white_level of 64, got \[64.0, 64.0, 64.0, 64.0\]"),
+        ('{"black_level": [64, 0, 0, 0], "white_level": 64}', "black_level must be below the white_level of 64, got"),
         ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),
-        (f'{{"black_level": [{HUGE}, 0, 0, 0], {BODY}}}', r"black_level must be numbers .* got \[1000"),
-        (with_white(HUGE), "white_level must be"),
+        (f'{{"black_level": [1{"0" * 400}, 0, 0, 0], {BODY}}}', r"black_level must be numbers .* got \[1000"),
     ],
     ids=lambda value: value[:30],
 )

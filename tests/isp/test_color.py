@@ -19,24 +19,14 @@ def test_color_matrix_has_outputs_in_rows():
     np.testing.assert_allclose(color.color_correct(RGB, jnp.array(matrix)), RGB @ matrix.T, atol=1e-6)
 
 
-def test_yuv_of_gray_and_primaries():
+def test_yuv_of_gray_and_back():
     np.testing.assert_allclose(color.rgb_to_yuv(jnp.full((1, 1, 3), 0.5)), [[[0.5, 0, 0]]], atol=1e-7)
-    np.testing.assert_allclose(color.rgb_to_yuv(jnp.eye(3)[None]), color.RGB_TO_YUV.T[None], atol=1e-7)
     np.testing.assert_allclose(color.yuv_to_rgb(color.rgb_to_yuv(jnp.array(RGB))), RGB, atol=1e-6)
 
 
-def test_replacing_luma_equals_replacing_y_in_yuv():
-    luma = np.random.default_rng(2).random(RGB.shape[:-1], np.float32)
-    yuv = color.rgb_to_yuv(jnp.array(RGB)).at[..., 0].set(luma)
-    np.testing.assert_allclose(color.replace_luma(RGB, lambda _: luma), color.yuv_to_rgb(yuv), atol=1e-6)
-
-
-@pytest.mark.parametrize("amount", [0.0, 0.5, 1.0, 1.7])
-def test_saturation_multiplies_u_and_v(amount):
-    yuv = color.rgb_to_yuv(jnp.array(RGB)) * jnp.array([1, amount, amount])
-    np.testing.assert_allclose(color.saturation(RGB, amount), color.yuv_to_rgb(yuv), atol=1e-6)
-    gray = np.repeat(RGB[..., :1], 3, -1)
-    np.testing.assert_allclose(color.saturation(gray, amount), gray, atol=1e-6)
+def test_saturation_multiplies_u_and_v():
+    yuv = color.rgb_to_yuv(jnp.array(RGB)) * jnp.array([1, 1.7, 1.7])
+    np.testing.assert_allclose(color.saturation(RGB, 1.7), color.yuv_to_rgb(yuv), atol=1e-6)
 
 
 @pytest.mark.parametrize("rgb", [RGB, TIES], ids=["random", "ties"])
@@ -51,15 +41,13 @@ def test_hsv_agrees_with_skimage(rgb):
 
 
 @pytest.mark.parametrize("function", [color.rgb_to_hsv, color.hsv_to_rgb])
-@pytest.mark.parametrize(
-    "image", [TIES, 1e-30 * TIES, 0.5 + 1e-7 * TIES, -TIES], ids=["ties", "nearly black", "nearly gray", "negative"]
-)
-def test_hsv_has_finite_gradients_everywhere(function, image):
-    rows = jax.vmap(jax.vmap(jax.jacrev(lambda pixel: function(pixel[None, None])[0, 0])))(image)
-    assert np.isfinite(rows).all()
+def test_hsv_has_finite_gradients_everywhere(function):
+    jacobians = jax.jit(jax.vmap(jax.vmap(jax.jacrev(lambda pixel: function(pixel[None, None])[0, 0]))))
+    for image in (TIES, 1e-30 * TIES, 0.5 + 1e-7 * TIES, -TIES):
+        assert np.isfinite(jacobians(image)).all()
 
 
-@pytest.mark.parametrize("pattern", [*cfa.BAYER, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
+@pytest.mark.parametrize("pattern", ["GBRG", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
 def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
     expected = cfa.mosaic(color.white_balance(RGB, GAINS), pattern)
     raw = cfa.mosaic(RGB, pattern)
@@ -69,10 +57,9 @@ def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
     )
 
 
-@pytest.mark.parametrize("gains", [(2.0, 1.0, 1.5), (1.2, 1.4, 0.7), (0.7, 1.4, 1.2)])
 @pytest.mark.parametrize("mode", ["clip", "desaturate"])
-def test_saturated_pixels_become_white_at_the_least_gain(mode, gains):
-    gains = jnp.array(gains)
+def test_saturated_pixels_become_white_at_the_least_gain(mode):
+    gains = jnp.array([1.2, 1.4, 0.7])
     saturated = jnp.ones((2, 3, 3)) * gains
     np.testing.assert_array_equal(color.highlights(saturated, gains, mode), gains.min())
 

@@ -10,11 +10,12 @@ from scipy import ndimage
 
 from isp import cfa, demosaic
 
+# By the names of the references.
 METHODS = {
     "bilinear": demosaic.bilinear,
-    "malvar2004": demosaic.malvar2004,
-    "menon2007": demosaic.menon2007,
-    "menon2007 unrefined": functools.partial(demosaic.menon2007, refine=False),
+    "Malvar2004": demosaic.malvar2004,
+    "Menon2007": demosaic.menon2007,
+    "Menon2007 unrefined": functools.partial(demosaic.menon2007, refine=False),
 }
 # The quick tests take one pattern of the last method, which is a part of the one before.
 CASES = [*itertools.product(METHODS, cfa.BAYER)]
@@ -27,13 +28,8 @@ def by_reference(method, raw, pattern):
         warnings.simplefilter("ignore")
         import colour_demosaicing
     name, *unrefined = method.split()
-    references = {
-        "bilinear": colour_demosaicing.demosaicing_CFA_Bayer_bilinear,
-        "malvar2004": colour_demosaicing.demosaicing_CFA_Bayer_Malvar2004,
-        "menon2007": colour_demosaicing.demosaicing_CFA_Bayer_Menon2007,
-    }
-    options = {"refining_step": False} if unrefined else {}
-    return references[name](np.asarray(raw, np.float64), pattern, **options)
+    reference = getattr(colour_demosaicing, f"demosaicing_CFA_Bayer_{name}")
+    return reference(np.asarray(raw, np.float64), pattern, **{"refining_step": False} if unrefined else {})
 
 
 def scenes():

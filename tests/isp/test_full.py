@@ -3,7 +3,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimized
 import pytest
 import variants
 
@@ -14,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 
 def mosaics():
-    """Makes two mosaics with a gradient of light, an edge, noise, a black and a saturated part, and defects."""
+    """Makes two mosaics with a gradient of light, an edge, noise, a black and a saturated part, and a defect."""
     y, x = np.mgrid[:24, :32]
     scene = 0.1 + 0.2 * x / 32 + 0.3 * (x + 2 * y > 50) + 0.01 * RNG.standard_normal((2, 24, 32))
     raw = 0.0625 + 0.9 * scene
@@ -24,29 +23,18 @@ def mosaics():
 
 
 RAW = mosaics()
+LEAST_IS_RED = dataclasses.replace(CAMERA, pattern="GBRG", white_balance=(1, 1.25, 2))
 
 
-@pytest.mark.parametrize("name", variants.quick(1, isp.CAMERAS))
-@pytest.mark.parametrize("pattern", variants.quick(1, isp.cfa.BAYER[::-1]))
-def test_the_compiled_pipeline_is_its_stages_one_by_one(name, pattern):
-    module = isp.full(dataclasses.replace(isp.CAMERAS[name], pattern=pattern))
-    image, traced = module.trace(RAW)
-    assert tuple(traced) == module.stage_names
-    np.testing.assert_allclose(optimized.apply(module, RAW), image, atol=2e-5)
-
-
-@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), dataclasses.replace(CAMERA, white_balance=(1, 1.25, 2))])
-@pytest.mark.parametrize("pattern", variants.quick(1, isp.cfa.BAYER[::-1]))
-def test_saturated_parts_are_white_and_black_ones_black(camera, pattern):
-    module = isp.full(dataclasses.replace(camera, pattern=pattern))
-    white, black = module(jnp.array([1.0, 0.0])[:, None, None] * jnp.ones_like(RAW))
+@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), LEAST_IS_RED])
+def test_saturated_parts_are_white_and_black_ones_black(camera):
+    white, black = isp.full(camera)(jnp.array([1.0, 0.0])[:, None, None] * jnp.ones_like(RAW))
     np.testing.assert_allclose(white, 1, atol=1e-3)
     assert black.max() < 0.05
 
 
-@pytest.mark.parametrize("pattern", variants.quick(1, isp.cfa.BAYER[::-1]))
-def test_a_picture_comes_back_in_its_colors(pattern):
-    camera = dataclasses.replace(CAMERA, black_level=(0,) * 4, pattern=pattern)
+def test_a_picture_comes_back_in_its_colors():
+    camera = dataclasses.replace(CAMERA, black_level=(0,) * 4, pattern="GBRG")
     color = np.float32([0.2, 0.5, 0.4])
     module = isp.full(camera).with_values({"saturation": 1.0, "tone_strength": 0.0, "contrast": 1.0})
     picture = jnp.broadcast_to(color ** (2.2 / 2.4), (*RAW.shape, 3))
@@ -76,10 +64,7 @@ def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
         assert raw is not RAW or all(np.any(gradient) for gradient in found[0].values())
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    variants.quick(1, ["RGGB", "/".join(["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]), "MONO"]),
-)
+@pytest.mark.parametrize("pattern", variants.quick(1, ["RGGB", "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG", "MONO"]))
 def test_sites_without_a_number_spoil_nothing(pattern):
     levels = {"RGGB": 4, "MONO": 1}.get(pattern, 3)
     module = isp.full(isp.Camera((0.05,) * levels, (2.0, 1.0, 1.5), np.eye(3), pattern))

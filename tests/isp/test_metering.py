@@ -1,6 +1,5 @@
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,9 +34,8 @@ def zone_means(raw):
 def test_levels_are_minkowski_means_of_zones(power):
     expected = (zone_means(RAW) ** power).mean(1) ** (1 / power)
     np.testing.assert_allclose(metering.levels(RAW, power, **KNOWN), expected, rtol=2e-5)
-    one_zone = RAW[:, :6, :4]
-    red = one_zone[:, ::2, ::2].mean((1, 2)) - BLACK
-    np.testing.assert_allclose(metering.levels(one_zone, power, **KNOWN)[:, 0], red, rtol=1e-5)
+    of_one_zone = RAW[:, :6:2, :4:2].mean((1, 2)) - BLACK
+    np.testing.assert_allclose(metering.levels(RAW[:, :6, :4], power, **KNOWN)[:, 0], of_one_zone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS, "RRGG/RRGG/GGBB/GGBB"])
@@ -67,7 +65,6 @@ def test_exposure_reaches_its_target(power):
 def test_share_gives_way_in_stops(function, start):
     whole, none, part = (np.asarray(function(RAW, start, 6.0, share, **KNOWN)) for share in (1.0, 0.0, 0.3))
     np.testing.assert_array_equal(none, RAW)
-    assert abs(whole - RAW).max() > 0.1
     gains = (whole - BLACK) / (RAW - BLACK)
     np.testing.assert_allclose(part, BLACK + (RAW - BLACK) * gains**0.3, rtol=1e-4)
 
@@ -83,14 +80,10 @@ def test_gains_are_within_a_factor_of_a_hundred():
 
 
 @pytest.mark.parametrize("value", [BLACK, 0.0])
-def test_images_without_light_stay_and_have_gradients(value):
+def test_images_without_light_stay(value):
     raw = jnp.full((1, 8, 8), value)
-    for meter in (
-        lambda raw: metering.auto_exposure(raw, 0.3, **KNOWN),
-        lambda raw: metering.auto_white_balance(raw, NEUTRAL, **KNOWN),
-    ):
-        np.testing.assert_array_equal(meter(raw), raw)
-        assert np.isfinite(jax.grad(lambda raw, meter=meter: meter(raw).sum())(raw)).all()
+    np.testing.assert_array_equal(metering.auto_exposure(raw, 0.3, **KNOWN), raw)
+    np.testing.assert_array_equal(metering.auto_white_balance(raw, NEUTRAL, **KNOWN), raw)
 
 
 def test_a_color_without_light_keeps_a_gain_of_one():
@@ -104,16 +97,13 @@ def test_a_color_without_light_keeps_a_gain_of_one():
     np.testing.assert_array_equal(metering.auto_white_balance(raw, NEUTRAL, **KNOWN), raw)
 
 
-def test_refuses_what_has_no_color_or_no_tile():
-    with pytest.raises(ValueError, match="a sensor without color filters has no colors to balance"):
-        metering.auto_white_balance(RAW, NEUTRAL, black_level=(0.0,), pattern="MONO")
+def test_refuses_less_than_a_tile():
     with pytest.raises(ValueError, match=r"raw must have at least one tile of 6x6 sites, got \(4, 8\)"):
         metering.levels(np.zeros((4, 8), np.float32), black_level=(0.0, 0.0, 0.0), pattern=XTRANS)
 
 
-@pytest.mark.parametrize("make", [isp.parametrized, isp.static, isp.full], ids=lambda make: make.__name__)
-def test_light_and_gains_of_the_sensor_leave_a_metered_image_as_it_is(make):
-    plain = make(CAMERA)
+def test_light_and_gains_of_the_sensor_leave_a_metered_image_as_it_is():
+    plain = isp.parametrized(CAMERA)
     pipeline = isp.metered(plain, CAMERA)
     with pytest.raises(ValueError, match="distinct names"):
         isp.metered(pipeline, CAMERA)
@@ -150,11 +140,9 @@ def test_the_power_is_the_one_whose_levels_vary_least():
     # A bright background behind more or fewer dark cells.
     background = np.where(rows < 64 * shares, 0.1, 0.6)
     flat = np.where(rows < 32, 0.3 + shares / 4, 0.3 - shares / 4)
-    powers = {}
-    for name, mosaics in {"background": background, "flat": flat}.items():
+    for mosaics, power in ((background, 20), (flat, 1)):
         pipeline = isp.metered(isp.parametrized(CAMERA), CAMERA, like=(BLACK + mosaics).astype(np.float32))
-        powers[name] = float(pipeline.exposure_power[...])
-    assert powers == {"background": 20, "flat": 1}
+        assert pipeline.exposure_power[...] == power
 
 
 def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
@@ -162,7 +150,7 @@ def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
     for kind, name in (("white_balance", "auto_exposure"), ("exposure", "auto_white_balance")):
         assert isp.metered(plain, CAMERA, **{kind: False}).stage_names == (name, *plain.stage_names)
     mono = isp.Camera([BLACK], pattern="MONO")
-    for plain in (isp.parametrized(mono), isp.static(mono, "normalized"), isp.full(mono)):
-        assert isp.metered(plain, mono).stage_names == ("auto_exposure", *plain.stage_names)
-    metered = isp.metered(isp.parametrized(mono), mono, like=RAW)
+    plain = isp.parametrized(mono)
+    assert isp.metered(plain, mono).stage_names == ("auto_exposure", *plain.stage_names)
+    metered = isp.metered(plain, mono, like=RAW)
     np.testing.assert_allclose(metered(darker(RAW, 0.5)), metered(RAW), atol=1e-3)

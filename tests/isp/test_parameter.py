@@ -19,8 +19,7 @@ def test_offsets_count_natural_ranges_from_a_start():
     assert math.isnan(LOG.offset(2.0, -2.0))
 
 
-@pytest.mark.parametrize("parameter", [LINEAR, LOG, isp.Parameter(1.0, scale="log", low=0.5, high=3)])
-@pytest.mark.parametrize("start", [-0.7, 0.9, 1.7])
+@pytest.mark.parametrize(("parameter", "start"), [(LINEAR, 0.9), (LOG, 1.7), (LOG, -0.7)])
 def test_offset_is_the_inverse_of_moved_under_jit_and_vmap(parameter, start):
     offsets = jnp.linspace(-1, 1, 5)
     back = jax.jit(jax.vmap(lambda offset: parameter.offset(start, parameter.moved(start, offset))))(offsets)
@@ -34,11 +33,9 @@ def test_offset_is_the_inverse_of_moved_under_jit_and_vmap(parameter, start):
         (LINEAR, 3.0, (-1, 3)),  # a start beyond the end is valid
         (LOG, 2.0, (0.02, 200)),
         (LOG, -2.0, (-200, -0.02)),
-        (isp.Parameter(1.0, scale="log", low=0.5, high=3), 1.0, (0.5, 3)),
-        (isp.Parameter(1.0, scale="log", low=-3, high=-0.5), -1.0, (-3, -0.5)),
         (isp.Parameter(1.0, scale="log", low=0.5), 1.0, (0.5, 100)),
         (isp.Parameter(1.0, scale="log", high=0.5), 1.0, (0.01, 1)),
-        (isp.Parameter(1.0, scale="log", low=-0.5), -1.0, (-1, -0.01)),
+        (isp.Parameter(1.0, scale="log", low=-3, high=-0.5), -1.0, (-3, -0.5)),
     ],
 )
 def test_the_limits_are_where_values_stop_being_valid(parameter, start, valid):
@@ -54,8 +51,6 @@ def test_the_limits_are_where_values_stop_being_valid(parameter, start, valid):
     ("labels", "shape", "names"),
     [
         (None, (), ["p"]),
-        (None, (2,), ["p.0", "p.1"]),
-        (("x", "y"), (2,), ["p.x", "p.y"]),
         (("x", "y"), (2, 2), ["p.x.0", "p.x.1", "p.y.0", "p.y.1"]),
         (("a", "b", "c", "d"), (2, 2, 2), [f"p.{label}.{i}" for label in "abcd" for i in range(2)]),
     ],
@@ -74,16 +69,10 @@ def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
 @pytest.mark.parametrize(
     ("value", "facts", "message"),
     [
-        ([1.0, 0.0], {"scale": "log"}, r"a log scale cannot start at 0, .* got \[1\.0, 0\.0\]"),
         (math.nan, {}, "value must be finite, got nan"),
-        (1.0, {"scale": "log", "width": 1}, "width is the natural range of a linear parameter; it must be None"),
-        (1.0, {"width": 0}, "width must be positive and finite, got 0"),
         (1e-60, {"scale": "log"}, r"a log scale cannot start at 0, which no factor moves; got 0\.0"),  # in float32
-        (1e60, {}, "value must be finite, got inf"),
         ([1.0, 2.0], {"camera": "white_balance"}, r"value must have the shape \(3,\) of a camera's white_balance, got"),
-        (1.0, {"camera": "gain"}, "camera must be one of black_level, white_balance, color_matrix, got 'gain'"),
         ([1.0, 2.0], {"labels": ("x",)}, r"labels must name each element of the leading axes of \(2,\), got 1"),
-        ([1.0, 2.0], {"labels": "xy"}, "labels must be distinct names, got 'xy'"),
         ([1.0, 2.0], {"width": 1, "neutral": [0.0]}, r"neutral must have the value's shape \(2,\), got \(1,\)"),
     ],
 )

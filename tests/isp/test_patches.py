@@ -22,58 +22,50 @@ CAMERAS = {
     "x_trans": dataclasses.replace(DRONE, black_level=LEVELS, pattern="GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"),
     "mono": dataclasses.replace(DRONE, black_level=(0.06,), pattern="MONO"),
 }
-SHORTER = {"patch_distance": 3}  # Shifts of non-local means, which take most of the time.
 
 # Of all tiles larger than one site, only Bayer's divides the sides.
 RAW = np.random.default_rng(0).random((1, 206, 170), np.float32)
 
 
-def by_algorithm():
-    """Makes a pipeline for each local algorithm that is not among the defaults of the others."""
+def modules():
+    """Makes a pipeline for each local algorithm that is not among the defaults of the others, and for each camera."""
     for step, algorithms in isp.ALGORITHMS.items():
-        for name in algorithms:
-            module = isp.static(DRONE, **{step: name}, **SHORTER if "nlm" in name else {})
+        for name in algorithms.keys() - {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
+            # Shifts of non-local means take most of the time.
+            module = isp.static(DRONE, **{step: name}, **{"patch_distance": 3} if "nlm" in name else {})
             (stage,) = (stage for stage in module.stages if stage.name == step)
-            is_local = lowering.distance(stage, module.parameters()) is not None
-            if is_local and name not in {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
-                marks = [] if name == "menon2007" else [pytest.mark.slow]
-                yield pytest.param(module, id=name, marks=marks)
-
-
-def by_camera():
+            if lowering.distance(stage, module.parameters()) is not None:
+                yield name, module
     for name, camera in CAMERAS.items():
-        for make in (isp.parametrized, isp.full):
-            marks = [] if name == "bayer" else [pytest.mark.slow]
-            yield pytest.param(make(camera), id=f"{make.__name__}-{name}", marks=marks)
+        yield f"parametrized-{name}", isp.parametrized(camera)
+        yield f"full-{name}", isp.full(camera)
 
 
-DEMOSAIC = isp.Stage("demosaic", isp.demosaic.bilinear)
-MODULES = [*by_algorithm(), *by_camera()]
+QUICK = ("menon2007", "full-bayer")
+MODULES = [
+    pytest.param(module, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, module in sorted(modules())
+]
 
 
-def whole_and_in_patches(module, monkeypatch, function):
-    """Evaluates a function of the pipeline for the image as a whole and in patches."""
+def render(module):
+    """Processes an image, traced anew for each size of patches; counts the loops of the program as well."""
+    run = functools.partial(pipeline._run.__wrapped__, module.stages)
+    program = jax.jit(lambda parameters: run(parameters, jnp.array(RAW))).lower(module.parameters())
+    return np.asarray(program.compile()(module.parameters())), program.as_text().count("while")
 
-    def evaluated():
-        # Not the pipeline's own compiled function, which is found again for an image of the same size.
-        run = functools.partial(pipeline._run.__wrapped__, module.stages)
-        program = jax.jit(lambda parameters: function(run, parameters)).lower(module.parameters())
-        return program.compile()(module.parameters()), program.as_text().count("while")
 
-    whole, loops = evaluated()
+def make_patches_small(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 17_000)
     monkeypatch.setattr(turns, "_PATCH", (52, 60))
-    in_patches, more_loops = evaluated()
-    assert more_loops > loops
-    return whole, in_patches
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("module", [module for module in MODULES if module.id != "parametrized-bayer"])
+@pytest.mark.parametrize("module", MODULES)
 def test_images_are_the_same_in_patches(module, monkeypatch):
-    whole, in_patches = whole_and_in_patches(
-        module, monkeypatch, lambda run, parameters: run(parameters, jnp.array(RAW))
-    )
+    whole, loops = render(module)
+    make_patches_small(monkeypatch)
+    in_patches, more_loops = render(module)
+    assert more_loops > loops
     # In linear light: the gamma multiplies rounding errors in the dark.
     np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
 
@@ -105,23 +97,14 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
     def again(rgb, weight):  # A function of its own, because `isp.local` marks the function itself.
         return means_of_rows(rgb, weight)
 
-    def loops(function):
+    def module(function):
         stage = isp.Stage("means", function, {"weight": isp.Parameter(0.3, width=1)})
-        module = isp.Pipeline([DEMOSAIC, stage, isp.stages.color_correct(DRONE)])
-        run = functools.partial(pipeline._run.__wrapped__, module.stages)  # Traced anew for each size of patches.
-        program = jax.jit(lambda parameters: run(parameters, jnp.array(RAW))).lower(module.parameters())
-        return program.compile()(module.parameters()), program.as_text().count("while")
+        demosaic = isp.Stage("demosaic", isp.demosaic.bilinear)
+        return isp.Pipeline([demosaic, stage, isp.stages.color_correct(DRONE)])
 
-    whole, _ = loops(means_of_rows)
-    monkeypatch.setattr(turns, "_LARGE", 17_000)
-    monkeypatch.setattr(turns, "_PATCH", (52, 60))
-    _, of_two_groups = loops(means_of_rows)
-    in_patches, of_one_group = loops(compiled(again))
+    whole, _ = render(module(means_of_rows))
+    make_patches_small(monkeypatch)
+    _, of_two_groups = render(module(means_of_rows))
+    in_patches, of_one_group = render(module(compiled(again)))
     assert 0 < of_one_group < of_two_groups
     np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("distance", [-1, 0.5, True, "all"])
-def test_refuses_a_distance_that_is_no_whole_number(distance, unchecked):
-    with pytest.raises(ValueError, match="distance must be a function or a whole number of at least 0, got"):
-        isp.local(distance)

@@ -8,10 +8,6 @@ CAMERA = isp.CAMERAS["drone"]
 PIPELINES = [isp.parametrized(CAMERA, additive_layer=(2, 4)), isp.static(CAMERA)]
 
 
-def names(pipeline, parameter):
-    return pipeline.facts[parameter].element_names(parameter, pipeline.parameters()[parameter].shape)
-
-
 @pytest.mark.parametrize(
     ("parameter", "function"),
     [
@@ -21,11 +17,11 @@ def names(pipeline, parameter):
     ],
 )
 def test_weights_are_named_after_the_colors_that_they_connect(parameter, function):
-    pipeline, _ = PIPELINES
+    shape = PIPELINES[0].parameters()[parameter].shape
     images = jnp.broadcast_to(jnp.eye(3)[:, None, None, :], (3, 4, 4, 3))  # A red, a green and a blue image.
     colors = ("red", "green", "blue")
-    for number, name in enumerate(names(pipeline, parameter)):
-        weights = np.zeros(pipeline.parameters()[parameter].shape, np.float32)
+    for number, name in enumerate(PIPELINES[0].facts[parameter].element_names(parameter, shape)):
+        weights = np.zeros(shape, np.float32)
         weights.flat[number] = 1
         lit = np.asarray(function(images, jnp.asarray(weights)))[:, 1, 1]
         ((source, to),) = np.argwhere(lit > 0)

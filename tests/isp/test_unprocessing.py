@@ -3,19 +3,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import variants
 
 import isp
-from isp import cfa, unprocessing
+from isp import unprocessing
 from isp.camera import CAMERAS, Camera
 
 DRONE = CAMERAS["drone"]
-EVERY_CAMERA = {
-    f"{name} {pattern}": dataclasses.replace(camera, pattern=pattern)
-    for pattern in cfa.BAYER
-    for name, camera in CAMERAS.items()
-}
-PICTURES = np.random.default_rng(0).random((3, 4, 6, 3), np.float32)
 
 
 def without_filters(camera):
@@ -26,9 +19,8 @@ def without_filters(camera):
     return pipeline
 
 
-@pytest.mark.parametrize("name", variants.quick(3, EVERY_CAMERA))
-def test_flat_colors_are_recovered(name):
-    camera = EVERY_CAMERA[name]
+@pytest.mark.parametrize("camera", [*CAMERAS.values(), dataclasses.replace(DRONE, pattern="GBRG")])
+def test_flat_colors_are_recovered(camera):
     # Before the tone curve, float32 is exact to 1e-6. The slope of the curve is 5 at the darkest color here.
     colors = np.random.default_rng(0).uniform(0.1, 1, (8, 1, 1, 3)).astype(np.float32)
     pictures = np.broadcast_to(colors, (8, 6, 8, 3))
@@ -57,5 +49,5 @@ def test_a_matrix_that_float32_cannot_invert_is_refused():
     """Its condition is 1e8, of which float32 with its 1.2e-7 keeps no digit, while float64 keeps eight."""
     camera = dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-8]))
     with pytest.raises(ValueError, match="color_matrix must have an inverse, got the singular"):
-        isp.unprocess(PICTURES, camera)
+        isp.unprocess(np.ones((2, 2, 3), np.float32), camera)
     unprocessing.check_invertible(dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-6])))
