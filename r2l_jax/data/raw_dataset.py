@@ -37,7 +37,6 @@ class RawDataset:
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
         cameras: several cameras by name, if samples are brought to the first of them, `camera`.
-        parts: the part of each sample in the user's own split, "train", "valid" or "test", if there is one.
     """
 
     name: str
@@ -53,7 +52,6 @@ class RawDataset:
     white_level: float | int | None = None
     per_scene: int = 1
     cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
-    parts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

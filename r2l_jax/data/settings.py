@@ -41,12 +41,6 @@ class DataSettings(Settings):
         rare=True,
         needs="dataset=Folder",
     )
-    unprocess: bool = setting(
-        "for Folder: its files are JPEG or PNG pictures, which become mosaics of --camera once, in your cache folder",
-        False,
-        rare=True,
-        needs="dataset=Folder",
-    )
     synthetic_images: int = setting(
         "number of scenes in a synthetic data set",
         600,
@@ -65,7 +59,7 @@ class DataSettings(Settings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
-        names = ("data_dir", "camera", "tile_size", "unprocess", "synthetic_images", "synthetic_size")
+        names = ("data_dir", "camera", "tile_size", "synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
 import zlib
@@ -20,19 +18,14 @@ from PIL import Image
 import isp
 import isp.unprocessing
 from isp.sensor import expose_sites, site_light
-from r2l_jax.data.files import file_facts
 from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
-from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import drafting, refuse_shared_targets, replacing
+from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.jobs import finished, in_threads
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-# Raise this whenever the same pictures give different mosaics.
-_VERSION = 2
 
 # Pictures are exposed in bands of about as many rows, whose columns are filled up to a multiple of as many, so that few
 # shapes are compiled.
@@ -89,32 +82,6 @@ def write_mosaics(
         raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, too_bright, too_dark = np.sum([np.zeros(3), *counts.values()], 0).tolist()
     return Summary(len(counts), failed, too_bright / max(sites, 1), too_dark / max(sites, 1))
-
-
-def unprocessed(source: Path, camera: isp.Camera) -> Path:
-    """Returns the folder of a folder's pictures as mosaics, and writes it unless an earlier call has.
-
-    It is in the user's cache folder, and found again by the content and the names of the pictures, and the camera. The
-    camera has noise, and pictures keep their brightness.
-    """
-    check_invertible(camera, "--camera")
-    jobs = find_jobs(source)
-    files = [file for job in jobs for file in (job.picture, *(job.mask or ())[:1])]
-    lines = zip(map(os.fspath, (file.relative_to(source) for file in files)), file_facts.hash_files(files), strict=True)
-    identity = hashlib.sha256(json.dumps([_VERSION, camera.to_json(), *lines]).encode()).hexdigest()[:32]
-    target = startup.cache_dir() / "unprocessed" / identity
-    refuse_shared_targets((job.picture, target / job.target) for job in jobs)
-    if target.is_dir():
-        return target
-    try:
-        with drafting(target) as draft:
-            if failed := write_mosaics(source, draft, jobs, camera).failed:
-                raise InputError(
-                    f"{source}: {failed} of {len(jobs)} pictures cannot be unprocessed, for the reasons above"
-                )
-    except OSError as error:
-        raise InputError(f"{error.filename or target}: {error.strerror or error}") from None
-    return target
 
 
 def check_invertible(camera: isp.Camera, name: str) -> None:

@@ -4,8 +4,7 @@ python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --
 python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
 
 The input has one sub-folder per class, or images/ and masks/. The output has the same folders, with 16-bit TIFF instead
-of the pictures, and camera.json. The exit status is 1 if any picture could not be read. `train.py --unprocess` takes a
-folder of pictures itself, at their own brightness and with the noise of the camera.
+of the pictures, and camera.json. The exit status is 1 if any picture could not be read.
 """
 
 import dataclasses

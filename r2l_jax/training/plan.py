@@ -118,14 +118,10 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
     """
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
-    sizes, labels, where = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene], "--data_dir"
-    parts = None if dataset.parts is None else np.array(dataset.parts)
-    if data.split is not None:
-        parts, where = named_parts(pathlib.Path(data.split), _names(dataset)), f"--split={data.split}"
-    elif parts is not None and data.test_size:
-        raise InputError(f"{data.data_dir} has the sub-folder test: leave --test_size out")
+    sizes, labels = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene]
+    parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
     if trains and parts is not None:
-        of_scenes = given_splits(parts, labels, *sizes, seed, dataset.classes, where)
+        of_scenes = given_splits(parts, labels, *sizes, seed, dataset.classes, f"--split={data.split}")
     elif trains or data.test_size:
         of_scenes = stratified_splits(labels, *sizes, seed, dataset.classes, data.test_size)
     else:

@@ -23,7 +23,6 @@ def load(
     iso: float | tuple[float, ...] = 1.0,
     camera: str = "auto",
     tile_size: int | None = None,
-    unprocess: bool = False,
     synthetic_images: int = 600,
     synthetic_size: int = 128,
     download: bool = False,
@@ -38,14 +37,13 @@ def load(
         camera: for "Folder": the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
         tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
             or the shortest side if that is less.
-        unprocess: for "Folder": the files are JPEG and PNG pictures, which become mosaics of the camera.
         synthetic_images: for the synthetic data sets: the number of scenes; `synthetic_size` is their height and width.
         download: downloads missing files of the published data sets from Zenodo.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":
-        return folder.load(data_dir, camera, tile_size, unprocess)
+        return folder.load(data_dir, camera, tile_size)
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)

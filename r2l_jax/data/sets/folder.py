@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -18,7 +17,6 @@ from r2l_jax.data.files import file_facts, tiles
 from r2l_jax.data.files.known_camera import (
     KnownCamera,
     common_camera,
-    find_camera,
     find_known_camera,
     read_known_camera,
 )
@@ -27,8 +25,6 @@ from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, ignored, rea
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.data.splits import Split
-from r2l_jax.data.unprocessing import unprocessed
 from r2l_jax.runtime.errors import InputError, warn, warn_once
 from r2l_jax.runtime.hosts import on_first_process
 
@@ -50,10 +46,9 @@ def load(
     data_dir: str | pathlib.Path | None,
     camera: str | KnownCamera,
     tile_size: int | None,
-    unprocess: bool = False,
     tiles_dir: pathlib.Path | None = None,
 ) -> RawDataset:
-    """Loads the raw files of a folder, or its pictures as the raw files that a camera would have written.
+    """Loads the raw files of a folder.
 
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
@@ -62,12 +57,11 @@ def load(
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
       Samples are brought to the first camera by name, see `reference_camera`. Without statements about the camera,
       files that name different models are of several cameras as well.
-    - For a split of the user's own, the sub-folders `train`, `test` and maybe `valid` have one of these layouts.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
     what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
     less, the shortest side of any file to classify, or the largest multiple of 64 (if there is one) that fits in the
-    first frame. With `unprocess`, the files are JPEG and PNG pictures, see `unprocessing.unprocessed`.
+    first frame.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -77,62 +71,17 @@ def load(
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
     root = pathlib.Path(data_dir)
-    if isinstance(camera, KnownCamera):
-        return _of_parts(root, {"": camera}, tile_size, tiles_dir=tiles_dir)
-    if not unprocess:
-        if cameras := _parts(root, camera):
-            return _of_parts(root, cameras, tile_size, tiles_dir=tiles_dir)
-        split = _split_folders(root)
-        known = dict.fromkeys(split or [""], find_known_camera(camera))
-        dataset = _of_parts(root, known, tile_size, bool(split), tiles_dir)
-        parts = tuple(name.split(os.sep)[0] for name in dataset.names)
-        return dataclasses.replace(dataset, parts=parts) if split else dataset
-    taken_by = find_camera(camera)
-    if taken_by is None:
-        raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
-    mosaics = unprocessed(root, taken_by)
-    # With a white level that is known, dark pictures do not pass for mosaics of fewer bits.
-    known = KnownCamera.of(dataclasses.replace(taken_by, white_level=65535))
-    try:
-        dataset = _of_parts(mosaics, {"": known}, tile_size)
-    except InputError as error:
-        raise InputError(str(error).replace(str(mosaics), str(root))) from None
-    # Whatever files the finished model gets have levels of their own.
-    return dataclasses.replace(dataset, white_level=None)
-
-
-def _of_parts(
-    root: pathlib.Path,
-    parts: Mapping[str, KnownCamera],
-    tile_size: int | None,
-    is_split: bool = False,
-    tiles_dir: pathlib.Path | None = None,
-) -> RawDataset:
-    """Loads the files of sub-folders with their cameras; those of a split are of the same cameras."""
-    segment = {name: _has_masks(root / name) for name in parts}
-    if len(set(segment.values())) > 1:
+    parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera)
+    layouts = {_has_masks(root / name) for name in parts}
+    if len(layouts) > 1:
         raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
-    by_part = len(parts) > 1 and not is_split
-    if all(segment.values()):
-        return _segmentation(root, parts, tile_size, by_part, tiles_dir or root)
-    return _classification(root, parts, tile_size, by_part)
-
-
-def _split_folders(root: pathlib.Path) -> list[str]:
-    """Returns the names of the sub-folders of a split of the user's own, unless they are classes or not there."""
-    found = [name for name in Split._fields if (root / name).is_dir()]
-    if not {"train", "test"} <= {*found} or any(_raw_files(file for name in found for file in (root / name).iterdir())):
-        return []
-    for other in sorted({folder.name for folder in root.glob("[!.]*/")} - {*found}):
-        if any(_raw_files(itertools.chain((root / other).glob("*"), (root / other).glob("*/*")))):
-            raise InputError(
-                f"{root} has train/ and test/, and raw files in {other}/ beside them: move them into one of these"
-            )
-    return found
+    if layouts == {True}:
+        return _segmentation(root, parts, tile_size, tiles_dir or root)
+    return _classification(root, parts, tile_size)
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
-    """Reads the camera of each sub-folder by its name; a sub-folder with raw files of its own is a class instead."""
+    """Finds the camera of each sub-folder by its name, or of all files; a sub-folder with raw files is a class."""
     folders = [
         folder
         for folder in sorted(root.glob("[!.]*/"))
@@ -140,7 +89,7 @@ def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
     ]
     with_camera = [folder for folder in folders if (folder / CAMERA_FILE).is_file()]
     if not with_camera:
-        return {}
+        return {"": find_known_camera(camera)}
     if lacking := [folder for folder in folders if folder not in with_camera]:
         raise InputError(f"{lacking[0]} must hold a {CAMERA_FILE}, as {with_camera[0]} does")
     if camera != "auto":
@@ -167,9 +116,7 @@ def _has_masks(folder: pathlib.Path) -> bool:
     return bool(there)
 
 
-def _classification(
-    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool
-) -> RawDataset:
+def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
     there = {part: sorted((root / part).glob("*/[!.]*")) for part in parts}
     of_parts = {part: list(_raw_files(paths)) for part, paths in there.items()}
     files = [path for of_part in of_parts.values() for path in of_part]
@@ -177,12 +124,6 @@ def _classification(
     class_names = [path.parts[-2] for path in files]
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
-        if own := sum(1 for _ in _raw_files(root.iterdir())):
-            parent = root.parent if root.name else root.resolve().parent
-            raise InputError(
-                f"{root} holds {own} raw file{'s' * (own > 1)} itself, and must have a sub-folder of them for each "
-                f"class: did you mean --data_dir={parent}?"
-            )
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
@@ -197,8 +138,7 @@ def _classification(
         if tile_size and min(own.shape) < tile_size:
             raise InputError(f"{path} is {own.shape[0]}x{own.shape[1]}, smaller than --tile_size={tile_size}")
     warn_once([f"{path}: {text}" for path, own in zip(files, facts, strict=True) for text in own.warnings], len(files))
-    most = tile_size or TILE_SIZE
-    sides = [min(most, *own.shape) for own in facts]
+    sides = [min(tile_size or TILE_SIZE, *own.shape) for own in facts]
     side = min(sides)
     if cropped := sum(own > side for own in sides):
         warn(
@@ -208,9 +148,7 @@ def _classification(
 
     def read_middle(index: int) -> Sample:
         raw, own = read_mosaic(files[index], parts[owners[index]], ignored)
-        height, width = raw.shape
-        middle = center_crop(raw, min(most, height), min(most, width), own.pattern)
-        return center_crop(middle, side, side, own.pattern), labels[index]
+        return center_crop(raw, side, side, own.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
     decoding = [_decoding_identity(known) for known in parts.values()]
@@ -223,12 +161,12 @@ def _classification(
         labels=labels,
         read=read_middle,
         files=tuple((path,) for path in files),
-        recipe=json.dumps([most, side, *(decoding[0] if len(parts) == 1 else decoding)]),
+        recipe=json.dumps([side, *(decoding[0] if len(parts) == 1 else decoding)]),
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    names = owners if by_part else [own.model for own in facts]
-    return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=by_part)
+    names = [part or own.model for part, own in zip(owners, facts, strict=True)]
+    return _with_cameras(dataset, names, files, [own.camera for own in facts])
 
 
 def _with_cameras(
@@ -236,7 +174,6 @@ def _with_cameras(
     names: Sequence[str],
     files: Sequence[pathlib.Path],
     cameras: Sequence[isp.Camera],
-    keeps_equal: bool,
 ) -> RawDataset:
     """Gives a data set the camera of its samples, or the first of several by name, to which it brings all samples."""
     groups: dict[str, list[int]] = {}
@@ -247,9 +184,8 @@ def _with_cameras(
         for name, group in sorted(groups.items())
     }
     first = next(iter(found.values()))
-    # Without `keeps_equal`, cameras of several names are one if their values are equal.
-    if len(found) == 1 or (not keeps_equal and len(set(found.values())) == 1):
-        return dataclasses.replace(dataset, camera=common_camera(files, cameras))
+    if len(found) == 1:
+        return dataclasses.replace(dataset, camera=first)
     for name, camera in found.items():
         try:
             scaled(np.zeros((2, 2), np.float32), camera, first)
@@ -302,15 +238,11 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
         raw, own = read_mosaic(path, camera, warnings.append)
         # Without the path, which may be spelled differently next time.
         texts = [text.removeprefix(f"{path}: ") for text in warnings]
-        return [raw.shape, dataclasses.asdict(own), _model(path, camera), texts]
+        return [raw.shape, dataclasses.asdict(own), read_shot(path).title if camera.camera is None else "", texts]
 
     described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
     found = file_facts.of_files(f"mosaic_facts/{described}", files, find, "reading raw files")
     return [_Facts(tuple(shape), isp.Camera(**own), model, texts) for shape, own, model, texts in found]
-
-
-def _model(path: pathlib.Path, camera: KnownCamera) -> str:
-    return read_shot(path).title if camera.camera is None else ""
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
@@ -322,46 +254,46 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 
 
 def _segmentation(
-    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, by_part: bool, tiles_dir: pathlib.Path
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, tiles_dir: pathlib.Path
 ) -> RawDataset:
     """Cuts the frames of each camera apart, and joins their tiles."""
-    groups: dict[tuple[str, str], list[Pair]] = {}
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
+    groups: dict[tuple[str, str], list[Pair]] = {}
     for part, known in parts.items():
         pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
-        for pair in pairs:
-            groups.setdefault((part, "" if by_part else _model(pair[0], known)), []).append(pair)
+        models = [""] * len(pairs)
+        if not part and known.camera is None:
+            frames = [frame for frame, _ in pairs]
+            models = file_facts.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
+        for pair, model in zip(pairs, models, strict=True):
+            groups.setdefault((part, model), []).append(pair)
     side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
-    tiled = [_tiles(tiles_dir / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
-    if len(tiled) == 1:
-        return tiled[0]
-    keys = [part if by_part else model for part, model in groups]
-    names = [name for name, of_group in zip(keys, tiled, strict=True) for _ in of_group.names]
-    places = [(of_group, index) for of_group in tiled for index in range(len(of_group))]
-    paths = [paths for of_group in tiled for paths in of_group.files or ()]
+    tiled = {group: _cut(tiles_dir / group[0], pairs, side, parts[group[0]]) for group, pairs in groups.items()}
+    places = [(group, index) for group, of_group in tiled.items() for index in range(len(of_group))]
+    frames = {(group, frame.stem): frame for group, pairs in groups.items() for frame, _ in pairs}
+    shot_of_frame = functools.cache(read_shot)
 
     def read(index: int) -> Sample:
-        of_group, place = places[index]
-        return of_group.read(place)
+        group, place = places[index]
+        return tiled[group].read(place)
 
     def shot(index: int) -> Shot:
-        of_group, place = places[index]
-        return of_group.shot(place) if of_group.shot else Shot()
+        group, place = places[index]
+        return shot_of_frame(frames[group, tiles.frame_of(tiled[group].names[place])])
 
+    paths = tuple(paths for of_group in tiled.values() for paths in of_group.files or ())
     dataset = dataclasses.replace(
-        tiled[0],
-        names=tuple(
-            os.path.join(part, name)
-            for (part, _), of_group in zip(groups, tiled, strict=True)
-            for name in of_group.names
-        ),
-        labels=np.concatenate([of_group.labels for of_group in tiled]),
+        tiled[places[0][0]],
+        names=tuple(os.path.join(group[0], tiled[group].names[place]) for group, place in places),
+        labels=np.concatenate([of_group.labels for of_group in tiled.values()]),
         read=read,
-        files=tuple(paths),
+        files=paths,
         shot=shot,
+        white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    cameras = [of_group.camera for of_group in tiled for _ in range(len(of_group)) if of_group.camera is not None]
-    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras, keeps_equal=by_part)
+    cameras = [camera for group, _ in places if (camera := tiled[group].camera) is not None]
+    names = [part or model for (part, model), _ in places]
+    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras)
 
 
 def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
@@ -371,7 +303,8 @@ def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
     return side // multiple * multiple or side
 
 
-def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
+def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
+    """Cuts frames into tiles, unless they are there, and loads these."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
 
@@ -380,11 +313,4 @@ def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCa
 
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, dim.append))
     warn_once(dim, len(pairs))
-    dataset = tiles.load("Folder", folder, side, _CLASSES, True)
-    frames = {frame.stem: frame for frame, _ in pairs}
-    shot_of_frame = functools.cache(read_shot)
-    return dataclasses.replace(
-        dataset,
-        shot=lambda index: shot_of_frame(frames[tiles.frame_of(dataset.names[index])]),
-        white_level=camera.figures.get("white_level"),
-    )
+    return tiles.load("Folder", folder, side, _CLASSES, True)

@@ -137,7 +137,7 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
         # The folder is the user's: nothing is written to it.
         tiles_dir = startup.cache_dir() / "tiles"
         try:
-            dataset = folder.load(name, camera, side, source["unprocess"], tiles_dir)
+            dataset = folder.load(name, camera, side, tiles_dir)
         except InputError as error:
             raise InputError(str(error).replace(f"--tile_size={side}", "the mosaics of the training")) from None
     if dataset.task != fold.dataset.task:

@@ -1,7 +1,6 @@
 """Folders whose files were taken by several cameras."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from PIL import Image
 from two_cameras import CAMERAS, FAR, NEAR
 
 import isp
-from r2l_jax.data import read_raw
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import shot_groups
@@ -56,20 +54,6 @@ def test_one_scene_of_two_cameras_reads_as_one_raw_image(root):
     far, near = (dataset[dataset.names.index(f"{name}/red/0.npy")][0] for name in CAMERAS)
     assert near.dtype == np.float32
     np.testing.assert_allclose(near, far, atol=1e-6)
-    # Neither camera's black level or gains would do for the other.
-    own = read_raw(root / "near/red/0.npy", dataclasses.replace(NEAR, white_level=4095))[0]
-    for forgotten in ({"black_level": FAR.black_level}, {"white_balance": FAR.white_balance}):
-        assert abs(scaled(own, dataclasses.replace(NEAR, **forgotten), FAR) - far).max() > 0.01
-
-
-def test_levels_of_each_sub_folder_are_its_own(root):
-    file = root / "far/camera.json"
-    before = load(root)[0][0]
-    levels = [round(level * 1000) for level in FAR.black_level]
-    file.write_text(json.dumps({**json.loads(file.read_text()), "white_level": 32767.5, "black_level": levels}))
-    dataset = load(root)
-    np.testing.assert_allclose(dataset[0][0], 2 * before, atol=1e-5)
-    assert dataset.camera.black_level[0] == pytest.approx(10 / 32767.5)
     assert dataset.white_level is None
 
 
@@ -87,9 +71,6 @@ def test_what_does_not_fit_is_said_in_one_line(root):
         load(root, "drone")
     (root / "near/camera.json").write_text(dataclasses.replace(NEAR, pattern="BGGR").to_json())
     with pytest.raises(InputError, match="camera near: its color filter array must be RGGB, got BGGR, since all"):
-        load(root)
-    (root / "near/camera.json").write_text(dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7)).to_json())
-    with pytest.raises(InputError, match=r"camera near: its gains must have the signs of .*, got \[-2.2, 1.0, 1.7\]"):
         load(root)
     (root / "near/camera.json").unlink()
     with pytest.raises(InputError, match=r"near must hold a camera.json, as .*far does"):
@@ -122,6 +103,9 @@ def test_files_of_two_models_are_of_two_cameras(tmp_path, write_dng):
     assert [dataset.shot(index).camera for index in (0, 3)] == ["Maker Model", "Maker Other"]
     # A whole camera stands for all files.
     assert not load(tmp_path, "drone").cameras
+    write("b/y.dng", cfa=(2, 1, 1, 0))
+    with pytest.raises(InputError, match=r"one color filter array: .*a/0.dng has RGGB, .*b/y.dng BGGR"):
+        load(tmp_path)
 
 
 def test_frames_of_several_cameras_are_cut_apart(tmp_path):
@@ -134,12 +118,10 @@ def test_frames_of_several_cameras_are_cut_apart(tmp_path):
         Image.fromarray((np.arange(70 * 96).reshape(70, 96) % 2).astype(np.uint8)).save(root / name / "masks/1.png")
         (root / name / "camera.json").write_text(camera.to_json())
     dataset = load(root, tile_size=32)
-    assert dataset.task == "segmentation"
-    assert dataset.names[0] == "far/1_00_00"
+    assert (dataset.task, dataset.names[0]) == ("segmentation", "far/1_00_00")
     assert [dataset.shot(index).camera for index in (0, 11)] == ["far", "near"]
     raws, _ = dataset.samples(np.arange(12))
     np.testing.assert_allclose(raws[:6], 1000 / 65535, rtol=1e-3)
     wanted = scaled(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)
     np.testing.assert_allclose(raws[6:], [wanted] * 6, atol=1e-6)
     assert abs(wanted - 2000 / 65535).max() > 0.01
-    assert len(set(dataset.sample_hashes(range(12)))) == 2
