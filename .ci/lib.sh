@@ -128,7 +128,7 @@ check_all() {
     if [[ $newest == python3 ]]; then
         echo "note: no Python on this machine is newer than python3: the tests run on one Python only"
     fi
-    # With the packages of exports, clusters and object storage, whose tests are skipped without them.
-    in_environment "$newest" test,onnx,cluster,cloud_test run_tests
+    # With the packages of exports, clusters, object storage and microscopes, whose tests are skipped without them.
+    in_environment "$newest" test,onnx,cluster,cloud_test,microscopy run_tests
     echo "All checks passed in $SECONDS s."
 }
