@@ -1,17 +1,12 @@
 """Every reader of files, with small whole files to damage and checks of its results for damaged ones."""
 
-import contextlib
 import io
 import json
 import shutil
-import socket
 import struct
 import tarfile
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import dng
 import numpy as np
@@ -19,7 +14,7 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.fetch import archives, download
+from r2l_jax.data.fetch import archives
 from r2l_jax.data.files import corrections, headerless
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.known_camera import find_camera, find_known_camera
@@ -38,56 +33,35 @@ def _samples(shape=(48, 64), dtype=np.uint16, seed=0):
     return rng.integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
-def _tiff(samples, **options):
+def _content(write, *arguments, **options):
     file = io.BytesIO()
-    tifffile.imwrite(file, samples, **{"metadata": None, **options})
+    write(file, *arguments, **options)
     return file.getvalue()
+
+
+def _tiff(samples, **options):
+    return _content(tifffile.imwrite, samples, **{"metadata": None, **options})
 
 
 def _picture(samples, form="png", **options):
-    file = io.BytesIO()
-    Image.fromarray(samples).save(file, form, **options)
-    return file.getvalue()
+    return _content(Image.fromarray(samples).save, form, **options)
 
 
 def _dng(samples, **options):
-    file = io.BytesIO()
-    dng.write(file, samples, black=(99,) * 4, white=65535, active_area=(2, 4, 46, 60), **options)
-    return file.getvalue()
+    return _content(dng.write, samples, black=(99,) * 4, white=65535, active_area=(2, 4, 46, 60), **options)
 
 
 def _npy(samples, **options):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, samples, **options)
-    return file.getvalue()
+    return _content(np.lib.format.write_array, samples, **options)
 
 
-class Reader(NamedTuple):
-    """A reader with the files that are damaged.
-
-    Attributes:
-        read: takes the folder of the files and the path of the damaged one; reads it, and checks that the result is
-            clean.
-        originals: whole files, by their names in the folder.
-    """
-
-    read: Callable
-    originals: dict
-
-    def prepare(self, folder):
-        """Writes the whole files."""
-        for name, content in self.originals.items():
-            (folder / name).write_bytes(content)
-
-
+# By name: a function that reads a damaged file of a folder and checks that the result is clean; whole files by name.
 READERS = {}
 
 
 def _reader(name, originals):
-    """Registers a function as the reader of files, which are damaged one at a time."""
-
     def register(read):
-        READERS[name] = Reader(read, originals)
+        READERS[name] = (read, originals)
         return read
 
     return register
@@ -264,35 +238,29 @@ def _read_corrections(folder, path):
 _MEMBERS = {"data/a.tiff": _tiff(_samples()), "data/b/labels.dat": b"a LYT\n" * 50, "data/" + "n" * 150: b"1"}
 
 
-def _zip(method):
-    file = io.BytesIO()
+def _zip(file, method):
     with zipfile.ZipFile(file, "w", method) as archive:
         archive.mkdir("data")
         for name, content in _MEMBERS.items():
             archive.writestr(name, content)
-    return file.getvalue()
 
 
-def _tar(mode):
-    file = io.BytesIO()
+def _tar(file, mode):
     with tarfile.open(fileobj=file, mode=mode) as archive:
         for name, content in _MEMBERS.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return file.getvalue()
 
 
 @_reader(
     "archives",
     {
-        "a.zip": _zip(zipfile.ZIP_DEFLATED),
-        "stored.zip": _zip(zipfile.ZIP_STORED),
-        "bzip2.zip": _zip(zipfile.ZIP_BZIP2),
-        "a.tar": _tar("w:"),
-        "a.tar.gz": _tar("w:gz"),
-        "a.tar.bz2": _tar("w:bz2"),
-        "a.tar.xz": _tar("w:xz"),
+        "a.zip": _content(_zip, zipfile.ZIP_DEFLATED),
+        "stored.zip": _content(_zip, zipfile.ZIP_STORED),
+        "bzip2.zip": _content(_zip, zipfile.ZIP_BZIP2),
+        "a.tar": _content(_tar, "w:"),
+        **{f"a.tar.{kind}": _content(_tar, f"w:{kind}") for kind in ("gz", "bz2", "xz")},
     },
 )
 def _read_archives(folder, path):
@@ -309,50 +277,3 @@ def _read_archives(folder, path):
     finally:
         shutil.rmtree(target, ignore_errors=True)
         assert set(folder.rglob("*")) == before
-
-
-def _answer(body, **headers):
-    lines = {"Content-Type": "application/json", "Content-Length": len(body), **headers}
-    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
-    return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body
-
-
-_RECORD = json.dumps(
-    {
-        "files": [
-            {"key": f"{name}.zip", "size": 10, "checksum": "md5:" + "0" * 32, "links": {"self": f"http://x/{name}"}}
-            for name in ("raw-microscopy", "raw-drone")
-        ]
-    }
-).encode()
-
-
-@_reader(
-    "servers",
-    {
-        "plain": _answer(_RECORD),
-        "gzip": _answer(zlib.compress(_RECORD, wbits=31), Content_Encoding="gzip"),
-        "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
-        % (len(_RECORD), _RECORD),
-        "moved": b"HTTP/1.1 404 Gone\x1b[2J\r\nContent-Length: 0\r\n\r\n",
-    },
-)
-def _read_servers(folder, path):
-    """Asks a server that sends a damaged answer for a record of Zenodo's."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
-                connection.recv(2**16)
-                connection.sendall(path.read_bytes())
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            # The URL ends as the file does, by which its errors are recognized.
-            files = download.read_record(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
-        finally:
-            thread.join(10)
-    assert all(file.url for file in files)
