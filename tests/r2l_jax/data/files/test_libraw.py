@@ -1,6 +1,5 @@
 """Sensors other than Bayer, and figures that a user states, in files that name their own camera."""
 
-import json
 import struct
 
 import numpy as np
@@ -9,7 +8,6 @@ import tifffile
 
 import isp
 from r2l_jax.data.files import dng, libraw
-from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -25,12 +23,6 @@ def indices(pattern):
 def ramp(height=48, width=72):
     y, x = np.mgrid[:height, :width]
     return (400 + 20 * x + 30 * y).astype(np.uint16)
-
-
-def stated(tmp_path, **fields):
-    path = tmp_path / "camera.json"
-    path.write_text(json.dumps(fields))
-    return read_known_camera(path)
 
 
 def mono(path):
@@ -61,42 +53,40 @@ def test_a_monochrome_dng_needs_no_colors(write_dng):
     np.testing.assert_allclose(mosaic, ramp() / 4095, rtol=1e-6)
 
 
-def test_a_demosaiced_dng_is_sampled_by_the_pattern(write_dng, tmp_path):
+def test_a_demosaiced_dng_is_sampled_by_the_pattern(write_dng, stated):
     planes = np.stack([ramp(), ramp() + 100, ramp() + 200], -1)
     path = write_dng(planes, cfa=None)
-    for pattern, camera in (("RGGB", None), ("GBRG", stated(tmp_path, pattern="GBRG"))):
+    for pattern, camera in (("RGGB", None), ("GBRG", stated(pattern="GBRG"))):
         mosaic, own = read_raw(path, camera)
         assert own.pattern == pattern
         np.testing.assert_allclose(mosaic, isp.cfa.mosaic(planes / np.float32(4095), pattern), rtol=1e-6)
     with pytest.raises(InputError, match=r"demosaiced already: the camera's pattern must be Bayer, got R"):
-        read_raw(path, stated(tmp_path, pattern=QUAD))
+        read_raw(path, stated(pattern=QUAD))
 
 
-def test_each_stated_figure_replaces_that_of_the_file(write_dng, tmp_path):
+def test_each_stated_figure_replaces_that_of_the_file(write_dng, stated):
     path = write_dng(ramp(), black=(100, 200, 300, 400))
     _, own = read_raw(path)
     for name, value in {"white_balance": (3.0, 1.0, 2.0), "black_level": (0.1, 0.1, 0.2, 0.1)}.items():
-        _, camera = read_raw(path, stated(tmp_path, **{name: value}))
+        _, camera = read_raw(path, stated(**{name: value}))
         fields = {**vars(own), name: value}
         assert camera == isp.Camera(**fields)
-    mosaic, camera = read_raw(path, stated(tmp_path, white_level=8190))
+    mosaic, camera = read_raw(path, stated(white_level=8190))
     np.testing.assert_allclose(mosaic, ramp() / 8190, rtol=1e-6)
     np.testing.assert_allclose(camera.black_level, np.array([100, 200, 300, 400]) / 8190)
     with pytest.raises(InputError, match=r"with the pattern RGGB, black_level must have shape \(4,\), got \(3,\)"):
-        read_raw(path, stated(tmp_path, black_level=[0.1, 0.1, 0.1]))
+        read_raw(path, stated(black_level=[0.1, 0.1, 0.1]))
     # A stated matrix is enough for a file without one.
     path = write_dng(ramp(), matrix=None)
-    assert read_raw(path, stated(tmp_path, color_matrix=MATRIX))[1].color_matrix == tuple(map(tuple, MATRIX))
+    assert read_raw(path, stated(color_matrix=MATRIX))[1].color_matrix == tuple(map(tuple, MATRIX))
 
 
-def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, tmp_path):
+def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, stated):
     """Phones declare 2x2 sites for their quad Bayer sensors."""
     lines = []
-    mosaic, camera = read_raw(write_dng(ramp()), stated(tmp_path, pattern=QUAD), lines.append)
+    mosaic, camera = read_raw(path := write_dng(ramp()), stated(pattern=QUAD), lines.append)
     assert (mosaic.shape, camera.pattern, len(camera.black_level)) == ((48, 72), QUAD, 3)
-    assert lines == [
-        f"{tmp_path}/test.dng: the file's pattern is RGGB; the camera's JSON file states {QUAD}, which is used"
-    ]
+    assert lines == [f"{path}: the file's pattern is RGGB; the camera's JSON file states {QUAD}, which is used"]
 
 
 @pytest.mark.parametrize("level", [1200, 3000])
@@ -145,9 +135,9 @@ def test_black_levels_by_color():
 
 
 @pytest.mark.parametrize(("own", "given"), [("MONO", QUAD), ("RGGB", "MONO")])
-def test_a_sensor_has_filters_or_has_none(tmp_path, own, given):
+def test_a_sensor_has_filters_or_has_none(tmp_path, stated, own, given):
     with pytest.raises(InputError, match=f"pattern is {own}, but the given camera's is {given}"):
-        libraw._chosen_pattern(tmp_path, own, stated(tmp_path, pattern=given), print)
+        libraw._chosen_pattern(tmp_path, own, stated(pattern=given), print)
 
 
 def test_a_preview_is_not_the_main_image(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files import microscopes
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
@@ -58,49 +58,32 @@ def write_nd2(file, samples=SAMPLES, frames=1):
 
 
 @pytest.mark.parametrize("write", [write_czi, write_nd2])
-def test_a_plane_is_a_mosaic(tmp_path, write):
+def test_a_plane_is_a_mosaic_and_a_damaged_file_is_named(tmp_path, write):
     file = write(tmp_path / f"a.{write.__name__[-3:]}")
     read(file)
-    assert file.suffix in RAW_SUFFIXES
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"places": ((0, 0),) * 2}, "expected one plane, the mosaic of a color camera, got 2 channels"),
-        ({"places": ((0, 0),) * 3, "axis": "Z"}, "got 3 planes in Z"),
-        ({"places": ((0, 0),) * 2, "axis": "T"}, "got 2 points in time"),
-        ({"places": ((0, 0), (70, 0)), "scenes": True}, "got 2 scenes"),
-        ({"places": ((0, 0), (50, 0))}, "expected one frame of a camera, got 2 tiles that overlap or leave gaps"),
-        ({"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture; .*unprocess"),
-    ],
-)
-def test_a_czi_of_several_planes_is_refused(tmp_path, options, message):
-    with pytest.raises(InputError, match=rf"^{tmp_path}/a.czi: .*{message}"):
-        read_raw(write_czi(tmp_path / "a.czi", **options), CAMERA)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"samples": PICTURE[..., :2]}, "got 2 channels"),
-        ({"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture"),
-        ({"frames": 0}, "its frame is missing"),
-    ],
-)
-def test_an_nd2_of_several_planes_or_none_is_refused(tmp_path, options, message):
-    with pytest.raises(InputError, match=message):
-        read_raw(write_nd2(tmp_path / "a.nd2", **options), CAMERA)
-
-
-@pytest.mark.parametrize("write", [write_czi, write_nd2])
-def test_a_damaged_file_is_named_in_one_line(tmp_path, write):
-    file = write(tmp_path / f"a.{write.__name__[-3:]}")
     content = file.read_bytes()
     for length in (0, 20, len(content) // 2, len(content) - 100):
         file.write_bytes(content[:length])
         with pytest.raises(InputError, match=rf"^{file}: truncated, corrupt or not a valid (CZI|ND2) \(.*\)$"):
             read_raw(file, CAMERA)
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "message"),
+    [
+        (write_czi, {"places": ((0, 0),) * 2}, "expected one plane, the mosaic of a color camera, got 2 channels"),
+        (write_czi, {"places": ((0, 0),) * 3, "axis": "Z"}, "got 3 planes in Z"),
+        (write_czi, {"places": ((0, 0), (70, 0)), "scenes": True}, "got 2 scenes"),
+        (write_czi, {"places": ((0, 0), (50, 0))}, "got 2 tiles that overlap or leave gaps"),
+        (write_czi, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture"),
+        (write_nd2, {"samples": PICTURE[..., :2]}, "got 2 channels"),
+        (write_nd2, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture"),
+        (write_nd2, {"frames": 0}, "its frame is missing"),
+    ],
+)
+def test_other_files_than_of_one_plane_are_refused(tmp_path, write, options, message):
+    with pytest.raises(InputError, match=message):
+        read_raw(write(tmp_path / f"a.{write.__name__[-3:]}", **options), CAMERA)
 
 
 @pytest.mark.parametrize("kind", ["czi", "nd2"])
@@ -127,7 +110,7 @@ def test_the_only_plane_of_an_ome_tiff_is_read(tmp_path):
     read(tmp_path / "pyramid.ome.tif")
 
 
-@pytest.mark.parametrize(("axis", "message"), [("C", "2 channels"), ("Z", "2 planes in Z"), ("T", "2 points in time")])
+@pytest.mark.parametrize(("axis", "message"), [("C", "2 channels"), ("T", "2 points in time")])
 def test_an_ome_tiff_of_several_planes_is_refused(tmp_path, axis, message):
     planes = np.stack([SAMPLES] * 2)
     tifffile.imwrite(tmp_path / "a.ome.tif", planes, metadata={"axes": f"{axis}YX"}, photometric="minisblack")

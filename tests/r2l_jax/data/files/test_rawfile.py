@@ -27,42 +27,13 @@ def tiled(tile, height=48, width=64):
     return np.tile(np.reshape(tile, (2, 2)), (height // 2, width // 2))
 
 
-def scene(pattern, neutral, black, white, matrix=MATRIX, size=(64, 80)):
+def scene(pattern, neutral, black, white, height=64, width=80):
     """Returns a camera's mosaic of a scene within its gamut, with detail as fine as a few pixels."""
-    y, x = np.mgrid[: size[0], : size[1]]
+    y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / 2) + np.cos(y / 3), np.cos(x / 3 + y / 2), np.sin(y / 2 - x / 3)]
-    srgb = 0.35 + 0.1 * np.stack(waves, -1)
-    camera_rgb = srgb @ np.linalg.inv(camera_to_srgb(matrix)).T * neutral
-    channels = tiled(PATTERNS[pattern], *size)
-    sites = np.take_along_axis(camera_rgb, channels[..., None], -1)[..., 0]
-    black = tiled(black, *size)
-    return np.round(black + sites * (white - black)).astype(np.uint16)
-
-
-def libraw(path, **settings):
-    """Renders a file by LibRaw in sRGB primaries, linearly demosaiced, in [0, 1]."""
-    with rawpy.imread(str(path)) as raw:
-        rgb = raw.postprocess(
-            demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
-            no_auto_bright=True,
-            adjust_maximum_thr=0,  # otherwise the brightest sample becomes the white level
-            use_camera_wb=True,
-            output_bps=16,
-            user_flip=0,
-            **settings,
-        )
-    return rgb / 65535
-
-
-def linear_rendering(mosaic, camera):
-    rgb = isp.demosaic.bilinear(isp.cfa.subtract_black_level(mosaic, np.float32(camera.black_level)), camera.pattern)
-    rgb = isp.color.white_balance(rgb, np.float32(camera.white_balance))
-    return np.asarray(isp.color.color_correct(rgb, np.float32(camera.color_matrix)))
-
-
-def bt709(linear):
-    """Applies LibRaw's default tone curve."""
-    return np.where(linear < 0.018054, 4.5 * linear, 1.0992968 * np.maximum(linear, 0.018054) ** 0.45 - 0.0992968)
+    camera_rgb = (0.35 + 0.1 * np.stack(waves, -1)) @ np.linalg.inv(camera_to_srgb(MATRIX)).T * neutral
+    black = tiled(black, height, width)
+    return np.round(black + isp.cfa.mosaic(camera_rgb, pattern) * (white - black)).astype(np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +54,23 @@ def test_renders_like_libraw(write_dng, pattern, active_area, black):
         raw = np.pad(raw, ((top, 0), (left, 0)))[:64, :80]
     path = write_dng(raw, cfa=PATTERNS[pattern], black=black, white=white, neutral=neutral, active_area=active_area)
     mosaic, camera = read_raw(path)
+    rgb = isp.demosaic.bilinear(isp.cfa.subtract_black_level(mosaic, np.float32(camera.black_level)), camera.pattern)
+    rgb = isp.color.white_balance(rgb, np.float32(camera.white_balance))
     # LibRaw stretches the range above the black level to [0, 1]; `isp` does not.
-    rgb = linear_rendering(mosaic, camera) * white / (white - min(black))
-    rows, cols = (slice(2, size - 2) for size in mosaic.shape)
+    rgb = isp.color.color_correct(rgb, np.float32(camera.color_matrix)) * white / (white - min(black))
+    with rawpy.imread(str(path)) as raw:
+        expected = raw.postprocess(
+            demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
+            no_auto_bright=True,
+            adjust_maximum_thr=0,  # otherwise the brightest sample becomes the white level
+            use_camera_wb=True,
+            output_bps=16,
+            gamma=(1, 1),
+        )
     # LibRaw truncates to integers after the gains, after the interpolation, and after the matrix, which amplifies the
-    # first two errors. Its tone curve amplifies them by at most 4.5, and only in dark areas.
-    np.testing.assert_allclose(libraw(path, gamma=(1, 1))[rows, cols], rgb[rows, cols], rtol=0, atol=4 / 65535)
-    if len(set(black)) == 1:
-        np.testing.assert_allclose(libraw(path)[rows, cols], bt709(rgb[rows, cols]), rtol=0, atol=8 / 65535)
+    # first two errors.
+    inside = tuple(slice(2, size - 2) for size in mosaic.shape)
+    np.testing.assert_allclose(expected[inside] / 65535, np.asarray(rgb)[inside], rtol=0, atol=4 / 65535)
 
 
 @pytest.mark.parametrize("pattern", BAYER)
@@ -148,7 +128,6 @@ def test_white_level_of_each_channel(write_dng):
 @pytest.mark.parametrize(
     ("as_shot", "gains"),
     [
-        ([512.0, 256.0, 384.0, 256.0], (2, 1, 1.5)),
         ([512.0, 256.0, 384.0, 0.0], (2, 1, 1.5)),  # without a gain of the second green
         ([512.0, 192.0, 384.0, 320.0], (2, 1, 1.5)),  # with two gains of green
         ([0.0, 1.0, 0.0, 0.0], (1.6, 1, 1.2)),  # as LibRaw returns an unknown white balance
@@ -220,7 +199,6 @@ BLUE_SITE = np.zeros((4, 4, 3), np.uint8)
 BLUE_SITE[1, 2, 2] = 1
 
 
-@pytest.mark.filterwarnings("ignore:.*writing zero-size array")
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
@@ -229,7 +207,6 @@ BLUE_SITE[1, 2, 2] = 1
         *(("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits") for dtype in (np.int16, np.uint32)),
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one mosaic .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one mosaic .*\(9, 6, 6\)$"),
-        ("raw.tiff", np.zeros((48, 0), np.uint16), "empty picture"),
         ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width of at least 2, got 5x4"),
         ("raw.png", BLUE_SITE, f"expected a mosaic, got a {FROM_PICTURES}"),
     ],
@@ -267,8 +244,7 @@ def test_other_files_are_refused(write_dng, tmp_path):
 def test_samples_are_divided_by_the_largest_value_of_their_type(tmp_path, name, dtype, largest):
     samples = (tiled([0, 0.25, 0.5, 1]) * largest).astype(dtype)
     mosaic, camera = read_raw(write(tmp_path / name, samples), CAMERA)
-    assert mosaic.dtype == np.float32
-    assert camera is CAMERA
+    assert (mosaic.dtype, camera) == (np.float32, CAMERA)
     np.testing.assert_allclose(mosaic, samples / largest, rtol=1e-6)
 
 
@@ -319,25 +295,13 @@ def test_samples_are_divided_by_the_white_level_of_the_camera_and_clipped(tmp_pa
         refuse(write(path, np.full((4, 4), -1, np.float32)), r"samples must be in \[0, 1023\], got -1", WHITE)
 
 
-def test_the_white_level_of_the_camera_comes_before_that_of_the_file(write_dng):
-    path = write_dng(tiled(TILE), white=2000)
-    np.testing.assert_array_equal(read_raw(path)[0][:2, :2], [[0.5, 1], [1, 1]])
-    camera = dataclasses.replace(CAMERA, white_level=4000)
-    np.testing.assert_array_equal(read_raw(path, camera)[0][:2, :2], [[0.25, 0.5], [0.75, 1]])
-
-
-@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
-def test_a_file_that_uses_little_of_its_range_is_named_once(tmp_path, name, capsys):
-    path = write(tmp_path / name, tiled([0, 64, 1000, 1023]).astype(np.uint16))
+def test_a_file_that_uses_little_of_its_range_is_named(tmp_path, capsys):
+    path = write(tmp_path / "raw.tiff", tiled([0, 64, 1000, 8191]).astype(np.uint16))
     read_raw(path, CAMERA)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {path}: the highest value is 1023 of 65535: ")
-    assert '"white_level"' in line
+    assert capsys.readouterr().err.startswith(f"warning: {path}: the highest value is 8191 of 65535: ")
     read_raw(path, WHITE)
     read_raw(write(path, tiled([0, 64, 1000, 8192]).astype(np.uint16)), CAMERA)
     assert capsys.readouterr().err == ""
-    read_raw(write(path, tiled([0, 64, 1000, 8191]).astype(np.uint16)), CAMERA)
-    assert "the highest value is 8191 of 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
