@@ -92,7 +92,7 @@ class FoldAnalysis:
         """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
         samples = [*self.drawn(fold), *fold.measured_indices]
         data = fold.dataset.content_of(samples)
-        return store.identity(self.flags, data, fold.fingerprint)
+        return store.identity(self.flags, data, fold.identity)
 
 
 def once(

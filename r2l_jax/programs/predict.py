@@ -135,8 +135,6 @@ def main(config: PredictionConfig) -> int:
         as_it_is, camera, _ = _open(*model)
         adaptation = adaptation_of(as_it_is, files, config.force)
         check(files, output, as_it_is, camera, masks, adaptation)
-        if config.save_adapted is not None:
-            as_it_is.check_folder(pathlib.Path(config.save_adapted))
     run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")

@@ -26,7 +26,6 @@ from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.mending import MOST, Known, Mended, known_of
-from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
@@ -156,13 +155,6 @@ class Artifact:
         return known_of(self.model.on_one_device(), raws, self.task)
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of the model (see `model_hash`) and of the file of its pipeline, which results record."""
-        named = (self.config.processing.named_pipeline, self.task.own)
-        parts = [model_hash(self.model), *(str(part) for each in named if each for part in each.identity)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The model's variables by their dotted paths."""
         flat = nnx.to_flat_state(nnx.state(self.model))
@@ -170,7 +162,7 @@ class Artifact:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A hash of the arrays, the task, the classes and the processing."""
+        """A hash of the arrays, the task, the classes, the processing and the head, which results record."""
         about, architecture = self.about, self.architecture
         pipeline, own = architecture.pipeline, architecture.task.own
         processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
@@ -265,7 +257,7 @@ class Opening:
         self, folder: pathlib.Path, metrics: dict[str, Any], number: int, stored: Callable[[], PyTree], where: str
     ) -> Artifact:
         about = about_of({**metrics, "checkpoint": self.checkpoint, "fold": number}, where)
-        config = self._moved(self._settings(about, where), where)
+        config = self._settings(about, where)
 
         # No function refers to the artifact, so that its data is let go together with it.
         @functools.cache
@@ -286,12 +278,14 @@ class Opening:
         artifact = Artifact(folder, metrics, about, config, about.split, load_model, load_data)
         try:
             _ = artifact.camera, artifact.cameras
+            if artifact.camera is None and config.processing.processing_mode != "none":
+                raise ValueError(f"{config.processing.flag} needs one")
         except ValueError as error:
             raise InputError(f"{where} is damaged: a camera is not valid: {error}") from None
         return artifact
 
     def _settings(self, about: About, where: str) -> TrainConfig:
-        """Returns the recorded settings of a training, in which the user's names replace those of Python files."""
+        """Returns the recorded settings of a training, with the present places of the user's code and data."""
         flags = dict(about.flags)
         if unknown := sorted(flags.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
             raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
@@ -301,6 +295,10 @@ class Opening:
                 if source is None:
                     raise InputError(f"{where} is damaged: it lacks the file of --{flag}={name}")
                 flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
+        if self.data_dir is not None:
+            # The camera's file may have moved with the data.
+            camera = pathlib.Path(self.data_dir, pathlib.Path(str(flags.get("camera"))).name)
+            flags |= {"data_dir": self.data_dir} | ({"camera": str(camera)} if camera.is_file() else {})
         try:
             return build(TrainConfig, flags)
         except InputError as error:
@@ -317,20 +315,6 @@ class Opening:
             f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name "
             f"it: if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"
         )
-
-    def _moved(self, config: TrainConfig, where: str) -> TrainConfig:
-        """Returns settings with the present folder of the data, into which the camera's file may have moved as well."""
-        if self.data_dir is None:
-            return config
-        name = config.data.camera
-        if name is not None and name != "auto" and name not in isp.CAMERAS and not pathlib.Path(name).is_file():
-            moved = pathlib.Path(self.data_dir) / pathlib.Path(name).name
-            if not moved.is_file():
-                raise InputError(
-                    f"{where} was trained with --camera={name}, which is not found here: put it at {moved}"
-                )
-            name = str(moved)
-        return replace(config, data_dir=self.data_dir, camera=name)
 
 
 def sources(codes: Sequence[str]) -> dict[str, Source]:

@@ -74,13 +74,13 @@ class Checkpoints:
         with self._writing():
             self._manager.save(int(state.step), metrics=metrics, args=items)
 
-    def restore(self, state: TrainState) -> tuple[TrainState, list[dict], bool]:
-        """Returns the state and the history of the last checkpoint, and whether it has the optimizer's state.
+    def restore(self, state: TrainState) -> tuple[TrainState, list[dict]]:
+        """Returns the state and the history of the last checkpoint; without one, the given state.
 
-        A finished run may have dropped that: then `state` keeps its own. Without a checkpoint, it is returned as it is.
+        A finished run has dropped its optimizer's state: then the given one stays.
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
-            return state, [], True
+            return state, []
         whole = (self._folder / str(step) / _PROGRESS).is_dir()
         items: dict[str, Any] = {
             "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
@@ -92,8 +92,8 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
         if not whole:
-            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"], False
-        return state.replace(**restored[_PROGRESS]), restored["history"], True
+            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"]
+        return state.replace(**restored[_PROGRESS]), restored["history"]
 
     def _check_disk(self, state: TrainState) -> None:
         """Raises an InputError if a checkpoint does not fit on the disk: Orbax's threads would print tracebacks."""

@@ -24,7 +24,7 @@ from r2l_jax.runtime.flags import flat
 _FREE_TO_CHANGE = frozenset(
     {
         *("logdir", "data_dir", "split", "pipeline", "classifier_network", "download", "overwrite"),
-        *("keep_optimizer", "save_locally", "track", "track_n_images", "adv_track_differences"),
+        *("save_locally", "track", "track_n_images", "adv_track_differences"),
     }
 )
 
@@ -193,10 +193,7 @@ def _describe_data(dataset: RawDataset) -> dict[str, Any]:
 def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
     """Lists the reasons why a run (see `describe`) cannot continue the fold of an earlier metrics.json."""
     now, was = described["flags"], earlier["flags"]
-    # A cosine ends at the last epoch: with another one, the earlier epochs would have had other learning rates.
-    grows = now["schedule"] == "constant" and was.get("epochs") and now["epochs"] >= len(earlier["history"])
-    found = _differences(was, now, _FREE_TO_CHANGE | ({"epochs"} if grows else set()))
-    found += _differences(_parts(earlier), _parts(described))
+    found = _differences(was, now, _FREE_TO_CHANGE) + _differences(_parts(earlier), _parts(described))
     if earlier["fingerprint"] != described["fingerprint"]:
         return [*found, "it has other samples or classes"]
     return found + _changed(described, earlier)

@@ -24,9 +24,8 @@ from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import check_output_folder
 from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file, sources
-from r2l_jax.training.record import fold_folder, fold_folders, members, read_metrics
+from r2l_jax.training.record import fold_folder, fold_folders, members
 
 # How many mosaics are processed at once, unless told otherwise.
 BATCH = 32
@@ -161,26 +160,13 @@ class Run:
 
     def write(self, folder: pathlib.Path) -> None:
         """Writes an adapted run to a folder, which may hold the same one, or a part of it, from an earlier call."""
-        for target, fold in self._targets(folder):
+        runs = [fold.folder.resolve().parent for fold in self.folds]
+        for run, fold in zip(runs, self.folds, strict=True):
+            target = (folder / run.name if len(set(runs)) > 1 else folder) / f"fold_{fold.number}"
             if not (target / "metrics.json").exists():
                 (fold if fold.about.mended else fold.adapted(fold.model, {})).write_fold(target)
             elif not (target / NAME).exists() or read_file(target / NAME)[-1] != fold.identity:
                 raise InputError(f"{folder} holds another run: choose another folder")
-
-    def check_folder(self, folder: pathlib.Path) -> None:
-        """Raises an InputError if the folder holds another run than this one adapted, before that takes minutes."""
-        check_output_folder(folder)
-        for target, fold in self._targets(folder):
-            if (file := target / "metrics.json").exists():
-                origin = read_metrics(file, "choose another folder").get("mended") or {}
-                if origin.get("from") != fold.identity:
-                    raise InputError(f"{folder} holds another run: choose another folder")
-
-    def _targets(self, folder: pathlib.Path) -> list[tuple[pathlib.Path, Artifact]]:
-        """Returns the folds with their folders in the folder of a new run."""
-        runs = [fold.folder.resolve().parent for fold in self.folds]
-        of_runs = [folder / run.name if len(set(runs)) > 1 else folder for run in runs]
-        return [(run / f"fold_{fold.number}", fold) for run, fold in zip(of_runs, self.folds, strict=True)]
 
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""

@@ -65,12 +65,6 @@ class OptimizationSettings(Settings):
         bound=NOT_NEGATIVE,
         rare=True,
     )
-    patience: int = setting(
-        "stop after this many validations in a row without a better score; 0 trains all epochs",
-        0,
-        bound=NOT_NEGATIVE,
-        rare=True,
-    )
     label_smoothing: float = setting(
         "for classification: in training, this share of each target is spread over all classes",
         0.1,
@@ -191,12 +185,6 @@ class TrackingSettings(Settings):
     overwrite: bool = setting("start over instead of continuing a run of this name", False)
     log_model: bool = setting(
         "write checkpoints (true or false); without them a run cannot be continued", True, kind="value", rare=True
-    )
-    keep_optimizer: bool = setting(
-        "keep the optimizer's state (twice the size of the model) when a run is finished, so that the run can be "
-        "continued with more --epochs",
-        False,
-        rare=True,
     )
     save_locally: bool = setting(
         "also write the best model as model.safetensors, which r2l_jax.load reads without the run's folder",

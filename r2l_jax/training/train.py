@@ -142,15 +142,6 @@ def best_of(history: Sequence[Numbers], quality: Callable[[Numbers], Quality | N
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
-def out_of_patience(history: Sequence[Numbers], quality: Callable[[Numbers], Quality | None], patience: int) -> bool:
-    """Returns whether the last `patience` validations have not improved on the best before them; never if it is 0."""
-    best = best_of(history, quality)
-    if not patience or best is None:
-        return False
-    since = [row for row in history if row["epoch"] > best["epoch"] and quality(row) is not None]
-    return len(since) >= patience and since[-1] is history[-1]
-
-
 class FoldTraining:
     """Trains one fold of a run."""
 
@@ -177,7 +168,7 @@ class FoldTraining:
                 # After the checkpoints are complete, and before the fold counts as finished.
                 self._write_model(content, state)
             self._record(content)
-        if is_first() and not (self._wanted.keep_optimizer or self._steps.rule.state_is_result):
+        if is_first() and not self._steps.rule.state_is_result:
             drop_optimizer(folder)
         return content
 
@@ -190,13 +181,8 @@ class FoldTraining:
         state = initial_state(
             steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
         )
-        state, history, has_optimizer = checkpoints.restore(state)
+        state, history = checkpoints.restore(state)
         self._history = history
-        if not (has_optimizer or self._is_done()):
-            raise InputError(
-                f"{fold.folder} has dropped the optimizer's state after epoch {len(history)}, so that it cannot be "
-                "continued; start anew with --overwrite, and with --keep_optimizer to keep it"
-            )
         batches = loader.train_batches(plan.dataset, fold.split.train, plan.batches.size, seed, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
         with self._bar(int(state.step), epochs * per_epoch) as bar, tracker:
@@ -206,7 +192,7 @@ class FoldTraining:
                 history.append({"epoch": 0, **self._means("val", self._validate(state))})
                 history[0]["seconds"] = time.perf_counter() - started
                 checkpoints.save(state, history, self._quality(history[0]))
-            while not self._is_done():
+            while len(history) < epochs:
                 epoch = len(history)
                 ahead, started, first = OneAhead(), time.perf_counter(), int(state.step)
                 last, epoch_key = (epoch + 1) * per_epoch, jax.random.fold_in(step_key, epoch)
@@ -326,10 +312,6 @@ class FoldTraining:
             return None
         numbers = np.array([sign * row[score], -sign * row["val_loss"], -row["epoch"]])
         return np.nan_to_num(numbers, nan=-np.inf).tolist()
-
-    def _is_done(self) -> bool:
-        impatient = out_of_patience(self._history, self._quality, self._optimization.patience)
-        return impatient or len(self._history) >= self._optimization.epochs
 
     def _interrupted(self, where: str) -> Interrupted:
         left = "the same command resumes there" if self._wanted.log_model else "nothing is kept"

@@ -169,7 +169,7 @@ def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
     except InputError as error:
         warn(str(error))
         return None
-    if found is not None and found.identity.get("model") != hash_json(model.folds[0].fingerprint):
+    if found is not None and found.identity.get("model") != hash_json(model.identity):
         warn(f"{file}: the tolerances belong to another model, and are not shown")
         return None
     return found

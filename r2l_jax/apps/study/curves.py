@@ -130,11 +130,9 @@ def _over_steps(training: TrainConfig, folds: int, score: str) -> Numbers:
     ]
     updates = Batches.of(len(contents[0]["train_indices"]), training.optimization.batch_size).per_epoch
     rows = [[row for row in content["history"] if score in row] for content in contents]
-    # With --patience, folds end at different epochs; the curve ends with the first of them.
-    length = min(map(len, rows))
-    scores = np.array([[row[score] for row in of_fold[:length]] for of_fold in rows])
+    scores = np.array([[row[score] for row in of_fold] for of_fold in rows])
     return {
-        "steps": [(row["epoch"] + 1) * updates for row in rows[0][:length]],
+        "steps": [(row["epoch"] + 1) * updates for row in rows[0]],
         "folds": scores.tolist(),
         "mean": scores.mean(0).tolist(),
         "std": scores.std(0).tolist(),

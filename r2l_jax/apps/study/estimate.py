@@ -131,7 +131,6 @@ def measure(config: StudyConfig) -> Speed:
             n_splits=1,
             epochs=1,
             warmup_epochs=0.0,
-            patience=0,
             log_model=False,
         )
         started = time.monotonic()

@@ -274,7 +274,7 @@ def _identity(settings: AdaptationSettings, fold: Artifact, drift: Case, under: 
     return store.identity(
         _flags(settings, drift),
         data=[fold.dataset.content_of(fold.measured_indices), drifted_data],
-        model=[fold.fingerprint, drift.pipeline and drift.pipeline.identity, model_hash(under.model)],
+        model=[fold.identity, drift.pipeline and drift.pipeline.identity, model_hash(under.model)],
     )
 
 

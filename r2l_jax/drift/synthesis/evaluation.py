@@ -301,7 +301,7 @@ class _Part:
         self._label = run.label + suffix
         self.folds, self.fold, self.members = folds, fold, members
         self.title = f"{self._label} fold {fold.number}"
-        self.model = [each.fingerprint for each in folds] if members else fold.fingerprint
+        self.model = [each.identity for each in folds] if members else fold.identity
         self.tests: dict[str, Numbers] = {}
         # An ensemble keeps its numbers after each group of cases, since all of its members take long.
         sources: dict[tuple[float | None, str], Source] = {}
@@ -390,7 +390,7 @@ def _say_missing(parts: Sequence[_Part]) -> None:
     counts = [sum(len(tested) for _, tested in part.missing) for part in parts]
     if any(counts):
         # A fold also has a part for each group of its samples.
-        models = len({part.fold.fingerprint for part, count in zip(parts, counts, strict=True) if count})
+        models = len({part.fold.identity for part, count in zip(parts, counts, strict=True) if count})
         of_models = f"for each of {models} models" if models > 1 else "for 1 model"
         print(
             f"to test: {max(counts)} cases {of_models}, each on {len(parts[0].fold.measured_indices)} samples",

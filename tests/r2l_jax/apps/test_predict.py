@@ -230,8 +230,6 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
         ([f"--input={extra}"], "adapted.csv.manifest.json lists predictions of other adaptation: choose"),
         ([f"--output={files[0]}/p.csv"], "not a folder to write to"),
         ([f"--output={tmp_path}/new.csv", f"--masks={tmp_path}/masks"], "--masks is not for classification"),
-        ([f"--output={tmp_path}/new.csv", f"--save_adapted={run.run_dir}"], "holds another run: choose another folder"),
-        ([f"--output={tmp_path}/new.csv", f"--save_adapted={files[0]}"], "not a folder to write to"),
     ]:
         done = call("predict.py", *adapting, *given, *changed)
         assert done.returncode == 1

@@ -78,7 +78,7 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
         file.parent.mkdir(parents=True)
         content = report_runs.tolerances("", report_runs.Numbers(number))
         file.write_text(
-            json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": hash_json(fold.fingerprint)}})
+            json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": hash_json(fold.identity)}})
         )
     for number in range(2):
         model = load(run.run_dir, number)

@@ -9,31 +9,20 @@ KEY = jax.random.key(0)
 IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
 
 
-def keys(count, key=KEY):
-    return sample_keys(key, jnp.arange(count))
+KEYS, MANY = (sample_keys(KEY, jnp.arange(count)) for count in (64, 4096))
 
 
-KEYS = keys(64)
+def seen(results, images, orientations):
+    """Returns the numbers of the orientations that turn images into results."""
+    found = zip(np.asarray(results), np.asarray(images), strict=True)
+    return {[np.array_equal(each, result) for each in orientations(image)].index(True) for result, image in found}
 
 
-def orientations(image):
-    """Returns the eight orientations of a square image."""
-    return [np.rot90(flipped, turns) for flipped in (image, image[::-1]) for turns in range(4)]
+def test_weak_draws_each_of_the_eight_orientations():
+    def turned(image):
+        return [np.rot90(flipped, turns) for flipped in (image, image[::-1]) for turns in range(4)]
 
-
-def which(result, image):
-    """Returns the number of the orientation that turns the image into the result."""
-    (number,) = (i for i, turned in enumerate(orientations(image)) if np.array_equal(turned, result))
-    return number
-
-
-def test_none_changes_nothing():
-    assert augment(IMAGES, KEYS, "none") is IMAGES
-
-
-def test_weak_draws_each_of_the_eight_orientations_for_each_image():
-    seen = [which(result, image) for result, image in zip(augment(IMAGES, KEYS, "weak"), IMAGES, strict=True)]
-    assert set(seen) == set(range(8))
+    assert seen(augment(IMAGES, KEYS, "weak"), IMAGES, turned) == set(range(8))
 
 
 @pytest.mark.parametrize("augmentation", ["none", "weak"])
@@ -50,24 +39,21 @@ def test_a_sample_is_changed_by_its_index_and_the_epoch_wherever_it_stands(augme
     np.testing.assert_array_equal(part, whole[order[:16]])
     same = jnp.broadcast_to(IMAGES[0], IMAGES.shape)
     assert len({image.tobytes() for image in np.asarray(augment(same, KEYS, augmentation))}) >= 8
-    next_epoch = augment(IMAGES, keys(64, jax.random.fold_in(KEY, 1)), augmentation)
+    next_epoch = augment(IMAGES, sample_keys(jax.random.key(1), jnp.arange(64)), augmentation)
     assert (whole != next_epoch).any((1, 2, 3)).sum() > 32
 
 
 def test_rectangles_keep_their_shape():
+    def turned(image):
+        return [image, image[::-1], image[:, ::-1], image[::-1, ::-1]]
+
     images = IMAGES[:, :4]
-    results = np.asarray(orient(images, KEYS))
-    four = [[image, image[::-1], image[:, ::-1], image[::-1, ::-1]] for image in np.asarray(images)]
-    found = [
-        [np.array_equal(result, turned) for turned in turns].index(True)
-        for result, turns in zip(results, four, strict=True)
-    ]
-    assert set(found) == set(range(4))
+    assert seen(orient(images, KEYS), images, turned) == set(range(4))
 
 
 def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
     images = jnp.ones((4096, 4, 4, 3))
-    changed = np.asarray(augment(images, keys(4096), "strong")) - 1
+    changed = np.asarray(augment(images, MANY, "strong")) - 1
     noisy = np.abs(changed).max((1, 2, 3)) > 0
     assert 0.47 < noisy.mean() < 0.53
     # Some noise is halved by the smoothing; the strongest is not.
@@ -77,7 +63,7 @@ def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
 def test_strong_smooths_as_torchvision_adjust_sharpness_does():
     """Smooths a unit impulse: it keeps 1/2 + 5/26, and each neighbor gets 1/26."""
     impulse = jnp.zeros((512, 5, 5, 3)).at[:, 2, 2].set(1.0)
-    results = np.asarray(augment(impulse, keys(512), "strong"))
+    results = np.asarray(augment(impulse, MANY[:512], "strong"))
     peaks = results[:, 2, 2, 0]
     smoothed = peaks < 0.9
     assert 0.4 < smoothed.mean() < 0.6

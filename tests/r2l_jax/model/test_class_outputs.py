@@ -16,14 +16,12 @@ def test_the_order_of_the_classes_counts():
     [
         ("pandas:x,dog:1", "--classes must be pairs such as .*, got 'pandas:x,dog:1'"),
         ("pandas:1", "--classes must name each class of the data once, pandas, dog, got pandas:1"),
-        ("pandas:1,dog:2,pandas:3", "--classes must name each class of the data once"),
         ("pandas:1,dog:2+0+2", "--classes must name each output once, got"),
     ],
 )
-def test_errors_in_one_line(given, message):
-    with pytest.raises(InputError, match=message) as error:
+def test_errors(given, message):
+    with pytest.raises(InputError, match=message):
         outputs_of(given, ("pandas", "dog"))
-    assert "\n" not in str(error.value)
 
 
 class Fixed(nnx.Module):

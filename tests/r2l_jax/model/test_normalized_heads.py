@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +52,11 @@ def head(module):
     return from_torch(module, MEAN, STD)
 
 
-def in_torch(module, images, weights=None):
+def in_torch(module, images, weights=1.0):
     """Logits, and the gradient of their weighted sum for the images, by PyTorch alone."""
     leaf = torch.tensor(np.asarray(images), requires_grad=True)
     logits = module(((leaf - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2))
-    weights = torch.ones_like(logits) if weights is None else torch.tensor(np.asarray(weights))
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
+    (gradient,) = torch.autograd.grad((logits * torch.tensor(weights)).sum(), leaf)
     return logits.detach().numpy(), gradient.numpy()
 
 
@@ -88,47 +86,11 @@ def test_searches_that_run_together_reach_it_in_one_call(head, module):
 def test_a_gradient_uses_the_forward_call_of_its_own_images(head, module):
     other = IMAGES[::-1].copy()
     first, second = (jax.vjp(head, images)[1] for images in (IMAGES, other))
-    module.calls = 0
-    ones = jnp.ones((4, 5))
+    module.calls, ones = 0, jnp.ones((4, 5))
     np.testing.assert_allclose(second(ones)[0], in_torch(module, other)[1], atol=1e-6)
     # Whatever was kept is gone by now, and is computed again.
     np.testing.assert_allclose(first(ones)[0], in_torch(module, IMAGES)[1], atol=1e-6)
     assert module.calls == 2 + 1
-
-
-def test_the_jacobian_of_images_that_are_shared(head):
-    jacobian = jax.jit(jax.jacrev(head))(IMAGES[:1])
-    for place in range(5):
-        gradient = jax.grad(lambda images, place=place: head(images)[0, place])(IMAGES[:1])
-        np.testing.assert_allclose(jacobian[0, place], gradient, atol=1e-6)
-
-
-def test_other_derivatives_are_refused_in_one_line(head):
-    def loss(images):
-        return jnp.square(head(images)).sum()
-
-    with pytest.raises(ValueError, match="Pure callbacks do not support JVP"):
-        jax.hessian(loss)(IMAGES)
-    with pytest.raises(TypeError, match=r"can't apply forward-mode \w+ \(jvp\)") as error:
-        jax.jvp(head, (IMAGES,), (IMAGES,))
-    assert "\n" not in str(error.value)
-
-
-def test_threads_do_not_mix_their_images_up(head, module):
-    gradient = jax.jit(jax.grad(lambda images: jnp.square(head(images)).sum()))
-    stack = np.random.default_rng(3).random((6, 4, 8, 8, 3), np.float32)
-    wanted, found = [np.asarray(gradient(images)) for images in stack], [None] * len(stack)
-
-    def work(place):
-        for _ in range(5):
-            found[place] = np.asarray(gradient(stack[place]))
-
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(stack))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_size_of_the_module(module):
@@ -141,17 +103,15 @@ def test_the_size_of_the_module(module):
 
 
 def test_equal_weights_make_equal_heads_and_others_do_not(module):
-    def hashed(module):
-        core = from_torch(module, MEAN, STD).core
-        return model_hash(RawToLogit(isp.static(isp.CAMERAS["drone"]), Standardize(jnp.zeros(3), jnp.ones(3)), core))
+    def model(module):
+        core, normalizer = from_torch(module, MEAN, STD).core, Standardize(jnp.zeros(3), jnp.ones(3))
+        return RawToLogit(isp.static(isp.CAMERAS["drone"]), normalizer, core)
 
-    assert hashed(module) == hashed(Net().eval())
-    assert hashed(module) != hashed(Net(seed=1).eval())
-    assert nnx.graphdef(from_torch(module)) == nnx.graphdef(from_torch(Net().eval()))
-    assert nnx.graphdef(from_torch(module)) != nnx.graphdef(from_torch(Net(seed=1).eval()))
     changed = Net().eval()
     changed.norm.running_mean[2] += 1
-    assert hashed(module) != hashed(changed)
+    for described in (nnx.graphdef, model_hash):
+        first, same, other = (described(model(each)) for each in (module, Net().eval(), changed))
+        assert first == same != other
 
 
 def test_a_module_in_training_is_set_to_evaluation_and_that_is_said_once(capsys):
@@ -169,10 +129,6 @@ def test_a_module_in_training_is_set_to_evaluation_and_that_is_said_once(capsys)
     ("module", "message"),
     [
         (torch.nn.Conv2d(4, 5, 3), r"Conv2d does not take images \(B, 3, 8, 8\): RuntimeError: Given groups=1"),
-        (
-            torch.nn.Flatten(0),
-            r"Flatten must return a tensor of logits \(B, C\) or .*, got shape \(192,\) for 1 images",
-        ),
         (torch.nn.AdaptiveMaxPool2d(1, return_indices=True), "got a tuple for 1 images"),
     ],
 )
@@ -205,6 +161,7 @@ print(loss(jax.random.uniform(jax.random.key(0), (16, 224, 224, 3))).shape)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not bind processes to cores")
 def test_one_core_is_enough():
     done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, timeout=100)
@@ -217,10 +174,7 @@ def test_a_module_without_gradients_says_so(module):
     assert head(IMAGES).shape == (4, 5)
     with pytest.raises(Exception, match="without a gradient") as error:
         jax.grad(lambda images: head(images).sum())(IMAGES)
-    assert str(of_callback(error.value)) == (
-        "Net returns logits without a gradient for its images: something in its forward stops it, such as "
-        "torch.no_grad, detach or numpy"
-    )
+    assert str(of_callback(error.value)).startswith("Net returns logits without a gradient for its images")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +182,6 @@ def test_a_module_without_gradients_says_so(module):
     [
         ({"mean": (0.5,)}, r"mean and std must be three numbers each, those of std positive, got \(0.5,\) and .*"),
         ({"std": (1.0, 0.0, 1.0)}, "mean and std must be three numbers each, .*"),
-        ({"mean": (0.0, 0.0, np.nan)}, "mean and std must be three numbers each, .*"),
         ({"size": 0}, "size must be a number of pixels, or a height and a width, got 0"),
         ({"module": 1}, "expected a torch.nn.Module, got int"),
     ],

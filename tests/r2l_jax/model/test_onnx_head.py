@@ -4,14 +4,11 @@ import jax
 import numpy as np
 import onnx
 import pytest
-from small_runs import metrics
 
 import r2l_jax
 from r2l_jax import from_onnx
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
@@ -38,7 +35,7 @@ def write(file, shape, last=False, kind=onnx.TensorProto.FLOAT):
 
 @pytest.mark.parametrize(
     ("shape", "last"),
-    [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([1, 3, 8, 10], False), ([2, 3, "H", "W"], False)],
+    [(["B", 3, "H", "W"], False), (["B", 8, 10, 3], True), ([2, 3, "H", "W"], False)],
 )
 def test_logits_whatever_the_layout_and_the_batch_of_the_file(tmp_path, shape, last):
     head = from_onnx(write(tmp_path / "net.onnx", shape, last), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
@@ -80,7 +77,7 @@ def test_files_that_do_not_fit(tmp_path, shape, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path, capsys):
+def test_a_file_is_measured_and_predicts(base, tmp_path, capsys):
     file = write(tmp_path / "net.onnx", ["B", 3, "H", "W"])
     config = replace(base, run_name="onnx", epochs=0, classifier_network=file)
     train.run(config)
@@ -90,16 +87,9 @@ def test_a_file_is_measured_evaluated_and_predicts(base, tmp_path, capsys):
     logits = run.render(raws).mean((1, 2)) @ WEIGHTS
     odds = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(run.predict(raws), odds / odds.sum(1, keepdims=True), atol=1e-5)
-    settings = {"pipelines": ("bilinear.none.none",), "corruptions": ("contrast",), "severities": (3,)}
-    found = evaluation.run(EvaluationConfig(run=(str(config.run_dir),), output=str(tmp_path / "out"), **settings))
-    (tests,) = (each["tests"] for each in found["runs"].values())
-    assert tests["own"]["accuracy"]["mean"] == metrics(config)["val_accuracy"]
-    forensic = ForensicsConfig(run=str(config.run_dir), output=str(tmp_path / "forensics"))
-    for analyses in (("worst_case",), ("tolerances", "sensitivity")):
-        message = f"^--analyses={analyses[-1]} needs the gradient of the head, .*=tolerances works without it$"
-        with pytest.raises(InputError, match=message):
-            forensics.run(replace(forensic, analyses=analyses))
-    assert "to do" not in capsys.readouterr().err  # They are refused before any work.
+    forensic = ForensicsConfig(run=str(config.run_dir), output=str(tmp_path / "forensics"), analyses=("sensitivity",))
+    with pytest.raises(InputError, match=r"^--analyses=sensitivity needs the gradient of the head, .* works without"):
+        forensics.run(forensic)
     with pytest.raises(InputError, match="this needs the gradient of the head"):
         train.run(replace(config, run_name="learned", epochs=1, freeze_classifier=True))
     write(tmp_path / "net.onnx", ["B", 3, "H", 32])

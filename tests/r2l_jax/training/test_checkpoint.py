@@ -52,25 +52,20 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path, scores, expected):
     assert steps(checkpoints) == [expected, 10 * len(scores)]
     assert best(tmp_path) == expected
     with Checkpoints(checkpoints) as again:
-        restored, history, whole = again.restore(state(0))
-    assert (int(restored.step), whole) == (10 * len(scores), True)
+        restored, history = again.restore(state(0))
+    assert int(restored.step) == 10 * len(scores)
     assert float(restored.opt_state["moment"][0]) == 10 * len(scores) + 0.5
     assert [row["epoch"] for row in history] == list(range(len(scores)))
 
 
-def test_what_is_saved_within_an_epoch_is_the_last_and_never_the_best(tmp_path):
-    checkpoints = train(tmp_path, [0.5], stops_at=15)
-    assert steps(checkpoints) == [10, 15]
-    assert best(tmp_path) == 10
+def test_a_run_goes_on_with_the_best_of_earlier_calls_from_within_an_epoch(tmp_path):
     train(tmp_path / "first", [], stops_at=5)
     with pytest.raises(InputError, match=r"--run=.*first holds no checkpoint of a best epoch"):
         best(tmp_path / "first")
-
-
-def test_a_run_goes_on_with_the_best_of_earlier_calls(tmp_path):
     checkpoints = train(tmp_path, [0.9, 0.7], stops_at=25)
+    assert (steps(checkpoints), best(tmp_path)) == ([10, 25], 10)
     with Checkpoints(checkpoints) as again:
-        restored, history, _ = again.restore(state(0))
+        restored, history = again.restore(state(0))
         assert int(restored.step) == 25
         again.save(state(30), [*history, {"epoch": 2}], [0.8, -2.0])
     assert steps(checkpoints) == [10, 30]
@@ -82,7 +77,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_read_and_is_removed(tmp_pat
     shutil.copytree(checkpoints / "10", checkpoints / "20.orbax-checkpoint-tmp")
     assert best(tmp_path) == 10
     with Checkpoints(checkpoints) as again:
-        restored, history, _ = again.restore(state(0))
+        restored, history = again.restore(state(0))
         assert int(restored.step) == 10
         # Orbax removes in the background, and waits for that before it saves.
         again.save(state(30), [*history, {"epoch": 1}], [0.4, -1.0])
@@ -95,8 +90,8 @@ def test_a_finished_run_drops_its_optimizer_and_is_read_without_it(tmp_path):
     assert not list(checkpoints.rglob("*progress*"))
     assert best(tmp_path) == 10
     with Checkpoints(checkpoints) as again:
-        restored, history, whole = again.restore(state(0))
-    assert (int(restored.step), len(history), whole) == (20, 2, False)
+        restored, history = again.restore(state(0))
+    assert (int(restored.step), len(history)) == (20, 2)
     assert float(restored.model["head"]["kernel"][...][0]) == 20
 
 

@@ -14,7 +14,7 @@ import r2l_jax
 from r2l_jax.config import GroupSettings
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, flat, replace
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import group, train
 
@@ -48,11 +48,10 @@ def test_a_member_is_the_ordinary_run_with_the_same_flags(recipe, members):
 
 
 def test_members_differ_in_weights_and_order_and_share_their_samples(members):
-    two, five = (metrics(member) for member in members.values())
-    assert history(members["seed_2"]) != history(members["seed_5"])
-    for part, count in {"train": 28, "valid": 7, "test": 5}.items():
-        assert two[f"{part}_indices"] == five[f"{part}_indices"]
-        assert len(two[f"{part}_indices"]) == count
+    two, five = members.values()
+    assert history(two) != history(five)
+    for part in ("train", "valid", "test"):
+        assert metrics(two)[f"{part}_indices"] == metrics(five)[f"{part}_indices"]
 
 
 def test_members_share_the_split_of_the_recipe(recipe):
@@ -65,13 +64,12 @@ def test_members_share_the_split_of_the_recipe(recipe):
 
 def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recipe, members, trained):
     _, out = trained
-    rows = {line.split("  ")[0]: line.split("  ")[1:] for line in out.splitlines() if re.match("seed|mean|range", line)}
-    rows = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in rows.items()}
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if re.match("seed|mean|range", line)}
     scores = [[100 * metrics(each)[f"{which}val_accuracy"] for which in ("", "best_")] for each in members.values()]
     for name, expected in zip(("seed_2", "seed_5", "mean"), (*scores, np.mean(scores, 0)), strict=True):
         assert rows[name] == [f"{value:.3g}" for value in expected]
-    low, high = min(first for first, _ in scores), max(first for first, _ in scores)
-    assert rows["range"][0] == f"{low:.3g} to {high:.3g}"
+    low, high = sorted(first for first, _ in scores)
+    assert rows["range"][:3] == [f"{low:.3g}", "to", f"{high:.3g}"]
     assert "\nPoints, on 7 validation samples\n" in out
     assert f"python scripts/evaluate.py --run={recipe.run_dir}\n" in out
 
@@ -80,7 +78,6 @@ def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, member
     config = replace(recipe, run_name="stopped")
     first, second = made = list(GroupSettings(seeds=(2, 5)).members(config).values())
     with monkeypatch.context() as patch:
-        # A member has three steps.
         stop_at(patch, 2)
         with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same command resumes"):
             group.run(config, GroupSettings(seeds=(2, 5)))
@@ -124,16 +121,10 @@ def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, m
     assert sorted(begun) == ["group/seed_1", "group/seed_2"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"seeds": (1, 1)}, "--seeds must be seeds that differ, or their number, got 1,1"),
-        ({"seeds": (0,)}, "--seeds must be seeds that differ, or their number, got 0"),
-    ],
-)
-def test_refused_settings_of_a_group(settings, message):
-    with pytest.raises(InputError, match=message):
-        build(GroupSettings, settings)
+@pytest.mark.parametrize("seeds", [(1, 1), (0,)])
+def test_refused_settings_of_a_group(seeds):
+    with pytest.raises(InputError, match="--seeds must be seeds that differ, or their number, got "):
+        GroupSettings(seeds=seeds)
 
 
 def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):

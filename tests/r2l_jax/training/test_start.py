@@ -40,19 +40,9 @@ def three_classes(base, tmp_path_factory):
         (folder / label).mkdir()
         for number in range(4):
             tifffile.imwrite(folder / label / f"{number}.tiff", rng.integers(0, 2**16, (32, 32), dtype=np.uint16))
-    config = replace(
-        base,
-        run_name="three",
-        epochs=1,
-        dataset="Folder",
-        data_dir=str(folder),
-        camera="drone",
-        train_size=0.5,
-        lr=1e-20,
-        batch_size=2,
-        save_locally=True,
-        augmentation="none",
-    )
+    data = {"dataset": "Folder", "data_dir": str(folder), "camera": "drone", "train_size": 0.5}
+    settings = {"epochs": 1, "lr": 1e-20, "batch_size": 2, "save_locally": True, "augmentation": "none"}
+    config = replace(base, run_name="three", **data, **settings)
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
         train.run(config)
     return config, stderr.getvalue()
@@ -84,15 +74,8 @@ def test_a_head_starts_from_pretrained_weights_but_for_its_last_layer(one_epoch,
     np.testing.assert_array_equal(head["fc"]["kernel"], model(one_epoch)["head.fc.kernel"])
 
 
-def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
-    config, said = three_classes
-    warning = (
-        "warning: 3 updates in all are few: the statistics of batch norm, by which validation normalizes, need about "
-        "60; lower --batch_size or raise --epochs\n"
-    )
-    assert warning in said
-    train.run(config)
-    assert "updates" not in capsys.readouterr().err
+def test_too_few_updates_for_batch_norm_are_warned_of(three_classes):
+    assert "warning: 3 updates in all are few" in three_classes[1]
 
 
 def test_running_statistics_start_at_those_of_the_images(three_classes):

@@ -6,11 +6,8 @@ import pathlib
 import re
 import shutil
 
-import numpy as np
 import pytest
 import safetensors.numpy
-import tifffile
-from programs import call
 from safetensors import safe_open
 from small_runs import metrics
 
@@ -21,17 +18,11 @@ REFUSED = "which is not run unless you name it: if you trust it, give --code="
 
 
 @pytest.fixture
-def code(tmp_path):
-    """Code that says when it is run."""
-    return f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nfrom isp import parametrized as make\n"
-
-
-@pytest.fixture
-def received(one_epoch, tmp_path, monkeypatch, code):
-    """Returns the folder of a run that names the file beside.py in the current folder."""
-    run = tmp_path / "received" / "run"
-    shutil.copytree(one_epoch.run_dir, run)
+def received(one_epoch, tmp_path, monkeypatch):
+    """Returns the folder of a run that names the file beside.py in the current folder, which says when it is run."""
+    run = shutil.copytree(one_epoch.run_dir, tmp_path / "received/run")
     monkeypatch.chdir(run.parent)
+    code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nfrom isp import parametrized as make\n"
     pathlib.Path("beside.py").write_text(code)
     changes = {
         "flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make"},
@@ -56,15 +47,3 @@ def test_it_is_run_only_where_the_user_names_it(received, tmp_path, source):
         # Naming it once does not allow it for the next call.
         with pytest.raises(InputError, match=REFUSED):
             r2l_jax.load(received)
-
-
-def test_a_program_says_how_to_name_it(received, tmp_path):
-    pathlib.Path("raw").mkdir()
-    tifffile.imwrite("raw/one.tiff", np.full((32, 32), 30000, np.uint16))
-    flags = ["--run=run", "--input=raw", "--output=pictures"]
-    refused = call("process.py", *flags)
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert f"{REFUSED}beside.py:make\n" in refused.stderr
-    assert not (tmp_path / "ran").exists()
-    done = call("process.py", *flags, "--code=beside.py:make")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 rendered, 0 failed"), done.stderr

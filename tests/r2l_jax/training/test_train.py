@@ -1,7 +1,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 
 import jax
@@ -27,48 +26,33 @@ STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gam
 
 
 @pytest.fixture(scope="module")
-def _trained(base):
-    config = replace(
-        base,
-        run_name="finished",
-        n_splits=2,
-        track=("processing", "gradients", "predictions", "arrays", "every_epoch"),
-        track_n_images=3,
-        save_locally=True,
-    )
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+def trained(base):
+    track = ("processing", "gradients", "predictions", "arrays", "every_epoch")
+    config = replace(base, run_name="finished", n_splits=2, track=track, track_n_images=3, save_locally=True)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         summary = train.run(config)
     return config, summary, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
-def finished(_trained):
+def finished(trained):
     """A finished run of two folds that recorded everything, and its summary."""
-    return _trained[:2]
+    return trained[:2]
 
 
-@pytest.fixture(scope="module")
-def said(_trained):
-    """The output of that run, and its errors."""
-    return _trained[2:]
-
-
-def test_a_run_ends_with_its_classes_and_the_next_commands(finished, said):
-    (config, _), (out, err) = finished, said
+def test_a_run_ends_with_its_classes_and_the_next_commands(trained):
+    config, _, out, err = trained
     assert "\r" not in err  # It is no terminal, which would show a bar.
     lines = [line for line in err.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"] * 2
-    assert sum(line.endswith("*") for line in lines) >= 2
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1].isupper()}
     folds = [metrics(config, fold) for fold in range(2)]
     for number, name in enumerate(folds[0]["classes"]):
         samples, _, _, f1 = table[name]
-        assert int(samples) == sum(sum(fold["val_confusion_matrix"][number]) for fold in folds)
+        counts = [sum(fold["val_confusion_matrix"][number]) for fold in folds]
+        assert [fold["val_samples"][name] for fold in folds] == counts
+        assert int(samples) == sum(counts)
         np.testing.assert_allclose(float(f1), np.mean([fold["val_f1"][name] for fold in folds]), atol=6e-5)
-        assert [fold["val_samples"][name] for fold in folds] == [
-            sum(fold["val_confusion_matrix"][number]) for fold in folds
-        ]
     assert f"python scripts/evaluate.py --run={config.run_dir}" in out
 
 
@@ -78,14 +62,11 @@ def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
         content = metrics(config, fold)
         assert content["complete"]
         assert content["flags"] == json.loads(json.dumps(flat(config)))
-        assert content["versions"]["jax"] == jax.__version__
         assert sorted(content["train_indices"] + content["valid_indices"]) == list(range(40))
         assert len(content["history"]) == 2
         assert all(row["seconds"] > 0 for row in content["history"])
-        assert np.sum(content["val_confusion_matrix"]) == len(content["valid_indices"])
-        assert content["val_accuracy"] == np.trace(content["val_confusion_matrix"]) / 8
+        assert content["val_accuracy"] == np.trace(content["val_confusion_matrix"]) / len(content["valid_indices"])
         assert content["val_loss"] == content["history"][-1]["val_loss"]
-        assert set(content["val_f1"]) == set(content["classes"])
         assert summary["val_accuracy"]["folds"][fold] == content["val_accuracy"]
     assert json.loads((config.run_dir / "summary.json").read_text()) == summary
     assert summary["val_loss"]["std"] == np.std(summary["val_loss"]["folds"])
@@ -122,9 +103,6 @@ def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     speeds = np.array([event.value for event in recorded.Scalars("images_per_second")])
     np.testing.assert_allclose([row["seconds"] for row in metrics(config)["history"]], 32 / speeds, rtol=1e-5)
     assert recorded.Scalars("loss/val")[1].value == pytest.approx(metrics(config)["val_loss"])
-    for tag in ("white_balance/0", "colour_correction/2/2", "gamma_correct", "black_level/3"):
-        assert f"processor/{tag}" in tags["scalars"]
-    assert sorted(tags["histograms"]) == ["processor/debayer", "processor/gaussian_blur"]
     for name in ("black_level", "debayer", "gaussian_blur"):
         assert all(event.value > 0 for event in recorded.Scalars(f"processor_gradient_norm/{name}"))
     pictures = [f"{group}/{i}_{name}" for group in ("stages", "gradients") for i, name in enumerate(STAGES)]
@@ -157,13 +135,11 @@ def test_training_learns_and_names_the_best_epoch(base):
 
 
 def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
-    config = replace(one_epoch, logdir=base.tracking.logdir)
+    config = replace(one_epoch, logdir=base.tracking.logdir, track=("predictions",))
     shutil.copytree(one_epoch.run_dir, config.run_dir)
     before = metrics(config)
     monkeypatch.setattr(train.loader, "train_batches", lambda *arguments: iter(()))
-    summary = train.run(config)
-    assert summary["val_loss"]["mean"] == before["val_loss"]
-    train.run(replace(config, track=("predictions",)))
+    assert train.run(config)["val_loss"]["mean"] == before["val_loss"]
     assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
     assert metrics(config)["history"] == before["history"]
     assert metrics(config)["complete"]
@@ -211,21 +187,17 @@ def test_every_second_epoch_and_the_last_are_validated(without_checkpoints):
 
 
 def test_each_fold_draws_its_own_weights(base, monkeypatch):
-    config, keys = replace(base, run_name="keys", n_splits=3, log_model=False), []
-
-    class Drawn(Exception):  # noqa: N818 -- nothing went wrong
-        """The weights are to be drawn."""
+    config, keys = replace(base, run_name="keys", n_splits=3, log_model=False), set()
 
     def draw(steps, sources, dataset, fold, batch, key, *_):
-        keys.append(tuple(jax.random.key_data(key).tolist()))
-        raise Drawn
+        keys.add(tuple(jax.random.key_data(key).tolist()))
+        raise Interrupted
 
     monkeypatch.setattr(train, "initial_state", draw)
-    for fold in (0, 1, 2, 0, 1, 2):
-        with pytest.raises(Drawn):
+    for fold in range(3):
+        with pytest.raises(Interrupted):
             train.run_folds(config, [fold])
-    assert keys[:3] == keys[3:]
-    assert len({*keys}) == 3
+    assert len(keys) == 3
 
 
 def test_the_numbers_of_an_epoch_that_are_recorded(base, tmp_path):
@@ -240,31 +212,9 @@ def test_the_numbers_of_an_epoch_that_are_recorded(base, tmp_path):
     assert found == {"loss/val": [2.0], "processor_gradient_norm/a": [1.5]}
 
 
-def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
-    config = replace(base, run_name="longer", epochs=1, keep_optimizer=True)
-    train.run(config)
-    train.run(replace(config, epochs=2))
-    assert history(config) == history(finished[0])
-    with pytest.raises(InputError, match=r"holds another run \(epochs was 2, is 1\)"):
-        train.run(config)
-
-
-def test_a_finished_run_drops_its_optimizer_and_says_so_when_it_is_to_go_on(one_epoch, tmp_path):
-    config = replace(one_epoch, logdir=str(tmp_path))
-    shutil.copytree(one_epoch.run_dir, config.run_dir)
-    items = (config.run_dir / "fold_0/checkpoints/4").iterdir()
-    assert sorted(item.name for item in items if item.is_dir()) == ["history", "metrics", "model"]
-    before = metrics(config)
-    with pytest.raises(InputError, match=r"has dropped the optimizer's state after epoch 1, .*keep_optimizer"):
-        train.run(replace(config, epochs=2))
-    assert metrics(config) == before
-
-
-@pytest.mark.parametrize(
-    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
-    """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
+    """Asked to stop within an epoch or at its end; then continued by the same call."""
     config = replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
     message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
     with monkeypatch.context() as patch:
@@ -279,15 +229,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("logdir", "reason"), [("file/deeper", "Not a directory"), ("new", "Permission denied")])
-def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(
-    base, tmp_path, monkeypatch, logdir, reason
-):
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets, "load", None)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(InputError, match=rf"/{logdir}/test/[\w ]+: not a folder to write to \({reason}\)$"):
-        train.run(replace(base, logdir=str(tmp_path / logdir)))
+    with pytest.raises(InputError, match=r"/file/test/\w+: not a folder to write to \(Not a directory\)$"):
+        train.run(replace(base, logdir=str(tmp_path / "file")))
 
 
 def test_a_run_that_diverges_says_so(base):
@@ -299,8 +245,4 @@ def test_a_run_that_diverges_says_so(base):
 @pytest.mark.parametrize(("accuracy", "classes", "warned"), [(0.3, 5, True), (0.37, 5, False), (0.37, 2, True)])
 def test_a_network_that_guesses_as_it_is_brings_a_warning(accuracy, classes, warned):
     task = Classification(tuple("abcde"[:classes]), "ResNet18")
-    said = train._said_of_a_guess(task, {"val_accuracy": {"mean": accuracy}})
-    assert (said is not None) == warned
-    if said:
-        chance = 1 / classes
-        assert said.startswith(f"an accuracy of {accuracy:.3f} is little better than a guess ({chance:.3f})")
+    assert (train._said_of_a_guess(task, {"val_accuracy": {"mean": accuracy}}) is not None) == warned

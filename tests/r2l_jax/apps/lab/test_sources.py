@@ -113,7 +113,7 @@ def test_tolerances_of_another_model_and_damaged_ones_are_not_shown(model, tmp_p
     file.parent.mkdir(parents=True)
     content = report_runs.tolerances("", report_runs.Numbers())
     for text, words in (
-        (json.dumps(content | {"identity": {"model": hash_json(model.folds[0].fingerprint)}}), ""),
+        (json.dumps(content | {"identity": {"model": hash_json(model.identity)}}), ""),
         (json.dumps(content | {"identity": {"model": "another"}}), "the tolerances belong to another model"),
         ('{"knobs": 3}', "is damaged or of another version"),
     ):
