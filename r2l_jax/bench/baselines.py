@@ -1,7 +1,7 @@
 """The baselines of the benchmark: the same work in other libraries, as users write it today.
 
 Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`, their
-classes `labels`, or masks `masks` that are 1 on the objects. The libraries are not dependencies of this project, so
+classes `labels`. The libraries are not dependencies of this project, so
 each function imports its own, and a ModuleNotFoundError names a missing one. Libraries other than PyTorch compute on
 the CPU, with their default numbers of threads. PyTorch has settings:
 
@@ -10,8 +10,8 @@ the CPU, with their default numbers of threads. PyTorch has settings:
 - `channels_last`: keeps the channels of the head's images and weights last in memory, which its convolutions prefer.
 """
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -49,32 +49,23 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
 
 
 def train_step(
-    raw: np.ndarray,
-    labels: np.ndarray,
-    network: str = "resnet18",
-    channels_last: bool = False,
-    compiled: bool = False,
-    device: str = "cpu",
+    raw: np.ndarray, labels: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
 ) -> Call:
-    """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision with one step of Adam."""
+    """Prepares PyTorch to update the pipeline with batch norm and a ResNet-18 of torchvision with one step of Adam."""
     import torch
 
-    model = _raw_to_logit(_resnet(network), channels_last, compiled, device)
-    targets = torch.tensor(labels, dtype=torch.int64, device=device)
-    return _step(model, torch.nn.functional.cross_entropy, raw, targets, device)
+    model = _raw_to_logit(True, channels_last, compiled, device)
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    raws, targets = torch.tensor(raw, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
+    def step():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(raws), targets)
+        loss.backward()
+        optimizer.step()
+        return loss
 
-def segmentation_step(
-    raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
-) -> Call:
-    """Prepares the step of `train_step` for the U-Net++ of segmentation_models_pytorch with a ResNet-34 encoder."""
-    import segmentation_models_pytorch
-    import torch
-
-    head = segmentation_models_pytorch.UnetPlusPlus("resnet34", encoder_weights=None)
-    model = _raw_to_logit(head, channels_last, compiled, device)
-    loss = segmentation_models_pytorch.losses.DiceLoss("binary")
-    return _step(model, loss, raw, torch.tensor(masks, device=device)[:, None].float(), device)
+    return _awaited(step, device)
 
 
 def evaluation(
@@ -83,7 +74,7 @@ def evaluation(
     """Prepares PyTorch to compute the loss and the confusion matrix of the pipeline with batch norm and a ResNet-18."""
     import torch
 
-    model = _raw_to_logit(_resnet("resnet18").eval(), channels_last, compiled, device)
+    model = _raw_to_logit(False, channels_last, compiled, device)
     raws, targets = torch.tensor(raw, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -96,34 +87,15 @@ def evaluation(
     return _awaited(evaluate, device)
 
 
-def _resnet(name: str):
+def _raw_to_logit(training: bool, channels_last: bool, compiled: bool, device: str) -> Any:
+    """Makes a PyTorch module of the pipeline with batch norm and a ResNet-18."""
+    import torch
     import torchvision
 
-    return torchvision.models.get_model(name, num_classes=CLASSES)
-
-
-def _raw_to_logit(head, channels_last: bool, compiled: bool, device: str):
-    """Makes a PyTorch module of the pipeline with batch norm and a head."""
-    import torch
-
-    processor = _processor(device).train(head.training)
+    head = torchvision.models.resnet18(num_classes=CLASSES)
     head = head.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return torch.compile(torch.nn.Sequential(processor, head), disable=not compiled)
-
-
-def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
-    import torch
-
-    optimizer, raws = torch.optim.Adam(model.parameters(), LEARNING_RATE), torch.tensor(raw, device=device)
-
-    def step():
-        optimizer.zero_grad()
-        loss = loss_of(model(raws), targets)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return _awaited(step, device)
+    model = torch.nn.Sequential(_processor(device), head).train(training)
+    return torch.compile(model, disable=not compiled)
 
 
 def _awaited(call: Call, device: str) -> Call:

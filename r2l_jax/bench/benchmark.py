@@ -6,13 +6,11 @@ times of different runs. Each side has its own process and runs as it does in us
 prepares it, the baseline without preparation. Functions are compiled before the clock starts.
 
 The floor is the time that the device needs to read the input once and to write the result once, into memory that is
-mapped already. On CPUs, it includes an exp and a log of each value where there is a tone curve; GPUs compute them while
-they wait for memory.
+mapped already. It includes an exp and a log of each value where there is a tone curve.
 
-On a GPU, PyTorch computes on the same GPU, rows have no bars, and baselines that compute only on CPUs are left out.
+On a GPU, PyTorch computes on the same GPU, and rows have no bars.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -35,68 +33,39 @@ from r2l_jax.runtime.environment import versions
 from r2l_jax.runtime.errors import InputError
 
 PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "segmentation-models-pytorch"),
-    *("kornia", "scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
+    *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "kornia"),
+    *("scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
 )
 
 
 class Sizes(NamedTuple):
-    """The shapes of mosaics: to render or denoise, to train or evaluate with, to demosaic, and to measure memory with.
-
-    `large` is the batch of networks that are larger than a ResNet-18.
-    """
+    """The shapes of mosaics: to render, denoise, train or evaluate with, and to demosaic."""
 
     batch: tuple[int, int, int] = (32, 256, 256)
-    step: tuple[int, int, int] = (32, 256, 256)
-    large: tuple[int, int, int] = (8, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)
-    frame: tuple[int, int] = (4000, 6000)
-
-
-# A GPU would render the CPU's sizes in less time than its kernels take to start.
-GPU_SIZES = Sizes(batch=(512, 256, 256), mosaic=(8192, 8192))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A piece of work in the table, and the bar that its value must reach, or must not exceed if `at_most`.
-
-    `measure` takes a number of repeats; None measures as often as time allows.
-    """
-
-    name: str
-    measure: Callable[[int | None], Measured]
-    bar: float | None
-    at_most: bool = False
-
-    def fails(self, value: float | None) -> bool:
-        """Tells whether a value is worse than the bar."""
-        if value is None or self.bar is None:
-            return False
-        return value > self.bar if self.at_most else value < self.bar
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Measures how many times as fast ours is as a baseline.
+    """A piece of work in the table, and the bar that its value must reach: how many times as fast ours is.
 
     `inputs` makes the NumPy arrays that all sides are given; each side prepares its work with them, and returns the
     call to time. `floor` does the least work with the first array, which no function can beat.
     """
 
+    name: str
     inputs: Callable[[], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
-    baseline: Callable[..., Call] | None
+    baseline: Callable[..., Call]
+    bar: float | None
     floor: Callable[[np.ndarray], Call] | None = None
 
-    def __call__(self, repeats: int | None) -> Measured:
-        """Measures all sides; leaves out a baseline that is not installed or fails, and notes why."""
+    def measure(self, repeats: int | None) -> Measured:
+        """Measures all sides, by default as often as time allows; notes why a baseline could not be measured."""
         inputs, note = self.inputs(), ""
         # The baseline's process prepares its work while this one prepares ours.
-        with timing.elsewhere(self.baseline, inputs) if self.baseline else contextlib.nullcontext() as baseline:
-            stopwatches: dict[str, Callable[[], float]] = {"ours": partial(timing.milliseconds, self.ours(*inputs))}
-            if baseline is not None:
-                stopwatches["baseline"] = baseline
+        with timing.elsewhere(self.baseline, inputs) as baseline:
+            stopwatches = {"ours": partial(timing.milliseconds, self.ours(*inputs)), "baseline": baseline}
             if self.floor is not None:
                 stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]))
             try:
@@ -111,26 +80,18 @@ class Comparison:
 
 def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
     """Returns all rows of the table for a CPU or a GPU."""
-    tone_floor = inputs.copy_floor if on_gpu else inputs.tone_floor
 
     def torch(work: Callable, **settings: Any) -> Callable:
         return partial(work, device="cuda" if on_gpu else "cpu", **settings)
 
-    def numpy(work: Callable, *settings: Any) -> Callable | None:
-        return None if on_gpu else partial(work, *settings)
-
-    def row(name: str, side: tuple, baseline: Callable | None, bar: float) -> Row:
+    def row(name: str, side: tuple, baseline: Callable, bar: float) -> Row:
         make_inputs, shape, our_side, *floor = side
-        return Row(name, Comparison(partial(make_inputs, shape), our_side, baseline, *floor), bar)
+        return Row(name, partial(make_inputs, shape), our_side, baseline, None if on_gpu else bar, *floor)
 
-    forward = inputs.raws, sizes.batch, ours.parametrized_forward, tone_floor
-    gradient = inputs.raws_and_weights, sizes.batch, ours.parametrized_gradient, tone_floor
-    torch_forward, torch_gradient = baselines.parametrized_forward, baselines.parametrized_gradient
-    step = inputs.raws_and_labels, sizes.step, ours.train_step
-    evaluation = inputs.raws_and_labels, sizes.step, ours.evaluation
-    resnet50 = inputs.raws_and_labels, sizes.large, partial(ours.train_step, classifier_network="Resnet50")
-    unet = inputs.raws_and_masks, sizes.large, ours.train_step
-    torch_step, torch_evaluation = baselines.train_step, baselines.evaluation
+    forward = inputs.raws, sizes.batch, ours.parametrized_forward, inputs.tone_floor
+    gradient = inputs.raws_and_weights, sizes.batch, ours.parametrized_gradient, inputs.tone_floor
+    step = inputs.raws_and_labels, sizes.batch, ours.train_step
+    evaluation = inputs.raws_and_labels, sizes.batch, ours.evaluation
     fast = {"channels_last": True, "compiled": True}
     faster = 1 / 0.95
     demosaic = {
@@ -138,32 +99,27 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
         for method in ("bilinear", "malvar2004", "menon2007")
     }
     made = [
-        row("parametrized_forward", forward, torch(torch_forward), 15.0),
-        row("parametrized_gradient", gradient, torch(torch_gradient), 10.0),
-        row("torch_compile_forward", forward, torch(torch_forward, compiled=True), 5.0),
-        row("torch_compile_gradient", gradient, torch(torch_gradient, compiled=True), 3.0),
-        row("train_step", step, torch(torch_step), 1.0),
-        row("torch_channels_last_step", step, torch(torch_step, channels_last=True), 1.0),
-        row("torch_compile_step", step, torch(torch_step, **fast), faster),
-        row("evaluation", evaluation, torch(torch_evaluation), 1.0),
-        row("torch_compile_evaluation", evaluation, torch(torch_evaluation, **fast), faster),
-        row("torch_compile_resnet50_step", resnet50, torch(torch_step, network="resnet50", **fast), faster),
-        row("torch_compile_unetplusplus_step", unet, torch(baselines.segmentation_step, **fast), faster),
-        row("demosaic_bilinear", demosaic["bilinear"], numpy(baselines.demosaic, "bilinear"), 10.0),
-        row("demosaic_malvar2004", demosaic["malvar2004"], numpy(baselines.demosaic, "malvar2004"), 15.0),
-        row("demosaic_menon2007", demosaic["menon2007"], numpy(baselines.demosaic, "menon2007"), 10.0),
-        row("demosaic_opencv", demosaic["bilinear"], numpy(baselines.demosaic_opencv), 1.0),
+        row("parametrized_forward", forward, torch(baselines.parametrized_forward), 15.0),
+        row("parametrized_gradient", gradient, torch(baselines.parametrized_gradient), 10.0),
+        row("torch_compile_forward", forward, torch(baselines.parametrized_forward, compiled=True), 5.0),
+        row("torch_compile_gradient", gradient, torch(baselines.parametrized_gradient, compiled=True), 3.0),
+        row("train_step", step, torch(baselines.train_step), 1.0),
+        row("torch_channels_last_step", step, torch(baselines.train_step, channels_last=True), 1.0),
+        row("torch_compile_step", step, torch(baselines.train_step, **fast), faster),
+        row("evaluation", evaluation, torch(baselines.evaluation), 1.0),
+        row("torch_compile_evaluation", evaluation, torch(baselines.evaluation, **fast), faster),
+        row("demosaic_bilinear", demosaic["bilinear"], partial(baselines.demosaic, "bilinear"), 10.0),
+        row("demosaic_malvar2004", demosaic["malvar2004"], partial(baselines.demosaic, "malvar2004"), 15.0),
+        row("demosaic_menon2007", demosaic["menon2007"], partial(baselines.demosaic, "menon2007"), 10.0),
+        row("demosaic_opencv", demosaic["bilinear"], baselines.demosaic_opencv, 1.0),
         row("demosaic_kornia", demosaic["bilinear"], torch(baselines.demosaic_kornia), 1.0),
     ]
     for algorithms in isp.PUBLISHED_STATIC:
-        static = inputs.raws, sizes.batch, partial(ours.static, algorithms), tone_floor
-        made.append(row("_".join(("static", *algorithms)), static, numpy(baselines.static, algorithms), 10.0))
+        static = inputs.raws, sizes.batch, partial(ours.static, algorithms), inputs.tone_floor
+        made.append(row("_".join(("static", *algorithms)), static, partial(baselines.static, algorithms), 10.0))
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
         denoise = inputs.images, sizes.batch, partial(ours.denoise, method)
-        made.append(row(f"denoise_{method}", denoise, numpy(baselines.denoise, method), 3.0))
-    made.append(Row("memory", partial(ours.memory, sizes.frame), 3.0, at_most=True))
-    if on_gpu:
-        return [dataclasses.replace(row, bar=None) for row in made if row.name != "demosaic_opencv"]
+        made.append(row(f"denoise_{method}", denoise, partial(baselines.denoise, method), 3.0))
     return made
 
 
@@ -177,8 +133,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # PyTorch computes on one GPU, and JAX would train on all.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    on_gpu = jax.default_backend() == "gpu"
-    known = rows(sizes or (GPU_SIZES if on_gpu else Sizes()), on_gpu)
+    known = rows(sizes or Sizes(), jax.default_backend() == "gpu")
     for name in names:
         if not any(row.name.startswith(name) for row in known):
             raise InputError(
@@ -188,13 +143,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     results = []
     for row in (progress := tqdm(chosen, unit="row", disable=None)):
         progress.set_description(row.name)
-        try:
-            measured = row.measure(repeats)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            measured = Measured(None, {}, "the device has too little memory")
-        results.append(_result(row, measured))
+        results.append(_result(row, row.measure(repeats)))
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     machine = {
@@ -214,9 +163,8 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
     return {
         "name": row.name,
         "bar": row.bar,
-        "at_most": row.at_most,
         "value": measured.value,
-        "missed": row.fails(best),
+        "missed": best is not None and row.bar is not None and best < row.bar,
         **dict.fromkeys(("ours_ms", "baseline_ms", "floor_ms")),
         **medians,
         "times_floor": medians["ours_ms"] / medians["floor_ms"] if "floor" in samples else None,
@@ -236,15 +184,12 @@ def table(result: Mapping[str, Any]) -> str:
     def cell(number: float | None, unit: str = "") -> str:
         return "-" if number is None else f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}{unit}"
 
-    def bar(row: Mapping[str, Any]) -> str:
-        return "-" if row["bar"] is None else f"{'<' if row['at_most'] else '>'} {row['bar']:.3g}x"
-
     columns = {
         "row": lambda row: row["name"],
         "ours ms": lambda row: cell(row["ours_ms"]),
         "baseline ms": lambda row: cell(row["baseline_ms"]),
         "measured": lambda row: cell(row["value"], "x"),
-        "bar": bar,
+        "bar": lambda row: cell(row["bar"], "x"),
         "floor ms": lambda row: cell(row["floor_ms"]),
         "ours/floor": lambda row: cell(row["times_floor"], "x"),
         "missed": lambda row: "missed" if row["missed"] else "",

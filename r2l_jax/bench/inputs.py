@@ -42,12 +42,6 @@ def raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray
     return *raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES
 
 
-def raws_and_masks(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mosaics and masks of their brighter halves, 1 inside."""
-    (mosaics,) = raws(shape)
-    return mosaics, (mosaics > np.median(mosaics)).astype(np.uint8)
-
-
 def copy_floor(raw: np.ndarray) -> Call:
     """Prepares to read a mosaic and to write an image, each once."""
     return _into_old_memory(lambda raw: jnp.broadcast_to(raw, (3, *raw.shape)), jnp.asarray(raw))

@@ -3,7 +3,7 @@
 Each function prepares a piece of work with NumPy arrays, and returns the call to time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,7 +13,7 @@ from flax import nnx
 
 import isp
 from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
-from r2l_jax.bench.timing import Call, Measured
+from r2l_jax.bench.timing import Call
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
@@ -56,12 +56,9 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
     return partial(jax.jit(jax.grad(weighted_mean, has_aux=True)), *state, jnp.asarray(raw), jnp.asarray(weight))
 
 
-def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
-    """Prepares the training step of scripts/train.py with these flags.
-
-    By default: parametrized pipeline, Adam, and a ResNet-18 for classes or a U-Net++ for masks.
-    """
-    steps, state, batch = _prepared_run(raw, targets, flags)
+def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
+    """Prepares the training step of scripts/train.py: parametrized pipeline, ResNet-18 and Adam."""
+    steps, state, batch = _prepared_run(raw, labels)
     key = jax.random.key(0)
 
     def step():
@@ -74,7 +71,7 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
 
 def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
     """Prepares to add a batch's loss and confusion matrix, with parametrized pipeline and ResNet-18, to sums."""
-    steps, state, batch = _prepared_run(raw, labels, {})
+    steps, state, batch = _prepared_run(raw, labels)
     sums = steps.zero_evaluated()
 
     def evaluate():
@@ -85,22 +82,22 @@ def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
     return evaluate
 
 
-def _prepared_run(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
+def _prepared_run(raw: np.ndarray, labels: np.ndarray) -> tuple[Steps, TrainState, Batch]:
     """Returns a run's compiled functions, the state in which its training begins, and a batch on the devices."""
-    names, segmentation = tuple(map(str, range(len(raw)))), targets.ndim > 1
+    names = tuple(map(str, range(len(raw))))
     dataset = RawDataset(
         name="benchmark",
-        task="segmentation" if segmentation else "classification",
-        classes=("object",) if segmentation else names[:CLASSES],
+        task="classification",
+        classes=names[:CLASSES],
         camera=CAMERA,
         names=names,
-        labels=np.zeros(len(raw), np.int32) if segmentation else targets,
-        read=lambda index: (raw[index], targets[index]),
+        labels=labels,
+        read=lambda index: (raw[index], labels[index]),
     )
-    config = build(TrainConfig, {**PUBLISHED_OPTIMIZATION, **flags}, batch_size=len(raw), lr=LEARNING_RATE)
+    config = build(TrainConfig, PUBLISHED_OPTIMIZATION, batch_size=len(raw), lr=LEARNING_RATE)
     steps = make_steps(StepSettings.of(config, dataset, 1))
     index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
-    batch = {"raw": raw, "target": targets, "index": index, "weight": weight}
+    batch = {"raw": raw, "target": labels, "index": index, "weight": weight}
     return steps, steps.begin(steps.init(jax.random.key(0))), to_devices(batch, shardings().split)
 
 
@@ -117,17 +114,3 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
 def denoise(method: str, rgb: np.ndarray) -> Call:
     """Prepares to denoise with a method of `isp.denoise`."""
     return partial(getattr(isp.denoise, method), jnp.asarray(rgb))
-
-
-def memory(shape: tuple[int, int], repeats: int | None) -> Measured:
-    """Returns the memory that XLA plans for the pipeline that needs most, in multiples of a frame and its picture."""
-    frame, multiples = jax.ShapeDtypeStruct(shape, jnp.float32), {}
-    for name in ("parametrized", "full"):
-        graph, parameters = nnx.split(getattr(isp, name)(CAMERA))
-        forward = jax.jit(lambda parameters, raw, graph=graph: nnx.merge(graph, parameters)(raw))
-        plan = forward.lower(parameters, frame).compile().memory_analysis()
-        assert plan is not None
-        planned = plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes
-        multiples[name] = planned / (4 * 4 * frame.size)
-    note = ", ".join(f"{name} {multiple:.2f}x" for name, multiple in multiples.items())
-    return Measured(max(multiples.values()), {}, note)

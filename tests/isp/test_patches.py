@@ -108,3 +108,14 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
     in_patches, of_one_group = render(module(compiled(again)))
     assert 0 < of_one_group < of_two_groups
     np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.cpu
+@pytest.mark.parametrize("make", [isp.parametrized, isp.full])
+def test_a_large_frame_takes_little_more_memory_than_itself_and_its_picture(make):
+    module, frame = make(DRONE), jax.ShapeDtypeStruct((4000, 6000), jnp.float32)
+    program = jax.jit(lambda parameters, raw: module.with_values(parameters)(raw)).lower(module.parameters(), frame)
+    plan = program.compile().memory_analysis()
+    needed = plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes
+    assert needed < 1.5 * 16 * frame.size

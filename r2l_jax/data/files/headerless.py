@@ -56,18 +56,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(f"bits must be one of {known} for the packing {self.packing}, got {self.bits}")
         if self.packing != "unpacked" and (self.byte_order, self.align) != ("little", "low"):
             raise InputError(f"byte_order and align are for the packing unpacked, got {self.packing}")
-        if self.stride is not None and self.stride < self.row_bytes:
-            raise InputError(f"stride must be at least the {self.row_bytes} bytes of a row, got {self.stride}")
-
-    @property
-    def row_bytes(self) -> int:
-        """The bytes that a row takes, rounded up to whole bytes or groups of samples."""
-        if self.packing == "unpacked":
-            return self.width * self._word
-        if self.packing == "pfnc":
-            return -(-self.width * self.bits // 8)
-        samples, count = self._group
-        return -(-self.width // samples) * count
+        least, _ = self._row_bytes(self.width)
+        if self.stride is not None and self.stride < least:
+            raise InputError(f"stride must be at least the {least} bytes of a row, got {self.stride}")
 
     @property
     def largest(self) -> int:
@@ -75,30 +66,31 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return 2**self.bits - 1
 
     @property
-    def _word(self) -> int:
-        return 1 if self.bits <= 8 else 2
-
-    @property
     def _group(self) -> tuple[int, int]:
-        """The number of packed samples that share bytes, and the number of these bytes."""
+        """The number of samples that share bytes, and the number of these bytes."""
+        if self.packing == "unpacked":
+            return 1, 1 if self.bits <= 8 else 2
         return _GROUPS.get((self.packing, self.bits), (8, self.bits))
 
     @property
-    def _is_stream(self) -> bool:
-        """Whether rows follow each other without starting at a whole byte."""
-        return self.stride is None and self.packing in ("pfnc", "gige")
+    def _rows(self) -> tuple[int, int]:
+        """The number of rows that start at a whole byte, and of samples in each; a stream of bits is one row."""
+        is_stream = self.stride is None and self.packing in ("pfnc", "gige")
+        return (1, self.width * self.height) if is_stream else (self.height, self.width)
+
+    def _row_bytes(self, samples: int) -> tuple[int, int]:
+        """Returns the bytes of samples in a row, without and with the rest of their last group."""
+        in_group, size = self._group
+        whole = -(-samples // in_group) * size
+        return (-(-samples * self.bits // 8) if self.packing == "pfnc" else whole), whole
 
     @property
     def file_bytes(self) -> tuple[int, int]:
         """The lengths of a complete file, without and with the gap after the last row."""
-        if self._is_stream:
-            samples, count = self._group
-            total = self.width * self.height
-            whole = self.offset + -(-total // samples) * count
-            return (whole if self.packing == "gige" else self.offset + -(-total * self.bits // 8)), whole
-        stride = self.stride or self.row_bytes
-        whole = self.offset + self.height * stride
-        return whole - stride + self.row_bytes, whole
+        rows, samples = self._rows
+        least, whole = self._row_bytes(samples)
+        stride = self.stride or whole
+        return self.offset + (rows - 1) * stride + least, self.offset + rows * stride
 
     def read(self, path: Path) -> UInt16[np.ndarray, "height width"]:
         """Reads the samples of a file, which must have one of the two lengths of a complete file."""
@@ -109,21 +101,18 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"expected {lengths[0]}{gap} bytes for {self.height} rows of {self.width} samples of {self.bits} bits "
                 f"({self.packing}), found {found}"
             )
-        data = np.fromfile(path, np.uint8, offset=self.offset)
-        if self._is_stream:
-            return self._unpacked(data, self.width * self.height).reshape(self.height, self.width)
-        stride = self.stride or self.row_bytes
-        rows = np.zeros((self.height, stride), np.uint8)
-        rows.ravel()[: len(data)] = data
-        rows = np.ascontiguousarray(rows[:, : self.row_bytes])
-        return np.stack([self._unpacked(row, self.width) for row in rows])
+        (rows, samples), data = self._rows, np.zeros(lengths[1] - self.offset, np.uint8)
+        data[: found - self.offset] = np.fromfile(path, np.uint8, offset=self.offset)
+        unpacked = [self._unpacked(row, samples) for row in data.reshape(rows, -1)]
+        return np.concatenate(unpacked).reshape(self.height, self.width)
 
     def _unpacked(self, data: UInt8[np.ndarray, " bytes"], count: int) -> UInt16[np.ndarray, " count"]:
-        """Unpacks samples from bytes that start with a whole sample."""
-        if self.packing == "unpacked":
-            return self._words(data)
+        """Unpacks samples from the bytes of a row, which may end with a gap."""
         in_group, size = self._group
         groups = np.zeros((-(-count // in_group), size), np.uint8)
+        data = data[: groups.size]
+        if self.packing == "unpacked":
+            return self._words(data)
         groups.ravel()[: len(data)] = data
         samples, low = np.empty((len(groups), in_group), np.uint16), self.bits - 8
         for place in range(in_group):
@@ -136,9 +125,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return samples.ravel()[:count]
 
     def _words(self, data: UInt8[np.ndarray, " bytes"]) -> UInt16[np.ndarray, " count"]:
-        words = data.view({"little": "<u2", "big": ">u2"}[self.byte_order]) if self._word == 2 else data
+        words = data.view({"little": "<u2", "big": ">u2"}[self.byte_order]) if self.bits > 8 else data
         if self.align == "high":
-            return (words >> (8 * self._word - self.bits)).astype(np.uint16)
+            return (words >> (8 * words.itemsize - self.bits)).astype(np.uint16)
         if (highest := int(words.max())) > self.largest:
             raise InputError(
                 f"holds the value {highest}, which does not fit in {self.bits} bits: check the bits, byte_order and "
