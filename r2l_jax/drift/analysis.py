@@ -142,14 +142,13 @@ def _write(
     file: pathlib.Path, fold: Artifact, flags: Mapping[str, Any], identity: store.Identity, analysis: Analysis
 ) -> dict[str, Any]:
     """Writes an analysis in place of an earlier one, and returns the content of its file."""
-    planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
-    planned += [outcomes.FILE] if analysis.outcomes else []
-    store.begin(file, planned)
+    store.clear(file)
     if analysis.outcomes:
         outcomes.write(file.parent / outcomes.FILE, analysis.outcomes)
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)
-    events = figures.write(file.parent, analysis.figures)
+    files = [*(f"{name}.csv" for name in analysis.tables), *figures.write(file.parent, analysis.figures)]
+    files += [outcomes.FILE] if analysis.outcomes else []
     content = {
         **analysis.content,
         "table": analysis.table,
@@ -157,4 +156,4 @@ def _write(
         "training": fold.training,
         **environment(),
     }
-    return store.finish(file, content, identity, [*planned, *events])
+    return store.finish(file, content, identity, files)

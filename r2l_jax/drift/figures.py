@@ -118,7 +118,7 @@ def _color_scale(values: np.ndarray, logarithmic: bool) -> Normalize:
 def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> list[str]:
     """Writes each figure or picture as `<name>.png`, and all of them as TensorBoard events that replace earlier ones.
 
-    Returns the names of the new files of events.
+    Returns the names of the pictures and of the new file of events.
     """
     before = set(folder.glob("events.*"))
     # `purge_step=0` makes TensorBoard ignore the events of earlier calls.
@@ -132,4 +132,4 @@ def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> 
             with replacing(folder / f"{name}.png") as part:
                 Image.fromarray(picture).save(part, "png")
             writer.add_image(name, picture, 0, dataformats="HWC")
-    return sorted(path.name for path in set(folder.glob("events.*")) - before)
+    return [*(f"{name}.png" for name in figures), *(path.name for path in set(folder.glob("events.*")) - before)]

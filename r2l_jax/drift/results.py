@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -637,7 +637,7 @@ def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:
         kind: a class of this module.
 
     Returns:
-        The result; None if the file is missing, or if the program that writes it has not finished.
+        The result; None if the file is missing.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
@@ -648,9 +648,6 @@ def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}): make it anew or move it away") from None
-    # Until a result is finished, its file only lists those beside it.
-    if isinstance(content, Mapping) and content.keys() == {"files"}:
-        return None
     return converted(content, kind, file)
 
 

@@ -6,14 +6,12 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-# What the names of installed commands begin with; `programs.main` names a program that it starts "r2l <name>".
-_INSTALLED = ("r2l-", "r2l ")
-
 
 def command(program: str) -> str:
     """Returns how to start a program as this one was started: `r2l <name>`, or `python scripts/<name>.py`."""
+    # `programs.main` names a program that it starts "r2l <name>".
     started = pathlib.Path(sys.argv[0]).name[:4]
-    return f"{started}{program}" if started in _INSTALLED else f"python scripts/{program}.py"
+    return f"{started}{program}" if started in ("r2l-", "r2l ") else f"python scripts/{program}.py"
 
 
 def report_command(runs: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+# How many values are quantized at once.
 _PART = 2**16
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
@@ -27,20 +28,17 @@ def contact_sheet(
         for image in images.values()
     ]
     width, height = panels[0].size
-    font = ImageFont.load_default(18)
     # A letter is about 9 pixels wide.
-    titles = [textwrap.wrap(name, max(width // 9, 1)) for name in images]
-    line, gap = 22, 8
-    above = [6 + line * max(map(len, titles[start : start + columns])) for start in range(0, len(titles), columns)]
-    size = (columns * (width + gap) + gap, sum(above) + len(above) * height + gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (lines, picture) in enumerate(zip(titles, panels, strict=True)):
+    titles = ["\n".join(textwrap.wrap(name, max(width // 9, 1))) for name in images]
+    gap, title = 8, 6 + 22 * (1 + max(text.count("\n") for text in titles))
+    rows = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (title + height) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for place, (text, picture) in enumerate(zip(titles, panels, strict=True)):
         row, column = divmod(place, columns)
-        left, top = gap + column * (width + gap), sum(above[:row]) + row * height
-        for number, text in enumerate(lines):
-            draw.text((left, top + 4 + number * line), text, "black", font)
-        sheet.paste(picture, (left, top + above[row]))
+        left, top = gap + column * (width + gap), row * (title + height)
+        draw.multiline_text((left, top + 4), text, "black", font)
+        sheet.paste(picture, (left, top + title))
     return sheet
 
 
@@ -50,15 +48,11 @@ def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) ->
         return _quantized(image, dtype)
     result = np.empty(image.shape, dtype)
     # In parts that stay in the cache: floats of the whole image would take several times the memory of the result.
-    for part, integers in zip(_parts(image), _parts(result), strict=True):
-        integers[...] = _quantized(part, dtype)
+    rows = max(_PART // max(image[:1].size, 1), 1)
+    for start in range(0, len(image), rows):
+        result[start : start + rows] = _quantized(image[start : start + rows], dtype)
     return result
 
 
 def _quantized(image: AnyArray, dtype: type[np.unsignedinteger]) -> AnyArray:
     return (image.clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)
-
-
-def _parts(array: np.ndarray) -> list[np.ndarray]:
-    rows = max(_PART // max(array[:1].size, 1), 1)
-    return [array[start : start + rows] for start in range(0, len(array), rows)]

@@ -25,10 +25,10 @@ def one_line(error: BaseException | str) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """Returns the message of an error in one line: file and reason, if the system refused to read or write a file."""
+    """Returns an error in one line: its message, file and reason of the system, or the name of its class."""
     if isinstance(error, OSError) and error.errno is not None:
         return one_line(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror))
-    return one_line(error)
+    return one_line(error) or type(error).__name__
 
 
 def printable(text: str) -> str:

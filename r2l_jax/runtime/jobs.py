@@ -34,7 +34,6 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# The help of `--scheduler`.
 SETTING = (
     "where jobs run: serial, in this process; local:<n>, in n processes of this machine; tcp://<host>:<port>, on the "
     "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
@@ -49,13 +48,12 @@ _ITEMS, _JOBS = 64, 4
 # The workers that a Dask scheduler is assumed to have.
 _WORKERS = 16
 
-# `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
-# frame of 24 megapixels would take 0.8 s of a core more.
+# `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays.
 _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 class Ended(NamedTuple):
-    """How the work on an item, or on the job of a name, has ended: with a result, or with an error in one line."""
+    """How the work on an item, or the job of a name, has ended: with a result, or with an error in one line."""
 
     item: Any
     result: Any = None
@@ -97,27 +95,29 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
     with StopSignals() as stop, _joined(scheduler) as client:
         import distributed
 
-        options: dict[str, Any] = {"pure": False, "retries": _RETRIES}
         folder, futures = os.getcwd(), dict[str, Any]()
         for job in jobs:
-            needed = [futures[name] for name in job.after]
-            futures[job.name] = client.submit(_call_elsewhere, job.name, job.work, needed, folder, logs, **options)
+            given = job.name, job.work, [futures[name] for name in job.after], folder, logs
+            futures[job.name] = client.submit(_call_elsewhere, *given, pure=False, retries=_RETRIES)
         names = {future.key: name for name, future in futures.items()}
         ended = distributed.as_completed(futures.values())
         while not ended.is_empty():
             if stop.requested():
-                raise Interrupted("stopped; the same command resumes there")
+                raise _stopped()
             time.sleep(0.05)
             for future in ended.next_batch(block=False):
                 if future.status == "finished":
                     yield future.result()
                 else:
                     error = future.exception()
-                    kind, lost = type(error).__name__, ("KilledWorker", "NoneType")
-                    reason = "its worker was lost" if kind in lost else in_words(error) or kind
-                    yield Ended(names[future.key], error=reason)
+                    is_lost = type(error).__name__ in ("KilledWorker", "NoneType")
+                    yield Ended(names[future.key], error="its worker was lost" if is_lost else in_words(error))
                 # A result that is kept would be computed anew if its worker were lost.
                 future.release()
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped; the same command resumes there")
 
 
 def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
@@ -132,22 +132,21 @@ def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: 
             traceback.print_exc()
             if retried:
                 raise
-        return Ended(name, error=in_words(error) or type(error).__name__, seconds=time.monotonic() - started)
+        return Ended(name, error=in_words(error), seconds=time.monotonic() - started)
 
 
 def _call_elsewhere(
     name: str, work: Callable[[], Any], needed: Sequence[Ended], folder: str, logs: pathlib.Path | None
 ) -> Ended:
     """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
-    with contextlib.ExitStack() as held:
-        # A worker on another machine may lack that folder, and needs none then.
-        if os.path.isdir(folder):
-            held.enter_context(contextlib.chdir(folder))
-        if logs is not None:
-            logs.mkdir(parents=True, exist_ok=True)
-            log = held.enter_context((logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', name)}.txt").open("a", buffering=1))
-            held.enter_context(contextlib.redirect_stdout(log))
-            held.enter_context(contextlib.redirect_stderr(log))
+    # A worker on another machine may lack that folder, and needs none then.
+    if os.path.isdir(folder):
+        os.chdir(folder)
+    if logs is None:
+        return _call(name, work, needed, retried=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', name)}.txt"
+    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         return _call(name, work, needed, retried=True)
 
 
@@ -169,13 +168,13 @@ def in_chunks(
         with StopSignals() as stop:
             yield from work(tools, [item for unit in units for item in unit], stop.requested)
             if stop.requested():
-                raise Interrupted("stopped; the same command resumes there")
+                raise _stopped()
         return
-    workers = _WORKERS if scheduler.startswith("tcp://") else asked_for(scheduler)
-    chunks = {f"chunk {number}": chunk for number, chunk in enumerate(divided(units, workers))}
-    calls = [Job(name, functools.partial(_work, work, load, chunk)) for name, chunk in chunks.items()]
+    workers = _WORKERS if scheduler.startswith("tcp://") else asked_for(scheduler)[0]
+    chunks = divided(units, workers)
+    calls = [Job(str(number), functools.partial(_work, work, load, chunk)) for number, chunk in enumerate(chunks)]
     for name, results, error, *_ in run(calls, scheduler):
-        yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[name])
+        yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[int(name)])
 
 
 def _work(work: Callable[[Any, Sequence, Callable], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
@@ -211,7 +210,9 @@ def in_threads(
             try:
                 return Ended(item, work(item), warnings=warnings)
             except Exception as error:
-                return Ended(item, error=_said(error, item))
+                name, said = one_line(str(item)), in_words(error)
+                is_named = isinstance(error, InputError) or getattr(error, "filename", None) is not None
+                return Ended(item, error=said if is_named else f"{name}: {said.removeprefix(f'{name}: ')}")
 
     pool, begun = ThreadPoolExecutor(threads), collections.deque[Future[Ended]]()
     rest = (item for _, item in zip(iter(stopped, True), items, strict=False))
@@ -224,15 +225,6 @@ def in_threads(
     finally:
         # After an interruption, items that have not been started are left out.
         pool.shutdown(cancel_futures=True)
-
-
-def _said(error: Exception, item: object) -> str:
-    """Describes an error in one line that names the item."""
-    message = in_words(error)
-    if isinstance(error, InputError) or getattr(error, "filename", None) is not None:
-        return message
-    name = one_line(str(item))
-    return f"{name}: {message.removeprefix(f'{name}: ') or type(error).__name__}"
 
 
 def finished(
@@ -268,16 +260,11 @@ def finished(
 
 def prepare(scheduler: str) -> None:
     """Checks `--scheduler` and its packages, and leaves GPUs to workers; to be called before anything is computed."""
-    _options(scheduler)
+    asked_for(scheduler)
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
             raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-
-def asked_for(scheduler: str) -> int:
-    """Returns how many workers a `--scheduler` asks for; 1 where a Dask scheduler decides."""
-    return _options(scheduler)[0]
 
 
 def prepare_worker(dask_worker: Any) -> None:
@@ -306,7 +293,7 @@ def _joined(scheduler: str) -> Iterator[Any]:
     dask.config.set({"logging": {"distributed": "error"}})
     import distributed
 
-    count, options = _options(scheduler)
+    count, options = asked_for(scheduler)
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     # A job that waits at a worker would count as failed if the worker died.
@@ -340,8 +327,8 @@ def _joined(scheduler: str) -> Iterator[Any]:
         yield client
 
 
-def _options(scheduler: str) -> tuple[int, dict[str, Any]]:
-    """Reads how many workers a `--scheduler` asks for, and for a Slurm cluster its other options."""
+def asked_for(scheduler: str) -> tuple[int, dict[str, Any]]:
+    """Returns how many workers a `--scheduler` asks for, 1 where Dask decides, and the other options of Slurm."""
     if local := re.fullmatch(r"local:([1-9][0-9]{0,3})", scheduler):
         return int(local[1]), {}
     if scheduler == "serial" or scheduler.startswith("tcp://"):
@@ -357,5 +344,5 @@ def _options(scheduler: str) -> tuple[int, dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"--scheduler={scheduler} must be a file with the options of dask_jobqueue.SLURMCluster and the number of "
-            f'jobs, such as {{"jobs": 8, "cores": 8, "memory": "32GB", "walltime": "08:00:00"}}: {in_words(error)}'
+            f'jobs, such as {{"jobs": 8, "cores": 8, "memory": "32GB"}}: {in_words(error)}'
         ) from None

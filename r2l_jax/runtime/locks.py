@@ -20,8 +20,7 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
     """Makes a folder, and keeps other runs of this and other programs from writing to it in the meantime.
 
     The lock ends with the process, however it ends, and the temporary files of a killed program are removed. A
-    training's first process takes the lock for all. Folders within `folder` have locks of their own, and so has
-    a `file`, where a program writes no other file in the folder.
+    training's first process takes the lock for all. With `file`, other files and folders in it may be written to.
     """
     # Imported here, since the help of programs with --scheduler is printed without JAX.
     from r2l_jax.runtime.hosts import is_first

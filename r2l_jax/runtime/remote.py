@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from upath import UPath as Url
 
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, in_words, one_line
 
 BY_URL = "a path, or a URL such as s3://bucket/folder"
 
@@ -75,4 +75,4 @@ def named(url: Place) -> Iterator[None]:
     except ImportError as error:
         raise InputError(f"{url}: {one_line(error)}: pip install 'r2l_jax[cloud]'") from None
     except Exception as error:  # Each storage has its own.
-        raise InputError(f"{url}: {one_line(error) or type(error).__name__}") from None
+        raise InputError(f"{url}: {in_words(error)}") from None

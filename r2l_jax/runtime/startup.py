@@ -24,10 +24,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def keep_memory(any_thread: bool = False) -> None:
     """Keeps freed memory in this process for its next arrays, on Linux with glibc. Must be called before JAX is used.
 
-    By default, malloc maps fresh pages for every array above 32 MiB, whose page faults cost 0.3 s per GiB: on a CPU, a
-    quarter of a training step. Only the main thread's heap can keep large arrays; on CPUs, JAX computes in the thread
-    that calls it. If others compute as well (`any_thread`), all share one heap, for which they wait: XLA, which
-    compiles in several threads, takes 1.4 times as long.
+    By default, malloc maps fresh pages for every array above 32 MiB: on a CPU, a quarter of a training step. Only the
+    main thread's heap can keep large arrays; on CPUs, JAX computes in the thread that calls it. If others compute as
+    well (`any_thread`), all share one heap, for which they wait.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -52,11 +51,7 @@ def let_callbacks_read() -> None:
 
 
 def prepare(any_thread: bool = False) -> None:
-    """Keeps memory and compiled functions. Must be called before anything else uses JAX.
-
-    Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or in the user's cache folder. `any_thread` is for
-    `keep_memory`.
-    """
+    """Keeps memory (see `keep_memory`) and compiled functions. Must be called before anything else uses JAX."""
     keep_memory(any_thread)
     let_callbacks_read()
     # Hashed now, before anybody edits the source files that this process has imported.

@@ -81,12 +81,12 @@ def exit_status(main: Callable[[], int | None]) -> int:
         _end(128 + signal.SIGPIPE)
     except Exception as error:
         called, alone = of_callback(error), not _has_joined_others()
-        if called is None and alone and not _is_for_the_user(error):
-            raise
-        if called is None and not _is_for_the_user(error):
-            traceback.print_exc()
-        else:
+        if called or _is_for_the_user(error):
             _say(f"error: {in_words(called or error)}")
+        elif alone:
+            raise
+        else:
+            traceback.print_exc()
         if not alone:
             time.sleep(2)  # The others may be about to report the same error, and JAX ends them with this process.
         if called or not alone or getattr(error, "errno", None) in _FULL:

@@ -1,25 +1,23 @@
 """Stores results under an identity, and finds a result again only under the identity that it was stored with.
 
 An identity is three hashes (of the settings, the data and the model), the hash of the packages' code, and the versions
-of JAX and jaxlib. There are three kinds of results:
-
-- a finished result in a JSON file, with pictures and tables beside it: `find`, `begin` and `finish`;
-- many small results in one JSON file, each with its own identity: `Entries`;
-- arrays of unfinished work: `Unfinished`.
+of JAX and jaxlib. A finished result is a JSON file with pictures and tables beside it (`find`, `clear`, `finish`);
+unfinished work is arrays (`Unfinished`).
 """
 
 import ast
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jaxlib.version
 import numpy as np
 
 from r2l_jax.runtime.files import replacing, write_json
@@ -84,12 +82,7 @@ def identity(settings: Mapping[str, Any], data: Any = None, model: Any = None) -
 
 def made_by() -> dict[str, str]:
     """Returns the identity of the code in this process: the source hash and the versions of JAX and jaxlib."""
-    return {"source": source_hash(), **_versions()}
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return {"source": source_hash(), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
 
 
 def differences(earlier: Any, wanted: Identity) -> list[str]:
@@ -105,9 +98,8 @@ def say_anew(what: str, reasons: Sequence[str]) -> None:
 
 def find(file: pathlib.Path, wanted: Identity, says: bool = True) -> dict[str, Any] | None:
     """Returns a finished result, or None if the file holds no result of this identity; `says` why on stderr."""
-    content = _read(file)
-    # A result that was begun but not finished lists its files, and has no identity to compare.
-    if content is None or ("identity" not in content and _FILES in content):
+    content = read(file)
+    if content is None:
         return None
     reasons = differences(content.get("identity"), wanted)
     if reasons and says:
@@ -115,33 +107,24 @@ def find(file: pathlib.Path, wanted: Identity, says: bool = True) -> dict[str, A
     return None if reasons else content
 
 
-def begin(file: pathlib.Path, files: Collection[str]) -> None:
-    """Makes room for a finished result: makes its folder, and removes the earlier result and the files beside it.
-
-    Other files in the folder stay. Until `finish`, the result's file lists `files`, the names of the pictures and
-    tables that are being written, so that the next call can remove them even if the program is killed.
-    """
-    listed = (_read(file) or {}).get(_FILES)
-    # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
-    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-    old = [name for name in names if pathlib.PurePath(name).name == name != file.name]
-    # Written before anything is removed: if the program is killed now, the earlier result must not be found without its
-    # files.
-    write_json(file, {_FILES: sorted({*files, *old})})
-    for name in old:
-        if (file.parent / name).is_file():
+def clear(file: pathlib.Path) -> None:
+    """Removes a finished result and the files beside it that it lists; other files in the folder stay."""
+    listed = (read(file) or {}).get(_FILES)
+    # Removed first: if the program is killed now, the result must not be found without its files.
+    file.unlink(missing_ok=True)
+    for name in listed if isinstance(listed, list) else ():
+        # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
+        if isinstance(name, str) and pathlib.PurePath(name).name == name and (file.parent / name).is_file():
             (file.parent / name).unlink(missing_ok=True)
 
 
-def finish(
-    file: pathlib.Path, content: Mapping[str, Any], identity: Identity, files: Collection[str]
-) -> dict[str, Any]:
+def finish(file: pathlib.Path, content: Mapping[str, Any], identity: Identity, files: Iterable[str]) -> dict[str, Any]:
     """Writes a finished result, and the names of the `files` beside it; returns it in the form in which `find` will."""
     write_json(file, {**content, "identity": identity, _FILES: sorted(files)})
     return json.loads(file.read_text())
 
 
-def _read(file: pathlib.Path) -> dict[str, Any] | None:
+def read(file: pathlib.Path) -> dict[str, Any] | None:
     """Reads a JSON file; returns an empty dict if the file is damaged, and None if it does not exist."""
     try:
         content = json.loads(file.read_text())
@@ -150,28 +133,6 @@ def _read(file: pathlib.Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-class Entries:
-    """Results by name in one JSON file, each with its own identity. Entries that cannot be read are ignored."""
-
-    def __init__(self, file: pathlib.Path):
-        self._file = file
-        entries = {name: entry for name, entry in (_read(file) or {}).items() if isinstance(entry, dict)}
-        self._entries = {name: entry for name, entry in entries.items() if isinstance(entry.get("content"), dict)}
-
-    def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
-        """Returns an entry and no reasons, or None and why its identity differs: no reasons if there is no entry."""
-        if (entry := self._entries.get(name)) is None:
-            return None, []
-        reasons = differences(entry.get("identity"), wanted)
-        return (None if reasons else entry["content"]), reasons
-
-    def add(self, contents: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Identity]) -> None:
-        """Adds or replaces entries by name, and writes the file."""
-        for name, content in contents.items():
-            self._entries[name] = {"identity": identities[name], "content": content}
-        write_json(self._file, self._entries)
 
 
 class Unfinished:

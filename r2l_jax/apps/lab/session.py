@@ -214,7 +214,7 @@ class Session:
                     await self._render(self.view)
                 except Exception as error:  # The visitor can choose other settings.
                     self.stop()
-                    self._failed(f"cannot be rendered: {in_words(error) or type(error).__name__}")
+                    self._failed(f"cannot be rendered: {in_words(error)}")
 
     async def _do(self, words: str, work: Coroutine[Any, Any, None]) -> None:
         """Does work in place of any that is in progress, and reports its error."""
@@ -231,7 +231,7 @@ class Session:
         self._announce("")
         # Odd values in a file, or a user's stage, may raise anything, and a result may be too large for the memory.
         if error is not None:
-            self._failed(in_words(error) or f"{words}: {type(error).__name__}")
+            self._failed(in_words(error) if str(error) else f"{words}: {type(error).__name__}")
             self._changed("view")
 
     def _announce(self, words: str) -> None:
@@ -275,7 +275,7 @@ class Session:
             self._wake()
             await self.lab.slowly(view.engine.slope, view.engine.start, view.raw, view.target)
         except Exception as error:  # The model may not take the image of a user's stage.
-            raise InputError(f"the model cannot judge: {in_words(error) or type(error).__name__}") from None
+            raise InputError(f"the model cannot judge: {in_words(error)}") from None
         view.has_slope = True
         self._wake()
 

@@ -54,7 +54,7 @@ def dry_run(config: StudyConfig) -> str:
     dataset = _prepare(config)
     jobs = _jobs(config)
     ledger = estimate.Ledger(config.output_dir)
-    at_once = workers.asked_for(config.choice.scheduler)
+    at_once = workers.asked_for(config.choice.scheduler)[0]
     return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), at_once)
 
 

@@ -44,14 +44,9 @@ def write(
     flags = flat(config)
     identity = store.identity(flags, model=content.training)
     whole = {**results.plain(content), "table": text, "flags": flags, **environment()}
-
-    def write_files() -> None:
-        store.begin(file, ["forensics.png"])
-        events = figures.write(file.parent, {"forensics": make_figure(content)})
-        store.finish(file, whole, identity, ["forensics.png", *events])
-
     with writing_to(config.output_dir):
-        write_files()
+        store.clear(file)
+        store.finish(file, whole, identity, figures.write(file.parent, {"forensics": make_figure(content)}))
     print(f"{text}\n")
 
 

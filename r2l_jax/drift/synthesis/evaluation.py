@@ -31,7 +31,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_csv
+from r2l_jax.runtime.files import write_csv, write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -225,13 +225,12 @@ def _write(
     identity: store.Identity,
 ) -> None:
     """Writes the files of a finished evaluation in place of an earlier one's."""
-    file, pictures = output / "evaluation.json", summary.make_figures(found)
-    planned = ["evaluation.csv", outcomes.FILE, *(f"{name}.png" for name in pictures)]
-    store.begin(file, planned)
+    file = output / "evaluation.json"
+    store.clear(file)
     outcomes.write(output / outcomes.FILE, kept)
     write_csv(output / "evaluation.csv", summary.csv_rows(found))
-    events = figures.write(output, pictures)
-    store.finish(file, content, identity, [*planned, *events])
+    drawn = figures.write(output, summary.make_figures(found))
+    store.finish(file, content, identity, ["evaluation.csv", outcomes.FILE, *drawn])
 
 
 def _check(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> None:
@@ -296,7 +295,8 @@ class _Part:
     ):
         fold = folds[0]
         file = run.output / "parts" / f"{_file_name(run.file + suffix)}_fold_{fold.number}.json"
-        self._entries = store.Entries(file)
+        # The numbers of each case by its name, with their own identity.
+        self._file, self._entries = file, store.read(file) or {}
         self._identities: dict[str, store.Identity] = {}
         self._label = run.label + suffix
         self.folds, self.fold, self.members = folds, fold, members
@@ -313,10 +313,12 @@ class _Part:
                 fold.dataset if case.iso is None else load_at(fold.config.data, case.iso, fold.dataset.fingerprint)
             )
             self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
-            numbers, reasons = self._entries.find(case.name, self._identities[case.name])
-            if numbers is not None:
-                self.tests[case.name] = numbers
-                continue
+            entry, reasons = self._entries.get(case.name), []
+            if isinstance(entry, dict):
+                reasons = store.differences(entry.get("identity"), self._identities[case.name])
+                if not reasons:
+                    self.tests[case.name] = entry["content"]
+                    continue
             sources.setdefault((case.iso, case.group if members else ""), (dataset, []))[1].append(case)
             if reasons:
                 anew.setdefault(tuple(reasons), []).append(case.name)
@@ -336,7 +338,9 @@ class _Part:
         """Adds the numbers of cases that were missing, and writes the file."""
         added = {name: numbers for name, numbers in tests.items() if name not in self.tests}
         self.tests |= added
-        self._entries.add(added, self._identities)
+        for name, numbers in added.items():
+            self._entries[name] = {"identity": self._identities[name], "content": numbers}
+        write_json(self._file, self._entries)
 
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""

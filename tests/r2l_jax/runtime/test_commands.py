@@ -11,7 +11,6 @@ from r2l_jax.runtime.commands import as_started, closing, command, report_comman
     [
         ("scripts/train.py", "python scripts/evaluate.py"),
         ("/home/me/.venv/bin/r2l-train", "r2l-evaluate"),
-        ("r2l-train.exe", "r2l-evaluate"),
         ("/home/me/.venv/bin/r2l train", "r2l evaluate"),
         ("/home/r2l-jax/my_program.py", "python scripts/evaluate.py"),
     ],

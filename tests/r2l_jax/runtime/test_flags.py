@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,29 +54,22 @@ def parse(*arguments, settings=Config):
 
 def test_flags_become_a_tree_of_settings():
     config = parse(
-        *("--input=a,b", "--input=c", "--kind=cube", "--crushed", "--weights=4,5e-1", "--sizes=7", "--logged", "False")
+        *("--input=a,b", "--input=a", "--kind=cube", "--crushed", "--weights=4,5e-1", "--sizes=7", "--logged", "False")
     )
     assert config == Config(
-        input=("a", "b", "c"),
+        input=("a", "b", "a"),
         kind=Kind(kind="cube", crushed=True, logged=False),
         steps=Steps(weights=(4.0, 0.5), sizes=(7,)),
     )
     assert parse("--input=a", "--nomelted") == Config(input=("a",))
 
 
-def test_a_flagfile_is_read(tmp_path):
-    (tmp_path / "program.flags").write_text("# a comment\n--steps=5\n--kind=cube\n")
-    assert flat(parse("--input=a", f"--flagfile={tmp_path}/program.flags"))["steps"] == 5
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--input is required: files"),
-        (["--input=a", "--steps=0"], "--steps must be positive, got 0"),
         (["--input=a", "--weights=1,-2"], "--weights must be positive, got -2.0"),
         (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
-        (["--input=a", "--weights=1,high"], "--weights must be numbers, separated by commas, got 1,high"),
         (["--input=a", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
     ],
 )
@@ -89,29 +84,20 @@ def test_wrong_values_are_named(arguments, message):
     [
         ("--kind=cube --melted", "--melted has no effect without --kind=cream"),
         ("--kind=cube --nomelted", None),
-        ("--kind=cube", None),
-        ("--melted", None),
         ("--sizes=7", "--sizes has no effect without --weights=3.0|4.0"),
         ("--sizes=7 --weights=1,4", None),
         ("--spoons=1", "--spoons has no effect without --melted|sizes"),
-        ("--spoons=0", None),
-        ("--spoons=2 --melted", None),
         ("--spoons=2 --weights=3 --sizes=7", None),
         ("--spoons=2 --melted --crushed", "--spoons has no effect with --crushed"),
     ],
 )
-@pytest.mark.parametrize("place", ["command line", "flagfile"])
-def test_a_flag_that_was_given_and_has_no_effect_is_refused(tmp_path, place, arguments, message):
-    given = arguments.split()
-    if place == "flagfile":
-        (tmp_path / "program.flags").write_text("\n".join(given))
-        given = [f"--flagfile={tmp_path}/program.flags"]
-    if message is None:
-        parse("--input=a", *given)
-        return
-    with pytest.raises(InputError) as error:
-        parse("--input=a", *given)
-    assert str(error.value) == message
+def test_a_flag_that_was_given_and_has_no_effect_is_refused(tmp_path, arguments, message):
+    (tmp_path / "program.flags").write_text("\n".join(arguments.split()))
+    expected = (
+        contextlib.nullcontext() if message is None else pytest.raises(InputError, match=f"^{re.escape(message)}$")
+    )
+    with expected:
+        parse("--input=a", f"--flagfile={tmp_path}/program.flags")
 
 
 def test_settings_made_without_flags_are_checked_as_well():
@@ -144,26 +130,18 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
         assert f"  {line}" in text
     assert "--sizes" not in text
     assert text.endswith(" --helpfull lists 1 more flags.")
+    assert "  --sizes: in pixels" in flags.help_text(Config, "A title.", full=True)
 
 
-def test_helpfull_has_rare_flags():
-    text = flags.help_text(Config, "A title.", full=True)
-    assert "  --sizes: in pixels" in text
-    assert "--helpfull" not in text
-
-
-def test_train_has_a_flag_for_each_setting_with_help():
+def test_train_has_a_flag_for_each_setting():
     names = [leaf.name for leaf in leaves(TrainConfig)]
     assert len(names) == len(set(names)) == len(flat(TrainConfig()))
-    assert all(leaf.declared.help for leaf in leaves(TrainConfig))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--step=2"], "Unknown command line flag 'step'. Did you mean: steps ?"),
-        (["--steps=two"], "flag --steps=two: invalid literal for int() with base 10: 'two'"),
-        (["--kind=berg"], "flag --kind=berg: value should be one of <cream|cube>"),
         (["more", "words"], "unexpected arguments ['more', 'words']; every option has the form --name=value"),
     ],
 )
@@ -176,19 +154,9 @@ def test_a_wrong_flag_is_one_line(arguments, message):
     assert "\n" not in str(ended.value.code)
 
 
-def test_help_of_a_program():
-    shown = programs.call("unprocess.py", "--help")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
-    own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
-    assert names == own
-
-
 @pytest.mark.parametrize(
     ("given", "track"),
     [
-        ("", ()),
-        ("--track=predictions,arrays", ("predictions", "arrays")),
         ("--track_processing --track_predictions --track_every_epoch", ("processing", "predictions", "every_epoch")),
         ("--track=processing --track_processing --track_processing_gradients", ("processing", "gradients")),
         ("--track=processing,predictions --notrack_processing", ("predictions",)),
@@ -198,18 +166,10 @@ def test_switches_of_the_published_program_are_elements_of_a_list(given, track):
     assert parse(*given.split(), settings=TrainConfig).tracking.track == track
 
 
-def test_equal_elements_of_a_list_stay():
-    assert parse("--input=a,b,a", settings=Config).input == ("a", "b", "a")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [(str(programs.SCRIPTS / "unprocess.py"), "--help"), ("-c", "from r2l_jax.programs import main; main()", "--help")],
-)
-def test_a_reader_who_has_seen_enough_ends_a_program_quietly(arguments):
+def test_a_reader_who_has_seen_enough_ends_a_program_quietly():
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, *arguments]
+    command = [sys.executable, str(programs.SCRIPTS / "unprocess.py"), "--help"]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")

@@ -48,8 +48,3 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         process.wait()
     with writing_to(tmp_path):
         pass
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert refusal(tmp_path / "file" / "run") == f"{tmp_path}/file/run: not a folder to write to (Not a directory)"

@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 # The signal comes when the program imports a module, of which Python tells this hook.
 AT_IMPORT = """
-import os, runpy, sys
-number, moment = int(sys.argv[1]), sys.argv[2]
-sys.addaudithook(lambda event, words: event == "import" and words[0] == moment and os.kill(os.getpid(), number))
-del sys.argv[:3]
+import os, runpy, signal, sys
+moment = sys.argv[1]
+sys.addaudithook(lambda event, words: event == "import" and words[0] == moment and signal.raise_signal(signal.SIGINT))
+del sys.argv[:2]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -59,16 +59,9 @@ def started(code, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [
-        (signal.SIGINT, "r2l_jax.config"),
-        pytest.param(signal.SIGTERM, "jaxlib.mlir.ir", marks=pytest.mark.slow),
-    ],
-)
-def test_a_signal_during_an_import_ends_a_program_in_one_line(tmp_path, number, moment):
-    script, logdir = ROOT / "scripts" / "train.py", f"--logdir={tmp_path}"
-    ended = started(AT_IMPORT, str(int(number)), moment, str(script), logdir, "--experiment_name=a", "--run_name=b")
+@pytest.mark.parametrize("moment", ["r2l_jax.config", pytest.param("jaxlib.mlir.ir", marks=pytest.mark.slow)])
+def test_a_signal_during_an_import_ends_a_program_in_one_line(tmp_path, moment):
+    ended = started(AT_IMPORT, moment, str(ROOT / "scripts" / "train.py"), f"--logdir={tmp_path}", "--run_name=b")
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "train.py: interrupted\n")
 
 
@@ -91,7 +84,7 @@ def test_the_first_signal_asks_to_stop_and_leaves_the_handlers_as_they_were(caps
 
 @pytest.fixture
 def status(monkeypatch):
-    """Returns a function that runs another function as a program and returns its exit status."""
+    """Runs a function as a program, and returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["scripts/program.py"])
     # A full disk ends the process at once.
     monkeypatch.setattr(os, "_exit", sys.exit)
@@ -137,26 +130,15 @@ def test_a_thread_that_cannot_write_ends_the_program_in_one_line(status, capfd):
         thread.start()
         thread.join()
 
-    before = threading.excepthook
     assert status(main) == 0  # It goes on only here, where `os._exit` ends the thread alone.
     assert capfd.readouterr().err.startswith("program.py: error: threading: events: No space left on device\n")
-    assert threading.excepthook is before
 
 
 def test_the_exit_status_is_the_value_that_the_program_returns(status):
     assert (status(lambda: None), status(lambda: 2)) == (0, 2)
 
 
-def test_a_reader_that_has_seen_enough_ends_a_program_quietly():
-    code = "import sys; from r2l_jax.runtime import stop; sys.exit(stop.exit_status(lambda: print('x' * 10**6)))"
-    command = f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
-    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGPIPE, "x", "")
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("shapes do not fit"), OSError("a damaged file"), OSError(errno.ENOMEM, "Cannot allocate")]
-)
+@pytest.mark.parametrize("error", [OSError("a damaged file"), OSError(errno.ENOMEM, "Cannot allocate")])
 def test_other_exceptions_keep_their_traceback(status, error):
     with pytest.raises(type(error)) as raised:
         status(raising(error))
@@ -164,9 +146,7 @@ def test_other_exceptions_keep_their_traceback(status, error):
 
 
 def test_a_file_that_cannot_be_written_is_named_without_its_temporary_name(status, capsys, tmp_path):
-    folder, file = tmp_path / "folder.json", tmp_path / "file"
-    folder.mkdir()
-    file.touch()
+    (folder := tmp_path / "folder.json").mkdir()
 
     def fill_the_disk():
         with replacing(tmp_path / "new.json"):
@@ -176,11 +156,10 @@ def test_a_file_that_cannot_be_written_is_named_without_its_temporary_name(statu
     for main, line in (
         (fill_the_disk, f"{tmp_path}/new.json: No space left on device"),
         (lambda: write_json(folder, {}), f"{folder}: Is a directory"),
-        (lambda: write_json(file / "new.json", {}), f"{file}: File exists"),
     ):
         assert status(main) == 1
         assert capsys.readouterr() == ("", f"program.py: error: {line}\n")
-    assert sorted(tmp_path.iterdir()) == [file, folder]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_read_only_file_system_is_reported_although_no_file_can_be_removed(status, capsys, tmp_path, monkeypatch):

@@ -58,14 +58,6 @@ def test_a_damaged_file_is_named_in_one_line(everything, file, change, reason):
         make_page(read_runs([str(everything)]))
 
 
-def test_results_that_are_not_finished_are_left_out(everything):
-    # A program lists the files that it is about to write before it writes them.
-    for file in everything.rglob("sensitivity.json"):
-        file.write_text('{"files": ["sensitivity.csv"]}')
-    (run,) = read_runs([str(everything)])
-    assert list(run.analyses[0].found) == ["tolerances", "worst_case", "shots"]
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
