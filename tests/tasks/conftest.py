@@ -1,6 +1,5 @@
 import zlib
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -36,24 +35,3 @@ def torch_state():
         return state
 
     return state_of
-
-
-@pytest.fixture(scope="session")
-def assert_close():
-    """Returns a function that compares norms, since single values may be near zero."""
-
-    def compare(actual, expected, tolerance):
-        assert np.linalg.norm(np.asarray(actual) - expected) <= tolerance * np.linalg.norm(expected)
-
-    return compare
-
-
-@pytest.fixture(scope="session")
-def call_once():
-    """Returns a function that compiles a function of a head and arrays, and calls it."""
-
-    def call(function, head, *arrays):
-        graphdef, state = nnx.split(head)
-        return jax.jit(lambda state, *arrays: function(nnx.merge(graphdef, state), *arrays))(state, *arrays)
-
-    return call

@@ -22,20 +22,13 @@ def confusion(predictions, targets, weights=None):
     return metrics.confusion_matrix(jnp.asarray(predictions), jnp.asarray(targets), CLASSES, weights)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_confusion_matrix(weighted):
+@pytest.mark.parametrize("weights", [None, np.array([1, 0, 2, 1, 0])])
+def test_confusion_matrix_of_samples_and_of_pixels(weights):
     predictions, targets = samples()
-    weights = np.arange(50) % 3 if weighted else None
-    expected = sklearn.metrics.confusion_matrix(targets, predictions, labels=range(CLASSES), sample_weight=weights)
-    np.testing.assert_array_equal(confusion(predictions, targets, weights), expected)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_confusion_matrix_of_pixels(weighted):
-    predictions, targets = (classes.reshape(5, 2, 5) for classes in samples())
-    weights = np.array([1, 0, 2, 1, 0]) if weighted else None
     each = None if weights is None else np.repeat(weights, 10)
-    expected = confusion(predictions.ravel(), targets.ravel(), each)
+    expected = sklearn.metrics.confusion_matrix(targets, predictions, labels=range(CLASSES), sample_weight=each)
+    np.testing.assert_array_equal(confusion(predictions, targets, each), expected)
+    predictions, targets = (classes.reshape(5, 2, 5) for classes in (predictions, targets))
     np.testing.assert_array_equal(confusion(predictions, targets, weights), expected)
 
 

@@ -56,21 +56,12 @@ def test_each_tensor_finds_its_variable(head, state):
         np.testing.assert_allclose(value, state[name], rtol=1e-6)
 
 
-def test_an_abstract_network_becomes_real(head, state):
-    del state["blocks.1.num_batches_tracked"]  # It may be missing.
-    abstract = nnx.eval_shape(lambda: Head(nnx.Rngs(1)))
-    for each in (head, abstract):
-        tasks.load_torch_state(each, state)
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(abstract), nnx.state(head))
-
-
 def test_kept_variables_ignore_the_state(head, state):
-    before = [np.asarray(variable[...]) for variable in (head.fc.kernel, head.fc.bias)]
+    before = np.asarray(head.fc.kernel[...])
     state["fc.weight"] = np.zeros((1000, 3))
     del state["fc.bias"]
     tasks.load_torch_state(head, state, keep=("fc.",))
-    for variable, value in zip((head.fc.kernel, head.fc.bias), before, strict=True):
-        np.testing.assert_array_equal(variable[...], value)
+    np.testing.assert_array_equal(head.fc.kernel[...], before)
     np.testing.assert_allclose(head.blocks[0].bias[...], state["blocks.0.bias"], rtol=1e-6)
 
 
