@@ -122,9 +122,7 @@ def _replace(light: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.nd
     light[...] = new
 
 
-def _same_color(
-    tile: Int[np.ndarray, "height width"], phase: tuple[int, ...], radius: int
-) -> Int[np.ndarray, "neighbors 2"]:
+def _same_color(tile: Int[np.ndarray, "_ _"], phase: tuple[int, ...], radius: int) -> Int[np.ndarray, "neighbors 2"]:
     """Returns the offsets to the other sites of the same color in a square around a site at this place in the tile."""
     span = np.arange(-radius, radius + 1)
     offsets = np.stack(np.meshgrid(span, span, indexing="ij"), -1).reshape(-1, 2)
@@ -142,8 +140,5 @@ def _median_of_good(
     places = sites[:, None] + offsets
     inside = np.all((places >= 0) & (places < light.shape), -1)
     rows, cols = np.moveaxis(np.where(inside[..., None], places, 0), -1, 0)
-    values = np.sort(np.where(inside & good[rows, cols], light[rows, cols], np.inf), 1)
-    count = np.isfinite(values).sum(1)
-    upper, lower = np.minimum(count // 2, len(offsets) - 1), np.maximum(count - 1, 0) // 2
-    every = np.arange(len(sites))
-    return (values[every, lower] + values[every, upper]) / 2
+    values = np.ma.array(light[rows, cols], mask=~(inside & good[rows, cols]))
+    return np.ma.filled(np.ma.median(values, 1), np.inf)

@@ -45,23 +45,15 @@ class GainMap:
         top, left, bottom, right = self.area
         rows = np.arange(top, min(bottom, light.shape[0]), self.pitch[0])
         cols = np.arange(left, min(right, light.shape[1]), self.pitch[1])
-        if not len(rows) or not len(cols):
-            return
-        (low_v, high_v, part_v), (low_h, high_h, part_h) = (
-            self._between((places + 0.5) / side, axis)  # The position of a site is its center.
-            for axis, (places, side) in enumerate(zip((rows, cols), light.shape, strict=True))
-        )
-        by_row = self.gains[low_v] * (1 - part_v)[:, None] + self.gains[high_v] * part_v[:, None]
-        gains = by_row[:, low_h] * (1 - part_h) + by_row[:, high_h] * part_h
-        light[np.ix_(rows, cols)] *= gains.astype(np.float32)
+        # The position of a site is its center.
+        by_row = self._weights((rows + 0.5) / light.shape[0], 0) @ self.gains
+        light[np.ix_(rows, cols)] *= by_row @ self._weights((cols + 0.5) / light.shape[1], 1).T
 
-    def _between(self, places: Float64[np.ndarray, " n"], axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the points before and after each place, and how far it is between them."""
-        last = self.gains.shape[axis] - 1
-        spacing = self.spacing[axis] or 1.0  # A map of one point has no spacing.
-        index = np.clip((places - self.origin[axis]) / spacing, 0, last)
-        low = np.minimum(index.astype(int), max(last - 1, 0))
-        return low, np.minimum(low + 1, last), (index - low).astype(np.float32)
+    def _weights(self, places: Float64[np.ndarray, " n"], axis: int) -> Float32[np.ndarray, "n points"]:
+        """Returns the weights of the points at each place; a map of one point has no spacing."""
+        points = np.arange(self.gains.shape[axis])
+        index = np.clip((places - self.origin[axis]) / (self.spacing[axis] or 1.0), 0, points[-1])
+        return np.maximum(1 - abs(index[:, None] - points), 0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,19 +101,20 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"expected {lengths[0]}{gap} bytes for {self.height} rows of {self.width} samples of {self.bits} bits "
                 f"({self.packing}), found {found}"
             )
-        (rows, samples), data = self._rows, np.zeros(lengths[1] - self.offset, np.uint8)
-        data[: found - self.offset] = np.fromfile(path, np.uint8, offset=self.offset)
+        rows, samples = self._rows
+        data = np.fromfile(path, np.uint8, offset=self.offset)
+        data.resize(lengths[1] - self.offset)
         unpacked = [self._unpacked(row, samples) for row in data.reshape(rows, -1)]
         return np.concatenate(unpacked).reshape(self.height, self.width)
 
     def _unpacked(self, data: UInt8[np.ndarray, " bytes"], count: int) -> UInt16[np.ndarray, " count"]:
         """Unpacks samples from the bytes of a row, which may end with a gap."""
-        in_group, size = self._group
-        groups = np.zeros((-(-count // in_group), size), np.uint8)
-        data = data[: groups.size]
+        _, whole = self._row_bytes(count)
+        data = data[:whole]
         if self.packing == "unpacked":
             return self._words(data)
-        groups.ravel()[: len(data)] = data
+        in_group, size = self._group
+        groups = np.pad(data, (0, whole - len(data))).reshape(-1, size)
         samples, low = np.empty((len(groups), in_group), np.uint16), self.bits - 8
         for place in range(in_group):
             if self.packing == "pfnc":

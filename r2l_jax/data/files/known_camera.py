@@ -45,7 +45,6 @@ class KnownCamera:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
         states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's own.
-        given: the camera that these values come from, if a whole one was given.
         reference: the camera that raw images are brought to; None leaves them as they are.
     """
 
@@ -54,7 +53,6 @@ class KnownCamera:
     corrections: Corrections | None = None
     states_pattern: bool = False
     guesses_white_level: bool = False
-    given: isp.Camera | None = None
     reference: Reference | None = None
 
     @classmethod
@@ -65,7 +63,7 @@ class KnownCamera:
         if camera is None:
             return cls()
         figures = {name: getattr(camera, name) for name in _FIELDS if getattr(camera, name) is not None}
-        return cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern), given=camera)
+        return cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern))
 
     @property
     def missing(self) -> list[str]:
@@ -78,7 +76,7 @@ class KnownCamera:
     @functools.cached_property
     def camera(self) -> isp.Camera | None:
         """The camera, if all fields that it needs are given."""
-        return self.given if self.given or self.missing else isp.Camera(**self.figures)
+        return None if self.missing else isp.Camera(**self.figures)
 
     def whole(self, source: str) -> isp.Camera:
         """Returns the camera; raises an InputError that names the source if a field is missing."""

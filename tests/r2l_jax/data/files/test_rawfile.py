@@ -154,7 +154,7 @@ def test_without_a_matrix_in_the_file_libraws_table_is_used(write_dng):
 
 def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     path = write_dng(tiled(TILE), matrix=None)
-    assert read_raw(path, CAMERA)[1] is CAMERA
+    assert read_raw(path, CAMERA)[1] == CAMERA
     refuse(path, "holds no color matrix, and LibRaw knows none for this camera: a camera must be given", None)
 
 
