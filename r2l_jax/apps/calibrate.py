@@ -20,8 +20,8 @@ from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
-from r2l_jax.data.files.rawfile import read_mosaic
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.runtime.errors import InputError, collected_warnings, warn
 from r2l_jax.runtime.files import replacing, write_csv, write_json
 from r2l_jax.runtime.locks import writing_to
 
@@ -117,7 +117,11 @@ class _Reader:
         return [self._dim[flats[0]]] if set(flats) <= self._dim.keys() else []
 
     def _read(self, file: Path) -> tuple[Float32[np.ndarray, "rows cols"], isp.Camera]:
-        return read_mosaic(file, self._stated, lambda line: self._dim.update({file: line}))
+        with collected_warnings() as warnings:
+            read = read_raw(file, self._stated)
+        if warnings:
+            self._dim[file] = warnings[0]
+        return read
 
 
 def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> dict[str, Any]:

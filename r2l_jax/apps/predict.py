@@ -12,7 +12,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.rawfile import READERS, read_mosaic
+from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
@@ -284,7 +284,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
     """
     known = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
     with remote.brought(file) as path:
-        raw, own = read_mosaic(path, run.reading(known))
+        raw, own = read_raw(path, run.reading(known))
     if size is None:
         return raw
     height, width = size

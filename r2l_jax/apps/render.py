@@ -32,14 +32,14 @@ _TABLE = "manifest.csv"
 _PICTURE, _FILE, _VERSION = _COLUMNS = ("picture", "file", "version")
 
 
-def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], object] | None = None) -> list[Place]:
+def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> list[Place]:
     """Lists the given files, and the raw files in the given folders, each once.
 
     Of a folder on this machine without raw files, it takes those in its sub-folders, such as one for each class.
 
     Args:
         inputs: paths and URLs.
-        warn: called with one line about the files in these folders that are left out.
+        warns: whether to warn of the files in these folders that are left out.
 
     Raises:
         InputError: a file is not there, a folder holds no file with the suffix of a raw file, or a URL cannot be
@@ -59,8 +59,8 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warn: Callable[[str], ob
             found, inside = _found(place)
         files += found
         there += inside
-    if warn is not None:
-        warn_of_others(set(there) - set(files), warn)
+    if warns:
+        warn_of_others(set(there) - set(files))
     return list({file.resolve(): file for file in files}.values())
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.runtime import flags, jobs, remote
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def main(config: PredictionConfig) -> int:
     mended_by = config.input if config.adapt else ()
     model = config.run, config.folds, config.checkpoint, config.code, config.camera
     load = functools.partial(_load, *model, mended_by, config.force)
-    files, output = find_raw_files(config.input, warn), pathlib.Path(config.output)
+    files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(*model).run)
     masks = None if config.masks is None else pathlib.Path(config.masks)
     adaptation = None

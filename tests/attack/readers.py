@@ -101,7 +101,6 @@ def _check_mosaic(mosaic):
     {
         "gray8.png": _picture(_samples(dtype=np.uint8)),
         "gray16.png": _picture(_samples()),
-        "color.png": _picture(np.repeat(_samples(dtype=np.uint8)[..., None], 3, -1)),
         "even.png": _picture(np.full((480, 640), 500, np.uint16)),
     },
 )
@@ -116,7 +115,7 @@ def _check_mosaic(mosaic):
     },
 )
 def _read_tiff(folder, path):
-    _check_mosaic(read_raw(path, CAMERA, lambda _: None)[0])
+    _check_mosaic(read_raw(path, CAMERA)[0])
 
 
 _GAIN_MAP = struct.pack(">10I4dI4f", 0, 0, 44, 56, 0, 1, 1, 1, 2, 2, 1.0, 1.0, 0.0, 0.0, 1, 1.0, 1.5, 1.2, 2.0)
@@ -170,7 +169,7 @@ for _name, _fields in _LAYOUTS.items():
 def _read_headerless(folder, path):
     """Reads a frame by the camera of its name, one of which is damaged."""
     camera = find_known_camera(str(folder / f"{path.stem}.json"))
-    mosaic, _ = read_raw(folder / f"{path.stem}.bin", camera, lambda _: None)
+    mosaic, _ = read_raw(folder / f"{path.stem}.bin", camera)
     _check_mosaic(mosaic)
 
 

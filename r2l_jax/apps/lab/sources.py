@@ -10,9 +10,9 @@ import isp
 from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, read_mosaic
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, read_raw
 from r2l_jax.data.sets import synthetic
-from r2l_jax.runtime.errors import InputError, printable, warn
+from r2l_jax.runtime.errors import InputError, collected_warnings, printable, warn
 from r2l_jax.training.run import Run
 
 # The choice of a camera by which each file names its own.
@@ -85,11 +85,10 @@ def read_file(path: pathlib.Path, camera: KnownCamera) -> Read:
     """Reads a raw file, and returns its mosaic, its camera and the warnings about it.
 
     Raises:
-        InputError: see `read_mosaic`.
+        InputError: see `read_raw`.
     """
-    warnings: list[str] = []
-    raw, own = read_mosaic(path, camera, warnings.append)
-    return raw, own, warnings
+    with collected_warnings() as warnings:
+        return *read_raw(path, camera), warnings
 
 
 def file_source(

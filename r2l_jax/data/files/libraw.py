@@ -5,7 +5,7 @@ and 3 for the second green.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.decoding import check_declared
 from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 
 # Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
 SRGB_TO_XYZ = np.array(
@@ -42,7 +42,7 @@ def is_container(path: Path) -> bool:
     return start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp"
 
 
-def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
+def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a camera's file, and its calibration values, which the stated ones replace."""
     if not _says_what_it_is(path):
         raise InputError(
@@ -54,7 +54,7 @@ def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tupl
         raw.open_file(str(path))
         check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
         raw.unpack()
-        return _mosaic_and_camera(path, raw, facts, stated, warn)
+        return _mosaic_and_camera(path, raw, facts, stated)
 
 
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
@@ -94,10 +94,10 @@ class _Sensor(NamedTuple):
 
 
 def _mosaic_and_camera(
-    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: KnownCamera, warn: Callable[[str], object]
+    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: KnownCamera
 ) -> tuple[Mosaic, isp.Camera]:
     sensor = _sensor(raw, facts)
-    pattern = _chosen_pattern(path, sensor.pattern, stated, warn)
+    pattern = _chosen_pattern(path, sensor.pattern, stated)
     origin = (raw.sizes.top_margin, raw.sizes.left_margin)
     white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)
     given = stated.figures.get("white_level")
@@ -157,7 +157,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
     return _Sensor(dng.named(np.where(tile == 3, 1, tile)), tile)
 
 
-def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
+def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera) -> str:
     """Returns the color filter array with which to read a file."""
     given = stated.figures.get("pattern")
     if own is None:

@@ -1,7 +1,7 @@
 """Frames (raw files) with masks: pairs them by name and reads them."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import isp
 from r2l_jax.data.files.decoding import advising
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import read_mask
-from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -96,12 +96,10 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
     )
 
 
-def read_frame(
-    pair: Pair, camera: isp.Camera | KnownCamera, warn: Callable[[str], object] = warn
-) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
+def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame by the known facts about its camera: the mosaic, the mask of the same size, and the camera."""
     frame, mask_file = pair
-    raw, own = read_mosaic(frame, camera, warn)
+    raw, own = read_raw(frame, camera)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
     # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.

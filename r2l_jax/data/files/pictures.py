@@ -55,11 +55,11 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "rows cols"]:
         return (values > 0).astype(np.uint8)
 
 
-def read_png(path: Path) -> tuple[np.ndarray, str, int]:
-    """Reads a PNG: its samples, pillow's name of their mode, and the number of bits per channel."""
-    bits = check_png(path)
+def read_png(path: Path) -> tuple[np.ndarray, str]:
+    """Reads a PNG: its samples, and pillow's name of their mode."""
+    check_png(path)
     with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image), image.mode, bits
+        return np.asarray(image), image.mode
 
 
 def check_png(path: Path) -> int:

@@ -29,17 +29,10 @@ def from_pictures() -> str:
 
 def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
     """Reads the mosaic that is stored in the samples of a PNG."""
-    samples, mode, bits = read_png(path)
-    if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise InputError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
-    if samples.ndim == 2:
-        return samples, None
-    if bits == 16:
-        raise InputError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
-    colors = samples[..., : len(mode.rstrip("A"))]
-    if (colors != colors[..., :1]).any():
-        raise InputError(f"expected a mosaic, got a color picture: its channels differ; {from_pictures()}")
-    return colors[..., 0], None
+    samples, mode = read_png(path)
+    if mode not in ("L", "I;16"):
+        raise InputError(f"expected a mosaic, one channel of 8 or 16 bits, got a PNG of mode {mode}; {from_pictures()}")
+    return samples, None
 
 
 # How to read the files that hold samples and no calibration values. Each function returns the samples, and the value of
@@ -66,14 +59,11 @@ RAW_SUFFIXES = (
 _DIM = 1 / 8
 
 
-def read_raw(
-    path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None, warn: Callable[[str], object] = warn
-) -> tuple[Mosaic, isp.Camera]:
+def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a raw file and the calibration values of its camera; the suffix decides how.
 
     - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
-      states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
-      stored as a gray picture, with equal color channels.
+      states; the values of a floating-point TIFF or NPY are in [0, 1] already.
     - CZI, ND2 and OME-TIFF files must hold a single plane, which is read as a TIFF is. CZI and ND2 need the extra
       `microscopy`.
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
@@ -84,32 +74,31 @@ def read_raw(
     If the camera has a `white_level`, the samples of any file are divided by it instead. Corrections that the camera's
     JSON file names are applied to the whole frame.
 
-    A missing file raises a FileNotFoundError, and one that cannot be read or does not fit the camera an InputError,
-    whose message is one line that starts with the path.
+    A file that is missing, cannot be read or does not fit the camera raises an InputError, whose message is one line
+    that starts with the path. Lines on stderr warn if a file without levels of its own uses less than an eighth of its
+    range, as a mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
+    states another pattern than the file.
 
     Args:
         camera: the camera, or the known facts about it (`known_camera.read_known_camera`). For camera formats, its
             values replace the file's own; all other files need a whole camera.
-        warn: called with one line (by default, for stderr) if a file without levels of its own uses less than an eighth
-            of its range, as a mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a
-            camera's JSON file states another pattern than the file.
 
     Returns:
         The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera, or the
         reference camera to which the known facts bring it.
     """
     path, stated = Path(path), KnownCamera.of(camera)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     with reading(path):
+        if not path.is_file():
+            raise InputError("no such file")
         if reader := READERS.get(path.suffix.lower()):
-            mosaic = _fractions(path, *reader(path), stated, warn)
+            mosaic = _fractions(path, *reader(path), stated)
             camera = _whole(stated, "TIFF, PNG, PGM, NPY, CZI and ND2 hold")
         elif stated.layout is not None and not libraw.is_container(path):
-            mosaic = _fractions(path, stated.layout.read(path), None, stated, warn)
+            mosaic = _fractions(path, stated.layout.read(path), None, stated)
             camera = _whole(stated, "a file without a header holds")
         else:
-            mosaic, camera = _by_libraw(path, stated, warn)
+            mosaic, camera = _by_libraw(path, stated)
         rows, cols = mosaic.shape
         if rows % 2 or cols % 2 or not mosaic.size:
             raise InputError(f"a mosaic must have an even height and width of at least 2, got {rows}x{cols}")
@@ -122,10 +111,10 @@ def read_raw(
         return mosaic, camera
 
 
-def _by_libraw(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
+def _by_libraw(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
     try:
         with reading(path):
-            return libraw.read(path, stated, warn)
+            return libraw.read(path, stated)
     except InputError as error:
         with path.open("rb") as file:
             if file.read(3) == b"\xff\xd8\xff":
@@ -134,20 +123,6 @@ def _by_libraw(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -
             advice = "if its samples have no header, describe them in the camera's JSON file, such as"
             raise InputError(f"{error}; {advice} {headerless.EXAMPLE}") from error
         raise
-
-
-def read_mosaic(
-    path: Path, camera: isp.Camera | KnownCamera | None, warn: Callable[[str], object] = warn
-) -> tuple[Mosaic, isp.Camera]:
-    """Calls `read_raw`, and turns each of its errors into an InputError."""
-    try:
-        return read_raw(path, camera, warn)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or 'no such file'}") from None
-
-
-def ignored(_: str) -> None:
-    """Takes the place of `warn` for files about which nothing new can be said."""
 
 
 def _whole(stated: KnownCamera, who: str) -> isp.Camera:
@@ -159,7 +134,7 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     return stated.camera
 
 
-def warn_of_others(files: Iterable[Place], warn: Callable[[str], object] = warn) -> None:
+def warn_of_others(files: Iterable[Place]) -> None:
     """Warns of the files of a folder that no search for raw files finds, in one line with their number.
 
     Hidden files, and the tables and settings that programs write beside raw files, are expected there.
@@ -171,9 +146,7 @@ def warn_of_others(files: Iterable[Place], warn: Callable[[str], object] = warn)
         warn(f"left out, without the suffix of a raw file: {number}, such as {min(others, key=str)}")
 
 
-def _fractions(
-    path: Path, samples: np.ndarray, maximum: int | None, stated: KnownCamera, warn: Callable[[str], object]
-) -> Mosaic:
+def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: KnownCamera) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:
         is_picture = samples.ndim == 3 and {3, 4} & {samples.shape[0], samples.shape[-1]}

@@ -24,7 +24,7 @@ from r2l_jax.data.files.decoding import advising, read_text
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
 from r2l_jax.data.files.masks import Pair, read_frame, stored_set
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
 from r2l_jax.runtime.files import AT_ONCE, drafting
 
 # Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
@@ -45,14 +45,7 @@ def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
-def cut(
-    pairs: Sequence[Pair],
-    folder: pathlib.Path,
-    side: int,
-    camera: KnownCamera,
-    choose: Choose,
-    warn: Callable[[str], object] = warn,
-) -> None:
+def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCamera, choose: Choose) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
@@ -66,28 +59,25 @@ def cut(
             for part in ("images", "masks"):
                 (draft / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose, warn), pairs))
-            lines = [line for lines, _ in parts for line in lines]
+                parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose), pairs))
+            lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: no tile of any frame has an object in its mask")
             (draft / "labels.dat").write_text("".join(lines))
-            common = common_camera([frame for frame, _ in pairs], [camera for _, camera in parts])
+            common = common_camera([frame for frame, _ in pairs], [camera for _, camera, _ in parts])
             (draft / "camera.json").write_text(common.to_json())
+        warn_once([line for *_, warnings in parts for line in warnings], len(pairs))
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
 def _cut_frame(
-    pair: Pair,
-    draft: pathlib.Path,
-    side: int,
-    camera: KnownCamera,
-    choose: Choose,
-    warn: Callable[[str], object],
-) -> tuple[list[str], isp.Camera]:
-    """Writes the chosen tiles of one frame, and returns their lines of labels and the frame's camera."""
+    pair: Pair, draft: pathlib.Path, side: int, camera: KnownCamera, choose: Choose
+) -> tuple[list[str], isp.Camera, list[str]]:
+    """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
     frame, _ = pair
-    raw, mask, own = read_frame(pair, camera, warn)
+    with collected_warnings() as warnings:
+        raw, mask, own = read_frame(pair, camera)
     # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
     # of X-Trans may not, a few rows and columns between them are left out.
     row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(own.pattern).shape)
@@ -107,7 +97,7 @@ def _cut_frame(
         tifffile.imwrite(draft / "images" / f"{stem}.tiff", values, metadata=None)
         Image.fromarray(mask[tiles[index]] * 255).save(draft / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
-    return lines, own
+    return lines, own, warnings
 
 
 def load(

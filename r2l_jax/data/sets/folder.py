@@ -21,11 +21,11 @@ from r2l_jax.data.files.known_camera import (
     read_known_camera,
 )
 from r2l_jax.data.files.masks import Pair, pair_masks
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, ignored, read_mosaic, warn_of_others
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.runtime.errors import InputError, warn, warn_once
+from r2l_jax.runtime.errors import InputError, collected_warnings, warn, warn_once
 from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
@@ -147,7 +147,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         )
 
     def read_middle(index: int) -> Sample:
-        raw, own = read_mosaic(files[index], parts[owners[index]], ignored)
+        with collected_warnings():  # `_facts_of_mosaics` has warned.
+            raw, own = read_raw(files[index], parts[owners[index]])
         return center_crop(raw, side, side, own.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
@@ -234,8 +235,8 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
     """Returns the facts about each file, and decodes only files that are new or have changed."""
 
     def find(path: pathlib.Path) -> list[Any]:
-        warnings: list[str] = []
-        raw, own = read_mosaic(path, camera, warnings.append)
+        with collected_warnings() as warnings:
+            raw, own = read_raw(path, camera)
         # Without the path, which may be spelled differently next time.
         texts = [text.removeprefix(f"{path}: ") for text in warnings]
         return [raw.shape, dataclasses.asdict(own), read_shot(path).title if camera.camera is None else "", texts]
@@ -298,7 +299,8 @@ def _segmentation(
 
 def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
     """Returns the side of tiles that fit in the first frame."""
-    raw, own = read_mosaic(pairs[0][0], camera, ignored)
+    with collected_warnings():  # `tiles.cut` warns.
+        raw, own = read_raw(pairs[0][0], camera)
     side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
     return side // multiple * multiple or side
 
@@ -306,11 +308,9 @@ def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
 def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
     """Cuts frames into tiles, unless they are there, and loads these."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
-    dim: list[str] = []
 
     def every_tile(fractions: list[float]) -> list[tuple[int, str]]:
         return [(index, *_CLASSES) for index in range(len(fractions))]
 
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, dim.append))
-    warn_once(dim, len(pairs))
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile))
     return tiles.load("Folder", folder, side, _CLASSES, True)

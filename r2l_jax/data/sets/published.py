@@ -15,11 +15,11 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
-from r2l_jax.data.files.rawfile import ignored, read_mosaic
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.hosts import on_first_process
 
 # Published means and standard deviations of R, G and B: of images after a static pipeline, and of mosaics at half size.
@@ -99,8 +99,8 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     def read(index: int) -> Sample:
         if camera is None:
             return read_stored(paths[index], (TILE_SIZE, TILE_SIZE, 3)), labels[index]
-        # The published intensities go down to 0.01.
-        return read_mosaic(paths[index], camera, ignored)[0], labels[index]
+        with collected_warnings():  # The published intensities go down to 0.01.
+            return read_raw(paths[index], camera)[0], labels[index]
 
     return RawDataset(
         name=name,
@@ -169,6 +169,12 @@ def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
 
 def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
     pairs, camera = _frame_pairs("DroneSegmentationFull", root, intensity), isp.CAMERAS["drone"]
+
+    def read(index: int) -> Sample:
+        with collected_warnings():
+            raw, mask, _ = read_frame(pairs[index], camera)
+        return raw, mask
+
     return RawDataset(
         name="DroneSegmentationFull",
         task="segmentation",
@@ -176,7 +182,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
         camera=camera,
         names=tuple(frame.stem for frame, _ in pairs),
         labels=np.zeros(len(pairs), np.int32),
-        read=lambda index: read_frame(pairs[index], camera, ignored)[:2],
+        read=read,
         files=tuple(pairs),
     )
 
@@ -191,7 +197,8 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         frames, known = _frame_pairs(name, root, intensity), KnownCamera.of(camera)
         folder = _tiles_folder(name, root, intensity) / tiles.version(frames, known)
         choose = _with_cars if segmentation else _balanced
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose, ignored))
+        with collected_warnings():
+            on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
     classes = ("car",) if segmentation else ("car", "no car")
     return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 

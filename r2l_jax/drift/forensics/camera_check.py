@@ -9,7 +9,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files.known_camera import read_camera_file
-from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
@@ -65,7 +65,7 @@ def read_camera(name: str) -> isp.Camera:
         wanted = f"a raw file, a camera's JSON file or one of {', '.join(isp.CAMERAS)}"
         raise InputError(f"--check must be {wanted}, got {name!r}: not found")
     try:
-        return read_camera_file(path) if is_json else read_mosaic(path, None)[1]
+        return read_camera_file(path) if is_json else read_raw(path)[1]
     except InputError as error:  # The message names the path.
         raise InputError(f"--check{'=' if is_json else ': '}{error}") from None
 

@@ -125,8 +125,8 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
     predict_files(files, tmp_path / "whole.csv", model)
     predict_files(files[3:6], output, model)
     read = []
-    original = predict.read_mosaic
-    monkeypatch.setattr(predict, "read_mosaic", lambda file, *rest: read.append(file) or original(file, *rest))
+    original = predict.read_raw
+    monkeypatch.setattr(predict, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))
     assert predict_files(files, output, model) == (len(files) - 3, 0)
     assert sorted(read) == sorted({*files} - {*files[3:6]})
     assert [row["class"] for row in rows(output)] == [row["class"] for row in rows(tmp_path / "whole.csv")]
@@ -315,7 +315,7 @@ def test_of_bad_files_alone_there_is_no_table(run, tmp_path):
 
 
 def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
-    waiting, most, original, computed = [], [], predict.read_mosaic, Run.predict
+    waiting, most, original, computed = [], [], predict.read_raw, Run.predict
 
     def read(file, *rest):
         waiting.append(file)
@@ -329,7 +329,7 @@ def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
     many = [tmp_path / f"{number}.tif" for number in range(150)]
     for number, file in enumerate(many):
         file.symlink_to(files[number % len(files)])
-    monkeypatch.setattr(predict, "read_mosaic", read)
+    monkeypatch.setattr(predict, "read_raw", read)
     monkeypatch.setattr(Run, "predict", compute)
     model = load(str(run.run_dir))
     assert predict_files(many, tmp_path / "p.csv", model) == (150, 0)

@@ -19,7 +19,7 @@ from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
 from r2l_jax.runtime import jobs, store
 from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.resume import Table
 from r2l_jax.runtime.stop import Interrupted
@@ -225,13 +225,11 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "empty" / "of" / "classes" / "cats" / "a.jpeg").touch()
     for name in ("d.JPG", "e.webp", "._f.jpg", "p.csv", "p.csv.manifest.json"):
         (tmp_path / name).touch()
-    warnings = []
-    found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"], warnings.append)
+    with collected_warnings() as warnings:
+        found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"], warns=True)
+        find_raw_files([tmp_path / "a.tiff"], warns=True)
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
-    named = f"left out, without the suffix of a raw file: 3 files, such as {tmp_path}/c.jpg"
-    assert warnings == [named]
-    find_raw_files([tmp_path / "a.tiff"], warnings.append)
-    assert warnings == [named]
+    assert warnings == [f"left out, without the suffix of a raw file: 3 files, such as {tmp_path}/c.jpg"]
     for file in (tmp_path / "b.DNG", tmp_path / "a.tiff"):
         file.unlink()
     # Without raw files of its own, a folder stands for its sub-folders.

@@ -6,7 +6,7 @@ import pytest
 
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.runtime import remote
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.remote import Url
 
 
@@ -32,9 +32,9 @@ def test_places_are_paths_or_urls():
 
 def test_raw_files_of_a_folder_are_found_as_on_a_disk(memory):
     memory.pipe({"/raw/b.tiff": b"12", "/raw/a.tiff": b"123", "/raw/deep/c.tiff": b"1", "/above/deep/c.txt": b"1"})
-    warnings = []
     memory.pipe("/raw/a.jpg", b"1")
-    files = find_raw_files(["memory://raw"], warnings.append)
+    with collected_warnings() as warnings:
+        files = find_raw_files(["memory://raw"], warns=True)
     assert [str(file) for file in files] == ["memory://raw/a.tiff", "memory://raw/b.tiff"]
     assert warnings == ["left out, without the suffix of a raw file: 1 file, such as memory://raw/a.jpg"]
     assert find_raw_files(["memory://raw/a.tiff"]) == files[:1]

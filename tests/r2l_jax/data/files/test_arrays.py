@@ -51,4 +51,4 @@ def npy(array):
 def test_a_damaged_file_is_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: .*{message}"):
-        read_raw(tmp_path / name, CAMERA, lambda _: None)
+        read_raw(tmp_path / name, CAMERA)

@@ -9,7 +9,7 @@ import tifffile
 import isp
 from r2l_jax.data.files import dng, libraw
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, collected_warnings
 
 XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 QUAD = "RRGG/RRGG/GGBB/GGBB"
@@ -83,8 +83,8 @@ def test_each_stated_figure_replaces_that_of_the_file(write_dng, stated):
 
 def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, stated):
     """Phones declare 2x2 sites for their quad Bayer sensors."""
-    lines = []
-    mosaic, camera = read_raw(path := write_dng(ramp()), stated(pattern=QUAD), lines.append)
+    with collected_warnings() as lines:
+        mosaic, camera = read_raw(path := write_dng(ramp()), stated(pattern=QUAD))
     assert (mosaic.shape, camera.pattern, len(camera.black_level)) == ((48, 72), QUAD, 3)
     assert lines == [f"{path}: the file's pattern is RGGB; the camera's JSON file states {QUAD}, which is used"]
 
@@ -137,7 +137,7 @@ def test_black_levels_by_color():
 @pytest.mark.parametrize(("own", "given"), [("MONO", QUAD), ("RGGB", "MONO")])
 def test_a_sensor_has_filters_or_has_none(tmp_path, stated, own, given):
     with pytest.raises(InputError, match=f"pattern is {own}, but the given camera's is {given}"):
-        libraw._chosen_pattern(tmp_path, own, stated(pattern=given), print)
+        libraw._chosen_pattern(tmp_path, own, stated(pattern=given))
 
 
 def test_a_preview_is_not_the_main_image(tmp_path):

@@ -158,8 +158,8 @@ def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     refuse(path, "holds no color matrix, and LibRaw knows none for this camera: a camera must be given", None)
 
 
-def refuse(path, message, camera=CAMERA, error=InputError):
-    with pytest.raises(error, match=rf"{path.name}: .*{message}"):
+def refuse(path, message, camera=CAMERA):
+    with pytest.raises(InputError, match=rf"{path.name}: .*{message}"):
         read_raw(path, camera)
 
 
@@ -195,10 +195,6 @@ def lit(value, dtype=np.float32):
     return samples
 
 
-BLUE_SITE = np.zeros((4, 4, 3), np.uint8)
-BLUE_SITE[1, 2, 2] = 1
-
-
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
@@ -208,7 +204,7 @@ BLUE_SITE[1, 2, 2] = 1
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one mosaic .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one mosaic .*\(9, 6, 6\)$"),
         ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width of at least 2, got 5x4"),
-        ("raw.png", BLUE_SITE, f"expected a mosaic, got a {FROM_PICTURES}"),
+        ("raw.png", np.zeros((4, 4, 3), np.uint8), "PNG of mode RGB; .* makes raw files of JPEG and PNG pictures$"),
     ],
 )
 def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):
@@ -222,15 +218,13 @@ def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path, name):
 
 
 def test_other_files_are_refused(write_dng, tmp_path):
-    refuse(tmp_path / "gone.dng", "no such file", error=FileNotFoundError)
+    refuse(tmp_path / "gone.dng", "no such file")
     refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, but the given camera's is RGGB")
     refuse(write_dng(lit(np.nan), white=1), "not finite")
     magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
     refuse(magenta, "the sensor's colors must be red, green and blue, got ")
     for name in ("raw.tiff", "raw.png"):
         refuse(write(tmp_path / name, np.zeros((4, 4), np.uint8)), "a camera must be given", camera=None)
-    Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(tmp_path / "raw.png")
-    refuse(tmp_path / "raw.png", "PNG of mode P")
 
 
 @pytest.mark.parametrize(
@@ -246,14 +240,6 @@ def test_samples_are_divided_by_the_largest_value_of_their_type(tmp_path, name, 
     mosaic, camera = read_raw(write(tmp_path / name, samples), CAMERA)
     assert (mosaic.dtype, camera) == (np.float32, CAMERA)
     np.testing.assert_allclose(mosaic, samples / largest, rtol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_png_of_a_mosaic_stored_as_a_gray_picture(tmp_path, mode):
-    gray = Image.fromarray(tiled([0, 1, 100, 255]).astype(np.uint8))
-    gray.convert(mode).save(tmp_path / "raw.png")
-    mosaic, _ = read_raw(tmp_path / "raw.png", CAMERA)
-    np.testing.assert_allclose(mosaic, np.asarray(gray) / 255, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,13 @@ def test_tile_size_crops_each_file_to_its_middle(classes):
 def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path, monkeypatch):
     monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr(file_facts, "_TICK", 0)
-    decoded, read_mosaic = [], folder.read_mosaic
+    decoded, read_raw = [], folder.read_raw
 
     def reading(path, *arguments):
         decoded.append(path.name)
-        return read_mosaic(path, *arguments)
+        return read_raw(path, *arguments)
 
-    monkeypatch.setattr(folder, "read_mosaic", reading)
+    monkeypatch.setattr(folder, "read_raw", reading)
     first = datasets.load("Folder", data_dir=classes, camera="drone")
     assert sorted(decoded) == ["one.tiff", "three.tiff", "two.tif"]
     decoded.clear()
