@@ -82,11 +82,13 @@ class TrainingDataSettings(DataSettings):
         "a share if below 1, else a number",
         0.0,
         bound=NOT_NEGATIVE,
+        needs="!split !state_dict_uri",
     )
     split: str | None = setting(
         "your own split: a JSON file with the names of images in lists train, test and, if you like, valid",
         None,
         rare=True,
+        needs="!state_dict_uri",
     )
     state_dict_uri: str | None = setting("earlier run whose splits are used again", None, rare=True)
     test_run: bool = setting(
@@ -102,12 +104,6 @@ class TrainingDataSettings(DataSettings):
             raise InputError(f"--iso must be one or several intensities, each once, got {named or 'none'}")
         if self.test_size > 1 and not self.test_size.is_integer():
             raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
-        if self.split and self.state_dict_uri:
-            raise InputError("--split and --state_dict_uri both give the splits: leave one of them out")
-        if self.split and self.test_size:
-            raise InputError("--split gives the test samples: leave --test_size out")
-        if self.test_size and self.state_dict_uri:
-            raise InputError("--state_dict_uri gives the splits, with the test samples: leave --test_size out")
 
     @property
     def source(self) -> dict[str, Any]:

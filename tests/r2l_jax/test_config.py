@@ -27,7 +27,6 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
         ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"test_size": 2.5}, "--test_size must be a share below 1 or a whole number, got 2.5"),
-        ({"split": "x.json", "test_size": 0.2}, "--split gives the test samples: leave --test_size out"),
     ],
 )
 def test_refuses_contradictions(change, message):

@@ -27,18 +27,10 @@ def load(
     synthetic_size: int = 128,
     download: bool = False,
 ) -> RawDataset:
-    """Loads a data set by its name; renders or downloads it first if needed. Settings of other sets change nothing.
+    """Loads one of `settings.DATASETS`; renders or downloads it first if needed.
 
-    Args:
-        name: "Synthetic" or "SyntheticSegmentation", which are rendered by the first call; one of `PUBLISHED_SETS`; or
-            "Folder", the user's own files, with one sub-folder per class, or with images and masks.
-        data_dir: the folder to read from or to write to; None is the user's cache folder.
-        iso: the intensity, one of `names.INTENSITIES`; or several, whose data sets are pooled (see `pooled`).
-        camera: for "Folder": the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
-        tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
-            or the shortest side if that is less.
-        synthetic_images: for the synthetic data sets: the number of scenes; `synthetic_size` is their height and width.
-        download: downloads missing files of the published data sets from Zenodo.
+    The arguments are those of `DataSettings`; settings of other sets change nothing. `iso` is one of
+    `names.INTENSITIES`, or several, whose data sets are pooled (see `pooled`).
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")

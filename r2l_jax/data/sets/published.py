@@ -115,22 +115,14 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
-    """Returns whether `load` finds complete folders, or tiles that it has cut."""
-    root = pathlib.Path(data_dir)
-    sources = _sources(name, root, intensity)
-    if all(path.exists() for path in sources):
-        return _unfinished_file(*sources) is None
-    return len(_cut_tiles(name, root, intensity)) == 1
+    """Returns whether `load` finds complete folders."""
+    sources = _sources(name, pathlib.Path(data_dir), intensity)
+    return all(path.exists() for path in sources) and _unfinished_file(*sources) is None
 
 
 def _unfinished_file(*sources: pathlib.Path) -> pathlib.Path | None:
     """Returns a file that an interrupted download left in the folders, or None."""
     return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
-
-
-def _cut_tiles(name: str, root: pathlib.Path, intensity: str) -> list[pathlib.Path]:
-    """Lists the folders of tiles that have been cut, one for each version of the frames."""
-    return [path for path in _tiles_folder(name, root, intensity).glob("[!.]*") if path.is_dir()]
 
 
 def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -141,10 +133,6 @@ def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Pat
             intensity = intensity.replace("raw", "rgb")
         return folder / "images" / intensity, folder / "labels" / "Ma190c_annotations.dat"
     return root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
-
-
-def _tiles_folder(name: str, root: pathlib.Path, intensity: str) -> pathlib.Path:
-    return root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity
 
 
 def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
@@ -189,16 +177,11 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
 def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
-    earlier = _cut_tiles(name, root, intensity)
-    if len(earlier) == 1 and not all(path.exists() for path in _sources(name, root, intensity)):
-        # The user may have deleted the frames to save space.
-        (folder,) = earlier
-    else:
-        frames, known = _frame_pairs(name, root, intensity), KnownCamera.of(camera)
-        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, known)
-        choose = _with_cars if segmentation else _balanced
-        with collected_warnings():
-            on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
+    frames, known = _frame_pairs(name, root, intensity), KnownCamera.of(camera)
+    folder = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity / tiles.version(frames, known)
+    choose = _with_cars if segmentation else _balanced
+    with collected_warnings():
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
     classes = ("car",) if segmentation else ("car", "no car")
     return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 

@@ -1,5 +1,4 @@
-import io
-import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -42,7 +41,6 @@ def test_layout(root):
     expected |= {"labels/labels.dat", "camera.json", "dataset.json"}
     assert {path.as_posix() for path in files(root)} == expected
     assert isp.Camera.from_json((root / "camera.json").read_text()) == synthetic.CAMERA
-    assert json.loads((root / "dataset.json").read_text()) == {"version": 3, "images": 25, "size": 32, "seed": 0}
     assert [label for _, label in labels(root)] == [*5 * phantom.CLASSES]
     for name in names:
         mask = np.asarray(Image.open(root / "masks" / f"{name}.png"))
@@ -57,7 +55,7 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     assert raw.dtype == np.float32
     np.testing.assert_allclose(raw, load(root, 0.1)[3] / 65535, rtol=1e-6)
     if name == "Synthetic":
-        assert (dataset.task, dataset.classes) == ("classification", ("BAS", "EOS", "LYT", "MON", "NGS"))
+        assert dataset.task == "classification"
         assert [dataset.classes[label] for label in dataset.labels] == [label for _, label in labels(root)]
         assert target == dataset.labels[3]
     else:
@@ -70,11 +68,8 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     ("arguments", "message"),
     [
         ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
-        ({"iso": 0.3}, "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, got 0.3"),
         ({"synthetic_size": 33}, "synthetic data set: --synthetic_size must be even, and 32 to 1024, got 33"),
-        ({"synthetic_size": 10**7}, "--synthetic_size must be even, and 32 to 1024, got 10000000"),
         ({"synthetic_images": 4}, "--synthetic_images must be 5, one of each class, to 1000000, got 4"),
-        ({"synthetic_images": 10**9}, "--synthetic_images must be 5, one of each class, to 1000000, got 1000000000"),
     ],
 )
 def test_refuses_settings(tmp_path, arguments, message):
@@ -85,8 +80,7 @@ def test_refuses_settings(tmp_path, arguments, message):
 
 def test_mosaics_are_12_bits_in_16(root):
     raw = load(root, 1.0)
-    assert raw.dtype == np.uint16
-    assert raw.shape == (IMAGES, SIZE, SIZE)
+    assert (raw.dtype, raw.shape) == (np.uint16, (IMAGES, SIZE, SIZE))
     steps = raw / 65535 * 4095
     np.testing.assert_allclose(steps, np.round(steps), atol=0.04)
     # The images are bright without saturation.
@@ -130,36 +124,20 @@ def test_a_larger_set_begins_with_the_scenes_of_a_smaller_one(root, tmp_path):
     assert len(np.unique(load(larger, 0.05), axis=0)) == IMAGES + 20
 
 
-def small_mask():
-    """Returns a PNG of one pixel."""
-    file = io.BytesIO()
-    Image.new("L", (1, 1), 7).save(file, "png")
-    return file.getvalue()
-
-
-def halved(content):
-    return content[: len(content) // 2]
-
-
-MOSAIC, MASK = "images/raw_scale100/cell_00003.tiff", "masks/cell_00003.png"
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        (MOSAIC, halved, r"cell_00003\.tiff: truncated, corrupt or not a valid TIFF"),
-        (MASK, small_mask(), r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"),
-        ("camera.json", halved, r"camera\.json: "),
-        ("camera.json", None, r"camera\.json"),
+        ("images/raw_scale100/cell_00003.tiff", halved, r"cell_00003\.tiff: truncated, corrupt or not a valid TIFF"),
+        ("masks/cell_00003.png", Image.new("L", (1, 1), 7).save, r"cell_00003\.png must have shape \(32, 32\), got "),
+        ("camera.json", pathlib.Path.unlink, r"camera\.json"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_way_out(root, tmp_path, file, damage, message):
     root = shutil.copytree(root, tmp_path / root.name)
-    if damage is None:
-        (root / file).unlink()
-    else:
-        (root / file).write_bytes(damage if isinstance(damage, bytes) else damage((root / file).read_bytes()))
-    with pytest.raises(InputError, match=message) as caught:
+    damage(root / file)
+    with pytest.raises(InputError, match=f"{message}.*delete {root} to render"):
         synthetic.load("SyntheticSegmentation", tmp_path, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))
-    assert "\n" not in str(caught.value)
-    assert f"delete {root} to render" in str(caught.value)
