@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -47,20 +48,6 @@ def test_training_can_start_at_any_step_of_the_same_order():
     assert samples(loader.train_batches(dataset, indices, 6, seed=2), 9) != whole
 
 
-def test_processes_share_each_batch_of_an_evaluation(monkeypatch):
-    dataset, indices = numbered(20), np.arange(5, 18)
-    whole = [batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4)]
-    assert [len(batch) for batch in whole] == [4] * 4
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    parts = []
-    for process in range(2):
-        monkeypatch.setattr("jax.process_index", lambda p=process: p)
-        parts.append([batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4)])
-    for one, other, both in zip(*parts, whole, strict=True):
-        assert (len(one), len(other)) == (2, 2)
-        assert sorted([*one, *other]) == sorted(both)
-
-
 @pytest.mark.parametrize("target", [np.int32(1), np.ones((2, 2), np.uint8)])
 def test_the_shapes_of_a_batch_are_known_before_it_is_read(target):
     dataset = dataclasses.replace(numbered(8), read=lambda index: (np.ones((2, 2), np.float32), target))
@@ -97,12 +84,11 @@ def test_a_single_pass_reads_only_its_samples_and_keeps_none():
     assert sorted(read) == sorted(2 * [3, 4, 5, 6, 7])
 
 
-def test_splits_of_one_size_are_the_same_after_those_of_another():
+def test_splits_are_those_of_the_published_program():
     labels = np.repeat([0, 1], [13, 8])
-    for train_size in (0.7, 0.5, 0.7):
-        pairs = splits.stratified_splits(labels, 2, train_size, seed=1)
-        expected = StratifiedShuffleSplit(2, train_size=train_size, random_state=1).split(labels, labels)
-        np.testing.assert_equal([[*pair] for pair in pairs], [[*pair, np.zeros(0)] for pair in expected])
+    pairs = splits.stratified_splits(labels, 2, 0.7, seed=1)
+    expected = StratifiedShuffleSplit(2, train_size=0.7, random_state=1).split(labels, labels)
+    np.testing.assert_equal([[*pair] for pair in pairs], [[*pair, np.zeros(0)] for pair in expected])
 
 
 @pytest.mark.parametrize(("test_size", "count"), [(0.3, 30), (20.0, 20)])
@@ -124,14 +110,7 @@ def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_s
     ("labels", "train_size", "test_size", "message"),
     [
         ([0, 1] * 5, 0.5, 0.1, "--test_size=1 of 10 images .of class EOS: 5. cannot be drawn: "),
-        (
-            [0] * 8 + [1] * 2,
-            0.5,
-            5.0,
-            "--train_size=0.5 of 5 images .of class BAS: 1. cannot be drawn: .* least",
-        ),
-        ([0, 0, 0, 1], 0.8, 0.0, "--train_size=0.8 of 4 images .of class BAS: 1. cannot be drawn: .* least populated"),
-        ([0, 1] * 5, 0.9, 0.0, "--train_size=0.9 of 10 images .* cannot be drawn: "),
+        ([0] * 8 + [1] * 2, 0.5, 5.0, "--train_size=0.5 of 5 images .of class BAS: 1. cannot be drawn: .* least"),
     ],
 )
 def test_each_part_of_a_split_has_a_sample_of_each_class(labels, train_size, test_size, message):
@@ -148,14 +127,15 @@ def test_a_few_samples_are_of_all_classes_in_turn():
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(15, 8), (13, 6), (16, 8)])
-def test_two_processes_take_the_batches_of_one(monkeypatch, count, batch_size):
+@pytest.mark.parametrize("load", [functools.partial(loader.train_batches, seed=0), loader.eval_batches])
+def test_two_processes_take_the_batches_of_one(monkeypatch, load, count, batch_size):
     """Also where the first process has samples for one more batch of an epoch than the second."""
     dataset, indices = numbered(20), np.arange(count)
 
     def batches(process, processes):
         monkeypatch.setattr("jax.process_count", lambda: processes)
         monkeypatch.setattr("jax.process_index", lambda: process)
-        return samples(loader.train_batches(dataset, indices, batch_size, seed=0), 6)
+        return samples(load(dataset, indices, batch_size), 6)
 
     for whole, first, second in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
         assert len(first) == len(second) == batch_size // 2

@@ -29,13 +29,11 @@ def write_own_files(root, segmentation):
 
 
 SETTINGS = {
-    "Synthetic": {"synthetic_images": 20, "synthetic_size": 32},
     "SyntheticSegmentation": {"synthetic_images": 20, "synthetic_size": 32},
     "Folder": {"camera": "drone", "tile_size": 32},
     "FolderSegmentation": {"camera": "drone", "tile_size": 32},
     "Microscopy": {},
     "Drone": {},
-    "DroneSegmentation": {},
     "DroneSegmentationFull": {},
 }
 
@@ -43,7 +41,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals")
-    datasets.load("Synthetic", data_dir=root / "synthetic", **SETTINGS["Synthetic"])
+    datasets.load("Synthetic", data_dir=root / "synthetic", **SETTINGS["SyntheticSegmentation"])
     write_own_files(root / "Folder", False)
     write_own_files(root / "FolderSegmentation", True)
     layouts.write_microscopy(root / "published", images=5, intensities=(1.0,))
@@ -98,11 +96,9 @@ def test_a_pixel_changes_the_content_of_its_sample_only(place):
 @pytest.mark.parametrize(
     ("place", "masks"),
     [
-        ("Synthetic", "*/masks/*.png"),
         ("SyntheticSegmentation", "*/masks/*.png"),
         ("FolderSegmentation", "masks/*.png"),
         ("Drone", "drone/tiles_256/*/*/*/masks/*.png"),
-        ("DroneSegmentation", "drone/tiles_256/*/*/*/masks/*.png"),
         ("DroneSegmentationFull", "drone/masks_full/*"),
     ],
     indirect=["place"],
@@ -113,28 +109,16 @@ def test_a_mask_changes_the_content_where_it_is_a_target(place, masks):
     assert (load(place).content != content) == (load(place).task == "segmentation")
 
 
+@pytest.mark.parametrize("place", ["Folder", "FolderSegmentation"], indirect=True)
 def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
-    name, root = place
-    content = load(place).content
-    if name.startswith("Folder"):
-        (tmp_path / "camera.json").write_text(isp.CAMERAS["drone"].to_json())
-        change_camera(tmp_path / "camera.json")
-        other = load(place, camera=str(tmp_path / "camera.json"))
-        assert other.camera != isp.CAMERAS["drone"]
-    elif name.startswith("Synthetic"):
-        change_camera(next(root.rglob("camera.json")))
-        other = load(place)
-    else:
-        other = dataclasses.replace(load(place), camera=isp.CAMERAS["drone"])
-    assert other.content == content
+    (tmp_path / "camera.json").write_text(isp.CAMERAS["drone"].to_json())
+    change_camera(tmp_path / "camera.json")
+    other = load(place, camera=str(tmp_path / "camera.json"))
+    assert other.camera != isp.CAMERAS["drone"]
+    assert other.content == load(place).content
 
 
-def test_another_crop_of_the_same_files_has_another_content(originals):
-    place = ("Folder", originals / "Folder")
-    assert load(place).content != load(place, tile_size=16).content
-
-
-@pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
+@pytest.mark.parametrize("place", ["Microscopy"], indirect=True)
 def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     dataset = load(place)
     content, to_change = dataset.content, iter(dataset.files[:1])
@@ -153,16 +137,8 @@ def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
 def in_memory(raws=None, labels=(0, 1, 0, 1), **changes):
     """Returns a data set of four samples, and the list of those that are read."""
     read, labels = [], np.array(labels, np.int32)
-    dataset = RawDataset(
-        "memory",
-        "classification",
-        ("a", "b"),
-        None,
-        tuple("abcd"),
-        labels,
-        **{"read": lambda index: read.append(index) or (raws[index], labels[index]), **changes},
-    )
-    return dataset, read
+    given = {"read": lambda index: read.append(index) or (raws[index], labels[index]), **changes}
+    return RawDataset("memory", "classification", ("a", "b"), None, tuple("abcd"), labels, **given), read
 
 
 def test_samples_without_files_are_hashed_by_their_arrays():
@@ -216,7 +192,7 @@ def test_a_sample_is_read_when_it_is_first_asked_for():
     assert sorted(read) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8,), (8, 6)])
+@pytest.mark.parametrize("shape", [(1, 1), (8, 6)])
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shape, is_kept):
     dataset, _ = in_memory([np.zeros((8, 8), np.float32), np.full(shape, 0.5, np.float32)])

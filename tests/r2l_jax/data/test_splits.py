@@ -41,15 +41,12 @@ def test_a_frame_stands_for_all_of_its_tiles(tmp_path):
         ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"the data has no a/7.tiff \(and 1 more\); .* such as a/1.tiff$"),
         ({"train": ["a/1.tiff"], "test": ["a/1.tiff"]}, "names a/1.tiff twice"),
         ({"training": ["a/1.tiff"]}, "not a valid JSON .Object contains unknown field `training`"),
-        ({"train": "a/1.tiff"}, "not a valid JSON .Expected `array`, got `str`"),
     ],
 )
 def test_refuses_files(tmp_path, content, message):
     file = write(tmp_path, content)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=f"{file}.*{message}"):
         splits.named_parts(file, NAMES)
-    assert str(file) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are_named():

@@ -2,7 +2,7 @@ import io
 import zipfile
 
 import pytest
-from b2sdk.v2 import B2Api, B2HttpApiConfig, B2RawHTTPApi, InMemoryAccountInfo, RawSimulator
+from b2sdk.v2 import B2Api, B2HttpApiConfig, InMemoryAccountInfo, RawSimulator
 
 from r2l_jax.data.fetch import b2
 from r2l_jax.data.fetch.download import LAYOUTS, download
@@ -74,7 +74,7 @@ def microscopy():
 
 def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, tmp_path):
     bucket, disk = microscopy()
-    server.put(bucket)
+    server.put(bucket | {f"{IMAGES}_other/x": b"in a folder whose name starts with the same words"})
     account = server.account()
     assert download("Microscopy", tmp_path, "b2", b2_account=account) == tmp_path / "microscopy"
     found = contents(tmp_path / "microscopy")
@@ -88,15 +88,6 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     download("Microscopy", tmp_path, "b2", b2_account=account)
     assert sorted(name for name, _ in server.asked) == ["Ma190c_1.tiff", "raw_scale100.zip"]
     assert contents(tmp_path / "microscopy").items() >= disk.items()
-
-
-def test_drone_is_downloaded_in_the_published_layout(server, tmp_path):
-    images = {f"raw_scale{scale}/DJI_1.tif": scale.encode() for scale in SCALES}
-    server.put({f"drone/images/{name}": content for name, content in images.items()} | {"drone/masks/DJI_1.png": b"m"})
-    server.put({"drone/images_other/x": b"in a folder whose name starts with the same word"})
-    download("Drone", tmp_path, "b2", b2_account=server.account())
-    images = {f"images_full/{name}": content for name, content in images.items()}
-    assert contents(tmp_path / "drone") == images | {"masks_full/DJI_1.png": b"m"}
 
 
 def test_missing_files_of_the_bucket_are_named(server, tmp_path):
@@ -115,10 +106,9 @@ def test_a_file_with_a_wrong_hash_is_refused(server, tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "/x"])
-def test_names_that_leave_the_folder_are_refused(server, tmp_path, name):
+def test_names_that_leave_the_folder_are_refused(server, tmp_path):
     server.put({"folder/?": b"x"})
-    server.stored("folder/?").name = f"folder/{name}"
+    server.stored("folder/?").name = "folder/../x"
     bucket = server.raw.bucket_name_to_bucket["data"]
     bucket.file_name_and_id_to_file = {(f.name, f.file_id): f for f in bucket.file_id_to_file.values()}
     with pytest.raises(InputError, match=r"^B2: "):
@@ -126,37 +116,21 @@ def test_names_that_leave_the_folder_are_refused(server, tmp_path, name):
     assert contents(tmp_path) == {}
 
 
-def restricted(server, capabilities):
-    key = server.api.create_key(capabilities, "key")
-    return {"key_id": key.id_, "key": key.application_key}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda server: {"key": "wrong secret"}, "bucket data, key account-0: .*secret key is wrong"),
-        (lambda server: {"key_id": "nobody"}, "bucket data, key nobody: .*key ID not valid"),
-        (lambda server: {"bucket": "elsewhere"}, "bucket elsewhere, key account-0: No such bucket: elsewhere"),
-        (lambda server: restricted(server, ["listBuckets"]), "bucket data, key "),
+        ({"key": "wrong secret"}, "bucket data, key account-0: .*secret key is wrong"),
+        ({"bucket": "elsewhere"}, "bucket elsewhere, key account-0: No such bucket: elsewhere"),
     ],
 )
 def test_a_refused_key_is_one_line_without_the_key(server, tmp_path, changes, message):
     server.put({"folder/x": b"x"})
     with pytest.raises(InputError, match=f"^B2: .*{message}") as caught:
-        server.fetch(tmp_path / "in", **changes(server))
+        server.fetch(tmp_path / "in", **changes)
     assert "wrong secret" not in str(caught.value)
     assert "wrong secret" not in repr(server.account(key="wrong secret"))
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == {}
-
-
-def test_no_network_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("b2sdk._internal.b2http.time.sleep", lambda seconds: None)
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nothing listens
-    account = b2.Account("data", "id", "key", B2HttpApiConfig(_raw_api_class=B2RawHTTPApi))
-    with pytest.raises(InputError, match=r"^B2: bucket data, key id: .*refused") as caught:
-        b2.download_folders(account, {"folder": tmp_path})
-    assert "\n" not in str(caught.value)
 
 
 def test_the_account_is_given_or_in_the_environment(monkeypatch):

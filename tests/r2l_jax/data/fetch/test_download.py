@@ -64,16 +64,10 @@ def renamed(tree, *replacements):
 
 
 class Zenodo:
-    """A record of Zenodo's on loopback.
+    """A record of Zenodo's on loopback, with `files` by name.
 
-    Attributes:
-        files: the contents of the record's files by name.
-        fields: wrong fields for the record's list of files.
-        sends: other bytes to send for a file.
-        status: the HTTP status of files.
-        drops: for each of the next requests, the number of bytes after which the connection ends.
-        ranges: whether ranges are supported.
-        asked: the range of each request for a file, or None.
+    `fields` are wrong fields for the list of files, `sends` other bytes to send for a file, and `status` is the HTTP
+    status of files. After `drops` bytes each, the next connections end. `asked` is the range of each request, or None.
     """
 
     def __init__(self, files):
@@ -248,12 +242,10 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead", [f"{NAME}.part"]),
         ({"status": 503}, rf"^{NAME}: 503 Server Error: Service Unavailable", []),
         ({"sends": {"record": b'{"files": [{"key": "x"}]}'}}, r"not a Zenodo record .*KeyError\('size'\)", []),
-        ({"sends": {"record": b"[" * 200_000}}, r"not a Zenodo record .*RecursionError", []),
         ({"files": {"a.zip": b"", "b.txt": b""}}, r"no archive with microscopy .* are: a.zip, b.txt$", []),
         ({"fields": {"checksum": "foo:12"}}, rf"the checksum of '{NAME}' must be .*, got 'foo:12'$", []),
         ({"fields": {"key": "../microscopy.zip"}}, r"does not stay in its folder", []),
         ({"fields": {"key": "a/microscopy.zip"}}, r"'a/microscopy.zip' is not a file name", []),
-        ({"fields": {"links": {"self": "http://127.0.0.1:9/"}}}, r"Connection refused$", []),
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_incomplete_file(zenodo, tmp_path, changes, message, left):
@@ -308,15 +300,11 @@ def test_no_network_is_one_line(tmp_path):
         download.download("Drone", tmp_path, zenodo_url="http://127.0.0.1:9/api/")
 
 
-@pytest.mark.parametrize("name", ["other", NAME])
-def test_messages_have_no_password(zenodo, tmp_path, name):
-    """The password is in the URL of the record, or of a file."""
+def test_messages_have_no_password(zenodo, tmp_path):
     zenodo.url, zenodo.status = zenodo.url.replace("://", "://me:p@ss@"), 503
-    zenodo.files = {name: ARCHIVE}
     with pytest.raises(InputError) as caught:
         fetch(zenodo, tmp_path)
     assert "http://***@127.0.0.1" in str(caught.value)
-    assert "me:" not in str(caught.value)
     assert "ss@" not in str(caught.value)
 
 
@@ -328,21 +316,16 @@ def test_a_full_disk_is_one_line(zenodo, tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
-@pytest.mark.parametrize("there", ["microscopy/mine.txt", "microscopy"])
-def test_existing_files_are_not_touched(zenodo, tmp_path, there):
-    (tmp_path / there).parent.mkdir(exist_ok=True)
-    (tmp_path / there).write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away|Not a directory"):
+def test_existing_files_are_not_touched(zenodo, tmp_path):
+    (tmp_path / "microscopy").mkdir()
+    (tmp_path / "microscopy/mine.txt").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away"):
         fetch(zenodo, tmp_path)
-    assert contents(tmp_path) == {there: b"mine"}
-    assert zenodo.asked == []
+    assert (contents(tmp_path), zenodo.asked) == ({"microscopy/mine.txt": b"mine"}, [])
 
 
 def test_a_locked_folder_and_a_data_set_that_lost_a_file_are_refused(zenodo, tmp_path):
-    with (
-        writing_to(tmp_path),
-        pytest.raises(InputError, match=r"another program is writing to this folder"),
-    ):
+    with writing_to(tmp_path), pytest.raises(InputError, match=r"another program is writing to this folder"):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)
