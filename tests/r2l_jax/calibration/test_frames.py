@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.frames import Moments, digital_numbers, places
+from r2l_jax.calibration.frames import Moments, digital_numbers
 
 
 def test_moments_are_mean_and_unbiased_variance():
@@ -12,14 +12,6 @@ def test_moments_are_mean_and_unbiased_variance():
     assert moments.count == 7
     np.testing.assert_allclose(moments.mean, frames.mean(0, dtype=float), atol=1e-7)
     np.testing.assert_allclose(moments.variance, frames.var(0, ddof=1, dtype=float), rtol=2e-3)
-
-
-def test_places_cover_a_map_once():
-    covered, tile = np.zeros((7, 11), int), np.arange(6).reshape(2, 3)
-    for place in places(tile):
-        covered[place.sites] += 1
-        assert place.channel == tile[place.row, place.column]
-    assert (covered == 1).all()
 
 
 def rounded(values, numbers):

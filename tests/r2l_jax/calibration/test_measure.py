@@ -11,7 +11,7 @@ from r2l_jax.calibration.reading import group_exposures
 from r2l_jax.runtime.errors import InputError
 
 BAYER = ((0, 1), (1, 2))
-QUAD = ((0, 0, 1, 1), (0, 0, 1, 1), (1, 1, 2, 2), (1, 1, 2, 2))
+GBRG = ((1, 2), (0, 1))
 X_TRANS = (
     *((1, 2, 1, 1, 0, 1), (0, 1, 0, 2, 1, 2), (1, 2, 1, 1, 0, 1)),
     *((1, 0, 1, 1, 2, 1), (2, 1, 2, 0, 1, 0), (1, 0, 1, 1, 2, 1)),
@@ -63,33 +63,26 @@ def test_an_ordinary_sensor():
     assert (found.numbers, found.bits, found.is_bound, found.remarks) == (4095, 12, False, [])
     assert found.mean("dsnu") == pytest.approx(sensor.dsnu, rel=0.05)
     assert found.mean("prnu") == pytest.approx(sensor.prnu, rel=0.05)
-    assert list(found.exposures) == [8] * 5
     error = found.mean("full_well") / sensor.full_well - 1
     assert abs(error) < 4 * found.error
 
 
-def test_a_black_level_of_its_own_at_each_site():
-    levels = (0.03, 0.06, 0.07, 0.1)
-    sensor = FlawedSensor(seed=3, black=levels, full_well=8000.0, read_noise=2.5, bits=14, tile=((1, 2), (0, 1)))
+@pytest.mark.parametrize(
+    "sensor",
+    [
+        FlawedSensor(seed=3, black=(0.03, 0.06, 0.07, 0.1), full_well=8000, read_noise=2.5, bits=14, tile=GBRG),
+        FlawedSensor(seed=8, black=tuple(np.linspace(0.05, 0.08, 36)), tile=X_TRANS, shape=(402, 404), bits=None),
+    ],
+    ids=["GBRG", "X-Trans"],
+)
+def test_each_place_in_a_color_filter_array_has_its_own_values(sensor):
     found = calibrated(sensor)
     check(sensor, found)
-    assert [site.channel for site in found.sites] == [1, 2, 0, 1]
+    assert found.bits == sensor.bits
+    assert [site.channel for site in found.sites] == np.ravel(sensor.tile).tolist()
     for site, black in zip(found.sites, sensor.black, strict=True):
         assert site.gain == pytest.approx(sensor.full_well / (1 - black), rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("tile", "shape"),
-    [(QUAD, (256, 252)), (X_TRANS, (402, 404)), (((0,),), (130, 171))],
-    ids=["quad", "xtrans", "mono"],
-)
-def test_other_color_filter_arrays(tile, shape):
-    places = np.size(tile)
-    sensor = FlawedSensor(tile=tile, shape=shape, black=tuple(np.linspace(0.05, 0.08, places)), seed=8)
-    found = calibrated(sensor)
-    check(sensor, found)
-    assert len(found.sites) == places
-    assert len(found.points) == 5 * len(np.unique(tile))
+    assert len(found.points) == 5 * 3
 
 
 @pytest.mark.parametrize(
@@ -97,8 +90,6 @@ def test_other_color_filter_arrays(tile, shape):
     [
         # Pairs at one exposure.
         (FlawedSensor(seed=12, flickering=0), {"darks": 2, "exposures": [0.6], "flats": 2}, 0.03),
-        # Pairs of coarse frames.
-        (FlawedSensor(seed=19, bits=8, flickering=0), {"darks": 2, "flats": 2}, 0.03),
         # A lamp that flickers.
         (FlawedSensor(seed=13), {"lamp": 0.004}, 0.02),
     ],
@@ -106,28 +97,15 @@ def test_other_color_filter_arrays(tile, shape):
 def test_few_frames_and_a_lamp_that_flickers_give_the_gain(sensor, settings, tolerance):
     found = calibrated(sensor, **settings)
     assert found.mean("full_well") == pytest.approx(sensor.full_well, rel=tolerance)
-    if not found.is_bound:
-        assert found.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
+    assert found.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
     assert list(found.exposures) == [settings.get("flats", 8)] * len(settings.get("exposures", range(5)))
 
 
-@pytest.mark.parametrize(
-    ("settings", "numbers", "bits"),
-    [({"seed": 14, "bits": None}, 65535, None), ({"seed": 15, "bits": 8, "read_noise": 4.0}, 255, 8)],
-)
-def test_bits_are_those_of_the_steps_below_which_the_read_noise_is_a_bound(settings, numbers, bits):
-    sensor = FlawedSensor(**settings)
-    found = calibrated(sensor)
-    assert (found.numbers, found.bits, found.is_bound) == (numbers, bits, bits == 8)
-    if found.is_bound:
-        assert found.mean("read_noise") > sensor.read_noise
-    else:
-        check(sensor, found)
-
-
-@pytest.mark.parametrize("full_well", [15000.0, 10000.0, 5000.0])
+@pytest.mark.parametrize("full_well", [15000.0, 5000.0])
 def test_steps_coarser_than_the_dark_noise_leave_the_gain_right(full_well):
     found = calibrated(FlawedSensor(seed=15, shape=(128, 128), bits=8, full_well=full_well))
+    assert (found.numbers, found.bits, found.is_bound) == (255, 8, True)
+    assert found.mean("read_noise") > 4
     assert found.mean("full_well") == pytest.approx(full_well, rel=0.015)
     assert abs(found.mean("full_well") / full_well - 1) < 2 * found.error < 0.015
     for point in found.points:
@@ -202,6 +180,9 @@ def test_gains_are_one_at_defects_and_bounded_in_the_shade():
 
 SMALL = FlawedSensor(shape=(64, 64), hot=0, dead=0, flickering=0)
 DARK, FLAT = SMALL.frames(0.0, 3), [*SMALL.frames(0.3, 2), *SMALL.frames(0.6, 2)]
+# Saturation below the white level, and one that is read out with noise: no two sites read the same.
+LOW = [np.minimum(flat, np.float32(0.65)) for flat in (*FLAT, *SMALL.frames(0.9, 2))]
+NOISY = [*FLAT, *np.random.default_rng(0).normal(0.8, 0.001, (2, *SMALL.shape)).astype(np.float32)]
 
 
 @pytest.mark.parametrize(
@@ -209,37 +190,16 @@ DARK, FLAT = SMALL.frames(0.0, 3), [*SMALL.frames(0.3, 2), *SMALL.frames(0.6, 2)
     [
         (DARK[:1], FLAT, "at least two dark frames are needed, and more measure better: got 1"),
         (DARK, FLAT[:3], r"flat_2 is the only flat of its exposure \(mean light 0\.\d+ of white\): at least two with"),
-        ([dark[:6, :6] for dark in DARK], FLAT, "frames must be at least 8x8, got 6x6"),
         (FLAT[:2], DARK, "the darks are as bright as the flat flat_0: are --dark and --flat swapped"),
-        (
-            DARK,
-            [*FLAT, *SMALL.frames(1.6, 2)],
-            r"saturated flats: flat_4 \(\d+\.\d% of its sites\), take them with less light",
-        ),
+        (DARK, [*FLAT, *SMALL.frames(1.6, 2)], r"saturated flats: flat_4 \(\d+\.\d% of its sites\), take them with"),
+        (DARK, LOW, r"saturated flats: flat_4 \(\d+\.\d% of its sites\)"),
+        (DARK, NOISY, r"saturated flats: the noise of the brightest \(flat_[45], flat_[45], \.\.\.\)"),
         (DARK, [DARK[0] + np.float32(0.25)] * 4, "the flats are hardly noisier than the darks, so no gain can be"),
     ],
 )
 def test_frames_that_show_no_sensor_are_refused(dark, flat, message):
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=message):
         measure(frames(dark, "dark"), frames(flat, "flat"), np.array(BAYER))
-    assert "\n" not in str(error.value)
-
-
-LOW = [np.minimum(flat, np.float32(0.65)) for flat in (*FLAT, *SMALL.frames(0.9, 2))]
-# A full well that is read out with noise: no two sites read the same.
-NOISY = [*FLAT, *np.random.default_rng(0).normal(0.8, 0.001, (2, *SMALL.shape)).astype(np.float32)]
-
-
-@pytest.mark.parametrize(
-    ("flat", "message"),
-    [
-        (LOW, r"flat_4 \(\d+\.\d% of its sites\)"),
-        (NOISY, r"the noise of the brightest \(flat_[45], flat_[45], \.\.\.\)"),
-    ],
-)
-def test_saturation_below_the_white_level_is_noticed(flat, message):
-    with pytest.raises(InputError, match=f"saturated flats: {message}"):
-        measure(frames(DARK, "dark"), frames(flat, "flat"), np.array(BAYER))
 
 
 def test_noise_that_is_cut_off_at_zero_is_remarked():
