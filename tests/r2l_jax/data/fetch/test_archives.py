@@ -78,21 +78,27 @@ def test_a_tar_file_may_name_its_own_folder(tmp_path):
     assert (tmp_path / "target" / "x").exists()
 
 
-@pytest.mark.parametrize("archive", WRITERS)
-@pytest.mark.parametrize("name", ["a/../../x", "/x", "..\\x"])
-def test_refuses_names_that_leave_the_folder(tmp_path, refused, archive, name):
-    refused(WRITERS[archive](tmp_path / archive, [("good", b"1"), (name, b"2")]), "does not stay in its folder")
+LINKS = {"type": tarfile.SYMTYPE, "linkname": "/x"}, {"type": tarfile.LNKTYPE, "linkname": "/x"}
+DEVICES = [{"external_attr": (kind | 0o777) << 16} for kind in (stat.S_IFLNK, stat.S_IFCHR)]
+SPARSE = {"pax_headers": {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}}
 
 
 @pytest.mark.parametrize(
-    ("archive", "details"),
+    ("archive", "names", "details", "message"),
     [
-        *(("a.tar.gz", {"type": kind, "linkname": "/x"}) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)),
-        *(("a.zip", {"external_attr": (kind | 0o777) << 16}) for kind in (stat.S_IFLNK, stat.S_IFCHR)),
+        *(("a.zip", ["good", name], {}, "does not stay in its folder") for name in ("a/../../x", "/x", "..\\x")),
+        *(("a.tar.gz", ["good", name], {}, "does not stay in its folder") for name in ("a/../../x", "/x", "..\\x")),
+        *(("a.tar.gz", ["x"], details, "'x' is a link or a device") for details in LINKS),
+        *(("a.zip", ["x"], details, "'x' is a link or a device") for details in DEVICES),
+        ("a.tar.gz", ["x"], SPARSE, "'x' is a sparse file"),
+        # LZMA would take all the memory that the file declares.
+        ("a.zip", ["x"], {"compress_type": zipfile.ZIP_LZMA}, "'x' is compressed by method 14, expected Deflate"),
+        ("a.tar.gz", ["x", "x"], {}, "x: File exists"),
+        ("a.tar.gz", ["x", "x/y"], {}, "x: (File exists|Not a directory)"),
     ],
 )
-def test_refuses_links_and_devices(tmp_path, refused, archive, details):
-    refused(WRITERS[archive](tmp_path / archive, [("x", b"/etc/passwd")], **details), "'x' is a link or a device")
+def test_refuses(tmp_path, refused, archive, names, details, message):
+    refused(WRITERS[archive](tmp_path / archive, [(name, b"1") for name in names], **details), message)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -136,11 +142,6 @@ def test_refuses_names_that_fill_the_memory(tmp_path, refused, kind, packed):
     assert peak < 2**22
 
 
-def test_refuses_sparse_files(tmp_path, refused):
-    sparse = {"pax_headers": {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}}
-    refused(write_tar(tmp_path / "a.tar", [("x", b"")], **sparse), "'x' is a sparse file")
-
-
 def test_refuses_sparse_files_of_gnu_before_their_maps_are_read(tmp_path, refused):
     member = tarfile.TarInfo("x")
     member.type = tarfile.GNUTYPE_SPARSE
@@ -160,25 +161,9 @@ def test_refuses_what_follows_a_damaged_header(tmp_path, refused, packed):
         refused(tmp_path / "a.tar", "the header of a member is damaged")
 
 
-def test_refuses_what_lzma_in_zip_would_take_of_memory(tmp_path, refused):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
-        file.writestr("x", b"1")
-    refused(tmp_path / "a.zip", "'x' is compressed by method 14, expected Deflate")
-
-
-@pytest.mark.parametrize("name", [*WRITERS, "a.tar.xz"])
-def test_refuses_damaged_archives(tmp_path, refused, name):
-    content = WRITERS.get(name, write_tar)(tmp_path / name, [("x", bytes(range(256)) * 64)]).read_bytes()
-    for damaged in (b"", b"no archive", content[: len(content) // 2], content[:60] + b"\xff" * 20 + content[80:]):
-        (tmp_path / name).write_bytes(damaged)
-        refused(tmp_path / name, "damaged or not an archive|unpacking")
-
-
-def test_refuses_encrypted_files_and_duplicate_names(tmp_path, refused):
+def test_refuses_encrypted_files(tmp_path, refused):
     archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     archive.write_bytes(content)
     refused(archive, "'x' is encrypted")
-    refused(write_tar(tmp_path / "a.tar.gz", [("x", b"1"), ("x", b"2")]), "x: File exists")
-    refused(write_tar(tmp_path / "a.tar.gz", [("x", b"1"), ("x/y", b"2")]), "x: (File exists|Not a directory)")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 import tifffile
+from servers import serving
 
 from r2l_jax.data.fetch import download
 from r2l_jax.data.fetch.fetched import get
@@ -63,6 +64,11 @@ def renamed(tree, *replacements):
     return tree
 
 
+ARCHIVE = pack_zip(TREES["Microscopy"])
+NAME = "raw-microscopy.zip"
+PIECE = 2**16
+
+
 class Zenodo:
     """A record of Zenodo's on loopback, with `files` by name.
 
@@ -90,14 +96,14 @@ class Zenodo:
     def answer(self, path, given):
         path = path.removeprefix("/api/records/5235536")
         if not path:
-            return 200, {}, self.sends.get("record", self.record()), None
+            return 200, {}, [self.sends.get("record", self.record())]
         name = path.split("/")[2]
         body = self.sends.get(name, self.files[name])
         self.asked.append(given["Range"])
         status = self.status
         if given["Range"] and self.ranges:
             status, body = 206, body[int(re.fullmatch(r"bytes=(\d+)-", given["Range"])[1]) :]
-        return status, {}, body, self.drops.pop(0) if self.drops else None
+        return status, {"Content-Length": len(body)}, [body[: self.drops.pop(0)] if self.drops else body]
 
 
 @pytest.fixture(autouse=True)
@@ -107,15 +113,11 @@ def _quick(monkeypatch):
 
 
 @pytest.fixture
-def publish(serve):
-    """Returns a function that serves a record with some files."""
-
-    def publish(files):
-        zenodo = Zenodo(files)
-        zenodo.url = f"{serve(zenodo.answer)}/api"
-        return zenodo
-
-    return publish
+def zenodo():
+    zenodo = Zenodo({NAME: ARCHIVE})
+    with serving(zenodo.answer) as url:
+        zenodo.url = f"{url}/api"
+        yield zenodo
 
 
 def contents(root):
@@ -154,27 +156,17 @@ PACKINGS = {
 
 @pytest.mark.parametrize("dataset", TREES)
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_zenodo_is_downloaded_in_the_published_layout_and_only_once(publish, tmp_path, dataset, packing):
+def test_zenodo_is_downloaded_in_the_published_layout_and_only_once(zenodo, tmp_path, dataset, packing):
     folder = dataset.lower()
     files = {name.format(folder): content for name, content in PACKINGS[packing](TREES[dataset]).items()}
     others = {"readme.txt": b"", f"{folder}-datasheet.pdf": b"", "views.zip": pack_zip({"x": b""})}
-    zenodo = publish(files | others)
+    zenodo.files = files | others
     for _ in range(2):
         assert download.download(dataset, tmp_path, zenodo_url=zenodo.url) == tmp_path / folder
         found = contents(tmp_path)
         assert json.loads(found.pop(f"{folder}/.unpacked.json")).keys() == files.keys()
         assert {name: content for name, content in found.items() if "README" not in name} == TREES[dataset]
         assert zenodo.asked == [None] * len(files)
-
-
-ARCHIVE = pack_zip(TREES["Microscopy"])
-NAME = "raw-microscopy.zip"
-PIECE = 2**16
-
-
-@pytest.fixture
-def zenodo(publish):
-    return publish({NAME: ARCHIVE})
 
 
 def fetch(zenodo, place, dataset="Microscopy"):

@@ -2,6 +2,7 @@ import hashlib
 
 import huggingface_hub
 import pytest
+from servers import serving
 
 from r2l_jax.data.fetch import hub
 from r2l_jax.runtime import startup
@@ -21,7 +22,8 @@ class Hub:
         self.asked.append(path)
         self.tokens.append(given["Authorization"])
         about = {"ETag": f'"{hashlib.sha256(CONTENT).hexdigest()}"', "X-Repo-Commit": "ab" * 20}
-        return self.status if path == RESOLVE else 404, about, self.content, None
+        about["Content-Length"] = len(self.content)
+        return self.status if path == RESOLVE else 404, about, [self.content]
 
 
 @pytest.fixture
@@ -32,10 +34,11 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server(serve, cache, monkeypatch):
+def server(cache, monkeypatch):
     server = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", serve(server.answer))
-    yield server
+    with serving(server.answer) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield server
     huggingface_hub.close_session()
 
 
