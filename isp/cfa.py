@@ -118,11 +118,7 @@ def black_level_shape(pattern: str) -> tuple[int]:
 
 
 def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
-    """Checks that an array is a mosaic.
-
-    Args:
-        raw: The array, which may be traced.
-    """
+    """Checks that an array, which may be traced, is a mosaic."""
     if not jnp.issubdtype(raw.dtype, jnp.floating):
         raise ValueError(
             f"raw must be floating point with the white level at 1, got {raw.dtype}: divide by the white level first"
@@ -135,11 +131,7 @@ def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
 
 
 def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, width: int) -> Shaped[Array, "..."]:
-    """Repeats the values of a tile's sites over a mosaic, which need not hold a whole number of tiles.
-
-    Args:
-        values: One value or vector per site of the tile, `(rows, cols, ...)`.
-    """
+    """Repeats one value or vector per site of a tile over a mosaic, which need not hold a whole number of tiles."""
     rows, cols = values.shape[:2]
     repeats = (-(-height // rows), -(-width // cols), *(1,) * (values.ndim - 2))
     return jnp.tile(values, repeats)[:height, :width]

@@ -338,10 +338,7 @@ def _repeat_border(rgb: Array, pattern: str) -> Array:
 
 
 def _bilinear_kernels(pattern: str) -> Float[np.ndarray, "3 3 3 2 2"]:
-    """Makes kernels with the axes out, row, col, and the site of the tile (row, col).
-
-    A weight of `BILINEAR_KERNEL` stays where it meets a site of its color, and is zero elsewhere.
-    """
+    """Makes kernels with the axes out, row, col, and the site of the tile (row, col)."""
     colors = cfa.tile(pattern)
     kernels = np.zeros((3, 3, 3, 2, 2))
     for i, j, y, x in np.ndindex(3, 3, 2, 2):

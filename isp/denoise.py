@@ -152,10 +152,7 @@ def _filter_rows(rgb: Array, gains: Array) -> Array:
 
 
 def _circulated(rgb: Array, gains: Array) -> Array:
-    """Multiplies each row by the matrix that has the same effect as the gains of its frequencies.
-
-    The gain of a frequency and of its negative are the same.
-    """
+    """Multiplies each row by the matrix that has the same effect as the gains of its frequencies."""
     width = len(gains)
     response = jnp.fft.irfft(gains[: width // 2 + 1], width)
     columns = np.arange(width)
@@ -262,15 +259,6 @@ def bilateral(
             10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
             rounding.
         centered: Whether spatial weights peak at the pixel itself.
-
-    Example:
-        Noise is averaged, and the edge stays.
-
-        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
-        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
-        >>> denoised = isp.denoise.bilateral(rgb, 2.0, 0.1, size=3, centered=True)
-        >>> np.asarray(denoised)[3, 1:5, 0].round(3)
-        array([0.215, 0.219, 0.781, 0.785], dtype=float32)
     """
     size = checks.bilateral_size(sigma_spatial, size)
     checks.check_colors(sigma_color, bins)

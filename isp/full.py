@@ -40,13 +40,6 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
 
     Args:
         half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does.
-
-    Example:
-        >>> pipeline = isp.full(isp.CAMERAS["drone"])
-        >>> pipeline.stage_names[:4]
-        ('black_level', 'defects', 'white_balance', 'demosaic')
-        >>> pipeline(jnp.full((4, 6), 0.3)).shape
-        (4, 6, 3)
     """
     positive = with_positive_gains(camera)
     has_colors = positive.pattern != cfa.MONO

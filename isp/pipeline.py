@@ -84,11 +84,6 @@ class Pipeline(nnx.Module):
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
             them. Before demosaicing, the image is a mosaic.
-
-        Example:
-            >>> rgb, stages = isp.static(isp.CAMERAS["drone"], sharpen="none", denoise="none").trace(jnp.ones((4, 4)))
-            >>> {name: stages[name].shape for name in ("black_level", "demosaic", "gamma_correct")}
-            {'black_level': (4, 4), 'demosaic': (4, 4, 3), 'gamma_correct': (4, 4, 3)}
         """
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
@@ -122,7 +117,8 @@ class Pipeline(nnx.Module):
             >>> pipeline.gamma_correct[...]
             Array(1.8, dtype=float32)
         """
-        self._check_names(values)
+        if unknown := sorted(set(values) - set(self.facts)):
+            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():
@@ -158,10 +154,6 @@ class Pipeline(nnx.Module):
         """Returns a pipeline without one stage; other parameters keep their values."""
         place = self._place(name)
         return self._edited(place, place + 1, [])
-
-    def _check_names(self, values: Mapping[str, object]) -> None:
-        if unknown := sorted(set(values) - set(self.facts)):
-            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
 
     def _place(self, name: str) -> int:
         if name not in self.stage_names:

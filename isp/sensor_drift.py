@@ -113,14 +113,7 @@ def dead_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 
 @_drift
 def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Darkens the corners by this many stops, and other sites by the square of their distance from the middle.
-
-    Example:
-        >>> raw = jnp.ones((64, 64))
-        >>> dark = isp.sensor_drift.vignetting(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["drone"])
-        >>> bool(abs(dark[0, 0] - 0.53) < 0.02), bool(abs(dark[32, 32] - 1) < 0.02)
-        (True, True)
-    """
+    """Darkens the corners by this many stops, and other sites by the square of their distance from the middle."""
     return expose_again(raw, key, camera=camera, light=fall_off(raw.shape, amount))
 
 
@@ -352,12 +345,7 @@ def _by_color(raw: Array, gains: Array, camera: Camera) -> Array:
 
 
 def _by_plane(raw: Array, blur: Callable[..., Array], camera: Camera) -> Array:
-    """Blurs the light of a mosaic: each site with those at the same place of other tiles, or interpolated colors.
-
-    Args:
-        raw: The mosaics.
-        blur: Blurs planes `(..., planes, H, W)`, whose rows are `_period` pixels apart.
-    """
+    """Blurs each site with those at the same place of other tiles, or with interpolated colors of larger tiles."""
     light, tile = site_light(raw, camera), cfa.tile(camera.pattern)
     *batch, height, width = light.shape
     period = _period(camera)
@@ -384,10 +372,7 @@ def _smoothed(planes: Array, *, variance: Array) -> Array:
 
 
 def _heat_kernel(side: int, variance: Array, dtype: jnp.dtype) -> Array:
-    """Computes the matrix that smooths an axis by the discrete Gaussian, the heat kernel of a reflecting line.
-
-    Source: T. Lindeberg, "Scale-space for discrete signals", IEEE TPAMI (1990). Cosines diagonalize it.
-    """
+    """Computes the matrix of the discrete Gaussian: T. Lindeberg, "Scale-space for discrete signals", PAMI (1990)."""
     frequencies, places = np.arange(side)[:, None], np.arange(side) + 0.5
     cosines = np.cos(np.pi * frequencies * places / side) * np.sqrt(2 / side)
     cosines[0] /= np.sqrt(2)
@@ -397,13 +382,7 @@ def _heat_kernel(side: int, variance: Array, dtype: jnp.dtype) -> Array:
 
 
 def _moved(planes: Array, *, steps: Array, taps: Array) -> Array:
-    """Smooths planes along lines; borders repeat.
-
-    Args:
-        planes: `(..., planes, H, W)`.
-        steps: The rows and columns of a step along the line of each mosaic `(..., 2)`.
-        taps: The weights at distances of 0, 1, ... steps `(..., N)`.
-    """
+    """Smooths planes along lines, by weights at distances of 0, 1, ... steps (rows, columns); borders repeat."""
     reach = taps.shape[-1] - 1
     batch = steps.shape[:-1]
     count = int(np.prod(batch))
@@ -422,10 +401,7 @@ def _moved(planes: Array, *, steps: Array, taps: Array) -> Array:
 
 
 def _line(variance: Array, reach: int) -> Array:
-    """Computes the weights of lines at distances of 0 to `reach` steps `(..., reach + 1)`.
-
-    Whole steps have equal weights, and the last ones a share of it, such that the variance in steps is exact.
-    """
+    """Computes the weights at distances of 0 to `reach` steps of lines with exactly this variance in steps."""
     variance, distances = variance[..., None], jnp.arange(reach + 1)
     # A line of m whole steps to both sides has the variance m (m + 1) / 3.
     whole = jnp.floor((jnp.sqrt(1 + 12 * variance) - 1) / 2)

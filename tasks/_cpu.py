@@ -13,11 +13,9 @@ from jaxtyping import Array, Float
 
 @functools.cache
 def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
-    """Makes a function of arrays a unit of its own on CPUs: its operands and results exist in memory.
+    """Makes a function of static arguments, followed by arrays, a unit of its own on CPUs, traced once for its shapes.
 
-    Without this, XLA:CPU may compute a function again for each of its readers. On other devices the function stays as
-    it is. It is called with the static arguments, followed by arrays. The same function and static arguments give the
-    same unit, so that it is traced only once for its shapes.
+    Otherwise, XLA:CPU may compute a function again for each of its readers.
     """
 
     def inner(*arrays: Any) -> Any:

@@ -69,11 +69,7 @@ class Conv(nnx.Module):
 
 
 def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
-    """Computes a padded convolution as a matrix product of all windows.
-
-    XLA:CPU convolves an image that is smaller than the kernel value by value, which takes up to a hundred times as
-    long.
-    """
+    """Computes a padded convolution as a matrix product of all windows: XLA:CPU would go value by value."""
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     border = (size // 2, size // 2)
     x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
@@ -163,7 +159,7 @@ class BatchNorm(nnx.BatchNorm):
             count = x.size // features
             if count == 1:
                 raise ValueError(f"batch norm needs more than one value per channel to train, got shape {x.shape}")
-            normalized, mean, var = _normalize(rows, scale, bias, self.epsilon)
+            normalized, mean, var = _normalize_by_batch(rows, scale, bias, self.epsilon)
             self._move(self.mean, mean)
             self._move(self.var, var * count / (count - 1))
         return normalized.reshape(x.shape)
@@ -177,13 +173,8 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _normalize(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """Normalizes `(rows, width * features)`; also returns mean and biased variance by feature, as constants."""
-    normalized, mean, var = _normalize_by_batch(rows, scale, bias, epsilon)
-    return normalized, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
-
-
 def _normalize_primal(rows: AnyArray, scale: AnyArray, bias: AnyArray, epsilon: float) -> tuple[Array, Array, Array]:
+    """Normalizes `(rows, width * features)`; mean and biased variance by feature have no gradient."""
     return _normalize_forward(rows, scale, bias, epsilon)[0]
 
 
@@ -211,10 +202,8 @@ def _normalize_backward(
     mean_gradient = _mean_by_feature(gradient, scale.size)
     slope = inverse * _mean_of_terms(_products, rows, mean, gradient)
     gain, pull = scale * inverse, scale * inverse * inverse * slope
-    rows_gradient = _scaled_and_shifted(gradient, gain, mean * pull - gain * mean_gradient) - rows * _each_pixel(
-        pull, rows
-    )
-    return rows_gradient.astype(rows.dtype), count * slope, count * mean_gradient
+    shifted = _scaled_and_shifted(gradient, gain, mean * pull - gain * mean_gradient)
+    return (shifted - rows * _each_pixel(pull, rows)).astype(rows.dtype), count * slope, count * mean_gradient
 
 
 _normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
@@ -237,10 +226,8 @@ def _mean_by_feature(rows: Array, features: int) -> Array:
 
 
 def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *others: Array) -> Array:
-    """Computes the mean of `terms(rows, mean, *others)` by feature.
-
-    Neighboring rows are added as arrays first: XLA:CPU would write all terms to memory before it sums them.
-    """
+    """Computes the mean of `terms(rows, mean, *others)` by feature."""
+    # Neighboring rows are added as arrays first: XLA:CPU would write all terms to memory before it sums them.
     together = math.gcd(len(rows), _ROWS_ADDED) if jax.default_backend() == "cpu" else 1
     added = apart(_added, terms, together)(rows, mean, *others)
     return _mean_by_feature(added, mean.size) / together
@@ -331,10 +318,8 @@ def _max_pool_backward(sides: tuple[int, int], places: AnyArray, gradient: AnyAr
 
 
 def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
-    """Sums each pixel's gradients over the windows that it belongs to: one or two along each axis.
-
-    Pixel 2 * i is the second of window i; pixel 2 * i + 1 is both the third of window i and the first of window i + 1.
-    """
+    """Sums each pixel's gradients over the windows that it belongs to: one or two along each axis."""
+    # Pixel 2 * i is the second of window i; pixel 2 * i + 1 is the third of window i and the first of window i + 1.
     batch, rows, cols, channels = gradient.shape
     beyond = ((0, 0), (0, 1), (0, 1), (0, 0))
     places, gradient = jnp.pad(places, beyond, constant_values=-1), jnp.pad(gradient, beyond)

@@ -121,10 +121,7 @@ def _kernel_gradient(x: Array, gradient: Array) -> Array:
 
 
 def _transformed(matrix: _Matrix, x: Array, margin: int) -> _Grid:
-    """Computes matrix * d * matrix' of the window d of each tile; the first begins `margin` pixels before the image.
-
-    The result has, for each of its rows and columns, an array `(B, ceil(H / 4), ceil(W / 4), C)`.
-    """
+    """Computes matrix * d * matrix' of the window d of each tile; the first begins `margin` pixels before the image."""
     counts = [_tiles(side) for side in x.shape[1:3]]
     needed = [_TILE * (count - 1) + len(matrix[0]) for count in counts]
     margins = tuple((margin, need - margin - side) for need, side in zip(needed, x.shape[1:3], strict=True))

@@ -42,10 +42,7 @@ def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: A
 
 
 def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
-    """Computes how many rows or columns away a pixel can influence the result; returns None if there is no limit.
-
-    The result is also None if the tile of the stage's `pattern` would not divide the patches of an image.
-    """
+    """Computes how far a pixel can influence the result; None if without limit, or if a tile divides no patch."""
     known = _DISTANCES.get(stage.function)
     declared: int | Callable[..., int | None] | None = getattr(stage.function, DISTANCE, known)
     pattern = stage.options.get("pattern")

@@ -62,11 +62,7 @@ def add(rgb: Array, layer: Array) -> Array:
 
 
 def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, matrix: Array, pattern: str) -> Array:
-    """Computes `spread_above_black` and `interpolate_and_correct` as one stencil over the mosaic.
-
-    The weights include the gains and the matrix. Of 27 products for each channel of a pixel, the 18 by zeros are left
-    out.
-    """
+    """Computes `spread_above_black` and `interpolate_and_correct` as one stencil, without the products by zeros."""
     weights = jnp.tensordot(matrix * gains, debayer, 1, precision="highest")
     tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]

@@ -85,12 +85,10 @@ def _forward(
 def _backward(
     size: int, centered: bool, residuals: _Residuals, gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Array, Array, Rounding | None]:
-    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into its own image.
-
-    A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
-    sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
-    channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half.
-    """
+    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into its own image."""
+    # A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
+    # sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
+    # channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half.
     padded, means, total, spatial_rate, color_rate, rounding = residuals
     scaled = _scaled(gradients, means, total)
     scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
@@ -172,10 +170,7 @@ def _following(size: int) -> list[tuple[int, int]]:
 def _color_weights(
     size: int, padded: Sequence[padding.Padded], color_rate: Array, rounding: Rounding | None
 ) -> list[Array]:
-    """Computes the color weights of the pairs of pixels that each offset of `_following` separates.
-
-    The earlier pixel of a pair may lie beyond the border, so that the later one covers the whole image as well.
-    """
+    """Computes the color weights of the pairs of pixels that `_following` separates, the earlier beyond the border."""
     radius = size // 2
     height, width = (side - 2 * radius for side in padded[0].plane.shape[-2:])
     weights = []

@@ -12,11 +12,7 @@ from isp._kernels.xla import with_gradient
 
 
 def window_median(plane: Array, size: int) -> Array:
-    """Computes the median of the window of `size` by `size` pixels around each pixel of a plane `(..., H, W)`.
-
-    The border repeats the outermost pixels. The pixels of a window that equal its median share the gradient evenly.
-    Forward mode does not work.
-    """
+    """Computes the median of the window of `size` by `size` pixels around each pixel of a plane `(..., H, W)`."""
     return _median(size, plane)
 
 

@@ -128,12 +128,10 @@ def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
 
 
 def _backward(colors: Colors, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
-    """Applies the transposed filters in reverse order.
-
-    A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half, because
-    the mirror shows all others twice: the gradient is divided by these weights, filtered, and multiplied by them. A
-    filter along decided directions is not symmetric, see `_along_transposed`.
-    """
+    """Applies the transposed filters in reverse order."""
+    # A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half, as the
+    # mirror shows all others twice: the gradient is divided by these weights, filtered, and multiplied by them. A
+    # filter along decided directions is not symmetric, see `_along_transposed`.
     height, width = horizontal.shape[-2:]
     colored, red_rows = _tile(colors)
     row_weights, col_weights = (np.ones(size, gradient.dtype) for size in (height, width))

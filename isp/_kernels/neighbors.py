@@ -21,25 +21,15 @@ Tile = tuple[tuple[int, ...], ...]
 
 
 class Statistic(NamedTuple):
-    """Defines a statistic of the values of a site's neighbors.
+    """Defines a statistic of two values among the neighbors of a site, by their ranks, and of the site's own value."""
 
-    Attributes:
-        fewest: The least number of neighbors: the nearest, and all others that are as near as the farthest of them.
-        ranks: Returns the places of two values among a number of values in ascending order.
-        combine: Computes the statistic from these two values and the site's own, for whole planes.
-    """
-
-    fewest: int
+    fewest: int  # The least number of neighbors, see `neighborhoods`.
     ranks: Callable[[int], tuple[int, int]]
     combine: Callable[[Array, Array, Array], Array]
 
 
 def median(raw: Array, tile: np.ndarray) -> Array:
-    """Computes, for each site of mosaics `(..., H, W)`, the median of its 4 nearest neighbors of the same color.
-
-    Neighbors that are as near as the farthest of the 4 count as well. Those beyond the border are sites of the same
-    color farther inside. Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
-    """
+    """Computes the median of each site's 4 nearest neighbors of its color; those that tie share its gradient."""
     return _statistic(_as_tuples(tile), _MEDIAN, raw)
 
 
@@ -260,11 +250,7 @@ def _part(planes: Array, places: np.ndarray, axis: int) -> Array:
 
 
 def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the rows that stand in for the rows before and after a mosaic, a whole number of tiles farther inside.
-
-    Where the mosaic is large enough, no site is twice a neighbor of another, so that no defect outvotes other
-    neighbors.
-    """
+    """Chooses the rows that stand in for those before and after a mosaic, a whole number of tiles farther inside."""
     tiles = min(2 * reach // period + 1, (side - 1) // period)
     shift = tiles * period
     before = np.arange(-reach, 0) + shift

@@ -39,10 +39,7 @@ _BLOCK = 8
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["wide"], meta_fields=["spare"])
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """A padded plane.
-
-    `wide` has `spare` columns of any values on each side of the padded plane.
-    """
+    """A padded plane: `wide` has `spare` columns of any values on each side of it."""
 
     wide: Shaped[Array, "*batch padded_height wide"]
     spare: int

@@ -218,10 +218,7 @@ _correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backwa
 
 
 def _turn(kernels: Array, first_row: int, first_col: int) -> Array:
-    """Makes the kernels of the transposed stencil: inputs and outputs exchanged, turned by 180 degrees.
-
-    It reads padded coordinates, so the phase of each tap moves by its offset from `first_row` and `first_col`.
-    """
+    """Makes the kernels of the transposed stencil: inputs and outputs exchanged, turned by 180 degrees."""
     rows, cols, row_period, col_period = kernels.shape[2:]
     turned = jnp.flip(jnp.swapaxes(kernels, 0, 1), (2, 3))
     if row_period > 1:
@@ -272,10 +269,8 @@ def woven(tile: Sequence[Sequence[Array]]) -> Array:
 
 
 def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and site.
-
-    XLA:CPU vectorizes sums of arrays, but hardly sums along axes, so the products of parts of the rows are added first.
-    """
+    """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and site."""
+    # XLA:CPU vectorizes sums of arrays, but hardly sums along axes, so parts of the rows are added first.
     row_period, col_period = shape[4:]
     height, width = gradients[0].shape[1:]
     parts = min(max(height // _ROWS_OF_PART, 1), _PARTS)

@@ -45,10 +45,7 @@ _STEP = 1 / 4
 
 
 def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> tuple[ChambolleState, Array]:
-    """Computes the image that belongs to the dual field, and moves the field by one step.
-
-    The image is one step behind, as in scikit-image: the slopes that move the field also give the energy for `stop`.
-    """
+    """Computes the image that belongs to the dual field, and moves the field by one step, as scikit-image does."""
     field, _ = state
     image, weight = parameters
     denoised = _minus_divergence(image, *field)

@@ -73,10 +73,7 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
 @functools.cache
 def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
-    """Makes a function of static arguments, followed by arrays, a unit as `apart` does, traced once for its shapes.
-
-    The function is never freed, so it should be a function of a module rather than a closure.
-    """
+    """Makes a function of static arguments, followed by arrays, a unit as `apart` does, traced once for its shapes."""
     return apart(functools.partial(function, *static))
 
 
