@@ -28,13 +28,12 @@ from r2l_jax.runtime.errors import InputError
 _CORRECTIONS = ("dark", "flat", "defects")
 _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 
-# The values of a camera that change nothing, as its JSON file has them: a start where the true ones are unknown.
-_NEUTRAL = {
-    "black_level": "[0, 0, 0, 0]",
-    "white_balance": "[1, 1, 1]",
-    "color_matrix": "[[1, 0, 0], [0, 1, 0], [0, 0, 1]]",
-    "pattern": '"RGGB"',
-}
+# Where the true values are unknown, a start from values that change nothing, as the end of an error's message.
+NEUTRAL_MATRIX = '"color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
+NEUTRAL_START = (
+    "if its values are unknown, start from a JSON file (--camera) with the pattern of the sensor, such as "
+    f'{{"pattern": "RGGB", "black_level": [0, 0, 0, 0], "white_balance": [1, 1, 1], {NEUTRAL_MATRIX}}}'
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,13 +95,6 @@ class KnownCamera:
         if self.corrections is not None:
             given["corrections"] = self.corrections.identity
         return given or "auto"
-
-
-def neutral_start(missing: Sequence[str]) -> str:
-    """Says how to do without fields of a camera that nobody knows, as the end of an error's message."""
-    stated = ", ".join(f'"{name}": {_NEUTRAL[name]}' for name in missing)
-    right = ", whose pattern must be that of the sensor," if "pattern" in missing else ""
-    return f"if they are unknown, start from a camera's JSON file (--camera){right} with {stated}"
 
 
 def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:

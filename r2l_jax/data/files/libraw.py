@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64, Shaped
 import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.decoding import check_declared
-from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
+from r2l_jax.data.files.known_camera import NEUTRAL_MATRIX, KnownCamera
 from r2l_jax.runtime.errors import InputError, warn
 
 # Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
@@ -235,7 +235,7 @@ def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
         raise InputError(
-            "holds no color matrix, and LibRaw knows none for this camera: a camera must be given; "
-            f"{neutral_start(['color_matrix'])}"
+            "holds no color matrix, and LibRaw knows none for this camera: a camera must be given; if the matrix is "
+            f"unknown, start from a JSON file (--camera) with {{{NEUTRAL_MATRIX}}}"
         )
     return camera_to_srgb(table)

@@ -11,7 +11,7 @@ import isp
 from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import read_npy, read_pgm
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.data.files.known_camera import KnownCamera, neutral_start
+from r2l_jax.data.files.known_camera import NEUTRAL_START, KnownCamera
 from r2l_jax.data.files.microscopes import read_czi, read_nd2, read_plane_of_tiff
 from r2l_jax.data.files.pictures import read_png
 from r2l_jax.data.files.shot import read_shot
@@ -129,8 +129,7 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files that hold no calibration values."""
     if stated.camera is None:
         lacks = f", and the given one lacks {', '.join(stated.missing)}" if stated.figures else ""
-        unknown = [*stated.missing, *(["pattern"] if "pattern" not in stated.figures else [])]
-        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {neutral_start(unknown)}")
+        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {NEUTRAL_START}")
     return stated.camera
 
 
