@@ -10,15 +10,13 @@ from r2l_jax.data.files.pictures import check_png, read_mask, read_picture, read
 from r2l_jax.runtime.errors import InputError
 
 
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def write_chunks(path, width, height, bits, is_interlaced, samples):
     """Writes a gray PNG, well-formed but for the number of its samples."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, is_interlaced))
-    data = chunk(b"IDAT", zlib.compress(samples))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, is_interlaced)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(samples)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
     return path
 
 
@@ -63,12 +61,6 @@ def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height, ne
         read_png(path)
 
 
-def test_other_formats_are_not_opened_by_the_suffix_of_a_png(tmp_path):
-    Image.new("L", (4, 4)).save(tmp_path / "a.png", format="GIF")
-    with pytest.raises(InputError, match=r"a\.png: truncated, corrupt or not a valid PNG \(its header is missing\)"):
-        read_mask(tmp_path / "a.png")
-
-
 def test_a_jpeg_of_an_impossible_size_is_refused(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
     content = bytearray((tmp_path / "a.jpg").read_bytes())
@@ -80,19 +72,12 @@ def test_a_jpeg_of_an_impossible_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "background", "object_"),
-    [
-        ("L", 0, 1),
-        ("1", 0, 1),
-        ("LA", (0, 255), (9, 255)),
-        ("RGB", (0, 0, 0), (0, 3, 0)),
-        ("RGBA", (0, 0, 0, 255), (0, 0, 1, 255)),
-        ("I;16", 0, 256),
-    ],
+    ("mode", "value"),
+    [("L", 1), ("1", 1), ("LA", (9, 255)), ("RGB", (0, 3, 0)), ("RGBA", (0, 0, 1, 255)), ("I;16", 256)],
 )
-def test_a_mask_is_one_where_any_color_channel_is_above_zero(tmp_path, mode, background, object_):
-    picture = Image.new(mode, (4, 2), background)
-    picture.putpixel((3, 1), object_)
+def test_a_mask_is_one_where_any_color_channel_is_above_zero(tmp_path, mode, value):
+    picture = Image.new("1", (4, 2)).convert("L").convert(mode)
+    picture.putpixel((3, 1), value)
     picture.save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[0, 0, 0, 0], [0, 0, 0, 1]])
 

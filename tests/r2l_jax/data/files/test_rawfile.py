@@ -163,7 +163,7 @@ def refuse(path, message, camera=CAMERA):
         read_raw(path, camera)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 @pytest.mark.parametrize("suffix", ["dng", "tiff", "png"])
 def test_truncated(write_dng, tmp_path, suffix, kept):
     raw = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)
@@ -172,12 +172,6 @@ def test_truncated(write_dng, tmp_path, suffix, kept):
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     refuse(path, "truncated, corrupt or not a valid ")
-
-
-@pytest.mark.parametrize("name", ["bad.dng", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
-def test_corrupt(tmp_path, name):
-    (tmp_path / name).write_bytes(b"no raw file" * 1000)
-    refuse(tmp_path / name, "truncated, corrupt or not a valid ")
 
 
 def write(path, samples):
@@ -200,7 +194,7 @@ def lit(value, dtype=np.float32):
     [
         *(("raw.tiff", lit(value), "holds values that are not finite") for value in (np.nan, np.inf)),
         *(("raw.tiff", lit(value), r"samples must be in \[0, 1\], got ") for value in (-0.01, 1.01)),
-        *(("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits") for dtype in (np.int16, np.uint32)),
+        ("raw.tiff", np.zeros((4, 4), np.int16), "expected samples of 8 or 16 bits"),
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one mosaic .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one mosaic .*\(9, 6, 6\)$"),
         ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width of at least 2, got 5x4"),
@@ -211,14 +205,10 @@ def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message
     refuse(write(tmp_path / name, samples), message)
 
 
-@pytest.mark.parametrize("name", ["raw.jpg", "raw.dng", "raw.nef"])
-def test_a_jpeg_is_told_apart_from_a_damaged_raw_file(tmp_path, name):
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name, "JPEG")
-    refuse(tmp_path / name, r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
-
-
 def test_other_files_are_refused(write_dng, tmp_path):
     refuse(tmp_path / "gone.dng", "no such file")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "raw.nef", "JPEG")
+    refuse(tmp_path / "raw.nef", r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
     refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, but the given camera's is RGGB")
     refuse(write_dng(lit(np.nan), white=1), "not finite")
     magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
@@ -290,20 +280,11 @@ def test_a_file_that_uses_little_of_its_range_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"StripByteCounts": 2**31}, "strip 0 of 1 is not in the file"),
-        # Lossless JPEG: its size is unknown until it is unpacked.
-        (
-            {"Compression": 7, **dict.fromkeys(("ImageWidth", "ImageLength", "RowsPerStrip"), 30000)},
-            "it declares 1800000000 bytes of samples",
-        ),
-    ],
-)
-def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(write_dng, values, message):
+def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(write_dng):
     path = write_dng(tiled(TILE))
     with tifffile.TiffFile(path, mode="r+b") as tiff:
-        for name, value in values.items():
-            tiff.pages[0].tags[name].overwrite(value, dtype=None if name == "Compression" else "I")
-    refuse(path, message)
+        # Lossless JPEG: its size is unknown until it is unpacked.
+        tiff.pages[0].tags["Compression"].overwrite(7)
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tiff.pages[0].tags[name].overwrite(30000, dtype="I")
+    refuse(path, "it declares 1800000000 bytes of samples")

@@ -42,7 +42,6 @@ def test_whole_files_are_read_as_tifffile_does(tmp_path, compression, layout, by
         ((4, 6, 3), {"photometric": "rgb"}),
         ((3, 4, 6), {"photometric": "rgb", "planarconfig": "separate"}),
         ((3, 4, 6), {"photometric": "minisblack"}),
-        ((4, 6, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
     ],
 )
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
