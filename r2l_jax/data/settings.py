@@ -36,7 +36,7 @@ class DataSettings(Settings):
     )
     tile_size: int | None = setting(
         "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
-        "default: 256, or the shortest side if it is smaller",
+        "default: 256, or the shortest side of any file to classify if it is smaller",
         None,
         rare=True,
         needs="dataset=Folder",

@@ -38,9 +38,6 @@ _VERSION = 2
 
 _CLASSES = ("object",)
 
-# A side that every network can halve as often as it needs, even after processing at half size.
-_MULTIPLE = 64
-
 
 def load(
     data_dir: str | pathlib.Path | None,
@@ -60,8 +57,7 @@ def load(
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
     what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
-    less, the shortest side of any file to classify, or the largest multiple of 64 (if there is one) that fits in the
-    first frame.
+    less, the shortest side of any file to classify.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -268,7 +264,7 @@ def _segmentation(
             models = file_facts.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
         for pair, model in zip(pairs, models, strict=True):
             groups.setdefault((part, model), []).append(pair)
-    side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
+    side = tile_size or TILE_SIZE
     tiled = {group: _cut(tiles_dir / group[0], pairs, side, parts[group[0]]) for group, pairs in groups.items()}
     places = [(group, index) for group, of_group in tiled.items() for index in range(len(of_group))]
     frames = {(group, frame.stem): frame for group, pairs in groups.items() for frame, _ in pairs}
@@ -295,14 +291,6 @@ def _segmentation(
     cameras = [camera for group, _ in places if (camera := tiled[group].camera) is not None]
     names = [part or model for (part, model), _ in places]
     return _with_cameras(dataset, names, [image for image, *_ in paths], cameras)
-
-
-def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
-    """Returns the side of tiles that fit in the first frame."""
-    with collected_warnings():  # `tiles.cut` warns.
-        raw, own = read_raw(pairs[0][0], camera)
-    side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
-    return side // multiple * multiple or side
 
 
 def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
