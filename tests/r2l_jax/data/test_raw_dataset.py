@@ -2,7 +2,6 @@ import dataclasses
 import re
 import shutil
 
-import layouts
 import numpy as np
 import pytest
 import tifffile
@@ -29,33 +28,27 @@ def write_own_files(root, segmentation):
 
 
 SETTINGS = {
+    "Synthetic": {"synthetic_images": 20, "synthetic_size": 32},
     "SyntheticSegmentation": {"synthetic_images": 20, "synthetic_size": 32},
     "Folder": {"camera": "drone", "tile_size": 32},
     "FolderSegmentation": {"camera": "drone", "tile_size": 32},
-    "Microscopy": {},
-    "Drone": {},
-    "DroneSegmentationFull": {},
 }
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals")
-    datasets.load("Synthetic", data_dir=root / "synthetic", **SETTINGS["SyntheticSegmentation"])
+    datasets.load("Synthetic", data_dir=root / "Synthetic", **SETTINGS["Synthetic"])
     write_own_files(root / "Folder", False)
     write_own_files(root / "FolderSegmentation", True)
-    layouts.write_microscopy(root / "published", images=5, intensities=(1.0,))
-    layouts.write_drone(root / "published", frames=1)
     return root
 
 
 @pytest.fixture(params=SETTINGS)
 def place(originals, tmp_path, request):
     """Returns the name of a data set and the folder of a copy that may be changed."""
-    published = "published" if request.param.startswith(("Microscopy", "Drone")) else request.param
-    folder = "synthetic" if request.param.startswith("Synthetic") else published
-    shutil.copytree(originals / folder, tmp_path / "data")
-    return request.param, tmp_path / "data"
+    folder = "Synthetic" if request.param.startswith("Synthetic") else request.param
+    return request.param, shutil.copytree(originals / folder, tmp_path / "data")
 
 
 def load(place, **changes):
@@ -95,12 +88,7 @@ def test_a_pixel_changes_the_content_of_its_sample_only(place):
 
 @pytest.mark.parametrize(
     ("place", "masks"),
-    [
-        ("SyntheticSegmentation", "*/masks/*.png"),
-        ("FolderSegmentation", "masks/*.png"),
-        ("Drone", "drone/tiles_256/*/*/*/masks/*.png"),
-        ("DroneSegmentationFull", "drone/masks_full/*"),
-    ],
+    [("Synthetic", "*/masks/*.png"), ("SyntheticSegmentation", "*/masks/*.png"), ("FolderSegmentation", "masks/*.png")],
     indirect=["place"],
 )
 def test_a_mask_changes_the_content_where_it_is_a_target(place, masks):
@@ -118,7 +106,7 @@ def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
     assert other.content == load(place).content
 
 
-@pytest.mark.parametrize("place", ["Microscopy"], indirect=True)
+@pytest.mark.parametrize("place", ["Folder"], indirect=True)
 def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     dataset = load(place)
     content, to_change = dataset.content, iter(dataset.files[:1])

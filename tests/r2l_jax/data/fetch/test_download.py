@@ -133,9 +133,8 @@ PACKINGS = {
     "tar.gz in a folder, upper case": lambda tree: {
         "RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")) | {"data/README": b""}),
     },
-    "another folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^[a-z]*/", "Raw data/")))},
-    "names of the bucket": lambda tree: {
-        "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"))),
+    "another folder and names of the bucket": lambda tree: {
+        "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"), ("^[a-z]*/", "Raw data/"))),
     },
     "images and targets apart": lambda tree: {
         "{}_images.tgz": pack_tar(split(tree, "/images")),

@@ -67,6 +67,7 @@ def test_microscopy_leaves_out_rare_classes_and_the_unusable_image(microscopy):
     raw, target = dataset[7]
     assert (raw.shape, raw.dtype, target) == ((256, 256), np.float32, 0)
     np.testing.assert_allclose(raw, level("EOS_2", FULL) / 65535, rtol=1e-6)
+    assert dataset.files[7] == (microscopy / f"microscopy/images/{FULL}/EOS_2.tiff",)
 
 
 @pytest.mark.parametrize(("name", "there"), [("Microscopy", True), ("Drone", False)])
@@ -175,6 +176,7 @@ def test_whole_frames(drone):
     root, frames = drone
     dataset = datasets.load("DroneSegmentationFull", data_dir=root)
     assert dataset.names == ("DJI_1", "DJI_10")
+    assert [path.name for path in dataset.files[1]] == ["DJI_10.tif", "DJI_10_mask.png"]
     raw, mask = dataset[1]
     np.testing.assert_array_equal(np.round(raw * 65535), frames["DJI_10"][0])
     np.testing.assert_array_equal(mask, frames["DJI_10"][1] > 0)
