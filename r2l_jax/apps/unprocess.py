@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import isp
-from r2l_jax.data.unprocessing import Summary, check_invertible, find_jobs, write_mosaics
+import isp.unprocessing
+from r2l_jax.data.unprocessing import Summary, find_jobs, write_mosaics
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, refuse_shared_targets
 from r2l_jax.runtime.locks import writing_to
@@ -89,4 +90,7 @@ def _check_settings(
         raise InputError(f"bits must be between 1 and 16, got {bits}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
-    check_invertible(camera, "camera")
+    try:
+        isp.unprocessing.check_invertible(camera)
+    except ValueError as error:
+        raise InputError(f"camera: {error}") from None

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int, Int8, PRNGKeyArray, UInt, UInt16
 from PIL import Image
 
 import isp
-import isp.unprocessing
 from isp.sensor import expose_sites, site_light
 from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -82,14 +81,6 @@ def write_mosaics(
         raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, too_bright, too_dark = np.sum([np.zeros(3), *counts.values()], 0).tolist()
     return Summary(len(counts), failed, too_bright / max(sites, 1), too_dark / max(sites, 1))
-
-
-def check_invertible(camera: isp.Camera, name: str) -> None:
-    """Raises an InputError unless the camera's color matrix can be inverted."""
-    try:
-        isp.unprocessing.check_invertible(camera)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}") from None
 
 
 def find_jobs(source: Path) -> list[Job]:

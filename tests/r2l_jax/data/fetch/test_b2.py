@@ -106,16 +106,6 @@ def test_a_file_with_a_wrong_hash_is_refused(server, tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-def test_names_that_leave_the_folder_are_refused(server, tmp_path):
-    server.put({"folder/?": b"x"})
-    server.stored("folder/?").name = "folder/../x"
-    bucket = server.raw.bucket_name_to_bucket["data"]
-    bucket.file_name_and_id_to_file = {(f.name, f.file_id): f for f in bucket.file_id_to_file.values()}
-    with pytest.raises(InputError, match=r"^B2: "):
-        server.fetch(tmp_path / "in")
-    assert contents(tmp_path) == {}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -263,25 +263,21 @@ def test_redirects_never_leave_https(monkeypatch):
 INCOMPLETE = pack_zip(
     {name: content for name, content in TREES["Microscopy"].items() if "025" not in name and "labels" not in name}
 )
-HOSTILE_WITHIN = pack_zip(TREES["Microscopy"] | {"microscopy/images/more.zip": pack_zip({"../x": b""})})
 
 
 @pytest.mark.parametrize(
     ("archive", "message"),
     [
         (b"no archive", "damaged or not an archive"),
-        (pack_zip({"microscopy/../../x": b""}), "'microscopy/../../x' does not stay in its folder"),
         (pack_zip({"x/y": b"", "z": b""}), "it has no folder microscopy, only x, z"),
         (INCOMPLETE, "the unpacked files lack images/raw_scale025, labels/Ma190c_annotations.dat"),
-        (HOSTILE_WITHIN, "more.zip: the name '../x' does not stay in its folder"),
     ],
 )
 def test_a_refused_archive_stays_and_is_not_downloaded_again(zenodo, tmp_path, archive, message):
     zenodo.files = {NAME: archive}
     for _ in range(2):
-        with pytest.raises(InputError, match=message) as caught:
+        with pytest.raises(InputError, match=f"{NAME}.*{message}"):
             fetch(zenodo, tmp_path)
-        assert NAME in str(caught.value) or "more.zip" in str(caught.value)
         assert contents(tmp_path) == {NAME: archive}
     assert zenodo.asked == [None]
 
@@ -307,19 +303,13 @@ def test_a_full_disk_is_one_line(zenodo, tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
-def test_existing_files_are_not_touched(zenodo, tmp_path):
-    (tmp_path / "microscopy").mkdir()
-    (tmp_path / "microscopy/mine.txt").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away"):
-        fetch(zenodo, tmp_path)
-    assert (contents(tmp_path), zenodo.asked) == ({"microscopy/mine.txt": b"mine"}, [])
-
-
-def test_a_locked_folder_and_a_data_set_that_lost_a_file_are_refused(zenodo, tmp_path):
+def test_a_locked_folder_and_files_of_another_origin_are_not_touched(zenodo, tmp_path):
     with writing_to(tmp_path), pytest.raises(InputError, match=r"another program is writing to this folder"):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)
-    check_complete(tmp_path)
-    (tmp_path / "microscopy/labels/Ma190c_annotations.dat").unlink()
-    with pytest.raises(InputError, match="microscopy exists, but differs from"):
+    labels = tmp_path / "microscopy/labels/Ma190c_annotations.dat"
+    labels.rename(labels.with_name("mine.dat"))
+    there = contents(tmp_path)
+    with pytest.raises(InputError, match="microscopy exists, but differs from .*: move it away"):
         fetch(zenodo, tmp_path)
+    assert contents(tmp_path) == there
