@@ -310,6 +310,6 @@ def test_a_locked_folder_and_files_of_another_origin_are_not_touched(zenodo, tmp
     labels = tmp_path / "microscopy/labels/Ma190c_annotations.dat"
     labels.rename(labels.with_name("mine.dat"))
     there = contents(tmp_path)
-    with pytest.raises(InputError, match="microscopy exists, but differs from .*: move it away"):
+    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away"):
         fetch(zenodo, tmp_path)
     assert contents(tmp_path) == there
