@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import variants
 
 import isp
 
@@ -55,23 +54,10 @@ def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
     module = isp.full(CAMERA)
     assert all(facts.has_range for facts in module.facts.values())
     weight = RNG.standard_normal((*RAW.shape, 3)).astype(np.float32)
-    gradients = jax.jit(jax.grad(lambda p, raw: (module.with_values(p)(raw) * weight).sum(), (0, 1)))
+    gradients = jax.jit(jax.value_and_grad(lambda p, raw: (module.with_values(p)(raw) * weight).sum(), (0, 1)))
     spoiled = RAW.copy()
     spoiled[0, 12, 16], spoiled[1, 0, 0], spoiled[1, 20, 30] = np.nan, np.inf, -np.inf
     for raw in (RAW, spoiled, 0 * RAW, 0 * RAW + 0.5, 0 * RAW + 1):
         found = gradients(module.parameters(), raw)
-        assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(found))
-        assert raw is not RAW or all(np.any(gradient) for gradient in found[0].values())
-
-
-@pytest.mark.parametrize("pattern", variants.quick(1, ["RGGB", "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG", "MONO"]))
-def test_sites_without_a_number_spoil_nothing(pattern):
-    levels = {"RGGB": 4, "MONO": 1}.get(pattern, 3)
-    module = isp.full(isp.Camera((0.05,) * levels, (2.0, 1.0, 1.5), np.eye(3), pattern))
-    y, x = np.mgrid[:96, :36]
-    raw = (0.2 + 0.003 * x + 0.002 * y + 0.002 * RNG.standard_normal((96, 36))).astype(np.float32)
-    spoiled = raw.copy()
-    spoiled[12, 16], spoiled[12, 18], spoiled[0, 0], spoiled[20, 30] = np.nan, np.nan, np.inf, -np.inf
-    repaired = np.asarray(isp.repair.defects(spoiled, threshold=1.0, pattern=pattern))
-    np.testing.assert_allclose(module(spoiled), module(repaired), atol=1e-5)
-    np.testing.assert_allclose(module(spoiled)[64:], module(raw)[64:], atol=1e-5)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+        assert raw is not RAW or all(np.any(gradient) for gradient in found[1][0].values())

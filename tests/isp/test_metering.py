@@ -42,20 +42,18 @@ def test_levels_are_minkowski_means_of_zones(power):
 def test_each_color_counts_by_its_own_sites(pattern):
     """Each color has one value, however many sites see it; the sides are no multiples of a zone."""
     levels = np.float32([0.1, 0.05, 0.2, 0.15])[: cfa.black_level_shape(pattern)[0]]
-    light = cfa.mosaic(np.broadcast_to(np.float32([0.2, 0.5, 0.7]), (26, 28, 3)), pattern)
-    raw = light + cfa.black_levels(levels, pattern, 26, 28)
+    black = cfa.black_levels(levels, pattern, 26, 28)
+    light, neutral = (np.full((26, 28, 3), color, np.float32) for color in ([0.2, 0.5, 0.7], 0.5 * NEUTRAL))
     known = {"black_level": tuple(map(float, levels)), "pattern": pattern}
-    for power in (1.0, 6.0):
-        np.testing.assert_allclose(metering.levels(raw, power, **known), [0.2, 0.5, 0.7], rtol=1e-5)
+    raw = cfa.mosaic(light, pattern) + black
+    np.testing.assert_allclose(metering.levels(raw, 6.0, **known), [0.2, 0.5, 0.7], rtol=1e-5)
     balanced = metering.auto_white_balance(raw, NEUTRAL, **known)
-    expected = cfa.mosaic(np.broadcast_to(0.5 * NEUTRAL, (26, 28, 3)), pattern)
-    np.testing.assert_allclose(balanced - cfa.black_levels(levels, pattern, 26, 28), expected, rtol=1e-4)
+    np.testing.assert_allclose(balanced - black, cfa.mosaic(neutral, pattern), rtol=1e-4)
 
 
-@pytest.mark.parametrize("power", [1.0, 6.0])
-def test_exposure_reaches_its_target(power):
-    exposed = metering.auto_exposure(RAW, 0.3, power, **KNOWN)
-    level = (np.asarray(metering.levels(exposed, power, **KNOWN), np.float64) ** power).mean(-1) ** (1 / power)
+def test_exposure_reaches_its_target():
+    exposed = metering.auto_exposure(RAW, 0.3, 6.0, **KNOWN)
+    level = (np.asarray(metering.levels(exposed, 6.0, **KNOWN), np.float64) ** 6).mean(-1) ** (1 / 6)
     np.testing.assert_allclose(level, 0.3, rtol=1e-5)
     # One gain for all sites of an image.
     np.testing.assert_allclose(np.std((exposed - BLACK) / (RAW - BLACK), (1, 2)), 0, atol=1e-4)
@@ -70,9 +68,9 @@ def test_share_gives_way_in_stops(function, start):
 
 
 def test_gains_are_within_a_factor_of_a_hundred():
-    dark, bright = darker(RAW, 1e-4).astype(np.float64), darker(RAW, 100.0)
-    exposed = metering.auto_exposure(dark.astype(np.float32), 0.5, **KNOWN)
-    np.testing.assert_allclose(exposed - BLACK, 100 * (dark - BLACK), rtol=1e-2, atol=1e-6)
+    dark, bright = darker(RAW, 1e-4), darker(RAW, 100.0)
+    exposed = metering.auto_exposure(dark, 0.5, **KNOWN)
+    np.testing.assert_allclose(exposed - BLACK, 100 * (dark.astype(np.float64) - BLACK), rtol=1e-2, atol=1e-6)
     np.testing.assert_allclose(metering.auto_exposure(bright, 1e-3, **KNOWN), darker(bright, 0.01), rtol=1e-5)
     blue = darker(RAW, np.tile(np.float32([[1, 1], [1, 1e-4]]), (15, 11)))
     balanced = metering.auto_white_balance(blue, np.ones(3, np.float32), **KNOWN)
@@ -150,7 +148,6 @@ def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
     for kind, name in (("white_balance", "auto_exposure"), ("exposure", "auto_white_balance")):
         assert isp.metered(plain, CAMERA, **{kind: False}).stage_names == (name, *plain.stage_names)
     mono = isp.Camera([BLACK], pattern="MONO")
-    plain = isp.parametrized(mono)
-    assert isp.metered(plain, mono).stage_names == ("auto_exposure", *plain.stage_names)
-    metered = isp.metered(plain, mono, like=RAW)
+    metered = isp.metered(isp.parametrized(mono), mono, like=RAW)
+    assert metered.stage_names[:2] == ("auto_exposure", "demosaic")
     np.testing.assert_allclose(metered(darker(RAW, 0.5)), metered(RAW), atol=1e-3)

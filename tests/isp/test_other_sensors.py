@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import variants
-from flax import nnx
 
 import isp
 
@@ -21,26 +20,18 @@ def camera(pattern):
     return isp.Camera(levels, (2.0, 1.0, 1.5), MATRIX, pattern)
 
 
-def pipelines(pattern):
-    own = camera(pattern)
-    return {
-        "parametrized": isp.parametrized(own),
-        "half_size": isp.parametrized(own, half_size=True),
-        "full": isp.full(own),
-        "full at half size": isp.full(own, half_size=True),
-        "static": isp.static(own, "normalized"),
-        "binned": isp.static(own, "binned", "none", "median_denoising"),
-    }
-
-
 @pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "MONO", QUAD]))
 def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
     """By the inverse of the pipelines, whose filters change nothing where there is nothing to filter."""
-    scene = np.full((24, 36, 3), 0.5, np.float32)
-    raw = isp.unprocess(scene, camera(pattern))
-    for name in ("parametrized", "half_size", "static", "binned"):  # Others have a tone curve of their own.
-        inside = np.asarray(pipelines(pattern)[name](raw))[3:-3, 3:-3]
-        np.testing.assert_allclose(inside, np.full(inside.shape, 0.5), atol=2e-6, err_msg=name)
+    own = camera(pattern)
+    raw = isp.unprocess(np.full((24, 36, 3), 0.5, np.float32), own)
+    for pipeline in (
+        isp.parametrized(own),
+        isp.parametrized(own, half_size=True),
+        isp.static(own, "normalized"),
+        isp.static(own, "binned", "none", "median_denoising"),
+    ):
+        np.testing.assert_allclose(pipeline(raw)[3:-3, 3:-3], 0.5, atol=2e-6)
 
 
 @pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "MONO", QUAD]))
@@ -74,17 +65,3 @@ def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pat
         step = 1e-3 * rng.standard_normal(gradient.shape).astype(np.float32)
         above, below = (loss(values | {name: values[name] + sign * step})[0] for sign in (1, -1))
         np.testing.assert_allclose((gradient * step).sum(), (above - below) / 2, rtol=1e-2, atol=5e-5, err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["GRBG", XTRANS, QUAD, "MONO"])
-@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("size", [(2, 2), (12, 16)])
-def test_odd_contents_give_finite_images_and_gradients(pattern, value, size):
-    raw = np.full(size, value, np.float32)
-    for name, pipeline in pipelines(pattern).items():
-        if pattern == XTRANS and size == (2, 2) and name in ("half_size", "binned", "full at half size"):
-            continue  # A block has 3x3 sites.
-        graphdef, parameters = nnx.split(pipeline)
-        found = jax.value_and_grad(lambda p, g=graphdef: nnx.merge(g, p)(raw).sum())(parameters)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)), name
