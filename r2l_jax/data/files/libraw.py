@@ -4,6 +4,7 @@ Levels and color indices have LibRaw's names: a Bayer sensor has the color indic
 and 3 for the second green.
 """
 
+import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def is_container(path: Path) -> bool:
 
 def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a camera's file, and its calibration values, which the stated ones replace."""
-    if not _says_what_it_is(path):
+    if _is_guessed(path):
         raise InputError(
             "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
             "bytes"
@@ -68,22 +69,16 @@ def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarra
     return np.linalg.inv(srgb_to_camera / srgb_to_camera.sum(axis=1, keepdims=True))
 
 
-def _says_what_it_is(path: Path) -> bool:
-    """Tells whether a file names its camera or format, so that LibRaw need not guess from its size."""
+def _is_guessed(path: Path) -> bool:
+    """Tells whether LibRaw knows a file by its size alone: it has a table of the sizes of files without a header."""
     if is_container(path):
-        return True
-    # LibRaw has a table of the sizes of files without a header, and no longer knows such a file with a byte appended.
-    content = path.read_bytes()
-    return _opens(content + b"\0") or not _opens(content)
-
-
-def _opens(content: bytes) -> bool:
-    with rawpy.RawPy() as raw:
-        try:
-            raw.open_buffer(io.BytesIO(content))
-        except rawpy.LibRawError:
-            return False
-    return True
+        return False
+    content, known = path.read_bytes(), []
+    for end in (b"", b"\0"):
+        with contextlib.suppress(rawpy.LibRawError), rawpy.RawPy() as raw:
+            raw.open_buffer(io.BytesIO(content + end))
+            known.append(end)
+    return known == [b""]
 
 
 class _Sensor(NamedTuple):
@@ -98,26 +93,29 @@ def _mosaic_and_camera(
 ) -> tuple[Mosaic, isp.Camera]:
     sensor = _sensor(raw, facts)
     pattern = _chosen_pattern(path, sensor.pattern, stated)
+    colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
     origin = (raw.sizes.top_margin, raw.sizes.left_margin)
     white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)
     given = stated.figures.get("white_level")
     if given is not None:
         white = np.full(4, given)
     black = np.array(raw.black_level_per_channel, float)
-    used = white[sensor.colors]
+    used = white[colors]
     if np.float32(used.min()) <= 0:
         raise InputError(f"the white level must be greater than 0, got {used.ravel().tolist()}")
-    mosaic = _normalized(_visible_samples(raw, sensor, pattern), white, sensor, pattern)
+    mosaic = _visible_samples(raw, sensor, pattern)
+    mosaic = mosaic / np.asarray(isp.cfa.tiled(used.astype(np.float32), *mosaic.shape))
+    np.minimum(mosaic, 1, out=mosaic)
     if facts.gain_maps:
-        levels = isp.cfa.tiled((black / white)[sensor.colors].astype(np.float32), *mosaic.shape)
+        levels = isp.cfa.tiled((black / white)[colors].astype(np.float32), *mosaic.shape)
         _correct_shading(mosaic, np.asarray(levels), facts, origin)
     if stated.camera is not None and stated.camera.pattern == pattern:
         return mosaic, stated.camera
 
     figures: dict[str, Any] = dict(stated.figures) | {"pattern": pattern}
     if "black_level" not in figures:
-        if isp.cfa.is_bayer(pattern) and sensor.colors.shape == (2, 2) and sensor.pattern is not None:
-            tile = np.roll(black[sensor.colors], np.subtract(facts.active_origin or origin, origin), (0, 1))
+        if isp.cfa.is_bayer(pattern) and colors.shape == (2, 2) and sensor.pattern is not None:
+            tile = np.roll(black[colors], np.subtract(facts.active_origin or origin, origin), (0, 1))
             figures["black_level"] = (tile / used).ravel()
         else:
             figures["black_level"] = _by_color(black / white, pattern, facts)
@@ -141,7 +139,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
     if raw.raw_type == rawpy.RawType.Stack:
         if raw.num_colors != 3:
             raise InputError(f"demosaiced pixels must have three values, got {raw.num_colors}")
-        return _Sensor(None, np.array([[0, 1], [1, 2]]))
+        return _Sensor(None, isp.cfa.tile(_SAMPLED))
     if raw.num_colors == 1:
         return _Sensor(isp.cfa.MONO, np.zeros((1, 1), int))
     # raw_pattern starts at the corner of the full area. raw_colors_visible starts at the corner of the visible area,
@@ -188,15 +186,6 @@ def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.nd
     """Returns the white level of each color index, from LibRaw's `white_level` and its `linear_max`, 0 if unknown."""
     own = np.array(by_channel or (0, 0, 0, 0))
     return np.where((own > 0) & (own < common), own, common)
-
-
-def _normalized(
-    samples: Shaped[np.ndarray, "rows cols"], white: Shaped[np.ndarray, "4"], sensor: _Sensor, pattern: str
-) -> Mosaic:
-    """Divides samples by the white level of their site, and clips them to at most 1."""
-    colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
-    mosaic = samples / np.asarray(isp.cfa.tiled(white[colors].astype(np.float32), *samples.shape))
-    return np.minimum(mosaic, 1, out=mosaic)
 
 
 def _correct_shading(
