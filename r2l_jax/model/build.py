@@ -58,7 +58,8 @@ class Architecture:
         """Makes the chosen pipeline, or a processor that returns the mosaic at half size."""
         if self.pipeline is None:
             return half_size(self.camera)
-        return metered(self.pipeline(self._known_camera), self._known_camera, self.processing.auto or ())
+        assert self.camera is not None
+        return metered(self.pipeline(self.camera), self.camera, self.processing.auto or ())
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
         """Makes a model in training mode, whose weights `rngs` draw.
@@ -67,7 +68,8 @@ class Architecture:
         """
         fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":
-            processor = NeuralProcessor(self._known_camera.pattern, fixed, rngs)
+            assert self.camera is not None
+            processor = NeuralProcessor(self.camera.pattern, fixed, rngs)
         else:
             processor = self.processor()
         if self.additive_layer and isinstance(processor, isp.Pipeline):
@@ -120,12 +122,6 @@ class Architecture:
     def title(self) -> str | None:
         """The name of the processing in tables."""
         return self.processing.processing_mode if self.pipeline is None else self.pipeline.title
-
-    @property
-    def _known_camera(self) -> isp.Camera:
-        if self.camera is None:
-            raise ValueError("images that are processed already have no camera to process them for")
-        return self.camera
 
 
 def image_size(pipeline: isp.Pipeline, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -5,13 +5,11 @@
   `(B, C)`, or `(B, H, W, 1)` for segmentation, and which is trained; or a trained `torch.nn.Module`, which is frozen;
   or one of these with a normalization of its own, by `r2l_jax.from_flax` or `r2l_jax.from_torch`.
 - `<file>.onnx`: a frozen network without gradients, which takes images in [0, 1].
-- `timm:<name>`: a frozen classifier of the package timm.
 """
 
 import dataclasses
 import functools
 import hashlib
-import importlib
 import inspect
 import pathlib
 import re
@@ -33,7 +31,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.named_code import Source
 
 _FLAG = "--classifier_network"
-_TIMM = "timm:"
 
 # A class and its outputs in --classes; names may have commas.
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
@@ -161,10 +158,12 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     name = network.classifier_network
     if not network.has_own_head:
         return None
-    if name.startswith(_TIMM):
-        head = _of_timm(name, network.pretrained_weights)
-    elif name.endswith(".onnx"):
-        head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", _hash_of(name, f"{_FLAG}={name}")))
+    if name.endswith(".onnx"):
+        try:
+            content = pathlib.Path(name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{_FLAG}={name}: {error.strerror}") from None
+        head = NamedHead(name, functools.partial(from_onnx, name), ("onnx", hashlib.sha256(content).hexdigest()))
     else:
         source, make = named_code.load(name, _FLAG, "head")
         head = NamedHead(name, make, source.identity, source)
@@ -198,32 +197,3 @@ def _made_once(named: NamedHead, classes: int) -> nnx.Module:
 
     nnx.eval_shape(make)
     return made[0]
-
-
-def _of_timm(name: str, weights: str | None) -> NamedHead:
-    content = () if weights is None else (_hash_of(weights, f"--pretrained_weights={weights}"),)
-    return NamedHead(name, functools.partial(_timm_head, name.removeprefix(_TIMM), weights), (name, *content))
-
-
-def _hash_of(file: str, where: str) -> str:
-    try:
-        return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror}") from None
-
-
-def _timm_head(network: str, weights: str | None) -> NormalizedHead:
-    """Makes a frozen head of a network of timm, with the normalization and size of its training."""
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise InputError("it needs the package timm: pip install 'r2l_jax[timm]'") from None
-    if weights is None:
-        module = timm.create_model(network, pretrained=True)
-    else:
-        state = importlib.import_module("safetensors.torch").load_file(weights)
-        classifier = timm.get_pretrained_cfg(network).classifier
-        module = timm.create_model(network, num_classes=len(state[f"{classifier}.weight"]))
-        module.load_state_dict(state)
-    about = timm.data.resolve_model_data_config(module)
-    return from_torch(module.eval(), about["mean"], about["std"], tuple(about["input_size"][1:]))

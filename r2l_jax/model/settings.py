@@ -140,7 +140,7 @@ class NetworkSettings(Settings):
     classifier_network: str = setting(
         f"for classification, the head: {', '.join(CLASSIFIERS)}; for any task, a head of your own: my_head.py:make, "
         "a function make(classes, rngs) that returns a flax.nnx.Module, which is trained, or a torch.nn.Module, which "
-        "is frozen; or timm:<name>, which is frozen; or model.onnx, which is frozen and has no gradients",
+        "is frozen; or model.onnx, which is frozen and has no gradients",
         "ResNet18",
     )
     smp_encoder: str = setting(
@@ -163,11 +163,11 @@ class NetworkSettings(Settings):
     )
     pretrained_weights: str | None = setting(
         "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
-        "names; for --classifier_network=timm:<name>: one with timm's names",
+        "names",
         None,
         rare=True,
+        needs="classifier_pretrained",
     )
-
     classes: str | None = setting(
         "for a head of your own that tells other classes apart: pairs <class of the data>:<output>, with outputs "
         "counted from 0 and + between several, as in cat:281+282,dog:207",
@@ -187,19 +187,13 @@ class NetworkSettings(Settings):
         name = known.get(self.classifier_network.lower(), self.classifier_network)
         object.__setattr__(self, "classifier_network", name)
         if self.has_own_head:
-            if not (named_code.is_file(name) or name.startswith("timm:") or name.endswith(".onnx")):
+            if not (named_code.is_file(name) or name.endswith(".onnx")):
                 raise InputError(
                     f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "
-                    f"my_head.py:make, timm:<name>, or a file model.onnx, got {name!r}"
+                    f"my_head.py:make, or a file model.onnx, got {name!r}"
                 )
             if self.classifier_pretrained:
-                raise InputError(
-                    f"--classifier_pretrained is for the known networks: leave it out with the head {name}"
-                )
-        if self.pretrained_weights and not (self.classifier_pretrained or name.startswith("timm:")):
-            raise InputError(
-                "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
-            )
+                raise InputError(f"--classifier_pretrained is for {', '.join(CLASSIFIERS)}, not for the head {name}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

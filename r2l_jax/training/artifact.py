@@ -52,11 +52,10 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Artifact:
-    """A trained model.
+    """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
-    `about` is the typed part of `metrics`, the content of metrics.json. `config` has the present place of the data and
-    of the user's code; `folder` is the fold's, or that of the model's file. `load_model` and `load_data` load once.
-    `mending` tells how the model was adapted after it was opened, if it was.
+    `config` has the present place of the data and of the user's code; `folder` is the fold's, or that of the model's
+    file. `mending` tells how the model was adapted after it was opened.
     """
 
     folder: pathlib.Path
@@ -140,11 +139,7 @@ class Artifact:
 
     @functools.cached_property
     def clean(self) -> Known | None:
-        """The statistics of clean images of the training, by which a model that has seen many cameras is adapted.
-
-        Its own statistics are of images that no camera takes together. Other models have none, nor have adapted ones,
-        and those whose data is missing.
-        """
+        """The statistics of clean images of the training, by which a model that has seen many cameras is adapted."""
         if not self.config.optimization.camera_augmentation or self.about.mended or len(self.train_indices) < MOST:
             return None
         drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
@@ -197,7 +192,7 @@ class Artifact:
             metrics |= {"flags": {**self.metrics["flags"], **flags}, "pipeline": source}
         about = about_of({**metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}, str(self.folder))
         changed = {"metrics": metrics, "about": about, "config": config, "mending": mending}
-        return dataclasses.replace(self, **changed, load_model=functools.partial(_same, model))
+        return dataclasses.replace(self, **changed, load_model=lambda: model)
 
     def write(self, target: pathlib.Path) -> None:
         """Writes the model to one file, with its description."""
@@ -309,8 +304,7 @@ class Opening:
         for name, given in self.codes.items():
             if given.identity == recorded.identity:
                 return name
-        same = [name for name, given in self.codes.items() if given.function == recorded.function]
-        changed = [f"; --code={name} is another" for name in same]
+        changed = [f"; --code={name} is another" for name, given in self.codes.items()]
         raise InputError(
             f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name "
             f"it: if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"
@@ -392,10 +386,6 @@ def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawT
     graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)
     return nnx.merge(graph, state)
-
-
-def _same(model: RawToLogit) -> RawToLogit:
-    return model
 
 
 def _load_data(data: TrainingDataSettings) -> RawDataset:

@@ -32,10 +32,9 @@ _SLACK = 2**18
 class Checkpoints:
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
-    A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds four items: `model`, the
-    variables by their paths; `progress`, the rest of the training state; `history`, the numbers of the epochs so far;
-    `metrics`, the quality of this epoch. Leaving the context waits until everything saved is on the disk. Unless
-    `enabled`, nothing is saved or found.
+    A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
+    (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch.
+    Leaving the context waits until all is on the disk. Unless `enabled`, nothing is saved or found.
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):

@@ -4,8 +4,9 @@ import functools
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+
+import numpy as np
 
 from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.data.sets import datasets
@@ -18,8 +19,6 @@ from r2l_jax.runtime.tables import table
 from r2l_jax.training import tracking, train
 from r2l_jax.training.record import fold_folders, read_metrics
 from r2l_jax.training.update import GradientDescent
-
-Numbers = dict[str, Any]
 
 
 def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent] = GradientDescent) -> None:
@@ -42,7 +41,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
         else:
             _train_elsewhere(members, settings.scheduler, rule, folder / "logs")
         if is_first():
-            print(f"{_table(_metrics(members))}\n")
+            print(f"{_table(members)}\n")
             print(tracking.closing(config, time.monotonic() - started))
 
 
@@ -64,27 +63,18 @@ def _train_elsewhere(
         raise InputError("; ".join(f"{name}: {error}" for name, error in failed.items()))
 
 
-def _metrics(members: Mapping[str, TrainConfig]) -> dict[str, list[Numbers]]:
-    return {
-        name: [
-            read_metrics(fold / "metrics.json", "start anew with --overwrite") for fold in fold_folders(member.run_dir)
-        ]
-        for name, member in members.items()
-    }
-
-
-def _table(metrics: Mapping[str, Sequence[Numbers]]) -> str:
+def _table(members: Mapping[str, TrainConfig]) -> str:
     """Formats the scores of the members in points, means over their folds, with the mean and the range of all."""
-    first, *_ = next(iter(metrics.values()))
-    score = next(task.score for task in TASKS if task.name == first["task"])
-    names = (f"val_{score}", f"best_val_{score}")
-    scores = {
-        member: [100 * sum(fold[name] for fold in folds) / len(folds) for name in names]
-        for member, folds in metrics.items()
-    }
+    scores, first, names = {}, {}, ()
+    for name, member in members.items():
+        files = [folder / "metrics.json" for folder in fold_folders(member.run_dir)]
+        first, *others = [read_metrics(file, "start anew with --overwrite") for file in files]
+        score = next(task.score for task in TASKS if task.name == first["task"])
+        names = (f"val_{score}", f"best_val_{score}")
+        scores[name] = [100 * np.mean([fold[each] for fold in (first, *others)]) for each in names]
     columns = list(zip(*scores.values(), strict=True))
     rows = [["", *(name.replace("_", " ") for name in names)]]
     rows += [[member, *(f"{value:.3g}" for value in values)] for member, values in scores.items()]
-    rows.append(["mean", *(f"{sum(column) / len(column):.3g}" for column in columns)])
+    rows.append(["mean", *(f"{np.mean(column):.3g}" for column in columns)])
     rows.append(["range", *(f"{min(column):.3g} to {max(column):.3g}" for column in columns)])
     return f"{table(rows)}\nPoints, on {len(first['valid_indices'])} validation samples"

@@ -19,15 +19,11 @@ from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.hosts import is_first
-from r2l_jax.training.record import Fold, about_of, changes, check_split, describe, fold_folder, read_metrics
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings
-
-# After 60 updates the initial running statistics weigh 0.9**60 = 0.2%.
-_LEAST_UPDATES = 60
 
 
 class Batches(NamedTuple):
@@ -47,11 +43,7 @@ class Batches(NamedTuple):
 
 
 class Plan:
-    """A run before its training: its data, its folds, and the settings of its steps.
-
-    `config` has the settings with those that follow from the data, `sources` says where the parts of a model start, and
-    `described` is the description of the run (see `record.describe`).
-    """
+    """A run before its training: its settings, with those that follow from the data, its data, folds and steps."""
 
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong name of a pipeline ends the run before data is downloaded or rendered.
@@ -89,7 +81,7 @@ class Plan:
         for fold in begun:
             where = str(fold.metrics_file)
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-            found = changes(self.described, earlier)
+            found = differences(earlier, self.described)
             if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
                 found = ["it has another split"]
             if found:
@@ -100,15 +92,8 @@ class Plan:
         others = [fold for fold in folds if fold not in begun]
         for fold in others:
             self.sources.check(fold.number, fold.folder.parent if self.config.tracking.overwrite else None)
-            self.sources.warn_of_seen(fold, self.dataset.fingerprint)
-        updates = self.config.optimization.epochs * self.batches.per_epoch
         if others:
             self.sources.check_weights(self.steps.task)
-            if 0 < updates < _LEAST_UPDATES and not self.steps.attack.adv_training and is_first():
-                warn(
-                    f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, "
-                    f"need about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
-                )
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
@@ -134,10 +119,7 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
 
 
 def _untrained(split: Split) -> Split:
-    """Returns the split of a run that trains nothing, whose test samples the controls measure.
-
-    These are the samples that are kept apart, or all. Searches draw from the others, or from all.
-    """
+    """Returns the split of a run without training: samples kept apart are tested, or all; searches take the rest."""
     others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
     if not len(split.test):
         return Split(others, others, others)
@@ -209,24 +191,14 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
     pipeline, (raw, _) = named(camera), dataset[0]
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
-    if processing.pipeline and not pipeline.facts:
-        given = {
-            "freeze_classifier": steps.freezes_head,
-            "processor_uri": processing.processor_uri,
-            "adv_training": steps.attack.adv_training,
-        }
-        for flag, value in given.items():
-            if value:
-                raise InputError(f"--pipeline={processing.pipeline} has no parameters to learn: leave --{flag} out")
+    if not pipeline.facts and (steps.freezes_head or steps.attack.adv_training) and processing.learns:
+        raise InputError(f"{processing.flag} has no parameters to learn, and everything else is frozen")
     rule.check(steps, metered(pipeline, camera, processing.auto or ()))
 
 
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
-    """Raises an InputError unless the settings of the head are those of the task, and the user's own one fits them."""
+    """Raises an InputError unless the user's own head fits the task, and is trained only if it can be."""
     architecture, network = steps.architecture, config.model
-    unused = {"classification": "smp_encoder", "segmentation": "label_smoothing"}[steps.task.name]
-    if (value := flat(config)[unused]) and value != flat(TrainConfig())[unused]:
-        raise InputError(f"--{unused}={value} has no effect on a {steps.task.name}: leave it out")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

@@ -28,6 +28,14 @@ _FREE_TO_CHANGE = frozenset(
     }
 )
 
+# What a run records of its data, and what is said if another run differs in it.
+_DATA = {
+    "fingerprint": "other samples or classes",
+    "data": "other data",
+    "camera": "another camera",
+    "cameras": "other cameras",
+}
+
 # Settings in which the members of a group may differ.
 _FREE_IN_A_GROUP = _FREE_TO_CHANGE | {"seed", "split_seed", "experiment_name", "run_name"}
 
@@ -99,10 +107,7 @@ class About(msgspec.Struct, kw_only=True):
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """One of a run's splits.
-
-    The split holds indices of the data set's samples. Training never reads those to test on.
-    """
+    """One of a run's splits."""
 
     number: int
     split: Split
@@ -143,10 +148,9 @@ def about_of(content: Any, where: str, context: str = "") -> About:
 
 
 def training_id(content: Mapping[str, Any]) -> str:
-    """Identifies the training of a metrics.json, so that results can name it.
+    """Identifies the training of a metrics.json, which results name: a hash of the epochs' numbers and seconds.
 
-    The id is a hash of the epochs' numbers and seconds: a later training into the same folder has another one, and
-    recording more pictures of a finished training does not change it. An adapted model has another one as well.
+    A later training into the same folder and an adapted model have another one; more pictures do not change it.
     """
     parts = [content["history"], *([content["mended"]] if content.get("mended") else [])]
     return hashlib.sha256("".join(map(json.dumps, parts)).encode()).hexdigest()
@@ -190,62 +194,51 @@ def _describe_data(dataset: RawDataset) -> dict[str, Any]:
     return {"data": dataset.content, "camera": camera, **({"cameras": several} if several else {})}
 
 
-def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    """Lists the reasons why a run (see `describe`) cannot continue the fold of an earlier metrics.json."""
-    now, was = described["flags"], earlier["flags"]
-    found = _differences(was, now, _FREE_TO_CHANGE) + _differences(_parts(earlier), _parts(described))
-    if earlier["fingerprint"] != described["fingerprint"]:
-        return [*found, "it has other samples or classes"]
-    return found + _changed(described, earlier)
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = _FREE_TO_CHANGE) -> list[str]:
+    """Lists what differs between two runs (see `describe`), as in "lr was 0.1, is 0.2"; what is `free` may differ."""
+    before, after = (_settings(each, free) for each in (was, now))
+    found = [
+        f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    return found + [said for name, said in _DATA.items() if was.get(name) != now.get(name)]
 
 
-def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    words = {
-        "data": "the data has changed",
-        "camera": "the camera's calibration values have changed",
-        "cameras": "the cameras' calibration values have changed",
-    }
-    return [said for name, said in words.items() if earlier.get(name) != described.get(name)]
-
-
-def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the pipeline and the head, by the content of the user's files where they come from files."""
-
-    def named(part: str, flag: str) -> Any:
+def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+    """Returns the flags of a run, with its pipeline and its head by the content of the user's files."""
+    flags = {name: value for name, value in content["flags"].items() if name not in free}
+    for part, flag in (("pipeline", "pipeline"), ("head", "classifier_network")):
         source = content.get(part)
-        return (
-            f"{source['function']} of a file of SHA-256 {source['sha256'][:12]}"
-            if source
-            else content["flags"].get(flag)
-        )
-
-    parts = {"pipeline": named("pipeline", "pipeline"), "head": named("head", "classifier_network")}
-    return {**parts, "weights": content.get("weights")}
-
-
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
-    """Lists values that differ, as "name was old, is new"."""
-    names = sorted((was.keys() | now.keys()) - set(free))
-    return [f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names if was.get(name) != now.get(name)]
+        said = source and f"{source['function']} of a file of SHA-256 {source['sha256'][:12]}"
+        flags[part] = said or content["flags"].get(flag)
+    return {**flags, "weights": content.get("weights")}
 
 
 def fold_number(folder: pathlib.Path) -> int | None:
     """Returns the number in the name of a fold's folder; None for another folder, such as a copy of one."""
-    match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,8})", folder.name)
-    return int(match[1]) if match and folder.is_dir() else None
+    return _number(folder, "fold")
 
 
 def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a run's folds, by their numbers."""
-    numbers = {folder: number for folder in run.glob("fold_*") if (number := fold_number(folder)) is not None}
-    return sorted(numbers, key=numbers.__getitem__)
+    return _numbered(run, "fold")
 
 
 def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a group's members, by their seeds."""
-    known = re.compile("seed_(0|[1-9][0-9]{0,9})")
-    seeds = {folder: int(match[1]) for folder in group.glob("seed_*") if (match := known.fullmatch(folder.name))}
-    return sorted((folder for folder in seeds if folder.is_dir()), key=seeds.__getitem__)
+    return _numbered(group, "seed")
+
+
+def _numbered(parent: pathlib.Path, prefix: str) -> list[pathlib.Path]:
+    found = {folder: _number(folder, prefix) for folder in parent.glob(f"{prefix}_*")}
+    numbers = {folder: number for folder, number in found.items() if number is not None}
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def _number(folder: pathlib.Path, prefix: str) -> int | None:
+    match = re.fullmatch(f"{prefix}_(0|[1-9][0-9]{{0,9}})", folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
 
 
 def members(uri: str) -> list[pathlib.Path]:
@@ -255,12 +248,7 @@ def members(uri: str) -> list[pathlib.Path]:
     known = {file: read_metrics(file, uri) for file in files if file.exists()}
     first = next(iter(known.values()), {})
     for file, content in known.items():
-        found = _differences(first["flags"], content["flags"], _FREE_IN_A_GROUP)
-        found += _differences(_parts(first), _parts(content))
-        words = {"fingerprint": "other samples or classes", "data": "other data", "camera": "another camera"}
-        words["cameras"] = "other cameras"
-        found += [words[name] for name in words if first.get(name) != content.get(name)]
-        if found:
+        if found := differences(first, content, _FREE_IN_A_GROUP):
             name = file.parent.parent.name
             raise InputError(f"{uri}: {name} differs from its first member in more than its seed: {'; '.join(found)}")
     return folders
@@ -269,8 +257,7 @@ def members(uri: str) -> list[pathlib.Path]:
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     """Returns the folder of an earlier run's fold of the same number; a fold's folder stands for itself.
 
-    The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
-    folder of that fold. `where` is the name of `uri` in an error, such as its flag with the value.
+    `where` is the name of `uri` in an error, such as its flag with the value.
     """
     root = pathlib.Path(uri)
     # The folder that is meant, for a link of another name and for ".".

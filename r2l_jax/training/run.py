@@ -36,16 +36,17 @@ Raws = Shaped[Array | np.ndarray, "..."]
 class Run:
     """A finished run, some of its folds, or the folds of the members of a group.
 
-    It predicts with the mean of its folds' probabilities. Its other attributes are those of its first fold.
-
-    Mosaics are `(..., H, W)` in [0, 1]; a model of images that are processed already takes images `(..., H, W, 3)`. All
-    of one size are compiled once, and `batch_size` are processed at once.
+    It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Mosaics are
+    `(..., H, W)` in [0, 1]; a model of images that are processed already takes images `(..., H, W, 3)`. All of one size
+    are compiled once, and `batch_size` are processed at once.
     """
 
     def __init__(self, folds: Sequence[Artifact]):
         self.folds = tuple(folds)
         first = self.folds[0]
         self.about, self.config, self.task = first.about, first.config, first.task
+        # Raw images of other cameras are brought to the first one when they are read, see `reading`.
+        self.camera, self.cameras = first.camera, first.cameras
         # All at once, since several processes load each checkpoint together.
         self.model, *_ = [fold.model for fold in self.folds]
 
@@ -73,19 +74,6 @@ class Run:
         return tuple(self.about.classes)
 
     @property
-    def camera(self) -> isp.Camera | None:
-        """The camera that the processing started from; None for images that are processed already.
-
-        Raw images of other cameras are brought to it when they are read, see `reading`.
-        """
-        return self.folds[0].camera
-
-    @property
-    def cameras(self) -> dict[str, isp.Camera]:
-        """The cameras of the training by name, if there were several."""
-        return self.folds[0].cameras
-
-    @property
     def calibration(self) -> isp.Camera | None:
         """The camera for files without calibration values, with the white level of the training.
 
@@ -100,7 +88,7 @@ class Run:
         """Returns what `read_raw` takes in place of a file's camera, to read the file as the models take it.
 
         A raw image of another camera is brought to the run's: its black level and, after a training on several
-        cameras, its gains. Without a known camera, a file that names one of these has the calibration of the training.
+        cameras, its gains.
         """
         if self.camera is None:
             raise InputError("the model was trained on images that are processed already: it takes no raw files")
@@ -137,8 +125,6 @@ class Run:
 
     def mended(self, raws: Raws, *, force: bool = False) -> "Run":
         """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.mending`.
-
-        Whether they need it is for the caller to tell, see `r2l_jax.drift.watch.notice`.
 
         Args:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
@@ -265,8 +251,7 @@ def load(
 ) -> Run:
     """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
-    Nothing else is needed, except for the Python file of a user's pipeline or head, which `code` must name: it has the
-    same content as in training. A file that a run or a model merely records is never run. A path that cannot be loaded,
+    A Python file that a run or a model merely records is never run: `code` must name it. A path that cannot be loaded,
     or members that differ in more than their seeds, raise an `InputError`.
 
     Args:
@@ -274,7 +259,7 @@ def load(
             the folder of a group of trainings, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's; several of them; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: where the file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.
+        code: where the unchanged file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.
         data_dir: the present folder of the data; None if it has not moved.
         with_data: whether to look now whether the data is there, and to place arrays on all devices.
 

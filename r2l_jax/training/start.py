@@ -20,9 +20,9 @@ from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.artifact import replace_parts, stored_arrays
-from r2l_jax.training.record import Fold, fold_folder, read_metrics
+from r2l_jax.training.record import Fold, fold_folder
 from r2l_jax.training.steps import Steps, TrainState
 
 # Samples that give the running statistics of a learned processing a start.
@@ -34,10 +34,9 @@ _METERED = 64
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The earlier runs and the weights in which the parts of a model start.
+    """The earlier runs of the processor (and, if it `normalizes`, of the normalization) and of the head to start from.
 
-    `processor` is the run of the processor and, if it `normalizes`, of the normalization. `pretrained` heads start from
-    ImageNet weights, which are downloaded if `weights` names no file.
+    `pretrained` heads start from ImageNet weights, which are downloaded if `weights` names no file.
     """
 
     processor: str | None
@@ -62,23 +61,6 @@ class Sources:
             folder = fold_folder(uri, fold, f"--{flag}={uri}").resolve()
             if removed is not None and removed.resolve() in folder.parents:
                 raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
-
-    def warn_of_seen(self, fold: Fold, fingerprint: str) -> None:
-        """Warns of samples to be scored that an earlier run was trained on, if both runs split the same data."""
-        for flag, uri, _ in self._runs:
-            where = f"--{flag}={uri}"
-            earlier = read_metrics(fold_folder(uri, fold.number, where) / "metrics.json", where)
-            parts = {"validation": fold.split.valid, "test": fold.split.test}
-            seen = [
-                f"{count} of {len(indices)} {name} samples"
-                for name, indices in parts.items()
-                if (count := np.isin(indices, earlier["train_indices"]).sum())
-            ]
-            if seen and earlier["fingerprint"] == fingerprint and jax.process_index() == 0:
-                warn(
-                    f"{where} was trained on {' and '.join(seen)} of this run, whose scores are then too good: "
-                    f"--state_dict_uri={uri} takes its splits"
-                )
 
     def check_weights(self, task: Task) -> None:
         """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""
@@ -110,38 +92,34 @@ def initial_state(
     resumes: bool,
     trains: bool = True,
 ) -> TrainState:
-    """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
+    """Makes a fresh state, with the parts that earlier runs or ImageNet provide; `key` draws the weights.
 
-    The fold's training samples give statistics, by `batch_size` at once over all devices; `key` draws the weights. If a
-    checkpoint is restored afterwards (`resumes`), only the shapes matter.
+    If a checkpoint is restored afterwards (`resumes`), only the shapes matter.
     """
     everywhere, architecture = shardings().everywhere, steps.settings.architecture
     learns_pipeline = architecture.processing.learns_pipeline
-    measures = architecture.measures_normalization
+    measures, train = architecture.measures_normalization, fold.split.train
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
-    processor = start_of_processor(architecture, dataset, fold.split.train)
-    if statistics is not None and measures and not resumes:
-        statistics = fixed_statistics(architecture, processor, dataset, fold.split.train, batch_size)
+    if resumes:
+        return steps.begin(steps.init(key, statistics))
+    processor = start_of_processor(architecture, dataset, train)
+    if statistics is not None and measures:
+        statistics = fixed_statistics(architecture, processor, dataset, train, batch_size)
     model = steps.init(key, statistics)
-    if not resumes:
-        if architecture.processing.auto and not sources.processor:
-            start = to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere)
-            _put(model, "processor", {**nnx.to_pure_dict(model)["processor"], **start})
-        if learns_pipeline and measures and not sources.processor:
-            # Without a step that changes them, the head would see images unlike those it was trained on. With such
-            # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
-            # hundred steps.
-            indices = fold.split.train if steps.rule.keeps_statistics else fold.split.train[:_SAMPLES]
-            mean, var = _moments(processor, dataset, indices, batch_size)
-            _put(model, "normalizer", {"mean": mean, "var": var})
-        sources.provide(model, fold.number, steps.task)
-        if not measures:
-            follows = trains and not steps.rule.keeps_statistics
-            indices = fold.split.train[:_SAMPLES] if follows else fold.split.train
-            processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
-            mean, var = _moments(processor, dataset, indices, batch_size)
-            known = nnx.to_pure_dict(model)["normalizer"]
-            _put(model, "normalizer", {**known, "known_mean": mean, "known_var": var})
+    if architecture.processing.auto and not sources.processor:
+        _put(model, "processor", to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere))
+    if learns_pipeline and measures and not sources.processor:
+        # Without a step that changes them, the head would see images unlike those it was trained on. With such steps,
+        # a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
+        indices = train if steps.rule.keeps_statistics else train[:_SAMPLES]
+        mean, var = _moments(processor, dataset, indices, batch_size)
+        _put(model, "normalizer", {"mean": mean, "var": var})
+    sources.provide(model, fold.number, steps.task)
+    if not measures:
+        indices = train[:_SAMPLES] if trains and not steps.rule.keeps_statistics else train
+        processor = nnx.merge(nnx.graphdef(architecture.abstract()), model).processor
+        mean, var = _moments(processor, dataset, indices, batch_size)
+        _put(model, "normalizer", {"known_mean": mean, "known_var": var})
     return steps.begin(model)
 
 
@@ -189,4 +167,5 @@ def _moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, bat
 
 
 def _put(model: nnx.State, part: str, values: dict) -> None:
-    nnx.replace_by_pure_dict(model, nnx.to_pure_dict(model) | {part: values})
+    parts = nnx.to_pure_dict(model)
+    nnx.replace_by_pure_dict(model, parts | {part: parts[part] | values})

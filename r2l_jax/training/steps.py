@@ -13,9 +13,10 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import retake
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
-from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings
+from r2l_jax.training.update import GradientDescent, StepSettings
 
 PyTree = Any
 
@@ -24,11 +25,7 @@ _CAMERA = 2**31 - 1
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a training step changes, or the shapes of it.
-
-    `sums` are added up since the epoch began: the task's `loss` and `confusion (C, C)`, and the update rule's sums,
-    such as the `gradient_norm` of each of the processor's parameters.
-    """
+    """Everything that a training step changes, or the shapes of it; `sums` are added up since the epoch began."""
 
     step: Any
     model: nnx.State
@@ -44,8 +41,8 @@ class TrainState(flax.struct.PyTreeNode):
 @functools.lru_cache(maxsize=8)
 def make_steps(settings: StepSettings, rule: type[GradientDescent] = GradientDescent) -> "Steps":
     """Makes the compiled functions of a run; runs of equal settings share them."""
-    blueprint = Blueprint.of(settings)
-    return Steps(settings, blueprint, rule(settings, blueprint))
+    model = settings.architecture.abstract()
+    return Steps(settings, model, rule(settings, model))
 
 
 class Steps:
@@ -57,10 +54,9 @@ class Steps:
             for it; as lists, in the order of `stages`.
     """
 
-    def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: GradientDescent):
+    def __init__(self, settings: StepSettings, model: RawToLogit, rule: GradientDescent):
         self.settings, self.task, self.rule = settings, settings.architecture.task, rule
-        self.stages = blueprint.model.processor.stage_names
-        self._graph = blueprint.evaluating
+        self.stages, self._graph = model.processor.stage_names, nnx.graphdef(model)
         self._fixed = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
@@ -101,11 +97,7 @@ class Steps:
         return state.replace(model=nnx.merge_state(fixed, state.model)), loss
 
     def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
-        """Adds a batch to sums, and consumes these.
-
-        They are the sums that task and rule measure, and the number of `samples (C,)` that hold each class.
-        `Task.totals` computes the loss from the sums of all batches.
-        """
+        """Adds to sums (and consumes them) what task and rule measure, and the `samples (C,)` that hold each class."""
         images = self._process(state.model, batch["raw"])
         return self._evaluate(state, sums, images, batch)
 

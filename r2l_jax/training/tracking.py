@@ -28,10 +28,9 @@ Row = Mapping[str, Any]
 
 
 class Tracker:
-    """Records one fold: TensorBoard events in its folder, pictures and tensors under `results/`.
+    """Records one fold: TensorBoard events in its folder, pictures under `results/`, with `save_tensors` also as .npy.
 
-    Events from `first_epoch` on, left by an interrupted run, are superseded. With `save_tensors`, the arrays behind the
-    pictures are written as .npy. Only one process of several is `enabled` to write.
+    Events from `first_epoch` on are superseded. Only one process of several is `enabled` to write.
     """
 
     def __init__(self, folder: pathlib.Path, first_epoch: int, save_tensors: bool, enabled: bool = True):

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,10 +46,9 @@ _LITTLE = 0.2
 def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
 
-    Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds, whose content it
-    returns: the mean and standard deviation over the folds of each final number. `shows` prints tables of the scores
-    and the next commands at the end. SIGINT and SIGTERM raise `Interrupted`; the same call resumes where this one
-    stopped.
+    Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/` and `summary.json`, whose content it returns: the mean and
+    standard deviation over the folds of each final number. `shows` prints tables of the scores and the next commands.
+    SIGINT and SIGTERM raise `Interrupted`; the same call resumes where this one stopped.
     """
     run_dir, started = config.run_dir, time.monotonic()
     on_first_process(lambda: check_output_folder(run_dir))
@@ -134,12 +133,6 @@ def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
         f"an accuracy of {found:.3f} is little better than a guess ({chance:.3f}), so that drift can cost little: if "
         "the network has done better, check its mean and std, its size and the order of the classes"
     )
-
-
-def best_of(history: Sequence[Numbers], quality: Callable[[Numbers], Quality | None]) -> Numbers | None:
-    """Returns the epoch of the highest quality; None if no epoch was validated."""
-    ranked = [(found, row) for row in history if (found := quality(row)) is not None]
-    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 class FoldTraining:
@@ -248,9 +241,7 @@ class FoldTraining:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
             epochs, score = self._optimization.epochs, self._steps.task.score
-            bar.write(
-                tracking.epoch_line(row, epochs, score, best_of(self._history, self._quality) is row), file=sys.stderr
-            )
+            bar.write(tracking.epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
 
     def _end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
         """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums."""
@@ -268,7 +259,7 @@ class FoldTraining:
         """Returns the numbers of the last and the best epoch, and of each class."""
         # The last epoch was validated in this state, unless an earlier call has trained it.
         steps, task, sums = self._steps, self._steps.task, self._validated or self._validate(state)
-        last, best, confusion = self._history[-1], best_of(self._history, self._quality), sums["confusion"]
+        last, best, confusion = self._history[-1], self._best, sums["confusion"]
         assert best is not None  # the last epoch is always validated
         final = {
             **{name: last[name] for name in (*steps.summary, *steps.measured) if name in last},
@@ -289,14 +280,11 @@ class FoldTraining:
 
     def _validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""
-        self._validated = totals = self._measure(state, self._fold.split.valid)
-        return totals
-
-    def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
         sums = self._steps.zero_evaluated()
-        for batch in loader.eval_batches(self._plan.dataset, indices, self._plan.batches.size):
+        for batch in loader.eval_batches(self._plan.dataset, self._fold.split.valid, self._plan.batches.size):
             sums = self._steps.evaluate(state, sums, to_devices(batch, shardings().split))
-        return self._steps.task.totals(jax.device_get(sums))
+        self._validated = totals = self._steps.task.totals(jax.device_get(sums))
+        return totals
 
     def _means(self, split: str, sums: Numbers) -> dict[str, float]:
         """Computes the score, the mean loss and the means of the task's and the rule's metrics, named by the split."""
@@ -304,6 +292,12 @@ class FoldTraining:
         count = sums["confusion"].sum()
         means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
         return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
+
+    @property
+    def _best(self) -> Numbers | None:
+        """The epoch of the highest quality, if one was validated."""
+        ranked = [(quality, row) for row in self._history if (quality := self._quality(row)) is not None]
+        return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
     def _quality(self, row: Mapping[str, Any]) -> Quality | None:
         """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""

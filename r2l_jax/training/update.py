@@ -28,9 +28,7 @@ PyTree = Any
 class StepSettings:
     """Everything that the compiled steps of a run depend on: runs with equal settings share them.
 
-    `task` has the loss that training lowers. `camera_augmentation` lists what changes at random when training takes raw
-    images again. `ema` is the decay of averaged weights; 0 averages nothing. A frozen head keeps its batch statistics
-    as well.
+    `task` has the loss that training lowers; `ema` is the decay of averaged weights.
     """
 
     architecture: Architecture
@@ -65,33 +63,6 @@ class StepSettings:
     def freezes_processor(self) -> bool:
         """Whether the processor stays as it is."""
         return self.architecture.processing.is_fixed
-
-
-class Blueprint(NamedTuple):
-    """The structure of a run's model, without its numbers.
-
-    Attributes:
-        model: the model, with shapes in place of arrays.
-        training: the graph of the parts that updates compute with, in training: batch norms use the batch's statistics,
-            except in a frozen head. A fixed processor is not part of it: updates get the processed images.
-        evaluating: its graph in evaluation: batch norms use their running statistics.
-    """
-
-    model: RawToLogit
-    training: nnx.GraphDef
-    evaluating: nnx.GraphDef
-
-    @classmethod
-    def of(cls, settings: StepSettings) -> "Blueprint":
-        """Draws the structure of a run's model."""
-        model = settings.architecture.abstract()
-        evaluating = nnx.graphdef(model)
-        model.train()
-        if settings.freezes_head:
-            model.head.eval()  # A frozen head also keeps its batch statistics.
-        processor = Unprocessed() if settings.freezes_processor else model.processor
-        training = nnx.graphdef(RawToLogit(processor, model.normalizer, model.head))
-        return cls(model, training, evaluating)
 
 
 class Updated(NamedTuple):
@@ -132,13 +103,21 @@ class GradientDescent:
     keeps_statistics: bool = False
     state_is_result: bool = False
 
-    def __init__(self, settings: StepSettings, blueprint: Blueprint):
-        self._augmentation, self._graph, self._decay = settings.augmentation, blueprint.training, settings.ema
+    def __init__(self, settings: StepSettings, model: RawToLogit):
+        """Takes a run's model in evaluation, with shapes in place of arrays."""
+        self._augmentation, self._decay = settings.augmentation, settings.ema
         self._task, self._optimizer = settings.task, settings.optimizer.transformation()
         frozen = {"processor": settings.freezes_processor, "head": settings.freezes_head}
         kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
         self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
-        self._processor_parameters = _of_processor(self._split(nnx.state(blueprint.model))[0]).keys()
+        self._processor_parameters = _of_processor(self._split(nnx.state(model))[0]).keys()
+        training = nnx.merge(*nnx.split(model))
+        training.train()
+        if settings.freezes_head:
+            training.head.eval()  # A frozen head also keeps its batch statistics.
+        # A fixed processor is not part of it: updates get the processed images.
+        processor = Unprocessed() if settings.freezes_processor else training.processor
+        self._graph = nnx.graphdef(RawToLogit(processor, training.normalizer, training.head))
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
@@ -160,8 +139,7 @@ class GradientDescent:
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         """Updates a model, given without a fixed processor; the state is from `begin`, or from the update before.
 
-        The targets of the batch follow the augmentation of its images, which are processed if the processor is fixed.
-        `keys` are one for each sample, for the augmentation.
+        The targets of the batch follow the augmentation of its images, which `keys` decide, one for each sample.
         """
         if not self._decay:
             return self._updated(model, state, batch, keys)

@@ -27,7 +27,6 @@ from r2l_jax.training.run import load
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
 
 # The head of a run, in PyTorch.
 CODE = """
@@ -186,28 +185,6 @@ def test_other_weights_are_another_network(base, file, tmp_path):
     heads._made_once.cache_clear()  # as in a new process
     with pytest.raises(InputError, match=r"the weights of --classifier_network=.*:weighted have changed since"):
         r2l_jax.load(config.run_dir, code=other)
-
-
-def test_a_network_of_timm_has_its_own_normalization_and_size(base, tmp_path):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    module = timm.create_model("test_vit", num_classes=5).eval()
-    save_file(module.state_dict(), tmp_path / "weights.safetensors")
-    settings = {"classifier_network": "timm:test_vit", "pretrained_weights": str(tmp_path / "weights.safetensors")}
-    config = replace(base, run_name="timm", epochs=0, **settings)
-    train.run(config)
-    run = r2l_jax.load(config.run_dir)
-    raws, _ = run.dataset.samples(np.arange(2))
-    images = torch.tensor(run.render(raws)).permute(0, 3, 1, 2)
-    about = timm.data.resolve_model_data_config(module)
-    large = torch.nn.functional.interpolate(images, about["input_size"][1:], mode="bilinear", align_corners=False)
-    mean, std = (torch.tensor(about[name])[:, None, None] for name in ("mean", "std"))
-    wanted = torch.softmax(module((large - mean) / std), 1).detach().numpy()
-    np.testing.assert_allclose(run.predict(raws), wanted, atol=1e-4)
-    save_file({"head.weight": torch.zeros(5, 3)}, tmp_path / "weights.safetensors")
-    with pytest.raises(InputError, match=r"raised RuntimeError: Error.* in loading state_dict") as error:
-        train.run(replace(config, run_name="other"))
-    assert "\n" not in str(error.value)
 
 
 def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp_path):

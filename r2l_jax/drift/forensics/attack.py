@@ -28,9 +28,10 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.settings import AttackSettings
-from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated
+from r2l_jax.training.update import GradientDescent, StepSettings, Updated
 
 
 def rule_of(config: TrainConfig) -> type[GradientDescent]:
@@ -54,7 +55,7 @@ class Attack(GradientDescent):
 
     Args:
         settings: the learning rate in natural ranges, the augmentation, and the attack.
-        blueprint: the model's structure. It evaluates: batch norms use their running statistics and keep them.
+        model: the model with shapes in place of arrays. Its batch norms use their running statistics and keep them.
     """
 
     metrics: tuple[str, ...] = ("deviation",)
@@ -62,10 +63,10 @@ class Attack(GradientDescent):
     keeps_statistics = True
     state_is_result = True  # It holds the default rendering, which the attacked one is compared with.
 
-    def __init__(self, settings: StepSettings, blueprint: Blueprint):
-        processor = blueprint.model.processor
+    def __init__(self, settings: StepSettings, model: RawToLogit):
+        processor = model.processor
         assert isinstance(processor, isp.Pipeline)
-        self._pipeline, self._graph, self._task = processor, blueprint.evaluating, settings.task
+        self._pipeline, self._graph, self._task = processor, nnx.graphdef(model), settings.task
         self._augmentation, self._parameters = settings.augmentation, _parameters(settings.attack)
         self._aux_loss, self._aux_weight = _price(settings.attack)
         self._optimizer = optax.chain(_keep_norms(), optax.adam(settings.optimizer.rate.peak))

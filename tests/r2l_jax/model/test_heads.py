@@ -1,12 +1,13 @@
 """Heads of the user's own files, in Flax: trained, found again and used as ours."""
 
+import jax.numpy as jnp
 import numpy as np
 import own_code
 import pytest
 from flax import nnx
 from small_runs import metrics, model
 
-from r2l_jax.model.heads import find_head
+from r2l_jax.model.heads import Chosen, find_head, outputs_of
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.runtime.errors import InputError
@@ -136,10 +137,48 @@ def test_errors_in_one_line(base, tmp_path, code, message):
     [
         ("ResNet19", False, "must be one of ResNet18, ResNet34, Resnet50, a function of a file"),
         ("my_head.py", False, "must be the function in a file that makes the head, as my_file.py:make"),
-        ("my_head.py:make", True, "--classifier_pretrained is for the known networks"),
+        ("my_head.py:make", True, "--classifier_pretrained is for ResNet18, .* not for the head"),
         ("my_head.py:make", False, "my_head.py: No such file or directory"),
     ],
 )
 def test_settings_that_do_not_fit(name, pretrained, message):
     with pytest.raises(InputError, match=message):
         found(name, classifier_pretrained=pretrained)
+
+
+def test_the_order_of_the_classes_counts():
+    assert outputs_of("tench, Tinca:0,crane:1+3", ("crane", "tench, Tinca")) == ((1, 3), (0,))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("pandas:x,dog:1", "--classes must be pairs such as .*, got 'pandas:x,dog:1'"),
+        ("pandas:1", "--classes must name each class of the data once, pandas, dog, got pandas:1"),
+        ("pandas:1,dog:2+0+2", "--classes must name each output once, got"),
+    ],
+)
+def test_outputs_that_do_not_fit(given, message):
+    with pytest.raises(InputError, match=message):
+        outputs_of(given, ("pandas", "dog"))
+
+
+class Fixed(nnx.Module):
+    """Returns the logarithms of its images' channels, which stand for probabilities."""
+
+    def __call__(self, images):
+        return jnp.log(images).reshape(len(images), -1)
+
+
+def test_probabilities_of_joined_outputs_add_up():
+    images = jnp.array(np.random.default_rng(0).random((2, 1, 2, 3), np.float32))
+    chances = images.reshape(2, 6)
+    logits = Chosen(Fixed(), ((5,), (0, 2)))(images)
+    wanted = np.stack([chances[:, 5], chances[:, 0] + chances[:, 2]], 1)
+    np.testing.assert_allclose(nnx.softmax(logits), wanted / wanted.sum(1, keepdims=True), rtol=1e-5)
+    # An object is looked for among everything else.
+    (logit,) = Chosen(Fixed(), ((1, 4),))(images).T
+    wanted = (chances[:, 1] + chances[:, 4]) / chances.sum(1)
+    np.testing.assert_allclose(nnx.sigmoid(logit), wanted, rtol=1e-5)
+    with pytest.raises(InputError, match="--classes names the output 6, and the network has 6, from 0"):
+        Chosen(Fixed(), ((6,), (0,)))(images)

@@ -45,14 +45,6 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
     np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
 
 
-def test_a_verdict_names_target_prediction_and_probability():
-    task = Classification(("a", "b", "c"), "resnet18")
-    image = np.zeros((4, 4, 3))
-    shown, words = task.judged(image, np.log([0.1, 0.7, 0.2]), np.int32(2))
-    assert shown is image
-    assert words == "target c, b 70%"
-
-
 def test_outlines_are_the_borders_of_both_masks():
     task = Segmentation(("car",), "resnet18")
     target, logits = np.zeros((6, 8), np.uint8), np.full((6, 8, 1), -1.0)

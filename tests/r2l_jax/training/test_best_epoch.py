@@ -16,8 +16,8 @@ from r2l_jax.training.update import GradientDescent
 class Ascent(GradientDescent):
     """Trains uphill in the task loss, so that an early epoch is the best."""
 
-    def __init__(self, settings, blueprint):
-        super().__init__(settings, blueprint)
+    def __init__(self, settings, model):
+        super().__init__(settings, model)
         self._optimizer = optax.adam(-settings.optimizer.rate.peak)
 
 

@@ -39,7 +39,7 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     assert again.split.train.tolist() == metrics(several)["train_indices"]
     with pytest.raises(InputError, match=r"--state_dict_uri=.*several splits other data"):
         Plan(replace(base, iso=(0.05, 0.5), state_dict_uri=uri))
-    with pytest.raises(InputError, match=r"holds another run \(iso was \[0\.05, 1\.0\], is \[1\.0\]; it has other"):
+    with pytest.raises(InputError, match=r"holds another run \(iso was \[0\.05, 1\.0\], is \[1\.0\]; other samples"):
         train.run(replace(several, iso=(1.0,)))
 
 

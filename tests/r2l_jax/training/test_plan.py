@@ -100,7 +100,6 @@ def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apa
             "does not fit this run: its head has bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
-        ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on a classification: leave it out"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):
@@ -132,8 +131,8 @@ def first_image(root):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda root: change_pixel(first_image(root)), "the data has changed"),
-        (lambda root: change_camera(root / "camera.json"), "the camera's calibration values have changed"),
+        (lambda root: change_pixel(first_image(root)), "other data"),
+        (lambda root: change_camera(root / "camera.json"), "another camera"),
     ],
 )
 def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
@@ -152,22 +151,3 @@ def test_overwrite_spares_its_source_however_their_folders_are_written(copy, mon
     with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
         train.run(replace(copy, overwrite=True, classifier_uri="one_epoch/fold_0"))
     assert metrics(copy)["complete"]
-
-
-def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp_path, capsys):
-    def warnings(**changes):
-        plan = Plan(replace(one_epoch, logdir=str(tmp_path), classifier_uri=str(one_epoch.run_dir), **changes))
-        plan.check_folders(plan.folds)
-        lines = capsys.readouterr().err.splitlines(keepends=True)
-        return "".join(line for line in lines if "was trained on" in line), plan.folds[0]
-
-    earlier = set(metrics(one_epoch)["train_indices"])
-    said, fold = warnings(test_size=0.25, seed=one_epoch.optimization.seed + 1)
-    seen = [len(earlier & set(indices.tolist())) for indices in (fold.split.valid, fold.split.test)]
-    assert min(seen) > 0
-    assert said == (
-        f"warning: --classifier_uri={one_epoch.run_dir} was trained on {seen[0]} of {len(fold.split.valid)} "
-        f"validation samples and {seen[1]} of {len(fold.split.test)} test samples of this run, whose scores are then "
-        f"too good: --state_dict_uri={one_epoch.run_dir} takes its splits\n"
-    )
-    assert warnings(state_dict_uri=str(one_epoch.run_dir))[0] == ""

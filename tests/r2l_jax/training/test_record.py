@@ -8,7 +8,7 @@ import pytest
 from small_runs import metrics
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.record import changes, members, read_metrics
+from r2l_jax.training.record import differences, members, read_metrics
 from r2l_jax.training.run import load
 
 
@@ -74,7 +74,7 @@ def test_a_run_can_be_tracked_otherwise_but_not_continued_with_other_settings(on
     earlier = metrics(one_epoch)
 
     def reasons(**flags):
-        return changes({**earlier, "flags": earlier["flags"] | flags}, earlier)
+        return differences(earlier, {**earlier, "flags": earlier["flags"] | flags})
 
     assert reasons(track=["processing"], adv_track_differences=True, data_dir="elsewhere", overwrite=True) == []
     assert reasons(lr=0.1, seed=2) == ["lr was 0.001, is 0.1", "seed was 1, is 2"]
