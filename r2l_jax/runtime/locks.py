@@ -11,10 +11,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, make_output_folder
 
 
-class FolderInUseError(InputError):
-    """Raised while another program is writing to a folder or a file."""
-
-
 @contextlib.contextmanager
 def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
     """Makes a folder, and keeps other runs of this and other programs from writing to it in the meantime.
@@ -36,7 +32,7 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
         clear_parts(folder)
     except filelock.Timeout:
         target, kind = (folder / file, "file") if file else (folder, "folder")
-        raise FolderInUseError(f"{target}: another program is writing to this {kind}") from None
+        raise InputError(f"{target}: another program is writing to this {kind}") from None
     except OSError as error:
         # On some network file systems nothing can be locked. There, the user must not start two programs.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):

@@ -205,7 +205,9 @@ class TrackingSettings(Settings):
             "track_every_epoch": "every_epoch",
         },
     )
-    track_n_images: int = setting("how many samples to record, of all classes in turn", 5, bound=POSITIVE, rare=True)
+    track_n_images: int = setting(
+        "how many samples to record, of all classes in turn", 5, bound=POSITIVE, rare=True, needs="track"
+    )
 
     @property
     def records(self) -> bool:

@@ -32,14 +32,15 @@ def test_scripts_and_commands_are_the_programs():
 def test_a_script_and_a_command_start_their_program(name, monkeypatch):
     program = importlib.import_module(f"r2l_jax.programs.{name}")
     started = []
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    # Signals end a program also while it imports the others.
+    monkeypatch.setattr("signal.signal", lambda number, _: started.append(number.name))
     monkeypatch.setattr(program, "run", lambda: started.append(name))
     with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     monkeypatch.setattr(sys, "argv", [f"/usr/bin/r2l-{name}"])
     with pytest.raises(SystemExit, match=r"^0$"):
         programs.start()
-    assert started == [name, name]
+    assert started == 2 * ["SIGINT", "SIGTERM", name]
 
 
 def test_r2l_starts_the_program_that_it_is_given(monkeypatch):

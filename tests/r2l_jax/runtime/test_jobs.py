@@ -3,8 +3,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -170,40 +168,30 @@ def test_work_is_spread_and_failed_chunks_name_their_items(monkeypatch):
     assert [each.item for each in ended[:4]] == [14, 15, 12, 13]
 
 
-# A worker that is killed leaves sockets and processes to the system.
-on_workers = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
-
-
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # A worker that is killed leaves sockets and processes to the system.
 class TestWorkers:
-    pytestmark = on_workers
-
-    def test_a_job_whose_worker_dies_is_run_again(self, tmp_path, monkeypatch):
+    def test_a_job_whose_worker_dies_is_run_again(self, tmp_path):
         pytest.importorskip("distributed")
 
         def job(name, function, *more, after=()):
             return Job(name, functools.partial(function, str(tmp_path), name, *more), after)
 
-        # Not the folder in which the workers are started.
-        (tmp_path / "here").mkdir()
         work = [
-            job("first", cluster_jobs.note),
-            job("lost once", cluster_jobs.die_once, after=("first",)),
+            job("lost once", cluster_jobs.die_once),
             # After the loss, with which Dask runs jobs again whose results were on that worker.
             job("wrong", cluster_jobs.fail, ValueError("no number"), after=("lost once",)),
             job("mistake", cluster_jobs.fail, InputError("--lr must be positive"), after=("lost once",)),
             job("needs wrong", cluster_jobs.note, after=("wrong",)),
             job("needs mistake", cluster_jobs.note, after=("mistake",)),
-            job("last", cluster_jobs.note, after=("lost once",)),
         ]
         done = {ended.item: ended.error for ended in jobs.run(work, "local:2", tmp_path / "logs")}
         assert done == {
-            "first": None,
             "lost once": None,
             "wrong": "no number",
             "mistake": "--lr must be positive",
             "needs wrong": "no number",
             "needs mistake": "not started, since mistake failed",
-            "last": None,
         }
         assert [(tmp_path / name).read_text().count("called") for name in ("wrong", "mistake")] == [3, 1]
         assert (tmp_path / "logs" / "wrong.txt").read_text().count("before the error") == 3
@@ -229,24 +217,13 @@ class TestWorkers:
             assert line in script
         assert (slurm / "first").exists()
 
-    @pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
-    def test_a_signal_ends_a_program_and_its_workers_in_one_line(self, tmp_path, number, send):
-        (tmp_path / "program.py").write_text(INTERRUPTED)
-        environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
-        command, pipe = [sys.executable, str(tmp_path / "program.py")], subprocess.PIPE
-        # In a group of its own, as a terminal's, which sends Ctrl-C to the workers as well.
-        with subprocess.Popen(
-            command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-        ) as program:
-            assert program.stdout is not None
-            assert program.stdout.readline() == "up\n"
-            time.sleep(1)
-            send(program.pid, number)
-            # Their ends of the pipes are closed once the workers have ended.
-            said = "\nstopping after this step; interrupt again to stop at once\n"
-            ending = "program.py: stopped; the same command resumes there\n"
-            assert program.communicate(timeout=120)[1] == said + ending
-            assert program.returncode == 130
+    def test_a_signal_stops_work_elsewhere(self):
+        work = [Job(str(seconds), functools.partial(time.sleep, seconds)) for seconds in (0, 60)]
+        ended = jobs.run(work, "local:2")
+        assert next(ended).item == "0"
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
+            next(ended)
 
 
 @pytest.fixture
@@ -263,17 +240,3 @@ def slurm(tmp_path, monkeypatch):
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=":")
     return tmp_path
-
-
-INTERRUPTED = """
-import functools, sys, time
-from r2l_jax.runtime import jobs, stop
-
-def main():
-    work = [jobs.Job("begins", functools.partial(time.sleep, 0)), jobs.Job("sleeps", functools.partial(time.sleep, 60))]
-    for ended in jobs.run(work, "local:2"):
-        print("up", flush=True)
-
-if __name__ == "__main__":
-    sys.exit(stop.exit_status(main))
-"""

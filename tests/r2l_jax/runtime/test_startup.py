@@ -10,13 +10,13 @@ import pytest
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 PAGE_FAULTS = """
-import resource, sys, threading
+import resource, sys
 import jax, jax.numpy as jnp
 from isp.filter import apart
 from r2l_jax.runtime import startup
 
-if sys.argv[1] != "given back":
-    startup.keep_memory(any_thread=sys.argv[1] == "any thread")
+if sys.argv[1] == "kept":
+    startup.keep_memory()
 
 @jax.jit
 def total(x):
@@ -26,18 +26,11 @@ def total(x):
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(total(x))
-    of_calls.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-x, of_calls = jnp.ones(2**12), []
-for _ in range(8):
-    if sys.argv[1] == "any thread":
-        thread = threading.Thread(target=faults)
-        thread.start()
-        thread.join()
-    else:
-        faults()
+x = jnp.ones(2**12)
 # Now and then, a call begins before the memory of the one before it is free.
-print(min(of_calls[1:]))
+print(min([faults() for _ in range(8)][1:]))
 """
 
 
@@ -50,8 +43,7 @@ print(min(of_calls[1:]))
     ("memory", "low", "high"),
     [
         pytest.param("given back", 2**26 // os.sysconf("SC_PAGE_SIZE"), math.inf, marks=pytest.mark.slow),
-        ("main thread", 0, 100),
-        pytest.param("any thread", 0, 100, marks=pytest.mark.slow),
+        ("kept", 0, 100),
     ],
 )
 def test_kept_memory_is_mapped_once(memory, low, high):

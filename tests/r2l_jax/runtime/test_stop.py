@@ -17,15 +17,6 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 
 ROOT = pathlib.Path(__file__).parents[3]
 
-# The signal comes when the program imports a module, of which Python tells this hook.
-AT_IMPORT = """
-import os, runpy, signal, sys
-moment = sys.argv[1]
-sys.addaudithook(lambda event, words: event == "import" and words[0] == moment and signal.raise_signal(signal.SIGINT))
-del sys.argv[:2]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
 # The signal comes while a program works, when Python ignores exceptions, as it exits, or twice in one step.
 AT_WORK = """
 import atexit, gc, signal, sys
@@ -53,21 +44,10 @@ sys.exit(stop.exit_status(main))
 """
 
 
-def started(code, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.parametrize("moment", ["r2l_jax.config", pytest.param("jaxlib.mlir.ir", marks=pytest.mark.slow)])
-def test_a_signal_during_an_import_ends_a_program_in_one_line(tmp_path, moment):
-    ended = started(AT_IMPORT, moment, str(ROOT / "scripts" / "train.py"), f"--logdir={tmp_path}", "--run_name=b")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "train.py: interrupted\n")
-
-
 @pytest.mark.parametrize("moment", ["working", "collecting", "exiting", "stopping"])
 def test_a_signal_at_work_ends_a_program_in_one_line(moment):
-    ended = started(AT_WORK, moment)
+    command, environment = [sys.executable, "-c", AT_WORK, moment], {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     said = "\nstopping after this step; interrupt again to stop at once\n" if moment == "stopping" else ""
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "working\n", f"{said}-c: interrupted\n")
 

@@ -16,7 +16,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import Classification
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.locks import FolderInUseError, writing_to
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
 from r2l_jax.training.tracking import Tracker
@@ -89,7 +89,7 @@ def test_a_fold_in_training_is_not_trained_twice(base):
     config = replace(base, run_name="twice", n_splits=2)
     with (
         writing_to(config.run_dir / "fold_1"),
-        pytest.raises(FolderInUseError, match="another program is writing"),
+        pytest.raises(InputError, match="another program is writing"),
     ):
         train.run_folds(config, [1])
 
