@@ -140,16 +140,6 @@ def test_every_pattern_is_processed_by_its_own_colors(pattern):
     np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-6)
 
 
-def test_vmap_over_stacked_parameters_equals_one_by_one():
-    graphdef, params = nnx.split(drone())
-    sets = [params, jax.tree.map(lambda p: 1.1 * p, params)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)
-    raw = jnp.array(GOLDEN["drone/raw"])
-    rgb = jax.vmap(lambda p: nnx.merge(graphdef, p)(raw))(stacked)
-    for i, single in enumerate(sets):
-        np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(raw), atol=1e-5)
-
-
 def test_compiles_once_per_shape_whatever_the_parameters():
     raw = GOLDEN["drone/raw"]
     drone()(raw)
@@ -164,14 +154,6 @@ def test_additive_layer_is_added_last():
     rgb, stages = module.trace(GOLDEN["drone/raw"])
     assert tuple(stages) == (*STAGES, "additive_layer")
     np.testing.assert_allclose(rgb, stages["gamma_correct"] + 0.25, atol=1e-6)
-
-
-def test_facts_are_those_declared_without_the_values():
-    module = drone()
-    assert list(module.facts) == list(module.parameters()) == list(SHAPES)
-    assert all(facts.value is None for facts in module.facts.values())
-    graphdef, params = nnx.split(module)
-    assert nnx.merge(graphdef, params).facts == module.facts
 
 
 def double(image, factor=2.0):
@@ -237,7 +219,6 @@ def clips(*parameters):
         (lambda: drone().without("gamma"), "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'"),
         (lambda: drone().inserted(DOUBLE, after="a", before="b"), "exactly one of after and before must be given"),
         (lambda: drone().with_values({"gain": 1.0}), r"values must be for the parameters .*, got also \['gain'\]"),
-        (lambda: drone().trace(RAW, {"denoise": 0.0}), r"perturbations must be named after .* got \['denoise'\]"),
         (lambda: drone()(RAW[:5]), r"raw must have an even height and width, got shape \(5, 8\)"),
     ],
 )
