@@ -64,17 +64,8 @@ def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(patt
     np.testing.assert_allclose(gradient.sum((1, 2)), 1, rtol=1e-6)
 
 
-def test_lone_spares_a_line_of_one_site():
-    line = np.full((12, 12), 0.1, np.float32)
-    line[6] = 0.9
-    np.testing.assert_array_equal(repair.defects(line, threshold=0.1, lone=True), line)
-    assert not np.array_equal(repair.defects(line, threshold=0.1), line)
-
-
-def test_constant_mosaics_stay_and_those_without_a_number_become_black():
-    constant = jnp.full((8, 8), 0.4)
-    np.testing.assert_array_equal(repair.defects(constant), constant)
-    np.testing.assert_array_equal(repair.defects(jnp.nan * constant), 0)
+def test_mosaics_without_a_number_become_black():
+    np.testing.assert_array_equal(repair.defects(jnp.full((8, 8), jnp.nan)), 0)
 
 
 def test_a_soft_threshold_begins_and_ends_where_it_says():

@@ -68,13 +68,12 @@ def test_values_lie_on_the_steps_of_the_converter():
 
 
 def test_gradient_is_that_of_the_clipped_mean():
-    light = jnp.stack([gray(0.4, 2), gray(1.5, 2)])
-    gradient = jax.grad(lambda light: sensor.expose(light, KEY, camera=CAMERA).sum())(light)
-    np.testing.assert_allclose(gradient[0].sum(-1), 1 - 128 / 4095, rtol=1e-5)
-    np.testing.assert_array_equal(gradient[1], 0)
-    np.testing.assert_array_equal(sensor.expose(light, KEY, camera=CAMERA)[1], 1)
-    with pytest.raises(ValueError, match="bits must be between 1 and 16, got 17"):
-        sensor.expose(light, KEY, camera=CAMERA, bits=17)
+    light = jnp.stack([gray(level, 2) for level in (0.4, 1.5, -0.3)])
+    exposed, pull = jax.vjp(lambda light: sensor.expose(light, KEY, camera=CAMERA, read_noise=0.0), light)
+    np.testing.assert_allclose(exposed[1:], np.array([1, 128 / 4095])[:, None, None] * np.ones((2, 2)), atol=0.5 / 4095)
+    gradient = pull(jnp.ones_like(exposed))[0].sum(-1)
+    np.testing.assert_allclose(gradient[0], 1 - 128 / 4095, rtol=1e-5)
+    np.testing.assert_array_equal(gradient[1:], 0)
 
 
 @pytest.mark.parametrize("exposure", [1.0, 0.5])
@@ -101,22 +100,11 @@ def test_noise_is_the_cameras_or_typical_unless_an_argument_says_otherwise():
     np.testing.assert_allclose(expose(), expose(full_well=15000.0, read_noise=4.0, bits=12), atol=1.01 / 4095)
 
 
-def test_negative_light_reads_as_black_and_has_no_gradient():
-    def read(light):
-        return sensor.expose(light, KEY, camera=CAMERA, read_noise=0.0, bits=16)
-
-    np.testing.assert_allclose(read(gray(-0.3, 4)), 128 / 4095, atol=0.5 / 65535)
-    np.testing.assert_array_equal(jax.jit(jax.grad(lambda light: read(light).sum()))(gray(-0.3, 4)), 0)
-
-
 def test_electrons_are_counted_in_32_bits():
     """Half precision ends at 65504."""
     camera = dataclasses.replace(CAMERA, full_well=1e5, read_noise=0.0)
-    light = jnp.full((64, 64), 0.5, jnp.float16)
-    for exposed in (
-        sensor.expose_sites(light, KEY, camera=camera, exposure=0.5),
-        sensor.expose_again(light, KEY, camera=camera, light=0.5),
-    ):
-        assert exposed.dtype == jnp.float16
-        signal = np.asarray(sensor.site_light(exposed.astype(jnp.float32), camera))
-        assert signal.mean() == pytest.approx(0.25, abs=0.03)
+    exposed = sensor.expose_sites(jnp.full((64, 64), 0.5, jnp.float16), KEY, camera=camera, exposure=0.5)
+    again = sensor.expose_again(exposed, KEY, camera=camera, light=0.5)
+    assert exposed.dtype == again.dtype == jnp.float16
+    for raw, mean in ((exposed, 0.25), (again, 0.125)):
+        assert sensor.site_light(raw.astype(jnp.float32), camera).mean() == pytest.approx(mean, abs=mean / 8)

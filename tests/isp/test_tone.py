@@ -15,9 +15,8 @@ RGB = RNG.random((2, 4, 6, 3), np.float32)
 def test_gamma_is_flat_at_and_below_black():
     dark = jnp.array([[[-1.0, -1e-20, 0.0]]])
     np.testing.assert_array_equal(color.gamma_correct(dark, 2.2), 0)
-    rgb_gradient, gamma_gradient = jax.grad(lambda rgb, gamma: color.gamma_correct(rgb, gamma).sum(), (0, 1))(dark, 2.2)
-    np.testing.assert_array_equal(rgb_gradient, 0)
-    assert gamma_gradient == 0
+    gradients = jax.grad(lambda rgb, gamma: color.gamma_correct(rgb, gamma).sum(), (0, 1))(dark, 2.2)
+    assert not any(np.any(gradient) for gradient in gradients)
     np.testing.assert_array_equal(color.gamma_correct(jnp.array([[[np.nan, -1.0, 1.0]]]), 2.2), [[[np.nan, 0, 1]]])
 
 
@@ -79,10 +78,8 @@ def directly(rgb, strength, detail, smoothness=0.1, size=9, cell=4, floor=1e-3):
     return rgb * np.exp((1 - strength) * base + detail * (guide - base) - guide)[..., None]
 
 
-@pytest.mark.parametrize("size", variants.quick(3, [(17, 22), (3, 5), (1, 1), (16, 24), (2, 2)]))
-@pytest.mark.parametrize(
-    "settings", variants.quick(1, [{}, {"cell": 3, "size": 3, "smoothness": 0.01}, {"cell": 1, "size": 5}])
-)
+@pytest.mark.parametrize("size", [(17, 22), (1, 1), (2, 5)])
+@pytest.mark.parametrize("settings", variants.quick(1, [{}, {"cell": 3, "size": 3, "smoothness": 0.01}, {"cell": 1}]))
 def test_agrees_with_a_direct_computation(size, settings):
     rgb = RNG.random((*size, 3), np.float32) ** 3
     expected = directly(rgb, 0.4, 1.3, **settings)

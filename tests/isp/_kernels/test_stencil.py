@@ -25,11 +25,7 @@ def correlate_plainly(planes, kernels, border):
 
 
 KERNELS = [  # The sides and the periods of kernels, and the borders.
-    ((5, 3), (1, 1), "zero"),
-    ((3, 3), (2, 2), "mirror"),
-    ((1, 5), (1, 2), "symmetric"),
-    ((3, 1), (2, 1), "symmetric"),
-    ((3, 3), (2, 2), "zero"),
+    *(((5, 3), (1, 1), "zero"), ((3, 3), (2, 2), "mirror"), ((1, 5), (1, 2), "symmetric"), ((3, 1), (2, 1), "mirror")),
     *(((5, 3), (1, 1), border) for border in ("mirror", "symmetric")),
     *((sides, (2, 2), border) for sides in ((3, 3), (5, 5)) for border in SCIPY_MODES),
 ]
