@@ -50,10 +50,10 @@ def test_refuses(change, message, unchecked):
 
 def test_json_with_a_white_level_has_levels_in_digital_numbers():
     assert 49 / 3000 * 3000 != 49
-    camera = isp.Camera.from_json(f'{{"black_level": [49, 63, 65, 64.5], "white_level": 3000, {BODY}}}')
-    assert camera.black_level == (49 / 3000, 63 / 3000, 65 / 3000, 64.5 / 3000)
+    camera = isp.Camera.from_json(f'{{"black_level": [49, 63, 65.12345678, 64.5], "white_level": 3000, {BODY}}}')
+    assert camera.black_level == (49 / 3000, 63 / 3000, 65.12345678 / 3000, 64.5 / 3000)
     written = json.loads(camera.to_json())
-    assert (written["black_level"], written["white_level"]) == ([49, 63, 65, 64.5], 3000)
+    assert (written["black_level"], written["white_level"]) == ([49, 63, 65.12345678, 64.5], 3000)
     assert isp.Camera.from_json(camera.to_json()) == camera
 
 

@@ -122,3 +122,20 @@ def test_a_parameter_may_start_at_a_traced_value():
         return isp.static(CAMERA, "none", "none", "tv_chambolle", weight=weight, max_iterations=2)(RAW).sum()
 
     assert np.isfinite(jax.jit(jax.grad(total))(0.1))
+
+
+@pytest.mark.parametrize("make", [isp.parametrized, isp.static])
+def test_every_parameter_has_a_natural_range_and_camera_fields_are_declared(make):
+    pipeline = make(CAMERA)
+    assert all(facts.has_range for facts in pipeline.facts.values())
+    fields = {facts.camera: name for name, facts in pipeline.facts.items() if facts.camera}
+    assert set(fields) == {"black_level", "white_balance", "color_matrix"}
+    for field, name in fields.items():
+        np.testing.assert_allclose(pipeline.parameters()[name], getattr(CAMERA, field), rtol=1e-6)
+
+
+def test_only_static_pipelines_render_black_as_zero():
+    """The slope of the tone curve is infinite at 0, where nothing could be learned."""
+    dark = jnp.zeros((4, 6))
+    np.testing.assert_allclose(isp.parametrized(CAMERA)(dark).min(), 1e-5 ** (1 / 2.2), rtol=1e-5)
+    assert isp.static(CAMERA)(dark).min() == 0
