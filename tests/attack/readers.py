@@ -17,8 +17,8 @@ import isp
 from r2l_jax.data.fetch import archives
 from r2l_jax.data.files import corrections, headerless
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.data.files.known_camera import find_camera, find_known_camera
-from r2l_jax.data.files.pictures import read_mask, read_picture
+from r2l_jax.data.files.known_camera import find_known_camera
+from r2l_jax.data.files.pictures import read_picture
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.shot import read_shot
 from r2l_jax.runtime.errors import InputError
@@ -174,21 +174,6 @@ def _read_headerless(folder, path):
 
 
 @_reader(
-    "masks",
-    {
-        "gray.png": _picture(_samples(dtype=np.uint8)),
-        "palette.png": _picture(_samples(dtype=np.uint8) % 2 > 0),
-        "gray.tif": _tiff(_samples(dtype=np.uint8), compression="zlib"),
-        "color.tif": _tiff(_samples((48, 64, 3), np.uint8), photometric="rgb"),
-    },
-)
-def _read_masks(folder, path):
-    mask = read_mask(path)
-    assert (mask.dtype, mask.ndim) == (np.uint8, 2)
-    assert mask.size == 0 or mask.max() <= 1
-
-
-@_reader(
     "pictures",
     {
         "a.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg"),
@@ -203,19 +188,6 @@ def _read_pictures(folder, path):
     assert picture.ndim == 3
     assert picture.shape[2] == 3
     assert picture.dtype in (np.uint8, np.uint16)
-
-
-@_reader(
-    "camera",
-    {
-        "camera.json": CAMERA.to_json().encode(),
-        "white.json": isp.Camera([0.1] * 4, (2, 1, 2), np.eye(3), white_level=1023).to_json().encode(),
-    },
-)
-def _read_camera(folder, path):
-    camera = find_camera(str(path))
-    assert np.isfinite(camera.color_matrix).all()
-    assert max(camera.black_level) < 1
 
 
 @_reader(
