@@ -75,6 +75,7 @@ def test_a_missing_strip_or_tile_is_named_rather_than_read_as_black(tmp_path, co
     [
         ({"rowsperstrip": 16}, {"ImageLength": 192}, "it declares 12 strips and has 6"),
         ({}, {"StripByteCounts": 12287}, "strip 0 of 1 holds 12287 of the 12288 bytes declared"),
+        ({}, {"StripByteCounts": 2**20}, "strip 0 of 1 is not in the file"),
         ({}, {"ImageWidth": 0}, r"empty picture of shape \(96, 0\)"),
         (
             {"compression": "zlib"},
