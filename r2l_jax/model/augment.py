@@ -25,8 +25,7 @@ def augment(
     """Changes each image of a batch at random, as its key decides (see `sample_keys`).
 
     - "none" changes nothing.
-    - "weak" flips and turns images by right angles, all eight orientations equally likely. Images that are not square
-      are only flipped and turned by half.
+    - "weak" flips and turns images by right angles, see `orient`.
     - "strong" does the same. Then, each with probability 1/2, it adds noise of standard deviation 0.0005, and sets the
       sharpness to 0.5: half of the image plus half of its 3x3 smoothing (torchvision's `adjust_sharpness` without
       clipping).

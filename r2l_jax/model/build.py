@@ -30,9 +30,9 @@ def unknown_statistics() -> Statistics:
 class Architecture:
     """Describes the models of a run, and makes them.
 
-    `pipeline` is the one that `processing` names; None for another kind of processor. `camera` has the values that the
-    processing starts from; None for images that are processed already. `shape` is that of a mosaic `(H, W)`, or of an
-    image `(H, W, 3)`. `additive_layer` adds a learned image at the end of the pipeline.
+    `pipeline` is the one that `processing` names; None for another kind of processor. `camera` is None for images that
+    are processed already. `shape` is `(H, W)` of a mosaic, or `(H, W, 3)` of an image. `additive_layer` adds a learned
+    image at the end of the pipeline.
     """
 
     processing: ProcessingSettings

@@ -39,7 +39,7 @@ def retake(
     - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
     - "readout": the read noise rises to up to four times the camera's, and the black level moves.
 
-    The sensor adds the noise that is missing at the new light, see `isp.sensor.expose_again`.
+    The sensor adds the noise that is missing, see `isp.sensor.expose_again`.
     """
     most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 

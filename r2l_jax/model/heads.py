@@ -40,9 +40,8 @@ _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 class NamedHead:
     """A head by name; calling it makes the head.
 
-    `make` takes `classes`, `rngs`, both or neither. `identity` is the name and everything that distinguishes the head
-    from others of this name. `source` is the user's file, if the head comes from one. `groups` are the numbers of the
-    outputs that stand for each class; None if the outputs are the classes.
+    `make` takes `classes`, `rngs`, both or neither. `identity` distinguishes the head from others of this name.
+    `groups` are the numbers of the outputs that stand for each class; None if the outputs are the classes.
     """
 
     name: str

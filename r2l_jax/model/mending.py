@@ -88,8 +88,7 @@ def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]
     """Computes the share of the entropy of a mean prediction that the single predictions resolve, from 0 to 1.
 
     It is their mutual information with the images over that entropy: 1 if each image is surely of one class and the
-    classes differ, 0 if all images get the same probabilities. Images of one class score low once they are normalized
-    as if they were of all classes: the network then has to find differences in them that are none.
+    classes differ, 0 if all images get the same probabilities.
     """
     entropies = jax.scipy.special.entr(probabilities).sum(-1)
     of_mean = jax.scipy.special.entr(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)).sum()
@@ -100,8 +99,7 @@ def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known |
     """Adapts the statistics of all layers that normalize to new images.
 
     In each layer, the statistics of clean images are mixed with those of new ones. The share of these is chosen by
-    leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then. Images
-    of the mixture are normalized as clean ones were before.
+    leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then.
 
     `model` is in evaluation, and `raws` are the mosaics of at least two new images. The validation score says how
     certain a classifier must be of them. `clean` are the statistics of clean images, see `known_of`; None for those of

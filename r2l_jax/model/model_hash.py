@@ -45,9 +45,8 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
 def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
     """Describes an option or a function, and the values that it holds, in terms that JSON can write.
 
-    The description of a function is its name, the values that it captures, and its defaults. For a function in a user's
-    file, whose module is named after the file's content (`named_code.load`), it also has the values of the
-    globals that the function refers to. `outer` has the ids of the values that contain this one, to end recursion.
+    The description of a function is its name, the values that it captures, its defaults and, in a user's file, the
+    globals that it refers to. `outer` has the ids of the values that contain this one, to end recursion.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -41,12 +41,11 @@ class Standardize(nnx.Module):
 
 
 class OwnNormalization(Standardize):
-    """The normalization of a head that has its own, the same for all images that the head was trained on.
+    """The normalization of a head that has its own, whose numbers need not be statistics of any images.
 
-    Its numbers need not be statistics of any images. It therefore also knows the statistics of the images that the
-    model processes. With those of other images, it gives these images the brightness and the contrast of the known
-    ones, channel by channel, before it normalizes them. `known_mean` and `known_var` are the statistics of the images
-    by channel; in training, running ones, which have no effect.
+    It also knows the statistics `known_mean` and `known_var` of the images that the model processes (in training,
+    running ones, without an effect). With those of other images, it gives these the brightness and the contrast of the
+    known ones, channel by channel, before it normalizes them.
     """
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):

@@ -99,11 +99,10 @@ class Classification(_Task):
         return (images[0], self.outputs)
 
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
-        """Returns the task with the training loss, which validation does not use.
+        """Returns the task with the training loss: `balanced` weighs classes inversely to their numbers of samples.
 
-        `balanced` weighs classes inversely to their numbers of samples, and 1 on average over the samples. `guesses`
-        counts one answer in ten as a guess: under cameras that are drawn at random, a frozen head will not learn to
-        read the darkest images, and is sure of wrong classes, whose loss would outweigh that of all others.
+        `guesses` counts one answer in ten as a guess: under cameras that are drawn at random, a frozen head is sure of
+        wrong classes of the darkest images, whose loss would outweigh that of all others.
         """
         weights = None
         if balanced:
@@ -230,9 +229,8 @@ class Segmentation(_Task):
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`.
 
-        The mean of the Dice losses of batches depends on how samples are batched. The loss is therefore computed over
-        all samples together, and follows from the three sums of `tasks.losses.dice_sums`. `tile_iou` is the sum of the
-        images' own intersections over union, each times its sample's weight.
+        The loss is that of all samples together, from `tasks.losses.dice_sums`. `tile_iou` is the sum of the images'
+        own intersections over union, each times its sample's weight.
         """
         masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
         logits = _enlarged(logits, masks.shape[1])[..., 0]

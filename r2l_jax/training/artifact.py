@@ -311,11 +311,6 @@ class Opening:
         )
 
 
-def sources(codes: Sequence[str]) -> dict[str, Source]:
-    """Returns the user's code by the names `<file>.py:<function>` that he gives it."""
-    return {code: named_code.load(code, "--code", "pipeline or head")[0] for code in codes}
-
-
 def stored_arrays(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
     """Loads the arrays of a fold, from its checkpoints or, if it was adapted, from its file."""
     file = folder / NAME

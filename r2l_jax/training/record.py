@@ -76,7 +76,6 @@ class About(msgspec.Struct, kw_only=True):
     train_indices: Indices
     valid_indices: Indices
     test_indices: Indices = []
-    made_by: list[dict[str, str]]
     best_epoch: int | None = None
     pipeline: PipelineFile | None = None
     head: PipelineFile | None = None

@@ -21,10 +21,10 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.mending import mend
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler
+from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file, sources
+from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
 from r2l_jax.training.record import fold_folder, fold_folders, members
 
 # How many mosaics are processed at once, unless told otherwise.
@@ -273,12 +273,9 @@ def load(
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    opening = Opening(
-        checkpoint,
-        shardings().everywhere if with_data else device,
-        sources([code] if isinstance(code, str) else code),
-        data_dir,
-    )
+    codes = [code] if isinstance(code, str) else code
+    given = {each: named_code.load(each, "--code", "pipeline or head")[0] for each in codes}
+    opening = Opening(checkpoint, shardings().everywhere if with_data else device, given, data_dir)
     if pathlib.Path(path).is_file():
         folds = [opening.file(pathlib.Path(path))]
     else:

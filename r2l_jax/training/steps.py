@@ -75,12 +75,8 @@ class Steps:
     def summary(self) -> tuple[str, ...]:
         """The numbers that sum a run up, by their names in its history."""
         metrics = [f"{split}_{name}" for split in ("val", "train") for name in (self.task.score, "loss")]
-        return (*metrics, *(f"{split}_{name}" for name in self.rule.metrics for split in ("val", "train")))
-
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """The names of the task's metrics in the history, where the last epoch always has them."""
-        return tuple(f"val_{name}" for name in self.task.metrics)
+        metrics += [f"{split}_{name}" for name in self.rule.metrics for split in ("val", "train")]
+        return (*metrics, *(f"val_{name}" for name in self.task.metrics))
 
     def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         """Updates once, and returns the next state and the mean loss; consumes the state.

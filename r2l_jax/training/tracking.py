@@ -50,7 +50,7 @@ class Tracker:
         """Records the row of an epoch, the processing's parameters after it, and the means of `count` steps' sums."""
         epoch = row["epoch"]
         # Grouped so that training and validation stand side by side.
-        names = {"/".join(reversed(name.split("_", 1))): name for name in (*steps.summary, *steps.measured)}
+        names = {"/".join(reversed(name.split("_", 1))): name for name in steps.summary}
         self.scalars({tag: row[name] for tag, name in names.items() if name in row}, epoch)
         norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
         # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.

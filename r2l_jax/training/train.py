@@ -18,7 +18,6 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
-from r2l_jax.runtime import store
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
@@ -105,7 +104,7 @@ def _remove(run_dir: pathlib.Path) -> None:
 def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     """Computes the mean and the standard deviation of the final numbers over the folds."""
     by_default = [name for name in results[0] if name.startswith("default_val_")]
-    names = [name for name in (*steps.summary, *steps.measured, *by_default) if name in results[0]]
+    names = [name for name in (*steps.summary, *by_default) if name in results[0]]
     values = {name: [result[name] for result in results] for name in names}
     return {
         name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
@@ -141,10 +140,9 @@ class FoldTraining:
     def __init__(self, plan: Plan, steps: Steps, fold: Fold, stop: StopSignals):
         self._plan, self._steps, self._fold, self._stop = plan, steps, fold, stop
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
-        self._finished, self._made_by = None, [store.made_by()]
+        self._finished = None
         if fold.metrics_file.exists():
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-            self._made_by = [*(maker for maker in earlier["made_by"] if maker not in self._made_by), *self._made_by]
             if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
                 self._finished = earlier
         self._history: list[Numbers] = []
@@ -262,9 +260,9 @@ class FoldTraining:
         last, best, confusion = self._history[-1], self._best, sums["confusion"]
         assert best is not None  # the last epoch is always validated
         final = {
-            **{name: last[name] for name in (*steps.summary, *steps.measured) if name in last},
+            **{name: last[name] for name in steps.summary if name in last},
             "best_epoch": best["epoch"],
-            **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *steps.measured)},
+            **{f"best_val_{name}": best[f"val_{name}"] for name in (task.score, "loss", *task.metrics)},
             **{
                 f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
                 for name in ("precision", "recall", "f1")
@@ -318,7 +316,6 @@ class FoldTraining:
             **(final or {}),
             "history": self._history,
             **self._plan.described,
-            "made_by": self._made_by,
             **{f"{name}_indices": indices.tolist() for name, indices in self._fold.split._asdict().items()},
         }
 

@@ -53,21 +53,6 @@ def found(name, **settings):
     return find_head(build(NetworkSettings, classifier_network=name, **settings), tuple("abcde"))
 
 
-def test_it_is_trained_and_its_file_recorded(trained, head):
-    recorded, arrays = metrics(trained)["head"], model(trained)
-    assert f"{recorded['file']}:{recorded['function']}" == head
-    # The batch norm has moved from its start, and so has the scale that is learned with it.
-    assert (arrays["head.norm.mean"] != 0).all()
-    assert (arrays["head.norm.scale"] != 1).any()
-
-
-def test_it_predicts_from_its_folder_and_from_its_file(trained, head):
-    raws = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    run, file = (load(trained.run_dir / name, code=head) for name in ("", "fold_0/model.safetensors"))
-    np.testing.assert_array_equal(file.predict(raws), run.predict(raws))
-    assert file.identity == run.identity
-
-
 @pytest.fixture
 def moved(tmp_path):
     return own_code.write(tmp_path / "a.py", CODE)
@@ -78,8 +63,14 @@ def other(tmp_path):
     return own_code.write(tmp_path / "b.py", f"{CODE}\n")
 
 
-def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, moved, other):
-    assert load(trained.run_dir, code=moved).config.model.classifier_network == moved
+def test_it_is_trained_and_loaded_with_the_same_file_alone(trained, moved, other):
+    arrays, raws = model(trained), np.random.default_rng(0).random((3, 32, 32), np.float32)
+    # The batch norm has moved from its start, and so has the scale that is learned with it.
+    assert (arrays["head.norm.mean"] != 0).all()
+    assert (arrays["head.norm.scale"] != 1).any()
+    run, file = (load(trained.run_dir / name, code=moved) for name in ("", "fold_0/model.safetensors"))
+    np.testing.assert_array_equal(file.predict(raws), run.predict(raws))
+    assert (file.identity, run.config.model.classifier_network) == (run.identity, moved)
     with pytest.raises(InputError, match=r"give --code=.*my_head.py:make; --code=.*b.py:make is another$"):
         load(trained.run_dir, code=other)
 

@@ -17,7 +17,7 @@ IMAGES = np.random.default_rng(0).random((5, 8, 10, 3), np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
 
 
-def write(file, shape, last=False, kind=onnx.TensorProto.FLOAT):
+def write(file, shape, last=False):
     """Writes a network that multiplies the means of an image's channels by the weights."""
     axes = onnx.numpy_helper.from_array(np.array([1, 2] if last else [2, 3], np.int64), "axes")
     weights = onnx.numpy_helper.from_array(WEIGHTS, "weights")
@@ -25,8 +25,8 @@ def write(file, shape, last=False, kind=onnx.TensorProto.FLOAT):
         onnx.helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
         onnx.helper.make_node("MatMul", ["means", "weights"], ["logits"]),
     ]
-    given = onnx.helper.make_tensor_value_info("images", kind, shape)
-    made = onnx.helper.make_tensor_value_info("logits", kind, [shape[0], 5])
+    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)
+    made = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [shape[0], 5])
     graph = onnx.helper.make_graph(nodes, "network", [given], [made], [axes, weights])
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), file)
@@ -59,22 +59,13 @@ def test_a_gradient_is_refused_in_one_line(tmp_path):
         jax.jit(jax.grad(lambda images: head(images).sum()))(IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        (["B", "C", "H", "W"], r"must take one float32 batch \(B, 3, H, W\) or .*, got tensor\(float\) \['B', 'C'"),
-        (None, "is not an ONNX file that can be read"),
-    ],
-)
-def test_files_that_do_not_fit(tmp_path, shape, message):
+def test_files_that_do_not_fit(tmp_path):
     file = tmp_path / "net.onnx"
-    if shape is None:
-        file.write_bytes(b"no network")
-    else:
-        write(file, shape)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=r"one float32 batch .*, got tensor\(float\) \['B', 'C', 'H', 'W'\]$"):
+        from_onnx(write(file, ["B", "C", "H", "W"]))
+    file.write_bytes(b"no network")
+    with pytest.raises(InputError, match=r"net.onnx is not an ONNX file that can be read[^\n]*$"):
         from_onnx(str(file))
-    assert "\n" not in str(error.value)
 
 
 def test_a_file_is_measured_and_predicts(base, tmp_path, capsys):

@@ -74,17 +74,16 @@ def test_a_run_is_not_continued_with_another_split(own_split, copy):
         plan.check_folders(plan.folds)
 
 
-@pytest.mark.parametrize("given", ["nothing", "test_size", "split"])
-def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apart(own_split, given):
-    changes = {"nothing": {"split": None}, "test_size": {"split": None, "test_size": 10.0}, "split": {}}[given]
+@pytest.mark.parametrize(
+    ("changes", "count", "others"),
+    [({"split": None}, 40, 40), ({"split": None, "test_size": 10.0}, 10, 30), ({}, 5, 30)],
+)
+def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apart(own_split, changes, count, others):
     dataset = datasets.load("Synthetic", **own_split[0].data.source)
     (fold,) = splits_of(replace(own_split[0], **changes).data, 1, dataset, trains=False)
-    count = {"nothing": 40, "test_size": 10, "split": 5}[given]
-    assert len(fold.test) == count
+    assert (len(fold.test), len(fold.train)) == (count, others)
     assert fold.valid.tolist() == fold.test.tolist()
-    others = {"nothing": 40, "test_size": 30, "split": 30}[given]
-    assert len(fold.train) == others
-    assert set(fold.train.tolist()).isdisjoint(fold.test.tolist()) == (given != "nothing")
+    assert set(fold.train.tolist()).isdisjoint(fold.test.tolist()) == (count < 40)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +123,10 @@ def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
         assert (len(fold.split.train), len(fold.split.valid)) == (5, 5)
 
 
-def first_image(root):
-    return min((root / "images/raw_scale100").iterdir())
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda root: change_pixel(first_image(root)), "other data"),
+        (lambda root: change_pixel(min((root / "images/raw_scale100").iterdir())), "other data"),
         (lambda root: change_camera(root / "camera.json"), "another camera"),
     ],
 )

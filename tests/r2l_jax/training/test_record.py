@@ -99,7 +99,7 @@ def group(one_epoch, tmp_path):
 
 
 def test_members_are_in_the_order_of_their_seeds(group):
-    folder = group(put("made_by", [{"source": "other"}]))
+    folder = group(put("git_commit", "other"))
     (folder / "seed_3.old").mkdir()
     assert members(str(folder)) == [folder / "seed_2", folder / "seed_10"]
     assert members(str(folder / "seed_10")) == [folder / "seed_10"]

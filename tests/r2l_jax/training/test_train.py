@@ -87,10 +87,7 @@ def test_folds_that_are_trained_one_by_one_are_those_of_the_run(base, finished):
 
 def test_a_fold_in_training_is_not_trained_twice(base):
     config = replace(base, run_name="twice", n_splits=2)
-    with (
-        writing_to(config.run_dir / "fold_1"),
-        pytest.raises(InputError, match="another program is writing"),
-    ):
+    with writing_to(config.run_dir / "fold_1"), pytest.raises(InputError, match="another program is writing"):
         train.run_folds(config, [1])
 
 
@@ -159,25 +156,12 @@ def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_no
         train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
-@pytest.fixture(scope="module")
-def without_checkpoints(base):
-    """A run of three epochs, of which every second one is validated."""
+def test_every_second_epoch_and_the_last_are_validated_and_without_checkpoints_the_last_state_is_kept(base):
     settings = {"check_val_every_n_epoch": 2, "log_model": False, "save_locally": True, "schedule": "cosine"}
     config = replace(base, run_name="without_checkpoints", epochs=3, **settings)
     train.run(config)
-    return config
-
-
-def test_without_checkpoints_the_model_file_holds_the_last_state(without_checkpoints):
-    file = without_checkpoints.run_dir / "fold_0/model.safetensors"
-    about = r2l_jax.load(file, checkpoint="last").about
+    about = r2l_jax.load(config.run_dir / "fold_0/model.safetensors", checkpoint="last").about
     assert (about.checkpoint, about.epoch) == ("last", 2)
-    with pytest.raises(InputError, match="holds the last checkpoint, not the best one: ask for that"):
-        r2l_jax.load(file)
-
-
-def test_every_second_epoch_and_the_last_are_validated(without_checkpoints):
-    config = without_checkpoints
     recorded = events(config.run_dir / "fold_0")
     # The rate of the epoch's last update.
     expected = [config.optimization.lr * (1 + np.cos(np.pi * update / 12)) / 2 for update in (3, 7, 11)]
