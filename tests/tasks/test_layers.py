@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tasks._cpu import each_pixel_times
 from tasks.layers import BatchNorm, Conv, max_pool, mixing_of, relu
 
 
@@ -119,3 +120,14 @@ def test_batch_norm_of_bfloat16_sums_in_float32():
         np.testing.assert_allclose(found.astype(np.float32), exact, rtol=2**-7, atol=2**-5)
     np.testing.assert_allclose(running, expected_running, rtol=1e-5)
     assert running[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("outputs", [2, 7])
+def test_each_pixel_times_with_its_gradients(outputs):
+    rng = np.random.default_rng(0)
+    x, matrix, weights = (rng.normal(size=size) for size in ((2, 3, 5, 4), (4, outputs), (2, 3, 5, outputs)))
+    y, pull = jax.vjp(each_pixel_times, np.float32(x), np.float32(matrix))
+    np.testing.assert_allclose(y, np.einsum("bhwi,io->bhwo", x, matrix), atol=1e-5)
+    x_gradient, matrix_gradient = jax.jit(pull)(np.float32(weights))
+    np.testing.assert_allclose(x_gradient, np.einsum("bhwo,io->bhwi", weights, matrix), atol=1e-5)
+    np.testing.assert_allclose(matrix_gradient, np.einsum("bhwi,bhwo->io", x, weights), atol=1e-5)

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +44,33 @@ def test_parameter_counts_equal_torchvision():
     for name, count in counts.items():
         head = nnx.eval_shape(lambda name=name: tasks.resnet(name, num_classes=1000, rngs=nnx.Rngs(0)))
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(head, nnx.Param))) == count
+
+
+def test_all_convolutions_are_in_bfloat16_and_parameters_and_logits_in_float32():
+    head = nnx.eval_shape(lambda: tasks.resnet("resnet18", num_classes=3, dtype="bfloat16", rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(head)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+
+    def loss(state, images):
+        logits = nnx.merge(graph, state)(images)
+        return logits.sum(), logits
+
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    gradients, logits = jax.eval_shape(jax.grad(loss, has_aux=True), state, images)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {np.dtype("float32")}
+    text = jax.jit(jax.grad(loss, has_aux=True)).lower(state, images).as_text()
+    results = re.findall(r"stablehlo\.convolution.*-> tensor<[0-9x]+x(\w+)>", text)
+    assert len(results) > 20
+    assert set(results) == {"bf16"}
+
+
+def test_logits_are_near_those_of_float32():
+    def logits(dtype=None):
+        head = ResNet(BasicBlock, (1, 1), 3, dtype=dtype, rngs=nnx.Rngs(0))
+        head.eval()
+        return nnx.jit(lambda head: head(images))(head)
+
+    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    expected = logits()
+    assert jnp.abs(logits(dtype="bfloat16") - expected).max() < 0.05 * expected.std()

@@ -5,9 +5,10 @@ import pytest
 import variants
 from scipy import ndimage
 
-from isp._kernels import stencil
+from isp._kernels import padding, stencil
 
 SCIPY_MODES = {"zero": "constant", "mirror": "mirror", "symmetric": "reflect"}
+NUMPY_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 RNG = np.random.default_rng(0)
 
 
@@ -73,3 +74,22 @@ def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
         in_parts = jax.jit(lambda kernels: gradient(kernels)).lower(kernels)
         assert in_parts.as_text().count("stablehlo.multiply") > whole.as_text().count("stablehlo.multiply")
         np.testing.assert_allclose(in_parts.compile()(kernels), whole.compile()(kernels), rtol=1e-12)
+
+
+@pytest.mark.parametrize("border", NUMPY_MODES)
+# Rows of whole blocks, half blocks, and no blocks; and margins larger than the plane.
+@pytest.mark.parametrize(("height", "width", "margin"), [(16, 24, 2), (9, 12, 3), (7, 9, 2), (3, 4, 6)])
+def test_padding_is_that_of_numpy(border, height, width, margin):
+    plane = np.random.default_rng(0).random((2, height, width), np.float32)
+    expected = np.pad(plane, [(0, 0), (margin, margin), (margin, margin)], NUMPY_MODES[border])
+    np.testing.assert_array_equal(padding.pad(jnp.array(plane), margin, margin, border).plane, expected)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("border", NUMPY_MODES)
+def test_padding_copies_a_plane_once(border):
+    """Another copy would take as long as a small stencil."""
+    plane = jnp.zeros((2, 64, 128))
+    compiled = jax.jit(lambda plane: padding.pad(plane, 2, 2, border).wide).lower(plane).compile()
+    assert "copy(" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < plane.nbytes / 2
