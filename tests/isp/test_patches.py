@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,21 @@ def test_images_are_the_same_in_patches(module, monkeypatch):
     assert more_loops > loops
     # In linear light: the gamma multiplies rounding errors in the dark.
     np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
+    raw, (row, col) = jnp.array(RAW[:, :96, :96]), (47, 48)
+    nothing = {name: jnp.zeros_like(image) for name, image in module.trace(raw)[1].items()}
+    _, images = module.trace(raw, nothing)
+    for before, stage in itertools.pairwise(module.stages):
+        distance = lowering.distance(stage, module.parameters())
+        for change in (-1, 1) if distance is not None else ():
+            impulse = {before.name: nothing[before.name].at[:, row, col].set(change)}
+            changed = np.asarray(module.trace(raw, nothing | impulse)[1][stage.name] != images[stage.name])
+            distances = np.abs(np.argwhere(changed.reshape(*raw.shape, -1).any((0, -1))) - (row, col))
+            assert distances.max(initial=0) <= distance, stage.name
 
 
 def means_of_rows(rgb, weight):
