@@ -1,4 +1,4 @@
-"""The pipelines of the study on sensors other than Bayer, and on mosaics of odd contents."""
+"""Pipelines on sensors other than Bayer."""
 
 import jax
 import numpy as np
@@ -14,10 +14,9 @@ RAW = np.random.default_rng(0).uniform(0.1, 0.9, (2, 12, 24)).astype(np.float32)
 
 
 def camera(pattern):
-    if pattern == "MONO":
-        return isp.Camera([0.0625], pattern="MONO")
-    levels = [0.0625, 0.07, 0.065, 0.0625][: isp.cfa.black_level_shape(pattern)[0]]
-    return isp.Camera(levels, (2.0, 1.0, 1.5), MATRIX, pattern)
+    levels = [0.0625, 0.07, 0.065][: isp.cfa.black_level_shape(pattern)[0]]
+    calibration = () if pattern == "MONO" else ((2.0, 1.0, 1.5), MATRIX)
+    return isp.Camera(levels, *calibration, pattern=pattern)
 
 
 @pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "MONO", QUAD]))

@@ -14,34 +14,10 @@ class Head(nnx.Module):
         self.fc = nnx.Linear(3, 4, rngs=rngs)
 
 
-SHAPES = {
-    "blocks.0.weight": (3, 2, 1, 5),
-    "blocks.0.bias": (3,),
-    "blocks.1.weight": (3,),
-    "blocks.1.bias": (3,),
-    "blocks.1.running_mean": (3,),
-    "blocks.1.running_var": (3,),
-    "blocks.1.num_batches_tracked": (),
-    "fc.weight": (4, 3),
-    "fc.bias": (4,),
-}
-
-
-@pytest.fixture
-def head():
-    return Head(nnx.Rngs(0))
-
-
-@pytest.fixture
-def state():
-    rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
-
-
-def test_each_tensor_finds_its_variable(head, state):
-    tasks.load_torch_state(head, state)
+def tensors(head):
+    """Returns the variables by the names of their tensors, with axes in PyTorch's order."""
     conv, norm = head.blocks
-    expected = {
+    return {
         "blocks.0.weight": conv.kernel[...].transpose(3, 2, 0, 1),
         "blocks.0.bias": conv.bias[...],
         "blocks.1.weight": norm.scale[...],
@@ -51,9 +27,25 @@ def test_each_tensor_finds_its_variable(head, state):
         "fc.weight": head.fc.kernel[...].T,
         "fc.bias": head.fc.bias[...],
     }
-    for name, value in expected.items():
-        assert value.dtype == np.float32
-        np.testing.assert_allclose(value, state[name], rtol=1e-6)
+
+
+@pytest.fixture
+def head():
+    return Head(nnx.Rngs(0))
+
+
+@pytest.fixture
+def state(head):
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(tensor.shape) for name, tensor in tensors(head).items()}
+    return state | {"blocks.1.num_batches_tracked": np.zeros(())}
+
+
+def test_each_tensor_finds_its_variable(head, state):
+    tasks.load_torch_state(head, state)
+    for name, tensor in tensors(head).items():
+        assert tensor.dtype == np.float32
+        np.testing.assert_allclose(tensor, state[name], rtol=1e-6)
 
 
 def test_kept_variables_ignore_the_state(head, state):

@@ -22,12 +22,7 @@ def raw():
 
 
 # Exports of every algorithm are tested in tests/r2l_jax/apps/export.
-PIPELINES = {
-    "x-trans": isp.parametrized(XTRANS),
-    "full": isp.full(CAMERA),
-    "soft fft": isp.static(CAMERA, denoise="fft_denoising", softness=4.0),
-    "bregman": isp.static(CAMERA, "menon2007", denoise="tv_bregman", max_iterations=5),
-}
+PIPELINES = {"x-trans": isp.parametrized(XTRANS), "full": isp.full(CAMERA)}
 
 
 def linear(rgb):
