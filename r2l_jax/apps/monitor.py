@@ -7,7 +7,7 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from r2l_jax.drift.watch.expected import CAMERA
 from r2l_jax.drift.watch.monitor import Watch
 from r2l_jax.drift.watch.results import Watched, Window
 from r2l_jax.drift.watch.tolerated import tolerated
-from r2l_jax.runtime import remote, tables
+from r2l_jax.runtime import remote, stop, tables
 from r2l_jax.runtime.commands import closing, command
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
@@ -36,7 +36,6 @@ from r2l_jax.runtime.jobs import finished, in_threads
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place
 from r2l_jax.runtime.resume import Table
-from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.training.run import Run, load
 
 FILE, FIGURE = "monitor.json", "windows.png"
@@ -199,7 +198,7 @@ class _Monitor:
         done, failed = set(self._table.rows()), set[str]()
         versions: dict[Place, str] = {}
         print(f"watching {', '.join(self._config.input)}  (Ctrl-C ends it)", flush=True)
-        with StopSignals() as stop:
+        with stop.after_step():
             while not stop.requested():
                 new = [file for file in _present(self._config.input) if str(file) not in done | failed]
                 before, versions = versions, {file: remote.version(file) for file in new}
@@ -217,7 +216,7 @@ class _Monitor:
                         if judged is not None:
                             print("  ".join(_row(judged)), flush=True)
                             self._write(watch, min(each.p_value for each in watch.windows))
-                _wait(stop.requested)
+                _wait()
         return self._write(watch, min((each.p_value for each in watch.windows), default=1.0))
 
     def _judge(self, watch: Watch, name: str, files: Sequence[Place], writer: SummaryWriter) -> Window | None:
@@ -355,10 +354,10 @@ def _count(windows: Sequence[Window], key: str) -> int:
     return sum(window.name.rpartition(" ")[0] == key for window in windows)
 
 
-def _wait(stopped: Callable[[], bool]) -> None:
+def _wait() -> None:
     """Waits until the next look at a folder, or until the program is asked to stop."""
     until = time.monotonic() + _PAUSE
-    while time.monotonic() < until and not stopped():
+    while time.monotonic() < until and not stop.requested():
         time.sleep(0.05)
 
 

@@ -16,7 +16,7 @@ from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
-from r2l_jax.runtime import remote
+from r2l_jax.runtime import remote, stop
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, in_words, warn
@@ -211,7 +211,6 @@ def _predict(
     fills: bool,
     predictor: Predictor,
     files: Sequence[Place],
-    stopped: Callable[[], bool],
 ) -> Iterator[Ended]:
     """Predicts files, in this process or in a worker.
 
@@ -221,15 +220,15 @@ def _predict(
     if [fold.identity for fold in predictor.run] != list(identities):
         raise InputError("the run has changed since the program was started")
     if masks is None:
-        return _classes(files, predictor, fills, stopped)
-    return _masks(files, predictor, masks, stopped)
+        return _classes(files, predictor, fills)
+    return _masks(files, predictor, masks)
 
 
-def _classes(files: Sequence[Place], predictor: Predictor, fills: bool, stopped: Callable[[], bool]) -> Iterator[Ended]:
+def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
     """Classifies files in batches; yields the row or the error of each."""
     run, camera, _ = predictor
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), files, AT_ONCE + BATCH)
-    while not stopped() and (batch := list(islice(decoded, BATCH))):
+    while not stop.requested() and (batch := list(islice(decoded, BATCH))):
         raws = {each.item: each.result for each in batch if each.result is not None}
         rows = dict[Place, Row]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
@@ -243,7 +242,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool, stopped:
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, masks: Path, stopped: Callable[[], bool]) -> Iterator[Ended]:
+def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterator[Ended]:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     run, camera, _ = predictor
     assert run.camera is not None
@@ -251,7 +250,7 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path, stopped: C
     for file, raw, error, warnings, _ in in_threads(
         lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1
     ):
-        if stopped():
+        if stop.requested():
             return
         if raw is None:
             yield Ended(file, error=error)

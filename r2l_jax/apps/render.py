@@ -14,7 +14,7 @@ import isp
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime import remote, store
+from r2l_jax.runtime import remote, stop, store
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.environment import environment
@@ -261,10 +261,8 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
             raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
 
 
-def _render_each(
-    pictures: Pictures, processing: Processing, files: Sequence[Place], stopped: Callable[[], bool]
-) -> Iterator[Ended]:
-    return in_threads(functools.partial(_render_file, pictures, processing), files, stopped=stopped)
+def _render_each(pictures: Pictures, processing: Processing, files: Sequence[Place]) -> Iterator[Ended]:
+    return in_threads(functools.partial(_render_file, pictures, processing), files, stopped=stop.requested)
 
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:

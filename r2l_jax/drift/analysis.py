@@ -72,19 +72,16 @@ class FoldAnalysis:
         """Returns the training samples that it draws from."""
         return ()
 
-    def analyze(
-        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
-    ) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
         """Analyzes a fold.
 
         Args:
             fold: the trained model.
             done: the contents of the fold's earlier analyses by name.
-            stop: returns whether to stop, the same answer in all processes.
             file: keeps unfinished work, unless it is None.
 
         Raises:
-            Interrupted: `stop` returned True.
+            Interrupted: a signal has asked to stop.
         """
         raise NotImplementedError
 

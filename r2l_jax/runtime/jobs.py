@@ -27,9 +27,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError, collected_warnings, in_words, one_line, warn_once
 from r2l_jax.runtime.files import AT_ONCE
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | Non
 
 def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None) -> Iterator[Ended]:
     """Runs jobs on workers, as `run` does."""
-    with StopSignals() as stop, _joined(scheduler) as client:
+    with stop.after_step(), _joined(scheduler) as client:
         import distributed
 
         folder, futures = os.getcwd(), dict[str, Any]()
@@ -151,7 +152,7 @@ def _call_elsewhere(
 
 
 def in_chunks(
-    work: Callable[[Any, Sequence[Item], Callable[[], bool]], Iterable[Ended]],
+    work: Callable[[Any, Sequence[Item]], Iterable[Ended]],
     units: Sequence[Sequence[Item]],
     tools: Any,
     scheduler: str = "serial",
@@ -159,14 +160,14 @@ def in_chunks(
 ) -> Generator[Ended, None, None]:
     """Works on items in this process, or in chunks by workers; yields how they end.
 
-    `work` takes the tools of a process, such as a model, items, and a function that tells whether to stop: then it
-    begins no more items, but yields how those end that it has begun. It must replace earlier files, and may raise an
-    InputError for items that no worker can do. The items of a unit stay together. `load` returns the tools of a worker,
-    for every job anew, so it must remember its result. `work` and `load` must be picklable.
+    `work` takes the tools of a process, such as a model, and items. Asked to stop (see `stop.requested`), it begins no
+    more items, but yields how those end that it has begun. It must replace earlier files, and may raise an InputError
+    for items that no worker can do. The items of a unit stay together. `load` returns the tools of a worker, for every
+    job anew, so it must remember its result. `work` and `load` must be picklable.
     """
     if scheduler == "serial":
-        with StopSignals() as stop:
-            yield from work(tools, [item for unit in units for item in unit], stop.requested)
+        with stop.after_step():
+            yield from work(tools, [item for unit in units for item in unit])
             if stop.requested():
                 raise _stopped()
         return
@@ -177,8 +178,8 @@ def in_chunks(
         yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[int(name)])
 
 
-def _work(work: Callable[[Any, Sequence, Callable], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
-    return list(work(load(), chunk, bool))
+def _work(work: Callable[[Any, Sequence], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
+    return list(work(load(), chunk))
 
 
 def divided(units: Sequence[Sequence[Item]], workers: int) -> list[list[Item]]:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from r2l_jax.runtime.errors import InputError, in_words, of_callback
@@ -24,29 +24,33 @@ class Interrupted(BaseException):
     """Raised when a run stops because it was asked to."""
 
 
-class StopSignals:
-    """A context in which the first SIGINT or SIGTERM asks to stop after the step, and a second one ends the program."""
+_asked = threading.Event()
 
-    def __init__(self):
-        self._requested, self._earlier = False, {}
 
-    def __enter__(self) -> "StopSignals":
-        self._earlier = _handle(self._request)
-        return self
+def requested() -> bool:
+    """Returns whether a signal has asked to stop after the step, within `after_step`."""
+    return _asked.is_set()
 
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._earlier.items():
-            signal.signal(number, handler)
-        self._earlier = {}
 
-    def requested(self) -> bool:
-        """Returns whether a signal has come."""
-        return self._requested
+@contextlib.contextmanager
+def after_step() -> Iterator[None]:
+    """Lets the first SIGINT or SIGTERM ask to stop after the step, see `requested`; a second one ends the program."""
 
-    def _request(self, number: int, frame: object) -> None:
-        self._requested = True
-        self.__exit__()
+    def ask(number: int, frame: object) -> None:
+        _asked.set()
+        restore()
         print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
+
+    def restore() -> None:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+    earlier = _handle(ask)
+    try:
+        yield
+    finally:
+        restore()
+        _asked.clear()
 
 
 def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
@@ -57,7 +61,7 @@ def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
 
 
 def end_on_signals() -> None:
-    """Lets SIGINT and SIGTERM end this process at once, except in `StopSignals`: programs resume wherever they end."""
+    """Lets SIGINT and SIGTERM end this process at once, except in `after_step`: programs resume wherever they end."""
     # Not by an exception: it could break off the start of an extension module, or be raised where Python ignores it.
     _handle(lambda number, frame: _end(130, "interrupted"))
 

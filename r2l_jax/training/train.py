@@ -18,12 +18,13 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
 from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import tracking
 from r2l_jax.training.artifact import NAME, Artifact, stored_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
@@ -85,10 +86,10 @@ def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[Gradient
 def _train(plan: Plan, steps: Steps, folds: Sequence[Fold]) -> list[Numbers]:
     """Trains folds one after the other, and returns the content of each metrics.json."""
     results = []
-    with StopSignals() as stop:
+    with stop.after_step():
         for fold in folds:
             with writing_to(fold.folder):
-                results.append(FoldTraining(plan, steps, fold, stop).finish())
+                results.append(FoldTraining(plan, steps, fold).finish())
     return results
 
 
@@ -137,8 +138,8 @@ def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
 class FoldTraining:
     """Trains one fold of a run."""
 
-    def __init__(self, plan: Plan, steps: Steps, fold: Fold, stop: StopSignals):
-        self._plan, self._steps, self._fold, self._stop = plan, steps, fold, stop
+    def __init__(self, plan: Plan, steps: Steps, fold: Fold):
+        self._plan, self._steps, self._fold = plan, steps, fold
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
         self._finished = None
         if fold.metrics_file.exists():
@@ -197,7 +198,7 @@ class FoldTraining:
                         started = time.perf_counter()
                     bar.update()
                     # The validation at an epoch's end still belongs to the epoch.
-                    if step < last and jax.process_count() == 1 and self._stop.requested():
+                    if step < last and jax.process_count() == 1 and stop.requested():
                         checkpoints.save(state, history, None)
                         raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
                 # The device may still work on the last step: its sums are waited for before the clock is read.
@@ -214,7 +215,7 @@ class FoldTraining:
                     tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
                 tracker.epoch(steps, state, row, sums, per_epoch)
                 self._record(self._content())
-                if epoch + 1 < epochs and any_process(self._stop.requested()):
+                if epoch + 1 < epochs and any_process(stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
             final = self._final(state)
             epoch = history[-1]["epoch"]

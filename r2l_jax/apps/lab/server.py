@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.page import Page
 from r2l_jax.apps.lab.presentation import Gallery
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 
 
 class LimitedBodies:
@@ -95,7 +96,7 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
     app = make_app(lab, most, _is_local(host))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     # uvicorn sends the signal that has ended it once more, which must not end the program before this cleans up.
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
+    with stop.after_step(), tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
         # Everything that is received is written here, by whichever library, and removed with the folder.
         tempfile.tempdir = folder
         try:
@@ -103,8 +104,8 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
         finally:
             tempfile.tempdir = None
             lab.close()
-    if stop.requested():
-        raise Interrupted("interrupted")
+        if stop.requested():
+            raise Interrupted("interrupted")
 
 
 def _is_local(host: str) -> bool:

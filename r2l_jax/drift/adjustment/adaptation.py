@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +43,7 @@ from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.names import About
-from r2l_jax.runtime import store
+from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.environment import environment
@@ -51,7 +51,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
@@ -117,18 +116,18 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     count = sum(len(folds) for _, folds in pairs)
     drifts = f"{len(config.drifts)} drift{'s' * (len(config.drifts) > 1)}"
     print(f"to adapt: {count} model{'s' * (count > 1)}, to {drifts}", file=sys.stderr)
-    with StopSignals() as stop:
-        adapted = [_adapt_run(each, folds, stop) for each, folds in pairs]
+    with stop.after_step():
+        adapted = [_adapt_run(each, folds) for each, folds in pairs]
     content = adapted[0].content if configs[0] is config else _over_members(config, configs, adapted)
     print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
 
-def _adapt_run(config: AdaptationConfig, folds: Sequence[Artifact], stop: StopSignals) -> _OfRun:
+def _adapt_run(config: AdaptationConfig, folds: Sequence[Artifact]) -> _OfRun:
     """Adapts all folds of a run to all drifts, writes adaptation.json, and prints its table."""
     with writing_to(config.output_dir):
         results = {
-            fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
+            fold.number: {drift.name: _adapted(config, fold, drift) for drift in config.drifts} for fold in folds
         }
         names = (*_SCORES, *config.searches.tried)
         scored = {drift.name: _read_outcomes(config, folds, drift, names) for drift in config.drifts}
@@ -249,14 +248,14 @@ def _check(config: AdaptationConfig, fold: Artifact) -> None:
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
-def _adapted(config: AdaptationConfig, fold: Artifact, drift: Case, stop: StopSignals) -> dict[str, Any]:
+def _adapted(config: AdaptationConfig, fold: Artifact, drift: Case) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
     file, adapted_run = _file(config, fold, drift), config.output_dir / drift.name / f"fold_{fold.number}"
     under = drifted(config, fold, drift)
     identity = _identity(config.searches, fold, drift, under)
 
     def analyze(unfinished: pathlib.Path) -> Analysis:
-        analysis, model = adapt(config.searches, fold, under, stop.requested, unfinished)
+        analysis, model = adapt(config.searches, fold, under, unfinished)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
         fold.adapted(model, origin, pipeline).write_fold(adapted_run)
@@ -283,7 +282,7 @@ def _flags(settings: AdaptationSettings, drift: Case) -> dict[str, Any]:
 
 
 def adapt(
-    settings: AdaptationSettings, fold: Artifact, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
+    settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path
 ) -> tuple[Analysis, RawToLogit]:
     """Makes the models of all methods, and measures them on other images than those that they were made by.
 
@@ -294,11 +293,11 @@ def adapt(
 
     Raises:
         InputError: a search has diverged.
-        Interrupted: `stop` returned True.
+        Interrupted: a signal has asked to stop.
     """
     # Arrays of a fold lie on the devices of all processes, each of which computes by itself here.
     under, own_model = under._replace(model=under.model.on_one_device()), fold.model.on_one_device()
-    tried, task = try_all(settings, fold, under, stop, file), fold.task
+    tried, task = try_all(settings, fold, under, file), fold.task
     model = list(tried.models.values())[-1]
     batches = whole_batches(under.dataset, under.samples, settings.batch_size)
     own = whole_batches(fold.dataset, fold.measured_indices, settings.batch_size)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -57,16 +57,14 @@ class Tried:
     searched: Searched | None
 
 
-def try_all(
-    settings: AdaptationSettings, fold: Artifact, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
-) -> Tried:
+def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path) -> Tried:
     """Makes the models of the baseline and of the methods that the settings name.
 
     Raises:
         InputError: a search has diverged.
-        Interrupted: `stop` returned True.
+        Interrupted: a signal has asked to stop.
     """
-    adaptation = _Adaptation(settings, fold, under, stop, file)
+    adaptation = _Adaptation(settings, fold, under, file)
     models, mended, refusal, searched = {}, None, None, None
     if settings.unlabeled:
         models[BASELINE] = adaptation.replaced()
@@ -85,15 +83,8 @@ def try_all(
 class _Adaptation:
     """Adapts a model under a drift."""
 
-    def __init__(
-        self,
-        settings: AdaptationSettings,
-        fold: Artifact,
-        under: Drifted,
-        stop: Callable[[], bool],
-        file: pathlib.Path,
-    ):
-        self._settings, self._fold, self._under, self._stop, self._file = settings, fold, under, stop, file
+    def __init__(self, settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path):
+        self._settings, self._fold, self._under, self._file = settings, fold, under, file
         self._group = free_parameters(settings.parameters, under.pipeline)
         self._pipeline = under.pipeline
         self._raws = np.zeros(0, np.float32)
@@ -139,7 +130,7 @@ class _Adaptation:
         nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
         stops = [stops[place] for place in sorted(nearest)]
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(searches, *samples, settings.steps, self._stop, self._unfinished("features"))
+        found = searcher.run(searches, *samples, settings.steps, self._unfinished("features"))
         ends = [frozen.default, *(one.parameters for one in found)]
         distances = searcher.losses(ends, *samples)
         mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
@@ -164,13 +155,12 @@ class _Adaptation:
         searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         samples = under.dataset.samples(under.labeled)
-        unfinished = self._unfinished("labels")
-        found = searcher.run(searches, *samples, settings.steps, self._stop, unfinished)
+        found = searcher.run(searches, *samples, settings.steps, self._unfinished("labels"))
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = [frozen.default, *(one.parameters for one in found)]
         measurer = Measurer(frozen)
         on_labeled, on_measured = (
-            measurer.measure_samples(ends, under.dataset, indices, self._settings.batch_size, title, self._stop)
+            measurer.measure_samples(ends, under.dataset, indices, self._settings.batch_size, title)
             for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
         )
         starts = [

@@ -15,10 +15,10 @@ from r2l_jax.drift.forensics.shots import ShotsAnalysis
 from r2l_jax.drift.forensics.tolerance import ROUNDING, ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.runtime import store
+from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
 from r2l_jax.training.run import load
@@ -57,8 +57,8 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         analysis.check_fold(fold)
     if outlook := _outlook(config, trainings, analyses):
         print(outlook, file=sys.stderr)
-    with _writing(trainings), StopSignals() as stop:
-        done = [_analyze_all(analyses, fold, member.output_dir, stop) for member, fold in trainings]
+    with _writing(trainings), stop.after_step():
+        done = [_analyze_all(analyses, fold, member.output_dir) for member, fold in trainings]
     is_group = trainings[0][0] is not config
     if is_group:
         group.write(config, {_name(*each): each[1] for each in trainings}, done)
@@ -123,13 +123,11 @@ def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:
     return [*(known[name] for name in config.analyses), *shots]
 
 
-def _analyze_all(
-    analyses: Sequence[FoldAnalysis], fold: Artifact, output: pathlib.Path, stop: StopSignals
-) -> dict[str, dict[str, Any]]:
+def _analyze_all(analyses: Sequence[FoldAnalysis], fold: Artifact, output: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Returns the results of all analyses of a fold by name."""
     done: dict[str, dict[str, Any]] = {}
     for analysis in analyses:
-        done[analysis.name] = _analyze(analysis, fold, output, stop, done)
+        done[analysis.name] = _analyze(analysis, fold, output, done)
     return done
 
 
@@ -141,7 +139,6 @@ def _analyze(
     analysis: FoldAnalysis,
     fold: Artifact,
     output: pathlib.Path,
-    stop: StopSignals,
     done: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
@@ -149,7 +146,7 @@ def _analyze(
     def analyze(unfinished: pathlib.Path) -> Analysis:
         if stop.requested():
             raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
-        found = analysis.analyze(fold, done, stop.requested, unfinished)
+        found = analysis.analyze(fold, done, unfinished)
         stated = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
         facts = {"measured": fold.measured, "checkpoint": fold.about.checkpoint}
         return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")
@@ -176,9 +173,9 @@ def check(config: ForensicsConfig) -> bool:
     tolerated = True
     trainings = _trainings(config)
     analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
-    with _writing(trainings), StopSignals() as stop:
+    with _writing(trainings), stop.after_step():
         for member, fold in trainings:
-            tolerances = _analyze(analysis, fold, member.output_dir, stop, {})
+            tolerances = _analyze(analysis, fold, member.output_dir, {})
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(

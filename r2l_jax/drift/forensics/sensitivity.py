@@ -93,15 +93,13 @@ class SensitivityAnalysis(FoldAnalysis):
     name = "sensitivity"
     needs_gradient = True
 
-    def analyze(
-        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
-    ) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
         """Measures the sensitivity of a fold's model on its measured samples; nothing is kept if it is stopped.
 
         The content is a `results.Sensitivity`. Its table has a row for each sample.
         """
         frozen, dataset, indices = Frozen(fold.model, fold.task), fold.dataset, fold.measured_indices
-        sensitivity = measure(frozen, dataset, indices, self.batch_size, stop)
+        sensitivity = measure(frozen, dataset, indices, self.batch_size)
         groups, facts = fold.task.groups(dataset.labels[indices]), frozen.facts
         content = results.Sensitivity(
             unit=UNIT,
@@ -116,17 +114,11 @@ class SensitivityAnalysis(FoldAnalysis):
         return Analysis(results.plain(content), _table(content), _figures(content), tables)
 
 
-def measure(
-    frozen: Frozen,
-    dataset: RawDataset,
-    indices: np.ndarray,
-    batch_size: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> Sensitivity:
+def measure(frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Sensitivity:
     """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays.
 
     Raises:
-        Interrupted: `stop`, asked after each batch, returned True.
+        Interrupted: a signal has asked to stop.
     """
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices
@@ -134,7 +126,7 @@ def measure(
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
-    with ticking("sensitivity", total, stop, lambda: "stopped; the same command begins with this analysis") as tick:
+    with ticking("sensitivity", total, lambda: "stopped; the same command begins with this analysis") as tick:
         for batch in loader.eval_batches(dataset, indices, batch_size):
             taken.append(batch["weight"] > 0)
             on_devices = to_devices(batch, shardings().split)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,7 @@ class ShotsAnalysis(FoldAnalysis):
         """Returns the training samples that the searches draw from."""
         return self.searches.drawn(fold) if self.searches else ()
 
-    def analyze(
-        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
-    ) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
         """Measures the groups. The content is a `results.Shots`, with a column for the worst case of each search."""
         indices, task = fold.measured_indices, fold.task
         model = self.searches.searched(fold) if self.searches else fold.model
@@ -61,7 +59,7 @@ class ShotsAnalysis(FoldAnalysis):
             {name: value.astype(np.float32) for name, value in row.parameters.items()} for row in worst.values()
         ]
         measured = Measurer(frozen).measure_samples(
-            [frozen.default, *processings], fold.dataset, indices, self.batch_size, self.name, stop
+            [frozen.default, *processings], fold.dataset, indices, self.batch_size, self.name
         )
         place = {index: number for number, index in enumerate(indices.tolist())}
         fields = {}

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,15 +137,13 @@ class ToleranceAnalysis(FoldAnalysis):
         names = self.settings.map
         return [names[place : place + 2] for place in range(0, len(names), 2)]
 
-    def analyze(
-        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
-    ) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
         """Measures the intervals of a fold's model on its measured samples; the content is a `results.Tolerances`."""
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
         batches = whole_batches(fold.dataset, fold.measured_indices, self.batch_size)
         knobs = _knobs(frozen)
         scenes = fold.dataset.scenes(fold.measured_indices)
-        points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file, scenes)
+        points = ScoredPoints(frozen, knobs, batches, self.seed, file, scenes)
         (default,) = points.at([point({})], "default")
         # The last column belongs to the paired test, see `_scores`.
         floor = np.append(default - tolerance - ROUNDING, np.float32(0))

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -145,9 +145,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             for group, weight, start in itertools.product(groups, settings.adv_aux_weight, range(settings.starts))
         }
 
-    def analyze(
-        self, fold: Artifact, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
-    ) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
         """Searches for the worst cases; the content is a `results.WorstCases`.
 
         Raises:
@@ -156,7 +154,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         settings, task = self.settings, fold.task
         frozen = Frozen(self.searched(fold), task)
         searches, measurer = self.searches(frozen.pipeline(frozen.default)), Measurer(frozen)
-        swept = self.sweep(fold, frozen, measurer, stop) if settings.starts > 1 else []
+        swept = self.sweep(fold, frozen, measurer) if settings.starts > 1 else []
         begun = self._begun(searches, swept, math.log(max(task.outputs, 2)))
         searches |= {
             key: searches[key]._replace(spread=0.0, turned=(each.knob.name, each.position))
@@ -170,13 +168,13 @@ class WorstCaseAnalysis(FoldAnalysis):
             batch_size=self.batch_size,
         )
         samples = loader.batch_of(fold.dataset, self.drawn(fold))
-        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps, stop, file)
+        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps, file)
         tried = list(zip(searches, ends, strict=True))
         for key, each in begun.items():
             tried.append((key, dict(tried)[key]._replace(parameters=each.parameters)))
         processings = [frozen.default, *(one.parameters for _, one in tried)]
         default, *measured = measurer.measure_samples(
-            processings, fold.dataset, fold.measured_indices, self.batch_size, "worst cases", stop
+            processings, fold.dataset, fold.measured_indices, self.batch_size, "worst cases"
         )
         found: dict[Key, Result] = {}
         for (key, end), numbers in zip(tried, measured, strict=True):
@@ -191,7 +189,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         content = results.WorstCases(task.score, results.Default(default.score, default.loss), rows)
         return Analysis(results.plain(content), _table(content), pictures)
 
-    def sweep(self, fold: Artifact, frozen: Frozen, measurer: Measurer, stop: Callable[[], bool]) -> list[_Swept]:
+    def sweep(self, fold: Artifact, frozen: Frozen, measurer: Measurer) -> list[_Swept]:
         """Moves each knob of the searched parameters alone, and returns the points that raise the loss."""
         pipeline, samples = frozen.pipeline(frozen.default), self.drawn(fold)
         searched = {name for search in self.searches(pipeline).values() for name in search.group}
@@ -199,7 +197,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         points = [(knob, each) for knob in knobs if knob.parameter in searched for each in _SWEPT]
         processings = [frozen.default, *(turned(frozen.facts, frozen.default, [point]) for point in points)]
         default, *measured = measurer.measure_samples(
-            processings, fold.dataset, samples[:_SWEPT_SAMPLES], self.batch_size, "sweep", stop
+            processings, fold.dataset, samples[:_SWEPT_SAMPLES], self.batch_size, "sweep"
         )
         summed = 1
         if self.settings.adv_aux_loss == "l2_sum":

@@ -23,7 +23,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
-from r2l_jax.runtime import compiler
+from r2l_jax.runtime import compiler, stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
@@ -126,18 +126,17 @@ def _confusions() -> Callable[..., jax.Array]:
 def ticking(
     title: str,
     total: int,
-    stop: Callable[[], bool],
     stopped: Callable[[], str] = lambda: "stopped; the same command resumes there",
 ) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar of `total` steps, none without steps, and yields the function that moves it.
 
-    That function raises Interrupted with the message `stopped()` if `stop()` is True.
+    That function raises Interrupted with the message `stopped()` if a signal has asked to stop.
     """
     with tqdm(total=total, desc=title, unit="batch", disable=None if total else True) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
-            if stop():
+            if stop.requested():
                 raise Interrupted(stopped())
 
         yield tick
@@ -159,7 +158,6 @@ class Measurer:
         indices: np.ndarray,
         batch_size: int,
         title: str = "",
-        stop: Callable[[], bool] = lambda: False,
     ) -> list[Measured]:
         """Measures the model under several processings on samples of a data set, with a progress bar if it has a title.
 
@@ -169,10 +167,9 @@ class Measurer:
             indices: the samples.
             batch_size: samples at once.
             title: the title of the progress bar.
-            stop: as for `ticking`, whose Interrupted it raises.
         """
         batches = whole_batches(dataset, indices, batch_size)
-        with ticking(title, len(parameters) * len(batches) if title else 0, stop) as tick:
+        with ticking(title, len(parameters) * len(batches) if title else 0) as tick:
             return self.measure(parameters, batches, tick)
 
     def measure(

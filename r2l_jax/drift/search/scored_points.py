@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,6 @@ class ScoredPoints:
         knobs: the knobs that points name.
         batches: the samples, see `whole_batches`; samples of weight 0 do not count.
         seed: the seed of the resamples. Each draws as many scenes as there are, with replacement.
-        stop: asked after each group of batches, and ends the measuring there; the same answer in all processes.
         file: keeps the samples' confusion matrices at measured points, unless it is None. They are valid for the same
             model, the same samples and the same seed.
         scenes: the number of each sample's scene, from 0; None if each shows a scene of its own.
@@ -57,11 +56,10 @@ class ScoredPoints:
         knobs: Mapping[str, Knob],
         batches: Sequence[Batch],
         seed: int,
-        stop: Callable[[], bool],
         file: pathlib.Path | None,
         scenes: np.ndarray | None = None,
     ):
-        self._frozen, self._knobs, self._stop = frozen, knobs, stop
+        self._frozen, self._knobs = frozen, knobs
         self._row = len(batches[0]["weight"])
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
         # Samples that only fill a batch up are left out, so that the batch size does not matter.
@@ -88,7 +86,7 @@ class ScoredPoints:
         Points are measured on all samples that were not measured there before, with a progress bar of this title.
 
         Raises:
-            Interrupted: `stop` returned True.
+            Interrupted: a signal has asked to stop.
         """
         left = {each: ~self._seen.get(each, np.zeros(self.samples, bool)) for each in points}
         self._measure(
@@ -115,7 +113,7 @@ class ScoredPoints:
         For all other samples, the outcome at both points beside is assumed.
 
         Raises:
-            Interrupted: `stop` returned True.
+            Interrupted: a signal has asked to stop.
         """
         wanted = {}
         for point, inner, outer in points:
@@ -142,7 +140,6 @@ class ScoredPoints:
         with ticking(
             title,
             len(rows),
-            self._stop,
             lambda: f"stopped with {len(self._known)} processings measured; {self._goes_on}",
         ) as tick:
             # Results are saved after each group of rows that is measured together.

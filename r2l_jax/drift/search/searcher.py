@@ -6,7 +6,7 @@ Many searches run at once, as one compiled step over a stack of them, see `Stack
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
@@ -125,7 +126,6 @@ class Searcher:
         raws: np.ndarray,
         targets: np.ndarray,
         steps: int,
-        stop: Callable[[], bool] = lambda: False,
         file: pathlib.Path | None = None,
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
@@ -135,13 +135,12 @@ class Searcher:
             raws: mosaics `(N, H, W)` that batches are drawn from.
             targets: the targets of the mosaics.
             steps: the number of steps of each search.
-            stop: asked after each step, and ends the searches there; the same answer in all processes.
             file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
                 samples resume from there. The caller removes it.
 
         Raises:
             InputError: a search has diverged.
-            Interrupted: `stop` returned True.
+            Interrupted: a signal has asked to stop.
         """
         samples = {"raw": raws, "target": targets}
         record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, samples, steps)))
@@ -157,7 +156,7 @@ class Searcher:
             state, losses = step(state, fixed, *shared)
             record.after.append(ahead.begun(losses))
             last = record.steps == steps
-            stopped = stop() and not last
+            stopped = stop.requested() and not last
             # Also saved after the last step: the measurement that follows may be interrupted.
             if file and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
                 record.save(state)

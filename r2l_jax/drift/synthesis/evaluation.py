@@ -27,14 +27,14 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import OUTCOMES, Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.names import About
-from r2l_jax.runtime import store
+from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv, write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members, run_names
 from r2l_jax.training.run import load
@@ -117,9 +117,9 @@ def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dic
     parts = [part for of_key in (*ensembles.values(), *parts_of.values()) for part in of_key]
     _say_missing([part for of_key in parts_of.values() for part in of_key])
     evaluator = _evaluator(_batch_size(config.batch_size, parts), config.seed)
-    with StopSignals() as stop:
+    with stop.after_step():
         for part in parts:
-            _evaluate(evaluator, part, stop)
+            _evaluate(evaluator, part)
 
     task, dataset = parts[0].fold.task, parts[0].fold.dataset
     results = {run.label: _results(parts_of[run.label,], tested) for run in runs}
@@ -402,7 +402,7 @@ def _say_missing(parts: Sequence[_Part]) -> None:
         )
 
 
-def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
+def _evaluate(evaluator: Evaluator, part: _Part) -> None:
     """Evaluates the missing cases of a fold, and keeps their numbers after each data set."""
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:

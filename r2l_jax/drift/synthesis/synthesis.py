@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder,
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler, jobs, remote, store
+from r2l_jax.runtime import compiler, jobs, remote, stop, store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
@@ -242,7 +242,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
     return _Loaded(config, sources, folders, _Maker.of(config, sources))
 
 
-def _make(loaded: _Loaded, pictures: Sequence[Picture], stopped: Callable[[], bool]) -> Iterator[Ended]:
+def _make(loaded: _Loaded, pictures: Sequence[Picture]) -> Iterator[Ended]:
     """Makes and writes pictures, one intensity after the other; threads write while the device works."""
     write, threads = functools.partial(_write_begun, loaded.config.format), os.cpu_count() or 1
     missing = collections.defaultdict(set)
@@ -255,7 +255,7 @@ def _make(loaded: _Loaded, pictures: Sequence[Picture], stopped: Callable[[], bo
             if folder.pictures.iso == iso and name in missing
         }
         begun = loaded.maker.begin(todo, dataset)
-        for _, written, error, *_ in in_threads(write, begun, threads + 1, threads, stopped):
+        for _, written, error, *_ in in_threads(write, begun, threads + 1, threads, stop.requested):
             if written is None:
                 raise InputError(error)
             yield from written

@@ -26,6 +26,7 @@ from r2l_jax.drift.watch.config import MonitorConfig
 from r2l_jax.drift.watch.results import Cause, Remedy, Watched, Window
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.programs.predict import PredictionConfig
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, define, read, replace
 from r2l_jax.training import train
@@ -205,10 +206,10 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
 
     def watch(*arrivals, **flags):
         left = iter(arrivals)
-        monkeypatch.setattr(monitor, "_wait", lambda stopped: next(left, lambda: None)())
+        monkeypatch.setattr(monitor, "_wait", lambda: next(left, lambda: None)())
         # A file is read at the second look that finds it.
         ends = iter([False] * (len(arrivals) + 2))
-        monkeypatch.setattr(monitor.StopSignals, "requested", lambda self: next(ends, True))
+        monkeypatch.setattr(stop, "requested", lambda: next(ends, True))
         given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
         return alarm, json.loads((run_dir / "monitor" / monitor.FILE).read_text())

@@ -120,13 +120,13 @@ def watched():
         numbers = {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": [], "outcomes": outcomes}
         return [{case.name: numbers for case in cases}]
 
-    def analyzed(self, fold, done, stop, file):
+    def analyzed(self, fold, done, file):
         names.append(self.name)
         return quick(self.name)
 
-    def adapted_to(config, fold, drift, stop):
+    def adapted_to(config, fold, drift):
         patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or (quick("curves"), fold.model))
-        return adapted(config, fold, drift, stop)
+        return adapted(config, fold, drift)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluated)

@@ -12,7 +12,7 @@ import cluster_jobs
 import pickled_jobs
 import pytest
 
-from r2l_jax.runtime import jobs, startup
+from r2l_jax.runtime import jobs, startup, stop
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.jobs import Ended, Job, divided, finished, in_chunks, in_threads
 from r2l_jax.runtime.stop import Interrupted
@@ -124,8 +124,8 @@ def test_a_signal_stops_after_the_items_that_have_been_begun_are_recorded(capfd)
         if item == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def work(_, items, stopped):
-        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1, stopped=stopped)
+    def work(_, items):
+        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1, stopped=stop.requested)
 
     ended = in_chunks(work, [[number] for number in range(9)], None)
     with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
@@ -151,8 +151,7 @@ def load():
     return 10
 
 
-def work(loaded, chunk, stopped):
-    assert not stopped()
+def work(loaded, chunk):
     if 3 in chunk:
         raise InputError("three")
     return [Ended(item, loaded * item) for item in chunk]

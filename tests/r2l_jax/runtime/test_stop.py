@@ -13,7 +13,7 @@ import pytest
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing, write_json
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -33,7 +33,7 @@ def main():
     if sys.argv[1] == "working":
         strike()
     if sys.argv[1] == "stopping":
-        with stop.StopSignals():
+        with stop.after_step():
             strike()
             strike()
 
@@ -54,11 +54,12 @@ def test_a_signal_at_work_ends_a_program_in_one_line(moment):
 
 def test_the_first_signal_asks_to_stop_and_leaves_the_handlers_as_they_were(capsys):
     earlier = signal.getsignal(signal.SIGINT)
-    with StopSignals() as stopping:
-        assert not stopping.requested()
+    with stop.after_step():
+        assert not stop.requested()
         signal.raise_signal(signal.SIGINT)
-        assert stopping.requested()
+        assert stop.requested()
         assert signal.getsignal(signal.SIGINT) is earlier
+    assert not stop.requested()
     assert "stopping after this step" in capsys.readouterr().err
 
 

@@ -11,8 +11,9 @@ from r2l_jax.drift.search import searcher
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import mending
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import load
 
 
@@ -125,7 +126,7 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
     (fold,) = load(config.run)
     under = drifts.drifted(config, fold, *config.drifts)
     settings = replace(config, starts=3).searches
-    tried = methods.try_all(settings, fold, under, lambda: False, tmp_path / "unfinished")
+    tried = methods.try_all(settings, fold, under, tmp_path / "unfinished")
     (unlabeled, _, exposures), (labeled, targets, start) = seen
     assert (unlabeled, len(exposures)) == (16, 3)
     assert (labeled, start) == (8, [1.0])
@@ -139,12 +140,12 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
 def test_a_stop_in_the_search_by_labels_keeps_the_one_by_features(config, tmp_path, monkeypatch):
     seen, config = watch_searches(monkeypatch), replace(config, output=str(tmp_path))
     # A signal that comes during the second search.
-    monkeypatch.setattr(StopSignals, "requested", lambda self: len(seen) == 2)
+    monkeypatch.setattr(stop, "requested", lambda: len(seen) == 2)
     with pytest.raises(Interrupted, match="stopped at step 1 of 2; the same command resumes there"):
         adaptation.run(config)
     folder = tmp_path / "fold_0" / "black_level.5"
     assert {file.name for file in folder.iterdir()} == {"unfinished_features.npz", "unfinished_labels.npz"}
-    monkeypatch.setattr(StopSignals, "requested", lambda self: False)
+    monkeypatch.setattr(stop, "requested", lambda: False)
     steps = []
     monkeypatch.setattr(searcher, "tqdm", lambda left, *_, **options: steps.append(len(left)) or left)
     adaptation.run(config)

@@ -15,6 +15,7 @@ from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.results import EndOfTrainings, Forensics, KnobOfTrainings, Spread
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
@@ -33,7 +34,7 @@ def calls(monkeypatch):
     """Puts a quick analysis in place of the known ones, and lists those that are asked for."""
     calls = []
 
-    def analyze(self, fold, done, stop, file):
+    def analyze(self, fold, done, file):
         calls.append(self.name)
         file.write_text("unfinished")
         table, rows = f"table of {self.name}", [{"a": 1, "b": 2}]
@@ -94,7 +95,7 @@ def group(one_epoch, tmp_path):
 def test_a_group_has_medians_and_ranges_over_its_members(group, monkeypatch, capsys):
     numbers, found = report_runs.Numbers(), []
 
-    def analyze(self, fold, done, stop, file):
+    def analyze(self, fold, done, file):
         content = getattr(report_runs, self.name)("", numbers)
         if self.name == "tolerances":
             # The second member needs the most; all ends of the first are at a limit.
@@ -151,7 +152,7 @@ def test_the_figure_of_a_group_has_a_dot_for_each_training():
 
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
-    monkeypatch.setattr(forensics.StopSignals, "requested", lambda self: bool(calls))
+    monkeypatch.setattr(stop, "requested", lambda: bool(calls))
     with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command resumes with it"):
         forensics.run(config)
     monkeypatch.undo()

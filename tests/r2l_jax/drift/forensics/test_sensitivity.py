@@ -18,6 +18,7 @@ from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.stop import Interrupted
 from tasks.layers import BatchNorm, Conv
@@ -79,8 +80,8 @@ def fold_of(task, pipeline, head):
     return folds_by_hand.fold_of(dataset(task), [], EVERY, model=model)
 
 
-def analyze(fold, stop=lambda: False):
-    return sensitivity.SensitivityAnalysis(4).analyze(fold, {}, stop, None)
+def analyze(fold):
+    return sensitivity.SensitivityAnalysis(4).analyze(fold, {}, None)
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +178,11 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
     np.testing.assert_allclose(found.elements["white_balance"], by_gains / 100, rtol=1e-4)
 
 
-def test_a_stop_ends_the_analysis_after_a_batch(case):
+def test_a_stop_ends_the_analysis_after_a_batch(case, monkeypatch):
+    monkeypatch.setattr(stop, "requested", lambda: True)
     fold, _, _ = case
     with pytest.raises(Interrupted, match="stopped; the same command begins with this analysis"):
-        analyze(fold, lambda: True)
+        analyze(fold)
 
 
 def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_path):

@@ -28,7 +28,7 @@ def _where_unfinished_work_is_kept(tmp_path, monkeypatch):
 
 def analyze(fold, searches, done):
     analysis = ShotsAnalysis(("model",), 4, searches)
-    return analysis, analysis.analyze(fold, done, lambda: False, pathlib.Path("unfinished.npz"))
+    return analysis, analysis.analyze(fold, done, pathlib.Path("unfinished.npz"))
 
 
 def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):

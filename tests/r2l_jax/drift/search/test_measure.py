@@ -8,6 +8,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 import r2l_jax
 from r2l_jax.drift import statistics
 from r2l_jax.drift.search.measure import Measurer, own_outcomes, whole_batches
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.stop import Interrupted
 
 INTENSITIES = np.linspace(0.05, 0.45, 10)
@@ -103,8 +104,9 @@ def test_outcomes_of_a_run_are_those_of_the_measured_samples_of_all_folds():
         assert outcomes.mean() == pytest.approx(iou, abs=0.02)
 
 
-def test_a_stop_ends_the_measuring_between_batches(frozen):
+def test_a_stop_ends_the_measuring_between_batches(frozen, monkeypatch):
     answers = iter([False, True])
+    monkeypatch.setattr(stop, "requested", lambda: next(answers))
     with pytest.raises(Interrupted, match=r"^stopped; the same command resumes there$"):
-        Measurer(frozen).measure_samples([frozen.default], DATASET, EVERY, 4, stop=lambda: next(answers))
+        Measurer(frozen).measure_samples([frozen.default], DATASET, EVERY, 4)
     assert not list(answers)

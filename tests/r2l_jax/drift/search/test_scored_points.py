@@ -19,7 +19,7 @@ def make():
 
     def make(batch_size=4, file=None):
         batches = whole_batches(dataset, np.arange(len(dataset)), batch_size)
-        return ScoredPoints(frozen, knobs, batches, 0, lambda: False, file)
+        return ScoredPoints(frozen, knobs, batches, 0, file)
 
     return make
 
@@ -38,7 +38,7 @@ def test_resamples_draw_scenes():
     frozen = brightness.frozen(dataset)
     batches = whole_batches(dataset, np.arange(20), 4)
     knobs, scenes = knobs_of(frozen.facts, frozen.default), np.repeat([0, 1], 10)
-    points = ScoredPoints(frozen, knobs, batches, 0, lambda: False, None, scenes)
+    points = ScoredPoints(frozen, knobs, batches, 0, None, scenes)
     scores = points.at([INNER], "")[0]
     assert set(scores.tolist()) == {0.0, 0.5, 1.0}
     assert scores[0] == 0.5
@@ -49,7 +49,7 @@ def test_resamples_draw_scenes():
 def test_the_mean_over_outcomes_is_the_score(dataset):
     frozen = brightness.frozen(dataset)
     batches = whole_batches(dataset, np.arange(len(dataset)), 4)
-    points = ScoredPoints(frozen, knobs_of(frozen.facts, frozen.default), batches, 0, lambda: False, None)
+    points = ScoredPoints(frozen, knobs_of(frozen.facts, frozen.default), batches, 0, None)
     scores = points.at([DEFAULT, MIDDLE], "")[:, 0]
     assert scores[1] < scores[0]
     np.testing.assert_allclose(points.outcomes([DEFAULT, MIDDLE]).mean(1), scores, rtol=1e-6)

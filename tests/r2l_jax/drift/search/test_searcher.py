@@ -1,3 +1,5 @@
+import unittest.mock
+
 import brightness
 import numpy as np
 import pytest
@@ -35,8 +37,9 @@ def make(frozen, direction="worst", batch_size=4, **options):
     return Searcher(frozen, direction=direction, batch_size=batch_size, **options)
 
 
-def run(searcher, searches, steps=3, **options):
-    return searcher.run(searches, RAWS, TARGETS, steps, **options)
+def run(searcher, searches, steps=3, stop=lambda: False, file=None):
+    with unittest.mock.patch("r2l_jax.runtime.stop.requested", stop):
+        return searcher.run(searches, RAWS, TARGETS, steps, file)
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
