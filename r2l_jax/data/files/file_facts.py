@@ -52,12 +52,11 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     memory = _recall(memory_file)
 
     def found(path: Path) -> tuple[list[int] | None, Any]:
-        """Returns the state of a file, or None if it changed recently or while it was read; and its facts."""
+        """Returns the state of a file before it is read, or None if it changed recently; and its facts."""
         with reading(path):
             now, before = time.time_ns(), _state(path)
-            facts = find(path)
-            settled = before == _state(path) and all(abs(now - changed) > _TICK for changed in before[1:])
-            return before if settled else None, facts
+            settled = all(abs(now - changed) > _TICK for changed in before[1:])
+            return before if settled else None, find(path)
 
     def is_known(full: str, path: Path) -> bool:
         with reading(path):

@@ -32,19 +32,21 @@ def mono(path):
     return path
 
 
-@pytest.mark.parametrize("active_area", [None, (2, 4, 44, 70), (1, 3, 44, 70)])
-@pytest.mark.parametrize("pattern", [XTRANS, QUAD])
+@pytest.mark.parametrize("active_area", [None, (2, 4, 44, 70), (1, 0, 48, 72), (0, 1, 48, 72), (3, 5, 47, 69)])
+@pytest.mark.parametrize("pattern", ["RGGB", XTRANS, QUAD])
 def test_the_array_of_the_visible_area(write_dng, pattern, active_area):
     """The tile starts at the active area; LibRaw's visible area, except for X-Trans, at an even row and column."""
-    samples, shift = ramp(), (1, 1) if pattern == QUAD and active_area == (1, 3, 44, 70) else (0, 0)
-    mosaic, camera = read_raw(write_dng(samples, cfa=indices(pattern), active_area=active_area))
+    samples, black = ramp(), (100, 200, 300, 400) if pattern == "RGGB" else None
+    mosaic, camera = read_raw(write_dng(samples, cfa=indices(pattern), black=black, active_area=active_area))
     top, left, bottom, right = active_area or (0, 0, *samples.shape)
-    start = np.array([top, left]) + shift
-    tile = np.roll(isp.cfa.tile(pattern), np.negative(shift), (0, 1))
+    down, aside = (0, 0) if pattern == XTRANS else (top % 2, left % 2)
+    tile = np.roll(isp.cfa.tile(pattern), (-down, -aside), (0, 1))
     np.testing.assert_array_equal(isp.cfa.tile(camera.pattern), tile)
-    visible = samples[start[0] : bottom, start[1] : right][: mosaic.shape[0], : mosaic.shape[1]]
-    np.testing.assert_allclose(mosaic, visible / 4095, rtol=1e-6)
-    assert len(camera.black_level) == 3
+    visible = samples[top + down : bottom, left + aside : right]
+    height, width = (size // 2 * 2 for size in visible.shape)
+    np.testing.assert_allclose(mosaic, visible[:height, :width] / 4095, rtol=1e-6)
+    levels = np.zeros(3) if black is None else np.roll(np.reshape(black, (2, 2)), (-down, -aside), (0, 1)).ravel()
+    np.testing.assert_allclose(camera.black_level, levels / 4095)
 
 
 def test_a_monochrome_dng_needs_no_colors(write_dng):

@@ -85,27 +85,6 @@ def test_dng_mosaic_and_calibration_values(write_dng, pattern):
     np.testing.assert_allclose(np.sum(camera.color_matrix, axis=1), 1, atol=1e-6)
 
 
-# The visible areas that read_raw returns: LibRaw starts them at even rows and columns; they are cropped to even size.
-@pytest.mark.parametrize(
-    ("active_area", "visible"),
-    [
-        ((2, 4, 46, 60), (2, 4, 46, 60)),
-        ((1, 0, 48, 64), (2, 0, 48, 64)),
-        ((0, 1, 48, 64), (0, 2, 48, 64)),
-        ((3, 5, 47, 61), (4, 6, 46, 60)),
-    ],
-)
-def test_active_area_shifts_pattern_and_black_level(write_dng, active_area, visible):
-    raw = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
-    mosaic, camera = read_raw(write_dng(raw, black=BLACK, active_area=active_area))
-    top, left, bottom, right = visible
-    np.testing.assert_allclose(mosaic, raw[top:bottom, left:right] / 4095, rtol=1e-6)
-    # A DNG's tiles of colors and black levels start at the corner of the active area.
-    sites = [((top + row - active_area[0]) % 2, (left + col - active_area[1]) % 2) for row in (0, 1) for col in (0, 1)]
-    assert camera.pattern == "".join("RGGB"[2 * row + col] for row, col in sites)
-    np.testing.assert_allclose(camera.black_level, [BLACK[2 * row + col] / 4095 for row, col in sites])
-
-
 def test_black_level_measured_in_masked_areas(write_dng):
     raw = tiled(TILE)
     raw[:6] = tiled(BLACK)[:6]

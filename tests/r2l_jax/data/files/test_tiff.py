@@ -111,12 +111,6 @@ def test_stored_samples_have_16_bits_and_the_known_shape(tmp_path):
             read_stored(write(tmp_path / "a.tif", other), (96, 64))
 
 
-def test_an_image_that_is_stored_row_by_row_in_pages(tmp_path):
-    samples = np.random.default_rng(0).integers(0, 65536, (256, 20, 3)).astype(np.uint16)
-    path = write(tmp_path / "a.tif", samples, photometric="minisblack")
-    np.testing.assert_array_equal(read_stored(path, samples.shape), samples / np.float32(65535))
-
-
 def test_a_circle_of_pages_ends(tmp_path):
     path = write(tmp_path / "a.tif")
     with tifffile.TiffFile(path) as tiff:
