@@ -304,7 +304,7 @@ class Opening:
         for name, given in self.codes.items():
             if given.identity == recorded.identity:
                 return name
-        changed = [f"; --code={name} is another" for name, given in self.codes.items()]
+        changed = [f"; --code={name} is another" for name in self.codes]
         raise InputError(
             f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name "
             f"it: if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"

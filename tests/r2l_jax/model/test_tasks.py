@@ -56,6 +56,9 @@ def test_outlines_are_the_borders_of_both_masks():
     assert (magenta.sum(), green.sum()) == (12, 6 + 2)
     np.testing.assert_array_equal(shown[2, :], np.array(shown[3, :]))
     np.testing.assert_array_equal(shown[0], 0.25)
+    assert task.judged(np.zeros((6, 8, 3)), np.full((6, 8, 1), -1.0), 0 * target)[1] == "no object, none found"
+    of_classes = Classification(("a", "b", "c"), "resnet18")
+    assert of_classes.judged(shown, np.log([0.1, 0.7, 0.2]), np.int32(2)) == (shown, "target c, b 70%")
 
 
 def test_the_iou_of_tiles_is_the_mean_of_each_tile():

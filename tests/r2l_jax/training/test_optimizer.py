@@ -74,11 +74,6 @@ def test_by_default_a_decaying_optimizer_warms_up_for_a_fifteenth_of_the_epochs_
     assert (made.rate.peak, made.rate.warmup, made.rate.end) == (1e-3, 2 * STEPS, 30 * STEPS)
 
 
-def test_the_published_loss_neither_weighs_classes_nor_smooths_targets():
-    as_published = published().loss_of(Classification(("a", "b"), "resnet18"), np.array([0, 0, 0, 1]), False)
-    assert (as_published.smoothing, as_published.class_weights) == (0, None)
-
-
 def test_weight_decay_is_for_the_kernels_of_the_head():
     parameters = {
         "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
