@@ -54,16 +54,12 @@ def render(module):
     return np.asarray(program.compile()(module.parameters())), program.as_text().count("while")
 
 
-def make_patches_small(monkeypatch):
-    monkeypatch.setattr(turns, "_LARGE", 17_000)
-    monkeypatch.setattr(turns, "_PATCH", (52, 60))
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize("module", MODULES)
 def test_images_are_the_same_in_patches(module, monkeypatch):
     whole, loops = render(module)
-    make_patches_small(monkeypatch)
+    monkeypatch.setattr(turns, "_LARGE", 17_000)
+    monkeypatch.setattr(turns, "_PATCH", (52, 60))
     in_patches, more_loops = render(module)
     assert more_loops > loops
     # In linear light: the gamma multiplies rounding errors in the dark.
@@ -85,28 +81,9 @@ def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
             assert distances.max(initial=0) <= distance, stage.name
 
 
-def means_of_rows(rgb, weight):
-    above, below = (jnp.concatenate([rgb[:, :1], rgb, rgb[:, -1:]], 1)[:, i : i + rgb.shape[1]] for i in (0, 2))
-    return rgb + weight * (above + below)
-
-
-@pytest.mark.cpu
 @pytest.mark.parametrize("compiled", [lambda f: isp.local(1)(jax.jit(f)), lambda f: jax.jit(isp.local(1)(f))])
-def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, monkeypatch):
-    def again(rgb, weight):  # A function of its own, because `isp.local` marks the function itself.
-        return means_of_rows(rgb, weight)
-
-    def module(function):
-        stage = isp.Stage("means", function, {"weight": isp.Parameter(0.3, width=1)})
-        demosaic = isp.Stage("demosaic", isp.demosaic.bilinear)
-        return isp.Pipeline([demosaic, stage, isp.stages.color_correct(DRONE)])
-
-    whole, _ = render(module(means_of_rows))
-    make_patches_small(monkeypatch)
-    _, of_two_groups = render(module(means_of_rows))
-    in_patches, of_one_group = render(module(compiled(again)))
-    assert 0 < of_one_group < of_two_groups
-    np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
+def test_a_compiled_function_of_a_user_declares_how_far_it_looks(compiled):
+    assert lowering.distance(isp.Stage("means", compiled(lambda rgb: rgb + rgb[:, ::-1])), {}) == 1
 
 
 @pytest.mark.slow
