@@ -1,7 +1,10 @@
+import pathlib
+
+import numpy as np
 import pytest
 
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, find_camera
+from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_camera
 from r2l_jax.runtime.errors import InputError
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
@@ -32,6 +35,14 @@ def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(stated):
     assert not KnownCamera.of(isp.CAMERAS["drone"]).states_pattern
     assert KnownCamera.of(isp.Camera([0.0], pattern="MONO")).states_pattern
     assert not stated(black_level=[0, 0, 0, 0]).states_pattern
+
+
+def test_files_of_one_camera_have_its_median_values_and_the_noise_they_agree_on():
+    cameras = [
+        isp.Camera([level] * 4, (2, 1, 3), np.eye(3), read_noise=level, full_well=5000) for level in (0.0, 0.25, 0.875)
+    ]
+    common = common_camera([pathlib.Path(name) for name in "abc"], cameras)
+    assert common == isp.Camera([0.25] * 4, (2, 1, 3), np.eye(3), full_well=5000)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def frames(tmp_path):
     for stem, shape in (("a", (70, 100)), ("a1", (66, 96))):
         sites = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
         tifffile.imwrite(tmp_path / "images" / f"{stem}.tiff", sites)
-        Image.fromarray((sites % 7 == 0).astype(np.uint8)).save(tmp_path / "masks" / f"mask of {stem}.png")
+        mask = np.pad(sites % 7 == 0, (0, 1))  # The sensor has an odd size.
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "masks" / f"mask of {stem}.png")
     for name in ("images/._a.tiff", "masks/._mask of a.png"):
         (tmp_path / name).touch()
     return tmp_path
