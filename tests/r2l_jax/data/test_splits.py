@@ -50,25 +50,18 @@ def test_refuses_files(tmp_path, content, message):
 
 
 def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are_named():
-    labels, parts = np.arange(40) % 2, np.array(["train"] * 30 + ["test"] * 8 + [""] * 2)
+    labels, parts = np.arange(40) % 2, np.array(["test"] * 8 + [""] * 2 + ["train"] * 30)
     first, second = splits.given_splits(parts, labels, 2, 0.8, 1, ("a", "b"), "x")
     for split in (first, second):
-        assert sorted([*split.train, *split.valid]) == list(range(30))
+        assert sorted([*split.train, *split.valid]) == list(range(10, 40))
         assert [len(part) for part in split] == [24, 6, 8]
-        assert split.test.tolist() == list(range(30, 38))
+        assert split.test.tolist() == list(range(8))
     assert sorted(first.valid) != sorted(second.valid)
-    parts[[3, 4]] = "valid"
+    parts[[13, 14]] = "valid"
     (split,) = splits.given_splits(parts, labels, 1, 0.8, 1, ("a", "b"), "x")
-    assert (split.valid.tolist(), len(split.train)) == ([3, 4], 28)
+    assert (split.valid.tolist(), len(split.train)) == ([13, 14], 28)
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (["test"] * 4, "^x: no image to train on$"),
-        (["test", "train", "test", "train"], "^x: the class a has no image to train on$"),
-    ],
-)
-def test_refuses_splits(parts, message):
-    with pytest.raises(InputError, match=message):
-        splits.given_splits(np.array(parts), np.array([0, 1, 0, 1]), 1, 0.8, 1, ("a", "b"), "x")
+def test_refuses_a_split_without_images_to_train_on():
+    with pytest.raises(InputError, match="^x: no image to train on$"):
+        splits.given_splits(np.array(["test"] * 4), np.array([0, 1, 0, 1]), 1, 0.8, 1, ("a", "b"), "x")
