@@ -5,10 +5,10 @@ import pytest
 from b2sdk.v2 import B2Api, B2HttpApiConfig, InMemoryAccountInfo, RawSimulator
 
 from r2l_jax.data.fetch import b2
-from r2l_jax.data.fetch.download import LAYOUTS, download
+from r2l_jax.data.fetch.download import download
 from r2l_jax.runtime.errors import InputError
 
-IMAGES, LABELS = LAYOUTS["Microscopy"].b2_folders
+IMAGES, LABELS = "Data histopathology/WhiteCellsImages", "Data histopathology/WhiteCellsLabels"
 SCALES = ("001", "005", "010", "025", "050", "075", "100")
 
 
