@@ -63,5 +63,5 @@ def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are
 
 
 def test_refuses_a_split_without_images_to_train_on():
-    with pytest.raises(InputError, match="^x: no image to train on$"):
+    with pytest.raises(InputError, match=r"^x: no image to train on$"):
         splits.given_splits(np.array(["test"] * 4), np.array([0, 1, 0, 1]), 1, 0.8, 1, ("a", "b"), "x")
