@@ -11,9 +11,6 @@ from small_runs import events, metrics, model
 import isp
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import train as program
 from r2l_jax.runtime.errors import InputError
@@ -68,32 +65,6 @@ def test_it_trains_and_is_recorded(trained, my_isp):
 
 def test_the_program_opens_what_it_has_trained(trained):
     program.main(program.TrainingProgram(training=trained))
-
-
-def test_only_what_another_file_makes_is_evaluated_anew(trained, my_isp, tmp_path, monkeypatch):
-    evaluated, evaluate = [], Evaluator.evaluate
-
-    def watched(self, fold, dataset, cases, tick):
-        evaluated.extend(case.name for case in cases)
-        return evaluate(self, fold, dataset, cases, tick)
-
-    monkeypatch.setattr(Evaluator, "evaluate", watched)
-
-    def run(name):
-        evaluated.clear()
-        settings = {"against": ("pipelines",), "pipelines": (f"{name}:make", "parametrized"), "code": (my_isp,)}
-        evaluation.run(EvaluationConfig(run=(str(trained.run_dir),), output=str(tmp_path / "out"), **settings))
-        return list(evaluated)
-
-    file = tmp_path / "my_isp.py"
-    own_code.write(file, CODE)
-    assert run(file) == ["own", "my_isp.make", "parametrized"]
-    (tmp_path / "moved").mkdir()
-    moved = file.rename(tmp_path / "moved" / "my_isp.py")
-    assert run(moved) == []
-    for change in (CODE.replace("1 + strength", "1.1 + strength"), CODE.replace("width=0.5", "width=0.6")):
-        own_code.write(moved, change)
-        assert run(moved) == ["my_isp.make"]
 
 
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):

@@ -154,22 +154,12 @@ def test_the_processing_is_learned_for_it(base, file):
         assert np.isfinite(value).all()
 
 
-@pytest.mark.parametrize(
-    ("function", "changes", "message"),
-    [
-        ("make", {}, "is a trained network that stays as it is: give --freeze_classifier to learn the processing for"),
-        (
-            "make",
-            {"epochs": 0, "dataset": "SyntheticSegmentation", "augmentation": "none"},
-            r"must return logits \(2, 32, 32, 1\) for images \(2, 32, 32, 3\) of this data, got \(2, 5\)",
-        ),
-    ],
-)
-def test_networks_that_do_not_fit(base, file, function, changes, message):
-    config = replace(base, run_name="wrong", classifier_network=f"{file}:{function}", **changes)
-    with pytest.raises(InputError, match=message) as error:
+def test_a_frozen_network_is_not_trained(base, file):
+    config = replace(base, run_name="wrong", classifier_network=f"{file}:make")
+    with pytest.raises(
+        InputError, match=r"is a trained network that stays as it is: give --freeze_classifier to learn"
+    ):
         train.run(config)
-    assert "\n" not in str(error.value)
 
 
 def test_other_weights_are_another_network(base, file, tmp_path):

@@ -158,6 +158,7 @@ REFUSED = [
     ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
     ("monitor", "--run=x --input=raw --follow --level=0.1", "--level has no effect with --follow"),
     ("predict", "--input=raw --output=p.csv --run=nowhere", NO_FOLD),
+    ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
     ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
     ("report", "--run=a --compare", "--compare takes two or more runs, got --run=a"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from r2l_jax.runtime.commands import as_started, closing, command, report_command
+from r2l_jax.runtime.commands import as_started, closing, command
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,9 @@ def test_commands_have_the_form_of_the_one_that_was_typed(monkeypatch, started, 
 
 def test_the_last_line_is_the_command_of_a_report(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py"])
-    report = "python scripts/report.py --run='my runs/a,my runs/b'"
-    runs = ["my runs/a", "my runs/b"]
-    assert report_command(runs) == report
-    folder = pathlib.Path("my runs/evaluation")
+    folder, runs = pathlib.Path("my runs/evaluation"), ["my runs/a", "my runs/b"]
     lines = ["results in my runs/evaluation", "tensorboard --logdir 'my runs/evaluation'"]
+    report = "python scripts/report.py --run='my runs/a,my runs/b'"
     assert closing(folder, runs, is_default=True).splitlines() == [*lines, report]
     # A report does not look for results in other folders.
     assert closing(folder, runs, is_default=False).splitlines() == lines

@@ -20,20 +20,6 @@ def test_a_contact_sheet_has_the_given_number_of_columns():
     assert three.getpixel((250, 200 + 348)) == colors[3]
 
 
-def test_long_names_stay_above_their_own_images():
-    shape = (40, 10)
-    names = ["tested: bilinear.unsharp_masking.median_denoising, 0.402", "x" * 90, "one two", "of a run " * 9, "a", "b"]
-    sheet = np.asarray(contact_sheet(dict.fromkeys(names, np.full(shape, 0.5)), 2, 240).convert("L"))
-    height, width = 240 * np.array(shape) // max(shape)
-    of_images = sheet[:, 8] == 128
-    assert of_images.sum() == 3 * height
-    for left in (8, 16 + width):
-        assert (sheet[of_images, left : left + width] == 128).all()
-    # The edges of letters may take a pixel of a gap.
-    for gap in (0, 8 + width, 16 + 2 * width):
-        assert (sheet[:, gap + 2 : gap + 6] == 255).all()
-
-
 @pytest.mark.parametrize(("shape", "dtype"), [((300, 400, 3), np.uint8), ((2, 70_000), np.uint16)])
 def test_integers_are_the_nearest_of_the_whole_range(shape, dtype):
     image = np.random.default_rng(0).uniform(-0.2, 1.2, shape).astype(np.float32)

@@ -139,19 +139,16 @@ def test_train_has_a_flag_for_each_setting():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "message"),
     [
-        (["--step=2"], "Unknown command line flag 'step'. Did you mean: steps ?"),
-        (["more", "words"], "unexpected arguments ['more', 'words']; every option has the form --name=value"),
+        ("--step=2", "Unknown command line flag 'step'. Did you mean: steps ?"),
+        ("words", "unexpected arguments ['words']; every option has the form --name=value, quoted if it has spaces"),
     ],
 )
-def test_a_wrong_flag_is_one_line(arguments, message):
-    values = absl_flags.FlagValues()
-    flags.define(Config, values)
-    with pytest.raises(SystemExit) as ended:
-        flags.parse(Config, "", ["program.py", *arguments], values)
-    assert str(ended.value.code).startswith(f"program.py: error: {message}")
-    assert "\n" not in str(ended.value.code)
+def test_a_wrong_flag_is_one_line(argument, message):
+    flags.define(Config, values := absl_flags.FlagValues())
+    with pytest.raises(SystemExit, match=f"^program.py: error: {re.escape(message)}$"):
+        flags.parse(Config, "", ["program.py", argument], values)
 
 
 @pytest.mark.parametrize(

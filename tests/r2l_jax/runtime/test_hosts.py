@@ -78,19 +78,12 @@ def test_the_first_process_works_for_all_and_an_error_of_one_ends_both(processes
     assert processes[0].wait(60) == -signal.SIGABRT
 
 
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({}, "coordinator_address should be defined."),
-        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two"}, "invalid literal for int.* 'two'"),
-    ],
-)
-def test_processes_that_cannot_meet_are_told_why_in_one_line(variables, reason, environment):
+def test_processes_that_cannot_meet_are_told_why_in_one_line(environment):
     # JAX itself, but for its refusal of a process that has computed before, as that of the tests has.
     environment.setattr(jax.distributed, "initialize", distributed.State().initialize)
-    for name, value in variables.items():
-        environment.setenv(name, value)
-    with pytest.raises(InputError, match=f"^the hosts cannot meet: {reason}; start them by srun, .*, or set JAX_"):
+    with pytest.raises(
+        InputError, match=r"^the hosts cannot meet: coordinator_address should .*; start them by srun, "
+    ):
         hosts.meet(100.0, multi_host=True)
 
 

@@ -167,6 +167,21 @@ def test_work_is_spread_and_failed_chunks_name_their_items(monkeypatch):
     assert [each.item for each in ended[:4]] == [14, 15, 12, 13]
 
 
+def test_slurm_starts_workers_of_one_thread_as_its_file_says(tmp_path, monkeypatch):
+    distributed, slurm = pytest.importorskip("distributed"), pytest.importorskip("dask_jobqueue.slurm")
+    monkeypatch.setattr(distributed, "Client", unittest.mock.MagicMock())
+    monkeypatch.setattr(slurm, "SLURMCluster", cluster := unittest.mock.MagicMock())
+    options = {"cores": 2, "queue": "gpu", "job_script_prologue": ["module load cuda"]}
+    (tmp_path / "slurm.json").write_text(json.dumps({"jobs": 3, **options}))
+    with jobs._joined(str(tmp_path / "slurm.json")):
+        cluster().__enter__().scale.assert_called_once_with(jobs=3)
+    given = cluster.call_args_list[0].kwargs
+    assert given.items() >= {"cores": 2, "queue": "gpu", "processes": 1}.items()
+    assert given["worker_extra_args"] == ["--nthreads", "1"]
+    assert given["job_script_prologue"][0] == "export MALLOC_ARENA_MAX=1"
+    assert given["job_script_prologue"][-1] == "module load cuda"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # A worker that is killed leaves sockets and processes to the system.
 class TestWorkers:
@@ -204,18 +219,6 @@ class TestWorkers:
             list(jobs.run([], "tcp://127.0.0.1:9"))
         assert "\n" not in str(refused.value)
 
-    def test_slurm_starts_workers_of_one_thread(self, slurm):
-        pytest.importorskip("dask_jobqueue")
-        options = {"jobs": 1, "cores": 2, "memory": "2GB", "queue": "gpu", "job_extra_directives": ["--gres=gpu:1"]}
-        options["job_script_prologue"] = [f"export PYTHONPATH={pathlib.Path(cluster_jobs.__file__).parent}:$PYTHONPATH"]
-        (slurm / "slurm.json").write_text(json.dumps(options))
-        job = Job("first", functools.partial(cluster_jobs.note, str(slurm), "first"))
-        assert [ended.error for ended in jobs.run([job], str(slurm / "slurm.json"))] == [None]
-        script = (slurm / "script").read_text()
-        for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 1", "export MALLOC_ARENA_MAX=1"):
-            assert line in script
-        assert (slurm / "first").exists()
-
     def test_a_signal_stops_work_elsewhere(self):
         work = [Job(str(seconds), functools.partial(time.sleep, seconds)) for seconds in (0, 60)]
         ended = jobs.run(work, "local:2")
@@ -223,19 +226,3 @@ class TestWorkers:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
             next(ended)
-
-
-@pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """Stands for Slurm: `sbatch` runs the script at once, and `scancel` ends it."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "sbatch").write_text(
-        f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
-        'echo "Submitted batch job $!"\n'
-    )
-    (commands / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')
-    for command in commands.iterdir():
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(commands), prepend=":")
-    return tmp_path

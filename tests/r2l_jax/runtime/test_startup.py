@@ -1,5 +1,3 @@
-import math
-import os
 import pathlib
 import platform
 import subprocess
@@ -10,13 +8,12 @@ import pytest
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 PAGE_FAULTS = """
-import resource, sys
+import resource
 import jax, jax.numpy as jnp
 from isp.filter import apart
 from r2l_jax.runtime import startup
 
-if sys.argv[1] == "kept":
-    startup.keep_memory()
+startup.keep_memory()
 
 @jax.jit
 def total(x):
@@ -39,14 +36,7 @@ print(min([faults() for _ in range(8)][1:]))
     HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(),
     reason="this Linux always maps 2 MiB at a time, so 64 MiB cost 32 page faults with and without the settings",
 )
-@pytest.mark.parametrize(
-    ("memory", "low", "high"),
-    [
-        pytest.param("given back", 2**26 // os.sysconf("SC_PAGE_SIZE"), math.inf, marks=pytest.mark.slow),
-        ("kept", 0, 100),
-    ],
-)
-def test_kept_memory_is_mapped_once(memory, low, high):
-    command = [sys.executable, "-c", PAGE_FAULTS, memory]
-    faults = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert low <= faults < high
+def test_kept_memory_is_mapped_once():
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True)
+    # Otherwise, each call would map 64 MiB.
+    assert int(done.stdout) < 100
