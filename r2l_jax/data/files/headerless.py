@@ -114,7 +114,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.packing == "unpacked":
             return self._words(data)
         in_group, size = self._group
-        groups = np.pad(data, (0, whole - len(data))).reshape(-1, size)
+        groups = np.zeros((whole // size, size), np.uint8)
+        groups.ravel()[: len(data)] = data
         samples, low = np.empty((len(groups), in_group), np.uint16), self.bits - 8
         for place in range(in_group):
             if self.packing == "pfnc":
