@@ -57,22 +57,28 @@ class Moments:
 
 
 class Place(NamedTuple):
-    """A place in the tile of colors: its channel (0 is red), its sites in a map, and the step of digital numbers."""
+    """A place in the tile of colors: its channel (0 is red), its sites in a map, and the digital number of white."""
 
     row: int
     column: int
     channel: int
     sites: tuple[slice, slice]
-    step: float = 0.0
+    number: float | None
+
+    @property
+    def step(self) -> float:
+        """The distance between two values, 0 if they are continuous."""
+        return 0.0 if self.number is None else 1 / self.number
 
 
-def places(tile: Tile) -> list[Place]:
-    """Lists the places in a tile, row by row."""
-    height, width = tile.shape
-    return [
-        Place(row, column, int(tile[row, column]), (slice(row, None, height), slice(column, None, width)))
-        for row, column in np.ndindex(height, width)
-    ]
+def places(tile: Tile, *frames: Map) -> list[Place]:
+    """Lists the places in a tile, row by row, with the digital numbers that some frames have there."""
+    found = []
+    for row, column in np.ndindex(*tile.shape):
+        sites = slice(row, None, tile.shape[0]), slice(column, None, tile.shape[1])
+        number = digital_numbers(np.concatenate([frame[sites].ravel() for frame in frames]))
+        found.append(Place(row, column, int(tile[row, column]), sites, number))
+    return found
 
 
 def mean_of(values: Map, good: Mask) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from r2l_jax.calibration.defects import Defects, classified, deviations, mask, noise_deviations, smooth_surface
-from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, digital_numbers, mean_of, places
+from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, mean_of, places
 from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_error, read_noise
 from r2l_jax.calibration.reading import TINY, Flats, group_exposures, read_darks, read_flats, read_light
 from r2l_jax.runtime.errors import InputError
@@ -88,7 +88,8 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
     darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
     exposures = group_exposures(flat, light)
-    in_tile, numbers = _with_steps(places(tile), first_dark, first_flat)
+    in_tile = places(tile, first_dark, first_flat)
+    numbers = [place.number for place in in_tile if place.number is not None]
     bad = _noticed_in_the_dark(darks, in_tile, threshold)
     coarsest = max(place.step for place in in_tile)
     if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(coarsest)):
@@ -115,16 +116,6 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
         bits=_bits(number) if numbers else None,
         remarks=remarks,
     )
-
-
-def _with_steps(in_tile: Sequence[Place], dark: Map, flat: Map) -> tuple[list[Place], list[float]]:
-    """Returns places with the steps between values, and the digital numbers of white where there are steps."""
-    numbers = [
-        digital_numbers(np.concatenate([frame[place.sites].ravel() for frame in (dark, flat)])) for place in in_tile
-    ]
-    steps = [0.0 if number is None else 1 / number for number in numbers]
-    known = [number for number in numbers if number is not None]
-    return [place._replace(step=step) for place, step in zip(in_tile, steps, strict=True)], known
 
 
 def _noticed_in_the_dark(darks: Moments, in_tile: Sequence[Place], threshold: float) -> Mask:
