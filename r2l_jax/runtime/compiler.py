@@ -11,8 +11,7 @@ import jax.numpy as jnp
 def options() -> dict[str, str | int]:
     """Returns the options to compile with, which on a CPU leave convolutions to Eigen and products to YNNPACK.
 
-    YNNPACK's convolutions take 1.7 times as long in ResNet-18's first blocks, and 2.3 times for the gradient of their
-    kernels. Eigen's matrix products allocate much: where all threads share one heap, a step takes 1.15 times as long.
+    YNNPACK's convolutions take 1.7 times as long in ResNet-18's first blocks; Eigen's matrix products allocate much.
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -35,10 +35,9 @@ def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 class OneAhead:
-    """Keeps the devices at most one piece of work ahead of the host.
+    """Keeps the devices at most one piece of work ahead of the host, since JAX returns before a result is computed.
 
-    JAX returns from a call before its result is computed. Without a limit, the results of many calls would fill the
-    devices' memory, progress bars would run ahead of the work, and a request to stop would take effect late.
+    The results of many calls would fill the devices' memory, and a request to stop would take effect late.
     """
 
     def __init__(self):

@@ -28,10 +28,7 @@ Config = TypeVar("Config")
 
 
 class Bound(NamedTuple):
-    """The valid values of a number.
-
-    `words` completes the message "--flag must ...".
-    """
+    """The valid values of a number; `words` completes the message "--flag must ..."."""
 
     holds: Callable[[float], bool]
     words: str
@@ -132,34 +129,31 @@ def leaves(settings: type) -> Iterator[_Leaf]:
         yield _Leaf(group, field.name, kind, field.default, field.metadata[_SETTING])
 
 
+_MAKERS: dict[type, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_boolean,
+}
+
+
 def define(settings: type, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines a flag for each setting."""
     for leaf in leaves(settings):
-        _define(leaf, values)
-
-
-def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
-    declared, default = leaf.declared, None if leaf.is_required else leaf.default
-    options: dict[str, Any] = {"flag_values": values}
-    if leaf.is_list:
-        texts = [_text(value) for value in (default if isinstance(default, tuple) else (default,))]
-        make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
-        make(leaf.name, None if default is None else texts, declared.help, **options)
-    elif declared.choices:
-        flags.DEFINE_enum(leaf.name, default, list(declared.choices), declared.help, **options)
-    elif declared.kind == "value":
-        serializer = flags.ArgumentSerializer()
-        flags.DEFINE(flags.BooleanParser(), leaf.name, default, declared.help, serializer=serializer, **options)
-    else:
-        makers: dict[type, Callable[..., Any]] = {
-            str: flags.DEFINE_string,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            bool: flags.DEFINE_boolean,
-        }
-        makers[leaf.type](leaf.name, default, declared.help, **options)
-    for name, element in declared.switches.items():
-        flags.DEFINE_boolean(name, None, f"--{leaf.name}={element}", **options)
+        declared, default = leaf.declared, None if leaf.is_required else leaf.default
+        options: dict[str, Any] = {"help": declared.help, "flag_values": values}
+        if leaf.is_list:
+            texts = [_text(value) for value in (default if isinstance(default, tuple) else (default,))]
+            make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
+            make(leaf.name, None if default is None else texts, **options)
+        elif declared.choices:
+            flags.DEFINE_enum(leaf.name, default, list(declared.choices), **options)
+        elif declared.kind == "value":
+            flags.DEFINE(flags.BooleanParser(), leaf.name, default, serializer=flags.ArgumentSerializer(), **options)
+        else:
+            _MAKERS[leaf.type](leaf.name, default, **options)
+        for name, element in declared.switches.items():
+            flags.DEFINE_boolean(name, None, f"--{leaf.name}={element}", flag_values=values)
 
 
 def _text(value: Any) -> str:
@@ -232,13 +226,12 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
     return settings(**arguments)
 
 
-def flat(*configs: Settings) -> dict[str, Any]:
+def flat(config: Settings) -> dict[str, Any]:
     """Returns the values of settings by the names of their flags."""
     values = {}
-    for config in configs:
-        for field in dataclasses.fields(typing.cast(Any, config)):
-            value = getattr(config, field.name)
-            values |= flat(value) if isinstance(value, Settings) else {field.name: value}
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, field.name)
+        values |= flat(value) if isinstance(value, Settings) else {field.name: value}
     return values
 
 
@@ -290,10 +283,13 @@ def help_text(settings: type, title: str, full: bool = False) -> str:
     groups: dict[str, list[str]] = {}
     known = list(leaves(settings))
     shown = [leaf for leaf in known if full or not leaf.declared.rare]
+    width = min(shutil.get_terminal_size().columns, 100)
+    wrapper = textwrap.TextWrapper(width, initial_indent="  ", subsequent_indent=6 * " ", break_on_hyphens=False)
+    wrapper.break_long_words = False
     for leaf in shown:
         heading = (leaf.group.__doc__ or "").strip().splitlines()[0].removesuffix(".")
-        is_switch = leaf.type is bool and leaf.declared.kind != "value"
-        groups.setdefault(heading, []).append(_entry("[no]" * is_switch + leaf.name, _help(leaf)))
+        no = "[no]" if leaf.type is bool and leaf.declared.kind != "value" else ""
+        groups.setdefault(heading, []).append(wrapper.fill(f"--{no}{leaf.name}: {_help(leaf)}"))
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
     more = "--flagfile=<file> reads flags from a file, one per line."
     more += f" --helpfull lists {len(known) - len(shown)} more flags." if len(shown) < len(known) else ""
@@ -311,9 +307,3 @@ def _help(leaf: _Leaf) -> str:
         texts = [str(each).lower() if isinstance(each, bool) else _text(each) for each in default]
         ending = f" (default: {', '.join(texts)})"
     return choices + leaf.declared.help + ending
-
-
-def _entry(name: str, text: str) -> str:
-    width, text = min(shutil.get_terminal_size().columns, 100) - 2, f"--{name}: {text}"
-    lines = textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
-    return textwrap.indent("\n".join(lines), "  ")

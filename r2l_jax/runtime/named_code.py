@@ -24,10 +24,7 @@ _MODULE_PREFIX = "_named_"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The Python file that a pipeline or a head comes from.
-
-    `file` is an absolute path, and `sha256` the hash of the content.
-    """
+    """The Python file that a pipeline or a head comes from: its absolute path, and the hash of its content."""
 
     file: str
     function: str
@@ -56,10 +53,9 @@ def title(name: str) -> str:
 
 
 def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
-    """Returns a function of a user's file, which is run only once as long as its content stays the same.
+    """Returns the function `<file>.py:<function>`, whose file is run only once as long as its content stays the same.
 
-    `name` is `<file>.py:<function>`, which only the user may have given, and no record. Errors name `flag`, and `noun`,
-    "pipeline" or "head".
+    Only the user may have given the `name`, and no record. Errors name `flag`, and `noun`, "pipeline" or "head".
     """
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):

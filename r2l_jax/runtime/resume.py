@@ -1,8 +1,4 @@
-"""What a program has done is in tables, so that the same command resumes it after it was killed.
-
-A program compares its settings with the manifest of its output (`read_manifest`), and reads which items are done from a
-`Table`, to which it adds the others as they are done (see `jobs`).
-"""
+"""Manifests and tables of what is done, by which the same command resumes a program that was killed."""
 
 import csv
 import json
@@ -42,11 +38,7 @@ def read_manifest(file: pathlib.Path, fixed: Mapping[str, Any], content: str) ->
 
 
 class Table:
-    """The rows of the items that are done, in a CSV file.
-
-    Rows are added as items are done, so that a program that is killed loses only the last few. The first cell of a row
-    is its name. The file's folder must exist.
-    """
+    """The rows of the items that are done, added to a CSV file one by one. The first cell of a row is its name."""
 
     def __init__(self, file: pathlib.Path, columns: Sequence[str]):
         self.file, self._columns, self._next_sync = file, list(columns), 0.0

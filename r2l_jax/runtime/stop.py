@@ -84,7 +84,9 @@ def exit_status(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         _end(128 + signal.SIGPIPE)
     except Exception as error:
-        called, alone = of_callback(error), not _has_joined_others()
+        # Without importing JAX, which takes half a second.
+        called = of_callback(error)
+        alone = "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized()
         if called or _is_for_the_user(error):
             _say(f"error: {in_words(called or error)}")
         elif alone:
@@ -105,11 +107,6 @@ def _is_for_the_user(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or error.errno in _FULL)
     return isinstance(error, InputError)
-
-
-def _has_joined_others() -> bool:
-    """Returns whether this process is one of several, without importing JAX, which takes half a second."""
-    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def _end_by_thread(failed: threading.ExceptHookArgs) -> None:
