@@ -75,9 +75,9 @@ class Plan:
         # Last, since it hashes the data.
         self.described = describe(config, self.dataset)
 
-    def check_folders(self, folds: Sequence[Fold]) -> None:
+    def check_folders(self) -> None:
         """Raises an InputError if an earlier run would end this one later, before anything is trained or removed."""
-        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
+        begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
             where = str(fold.metrics_file)
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
@@ -89,7 +89,7 @@ class Plan:
                     f"{fold.folder.parent} holds another run ({'; '.join(found)}): "
                     "choose another --run_name, or start anew with --overwrite"
                 )
-        others = [fold for fold in folds if fold not in begun]
+        others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
             self.sources.check(fold.number, fold.folder.parent if self.config.tracking.overwrite else None)
         if others:

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,41 +56,21 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
     if seed_folders(run_dir):
         raise InputError(f"{run_dir} holds a group of trainings: choose another --run_name")
     with writing_to(run_dir):
-        plan.check_folders(plan.folds)
+        plan.check_folders()
         if is_first() and config.tracking.overwrite:
             _remove(run_dir)
         multihost_utils.sync_global_devices("run folder prepared")
-        steps = make_steps(plan.steps, rule)
-        results = _train(plan, steps, plan.folds)
+        steps, results = make_steps(plan.steps, rule), []
+        with stop.after_step():
+            for fold in plan.folds:
+                with writing_to(fold.folder):
+                    results.append(FoldTraining(plan, steps, fold).finish())
         summary = _summary(steps, results)
         if is_first():
             write_json(run_dir / "summary.json", summary)
             if shows:
                 _show(plan, steps.task, results, summary, time.monotonic() - started)
         return summary
-
-
-def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[GradientDescent] = GradientDescent) -> None:
-    """Trains some folds of a run, or finishes them, while other programs may train its others.
-
-    The folds belong to `run`, which writes `summary.json` once all of them are trained.
-    """
-    if config.tracking.overwrite:
-        raise ValueError("to overwrite a run would remove the folds that others train")
-    plan = Plan(config, rule)
-    chosen = [plan.folds[number] for number in numbers]
-    plan.check_folders(chosen)
-    _train(plan, make_steps(plan.steps, rule), chosen)
-
-
-def _train(plan: Plan, steps: Steps, folds: Sequence[Fold]) -> list[Numbers]:
-    """Trains folds one after the other, and returns the content of each metrics.json."""
-    results = []
-    with stop.after_step():
-        for fold in folds:
-            with writing_to(fold.folder):
-                results.append(FoldTraining(plan, steps, fold).finish())
-    return results
 
 
 def _remove(run_dir: pathlib.Path) -> None:

@@ -76,4 +76,4 @@ def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment,
     assert process.returncode == 0, stderr
     assert "failed" not in stdout
     assert numbers(tmp_path / "study") == numbers(adjustment)
-    assert (tmp_path / "study" / "logs" / "train_adjustment_learned_fold_0.txt").stat().st_size > 0
+    assert (tmp_path / "study" / "logs" / "train_adjustment_learned.txt").stat().st_size > 0

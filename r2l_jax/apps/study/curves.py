@@ -107,8 +107,7 @@ def adjustment(results: Results) -> Numbers:
     """
     config, theirs, runs = results.config, results.theirs, Numbers()
     for name, training in trainings_of(config, "adjustment").items():
-        trained = sum(job.folds for job in results.jobs if job.config == training and job.is_work)
-        if trained == config.data.n_splits:
+        if any(job.config == training for job in results.jobs):
             runs[name] = _over_steps(training, config.data.n_splits, f"val_{theirs.score}")
             if theirs.comparable:
                 end = runs[name]["end"]

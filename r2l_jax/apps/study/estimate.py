@@ -110,8 +110,6 @@ def _hash(job: StudyJob) -> str:
 def passes(job: StudyJob, samples: Samples) -> int:
     """Returns the work of a job in forward passes of one sample; a gradient step counts as several."""
     config = job.config
-    if not job.is_work:
-        return 0
     if isinstance(config, TrainConfig):
         return job.folds * config.optimization.epochs * (_STEP * samples.train + samples.valid)
     if isinstance(config, EvaluationConfig):

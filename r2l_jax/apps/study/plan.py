@@ -28,29 +28,23 @@ class StudyJob(Job):
         control: the drift control of the study that it belongs to.
         config: the settings of the function.
         folds: the number of folds that it covers.
-        is_work: whether it does more than sum up the results of other jobs.
     """
 
     kind: Kind
     control: str
     config: TrainConfig | EvaluationConfig | ForensicsConfig
-    folds: int = 1
-    is_work: bool = True
+    folds: int
 
 
-def make_jobs(config: StudyConfig, by_fold: bool) -> list[StudyJob]:
-    """Makes the jobs of the chosen controls, each after those that it needs.
-
-    Args:
-        config: the study.
-        by_fold: whether each fold of a training is a job of its own, for several workers. A single process compiles a
-            run's functions once for all of its folds.
-    """
+def make_jobs(config: StudyConfig) -> list[StudyJob]:
+    """Makes the jobs of the chosen controls, each after those that it needs."""
     jobs = list[StudyJob]()
     for control in (control for control in CONTROLS if control in config.choice.controls):
         for training in trainings_of(config, control).values():
-            trained = list(_training(config, training, control, by_fold))
-            jobs += [*trained, *_tests(config, training, control, tuple(job.name for job in trained))]
+            name, work = f"train {_title(config, training)}", functools.partial(train.run, training)
+            folds = config.data.n_splits
+            jobs.append(StudyJob(name, work, kind="training", control=control, config=training, folds=folds))
+            jobs += _tests(config, training, control, name)
     return jobs
 
 
@@ -75,9 +69,9 @@ def _algorithms(pipeline: str) -> dict[str, str]:
     return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
 
 
-def _tests(config: StudyConfig, training: TrainConfig, control: str, trained: tuple[str, ...]) -> Iterator[StudyJob]:
-    """Yields the evaluation of a run, or the searches in its model, after the jobs that train it."""
-    shared: Any = {"control": control, "after": trained, "folds": config.data.n_splits}
+def _tests(config: StudyConfig, training: TrainConfig, control: str, trained: str) -> Iterator[StudyJob]:
+    """Yields the evaluation of a run, or the searches in its model, after the job that trains it."""
+    shared: Any = {"control": control, "after": (trained,), "folds": config.data.n_splits}
     if control == "synthesis":
         wanted = config.evaluation_of(training)
         name, work = f"evaluate {_title(config, training)}", functools.partial(_evaluate, flat(wanted))
@@ -92,23 +86,6 @@ def _tests(config: StudyConfig, training: TrainConfig, control: str, trained: tu
 def _evaluate(flags: Mapping[str, Any]) -> None:
     """Evaluates with flags, which can be pickled, unlike the cases of an EvaluationConfig."""
     evaluation.run(build(EvaluationConfig, flags))
-
-
-def _training(config: StudyConfig, training: TrainConfig, control: str, by_fold: bool) -> Iterator[StudyJob]:
-    """Yields the training of a run: one job, or one for each fold."""
-    title = f"train {_title(config, training)}"
-    if not by_fold:
-        work = functools.partial(train.run, training)
-        yield StudyJob(title, work, kind="training", control=control, config=training, folds=config.data.n_splits)
-        return
-    names = []
-    for fold in range(config.data.n_splits):
-        work = functools.partial(train.run_folds, training, (fold,))
-        names.append(f"{title}, fold {fold}")
-        yield StudyJob(names[-1], work, kind="training", control=control, config=training)
-    # With all folds trained, this writes the run's summary.
-    work, title = functools.partial(train.run, training), f"sum up {_title(config, training)}"
-    yield StudyJob(title, work, tuple(names), kind="training", control=control, config=training, is_work=False)
 
 
 def _title(config: StudyConfig, training: TrainConfig) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from r2l_jax.apps.report.page import render
 from r2l_jax.apps.study import curves, estimate, figures, page, plan, synthesis
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.apps.study.published import Results, orientation
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
@@ -52,7 +51,7 @@ def dry_run(config: StudyConfig) -> str:
         InputError: as for `run`.
     """
     dataset = _prepare(config)
-    jobs = _jobs(config)
+    jobs = plan.make_jobs(config)
     ledger = estimate.Ledger(config.output_dir)
     at_once = workers.asked_for(config.choice.scheduler)[0]
     return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), at_once)
@@ -68,13 +67,9 @@ def _prepare(config: StudyConfig) -> RawDataset:
     return dataset
 
 
-def _jobs(config: StudyConfig) -> list[StudyJob]:
-    return plan.make_jobs(config, by_fold=config.choice.scheduler != "serial")
-
-
 def _run_jobs(config: StudyConfig, dataset: RawDataset) -> dict[str, str]:
     """Runs all jobs, prints how each ended, and returns why jobs failed, by name."""
-    jobs, failed, ledger = _jobs(config), {}, estimate.Ledger(config.output_dir)
+    jobs, failed, ledger = plan.make_jobs(config), {}, estimate.Ledger(config.output_dir)
     samples = estimate.Samples.of(config, dataset)
     by_name = {job.name: job for job in jobs}
     ended = workers.run(jobs, config.choice.scheduler, config.output_dir / "logs")
@@ -91,7 +86,7 @@ def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]
     """Collects the numbers of all controls from the folders of the runs."""
     task = task_of(dataset, config.network)
     theirs = orientation(config.data.dataset, task.score)
-    results = Results(config, task, theirs, [job for job in _jobs(config) if job.name not in failed])
+    results = Results(config, task, theirs, [job for job in plan.make_jobs(config) if job.name not in failed])
     collectors = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     return {
         "dataset": dataset.name,

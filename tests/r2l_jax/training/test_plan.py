@@ -71,7 +71,7 @@ def test_a_run_is_not_continued_with_another_split(own_split, copy):
     config, *_ = own_split
     plan = Plan(replace(copy, split=config.data.split))
     with pytest.raises(InputError, match=r"one_epoch holds another run \(it has another split\): choose another"):
-        plan.check_folders(plan.folds)
+        plan.check_folders()
 
 
 @pytest.mark.parametrize(

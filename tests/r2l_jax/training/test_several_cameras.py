@@ -40,7 +40,7 @@ def model(several):
 def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
     moved = tmp_path / "cells"
     shutil.copytree(several.data.data_dir, moved)
-    Plan(replace(several, data_dir=str(moved))).check_folders(Plan(several).folds)
+    Plan(replace(several, data_dir=str(moved))).check_folders()
     near = dataclasses.replace(NEAR, white_balance=(2.3, 1, 1.7))
     (moved / "near/camera.json").write_text(near.to_json())
     with pytest.raises(InputError, match=r"another run \(other data; other cameras\)"):

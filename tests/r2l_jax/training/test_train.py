@@ -19,6 +19,7 @@ from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
+from r2l_jax.training.plan import Plan
 from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import StepSettings
 
@@ -73,22 +74,10 @@ def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
     assert metrics(config, 0)["train_indices"] != metrics(config, 1)["train_indices"]
 
 
-def test_folds_that_are_trained_one_by_one_are_those_of_the_run(base, finished):
-    config, summary = finished
-    apart = replace(base, run_name="apart", n_splits=2, log_model=False)
-    for fold in (1, 0):
-        train.run_folds(apart, [fold])
-        assert (apart.run_dir / "fold_0").exists() == (fold == 0)
-    assert not (apart.run_dir / "summary.json").exists()
-    assert train.run(apart) == summary
-    for fold in range(2):
-        assert history(apart, fold) == history(config, fold)
-
-
-def test_a_fold_in_training_is_not_trained_twice(base):
-    config = replace(base, run_name="twice", n_splits=2)
-    with writing_to(config.run_dir / "fold_1"), pytest.raises(InputError, match="another program is writing"):
-        train.run_folds(config, [1])
+def test_a_run_in_training_is_not_trained_twice(base):
+    config = replace(base, run_name="twice")
+    with writing_to(config.run_dir), pytest.raises(InputError, match="another program is writing"):
+        train.run(config)
 
 
 def test_tensorboard_has_scalars_parameters_and_pictures(finished):
@@ -171,16 +160,16 @@ def test_every_second_epoch_and_the_last_are_validated_and_without_checkpoints_t
 
 
 def test_each_fold_draws_its_own_weights(base, monkeypatch):
-    config, keys = replace(base, run_name="keys", n_splits=3, log_model=False), set()
+    plan, keys = Plan(replace(base, run_name="keys", n_splits=3)), set()
 
     def draw(steps, sources, dataset, fold, batch, key, *_):
         keys.add(tuple(jax.random.key_data(key).tolist()))
         raise Interrupted
 
     monkeypatch.setattr(train, "initial_state", draw)
-    for fold in range(3):
+    for fold in plan.folds:
         with pytest.raises(Interrupted):
-            train.run_folds(config, [fold])
+            train.FoldTraining(plan, steps.make_steps(plan.steps), fold).finish()
     assert len(keys) == 3
 
 

@@ -19,7 +19,7 @@ def ledger(tmp_path):
 @pytest.fixture
 def by_kind(config):
     """A job of each kind."""
-    return {job.kind: job for job in make_jobs(config, by_fold=False)}
+    return {job.kind: job for job in make_jobs(config)}
 
 
 def test_the_work_of_a_job_is_counted_in_passes_of_a_sample(by_kind):
@@ -31,7 +31,7 @@ def test_the_work_of_a_job_is_counted_in_passes_of_a_sample(by_kind):
 
 
 def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kind, ledger):
-    jobs = make_jobs(config, by_fold=False)
+    jobs = make_jobs(config)
     written = ledger()
     for job in by_kind.values():
         written.add(job, 60.0, passes(job, SAMPLES))
@@ -49,7 +49,7 @@ def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kin
 
 def test_other_settings_are_another_job(config, by_kind, ledger):
     ledger().add(by_kind["search"], 1.0, 1)
-    other = {job.name: job for job in make_jobs(replace(config, steps=7), by_fold=False)}[by_kind["search"].name]
+    other = {job.name: job for job in make_jobs(replace(config, steps=7))}[by_kind["search"].name]
     assert not ledger().has(other)
 
 

@@ -9,22 +9,14 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build
 
 
-@pytest.mark.parametrize("by_fold", [False, True])
-def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes(config, by_fold):
-    jobs = make_jobs(config, by_fold)
+def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes(config):
+    jobs = make_jobs(config)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
     for job in jobs:
         assert all(names.index(name) < names.index(job.name) for name in job.after)
         pickle.loads(pickle.dumps(job.work))
-
-
-def test_the_number_of_jobs(config):
-    jobs = make_jobs(config, by_fold=False)
     assert [sum(job.kind == kind for job in jobs) for kind in ("training", "evaluation", "search")] == [15, 12, 2]
-    jobs = make_jobs(config, by_fold=True)
-    # A training of each of two folds, and the summary of their run.
-    assert [sum(job.kind == "training" and job.is_work == work for job in jobs) for work in (True, False)] == [30, 15]
 
 
 def test_six_pipelines_are_computed_as_the_program_of_the_study_did(config):
