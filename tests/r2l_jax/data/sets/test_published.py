@@ -33,18 +33,18 @@ def write_cells(root, stem, label, folders=(FULL,)):
         tifffile.imwrite(path, np.full((256, 256), level(stem, folder), np.uint16))
 
 
-def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_mask.png"):
+def write_frame(root, stem, cars):
     """Writes a frame with numbered sites, and its mask: by tile, the fraction that cars cover."""
-    frames, masks = root / "drone" / "images_full" / folder, root / "drone" / "masks_full"
+    frames, masks = root / "drone" / "images_full" / FULL, root / "drone" / "masks_full"
     for path in (frames, masks):
         path.mkdir(parents=True, exist_ok=True)
-    raw = (np.arange(shape[0] * shape[1]) % 65536).astype(np.uint16).reshape(shape)
-    mask = np.zeros(shape, np.uint8)
+    raw = (np.arange(512 * 768) % 65536).astype(np.uint16).reshape(512, 768)
+    mask = np.zeros_like(raw, np.uint8)
     for (row, col), fraction in cars.items():
         tile = mask[256 * row : 256 * (row + 1), 256 * col : 256 * (col + 1)]
         tile[: round(256 * fraction)] = 255
     tifffile.imwrite(frames / f"{stem}.tif", raw)
-    Image.fromarray(mask).save(masks / mask_name.format(stem))
+    Image.fromarray(mask).save(masks / f"{stem}_mask.png")
     return raw, mask
 
 
