@@ -120,17 +120,12 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
     text = flags.help_text(Config, "A title.")
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert groups == ["A program:", "Kind:", "Steps:"]
-    for line in (
-        "--[no]melted: too late (default: false)",
-        "--logged: in a book (default: true)",
-        "--kind: <cream|cube>: of ice (default: cream)",
-        "--weights: of the loss (default: 1, 2.5)",
-        "--input: files (required)",
-    ):
-        assert f"  {line}" in text
-    assert "--sizes" not in text
+    assert "\n  --[no]melted: too late (default: false)\n" in text
+    assert "\n  --kind: <cream|cube>: of ice (default: cream)\n" in text
+    assert "\n  --weights: of the loss (default: 1, 2.5)\n" in text
+    assert "\n  --input: files (required)\n" in text
     assert text.endswith(" --helpfull lists 1 more flags.")
-    assert "  --sizes: in pixels" in flags.help_text(Config, "A title.", full=True)
+    assert "\n  --sizes: in pixels\n" in flags.help_text(Config, "A title.", full=True)
 
 
 def test_train_has_a_flag_for_each_setting():

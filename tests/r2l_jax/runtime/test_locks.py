@@ -31,13 +31,6 @@ def test_a_folder_those_within_it_and_files_have_locks_of_their_own(tmp_path):
     assert [*tmp_path.iterdir()] == [tmp_path / "inner"]
 
 
-def test_the_lock_ends_with_an_error(tmp_path):
-    with pytest.raises(OSError, match="of the body"), writing_to(tmp_path):
-        raise OSError("of the body")
-    with writing_to(tmp_path):
-        pass
-
-
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -95,7 +95,6 @@ CALLED = "INTERNAL: CpuCallback error: Traceback:\n  File\nr2l_jax.runtime.error
     [
         (InputError("--lr must be positive"), 1, "error: --lr must be positive"),
         (Interrupted("stopped after 3 steps"), 130, "stopped after 3 steps"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "out/a.json"), 1, "error: out/a.json: Permission denied"),
         (RuntimeError(CALLED.replace("Cpu", "Python callback ")), 1, "error: Net returns nothing"),
     ],
