@@ -107,7 +107,7 @@ def static(
             color.
         sharpen: "sharpening_filter", "unsharp_masking", "unsharp_masking_vertical", or "none", which changes nothing.
         denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman", "bilateral",
-            or "none", which changes nothing.
+            "chroma_denoising", "nlm_denoising", or "none", which changes nothing.
         **settings: Arguments of these functions that differ from their defaults, such as `radius`, `sigma` or `size`.
             Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
             bilateral windows follow from the start of the parameters and stay fixed.
