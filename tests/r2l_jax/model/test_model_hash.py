@@ -72,6 +72,7 @@ def variants():
         own(scale),
         own(scale, width=2.0),
         own(jax.jit(lambda image, factor: image * factor)),
+        *(own(lambda image, factor, power=power: image * factor**power) for power in (1, 2)),
         own(functools.partial(scale, power=1)),
         own(functools.partial(scale, power=2)),
         own(scale_by(1.0)),
