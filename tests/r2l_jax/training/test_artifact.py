@@ -16,6 +16,7 @@ import r2l_jax
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.mending import MOST, known_of, mend
+from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
@@ -131,11 +132,15 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
 def test_an_adapted_model_may_have_another_pipeline(fold, raws, tmp_path):
     named = find_pipeline("bilinear.none.none")
     pipeline = named(fold.dataset.camera)
-    model = type(fold.model)(pipeline, fold.model.normalizer, fold.model.head)
+    # Becomes a batch norm.
+    normalizer = Standardize(jnp.array([0.2, 0.3, 0.4]), jnp.array([0.1, 0.2, 0.3]))
+    model = type(fold.model)(pipeline, normalizer, fold.model.head)
     fold.adapted(model, {}, named).write_fold(tmp_path / "run/fold_0")
     run = r2l_jax.load(tmp_path / "run")
     assert run.config.processing.pipeline == "bilinear.none.none"
     np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
+    expected = fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1])
+    np.testing.assert_allclose(run.predict(raws), expected, rtol=1e-4)
 
 
 def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):

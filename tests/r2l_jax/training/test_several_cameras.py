@@ -37,6 +37,13 @@ def model(several):
     return r2l_jax.load(several.run_dir)
 
 
+@pytest.fixture(scope="module")
+def of_one(model):
+    """The model as if it had been trained on the first camera alone."""
+    (fold,) = model
+    return Run([dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))])
+
+
 def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
     moved = tmp_path / "cells"
     shutil.copytree(several.data.data_dir, moved)
@@ -47,9 +54,10 @@ def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
         train.run(replace(several, data_dir=str(moved)))
 
 
-def test_a_model_keeps_its_cameras(several, model):
+def test_a_model_keeps_its_cameras(several, model, of_one):
     stored = r2l_jax.load(several.run_dir / "fold_0/model.safetensors")
     assert (stored.cameras, stored.camera, stored.identity) == (CAMERAS, FAR, model.identity)
+    assert model.identity != of_one.identity
 
 
 OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 1, 2.5))
@@ -70,7 +78,7 @@ OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 
         (True, "unseen.dng", None, "stated"),
     ],
 )
-def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, tmp_path, of_many, file, given, wanted):
+def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, tmp_path, of_many, file, given, wanted):
     """Its own black level and, after a training on several cameras, its gains; otherwise, the run's gains apply."""
     samples = np.random.default_rng(0).integers(9000, 30000, (32, 32)).astype(np.uint16)
     path = tmp_path / file
@@ -78,9 +86,7 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, tmp_path,
         np.save(path, samples)
     else:
         dng.write(path, samples, black=(4000, 5000, 4500, 5500), white=65535, camera=("", path.stem))
-    fold = model.folds[0]
-    of_one = dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))
-    run = model if of_many else Run([of_one])
+    run = model if of_many else of_one
     known = None if given is None else KnownCamera.of(given)
     if wanted is None:
         with pytest.raises(InputError, match=r"plain.npy names no camera, .* on several \(far, near\): name one"):
