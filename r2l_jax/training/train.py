@@ -39,9 +39,6 @@ Numbers = dict[str, Any]
 # Wider progress bars break on small terminals and in logs.
 _COLUMNS = 80
 
-# A network taken as it is brings a warning below this share of the way from chance to 100%.
-_LITTLE = 0.2
-
 
 def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
@@ -96,23 +93,18 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
     print(tracking.class_table(results))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
-    elif said := _said_of_a_guess(task, summary):
-        warn(said)
+    elif task.score == "accuracy" and _is_a_guess(found := summary["val_accuracy"]["mean"], len(task.classes)):
+        warn(
+            f"an accuracy of {found:.3f} is little better than a guess, so that drift can cost little: if the network "
+            "has done better, check its mean and std, its size and the order of the classes"
+        )
     head = plan.steps.architecture.frozen_head
     print(f"\n{tracking.closing(plan.config, seconds, head is None or has_gradient(head))}")
 
 
-def _said_of_a_guess(task: Task, summary: Numbers) -> str | None:
-    """Returns a warning if a network that was taken as it is does hardly better than a guess."""
-    if task.score != "accuracy":
-        return None
-    found, chance = summary["val_accuracy"]["mean"], 1 / len(task.classes)
-    if found > chance + _LITTLE * (1 - chance):
-        return None
-    return (
-        f"an accuracy of {found:.3f} is little better than a guess ({chance:.3f}), so that drift can cost little: if "
-        "the network has done better, check its mean and std, its size and the order of the classes"
-    )
+def _is_a_guess(accuracy: float, classes: int) -> bool:
+    """Tells whether an accuracy is less than a fifth of the way from chance to 100%."""
+    return accuracy <= 1 / classes + 0.2 * (1 - 1 / classes)
 
 
 class FoldTraining:
