@@ -43,7 +43,7 @@ DATA = "data"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationSettings(Settings):
-    """With --mode=adapt, the methods.
+    """Methods of adaptation.
 
     Raises:
         InputError: a value is out of range.
@@ -136,7 +136,7 @@ class AdaptationSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationConfig(FinishedRun):
-    """With --mode=adapt.
+    """Adaptation.
 
     Raises:
         InputError: a value is unknown or out of range.
