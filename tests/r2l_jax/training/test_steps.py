@@ -17,18 +17,21 @@ from r2l_jax.training.steps import Steps, make_steps
 from r2l_jax.training.update import GradientDescent, StepSettings, Updated
 
 
-def test_the_training_loss_of_an_epoch_is_the_mean_over_its_own_steps(base, monkeypatch):
-    train_step, losses = Steps.train, []
+def test_an_epoch_has_a_key_of_its_own_and_its_loss_is_the_mean_over_its_steps(base, monkeypatch):
+    train_step, losses, keys = Steps.train, [], []
 
-    def step(*arguments):
-        state, loss = train_step(*arguments)
+    def step(steps, state, batch, key):
+        state, loss = train_step(steps, state, batch, key)
         losses.append(float(loss))
+        keys.append(jax.random.key_data(key).tolist())
         return state, loss
 
     monkeypatch.setattr(Steps, "train", step)
     config = replace(base, run_name="means", log_model=False)
     train.run(config)
     assert len(set(losses)) == 8
+    assert keys == 4 * [keys[0]] + 4 * [keys[4]]
+    assert keys[0] != keys[4]
     means = np.reshape(losses, (2, 4)).mean(1)
     assert [row["train_loss"] for row in history(config)] == pytest.approx(means, rel=1e-5)
 

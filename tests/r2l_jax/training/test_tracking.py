@@ -64,11 +64,12 @@ def test_what_an_interrupted_run_recorded_of_its_next_epochs_is_superseded(tmp_p
     assert [(one.step, one.value) for one in events(tmp_path).Scalars("loss/val")] == [(0, 1.0), (1, 5.0)]
 
 
-def test_only_one_process_writes(tmp_path):
-    with Tracker(tmp_path, 0, save_tensors=True, enabled=False) as tracker:
-        tracker.scalars({"loss/val": 0.5}, 2)
+@pytest.mark.parametrize(("save_tensors", "enabled"), [(False, True), (True, False)])
+def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors, enabled):
+    with Tracker(tmp_path, 0, save_tensors, enabled) as tracker:
         tracker.images("stages", {"demosaic": np.zeros((1, 4, 4, 3), np.float32)}, 2)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.npy"))
+    assert [len(list(tmp_path.rglob(name))) for name in ("*.png", "events*")] == [enabled] * 2
 
 
 def test_an_epoch_has_one_line_of_at_most_80_characters():

@@ -45,6 +45,7 @@ def test_a_run_ends_with_its_classes_and_the_next_commands(trained):
     assert "\r" not in err  # It is no terminal, which would show a bar.
     lines = [line for line in err.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"] * 2
+    assert all(line.endswith("*") for line in lines[::2])
     table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1].isupper()}
     folds = [metrics(config, fold) for fold in range(2)]
     for number, name in enumerate(folds[0]["classes"]):
