@@ -1,8 +1,7 @@
 """Loads batches with Grain: in a reproducible order, read ahead in threads, each process its own part."""
 
-import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypedDict, TypeVar
+from collections.abc import Iterator
+from typing import Generic, TypedDict, TypeVar
 
 import grain
 import jax
@@ -53,13 +52,6 @@ def batch_of(dataset: RawDataset, indices: np.ndarray) -> Batch[np.ndarray]:
     raws, targets = dataset.samples(indices)
     index, weight = np.asarray(indices, np.int32), np.ones(len(indices), np.float32)
     return {"raw": raws, "target": targets, "index": index, "weight": weight}
-
-
-def hash_of(batch: Mapping[str, Any]) -> str:
-    """Hashes the mosaics of a batch and their targets."""
-    digest = hashlib.sha256(batch["raw"].tobytes())
-    digest.update(batch["target"].tobytes())
-    return digest.hexdigest()
 
 
 def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:

@@ -1,6 +1,5 @@
 """Writes the results of an analysis of a trained model, and reuses them as long as their identity stays the same."""
 
-import contextlib
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -72,13 +71,12 @@ class FoldAnalysis:
         """Returns the training samples that it draws from."""
         return ()
 
-    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any]) -> Analysis:
         """Analyzes a fold.
 
         Args:
             fold: the trained model.
             done: the contents of the fold's earlier analyses by name.
-            file: keeps unfinished work, unless it is None.
 
         Raises:
             Interrupted: a signal has asked to stop.
@@ -98,7 +96,7 @@ def once(
     fold: Artifact,
     flags: Mapping[str, Any],
     identity: store.Identity,
-    analyze: Callable[[pathlib.Path], Analysis],
+    analyze: Callable[[], Analysis],
 ) -> dict[str, Any]:
     """Returns the content of an analysis, from an earlier call of the same identity or made now, and prints its table.
 
@@ -109,28 +107,16 @@ def once(
         fold: the trained model.
         flags: the settings that the analysis depends on.
         identity: everything that it depends on.
-        analyze: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
-            at the end, with all whose names begin as its own.
+        analyze: makes the analysis.
     """
-    unfinished = file.parent / "unfinished.npz"
-
-    def clean_up() -> None:
-        """Removes unfinished work, also of a program that was killed. Work that is newer has other settings."""
-        for each in file.parent.glob(f"{unfinished.stem}*"):
-            with contextlib.suppress(FileNotFoundError):
-                if each.stat().st_mtime_ns <= file.stat().st_mtime_ns:
-                    each.unlink()
-
     content = store.find(file, identity)
     if content is None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        analysis = analyze(unfinished)
-        content = _write(file, fold, flags, identity, analysis)
+        content = _write(file, fold, flags, identity, analyze())
     elif content.get("training") != fold.training:
         # Another training has led to the same model.
         renamed = {**content, "training": fold.training}
         content = store.finish(file, renamed, renamed["identity"], renamed["files"])
-    clean_up()
     print(f"fold {fold.number}: {title}\n{content['table']}\nresults in {file.parent}\n")
     return content
 

@@ -1,15 +1,13 @@
 """Stores results under an identity, and finds a result again only under the identity that it was stored with.
 
 An identity is three hashes (of the settings, the data and the model), the hash of the packages' code, and the versions
-of JAX and jaxlib. A finished result is a JSON file with pictures and tables beside it (`find`, `clear`, `finish`);
-unfinished work is arrays (`Unfinished`).
+of JAX and jaxlib. A finished result is a JSON file with pictures and tables beside it (`find`, `clear`, `finish`).
 """
 
 import ast
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import json
 import pathlib
 import sys
@@ -18,7 +16,6 @@ from typing import Any
 
 import jax
 import jaxlib.version
-import numpy as np
 
 from r2l_jax.runtime.files import replacing, write_json
 
@@ -37,8 +34,7 @@ _FILES = "files"
 @functools.cache
 def source_hash() -> str:
     """Hashes the code of `PACKAGES`, once: later changes of the files do not change the code that runs."""
-    origins = [getattr(importlib.util.find_spec(name), "origin", None) for name in PACKAGES]
-    return hash_sources(pathlib.Path(str(origin)).parent for origin in origins)
+    return hash_sources(pathlib.Path(__file__).parents[2] / name for name in PACKAGES)
 
 
 def hash_sources(folders: Iterable[pathlib.Path]) -> str:
@@ -133,29 +129,3 @@ def read(file: pathlib.Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-class Unfinished:
-    """Arrays of unfinished work in an .npz file, valid for one identity; without a file, nothing is stored."""
-
-    def __init__(self, file: pathlib.Path | None, identity: Identity):
-        self._file, self._identity = file, json.dumps(identity)
-
-    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Stores arrays in place of those stored before."""
-        if self._file is not None:
-            with replacing(self._file) as part, part.open("wb") as file:
-                named = {"identity": np.array(self._identity), **arrays}
-                np.savez_compressed(file, **named)  # pyright: ignore[reportArgumentType]  # one name for `allow_pickle`
-
-    def load(self) -> dict[str, np.ndarray] | None:
-        """Returns the stored arrays, or None if nothing is stored for this identity."""
-        if self._file is None:
-            return None
-        try:
-            # Opened here, because np.load leaves a damaged file open.
-            with self._file.open("rb") as file, np.load(file) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
-                return found if str(found.pop("identity")) == self._identity else None
-        except Exception:  # The readers raise many kinds of exceptions for a damaged file.
-            return None

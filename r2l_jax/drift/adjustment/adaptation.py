@@ -254,8 +254,8 @@ def _adapted(config: AdaptationConfig, fold: Artifact, drift: Case) -> dict[str,
     under = drifted(config, fold, drift)
     identity = _identity(config.searches, fold, drift, under)
 
-    def analyze(unfinished: pathlib.Path) -> Analysis:
-        analysis, model = adapt(config.searches, fold, under, unfinished)
+    def analyze() -> Analysis:
+        analysis, model = adapt(config.searches, fold, under)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
         fold.adapted(model, origin, pipeline).write_fold(adapted_run)
@@ -281,12 +281,10 @@ def _flags(settings: AdaptationSettings, drift: Case) -> dict[str, Any]:
     return {**flat(settings), "drift": drift._replace(pipeline=None)._asdict()}
 
 
-def adapt(
-    settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path
-) -> tuple[Analysis, RawToLogit]:
+def adapt(settings: AdaptationSettings, fold: Artifact, under: Drifted) -> tuple[Analysis, RawToLogit]:
     """Makes the models of all methods, and measures them on other images than those that they were made by.
 
-    The content is a `results.Adapted`. Unfinished searches are kept in the file.
+    The content is a `results.Adapted`.
 
     Returns:
         The analysis, and the model of the last method.
@@ -297,7 +295,7 @@ def adapt(
     """
     # Arrays of a fold lie on the devices of all processes, each of which computes by itself here.
     under, own_model = under._replace(model=under.model.on_one_device()), fold.model.on_one_device()
-    tried, task = try_all(settings, fold, under, file), fold.task
+    tried, task = try_all(settings, fold, under), fold.task
     model = list(tried.models.values())[-1]
     batches = whole_batches(under.dataset, under.samples, settings.batch_size)
     own = whole_batches(fold.dataset, fold.measured_indices, settings.batch_size)

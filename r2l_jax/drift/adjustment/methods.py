@@ -1,7 +1,6 @@
 """The methods of adaptation, and the baseline that they have to beat: each makes another model of a drifted one."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -57,14 +56,14 @@ class Tried:
     searched: Searched | None
 
 
-def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path) -> Tried:
+def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted) -> Tried:
     """Makes the models of the baseline and of the methods that the settings name.
 
     Raises:
         InputError: a search has diverged.
         Interrupted: a signal has asked to stop.
     """
-    adaptation = _Adaptation(settings, fold, under, file)
+    adaptation = _Adaptation(settings, fold, under)
     models, mended, refusal, searched = {}, None, None, None
     if settings.unlabeled:
         models[BASELINE] = adaptation.replaced()
@@ -83,8 +82,8 @@ def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted, file: 
 class _Adaptation:
     """Adapts a model under a drift."""
 
-    def __init__(self, settings: AdaptationSettings, fold: Artifact, under: Drifted, file: pathlib.Path):
-        self._settings, self._fold, self._under, self._file = settings, fold, under, file
+    def __init__(self, settings: AdaptationSettings, fold: Artifact, under: Drifted):
+        self._settings, self._fold, self._under = settings, fold, under
         self._group = free_parameters(settings.parameters, under.pipeline)
         self._pipeline = under.pipeline
         self._raws = np.zeros(0, np.float32)
@@ -130,7 +129,7 @@ class _Adaptation:
         nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
         stops = [stops[place] for place in sorted(nearest)]
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(searches, *samples, settings.steps, self._unfinished("features"))
+        found = searcher.run(searches, *samples, settings.steps)
         ends = [frozen.default, *(one.parameters for one in found)]
         distances = searcher.losses(ends, *samples)
         mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
@@ -155,7 +154,7 @@ class _Adaptation:
         searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         samples = under.dataset.samples(under.labeled)
-        found = searcher.run(searches, *samples, settings.steps, self._unfinished("labels"))
+        found = searcher.run(searches, *samples, settings.steps)
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = [frozen.default, *(one.parameters for one in found)]
         measurer = Measurer(frozen)
@@ -169,10 +168,6 @@ class _Adaptation:
         ]
         chosen = int(np.argmin([measured.loss for measured in on_labeled]))
         return _with_pipeline(model, frozen.pipeline(ends[chosen])), Searched(stops, found, starts, chosen)
-
-    def _unfinished(self, objective: str) -> pathlib.Path:
-        """Returns the file that keeps a search. Each has its own, so that a stop in the second repeats no first one."""
-        return self._file.with_stem(f"{self._file.stem}_{objective}")
 
     def _stops(self, stops: Sequence[int]) -> Sequence[int]:
         return stops if gains(self._pipeline.facts, self._group) else (0,)

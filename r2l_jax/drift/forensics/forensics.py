@@ -143,10 +143,10 @@ def _analyze(
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
 
-    def analyze(unfinished: pathlib.Path) -> Analysis:
+    def analyze() -> Analysis:
         if stop.requested():
             raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
-        found = analysis.analyze(fold, done, unfinished)
+        found = analysis.analyze(fold, done)
         stated = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
         facts = {"measured": fold.measured, "checkpoint": fold.about.checkpoint}
         return found._replace(content={**found.content, **facts}, table=f"{found.table}\n{stated}")

@@ -6,7 +6,6 @@ natural ranges, which makes parameters and images comparable.
 
 import dataclasses
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +92,7 @@ class SensitivityAnalysis(FoldAnalysis):
     name = "sensitivity"
     needs_gradient = True
 
-    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any]) -> Analysis:
         """Measures the sensitivity of a fold's model on its measured samples; nothing is kept if it is stopped.
 
         The content is a `results.Sensitivity`. Its table has a row for each sample.
@@ -126,7 +125,7 @@ def measure(frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
-    with ticking("sensitivity", total, lambda: "stopped; the same command begins with this analysis") as tick:
+    with ticking("sensitivity", total) as tick:
         for batch in loader.eval_batches(dataset, indices, batch_size):
             taken.append(batch["weight"] > 0)
             on_devices = to_devices(batch, shardings().split)

@@ -47,7 +47,7 @@ class ShotsAnalysis(FoldAnalysis):
         """Returns the training samples that the searches draw from."""
         return self.searches.drawn(fold) if self.searches else ()
 
-    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any]) -> Analysis:
         """Measures the groups. The content is a `results.Shots`, with a column for the worst case of each search."""
         indices, task = fold.measured_indices, fold.task
         model = self.searches.searched(fold) if self.searches else fold.model

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,13 +136,13 @@ class ToleranceAnalysis(FoldAnalysis):
         names = self.settings.map
         return [names[place : place + 2] for place in range(0, len(names), 2)]
 
-    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any]) -> Analysis:
         """Measures the intervals of a fold's model on its measured samples; the content is a `results.Tolerances`."""
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
         batches = whole_batches(fold.dataset, fold.measured_indices, self.batch_size)
         knobs = _knobs(frozen)
         scenes = fold.dataset.scenes(fold.measured_indices)
-        points = ScoredPoints(frozen, knobs, batches, self.seed, file, scenes)
+        points = ScoredPoints(frozen, knobs, batches, self.seed, scenes)
         (default,) = points.at([point({})], "default")
         # The last column belongs to the paired test, see `_scores`.
         floor = np.append(default - tolerance - ROUNDING, np.float32(0))
@@ -197,7 +196,6 @@ def _ends(
         points, [_Side(name, limit) for name, knob in knobs.items() for limit in (knob.low, knob.high)], floor
     )
     sides = {side: list(positions) for side, positions in swept.items()}
-    # A stopped call may have measured more points on all samples than this one needs: these make no difference.
     on_all = {each for side, positions in swept.items() for each in side.points(_every_second(positions))}
     for number in itertools.count(1):
         halved, whole = [], []

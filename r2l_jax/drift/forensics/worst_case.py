@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -145,7 +144,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             for group, weight, start in itertools.product(groups, settings.adv_aux_weight, range(settings.starts))
         }
 
-    def analyze(self, fold: Artifact, done: Mapping[str, Any], file: pathlib.Path | None) -> Analysis:
+    def analyze(self, fold: Artifact, done: Mapping[str, Any]) -> Analysis:
         """Searches for the worst cases; the content is a `results.WorstCases`.
 
         Raises:
@@ -168,7 +167,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             batch_size=self.batch_size,
         )
         samples = loader.batch_of(fold.dataset, self.drawn(fold))
-        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps, file)
+        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps)
         tried = list(zip(searches, ends, strict=True))
         for key, each in begun.items():
             tried.append((key, dict(tried)[key]._replace(parameters=each.parameters)))

@@ -123,21 +123,17 @@ def _confusions() -> Callable[..., jax.Array]:
 
 
 @contextlib.contextmanager
-def ticking(
-    title: str,
-    total: int,
-    stopped: Callable[[], str] = lambda: "stopped; the same command resumes there",
-) -> Iterator[Callable[[int], None]]:
+def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar of `total` steps, none without steps, and yields the function that moves it.
 
-    That function raises Interrupted with the message `stopped()` if a signal has asked to stop.
+    That function raises Interrupted if a signal has asked to stop.
     """
     with tqdm(total=total, desc=title, unit="batch", disable=None if total else True) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
             if stop.requested():
-                raise Interrupted(stopped())
+                raise Interrupted("stopped; the same command begins this analysis anew")
 
         yield tick
 

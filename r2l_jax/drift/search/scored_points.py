@@ -1,19 +1,16 @@
-"""Scores a model at points of its processing, on all samples and on resamples, and keeps its measurements in a file."""
+"""Scores a model at points of its processing, on all samples and on resamples."""
 
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from r2l_jax.data.loader import Batch, hash_of
+from r2l_jax.data.loader import Batch
 from r2l_jax.drift import statistics
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.measure import TOGETHER, Measurer, ticking
-from r2l_jax.runtime.store import Unfinished, identity
 
 RESAMPLES = 200
 
@@ -42,8 +39,6 @@ class ScoredPoints:
         knobs: the knobs that points name.
         batches: the samples, see `whole_batches`; samples of weight 0 do not count.
         seed: the seed of the resamples. Each draws as many scenes as there are, with replacement.
-        file: keeps the samples' confusion matrices at measured points, unless it is None. They are valid for the same
-            model, the same samples and the same seed.
         scenes: the number of each sample's scene, from 0; None if each shows a scene of its own.
 
     Attributes:
@@ -56,7 +51,6 @@ class ScoredPoints:
         knobs: Mapping[str, Knob],
         batches: Sequence[Batch],
         seed: int,
-        file: pathlib.Path | None,
         scenes: np.ndarray | None = None,
     ):
         self._frozen, self._knobs = frozen, knobs
@@ -70,15 +64,11 @@ class ScoredPoints:
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, self._scenes]
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
-        wanted = identity({"seed": seed}, hash_of(self._samples), frozen.fingerprint)
-        self._unfinished = Unfinished(file, wanted)
-        self._goes_on = "the same command resumes there" if file else "nothing is kept"
         # For each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than
         # assumed, `(N,)`; and the scores.
         self._known: dict[Point, np.ndarray] = {}
         self._seen: dict[Point, np.ndarray] = {}
         self._scores: dict[Point, np.ndarray] = {}
-        self._load()
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
         """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
@@ -137,21 +127,14 @@ class ScoredPoints:
         ]
         measured: dict[Point, list[np.ndarray]] = {point: [] for point in wanted}
         together = TOGETHER * jax.device_count()
-        with ticking(
-            title,
-            len(rows),
-            lambda: f"stopped with {len(self._known)} processings measured; {self._goes_on}",
-        ) as tick:
-            # Results are saved after each group of rows that is measured together.
-            for start in range(0, max(len(rows), 1), together):
+        with ticking(title, len(rows)) as tick:
+            for start in range(0, len(rows), together):
                 group = rows[start : start + together]
                 confusions = self._measurer.confusions([self._as_batch(*row) for row in group], tick)
                 for (point, indices), of_row in zip(group, confusions, strict=True):
                     measured[point].append(of_row[: len(indices)])
-                unfinished = {point for point, _ in rows[start + together :]}
-                for point in [point for point in measured if point not in unfinished]:
-                    self._add(point, *wanted[point], measured.pop(point))
-                self._save()
+        for point, confusions in measured.items():
+            self._add(point, *wanted[point], confusions)
 
     def _add(
         self, point: Point, samples: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]
@@ -180,27 +163,3 @@ class ScoredPoints:
             confusion = self._counts @ self._known[point].reshape(samples, -1)
             self._scores[point] = np.asarray(self._score(confusion.reshape(-1, *classes)))
         return self._scores[point]
-
-    def _save(self) -> None:
-        if not self._known:
-            return
-        known = np.stack(list(self._known.values()))
-        # Most values are zero: a classified sample has one that is not.
-        places = np.flatnonzero(known)
-        arrays = {
-            "points": np.array(json.dumps(list(self._known))),
-            "seen": np.stack([self._seen[point] for point in self._known]),
-            "shape": np.array(known.shape),
-            "places": places,
-            "values": known.ravel()[places],
-        }
-        self._unfinished.save(arrays)
-
-    def _load(self) -> None:
-        if (arrays := self._unfinished.load()) is None:
-            return
-        known = np.zeros(arrays["shape"], np.float32)
-        known.ravel()[arrays["places"]] = arrays["values"]
-        points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-        self._known = {each: known[place, ...] for place, each in enumerate(points)}
-        self._seen = {each: arrays["seen"][place, ...] for place, each in enumerate(points)}

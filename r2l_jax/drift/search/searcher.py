@@ -4,8 +4,6 @@ Many searches run at once, as one compiled step over a stack of them, see `Stack
 """
 
 import math
-import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +14,6 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
-from r2l_jax.data.loader import hash_of
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
@@ -26,13 +23,8 @@ from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.runtime.store import Identity, Unfinished, identity
 
 PyTree = Any
-
-# How often searches are saved, in seconds.
-_SAVED_EVERY = 30.0
-
 
 # The loss that searches change: of the task, by labels; or how far features are from those of the training, without.
 Objective = Literal["task", "features"]
@@ -126,7 +118,6 @@ class Searcher:
         raws: np.ndarray,
         targets: np.ndarray,
         steps: int,
-        file: pathlib.Path | None = None,
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
 
@@ -135,37 +126,30 @@ class Searcher:
             raws: mosaics `(N, H, W)` that batches are drawn from.
             targets: the targets of the mosaics.
             steps: the number of steps of each search.
-            file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
-                samples resume from there. The caller removes it.
 
         Raises:
             InputError: a search has diverged.
             Interrupted: a signal has asked to stop.
         """
         samples = {"raw": raws, "target": targets}
-        record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, samples, steps)))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
-        state, fixed = self._stacks.stack(record.resume(starts)), self._stacks.stack(fixed)
+        state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
         shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
         step = self._stacks.compile(self._step, (state, fixed), shared, donated=(0,))
         fixed, *shared = jax.device_put((fixed, *shared), step.input_shardings[0][1:])
 
-        ahead, saved, first = OneAhead(), time.monotonic(), record.steps
+        ahead, losses = OneAhead(), list[Array]()
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
-        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=None):
-            state, losses = step(state, fixed, *shared)
-            record.after.append(ahead.begun(losses))
-            last = record.steps == steps
-            stopped = stop.requested() and not last
-            # Also saved after the last step: the measurement that follows may be interrupted.
-            if file and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
-                record.save(state)
-                saved = time.monotonic()
-            if stopped:
-                goes_on = "the same command resumes there" if file else "nothing is kept"
-                raise Interrupted(f"stopped at step {record.steps} of {steps}; {goes_on}")
+        for _ in tqdm(range(steps), desc=title, unit="step", disable=None):
+            state, of_step = step(state, fixed, *shared)
+            losses.append(ahead.begun(of_step))
+            if stop.requested() and len(losses) < steps:
+                raise Interrupted("stopped; the same command begins this analysis anew")
         ends = self._stacks.unstack(state.offsets, len(searches))
-        return [self._found(*each) for each in zip(searches, ends, record.losses(), strict=True)]
+        ways = np.zeros((len(searches), 0, 2))
+        if losses:
+            ways = self._stacks.unstack(np.stack(jax.device_get(losses), 2), len(searches))
+        return [self._found(*each) for each in zip(searches, ends, ways, strict=True)]
 
     def losses(
         self,
@@ -201,20 +185,6 @@ class Searcher:
                 f"{self._learning_rate:g}"
             )
         return found
-
-    def _identity(self, searches: Sequence[Search], samples: Mapping[str, Any], steps: int) -> Identity:
-        """Collects everything that the steps of the searches depend on."""
-        settings = {
-            "searches": [search._asdict() for search in searches],
-            "direction": self._direction,
-            "objective": self._objective,
-            "price": self._price,
-            "aux_loss": self._aux_loss,
-            "batch_size": self._batch_size,
-            "learning_rate": self._learning_rate,
-            "steps": steps,
-        }
-        return identity(settings, hash_of(samples), self._frozen.fingerprint)
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
         default = self._frozen.default
@@ -274,46 +244,3 @@ def _batch(samples: Mapping[str, Any], drawn: Array) -> Any:
         "index": drawn.astype(jnp.int32),
         "weight": jnp.ones(len(drawn)),
     }
-
-
-class _Record:
-    """Records the losses of searches, and keeps their states while they are unfinished.
-
-    Attributes:
-        before: the losses of earlier calls, `(searches, steps, 2)`.
-        after: the losses of each step since, as the stack's compiled function returns them.
-    """
-
-    def __init__(self, stacks: Stacks, count: int, kept: Unfinished):
-        self._stacks, self._count, self._kept = stacks, count, kept
-        self.before = np.zeros((count, 0, 2), np.float32)
-        self.after: list[jax.Array] = []
-
-    @property
-    def steps(self) -> int:
-        """The number of steps so far, including earlier calls."""
-        return self.before.shape[1] + len(self.after)
-
-    def resume(self, starts: Sequence[_State]) -> Sequence[_State]:
-        """Returns the states that an earlier call has kept, or the starts."""
-        arrays = self._kept.load()
-        if arrays is None:
-            return starts
-        self.before = arrays["losses"]
-        leaves, structure = jax.tree.flatten(starts[0])
-        stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
-        return [jax.tree.unflatten(structure, [leaf[place] for leaf in stacked]) for place in range(self._count)]
-
-    def losses(self) -> np.ndarray:
-        """Returns the task loss and the deviation of all steps so far, `(searches, steps, 2)`."""
-        if not self.after:
-            return self.before
-        after = self._stacks.unstack(np.stack(jax.device_get(self.after), 2), self._count)
-        return np.concatenate([self.before, np.stack(after)], 1)
-
-    def save(self, state: _State) -> None:
-        """Keeps a stack of states and the losses so far."""
-        states = self._stacks.unstack(state, self._count)
-        leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-        arrays = {**{f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}, "losses": self.losses()}
-        self._kept.save(arrays)

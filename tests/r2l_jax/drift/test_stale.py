@@ -120,7 +120,7 @@ def watched():
         numbers = {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": [], "outcomes": outcomes}
         return [{case.name: numbers for case in cases}]
 
-    def analyzed(self, fold, done, file):
+    def analyzed(self, fold, done):
         names.append(self.name)
         return quick(self.name)
 

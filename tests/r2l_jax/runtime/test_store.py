@@ -1,7 +1,6 @@
 import json
 import pathlib
 
-import numpy as np
 import pytest
 
 from r2l_jax.runtime import store
@@ -126,15 +125,3 @@ def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path):
     file.write_text(json.dumps({"files": ["../thesis.tex", str(tmp_path / "thesis.tex"), "..", "", 3]}))
     store.clear(file)
     assert names(tmp_path) == ["results", "thesis.tex"]
-
-
-def test_unfinished_work_is_loaded_under_its_identity_only(tmp_path):
-    file, identity = tmp_path / "unfinished.npz", store.identity({}, "1")
-    store.Unfinished(file, identity).save({"losses": np.arange(3)})
-    np.testing.assert_array_equal(store.Unfinished(file, identity).load()["losses"], np.arange(3))
-    assert store.Unfinished(file, identity | {"source": "other"}).load() is None
-    file.write_bytes(file.read_bytes()[:-30])
-    assert store.Unfinished(file, identity).load() is None
-    nowhere = store.Unfinished(None, identity)
-    nowhere.save({"losses": np.arange(3)})
-    assert nowhere.load() is None

@@ -7,13 +7,10 @@ import r2l_jax
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment import adaptation, drifts, methods
 from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.search import searcher
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import mending
-from r2l_jax.runtime import stop
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import load
 
 
@@ -126,7 +123,7 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
     (fold,) = load(config.run)
     under = drifts.drifted(config, fold, *config.drifts)
     settings = replace(config, starts=3).searches
-    tried = methods.try_all(settings, fold, under, tmp_path / "unfinished")
+    tried = methods.try_all(settings, fold, under)
     (unlabeled, _, exposures), (labeled, targets, start) = seen
     assert (unlabeled, len(exposures)) == (16, 3)
     assert (labeled, start) == (8, [1.0])
@@ -134,23 +131,6 @@ def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path,
     before, after = (tried.models[name] for name in ("processing", "labels"))
     assert jax.tree.all(jax.tree.map(np.array_equal, statistics_of(before), statistics_of(after)))
     assert not np.array_equal(nnx.state(before.processor)["gamma_correct"], nnx.state(after.processor)["gamma_correct"])
-
-
-@pytest.mark.slow
-def test_a_stop_in_the_search_by_labels_keeps_the_one_by_features(config, tmp_path, monkeypatch):
-    seen, config = watch_searches(monkeypatch), replace(config, output=str(tmp_path))
-    # A signal that comes during the second search.
-    monkeypatch.setattr(stop, "requested", lambda: len(seen) == 2)
-    with pytest.raises(Interrupted, match="stopped at step 1 of 2; the same command resumes there"):
-        adaptation.run(config)
-    folder = tmp_path / "fold_0" / "black_level.5"
-    assert {file.name for file in folder.iterdir()} == {"unfinished_features.npz", "unfinished_labels.npz"}
-    monkeypatch.setattr(stop, "requested", lambda: False)
-    steps = []
-    monkeypatch.setattr(searcher, "tqdm", lambda left, *_, **options: steps.append(len(left)) or left)
-    adaptation.run(config)
-    assert steps == [0, 1]
-    assert not list(folder.glob("unfinished*"))
 
 
 def statistics_of(model):

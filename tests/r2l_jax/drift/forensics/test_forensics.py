@@ -34,9 +34,8 @@ def calls(monkeypatch):
     """Puts a quick analysis in place of the known ones, and lists those that are asked for."""
     calls = []
 
-    def analyze(self, fold, done, file):
+    def analyze(self, fold, done):
         calls.append(self.name)
-        file.write_text("unfinished")
         table, rows = f"table of {self.name}", [{"a": 1, "b": 2}]
         return Analysis({"number": len(calls)}, table, {"figure": Figure()}, {"rows": rows})
 
@@ -77,7 +76,6 @@ def test_every_analysis_leaves_its_files(config, calls, capsys):
         assert (folder / "rows.csv").read_text().split() == ["a,b", "1,2"]
         assert (folder / "figure.png").exists()
         assert len(list(folder.glob("events.*"))) == 1
-        assert not (folder / "unfinished.npz").exists()
         assert written["measured"] == "validation"
         assert written["table"].startswith(f"table of {name}\nmeasured on ")
         assert written["table"].endswith(" validation samples")
@@ -95,7 +93,7 @@ def group(one_epoch, tmp_path):
 def test_a_group_has_medians_and_ranges_over_its_members(group, monkeypatch, capsys):
     numbers, found = report_runs.Numbers(), []
 
-    def analyze(self, fold, done, file):
+    def analyze(self, fold, done):
         content = getattr(report_runs, self.name)("", numbers)
         if self.name == "tolerances":
             # The second member needs the most; all ends of the first are at a limit.

@@ -81,7 +81,7 @@ def fold_of(task, pipeline, head):
 
 
 def analyze(fold):
-    return sensitivity.SensitivityAnalysis(4).analyze(fold, {}, None)
+    return sensitivity.SensitivityAnalysis(4).analyze(fold, {})
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
 def test_a_stop_ends_the_analysis_after_a_batch(case, monkeypatch):
     monkeypatch.setattr(stop, "requested", lambda: True)
     fold, _, _ = case
-    with pytest.raises(Interrupted, match="stopped; the same command begins with this analysis"):
+    with pytest.raises(Interrupted, match="stopped; the same command begins this analysis anew"):
         analyze(fold)
 
 

@@ -1,5 +1,4 @@
 import dataclasses
-import pathlib
 
 import brightness
 import numpy as np
@@ -21,14 +20,9 @@ def fold():
     return brightness.fold(dataset, [0, 1, 3], valid)
 
 
-@pytest.fixture(autouse=True)
-def _where_unfinished_work_is_kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def analyze(fold, searches, done):
     analysis = ShotsAnalysis(("model",), 4, searches)
-    return analysis, analysis.analyze(fold, done, pathlib.Path("unfinished.npz"))
+    return analysis, analysis.analyze(fold, done)
 
 
 def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):

@@ -1,7 +1,6 @@
 import functools
 import json
 import math
-import unittest.mock
 
 import brightness
 import numpy as np
@@ -13,7 +12,6 @@ from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.search import scored_points
 from r2l_jax.drift.search.measure import Measurer
-from r2l_jax.runtime.stop import Interrupted
 
 # A sweep's steps double, and each is halved five times: a knob's end is known up to 1/32 of its position.
 PRECISION = 1 / 32
@@ -30,14 +28,11 @@ def compiled_once(small_heads):
         yield
 
 
-def analyze(
-    dataset, allowed=2, batch_size=16, camera=brightness.CAMERA, pair=(), seed=0, stop=lambda: False, file=None
-):
+def analyze(dataset, allowed=2, batch_size=16, camera=brightness.CAMERA, pair=(), seed=0):
     fold = brightness.fold(dataset, [], np.arange(len(dataset)), camera)
     analysis = ToleranceAnalysis(ToleranceSettings(tolerance=float(allowed), map=pair), batch_size, seed)
     analysis.check_fold(fold)
-    with unittest.mock.patch("r2l_jax.runtime.stop.requested", stop):
-        return analysis.analyze(fold, {}, file)
+    return analysis.analyze(fold, {})
 
 
 PAIRS = ("white_balance", "gamma_correct", "white_balance.red", "gamma_correct")
@@ -210,29 +205,6 @@ def test_the_map_is_that_of_both_knobs(analysis):
     np.testing.assert_allclose(both["scores"], (rendered < bright).mean(-1), atol=1e-6)
     assert both["scores"][4][4] == content["default"]
     np.testing.assert_array_equal(both["tolerated"], np.greater_equal(both["scores"], content["default"] - 0.12 - 1e-6))
-
-
-@pytest.mark.slow
-def test_what_was_stopped_goes_on(analysis, tmp_path):
-    file, dataset = tmp_path / "unfinished.npz", dark_images(INTENSITIES)
-    options = {"pair": PAIRS, "file": file}
-    answers = iter([False] * 12 + [True])
-    with pytest.raises(Interrupted, match=r"^stopped with [1-9]\d* processings measured; the same command resumes"):
-        analyze(dataset, 12, stop=lambda: next(answers), **options)
-    assert analyze(dataset, 12, **options).content == analysis.content
-    # Nothing is measured twice, whatever the batches; another seed or a damaged file starts anew.
-    again = analyze(dataset, 12, stop=lambda: pytest.fail("measured"), batch_size=20, **options)
-    assert again.content == analysis.content
-    kept = file.read_bytes()
-    for content, changed in ((kept, {"seed": 1}), (kept[: len(kept) // 2], {}), (b"something else", {})):
-        file.write_bytes(content)
-        with pytest.raises(Interrupted, match="stopped with 0 processings"):
-            analyze(dataset, 12, stop=lambda: True, **options, **changed)
-
-
-def test_without_a_file_nothing_is_kept():
-    with pytest.raises(Interrupted, match="stopped with 0 processings measured; nothing is kept"):
-        analyze(dark_images([0.3]), stop=lambda: True)
 
 
 def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):

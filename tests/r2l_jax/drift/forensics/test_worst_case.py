@@ -1,5 +1,4 @@
 import dataclasses
-import pathlib
 
 import brightness
 import numpy as np
@@ -22,12 +21,6 @@ SETTINGS = WorstCaseSettings(
     samples=5,
     track_n_images=2,
 )
-FILE = pathlib.Path("unfinished.npz")
-
-
-@pytest.fixture(autouse=True)
-def _where_unfinished_work_is_kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,7 @@ def make(**changes):
 
 @pytest.fixture(scope="module")
 def analysis(fold, tmp_path_factory):
-    return make().analyze(fold, {}, tmp_path_factory.mktemp("worst") / "unfinished.npz")
+    return make().analyze(fold, {})
 
 
 def test_searches_see_no_sample_that_is_measured(fold):
@@ -90,7 +83,7 @@ def test_the_worst_of_the_starts_counts_and_is_shown(fold, monkeypatch):
     monkeypatch.setattr(worst_case.Measurer, "measure_samples", lambda *arguments: [measured[0], *measured])
     shown = []
     monkeypatch.setattr(worst_case, "_differences", lambda frozen, parameters, *samples: shown.append(parameters))
-    chosen = make(adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0)).analyze(fold, {}, FILE)
+    chosen = make(adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0)).analyze(fold, {})
     rows = [(row["group"], row["aux_weight"], row["parameters"]["place"]) for row in chosen.content["rows"]]
     assert rows == [("all", 1e6, 1), ("all", 1.0, 2), ("gamma_correct", 1e6, 4), ("gamma_correct", 1.0, 7)]
     assert [row["spread"] for row in chosen.content["rows"]] == pytest.approx([0.3, 0, 0, 0])
@@ -104,7 +97,7 @@ def test_a_search_knows_the_shifts_of_single_values(fold, aux_loss, weight):
     changes = settings | {"adv_track_differences": False, "steps": 20, "step_size": 0.01}
 
     def found(**others):
-        rows = make(**changes | others).analyze(fold, {}, FILE).content["rows"]
+        rows = make(**changes | others).analyze(fold, {}).content["rows"]
         return [row["score"] for row in rows]
 
     assert found(adv_aux_weight=(weight,), starts=1) == [1]

@@ -107,6 +107,6 @@ def test_outcomes_of_a_run_are_those_of_the_measured_samples_of_all_folds():
 def test_a_stop_ends_the_measuring_between_batches(frozen, monkeypatch):
     answers = iter([False, True])
     monkeypatch.setattr(stop, "requested", lambda: next(answers))
-    with pytest.raises(Interrupted, match=r"^stopped; the same command resumes there$"):
+    with pytest.raises(Interrupted, match=r"^stopped; the same command begins this analysis anew$"):
         Measurer(frozen).measure_samples([frozen.default], DATASET, EVERY, 4)
     assert not list(answers)

@@ -17,9 +17,9 @@ def make():
     frozen = brightness.frozen(dataset)
     knobs = knobs_of(frozen.facts, frozen.default)
 
-    def make(batch_size=4, file=None):
+    def make(batch_size=4):
         batches = whole_batches(dataset, np.arange(len(dataset)), batch_size)
-        return ScoredPoints(frozen, knobs, batches, 0, file)
+        return ScoredPoints(frozen, knobs, batches, 0)
 
     return make
 
@@ -38,7 +38,7 @@ def test_resamples_draw_scenes():
     frozen = brightness.frozen(dataset)
     batches = whole_batches(dataset, np.arange(20), 4)
     knobs, scenes = knobs_of(frozen.facts, frozen.default), np.repeat([0, 1], 10)
-    points = ScoredPoints(frozen, knobs, batches, 0, None, scenes)
+    points = ScoredPoints(frozen, knobs, batches, 0, scenes)
     scores = points.at([INNER], "")[0]
     assert set(scores.tolist()) == {0.0, 0.5, 1.0}
     assert scores[0] == 0.5
@@ -49,7 +49,7 @@ def test_resamples_draw_scenes():
 def test_the_mean_over_outcomes_is_the_score(dataset):
     frozen = brightness.frozen(dataset)
     batches = whole_batches(dataset, np.arange(len(dataset)), 4)
-    points = ScoredPoints(frozen, knobs_of(frozen.facts, frozen.default), batches, 0, None)
+    points = ScoredPoints(frozen, knobs_of(frozen.facts, frozen.default), batches, 0)
     scores = points.at([DEFAULT, MIDDLE], "")[:, 0]
     assert scores[1] < scores[0]
     np.testing.assert_allclose(points.outcomes([DEFAULT, MIDDLE]).mean(1), scores, rtol=1e-6)
@@ -71,16 +71,3 @@ def test_between_known_points_only_samples_are_measured_that_differ_there(make, 
     points.at([MIDDLE], "")
     measured = {float(raw.mean()) for _, batch in rows for raw in batch["raw"]}
     np.testing.assert_allclose(sorted(measured), 0.1 + INTENSITIES[~lost], rtol=1e-6)
-
-
-def test_what_is_known_is_found_again(make, tmp_path, monkeypatch):
-    file = tmp_path / "known.npz"
-    points = make(file=file)
-    scores = points.at([DEFAULT, INNER, OUTER], "")
-    points.between([Between(MIDDLE, INNER, OUTER)], "")
-    again = make(file=file)
-    monkeypatch.setattr(again._measurer, "confusions", lambda part, tick: pytest.fail("measured") if part else [])
-    np.testing.assert_array_equal(again.at([DEFAULT, INNER, OUTER], ""), scores)
-    np.testing.assert_array_equal(again.known([MIDDLE]), points.known([MIDDLE]))
-    with pytest.raises(pytest.fail.Exception, match="measured"):
-        again.at([MIDDLE], "")

@@ -1,15 +1,12 @@
-import unittest.mock
-
 import brightness
 import numpy as np
 import pytest
 from brightness import dark_images
 
 from r2l_jax.drift.search.descent import deviation
-from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.searcher import Search, Searcher
-from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
 
@@ -37,9 +34,8 @@ def make(frozen, direction="worst", batch_size=4, **options):
     return Searcher(frozen, direction=direction, batch_size=batch_size, **options)
 
 
-def run(searcher, searches, steps=3, stop=lambda: False, file=None):
-    with unittest.mock.patch("r2l_jax.runtime.stop.requested", stop):
-        return searcher.run(searches, RAWS, TARGETS, steps, file)
+def run(searcher, searches, steps=3):
+    return searcher.run(searches, RAWS, TARGETS, steps)
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
@@ -104,64 +100,13 @@ def test_searches_of_a_stack_do_not_know_of_each_other(searcher):
     assert len({round(float(found.task_loss[0]), 6) for found in together}) == 3
 
 
-KEPT = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0)]
-
-
-def test_stopped_searches_resume_where_they_were(searcher, tmp_path):
-    whole = run(searcher, KEPT, steps=5)
-    file = tmp_path / "unfinished.npz"
-    answers = iter([False, False, True])
-    with pytest.raises(Interrupted, match="stopped at step 3 of 5; the same command resumes there"):
-        run(searcher, KEPT, steps=5, stop=lambda: next(answers), file=file)
-    steps_left = []
-    parts = run(searcher, KEPT, steps=5, stop=lambda: steps_left.append(1), file=file)
-    assert len(steps_left) == 2
-    assert_same(whole, parts, 0)
-    with pytest.raises(Interrupted, match="stopped at step 1 of 5; nothing is kept"):
-        run(searcher, KEPT, steps=5, stop=lambda: True)
-
-
-@pytest.fixture(scope="module")
-def kept(searcher, tmp_path_factory):
-    """The file of searches that were stopped at the first of five steps."""
-    file = tmp_path_factory.mktemp("kept") / "unfinished.npz"
-    with pytest.raises(Interrupted):
-        run(searcher, KEPT, steps=5, stop=lambda: True, file=file)
-    return file
-
-
-@pytest.mark.parametrize(
-    ("change", "step"),
-    [
-        ({}, 1),
-        ({"learning_rate": 0.02}, 0),
-        ({"batch_size": 5}, 0),
-        ({"aux_loss": "l2"}, 0),
-        ({"direction": "best"}, 0),
-        ({"steps": 6}, 0),
-        ({"raws": 1.01}, 0),
-        ({"targets": 1}, 0),
-        ({"gamma": 2.3}, 0),
-        ({"searches": KEPT[::-1]}, 0),
-        ({"damage": lambda content: content[: len(content) // 2]}, 0),
-        ({"damage": lambda content: b"something else"}, 0),
-    ],
-)
-def test_stopped_searches_start_anew_under_other_settings(frozen, kept, tmp_path, monkeypatch, change, step):
-    def compile_nothing(stacks, function, stacked, shared, donated):
-        state, _ = stacked
-        raise Interrupted(f"resumes at step {state.step.max()}")
-
-    monkeypatch.setattr(Stacks, "compile", compile_nothing)
-    change = dict(change)
-    if gamma := change.pop("gamma", None):
-        frozen = Frozen(brightness.model(DATASET, gamma), frozen.task)
-    steps, raws, targets = change.pop("steps", 5), change.pop("raws", 1.0), change.pop("targets", 0)
-    searches, damage = change.pop("searches", KEPT), change.pop("damage", bytes)
-    file = tmp_path / kept.name
-    file.write_bytes(damage(kept.read_bytes()))
-    with pytest.raises(Interrupted, match=f"resumes at step {step}"):
-        make(frozen, **change).run(searches, np.float32(raws) * RAWS, targets + TARGETS, steps, file=file)
+def test_a_request_stops_searches_before_their_last_step(searcher, monkeypatch):
+    answers = iter([False, True])
+    monkeypatch.setattr(stop, "requested", lambda: next(answers))
+    with pytest.raises(Interrupted, match="stopped; the same command begins this analysis anew"):
+        run(searcher, [Search(ALL)], steps=3)
+    monkeypatch.setattr(stop, "requested", lambda: True)
+    assert len(run(searcher, [Search(ALL)], steps=1)[0].task_loss) == 1
 
 
 def test_a_search_that_diverges_is_named(searcher):
