@@ -26,7 +26,7 @@ def recipe(base):
 
 @pytest.fixture(scope="module")
 def trained(recipe):
-    settings, out = GroupSettings(seeds=(2, 5)), io.StringIO()
+    settings, out = GroupSettings(seeds=(2, 4)), io.StringIO()
     with contextlib.redirect_stdout(out):
         group.run(recipe, settings)
     return settings.members(recipe), out.getvalue()
@@ -39,19 +39,19 @@ def members(trained):
 
 
 def test_a_member_is_the_ordinary_run_with_the_same_flags(recipe, members):
-    alone, member = replace(recipe, run_name="alone", seed=5, split_seed=1), members["seed_5"]
+    alone, member = replace(recipe, run_name="alone", seed=4, split_seed=1), members["seed_4"]
     train.run(alone)
-    assert flat(member) == flat(replace(alone, run_name="group/seed_5"))
+    assert flat(member) == flat(replace(alone, run_name="group/seed_4"))
     assert history(alone) == history(member)
     for name, value in model(member).items():
         np.testing.assert_array_equal(value, model(alone)[name], err_msg=name)
 
 
 def test_members_differ_in_weights_and_order_and_share_their_samples(members):
-    two, five = members.values()
-    assert history(two) != history(five)
+    two, four = members.values()
+    assert history(two) != history(four)
     for part in ("train", "valid", "test"):
-        assert metrics(two)[f"{part}_indices"] == metrics(five)[f"{part}_indices"]
+        assert metrics(two)[f"{part}_indices"] == metrics(four)[f"{part}_indices"]
 
 
 def test_members_share_the_split_of_the_recipe(recipe):
@@ -66,7 +66,7 @@ def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recip
     _, out = trained
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if re.match("seed|mean|range", line)}
     scores = [[100 * metrics(each)[f"{which}val_accuracy"] for which in ("", "best_")] for each in members.values()]
-    for name, expected in zip(("seed_2", "seed_5", "mean"), (*scores, np.mean(scores, 0)), strict=True):
+    for name, expected in zip(("seed_2", "seed_4", "mean"), (*scores, np.mean(scores, 0)), strict=True):
         assert rows[name] == [f"{value:.3g}" for value in expected]
     low, high = sorted(first for first, _ in scores)
     assert rows["range"][:3] == [f"{low:.3g}", "to", f"{high:.3g}"]
@@ -76,17 +76,17 @@ def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recip
 
 def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, members, monkeypatch):
     config = replace(recipe, run_name="stopped")
-    first, second = made = list(GroupSettings(seeds=(2, 5)).members(config).values())
+    first, second = made = list(GroupSettings(seeds=(2, 4)).members(config).values())
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
         with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same command resumes"):
-            group.run(config, GroupSettings(seeds=(2, 5)))
+            group.run(config, GroupSettings(seeds=(2, 4)))
     # Its folder shows how many trainings the group will have.
     assert list(second.run_dir.iterdir()) == []
-    group.run(config, GroupSettings(seeds=(2, 5)))
+    group.run(config, GroupSettings(seeds=(2, 4)))
     assert [history(each) for each in made] == [history(each) for each in members.values()]
     before = (first.run_dir / "fold_0/metrics.json").stat().st_mtime_ns
-    group.run(config, GroupSettings(seeds=(2, 5)))
+    group.run(config, GroupSettings(seeds=(2, 4)))
     assert (first.run_dir / "fold_0/metrics.json").stat().st_mtime_ns == before
 
 
