@@ -291,9 +291,11 @@ class Opening:
                     raise InputError(f"{where} is damaged: it lacks the file of --{flag}={name}")
                 flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
         if self.data_dir is not None:
+            flags["data_dir"] = self.data_dir
             # The camera's file may have moved with the data.
-            camera = pathlib.Path(self.data_dir, pathlib.Path(str(flags.get("camera"))).name)
-            flags |= {"data_dir": self.data_dir} | ({"camera": str(camera)} if camera.is_file() else {})
+            camera = pathlib.Path(str(flags.get("camera")))
+            if (moved := pathlib.Path(self.data_dir, camera.name)).is_file() and not camera.is_file():
+                flags["camera"] = str(moved)
         try:
             return build(TrainConfig, flags)
         except InputError as error:

@@ -20,7 +20,7 @@ from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_spl
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings
@@ -91,7 +91,8 @@ class Plan:
                 )
         others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
-            self.sources.check(fold.number, fold.folder.parent if self.config.tracking.overwrite else None)
+            removed = fold.folder.parent if self.config.tracking.overwrite else None
+            self.sources.check(fold, self.dataset.fingerprint, removed)
         if others:
             self.sources.check_weights(self.steps.task)
 
@@ -197,8 +198,11 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 
 
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
-    """Raises an InputError unless the user's own head fits the task, and is trained only if it can be."""
+    """Raises an InputError unless the head's settings and the user's own head fit the task, and it can be trained."""
     architecture, network = steps.architecture, config.model
+    unused = {"classification": "smp_encoder", "segmentation": "label_smoothing"}[steps.task.name]
+    if (value := flat(config)[unused]) and value != flat(TrainConfig())[unused]:
+        raise InputError(f"--{unused}={value} has no effect on a {steps.task.name}: leave it out")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

@@ -20,9 +20,10 @@ from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.artifact import replace_parts, stored_arrays
-from r2l_jax.training.record import Fold, fold_folder
+from r2l_jax.training.record import Fold, fold_folder, read_metrics
 from r2l_jax.training.steps import Steps, TrainState
 
 # Samples that give the running statistics of a learned processing a start.
@@ -55,12 +56,28 @@ class Sources:
         )
         return [(flag, uri, parts) for flag, uri, parts in runs if uri]
 
-    def check(self, fold: int, removed: pathlib.Path | None) -> None:
-        """Raises an InputError unless the runs that a fold starts from are there, and not in a folder to be removed."""
+    def check(self, fold: Fold, fingerprint: str, removed: pathlib.Path | None) -> None:
+        """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
+
+        Warns of samples to be scored that they were trained on, if they split the data of this fingerprint.
+        """
         for flag, uri, _ in self._runs:
-            folder = fold_folder(uri, fold, f"--{flag}={uri}").resolve()
+            where = f"--{flag}={uri}"
+            folder = fold_folder(uri, fold.number, where).resolve()
             if removed is not None and removed.resolve() in folder.parents:
-                raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+                raise InputError(f"{where} is in the run that --overwrite is to remove")
+            earlier = read_metrics(folder / "metrics.json", where)
+            parts = {"validation": fold.split.valid, "test": fold.split.test}
+            seen = [
+                f"{count} of {len(indices)} {name} samples"
+                for name, indices in parts.items()
+                if (count := np.isin(indices, earlier["train_indices"]).sum())
+            ]
+            if seen and earlier["fingerprint"] == fingerprint and is_first():
+                warn(
+                    f"{where} was trained on {' and '.join(seen)} of this run, whose scores are then too good: "
+                    f"--state_dict_uri={uri} takes its splits"
+                )
 
     def check_weights(self, task: Task) -> None:
         """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""

@@ -49,7 +49,7 @@ def test_folders_of_these_layouts_load(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             write[file.suffix](file, number)
         (root,) = (tmp_path / layout.title).iterdir()
-        loaded.append(datasets.load("Folder", data_dir=root, camera="auto"))
+        loaded.append(datasets.load("Folder", data_dir=root, camera="auto", tile_size=64))
     cells, cars, cameras = loaded
     assert cells.classes == cameras.classes == ("lymphocyte", "monocyte")
     assert cells.labels.tolist() == [0, 0, 1, 1]

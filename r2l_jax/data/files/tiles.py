@@ -87,7 +87,7 @@ def _cut_frame(
         for col in range(0, raw.shape[1] - side + 1, col_step)
     ]
     if not corners:
-        raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than a tile of {side}")
+        raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={side}")
     tiles = [np.s_[row : row + side, col : col + side] for row, col in corners]
     lines = []
     for index, label in choose([mask[tile].mean() for tile in tiles]):

@@ -99,6 +99,7 @@ def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apa
             "does not fit this run: its head has bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
+        ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on a classification: leave it out"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):
@@ -146,3 +147,26 @@ def test_overwrite_spares_its_source_however_their_folders_are_written(copy, mon
     with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
         train.run(replace(copy, overwrite=True, classifier_uri="one_epoch/fold_0"))
     assert metrics(copy)["complete"]
+
+
+def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp_path, capsys):
+    def warnings(**changes):
+        plan = Plan(replace(one_epoch, logdir=str(tmp_path), classifier_uri=str(one_epoch.run_dir), **changes))
+        plan.check_folders()
+        return capsys.readouterr().err, plan.folds[0].split
+
+    earlier = set(metrics(one_epoch)["train_indices"])
+    said, split = warnings(test_size=0.25, seed=one_epoch.optimization.seed + 1)
+    seen = [len(earlier & set(indices.tolist())) for indices in (split.valid, split.test)]
+    assert min(seen) > 0
+    parts = f"{seen[0]} of {len(split.valid)} validation samples and {seen[1]} of {len(split.test)} test samples"
+    assert f"was trained on {parts} of this run" in said
+    assert warnings(state_dict_uri=str(one_epoch.run_dir))[0] == ""
+
+
+def test_overwrite_removes_nothing_for_a_start_that_is_not_trained(copy, one_epoch):
+    untrained = copy.run_dir.parent / "untrained"
+    (untrained / "fold_0").mkdir(parents=True)
+    with pytest.raises(InputError, match="untrained/fold_0 is not trained yet"):
+        train.run(replace(copy, overwrite=True, classifier_uri=str(untrained), seed=2))
+    assert metrics(copy) == metrics(one_epoch)
