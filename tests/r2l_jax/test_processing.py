@@ -48,8 +48,8 @@ def test_published_data_sets_are_normalized_as_published(base, mode, expected):
 
 @pytest.mark.slow
 def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
-    tracked = ("processing", "gradients", "arrays")
-    config = replace(base, run_name="neural", processing_mode="neural_network", track=tracked, **SHORT)
+    short = {"epochs": 1, "save_locally": True, "track": ("processing", "gradients", "arrays")}
+    config = replace(base, run_name="neural", processing_mode="neural_network", **short)
     train.run(config)
     variables = model(config)
     dataset = synthetic(config)
