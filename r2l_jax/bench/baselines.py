@@ -1,9 +1,9 @@
 """The baselines of the benchmark: the same work in other libraries, as users write it today.
 
-Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`, their
-classes `labels`. The libraries are not dependencies of this project, so
-each function imports its own, and a ModuleNotFoundError names a missing one. Libraries other than PyTorch compute on
-the CPU, with their default numbers of threads. PyTorch has settings:
+Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`
+and their classes `labels`. The libraries are not dependencies of this project, so each function imports its own, and a
+ModuleNotFoundError names a missing one. Libraries other than PyTorch compute on the CPU, with their default numbers of
+threads. PyTorch has settings:
 
 - `device`: PyTorch's name of the device to compute on.
 - `compiled`: uses `torch.compile` instead of computing eagerly.

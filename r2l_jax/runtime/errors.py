@@ -25,7 +25,7 @@ def one_line(error: BaseException | str) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """Returns an error in one line: its message, file and reason of the system, or the name of its class."""
+    """Returns an error in one line: its message, or the file and the system's reason, or the name of its class."""
     if isinstance(error, OSError) and error.errno is not None:
         return one_line(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror))
     return one_line(error) or type(error).__name__

@@ -141,14 +141,13 @@ def _call_elsewhere(
 ) -> Ended:
     """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
     # A worker on another machine may lack that folder, and needs none then.
-    if os.path.isdir(folder):
-        os.chdir(folder)
-    if logs is None:
-        return _call(name, work, needed, retried=True)
-    logs.mkdir(parents=True, exist_ok=True)
-    file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', name)}.txt"
-    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        return _call(name, work, needed, retried=True)
+    with contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
+        if logs is None:
+            return _call(name, work, needed, retried=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', name)}.txt"
+        with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            return _call(name, work, needed, retried=True)
 
 
 def in_chunks(

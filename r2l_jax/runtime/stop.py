@@ -45,8 +45,9 @@ def after_step() -> Iterator[None]:
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
-    earlier = _handle(ask)
+    earlier: dict[int, Any] = {}  # A signal may come before all handlers are set.
     try:
+        earlier |= _handle(ask)
         yield
     finally:
         restore()
