@@ -54,7 +54,7 @@ class RawToLogit(nnx.Module):
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
         images, stages = self.processor.trace(raw, perturbations)
-        return self.head(self.normalizer(images)), stages
+        return self.logits(images), stages
 
     def on_one_device(self) -> "RawToLogit":
         """Returns a copy on the default device of this process; the arrays of a run lie on those of all processes."""

@@ -51,8 +51,10 @@ def test_photon_noise_is_exactly_poisson_for_few_photons_and_has_its_mean_and_va
 def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
     camera = Camera(black_level=(0.1, 0.2, 0.3, 0.4), **NEUTRAL, full_well=2000.0, read_noise=8.0, bits=16)
     raw = sensor.expose(gray(0), KEY, camera=camera)
-    again = sensor.expose_again(raw, jax.random.key(1), camera=camera, read_noise=3.0)
-    for dark, noise in ((raw, 8), (again, 3 * 8)):
+    noisier = sensor.expose_again(raw, jax.random.key(1), camera=camera, read_noise=3.0)
+    # Its own noise is dimmed with the light.
+    dimmed = sensor.expose_again(raw, jax.random.key(1), camera=camera, light=0.5)
+    for dark, noise in ((raw, 8), (noisier, 3 * 8), (dimmed, 8)):
         sites = np.asarray(cfa.space_to_depth(dark), np.float64).reshape(-1, 4)
         black = np.array(camera.black_level)
         np.testing.assert_allclose(sites.mean(0), black, atol=4 * noise / 2000 / np.sqrt(len(sites)))

@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -218,3 +219,11 @@ def test_a_run_that_diverges_says_so(base):
 @pytest.mark.parametrize(("accuracy", "classes", "warned"), [(0.3, 5, True), (0.37, 5, False), (0.37, 2, True)])
 def test_a_network_that_guesses_as_it_is_brings_a_warning(accuracy, classes, warned):
     assert train._is_a_guess(accuracy, classes) == warned
+
+
+def test_of_equal_epochs_the_first_is_the_best():
+    of = types.SimpleNamespace(task=types.SimpleNamespace(score="accuracy"), rule=types.SimpleNamespace(sign=1))
+    row, training = {"val_accuracy": 0.5, "val_loss": 0.7, "epoch": 0}, types.SimpleNamespace(_steps=of)
+    worse = ({"epoch": 1}, {"val_loss": 0.8}, {"val_accuracy": 0.4, "val_loss": 0.1})
+    ranks = [train.FoldTraining._quality(training, row | change) for change in ({}, *worse)]
+    assert ranks == sorted(ranks, reverse=True) and ranks[0] != ranks[1]

@@ -52,7 +52,7 @@ def test_pools_of_other_intensities_are_other_data(pool):
 
 def test_samples_and_scenes_follow_from_each_other(pool):
     assert pool.samples_of(np.array([4, 1])).tolist() == [12, 13, 14, 3, 4, 5]
-    assert pool.scenes(np.array([12, 3, 14, 5, 0])).tolist() == [0, 1, 0, 1, 2]
+    assert pool.scenes(np.array([3, 12, 5, 14, 0])).tolist() == [0, 1, 0, 1, 2]
     assert pool.one_of_each_scene(np.array([14, 3, 12, 5, 0])).tolist() == [14, 3, 0]
     assert FULL.samples_of(np.array([4, 1])).tolist() == FULL.one_of_each_scene(np.array([4, 1])).tolist() == [4, 1]
     assert FULL.scenes(np.array([4, 1])) is None
