@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 from attacks import command, finish, reference, results
@@ -57,21 +56,3 @@ def test_a_program_on_a_growing_disk_ends_as_on_a_large_one(here, tmp_path, disk
     assert status == 0, stderr
     assert failed, "the first disk was not too small"
     assert results(folder) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", [2000, 6000, 20000])
-def test_a_limit_on_the_size_of_files_is_one_line(here, tmp_path, limit):
-    """As a quota may set it, which the free space of the disk does not show."""
-    expected = reference("train", tmp_path / "whole", here)
-    code = (
-        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
-        "os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    (tmp_path / "limited").mkdir()
-    train = command("train", tmp_path / "limited", here)
-    status, stderr = finish([sys.executable, "-c", code.format(limit), *train])
-    assert status == 1
-    check_errors(stderr)
-    assert finish(train)[0] == 0
-    assert results(tmp_path / "limited") == expected

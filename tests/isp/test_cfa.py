@@ -102,12 +102,3 @@ def test_binned_averages_the_sites_of_each_color(pattern, side):
         for channel in range(3):
             sees = colors[block] == channel if pattern != "MONO" else np.ones((side, side), bool)
             np.testing.assert_allclose(binned[:, row, col, channel], RAW[:, *block][:, sees].mean(-1), rtol=1e-6)
-
-
-def test_quad_at_half_size_is_the_bayer_mosaic_of_the_same_scene_at_half_size():
-    y, x = np.mgrid[:32, :48] / 48
-    scene = np.stack([0.3 + 0.2 * x, 0.4 + 0.1 * np.sin(5 * y), 0.5 - 0.2 * x * y], -1).astype(np.float32)
-    half = scene.reshape(16, 2, 24, 2, 3).mean((1, 3))
-    from_quad = demosaic.binned(cfa.mosaic(scene, QUAD), QUAD)
-    from_bayer = demosaic.normalized(cfa.mosaic(half, "RGGB"), pattern="RGGB")
-    np.testing.assert_allclose(from_quad, from_bayer, atol=1e-6)

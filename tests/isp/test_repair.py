@@ -5,7 +5,6 @@ import pytest
 import variants
 
 from isp import cfa, repair
-from isp._kernels import turns
 
 RNG = np.random.default_rng(0)
 RAW = RNG.random((2, 8, 10), np.float32)
@@ -13,7 +12,6 @@ DIAGONAL = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 STRAIGHT = [(-2, 0), (2, 0), (0, -2), (0, 2)]
 FAR = [(-2, -2), (-2, 2), (2, -2), (2, 2)]
 XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
-QUAD = "RRGG/RRGG/GGBB/GGBB"
 
 
 def directly(raw, pattern, threshold, lone=False):
@@ -84,14 +82,3 @@ def test_neighbors_that_tie_share_the_gradient():
     for y, x in STRAIGHT:
         expected[2 + y, 2 + x] = 1 / 4
     np.testing.assert_allclose(gradient, expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "RGGB", QUAD]))
-def test_patches_of_a_large_mosaic_do_not_show(pattern, monkeypatch):
-    raw = RNG.random((64, 50), np.float32)
-    raw[14:18, 18:24] = np.nan
-    whole = repair.defects(raw, threshold=0.2, pattern=pattern, lone=True)
-    monkeypatch.setattr(turns, "_LARGE", 100)
-    monkeypatch.setattr(turns, "_PATCH", (16, 20))
-    # A batch is compiled anew.
-    np.testing.assert_array_equal(repair.defects(raw[None], threshold=0.2, pattern=pattern, lone=True)[0], whole)

@@ -6,13 +6,12 @@ import re
 import numpy as np
 import own_code
 import pytest
-from small_runs import events, metrics, model
+from small_runs import model
 
 import isp
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.pipelines import find_pipeline
-from r2l_jax.programs import train as program
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
@@ -29,13 +28,6 @@ def my_isp(tmp_path_factory):
     return own_code.write(tmp_path_factory.mktemp("own") / "my_isp.py", CODE)
 
 
-@pytest.fixture(scope="module")
-def trained(base, my_isp):
-    config = replace(base, run_name="own_stage", pipeline=my_isp, track=("processing",), track_n_images=2)
-    train.run(config)
-    return config
-
-
 def test_the_example_is_short_and_does_what_it_says(my_isp):
     assert len(CODE.splitlines()) <= 25
     camera = isp.CAMERAS["drone"]
@@ -46,25 +38,6 @@ def test_the_example_is_short_and_does_what_it_says(my_isp):
     gains = np.asarray(stages["shading"] / stages["color_correct"])
     np.testing.assert_allclose(gains[[0, 0, -1, -1], [0, -1, 0, -1]], 1.5, rtol=1e-5)
     assert gains.min() == pytest.approx(1, abs=0.01)
-
-
-def test_it_trains_and_is_recorded(trained, my_isp):
-    recorded = metrics(trained)
-    file, function = my_isp.rsplit(":", 1)
-    assert (recorded["pipeline"]["file"], recorded["pipeline"]["function"]) == (file, function)
-    assert len(recorded["pipeline"]["sha256"]) == 64
-    recorded = events(trained.run_dir / "fold_0")
-    strengths, norms = (
-        [event.value for event in recorded.Scalars(tag)]
-        for tag in ("processor/strength", "processor_gradient_norm/strength")
-    )
-    assert all(strengths)
-    assert all(norms)
-    assert "stages/2_shading" in recorded.Tags()["images"]
-
-
-def test_the_program_opens_what_it_has_trained(trained):
-    program.main(program.TrainingProgram(training=trained))
 
 
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):

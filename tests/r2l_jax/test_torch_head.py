@@ -15,8 +15,6 @@ from r2l_jax.apps.report.document import Tiles
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.drift.adjustment import drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.forensics import forensics
-from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.model import heads
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.programs import export
@@ -101,37 +99,12 @@ def test_a_network_that_is_taken_as_it_is_scores_as_the_same_one_in_jax(taken, o
     np.testing.assert_array_equal(arrays["processor.black_level"], trained["processor.black_level"])
 
 
-def test_it_predicts(taken, file, one_epoch):
-    raws = np.random.default_rng(0).random((3, 32, 32), np.float32)
-    wanted = r2l_jax.load(one_epoch.run_dir).predict(raws)
-    for place in (taken.run_dir, taken.run_dir / "fold_0/model.safetensors"):
-        np.testing.assert_allclose(r2l_jax.load(place, code=f"{file}:make").predict(raws), wanted, atol=1e-5)
-
-
 def test_a_second_call_changes_nothing_and_it_is_never_trained_on(taken):
     before = metrics(taken)
     train.run(taken)
     assert metrics(taken) == before
     with pytest.raises(InputError, match=r"holds another run .*epochs was 0, is 2"):
         train.run(replace(taken, epochs=2, freeze_classifier=True))
-
-
-@pytest.mark.slow
-def test_forensics_agree(taken, file, one_epoch, tmp_path):
-    def found(config, name, *code):
-        settings = {"adv_parameters": ("black_level",), "adv_aux_weight": (1.0,), "starts": 2, "steps": 6}
-        run = {"run": str(config.run_dir), "output": str(tmp_path / name), "batch_size": 8, "code": code}
-        return forensics.run(build(ForensicsConfig, **run, **settings, step_size=0.05))[0]
-
-    there, here = found(taken, "taken", f"{file}:make"), found(one_epoch, "ours")
-    (worst,), (our_worst,) = there["worst_case"]["rows"], here["worst_case"]["rows"]
-    assert worst["loss"] == pytest.approx(our_worst["loss"], rel=0.01)
-    np.testing.assert_allclose(
-        worst["parameters"]["black_level"], our_worst["parameters"]["black_level"], rtol=0.01, atol=1e-4
-    )
-    assert there["tolerances"]["table"] == here["tolerances"]["table"]
-    for name, ours in here["sensitivity"]["overall"]["parameters"].items():
-        assert there["sensitivity"]["overall"]["parameters"][name]["worst"] == pytest.approx(ours["worst"], rel=1e-3)
 
 
 def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, capsys):

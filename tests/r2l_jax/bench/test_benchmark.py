@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import itertools
 
 import numpy as np
@@ -56,31 +55,6 @@ def test_both_sides_normalize_alike_and_have_the_same_gradients():
         assert np.linalg.norm(ours[name][...] - expected) < 1e-3 * np.linalg.norm(expected), name
 
 
-@pytest.mark.parametrize("name", ["parametrized_forward", "parametrized_gradient", "train_step", "evaluation"])
-def test_pytorch_computes_on_the_device_it_is_told(name):
-    pytest.importorskip("torchvision")
-    # PyTorch refuses to compute with tensors of two devices. This one has shapes only.
-    results = functools.partial(ROWS[name].baseline, device="meta")(*ROWS[name].inputs())()
-    results = results if isinstance(results, tuple) else results.values() if isinstance(results, dict) else [results]
-    assert {tensor.device.type for tensor in results} == {"meta"}
-
-
-@pytest.mark.slow
-def test_both_sides_evaluate_all_samples():
-    pytest.importorskip("torchvision")
-    sums, (loss, confusion) = both_sides(ROWS["evaluation"])
-    np.testing.assert_array_equal(sums["confusion"].sum(1), confusion.sum(1)[:2])
-    assert 0 < float(sums["loss"]) / 2 < 10
-    assert 0 < loss.item() < 10
-
-
-def test_on_a_gpu_pytorch_computes_there_and_rows_have_no_bars():
-    for row in benchmark.rows(SIZES, on_gpu=True):
-        assert row.bar is None
-        if row.name.startswith(("parametrized", "torch", "train", "evaluation")):
-            assert row.baseline.keywords["device"] == "cuda"
-
-
 def test_the_table_shows_ours_the_floor_and_the_note_of_a_missing_baseline(monkeypatch, tmp_path):
     (tmp_path / "colour_demosaicing.py").write_text("raise ModuleNotFoundError(name='colour')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -128,10 +102,3 @@ def test_sides_take_turns_and_the_first_call_is_not_counted():
     ticks = itertools.count(0.0)
     samples = timing.alternate({"ours": lambda: next(ticks), "baseline": lambda: next(ticks)}, 3)
     assert samples == {"ours": [2.0, 4.0, 6.0], "baseline": [3.0, 5.0, 7.0]}
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(np.inf, timing.MOST), (0.0, timing.FEWEST)])
-def test_repeats_fit_the_time(monkeypatch, seconds, rounds):
-    monkeypatch.setattr(timing, "REST_SECONDS", 0.0)
-    monkeypatch.setattr(timing, "SECONDS", seconds)
-    assert len(timing.alternate({"ours": lambda: 0.0}, None)["ours"]) == rounds

@@ -200,7 +200,7 @@ CHANGES = {
     "the drifted data": lambda place, patch: [change_pixel(path) for path in place.folder.glob("drifted/*/*")],
     "the model": other_model,
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
-    "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),
+    "jaxlib": lambda place, patch: patch.setattr(store.jaxlib.version, "__version__", "2"),
 }
 
 

@@ -73,7 +73,7 @@ CHANGES = {
     "a mask": lambda place, patch: change_mask(file(place, "masks")),
     "the camera": lambda place, patch: change_camera(next((place / "data").rglob("camera.json"))),
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
-    "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),
+    "jaxlib": lambda place, patch: patch.setattr(store.jaxlib.version, "__version__", "2"),
 }
 
 

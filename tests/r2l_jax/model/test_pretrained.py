@@ -7,7 +7,6 @@ from flax import nnx
 
 from r2l_jax.data.fetch import hub
 from r2l_jax.model import pretrained
-from r2l_jax.runtime.errors import InputError
 
 PARTS = ("weight", "bias", "running_mean", "running_var")
 SHAPES = {"conv1.weight": (8, 3, 3, 3), **{f"bn1.{part}": (8,) for part in PARTS}}
@@ -62,33 +61,3 @@ def test_a_unet_gets_its_encoder_from_the_hub_and_the_rest_stays_abstract(tmp_pa
     pretrained.load_weights(head, "resnet18")
     check_trunk(head.encoder)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(head.last)))
-
-
-@pytest.mark.parametrize(
-    ("prefix", "more", "misfits"),
-    [
-        ("", {"conv2.weight": np.ones(3)}, r"1 tensors .* conv2.weight: got shape \(3,\), expected no such tensor$"),
-        ("module.", {}, r"10 tensors .* bn1.bias: missing, .*; module.[a-z1.]*: got .*"),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(head, tmp_path, prefix, more, misfits):
-    file, before = tmp_path / "x.safetensors", arrays_of(head)
-    safetensors.numpy.save_file({f"{prefix}{name}": tensor for name, tensor in STATE.items()} | more, file)
-    message = rf"^--pretrained_weights={file} does not hold the weights of a resnet18: {misfits}"
-    with pytest.raises(InputError, match=message) as caught:
-        pretrained.load_weights(head, "resnet18", str(file))
-    assert "\n" not in str(caught.value)
-    jax.tree.map(np.testing.assert_array_equal, arrays_of(head), before)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, ": No such file or directory"), (b"PK\x03\x04 anything", " is not a safetensors file, which PyTorch's")],
-)
-def test_unusable_files_are_refused(head, tmp_path, content, message):
-    file = tmp_path / "x.pth"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(InputError, match=f"^--pretrained_weights={file}{message}") as caught:
-        pretrained.load_weights(head, "resnet18", str(file))
-    assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 from r2l_jax.config import TrainConfig
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import POSITIVE, Settings, build, flat, leaves, replace, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, leaves, replace, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,3 +165,8 @@ def test_a_reader_who_has_seen_enough_ends_a_program_quietly():
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(("bound", "held"), [(POSITIVE, "..11."), (NOT_NEGATIVE, ".111."), (FRACTION, "..1..")])
+def test_bounds_hold_up_to_their_ends(bound, held):
+    assert "".join(".1"[bound.holds(value)] for value in (-1e-9, 0, 1e-9, 1, float("inf"))) == held

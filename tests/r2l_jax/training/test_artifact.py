@@ -10,7 +10,6 @@ import own_code
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
-from small_runs import metrics, model
 
 import r2l_jax
 from r2l_jax.config import TrainConfig
@@ -57,17 +56,6 @@ def changed(file, tmp_path):
         return tmp_path / "changed.safetensors"
 
     return write
-
-
-def test_a_fold_comes_back_as_it_was_trained(one_epoch, fold):
-    assert fold.config == one_epoch
-    assert fold.valid_indices.tolist() == metrics(one_epoch)["valid_indices"]
-    saved = model(one_epoch)
-    np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
-    raws, targets = fold.dataset.samples(fold.valid_indices)
-    batch = {"raw": raws, "target": jnp.asarray(targets), "index": None, "weight": jnp.ones(len(raws))}
-    sums = fold.task.sums(fold.model(jnp.asarray(raws)), batch)
-    assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
 
 
 def test_the_file_alone_is_the_model_of_the_run(file, one_epoch, tmp_path, monkeypatch):

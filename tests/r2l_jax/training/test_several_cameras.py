@@ -1,7 +1,6 @@
 """Runs of several cameras."""
 
 import dataclasses
-import shutil
 
 import dng
 import msgspec
@@ -17,7 +16,6 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import Run
 
 
@@ -42,16 +40,6 @@ def of_one(model):
     """The model as if it had been trained on the first camera alone."""
     (fold,) = model
     return Run([dataclasses.replace(fold, about=msgspec.structs.replace(fold.about, cameras=None))])
-
-
-def test_another_value_of_a_camera_makes_other_data(several, tmp_path):
-    moved = tmp_path / "cells"
-    shutil.copytree(several.data.data_dir, moved)
-    Plan(replace(several, data_dir=str(moved))).check_folders()
-    near = dataclasses.replace(NEAR, white_balance=(2.3, 1, 1.7))
-    (moved / "near/camera.json").write_text(near.to_json())
-    with pytest.raises(InputError, match=r"another run \(other data; other cameras\)"):
-        train.run(replace(several, data_dir=str(moved)))
 
 
 def test_a_model_keeps_its_cameras(several, model, of_one):

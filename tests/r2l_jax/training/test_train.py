@@ -226,4 +226,5 @@ def test_of_equal_epochs_the_first_is_the_best():
     row, training = {"val_accuracy": 0.5, "val_loss": 0.7, "epoch": 0}, types.SimpleNamespace(_steps=of)
     worse = ({"epoch": 1}, {"val_loss": 0.8}, {"val_accuracy": 0.4, "val_loss": 0.1})
     ranks = [train.FoldTraining._quality(training, row | change) for change in ({}, *worse)]
-    assert ranks == sorted(ranks, reverse=True) and ranks[0] != ranks[1]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] != ranks[1]
