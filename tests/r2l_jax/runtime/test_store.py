@@ -65,7 +65,8 @@ def test_differences_are_named():
     wanted = store.identity(**parts)
     other = store.identity(**parts | {"model": "b", "data": ["a", {"pattern": "BGGR"}]})
     assert store.differences(store.identity(**parts), wanted) == []
-    assert store.differences(other | {"jax": "0.1"}, wanted) == ["other data", "other model", "other jax"]
+    older = other | {"jax": "0.1", "jaxlib": "0.1"}
+    assert store.differences(older, wanted) == ["other data", "other model", "other jax", "other jaxlib"]
     assert store.differences("damaged", wanted) == [f"other {name}" for name in wanted]
 
 
