@@ -16,6 +16,7 @@ from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.runtime.errors import InputError, errors_only
+from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -24,6 +25,9 @@ PyTree = Any
 Quality = list[float]
 
 _PROGRESS = "progress"
+
+# Where Orbax moves checkpoints that are not kept. Those that it deletes in place are there in part after a kill.
+_REMOVED = "removed"
 
 # Bytes that the many small files of a checkpoint take beside its numbers.
 _SLACK = 2**18
@@ -41,6 +45,7 @@ class Checkpoints:
         self._folder = folder
         with _one_line(f"{folder} cannot be continued; start anew with --overwrite"):
             self._manager = _manager(folder) if enabled else None
+        self._clear()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -50,6 +55,7 @@ class Checkpoints:
             # An error of the checkpoint would hide the error before.
             with contextlib.suppress(InputError) if kind else contextlib.nullcontext(), self._writing():
                 self._manager.close()
+                self._clear()
 
     @property
     def found(self) -> bool:
@@ -69,6 +75,9 @@ class Checkpoints:
             history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
         )
         metrics = None if quality is None else {"quality": quality}
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._clear()
         self._check_disk(state)
         with self._writing():
             self._manager.save(int(state.step), metrics=metrics, args=items)
@@ -93,6 +102,10 @@ class Checkpoints:
         if not whole:
             return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"]
         return state.replace(**restored[_PROGRESS]), restored["history"]
+
+    def _clear(self) -> None:
+        if self._manager is not None and is_first():
+            shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
     def _check_disk(self, state: TrainState) -> None:
         """Raises an InputError if a checkpoint does not fit on the disk: Orbax's threads would print tracebacks."""
@@ -139,8 +152,10 @@ def _progress(state: TrainState) -> PyTree:
 def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
     key: Any = operator.itemgetter("quality")  # declared to be a number, but only sorted by
     best = BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)
-    writing = {"cleanup_tmp_directories": True, "preservation_policy": AnyPreservationPolicy([LatestN(1), best])}
-    options: dict[str, Any] = {"read_only": True, "create": False} if reads_only else writing
+    options: dict[str, Any] = {"read_only": True, "create": False}
+    if not reads_only:
+        kept = AnyPreservationPolicy([LatestN(1), best])
+        options = {"cleanup_tmp_directories": True, "preservation_policy": kept, "todelete_subdir": _REMOVED}
     return ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(best_fn=key, **options),

@@ -29,6 +29,7 @@ def test_a_finished_run_is_loaded_and_another_starts_at_its_best_epoch(base):
     last, best = (r2l_jax.load(config.run_dir, checkpoint=which) for which in ("last", "best"))
     assert (last.about.epoch, best.about.epoch) == (2, epoch)
     assert (last.score, best.score) == (rows[-1]["val_accuracy"], rows[epoch]["val_accuracy"])
+    assert metrics(config)["best_val_loss"] == rows[epoch]["val_loss"] < rows[-1]["val_loss"]
     raws, targets = best.dataset.samples(best.folds[0].valid_indices)
     losses = [-np.log(run.predict(raws)[np.arange(len(raws)), targets]).mean() for run in (last, best)]
     assert losses == pytest.approx([rows[-1]["val_loss"], rows[epoch]["val_loss"]], rel=1e-4)

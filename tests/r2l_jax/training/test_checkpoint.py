@@ -84,6 +84,16 @@ def test_a_checkpoint_that_was_not_finished_is_never_read_and_is_removed(tmp_pat
     assert sorted(each.name for each in checkpoints.iterdir()) == ["10", "30"]
 
 
+def test_a_kill_leaves_no_part_of_a_checkpoint_that_is_not_kept(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(Checkpoints, "_clear", lambda self: None)
+        checkpoints = train(tmp_path, [0.9, 0.5, 0.7])
+    assert steps(checkpoints) == [10, 30]
+    assert steps(checkpoints / "removed") == [20]
+    with Checkpoints(checkpoints):
+        assert sorted(each.name for each in checkpoints.iterdir()) == ["10", "30"]
+
+
 def test_a_finished_run_drops_its_optimizer_and_is_read_without_it(tmp_path):
     checkpoints = train(tmp_path, [0.9, 0.7])
     drop_optimizer(checkpoints)
