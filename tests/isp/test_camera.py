@@ -40,7 +40,7 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"full_well": 0}, "full_well must be greater than 0, got 0"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
-        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (17, 12.0)),
+        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (0, 17, 12.0)),
     ],
 )
 def test_refuses(change, message, unchecked):

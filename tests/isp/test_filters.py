@@ -48,6 +48,9 @@ def test_refuses():
     for function, settings, message in (
         (denoise.bilateral, {"size": 6}, "size must be an odd number of pixels, got 6"),
         (denoise.tv_bregman, {"weight": float("nan")}, "weight must be positive, got nan"),
+        (denoise.bilateral, {"bins": 2}, "bins must be at least 3, one per channel, got 2"),
+        (denoise.fft_denoising, {"softness": 0.0}, "softness must be positive, got 0"),
+        (denoise.nlm_denoising, {"patch_distance": 0}, "patch_distance must be a positive number of pixels, got 0"),
         (denoise.tv_bregman, {"rgb": BATCH[0, 0, :1]}, r"rgb must have a height and width of at least 2, got .*\(1, 7"),
         (jax.jit(denoise.fft_denoising), {"keep_fraction": 0.3}, "softness must be given if keep_fraction is traced: "),
         (jax.jit(sharpen.unsharp_masking), {"radius": 1.0}, "size must be given if radius is traced: a shape cannot"),

@@ -56,6 +56,7 @@ def test_a_batch_of_batches():
         ((32, 32, 32, 64), (3, 3, 64, 64), "float32", False),
         ((32, 128, 128, 32), (3, 3, 32, 32), "float32", False),
         ((32, 2, 2, 2048), (3, 3, 2048, 2048), "float32", False),
+        (LARGE[0], (5, 5, 64, 64), "float32", False),
     ],
 )
 def test_large_batches_of_many_channels_in_float32_are_filtered(x, kernel, dtype, expected, monkeypatch, unchecked):

@@ -174,6 +174,7 @@ NOISY = [*FLAT, *np.random.default_rng(0).normal(0.8, 0.001, (2, *SMALL.shape)).
     ("dark", "flat", "message"),
     [
         (DARK[:1], FLAT, "at least two dark frames are needed, and more measure better: got 1"),
+        ([dark[:6] for dark in DARK], FLAT, "frames must be at least 8x8, got 6x64"),
         (DARK, FLAT[:3], r"flat_2 is the only flat of its exposure \(mean light 0\.\d+ of white\): at least two with"),
         (FLAT[:2], DARK, "the darks are as bright as the flat flat_0: are --dark and --flat swapped"),
         (DARK, [*FLAT, *SMALL.frames(1.6, 2)], r"saturated flats: flat_4 \(\d+\.\d% of its sites\), take them with"),

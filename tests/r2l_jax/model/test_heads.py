@@ -134,6 +134,30 @@ def test_the_order_of_the_classes_counts():
     assert outputs_of("tench, Tinca:0,crane:1+3", ("crane", "tench, Tinca")) == ((1, 3), (0,))
 
 
+MEANS = """
+from flax import nnx
+
+class Means(nnx.Module):
+    def __call__(self, images):
+        return images.mean((1, 2))
+
+def make():
+    return Means()
+"""
+
+
+def test_the_outputs_of_a_head_are_those_of_the_classes(tmp_path):
+    name, images = own_code.write(tmp_path / "a.py", MEANS), np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    one, other = (
+        find_head(build(NetworkSettings, classifier_network=name, classes=classes), ("a", "b"))
+        for classes in ("a:2,b:0", "b:2,a:0")
+    )
+    assert one != other
+    for head, places in ((one, [2, 0]), (other, [0, 2])):
+        logits = head(2, nnx.Rngs(0))(images)
+        np.testing.assert_allclose(logits, images.mean((1, 2))[:, places], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

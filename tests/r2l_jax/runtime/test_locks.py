@@ -41,3 +41,9 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         process.wait()
     with writing_to(tmp_path):
         pass
+
+
+def test_the_lock_ends_with_an_error(tmp_path):
+    with pytest.raises(OSError, match="full"), writing_to(tmp_path):
+        raise OSError("full")
+    assert [*tmp_path.iterdir()] == []

@@ -90,6 +90,16 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     assert contents(tmp_path / "microscopy").items() >= disk.items()
 
 
+def test_drone_is_downloaded_in_the_published_layout(server, tmp_path):
+    images = {f"raw_scale{scale}/DJI_1.tif": f"raw {scale}".encode() for scale in SCALES}
+    server.put({f"drone/images/{name}": content for name, content in images.items()} | {"drone/masks/DJI_1.png": b"m"})
+    download("Drone", tmp_path, "b2", b2_account=server.account())
+    assert contents(tmp_path / "drone") == {
+        **{f"images_full/{name}": content for name, content in images.items()},
+        "masks_full/DJI_1.png": b"m",
+    }
+
+
 def test_missing_files_of_the_bucket_are_named(server, tmp_path):
     bucket, _ = microscopy()
     server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})

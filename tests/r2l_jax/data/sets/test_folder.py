@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -213,3 +214,15 @@ def test_frames_need_masks_and_names_of_their_own(frames):
     (frames / "masks").rename(frames / "misspelled")
     with pytest.raises(InputError, match="has the sub-folder images, and lacks masks"):
         load(frames, tile_size=32)
+
+
+def test_another_packing_of_the_files_makes_other_data(tmp_path):
+    camera, contents = tmp_path / "camera.json", []
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "1.bin").write_bytes(bytes(range(96)))
+    for packing in ("pfnc", "gige"):
+        layout = {"width": 8, "height": 8, "bits": 12, "packing": packing}
+        camera.write_text(json.dumps(json.loads(isp.CAMERAS["drone"].to_json()) | {"raw": layout}))
+        contents.append(load(tmp_path / "data", str(camera)).content)
+    assert contents[0] != contents[1]

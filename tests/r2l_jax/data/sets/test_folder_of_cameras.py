@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tifffile
 import two_cameras
 from PIL import Image
 from two_cameras import CAMERAS, FAR, NEAR
@@ -114,12 +115,15 @@ def test_frames_of_several_cameras_are_cut_apart(tmp_path):
         for kind in ("images", "masks"):
             (root / name / kind).mkdir(parents=True)
         raw = np.full((70, 96), 1000 if camera is FAR else 2000, np.uint16)
-        np.save(root / name / "images/1.npy", raw)
+        tifffile.imwrite(root / name / "images/1.tiff", raw, metadata=None, extratags=[(271, "s", 0, name)])
         Image.fromarray((np.arange(70 * 96).reshape(70, 96) % 2).astype(np.uint8)).save(root / name / "masks/1.png")
         (root / name / "camera.json").write_text(camera.to_json())
     dataset = load(root, tile_size=32)
     assert (dataset.task, dataset.names[0]) == ("segmentation", "far/1_00_00")
     assert [dataset.shot(index).camera for index in (0, 11)] == ["far", "near"]
+    assert [dataset.shot(index).maker for index in (0, 11)] == ["far", "near"]
+    assert [dataset.files[index][0].relative_to(root).parts[0] for index in (0, 11)] == ["far", "near"]
+    assert len(set(dataset.sample_hashes(range(12)))) == 2
     raws, _ = dataset.samples(np.arange(12))
     np.testing.assert_allclose(raws[:6], 1000 / 65535, rtol=1e-3)
     wanted = scaled(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)

@@ -163,12 +163,13 @@ def test_tiles_are_cut_once_and_damaged_ones_are_named(drone):
         datasets.load("Drone", data_dir=root)
 
 
-def test_an_interrupted_download_is_not_taken_for_a_data_set(drone):
+@pytest.mark.parametrize("file", [f"images_full/{FULL}/DJI_2.tif", "masks_full/DJI_2.png"])
+def test_an_interrupted_download_is_not_taken_for_a_data_set(drone, file):
     root, _ = drone
     assert published.is_there("Drone", root, FULL)
-    (root / "drone/masks_full/DJI_2.png.part").write_bytes(b"half")
+    (root / f"drone/{file}.part").write_bytes(b"half")
     assert not published.is_there("Drone", root, FULL)
-    with pytest.raises(InputError, match=r"DJI_2.png.part in --data_dir=.* was left by an interrupted download: the s"):
+    with pytest.raises(InputError, match=rf"{file}.part in --data_dir=.* was left by an interrupted download: the s"):
         datasets.load("Drone", data_dir=root)
 
 
