@@ -69,14 +69,6 @@ def test_black_levels_are_subtracted_by_site_or_by_color_without_clipping(patter
     np.testing.assert_allclose(rescaled, (spoiled - black) / (1 - black), atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", cfa.BAYER)
-def test_normalized_is_bilinear_on_bayer_mosaics(pattern):
-    """Not at the border, where `bilinear` repeats the border of the planes."""
-    found = demosaic.normalized(RAW, pattern=pattern)
-    assert abs(found - demosaic.bilinear(RAW, pattern))[:, 1:-1, 1:-1].max() < 1e-6
-    np.testing.assert_array_equal(cfa.mosaic(found, pattern), RAW)
-
-
 @pytest.mark.parametrize("pattern", ANY)
 @pytest.mark.parametrize("algorithm", [demosaic.normalized, demosaic.binned])
 @pytest.mark.parametrize("size", variants.quick(1, [(16, 26), (6, 6), (12, 20)]))

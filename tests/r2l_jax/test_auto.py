@@ -37,11 +37,6 @@ def fold(base):
     return fold
 
 
-def darker(raws, camera, light):
-    black = np.asarray(isp.cfa.black_levels(np.array(camera.black_level), camera.pattern, *raws.shape[-2:]))
-    return (black + light * (raws - black)).astype(np.float32)
-
-
 def test_a_run_meters_by_the_level_and_the_color_of_its_training_images(fold):
     camera, raws = fold.dataset.camera, fold.dataset.samples(fold.train_indices)[0]
     expected = isp.metered(isp.parametrized(camera), camera, like=raws)
@@ -100,14 +95,6 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
     (config.run_dir / "fold_0").mkdir(parents=True)
     (config.run_dir / "fold_0/metrics.json").write_bytes((fold.folder / "metrics.json").read_bytes())
     assert Plan(config).steps.architecture.processing.auto == BOTH
-
-
-def test_less_light_leaves_a_metering_model_as_it_is(fold):
-    raws = fold.dataset.samples(fold.valid_indices)[0]
-    model, half = fold.model, jnp.asarray(darker(raws, fold.dataset.camera, 0.5))
-    np.testing.assert_allclose(model(half), model(jnp.asarray(raws)), atol=1e-3)
-    plain = isp.parametrized(fold.dataset.camera)
-    assert abs(plain(half) - plain(raws)).mean() > 0.1
 
 
 def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
