@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -294,7 +295,7 @@ class Opening:
             flags["data_dir"] = self.data_dir
             # The camera's file may have moved with the data.
             camera = pathlib.Path(str(flags.get("camera")))
-            if (moved := pathlib.Path(self.data_dir, camera.name)).is_file() and not camera.is_file():
+            if (moved := pathlib.Path(self.data_dir, camera.name)).is_file() and not os.path.isfile(camera):
                 flags["camera"] = str(moved)
         try:
             return build(TrainConfig, flags)

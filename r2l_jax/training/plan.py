@@ -103,7 +103,7 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
     All samples of a scene go to the same part. Without a training, all samples that are not kept apart are tested.
     """
     if data.state_dict_uri is not None:
-        return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
+        return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(data.n_splits)]
     sizes, labels = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene]
     parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
     if trains and parts is not None:
@@ -133,13 +133,15 @@ def _names(dataset: RawDataset) -> list[list[str]]:
     return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in scenes]
 
 
-def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
+def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
     file = fold_folder(uri, fold, f"--state_dict_uri={uri}") / "metrics.json"
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
     about = about_of(earlier, str(file))
     check_split(about, dataset, str(file))
+    if trains and np.intersect1d(about.split.train, about.split.valid).size:
+        raise InputError(f"--state_dict_uri={uri} trained nothing, and keeps no samples apart to train on")
     return about.split
 
 

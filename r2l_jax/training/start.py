@@ -67,15 +67,16 @@ class Sources:
             if removed is not None and removed.resolve() in folder.parents:
                 raise InputError(f"{where} is in the run that --overwrite is to remove")
             earlier = read_metrics(folder / "metrics.json", where)
+            stored_arrays(folder, shardings().everywhere, "best", where)
             parts = {"validation": fold.split.valid, "test": fold.split.test}
             seen = [
                 f"{count} of {len(indices)} {name} samples"
                 for name, indices in parts.items()
                 if (count := np.isin(indices, earlier["train_indices"]).sum())
             ]
-            if seen and earlier["fingerprint"] == fingerprint and is_first():
+            if seen and earlier["flags"].get("epochs") and earlier["fingerprint"] == fingerprint and is_first():
                 warn(
-                    f"{where} was trained on {' and '.join(seen)} of this run, whose scores are then too good: "
+                    f"{where} was trained on {' and '.join(seen)} of this run, by name, whose scores are too good: "
                     f"--state_dict_uri={uri} takes its splits"
                 )
 

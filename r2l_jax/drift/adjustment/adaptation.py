@@ -102,7 +102,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a drift that does not fit the
             data, or another program that writes to the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call keeps the finished drifts.
     """
     configs = [config.of_member(folder) for folder in members(config.run)]
     given = {"code": config.code, "data_dir": config.data_dir, "with_data": True}

@@ -32,7 +32,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
 
     Writes to `<output>/fold_<k>/<analysis>/`: `<analysis>.json` (all numbers, and how to reproduce them), pictures,
     tables in CSV, and TensorBoard events of the pictures. An analysis that an earlier call of the same settings has
-    finished is not repeated, and one that was stopped resumes.
+    finished is not repeated, and one that was stopped begins anew.
 
     - `sensitivity`: the gradient of the task loss for every parameter and for the image after every stage.
     - `tolerances`: the interval in which each parameter may move by itself.
@@ -48,7 +48,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a group or a pair that the
             processing does not have, or another program that writes to the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call keeps the finished analyses.
     """
     trainings = _trainings(config)
     analyses = make_analyses(config)

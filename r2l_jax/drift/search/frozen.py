@@ -1,6 +1,5 @@
 """A trained model whose processing parameters alone may change."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,6 @@ import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.model import normalization
-from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
 
@@ -45,11 +43,6 @@ class Frozen:
         self._graph, rest = nnx.split((self._pipeline, model.normalizer, model.head))
         self.rest = jax.device_get(rest)
         self.task = task
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """The model's hash, see `model_hash`."""
-        return model_hash(RawToLogit(*nnx.merge(self._graph, self.rest)))
 
     def pipeline(self, parameters: Mapping[str, ArrayLike], rest: PyTree | None = None) -> isp.Pipeline:
         """Returns the model's pipeline with other parameters; compiled functions take `rest` as an argument."""

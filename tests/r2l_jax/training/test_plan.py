@@ -169,8 +169,16 @@ def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp
 
 
 def test_overwrite_removes_nothing_for_a_start_that_is_not_trained(copy, one_epoch):
-    untrained = copy.run_dir.parent / "untrained"
-    (untrained / "fold_0").mkdir(parents=True)
+    untrained, content = copy.run_dir.parent / "untrained/fold_0", metrics(one_epoch)
+    untrained.mkdir(parents=True)
+    start = replace(copy, overwrite=True, classifier_uri=str(untrained.parent), seed=2)
     with pytest.raises(InputError, match="untrained/fold_0 is not trained yet"):
-        train.run(replace(copy, overwrite=True, classifier_uri=str(untrained), seed=2))
-    assert metrics(copy) == metrics(one_epoch)
+        train.run(start)
+    (untrained / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="untrained holds no checkpoint"):
+        train.run(start)
+    assert metrics(copy) == content
+    # As of a run without a training.
+    (untrained / "metrics.json").write_text(json.dumps(content | {"train_indices": content["valid_indices"]}))
+    with pytest.raises(InputError, match="untrained trained nothing, and keeps no samples apart to train on"):
+        Plan(replace(copy, state_dict_uri=str(untrained.parent)))
