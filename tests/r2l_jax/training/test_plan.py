@@ -178,7 +178,6 @@ def test_overwrite_removes_nothing_for_a_start_that_is_not_trained(copy, one_epo
     with pytest.raises(InputError, match="untrained holds no checkpoint"):
         train.run(start)
     assert metrics(copy) == content
-    # As of a run without a training.
     (untrained / "metrics.json").write_text(json.dumps(content | {"train_indices": content["valid_indices"]}))
     with pytest.raises(InputError, match="untrained trained nothing, and keeps no samples apart to train on"):
         Plan(replace(copy, state_dict_uri=str(untrained.parent)))
