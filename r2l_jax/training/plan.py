@@ -202,9 +202,12 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     """Raises an InputError unless the head's settings and the user's own head fit the task, and it can be trained."""
     architecture, network = steps.architecture, config.model
-    unused = {"classification": "smp_encoder", "segmentation": "label_smoothing"}[steps.task.name]
-    if (value := flat(config)[unused]) and value != flat(TrainConfig())[unused]:
-        raise InputError(f"--{unused}={value} has no effect on a {steps.task.name}: leave it out")
+    unused = {"classification": ["smp_encoder"], "segmentation": ["label_smoothing"]}[steps.task.name]
+    if steps.task.name == "segmentation" and not network.has_own_head:
+        unused.append("classifier_network")
+    for flag in unused:
+        if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
+            raise InputError(f"--{flag}={value} has no effect on a {steps.task.name}: leave it out")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

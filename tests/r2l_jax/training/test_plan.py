@@ -99,10 +99,8 @@ def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apa
             "does not fit this run: its head has bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
-        (
-            {"dataset": "SyntheticSegmentation", "label_smoothing": 0.2},
-            "--label_smoothing=0.2 has no effect on a segmentation",
-        ),
+        ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "--label_smoothing=0.2 has no effect on a seg"),
+        ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "--classifier_network=ResNet34 has"),
         ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on a classification: leave it out"),
     ],
 )
