@@ -1,4 +1,4 @@
-"""The settings of a training run: those of its parts, joined. Other programs share some of them.
+"""The settings of a run, joined from those of data, model and training. Other programs share some of them.
 
 Names follow the published PyTorch program where it has the same setting. Each flag of scripts/train.py is a field of
 one of these classes, with its default, its help and its bounds; see `runtime.flags`.
@@ -95,7 +95,7 @@ class GroupSettings(Settings):
             raise InputError(f"--seeds must be seeds that differ, or their number, got {given}")
 
     def members(self, config: TrainConfig) -> dict[str, TrainConfig]:
-        """Returns the trainings of a group by the names of their folders: all have the same split."""
+        """Returns the settings of each run of a group by the name of its folder. All runs have the same split."""
         optimization = config.optimization
         split = optimization.seed if optimization.split_seed is None else optimization.split_seed
         seeds = range(1, max(self.seeds) + 1) if len(self.seeds) == 1 else self.seeds

@@ -1,4 +1,4 @@
-"""Plants drifts of the sensor, and draws the causes that a watch names, and the expected over the true scores.
+"""Plants sensor drifts, and draws the causes that a watch names, and the expected over the true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
 writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and causes.png.

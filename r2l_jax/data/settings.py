@@ -97,7 +97,7 @@ class TrainingDataSettings(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        # Runs are compared by what they record.
+        # Sorted, since equal runs must record equal settings.
         object.__setattr__(self, "iso", tuple(sorted(self.iso)))
         if len(set(self.iso)) < max(len(self.iso), 1):
             named = ",".join(map("{:g}".format, self.iso))

@@ -33,8 +33,8 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarray:
     """Returns the part of each scene, "train", "valid" or "test", that a file names; "" for a scene that it leaves out.
 
-    The file is JSON with a list of names for each part, whose suffixes may differ from those in `names`. Scenes may
-    share a name, such as that of a frame with several tiles.
+    The file is JSON with a list of names for each part. Their suffixes may differ from those in `names`. Scenes may
+    share a name, as the tiles of a frame do.
     """
     numbers: dict[str, list[int]] = {}
     for number, each in enumerate(names):
@@ -96,8 +96,8 @@ def stratified_splits(
 ) -> list[Split]:
     """Draws random splits with the same proportions of classes in each part (`StratifiedShuffleSplit`).
 
-    The `test_size` samples to test on, a share if below 1, else a number, are the same in all splits; `train_size` is
-    the fraction of the others to train on. `names` are those of the classes, for errors.
+    All splits have the same test samples: `test_size` is their share if it is below 1, else their number. `train_size`
+    is the fraction of the other samples to train on. `names` has the names of the classes, for errors.
     """
     # Importing scikit-learn takes a second, which programs that split nothing need not wait for.
     from sklearn.model_selection import StratifiedShuffleSplit

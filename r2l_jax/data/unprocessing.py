@@ -64,8 +64,8 @@ def write_mosaics(
     """Writes the mosaics and masks of pictures, and the file of their camera.
 
     Pictures are exposed several at once, with a progress bar on stderr. One that cannot be read is reported there, and
-    the others are still written. Existing files are replaced. The jobs are those of `find_jobs`, and `exposure` is a
-    factor on the light. The noise of a picture follows from the seed and its path within `source`.
+    the others are still written. Existing files are replaced. `find_jobs` returns the jobs, and `exposure` is a factor
+    on the light. The noise of a picture follows from the seed and its path within `source`.
     """
 
     def run(job: Job) -> np.ndarray:

@@ -130,7 +130,7 @@ def _at_severities(
 
 
 def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
-    """Raises an InputError unless the camera of a data set can have the drifts of the sensor of all cases."""
+    """Raises an InputError unless the camera of a data set can have the sensor drifts of all cases."""
     for name in dict.fromkeys(case.sensor[0] for case in cases if case.sensor is not None):
         camera = camera_of(dataset)
         if not sensor_kinds.takes(name, camera):

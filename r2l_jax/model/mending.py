@@ -102,8 +102,8 @@ def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known |
     leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then.
 
     `model` is in evaluation, and `raws` are the mosaics of at least two new images. The validation score says how
-    certain a classifier must be of them. `clean` are the statistics of clean images, see `known_of`; None for those of
-    the training, which a model that has seen many cameras does not have of images of one.
+    confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); with None, the
+    statistics of the training are mixed, which do not describe the images of one camera if there were several.
     """
     graph, state = nnx.split(model)
     layers = normalization.layers_of(model.normalizer, model.head)

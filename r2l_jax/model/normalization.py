@@ -49,9 +49,9 @@ def observed(
 ) -> tuple[Array, dict[str, Array]]:
     """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
-    Layers normalize by statistics that are mixed with those of the images, and keep the mixtures. The model is in
-    evaluation. `shares` are the shares of the images' own statistics, from 0 to 1; `known` are those of known images by
-    layer, see `tasks.layers.mix`; None for the layers' own.
+    Each layer mixes its statistics with the statistics of the images, normalizes by the mixture, and keeps it. The
+    model is in evaluation. `shares` has the weight of the images in each mixture, from 0 to 1. `known` has statistics
+    by layer (see `tasks.layers.mix`) that replace the layers' in the mixture.
     """
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():

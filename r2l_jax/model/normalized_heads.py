@@ -56,9 +56,9 @@ def from_torch(
 ) -> NormalizedHead:
     """Makes a head of a trained `torch.nn.Module`. Its parameters stay as they are.
 
-    The head takes images `(B, H, W, 3)` in [0, 1]; `mean` and `std` are those of the module's own normalization. Images
-    are resized for the module to the side, or the height and width, `size`; None leaves their size. The module, on any
-    of PyTorch's devices, takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
+    The head takes images `(B, H, W, 3)` in [0, 1]. `mean` and `std` normalize them as in the module's training. They
+    are resized to `size`, a side or a height and width; None leaves their size. The module, on any PyTorch device,
+    takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
     It is set to evaluation, and must not change any more.
 
     The head has first derivatives for its images, in reverse mode (`jax.grad`, `jax.vjp`), and no others.

@@ -44,8 +44,8 @@ class OwnNormalization(Standardize):
     """The normalization of a head that has its own, whose numbers need not be statistics of any images.
 
     It also knows the statistics `known_mean` and `known_var` of the images that the model processes (in training,
-    running ones, without an effect). With those of other images, it gives these the brightness and the contrast of the
-    known ones, channel by channel, before it normalizes them.
+    running ones, without an effect). Given the statistics of other images, it first changes the brightness and the
+    contrast of each channel to those of the known images, and then normalizes.
     """
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):

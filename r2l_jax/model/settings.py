@@ -182,7 +182,7 @@ class NetworkSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        # Runs are compared by what they record.
+        # One spelling, since equal runs must record equal settings.
         known = {each.lower(): each for each in CLASSIFIERS}
         name = known.get(self.classifier_network.lower(), self.classifier_network)
         object.__setattr__(self, "classifier_network", name)

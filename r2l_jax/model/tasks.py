@@ -101,8 +101,9 @@ class Classification(_Task):
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
         """Returns the task with the training loss: `balanced` weighs classes inversely to their numbers of samples.
 
-        `guesses` counts one answer in ten as a guess: under cameras that are drawn at random, a frozen head is sure of
-        wrong classes of the darkest images, whose loss would outweigh that of all others.
+        `guesses` counts one answer in ten as a guess, which bounds the loss of an image. Under cameras that are drawn
+        at random, a frozen head is confident of wrong classes for the darkest images. Their loss would outweigh all
+        others.
         """
         weights = None
         if balanced:

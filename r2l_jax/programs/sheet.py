@@ -1,4 +1,4 @@
-"""Draws one sample side by side: under pipelines, drifts of the sensor or corruptions.
+"""Draws one sample side by side: under pipelines, sensor drifts or corruptions.
 
 python scripts/sheet.py --sheet=pipelines --output=pipelines.png
 python scripts/sheet.py --sheet=corruptions --output=corruptions.png --severities=1,3,5

@@ -55,8 +55,8 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 class Artifact:
     """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
-    `config` has the present place of the data and of the user's code; `folder` is the fold's, or that of the model's
-    file. `mending` tells how the model was adapted after it was opened.
+    `config` has the present places of the data and of the user's code. `folder` is the folder of the fold or of the
+    model file. `mending` says how the model was adapted after it was opened.
     """
 
     folder: pathlib.Path

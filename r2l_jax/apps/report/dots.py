@@ -33,7 +33,7 @@ class Row(NamedTuple):
 def make_rows(group: RunRecord, members: Sequence[RunRecord]) -> list[Row]:
     """Collects the rows for which there are results.
 
-    These are the own images, the mean of the other pipelines, the mean of each group of drifts of the sensor and of
+    These are the own images, the mean of the other pipelines, the mean of each group of sensor drifts and of
     corruptions, the worst black level that a search has found (or the worst processing, if none was searched for by
     itself), and a low intensity before and after adjustment: the lowest that the group was adjusted to, or else the
     lowest tested.

@@ -106,14 +106,14 @@ class StudyChoice(Settings):
         needs="controls=synthesis",
     )
     sensor: tuple[str, ...] = setting(
-        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}",
+        f"for synthesis: also test under sensor drifts: {', '.join(SENSOR)}",
         (),
         each=SENSOR,
         rare=True,
         needs="controls=synthesis",
     )
     severities: tuple[int, ...] = setting(
-        "for synthesis: the severities of the corruptions and of the drifts of the sensor, of "
+        "for synthesis: the severities of the corruptions and of the sensor drifts, of "
         f"{', '.join(map(str, SEVERITIES))}",
         (3,),
         needs="controls=synthesis",

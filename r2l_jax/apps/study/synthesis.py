@@ -28,7 +28,7 @@ class Scores(NamedTuple):
         names: the pipelines that models were trained with.
         processing: `(models, pipelines, folds)`, under each pipeline of `names`.
         corruption: `(models, corruptions, folds)`.
-        sensor: `(models, kinds, folds)`; None without drifts of the sensor.
+        sensor: `(models, kinds, folds)`; None without sensor drifts.
     """
 
     names: Sequence[str]
@@ -130,7 +130,7 @@ def headline(scores: Scores) -> Numbers:
     """Computes the mean scores and drops of all models, and the logarithm of the ratio of the drops.
 
     Returns:
-        `own`, `other_pipelines`, `corruption`, `processing_drop` and `corruption_drop`, and with drifts of the sensor
+        `own`, `other_pipelines`, `corruption`, `processing_drop` and `corruption_drop`, and with sensor drifts
         `sensor` and `sensor_drop`, each with `mean` and the `std` over the folds; `log_ratio`, see `_log_ratio`; and
         `largest_column`: the pipeline under which the models lose most, its `share` of the drops under other pipelines,
         and the `log_ratio` without that column.

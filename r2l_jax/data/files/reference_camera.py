@@ -20,7 +20,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 class Reference:
     """The camera whose raw images a model takes.
 
-    `cameras` are those of the training by the names in their files; empty if there was one.
+    `cameras` has the training's cameras by the names in their files; it is empty if there was only one.
     """
 
     camera: isp.Camera

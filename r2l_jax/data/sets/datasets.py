@@ -29,8 +29,8 @@ def load(
 ) -> RawDataset:
     """Loads one of `settings.DATASETS`; renders or downloads it first if needed.
 
-    The arguments are those of `DataSettings`; settings of other sets change nothing. `iso` is one of
-    `names.INTENSITIES`, or several, whose data sets are pooled (see `pooled`).
+    `DataSettings` describes the arguments; those for other data sets are ignored. `iso` is one of `names.INTENSITIES`,
+    or several, whose data sets are pooled (see `pooled`).
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")

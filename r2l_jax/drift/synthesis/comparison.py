@@ -60,7 +60,7 @@ class Trainings:
 
 
 def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Groups the names of cases: by kinds of drift; by groups of corruptions and of drifts of the sensor; by these.
+    """Groups the names of cases: by kinds of drift; by groups of corruptions and of sensor drifts; by these.
 
     `identity`, which changes nothing, is of no group.
     """

@@ -33,7 +33,7 @@ else:
 SHEETS = ("pipelines", "sensor", "corruptions")
 
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
-_SEVERITIES = f"severities of the corruptions and of the drifts of the sensor, of {', '.join(map(str, SEVERITIES))}"
+_SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class SheetConfig(DataSettings):
     """
 
     sheet: str = setting(
-        "pipelines: a sample under several pipelines; sensor, corruptions: under drifts of the sensor or corruptions "
+        "pipelines: a sample under several pipelines; sensor, corruptions: under sensor drifts or corruptions "
         "(rows) of several severities (columns)",
         choices=SHEETS,
     )
@@ -219,7 +219,7 @@ class SynthesisConfig(DataSettings):
     def sets(self) -> list[PictureSet]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
-        Exposures and drifts of the sensor start from the mosaics at full intensity, or from a Folder's mosaics.
+        Exposures and sensor drifts start from the mosaics at full intensity, or from a Folder's mosaics.
         """
         return list(self._sets)
 

@@ -72,7 +72,7 @@ class PictureSet(NamedTuple):
     def settings(self) -> dict[str, str | float | None]:
         """The settings that distinguish the set, for manifests."""
         corruption, severity = (self.corruption and self.corruption.corruption) or (None, None)
-        # Sets of versions without drifts of the sensor stay as they are.
+        # Sets of versions without sensor drifts stay as they are.
         sensor = {"sensor": self.acquisition.name} if self.acquisition.sensor else {}
         return {
             "pipeline": self.pipeline.name,

@@ -1,4 +1,4 @@
-"""Sheets: one sample side by side, under pipelines, drifts of the sensor or corruptions."""
+"""Sheets: one sample side by side, under pipelines, sensor drifts or corruptions."""
 
 import pathlib
 
