@@ -24,8 +24,21 @@ from r2l_jax.runtime import compiler
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
-# A module from mosaics to images, in the two parts that `nnx.split` returns.
-Processor = tuple[nnx.GraphDef, nnx.State]
+
+class Processor(NamedTuple):
+    """A module from mosaics to images, in the two parts that `nnx.split` returns.
+
+    If `stacked` is above 1, the state is a stack of so many, and each mosaic becomes as many consecutive images.
+    """
+
+    graph: nnx.GraphDef
+    state: nnx.State
+    stacked: int = 1
+
+    @classmethod
+    def of(cls, module: nnx.Module) -> "Processor":
+        """Returns the parts of a module."""
+        return cls(*nnx.split(module))
 
 
 class Recipe(NamedTuple):
@@ -69,7 +82,7 @@ class Renderer:
         self._expose = jit(expose, static_argnames="camera")
         self._drift = jit(sensor.drifted, static_argnums=0, static_argnames="camera")
         self._move = jit(sensor.moved, static_argnums=0)
-        self._process = jit(process, static_argnums=0)
+        self._process = jit(process, static_argnums=(0, 3))
         self._corrupt = jit(corrupt, static_argnums=0)
         self._key = functools.cache(functools.partial(random_key, seed=seed))
 
@@ -119,9 +132,11 @@ class Renderer:
         for acquisition, of_acquisition in grouped(recipes, lambda recipe: recipe.acquisition):
             mosaics = self.mosaics(acquisition, raw, index, camera)
             for processing, of_processing in grouped(of_acquisition, lambda recipe: recipe.processing):
-                images = self._process(*processors[processing.pipeline], mosaics)
+                graph, state, count = processors[processing.pipeline]
+                images = self._process(graph, state, mosaics, count)
+                of_images = index if count == 1 else jnp.repeat(index, count)
                 for recipe in of_processing:
-                    yield recipe, self._corrupted(recipe.corruption, images, index)
+                    yield recipe, self._corrupted(recipe.corruption, images, of_images)
 
     def _corrupted(self, case: Case, images: jax.Array, index: jax.Array) -> jax.Array:
         if case.corruption is None:
@@ -153,9 +168,13 @@ def process(
     graph: nnx.GraphDef,
     state: nnx.State,
     raw: Float[Array, "batch height width *channels"],
-) -> Float[Array, "batch rows cols 3"]:
-    """Processes mosaics or images, as the processor takes them; it comes in the two parts of `nnx.split`."""
-    return nnx.merge(graph, state)(raw)
+    count: int = 1,
+) -> Float[Array, "images rows cols 3"]:
+    """Processes mosaics or images, as the processor takes them, see `Processor`."""
+    if count == 1:
+        return nnx.merge(graph, state)(raw)
+    images = jax.vmap(lambda one: nnx.merge(graph, one)(raw), out_axes=1)(state)
+    return images.reshape(-1, *images.shape[2:])
 
 
 def corrupt(

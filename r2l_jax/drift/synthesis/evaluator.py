@@ -72,15 +72,17 @@ class Evaluator:
         task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
         shared: dict[NamedPipeline | None, Processor] = {}
-        processors: list[dict[NamedPipeline | None, Processor]] = [{None: nnx.split(each.processor)} for each in models]
+        processors: list[dict[NamedPipeline | None, Processor]] = [
+            {None: Processor.of(each.processor)} for each in models
+        ]
         if metering_of(models[0].processor):
             # Each model meters by its own target.
             for model, own in zip(models, processors, strict=True):
                 own |= {
-                    each: nnx.split(each.metered_as(model.processor)(camera_of(first.dataset))) for each in pipelines
+                    each: Processor.of(each.metered_as(model.processor)(camera_of(first.dataset))) for each in pipelines
                 }
         else:
-            shared |= {each: nnx.split(each(camera_of(first.dataset))) for each in pipelines}
+            shared |= {each: Processor.of(each(camera_of(first.dataset))) for each in pipelines}
         heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
         zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}

@@ -4,7 +4,6 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from r2l_jax.data import loader
@@ -93,7 +92,7 @@ class _Scene:
         }
         pipelines = {recipe.processing.pipeline for recipe in recipes.values()} - {None}
         processors: dict[NamedPipeline | None, Processor] = {
-            pipeline: nnx.split(pipeline(cases.camera_of(self._dataset))) for pipeline in pipelines if pipeline
+            pipeline: Processor.of(pipeline(cases.camera_of(self._dataset))) for pipeline in pipelines if pipeline
         }
         made = self._renderer.images(
             recipes.values(),

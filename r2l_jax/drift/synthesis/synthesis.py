@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from tqdm import tqdm
 
 import isp
@@ -323,7 +322,7 @@ class _Maker:
     def __init__(self, camera: isp.Camera, config: SynthesisConfig, pipelines: Iterable[NamedPipeline]):
         self._camera, self._renderer = camera, Renderer(config.seed, shardings().split)
         self._processors: dict[NamedPipeline | None, Processor] = {
-            pipeline: nnx.split(pipeline(camera)) for pipeline in pipelines
+            pipeline: Processor.of(pipeline(camera)) for pipeline in pipelines
         }
         self._quantize = jax.jit(
             functools.partial(quantized, dtype=FORMATS[config.format]),

@@ -1,0 +1,375 @@
+"""Measures models on samples in cases: the outcome of each sample, on which every control's numbers rest.
+
+An outcome is two numbers, see `Task.outcome`: 1 or 0 of 1 for classification; for segmentation, the intersection and
+the union, as shares of the image. Outcomes of the same samples make all comparisons of models and cases paired.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+import isp
+from r2l_jax.data import loader
+from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.settings import TrainingDataSettings
+from r2l_jax.drift import statistics
+from r2l_jax.drift.acquisition import at_intensity
+from r2l_jax.drift.cases import OWN, Case, camera_of
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.tasks import Task, confusions
+from r2l_jax.pipelines import NamedPipeline, metering_of
+from r2l_jax.runtime import compiler, stop
+from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import Arrays
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training.artifact import Artifact
+
+# Processings that are computed together: more fill a device's memory and make it no faster.
+TOGETHER = 16
+
+
+class Model(NamedTuple):
+    """A trained model, with other values of its pipeline's parameters if there are `values`."""
+
+    model: RawToLogit
+    values: Mapping[str, ArrayLike] | None = None
+
+
+class Samples(NamedTuple):
+    """Labeled samples to measure on.
+
+    Attributes:
+        task: the task.
+        dataset: the data set.
+        indices: the samples.
+        batch_size: samples at once, over all devices; numbers do not depend on it.
+        seed: the seed of the cases' noise.
+        data: the settings of the data set, from which cases of other intensities are loaded.
+    """
+
+    task: Task
+    dataset: RawDataset
+    indices: np.ndarray
+    batch_size: int = 16
+    seed: int = 0
+    data: TrainingDataSettings | None = None
+
+    @classmethod
+    def of(cls, fold: Artifact, batch_size: int = 16, seed: int = 0) -> "Samples":
+        """Returns the samples that a trained model is measured on."""
+        return cls(fold.task, fold.dataset, fold.measured_indices, batch_size, seed, fold.config.data)
+
+    def at(self, iso: float | None) -> RawDataset:
+        """Returns the data set at another measured intensity."""
+        if iso is None:
+            return self.dataset
+        assert self.data is not None
+        return at_intensity(self.data, iso, self.dataset.fingerprint)
+
+    @property
+    def scenes(self) -> np.ndarray | None:
+        """The number of each sample's scene, from 0; None if each shows a scene of its own."""
+        return self.dataset.scenes(self.indices)
+
+
+class Outcomes(NamedTuple):
+    """The outcomes of models (M) in cases (K) on samples (S).
+
+    Attributes:
+        models: the names of the models.
+        cases: the names of the cases.
+        samples: the samples' indices in the data set.
+        counted: the numerator of each outcome.
+        total: its denominator.
+        loss: the task loss of all samples.
+        scenes: the number of each sample's scene, from 0; None if each shows a scene of its own.
+    """
+
+    models: tuple[str, ...]
+    cases: tuple[str, ...]
+    samples: Int[np.ndarray, " S"]
+    counted: Float[np.ndarray, "M K S"]
+    total: Float[np.ndarray, "M K S"]
+    loss: Float[np.ndarray, "M K"]
+    scenes: Int[np.ndarray, " S"] | None = None
+
+    def at(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the numerators and denominators of a model in a case, `(S,)` each."""
+        place = self.models.index(model), self.cases.index(case)
+        return self.counted[place].astype(np.float64), self.total[place].astype(np.float64)
+
+    def loss_of(self, model: str, case: str = OWN.name) -> float:
+        """Returns the task loss of a model in a case."""
+        return float(self.loss[self.models.index(model), self.cases.index(case)])
+
+    def score(self, model: str, case: str = OWN.name, taken: np.ndarray | None = None) -> float:
+        """Computes the score of a model in a case, on all samples or on those that are taken; 0 without a total."""
+        counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
+        return float(counted.sum() / total.sum()) if total.sum() else 0.0
+
+    def by_scene(self, model: str, case: str = OWN.name) -> np.ndarray:
+        """Computes a number for each scene whose mean is the score, see `statistics.contributions`."""
+        each = statistics.contributions(*self.at(model, case))
+        return each if self.scenes is None else statistics.by_scene(each, self.scenes)
+
+    def packed(self) -> Arrays:
+        """Returns the arrays of a file: bits if each outcome is 1 or 0 of 1."""
+        of_bits = bool((self.total == 1).all() and np.isin(self.counted, (0, 1)).all())
+        arrays = {"samples": self.samples, "loss": self.loss.astype(np.float64)}
+        if of_bits:
+            arrays["bits"] = np.packbits(self.counted.astype(bool), axis=-1)
+        else:
+            arrays |= {"counted": self.counted.astype(np.float32), "total": self.total.astype(np.float32)}
+        if self.scenes is not None:
+            arrays["scenes"] = self.scenes
+        return Arrays(arrays, {"models": json.dumps(self.models), "cases": json.dumps(self.cases)})
+
+    @classmethod
+    def unpacked(cls, packed: Arrays | None) -> "Outcomes":
+        """Reads what `packed` has returned; raises an InputError for anything else."""
+        try:
+            arrays, about = packed or Arrays({})
+            samples, loss, scenes = arrays["samples"], arrays["loss"], arrays.get("scenes")
+            models, cases = (tuple(json.loads(about[name])) for name in ("models", "cases"))
+            shape = (len(models), len(cases), len(samples))
+            if "bits" in arrays:
+                counted = np.unpackbits(arrays["bits"], axis=-1, count=len(samples)).astype(np.float32)
+                total = np.ones_like(counted)
+            else:
+                counted, total = arrays["counted"], arrays["total"]
+            if counted.shape != shape or total.shape != shape or loss.shape != shape[:2]:
+                raise ValueError(f"{counted.shape} outcomes of {shape}")
+            if scenes is not None and (scenes.shape != samples.shape or not (scenes >= 0).all()):
+                raise ValueError("scenes do not fit the samples")
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(f"the outcomes of samples are damaged ({error}): make them anew") from None
+        return cls(models, cases, samples, counted, total, loss, scenes)
+
+    def joined(self, other: "Outcomes") -> "Outcomes":
+        """Adds other cases of the same models and samples."""
+        counted, total, loss = (
+            np.concatenate([getattr(each, name) for each in (self, other)], 1) for name in ("counted", "total", "loss")
+        )
+        return self._replace(cases=self.cases + other.cases, counted=counted, total=total, loss=loss)
+
+
+def measure(
+    models: Mapping[str, Model],
+    cases: Sequence[Case],
+    samples: Samples,
+    *,
+    ensemble: str | None = None,
+    title: str = "",
+) -> Outcomes:
+    """Measures models in cases on the same samples; the numbers depend on no other model or case.
+
+    Mosaics are read once for all cases of one intensity, and those of a drift are drawn once for all models. Images of
+    a pipeline that models share are rendered once. Consecutive models that differ in `values` alone are processed
+    together, at most `TOGETHER` at once. Functions are compiled once for all heads of one structure.
+
+    Args:
+        models: the models by name, of one task. Only models in cases without a pipeline may have values.
+        cases: the cases.
+        samples: the samples.
+        ensemble: a name under which the mean of all models' probabilities is measured as well.
+        title: the title of a progress bar; none without.
+
+    Raises:
+        Interrupted: a signal has asked to stop.
+    """
+    stacks, task = _stacks(models), samples.task
+    names = [*models, *([ensemble] if ensemble else [])]
+    size = jax.device_count() * -(-min(samples.batch_size, len(samples.indices)) // jax.device_count())
+    renderer, functions = _renderer(samples.seed), _functions()
+    counts = [stack.stacked for stack in stacks] + [1] * bool(ensemble)
+    found: dict[str, list] = {case.name: [] for case in cases}
+    # The device works at most one case ahead, because the images of many cases would fill its memory.
+    ahead = OneAhead()
+    with _ticking(title, len(cases) * -(-len(samples.indices) // size)) as tick:
+        for iso, of_iso in grouped(cases, lambda case: case.iso):
+            dataset = samples.at(iso)
+            processors = _processors(stacks, of_iso, dataset)
+            recipes = {Recipe.of(case): case.name for case in of_iso}
+            for batch in loader.eval_batches(dataset, samples.indices, size):
+                batch = to_devices(batch, shardings().split)
+                index = functions.gathered(batch["index"])
+                for recipe, rendered in _images(renderer, list(recipes), batch, dataset.camera, processors):
+                    logits = [functions.logits(*stack.head, each) for stack, each in zip(stacks, rendered, strict=True)]
+                    if ensemble:
+                        logits.append(functions.average(task, logits, batch["raw"]))
+                    taken = {**batch, "target": renderer.targets(recipe.acquisition, batch["target"])}
+                    parts = [functions.outcomes(task, each, taken, n) for each, n in zip(logits, counts, strict=True)]
+                    found[recipes[recipe]].append(ahead.begun((index, parts)))
+                    tick()
+    whole = [_whole(task, samples.indices, jax.device_get(found[case.name])) for case in cases]
+    kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
+    outcomes, losses = (np.stack(parts, 1)[kept] for parts in zip(*whole, strict=True))
+    named = tuple(case.name for case in cases)
+    counted, total = outcomes[:, :, 0], outcomes[:, :, 1]
+    return Outcomes((*names,), named, samples.indices, counted, total, losses, samples.scenes)
+
+
+class _Stack(NamedTuple):
+    """A model with `stacked` settings of its processing, of which the last ones may only fill up."""
+
+    names: list[str]
+    model: RawToLogit
+    head: tuple[nnx.GraphDef, nnx.State]
+    processor: Processor
+    stacked: int
+
+
+def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
+    """Divides models into stacks of those that differ in the values of their pipelines alone."""
+    groups: list[list[str]] = []
+    for name, each in models.items():
+        last = models[groups[-1][-1]] if groups else None
+        fits = last is not None and each.values is not None and last.values is not None and last.model is each.model
+        if fits and len(groups[-1]) < TOGETHER:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    stacks = []
+    for names in groups:
+        model = models[names[0]].model
+        # Stacks have few sizes, for which functions are compiled.
+        count = 2 ** (len(names) - 1).bit_length()
+        filled = [models[name].values for name in names + [names[-1]] * (count - len(names))]
+        processors = [
+            model.processor if values is None else pipeline_of(model).with_values(values) for values in filled
+        ]
+        graph, state = nnx.split(processors[0])
+        if count > 1:
+            state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(each) for each in processors))
+        head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
+        stacks.append(_Stack(names, model, head, Processor(graph, state, count), count))
+    return stacks
+
+
+def _places(stacks: Sequence[_Stack]) -> list[int]:
+    """Returns the places of the models among the results of all stacks, of which some only fill up."""
+    starts = np.cumsum([0, *(stack.stacked for stack in stacks)])
+    return [
+        int(start) + place for start, stack in zip(starts, stacks, strict=False) for place in range(len(stack.names))
+    ]
+
+
+class _Processors(NamedTuple):
+    """The processor of each pipeline: those that all stacks share, and for each stack its own ones, also under None."""
+
+    shared: dict[NamedPipeline | None, Processor]
+    of_stacks: list[dict[NamedPipeline | None, Processor]]
+
+
+def _processors(stacks: Sequence[_Stack], cases: Sequence[Case], dataset: RawDataset) -> _Processors:
+    pipelines = dict.fromkeys(case.pipeline for case in cases if case.pipeline is not None)
+    of_stacks: list[dict[NamedPipeline | None, Processor]] = [{None: stack.processor} for stack in stacks]
+    if not metering_of(stacks[0].model.processor):
+        return _Processors({each: Processor.of(each(camera_of(dataset))) for each in pipelines}, of_stacks)
+    for stack, processors in zip(stacks, of_stacks, strict=True):
+        for each in pipelines:
+            # Each model meters by its own target.
+            processors[each] = Processor.of(each.metered_as(stack.model.processor)(camera_of(dataset)))
+    return _Processors({}, of_stacks)
+
+
+def _images(
+    renderer: Renderer, recipes: Sequence[Recipe], batch: Batch, camera: isp.Camera | None, processors: _Processors
+) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
+    """Yields the images of each recipe for every stack."""
+    raw, index, count = batch["raw"], batch["index"], len(processors.of_stacks)
+    by_stack = [recipe for recipe in recipes if recipe.processing.pipeline not in processors.shared]
+    for acquisition, of_acquisition in grouped(by_stack, lambda recipe: recipe.acquisition):
+        taken = renderer.mosaics(acquisition, raw, index, camera)
+        steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
+        rendered = [renderer.images(steps, taken, index, camera, of_stack) for of_stack in processors.of_stacks]
+        for recipe, images in zip(of_acquisition, zip(*rendered, strict=True), strict=True):
+            yield recipe, [each for _, each in images]
+    others = [recipe for recipe in recipes if recipe.processing.pipeline in processors.shared]
+    for recipe, images in renderer.images(others, raw, index, camera, processors.shared):
+        yield recipe, [images] * count
+
+
+class _Functions:
+    """Functions that are compiled once for all calls."""
+
+    def __init__(self):
+        jit = functools.partial(jax.jit, compiler_options=compiler.options(), static_argnums=0)
+        split, everywhere = shardings()
+        self.logits = jit(_logits, out_shardings=split)
+        self.average = jit(_average, out_shardings=split)
+        self.outcomes = jit(_outcomes, static_argnums=(0, 3), out_shardings=everywhere)
+        self.gathered = jax.jit(lambda index: index, out_shardings=everywhere)
+
+
+@functools.lru_cache(maxsize=1)
+def _functions() -> _Functions:
+    return _Functions()
+
+
+@functools.lru_cache(maxsize=1)
+def _renderer(seed: int) -> Renderer:
+    return Renderer(seed, shardings().split)
+
+
+def _logits(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(images)
+
+
+def _average(task: Task, logits: Sequence[jax.Array], raw: jax.Array) -> jax.Array:
+    """Computes the logits of the mean of several models' probabilities."""
+    return task.logits_of(jnp.mean(jnp.stack([task.probabilities(each, raw.shape[1]) for each in logits]), 0))
+
+
+def _outcomes(task: Task, logits: jax.Array, batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
+    """Computes the outcomes `(count, 2, B)` of a batch under `count` processings, and the sums of their losses."""
+
+    def of_one(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outcome = jnp.stack(task.outcome(confusions(task, logits, batch)))
+        return outcome, task.measure(logits, batch)["loss"]
+
+    return jax.vmap(of_one, in_axes=1)(logits.reshape(-1, count, *logits.shape[1:]))
+
+
+def _whole(
+    task: Task, samples: np.ndarray, batches: Sequence[tuple[np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joins the outcomes of batches in the order of the samples, `(M, 2, S)`, and computes the losses `(M,)`."""
+    index = np.concatenate([index for index, _ in batches])
+    outcomes, losses = zip(*(map(np.concatenate, zip(*parts, strict=True)) for _, parts in batches), strict=True)
+    order = np.argsort(samples)
+    ordered = np.zeros((len(samples), *outcomes[0].shape[:2]), np.float32)
+    # Samples that only fill up the last batch have 0 of 0.
+    np.add.at(
+        ordered, order[np.searchsorted(samples, index, sorter=order)], np.moveaxis(np.concatenate(outcomes, -1), -1, 0)
+    )
+    count = np.array(float(len(samples)))
+    total = [task.totals({"loss": each, "confusion": count})["loss"] / count for each in np.sum(losses, 0)]
+    return np.moveaxis(ordered, 0, -1), np.array(total, float)
+
+
+@contextlib.contextmanager
+def _ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows a progress bar, if it has a title, and yields the function that moves it and raises Interrupted."""
+    with tqdm(total=total, desc=title, unit="batch", disable=None if title else True) as bar:
+
+        def tick() -> None:
+            bar.update()
+            if stop.requested():
+                raise Interrupted(f"stopped{f' in {title}' if title else ''}; the same command resumes there")
+
+        yield tick

@@ -1,0 +1,103 @@
+"""The trainings of a run or of a group: each is analyzed by itself, and then their tables are put together."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from r2l_jax.config import FinishedRun
+from r2l_jax.runtime import stop
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.result import Cell, Result, Table
+from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.record import members
+from r2l_jax.training.run import load
+
+Made = TypeVar("Made")
+
+
+class Training(NamedTuple):
+    """A trained model of a run or of a group.
+
+    Attributes:
+        name: "fold_0" in a run; "seed_1/fold_0" in a group.
+        fold: the model.
+        output: the folder of the run's results: the control's folder in the run or in --output.
+    """
+
+    name: str
+    fold: Artifact
+    output: pathlib.Path
+
+
+def trainings_of(config: FinishedRun) -> list[Training]:
+    """Opens the folds of a run, or of all members of a group, with their data.
+
+    Raises:
+        InputError: a folder that is not a finished run, members of other recipes, or missing data.
+    """
+    found = []
+    for folder in members(config.run):
+        of_member = config.of_member(folder)
+        run = load(folder, None, config.checkpoint, config.code, config.data_dir, with_data=True)
+        prefix = "" if of_member is config else f"{folder.name}/"
+        found += [Training(f"{prefix}fold_{fold.number}", fold, of_member.output_dir) for fold in run]
+    return found
+
+
+def for_each_training(trainings: Sequence[Training], work: Callable[[Training], Made]) -> dict[str, Made]:
+    """Returns the results of a function for each training by its name; other programs must not write there meanwhile.
+
+    A request to stop takes effect when the function asks for it.
+    """
+    with _writing(trainings), stop.after_step():
+        return {training.name: work(training) for training in trainings}
+
+
+@contextlib.contextmanager
+def _writing(trainings: Sequence[Training]) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        for folder in dict.fromkeys(training.output for training in trainings):
+            held.enter_context(writing_to(folder))
+        yield
+
+
+def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
+    """Puts the tables of several trainings together: the median of each number with the least and the greatest.
+
+    Rows belong together by their titles. A number that some trainings lack is that of the others, and one that differs
+    in none stands alone. A text must be the same in all; of "yes" and "no", the number of "yes" is shown.
+    """
+    first = next(iter(results.values()))
+    if len(results) == 1:
+        return dict(first.tables)
+    note = f"median (least to greatest) of {len(results)} trainings"
+    return {
+        name: _over(table, [result.tables[name] for result in results.values() if name in result.tables], note)
+        for name, table in first.tables.items()
+    }
+
+
+def _over(table: Table, each: Sequence[Table], note: str) -> Table:
+    dict.fromkeys(row[0] for of_training in each for row in of_training.rows)
+    titles = dict.fromkeys(row[0] for of_training in each for row in of_training.rows)
+    cells = [{row[0]: row for row in of_training.rows} for of_training in each]
+    whole = []
+    for title in titles:
+        present = [of_training[title] for of_training in cells if title in of_training]
+        whole.append([title, *(_cell(column) for column in list(zip(*present, strict=True))[1:])])
+    return table._replace(rows=whole, note=". ".join(filter(None, [table.note, note])))
+
+
+def _cell(cells: Sequence[Cell]) -> Cell:
+    known = [cell[0] if isinstance(cell, tuple) else cell for cell in cells if cell is not None]
+    if not known or all(cell == known[0] for cell in known):
+        return known[0] if known else None
+    if all(isinstance(cell, bool) for cell in known):
+        return f"{sum(map(bool, known))} of {len(known)}"
+    numbers = np.array([cell for cell in known if not isinstance(cell, str)], float)
+    if not len(numbers):
+        return ", ".join(dict.fromkeys(map(str, known)))
+    return float(np.median(numbers)), float(numbers.min()), float(numbers.max())

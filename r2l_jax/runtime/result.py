@@ -1,0 +1,317 @@
+"""The results of programs: facts, tables, figures and outcomes, which are written, found again and printed in one way.
+
+A result is a folder: `result.json` (facts, tables and the identity of all inputs), a CSV file for each table, PNG and
+SVG files for each figure, TensorBoard events of the pictures, and `outcomes.safetensors`.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from r2l_jax.runtime import store, tables
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import EVENTS, naming, replacing, write_csv, write_json, write_safetensors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
+
+FILE = "result.json"
+OUTCOMES = "outcomes.safetensors"
+
+# The color of text and lines in figures, which pages replace by the color of their text, see `write`.
+INK = "#1b2733"
+
+# Formats of numbers in hundredths, such as "12.3": scores, and differences of scores.
+SCORE, DROP = "score", "drop"
+
+_STYLE: Any = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "axes.prop_cycle": "cycler('color', ['#4c8dd6', '#e08a2e', '#45a36b', '#c85a8e', '#8a78d0', '#9a9a4a', '#5bb5c0'])",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "r2l",
+    "font.size": 9,
+}
+_DPI = 110
+
+# An estimate with the ends of its interval: of 95%, or the range over trainings, as the table's note says.
+Interval = tuple[float, float, float]
+Cell = str | int | float | bool | Interval | None
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        name: its heading.
+        unit: the unit of its numbers.
+        format: how numbers are shown: `SCORE` or `DROP` in hundredths, else as `format` takes it.
+    """
+
+    name: str
+    unit: str = ""
+    format: str = ".4g"
+
+    @property
+    def heading(self) -> str:
+        """The name with the unit."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def text(self, cell: Cell) -> str:
+        """Formats a cell; an interval becomes "12.3 (10.1 to 14.6)"."""
+        if isinstance(cell, str):
+            return cell
+        if cell is None:
+            return "-"
+        if isinstance(cell, bool):
+            return "yes" if cell else "no"
+        if isinstance(cell, tuple):
+            estimate, low, high = map(self.text, cell)
+            return f"{estimate} ({low} to {high})"
+        if math.isnan(cell):
+            return "-"
+        if self.format in (SCORE, DROP):
+            return points(cell)
+        # Adding 0.0 turns -0.0 into 0.0.
+        return f"{cell}" if isinstance(cell, int) else f"{round(cell, 7) + 0.0:{self.format}}"
+
+
+class Table(NamedTuple):
+    """A table: the first cell of a row is its title. `note` says how to read it."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def text(self) -> str:
+        """Formats the table for a terminal."""
+        cells = [[column.heading for column in self.columns]]
+        cells += [[column.text(cell) for column, cell in zip(self.columns, row, strict=True)] for row in self.rows]
+        return "\n".join([self.title, tables.table(cells), *([self.note] if self.note else [])])
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the rows by column; the ends of intervals have columns of their own."""
+        records = []
+        for row in self.rows:
+            records.append({})
+            for column, cell in zip(self.columns, row, strict=True):
+                parts = cell if isinstance(cell, tuple) else (cell,)
+                names = (column.name, f"{column.name} low", f"{column.name} high")
+                records[-1] |= dict(zip(names, parts, strict=False))
+        return records
+
+
+class Figure(NamedTuple):
+    """A plot: a function that draws on the axes of a figure of `size` inches, and words below it."""
+
+    draw: "Callable[[Axes], Any]"
+    size: tuple[float, float] = (7.0, 4.0)
+    caption: str = ""
+
+
+class Arrays(NamedTuple):
+    """Arrays with a description, the content of a safetensors file."""
+
+    arrays: Mapping[str, np.ndarray]
+    about: Mapping[str, str] = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result of a program, or of a part of one.
+
+    Attributes:
+        facts: everything else that JSON can hold. The report shows `title`, the sentences of `verdict` and the
+            sentences of `notes`, which stand below the tables; `training` has the ids of the trainings.
+        tables: tables by name.
+        figures: plots and pictures by name; their PNG files once the result is read.
+        outcomes: the outcomes of the samples, if there are any.
+        files: names of further files in the folder that belong to the result.
+    """
+
+    facts: Mapping[str, Any]
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    figures: "Mapping[str, Figure | Image.Image | pathlib.Path]" = dataclasses.field(default_factory=dict)
+    outcomes: Arrays | None = None
+    files: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Formats the tables and the notes for a terminal."""
+        notes = "\n".join(self.facts.get("notes", ()))
+        return "\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])])
+
+
+def points(value: float | np.floating) -> str:
+    """Formats a score in hundredths with at most three digits, such as "12.3"."""
+    rounded = round(100 * float(value), 1) + 0.0
+    return f"{rounded:.1f}" if abs(rounded) < 100 else f"{rounded:.0f}"
+
+
+def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Result]) -> Result:
+    """Returns the result of some inputs in a folder, which an earlier call has written, or which is made now.
+
+    A result of other inputs is removed first, with the files that it lists; other files in the folder stay.
+
+    Args:
+        folder: the result's folder.
+        inputs: the identity of everything that the result depends on, see `store.identity`.
+        make: makes the result, and may write further `files` to the folder.
+
+    Raises:
+        InputError: the result is damaged.
+    """
+    content = _content(folder)
+    reasons = [] if content is None else store.differences(content.get("identity"), inputs)
+    if content is None or reasons:
+        if reasons:
+            print(f"{folder}: made anew ({'; '.join(reasons)})", file=sys.stderr)
+            _clear(folder, content)
+        write(folder, make(), inputs)
+    found = read(folder)
+    assert found is not None
+    return found
+
+
+def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = None) -> None:
+    """Writes a result in place of an earlier one; `result.json` comes last.
+
+    In SVG files, text and axes have the color `INK`, and nothing is painted behind them.
+    """
+    _clear(folder, _content(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = list(result.files)
+    if result.outcomes is not None:
+        write_safetensors(folder / OUTCOMES, result.outcomes.arrays, result.outcomes.about)
+        files.append(OUTCOMES)
+    for name, table in result.tables.items():
+        if records := table.records():
+            columns = dict.fromkeys(column for record in records for column in record)
+            write_csv(folder / f"{name}.csv", records, list(columns))
+            files.append(f"{name}.csv")
+    figures, captions = {}, {}
+    if result.figures:
+        before = set(folder.glob(EVENTS))
+        for name, figure in result.figures.items():
+            figures[name] = f"{name}.png"
+            captions[name] = figure.caption if isinstance(figure, Figure) else ""
+        files += _draw(folder, result.figures)
+        files += [path.name for path in set(folder.glob(EVENTS)) - before]
+    content = {
+        "facts": result.facts,
+        "tables": {name: table._asdict() for name, table in result.tables.items()},
+        "figures": figures,
+        "captions": captions,
+        "identity": inputs,
+        "files": files,
+        **environment(),
+    }
+    write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
+
+
+def read(folder: pathlib.Path) -> Result | None:
+    """Reads a result; returns None without one, and raises an InputError if it is damaged."""
+    content = _content(folder)
+    if content is None:
+        return None
+    outcomes = None
+    try:
+        if OUTCOMES in content["files"]:
+            outcomes = _read_arrays(folder / OUTCOMES)
+        read_tables = {
+            name: Table(
+                table["title"],
+                [Column(*column) for column in table["columns"]],
+                [[tuple(cell) if isinstance(cell, list) else cell for cell in row] for row in table["rows"]],
+                table["note"],
+            )
+            for name, table in content["tables"].items()
+        }
+        figures = {name: folder / file for name, file in content["figures"].items()}
+        return Result(dict(content["facts"]), read_tables, figures, outcomes, content["files"])
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder / FILE, error) from None
+
+
+def _content(folder: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads((folder / FILE).read_text())
+        return {**content}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(folder / FILE, error) from None
+
+
+def _damaged(file: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{file} cannot be read ({error}): remove it, and the same command makes it anew")
+
+
+def _read_arrays(file: pathlib.Path) -> Arrays:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, "np") as opened:
+            return Arrays({name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {})  # noqa: SIM118 -- not a dict
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file.name}: {error}") from None
+
+
+def _clear(folder: pathlib.Path, content: Mapping[str, Any] | None) -> None:
+    """Removes a result and the files that it lists, `result.json` first."""
+    (folder / FILE).unlink(missing_ok=True)
+    listed = (content or {}).get("files")
+    for name in listed if isinstance(listed, list) else ():
+        # A name in a file from elsewhere could lead out of the folder.
+        if isinstance(name, str) and name and ".." not in pathlib.PurePath(name).parts and name[0] != "/":
+            (folder / name).unlink(missing_ok=True)
+
+
+def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pathlib.Path]") -> list[str]:
+    """Writes figures and pictures, and events of all of them, and returns the names of PNG and SVG files."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+    from PIL import Image
+    from tensorboardX import SummaryWriter
+
+    files = []
+    # With `purge_step=0`, TensorBoard ignores the events of earlier calls.
+    with naming(folder / EVENTS), SummaryWriter(str(folder), purge_step=0) as writer, matplotlib.rc_context(_STYLE):
+        for name, figure in figures.items():
+            if isinstance(figure, pathlib.Path):
+                raise ValueError(f"figure {name} is a file already")
+            if isinstance(figure, Figure):
+                canvas = Canvas(figsize=figure.size, dpi=_DPI, layout="constrained")
+                figure.draw(canvas.subplots())
+                with replacing(folder / f"{name}.svg") as part:
+                    canvas.savefig(part, format="svg", transparent=True, metadata={"Date": None})
+                files.append(f"{name}.svg")
+                agg = FigureCanvasAgg(canvas)
+                agg.draw()
+                figure = Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3])
+            with replacing(folder / f"{name}.png") as part:
+                figure.save(part, "png")
+            files.append(f"{name}.png")
+            writer.add_image(re.sub("[^A-Za-z0-9_./-]", "_", name), np.asarray(figure)[..., :3], 0, dataformats="HWC")
+    return files
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON can hold it."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, pathlib.Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"a result cannot hold {type(value).__name__}")
