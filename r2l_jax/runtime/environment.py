@@ -1,5 +1,6 @@
 """The environment that a result was computed in: git commit, package versions and devices."""
 
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -33,6 +34,7 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Returns the commit of this project's checkout, with "+changes" if files differ from it; None outside one."""
     root = pathlib.Path(__file__).resolve().parents[2]

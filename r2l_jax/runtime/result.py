@@ -170,16 +170,28 @@ def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Resu
     Raises:
         InputError: the result is damaged.
     """
-    content = _content(folder)
-    reasons = [] if content is None else store.differences(content.get("identity"), inputs)
-    if content is None or reasons:
-        if reasons:
-            print(f"{folder}: made anew ({'; '.join(reasons)})", file=sys.stderr)
-            _clear(folder, content)
+    if not holds(folder, inputs):
         write(folder, make(), inputs)
     found = read(folder)
     assert found is not None
     return found
+
+
+def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
+    """Tells whether a folder holds the result of some inputs, with all its files.
+
+    If it holds another one, prints on stderr why, and removes it as `cached` does.
+    """
+    content = _content(folder)
+    if content is None:
+        return False
+    reasons = store.differences(content.get("identity"), inputs)
+    if not reasons and not all((folder / name).exists() for name in _listed(content)):
+        reasons = ["files are missing"]
+    if reasons:
+        print(f"{folder}: made anew ({'; '.join(reasons)})", file=sys.stderr)
+        _clear(folder, content)
+    return not reasons
 
 
 def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = None) -> None:
@@ -269,11 +281,15 @@ def _read_arrays(file: pathlib.Path) -> Arrays:
 def _clear(folder: pathlib.Path, content: Mapping[str, Any] | None) -> None:
     """Removes a result and the files that it lists, `result.json` first."""
     (folder / FILE).unlink(missing_ok=True)
-    listed = (content or {}).get("files")
-    for name in listed if isinstance(listed, list) else ():
-        # A name in a file from elsewhere could lead out of the folder.
-        if isinstance(name, str) and name and ".." not in pathlib.PurePath(name).parts and name[0] != "/":
-            (folder / name).unlink(missing_ok=True)
+    for name in _listed(content or {}):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _listed(content: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a result's files, but for those that would lead out of its folder."""
+    listed = content.get("files")
+    names = [name for name in listed if isinstance(name, str) and name] if isinstance(listed, list) else []
+    return [name for name in names if ".." not in pathlib.PurePath(name).parts and name[0] != "/"]
 
 
 def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pathlib.Path]") -> list[str]:

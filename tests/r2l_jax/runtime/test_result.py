@@ -76,6 +76,14 @@ def test_a_result_is_made_once_for_its_inputs(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: made anew (other settings)\n"
 
 
+def test_a_result_without_one_of_its_files_is_made_anew(tmp_path, capsys):
+    cached(tmp_path, identity(seed=1), made)
+    (tmp_path / "drops.csv").unlink()
+    cached(tmp_path, identity(seed=1), made)
+    assert (tmp_path / "drops.csv").exists()
+    assert capsys.readouterr().err == f"{tmp_path}: made anew (files are missing)\n"
+
+
 def test_a_result_of_other_inputs_goes_with_its_files_alone(tmp_path):
     cached(tmp_path, identity(seed=1), made)
     (tmp_path / "mine.txt").write_text("kept")
