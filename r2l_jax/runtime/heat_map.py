@@ -1,0 +1,98 @@
+"""Heat maps of matrices, as figures of results."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from r2l_jax.runtime.result import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.image import AxesImage
+
+
+def heat_map(
+    values: np.ndarray | Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    label: str,
+    framed: Collection[tuple[int, int]] = (),
+    number: str = ".3f",
+    logarithmic: bool = False,
+    caption: str = "",
+) -> Figure:
+    """Makes the figure of a matrix: colored cells with their values.
+
+    Args:
+        values: `(rows, columns)`.
+        rows: the titles of the rows. Titles with more than one dot, such as the names of pipelines, are broken into
+            lines at the dots.
+        columns: the titles of the columns, likewise.
+        label: the label of the color bar.
+        framed: cells to draw a frame around.
+        number: the format of the numbers, as `format` takes it.
+        logarithmic: use a logarithmic color scale, for values that are not negative; zeros get no color.
+        caption: the words below.
+    """
+    matrix = np.asarray(values, float)
+    rows, columns = (
+        [name.replace(".", "\n") if name.count(".") > 1 else name for name in each] for each in (rows, columns)
+    )
+
+    def draw(axes: "Axes") -> None:
+        image = fill_heat_map(
+            axes, matrix, rows, columns, _color_scale(matrix, logarithmic), framed=framed, number=number
+        )
+        axes.figure.colorbar(image, ax=axes, label=label)
+
+    return Figure(draw, _size(rows, columns), caption)
+
+
+def fill_heat_map(
+    axes: "Axes",
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    norm: "Normalize",
+    *,
+    framed: Collection[tuple[int, int]] = (),
+    number: str = ".3f",
+) -> "AxesImage":
+    """Draws a matrix as `heat_map` does with titles as they are, and returns the cells, for a color bar."""
+    from matplotlib.patches import Rectangle
+
+    image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
+    upright = all(len(name) < 5 for name in columns)
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
+    axes.set_yticks(range(len(rows)), rows, fontsize="small")
+    for (row, column), value in np.ndenumerate(values):
+        # Formats such as "#.2g" end a whole number with a point.
+        text, dark = f"{value:{number}}".removesuffix("."), norm(value) < 0.6
+        axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
+    for row, column in framed:
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
+    return image
+
+
+def _size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
+    """Computes the width and the height in inches at which a heat map's titles and numbers fit."""
+    lines = max(name.count("\n") for name in rows) + 1
+    row_length, column_length = (
+        max(len(line) for name in names for line in name.split("\n")) for names in (rows, columns)
+    )
+    width = 1.8 + 0.09 * row_length + 0.72 * len(columns)
+    return width, 1.0 + 0.09 * column_length + max(0.5, 0.19 * lines) * len(rows)
+
+
+def _color_scale(values: np.ndarray, logarithmic: bool) -> "Normalize":
+    """Returns a color scale from the least to the greatest value; if these are equal, they get the middle color."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    colored = values[values > 0] if logarithmic else values
+    low, high = (colored.min(), colored.max()) if colored.size else (1.0, 1.0)
+    if logarithmic:
+        return LogNorm(low, high) if low < high else LogNorm(low / 2, high * 2)
+    return Normalize(low, high) if low < high else Normalize(low - 0.05, high + 0.05)
