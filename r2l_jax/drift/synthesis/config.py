@@ -26,9 +26,9 @@ from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
-    from r2l_jax.drift.synthesis.picture_sets import PictureSet
+    from r2l_jax.drift.renderer import Recipe
 else:
-    Case = PictureSet = Any  # to import them takes longer than a program's help may
+    Case = Recipe = Any  # to import them takes longer than a program's help may
 
 SHEETS = ("pipelines", "sensor", "corruptions")
 
@@ -216,7 +216,7 @@ class SynthesisConfig(DataSettings):
         if not self.sets():
             raise InputError("--intensities, --exposures and --sensor are all empty")
 
-    def sets(self) -> list[PictureSet]:
+    def sets(self) -> list[Recipe]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
         Exposures and sensor drifts start from the mosaics at full intensity, or from a Folder's mosaics.
@@ -224,20 +224,18 @@ class SynthesisConfig(DataSettings):
         return list(self._sets)
 
     @functools.cached_property
-    def _sets(self) -> tuple[PictureSet, ...]:
+    def _sets(self) -> tuple[Recipe, ...]:
         from r2l_jax.drift import cases
-        from r2l_jax.drift.synthesis.picture_sets import PictureSet
+        from r2l_jax.drift.renderer import Recipe
 
-        if self.dataset == "Folder":
-            full, measured = None, [cases.OWN]
-        else:
-            full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
+        own = self.dataset == "Folder"
+        measured = [cases.OWN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
         sets = [
-            PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
+            Recipe(acquisition, pipeline, corruption)
             for acquisition in [*measured, *computed]
             for pipeline in cases.pipelines(names, self.half_size)
-            for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
+            for corruption in [cases.OWN, *cases.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))

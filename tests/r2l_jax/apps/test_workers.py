@@ -32,7 +32,9 @@ def raw(tmp_path_factory):
 
 
 def contents(folder):
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """The files but for results, which name their folder."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "result.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def losing(cluster, folder, count, name, *flags, output=""):
