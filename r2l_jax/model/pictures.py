@@ -22,22 +22,6 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: targets in rows, predictions in columns, counts written in."""
-    side = 2 + 0.5 * len(classes)
-    figure = _figure(side, side)
-    axes = figure.subplots()
-    axes.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="prediction", ylabel="target")
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
-    for (row, col), count in np.ndenumerate(matrix.astype(int)):
-        if count:
-            dark = count > 0.5 * matrix[row].sum()
-            axes.text(col, row, str(count), ha="center", va="center", color="white" if dark else "black")
-    return drawn(figure)
-
-
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
     figure = _figure(2.0 * len(images), 2.6)

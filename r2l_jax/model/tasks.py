@@ -57,10 +57,6 @@ class _Task:
         """Returns which samples belong to each class, `(N,)` booleans, if each is of one class."""
         return {}
 
-    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
-        """Draws a confusion matrix, `(rows, cols, 3)` in [0, 1]; one of two classes adds nothing to the numbers."""
-        return None
-
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures that go beside a sample's own."""
         return []
@@ -163,10 +159,6 @@ class Classification(_Task):
     def judged(self, image: np.ndarray, logits: np.ndarray, target: np.integer) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)`, and its target and prediction in words."""
         return image, pictures.verdict(logits, int(target), self.classes)
-
-    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
-        """Draws a confusion matrix, `(rows, cols, 3)` in [0, 1]."""
-        return pictures.confusion(confusion, self.classes)
 
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
         """Names the files of a sample in a folder of pictures: a picture in the folder of its class."""

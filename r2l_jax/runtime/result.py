@@ -19,7 +19,7 @@ import numpy as np
 from r2l_jax.runtime import store, tables
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import EVENTS, naming, replacing, write_csv, write_json, write_safetensors
+from r2l_jax.runtime.files import EVENTS, inside, naming, replacing, write_csv, write_json, write_safetensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +137,7 @@ class Result:
         figures: plots and pictures by name; their PNG files once the result is read.
         outcomes: the outcomes of the samples, if there are any.
         files: names of further files in the folder that belong to the result.
+        captions: words below pictures, by name; plots have theirs.
     """
 
     facts: Mapping[str, Any]
@@ -144,6 +145,7 @@ class Result:
     figures: "Mapping[str, Figure | Image.Image | pathlib.Path]" = dataclasses.field(default_factory=dict)
     outcomes: Arrays | None = None
     files: Sequence[str] = ()
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """Formats the tables and the notes for a terminal."""
@@ -215,7 +217,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         before = set(folder.glob(EVENTS))
         for name, figure in result.figures.items():
             figures[name] = f"{name}.png"
-            captions[name] = figure.caption if isinstance(figure, Figure) else ""
+            captions[name] = figure.caption if isinstance(figure, Figure) else result.captions.get(name, "")
         files += _draw(folder, result.figures)
         files += [path.name for path in set(folder.glob(EVENTS)) - before]
     content = {
@@ -248,9 +250,10 @@ def read(folder: pathlib.Path) -> Result | None:
             )
             for name, table in content["tables"].items()
         }
-        figures = {name: folder / file for name, file in content["figures"].items()}
-        return Result(dict(content["facts"]), read_tables, figures, outcomes, content["files"])
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        figures = {name: inside(folder, file) for name, file in content["figures"].items()}
+        captions = dict(content["captions"])
+        return Result(dict(content["facts"]), read_tables, figures, outcomes, content["files"], captions)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, InputError) as error:
         raise _damaged(folder / FILE, error) from None
 
 
@@ -309,11 +312,13 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pa
             if isinstance(figure, Figure):
                 canvas = Canvas(figsize=figure.size, dpi=_DPI, layout="constrained")
                 figure.draw(canvas.subplots())
+                agg = FigureCanvasAgg(canvas)
+                agg.draw()
+                # The layout takes half of the time: the second drawing keeps that of the first.
+                canvas.set_layout_engine("none")
                 with replacing(folder / f"{name}.svg") as part:
                     canvas.savefig(part, format="svg", transparent=True, metadata={"Date": None})
                 files.append(f"{name}.svg")
-                agg = FigureCanvasAgg(canvas)
-                agg.draw()
                 figure = Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3])
             with replacing(folder / f"{name}.png") as part:
                 figure.save(part, "png")

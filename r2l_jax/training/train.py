@@ -30,6 +30,7 @@ from r2l_jax.training.artifact import NAME, Artifact, stored_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import Fold, about_of, fold_folders, read_metrics, seed_folders
+from r2l_jax.training.results import write_result
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
 from r2l_jax.training.update import GradientDescent
@@ -119,6 +120,7 @@ class FoldTraining:
             if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
                 self._finished = earlier
         self._history: list[Numbers] = []
+        self._start: Numbers | None = None  # the processing's parameters, unless the training resumes
         self._validated: Numbers | None = None  # the sums of the last validation
 
     def finish(self) -> Numbers:
@@ -131,6 +133,9 @@ class FoldTraining:
             if self._wanted.save_locally:
                 # After the checkpoints are complete, and before the fold counts as finished.
                 self._write_model(content, state)
+            if is_first():
+                processor = self._plan.steps.architecture.abstract().processor
+                write_result(self._fold, content, self._steps.task, processor, self._start)
             self._record(content)
         if is_first() and not self._steps.rule.state_is_result:
             drop_optimizer(folder)
@@ -145,6 +150,7 @@ class FoldTraining:
         state = initial_state(
             steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
         )
+        self._start = None if checkpoints.found else jax.device_get(state.processor)
         state, history = checkpoints.restore(state)
         self._history = history
         batches = loader.train_batches(plan.dataset, fold.split.train, plan.batches.size, seed, int(state.step))
@@ -193,8 +199,6 @@ class FoldTraining:
             epoch = history[-1]["epoch"]
             if "every_epoch" not in wanted.track:
                 tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
-            if (picture := steps.task.confusion_picture(np.array(final["val_confusion_matrix"]))) is not None:
-                tracker.picture("confusion", picture, epoch)
         return state, final
 
     def _bar(self, first_step: int, steps: int) -> tqdm:

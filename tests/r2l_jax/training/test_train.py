@@ -14,12 +14,14 @@ from small_runs import events, history, metrics, model, stop_at
 import isp
 import r2l_jax
 from r2l_jax.data.sets import datasets
+from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
 from r2l_jax.training.plan import Plan
+from r2l_jax.training.record import training_id
 from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import StepSettings
 
@@ -93,7 +95,19 @@ def test_tensorboard_has_scalars_parameters_and_pictures(finished):
     for name in ("black_level", "debayer", "gaussian_blur"):
         assert all(event.value > 0 for event in recorded.Scalars(f"processor_gradient_norm/{name}"))
     pictures = [f"{group}/{i}_{name}" for group in ("stages", "gradients") for i, name in enumerate(STAGES)]
-    assert {*pictures, "predictions", "confusion"} <= set(tags["images"])
+    assert {*pictures, "predictions"} <= set(tags["images"])
+
+
+def test_the_result_of_a_training_has_curves_from_its_start(finished):
+    config, _ = finished
+    fold = config.run_dir / "fold_0"
+    found = result.read(fold / "training")
+    assert found.facts["training"] == {"fold_0": training_id(metrics(config))}
+    assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
+    assert found.captions["parameter_white_balance"] == "white balance: change since the start"
+    assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss's gradient, epoch 2"
+    assert [row[0] for row in found.tables["classes"].rows] == metrics(config)["classes"]
+    assert result.read(config.run_dir / "fold_1" / "training").facts["title"] == "Training, fold 1"
 
 
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):

@@ -1,0 +1,179 @@
+"""The result of a fold's training: curves over the epochs, scores by class, and pictures of the stages."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+import isp
+from r2l_jax.model.processors import Processor
+from r2l_jax.model.tasks import Task
+from r2l_jax.runtime import result
+from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
+from r2l_jax.training.record import Fold, training_id
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Numbers = Mapping[str, Any]
+
+FOLDER = "training"
+
+_BY_CLASS = ("precision", "recall", "f1")
+
+# Counts of more classes cannot be read in a figure.
+_MOST_CLASSES = 30
+
+
+# The name of a line, its epochs, and its values.
+Line = tuple[str, Sequence[int], np.ndarray]
+
+
+def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor, start: Numbers | None) -> None:
+    """Writes the result of a training that has come to its end to `fold_<k>/training/`.
+
+    Args:
+        fold: the fold, which has its events and pictures.
+        content: the content of metrics.json.
+        task: the task.
+        processor: the processing, of which only the structure matters.
+        start: its parameters before the first step; None if they are unknown.
+    """
+    history, tables = content["history"], {"classes": _classes(content)}
+    figures: dict[str, Figure | Image.Image] = {}
+    if content["flags"]["epochs"]:
+        tables["epochs"] = _epochs(history, task.score)
+    if len(history) > 1:
+        figures |= _curves(history, task) | _processing(fold.folder, processor, start)
+    if task.name == "classification":
+        figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
+    pictures = _pictures(fold.folder / "results")
+    figures |= {name: picture for name, (picture, _) in pictures.items()}
+    facts = {"title": f"Training, fold {fold.number}", "training": {f"fold_{fold.number}": training_id(content)}}
+    captions = {name: caption for name, (_, caption) in pictures.items()}
+    result.write(fold.folder / FOLDER, Result(facts, tables, figures, captions=captions))
+
+
+def _classes(content: Numbers) -> Table:
+    rows = [
+        [name, samples, *(content[f"val_{each}"][name] for each in _BY_CLASS)]
+        for name, samples in content["val_samples"].items()
+    ]
+    columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in _BY_CLASS)]
+    return Table("Validation by class", columns, rows, "Of the last checkpoint.")
+
+
+def _epochs(history: Sequence[Numbers], score: str) -> Table:
+    names = [name for name in dict.fromkeys(name for row in history for name in row) if name != "epoch"]
+    columns = [Column(name.replace("_", " "), "", SCORE if name.endswith(score) else ".3g") for name in names]
+    rows = [[row["epoch"] + 1, *(row.get(name) for name in names)] for row in history]
+    return Table("Numbers of each epoch", [Column("epoch"), *columns], rows)
+
+
+def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
+    figures = {}
+    for metric in dict.fromkeys(name.partition("_")[2] for row in history for name in row if "_" in name):
+        in_points, lines = metric.endswith(task.score), []
+        for split, name in (("validation", f"val_{metric}"), ("training", f"train_{metric}")):
+            known = {row["epoch"] + 1: row[name] for row in history if name in row}
+            lines.append((split, [*known], np.array([*known.values()]) * (100 if in_points else 1)))
+        words = metric.replace("_", " ")
+        chance = 100 / len(task.classes) if metric == "accuracy" else None
+        figures[metric] = _plot(words, f"{words}, points" if in_points else words, lines, chance=chance)
+    return figures
+
+
+def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | None) -> dict[str, Figure]:
+    """Draws the change of each parameter, unless it is constant, and the norms of the gradients."""
+    parameters, norms = _recorded(folder)
+    known = processor.facts if isinstance(processor, isp.Pipeline) else {}
+    since, figures = "the end of the first epoch" if start is None else "the start", {}
+    for name, courses in parameters.items():
+        shape = [max(places) + 1 for places in zip(*courses, strict=True)]
+        facts = known.get(name, isp.Parameter(0.0))
+        titles = dict(zip(np.ndindex(*shape), facts.element_names(name, shape), strict=True))
+        lines = []
+        for place, (epochs, values) in sorted(courses.items()):
+            if start is not None:
+                epochs, values = [0, *epochs], np.array([start[name][place], *values])
+            lines.append((titles[place].removeprefix(f"{name}."), epochs, values - values[0]))
+        if any(values.any() for _, _, values in lines):
+            words = f"{name.replace('_', ' ')}: change since {since}"
+            figures[f"parameter_{name}"] = _plot(words, facts.unit or "change", lines)
+    moved = [(name, *course) for name, course in norms.items() if course[1].any()]
+    if moved:
+        figures["gradient_norms"] = _plot("norms of the loss's gradients", "mean norm", moved, scale="log")
+    return figures
+
+
+def _recorded(folder: pathlib.Path) -> tuple[dict[str, dict[tuple[int, ...], Any]], dict[str, Any]]:
+    """Reads the elements of the processing's parameters and the norms of gradients: their epochs and their values."""
+    from tensorboard.backend.event_processing.event_accumulator import DEFAULT_SIZE_GUIDANCE, SCALARS, EventAccumulator
+
+    # All scalars are kept, and as little as possible of the rest.
+    events = EventAccumulator(str(folder), dict.fromkeys(DEFAULT_SIZE_GUIDANCE, 1) | {SCALARS: 0})
+    events.Reload()
+    parameters, norms = {}, {}
+    for tag in events.Tags()[SCALARS]:
+        kind, *parts = tag.split("/")
+        course = [each.step + 1 for each in events.Scalars(tag)], np.array([each.value for each in events.Scalars(tag)])
+        if kind == "processor":
+            parameters.setdefault(parts[0], {})[tuple(map(int, parts[1:]))] = course
+        elif kind == "processor_gradient_norm":
+            norms[parts[0]] = course
+    return parameters, norms
+
+
+def _plot(
+    caption: str, label: str, lines: Sequence[Line], scale: str = "linear", chance: float | None = None
+) -> Figure:
+    def draw(axes: "Axes") -> None:
+        for number, (name, epochs, values) in enumerate(lines):
+            # Seven colors begin again with dashed lines.
+            form = "C0--" if name == "training" else "-" if number < 7 else "--"
+            axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name)
+        if chance is not None:
+            axes.axhline(chance, color="gray", linestyle=":", label="chance")
+        axes.set(xlabel="epoch", ylabel=label, yscale=scale)
+        axes.locator_params("x", integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+
+    return Figure(draw, (4.5, 3.0), caption)
+
+
+def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    def draw(axes: "Axes") -> None:
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set(xlabel="prediction", ylabel="target")
+        # Names of classes are no formulas.
+        names = [name.replace("$", r"\$") for name in classes]
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for (row, column), count in np.ndenumerate(matrix.astype(int)):
+            if count and len(classes) <= _MOST_CLASSES:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color)
+
+    side = 2 + 0.45 * min(len(classes), _MOST_CLASSES)
+    return Figure(draw, (side, side), "Confusion in the validation, last checkpoint")
+
+
+def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
+    """Reads the pictures of the first and the last recorded epoch by name, gradients below stages, with captions."""
+    epochs, found = sorted(folder.glob("epoch_*")), {}
+    for epoch in dict.fromkeys([*epochs[:1], *epochs[-1:]]):
+        stages = sorted(epoch.glob("stages/*.png"), key=lambda file: int(file.stem.partition("_")[0]))
+        for file in [*stages, *sorted(epoch.glob("differences/*.png")), *sorted(epoch.glob("*.png"))]:
+            words = file.stem.lstrip("0123456789_").replace("_", " ")
+            gradient = epoch / "gradients" / file.name
+            parts = [file, *([gradient] if gradient.exists() else [])]
+            if len(parts) > 1:
+                words += ", and the magnitude of the loss's gradient"
+            joined = np.concatenate([np.asarray(Image.open(part).convert("RGB")) for part in parts])
+            found[f"{epoch.name}_{file.stem}"] = Image.fromarray(joined), f"{words}, epoch {int(epoch.name[6:]) + 1}"
+    return found

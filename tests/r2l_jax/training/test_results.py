@@ -1,0 +1,78 @@
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+import isp
+from r2l_jax.model.tasks import Classification
+from r2l_jax.training import results
+from r2l_jax.training.tracking import Tracker
+
+TASK = Classification(("a$b$", "c"), "resnet18")
+
+
+def lines(figure):
+    axes = Figure(layout="constrained").subplots()
+    figure.draw(axes)
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+
+def test_curves_show_scores_in_points_by_epoch_from_1():
+    history = [
+        {"epoch": 0, "train_accuracy": 0.25, "train_loss": 2.0, "seconds": 1.0},
+        {"epoch": 1, "train_accuracy": 0.5, "val_accuracy": 0.75, "train_loss": 1.0, "val_loss": 0.5, "seconds": 1.0},
+    ]
+    found = {name: lines(figure) for name, figure in results._curves(history, TASK).items()}
+    assert found["accuracy"] == {
+        "validation": [[2, 75]],
+        "training": [[1, 25], [2, 50]],
+        "chance": [[0, 50], [1, 50]],
+    }
+    assert found["loss"] == {"validation": [[2, 0.5]], "training": [[1, 2], [2, 1]]}
+    table = results._epochs(history, "accuracy")
+    assert [[*row] for row in table.rows] == [[1, 0.25, 2.0, 1.0, None, None], [2, 0.5, 1.0, 1.0, 0.75, 0.5]]
+    assert [column.name for column in table.columns][1:3] == ["train accuracy", "train loss"]
+
+
+def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements(tmp_path):
+    with Tracker(tmp_path, 0, False) as tracker:
+        for epoch, step in enumerate((0.5, 1.5)):
+            values = {"white_balance": np.array([1 + step, 2, 3 - step]), "gamma_correct": np.array(2.2)}
+            tracker.processor(values, {"white_balance": 4.0 + epoch, "gamma_correct": 0.0}, epoch)
+    pipeline, start = isp.parametrized(isp.CAMERAS["drone"]), {"white_balance": np.array([1.0, 2, 3])}
+    start["gamma_correct"] = np.float32(2.2)
+    found = results._processing(tmp_path, pipeline, start)
+    assert found.keys() == {"parameter_white_balance", "gradient_norms"}
+    assert lines(found["parameter_white_balance"]) == {
+        "red": [[0, 0], [1, 0.5], [2, 1.5]],
+        "green": [[0, 0], [1, 0], [2, 0]],
+        "blue": [[0, 0], [1, -0.5], [2, -1.5]],
+    }
+    assert lines(found["gradient_norms"]) == {"white_balance": [[1, 4], [2, 5]]}
+    resumed = results._processing(tmp_path, pipeline, None)["parameter_white_balance"]
+    assert lines(resumed)["red"] == [[1, 0], [2, 1]]
+    assert resumed.caption == "white balance: change since the end of the first epoch"
+
+
+def test_pictures_are_of_the_first_and_the_last_epoch_with_gradients_below(tmp_path):
+    for epoch in range(3):
+        for level, name in enumerate(("stages/10_b", "stages/2_a", "gradients/2_a", "predictions")):
+            file = tmp_path / f"epoch_{epoch:04d}" / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 2), (level, epoch, 0)).save(file)
+    found = results._pictures(tmp_path)
+    assert [*found] == [f"epoch_{epoch:04d}_{name}" for epoch in (0, 2) for name in ("2_a", "10_b", "predictions")]
+    picture, caption = found["epoch_0002_2_a"]
+    assert caption == "a, and the magnitude of the loss's gradient, epoch 3"
+    np.testing.assert_array_equal(np.asarray(picture)[:, 0], [[1, 2, 0]] * 2 + [[2, 2, 0]] * 2)
+
+
+def test_counts_of_the_confusion_stand_in_the_row_of_their_target():
+    axes = Figure(layout="constrained").subplots()
+    results._confusion(np.array([[3.0, 1], [0, 2]]), TASK.classes).draw(axes)
+    axes.figure.draw_without_rendering()  # Names with dollars are no formulas.
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), "3"),
+        ((1, 0), "1"),
+        ((1, 1), "2"),
+    }
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "target")
