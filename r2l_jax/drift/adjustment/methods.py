@@ -121,17 +121,17 @@ class _Adaptation:
         settings = self._settings.searching(BY_FEATURES)
         frozen = Frozen(self._under.model, self._fold.task)
         options = {"objective": "features", "price": self._settings.price, "batch_size": self._settings.batch_size}
-        searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
+        searcher = Searcher(direction="best", learning_rate=settings.step_size, **options)
         # The searches get no labels.
         samples = self._raws, np.zeros(len(self._raws), np.int32)
         stops = self._stops(STOPS)
-        distances = searcher.losses([self._exposed(2.0**each) for each in stops], *samples)
+        distances = searcher.losses(frozen, [self._exposed(2.0**each) for each in stops], *samples)
         nearest = np.argsort(distances, stable=True)[: min(FEW, self._settings.starts)]
         stops = [stops[place] for place in sorted(nearest)]
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(searches, *samples, settings.steps)
+        found = searcher.run(frozen, searches, *samples, settings.steps)
         ends = [frozen.default, *(one.parameters for one in found)]
-        distances = searcher.losses(ends, *samples)
+        distances = searcher.losses(frozen, ends, *samples)
         mended = [statistics, *(self.mend(frozen.pipeline(one.parameters)) for one in found)]
         starts = [
             Start(each, distance=float(distance), certainty=one.certainty)
@@ -151,10 +151,10 @@ class _Adaptation:
         frozen = Frozen(model, self._fold.task)
         stops = self._stops(STOPS[: self._settings.starts]) if statistics is None else (0,)
         options = {"price": self._settings.price, "batch_size": self._settings.batch_size}
-        searcher = Searcher(frozen, direction="best", learning_rate=settings.step_size, **options)
+        searcher = Searcher(direction="best", learning_rate=settings.step_size, **options)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         samples = under.dataset.samples(under.labeled)
-        found = searcher.run(searches, *samples, settings.steps)
+        found = searcher.run(frozen, searches, *samples, settings.steps)
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = [frozen.default, *(one.parameters for one in found)]
         measurer = Measurer(frozen)

@@ -5,6 +5,7 @@ natural ranges, which makes parameters and images comparable.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -29,8 +30,6 @@ from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.artifact import Artifact
-
-PyTree = Any
 
 # The distance that values move, in natural ranges.
 PER_CENT = 0.01
@@ -121,15 +120,14 @@ def measure(frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size
     """
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices
-    default, rest = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
-    function = compiled(frozen)
+    placed, function = jax.device_put(frozen, shardings().everywhere), compiled()
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
     with ticking("sensitivity", total) as tick:
         for batch in loader.eval_batches(dataset, indices, batch_size):
             taken.append(batch["weight"] > 0)
             on_devices = to_devices(batch, shardings().split)
-            measured.append(ahead.begun(function(default, rest, on_devices)))
+            measured.append(ahead.begun(function(placed, on_devices)))
             tick(1)
     taken = np.concatenate(taken)
     every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *jax.device_get(measured))
@@ -144,22 +142,23 @@ def measure(frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size
     )
 
 
-def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], Sensitivity]:
-    """Compiles the sensitivity of each sample of a batch, a function of `(frozen.default, frozen.rest, batch)`.
+@functools.cache
+def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
+    """Compiles the sensitivity of each sample of a batch, once for all models of one structure.
 
     Each sample is a batch of its own, since the Dice loss of a batch takes all its pixels together. Batch norms use
     their running statistics, so that no sample depends on the others.
     """
 
-    def of_sample(default, rest, sample):
-        batch = jax.tree.map(lambda leaf: leaf[None], sample)
+    def of_sample(frozen, sample):
+        batch, default = jax.tree.map(lambda leaf: leaf[None], sample), frozen.default
 
         def loss(offsets, perturbations):
-            pipeline = frozen.pipeline(moved(frozen.facts, default, offsets), rest)
+            pipeline = frozen.pipeline(moved(frozen.facts, default, offsets))
             images, _ = pipeline.trace(batch["raw"], perturbations)
-            return frozen.sums(images, rest, batch)["loss"]
+            return frozen.sums(images, batch)["loss"]
 
-        _, images = jax.eval_shape(lambda: frozen.pipeline(default, rest).trace(batch["raw"]))
+        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
         value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
         parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
@@ -171,7 +170,7 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
         )
 
     return jax.jit(
-        jax.vmap(of_sample, (None, None, 0)),
+        jax.vmap(of_sample, (None, 0)),
         out_shardings=shardings().split,
         compiler_options=compiler.options(),
     )

@@ -160,14 +160,13 @@ class WorstCaseAnalysis(FoldAnalysis):
             for key, each in begun.items()
         }
         searcher = Searcher(
-            frozen,
             direction="worst",
             aux_loss=settings.adv_aux_loss,
             learning_rate=settings.step_size,
             batch_size=self.batch_size,
         )
         samples = loader.batch_of(fold.dataset, self.drawn(fold))
-        ends = searcher.run(list(searches.values()), samples["raw"], samples["target"], settings.steps)
+        ends = searcher.run(frozen, list(searches.values()), samples["raw"], samples["target"], settings.steps)
         tried = list(zip(searches, ends, strict=True))
         for key, each in begun.items():
             tried.append((key, dict(tried)[key]._replace(parameters=each.parameters)))
@@ -288,7 +287,7 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
     """Draws samples by default and in the worst case, each with its prediction, and their difference, scaled."""
     processings = {"default": frozen.default, "worst": parameters}
     images = {name: frozen.images(values, samples) for name, values in processings.items()}
-    logits = {name: jax.device_get(frozen.logits(each, frozen.rest)) for name, each in images.items()}
+    logits = {name: jax.device_get(frozen.logits(each)) for name, each in images.items()}
     images = jax.device_get(images)
     pictures = {}
     for number, target in enumerate(samples["target"]):

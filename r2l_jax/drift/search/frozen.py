@@ -1,5 +1,6 @@
 """A trained model whose processing parameters alone may change."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +13,17 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
 
-PyTree = Any
 
-
+@jax.tree_util.register_pytree_node_class
 class Frozen:
     """A model in evaluation, as functions of its processing's parameters; head and normalization stay as they are.
+
+    This is a pytree of arrays: a compiled function that takes one serves all models of the same structure and task.
 
     Raises:
         InputError: a parameter from whose values no offsets can be counted.
@@ -28,48 +31,60 @@ class Frozen:
 
     Attributes:
         default: the parameters' values in the model, on the host.
-        facts: the declarations of the parameters.
-        rest: the model's variables, on the host, which the methods take.
         task: the model's task.
     """
 
     def __init__(self, model: RawToLogit, task: Task):
-        # On the host, from where each stack of searches puts them on its devices.
-        self._pipeline = pipeline_of(model)
-        self.default = jax.device_get(self._pipeline.parameters())
-        self.facts = self._pipeline.facts
-        ranges.check(self.facts, self.default)
+        pipeline = pipeline_of(model)
+        self.task, self.default = task, jax.device_get(pipeline.parameters())
+        ranges.check(pipeline.facts, self.default)
         # With the pipeline, for a processing that has more variables than its parameters.
-        self._graph, rest = nnx.split((self._pipeline, model.normalizer, model.head))
-        self.rest = jax.device_get(rest)
-        self.task = task
+        self._graph, state = nnx.split((pipeline, model.normalizer, model.head))
+        self._state = jax.device_get(state)
 
-    def pipeline(self, parameters: Mapping[str, ArrayLike], rest: PyTree | None = None) -> isp.Pipeline:
-        """Returns the model's pipeline with other parameters; compiled functions take `rest` as an argument."""
-        pipeline = self._pipeline if rest is None else nnx.merge(self._graph, rest)[0]
-        return pipeline.with_values(parameters)
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """Returns the arrays, and what a compiled function depends on."""
+        return (self.default, self._state), (self._graph, self.task)
 
-    def images(self, parameters: Mapping[str, ArrayLike], batch: Batch, rest: PyTree | None = None) -> Array:
-        """Processes a batch with other parameters, see `pipeline`."""
-        return self.pipeline(parameters, rest)(batch["raw"])
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: Any) -> "Frozen":
+        """Makes a frozen model from what `tree_flatten` returns."""
+        frozen = object.__new__(cls)
+        (frozen.default, frozen._state), (frozen._graph, frozen.task) = children, aux
+        return frozen
 
-    def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
+    @functools.cached_property
+    def facts(self) -> Facts:
+        """The declarations of the parameters."""
+        return self._parts()[0].facts
+
+    def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
+        """Returns the model's pipeline with other parameters."""
+        return self._parts()[0].with_values(parameters)
+
+    def images(self, parameters: Mapping[str, ArrayLike], batch: Batch) -> Array:
+        """Processes a batch with other parameters."""
+        return self.pipeline(parameters)(batch["raw"])
+
+    def logits(self, images: Array) -> Array:
+        """Computes the logits of processed images."""
+        _, normalizer, head = self._parts()
+        return head(normalizer(images))
+
+    def sums(self, images: Array, batch: Batch) -> Sums:
         """Computes the task's sums for processed images."""
-        return self.task.sums(self.logits(images, rest), batch)
+        return self.task.sums(self.logits(images), batch)
 
-    def distance(self, images: Array, rest: PyTree) -> Array:
+    def distance(self, images: Array) -> Array:
         """Computes how far the features of processed images are from those of the training, see `observed`.
 
         Each layer sees the images as it would if the statistics of all layers before it were theirs.
         """
-        # A copy, since its statistics are mixed in place.
-        _, normalizer, head = nnx.merge(self._graph, rest, copy=True)
+        _, normalizer, head = self._parts()
         layers = normalization.layers_of(normalizer, head)
         known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
         _, moments = normalization.observed(normalizer, head, images, {name: jnp.ones(()) for name in layers})
         return jnp.stack([normalization.distance(moments[name], known[name]) for name in layers]).mean()
 
-    def logits(self, images: Array, rest: PyTree) -> Array:
-        """Computes the logits of processed images."""
-        _, normalizer, head = nnx.merge(self._graph, rest)
-        return head(normalizer(images))
+    def _parts(self) -> Any:
+        return nnx.merge(self._graph, self._state, copy=True)

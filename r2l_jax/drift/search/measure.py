@@ -19,8 +19,8 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.outcomes import Outcomes, joined
 from r2l_jax.drift.results import Estimate
+from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.runtime import compiler, stop
@@ -139,13 +139,13 @@ def ticking(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class Measurer:
-    """Measures a frozen model under processings that the devices of all processes share, see `Stacks`.
+    """Measures a frozen model under processings that the devices share, see `stacks`.
 
-    All processes get the same numbers. Calls with batches of one shape share compiled functions.
+    Calls with batches of one shape share compiled functions.
     """
 
     def __init__(self, frozen: Frozen):
-        self._frozen, self._stacks = frozen, Stacks()
+        self._frozen = frozen
 
     def measure_samples(
         self,
@@ -186,15 +186,14 @@ class Measurer:
         results, together = [], jax.device_count() * TOGETHER
         for start in range(0, len(parameters), together):
             part = parameters[start : start + together]
-            stack, count = self._stack([jax.tree.map(np.float32, dict(values)) for values in part])
-            shared = (self._frozen.default, self._frozen.rest)
-            function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
-            stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0][:3])
+            stack, frozen = stacks.placed(
+                _stack([jax.tree.map(np.float32, dict(values)) for values in part]), self._frozen
+            )
             ahead, measured = OneAhead(), []
             for batch in batches:
-                measured.append(ahead.begun(function(stack, *shared, batch)))
+                measured.append(ahead.begun(stacks.mapped(_of_batch)(None, stack, (), (frozen, batch))))
                 tick(len(part))
-            of_each = [self._stacks.unstack(of_batch, count)[: len(part)] for of_batch in measured]
+            of_each = [stacks.unstack(of_batch, len(part)) for of_batch in measured]
             results += [self._summary(taken, *parts) for parts in zip(*of_each, strict=True)]
         return results
 
@@ -209,35 +208,11 @@ class Measurer:
         """
         if not rows:
             return []
-        stack, count = self._stack([(jax.tree.map(np.float32, dict(values)), batch) for values, batch in rows])
-        function = self._stacks.compile(self._of_row, (stack,), (self._frozen.rest,))
-        stack, rest = jax.device_put((stack, self._frozen.rest), function.input_shardings[0])
-        results = self._stacks.unstack(function(stack, rest), count)[: len(rows)]
+        stack = _stack([(jax.tree.map(np.float32, dict(values)), batch) for values, batch in rows])
+        stack, frozen = stacks.placed(stack, self._frozen)
+        results = stacks.unstack(stacks.mapped(_of_row)(None, stack, (), frozen), len(rows))
         tick(len(rows))
         return results
-
-    def _stack(self, trees: list[Any]) -> tuple[Any, int]:
-        """Stacks trees and returns their number with those that fill up.
-
-        It is a power of two for each device, so that stacks have few sizes to compile for.
-        """
-        count = jax.device_count() * 2 ** max(-(-len(trees) // jax.device_count()) - 1, 0).bit_length()
-        return self._stacks.stack([*trees, *[trees[-1]] * (count - len(trees))]), count
-
-    def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
-        images, default = (self._frozen.images(values, batch, rest) for values in (parameters, default))
-        logits = self._frozen.logits(images, rest)
-        return {
-            "loss": self._frozen.task.measure(logits, batch)["loss"],
-            "ssim": jax.vmap(tasks.losses.ssim)(images, default),
-            **_differences(images, default),
-            "confusion": confusions(self._frozen.task, logits, batch),
-        }
-
-    def _of_row(self, row: tuple[dict[str, jax.Array], Batch], rest) -> jax.Array:
-        parameters, batch = row
-        logits = self._frozen.logits(self._frozen.images(parameters, batch, rest), rest)
-        return confusions(self._frozen.task, logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
         arrays = {
@@ -254,6 +229,28 @@ class Measurer:
             (float(arrays["color"].mean()), float(arrays["color_95"].mean())),
             float(arrays["square"].mean()),
         )
+
+
+def _stack(trees: list[Any]) -> Any:
+    """Stacks trees, to a power of two for each device, so that stacks have few sizes to compile for."""
+    return stacks.stack(trees, 2 ** max(-(-len(trees) // jax.device_count()) - 1, 0).bit_length())
+
+
+def _of_batch(options: None, parameters, stacked: tuple[()], shared: tuple[Frozen, Batch]) -> dict[str, jax.Array]:
+    frozen, batch = shared
+    images, default = (frozen.images(values, batch) for values in (parameters, frozen.default))
+    logits = frozen.logits(images)
+    return {
+        "loss": frozen.task.measure(logits, batch)["loss"],
+        "ssim": jax.vmap(tasks.losses.ssim)(images, default),
+        **_differences(images, default),
+        "confusion": confusions(frozen.task, logits, batch),
+    }
+
+
+def _of_row(options: None, row: tuple[dict[str, jax.Array], Batch], stacked: tuple[()], frozen: Frozen) -> jax.Array:
+    parameters, batch = row
+    return confusions(frozen.task, frozen.logits(frozen.images(parameters, batch)), batch)
 
 
 def _differences(images: jax.Array, default: jax.Array) -> dict[str, jax.Array]:

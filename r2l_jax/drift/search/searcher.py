@@ -1,8 +1,9 @@
 """Search over a pipeline's parameters: uphill in the task loss for the worst processing, downhill for a better one.
 
-Many searches run at once, as one compiled step over a stack of them, see `Stacks`. A single search is a stack of one.
+Many searches run at once, as one compiled step over a stack of them, see `stacks`. A single search is a stack of one.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,17 +15,15 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
+from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
-from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
-
-PyTree = Any
 
 # The loss that searches change: of the task, by labels; or how far features are from those of the training, without.
 Objective = Literal["task", "features"]
@@ -80,11 +79,13 @@ class _Fixed(NamedTuple):
     key: Array
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Searcher:
-    """Searches over the parameters of a model's pipeline; head and normalization stay as they are.
+    """Searches over the parameters of models' pipelines; head and normalization stay as they are.
 
-    Args:
-        frozen: the model. Its parameters stay valid, see `isp.Parameter`.
+    All models of one structure share the functions that are compiled for a searcher, and for those that equal it.
+
+    Attributes:
         direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
         objective: "task" for the task loss; "features" for `Frozen.distance`, which needs no targets.
         price: the price of parameters that move as no single cause of a camera would move them, see `ranges.apart`.
@@ -94,34 +95,20 @@ class Searcher:
         batch_size: samples in a step of one search. Each search draws its own, from its seed.
     """
 
-    def __init__(
-        self,
-        frozen: Frozen,
-        *,
-        direction: Direction,
-        objective: Objective = "task",
-        price: float = 0.0,
-        aux_loss: str = "ssim",
-        learning_rate: float = 0.01,
-        batch_size: int = 32,
-    ):
-        self._frozen = frozen
-        self._direction: Direction = direction
-        self._objective, self._price = objective, price
-        self._aux_loss, self._batch_size = aux_loss, batch_size
-        self._learning_rate = learning_rate
-        self._stacks = Stacks()
+    direction: Direction
+    objective: Objective = "task"
+    price: float = 0.0
+    aux_loss: str = "ssim"
+    learning_rate: float = 0.01
+    batch_size: int = 32
 
     def run(
-        self,
-        searches: Sequence[Search],
-        raws: np.ndarray,
-        targets: np.ndarray,
-        steps: int,
+        self, frozen: Frozen, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int
     ) -> list[Found]:
-        """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
+        """Runs searches together, with a progress bar on stderr.
 
         Args:
+            frozen: the model. Its parameters stay valid, see `isp.Parameter`.
             searches: the searches.
             raws: mosaics `(N, H, W)` that batches are drawn from.
             targets: the targets of the mosaics.
@@ -131,63 +118,48 @@ class Searcher:
             InputError: a search has diverged.
             Interrupted: a signal has asked to stop.
         """
-        samples = {"raw": raws, "target": targets}
-        starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
-        state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
-        shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
-        step = self._stacks.compile(self._step, (state, fixed), shared, donated=(0,))
-        fixed, *shared = jax.device_put((fixed, *shared), step.input_shardings[0][1:])
-
-        ahead, losses = OneAhead(), list[Array]()
+        state, fixed = zip(*(self._start(frozen, search) for search in searches), strict=True)
+        shared = frozen, {"raw": raws, "target": targets}, np.float32(steps)
+        (state, fixed), shared = stacks.placed((stacks.stack(state), stacks.stack(fixed)), shared)
+        ahead, losses, step = OneAhead(), list[Array](), stacks.mapped(_step, donates=True)
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
         for _ in tqdm(range(steps), desc=title, unit="step", disable=None):
-            state, of_step = step(state, fixed, *shared)
+            state, of_step = step(self, state, fixed, shared)
             losses.append(ahead.begun(of_step))
             if stop.requested() and len(losses) < steps:
                 raise Interrupted("stopped; the same command begins this analysis anew")
-        ends = self._stacks.unstack(state.offsets, len(searches))
+        ends = stacks.unstack(state.offsets, len(searches))
         ways = np.zeros((len(searches), 0, 2))
         if losses:
-            ways = self._stacks.unstack(np.stack(jax.device_get(losses), 2), len(searches))
-        return [self._found(*each) for each in zip(searches, ends, ways, strict=True)]
+            ways = stacks.unstack(np.stack(jax.device_get(losses), 2), len(searches))
+        return [self._found(frozen, *each) for each in zip(searches, ends, ways, strict=True)]
 
     def losses(
-        self,
-        ends: Sequence[Mapping[str, np.ndarray]],
-        raws: np.ndarray,
-        targets: np.ndarray,
+        self, frozen: Frozen, ends: Sequence[Mapping[str, np.ndarray]], raws: np.ndarray, targets: np.ndarray
     ) -> np.ndarray:
         """Computes the objective with the price, of all samples at once, for several values of all parameters."""
-        stack = self._stacks.stack([jax.tree.map(np.float32, dict(values)) for values in ends])
-        shared = self._frozen.default, self._frozen.rest, {"raw": raws, "target": targets}
-        function = self._stacks.compile(self._loss_of_all, (stack,), shared)
-        stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0])
-        return np.array(self._stacks.unstack(function(stack, *shared), len(ends)))
+        values = stacks.stack([jax.tree.map(np.float32, dict(each)) for each in ends])
+        values, shared = stacks.placed(values, (frozen, {"raw": raws, "target": targets}))
+        return np.array(stacks.unstack(stacks.mapped(_loss_of_all)(self, values, (), shared), len(ends)))
 
-    def _loss_of_all(
-        self, values: dict[str, Array], default: dict[str, Array], rest: PyTree, samples: dict[str, Any]
-    ) -> Array:
-        batch = _batch(samples, jnp.arange(len(samples["raw"])))
-        images = self._frozen.images(values, batch, rest)
-        return self._loss(images, rest, batch) + self._price * apart(self._frozen.facts, default, values)
+    def loss(self, frozen: Frozen, images: Array, batch: Any) -> Array:
+        """Computes the objective of processed images."""
+        if self.objective == "features":
+            return frozen.distance(images)
+        return frozen.sums(images, batch)["loss"] / len(batch["raw"])
 
-    def _loss(self, images: Array, rest: PyTree, batch: Any) -> Array:
-        if self._objective == "features":
-            return self._frozen.distance(images, rest)
-        return self._frozen.sums(images, rest, batch)["loss"] / len(batch["raw"])
-
-    def _found(self, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
+    def _found(self, frozen: Frozen, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
         """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""
-        found = Found(jax.device_get(valid_values(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
+        found = Found(jax.device_get(valid_values(frozen.facts, frozen.default, offsets)), *losses.T)
         if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
             raise InputError(
                 f"the search over {', '.join(search.group)} has diverged: try a learning rate below "
-                f"{self._learning_rate:g}"
+                f"{self.learning_rate:g}"
             )
         return found
 
-    def _start(self, search: Search) -> tuple[_State, _Fixed]:
-        default = self._frozen.default
+    def _start(self, frozen: Frozen, search: Search) -> tuple[_State, _Fixed]:
+        default = frozen.default
         if unknown := set(search.group) - set(default):
             raise ValueError(f"group must be some of {sorted(default)}, got also {sorted(unknown)}")
         start_key, key = jax.random.split(jax.random.key(search.seed))
@@ -197,44 +169,47 @@ class Searcher:
             name: free[name] * search.spread * jax.random.normal(key, value.shape)
             for key, (name, value) in zip(keys, default.items(), strict=True)
         }
-        for name in gains(self._frozen.facts, search.group):
+        for name in gains(frozen.facts, search.group):
             offsets[name] += math.log(search.exposure)
         if search.turned is not None:
             name, position = search.turned
-            knob = knobs_of(self._frozen.facts, default)[name]
+            knob = knobs_of(frozen.facts, default)[name]
             offsets[knob.parameter] += np.float32(position) * knob.direction
-        offsets = valid_offsets(self._frozen.facts, default, offsets)
-        state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
+        offsets = valid_offsets(frozen.facts, default, offsets)
+        state = _State(offsets, optax.adam(self.learning_rate).init(offsets), jnp.zeros((), jnp.int32))
         return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))))
 
-    def _step(
-        self,
-        state: _State,
-        fixed: _Fixed,
-        default: dict[str, Array],
-        rest: PyTree,
-        samples: dict[str, Any],
-        steps: Array,
-    ):
-        count = len(samples["raw"])
-        size = min(self._batch_size, count)
-        key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
-        batch = _batch(samples, jax.random.permutation(key, count)[:size])
-        by_default = self._frozen.images(default, batch, rest)
 
-        def cost(values):
-            images = self._frozen.images(values, batch, rest)
-            loss = self._loss(images, rest, batch)
-            total, away = cost_of(self._direction, loss, images, by_default, self._aux_loss, fixed.aux_weight)
-            if self._price:
-                total += self._price * apart(self._frozen.facts, default, values)
-            return total, jnp.stack([loss, away])
+def _loss_of_all(
+    searcher: Searcher, values: dict[str, Array], stacked: tuple[()], shared: tuple[Frozen, dict[str, Array]]
+) -> Array:
+    del stacked
+    frozen, samples = shared
+    batch = _batch(samples, jnp.arange(len(samples["raw"])))
+    price = searcher.price * apart(frozen.facts, frozen.default, values)
+    return searcher.loss(frozen, frozen.images(values, batch), batch) + price
 
-        optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
-        offsets, opt_state, losses = descend(
-            optimizer, self._frozen.facts, default, cost, state.offsets, state.opt_state, fixed.free
-        )
-        return _State(offsets, opt_state, state.step + 1), losses
+
+def _step(
+    searcher: Searcher, state: _State, fixed: _Fixed, shared: tuple[Frozen, dict[str, Array], Array]
+) -> tuple[_State, Array]:
+    frozen, samples, steps = shared
+    count, facts, default = len(samples["raw"]), frozen.facts, frozen.default
+    key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
+    batch = _batch(samples, jax.random.permutation(key, count)[: min(searcher.batch_size, count)])
+    by_default = frozen.images(default, batch)
+
+    def cost(values):
+        images = frozen.images(values, batch)
+        loss = searcher.loss(frozen, images, batch)
+        total, away = cost_of(searcher.direction, loss, images, by_default, searcher.aux_loss, fixed.aux_weight)
+        if searcher.price:
+            total += searcher.price * apart(facts, default, values)
+        return total, jnp.stack([loss, away])
+
+    optimizer = optax.adam(searcher.learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
+    offsets, opt_state, losses = descend(optimizer, facts, default, cost, state.offsets, state.opt_state, fixed.free)
+    return _State(offsets, opt_state, state.step + 1), losses
 
 
 def _batch(samples: Mapping[str, Any], drawn: Array) -> Any:

@@ -1,81 +1,64 @@
 """Runs many computations of one shape as one: stacked along a first axis, and shared among devices."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from r2l_jax.runtime import compiler
+from r2l_jax.runtime.devices import shardings
 
 PyTree = Any
 
-# The name of the axis of the devices.
-_AXIS = "devices"
+
+def stack(trees: Sequence[PyTree], each: int = 1) -> PyTree:
+    """Returns a stack of pytrees on the host: arrays of shape `(devices, of each device, ...)`.
+
+    Where numbers do not divide, the stack is filled up with copies of the last pytree, to at least `each` a device.
+    """
+    devices = jax.device_count()
+    each = max(each, -(-len(trees) // devices))
+    filled = [*trees, *[trees[-1]] * (devices * each - len(trees))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, each, *np.shape(leaves[0])), *filled)
 
 
-class Stacks:
-    """Stacks pytrees, and compiles functions of one of them for all of a stack.
+def unstack(tree: PyTree, count: int) -> list[PyTree]:
+    """Returns the first results of a stack, on the host."""
+    whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(tree))
+    return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
 
-    A stack is shared out equally among the devices. A device works on its part together (`jax.vmap`), and the devices
-    run side by side (`jax.shard_map`, as `jax.pmap` does). A single pytree is a stack of one. Where numbers do not
-    divide, stacks are filled up with copies of the last pytree, whose results are dropped.
+
+def placed(stacked: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+    """Moves a stack and what its computations share to the devices."""
+    split, everywhere = shardings()
+    return jax.device_put(stacked, split), jax.device_put(shared, everywhere)
+
+
+@functools.cache
+def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[..., PyTree]:
+    """Compiles a function of one pytree for stacks of them, once for each structure and shape of its arguments.
+
+    A device works on its part of the stack together (`jax.vmap`), and the devices run side by side (`jax.pmap`). The
+    function must be one of a module: what was compiled for it is kept for good, and serves all models, drifts and
+    members of a group.
+
+    Args:
+        function: takes static options, the arguments of one in two pytrees, and the pytree of those that all share.
+        donates: whether a call consumes the first of the two stacks.
+
+    Returns:
+        A function of the options, the two stacks and the shared arguments, see `placed`.
     """
 
-    def __init__(self):
-        self._devices = jax.local_devices()
-        self._compiled: dict[Any, jax.stages.Compiled] = {}
+    def of_device(options: Hashable, carried: PyTree, stacked: PyTree, shared: PyTree) -> PyTree:
+        return jax.vmap(functools.partial(function, options), in_axes=(0, 0, None))(carried, stacked, shared)
 
-    def stack(self, trees: Sequence[PyTree]) -> PyTree:
-        """Returns a stack on the host: arrays of shape `(devices, of each device, ...)`."""
-        devices = len(self._devices)
-        filled = [*trees, *[trees[-1]] * (-len(trees) % devices)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *leaves[0].shape), *filled)
-
-    def unstack(self, tree: PyTree, count: int) -> list[PyTree]:
-        """Returns the results of a stack of this many pytrees, on the host."""
-        whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(tree))
-        return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
-
-    def compile(
-        self, function: Callable, stacked: tuple[PyTree, ...], shared: tuple[PyTree, ...], donated: tuple[int, ...] = ()
-    ) -> jax.stages.Compiled:
-        """Compiles a function of one pytree for a stack, once for each shape of its arguments.
-
-        Args:
-            function: takes the arguments of one, then the shared ones.
-            stacked: stacked arguments, as `stack` makes them.
-            shared: the shared arguments.
-            donated: the numbers of the arguments that a call consumes.
-        """
-        known = (function, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((stacked, shared))))
-        if known not in self._compiled:
-            # `jax.pmap` computes in this way as well, but JAX 0.10 keeps for good what it was used for: the function,
-            # the model that it refers to, and the compiled code.
-            mesh = Mesh(np.array(self._devices), (_AXIS,))
-            specs = (PartitionSpec(_AXIS),) * len(stacked) + (PartitionSpec(),) * len(shared)
-            mapped = jax.shard_map(
-                _of_device(function, len(stacked), len(shared)),
-                mesh=mesh,
-                in_specs=specs,
-                out_specs=PartitionSpec(_AXIS),
-                check_vma=False,
-            )
-            shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-            jitted = jax.jit(
-                mapped, in_shardings=shardings, donate_argnums=donated, compiler_options=compiler.options()
-            )
-            self._compiled[known] = jitted.lower(*stacked, *shared).compile()
-        return self._compiled[known]
-
-
-def _of_device(function: Callable, stacked: int, shared: int) -> Callable:
-    """Makes a function of a device's part of a stack, in which the axis of the devices has length 1."""
-    mapped = jax.vmap(function, in_axes=(0,) * stacked + (None,) * shared)
-
-    def of_device(*args: PyTree) -> PyTree:
-        parts = jax.tree.map(lambda leaf: leaf[0], args[:stacked])
-        return jax.tree.map(lambda leaf: leaf[None], mapped(*parts, *args[stacked:]))
-
-    return of_device
+    return jax.jit(
+        jax.pmap(of_device, in_axes=(None, 0, 0, None), static_broadcasted_argnums=0),
+        static_argnums=0,
+        donate_argnums=1 if donates else (),
+        out_shardings=shardings().split,
+        compiler_options=compiler.options(),
+    )

@@ -90,7 +90,7 @@ def confusions(right):
     return np.stack([right, 1 - right], -1)[:, None] * [[1], [0]]
 
 
-def search(self, searches, *options):
+def search(self, frozen, searches, *options):
     return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
 
 
@@ -389,7 +389,7 @@ def test_refuses(config, change, message):
 def test_a_stop_is_a_factor_of_two(config, tmp_path, monkeypatch):
     started = []
 
-    def start(self, searches, *arguments):
+    def start(self, frozen, searches, *arguments):
         started.append(searches)
         raise Interrupted("seen")
 

@@ -89,7 +89,6 @@ def compiled_once(small_heads):
     """Lets all tests share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensitivity, "Frozen", functools.cache(Frozen))
-        patch.setattr(sensitivity, "compiled", functools.cache(sensitivity.compiled))
         yield
 
 

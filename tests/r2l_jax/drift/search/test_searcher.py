@@ -1,11 +1,21 @@
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import brightness
+import jax
 import numpy as np
 import pytest
 from brightness import dark_images
 
+from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
+from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
-from r2l_jax.drift.search.searcher import Search, Searcher
+from r2l_jax.drift.search.searcher import Search, Searcher, _step
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
@@ -21,27 +31,19 @@ def frozen():
 
 
 @pytest.fixture(scope="module")
-def searcher(frozen):
-    return make(frozen)
-
-
-@pytest.fixture(scope="module")
 def measurer(frozen):
     return Measurer(frozen)
 
 
-def make(frozen, direction="worst", batch_size=4, **options):
-    return Searcher(frozen, direction=direction, batch_size=batch_size, **options)
-
-
-def run(searcher, searches, steps=3):
-    return searcher.run(searches, RAWS, TARGETS, steps)
+def run(frozen, searches, steps=3, direction="worst", batch_size=4, **options):
+    searcher = Searcher(direction=direction, batch_size=batch_size, **options)
+    return searcher.run(frozen, searches, RAWS, TARGETS, steps)
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
 def test_the_task_loss_moves_in_the_direction(frozen, measurer, direction, sign):
     """The worst of dark images is to be bright."""
-    (found,) = run(make(frozen, direction, learning_rate=0.03), [Search(ALL, aux_weight=0.0)], steps=6)
+    (found,) = run(frozen, [Search(ALL, aux_weight=0.0)], 6, direction, learning_rate=0.03)
     assert found.task_loss.shape == (6,)
     before, after = measurer.measure_samples([frozen.default, found.parameters], DATASET, EVERY, 12)
     assert sign * (after.loss - before.loss) > 0.01
@@ -54,8 +56,7 @@ def test_losses_are_those_before_each_step(frozen, measurer):
     """The start lies beside the default. A batch of all samples has one loss, in whatever order they are drawn."""
     search = Search(ALL, seed=3, spread=0.5)
     for aux_loss in ("ssim", "l2"):
-        searcher = make(frozen, batch_size=100, aux_loss=aux_loss)
-        (start,), (found,) = (run(searcher, [search], steps=steps) for steps in (0, 1))
+        (start,), (found,) = (run(frozen, [search], steps, batch_size=100, aux_loss=aux_loss) for steps in (0, 1))
         images, default = (frozen.pipeline(values)(RAWS) for values in (start.parameters, frozen.default))
         assert found.deviation[0] == pytest.approx(float(deviation(images, default, aux_loss)), rel=1e-4)
         assert found.deviation[0] > 1e-4
@@ -65,21 +66,21 @@ def test_losses_are_those_before_each_step(frozen, measurer):
 
 def test_deviation_has_its_price(frozen):
     searches = [Search(ALL, aux_weight=weight) for weight in (0.0, 100.0)]
-    free, dear = run(make(frozen, aux_loss="l2", batch_size=12), searches, steps=8)
+    free, dear = run(frozen, searches, 8, aux_loss="l2", batch_size=12)
     assert free.deviation[0] == pytest.approx(0, abs=1e-6)
     assert 0 < dear.deviation[-1] < 0.5 * free.deviation[-1]
 
 
 def test_steps_begin_with_the_learning_rate_and_end_at_nothing(frozen):
-    (found,) = run(make(frozen, learning_rate=0.1), [Search(("gamma_correct",), 0.0)], steps=2)
+    (found,) = run(frozen, [Search(("gamma_correct",), 0.0)], 2, learning_rate=0.1)
     # Adam's steps have the length of the rate, which is halved in the middle of half a cosine.
     moved = np.log(found.parameters["gamma_correct"] / frozen.default["gamma_correct"])
     assert moved == pytest.approx(0.1 + 0.05, rel=1e-2)
 
 
-def test_only_the_group_moves(frozen, searcher):
+def test_only_the_group_moves(frozen):
     groups = [("white_balance",), ("gamma_correct", "black_level")]
-    for group, found in zip(groups, run(searcher, [Search(group) for group in groups]), strict=True):
+    for group, found in zip(groups, run(frozen, [Search(group) for group in groups]), strict=True):
         for name, value in found.parameters.items():
             moved = (value != np.asarray(frozen.default[name])).any()
             assert moved == (name in group), name
@@ -93,39 +94,89 @@ def assert_same(ones, others, rtol):
             np.testing.assert_allclose(value, other.parameters[name], rtol=rtol, atol=rtol / 10)
 
 
-def test_searches_of_a_stack_do_not_know_of_each_other(searcher):
+def test_searches_of_a_stack_do_not_know_of_each_other(frozen):
     searches = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0), Search(ALL, 0.1, seed=2)]
-    together = run(searcher, searches)
-    assert_same(together, [run(searcher, [search])[0] for search in searches], 1e-4)
+    together = run(frozen, searches)
+    assert_same(together, [run(frozen, [search])[0] for search in searches], 1e-4)
     assert len({round(float(found.task_loss[0]), 6) for found in together}) == 3
 
 
-def test_a_request_stops_searches_before_their_last_step(searcher, monkeypatch):
+def test_a_request_stops_searches_before_their_last_step(frozen, monkeypatch):
     answers = iter([False, True])
     monkeypatch.setattr(stop, "requested", lambda: next(answers))
     with pytest.raises(Interrupted, match="stopped; the same command begins this analysis anew"):
-        run(searcher, [Search(ALL)], steps=3)
+        run(frozen, [Search(ALL)], steps=3)
     monkeypatch.setattr(stop, "requested", lambda: True)
-    assert len(run(searcher, [Search(ALL)], steps=1)[0].task_loss) == 1
+    assert len(run(frozen, [Search(ALL)], steps=1)[0].task_loss) == 1
 
 
-def test_a_search_that_diverges_is_named(searcher):
+def test_a_search_that_diverges_is_named(frozen):
     with pytest.raises(InputError, match=r"search over gamma_correct has diverged: try a learning rate below 0\.01"):
-        searcher.run([Search(("gamma_correct",))], np.nan * RAWS, TARGETS, 1)
+        Searcher(direction="worst").run(frozen, [Search(("gamma_correct",))], np.nan * RAWS, TARGETS, 1)
 
 
-def test_a_group_that_the_pipeline_does_not_have_is_named(searcher):
+def test_a_group_that_the_pipeline_does_not_have_is_named(frozen):
     with pytest.raises(ValueError, match=r"group must be some of .*'white_balance'\], got also \['radius'\]"):
-        run(searcher, [Search(("radius",))])
+        run(frozen, [Search(("radius",))])
 
 
-def test_the_exposure_multiplies_the_gains_of_the_start_alone(frozen, searcher):
+def test_the_exposure_multiplies_the_gains_of_the_start_alone(frozen):
     for searches in (
         [Search(ALL, exposure=2.0), Search(("gamma_correct",), exposure=2.0)],
         [Search(ALL, exposure=0.25), Search(ALL)],
     ):
-        for search, found in zip(searches, run(searcher, searches, steps=0), strict=True):
+        for search, found in zip(searches, run(frozen, searches, steps=0), strict=True):
             factor = search.exposure if "white_balance" in search.group else 1
             for name, value in frozen.default.items():
                 expected = factor * value if name == "white_balance" else value
                 np.testing.assert_allclose(found.parameters[name], expected, rtol=1e-6, err_msg=name)
+
+
+def member(frozen, number):
+    """A model of the same structure with other numbers."""
+    pipeline = frozen.pipeline({**frozen.default, "gamma_correct": np.float32(2 + 0.1 * number)})
+    model = brightness.model(DATASET)
+    return Frozen(RawToLogit(pipeline, model.normalizer, model.head), frozen.task)
+
+
+def resident():
+    """The memory of this process in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.parametrize(("drifts", "members"), [(3, 2), pytest.param(20, 6, marks=pytest.mark.slow)])
+def test_drifts_and_members_share_one_compiled_step_and_its_memory(frozen, drifts, members):
+    searcher, searches, seen, ends = Searcher(direction="best", batch_size=4), [Search(ALL, 0.0)], [], set()
+    for drift in range(drifts):
+        for number in range(members):
+            (found,) = searcher.run(member(frozen, number), searches, RAWS * (1 - 0.03 * drift), TARGETS, 2)
+            ends.add(float(found.parameters["gamma_correct"]))
+        gc.collect()
+        executables = len(jax.devices()[0].client.live_executables())
+        seen.append((executables, stacks.mapped(_step, donates=True)._cache_size(), resident()))
+    assert len(ends) == drifts * members
+    compiled = {each[:2] for each in seen[1:]}
+    assert len(compiled) == 1
+    assert seen[-1][2] - seen[drifts // 4][2] < 20
+
+
+SCRIPT = """
+import sys, jax, numpy as np, test_searcher as here
+found = here.run(here.brightness.frozen(here.DATASET), here.SIX)
+np.savez(sys.argv[1], *(np.concatenate([one.task_loss, one.parameters["white_balance"]]) for one in found))
+assert jax.device_count() == 4
+"""
+SIX = [Search(ALL, seed=seed, spread=0.02) for seed in range(6)]
+
+
+@pytest.mark.slow
+def test_four_devices_find_what_one_finds(frozen, tmp_path):
+    paths = ["tests/fixtures", "tests/r2l_jax/drift/fixtures", "tests/r2l_jax/drift/search"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([".", *paths]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    root = Path(__file__).parents[4]
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "four.npz"], env=environment, cwd=root, check=True)
+    for one, of_four in zip(run(frozen, SIX), np.load(tmp_path / "four.npz").values(), strict=True):
+        np.testing.assert_allclose(of_four, [*one.task_loss, *one.parameters["white_balance"]], rtol=1e-4)
