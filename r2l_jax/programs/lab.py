@@ -14,7 +14,7 @@ import functools
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.runtime import flags
-from r2l_jax.runtime.flags import POSITIVE, Bound, Settings, setting
+from r2l_jax.runtime.flags import Bound, Settings, setting
 
 _PORT = Bound(lambda value: 0 <= value < 2**16, "be from 0 to 65535")
 
@@ -42,9 +42,7 @@ class LabConfig(Settings):
     )
     pipeline: str | None = setting("a pipeline of your own to choose from, as <file>.py:<function>", None)
     code: tuple[str, ...] = setting(f"with --run, {CODE}", (), needs="run")
-    host: str = setting("the address to listen on; 0.0.0.0 serves other machines as well", "127.0.0.1")
     port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
-    max_upload: float = setting("the size of the largest file that can be dropped, in MiB", 256.0, bound=POSITIVE)
 
 
 def main(config: LabConfig) -> None:
@@ -56,7 +54,7 @@ def main(config: LabConfig) -> None:
 
     of_run = config.run, config.checkpoint, config.data_dir
     lab = make_lab(*of_run, config.input, config.camera, config.pipeline, config.code)
-    serve(lab, config.host, config.port, int(config.max_upload * 2**20))
+    serve(lab, config.port)
 
 
 run = functools.partial(flags.run, main, LabConfig, any_thread=True)

@@ -155,7 +155,7 @@ REFUSED = [
     ("export", "--output=out --run=x --size=512,767", "--size must be an even height and an even width, such as"),
     ("forensics", "--run=x --analyses=tolerances --steps=3", "--steps has no effect without --analyses=worst_case"),
     ("lab", "--input=none.dng", "none.dng: no such file"),
-    ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
+    ("lab", "--port={taken}", "cannot listen on --port={taken}: Address already in use"),
     ("monitor", "--run=x --input=raw --follow --level=0.1", "--level has no effect with --follow"),
     ("predict", "--input=raw --output=p.csv --run=nowhere", NO_FOLD),
     ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),

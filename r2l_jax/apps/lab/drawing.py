@@ -1,35 +1,41 @@
-"""Pictures as the page sends them: JPEG while a slider moves, PNG afterwards, and drawings in SVG."""
+"""Pictures as the browser asks for them, and the histogram in SVG."""
 
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from r2l_jax.apps.lab.engine import Picture
+from r2l_jax.apps.lab.frames import View
 
 # The width and the height of the image of a stage in the strip, in pixels.
 _CELL = (184, 132)
-
-# The colors of pixels above white and below black, with their opacity.
-_ABOVE, _BELOW = (255, 59, 48, 220), (10, 132, 255, 220)
 
 _BINS = 64
 
 Bytes = UInt8[np.ndarray, "..."]
 
 
-def jpeg(image: Bytes) -> bytes:
-    """Encodes an image as JPEG, in a few milliseconds."""
-    return _encoded(Image.fromarray(image), "jpeg", quality=90)
+def draw(view: View, name: str) -> bytes | None:
+    """Draws a picture of a view as PNG or JPEG; may be called in any thread.
+
+    Args:
+        view: the view.
+        name: "now" or "before" for the chosen stage, "outline" of a mask, or "strip" for the images after all stages.
+            Other names return None.
+    """
+    if name in ("now", "before"):
+        return png((view.images if name == "now" else view.before)[view.stage])
+    if name == "outline" and view.judgement is not None and view.judgement.probabilities.ndim > 1:
+        return outline(view.judgement.probabilities)
+    return strip(list(view.images.values())) if name == "strip" else None
 
 
 def png(image: Bytes, compressed: bool = False) -> bytes:
     """Encodes an image as PNG, without loss.
 
-    Compression takes longer than everything else between a slider and its picture, and the page is mostly viewed on the
-    machine that serves it.
+    Compression takes longer than everything else between a slider and its picture, which stays on this machine.
     """
     return _encoded(Image.fromarray(image), "png", compress_level=6 if compressed else 0)
 
@@ -42,27 +48,13 @@ def strip(images: Sequence[Bytes]) -> bytes:
     return _encoded(drawn, "jpeg", quality=88)
 
 
-def clipping(picture: Picture) -> bytes:
-    """Draws the pixels above white in red and below black in blue, on a transparent background, as PNG."""
-    drawn = np.zeros((*picture.above.shape, 4), np.uint8)
-    drawn[picture.below] = _BELOW
-    drawn[picture.above] = _ABOVE
-    return _encoded(Image.fromarray(drawn), "png", compress_level=1)
-
-
-def mask(probabilities: np.ndarray) -> bytes:
+def outline(probabilities: np.ndarray) -> bytes:
     """Draws the outline of the object where its probability exceeds one half, on a transparent background, as PNG."""
-    inside = probabilities > 0.5
-    drawn = np.zeros((*inside.shape, 4), np.uint8)
-    drawn[outline(inside)] = (255, 214, 10, 255)
+    inside = np.pad(probabilities > 0.5, 1)
+    surrounded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    drawn = np.zeros((*surrounded.shape, 4), np.uint8)
+    drawn[inside[1:-1, 1:-1] & ~surrounded] = (255, 214, 10, 255)
     return _encoded(Image.fromarray(drawn), "png", compress_level=1)
-
-
-def outline(inside: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Returns the sites of an object that have a neighbor outside of it."""
-    padded = np.pad(inside, 1, constant_values=False)
-    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside & ~surrounded
 
 
 def histogram(image: UInt8[np.ndarray, "height width 3"]) -> str:

@@ -10,7 +10,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 
 class Viewer(Element, component="components/viewer.js"):
-    """Shows a picture, with a wipe to the default rendering and drawings above it; emits `pick` for a point."""
+    """Shows a picture, with a wipe to the default rendering and an outline above it."""
 
 
 class Sliders(Element, component="components/sliders.js"):
@@ -18,10 +18,6 @@ class Sliders(Element, component="components/sliders.js"):
 
     A move has a number, which rises, and a position.
     """
-
-
-class Dark(Element, component="components/light_or_dark.js"):
-    """A button that switches between light and dark; until it is pressed, the page follows the system."""
 
 
 class Strip(Element, component="components/strip.js"):

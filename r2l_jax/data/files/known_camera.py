@@ -97,20 +97,14 @@ class KnownCamera:
         return given or "auto"
 
 
-def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:
-    """Reads a camera's JSON file.
-
-    The files of corrections that it names are read, unless `with_corrections` is false: a file from elsewhere could
-    name any file of this machine.
-    """
+def read_known_camera(path: pathlib.Path) -> KnownCamera:
+    """Reads a camera's JSON file, and the files of corrections that it names."""
     with reading(path):
         fields = json.loads(read_text(path))
         if not isinstance(fields, dict):
             raise InputError(f"a camera must be a JSON object, got {type(fields).__name__}")
         named = {name: fields.pop(name, None) for name in _CORRECTIONS}
         given = [name for name, file in named.items() if file is not None]
-        if given and not with_corrections:
-            raise InputError(f"names other files ({', '.join(given)}), which are not read here: leave them out")
         raw = fields.pop("raw", None)
         if not fields and raw is None:
             raise InputError(f"states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}")

@@ -81,7 +81,7 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, t
         with pytest.raises(InputError, match=r"plain.npy names no camera, .* on several \(far, near\): name one"):
             predict_files([path], tmp_path / "p.csv", run)
         with pytest.raises(InputError, match=r"plain.npy: .*a camera must be given"):
-            file_source(file, path, run).read(KnownCamera())
+            file_source(path, run).read(KnownCamera())
         return
     own = r2l_jax.data.read_raw(path)[1] if wanted == "stated" else wanted
     black, reference = (np.tile(np.reshape(each.black_level, (2, 2)), (16, 16)) for each in (own, FAR))
@@ -89,6 +89,6 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, t
     gains = np.tile(gains[isp.cfa.tile("RGGB")], (16, 16))
     raw = reference + (samples / 65535 - black) * (1 - reference) / (1 - black) * gains
     np.testing.assert_allclose(read_file(path, run, known, None), raw, atol=1e-6)
-    frame, _ = file_source(file, path, run).read(known or KnownCamera())
+    frame, _ = file_source(path, run).read(known or KnownCamera())
     np.testing.assert_allclose(frame.raw, raw, atol=1e-6)
     assert frame.camera == FAR

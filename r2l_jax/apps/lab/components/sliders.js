@@ -5,10 +5,10 @@ export default {
       <details v-for="group in groups" :key="group.stage" class="lab-group" open>
         <summary>{{ group.stage }}<span v-if="group.note" class="lab-note">{{ group.note }}</span></summary>
         <div v-for="knob in group.knobs" :key="knob.name" class="lab-knob" :class="{moved: at(knob) !== 0}">
-          <label :for="'knob-' + knob.name" :title="knob.title">{{ knob.label }}</label>
+          <label :for="'knob-' + knob.name" :title="knob.label">{{ knob.label }}</label>
           <output :for="'knob-' + knob.name" aria-live="off">{{ knob.text }}</output>
           <button type="button" class="lab-reset" :disabled="at(knob) === 0" :aria-label="'reset ' + knob.label"
-                  title="back to the default" @click="send(knob, 0, false)">↺</button>
+                  title="back to the default" @click="send(knob, 0)">↺</button>
           <div class="lab-track" :style="{'--at': share(knob, at(knob)), '--zero': share(knob, 0)}">
             <span v-if="knob.band" class="lab-band" :title="knob.bandTitle"
                   :style="{left: part(knob, knob.band[0]), right: rest(knob, knob.band[1])}"></span>
@@ -17,8 +17,8 @@ export default {
                   :style="{'--length': Math.abs(knob.slope)}"></span>
             <input type="range" :id="'knob-' + knob.name" :min="knob.low" :max="knob.high" :step="(knob.high - knob.low) / 400"
                    :value="at(knob)" :aria-valuetext="spoken(knob)"
-                   @input="send(knob, +$event.target.value, true)" @change="send(knob, +$event.target.value, false)"
-                   @dblclick="send(knob, 0, false)">
+                   @input="send(knob, +$event.target.value)" @change="send(knob, +$event.target.value)"
+                   @dblclick="send(knob, 0)">
           </div>
         </div>
       </details>
@@ -33,13 +33,13 @@ export default {
       const move = this.moves[knob.name];
       return move && move[0] > this.seen ? move[1] : knob.position;
     },
-    send(knob, position, held) {
+    send(knob, position) {
       // The range starts at its end, so that its steps may miss the default by a rounding.
       if (Math.abs(position) < (knob.high - knob.low) / 800) position = 0;
       this.moves[knob.name] = [++this.moved, position];
       // Of events that follow each other quickly some are dropped: the last one holds the moves of all sliders.
       const unseen = Object.entries(this.moves).filter(([, move]) => move[0] > this.seen);
-      this.$emit("move", { moves: Object.fromEntries(unseen), held });
+      this.$emit("move", Object.fromEntries(unseen));
     },
     spoken(knob) {
       return [knob.text, knob.bandTitle, knob.slopeTitle].filter(Boolean).join("; ");

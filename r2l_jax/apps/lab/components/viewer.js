@@ -4,12 +4,11 @@ export default {
   template: `
     <div class="lab-viewer">
       <div v-if="shown" class="lab-frame" ref="frame" :style="{'--w': width, '--h': height, '--cut': cut * 100 + '%'}"
-           :class="{pickable: pickable && !compare, comparing: compare}" @click="pick"
+           :class="{comparing: compare}"
            @pointerdown="grab" @pointermove="drag" @pointerup="grabbed = false" @pointercancel="grabbed = false">
         <img class="lab-now" :class="{pixelated: width < 400}" :src="shown" :data-serial="serial" alt="processed picture"
              draggable="false">
         <img v-if="outline" class="lab-over" :src="path(outline)" alt="" draggable="false">
-        <img v-if="clipping" class="lab-over pixelated" :src="path(clipping)" alt="" draggable="false">
         <template v-if="compare">
           <img class="lab-before" :class="{pixelated: width < 400}" :src="path(before)" alt="default rendering"
                draggable="false">
@@ -24,12 +23,10 @@ export default {
   props: {
     src: String,
     before: String,
-    clipping: String,
     outline: String,
     width: Number,
     height: Number,
     compare: Boolean,
-    pickable: Boolean,
   },
   data: () => ({ shown: null, serial: 0, asked: 0, cut: 0.5, grabbed: false }),
   watch: {
@@ -57,14 +54,6 @@ export default {
         this.shown = picture.src;
       }
     },
-    fraction(event) {
-      const box = this.$refs.frame.getBoundingClientRect();
-      const within = (value) => Math.min(Math.max(value, 0), 1);
-      return { x: within((event.clientX - box.left) / box.width), y: within((event.clientY - box.top) / box.height) };
-    },
-    pick(event) {
-      if (this.pickable && !this.compare) this.$emit("pick", this.fraction(event));
-    },
     grab(event) {
       if (!this.compare) return;
       this.grabbed = true;
@@ -72,7 +61,9 @@ export default {
       this.drag(event);
     },
     drag(event) {
-      if (this.grabbed) this.cut = this.fraction(event).x;
+      if (!this.grabbed) return;
+      const box = this.$refs.frame.getBoundingClientRect();
+      this.cut = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
     },
     step(event) {
       const steps = { ArrowLeft: -0.02, ArrowRight: 0.02 };

@@ -5,7 +5,6 @@ import numpy as np
 from PIL import Image
 
 from r2l_jax.apps.lab import drawing
-from r2l_jax.apps.lab.engine import Picture
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 
@@ -14,25 +13,14 @@ def decoded(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_png_is_without_loss_and_jpeg_is_close():
+def test_png_is_without_loss():
     np.testing.assert_array_equal(decoded(drawing.png(IMAGE)), IMAGE)
-    smooth = np.broadcast_to(np.linspace(0, 255, 16).astype(np.uint8)[None, :, None], IMAGE.shape)
-    np.testing.assert_allclose(decoded(drawing.jpeg(smooth)).astype(int), smooth, atol=12)
-
-
-def test_clipped_pixels_are_colored_and_the_others_transparent():
-    below, above = (np.zeros(IMAGE.shape[:2], bool) for _ in range(2))
-    below[0, 0], above[1, 1] = True, True
-    drawn = decoded(drawing.clipping(Picture(IMAGE, {}, below, above)))
-    assert drawn[0, 0, 2] > drawn[0, 0, 0]
-    assert drawn[1, 1, 0] > drawn[1, 1, 2]
-    assert np.count_nonzero(drawn[..., 3]) == 2
 
 
 def test_a_mask_is_drawn_by_its_outline():
     probabilities = np.zeros((8, 8), np.float32)
     probabilities[2:6, 2:6] = 0.9
-    drawn = decoded(drawing.mask(probabilities))[..., 3] > 0
+    drawn = decoded(drawing.outline(probabilities))[..., 3] > 0
     expected = np.zeros((8, 8), bool)
     expected[2:6, 2:6] = True
     expected[3:5, 3:5] = False
