@@ -1,15 +1,16 @@
 """Adapts a model without labels: mixes the statistics by which it normalizes with those of new images.
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
-new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is one number that is
-chosen with labels. Here, each layer has its own N, by which the statistics of some images foretell the others best; or
-N is 0 in all layers, if the model is more certain then. Whether a model needs to be adapted is for the caller to tell.
+new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is chosen with labels.
+Here, N is the number by which the statistics of some images foretell the others best, or 0 if the model is more certain
+then. Whether a model needs to be adapted is for the caller to tell.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from r2l_jax.model import normalization
-from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
-from tasks.layers import BatchNorm
 
 # A model is mended by at most this many images at once, since each layer needs all of them together.
 MOST = 64
@@ -34,15 +33,8 @@ LEAST = 8
 # a drift and under three drifts, all 64 sets of images of all classes reached it, and none of 148 sets of one class.
 _NEEDED = 0.55
 
-# The numbers of pseudo-images of the training among which each layer's is chosen.
+# The numbers of pseudo-images of the training among which one is chosen.
 _PSEUDO_IMAGES = (0.0, *(2.0**power for power in range(11)), math.inf)
-
-# A drift that an early layer sees can hide from later layers once the early one is mended: from layer to layer, the
-# number of pseudo-images grows at most by this factor.
-_GROWTH = 2
-
-# The choice of a layer changes what later layers see, so that it is made again.
-_ROUNDS = 2
 
 # The mean and the variance by channel of each layer that normalizes.
 Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -54,12 +46,12 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 class Mended:
     """A model with other statistics.
 
-    `shares` has, for each layer that normalizes, the share of the new images' own statistics, from 0 to 1; `certainty`
-    is how certain the model is of these images, see `certainty_of`; `needed` is the least of one that is not refused.
+    `share` is that of the new images in the mixture, from 0 to 1; `certainty` is how certain the model is of these
+    images, see `certainty_of`; `needed` is the least of one that is not refused.
     """
 
     model: RawToLogit
-    shares: dict[str, float]
+    share: float
     certainty: float
     needed: float
     images: int
@@ -78,10 +70,8 @@ class Mended:
 
     @property
     def description(self) -> str:
-        """Describes the mixture in words, such as "64 images, whose share is 20% to 98% by layer"."""
-        least, most = (f"{100 * bound(self.shares.values()):.0f}%" for bound in (min, max))
-        share = f"{least} in all layers" if least == most else f"{least} to {most} by layer"
-        return f"{self.images} images, whose share is {share}"
+        """Describes the mixture in words, such as "64 images, whose share is 80%"."""
+        return f"{self.images} images, whose share is {100 * self.share:.0f}%"
 
 
 def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:
@@ -98,85 +88,72 @@ def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]
 def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Mended:
     """Adapts the statistics of all layers that normalize to new images.
 
-    In each layer, the statistics of clean images are mixed with those of new ones. The share of these is chosen by
-    leaving them out one by one, see `pseudo_images`; it is 1 in all layers if the model is more certain then.
+    The statistics of clean images are mixed with those of new ones. The share of these is chosen by leaving them out
+    one by one, see `pseudo_images`; it is 1 if the model is more certain then.
 
     `model` is in evaluation, and `raws` are the mosaics of at least two new images. The validation score says how
     confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); with None, the
     statistics of the training are mixed, which do not describe the images of one camera if there were several.
     """
-    graph, state = nnx.split(model)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    known = _statistics(layers) if clean is None else clean
-
-    def observe(shares: Mapping[str, np.float32]) -> tuple[Array, dict[str, Array], nnx.State]:
-        return _observe()(graph, task, state, raws, shares, known)
-
-    shares = dict.fromkeys(layers, np.float32(1))
-    alone = shares, (seen := observe(shares))
-    for _ in range(_ROUNDS):
-        shares = _shares(jax.device_get(seen[1]), known, len(raws))
-        seen = observe(shares)
-    shares, (certainty, _, statistics) = max((shares, seen), alone, key=lambda each: float(each[1][0]))
-    mixed = nnx.merge(graph, nnx.merge_state(state, statistics))
+    known = _statistics(model) if clean is None else clean
+    moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)
+    share = len(raws) / (len(raws) + pseudo_images(moments, known))
+    tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
+    share = max(tried, key=lambda each: tried[each].certainty)
     # For segmentation, the certainty is the same on noise.
     needed = _NEEDED * score if task.name == "classification" else 0.0
-    of_layers = {name: float(each) for name, each in shares.items()}
-    return Mended(mixed, of_layers, float(certainty), needed, len(raws))
+    return Mended(tried[share].model, share, tried[share].certainty, needed, len(raws))
 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
     """Returns a model with the statistics of new images alone in all layers that normalize."""
-    graph, state = nnx.split(model)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    shares = dict.fromkeys(layers, np.float32(1))
-    *_, statistics = _observe()(graph, task, state, raws, shares, _statistics(layers))
-    return nnx.merge(graph, nnx.merge_state(state, statistics))
+    return _mixed(model, raws, task, 1.0, _statistics(model)).model
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
     """Observes the statistics of images in all layers that normalize, as the model is."""
-    graph, state = nnx.split(model)
-    layers = normalization.layers_of(model.normalizer, model.head)
-    shares = dict.fromkeys(layers, np.float32(0))
-    _, moments, _ = _observe()(graph, task, state, raws, shares, _statistics(layers))
-    known = dict[str, tuple[np.ndarray, np.ndarray]]()
-    # In the order of the layers, which compiled functions do not keep.
-    for name in layers:
-        means, variances = jax.device_get(moments[name])
-        known[name] = means.mean(0), variances.mean(0) + means.var(0)
-    return known
+    moments = jax.device_get(_mixed(model, raws, task, 0.0, _statistics(model)).moments)
+    return {name: (means.mean(0), variances.mean(0) + means.var(0)) for name, (means, variances) in moments.items()}
 
 
-def _statistics(layers: Mapping[str, BatchNorm | Standardize]) -> Known:
-    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
+    """Chooses the number of pseudo-images of the training, without labels.
 
-
-def pseudo_images(moments: np.ndarray, mean: np.ndarray, var: np.ndarray) -> float:
-    """Chooses the number of pseudo-images of the training for a layer, without labels.
-
-    The statistics of all new images but one are mixed with those of the training `(C,)`. The best number makes the
-    image that was left out most likely, as normally distributed values of each channel, on average over all images.
-    `moments` are the mean and the variance of each image by channel, `(2, B, C)`.
+    The statistics of all new images but one are mixed with the known ones. The best number makes the image that was
+    left out most likely, as normally distributed values of each channel: on average over images and channels, and
+    summed over the layers. `moments` are the mean and the variance of each image by channel, `(2, B, C)`, in the model
+    as it is: a drift that an early layer no longer sees is hidden from later ones.
     """
-    means, variances = np.asarray(moments, np.float64)
-    others, squares = len(means) - 1, variances + means**2
-    left = (means.sum(0) - means) / others
-    spread = np.maximum((squares.sum(0) - squares) / others - left**2, 0)
-    costs = []
-    for number in _PSEUDO_IMAGES:
-        share = others / (others + number)
-        mixed, mixed_var = mean + share * (left - mean), var + share * (spread - var) + normalization.EPSILON
-        costs.append((np.log(mixed_var) + (variances + (means - mixed) ** 2) / mixed_var).mean())
+    costs = np.zeros(len(_PSEUDO_IMAGES))
+    for name, (mean, var) in known.items():
+        means, variances = np.asarray(moments[name], np.float64)
+        others, squares = len(means) - 1, variances + means**2
+        left = (means.sum(0) - means) / others
+        spread = np.maximum((squares.sum(0) - squares) / others - left**2, 0)
+        for place, number in enumerate(_PSEUDO_IMAGES):
+            share = others / (others + number)
+            mixed, mixed_var = mean + share * (left - mean), var + share * (spread - var) + normalization.EPSILON
+            costs[place] += (np.log(mixed_var) + (variances + (means - mixed) ** 2) / mixed_var).mean()
     return _PSEUDO_IMAGES[int(np.argmin(costs))]
 
 
-def _shares(moments: Mapping[str, np.ndarray], known: Known, images: int) -> dict[str, np.float32]:
-    shares, most = {}, math.inf
-    for name, of_layer in known.items():
-        most = min(_GROWTH * most, pseudo_images(moments[name], *of_layer))
-        shares[name] = np.float32(images / (images + most))
-    return shares
+class _Mixed(NamedTuple):
+    """A model with mixed statistics, its certainty, and the moments of the images in each layer."""
+
+    model: RawToLogit
+    certainty: float
+    moments: Mapping[str, Array]
+
+
+def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> _Mixed:
+    graph, state = nnx.split(model)
+    certainty, moments, statistics = _observe()(graph, task, state, raws, np.float32(share), known)
+    return _Mixed(nnx.merge(graph, nnx.merge_state(state, statistics)), float(certainty), moments)
+
+
+def _statistics(model: RawToLogit) -> Known:
+    layers = normalization.layers_of(model.normalizer, model.head)
+    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
 
 
 @functools.cache
@@ -186,12 +163,11 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
         task: Task,
         state: nnx.State,
         raws: Array,
-        shares: Mapping[str, Array],
-        known: Mapping[str, tuple[Array, Array]],
+        share: Array,
+        known: Mapping[str, normalization.Statistics],
     ):
         model = nnx.merge(graph, state)
-        images = model.processor(raws)
-        logits, moments = normalization.observed(model.normalizer, model.head, images, shares, known)
+        logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
         probabilities = task.probabilities(logits, raws.shape[1])
         if task.name == "segmentation":
             probabilities = jnp.stack([1 - probabilities, probabilities], -1)

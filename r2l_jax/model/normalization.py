@@ -44,18 +44,18 @@ def observed(
     normalizer: nnx.Module,
     head: nnx.Module,
     images: Float[Array, "batch height width 3"],
-    shares: Mapping[str, Array],
+    share: Array | float,
     known: Mapping[str, Statistics] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
     Each layer mixes its statistics with the statistics of the images, normalizes by the mixture, and keeps it. The
-    model is in evaluation. `shares` has the weight of the images in each mixture, from 0 to 1. `known` has statistics
+    model is in evaluation. `share` is the weight of the images in each mixture, from 0 to 1. `known` has statistics
     by layer (see `tasks.layers.mix`) that replace the layers' in the mixture.
     """
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():
-        layer.mixing = mixing_of(shares[name], *(statistics_of(layer) if known is None else known[name]))
+        layer.mixing = mixing_of(jnp.asarray(share), *(statistics_of(layer) if known is None else known[name]))
     logits = head(normalizer(images))
     moments = {}
     for name, layer in layers.items():

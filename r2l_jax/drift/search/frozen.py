@@ -83,7 +83,7 @@ class Frozen:
         _, normalizer, head = self._parts()
         layers = normalization.layers_of(normalizer, head)
         known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
-        _, moments = normalization.observed(normalizer, head, images, {name: jnp.ones(()) for name in layers})
+        _, moments = normalization.observed(normalizer, head, images, 1.0)
         return jnp.stack([normalization.distance(moments[name], known[name]) for name in layers]).mean()
 
     def _parts(self) -> Any:

@@ -215,9 +215,7 @@ def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
         layers = normalization.layers_of(model.normalizer, model.head)
         known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
         # A share of 0 leaves the statistics of the training in place.
-        logits, moments = normalization.observed(
-            model.normalizer, model.head, images, dict.fromkeys(layers, jnp.zeros(()))
-        )
+        logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
         features = [_projected(name, moments[name], *known[name]) for name in layers]
         probabilities = task.probabilities(logits, raws.shape[1])
         if task.name == "segmentation":
