@@ -72,12 +72,15 @@ def setting(help: str, default: Any = dataclasses.MISSING, **declared: Any) -> A
     return dataclasses.field(default=default, metadata={_SETTING: Declared(help, **declared)})
 
 
-def redeclared(settings: type, name: str, default: Any, added: str = "") -> Any:
-    """Makes a field like one of another settings dataclass, with another default and words added to its help."""
-    (field,) = [field for field in dataclasses.fields(settings) if field.name == name]
-    declared: Declared = field.metadata[_SETTING]
-    declared = declared._replace(help=declared.help.split("; default: ")[0] + added)
-    return dataclasses.field(default=default, metadata={_SETTING: declared})
+def with_defaults(settings: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
+    """Makes the base of settings that are like others, with other defaults."""
+    fields = [
+        (field.name, field.type, dataclasses.field(default=defaults[field.name], metadata=field.metadata))
+        for field in dataclasses.fields(typing.cast(Any, settings))
+        if field.name in defaults
+    ]
+    options: Any = {"bases": (settings,), "frozen": True, "kw_only": True, "namespace": {"__doc__": settings.__doc__}}
+    return dataclasses.make_dataclass(settings.__name__, fields, **options)
 
 
 class Settings:

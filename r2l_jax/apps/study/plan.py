@@ -1,92 +1,94 @@
 """The jobs of a study: trainings, evaluations and searches, each of which any process can run by itself."""
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
 
-from r2l_jax.apps.study.config import CONTROLS, FROZEN, LEARNED, StudyConfig
+from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.model.settings import STATIC_FLAGS
-from r2l_jax.runtime.flags import build, flat
+from r2l_jax.names import PUBLISHED_PIPELINES
+from r2l_jax.runtime.flags import build
 from r2l_jax.runtime.jobs import Job
 from r2l_jax.training import train
 
-Kind = Literal["training", "evaluation", "search"]
+# The two runs that adjustment compares.
+LEARNED, FROZEN = "learned", "frozen"
+
+# The twelve pipelines: the published name of each, and the name of the one that is computed. As in the study's program,
+# unsharp masking blurs along columns only.
+PIPELINES = {name: name.replace("unsharp_masking", "unsharp_masking_vertical") for name in PUBLISHED_PIPELINES}
+
+# What is done with the trained models of a control.
+_TESTS = {"synthesis": "evaluate", "forensics": "search"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyJob(Job):
-    """A job of a study.
-
-    Attributes:
-        kind: the function that it calls.
-        control: the drift control of the study that it belongs to.
-        config: the settings of the function.
-        folds: the number of folds that it covers.
-    """
-
-    kind: Kind
-    control: str
-    config: TrainConfig | EvaluationConfig | ForensicsConfig
-    folds: int
-
-
-def make_jobs(config: StudyConfig) -> list[StudyJob]:
+def make_jobs(config: StudyConfig) -> list[Job]:
     """Makes the jobs of the chosen controls, each after those that it needs."""
-    jobs = list[StudyJob]()
-    for control in (control for control in CONTROLS if control in config.choice.controls):
+    jobs = list[Job]()
+    for control in config.choice.controls:
         for training in trainings_of(config, control).values():
-            name, work = f"train {_title(config, training)}", functools.partial(train.run, training)
-            folds = config.data.n_splits
-            jobs.append(StudyJob(name, work, kind="training", control=control, config=training, folds=folds))
-            jobs += _tests(config, training, control, name)
+            trained = job_of("train", training)
+            jobs.append(Job(trained, functools.partial(train.run, training)))
+            if control in _TESTS:
+                work = functools.partial(evaluate if control == "synthesis" else search, config, training)
+                jobs.append(Job(job_of(_TESTS[control], training), work, after=(trained,)))
     return jobs
 
 
+def job_of(verb: str, training: TrainConfig) -> str:
+    """Returns the name of a job that trains or tests a run, such as "train forensics/model"."""
+    return f"{verb} {training.tracking.experiment_name}/{training.tracking.run_name}"
+
+
 def trainings_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
-    """Returns the runs of a control by name: pipelines by the study's names, `model`, or `learned` and `frozen`."""
+    """Returns the runs of a control by name: pipelines by their published names, `model`, or `learned` and `frozen`."""
     if control == "synthesis":
+        # Under the flag `pipeline`, the parameters of a pipeline would be trained.
         return {
-            published: config.training_of(f"synthesis/{name}", processing_mode="static", **_algorithms(name))
-            for published, name in config.pipelines.items()
+            name: config.training_of(
+                control, computed, processing_mode="static", **dict(zip(STATIC_FLAGS, computed.split("."), strict=True))
+            )
+            for name, computed in PIPELINES.items()
         }
     if control == "forensics":
-        return {"model": config.training_of("forensics/model")}
+        return {"model": config.training_of(control, "model")}
     low = (config.choice.low_intensity,)
     return {
-        name: config.training_of(f"adjustment/{name}", iso=low, freeze_processor=name == FROZEN)
-        for name in (LEARNED, FROZEN)
+        name: config.training_of(control, name, iso=low, freeze_processor=name == FROZEN) for name in (LEARNED, FROZEN)
     }
 
 
-def _algorithms(pipeline: str) -> dict[str, str]:
-    """Returns the flags that choose a static pipeline's algorithms. Under the flag `pipeline`, it would be trained."""
-    return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
+def evaluate(config: StudyConfig, training: TrainConfig) -> None:
+    """Evaluates a run under all pipelines and corruptions, at its last epoch, as the study did."""
+    evaluation.run(
+        EvaluationConfig(
+            run=(str(training.run_dir),),
+            code=training.code,
+            against=("pipelines", "corruptions"),
+            pipelines=tuple(PIPELINES.values()),
+            corruptions=config.choice.corruptions,
+            severities=config.choice.severities,
+            checkpoint="last",
+        )
+    )
 
 
-def _tests(config: StudyConfig, training: TrainConfig, control: str, trained: str) -> Iterator[StudyJob]:
-    """Yields the evaluation of a run, or the searches in its model, after the job that trains it."""
-    shared: Any = {"control": control, "after": (trained,), "folds": config.data.n_splits}
-    if control == "synthesis":
-        wanted = config.evaluation_of(training)
-        name, work = f"evaluate {_title(config, training)}", functools.partial(_evaluate, flat(wanted))
-        yield StudyJob(name, work, kind="evaluation", config=wanted, **shared)
-    elif control == "forensics":
-        for group in config.choice.adv_parameters:
-            search = config.search_of(training, group)
-            work = functools.partial(forensics.run, search)
-            yield StudyJob(f"search {group}", work, kind="search", config=search, **shared)
-
-
-def _evaluate(flags: Mapping[str, Any]) -> None:
-    """Evaluates with flags, which can be pickled, unlike the cases of an EvaluationConfig."""
-    evaluation.run(build(EvaluationConfig, flags))
-
-
-def _title(config: StudyConfig, training: TrainConfig) -> str:
-    return training.run_dir.relative_to(config.output_dir).as_posix()
+def search(config: StudyConfig, training: TrainConfig) -> None:
+    """Searches for the worst cases of a run over each group of parameters, at its last epoch."""
+    forensics.run(
+        build(
+            ForensicsConfig,
+            run=str(training.run_dir),
+            code=training.code,
+            analyses=("worst_case",),
+            adv_parameters=config.choice.adv_parameters,
+            adv_aux_weight=config.choice.adv_aux_weight,
+            adv_aux_loss="l2_sum",
+            checkpoint="last",
+            starts=1,
+            steps=config.choice.steps,
+        )
+    )

@@ -1,92 +1,85 @@
-"""The results of a study and the published numbers that they stand beside."""
+"""The scores that the study has published: `published_scores.json`, which names its source.
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
+"""
 
-from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import StudyJob
-from r2l_jax.drift.published_scores import Ends, Study, Tables, published
-from r2l_jax.model.tasks import Task
+import importlib.resources
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
 
-# The published tables of each data set.
-_TABLES = {"Microscopy": "microscopy", "DroneSegmentation": "drone_segmentation"}
+import numpy as np
+from jaxtyping import Float
 
 
-class Orientation(NamedTuple):
+class Published(NamedTuple):
     """The published numbers of one data set.
 
     Attributes:
-        study: all published numbers.
-        name: the published data set.
-        comparable: whether this study is of the same data; otherwise the numbers are shown for orientation only.
-        score: the name under which this project records the published score.
+        data: the published data set.
+        score: its score in words.
+        source: where the numbers were published, and how exact they are.
+        pipelines: the pipelines that models were trained with, and tested under.
+        corruptions: the corruptions, of which the first one changes nothing.
+        processing: the mean scores of the models (in rows) under each pipeline.
+        corruption: the mean scores of the models under each corruption.
+        default: the accuracy of the searched model by default.
+        worst: for each group of parameters, the accuracy that searches left, by the weight of the distance.
+        searched: the data set of that model.
+        ends: the scores at the end of training, with the processing `learned` and `frozen`.
     """
 
-    study: Study
-    name: str
-    comparable: bool
+    data: str
     score: str
+    source: str
+    pipelines: list[str]
+    corruptions: list[str]
+    processing: Float[np.ndarray, "models pipelines"]
+    corruption: Float[np.ndarray, "models corruptions"]
+    default: float
+    worst: Mapping[str, Mapping[float, float]]
+    searched: str
+    ends: Mapping[str, float]
 
     @property
-    def tables(self) -> Tables:
-        """The scores under drift."""
-        return getattr(self.study, self.name)
+    def recorded(self) -> str:
+        """The name under which this project records the score."""
+        return "accuracy" if self.data == "microscopy" else "tile_iou"
 
-    @property
-    def ends(self) -> Ends:
-        """The scores with the processing learned and frozen."""
-        return getattr(self.study.learning, self.name)
+    def is_of(self, dataset: str) -> bool:
+        """Tells whether the numbers are of a data set; otherwise they are for orientation only."""
+        return _NAMES[self.data] == dataset
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """Says where the numbers come from, as study.json records it."""
-        return {
-            "data": self.name,
-            "score": self.tables.score,
-            "recorded_as": self.score,
-            "comparable": self.comparable,
-            "source": self.study.source,
-        }
+    def note(self, dataset: str) -> str:
+        """Says where the numbers come from, and whether they are of a data set."""
+        other = "" if self.is_of(dataset) else ", which is different data: they are for orientation only"
+        return f"The published numbers are of {_NAMES[self.data]}{other}. Source: {self.source}."
 
-    @property
-    def attacks(self) -> Mapping[str, Mapping[float, float]]:
-        """The scores that searches left, by group and weight, of groups that the study shows as curves."""
-        return {
+
+_NAMES = {"microscopy": "Microscopy", "drone_segmentation": "DroneSegmentation"}
+
+
+def published(task: str) -> Published:
+    """Reads the published numbers of the data set with a task, "classification" or "segmentation"."""
+    file = importlib.resources.files("r2l_jax.apps.study").joinpath("published_scores.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    data = "microscopy" if task == "classification" else "drone_segmentation"
+    tables, searches = content[data], content["forensics"]
+    return Published(
+        data,
+        tables["score"],
+        content["source"],
+        content["pipelines"],
+        content["corruptions"],
+        np.array(tables["processing_drift"]),
+        np.array(tables["corruption"]),
+        searches["default_accuracy"],
+        {
             group: {float(weight): score for weight, score in curve.items()}
-            for group, curve in self.study.forensics.accuracy_at_lambda.items()
-            if not isinstance(curve, str)
-        }
-
-
-def orientation(dataset: str, score: str) -> Orientation:
-    """Returns the published numbers of a data set, or of the data set with the same task.
-
-    Args:
-        dataset: the name of the data set.
-        score: the score of its task.
-    """
-    by_task = "microscopy" if score == "accuracy" else "drone_segmentation"
-    # The study's intersection over union is the mean over tiles.
-    recorded = "tile_iou" if score == "iou" else score
-    return Orientation(published(), _TABLES.get(dataset, by_task), dataset in _TABLES, recorded)
-
-
-class Results(NamedTuple):
-    """The results of a study, from which the numbers of its controls are collected.
-
-    Attributes:
-        config: the study.
-        task: its task.
-        theirs: the published numbers.
-        jobs: the jobs that have succeeded.
-    """
-
-    config: StudyConfig
-    task: Task
-    theirs: Orientation
-    jobs: Sequence[StudyJob]
-
-
-def difference(mean: float, deviation: float, theirs: float | None) -> float | None:
-    """Returns how many standard deviations of the folds a mean is above a published one; None if that is undefined."""
-    return None if theirs is None or deviation == 0 else (mean - theirs) / deviation
+            for group, curve in searches["accuracy_at_lambda"].items()
+            # Groups that changed nothing are described in words.
+            if isinstance(curve, dict)
+        },
+        searches["data"],
+        content["learning"][data],
+    )

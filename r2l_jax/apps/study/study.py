@@ -1,115 +1,122 @@
-"""A study from its settings to study.json, its figures and its page."""
+"""A study from its settings to the results of its controls and its page."""
 
-import json
+import pathlib
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from r2l_jax.apps.report.document import Block, Cell, Code, Pictures, Section, Table, Text
 from r2l_jax.apps.report.page import render
-from r2l_jax.apps.study import curves, estimate, figures, page, plan, synthesis
+from r2l_jax.apps.report.pictures import embedded
+from r2l_jax.apps.study import comparison
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.published import Results, orientation
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.apps.study.plan import job_of, make_jobs, trainings_of
+from r2l_jax.apps.study.published import published
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import jobs as workers
-from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.commands import command
+from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.result import Result, read, write
 
-Numbers = dict[str, Any]
+# What compares each control, and the least number of runs that it needs.
+_COMPARISONS = {
+    "synthesis": (comparison.synthesis, 3),
+    "forensics": (comparison.forensics, 1),
+    "adjustment": (comparison.adjustment, 1),
+}
 
 
-def run(config: StudyConfig) -> Numbers:
-    """Runs what earlier calls have left of the chosen controls, and shows the results beside the published ones.
+def run(config: StudyConfig) -> bool:
+    """Runs the chosen controls but for what earlier calls have finished, and compares with the published numbers.
 
-    Writes to the output folder: every trained run as an ordinary run's folder, `study.json` (all numbers), figures in
-    the layout of the study as PNG, and `study.html`. Jobs that failed are left out of their control, and listed under
-    `failed` in study.json.
+    Writes to the output folder: every trained run as an ordinary run's folder; the result of each control, in the
+    control's folder; and `study.html`. Prints how each job ended, and the most important numbers.
 
     Returns:
-        The content of study.json.
+        Whether all jobs have succeeded. Runs of failed jobs are left out of the results.
 
     Raises:
         InputError: settings or data that do not fit, a scheduler that cannot be used, or another program is writing to
             the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    dataset = _prepare(config)
-    with writing_to(config.output_dir):
-        failed = _run_jobs(config, dataset)
-        content = _collect(config, dataset, failed)
-        _write(config, content)
-    return content
-
-
-def dry_run(config: StudyConfig) -> str:
-    """Returns a table of the jobs that `run` would run, and of the time that they take; measures an epoch for it.
-
-    Raises:
-        InputError: as for `run`.
-    """
-    dataset = _prepare(config)
-    jobs = plan.make_jobs(config)
-    ledger = estimate.Ledger(config.output_dir)
-    at_once = workers.asked_for(config.choice.scheduler)[0]
-    return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), at_once)
-
-
-def _prepare(config: StudyConfig) -> RawDataset:
-    """Loads the data, and renders or downloads it first, before jobs of several workers would."""
     workers.prepare(config.choice.scheduler)
     data = config.data
-    dataset = datasets.load(data.dataset, download=data.download, **data.source)
+    # Data is rendered or downloaded before jobs of several workers would do it.
+    task = datasets.load(data.dataset, download=data.download, **data.source).task
     if "adjustment" in config.choice.controls:
         datasets.load(data.dataset, download=data.download, **data.source, iso=config.choice.low_intensity)
-    return dataset
+    with writing_to(config.output_dir):
+        failed = _run_jobs(config)
+        results = _compare(config, task, failed)
+        _write_page(config, results, failed)
+    for result in results.values():
+        print(next(iter(result.tables.values())).text(), *result.facts["verdict"], sep="\n", end="\n\n")
+    for name, error in failed.items():
+        print(f"failed: {name}: {error}")
+    return not failed
 
 
-def _run_jobs(config: StudyConfig, dataset: RawDataset) -> dict[str, str]:
+def _run_jobs(config: StudyConfig) -> dict[str, str]:
     """Runs all jobs, prints how each ended, and returns why jobs failed, by name."""
-    jobs, failed, ledger = plan.make_jobs(config), {}, estimate.Ledger(config.output_dir)
-    samples = estimate.Samples.of(config, dataset)
-    by_name = {job.name: job for job in jobs}
+    jobs, failed = make_jobs(config), {}
     ended = workers.run(jobs, config.choice.scheduler, config.output_dir / "logs")
     for number, (name, _, error, _, seconds) in enumerate(ended, start=1):
-        if error is None:
-            ledger.add(by_name[name], seconds, estimate.passes(by_name[name], samples))
-        else:
+        if error is not None:
             failed[name] = error
         print(f"[{number} of {len(jobs)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
     return failed
 
 
-def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]) -> Numbers:
-    """Collects the numbers of all controls from the folders of the runs."""
-    task = task_of(dataset, config.network)
-    theirs = orientation(config.data.dataset, task.score)
-    results = Results(config, task, theirs, [job for job in plan.make_jobs(config) if job.name not in failed])
-    collectors = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
-    return {
-        "dataset": dataset.name,
-        "score": task.score,
-        "folds": config.data.n_splits,
-        "published": theirs.about,
-        **{control: collectors[control](results) for control in config.choice.controls},
-        "failed": dict(failed),
-        "flags": json.loads(json.dumps(flat(config))),
-        **environment(),
-    }
+def _compare(config: StudyConfig, task: str, failed: Mapping[str, str]) -> dict[str, Result]:
+    """Writes and returns the results of those controls that have enough runs."""
+    theirs, results = published(task), {}
+    for control in config.choice.controls:
+        compare, least = _COMPARISONS[control]
+        runs = {
+            name: training
+            for name, training in trainings_of(config, control).items()
+            if not any(job_of(verb, training) in failed for verb in ("train", "evaluate", "search"))
+        }
+        if len(runs) >= least:
+            folder = config.output_dir / control
+            write(folder, compare(config, theirs, runs))
+            results[control] = read(folder)
+    return results
 
 
-def _write(config: StudyConfig, content: Numbers) -> None:
-    output = config.output_dir
-    figures.write(output, figures.make(config, content))
-    text = render(f"The study on {content['dataset']}", page.make_sections(content, output))
-    with replacing(output / "study.html") as part:
-        part.write_text(text, encoding="utf-8")
-    write_json(output / "study.json", content)
+def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapping[str, str]) -> None:
+    """Writes `study.html`."""
+    sections = [Section(result.facts["title"], _blocks(result)) for result in results.values()]
+    missing = [f"{name}: {error}" for name, error in failed.items()]
+    if missing:
+        sections.append(Section("Jobs that failed, without which the tables are made", [*map(Text, missing)]))
+    settings = {name: _text(value) for name, value in flat(config).items()}
+    defaults = {name: _text(value) for name, value in flat(StudyConfig()).items()}
+    changed = [f"--{name}={value}" for name, value in settings.items() if value != defaults[name]]
+    sections.append(Section("Reproduction", [Code(f"{command('study')} {shlex.join(changed)}")]))
+    with replacing(config.output_dir / "study.html") as part:
+        part.write_text(render(f"The study on {config.data.dataset}", sections), encoding="utf-8")
 
 
-def conclude(content: Numbers) -> Sequence[str]:
-    """Returns the lines that a study ends with: its most important numbers, and the jobs that failed."""
-    lines = [*synthesis.lines(content), *curves.lines(content)]
-    return [*lines, *(f"failed: {name}: {reason}" for name, reason in content["failed"].items())]
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _blocks(result: Result) -> list[Block]:
+    shown = [
+        Table(
+            table.title,
+            [column.heading for column in table.columns],
+            [[Cell(column.text(cell)) for column, cell in zip(table.columns, row, strict=True)] for row in table.rows],
+        )
+        for table in result.tables.values()
+    ]
+    pictures = [
+        embedded(pathlib.Path(str(file)), 1600, name, name, is_plot=True) for name, file in result.figures.items()
+    ]
+    texts = [Text(each) for each in (*result.facts["verdict"], *result.facts["notes"])]
+    return [*texts, *shown, Pictures(pictures, wide=True)]

@@ -1,7 +1,16 @@
+import json
+
+import numpy as np
 import pytest
 
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.runtime.flags import build
+from r2l_jax.apps.study.plan import PIPELINES, trainings_of
+from r2l_jax.drift import outcomes
+from r2l_jax.drift.outcomes import Outcomes
+from r2l_jax.runtime.flags import build, flat
+
+# The samples that each fold measures.
+SAMPLES = 50
 
 
 @pytest.fixture(scope="module")
@@ -12,9 +21,60 @@ def config(tmp_path_factory):
         output=str(tmp_path_factory.mktemp("here") / "study"),
         n_splits=2,
         epochs=3,
+        lr=1e-3,
+        batch_size=8,
         corruptions=["contrast", "gaussian_noise"],
-        sensor=["defocus", "bits"],
-        severities=[3],
+        severities=[2, 3],
         adv_parameters=["all", "black_level"],
-        adv_aux_weight=[1e-2, 1e-4],
+        adv_aux_weight=[1e-4, 1e-2],
     )
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    """The study with files as its jobs leave them, with made-up numbers."""
+    for name, training in trainings_of(config, "synthesis").items():
+        folds = {fold: evaluated(PIPELINES[name], fold) for fold in range(2)}
+        folder = training.run_dir / "evaluation"
+        folder.mkdir(parents=True)
+        outcomes.write(folder / outcomes.FILE, {"run": folds})
+    (model,) = trainings_of(config, "forensics").values()
+    for fold in range(2):
+        rows = [
+            {"group": group, "aux_weight": weight, "score": 0.9 - drop - 0.1 * fold}
+            for group in config.choice.adv_parameters
+            for weight, drop in ((1e-4, 0.5), (1e-2, 0.1))
+        ]
+        write(
+            model.run_dir / "forensics" / f"fold_{fold}" / "worst_case" / "worst_case.json",
+            {"default": {"score": 0.9}, "rows": rows},
+        )
+    for name, training in trainings_of(config, "adjustment").items():
+        slope = 0.2 if name == "learned" else 0.1
+        for fold in range(2):
+            history = [{"epoch": epoch, "val_accuracy": slope * (epoch + 1 + fold)} for epoch in range(3)]
+            about = {"task": "classification", "classes": ["a", "b"], "shape": [64, 32], "white_level": None}
+            indices = {"train_indices": list(range(80)), "valid_indices": list(range(80, 100))}
+            content = {"complete": True, "flags": flat(training), "history": history, "fingerprint": "", "camera": None}
+            write(training.run_dir / f"fold_{fold}" / "metrics.json", {**content, **about, **indices})
+    return config
+
+
+def evaluated(own, fold):
+    """Returns outcomes of a model: 45 of 50 samples are correct on its own images, and one more in the second fold.
+
+    Other pipelines cost 5 samples, and corruptions 10 and 30 at severities 2 and 3.
+    """
+    cases = ["own", *(name for name in PIPELINES.values() if name != own)]
+    cases += [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
+
+    def correct(case):
+        lost = {"own": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5)
+        return np.stack([np.arange(SAMPLES) < 45 + fold - lost, np.ones(SAMPLES)]).astype(np.float32)
+
+    return Outcomes(np.arange(SAMPLES) + SAMPLES * fold, {case: correct(case) for case in cases})
+
+
+def write(file, content):
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(content))

@@ -1,0 +1,327 @@
+"""Compares the results of a study with the published numbers, in a result for each control."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+
+from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.apps.study.plan import PIPELINES
+from r2l_jax.apps.study.published import Published
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift import outcomes, statistics
+from r2l_jax.drift.cases import OWN
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.heat_map import heat_map
+from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
+from r2l_jax.training.plan import Batches
+from r2l_jax.training.record import read_metrics
+
+# The runs of a control whose jobs have succeeded, by name.
+Runs = Mapping[str, TrainConfig]
+
+# The positions of a curve, and its scores, `(folds, positions)` or the published `(positions,)`.
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+class Scores(NamedTuple):
+    """The scores of models, each trained on the images of one pipeline, on each of their samples.
+
+    Of the published models, only the means over the samples are known, each of which stands for a sample.
+
+    Attributes:
+        pipelines: the pipelines that models were trained with, and tested under.
+        corruptions: the corruptions.
+        processing: the scores under each pipeline.
+        corruption: the scores under each corruption.
+    """
+
+    pipelines: Sequence[str]
+    corruptions: Sequence[str]
+    processing: Float[np.ndarray, "models pipelines samples"]
+    corruption: Float[np.ndarray, "models corruptions samples"]
+
+    @property
+    def own(self) -> Float[np.ndarray, "models samples"]:
+        """The scores on the models' own images."""
+        return np.diagonal(self.processing).T
+
+    @property
+    def matrices(self) -> dict[str, tuple[Sequence[str], np.ndarray]]:
+        """The columns and the means over the samples of both tables."""
+        return {
+            "processing": (self.pipelines, self.processing.mean(-1)),
+            "corruption": (self.corruptions, self.corruption.mean(-1)),
+        }
+
+    def others(self, left_out: int | None = None) -> Float[np.ndarray, "models samples"]:
+        """Computes the mean scores under the other pipelines, of which one may be left out."""
+        taken = ~np.eye(len(self.pipelines), dtype=bool)
+        if left_out is not None:
+            taken[:, left_out] = False
+        return (self.processing * taken[..., None]).sum(1) / taken.sum(1)[:, None]
+
+
+def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
+    """Compares the scores of models under each other's pipelines and under corruptions.
+
+    Raises:
+        InputError: an evaluation cannot be read.
+    """
+    ours, same = _scores(config, runs), theirs.is_of(config.data.dataset)
+    published = Scores(
+        theirs.pipelines, theirs.corruptions[1:], theirs.processing[..., None], theirs.corruption[:, 1:, None]
+    )
+    tables, figures = {"headline": _headline(ours, published, same), "log_ratio": _log_ratios(ours, published)}, {}
+    for whose, scores in (("ours", ours), ("published", published)):
+        for kind, (columns, values) in scores.matrices.items():
+            name, title = f"{kind}_{whose}", f"Score under {kind}, {whose}"
+            tables[name] = _matrix(title, scores.pipelines, columns, values)
+            figures[name] = _heat_map(title, scores.pipelines, columns, values)
+    for kind, (columns, values) in ours.matrices.items():
+        drops = ours.own.mean(-1)[:, None] - values
+        tables[f"{kind}_drops"] = _matrix(f"Drop under {kind}", ours.pipelines, columns, drops, DROP)
+        if same:
+            less = values - _aligned(published, kind, ours.pipelines, columns)
+            title = f"Score under {kind}, ours less published"
+            tables[f"{kind}_differences"] = _matrix(title, ours.pipelines, columns, less, DROP)
+    notes = [
+        "Rows are the pipelines that models were trained with. As in the study's program, unsharp_masking blurs along "
+        "columns only.",
+        "Intervals: 95%, about other models and samples; those of the published numbers are about other models. Log "
+        "ratios are natural logarithms, and left out if the drop that they divide by may be 0.",
+    ]
+    return Result(_facts("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
+
+
+def _facts(
+    title: str, config: StudyConfig, theirs: Published, verdict: Sequence[str] = (), notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    about = {"title": title, "score": theirs.recorded, "flags": flat(config), "verdict": verdict}
+    return {**about, "notes": [*notes, theirs.note(config.data.dataset)]}
+
+
+def _scores(config: StudyConfig, runs: Runs) -> Scores:
+    kinds, severities = config.choice.corruptions, config.choice.severities
+    samples = {name: _samples(training) for name, training in runs.items()}
+    processing = [
+        [cases[OWN.name if name == own else PIPELINES[name]] for name in samples] for own, cases in samples.items()
+    ]
+    corruption = [
+        [np.mean([cases[f"{kind}.{each}"] for each in severities], 0) for kind in kinds] for cases in samples.values()
+    ]
+    return Scores(list(runs), kinds, np.array(processing), np.array(corruption))
+
+
+def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
+    """Returns the score of each sample, or scene, of all folds of a run in each case."""
+    ((_, folds),) = outcomes.read(training.run_dir / "evaluation" / outcomes.FILE).items()
+    found: dict[str, list[np.ndarray]] = {}
+    for fold in folds.values():
+        for case, outcome in fold.cases.items():
+            each = of_tiles(*outcome.astype(np.float64))
+            found.setdefault(case, []).append(each if fold.scenes is None else statistics.by_scene(each, fold.scenes))
+    return {case: np.concatenate(each) for case, each in found.items()}
+
+
+def of_tiles(counted: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Computes the score of each sample, which the study averages: 1 if no object is there and none is found."""
+    return np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
+
+
+def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:
+    """Returns outcomes and what their interval is about; without samples, it is over the models in their place."""
+    return (values.T, "model") if values.shape[1] == 1 else (values, "recipe")
+
+
+def _cell(interval: statistics.Interval) -> tuple[float, float, float]:
+    return float(interval.estimate), float(interval.low), float(interval.high)
+
+
+def _headline(ours: Scores, published: Scores, same: bool) -> Table:
+    """Makes a table of the mean scores and drops of all models."""
+    rows = []
+    for whose, scores in (("ours", ours), ("published", published)):
+        own, others, corrupted = scores.own, scores.others(), scores.corruption.mean(1)
+        values = own, others, corrupted, own - others, own - corrupted
+        rows.append([whose, *(_cell(statistics.interval(*_drawn(each))) for each in values)])
+    if same:
+        less = np.array(rows[0][1:]) - np.array(rows[1][1:])[:, :1]
+        rows.append(["ours less published", *map(tuple, less.tolist())])
+    scores = [Column(name, format=SCORE) for name in ("own images", "other pipelines", "corruptions")]
+    drops = [Column(f"drop under {each.name}", format=DROP) for each in scores[1:]]
+    return Table("Mean score of all models, and its drops", [Column("models"), *scores, *drops], rows)
+
+
+def _log_ratios(ours: Scores, published: Scores) -> Table:
+    """Makes a table of the log ratio of the drops, with and without the pipeline under which models lose most."""
+    rows = []
+    for whose, scores in (("ours", ours), ("published", published)):
+        row: list[Cell] = [whose]
+        corruption = scores.own - scores.corruption.mean(1)
+        lost = (scores.own[:, None] - scores.processing).mean(-1).sum(0)
+        worst = int(lost.argmax())
+        for left_out in (None, worst):
+            numerator, about = _drawn(corruption)
+            denominator, _ = _drawn(scores.own - scores.others(left_out))
+            ratio = statistics.log_ratio(numerator, denominator, about)
+            row.append(ratio and _cell(ratio))
+        rows.append([*row, scores.pipelines[worst], lost[worst] / lost.sum() if lost.sum() > 0 else None])
+    columns = [
+        Column("models"),
+        Column("log ratio", format=".2f"),
+        Column("without the worst pipeline", format=".2f"),
+        Column("worst pipeline"),
+        Column("its share of the drop under pipelines", format=".0%"),
+    ]
+    return Table("Natural logarithm of the drop under corruptions over that under other pipelines", columns, rows)
+
+
+def _verdict(log_ratios: Table) -> list[str]:
+    ours, published = (log_ratios.columns[1].text(row[1]) for row in log_ratios.rows)
+    return [f"The log ratio of the drops under corruptions and other pipelines is {ours}; published: {published}."]
+
+
+def _matrix(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray, format: str = SCORE) -> Table:
+    cells = [[row, *of_row] for row, of_row in zip(rows, values.tolist(), strict=True)]
+    return Table(title, [Column("trained with"), *(Column(name, format=format) for name in columns)], cells)
+
+
+def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
+    """Returns the values of a table in the order of other rows and columns, NaN where it has none."""
+    known, values = scores.matrices[kind]
+    by_name = {
+        (row, column): value
+        for row, of_row in zip(scores.pipelines, values, strict=True)
+        for column, value in zip(known, of_row, strict=True)
+    }
+    return np.array([[by_name.get((row, column), np.nan) for column in columns] for row in rows])
+
+
+def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
+    own = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
+    names = [*map(_short, rows)], [*map(_short, columns)]
+    return heat_map(values, *names, label="score", framed=own, number=".2f", caption=title)
+
+
+_SHORT = {
+    "bilinear": "bi",
+    "malvar2004": "ma",
+    "menon2007": "me",
+    "sharpening_filter": "s",
+    "unsharp_masking": "u",
+    "median_denoising": "me",
+    "gaussian_denoising": "ga",
+}
+
+
+def _short(name: str) -> str:
+    """Returns the short name of a pipeline that the study's figures have, such as "bi,s,me"; others stay."""
+    return ",".join(_SHORT.get(part, part.replace("_", " ")) for part in name.split("."))
+
+
+def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
+    """Compares the scores in the worst cases over the weight of the distance.
+
+    Raises:
+        InputError: a result cannot be read.
+    """
+    (training,) = runs.values()
+    folds = [_worst_cases(training, fold) for fold in range(config.data.n_splits)]
+    weights = np.sort(config.choice.adv_aux_weight)[::-1]
+    default = np.array([content["default"] for content in folds])
+    same = theirs.is_of(config.data.dataset) and theirs.data == theirs.searched
+    curves = {"default": (weights, np.repeat(default[:, None], len(weights), 1))}
+    rows = [_row("default", default, theirs.default, same)]
+    for group in config.choice.adv_parameters:
+        known, scores = theirs.worst.get(group, {}), []
+        for weight in weights:
+            scores.append([content[f"{group}, weight {weight:g}"] for content in folds])
+            rows.append(_row(f"{group} at {weight:g}", scores[-1], known.get(weight), same))
+        curves[group] = weights, np.array(scores).T
+    published = {group: (np.array([*curve]), np.array([*curve.values()])) for group, curve in theirs.worst.items()}
+
+    def draw(axes: Axes) -> None:
+        _draw_curves(axes, curves, published)
+        axes.set(xscale="log", xlabel="weight of the distance (l2_sum)", ylabel=f"validation {theirs.recorded}")
+        # As published, the price falls from left to right.
+        axes.invert_xaxis()
+
+    caption = "Worst cases: the smaller the weight, the farther a search may go from the default rendering."
+    return Result(
+        _facts("Drift forensics", config, theirs),
+        {"worst_cases": _table("Scores in the worst cases", "group and weight of the distance", rows)},
+        {"worst_cases": Figure(draw, (7.0, 4.5), caption)},
+    )
+
+
+def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
+    """Compares the validation scores of learned and of frozen processing at low intensity, over the steps.
+
+    Raises:
+        InputError: a run cannot be read.
+    """
+    name, rows, curves, published = f"val_{theirs.recorded}", [], {}, {}
+    for run, training in runs.items():
+        contents = [
+            read_metrics(training.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
+            for fold in range(config.data.n_splits)
+        ]
+        updates = Batches.of(len(contents[0]["train_indices"]), training.optimization.batch_size).per_epoch
+        steps = np.array([(row["epoch"] + 1) * updates for row in contents[0]["history"] if name in row])
+        scores = np.array([[row[name] for row in content["history"] if name in row] for content in contents])
+        rows.append(_row(run, scores[:, -1], theirs.ends[run], theirs.is_of(config.data.dataset)))
+        curves[run], published[run] = (steps, scores), (steps, np.full(len(steps), theirs.ends[run]))
+
+    def draw(axes: Axes) -> None:
+        _draw_curves(axes, curves, published)
+        axes.set(xlabel="step", ylabel=f"validation {theirs.recorded}")
+
+    caption = f"Learned and frozen processing at intensity {config.choice.low_intensity:g} while models train."
+    return Result(
+        _facts("Drift adjustment", config, theirs),
+        {"ends": _table("Scores after the last epoch", "processing", rows)},
+        {"curves": Figure(draw, caption=caption)},
+    )
+
+
+def _row(title: str, of_folds: np.ndarray | Sequence[float], published: float | None, same: bool) -> list[Cell]:
+    """Makes a row of the mean over the folds (with the least and the greatest), the published score, the difference."""
+    values = np.asarray(of_folds)
+    mean = values.mean().item()
+    ours = (mean, values.min().item(), values.max().item()) if len(values) > 1 else mean
+    return [title, ours, published, None if published is None or not same else mean - published]
+
+
+def _table(title: str, first: str, rows: Sequence[Sequence[Cell]]) -> Table:
+    columns = [Column(first), Column("ours", format=SCORE), Column("published", format=SCORE)]
+    note = "Ours: mean (least to greatest) of the folds."
+    return Table(title, [*columns, Column("ours less published", format=DROP)], rows, note)
+
+
+def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:
+    """Draws a line of means, a thin one for each fold, and a dashed one of published scores."""
+    colors = {name: f"C{number}" for number, name in enumerate(dict.fromkeys([*ours, *published]))}
+    for name, (places, scores) in ours.items():
+        axes.plot(places, np.mean(scores, 0), ".-", color=colors[name], label=name.replace("_", " "))
+        axes.plot(places, np.transpose(scores), color=colors[name], alpha=0.4, linewidth=0.7)
+    for name, (places, scores) in published.items():
+        label = f"{name.replace('_', ' ')}, published"
+        axes.plot(places, scores, "--", color=colors[name], linewidth=1, alpha=0.7, label=label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _worst_cases(training: TrainConfig, fold: int) -> dict[str, float]:
+    """Returns the scores of a fold by default and in each worst case."""
+    file = training.run_dir / "forensics" / f"fold_{fold}" / "worst_case" / "worst_case.json"
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): remove it, and the same command searches anew") from None
+    scores = {f"{row['group']}, weight {row['aux_weight']:g}": row["score"] for row in content["rows"]}
+    return {"default": content["default"]["score"], **scores}

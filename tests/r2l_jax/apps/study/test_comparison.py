@@ -1,0 +1,141 @@
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from r2l_jax.apps.study import comparison, study
+from r2l_jax.apps.study.comparison import Scores
+from r2l_jax.apps.study.plan import trainings_of
+from r2l_jax.apps.study.published import published
+from r2l_jax.drift import statistics
+from r2l_jax.names import PUBLISHED_PIPELINES
+from r2l_jax.runtime import jobs
+from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.result import read
+
+WORST = "malvar2004.sharpening_filter.median_denoising"
+LESS = "ours less published"
+
+
+def tables_of(config, control, task="classification"):
+    result = getattr(comparison, control)(config, published(task), trainings_of(config, control))
+    return {name: {row[0]: row[1:] for row in table.rows} for name, table in result.tables.items()}
+
+
+def test_matrices_have_the_means_of_all_folds(finished):
+    tables = tables_of(finished, "synthesis")
+    assert tuple(tables["processing_ours"]) == PUBLISHED_PIPELINES
+    np.testing.assert_allclose([*tables["processing_ours"].values()], np.full((12, 12), 0.81) + 0.1 * np.eye(12))
+    np.testing.assert_allclose([*tables["corruption_ours"].values()], np.full((12, 2), 0.51))
+    np.testing.assert_allclose([*tables["processing_drops"].values()], 0.1 - 0.1 * np.eye(12), atol=1e-12)
+    np.testing.assert_allclose([*tables["corruption_drops"].values()], np.full((12, 2), 0.4))
+    assert "processing_differences" not in tables
+
+
+def test_the_headline_and_the_log_ratio_have_intervals(finished):
+    tables = tables_of(finished, "synthesis")
+    ours = tables["headline"]["ours"]
+    np.testing.assert_allclose([cell[0] for cell in ours], [0.91, 0.81, 0.51, 0.1, 0.4])
+    # The samples of both folds are joined, and those of all models are the same.
+    lost = np.concatenate([np.isin(np.arange(50), np.arange(40, 45) + fold) for fold in range(2)]) * 1.0
+    np.testing.assert_allclose(ours[3], statistics.interval(np.tile(lost, (12, 1))))
+    ratio, without, *_ = tables["log_ratio"]["ours"]
+    assert ratio[0] == without[0] == pytest.approx(np.log(4))
+    assert ratio[1] < ratio[0] < ratio[2]
+    assert LESS not in tables["headline"]
+
+
+def test_differences_to_the_published_numbers_of_the_same_data(finished):
+    tables = tables_of(replace(finished, dataset="Microscopy"), "synthesis")
+    theirs = published("classification")
+    np.testing.assert_allclose(
+        [*tables["processing_differences"].values()],
+        np.array([*tables["processing_ours"].values()]) - theirs.processing,
+    )
+    noise, contrast = (theirs.corruption[:, theirs.corruptions.index(name)] for name in ("gaussian_noise", "contrast"))
+    np.testing.assert_allclose([*tables["corruption_differences"].values()], 0.51 - np.stack([contrast, noise], 1))
+    own, published_own, less = (tables["headline"][whose][0] for whose in ("ours", "published", LESS))
+    np.testing.assert_allclose(less, np.array(own) - published_own[0])
+
+
+@pytest.mark.parametrize(
+    ("task", "means", "ratio", "without", "worst"),
+    [
+        ("classification", (0.828, 0.805, 0.585), 10.3, 24.5, WORST),
+        ("segmentation", (0.701, 0.655, 0.520), 3.9, 4.4, "bilinear.unsharp_masking.median_denoising"),
+    ],
+)
+def test_the_headline_of_the_published_tables(finished, task, means, ratio, without, worst):
+    tables = tables_of(finished, "synthesis", task)
+    assert [cell[0] for cell in tables["headline"]["published"][:3]] == pytest.approx(means, abs=1e-3)
+    found, left_out, name, share = tables["log_ratio"]["published"]
+    assert np.exp([found[0], left_out[0]]) == pytest.approx([ratio, without], abs=0.1)
+    assert 0 < found[1] < found[0] < found[2]
+    assert name == worst
+    # One column makes most of the drop of Microscopy.
+    assert (share > 0.5) == (task == "classification")
+
+
+def test_the_worst_pipeline_is_left_out_of_its_ratio():
+    rng, apart = np.random.default_rng(0), ~np.eye(6, dtype=bool)
+    own, drops = rng.uniform(0.7, 0.9, (6, 50)), rng.uniform(0.1, 0.2, (6, 6, 50))
+    drops[:, 1] += 0.1
+    drops *= apart[..., None]
+    scores = Scores([*"abcdef"], ["g"], own[:, None] - drops, own[:, None] - 0.6)
+    _, ratio, without, worst, share = comparison._log_ratios(scores, scores).rows[0]
+    lost = drops.mean(-1)
+    assert ratio[0] == pytest.approx(np.log(0.6 / (lost.sum() / 30)))
+    assert (worst, share) == ("b", pytest.approx(lost[:, 1].sum() / lost.sum()))
+    apart[:, 1] = False
+    others = [row[taken].mean() for row, taken in zip(lost, apart, strict=True)]
+    assert without[0] == pytest.approx(np.log(0.6 / np.mean(others)))
+
+
+def test_the_score_of_a_segmentation_is_the_mean_over_tiles():
+    counted, total = np.array([[0.2, 0.0, 0.0], [0.4, 0.1, 0.0]])
+    np.testing.assert_allclose(comparison.of_tiles(counted, total), [0.5, 0, 1])
+
+
+def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
+    rows = tables_of(replace(finished, dataset="Microscopy"), "forensics")["worst_cases"]
+    assert [*rows][:3] == ["default", "all at 0.01", "all at 0.0001"]
+    ours, theirs, less = rows["black_level at 0.0001"]
+    assert ours == pytest.approx((0.35, 0.3, 0.4))
+    assert (theirs, less) == (0.57, pytest.approx(0.35 - 0.57))
+    # The published searches are of another data set.
+    drone = replace(finished, dataset="DroneSegmentation")
+    assert tables_of(drone, "forensics", "segmentation")["worst_cases"]["all at 0.01"][2] is None
+
+
+def test_learning_curves_are_over_steps(finished):
+    result = comparison.adjustment(finished, published("classification"), trainings_of(finished, "adjustment"))
+    assert result.tables["ends"].rows[0][1] == pytest.approx((0.7, 0.6, 0.8))
+    axes = matplotlib.figure.Figure().subplots()
+    result.figures["curves"].draw(axes)
+    mean, *folds = [line for line in axes.get_lines() if line.get_color() == "C0"][:3]
+    # 80 samples in batches of 8.
+    np.testing.assert_allclose(mean.get_xdata(), [10, 20, 30])
+    np.testing.assert_allclose(mean.get_ydata(), [0.3, 0.5, 0.7])
+    np.testing.assert_allclose([line.get_ydata() for line in folds], [[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]])
+
+
+def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, capsys):
+    lost = {f"evaluate synthesis/{PUBLISHED_PIPELINES[0]}", "search forensics/model", "train adjustment/frozen"}
+
+    def run(planned, *_):
+        return [jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
+
+    monkeypatch.setattr(study.workers, "run", run)
+    monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
+    assert not study.run(finished)
+    assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
+    processing, ends = (
+        read(finished.output_dir / control).tables[name]
+        for control, name in (("synthesis", "processing_ours"), ("adjustment", "ends"))
+    )
+    assert [column.name for column in processing.columns[1:]] == [row[0] for row in processing.rows]
+    assert [row[0] for row in processing.rows] == [*PUBLISHED_PIPELINES[1:]]
+    assert [row[0] for row in ends.rows] == ["learned"]
+    assert read(finished.output_dir / "forensics") is None
+    page = (finished.output_dir / "study.html").read_text()
+    assert "Drift synthesis" in page
+    assert "Drift forensics" not in page
