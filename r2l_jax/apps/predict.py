@@ -1,30 +1,40 @@
 """Predicts the classes or the masks of many raw files with a finished model."""
 
+import csv
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
 import isp
+from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.watch import notice
 from r2l_jax.model.mending import MOST
-from r2l_jax.runtime import remote, stop
+from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.errors import InputError, in_words, warn
-from r2l_jax.runtime.files import AT_ONCE, clear_parts, make_output_folder, refuse_shared_targets, replacing, write_json
-from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
+from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.runtime.files import (
+    AT_ONCE,
+    check_output_folder,
+    clear_parts,
+    make_output_folder,
+    read_csv,
+    refuse_shared_targets,
+    replacing,
+    write_csv,
+)
+from r2l_jax.runtime.jobs import Ended, in_threads
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
+from r2l_jax.runtime.result import Result
 from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"
@@ -71,12 +81,6 @@ def mended(
     return run.mended(raws, force=force), None
 
 
-def adaptation_of(run: Run, files: Sequence[Place], force: bool) -> dict[str, Any]:
-    """Identifies the models that `mended` would return, before they are made."""
-    by = list(map(str, _to_adapt_by(files)))
-    return {"models": [fold.identity for fold in run], "files": by, "force": force}
-
-
 def _to_adapt_by(files: Sequence[Place]) -> list[Place]:
     return [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
 
@@ -103,8 +107,7 @@ def predict_files(
     camera: KnownCamera | None = None,
     masks: Path | None = None,
     scheduler: str = "serial",
-    load: Callable[[], Any] = int,
-    adaptation: Mapping[str, Any] | None = None,
+    load: Callable[[], Predictor] | None = None,
 ) -> tuple[int, int]:
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
 
@@ -112,10 +115,9 @@ def predict_files(
     larger than the mosaics of the training are cropped to their middle. For segmentation, the columns are `file` and
     the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
 
-    Rows are on the disk as soon as their files are predicted. At the end they are sorted in the order of the files,
-    after rows of other files from earlier calls. `<output>.manifest.json` names the models: another call with the same
-    settings predicts the files that have no row yet. A file that cannot be predicted is reported on stderr at the end,
-    and has no row. If no file can be predicted, no table is written.
+    A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, no
+    table is written. The hidden folder `.<output>.parts` names the models, and holds the rows that another call finds
+    again.
 
     Args:
         files: the raw files.
@@ -125,71 +127,49 @@ def predict_files(
         masks: for segmentation, the folder for the masks.
         scheduler: where files are predicted, see `jobs.SETTING`.
         load: returns the `Predictor` of a worker.
-        adaptation: for adapted models, what `adaptation_of` has returned.
 
     Returns:
         The number of files that were predicted, and the number that failed.
 
     Raises:
-        InputError: the models do not take raw files, or need a camera for them; the output cannot be written, holds
-            predictions of other settings, or another program is writing to it; the workers cannot be started.
+        InputError: see `check`; or another program is writing to the output.
     """
-    columns = _columns(files, output, run, camera, masks)
+    columns = check(files, output, run, camera, masks)
     if masks is not None:
         make_output_folder(masks)
-    manifest = output.with_name(f"{output.name}.{MANIFEST}")
+    folder, predictor = output.with_name(f".{output.name}.parts"), Predictor(run, camera)
+    models = [fold.identity for fold in run]
+    settings = {
+        "camera": "by default" if camera is None else camera.described,
+        "masks": None if masks is None else str(masks.resolve()),
+    }
+    get = load if scheduler != "serial" and load else lambda: predictor
+    work = functools.partial(_predict, get, models, masks, len(files) > BATCH)
     with writing_to(output.parent, output.name):
-        table = Table(output, columns)
-        models = {"models": [fold.identity for fold in run]}
-        _describe(output, manifest, run, models | _settings(run, camera, masks, adaptation))
-        rows = table.rows()
-        left = [file for file in files if str(file) not in rows]
-        if kept := len(rows.keys() - set(map(str, files))):
-            warn(f"{output} keeps {kept} rows of other files, from earlier calls")
-
-        def record(file: Place, row: Row) -> None:
-            table.add([row])
-
-        # Workers predict batches of the same files as one process, so that the numbers are the same to the last digit.
-        side = BATCH if masks is None else 1
-        units = [left[start : start + side] for start in range(0, len(left), side)]
-        predict = functools.partial(_predict, [fold.identity for fold in run], masks, len(left) > BATCH)
-        ended = in_chunks(predict, units, Predictor(run, camera), scheduler, load)
-        done, failed = finished(ended, left, len(files) - len(left), record)
+        about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
+        result.write(folder, Result({**about, **settings}))
+        targets = functools.partial(_mask_files, masks=masks)
+        done = in_parts(files, folder, work, settings, models, targets, scheduler)
         if masks is not None:
             # Workers that were lost have left parts of files.
             clear_parts(masks)
-        table.sort(map(str, files))
-        if not table.file.exists():
-            # The next call may have other settings, since there are no predictions of these.
-            manifest.unlink()
-    return len(done), failed
+        if done.results:
+            write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
+    return len(done.results) - done.before, done.failed
 
 
-def check(
-    files: Sequence[Place],
-    output: Path,
-    run: Run,
-    camera: KnownCamera | None,
-    masks: Path | None,
-    adaptation: Mapping[str, Any],
-) -> None:
-    """Raises the InputErrors of `predict_files` that do not depend on the adaptation of the models, before it."""
-    _columns(files, output, run, camera, masks)
-    with writing_to(output.parent, output.name):
-        _compare(output, output.with_name(f"{output.name}.{MANIFEST}"), _settings(run, camera, masks, adaptation))
+def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, masks: Path | None) -> list[str]:
+    """Returns the columns of the table of predictions.
 
-
-def _columns(
-    files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, masks: Path | None
-) -> list[str]:
-    """Returns the columns of the table; raises an InputError if the models cannot predict these files."""
+    Raises:
+        InputError: the models do not take raw files, or need a camera for them; two files would have one mask; the
+            output cannot be written, or is no table of predictions of these files.
+    """
     check_raw(run)
     segments = run.task.name == "segmentation"
     if segments != (masks is not None):
         raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")
-    if masks is not None:
-        refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
+    refuse_shared_targets((file, target) for file in files for target in _mask_files(file, masks))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
         raise InputError(
@@ -199,38 +179,39 @@ def _columns(
     columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
+    check_output_folder(output.parent)
+    if output.exists():
+        names = {str(file) for file in files}
+        try:
+            is_ours = all(list(row) == columns and row[_FILE] in names for row in read_csv(output))
+        except (OSError, ValueError, csv.Error):
+            is_ours = False
+        if not is_ours:
+            raise InputError(f"{output} holds other rows than predictions of these files: choose another file")
     return columns
 
 
-Row = dict[str, str]
-
-
 def _predict(
-    identities: Sequence[str],
-    masks: Path | None,
-    fills: bool,
-    predictor: Predictor,
-    files: Sequence[Place],
+    load: Callable[[], Predictor], models: Sequence[str], masks: Path | None, fills: bool, files: Sequence[Place]
 ) -> Iterator[Ended]:
     """Predicts files, in this process or in a worker.
 
     Raises:
         InputError: the worker has loaded other models than the program.
     """
-    if [fold.identity for fold in predictor.run] != list(identities):
+    predictor = load()
+    if [fold.identity for fold in predictor.run] != list(models):
         raise InputError("the run has changed since the program was started")
-    if masks is None:
-        return _classes(files, predictor, fills)
-    return _masks(files, predictor, masks)
+    return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
 
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
     """Classifies files in batches; yields the row or the error of each."""
     run, camera, _ = predictor
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), files, AT_ONCE + BATCH)
-    while not stop.requested() and (batch := list(islice(decoded, BATCH))):
+    while batch := list(islice(decoded, BATCH)):
         raws = {each.item: each.result for each in batch if each.result is not None}
-        rows = dict[Place, Row]()
+        rows = dict[Place, dict[str, str]]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
             # Filled up, because each number of mosaics would be compiled anew.
@@ -238,7 +219,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
             probabilities = run.predict(np.stack([raws[file] for file in filled]))[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
-                rows[file] = {_FILE: str(file), _CLASS: run.classes[values.argmax()], **found}
+                rows[file] = {_CLASS: run.classes[values.argmax()], **found}
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
@@ -250,8 +231,6 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
     for file, raw, error, warnings, _ in in_threads(
         lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1
     ):
-        if stop.requested():
-            return
         if raw is None:
             yield Ended(file, error=error)
             continue
@@ -260,13 +239,14 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
         except InputError as error:
             yield Ended(file, error=f"{file}: {in_words(error)}")
             continue
-        with replacing(_mask_file(file, masks)) as part:
+        (target,) = _mask_files(file, masks)
+        with replacing(target) as part:
             Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-        yield Ended(file, {_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}, warnings=warnings)
+        yield Ended(file, {run.classes[0]: f"{(mask > 0.5).mean():.7g}"}, warnings=warnings)
 
 
-def _mask_file(file: Place, masks: Path) -> Path:
-    return masks / f"{file.stem}.png"
+def _mask_files(file: Place, masks: Path | None) -> list[Path]:
+    return [] if masks is None else [masks / f"{file.stem}.png"]
 
 
 def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray:
@@ -297,30 +277,6 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
 def _is_stored(file: Place) -> bool:
     """Tells whether a file is of a format without calibration values."""
     return file.suffix.lower() in READERS
-
-
-def _settings(
-    run: Run, camera: KnownCamera | None, masks: Path | None, adaptation: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Returns the entries of a manifest that are known before models are adapted."""
-    return {
-        "checkpoint": run.about.checkpoint,
-        "camera": "by default" if camera is None else camera.described,
-        "masks": None if masks is None else str(masks.resolve()),
-        "adaptation": adaptation,
-    }
-
-
-def _compare(output: Path, manifest: Path, fixed: Mapping[str, Any]) -> None:
-    """Raises an InputError if there are predictions of other settings, or predictions without a manifest."""
-    if read_manifest(manifest, fixed, "predictions") is None and output.exists():
-        raise InputError(f"{output} exists, but no {manifest.name} says how it was made: choose another file")
-
-
-def _describe(output: Path, manifest: Path, run: Run, fixed: Mapping[str, Any]) -> None:
-    """Writes the manifest; raises the errors of `_compare`."""
-    _compare(output, manifest, fixed)
-    write_json(manifest, {**fixed, "run": run.config.tracking.run_name, **environment()})
 
 
 class Span(NamedTuple):

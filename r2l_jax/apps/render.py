@@ -11,25 +11,21 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime import remote, stop, store
+from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
-from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, replacing, write_json
-from r2l_jax.runtime.jobs import Ended, finished, in_chunks, in_threads
+from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, replacing
+from r2l_jax.runtime.jobs import Ended, in_threads
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place, Url
-from r2l_jax.runtime.resume import MANIFEST, Table, read_manifest
+from r2l_jax.runtime.result import Column, Result, Table
 
 FileFormat = Literal["tiff", "png"]
-
-# The table of the pictures in a folder, and its columns.
-_TABLE = "manifest.csv"
-_PICTURE, _FILE, _VERSION = _COLUMNS = ("picture", "file", "version")
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> list[Place]:
@@ -151,15 +147,14 @@ def render_files(
     pipeline: NamedPipeline | None = None,
     stored: KnownCamera | None = None,
     scheduler: str = "serial",
-    load: Callable[[], Any] = int,
+    load: Callable[[], Processing] | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
     Writes `<output>/<name>.tiff` (16 bits per channel) or `<output>/<name>.png` (8 bits), and `<name>_stages.png` if
     `stages` is true. A file that cannot be rendered is reported on stderr at the end, and the others are still
-    rendered. `<output>/manifest.json` holds the pipeline and the camera, and `<output>/manifest.csv` has a row for each
-    picture, with the size and the time of the raw file. Another call with the same settings renders the files whose
-    pictures are missing, or were made by other code or from an earlier version of the raw file.
+    rendered. `<output>/result.json` holds the pipeline and the camera, and `<output>/manifest.csv` has a row for each
+    picture. Another call finds the pictures that are there again, by the parts in `<output>/.parts`.
 
     Args:
         files: the raw files.
@@ -177,79 +172,57 @@ def render_files(
 
     Raises:
         InputError: two files would be written to one picture; a picture would replace a raw file or an unknown file;
-            the output folder cannot be made, holds pictures of other settings, or another program writes to it; the
-            workers cannot be started.
+            the output folder cannot be made, holds pictures of other settings, or another program writes to it.
     """
     known = KnownCamera.of(camera)
     processing = Processing(pipeline or find_pipeline("parametrized"), known, stored or known)
     pictures = Pictures(output, file_format, stages)
     _check_targets(files, pictures)
+    facts: dict[str, Any] = {"pipeline": processing.pipeline.description, "camera": known.described}
+    if processing.stored is not known:
+        facts["stored_camera"] = processing.stored.described
     with writing_to(output):
-        table = Table(output / _TABLE, _COLUMNS)
-        is_new = _describe(files, output / MANIFEST, processing, pictures)
-        # Read before the files: a file that changes meanwhile is rendered again by the next call.
-        versions = {file: remote.version(file) for file in files}
-        left = _left(versions, table, pictures)
-
-        def record(file: Place, _: None) -> None:
-            table.add(_rows(file, versions[file], pictures))
-
-        render = functools.partial(_render_each, pictures)
-        ended = in_chunks(render, [[file] for file in left], processing, scheduler, load)
-        done, failed = finished(ended, left, len(files) - len(left), record)
+        rows = _earlier(files, pictures, facts)
+        # Written before the pictures: another call must know of what settings they are.
+        result.write(output, Result(facts, {"manifest": _table(rows)} if rows else {}))
+        work = functools.partial(_render_each, pictures, load if scheduler != "serial" and load else lambda: processing)
+        settings = {**facts, "format": file_format, "stages": stages}
+        model = processing.pipeline.identity
+        done = in_parts(files, output / ".parts", work, settings, model, pictures.of, scheduler)
         # Workers that were lost have left parts of files.
         clear_parts(output)
-        table.sort(target.name for file in files for target in pictures.of(file))
-        if is_new and not table.file.exists() and not _there(files, pictures):
+        made = {target.name: str(file) for file in done.results for target in pictures.of(file)}
+        if rows := [row for row in rows if row[0] not in made] + [list(row) for row in made.items()]:
+            result.write(output, Result(facts, {"manifest": _table(rows)}))
+        else:
             # The next call may have other settings, since the folder holds no pictures of these.
-            (output / MANIFEST).unlink()
-    return len(done), failed
+            (output / result.FILE).unlink()
+    return len(done.results) - done.before, done.failed
 
 
-def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pictures: Pictures) -> bool:
-    """Writes the manifest, and returns whether it is the first; forgets pictures of other code.
+def _table(rows: Sequence[Sequence[str]]) -> Table:
+    return Table("Pictures", [Column("picture"), Column("file")], rows)
+
+
+def _earlier(files: Sequence[Place], pictures: Pictures, facts: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the rows of the pictures that earlier calls have left in the folder.
 
     Raises:
-        InputError: see `render_files`.
+        InputError: they are of other settings, or pictures of files are there that no call has listed.
     """
-    pipeline, camera, stored = processing
-    fixed = {
-        "pipeline": pipeline.description,
-        "camera": camera.described,
-        **({} if stored is camera else {"stored_camera": stored.described}),
-    }
-    earlier = read_manifest(manifest, fixed, "pictures")
-    if earlier is None and (there := _there(files, pictures)):
-        raise InputError(
-            f"{there[0]} would be overwritten, but no {MANIFEST} says how it was made: choose another output folder"
-        )
-    if earlier is None or earlier.get("made_by") != store.made_by():
-        manifest.with_name(_TABLE).unlink(missing_ok=True)
-    write_json(manifest, {**fixed, "made_by": store.made_by(), **environment()})
-    return earlier is None
-
-
-def _there(files: Sequence[Place], pictures: Pictures) -> list[Path]:
-    """Returns the pictures of files that are in the output folder."""
-    return [target for file in files for target in pictures.of(file) if target.exists()]
-
-
-def _left(versions: Mapping[Place, str], table: Table, pictures: Pictures) -> list[Place]:
-    """Returns the files that lack a picture of their present version, and removes their rows from the table."""
-    rows = table.rows()
-    made = {name: row for name, row in rows.items() if (pictures.output / name).exists()}
-    left = [
-        file
-        for file, version in versions.items()
-        if not version or any(made.get(row[_PICTURE]) != row for row in _rows(file, version, pictures))
-    ]
-    again = {target.name for file in left for target in pictures.of(file)}
-    table.write(made[name] for name in rows if name in made.keys() - again)
-    return left
-
-
-def _rows(file: Place, version: str, pictures: Pictures) -> list[dict[str, str]]:
-    return [{_PICTURE: target.name, _FILE: str(file), _VERSION: version} for target in pictures.of(file)]
+    earlier = result.read(pictures.output)
+    if earlier is None:
+        for target in (target for file in files for target in pictures.of(file)):
+            if target.exists():
+                raise InputError(
+                    f"{target} would be overwritten, but no {result.FILE} says how it was made: choose another folder"
+                )
+        return []
+    for name in {**facts, **earlier.facts}:
+        if facts.get(name) != earlier.facts.get(name):
+            raise InputError(f"{pictures.output / result.FILE} lists pictures of another {name}: choose another folder")
+    table = earlier.tables.get("manifest", _table([]))
+    return [list(map(str, row)) for row in table.rows if (pictures.output / str(row[0])).exists()]
 
 
 def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
@@ -261,8 +234,8 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
             raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
 
 
-def _render_each(pictures: Pictures, processing: Processing, files: Sequence[Place]) -> Iterator[Ended]:
-    return in_threads(functools.partial(_render_file, pictures, processing), files, stopped=stop.requested)
+def _render_each(pictures: Pictures, load: Callable[[], Processing], files: Sequence[Place]) -> Iterator[Ended]:
+    return in_threads(functools.partial(_render_file, pictures, load()), files)
 
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:

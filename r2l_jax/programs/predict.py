@@ -119,7 +119,7 @@ def _load(
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
     from r2l_jax.apps.labeled import labels_of, scored
-    from r2l_jax.apps.predict import adaptation_of, check, predict_files
+    from r2l_jax.apps.predict import check, predict_files
     from r2l_jax.apps.render import find_raw_files
 
     jobs.prepare(config.scheduler)
@@ -129,12 +129,10 @@ def main(config: PredictionConfig) -> int:
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(*model).run)
     masks = None if config.masks is None else pathlib.Path(config.masks)
-    adaptation = None
     if config.adapt:
         # Adapting takes a minute or two: what would be refused afterwards is refused now.
         as_it_is, camera, _ = _open(*model)
-        adaptation = adaptation_of(as_it_is, files, config.force)
-        check(files, output, as_it_is, camera, masks, adaptation)
+        check(files, output, as_it_is, camera, masks)
     run, camera, unadapted = load()
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -149,7 +147,7 @@ def main(config: PredictionConfig) -> int:
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
-    predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load, adaptation)
+    predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

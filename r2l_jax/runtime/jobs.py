@@ -8,11 +8,9 @@ that raises an error or whose worker dies. Workers need the extra `cluster`.
 import collections
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -42,12 +40,6 @@ SETTING = (
 
 # How often Dask starts a job again that raises an error.
 _RETRIES = 2
-
-# The most items of a job, and the number of jobs of each worker, so that all workers finish at about the same time.
-_ITEMS, _JOBS = 64, 4
-
-# The workers that a Dask scheduler is assumed to have.
-_WORKERS = 16
 
 # `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays.
 _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
@@ -104,7 +96,7 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
         ended = distributed.as_completed(futures.values())
         while not ended.is_empty():
             if stop.requested():
-                raise _stopped()
+                raise Interrupted("stopped; the same command resumes there")
             time.sleep(0.05)
             for future in ended.next_batch(block=False):
                 if future.status == "finished":
@@ -117,10 +109,6 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
                 future.release()
 
 
-def _stopped() -> Interrupted:
-    return Interrupted("stopped; the same command resumes there")
-
-
 def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
     """Calls a job. An error that another try may not meet is raised if there is one."""
     if failed := [other.item for other in needed if other.error is not None]:
@@ -130,7 +118,8 @@ def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: 
         return Ended(name, work(), seconds=time.monotonic() - started)
     except Exception as error:
         if not isinstance(error, InputError):
-            traceback.print_exc()
+            if not stop.is_for_the_user(error):
+                traceback.print_exc()
             if retried:
                 raise
         return Ended(name, error=in_words(error), seconds=time.monotonic() - started)
@@ -150,59 +139,16 @@ def _call_elsewhere(
             return _call(name, work, needed, retried=True)
 
 
-def in_chunks(
-    work: Callable[[Any, Sequence[Item]], Iterable[Ended]],
-    units: Sequence[Sequence[Item]],
-    tools: Any,
-    scheduler: str = "serial",
-    load: Callable[[], Any] = int,
-) -> Generator[Ended, None, None]:
-    """Works on items in this process, or in chunks by workers; yields how they end.
-
-    `work` takes the tools of a process, such as a model, and items. Asked to stop (see `stop.requested`), it begins no
-    more items, but yields how those end that it has begun. It must replace earlier files, and may raise an InputError
-    for items that no worker can do. The items of a unit stay together. `load` returns the tools of a worker, for every
-    job anew, so it must remember its result. `work` and `load` must be picklable.
-    """
-    if scheduler == "serial":
-        with stop.after_step():
-            yield from work(tools, [item for unit in units for item in unit])
-            if stop.requested():
-                raise _stopped()
-        return
-    workers = _WORKERS if scheduler.startswith("tcp://") else asked_for(scheduler)[0]
-    chunks = divided(units, workers)
-    calls = [Job(str(number), functools.partial(_work, work, load, chunk)) for number, chunk in enumerate(chunks)]
-    for name, results, error, *_ in run(calls, scheduler):
-        yield from results or (Ended(item, error=one_line(f"{item}: {error}")) for item in chunks[int(name)])
-
-
-def _work(work: Callable[[Any, Sequence], Iterable], load: Callable[[], Any], chunk: Sequence) -> list[Ended]:
-    return list(work(load(), chunk))
-
-
-def divided(units: Sequence[Sequence[Item]], workers: int) -> list[list[Item]]:
-    """Divides items into chunks, in their order, so that each of some workers has several."""
-    most = min(_ITEMS, math.ceil(sum(map(len, units)) / (_JOBS * workers)))
-    chunks = list[list[Item]]()
-    for unit in units:
-        if not chunks or len(chunks[-1]) + len(unit) > most:
-            chunks.append([])
-        chunks[-1].extend(unit)
-    return chunks
-
-
 def in_threads(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     most: int = 2 * AT_ONCE,
     threads: int = AT_ONCE,
-    stopped: Callable[[], bool] = bool,
 ) -> Generator[Ended, None, None]:
     """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
 
-    At most `most` items are in progress or wait to be yielded: all at once would take much memory. Once `stopped`
-    returns True, no more items are taken. Messages of the InputErrors of `work` name the item.
+    At most `most` items are in progress or wait to be yielded: all at once would take much memory. Messages of the
+    InputErrors of `work` name the item.
     """
 
     def call(item: Item) -> Ended:
@@ -215,7 +161,7 @@ def in_threads(
                 return Ended(item, error=said if is_named else f"{name}: {said.removeprefix(f'{name}: ')}")
 
     pool, begun = ThreadPoolExecutor(threads), collections.deque[Future[Ended]]()
-    rest = (item for _, item in zip(iter(stopped, True), items, strict=False))
+    rest = iter(items)
     try:
         while True:
             begun.extend(pool.submit(call, item) for item in itertools.islice(rest, most - len(begun)))
@@ -227,26 +173,19 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def finished(
-    ended: Generator[Ended, None, None],
-    items: Collection[Item],
-    before: int = 0,
-    record: Callable[[Item, Result], None] = lambda item, result: None,
-) -> tuple[dict[Item, Result], int]:
+def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tuple[dict[Item, Any], int]:
     """Finishes work, with a progress bar; returns the results, and the number of items that failed.
 
     At the end, prints on stderr why items failed, in the items' order; warnings about several items are one line with
-    their number. `items` are those that are left after `before` others. `record` is called with each that is done.
+    their number.
     """
     results, errors, warnings = dict[Item, Any](), dict[Item, str](), list[str]()
-    bar = tqdm(total=before + len(items), initial=before, unit="file", disable=None)
     try:
-        with bar, contextlib.closing(ended):
+        with tqdm(total=len(items), unit="file", disable=None) as bar, contextlib.closing(ended):
             for item, result, error, said, _ in ended:
                 warnings += said
                 if error is None:
                     results[item] = result
-                    record(item, results[item])
                 else:
                     errors[item] = error
                 bar.update()

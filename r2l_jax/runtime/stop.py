@@ -88,7 +88,7 @@ def exit_status(main: Callable[[], int | None]) -> int:
         # Without importing JAX, which takes half a second.
         called = of_callback(error)
         alone = "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized()
-        if called or _is_for_the_user(error):
+        if called or is_for_the_user(error):
             _say(f"error: {in_words(called or error)}")
         elif alone:
             raise
@@ -104,7 +104,8 @@ def exit_status(main: Callable[[], int | None]) -> int:
         threading.excepthook = hook
 
 
-def _is_for_the_user(error: Exception) -> bool:
+def is_for_the_user(error: Exception) -> bool:
+    """Tells whether the message of an error says all: of an InputError, or of a file that the system refuses."""
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or error.errno in _FULL)
     return isinstance(error, InputError)

@@ -49,8 +49,8 @@ def on_disk(folder):
 
 
 def pictures(files):
-    """The files but for manifests, which name the raw files by their paths."""
-    return {name: content for name, content in files.items() if "manifest" not in name}
+    """The pictures without the results, which name the raw files by their paths."""
+    return {name: content for name, content in files.items() if name.endswith(".png")}
 
 
 def test_pictures(raw, tmp_path):
@@ -62,7 +62,7 @@ def test_pictures(raw, tmp_path):
     assert pictures(on_disk(tmp_path / "pictures")) == pictures(on_disk(tmp_path / "out"))
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
     again = call("process.py", *flags)
-    assert again.stdout == "0 rendered, 1 failed, 69 had been rendered before\n"
+    assert again.stdout == "31 rendered, 1 failed, 38 had been rendered before\n"
 
 
 def test_predictions(raw, one_epoch, tmp_path):

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -14,12 +13,11 @@ from programs import call
 
 import isp
 import r2l_jax
-from r2l_jax.apps import predict
+from r2l_jax.apps import parts, predict
 from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame, spans
-from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import OWN
-from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.model import mending
@@ -29,7 +27,6 @@ from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
 
@@ -75,8 +72,7 @@ def rows(output):
 
 def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_path):
     (fold,) = load(str(run.run_dir))
-    (numbers,) = Evaluator(4).evaluate([fold], fold.dataset, [OWN])
-    evaluated = numbers[OWN.name]["accuracy"]
+    evaluated = measure({"fold": Model(fold.model)}, [OWN], Samples.of(fold)).score("fold")
     names = [fold.dataset.names[index] for index in fold.valid_indices]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
     model = load(str(run.run_dir))
@@ -120,33 +116,56 @@ def test_all_folds_are_averaged(run, files, tmp_path):
         build(PredictionConfig, run=str(run.run_dir), input=("a",), output="b.csv", folds=("0", "0"))
 
 
-def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """The files that are read, in parts of two."""
+    files, original = [], predict.read_raw
+    monkeypatch.setattr(predict, "read_raw", lambda file, *rest: files.append(file) or original(file, *rest))
+    monkeypatch.setattr(predict, "BATCH", 2)
+    monkeypatch.setattr(parts, "BATCH", 2)
+    return files
+
+
+def test_another_call_predicts_parts_that_have_failed_or_changed(run, files, tmp_path, read):
+    model, output, files = load(str(run.run_dir)), tmp_path / "p.csv", files[:6]
+    content = files[1].read_bytes()
+    files[1].write_bytes(b"no file")
+    assert predict_files(files, output, model) == (5, 1)
+    files[1].write_bytes(content)
+    read.clear()
+    assert predict_files(files, output, model) == (2, 0)
+    assert sorted(read) == files[:2]
+    assert predict_files(files, output, model) == (0, 0)
+    assert [row["file"] for row in rows(output)] == list(map(str, files))
+    os.utime(files[4], (0, 0))
+    assert predict_files(files, output, model) == (2, 0)
+    other, before = two_folds(run)[1], rows(output)
+    assert predict_files(files, output, other) == (6, 0)
+    assert rows(output) != before
+    with pytest.raises(InputError, match=r"p.csv holds other rows than predictions of these files: choose"):
+        predict_files(files[:5], output, model)
+    assert len(rows(output)) == 6
+
+
+def test_a_killed_call_repeats_its_last_part_alone(run, files, tmp_path, monkeypatch, read):
     model, output = load(str(run.run_dir)), tmp_path / "p.csv"
     predict_files(files, tmp_path / "whole.csv", model)
-    predict_files(files[3:6], output, model)
-    read = []
-    original = predict.read_raw
-    monkeypatch.setattr(predict, "read_raw", lambda file, *rest: read.append(file) or original(file, *rest))
-    assert predict_files(files, output, model) == (len(files) - 3, 0)
-    assert sorted(read) == sorted({*files} - {*files[3:6]})
-    assert [row["class"] for row in rows(output)] == [row["class"] for row in rows(tmp_path / "whole.csv")]
 
+    def killed(raws, **settings):
+        if len(read) > 8:
+            raise KeyboardInterrupt
+        return Run.predict(model, raws, **settings)
 
-def test_an_interruption_ends_after_the_batch(run, files, tmp_path, monkeypatch):
-    model, output = load(str(run.run_dir)), tmp_path / "p.csv"
-    monkeypatch.setattr(predict, "BATCH", 4)
-    add, signals = predict.Table.add, iter([signal.SIGINT])
-
-    def interrupting(self, rows):
-        for one in signals:
-            os.kill(os.getpid(), one)
-        add(self, rows)
-
-    monkeypatch.setattr(predict.Table, "add", interrupting)
-    with pytest.raises(Interrupted):
-        predict_files(files, output, model)
-    assert [row["file"] for row in rows(output)] == list(map(str, files[:4]))
-    assert predict_files(files, output, model) == (len(files) - 4, 0)
+    read.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "predict", killed, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(files, output, model)
+    assert not output.exists()
+    read.clear()
+    assert predict_files(files, output, model) == (len(read), 0)
+    assert 0 < len(read) < len(files)
+    assert rows(output) == rows(tmp_path / "whole.csv")
 
 
 def test_models_are_mended_by_the_files_that_they_predict(run, files, tmp_path):
@@ -217,17 +236,10 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
     for said in ("16 predicted, 0 failed", "0 predicted, 0 failed, 16 had been predicted before"):
         done = call("predict.py", *adapting, *given)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, said), done.stderr
-    call("predict.py", f"--run={run.run_dir}", given[0], f"--output={tmp_path}/plain.csv")
-    (tmp_path / "foreign.csv").write_text("a,b\n")
-    extra = shutil.copy(files[0], tmp_path / "extra.tif")
+    (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
     monkeypatch.setattr(predict, "mended", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
-        ([f"--output={tmp_path}/foreign.csv"], "exists, but no foreign.csv.manifest.json says how it was made"),
-        (
-            [f"--output={tmp_path}/plain.csv"],
-            "plain.csv.manifest.json lists predictions of other adaptation: choose",
-        ),
-        ([f"--input={extra}"], "adapted.csv.manifest.json lists predictions of other adaptation: choose"),
+        ([f"--output={tmp_path}/foreign.csv"], "foreign.csv holds other rows than predictions of these files: choose"),
         ([f"--output={files[0]}/p.csv"], "not a folder to write to"),
         ([f"--output={tmp_path}/new.csv", f"--masks={tmp_path}/masks"], "--masks is not for classification"),
     ]:
@@ -243,20 +255,6 @@ def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp
         files[:2], tmp_path / "p.csv", first, scheduler="local:2", load=lambda: predict.Predictor(second)
     ) == (0, 2)
     assert f"{files[0]}: the run has changed since the program was started" in capsys.readouterr().err
-
-
-def test_other_settings_are_refused(run, files, tmp_path):
-    first, second = two_folds(run)
-    predict_files(files[:2], tmp_path / "p.csv", first)
-    with pytest.raises(InputError, match=r"p.csv.manifest.json lists predictions of models=.*: choose another"):
-        predict_files(files, tmp_path / "p.csv", second)
-    with pytest.raises(InputError, match="lists predictions of other camera: choose another --output"):
-        predict_files(files, tmp_path / "p.csv", first, find_known_camera("drone"))
-    (tmp_path / "foreign.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"exists, but no foreign.csv.manifest.json says how it was made"):
-        predict_files(files, tmp_path / "foreign.csv", first)
-    with pytest.raises(InputError, match="--masks is not for classification"):
-        predict_files(files, tmp_path / "x.csv", first, masks=tmp_path)
 
 
 def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
@@ -283,7 +281,7 @@ def test_files_of_another_color_filter_array_are_refused(run, files, tmp_path, w
     assert capsys.readouterr().err == expected
 
 
-def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, capsys):
+def test_dark_files_are_one_line(one_epoch, tmp_path, capsys):
     for number in range(40):
         tifffile.imwrite(tmp_path / f"{number:02}.tif", np.full((32, 32), 1000, np.uint16))
     dark = sorted(tmp_path.glob("*.tif"))
@@ -293,10 +291,6 @@ def test_dark_files_and_rows_that_stay_are_one_line_each(one_epoch, tmp_path, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
     assert line.endswith("(and so for 39 more of 40 files)")
-    predict_files(dark[:3], tmp_path / "p.csv", model)
-    said = f"warning: {tmp_path}/p.csv keeps 37 rows of other files, from earlier calls\n"
-    assert capsys.readouterr().err == said
-    assert len(rows(tmp_path / "p.csv")) == 40
 
 
 def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_path):
@@ -309,9 +303,8 @@ def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_pa
 
 def test_of_bad_files_alone_there_is_no_table(run, tmp_path):
     (tmp_path / "bad.tif").write_bytes(b"no file")
-    for model in two_folds(run):
-        assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", model) == (0, 1)
-        assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")] == ["bad.tif"]
+    assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", load(str(run.run_dir))) == (0, 1)
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_memory_is_bounded(run, files, tmp_path, monkeypatch):

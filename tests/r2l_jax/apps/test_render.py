@@ -1,7 +1,5 @@
 import functools
 import json
-import os
-import signal
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,16 +11,15 @@ from PIL import Image
 
 import isp
 import r2l_jax
+from r2l_jax.apps import parts
 from r2l_jax.apps.render import find_raw_files, render_files
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
-from r2l_jax.runtime import jobs, store
+from r2l_jax.runtime import jobs, result, store
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.resume import Table
-from r2l_jax.runtime.stop import Interrupted
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -37,11 +34,13 @@ def raw_file(path, seed=0, shape=(16, 24)):
 
 
 def written(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def contents(folder):
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """The files but for those of parts, whose names are those of other inputs in another folder."""
+    files = [file for file in folder.rglob("*") if file.is_file() and ".parts" not in file.parts]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def rendering(path, camera):
@@ -53,7 +52,7 @@ def test_pictures_hold_the_rendering(tmp_path, file_format, levels):
     files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(3)]
     out = tmp_path / "out" / "pictures"
     assert render_files(files, out, CAMERA, file_format) == (3, 0)
-    assert written(out) == [*(f"{file.stem}.{file_format}" for file in files), "manifest.csv", "manifest.json"]
+    assert written(out) == [*(f"{file.stem}.{file_format}" for file in files), "manifest.csv", "result.json"]
     for file in files:
         path = out / f"{file.stem}.{file_format}"
         picture = tifffile.imread(path) if file_format == "tiff" else np.asarray(Image.open(path))
@@ -87,7 +86,7 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkey
 
     monkeypatch.setattr("r2l_jax.apps.render.read_raw", read)
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 5)
-    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
+    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "result.json", "z.tiff"]
     said = [
         "no such file",
         "truncated",
@@ -100,48 +99,61 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkey
 
 def test_stages_are_drawn_side_by_side(tmp_path):
     render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
-    assert written(tmp_path / "out") == ["a.tiff", "a_stages.png", "manifest.csv", "manifest.json"]
+    assert written(tmp_path / "out") == ["a.tiff", "a_stages.png", "manifest.csv", "result.json"]
     with Image.open(tmp_path / "out" / "a_stages.png") as sheet:
         # The pipeline has six stages, in two rows of three.
         assert sheet.size == contact_sheet(dict.fromkeys("abcdef", np.zeros((16, 24, 3)))).size
 
 
-def test_only_pictures_that_are_missing_or_stale_are_rendered_again(tmp_path, monkeypatch):
-    files, out, read = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(3)], tmp_path / "out", []
+@pytest.fixture
+def read(monkeypatch):
+    """The files that are read, in parts of two."""
+    files = []
     monkeypatch.setattr(
-        "r2l_jax.apps.render.read_raw", lambda path, camera: read.append(path) or read_raw(path, camera)
+        "r2l_jax.apps.render.read_raw", lambda path, camera: files.append(path) or read_raw(path, camera)
     )
-    assert render_files(files[:2], out, CAMERA) == (2, 0)
-    assert render_files(files, out, CAMERA) == (1, 0)
+    monkeypatch.setattr(parts, "BATCH", 2)
+    return files
+
+
+def test_only_parts_of_pictures_that_are_missing_or_stale_are_rendered_again(tmp_path, monkeypatch, read):
+    files, out = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)], tmp_path / "out"
+    assert render_files(files[:4], out, CAMERA) == (4, 0)
+    assert render_files(files, out, CAMERA) == (2, 0)
     (out / "0.tiff").unlink()
-    raw_file(files[1], seed=9)
+    raw_file(files[4], seed=9)
+    read.clear()
+    assert render_files(files, out, CAMERA) == (4, 0)
+    assert sorted(read) == [*files[:2], *files[4:]]
+    np.testing.assert_allclose(tifffile.imread(out / "4.tiff") / 65535, rendering(files[4], CAMERA), atol=0.51 / 65535)
+    assert render_files(files, out, CAMERA) == (0, 0)
+    assert [row["picture"] for row in read_csv(out / "manifest.csv")] == [f"{seed}.tiff" for seed in range(6)]
+    assert render_files(files[:2], out, CAMERA, stages=True) == (2, 0)
+    assert len(read_csv(out / "manifest.csv")) == 8
+    monkeypatch.setattr(store, "source_hash", lambda: "other")
+    assert render_files(files, out, CAMERA) == (6, 0)
+
+
+def test_a_killed_call_repeats_its_last_part_alone(tmp_path, monkeypatch, read):
+    files, out = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)], tmp_path / "out"
+    cached, calls = result.cached, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return cached(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result, "cached", killed)
+        with pytest.raises(KeyboardInterrupt):
+            render_files(files, out, CAMERA)
+    with pytest.raises(InputError, match="lists pictures of another camera"):
+        render_files(files, out, isp.CAMERAS["microscopy"])
     read.clear()
     assert render_files(files, out, CAMERA) == (2, 0)
-    assert sorted(read) == files[:2]
-    np.testing.assert_allclose(tifffile.imread(out / "1.tiff") / 65535, rendering(files[1], CAMERA), atol=0.51 / 65535)
-    assert render_files(files, out, CAMERA) == (0, 0)
-    assert [row["picture"] for row in read_csv(out / "manifest.csv")] == ["0.tiff", "1.tiff", "2.tiff"]
-    assert render_files(files, out, CAMERA, stages=True) == (3, 0)
-    monkeypatch.setattr(store, "source_hash", lambda: "other")
-    assert render_files(files, out, CAMERA) == (3, 0)
-
-
-def test_pictures_that_are_written_during_an_interruption_are_not_rendered_again(tmp_path, monkeypatch):
-    files, out = [raw_file(tmp_path / f"{seed:02d}.tiff", seed) for seed in range(20)], tmp_path / "out"
-    add, signals = Table.add, iter([signal.SIGINT])
-
-    def interrupting(self, rows):
-        for one in signals:
-            os.kill(os.getpid(), one)
-        add(self, rows)
-
-    monkeypatch.setattr(Table, "add", interrupting)
-    with pytest.raises(Interrupted):
-        render_files(files, out, CAMERA)
-    there = {path.name for path in out.glob("*.tiff")}
-    assert 0 < len(there) < 20
-    assert {row["picture"] for row in read_csv(out / "manifest.csv")} == there
-    assert render_files(files, out, CAMERA) == (20 - len(there), 0)
+    assert sorted(read) == files[4:]
+    assert len(read_csv(out / "manifest.csv")) == 6
 
 
 def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
@@ -153,6 +165,7 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     one = render_files(files, tmp_path / "one", camera, pipeline=pipeline)
     one_said = capsys.readouterr().err
     monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
+    monkeypatch.setattr(parts, "BATCH", 4)
     many = render_files(files, tmp_path / "many", camera, pipeline=pipeline, **workers)
     assert many == one == (19, 1)
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
@@ -163,16 +176,15 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pipeline": find_pipeline("bilinear.sharpening_filter.median_denoising")}, "pipeline=parametrized, not bil"),
-        ({"camera": isp.CAMERAS["microscopy"]}, "other camera: choose another --output"),
-        ({"camera": None}, "other camera: choose another --output"),
+        ({"pipeline": find_pipeline("bilinear.sharpening_filter.median_denoising")}, "pipeline"),
+        ({"camera": isp.CAMERAS["microscopy"]}, "camera"),
     ],
 )
 def test_pictures_of_other_settings_stay_as_they_are(tmp_path, settings, message):
     files = [raw_file(tmp_path / "a.tiff")]
     render_files(files, tmp_path / "out", CAMERA, stages=True)
     before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match=rf"out/manifest.json lists pictures of {message}"):
+    with pytest.raises(InputError, match=rf"out/result.json lists pictures of another {message}: choose"):
         render_files(files, tmp_path / "out", **{"camera": CAMERA} | settings)
     assert contents(tmp_path / "out") == before
 
@@ -186,14 +198,14 @@ def test_where_nothing_could_be_rendered_other_settings_are_free(tmp_path, capsy
 def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tifffile, "imwrite", Mock(side_effect=OSError("no space left on device")))
     assert render_files([raw_file(tmp_path / "a.png")], tmp_path / "out", CAMERA) == (0, 1)
-    assert not list((tmp_path / "out").iterdir())
+    assert written(tmp_path / "out") == []
     assert "no space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("files", "out", "message"),
     [
-        (["a.tiff"], "out", r"out/a\.tiff would be overwritten, but no manifest\.json says how it was"),
+        (["a.tiff"], "out", r"out/a\.tiff would be overwritten, but no result\.json says how it was"),
         (["a.tiff"], ".", r"a\.tiff is a raw file"),
         (["link/a.tiff"], ".", r"link/a\.tiff is a raw file"),
         (["b.tiff", "b.png"], "new", r"b\.tiff and .*b\.png would both be written to .*new/b\.tiff"),
@@ -223,7 +235,7 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     (tmp_path / "photos" / "a.JPG").touch()
     (tmp_path / "empty" / "of" / "classes" / "cats").mkdir(parents=True)
     (tmp_path / "empty" / "of" / "classes" / "cats" / "a.jpeg").touch()
-    for name in ("d.JPG", "e.webp", "._f.jpg", "p.csv", "p.csv.manifest.json"):
+    for name in ("d.JPG", "e.webp", "._f.jpg", "p.csv", "q.csv"):
         (tmp_path / name).touch()
     with collected_warnings() as warnings:
         found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"], warns=True)
@@ -255,19 +267,19 @@ def test_a_run_renders_as_it_has_learned(one_epoch, tmp_path):
     flags = (f"--input={tmp_path}/noise.tiff", f"--output={tmp_path}/out", f"--run={one_epoch.run_dir}")
     done = programs.call("process.py", *flags)
     assert (done.returncode, done.stdout) == (0, f"{one_epoch.run_dir}: the best checkpoint\n1 rendered, 0 failed\n")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["pipeline"].startswith("learned by one_epoch, fold 0, best checkpoint (")
+    facts = json.loads((tmp_path / "out" / "result.json").read_text())["facts"]
+    assert facts["pipeline"].startswith("learned by one_epoch, fold 0, best checkpoint (")
     model = r2l_jax.load(one_epoch.run_dir)
-    assert manifest["stored_camera"]["white_balance"] == list(model.calibration.white_balance)
+    assert facts["stored_camera"]["white_balance"] == list(model.calibration.white_balance)
     image = tifffile.imread(tmp_path / "out" / "noise.tiff") / 65535
     np.testing.assert_allclose(image, np.clip(model.render(raw.astype(np.float32) / 65535), 0, 1), atol=1e-4)
     fixed = isp.parametrized(model.camera)(raw.astype(np.float32) / 65535)
     assert np.abs(image - fixed).mean() > 1e-4
     # The camera that is named is that of TIFF as well.
     assert programs.call("process.py", *flags, f"--output={tmp_path}/named", "--camera=microscopy").returncode == 0
-    manifest = json.loads((tmp_path / "named" / "manifest.json").read_text())
-    assert manifest["camera"]["white_balance"] == list(isp.CAMERAS["microscopy"].white_balance)
-    assert "stored_camera" not in manifest
+    facts = json.loads((tmp_path / "named" / "result.json").read_text())["facts"]
+    assert facts["camera"]["white_balance"] == list(isp.CAMERAS["microscopy"].white_balance)
+    assert "stored_camera" not in facts
     # Its own black level is brought to the run's.
     read, _ = r2l_jax.data.read_raw(tmp_path / "noise.tiff", model.reading(isp.CAMERAS["microscopy"]))
     named = tifffile.imread(tmp_path / "named" / "noise.tiff") / 65535

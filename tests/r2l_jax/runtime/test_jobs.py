@@ -8,12 +8,11 @@ import types
 import unittest.mock
 
 import cluster_jobs
-import pickled_jobs
 import pytest
 
-from r2l_jax.runtime import jobs, startup, stop
+from r2l_jax.runtime import jobs, startup
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.jobs import Ended, Job, divided, finished, in_chunks, in_threads
+from r2l_jax.runtime.jobs import Job, finished, in_threads
 from r2l_jax.runtime.stop import Interrupted
 
 
@@ -102,57 +101,6 @@ def test_only_some_items_are_taken_ahead():
     threading.Timer(0.2, lambda: held.set() if len(taken) == 3 else None).start()
     assert [each.item for each in ended] == list(range(9))
     assert held.is_set()
-
-
-def test_a_signal_stops_after_the_items_that_have_been_begun_are_recorded(capfd):
-    begun, recorded = [], []
-
-    def record(item, result):
-        recorded.append(item)
-        if item == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def work(_, items):
-        return in_threads(lambda item: begun.append(item) or item, items, most=2, threads=1, stopped=stop.requested)
-
-    ended = in_chunks(work, [[number] for number in range(9)], None)
-    with pytest.raises(Interrupted, match="stopped; the same command resumes there"):
-        finished(ended, range(9), record=record)
-    assert recorded == begun == [0, 1]
-    assert "stopping after this step; interrupt again to stop at once" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("units", "workers", "sizes"),
-    [
-        (80 * [[0]], 2, 8 * [10]),  # Each worker has four chunks,
-        (9216 * [[0]], 1, 144 * [64]),  # or more of a limited size.
-        ([32 * [0], 32 * [0], 3 * [0]], 8, [32, 32, 3]),  # Units stay together.
-        ([], 8, []),
-    ],
-)
-def test_sizes_of_chunks(units, workers, sizes):
-    assert [len(chunk) for chunk in divided(units, workers)] == sizes
-
-
-def load():
-    return 10
-
-
-def work(loaded, chunk):
-    if 3 in chunk:
-        raise InputError("three")
-    return [Ended(item, loaded * item) for item in chunk]
-
-
-def test_work_is_spread_and_failed_chunks_name_their_items(monkeypatch):
-    monkeypatch.setattr(jobs, "run_elsewhere", pickled_jobs.run_elsewhere)
-    ended = list(in_chunks(work, [[number] for number in range(16)], None, "local:2", load))
-    expected = [Ended(item, 10 * item) for item in range(16)]
-    expected[2:4] = [Ended(2, error="2: three"), Ended(3, error="3: three")]
-    assert sorted(ended) == expected
-    # As they ended, which here is from the last chunk to the first.
-    assert [each.item for each in ended[:4]] == [14, 15, 12, 13]
 
 
 def test_slurm_starts_workers_of_one_thread_as_its_file_says(tmp_path, monkeypatch):

@@ -1,0 +1,95 @@
+"""Works on many raw files in parts, each of which is a result that another call finds again."""
+
+import functools
+import shutil
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from r2l_jax.runtime import jobs, remote, result, store
+from r2l_jax.runtime.errors import one_line
+from r2l_jax.runtime.jobs import Ended, Job
+from r2l_jax.runtime.remote import Place
+from r2l_jax.runtime.result import Result
+from r2l_jax.training.run import BATCH
+
+# The number of parts, so that all workers finish at about the same time, unless parts would be too small or too large.
+_PARTS, _BATCHES = 32, 8
+
+
+class Worked(NamedTuple):
+    """The results of files, in their order, and how many files failed or have a result of an earlier call."""
+
+    results: dict[Place, Any]
+    failed: int
+    before: int
+
+
+def in_parts(
+    files: Sequence[Place],
+    folder: Path,
+    work: Callable[[Sequence[Place]], Iterable[Ended]],
+    settings: Any,
+    model: Any,
+    targets: Callable[[Place], list[Path]],
+    scheduler: str = "serial",
+) -> Worked:
+    """Works on files, with a progress bar and, at the end, the errors on stderr.
+
+    Parts of other settings, models, code or versions of files are done anew, and so are those in which a file failed.
+
+    Args:
+        files: the raw files.
+        folder: a folder for the parts' results alone.
+        work: yields how the work on each file ends, in their order; its results are in a form that JSON can hold.
+        settings: everything besides files and models that results depend on.
+        model: the identities of models and pipelines.
+        targets: the files that the work on a file writes.
+        scheduler: where parts are worked on, see `jobs.SETTING`.
+    """
+    size = BATCH * int(np.clip(-(-len(files) // (_PARTS * BATCH)), 1, _BATCHES))
+    parts, before, given = dict[str, Sequence[Place]](), set[str](), []
+    for start in range(0, len(files), size):
+        part = files[start : start + size]
+        versions = [[str(file), remote.version(file)] for file in part]
+        inputs = store.identity(settings, versions, model)
+        name = store.hash_json(inputs)[:16]
+        is_known = all(version for _, version in versions)
+        if not (is_known and all(target.exists() for file in part for target in targets(file))):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name / result.FILE).exists():
+            before.add(name)
+        parts[name] = part
+        given.append(Job(name, functools.partial(_part, folder / name, inputs, work, part)))
+    counts = [0]
+
+    def ended() -> Generator[Ended, None, None]:
+        for name, found, error, *_ in jobs.run(given, scheduler):
+            if error is not None:
+                found = [[None, one_line(f"{file}: {error}"), ()] for file in parts[name]]
+            if any(failed is not None for _, failed, _ in found):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            elif name in before:
+                counts[0] += len(found)
+            yield from (Ended(file, *each) for file, each in zip(parts[name], found, strict=True))
+
+    results, failed = jobs.finished(ended(), files)
+    for other in folder.glob("*/"):
+        if other.name not in parts:
+            shutil.rmtree(other, ignore_errors=True)
+    return Worked({file: results[file] for file in files if file in results}, failed, counts[0])
+
+
+def _part(
+    folder: Path, inputs: store.Identity, work: Callable[[Sequence[Place]], Iterable[Ended]], files: Sequence[Place]
+) -> list[list[Any]]:
+    """Returns the result, the error and the warnings of each file of a part."""
+
+    def make() -> Result:
+        with tqdm(work(files), total=len(files), unit="file", leave=False, disable=None) as ended:
+            return Result({"ended": [[each.result, each.error, each.warnings] for each in ended]})
+
+    return result.cached(folder, inputs, make).facts["ended"]
