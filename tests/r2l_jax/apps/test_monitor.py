@@ -418,7 +418,7 @@ def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch, segments):
         "python scripts/predict.py --run='my run' --input=field/a,field/b --output=predictions.csv "
     )
     # Files of earlier calls hold other predictions.
-    for name in ("predictions.csv", "predictions_2.csv.manifest.json"):
+    for name in ("predictions.csv", "predictions_2.csv"):
         (tmp_path / name).touch()
     (tmp_path / "masks").mkdir()
     given = monitor.remedy_command(config, ["field"], segments)

@@ -111,7 +111,7 @@ def test_files_are_rendered_and_shown_by_the_first_of_a_group(group, folds, tmp_
     settings = {"run": str(group), "input": (str(folds[0].dataset.files[0][0]),), "output": str(tmp_path / "out")}
     assert process.main(process.RenderConfig(**settings)) == 0
     assert f"{group}/seed_1: the best checkpoint\n" in capsys.readouterr().out
-    assert folds[0].identity[:12] in (tmp_path / "out/manifest.json").read_text()
+    assert folds[0].identity[:12] in (tmp_path / "out/result.json").read_text()
     lab = make_lab(str(group), "best", None, (), None, None)
     assert [fold.identity for fold in lab.model.folds] == [folds[0].identity]
     assert lab.title.startswith(f"{group}/seed_1, best checkpoint")
