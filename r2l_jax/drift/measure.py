@@ -8,7 +8,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,11 @@ from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler, stop
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import Arrays
+from r2l_jax.runtime.result import Arrays, points
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
+from r2l_jax.training.record import members
+from r2l_jax.training.run import load
 
 # Processings that are computed together: more fill a device's memory and make it no faster.
 TOGETHER = 16
@@ -165,6 +167,62 @@ class Outcomes(NamedTuple):
             np.concatenate([getattr(each, name) for each in (self, other)], 1) for name in ("counted", "total", "loss")
         )
         return self._replace(cases=self.cases + other.cases, counted=counted, total=total, loss=loss)
+
+
+def packed_blocks(blocks: Sequence[Outcomes]) -> Arrays:
+    """Returns outcomes of several sets of samples as the arrays of one file."""
+    each = [block.packed() for block in blocks]
+    arrays, about = (
+        {f"{number}/{name}": value for number, part in enumerate(parts) for name, value in part.items()}
+        for parts in zip(*each, strict=True)
+    )
+    return Arrays(arrays, about)
+
+
+def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
+    """Reads what `packed_blocks` has returned; raises an InputError for anything else."""
+    parts: list[dict[str, dict[str, Any]]] = [{}, {}]
+    for part, named in zip(parts, packed or (), strict=False):
+        for name, value in named.items():
+            number, _, rest = name.partition("/")
+            part.setdefault(number, {})[rest] = value
+    arrays, about = parts
+    numbers = sorted(arrays, key=lambda number: (len(number), number))
+    return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {}))) for number in numbers]
+
+
+def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = OWN.name) -> np.ndarray:
+    """Computes a number for each scene of a run, given the names of its folds with their outcomes.
+
+    Folds that measure the same samples, such as test samples, are averaged; the scenes of others are concatenated.
+    """
+    each = [outcomes.by_scene(name, case) for name, outcomes in folds]
+    same = all(np.array_equal(outcomes.samples, folds[0][1].samples) for _, outcomes in folds)
+    return np.mean(each, 0) if same else np.concatenate(each)
+
+
+def tested(uri: str, code: Sequence[str]) -> str | None:
+    """Scores a run, or the members of a group, on its test samples, and returns a line with the 95% interval.
+
+    Returns None without test samples, with a single one, or if the members have different ones.
+
+    Raises:
+        InputError: the folder holds no finished run with checkpoints.
+    """
+    runs = [load(folder, None, code=code, with_data=True) for folder in members(uri)]
+    samples = {tuple(fold.test_indices.tolist()) for run in runs for fold in run}
+    if len(samples) > 1 or len(*samples) < 2:
+        return None
+    models = {f"{number}/{fold.number}": Model(fold.model) for number, run in enumerate(runs) for fold in run}
+    found = measure(models, [OWN], Samples.of(runs[0].folds[0]))
+    outcomes = [over_folds([(f"{number}/{fold.number}", found) for fold in run]) for number, run in enumerate(runs)]
+    interval = statistics.interval(np.stack(outcomes), "recipe" if len(runs) > 1 else "model")
+    score, low, high = map(points, statistics.bounded(interval, 0.0))
+    of = f"mean of {len(runs)} trainings, " if len(runs) > 1 else ""
+    title = f"test {runs[0].folds[0].task.score}:".ljust(22)
+    return (
+        f"{title}{score} (95% confidence interval: {low} to {high}; {of}{len(*samples)} test samples, best checkpoint)"
+    )
 
 
 def measure(

@@ -21,6 +21,7 @@ from scipy import stats
 
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import points as points
 
 # Numbers with the leading axes of the outcomes, which may be none.
 Numbers = np.ndarray | np.floating
@@ -60,10 +61,9 @@ class Shares(NamedTuple):
     rest: float
 
 
-def points(value: Numbers | float) -> str:
-    """Formats a score in hundredths with at most three digits, such as "12.3"."""
-    rounded = round(100 * float(value), 1) + 0.0
-    return f"{rounded:.1f}" if abs(rounded) < 100 else f"{rounded:.0f}"
+def bounded(found: Interval | Difference, least: float) -> tuple[float, float, float]:
+    """Returns an interval whose ends stay between `least`, which is 0 for a score and -1 for a drop, and 1."""
+    return float(found.estimate), max(float(found.low), least), min(float(found.high), 1.0)
 
 
 def stated(about: About, members: int, samples: int, measured: str) -> str:

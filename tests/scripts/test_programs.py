@@ -117,11 +117,10 @@ def test_a_camera_is_checked_by_exit_status(trained_run, tmp_path, pattern, stat
 @pytest.mark.slow
 def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     """The report shows the numbers of the JSON files that the programs have written."""
-    short = ("--steps=2", "--starts=1")
     commands = [
         ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
         ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),
-        ("adjust.py", "--exposures=0.25", *short, "--labeled=8", "--unlabeled=8", "--method=all", "--force"),
+        ("adjust.py", "--exposures=0.25", "--steps=2", "--labeled=8", "--unlabeled=8", "--method=all", "--force"),
     ]
     for name, *flags in commands:
         done = program(name, f"--run={trained_run}", *flags)
@@ -139,11 +138,6 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
         assert {row[name] for name in ("score", "drop", "loss", "ssim", "spread")} <= page.values()
     overall = json.loads((forensics / "sensitivity/sensitivity.json").read_text())["overall"]
     assert page.value("Images after stages", "demosaic", "worst, all samples") == overall["stages"]["demosaic"]["worst"]
-    drift = json.loads((trained_run / "adjustment/adaptation.json").read_text())["drifts"]["exposure=0.25"]
-    assert (
-        page.value("Scores before and after adaptation, best checkpoint", "exposure=0.25", "after")
-        == drift["after"]["mean"]
-    )
 
 
 NO_FOLD = "nowhere is not a run's folder with a fold_0: not found"

@@ -1,4 +1,4 @@
-"""The settings of the two ways of drift adjustment."""
+"""The settings of drift adjustment."""
 
 import dataclasses
 import functools
@@ -16,13 +16,10 @@ if TYPE_CHECKING:
 else:
     Case = Any  # to import it takes longer than a program's help may
 
-# The exposures that searches start at, in stops; a smaller number of starts takes the first of them.
-STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
-
-# The statistics of the new images alone.
-BASELINE = "batch_norms"
-# Each goes on where the one before it ends.
-METHODS = ("statistics", "processing", "labels")
+# The rows of tables: the model as it is, the baseline with the statistics of the new images alone, and the methods by
+# the names of --method. Each goes on where the one before it ends.
+NOTHING, ALL_STATISTICS = "nothing", "all statistics"
+METHODS = {"statistics": "mixed statistics", "processing": "processing", "labels": "labels"}
 
 
 class Searching(NamedTuple):
@@ -33,9 +30,6 @@ class Searching(NamedTuple):
 
 
 BY_LABELS, BY_FEATURES = Searching(120, 0.01), Searching(40, 0.03)
-
-# From how many exposures searches without labels start.
-FEW = 3
 
 # The name of the drift to real data that was photographed anew.
 DATA = "data"
@@ -63,23 +57,11 @@ class AdaptationSettings(Settings):
         bound=NOT_NEGATIVE,
     )
     force: bool = setting(
-        "adapt also by images that are no mixture of those that the model knows, or in which no drift is noticed",
+        "adapt even if the images look unlike the training classes, or if no drift is noticed in them",
         False,
     )
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
-    )
-    price: float = setting(
-        "the price of gains and levels that move apart, and of matrices and filters that move at all",
-        1.0,
-        bound=NOT_NEGATIVE,
-        rare=True,
-    )
-    starts: int = setting(
-        f"exposures to search from: at most the best {FEW} of {STOPS} stops; by labels alone, the first of these",
-        6,
-        bound=POSITIVE,
-        rare=True,
     )
     steps: int | None = setting(
         f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without",
@@ -87,15 +69,7 @@ class AdaptationSettings(Settings):
         bound=POSITIVE,
         rare=True,
     )
-    step_size: float | None = setting(
-        "about how far a parameter moves in a step, as a fraction of its natural range; default: "
-        f"{BY_LABELS.step_size} by labels, {BY_FEATURES.step_size} without",
-        None,
-        bound=POSITIVE,
-        rare=True,
-    )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
-    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE, rare=True)
     seed: int = setting(
         f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}",
         0,
@@ -105,8 +79,6 @@ class AdaptationSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.starts > len(STOPS):
-            raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
         if self.unlabeled == 1:
             raise InputError("--unlabeled must be 0 or at least 2, got 1: one image has no statistics")
         if self.method == "labels" and not self.labeled:
@@ -122,16 +94,13 @@ class AdaptationSettings(Settings):
         if not self.unlabeled:
             return ("labels",)
         most = "labels" if self.labeled else "processing"
-        return METHODS[: METHODS.index(most if self.method == "all" else self.method) + 1]
+        names = tuple(METHODS)
+        return names[: names.index(most if self.method == "all" else self.method) + 1]
 
     @property
-    def tried(self) -> tuple[str, ...]:
-        """The baseline and the methods whose scores are measured, in order."""
-        return (BASELINE, *self.methods) if self.unlabeled else self.methods
-
-    def searching(self, defaults: Searching) -> Searching:
-        """Returns the settings of searches, with defaults for those that are not given."""
-        return Searching(self.steps or defaults.steps, self.step_size or defaults.step_size)
+    def rows(self) -> tuple[str, ...]:
+        """The rows of tables: the model as it is, the baseline and the methods, whose last one is the result."""
+        return (NOTHING, *([ALL_STATISTICS] if self.unlabeled else []), *(METHODS[name] for name in self.methods))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

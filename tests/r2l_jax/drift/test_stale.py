@@ -16,7 +16,7 @@ from small_runs import metrics
 import isp
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.sets.synthetic import intensity_folder
-from r2l_jax.drift import figures
+from r2l_jax.drift import figures, measure
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
@@ -25,7 +25,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
-from r2l_jax.drift.outcomes import Outcomes, to_text
+from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
@@ -33,6 +33,7 @@ from r2l_jax.drift.synthesis.summary import PER_CLASS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.result import Result
 from r2l_jax.training import artifact
 from r2l_jax.training.record import training_id
 
@@ -101,10 +102,14 @@ DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
 def quick(name):
     """An analysis that computes nothing."""
-    scores = ("undrifted", "before", "after")
-    outcomes = {score: {0: Outcomes(np.arange(8), {score: np.ones((2, 8))})} for score in (*scores, "labels")}
-    content = {**dict.fromkeys((*scores, "won_back"), 0.5), "measured": "validation"}
-    return Analysis(content, name, {name: Figure()}, outcomes=outcomes)
+    return Analysis({}, name, {name: Figure()})
+
+
+def quick_adaptation():
+    """An adaptation that computes nothing."""
+    rows, ones = ("undrifted", "nothing", "labels"), np.ones((3, 1, 8), np.float32)
+    outcomes = measure.Outcomes(rows, ("own",), np.arange(8), ones, ones, ones[..., 0])
+    return Result({"measured": "validation samples"}, outcomes=measure.packed_blocks([outcomes]))
 
 
 @contextlib.contextmanager
@@ -124,9 +129,10 @@ def watched():
         names.append(self.name)
         return quick(self.name)
 
-    def adapted_to(config, fold, drift):
-        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or (quick("curves"), fold.model))
-        return adapted(config, fold, drift)
+    def adapted_to(config, training, drift, undrifted):
+        made = quick_adaptation(), training.fold.model
+        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or made)
+        return adapted(config, training, drift, undrifted)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluated)
@@ -267,12 +273,15 @@ def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoc
     write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
     evaluation.run(place.evaluation)
     forensics.run(place.forensics)
-    adapted = adaptation.run(place.adaptation)["folds"][0]
     assert made == []
+    # Adaptations are results of the training.
+    adapted = adaptation.run(place.adaptation)
+    assert sorted(made) == sorted(DRIFTS)
+    assert [*adapted.facts["training"].values()] == [training_id(content)]
     written = json.loads((place.folder / "evaluation/evaluation.json").read_text())
     assert written["runs"]["one_epoch"]["training"] == {"0": training_id(content)}
     files = [place.folder / f"forensics/fold_0/{name}/{name}.json" for name in ANALYSES]
-    contents = [*(json.loads(file.read_text()) for file in files), *adapted.values()]
+    contents = [json.loads(file.read_text()) for file in files]
     assert {each["training"] for each in contents} == {training_id(content)} != {training_id(metrics(one_epoch))}
 
 

@@ -10,6 +10,7 @@ from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import mending
+from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training.run import load
 
@@ -25,56 +26,64 @@ def config(one_epoch, tmp_path_factory):
         unlabeled=16,
         labeled=8,
         force=True,
-        starts=1,
         steps=2,
         batch_size=8,
-        track_n_images=1,
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_start():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "_NEAREST", 1)
+        yield
+
+
+def tried(config, **changes):
+    """What the settings try on the fold."""
+    config = replace(config, **changes)
+    (fold,) = load(config.run, with_data=True)
+    return fold, methods.try_all(config.searches, fold, drifts.drifted(config, fold, *config.drifts))
+
+
 @pytest.fixture(scope="module")
-def result(config):
+def found(config):
     return adaptation.run(config)
 
 
-def test_all_methods_stand_beside_the_baseline(result):
-    one = result["folds"][0]["black_level.5"]
-    names = ["batch_norms", "statistics", "processing", "labels"]
-    assert list(one["methods"]) == list(result["drifts"]["black_level.5"]["methods"]) == names
-    assert one["after"] == one["methods"]["labels"]
-    for name in names:
-        interval = result["drifts"]["black_level.5"]["methods"][name]
-        assert interval["estimate"] == pytest.approx(one["methods"][name]), name
-    assert one["statistics"].startswith("16 images, whose share is ")
-    assert "refusal" not in one
-
-
-def test_the_adapted_run_predicts_as_was_measured(config, result):
-    one = result["folds"][0]["black_level.5"]
+def test_the_adapted_run_predicts_as_was_measured(config, found):
+    scores = {row: interval[0] for row, interval in found.tables["adjustment"].rows}
+    assert list(scores) == [
+        "undrifted", "nothing", "all statistics", "mixed statistics", "processing", "labels", "won back"
+    ]  # fmt: skip
+    assert found.facts["score"] == "accuracy"
     model = r2l_jax.load(config.output_dir / "black_level.5")
-    run = load(config.run)
-    (fold,) = run.folds
+    (fold,) = load(config.run)
     (drift,) = cases.sensor(["black_level"], [5])
     dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, None, 0)
     raws, targets = dataset.samples(fold.measured_indices)
-    assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(one["after"])
+    assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(scores["labels"])
     assert model.about.mended["drift"] == "black_level.5"
-    for name, value in one["parameters"].items():
-        np.testing.assert_allclose(model.pipeline.parameters()[name], value, rtol=1e-6)
-    # An adaptation whose model was removed is made anew; else it is found again.
-    assert adaptation.run(config)["folds"] == result["folds"]
+    of_fold = result.read(config.output_dir / "fold_0/black_level.5")
+    assert of_fold.facts["notes"][0].startswith("Statistics of 16 images, whose share is ")
+    moved = {row[0]: row[3] for row in of_fold.tables["parameters"].rows}
+    assert moved["gamma_correct"] > 0
+    gamma = fold.model.processor.parameters()["gamma_correct"]
+    moved_gamma = model.pipeline.parameters()["gamma_correct"]
+    np.testing.assert_allclose(abs(np.log(moved_gamma / gamma)), moved["gamma_correct"], rtol=1e-3)
 
 
-def test_images_that_are_refused_change_nothing(config, tmp_path):
-    config = replace(config, output=str(tmp_path), unlabeled=4, method="processing", labeled=0, force=False)
-    one = adaptation.run(config)["folds"][0]["black_level.5"]
-    assert one["refusal"] == "4 images are too few to mend by: it takes 8"
-    assert one["methods"]["processing"] == one["methods"]["statistics"] == one["before"] == one["after"]
-    assert one["parameters"] == one["default"]
+def test_images_that_are_refused_change_nothing(config):
+    _, found = tried(config, unlabeled=4, method="processing", labeled=0, force=False)
+    assert found.refusal == "4 images are too few to mend by: it takes 8"
+    models = list(found.models.values())
+    assert models[1] is models[2]
+    assert (found.statistics, found.searched) == (None, None)
+    # The baseline changes the model all the same.
+    assert not jax.tree.all(jax.tree.map(np.array_equal, statistics_of(models[0]), statistics_of(models[1])))
 
 
 @pytest.mark.parametrize(("severity", "noticed"), [(1, False), (5, True)])
-def test_a_model_is_adapted_if_a_drift_is_noticed(config, tmp_path, monkeypatch, severity, noticed):
+def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity, noticed):
     """The reference holds other training samples, without the drift: a model may be surer of these than of others."""
     seen = []
 
@@ -86,17 +95,15 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, tmp_path, monkeypatch,
 
     monkeypatch.setattr(notice, "unnoticed", unnoticed)
     monkeypatch.setattr(mending.Mended, "refusal", None)
-    config = replace(config, output=str(tmp_path), severities=(severity,), method="statistics", labeled=0, force=False)
-    one = adaptation.run(config)["folds"][0][f"black_level.{severity}"]
-    assert one.get("refusal") == (None if noticed else "no drift is noticed")
-    assert (one.get("statistics") is not None) == noticed
+    fold, found = tried(config, severities=(severity,), method="statistics", labeled=0, force=False)
+    assert found.refusal == (None if noticed else "no drift is noticed")
+    assert (found.statistics is not None) == noticed
     new, clean = seen
-    (fold,) = load(config.run)
     trained = fold.dataset.samples(fold.train_indices)[0]
     assert (len(new), len(clean)) == (16, 16)
-    found = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
-    assert sorted(found) == list(range(32))
-    np.testing.assert_allclose(clean, trained[found[16:]], atol=1e-5)
+    places = [np.abs(trained - raw).mean((1, 2)).argmin() for raw in (*new, *clean)]
+    assert sorted(places) == list(range(32))
+    np.testing.assert_allclose(clean, trained[places[16:]], atol=1e-5)
 
 
 def watch_searches(monkeypatch):
@@ -111,39 +118,21 @@ def watch_searches(monkeypatch):
     return seen
 
 
-def test_searches_by_features_see_no_labels(config, tmp_path, monkeypatch):
+def test_searches_by_features_see_no_labels_and_labels_go_on_where_these_end(config, monkeypatch):
     seen = watch_searches(monkeypatch)
-    adaptation.run(replace(config, output=str(tmp_path), labeled=0))
-    ((images, targets, _),) = seen
-    assert (images, targets) == (16, {0})
-
-
-def test_labels_go_on_where_features_end_with_their_statistics(config, tmp_path, monkeypatch):
-    seen = watch_searches(monkeypatch)
-    (fold,) = load(config.run)
-    under = drifts.drifted(config, fold, *config.drifts)
-    settings = replace(config, starts=3).searches
-    tried = methods.try_all(settings, fold, under)
-    (unlabeled, _, exposures), (labeled, targets, start) = seen
-    assert (unlabeled, len(exposures)) == (16, 3)
+    monkeypatch.setattr(methods, "_NEAREST", 3)
+    _, found = tried(config)
+    (unlabeled, no_labels, exposures), (labeled, targets, start) = seen
+    assert (unlabeled, no_labels, len(exposures)) == (16, {0}, 3)
     assert (labeled, start) == (8, [1.0])
     assert len(targets) > 1
-    before, after = (tried.models[name] for name in ("processing", "labels"))
+    before, after = (found.models[name] for name in ("processing", "labels"))
     assert jax.tree.all(jax.tree.map(np.array_equal, statistics_of(before), statistics_of(after)))
     assert not np.array_equal(nnx.state(before.processor)["gamma_correct"], nnx.state(after.processor)["gamma_correct"])
 
 
 def statistics_of(model):
     return [nnx.to_pure_dict(nnx.state(part)) for part in (model.normalizer, model.head)]
-
-
-@pytest.mark.slow
-def test_without_statistics_labels_start_from_several_exposures(config, tmp_path, monkeypatch):
-    seen = watch_searches(monkeypatch)
-    config = replace(config, output=str(tmp_path), unlabeled=4, starts=3, force=False)
-    one = adaptation.run(config)["folds"][0]["black_level.5"]
-    assert one["refusal"] == "4 images are too few to mend by: it takes 8"
-    assert [(images, exposures) for images, _, exposures in seen] == [(8, [1.0, 2.0, 4.0])]
 
 
 @pytest.mark.parametrize(
