@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,9 +18,6 @@ from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.drift.cases import Case, camera_of, random_key
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.runtime.errors import InputError
-
-# Takes a mosaic and its sample's index to the mosaic under the drift.
-Take = Callable[[np.ndarray, int], Array | np.ndarray]
 
 
 def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:
@@ -52,37 +48,23 @@ def drifted(
     """
     if drift.iso is not None:
         return at_intensity(data, drift.iso, dataset.fingerprint)
-    own, renderer = camera_of(dataset), Renderer(seed)
-    if drift.exposure is not None or drift.sensor is not None:
-        take = _rendered(renderer, drift, own)
-    elif camera is not None:
-        take = _taken_by(camera, own, random_key(drift, seed))
-    else:
+    if drift.exposure is None and drift.sensor is None and camera is None:
         return dataset
+    own, renderer, key = camera_of(dataset), Renderer(seed), random_key(drift, seed)
 
     def read(index: int) -> Sample:
         raw, target = dataset[index]
-        return np.asarray(take(raw, index)), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
+        if camera is not None:
+            taken = rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera)
+        else:
+            taken = renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
+        return np.asarray(taken), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
     # The recipe identifies the new mosaics; hashing them would take drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
     # The processing is not told that another camera has taken the mosaics: that is the drift.
     return dataclasses.replace(dataset, read=read, recipe=recipe)
-
-
-def _rendered(renderer: Renderer, drift: Case, camera: isp.Camera) -> Take:
-    def take(raw: np.ndarray, index: int) -> Array | np.ndarray:
-        return renderer.mosaics(drift, raw[None], np.array([index]), camera)[0]
-
-    return take
-
-
-def _taken_by(other: isp.Camera, camera: isp.Camera, key: PRNGKeyArray) -> Take:
-    def take(raw: np.ndarray, index: int) -> Array:
-        return rephotograph(raw, jax.random.fold_in(key, index), camera=camera, other=other)
-
-    return take
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "other"))

@@ -17,16 +17,7 @@ from collections.abc import Mapping
 from r2l_jax import names
 from r2l_jax.drift.corruptions import blur, digital, droplets, noise, values, weather
 from r2l_jax.drift.corruptions.declare import DECLARED, GROUPS, Corruption
-from r2l_jax.runtime.errors import InputError
 
 __all__ = ["CORRUPTIONS", "GROUPS", "blur", "digital", "droplets", "noise", "values", "weather"]
 
-
-class _Corruptions(dict[str, Corruption]):
-    """Corruptions by name; an unknown name raises an InputError."""
-
-    def __missing__(self, name: str) -> Corruption:
-        raise InputError(f"a corruption must be one of {', '.join(self)}, got {name!r}")
-
-
-CORRUPTIONS: Mapping[str, Corruption] = _Corruptions((name, DECLARED[name]) for name in names.CORRUPTIONS)
+CORRUPTIONS: Mapping[str, Corruption] = {name: DECLARED[name] for name in names.CORRUPTIONS}

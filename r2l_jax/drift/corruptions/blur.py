@@ -53,11 +53,11 @@ def motion_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) 
     package `imagecorruptions`, see `filters.streaked`.
     """
     taps = strength(severity, streak_taps((6, 6, 6, 8, 9), (1.0, 1.5, 2.0, 2.0, 2.5)))
-    return jnp.clip(each_image(_moved, images, key, taps), 0, 1)
 
+    def moved(image, key):
+        return streaked(image, jnp.deg2rad(jax.random.uniform(key, (), image.dtype, -45, 45)), taps)
 
-def _moved(image: Array, key: PRNGKeyArray, taps: Array) -> Array:
-    return streaked(image, jnp.deg2rad(jax.random.uniform(key, (), image.dtype, -45, 45)), taps)
+    return each_image(moved, images, key)
 
 
 # Each severity uses the first few of these factors. The steps are floating-point numbers as in the published code,
@@ -106,15 +106,13 @@ def glass_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -
     between.
     """
     taps = strength(severity, gaussian_taps((0.05, 0.25, 0.4, 0.25, 0.4)))
-    scattered = each_image(_scattered, smoothed(images, taps), key, strength(severity, (1, 1, 1, 2, 2), int))
-    return jnp.clip(smoothed(scattered, taps), 0, 1)
 
+    def scattered(image, key):
+        moves = jax.random.randint(key, (2, *image.shape[:2], 2), -1, 1)
+        once = replaced_by_neighbors(image, moves[0])
+        return jnp.where(severity > 3, replaced_by_neighbors(once, moves[1]), once)
 
-def _scattered(image: Array, key: PRNGKeyArray, rounds: Array) -> Array:
-    """Replaces the pixels of an image by neighbors once or twice."""
-    moves = jax.random.randint(key, (2, *image.shape[:2], 2), -1, 1)
-    once = replaced_by_neighbors(image, moves[0])
-    return jnp.where(rounds > 1, replaced_by_neighbors(once, moves[1]), once)
+    return jnp.clip(smoothed(each_image(scattered, smoothed(images, taps), key), taps), 0, 1)
 
 
 def replaced_by_neighbors(

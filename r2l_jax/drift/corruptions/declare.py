@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from isp.filter import check_image
@@ -71,11 +70,11 @@ def strength(severity: Array, strengths: Sequence[Any] | np.ndarray | Array, dty
     return jnp.asarray(strengths, dtype)[jnp.clip(severity - 1, 0, len(SEVERITIES) - 1)]
 
 
-def each_image(function: Callable[..., Array], images: ImageArray, key: PRNGKeyArray, *shared: ArrayLike) -> ImageArray:
-    """Applies a function of one image `(H, W, 3)`, its own key and shared arguments to every image.
+def each_image(function: Callable[[Array, Array], Array], images: ImageArray, key: PRNGKeyArray) -> ImageArray:
+    """Applies a function of one image `(H, W, 3)` and its own key to every image, and clips the results to [0, 1].
 
     An image's key depends on its place in the batch alone, not on the size of the batch.
     """
     flat = images.reshape(-1, *images.shape[-3:])
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(flat)))
-    return jax.vmap(lambda image, key: function(image, key, *shared))(flat, keys).reshape(images.shape)
+    return jnp.clip(jax.vmap(function)(flat, keys), 0, 1).reshape(images.shape)

@@ -17,13 +17,12 @@ from r2l_jax.drift.warps import elastic_warp
 def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Shifts, shears and wobbles the image a little by `elastic_warp` with uniform random numbers.
 
-    The strengths, which CIFAR-10-C gives for 32 pixels, are fractions of the shorter side. From severity 1 to 5, points
-    are shifted by at most 0.08, 0.07, 0.06, 0.05 and 0.03; the noise, in [-1, 1], is smoothed with a standard deviation
-    of 0, 0.2, 0.06, 0.04 and 0.03 and multiplied by 0, 0.05, 0.08, 0.1 and 0.1. The noise is drawn for each pixel, so
-    that smoothing averages over more of it in a larger image: the wobble has the same number of pixels in an image of
-    any size, but its waves are longer.
+    The strengths, which CIFAR-10-C gives for 32 pixels, are fractions of the shorter side. The noise is drawn for each
+    pixel, so that smoothing averages over more of it in a larger image: the wobble has the same number of pixels in an
+    image of any size, but its waves are longer.
     """
     *batch, height, width, _ = images.shape
+    # The greatest shift of points, and the standard deviation that smooths the noise in [-1, 1], and its factor.
     strengths = ((0.08, 0, 0), (0.07, 0.2, 0.05), (0.06, 0.06, 0.08), (0.05, 0.04, 0.1), (0.03, 0.03, 0.1))
     reach, sigma, amplitude = strength(severity, strengths) * min(height, width)
     # All random numbers are drawn as one vector, which is faster to draw and to compile than more axes or two parts.

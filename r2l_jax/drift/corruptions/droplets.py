@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from isp.filter import total
+from isp.filter import correlate
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, strength
 from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed
 
@@ -14,7 +14,8 @@ _WATER, _MUD = np.array([175, 238, 238]) / 255, np.array([63, 42, 20]) / 255
 # Distances from the edge of a drop count up to this many pixels.
 _FAR = 20
 # The light on a drop comes from the lower right.
-_LIGHT = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+_LIGHT = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
+_MEAN = np.full((3, 3), 1 / 9, np.float32)
 # The gradients from which OpenCV's edge detector starts and continues an edge.
 _STRONG, _WEAK = 150, 50
 # The tangent of 22.5 degrees, in the whole numbers with which OpenCV compares directions.
@@ -25,10 +26,9 @@ _TANGENT, _UNIT = 13573, 1 << 15
 def spatter(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds drops of water at severities 1 to 3, and covers the image with splashes of mud at 4 and 5.
 
-    Both are where smoothed normal noise exceeds a threshold. From severity 1 to 5, the noise has the means 0.62, 0.65,
-    0.65, 0.65 and 0.65 and the standard deviations 0.1, 0.1, 0.3, 0.1 and 0.1; it is smoothed by Gaussians of 0.7, 0.8,
-    1, 0.7 and 0.5 pixels; the thresholds are 0.7, 0.7, 0.69, 0.69 and 0.68.
+    Both are where smoothed normal noise exceeds a threshold.
     """
+    # The mean and the standard deviation of the noise, the threshold, the amount of water, and whether it is mud.
     strengths = (
         (0.62, 0.1, 0.7, 0.5, 0),
         (0.65, 0.1, 0.7, 0.5, 0),
@@ -36,16 +36,16 @@ def spatter(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> I
         (0.65, 0.1, 0.69, 0.6, 1),
         (0.65, 0.1, 0.68, 0.6, 1),
     )
+    mean, std, threshold, amount, is_mud = strength(severity, strengths)
     taps = strength(severity, gaussian_taps((0.7, 0.8, 1.0, 0.7, 0.5)))
 
-    def spattered(image, key, strengths, taps):
-        mean, std, threshold, amount, is_mud = strengths
+    def spattered(image, key):
         noise = mean + std * jax.random.normal(key, (*image.shape[:2], 1), image.dtype)
         liquid = smoothed(noise, taps)[..., 0]
         liquid = jnp.where(liquid < threshold, 0, liquid)
         return jnp.where(is_mud, muddy(image, liquid, threshold), wet(image, liquid, amount))
 
-    return jnp.clip(each_image(spattered, images, key, strength(severity, strengths), taps), 0, 1)
+    return each_image(spattered, images, key)
 
 
 def muddy(image: Array, liquid: Array, threshold: Array) -> Array:
@@ -63,18 +63,11 @@ def wet(image: Array, liquid: Array, amount: Array) -> Array:
     """
     heights = jnp.floor(255 * jnp.clip(liquid, 0, 1))
     distances = jnp.minimum(distances_to(canny_edges(heights)), _FAR)
-    relief = _equalized(jnp.floor(_mirrored_sum(distances, np.full((3, 3), 1 / 9)) + 1e-4))
-    relief = jnp.clip(jnp.round(_mirrored_sum(relief, _LIGHT)), 0, 255)
-    drops = heights * jnp.round(_mirrored_sum(relief, np.full((3, 3), 1 / 9)))
+    relief = _equalized(jnp.floor(correlate(distances, _MEAN, "mirror") + 1e-4))
+    relief = jnp.clip(jnp.round(correlate(relief, _LIGHT, "mirror")), 0, 255)
+    drops = heights * jnp.round(correlate(relief, _MEAN, "mirror"))
     drops = amount * drops / jnp.maximum(drops.max(), 1)
     return image + drops[..., None] * jnp.asarray(_WATER, image.dtype)
-
-
-def _mirrored_sum(plane: Array, kernel: np.ndarray) -> Array:
-    """Correlates a plane with 3x3 weights; the border is mirrored about the outermost pixels."""
-    height, width = plane.shape
-    padded = jnp.pad(plane, 1, "reflect")
-    return total(weight * padded[i : i + height, j : j + width] for (i, j), weight in np.ndenumerate(kernel))
 
 
 def canny_edges(heights: Float[Array, "height width"]) -> Bool[Array, "height width"]:

@@ -34,36 +34,31 @@ _BRANCHES = 3.0
 
 @corruption("weather")
 def fog(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Adds a plasma fractal, and scales the sum down so that white stays white.
+    """Adds a plasma fractal in [0, 1] times 0.2 to 1.5, and scales the sum down so that white stays white.
 
-    The fractal is in [0, 1] times 0.2, 0.5, 0.75, 1 and 1.5. Its wobble decays by 3, 3, 2.5, 2 and 1.75 from one level
-    to the next. It covers the image from the next power of two above its longer side; the published code has 32 pixels.
+    The fractal covers the image from the next power of two above its longer side; the published code has 32 pixels.
     """
     strengths = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
-    return jnp.clip(each_image(_fogged, images, key, strength(severity, strengths)), 0, 1)
+    amount, decay = strength(severity, strengths)
 
+    def fogged(image, key):
+        white, (height, width, _) = image.max(), image.shape
+        fractal = plasma_fractal(key, height, width, decay)
+        return (image + amount * fractal[..., None]) * white / (white + amount)
 
-def _fogged(image: Array, key: PRNGKeyArray, strengths: Array) -> Array:
-    amount, decay = strengths
-    white = image.max()
-    fogged = image + amount * plasma_fractal(key, image.shape[0], image.shape[1], decay)[..., None]
-    return fogged * white / (white + amount)
+    return each_image(fogged, images, key)
 
 
 @corruption("weather")
 def frost(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Adds 0.2, 0.3, 0.4, 0.4 and 0.45 of a pattern of ice crystals to 1, 1, 0.9, 0.85 and 0.75 of the image.
+    """Adds 0.2 to 0.45 of a pattern of ice crystals to 1 to 0.75 of the image.
 
     The published code crops photographs of frosted panes. Here the pattern is drawn from the key, with the mean color
     and about the contrast of those photographs, see `frost_pattern`: it agrees with them in kind, not in detail.
     """
     strengths = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
-    return jnp.clip(each_image(_frosted, images, key, strength(severity, strengths)), 0, 1)
-
-
-def _frosted(image: Array, key: PRNGKeyArray, strengths: Array) -> Array:
-    share, amount = strengths
-    return share * image + amount * frost_pattern(key, *image.shape[:2])
+    share, amount = strength(severity, strengths)
+    return each_image(lambda image, key: share * image + amount * frost_pattern(key, *image.shape[:2]), images, key)
 
 
 @corruption("weather")
@@ -71,9 +66,9 @@ def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Imag
     """Brightens the image toward gray, and adds falling flakes twice: once as drawn, and once turned by half a turn.
 
     Flakes are normal noise above a threshold, enlarged by 1 to 2.25 and blurred along one direction within 45 degrees
-    of the vertical, see `filters.streaked`. From severity 1 to 5, the noise has the means 0.1, 0.1, 0.15, 0.25 and 0.3
-    and the standard deviations 0.2, 0.2, 0.3, 0.3 and 0.3; the thresholds are 0.6, 0.5, 0.55, 0.6 and 0.65.
+    of the vertical, see `filters.streaked`.
     """
+    # The mean and the standard deviation of the noise, the threshold, and the share of the image that stays.
     strengths = (
         (0.1, 0.2, 0.6, 0.95),
         (0.1, 0.2, 0.5, 0.9),
@@ -81,21 +76,21 @@ def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Imag
         (0.25, 0.3, 0.6, 0.85),
         (0.3, 0.3, 0.65, 0.8),
     )
+    mean, std, threshold, share = strength(severity, strengths)
     taps = strength(severity, streak_taps((8, 10, 10, 12, 14), (3.0, 4.0, 4.0, 6.0, 12.0)))
     rows, columns = (
         [strength(severity, part, part.dtype) for part in zoom_positions(size, (1.0, 1.0, 1.75, 2.25, 1.25))]
         for size in images.shape[-3:-1]
     )
 
-    def snowed(image, key, strengths, taps):
-        mean, std, threshold, share = strengths
+    def snowed(image, key):
         noise_key, angle_key = jax.random.split(key)
         noise = mean + std * jax.random.normal(noise_key, (*image.shape[:2], 1), image.dtype)
         angle = jnp.deg2rad(jax.random.uniform(angle_key, (), image.dtype, -135, -45))
         zoomed = between_pixels(noise, [part[:, None] for part in rows], [part[None, :] for part in columns])
         return snow_falls(image, zoomed, threshold, share, angle, taps)
 
-    return jnp.clip(each_image(snowed, images, key, strength(severity, strengths), taps), 0, 1)
+    return each_image(snowed, images, key)
 
 
 def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle: Array, taps: Array) -> Array:

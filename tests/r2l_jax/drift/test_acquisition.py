@@ -47,11 +47,6 @@ def test_exposures_are_those_of_an_evaluation(config, dataset):
     np.testing.assert_allclose(raws, expected, atol=1e-6)
 
 
-def test_a_drift_of_the_processing_leaves_the_mosaics(config, dataset):
-    (drift,) = cases.pipelines(["parametrized"])
-    assert drifted(config.data, dataset, drift, None, 0) is dataset
-
-
 def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
     camera = dataset.camera
     other = isp.Camera((0.1,) * 4, (1.5, 1.0, 2.5), camera.color_matrix, camera.pattern)

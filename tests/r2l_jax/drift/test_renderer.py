@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import re
 
@@ -12,7 +11,7 @@ import isp
 from r2l_jax.drift import cases, renderer
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
-from r2l_jax.drift.renderer import Recipe, Renderer
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer
 from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.devices import shardings, to_devices
 
@@ -32,7 +31,7 @@ def processors():
     """The learned processor of a model, and a pipeline."""
     parameters = isp.parametrized(CAMERA).parameters()
     learned = isp.parametrized(CAMERA).with_values({**parameters, "gamma_correct": jnp.asarray(1.8)})
-    return {None: nnx.split(learned), PIPELINE.pipeline: nnx.split(PIPELINE.pipeline(CAMERA))}
+    return {None: Processor.of(learned), PIPELINE.pipeline: Processor.of(PIPELINE.pipeline(CAMERA))}
 
 
 def rendered(processors, recipes, raws=RAWS, indices=INDICES, seed=0):
@@ -53,35 +52,12 @@ def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
             exposure = recipe.acquisition.exposure
             raw = isp.sensor.expose_again(raw, keys[0][place], camera=CAMERA, light=exposure)
             raw = jnp.round(raw * 4095) / 4095
-        image = nnx.merge(*processors[recipe.processing.pipeline])(raw[None])[0]
+        graph, state, _ = processors[recipe.processing.pipeline]
+        image = nnx.merge(graph, state)(raw[None])[0]
         if recipe.corruption.corruption is not None:
             name, severity = recipe.corruption.corruption
             image = CORRUPTIONS[name](jnp.clip(image, 0, 1), keys[2][place], severity)
         np.testing.assert_allclose(images[recipe][place], image, atol=2e-5)
-
-
-def test_a_noisy_mosaic_gets_the_noise_that_is_missing_at_its_exposure():
-    """All noise of the new exposure would be too much by half."""
-    (exposure,) = cases.exposures([0.5])
-    bright, dim = (
-        isp.sensor.expose_sites(jnp.full((1, 256, 256), light), jax.random.key(7), camera=CAMERA)
-        for light in (0.6, 0.3)
-    )
-    exposed = Renderer(0).mosaics(exposure, bright, jnp.asarray([0]), CAMERA)
-    spreads = [np.asarray(isp.sensor.site_light(raw, CAMERA)).std() for raw in (exposed, dim)]
-    assert spreads[0] == pytest.approx(spreads[1], rel=0.02)
-
-
-def test_exposures_have_the_noise_of_the_camera():
-    (exposure,) = cases.exposures([0.5])
-    raws = np.full((1, 64, 64), 0.5, np.float32)
-
-    def spread(camera):
-        return np.asarray(Renderer(0).mosaics(exposure, jnp.asarray(raws), jnp.asarray([0]), camera))[:, ::2, ::2].std()
-
-    # Photon noise grows with the square root of fewer electrons.
-    few = spread(dataclasses.replace(CAMERA, full_well=150.0, read_noise=0.0))
-    assert few == pytest.approx(10 * spread(dataclasses.replace(CAMERA, read_noise=0.0)), rel=0.1)
 
 
 def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, images):
@@ -126,7 +102,8 @@ def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
     raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 14, 18)).astype(np.float32)
     made, mosaics = Renderer(0, shardings().split), to_devices({"raw": raws, "index": INDICES}, shardings().split)
     others = {
-        name: (graph, jax.tree.map(lambda leaf: 1.1 * leaf, state)) for name, (graph, state) in processors.items()
+        name: each._replace(state=jax.tree.map(lambda leaf: 1.1 * leaf, each.state))
+        for name, each in processors.items()
     }
     with jax.log_compiles():
         for values in (processors, others):

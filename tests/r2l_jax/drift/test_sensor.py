@@ -233,12 +233,6 @@ def test_the_table_of_the_documentation_states_the_amounts():
         assert stated[name] == ", ".join(f"{amount:g}" for amount in kind.amounts), name
 
 
-def test_severities_grow():
-    for name, kind in KINDS.items():
-        steps = np.diff(kind.amounts)
-        assert (steps < 0).all() if name == "bits" else (steps > 0).all(), name
-
-
 @pytest.mark.parametrize("severity", [2, 5])
 def test_masks_move_with_the_shifted_rows(severity):
     raw = jax.random.uniform(KEY, (1, 20, 8))
