@@ -26,7 +26,7 @@ def test_programs_accept_the_commands(tmp_path, monkeypatch, program, arguments)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "my_isp.py").write_text(own_stage())
-    _, settings = importlib.import_module(f"r2l_jax.programs.{program.removesuffix('.py')}").run.args
+    settings = flags.settings_of(importlib.import_module(f"r2l_jax.programs.{program.removesuffix('.py')}").main)
     values = absl_flags.FlagValues()
     flags.define(settings, values)
     flags.parse(settings, "", [program, *shlex.split(arguments)], values)

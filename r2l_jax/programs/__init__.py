@@ -1,10 +1,10 @@
-"""The programs: flags, one call, and the exit status. Each has a file in scripts/ and a command r2l-<name>."""
+"""The programs: flags, one call, and the exit status. Each has a file in scripts/; `r2l <name>` starts it as well."""
 
 import difflib
 import importlib
-import pathlib
 import sys
 
+from r2l_jax.runtime import flags
 from r2l_jax.runtime.stop import end_on_signals, exit_status
 
 # The programs by what they are for, in the order of a project.
@@ -13,20 +13,23 @@ GROUPS = {
     "camera": ("calibrate", "process"),
     "train": ("train", "study"),
     "drift": ("evaluate", "forensics", "adjust"),
-    "look": ("report", "sheet", "lab"),
+    "look": ("report", "lab"),
     "use": ("predict", "monitor", "export"),
 }
 
 
-def start(name: str = "") -> None:
-    """Imports and runs a program, and exits with its status. From here on, SIGINT and SIGTERM end it in one line.
+# Programs in which threads besides the main one use JAX.
+_THREADED = ("lab", "process", "unprocess")
 
-    Args:
-        name: the program's name; by default, the installed command's.
-    """
+
+def start(name: str) -> None:
+    """Imports and runs a program, and exits with its status. From here on, SIGINT and SIGTERM end it in one line."""
     end_on_signals()
-    name = name or pathlib.Path(sys.argv[0]).stem.removeprefix("r2l-")
-    sys.exit(exit_status(lambda: importlib.import_module(f"{__name__}.{name}").run()))
+
+    def run() -> None:
+        flags.run(importlib.import_module(f"{__name__}.{name}").main, name in _THREADED)
+
+    sys.exit(exit_status(run))
 
 
 def main() -> None:

@@ -8,10 +8,7 @@ and tunes the processing, with or without labels. The weights of the head stay a
 as a run, adaptation.json, curves, pictures and TensorBoard events. Repeat the command to resume.
 """
 
-import functools
-
 from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.runtime import flags
 
 
 def main(config: AdaptationConfig) -> None:
@@ -19,6 +16,3 @@ def main(config: AdaptationConfig) -> None:
     from r2l_jax.drift.adjustment import adaptation
 
     adaptation.run(config)
-
-
-run = functools.partial(flags.run, main, AdaptationConfig)

@@ -10,11 +10,9 @@ the better quartiles of both sides are compared.
 """
 
 import dataclasses
-import functools
 import json
 import sys
 
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
 
@@ -38,6 +36,3 @@ def main(config: BenchmarkConfig) -> int:
     if missed := benchmark.missed(result):
         print(f"missed: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0
-
-
-run = functools.partial(flags.run, main, BenchmarkConfig)

@@ -9,9 +9,7 @@ photon transfer curve of EMVA Standard 1288 (photon_transfer.json and .png).
 """
 
 import dataclasses
-import functools
 
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
 
@@ -41,6 +39,3 @@ def main(config: CalibrationConfig) -> None:
     from r2l_jax.apps.calibrate import calibrate, summary
 
     print(summary(calibrate(config.dark, config.flat, config.output, config.camera, config.threshold)))
-
-
-run = functools.partial(flags.run, main, CalibrationConfig)

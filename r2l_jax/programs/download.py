@@ -7,10 +7,8 @@ Repeat the command to resume an interrupted download; complete files are not dow
 """
 
 import dataclasses
-import functools
 
 from r2l_jax.names import SOURCES, ZENODO_URL
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import Settings, setting
 
 
@@ -45,6 +43,3 @@ def main(config: DownloadConfig) -> None:
     account = b2.find_account(config.b2_bucket, config.b2_key_id, config.b2_key) if config.source == "b2" else None
     data_dir = config.data_dir or cache_dir()
     print(download.download(config.dataset, data_dir, config.source, zenodo_url=config.zenodo_url, b2_account=account))
-
-
-run = functools.partial(flags.run, main, DownloadConfig)

@@ -2,22 +2,17 @@
 
 python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
+python scripts/evaluate.py --run=runs/quickstart/parametrized --against=corruptions --sheet=corruptions
 
 Takes groups of trainings as well as single runs. Writes evaluation.json, evaluation.csv, the outcome of each sample,
 heat maps and TensorBoard events. Repeat the command to resume.
 """
 
-import functools
-
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime import flags
 
 
 def main(config: EvaluationConfig) -> None:
     """Evaluates as the flags say."""
-    from r2l_jax.drift.synthesis import evaluation
+    from r2l_jax.drift.synthesis import evaluation, sheets
 
-    evaluation.run(config)
-
-
-run = functools.partial(flags.run, main, EvaluationConfig)
+    (sheets if config.sheet else evaluation).run(config)

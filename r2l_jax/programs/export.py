@@ -9,12 +9,10 @@ and onnxruntime. The exit status is 1 if something could not be exported.
 """
 
 import dataclasses
-import functools
 import pathlib
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
@@ -94,6 +92,3 @@ def main(config: ExportConfig) -> int:
             f'of "normalization" in {output / "model.json"}, which mending changes'
         )
     return status
-
-
-run = functools.partial(flags.run, main, ExportConfig)

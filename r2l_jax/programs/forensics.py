@@ -10,10 +10,7 @@ each member is analyzed, and then the medians and ranges over the members are sh
 --check, the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
 """
 
-import functools
-
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.runtime import flags
 
 NOT_TOLERATED = 2
 
@@ -26,6 +23,3 @@ def main(config: ForensicsConfig) -> int:
         return 0 if forensics.check(config) else NOT_TOLERATED
     forensics.run(config)
     return 0
-
-
-run = functools.partial(flags.run, main, ForensicsConfig)

@@ -10,10 +10,8 @@ intervals that the model tolerates, as measured by forensics.py. The page needs 
 """
 
 import dataclasses
-import functools
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import Bound, Settings, setting
 
 _PORT = Bound(lambda value: 0 <= value < 2**16, "be from 0 to 65535")
@@ -55,6 +53,3 @@ def main(config: LabConfig) -> None:
     of_run = config.run, config.checkpoint, config.data_dir
     lab = make_lab(*of_run, config.input, config.camera, config.pipeline, config.code)
     serve(lab, config.port)
-
-
-run = functools.partial(flags.run, main, LabConfig, any_thread=True)

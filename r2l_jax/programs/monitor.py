@@ -11,10 +11,7 @@ most --level raise one; with --follow, one in --false_alarm_every windows does. 
 predict together, and their disagreement is a test of its own.
 """
 
-import functools
-
 from r2l_jax.drift.watch.config import MonitorConfig
-from r2l_jax.runtime import flags
 
 ALARM = 2
 
@@ -24,6 +21,3 @@ def main(config: MonitorConfig) -> int:
     from r2l_jax.apps import monitor
 
     return ALARM if monitor.run(config) else 0
-
-
-run = functools.partial(flags.run, main, MonitorConfig)

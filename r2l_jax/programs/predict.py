@@ -16,7 +16,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
-from r2l_jax.runtime import flags, jobs, remote
+from r2l_jax.runtime import jobs, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -154,6 +154,3 @@ def main(config: PredictionConfig) -> int:
     if labels is not None and failed < len(files):
         print("\n".join(scored(output, labels)))
     return 1 if failed else 0
-
-
-run = functools.partial(flags.run, main, PredictionConfig)

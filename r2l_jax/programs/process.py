@@ -9,7 +9,7 @@ python scripts/process.py --input=s3://bucket/raw --output=pictures --scheduler=
 
 Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
 `isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
-learned. <output>/manifest.json records the pipeline and the camera. Repeat the command to resume, and choose another
+learned. <output>/result.json records the pipeline and the camera. Repeat the command to resume, and choose another
 folder for other settings. The exit status is 1 if any file could not be rendered.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingChoice
 from r2l_jax.names import AUTO
-from r2l_jax.runtime import flags, jobs, remote
+from r2l_jax.runtime import jobs, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
 
@@ -119,6 +119,3 @@ def main(config: RenderConfig) -> int:
     earlier = f", {before} had been rendered before" if before else ""
     print(f"{rendered} rendered, {failed} failed{earlier}")
     return 1 if failed else 0
-
-
-run = functools.partial(flags.run, main, RenderConfig, any_thread=True)

@@ -11,12 +11,10 @@ checkpoints of runs with the same samples are measured on them, and paired by sa
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 
 from r2l_jax.config import CODE
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -74,6 +72,3 @@ def main(config: ReportConfig) -> None:
         print(f"{comparison_table(runs)}\n\n{differences_table(runs, config.code)}\n")
     size = write_report(config.run, config.file)
     print(one_line(f"{config.file}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
-
-
-run = functools.partial(flags.run, main, ReportConfig)

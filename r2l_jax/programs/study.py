@@ -9,10 +9,7 @@ folder. The settings of training are the published ones, whose learning rate sui
 example, --lr=1e-3 without them. Repeat the command to resume. The exit status is 1 if any job has failed.
 """
 
-import functools
-
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.runtime import flags
 
 
 def main(config: StudyConfig) -> int:
@@ -25,6 +22,3 @@ def main(config: StudyConfig) -> int:
     has_succeeded = study.run(config)
     print(f"results in {config.output_dir}, to read in study.html")
     return 0 if has_succeeded else 1
-
-
-run = functools.partial(flags.run, main, StudyConfig)

@@ -6,14 +6,11 @@ python scripts/synthesize.py --output=drifted_cells --dataset=Microscopy --data_
 
 Every pipeline is combined with every intensity and exposure, and each combination is written uncorrupted and with every
 corruption. Each set is the folder <output>/<pipeline>/<intensity or exposure>/<corruption>/, with a sub-folder for each
-class, or images and masks. Its manifest.csv has the origin and the SHA-256 of each picture; <output>/manifest.json has
-the settings that all sets share. Repeat the command to resume; with other settings, it adds sets.
+class, or images and masks. Its result.json has its origin, and manifest.csv the SHA-256 of each picture. Repeat the
+command to resume; with other settings, it adds sets, or makes those of the same name anew.
 """
 
-import functools
-
 from r2l_jax.drift.synthesis.config import SynthesisConfig
-from r2l_jax.runtime import flags
 
 
 def main(config: SynthesisConfig) -> None:
@@ -21,6 +18,3 @@ def main(config: SynthesisConfig) -> None:
     from r2l_jax.drift.synthesis import synthesis
 
     synthesis.run(config)
-
-
-run = functools.partial(flags.run, main, SynthesisConfig)

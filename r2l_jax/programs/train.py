@@ -7,10 +7,9 @@ Repeat the command to resume. With --seeds, the runs are trained one after the o
 """
 
 import dataclasses
-import functools
 
 from r2l_jax.config import GroupSettings, TrainConfig
-from r2l_jax.runtime import flags, jobs
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
 
@@ -58,6 +57,3 @@ def main(config: TrainingProgram) -> None:
     measures = config.training.tracking.log_model and jax.process_count() == 1
     if measures and (line := measure.tested(str(config.training.run_dir), config.training.code)):
         print(line)
-
-
-run = functools.partial(flags.run, main, TrainingProgram)

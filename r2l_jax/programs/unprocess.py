@@ -8,9 +8,7 @@ of the pictures, and camera.json. The exit status is 1 if any picture could not 
 """
 
 import dataclasses
-import functools
 
-from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -56,6 +54,3 @@ def main(config: UnprocessConfig) -> int:
         f"{summary.too_dark:.2%} are black for a color outside the camera's gamut"
     )
     return 1 if summary.failed else 0
-
-
-run = functools.partial(flags.run, main, UnprocessConfig, any_thread=True)

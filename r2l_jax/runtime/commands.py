@@ -1,4 +1,4 @@
-"""The names by which a user starts the programs: files in scripts/, or the installed commands r2l and r2l-<name>."""
+"""The names by which a user starts the programs: files in scripts/, or the installed command r2l."""
 
 import pathlib
 import re
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 def command(program: str) -> str:
     """Returns how to start a program as this one was started: `r2l <name>`, or `python scripts/<name>.py`."""
     # `programs.main` names a program that it starts "r2l <name>".
-    started = pathlib.Path(sys.argv[0]).name[:4]
-    return f"{started}{program}" if started in ("r2l-", "r2l ") else f"python scripts/{program}.py"
+    by_command = pathlib.Path(sys.argv[0]).name.startswith("r2l ")
+    return f"r2l {program}" if by_command else f"python scripts/{program}.py"
 
 
 def report_command(runs: Iterable[str]) -> str:

@@ -243,11 +243,17 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(main: types.FunctionType, settings: type, any_thread: bool = False) -> None:
+def settings_of(main: types.FunctionType) -> type[Any]:
+    """Returns the settings that a program's `main(config)` takes."""
+    return typing.get_type_hints(main)["config"]
+
+
+def run(main: types.FunctionType, any_thread: bool = False) -> None:
     """Runs an absl program: parses its flags, and exits with the status that `main(config)` returns.
 
     The docstring of main's module heads `--help`. `any_thread` says whether threads besides the main one use JAX.
     """
+    settings = settings_of(main)
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)

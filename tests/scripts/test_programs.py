@@ -16,8 +16,6 @@ from report_pages import Page
 
 from r2l_jax.data.sets.synthetic import CAMERA
 
-SYNTHETIC = "--data_dir={here}/data --synthetic_images=25 --synthetic_size=32"
-
 # The flags of a job, a part of its output, and files that it writes.
 QUICK = {
     "calibrate": (
@@ -51,7 +49,6 @@ SLOW = {
     ),
     "predict": ("--run={run} --input={here}/raw/a --output={out}/p.csv", "2 predicted, 0 failed\n", ["p.csv"]),
     "process": ("--run={run} --input={here}/raw/a --output={out}", "2 rendered, 0 failed\n", ["0.tiff", "1.tiff"]),
-    "sheet": (f"--sheet=pipelines --output={{out}}/sheet.png {SYNTHETIC}", "", ["sheet.png"]),
     "synthesize": (
         "--dataset=Folder --data_dir={here}/raw --camera=drone --output={out}/drifted --exposures=0.5 "
         "--corruptions=contrast --severities=1,5",

@@ -1,4 +1,4 @@
-"""The settings of the programs that test models under drift, show a sample under it, and write sets of pictures."""
+"""The settings of the programs that test models under drift and write sets of pictures."""
 
 import dataclasses
 import functools
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from r2l_jax.drift.renderer import Recipe
 else:
     Case = Recipe = Any  # to import them takes longer than a program's help may
-
-SHEETS = ("pipelines", "sensor", "corruptions")
 
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
@@ -93,8 +91,16 @@ class EvaluationConfig(Settings):
         needs="against=exposures|sensor|corruptions",
     )
 
+    sheet: str | None = setting(
+        "only draw a sample of the run side by side in the cases of this group of --against, as a PNG file",
+        None,
+        choices=DRIFTS,
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        if self.sheet not in (None, *self.against):
+            raise InputError(f"--sheet={self.sheet} is for --against={self.sheet}: give both")
         graded = ["severities"] if {"sensor", "corruptions"}.intersection(self.against) else []
         for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
@@ -127,52 +133,6 @@ class EvaluationConfig(Settings):
         if len(self.run) == 1:
             return pathlib.Path(self.run[0]) / "evaluation"
         return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SheetConfig(DataSettings):
-    """A sheet.
-
-    Raises:
-        InputError: a value is unknown or out of range.
-    """
-
-    sheet: str = setting(
-        "pipelines: a sample under several pipelines; sensor, corruptions: under sensor drifts or corruptions "
-        "(rows) of several severities (columns)",
-        choices=SHEETS,
-    )
-    output: str = setting("the picture, a PNG file")
-    sample: int = setting("the sample's index in the data set", 0, bound=NOT_NEGATIVE)
-    pipelines: tuple[str, ...] = setting(
-        f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="sheet=pipelines"
-    )
-    pipeline: str = setting(
-        "for sensor and corruptions: the pipeline", "parametrized", needs="sheet=sensor|corruptions"
-    )
-    sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR, needs="sheet=sensor")
-    corruptions: tuple[str, ...] = setting(
-        f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES, needs="sheet=corruptions"
-    )
-    severities: tuple[int, ...] = setting(
-        f"for sensor and corruptions: of {', '.join(map(str, SEVERITIES))}",
-        SEVERITIES,
-        needs="sheet=sensor|corruptions",
-    )
-    seed: int = setting(
-        "the seed of the noise of exposures, sensors and corruptions",
-        0,
-        bound=NOT_NEGATIVE,
-        needs="sheet=sensor|corruptions",
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("pipelines", "sensor", "corruptions", "severities"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
-        if pathlib.Path(self.output).suffix.lower() != ".png":
-            raise InputError(f"--output must be a .png file, got {self.output}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

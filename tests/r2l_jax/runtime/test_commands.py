@@ -10,7 +10,6 @@ from r2l_jax.runtime.commands import as_started, closing, command
     ("started", "expected"),
     [
         ("scripts/train.py", "python scripts/evaluate.py"),
-        ("/home/me/.venv/bin/r2l-train", "r2l-evaluate"),
         ("/home/me/.venv/bin/r2l train", "r2l evaluate"),
         ("/home/r2l-jax/my_program.py", "python scripts/evaluate.py"),
     ],

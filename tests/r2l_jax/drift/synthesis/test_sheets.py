@@ -1,24 +1,21 @@
 import numpy as np
 import pytest
 from PIL import Image
-
-from r2l_jax.drift.synthesis import sheets
-from r2l_jax.drift.synthesis.config import SheetConfig
-from r2l_jax.runtime.errors import InputError
+from programs import call
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
 
 
-def sheet(base, kind, tmp_path, **settings):
-    """Draws a sheet of the scenes of the small runs, and returns the picture."""
-    output = tmp_path / f"{kind}.png"
-    source = {"synthetic_images": 40, "synthetic_size": 32}
-    sheets.run(SheetConfig(sheet=kind, output=str(output), data_dir=base.data.data_dir, **source, **settings))
-    return np.asarray(Image.open(output))
+def sheet(run, group, tmp_path, *flags):
+    """Draws a sheet of a sample of a run, and returns the picture."""
+    where = f"--run={run.run_dir}", f"--output={tmp_path}", f"--sheet={group}", f"--against={group}"
+    done = call("evaluate.py", *where, *flags)
+    assert (done.returncode, done.stdout) == (0, f"sheet in {tmp_path}/sheet_{group}.png\n"), done.stderr
+    return np.asarray(Image.open(tmp_path / f"sheet_{group}.png"))
 
 
-def test_a_sheet_of_pipelines_has_a_panel_for_each(base, tmp_path):
-    picture = sheet(base, "pipelines", tmp_path, pipelines=("parametrized", OTHER), sample=3)
+def test_a_sheet_of_pipelines_has_a_panel_for_each(one_epoch, tmp_path):
+    picture = sheet(one_epoch, "pipelines", tmp_path, f"--pipelines=parametrized,{OTHER}")
     # Three columns of panels of 480 pixels, with gaps of 8; the third stays white.
     assert picture.shape == (480 + 28 + 8, 3 * 488 + 8, 3)
     first, second, third = (picture[28:508, 8 + 488 * place : 488 * (place + 1)] for place in range(3))
@@ -27,17 +24,24 @@ def test_a_sheet_of_pipelines_has_a_panel_for_each(base, tmp_path):
     assert (third == 255).all()
 
 
-def test_a_sheet_of_corruptions_has_a_row_for_each_and_a_column_for_each_severity(base, tmp_path):
-    picture = sheet(base, "corruptions", tmp_path, corruptions=("contrast", "fog"), severities=(1, 5))
+def test_intensities_are_read_and_exposures_computed(one_epoch, tmp_path):
+    for group in ("intensities", "exposures"):
+        picture = sheet(one_epoch, group, tmp_path, f"--{group}=1,0.05")
+        bright, dark = (picture[28:508, 8 + 488 * place : 488 * (place + 1)] for place in range(2))
+        # A twentieth of the light, after a gamma of about 2.2.
+        assert dark.mean() / bright.mean() == pytest.approx(0.05 ** (1 / 2.2), rel=0.4)
+
+
+def test_a_sheet_of_corruptions_has_a_row_for_each_and_a_column_for_each_severity(one_epoch, tmp_path):
+    picture = sheet(one_epoch, "corruptions", tmp_path, "--corruptions=contrast,fog", "--severities=1,5")
     assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
     mild, severe = (picture[28:268, 8 + 248 * place : 248 * (place + 1)] for place in range(2))
     # Contrast falls to 0.75 and to 0.15 of what it was.
     assert severe.std((0, 1)).mean() / mild.std((0, 1)).mean() == pytest.approx(0.2, abs=0.05)
 
 
-def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(base, tmp_path):
-    picture = sheet(base, "sensor", tmp_path, sensor=("underexposure", "vignetting"), severities=(1, 5))
-    assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
+def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(one_epoch, tmp_path):
+    picture = sheet(one_epoch, "sensor", tmp_path, "--sensor=underexposure,vignetting", "--severities=1,5")
     (darker, dark), (plain, vignetted) = (
         [
             picture[28 + 268 * row : 268 * (1 + row), 8 + 248 * column : 248 * (1 + column)].astype(float)
@@ -52,21 +56,6 @@ def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_sev
     assert ratio[1] < 0.6 * ratio[0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sheet": "pipelines", "pipelines": ()}, "--pipelines is empty"),
-        ({"sheet": "sensor", "sensor": ()}, "--sensor is empty"),
-        ({"sheet": "sensor", "severities": ()}, "--severities is empty"),
-        ({"sheet": "pipelines", "output": "sheet.jpg"}, "--output must be a .png file, got sheet.jpg"),
-        ({"sheet": "all"}, "--sheet must be one of pipelines, sensor, corruptions, got 'all'"),
-    ],
-)
-def test_settings_that_make_no_sheet_are_named(settings, message):
-    with pytest.raises(InputError, match=f"^{message}$"):
-        SheetConfig(**{"output": "sheet.png", **settings})
-
-
-def test_what_is_not_there_is_named(base, tmp_path):
-    with pytest.raises(InputError, match=r"^--sample=40: .* has the samples 0 to 39$"):
-        sheet(base, "pipelines", tmp_path, sample=40)
+def test_a_sheet_is_of_a_group_that_is_tested(one_epoch):
+    done = call("evaluate.py", f"--run={one_epoch.run_dir}", "--sheet=sensor")
+    assert done.stderr == "evaluate.py: error: --sheet=sensor is for --against=sensor: give both\n"
