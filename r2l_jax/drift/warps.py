@@ -88,14 +88,12 @@ def _interpolate(images, rows, columns, inside):
 def _mirrored(index, size):
     """Mirrors indices about the outermost pixels, so that row -1 is row 1."""
     period = max(2 * (size - 1), 1)
-    index = index % period
-    return jnp.minimum(index, period - index)
+    return jnp.minimum(index % period, -index % period)
 
 
 def _reflected(index, size):
     """Reflects indices at the border, so that row -1 is row 0."""
-    index = index % (2 * size)
-    return jnp.minimum(index, 2 * size - 1 - index)
+    return jnp.minimum(index % (2 * size), (-1 - index) % (2 * size))
 
 
 def _smooth(planes: Float[Array, "*batch height width"], sigma: Sigma) -> Float[Array, "*batch height width"]:

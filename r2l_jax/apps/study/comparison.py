@@ -204,24 +204,7 @@ def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[s
 
 def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
     own = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
-    names = [*map(_short, rows)], [*map(_short, columns)]
-    return heat_map(values, *names, label="score", framed=own, number=".2f", caption=title)
-
-
-_SHORT = {
-    "bilinear": "bi",
-    "malvar2004": "ma",
-    "menon2007": "me",
-    "sharpening_filter": "s",
-    "unsharp_masking": "u",
-    "median_denoising": "me",
-    "gaussian_denoising": "ga",
-}
-
-
-def _short(name: str) -> str:
-    """Returns the short name of a pipeline that the study's figures have, such as "bi,s,me"; others stay."""
-    return ",".join(_SHORT.get(part, part.replace("_", " ")) for part in name.split("."))
+    return heat_map(values, rows, columns, label="score", framed=own, number=".2f", caption=title)
 
 
 def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
