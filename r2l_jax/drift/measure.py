@@ -257,7 +257,7 @@ def measure(
     found: dict[str, list] = {case.name: [] for case in cases}
     # The device works at most one case ahead, because the images of many cases would fill its memory.
     ahead = OneAhead()
-    with _ticking(title, len(cases) * -(-len(samples.indices) // size)) as tick:
+    with ticking(title, len(cases) * -(-len(samples.indices) // size)) as tick:
         for iso, of_iso in grouped(cases, lambda case: case.iso):
             dataset = samples.at(iso)
             processors = _processors(stacks, of_iso, dataset)
@@ -421,7 +421,7 @@ def _whole(
 
 
 @contextlib.contextmanager
-def _ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
+def ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Shows a progress bar, if it has a title, and yields the function that moves it and raises Interrupted."""
     with tqdm(total=total, desc=title, unit="batch", disable=None if title else True) as bar:
 

@@ -99,6 +99,13 @@ class Table(NamedTuple):
         cells += [[column.text(cell) for column, cell in zip(self.columns, row, strict=True)] for row in self.rows]
         return "\n".join([self.title, tables.table(cells), *([self.note] if self.note else [])])
 
+    def numbers(self, column: str) -> dict[str, float]:
+        """Returns the numbers in a column by the titles of the rows; of intervals, the estimates."""
+        place = [each.name for each in self.columns].index(column)
+        cells = {str(row[0]): row[place] for row in self.rows}
+        cells = {title: cell[0] if isinstance(cell, tuple) else cell for title, cell in cells.items()}
+        return {title: float(cell) for title, cell in cells.items() if isinstance(cell, int | float)}
+
     def records(self) -> list[dict[str, Any]]:
         """Returns the rows by column; the ends of intervals have columns of their own."""
         records = []

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from programs import ends, program, start_together
 
+from r2l_jax.runtime.result import read
+
 pytestmark = pytest.mark.slow
 
 # Searches and points that neither four devices nor two processes divide.
 SHARED = ["--adv_parameters=all", "--adv_aux_weight=1", "--starts=3", "--steps=3", "--batch_size=8"]
 ANALYSES = ("sensitivity", "tolerances", "worst_case")
-
-
-def found(output, name):
-    return json.loads((output / "fold_0" / name / f"{name}.json").read_text())
 
 
 def test_one_device_and_four_find_the_same(trained_run, tmp_path):
@@ -26,19 +24,19 @@ def test_one_device_and_four_find_the_same(trained_run, tmp_path):
         output = f"--output={tmp_path}/{devices}"
         done = program("forensics.py", f"--run={trained_run}", output, *SHARED, devices=devices)
         assert done.returncode == 0, done.stderr
-    ours, theirs = ({name: found(tmp_path / devices, name) for name in ANALYSES} for devices in "14")
-    for name, knob in ours["tolerances"]["knobs"].items():
-        assert (knob["low"], knob["high"]) == pytest.approx(
-            [theirs["tolerances"]["knobs"][name][end] for end in ("low", "high")], rel=1e-4
-        ), name
-    for name, change in ours["sensitivity"]["overall"]["parameters"].items():
-        assert change["worst"] == pytest.approx(theirs["sensitivity"]["overall"]["parameters"][name]["worst"], rel=1e-3)
-    ((our_row,), (their_row,)) = ours["worst_case"]["rows"], theirs["worst_case"]["rows"]
-    assert our_row["score"] == their_row["score"]
-    for name in ("loss", "ssim", "task_loss", "deviation"):
-        assert our_row[name] == pytest.approx(their_row[name], rel=1e-3, abs=1e-5), name
-    for name, value in our_row["parameters"].items():
-        np.testing.assert_allclose(value, their_row["parameters"][name], rtol=1e-3, atol=1e-4, err_msg=name)
+    ours, theirs = ({name: read(tmp_path / devices / "fold_0" / name) for name in ANALYSES} for devices in "14")
+    assert ours["worst_case"].facts["score"] == theirs["worst_case"].facts["score"]
+    for name, result in ours.items():
+        for key, table in result.tables.items():
+            for row, other in zip(table.rows, theirs[name].tables[key].rows, strict=True):
+                numbers, others = ([cell for cell in each if isinstance(cell, float)] for each in (row, other))
+                assert numbers == pytest.approx(others, rel=1e-3, abs=1e-4), row[0]
+    for name, (low, high) in ours["tolerances"].facts["tolerated"].items():
+        assert (low, high) == pytest.approx(theirs["tolerances"].facts["tolerated"][name], rel=1e-4), name
+    for title, values in ours["worst_case"].facts["parameters"].items():
+        for name, value in values.items():
+            other = theirs["worst_case"].facts["parameters"][title][name]
+            np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_a_signal_to_one_process_stops_both_after_an_epoch(tmp_path):

@@ -14,6 +14,7 @@ from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.drift import results
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.store import hash_json
 from r2l_jax.training.record import members
@@ -84,9 +85,23 @@ def make_lab(
 
 
 def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
-    """Returns the ends of the tolerated interval of each knob, as values of its parameter; empty if none are known."""
-    found = read_tolerances(run, model)
-    return {} if found is None else {name: (knob.low, knob.high) for name, knob in found.knobs.items()}
+    """Returns the ends of the tolerated interval of each knob that `forensics.py` has found, in the knob's unit.
+
+    Damaged tolerances, and tolerances of another model such as an earlier training of the same name, are left out with
+    a warning.
+    """
+    folder = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances"
+    try:
+        found = result.read(folder)
+    except InputError as error:
+        warn(str(error))
+        return {}
+    if found is None:
+        return {}
+    if found.facts.get("model") != model.identity:
+        warn(f"{folder}: the tolerances belong to another model, and are not shown")
+        return {}
+    return {name: (low, high) for name, (low, high) in found.facts["tolerated"].items()}
 
 
 def read_tolerances(run: str, model: Run) -> results.Tolerances | None:

@@ -1,6 +1,5 @@
 """Compares the results of a study with the published numbers, in a result for each control."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from r2l_jax.drift.cases import OWN
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
+from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, read
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.record import read_metrics
 
@@ -301,10 +300,9 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
 
 def _worst_cases(training: TrainConfig, fold: int) -> dict[str, float]:
     """Returns the scores of a fold by default and in each worst case."""
-    file = training.run_dir / "forensics" / f"fold_{fold}" / "worst_case" / "worst_case.json"
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): remove it, and the same command searches anew") from None
-    scores = {f"{row['group']}, weight {row['aux_weight']:g}": row["score"] for row in content["rows"]}
-    return {"default": content["default"]["score"], **scores}
+    folder = training.run_dir / "forensics" / f"fold_{fold}" / "worst_case"
+    found = read(folder)
+    if found is None:
+        raise InputError(f"{folder} holds no worst cases: the same command searches for them")
+    table = found.tables["worst_case"]
+    return {"default": found.facts["score"], **table.numbers(table.columns[1].name)}

@@ -37,25 +37,25 @@ class WorstCaseSettings(Settings):
     adv_parameters: tuple[str, ...] = setting(
         "groups to search: all, or single parameters; default: all, and each parameter that is tuned by hand",
         (),
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
     adv_aux_loss: str = setting(
         "the measure of the distance to the default rendering",
         "ssim",
         choices=AUX_LOSSES,
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
     adv_aux_weight: tuple[float, ...] = setting(
         "the weight of that distance beside the task loss; each of several is tried",
         (10.0, 100.0, 1000.0),
         bound=NOT_NEGATIVE,
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
     adv_noise_layer: bool = setting(
-        "also search over an image that is added to the result", False, rare=True, needs="!check analyses=worst_case"
+        "also search over an image that is added to the result", False, rare=True, needs="analyses=worst_case"
     )
     adv_track_differences: bool = setting(
-        "write pictures of the default, the worst case and their difference", False, needs="!check analyses=worst_case"
+        "write pictures of the default, the worst case and their difference", False, needs="analyses=worst_case"
     )
     starts: int = setting(
         "starts of the search for each group and weight: the default, the worst point where one number alone is moved, "
@@ -63,22 +63,22 @@ class WorstCaseSettings(Settings):
         2,
         bound=POSITIVE,
         rare=True,
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
-    steps: int = setting("steps of each search", 60, bound=POSITIVE, needs="!check analyses=worst_case")
+    steps: int = setting("steps of each search", 60, bound=POSITIVE, needs="analyses=worst_case")
     step_size: float = setting(
         "about how far a parameter moves in a step, as a fraction of its natural range",
         0.01,
         bound=POSITIVE,
         rare=True,
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
     samples: int = setting(
         "the greatest number of training samples that searches draw from",
         512,
         bound=POSITIVE,
         rare=True,
-        needs="!check analyses=worst_case",
+        needs="analyses=worst_case",
     )
     track_n_images: int = setting(
         "how many samples the pictures show", 5, bound=POSITIVE, rare=True, needs="adv_track_differences"
@@ -98,20 +98,17 @@ class ForensicsConfig(FinishedRun):
         InputError: a value is unknown or out of range.
     """
 
-    analyses: tuple[str, ...] = setting(
-        f"the analyses to make, of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES, needs="!check"
+    analyses: tuple[str, ...] = setting(f"the analyses to make, of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
+    by: tuple[str, ...] = setting(
+        f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS, needs="analyses=worst_case"
     )
-    check: str | None = setting(
-        "only compare a camera with the tolerances: a raw file, a JSON file, drone or microscopy", None
-    )
-    by: tuple[str, ...] = setting(f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS, needs="!check")
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
     seed: int = setting(
         f"the seed of samples, starts and batches{NOT_OF_TRAINING}",
         0,
         bound=NOT_NEGATIVE,
         rare=True,
-        needs="!check analyses=tolerances|worst_case",
+        needs="analyses=tolerances|worst_case",
     )
     tolerances: ToleranceSettings = ToleranceSettings()
     worst_case: WorstCaseSettings = WorstCaseSettings()

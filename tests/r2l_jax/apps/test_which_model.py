@@ -1,19 +1,18 @@
 """Programs that take a fold and a checkpoint use that model, told by its losses in the run's own history."""
 
 import csv
-import json
 import shutil
 
 import numpy as np
 import pytest
-import report_runs
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.apps.lab.lab import make_lab, read_tolerances
+from r2l_jax.apps.lab.lab import make_lab, tolerated
 from r2l_jax.programs import export, predict, process
+from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.store import hash_json
+from r2l_jax.runtime.result import Result
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 
@@ -74,15 +73,11 @@ def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_pat
 
 def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
     for number, fold in enumerate(folds):
-        file = tmp_path / "forensics" / f"fold_{number}" / "tolerances" / "tolerances.json"
-        file.parent.mkdir(parents=True)
-        content = report_runs.tolerances("", report_runs.Numbers(number))
-        file.write_text(
-            json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": hash_json(fold.identity)}})
-        )
+        folder = tmp_path / "forensics" / f"fold_{number}" / "tolerances"
+        result.write(folder, Result({"model": fold.identity, "tolerated": {"gamma_correct": (1.5 + number, 4.5)}}))
     for number in range(2):
         model = load(run.run_dir, number)
-        assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number
+        assert tolerated(str(tmp_path), model) == {"gamma_correct": (1.5 + number, 4.5)}
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,8 @@ from r2l_jax.drift import figures, measure
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.forensics import camera_check, forensics
-from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
-from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
-from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
+from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
+from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
@@ -33,7 +30,7 @@ from r2l_jax.drift.synthesis.summary import PER_CLASS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.result import Result
+from r2l_jax.runtime.result import Result, read
 from r2l_jax.training import artifact
 from r2l_jax.training.record import training_id
 
@@ -95,8 +92,6 @@ class Place:
 
 RUNS = (evaluation.run, forensics.run, adaptation.run)
 CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
-KINDS = (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis)
-ANALYSES = tuple(kind.name for kind in KINDS)
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
 
@@ -125,9 +120,8 @@ def watched():
         numbers = {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": [], "outcomes": outcomes}
         return [{case.name: numbers for case in cases}]
 
-    def analyzed(self, fold, done):
-        names.append(self.name)
-        return quick(self.name)
+    def analyzed(name):
+        return lambda *arguments: names.append(name) or Result({})
 
     def adapted_to(config, training, drift, undrifted):
         made = quick_adaptation(), training.fold.model
@@ -136,8 +130,8 @@ def watched():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluated)
-        for kind in KINDS:
-            patch.setattr(kind, "analyze", analyzed)
+        for name, module in zip(ANALYSES, (sensitivity, tolerance, worst_case), strict=True):
+            patch.setattr(module, "analyze", analyzed(name))
         patch.setattr(adaptation, "_adapted", adapted_to)
         yield names
 
@@ -273,28 +267,14 @@ def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoc
     write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
     evaluation.run(place.evaluation)
     forensics.run(place.forensics)
-    assert made == []
-    # Adaptations are results of the training.
+    # Forensics and adaptations are results of the training.
     adapted = adaptation.run(place.adaptation)
-    assert sorted(made) == sorted(DRIFTS)
+    assert sorted(made) == sorted([*ANALYSES, *DRIFTS])
     assert [*adapted.facts["training"].values()] == [training_id(content)]
     written = json.loads((place.folder / "evaluation/evaluation.json").read_text())
     assert written["runs"]["one_epoch"]["training"] == {"0": training_id(content)}
-    files = [place.folder / f"forensics/fold_0/{name}/{name}.json" for name in ANALYSES]
-    contents = [json.loads(file.read_text()) for file in files]
-    assert {each["training"] for each in contents} == {training_id(content)} != {training_id(metrics(one_epoch))}
-
-
-def test_a_camera_is_checked_by_the_tolerances_of_the_present_model(place, made, monkeypatch, capsys):
-    monkeypatch.setattr(camera_check, "check", lambda *arguments: [])
-    monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (1.0, 1.0))
-    config = dataclasses.replace(place.forensics, check="drone")
-    forensics.check(config)
-    assert made == []
-    other_model(place, monkeypatch)
-    forensics.check(config)
-    assert made == ["tolerances"]
-    assert "tolerances.json: made anew (other model)\n" in capsys.readouterr().err
+    found = [read(place.folder / f"forensics/fold_0/{name}").facts["training"]["fold_0"] for name in ANALYSES]
+    assert {*found} == {training_id(content)} != {training_id(metrics(one_epoch))}
 
 
 def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, made, capsys):

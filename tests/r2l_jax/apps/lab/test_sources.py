@@ -3,18 +3,18 @@ import shutil
 
 import numpy as np
 import pytest
-import report_runs
 import tifffile
 
 import isp
 import r2l_jax
 from r2l_jax.apps.lab import sources
-from r2l_jax.apps.lab.lab import make_lab, read_tolerances, tolerated
+from r2l_jax.apps.lab.lab import make_lab, tolerated
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.sets import synthetic
 from r2l_jax.data.sets.folder import center_crop
+from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.store import hash_json
+from r2l_jax.runtime.result import Result
 
 DRONE = KnownCamera.of(isp.CAMERAS["drone"])
 
@@ -77,17 +77,11 @@ def test_without_flags_there_are_all_pipelines_and_an_example_of_each_class():
 
 
 def test_tolerances_of_another_model_and_damaged_ones_are_not_shown(model, tmp_path, capsys):
-    file = tmp_path / "forensics" / "fold_0" / "tolerances" / "tolerances.json"
-    file.parent.mkdir(parents=True)
-    content = report_runs.tolerances("", report_runs.Numbers())
-    for text, words in (
-        (json.dumps(content | {"identity": {"model": hash_json(model.identity)}}), ""),
-        (json.dumps(content | {"identity": {"model": "another"}}), "the tolerances belong to another model"),
-        ('{"knobs": 3}', "is damaged or of another version"),
-    ):
-        file.write_text(text)
-        assert (read_tolerances(str(tmp_path), model) is None) == bool(words)
+    folder, knobs = tmp_path / "forensics" / "fold_0" / "tolerances", {"gamma_correct": (1.8, 2.4)}
+    for identity, words in ((model.identity, ""), ("another", "the tolerances belong to another model")):
+        result.write(folder, Result({"model": identity, "tolerated": knobs}))
+        assert tolerated(str(tmp_path), model) == ({} if words else knobs)
         assert words in capsys.readouterr().err
-        knobs = {} if words else content["knobs"]
-        assert tolerated(str(tmp_path), model) == {name: (knob["low"], knob["high"]) for name, knob in knobs.items()}
-        capsys.readouterr()
+    (folder / result.FILE).write_text('{"facts": 3}')
+    assert tolerated(str(tmp_path), model) == {}
+    assert "cannot be read" in capsys.readouterr().err

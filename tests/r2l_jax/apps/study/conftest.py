@@ -7,7 +7,9 @@ from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES, trainings_of
 from r2l_jax.drift import outcomes
 from r2l_jax.drift.outcomes import Outcomes
+from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, flat
+from r2l_jax.runtime.result import Column, Result, Table
 
 # The samples that each fold measures.
 SAMPLES = 50
@@ -41,14 +43,12 @@ def finished(config):
     (model,) = trainings_of(config, "forensics").values()
     for fold in range(2):
         rows = [
-            {"group": group, "aux_weight": weight, "score": 0.9 - drop - 0.1 * fold}
+            [f"{group}, weight {weight:g}", 0.9 - drop - 0.1 * fold]
             for group in config.choice.adv_parameters
             for weight, drop in ((1e-4, 0.5), (1e-2, 0.1))
         ]
-        write(
-            model.run_dir / "forensics" / f"fold_{fold}" / "worst_case" / "worst_case.json",
-            {"default": {"score": 0.9}, "rows": rows},
-        )
+        worst = {"worst_case": Table("worst cases", [Column("worst case"), Column("accuracy")], rows)}
+        result.write(model.run_dir / "forensics" / f"fold_{fold}" / "worst_case", Result({"score": 0.9}, worst))
     for name, training in trainings_of(config, "adjustment").items():
         slope = 0.2 if name == "learned" else 0.1
         for fold in range(2):

@@ -1,10 +1,7 @@
-import csv
-import functools
-import json
-
 import folds_by_hand
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,12 +11,10 @@ from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import sensitivity
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
-from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.stop import Interrupted
 from tasks.layers import BatchNorm, Conv
 
@@ -80,20 +75,8 @@ def fold_of(task, pipeline, head):
     return folds_by_hand.fold_of(dataset(task), [], EVERY, model=model)
 
 
-def analyze(fold):
-    return sensitivity.SensitivityAnalysis(4).analyze(fold, {})
-
-
-@pytest.fixture(scope="module")
-def compiled_once(small_heads):
-    """Lets all tests share what they compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sensitivity, "Frozen", functools.cache(Frozen))
-        yield
-
-
 @pytest.fixture(scope="module", params=["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
-def case(request, compiled_once):
+def case(request, small_heads):
     """A fold, its frozen model, and the sensitivity of that, in batches of which the last is not full."""
     if request.param == "segmentation":
         fold = fold_of("segmentation", isp.static(CAMERA), SmoothHead(1, of_pixels=True))
@@ -118,30 +101,29 @@ def test_samples_know_nothing_of_batches_padding_and_each_other(case):
 
 
 def test_changes_are_those_of_the_measured_loss(case):
-    fold, frozen, _ = case
-    analysis = analyze(fold)
-    overall = analysis.content["overall"]
+    fold, frozen, whole = case
     parts = [
-        ("white_balance", 1, overall["elements"]["white_balance.green"]),
-        ("colour_correction", 5, overall["elements"]["colour_correction.green_from_blue"]),
-        ("black_level", 2, overall["elements"]["black_level.blue"]),
-        ("gamma_correct", 0, overall["parameters"]["gamma_correct"]["together"]),
-        ("white_balance", slice(None), overall["parameters"]["white_balance"]["together"]),
+        ("white_balance", 1, whole.elements["white_balance"][:, 1]),
+        ("colour_correction", 5, whole.elements["colour_correction"].reshape(-1, 9)[:, 5]),
+        ("black_level", 2, whole.elements["black_level"].reshape(len(EVERY), -1)[:, 2]),
+        ("gamma_correct", 0, whole.parameters["gamma_correct"].together),
+        ("white_balance", slice(None), whole.parameters["white_balance"].together),
     ]
-    ends = []
-    for name, place, _ in parts:
+    loss = jax.jit(lambda values, batch: frozen.sums(frozen.images(values, batch), batch)["loss"])
+
+    def losses(values):
+        """Sample by sample, since the Dice loss of several is not the mean of theirs."""
+        return np.array([loss(values, batch) for batch in loader.eval_batches(fold.dataset, EVERY, 1)])
+
+    np.testing.assert_allclose(whole.loss, losses(frozen.default), rtol=1e-5, atol=1e-6)
+    for name, place, change in parts:
+        ends = []
         for end in (-0.01, 0.01):
             offset = np.zeros_like(frozen.default[name])
             offset.reshape(-1)[place] = end
-            ends.append(frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset})))
-    # Sample by sample, since the Dice loss of several is not the mean of theirs.
-    measurer, processings = Measurer(frozen), [frozen.default, *ends]
-    alone = [measurer.measure(processings, [batch]) for batch in loader.eval_batches(fold.dataset, EVERY, 1)]
-    default, *losses = np.mean([[measured.loss for measured in each] for each in alone], 0)
-    assert overall["loss"] == pytest.approx(default, rel=1e-5)
-    differences = np.diff(np.reshape(losses, (-1, 2)))[:, 0] / 2
-    for (name, place, change), difference in zip(parts, differences, strict=True):
-        assert change["mean"] == pytest.approx(difference, rel=2e-3), (name, place)
+            values = frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset}))
+            ends.append(losses(values).mean())
+        assert change.mean() == pytest.approx((ends[1] - ends[0]) / 2, rel=2e-3), (name, place)
 
 
 def test_closed_forms_of_a_head_that_averages(small_heads):
@@ -179,49 +161,29 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
 
 def test_a_stop_ends_the_analysis_after_a_batch(case, monkeypatch):
     monkeypatch.setattr(stop, "requested", lambda: True)
-    fold, _, _ = case
-    with pytest.raises(Interrupted, match="stopped; the same command begins this analysis anew"):
-        analyze(fold)
+    with pytest.raises(Interrupted, match="stopped in sensitivity"):
+        sensitivity.analyze(case[0], 4)
 
 
-def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_path):
+def test_the_tables_have_means_over_all_samples_and_over_each_class(case):
     fold, frozen, whole = case
-    analysis = analyze(fold)
-    content = analysis.content
-    assert json.loads(json.dumps(content)) == content
-    assert tuple(content["overall"]["stages"]) == frozen.pipeline(frozen.default).stage_names
-    assert list(content["overall"]["parameters"]) == list(frozen.pipeline(frozen.default).parameters())
-    overall, by_class = content["overall"], content["by_class"]
-    assert list(by_class) == (["a", "b", "c"] if fold.task.name == "classification" else [])
-    assert set(content["ranges"]) == {*frozen.default, "images"}
-    assert content["ranges"]["black_level"] == {"width": 0.1, "stated": "0.1: moves by 0.001"}
-    assert content["ranges"]["gamma_correct"]["stated"] == "the value itself: moves by a factor of 1.01"
-
-    if by_class:
-        counts = [means["samples"] for means in by_class.values()]
-        assert counts == [2, 1, 4]
-        flat = [jax.tree.leaves({**means, "samples": 0}) for means in (overall, *by_class.values())]
-        np.testing.assert_allclose(np.average(flat[1:], axis=0, weights=counts), flat[0], rtol=1e-4, atol=1e-9)
-
-    for name, values in whole.elements.items():
-        titles = frozen.facts[name].element_names(name, values.shape[1:])
-        for title, value in zip(titles, values.reshape(len(EVERY), -1).mean(0), strict=True):
-            assert overall["elements"][title]["mean"] == pytest.approx(value, rel=1e-3, abs=1e-8)
-
-    write_csv(tmp_path / "rows.csv", analysis.tables["sensitivity"])
-    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
-    assert [row["sample"] for row in rows] == [f"sample {index}" for index in EVERY]
-    assert [row.get("class") for row in rows] == ([*"cabccac"] if by_class else [None] * len(EVERY))
-    worst = [float(row["after clipped worst"]) for row in rows]
-    assert np.mean(worst) == pytest.approx(overall["stages"]["clipped"]["worst"], rel=1e-5)
-    assert float(rows[2]["white_balance.blue"]) == pytest.approx(whole.elements["white_balance"][2, 2], rel=1e-3)
-
-    lines = analysis.table.splitlines()
-    assert lines[0] == sensitivity.UNIT
-    (gains,) = (line.split() for line in lines if line.startswith("white_balance "))
-    assert gains[1:3] == ["its", "value"]
-    assert float(gains[3]) == pytest.approx(overall["parameters"]["white_balance"]["worst"], rel=1e-2)
-    assert len(gains) == 5 + len(by_class)
-    assert list(analysis.figures) == ["sensitivity_parameters", "sensitivity_stages"]
-    for figure, rows in zip(analysis.figures.values(), (whole.parameters, whole.stages), strict=True):
-        assert figure.axes[0].images[0].get_array().shape == (len(rows), 1 + len(by_class))
+    found = sensitivity.analyze(fold, 4)
+    classes = ["a", "b", "c"] if fold.task.name == "classification" else []
+    for name, changes in (("parameters", whole.parameters), ("stages", whole.stages)):
+        table = found.tables[name]
+        assert [row[0] for row in table.rows] == [f"after {each}" if name == "stages" else each for each in changes]
+        assert [column.name for column in table.columns[4:]] == [f"worst, {each}" for each in classes]
+        for row, change in zip(table.rows, changes.values(), strict=True):
+            assert_close(row[2:4], [change.worst.mean(), change.together.mean()])
+            assert_close(row[4:], [change.worst[number == LABELS].mean() for number, _ in enumerate(classes)])
+        axes = matplotlib.figure.Figure().subplots()
+        found.figures[name].draw(axes)
+        assert axes.images[0].get_array().shape == (len(changes), 1 + len(classes))
+    ranges = {row[0]: row[1] for row in found.tables["parameters"].rows}
+    assert (ranges["black_level"], ranges["gamma_correct"]) == (0.1, "its value")
+    values = found.tables["values"].numbers("mean of absolute values")
+    for name, each in whole.elements.items():
+        titles = frozen.facts[name].element_names(name, each.shape[1:])
+        expected = np.abs(each).mean(0).ravel()
+        np.testing.assert_allclose([values[title] for title in titles], expected, rtol=1e-3, atol=1e-8)
+    assert found.facts["notes"] == [f"the mean loss is {whole.loss.mean():.4f}"]
