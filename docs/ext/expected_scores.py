@@ -16,11 +16,9 @@ from matplotlib.figure import Figure
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.results import plain
 from r2l_jax.drift.watch import alarm, expected, reference
-from r2l_jax.drift.watch.causes import UNITS
+from r2l_jax.drift.watch.causes import UNITS, Cause
 from r2l_jax.drift.watch.diagnosis import diagnose
-from r2l_jax.drift.watch.results import Cause
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.training.run import Run, load
 
@@ -42,7 +40,7 @@ _WINDOWS = 5
 
 _STEPS = 2**12 - 1
 
-_METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s"), expected.ATC: ("tab:gray", "^")}
+_METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s")}
 
 
 def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str, Any]:
@@ -58,13 +56,13 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     seen = see(run, windows[0])
     assert fresh.camera is not None
     causes, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
-    found = expected.by_confidence(known.seen.probabilities.mean(0), known.targets, seen.probabilities.mean(0))
+    found = {expected.COT: expected.by_confidence(known.targets, seen.probabilities.mean(0))}
     if expected.explained_by_camera(causes):
         found[expected.CAMERA] = expected.by_camera(run, known, causes).score
     return {
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
-        "causes": [plain(cause) for cause in causes],
+        "causes": causes,
         "named": [each[0].name if each else "no cause" for each in (causes, *further)],
         "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
     }
@@ -135,7 +133,7 @@ def main(uri: str, folder: pathlib.Path) -> None:
         if not file.exists():
             file.write_text(json.dumps(measure(run, known, drift)))
         rows[drift.name] = row = json.loads(file.read_text())
-        causes = ", ".join(f"{cause.name} {cause.value:.3g}" for cause in (Cause(**each) for each in row["causes"][:3]))
+        causes = ", ".join(f"{cause.name} {cause.value:.3g}" for cause in (Cause(*each) for each in row["causes"][:3]))
         scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
         print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {causes}", flush=True)
     print(table(rows))

@@ -208,7 +208,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
 
     In SVG files, text and axes have the color `INK`, and nothing is painted behind them.
     """
-    _clear(folder, _content(folder))
+    earlier = _content(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = list(result.files)
     if result.outcomes is not None:
@@ -237,6 +237,9 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         **environment(),
     }
     write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
+    # A kill before this leaves the earlier result.
+    for name in set(_listed(earlier or {})) - set(files):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read(folder: pathlib.Path) -> Result | None:

@@ -12,6 +12,7 @@ from programs import program
 
 import isp
 from r2l_jax.data.sets import datasets
+from r2l_jax.runtime import result
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +57,9 @@ def test_monitoring_leads_from_a_training_to_adapted_predictions(home):
         statuses.append((name, ended.returncode))
     assert statuses.pop(2) == ("monitor.py", 2)
     assert {status for _, status in statuses} == {0}
-    content = json.loads((home / "runs/quickstart/watched/monitor/monitor.json").read_text())
-    assert [window["name"].split()[0] for window in content["windows"] if window["alarm"]] == ["field/tuesday"] * 2
-    assert "exposure" in {cause["name"] for cause in content["causes"]}
+    found = result.read(home / "runs/quickstart/watched/monitor")
+    assert [row[0].split()[0] for row in found.tables["windows"].rows if row[3]] == ["field/tuesday"] * 2
+    assert "exposure" in {row[0] for row in found.tables["causes"].rows}
     assert len((home / "predictions.csv").read_text().splitlines()) == 129
 
 

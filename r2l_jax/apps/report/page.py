@@ -22,7 +22,6 @@ from r2l_jax.apps.report import (
     synthesis,
     training,
     verdict,
-    watch,
 )
 from r2l_jax.apps.report.document import Section
 from r2l_jax.apps.report.pictures import DETAILS, Detail
@@ -102,7 +101,6 @@ def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) 
         *synthesis.make(runs),
         *forensics.make(runs, detail),
         *adjustment.make(runs, detail),
-        *watch.make(named, detail),
     ]
 
 

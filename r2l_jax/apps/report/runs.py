@@ -13,7 +13,6 @@ import msgspec
 from r2l_jax.apps.report.events import Recorded, read_events
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import results
-from r2l_jax.drift.watch.results import Watched
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
@@ -122,7 +121,6 @@ class RunRecord(NamedTuple):
         left_out: a line for each result that another training has left in the folder.
         members: the folders of the members of a group, or the run's own.
         forensics: the summary of forensics.py over the members of a group; None without one.
-        watched: the latest result of monitor.py; None without one.
     """
 
     name: str
@@ -134,7 +132,6 @@ class RunRecord(NamedTuple):
     left_out: Sequence[str]
     members: Sequence[pathlib.Path]
     forensics: results.Forensics | None
-    watched: Watched | None
 
     @property
     def score(self) -> str:
@@ -288,7 +285,6 @@ def _read_run(uri: str, name: str) -> RunRecord:
         left_out,
         of_group,
         read(folder / "forensics" / "forensics.json", results.Forensics),
-        read(folder / "monitor" / "monitor.json", Watched),
     )
 
 

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import stats
 
-from r2l_jax.drift.watch.results import Statistic
 from r2l_jax.drift.watch.statistics import Seen
 from r2l_jax.runtime import compiler
 
@@ -52,6 +51,24 @@ class Verdict(NamedTuple):
     p_value: float
     tests: dict[str, float]
     permutations: int
+
+
+class Statistic(NamedTuple):
+    """The test of a single statistic.
+
+    Attributes:
+        name: the name of the statistic.
+        reference: its median in the reference.
+        new: its median in the new images.
+        distance: the Kolmogorov-Smirnov distance of the two distributions.
+        p_value: with Holm's correction for the number of statistics.
+    """
+
+    name: str
+    reference: float
+    new: float
+    distance: float
+    p_value: float
 
 
 class _Prepared(NamedTuple):

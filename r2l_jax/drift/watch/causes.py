@@ -1,16 +1,20 @@
 """What may change in a camera, and mosaics under such changes."""
 
+import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.optimize import nnls
 
 import isp
 from isp import sensor_drift
-from r2l_jax.drift.watch.response import states_noise
-from r2l_jax.drift.watch.results import Cause
+
+# Another mix of the reference's classes.
+SCENE = "scene"
 
 # The units of values. Without a drift, they are 0 in stops, digital numbers, pixels and electrons, and 1 as a factor.
 UNITS = {
@@ -27,72 +31,219 @@ UNITS = {
     "saturation": "of white",
     "dead_sites": "per million",
     "hot_sites": "per million",
-    "scene": "share of other classes",
+    SCENE: "share of other classes",
     "unexplained": "times chance",
 }
+
+
+class Cause(NamedTuple):
+    """A change between two sets of mosaics.
+
+    Attributes:
+        name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is what neither the
+            camera nor the mix explains.
+        value: its size in `unit`.
+        low: the lower end of its interval of 95%.
+        high: the upper end.
+        unit: the unit of the three.
+        evidence: half of the chi-square that only this cause explains, beyond what chance would; above 0.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    evidence: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
+
+
+class Drift(NamedTuple):
+    """Describes how a drift is stated as a number, and searched for.
+
+    Numbers are in stops, digital numbers and fractions of white; factors are logarithms of base 2; and amounts that are
+    standard deviations, in pixels or in light, are squared, because statistics depend on the variance.
+
+    Attributes:
+        neutral: its number without a drift.
+        low: its least number.
+        high: its greatest number.
+        step: a small change, over which statistics are about linear.
+        first: changes at which a search begins.
+    """
+
+    neutral: float
+    low: float
+    high: float
+    step: float
+    first: tuple[float, ...]
+
+
+DRIFTS = {
+    "exposure": Drift(0, -8, 8, 0.02, (-2.0, -0.7, -0.2, 0.2, 0.7, 1.5)),
+    "white_balance.red": Drift(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
+    "white_balance.blue": Drift(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
+    "black_level": Drift(0, -1000, 2000, 2, (-40.0, 20.0, 120.0)),
+    "gamma": Drift(0, -2.5, 2.5, 0.02, (-0.4, -0.15, 0.15, 0.4)),
+    "blur": Drift(0, 0, 20, 0.05, (0.5, 2.0, 8.0)),
+    "read_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
+    "photon_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
+    "row_noise": Drift(0, 0, 0.1, 2e-6, (1e-5, 3e-4)),
+    "vignetting": Drift(0, -2, 6, 0.03, (-0.3, 0.2, 0.6, 1.5)),
+    "saturation": Drift(1, 0.02, 1, -0.005, ()),
+}
+NEUTRAL, LOW, HIGH, STEP = (
+    np.array([getattr(drift, name) for drift in DRIFTS.values()], float) for name in ("neutral", "low", "high", "step")
+)
 
 
 def unit_of(name: str, camera: isp.Camera) -> str:
     """Returns the unit of a cause; of the read-out noise, it has typical values where the camera states none."""
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
-    is_known = name != "read_noise" or states_noise(camera)
+    is_known = name != "read_noise" or _states_noise(camera)
     return UNITS[name] if is_known else f"times {read_noise:g} of {full_well:g} electrons"
+
+
+def amount(name: str, number: Float[np.ndarray, "*n"] | float, camera: isp.Camera) -> Float[np.ndarray, "*n"]:
+    """Converts numbers of a drift to the unit in which `UNITS` states the cause."""
+    if name in ("gamma", "read_noise", "photon_noise"):
+        return np.asarray(np.exp2(number))
+    if name in ("blur", "row_noise"):
+        return np.asarray(np.sqrt(number) * (isp.sensor.noise_of(camera).full_well if name == "row_noise" else 1))
+    return np.asarray(number)
+
+
+def numbers_of(causes: Sequence[Cause], camera: isp.Camera) -> Float[np.ndarray, " drifts"]:
+    """Returns the numbers of drifts, in the order of `DRIFTS`; undoes `amount`."""
+    numbers = dict(zip(DRIFTS, NEUTRAL, strict=True))
+    for name, value, *_ in causes:
+        if name in ("gamma", "read_noise", "photon_noise"):
+            value = np.log2(max(value, 1e-6))
+        if name in ("blur", "row_noise"):
+            value = (value / (isp.sensor.noise_of(camera).full_well if name == "row_noise" else 1)) ** 2
+        numbers |= {name: value} if name in numbers else {}
+    return np.clip([*numbers.values()], LOW, HIGH)
+
+
+class Noise(NamedTuple):
+    """The noise of mosaics: variance per light, the variance without light, and that which `read_noise` multiplies."""
+
+    gain: float
+    dark: float
+    unit: float
+
+
+def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Noise:
+    """Returns the noise that a camera states, or measures it where it states none.
+
+    The median of second differences along rows tells the noise at eight levels, as long as most sites lie in flat
+    places; a line is fitted to the variances.
+    """
+    full_well, read_noise, _ = isp.sensor.noise_of(camera)
+    unit = (read_noise / full_well) ** 2
+    if _states_noise(camera):
+        return Noise(1 / full_well, unit, unit)
+    light = np.asarray(isp.sensor.site_light(mosaics, camera))
+    left, middle, right = (np.roll(light, shift * isp.cfa.tile(camera.pattern).shape[1], 2) for shift in (-1, 0, 1))
+    level, second = ((left + middle + right) / 3).ravel(), abs(left - 2 * middle + right).ravel()
+    order = np.argsort(level)
+    parts = np.array_split(order[level[order] < 0.95 * level.max()], 8)
+    levels = np.array([level[part].mean() for part in parts])
+    # Of normal noise, the median is 0.6745 standard deviations of a second difference, which has 6 times the variance.
+    variances = np.array([(np.median(second[part]) / 0.6745) ** 2 / 6 for part in parts]) + 1e-12
+    columns = np.stack([np.maximum(levels, 0), np.ones_like(levels)], 1) / variances[:, None]
+    gain, dark = nnls(columns, np.ones_like(levels))[0]
+    return Noise(float(gain), float(dark), unit)
+
+
+def _states_noise(camera: isp.Camera) -> bool:
+    return camera.full_well is not None and camera.read_noise is not None
+
+
+def light_factors(
+    numbers: Float[Array, " drifts"], height: int, width: int, camera: isp.Camera
+) -> Float[Array, "height width"]:
+    """Computes the factors of drifts on the light of sites."""
+    drift = dict(zip(DRIFTS, numbers, strict=True))
+    stops = jnp.stack([drift["white_balance.red"], jnp.zeros(()), drift["white_balance.blue"]])
+    stops = stops[isp.cfa.tile(camera.pattern)] if camera.pattern != isp.cfa.MONO else jnp.zeros((1, 1))
+    gains = isp.cfa.tiled(jnp.exp2(drift["exposure"] + stops), height, width)
+    return gains * sensor_drift.fall_off((height, width), drift["vignetting"])
+
+
+@functools.partial(jax.jit, static_argnames="camera")
+def retaken(
+    numbers: Float[Array, " drifts"],
+    mosaics: Float[Array, "n height width"],
+    drawn: tuple[Float[Array, "n height width"], Float[Array, "n height 1"]],
+    noise: Noise,
+    camera: isp.Camera,
+    dimmed: Array | float = 1.0,
+) -> Float[Array, "n height width"]:
+    """Takes mosaics again with a camera that has drifted, in the order in which a camera meets the drifts.
+
+    Mosaics keep their noise and get what they lack. None can be taken away, so mosaics of more light are too noisy,
+    unless their light is `dimmed` again.
+
+    Args:
+        numbers: the drifts, in the order of `DRIFTS`.
+        mosaics: mosaics of the camera before it drifted.
+        drawn: standard normal numbers for sites and for rows.
+        noise: the noise of the mosaics.
+        camera: the camera before it drifted.
+        dimmed: divides the light of the drifted camera, with the noise of the light that is left.
+    """
+    drift = dict(zip(DRIFTS, numbers, strict=True))
+    raised, gamma, gain = drift["black_level"] / 4095, jnp.exp2(drift["gamma"]), jnp.exp2(drift["photon_noise"])
+    height, width = mosaics.shape[1:]
+    factor = light_factors(numbers, height, width, camera)
+    mosaics, kept = sensor_drift.smoothed(mosaics, jnp.sqrt(drift["blur"]), camera=camera)
+    light = isp.sensor.site_light(mosaics, camera) * factor
+    top = isp.sensor.site_light(jnp.broadcast_to(drift["saturation"] - raised, (height, width)), camera)
+    light_noise, dark = noise.gain * jnp.maximum(light, 0), noise.dark
+    own = kept * factor * (light_noise + dark * factor) / dimmed**2
+    more = (gain - 1) * light_noise + gain**2 * (dark + noise.unit * (jnp.exp2(2 * drift["read_noise"]) - 1)) - dark
+    lacking = light_noise / dimmed + dark + more / dimmed**2 - own
+    # Sites that are white before they are dimmed have the noise of dimming alone.
+    is_white = (dimmed > 1) & (light >= top)
+    of_white = noise.gain * top / dimmed * (1 - 1 / dimmed) + dark * (1 - 1 / dimmed**2)
+    variance = jnp.where(is_white, of_white, lacking)
+    of_sites, of_rows = drawn
+    light = jnp.where(is_white, top, light) / dimmed + jnp.sqrt(jnp.maximum(variance, 0)) * of_sites
+    light += jnp.sqrt(drift["row_noise"]) / dimmed * of_rows
+    values = isp.sensor.from_light(light, camera) + raised
+    return jnp.clip(values, 0, jnp.where(dimmed > 1, 1, drift["saturation"])) ** gamma
 
 
 def under(
     causes: Sequence[Cause],
-    mosaics: Float[Array | np.ndarray, "n height width"],
+    mosaics: Float[np.ndarray, "n height width"],
     camera: isp.Camera,
     *,
-    noisy: isp.Camera | None = None,
+    noise: Noise | None = None,
     seed: int = 0,
 ) -> Float[Array, "n height width"]:
-    """Takes mosaics again with a camera that has drifted.
+    """Takes mosaics again with a camera that has drifted, see `retaken`.
 
-    Drifts are applied in the order in which a camera meets them, whatever the order of the causes. Noise that mosaics
-    have cannot be taken away: brighter ones are noisier than a real exposure, see `isp.sensor.expose_again`, and
-    factors on noise below 1 change nothing. `scene` and `unexplained` change nothing either.
+    Factors on noise below 1, `scene` and `unexplained` change nothing.
 
     Args:
         causes: the causes.
         mosaics: mosaics of the camera before it drifted.
         camera: that camera, in whose electrons causes are stated.
-        noisy: the camera with the noise of the mosaics, see `response.with_noise_of`; None if `camera` states it.
+        noise: the noise of the mosaics; None takes `noise_of` them.
         seed: the seed of the noise and of the dead sites.
     """
-    amounts = {cause.name: cause.value for cause in causes}
-    blur_key, read_key, gain_key, row_key, site_key, hot_key = jax.random.split(jax.random.key(seed), 6)
-    result, noisy = jnp.asarray(mosaics), noisy or camera
-    light = _light(amounts, result.shape, camera)
-    if "blur" in amounts or light is not None:
-        result, kept = sensor_drift.smoothed(result, amounts.get("blur", 0.0), camera=camera)
-        result = isp.sensor.expose_again(
-            result, blur_key, camera=noisy, light=1.0 if light is None else light, kept=kept
-        )
-    gain, read = (max(amounts.get(name, 1.0), 1.0) for name in ("photon_noise", "read_noise"))
-    if gain > 1:
-        result = sensor_drift.photon_noise(result, gain_key, gain, camera=noisy)
-    if read > 1:
-        # The gain raises the noise that the read-out has gained, too.
-        read = (1 + gain**2 * (read**2 - 1)) ** 0.5
-        result = sensor_drift.read_noise(result, read_key, read, camera=camera)
-    for name, key in (
-        ("row_noise", row_key),
-        ("dead_sites", site_key),
-        ("hot_sites", hot_key),
-        ("black_level", site_key),
-    ):
-        if name in amounts:
-            result = getattr(sensor_drift, name)(result, key, amounts[name], camera=camera)
-    return jnp.minimum(result, amounts.get("saturation", 1.0)) ** amounts.get("gamma", 1.0)
-
-
-def _light(amounts: dict[str, float], shape: tuple[int, ...], camera: isp.Camera) -> Array | None:
-    """Computes the factors on the light of sites; None if no cause changes it."""
-    if not amounts.keys() & {"exposure", "white_balance.red", "white_balance.blue", "vignetting"}:
-        return None
-    stops = jnp.array([amounts.get("white_balance.red", 0.0), 0.0, amounts.get("white_balance.blue", 0.0)])
-    gains = jnp.exp2(amounts.get("exposure", 0.0) + stops)[isp.cfa.tile(camera.pattern)]
-    if camera.pattern == isp.cfa.MONO:
-        gains = jnp.exp2(jnp.full((1, 1), amounts.get("exposure", 0.0)))
-    return isp.cfa.tiled(gains, *shape[-2:]) * sensor_drift.fall_off(shape, amounts.get("vignetting", 0.0))
+    site_key, row_key, dead_key, hot_key = jax.random.split(jax.random.key(seed), 4)
+    result, numbers = jnp.asarray(mosaics), numbers_of(causes, camera)
+    if (numbers != NEUTRAL).any():
+        drawn = jax.random.normal(site_key, result.shape), jax.random.normal(row_key, (*result.shape[:2], 1))
+        numbers = jnp.asarray(numbers, jnp.float32)
+        result = retaken(numbers, result, drawn, noise or noise_of(mosaics, camera), camera)
+    for name, key in (("dead_sites", dead_key), ("hot_sites", hot_key)):
+        for cause in causes:
+            if cause.name == name:
+                result = getattr(sensor_drift, name)(result, key, cause.value, camera=camera)
+    return result

@@ -1,10 +1,12 @@
 """Says what changed in a camera between reference mosaics and new ones of other scenes, in the camera's own terms.
 
-Defective sites are found by place. Of all other sites, statistics are compared that depend on the camera: levels of
-each color, fall-off, saturation, noise against level, spectrum, and the levels of rows, see `moments`. The causes are
-those drifts that explain the change best, and no more than it needs, see `fitting`. So where two causes together look
-like a third, such as both gains like the exposure, the third is named. Another mix of the reference's classes competes
-with the drifts of the camera as `scene`, and a change that is left over is `unexplained`.
+Defective sites are found by place. Of all other sites, the statistics of the alarm are compared. The reference is taken
+again with cameras that have drifted, until its mean statistics are those of the new mosaics, weighted by the inverse of
+the covariance that they have over samples of mosaics: the method of simulated moments (D. McFadden, Econometrica 57(5),
+1989). Causes enter one after the other, as long as they explain more than chance, and leave again where others explain
+their part. So where two causes together look like a third, such as both gains like the exposure, the third is named.
+Another mix of the reference's classes competes with the drifts of the camera as `scene`, and a change that is left over
+is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation
@@ -12,7 +14,9 @@ Systems (2023, arXiv:2112.05456 from 2021), and "Real-time noise source estimati
 metadata", arXiv:2404.03251 (2024).
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +27,277 @@ from sklearn.cluster import KMeans
 
 import isp
 from r2l_jax.drift.watch import sites
-from r2l_jax.drift.watch.causes import UNITS, unit_of
-from r2l_jax.drift.watch.fitting import Comparison, Fit
-from r2l_jax.drift.watch.moments import measured, noise_curve
-from r2l_jax.drift.watch.response import DRIFTS, SCENE, Observed, amount, observed, reference_of
-from r2l_jax.drift.watch.results import Cause
+from r2l_jax.drift.watch.causes import (
+    DRIFTS,
+    HIGH,
+    LOW,
+    NEUTRAL,
+    SCENE,
+    STEP,
+    UNITS,
+    Cause,
+    amount,
+    light_factors,
+    noise_of,
+    retaken,
+    unit_of,
+)
+from r2l_jax.drift.watch.statistics import mosaic_statistics
 
 CONFIDENCE = 0.95
 
 # In smaller mosaics, the scene hides the noise: of those with sides of 32, a blur is taken for less noise as well.
 LEAST_SIDE = 64
 
-# Responses to drifts are computed for so many mosaics of the reference.
-_MOST = 128
+_NAMES = tuple(DRIFTS)
+# So many mosaics of the reference are taken again; all of them tell the statistics without a drift.
+_SIMULATED = 128
+# Statistics are computed of so many mosaics at once, so that they are compiled once.
+_AT_ONCE = 64
 # Mosaics without labels, or of more classes than that, form groups.
 _MOST_CLASSES, _GROUPS = 12, 4
-_DRAWS = 1000
+# How often chance may name a cause, in diagnoses without a drift.
+_CHANCE = 0.01
 # A change is unexplained if chance leaves as much in one of so many diagnoses.
-_CHANCE = 1e-4
+_UNEXPLAINED = 1e-4
+# The expected errors of the simulation: a share of the change of a statistic, and an error in its unit.
+_TRUST, _ERROR = 0.02, 0.002
+# How much of each correlation is taken off, since few mosaics tell it.
+_SHRINKAGE = 0.05
+# At most so many causes, so many candidates for the next one, and so many steps of a fit.
+_MOST, _TRIED, _ROUNDS = 4, 3, 5
 # Above this value, sites are white.
 _WHITE = 0.998
+_DRAWS = 1000
+
+
+class Fit(NamedTuple):
+    """Holds the best sizes of a set of causes.
+
+    Attributes:
+        causes: their names.
+        numbers: the drifts, see `causes.DRIFTS`.
+        shares: the shares of the classes.
+        rest: the mean statistics of the new mosaics less those of the reference under the causes `(K,)`.
+        slopes: the derivatives of the reference's statistics by the drifts among the causes `(K, drifts)`.
+        by_class: the mean statistics of each class under the causes `(classes, K)`.
+        covariance: that of the rest `(K, K)`.
+        chi: the chi-square of the rest.
+    """
+
+    causes: tuple[str, ...]
+    numbers: Float[np.ndarray, " drifts"]
+    shares: Float[np.ndarray, " classes"]
+    rest: Float[np.ndarray, " k"]
+    slopes: Float[np.ndarray, "k drifts"]
+    by_class: Float[np.ndarray, "classes k"]
+    covariance: Float[np.ndarray, "k k"]
+    chi: float
+
+    @property
+    def score(self) -> float:
+        """How badly the fit explains the change, causes included: less is better."""
+        return self.chi / 2 + sum(_penalty(cause, len(self.shares)) for cause in self.causes)
+
+
+def _penalty(cause: str, classes: int) -> float:
+    """Computes half of the chi-square that chance explains by a cause, in `_CHANCE` of the diagnoses."""
+    return float(stats.chi2.isf(_CHANCE / (len(DRIFTS) + 1), classes - 1 if cause == SCENE else 1)) / 2
+
+
+@functools.partial(jax.jit, static_argnames="camera")
+def _statistics(mosaics: jax.Array, camera: isp.Camera) -> jax.Array:
+    return mosaic_statistics(mosaics, camera)
+
+
+def _of(mosaics: np.ndarray | jax.Array, camera: isp.Camera) -> Float[np.ndarray, "n k"]:
+    """Computes the statistics of mosaics, in parts of one size."""
+    filled = jnp.concatenate([jnp.asarray(mosaics), jnp.zeros((-len(mosaics) % _AT_ONCE, *mosaics.shape[1:]))])
+    parts = [_statistics(filled[start : start + _AT_ONCE], camera) for start in range(0, len(filled), _AT_ONCE)]
+    return np.concatenate(parts).astype(np.float64)[: len(mosaics)]
+
+
+class Comparison:
+    """Compares new mosaics with those of a reference under causes.
+
+    Args:
+        reference: the mosaics of the reference.
+        labels: their classes, or None for groups of mosaics with similar statistics.
+        new: the new mosaics.
+        camera: the camera of the reference.
+        seed: the seed of the noise.
+    """
+
+    def __init__(
+        self, reference: np.ndarray, labels: np.ndarray | None, new: np.ndarray, camera: isp.Camera, seed: int
+    ):
+        self._camera, self.top = camera, float(new.max())
+        self._noise = noise_of(reference, camera)
+        known = _of(reference, camera)
+        members = _members(labels, known)
+        self.shares = members.mean(0)
+        some = np.linspace(0, len(reference) - 1, min(_SIMULATED, len(reference))).round().astype(int)
+        random = np.random.default_rng(seed)
+        self._reference, self._new = (
+            (jnp.asarray(mosaics), tuple(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes))
+            for mosaics in (reference[some], new)
+            for shapes in [(mosaics.shape, (*mosaics.shape[:2], 1))]
+        )
+        self._sizes = len(reference), len(new)
+        self._own, self._of_new = known.mean(0), _of(new, camera)
+        self._members = members[some] / np.maximum(members[some].sum(0), 1)
+        # The whole reference tells the statistics without a drift; a part of it tells how they respond.
+        self._offset = (members / members.sum(0)).T @ known - self._members.T @ known[some]
+
+    def _seen(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the statistics of the reference under drifts, and those of the new mosaics to compare them with.
+
+        Where there is more light than in the reference, both are dimmed, since the reference has too much noise.
+        """
+        numbers = np.clip(numbers, LOW, HIGH)
+        drifts, (mosaics, drawn) = jnp.asarray(numbers, jnp.float32), self._reference
+        height, width = mosaics.shape[1:]
+        dimmed = float(light_factors(drifts, height, width, self._camera).max())
+        dimmed = dimmed if dimmed > 1.01 else 1.0
+        taken = retaken(drifts, mosaics, drawn, self._noise, self._camera, dimmed)
+        if dimmed == 1:
+            return _of(taken, self._camera), self._of_new
+        drift = dict(zip(DRIFTS, numbers, strict=True))
+        of_file = [
+            {"exposure": -np.log2(dimmed)}.get(name, drift[name] * (name in ("gamma", "black_level")))
+            for name in DRIFTS
+        ]
+        of_file[_NAMES.index("saturation")] = 1
+        new, drawn = self._new
+        linear = new ** (2.0 ** -drift["gamma"]) - drift["black_level"] / 4095
+        new = retaken(jnp.asarray(of_file, jnp.float32), linear, drawn, self._noise, self._camera)
+        return _of(taken, self._camera), _of(new, self._camera)
+
+    def _rest(self, numbers: np.ndarray, causes: Sequence[str], shares: np.ndarray | None = None) -> Fit:
+        """Compares the statistics under drifts, by default with shares that fit best if `scene` is a cause."""
+        taken, new = self._seen(numbers)
+        by_class, mean = self._members.T @ taken + self._offset, new.mean(0)
+        pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / (len(taken) + len(new))
+        pooled += _SHRINKAGE * (np.diag(np.diag(pooled)) - pooled)
+        error = (_TRUST * (mean - self._own)) ** 2 + _ERROR**2
+        covariance = pooled * sum(1 / size for size in self._sizes) + np.diag(error)
+        if shares is not None:
+            mix = shares
+        else:
+            mix = self._moved_shares(by_class, mean, covariance) if SCENE in causes else self.shares
+        rest = mean - mix @ by_class
+        chi = float(rest @ np.linalg.solve(covariance, rest))
+        return Fit(tuple(causes), numbers, mix, rest, np.zeros((len(rest), 0)), by_class, covariance, chi)
+
+    def _moved_shares(self, by_class: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        """Fits the shares of the classes, with a prior of a standard deviation of 1; their sum stays."""
+        basis = _directions(len(self.shares))
+        slopes = by_class.T @ basis
+        weighted = np.linalg.solve(covariance, slopes).T
+        normal = weighted @ slopes + np.eye(len(self.shares) - 1)
+        moved = self.shares + basis @ np.linalg.solve(normal, weighted @ (mean - self.shares @ by_class))
+        shares = np.clip(moved, 0, 1)
+        return shares / shares.sum()
+
+    def _slopes(self, fit: Fit, names: Sequence[str]) -> Float[np.ndarray, "k drifts"]:
+        columns = []
+        for place in [_NAMES.index(name) for name in names if name != SCENE]:
+            moved = fit.numbers.copy()
+            moved[place] += STEP[place] if LOW[place] <= moved[place] + STEP[place] <= HIGH[place] else -STEP[place]
+            other = self._rest(moved, fit.causes, fit.shares)
+            columns.append((fit.rest - other.rest) / (moved[place] - fit.numbers[place]))
+        return np.stack(columns, -1) if columns else np.zeros((len(fit.rest), 0))
+
+    def fit(self, causes: Sequence[str], start: np.ndarray) -> Fit:
+        """Fits the sizes of causes by Gauss-Newton steps, which are halved where they lead astray."""
+        causes = tuple(sorted(causes))
+        places = [_NAMES.index(cause) for cause in causes if cause != SCENE]
+        best = self._rest(np.clip(start, LOW, HIGH), causes)
+        for _ in range(_ROUNDS if places else 0):
+            best = best._replace(slopes=self._slopes(best, causes))
+            weighted = np.linalg.solve(best.covariance, best.slopes).T
+            normal = weighted @ best.slopes
+            step = np.linalg.solve(normal + 1e-9 * np.diag(np.diag(normal) + 1e-9), weighted @ best.rest)
+            for size in (1, 0.5, 0.2):
+                numbers = best.numbers.copy()
+                numbers[places] = np.clip(numbers[places] + size * step, LOW[places], HIGH[places])
+                found = self._rest(numbers, causes)
+                if found.chi < best.chi:
+                    break
+            else:
+                break
+            gain, best = best.chi - found.chi, found._replace(slopes=best.slopes)
+            if gain < 0.1:
+                break
+        return best
+
+    def search(self, names: Sequence[str]) -> Fit:
+        """Finds the set of causes, out of those with these names, with the best score."""
+        best = self.fit((), NEUTRAL)
+        for _ in range(_MOST):
+            left = [name for name in names if name not in best.causes]
+            starts = self._near(best, left) if best.causes else self._far(best, left)
+            grown = [self.fit((*best.causes, name), numbers) for name, numbers in starts]
+            found = min((self._pruned(fit) for fit in grown), key=lambda fit: fit.score, default=best)
+            if found.score >= best.score:
+                break
+            best = found
+        return best
+
+    def _far(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+        """Returns the causes that explain most at one of their first changes, each with its best change."""
+        found = {}
+        for name in names:
+            for change in self._changes(fit, name):
+                numbers = fit.numbers.copy()
+                if name != SCENE:
+                    numbers[_NAMES.index(name)] += change
+                tried = self._rest(numbers, (*fit.causes, name))
+                found[name] = min(found.get(name, (np.inf,)), (tried.score, tuple(numbers)))
+        return [(name, np.array(found[name][1])) for name in sorted(found, key=found.__getitem__)[:_TRIED]]
+
+    def _changes(self, fit: Fit, name: str) -> Sequence[float]:
+        if name == "saturation":
+            # The highest value of the new mosaics tells it.
+            return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
+        return (0.0,) if name == SCENE else DRIFTS[name].first
+
+    def _near(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+        """Returns the causes that may explain more of what a fit leaves than chance, as far as slopes tell."""
+        slopes = {name: self._slopes(fit, [name]) for name in (*names, *fit.causes) if name != SCENE}
+        if SCENE in (*names, *fit.causes):
+            slopes[SCENE] = fit.by_class.T @ _directions(len(fit.shares))
+        found = {}
+        for name in names:
+            columns = np.concatenate([slopes[each] for each in (*fit.causes, name)], 1)
+            weighted = np.linalg.solve(fit.covariance, columns).T
+            explained = weighted @ fit.rest @ np.linalg.lstsq(weighted @ columns, weighted @ fit.rest, rcond=1e-9)[0]
+            found[name] = explained / 2 - _penalty(name, len(fit.shares))
+        ranked = sorted((name for name in found if found[name] > 0), key=lambda name: -found[name])[:_TRIED]
+        starts = [(name, fit.numbers) for name in ranked]
+        # Saturation has no slope where nothing saturates.
+        if "saturation" in names and "saturation" not in ranked:
+            starts += self._far(fit, ["saturation"])
+        return starts
+
+    def _pruned(self, fit: Fit) -> Fit:
+        """Takes causes away as long as the score gets better."""
+        while len(fit.causes) > 1:
+            less = min((self.without(fit, cause) for cause in fit.causes), key=lambda fit: fit.score)
+            if less.score > fit.score:
+                break
+            fit = less
+        return fit
+
+    def without(self, fit: Fit, cause: str) -> Fit:
+        """Fits the causes but one."""
+        numbers = np.where([name == cause for name in _NAMES], NEUTRAL, fit.numbers)
+        return self.fit([name for name in fit.causes if name != cause], numbers)
+
+
+def _directions(classes: int) -> Float[np.ndarray, "classes directions"]:
+    """Returns directions of shares that keep their sum."""
+    return np.linalg.svd(np.ones((1, classes)))[2][1:].T
 
 
 def diagnose(
@@ -60,16 +315,15 @@ def diagnose(
         labels: their classes, from 0, or None: then groups of similar mosaics take the place of classes.
         new: mosaics to explain; 64 or so name small drifts.
         camera: the camera before the change.
-        seed: the seed of the intervals.
+        seed: the seed of the noise and of the intervals.
 
     Returns:
-        The causes with their intervals of 95%, from the bootstrap over the mosaics of both sets; the strongest first,
-        and none if chance explains the change.
+        The causes with their intervals of 95%; the strongest first, and none if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
     reference, new = sites.repaired(reference, before, camera), sites.repaired(new, after, camera)
-    comparison = _compared(reference, labels, new, camera)
+    comparison = Comparison(reference, labels, new, camera, seed)
     names = [name for name in DRIFTS if camera.pattern != isp.cfa.MONO or not name.startswith("white_balance")]
     if comparison.top >= _WHITE:
         names.remove("saturation")
@@ -80,27 +334,12 @@ def diagnose(
     return tuple(sorted(causes, key=lambda cause: -cause.evidence))
 
 
-def _compared(reference: np.ndarray, labels: np.ndarray | None, new: np.ndarray, camera: isp.Camera) -> Comparison:
-    """Measures both sets."""
-    moments, of_new = (measured(mosaics, camera.pattern) for mosaics in (reference, new))
-    curve, curve_of_new = (noise_curve(mosaics, camera.pattern) for mosaics in (reference, new))
-    known = observed(reference, moments, curve)
-    members = _members(labels, known)
-    some = np.linspace(0, len(reference) - 1, min(_MOST, len(reference))).round().astype(int)
-    part = jax.tree.map(lambda values: values[some], moments)
-    responding = reference_of(jnp.asarray(reference[some]), part, curve, members[some], camera)
-    structure = np.maximum(curve.structure, curve_of_new.structure)
-    statistics = observed(new, of_new, curve_of_new)
-    return Comparison(responding, known, statistics, curve_of_new.level, structure, float(new.max()))
-
-
-def _members(labels: np.ndarray | None, known: Observed) -> Float[np.ndarray, "n classes"]:
+def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, "n classes"]:
     """Marks the class of each mosaic, or the group of mosaics with similar statistics."""
-    groups = np.zeros(len(known.influence)) if labels is None else np.asarray(labels)
+    groups = np.zeros(len(known)) if labels is None else np.asarray(labels)
     if not 1 < len(np.unique(groups)) <= _MOST_CLASSES:
-        spread = known.influence.std(0) + 1e-9
-        groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(known.influence / spread)
-    return (groups[:, None] == np.unique(groups)).astype(np.float32)
+        groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(known / (known.std(0) + 1e-9))
+    return (groups[:, None] == np.unique(groups)).astype(np.float64)
 
 
 def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[Cause]:
@@ -120,29 +359,33 @@ def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[Cause]:
 
 
 def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[Cause]:
-    """States the causes of a fit, and what it leaves unexplained."""
-    theta, logits, chi = comparison.draws(fit, _DRAWS, seed)
+    """States the causes of a fit, with intervals from its curvature, and what it leaves unexplained."""
+    names = [name for name in fit.causes if name != SCENE]
+    basis = _directions(len(fit.shares)) if SCENE in fit.causes else np.zeros((len(fit.shares), 0))
+    slopes = np.concatenate([fit.slopes, fit.by_class.T @ basis], 1)
+    normal = slopes.T @ np.linalg.solve(fit.covariance, slopes)
+    normal += 1e-9 * np.diag(np.diag(normal) + 1e-9)
+    random = np.random.default_rng(seed)
+    draws = random.normal(size=(_DRAWS, len(normal))) @ np.linalg.inv(np.linalg.cholesky(normal))
 
-    def cause(name: str, value: np.ndarray, draws: np.ndarray, evidence: float | np.floating) -> Cause:
-        low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Cause(name, float(value), float(low), float(high), unit_of(name, camera), float(evidence))
+    def cause(name: str, value: np.ndarray, drawn: np.ndarray, evidence: float) -> Cause:
+        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return Cause(name, float(value), float(low), float(high), unit_of(name, camera), evidence)
 
     for name in fit.causes:
-        evidence = comparison.score(comparison.without(fit, name)) - comparison.score(fit)
+        evidence = comparison.without(fit, name).score - fit.score
         if name == SCENE:
-            yield cause(name, _moved(comparison.shares, fit.logits), _moved(comparison.shares, logits), evidence)
+            shares = np.maximum(fit.shares + draws[:, len(names) :] @ basis.T, 0)
+            value, drawn = (
+                abs(each / each.sum(-1, keepdims=True) - comparison.shares).sum(-1) / 2 for each in (fit.shares, shares)
+            )
         else:
-            number = list(DRIFTS).index(name)
-            value, draws = (amount(name, numbers[..., number], camera) for numbers in (fit.theta, theta))
-            yield cause(name, value, draws, evidence)
-    freedom = len(fit.rest) - len(comparison.columns(fit.causes))
-    limit = stats.chi2.isf(_CHANCE, freedom)
+            place, column = _NAMES.index(name), names.index(name)
+            drawn = np.clip(fit.numbers[place] + draws[:, column], LOW[place], HIGH[place])
+            value, drawn = (amount(name, each, camera) for each in (fit.numbers[place], drawn))
+        yield cause(name, value, drawn, evidence)
+    freedom = len(fit.rest) - len(normal)
+    limit = float(stats.chi2.isf(_UNEXPLAINED, freedom))
     if fit.chi > limit:
-        value, draws = (np.asarray(np.sqrt(np.maximum(each, 0) / freedom)) for each in (fit.chi, chi))
-        yield cause("unexplained", value, draws, fit.chi / 2 - float(limit) / 2)
-
-
-def _moved(shares: Float[np.ndarray, " classes"], logits: Float[np.ndarray, "*n classes"]) -> np.ndarray:
-    """Computes the share of mosaics that would have to change their class: the total variation distance."""
-    new = shares * np.exp(logits)
-    return np.asarray(abs(new / new.sum(-1, keepdims=True) - shares).sum(-1) / 2)
+        drawn = random.noncentral_chisquare(freedom, max(fit.chi - freedom, 0), _DRAWS)
+        yield cause("unexplained", np.sqrt(fit.chi / freedom), np.sqrt(drawn / freedom), (fit.chi - limit) / 2)

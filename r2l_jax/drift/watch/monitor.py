@@ -1,16 +1,23 @@
-"""Judges windows of new images by a reference."""
+"""Judges windows of new images by a reference, and makes the result of a watch."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2l_jax.drift.watch import alarm, expected
+from r2l_jax.drift.watch.alarm import Statistic
+from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.diagnosis import LEAST_SIDE, diagnose
+from r2l_jax.drift.watch.expected import ExpectedScore, Remedy
 from r2l_jax.drift.watch.reference import Reference
-from r2l_jax.drift.watch.results import Cause, ExpectedScore, Remedy, Window
 from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, output_names, see
+from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.training.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # How many of the most extreme statistics a result lists.
 _LISTED = 5
@@ -19,20 +26,50 @@ _LISTED = 5
 _MOST = 256
 
 
-class Explained(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window of new images.
+
+    Attributes:
+        name: the day, the model or the folder of the images, if windows were made by it, and a number.
+        files: their files.
+        alarm: whether they have drifted.
+        p_value: the probability of such a difference, or a greater one, among images without drift.
+        causes: what has changed, the strongest first; empty without an alarm.
+        tests: the p-value of each test by itself, see `alarm`.
+        statistics: the statistics that have changed most.
+        confidence: the mean confidence of the models.
+    """
+
+    name: str
+    files: list[str]
+    alarm: bool
+    p_value: float
+    causes: list[Cause]
+    tests: dict[str, float]
+    statistics: list[Statistic]
+    confidence: float
+
+    @property
+    def row(self) -> list[Any]:
+        """The row of the table of windows."""
+        sign = str(self.causes[0]) if self.causes else self.statistics[0].name
+        return [self.name, len(self.files), self.p_value, self.alarm, sign if self.alarm else ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
     """An explanation of the latest windows with an alarm.
 
     Attributes:
         causes: what has changed, the strongest first; nothing without an alarm.
-        score: the score to expect now; None if nothing tells it.
-        by_confidence: the score to expect by confidence alone.
+        expected: the scores to expect by each method, the best one first; nothing if no method tells.
         remedy: the gain of mending by statistics, if the camera explains the drift.
     """
 
-    causes: tuple[Cause, ...]
-    score: ExpectedScore | None
-    by_confidence: list[ExpectedScore]
-    remedy: Remedy | None
+    causes: list[Cause] = dataclasses.field(default_factory=list)
+    expected: list[ExpectedScore] = dataclasses.field(default_factory=list)
+    remedy: Remedy | None = None
 
 
 class Watch:
@@ -43,80 +80,156 @@ class Watch:
         reference: the reference of the run.
         level: the probability of a false alarm for each window.
         windows: windows that an earlier watch has judged.
+        explained: its explanation.
 
     Attributes:
         windows: all windows that were judged.
-        without_drift: the score on the reference.
-        undiagnosed: why no causes are named for images of this run; None if they are.
+        explained: the explanation of the latest windows with an alarm, see `explain`.
     """
 
-    def __init__(self, run: Run, reference: Reference, level: float, windows: Sequence[Window] = ()):
-        self._run, self._reference, self.level = run, reference, level
-        self.windows = list(windows)
-        self._alarmed: list[tuple[np.ndarray, np.ndarray, tuple[Cause, ...]]] = []
-        self.without_drift = expected.without_drift(run, reference)
-        self.undiagnosed = _undiagnosed(reference)
+    def __init__(
+        self,
+        run: Run,
+        reference: Reference,
+        level: float,
+        windows: Sequence[Window] = (),
+        explained: Explained | None = None,
+    ):
+        self._run, self._reference, self._level = run, reference, level
+        self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
+        self._alarmed: list[tuple[np.ndarray, np.ndarray, list[Cause]]] = []
+        self._without_drift = expected.without_drift(run, reference)
+        height, width = run.shape
+        self._undiagnosed = ""
+        if min(height, width) < LEAST_SIDE:
+            least = f"{LEAST_SIDE}x{LEAST_SIDE}"
+            self._undiagnosed = f"causes are named in images of at least {least} sites, and these have {height}x{width}"
 
-    def judge(self, name: str, raws: np.ndarray) -> Window:
+    def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
         new = see(self._run, raws)
-        verdict = alarm.compare(self._reference.seen, new, self.level, seed=len(self.windows))
+        verdict = alarm.compare(self._reference.seen, new, self._level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
-        alarmed = verdict.p_value <= self.level
-        causes = self._diagnosed(raws) if alarmed else ()
+        alarmed, causes = verdict.p_value <= self._level, []
         if alarmed:
+            causes = self._diagnosed(raws)
+            self._is_new = True
             self._alarmed.append((raws, new.probabilities.mean(0), causes))
             while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
-        window = Window(
-            name=name,
-            images=len(raws),
-            alarm=alarmed,
-            p_value=verdict.p_value,
-            causes=list(causes),
-            tests=verdict.tests,
-            statistics=listed,
-            confidence=float(new.output[:, 0].mean()),
-        )
+        confidence = float(new.output[:, 0].mean())
+        window = Window(name, list(files), alarmed, verdict.p_value, causes, verdict.tests, listed, confidence)
         self.windows.append(window)
         return window
 
-    def explain(self, command: str) -> Explained:
+    def explain(self) -> None:
         """Explains the drift of the latest images, in all windows with an alarm that have the same strongest cause.
 
-        These are the latest windows that were judged here, with at most 256 images.
-
-        Args:
-            command: predicts the images with mended models.
+        These are the latest windows that were judged here, with at most 256 images. Without another alarm, the
+        explanation stays.
         """
-        if not self._alarmed:
-            return Explained((), self.without_drift, [], None)
+        if not self._is_new:
+            return
+        self._is_new = False
         strongest = [causes[0].name if causes else "" for *_, causes in self._alarmed]
         others = [place for place, name in enumerate(strongest) if name != strongest[-1]]
         latest = self._alarmed[others[-1] + 1 if others else 0 :]
         raws, probabilities = (np.concatenate(each)[-_MOST:] for each in list(zip(*latest, strict=True))[:2])
         causes = latest[0][2] if len(latest) == 1 else self._diagnosed(raws)
-        by_confidence = {}
+        scores, remedy = [], None
+        if expected.explained_by_camera(causes):
+            drifted = expected.by_camera(self._run, self._reference, causes)
+            scores, remedy = [drifted.score], expected.remedy(self._run, self._reference, drifted)
         if self._run.task.name == "classification":
-            known = self._reference.seen.probabilities.mean(0)
-            by_confidence = expected.by_confidence(known, self._reference.targets, probabilities)
-        if not expected.explained_by_camera(causes):
-            return Explained(causes, by_confidence.get(expected.COT), [*by_confidence.values()], None)
-        drifted = expected.by_camera(self._run, self._reference, causes)
-        remedy = expected.remedy(self._run, self._reference, drifted, command)
-        return Explained(causes, drifted.score, [*by_confidence.values()], remedy)
+            scores.append(expected.by_confidence(self._reference.targets, probabilities))
+        self.explained = Explained(causes, scores, remedy)
 
-    def _diagnosed(self, raws: np.ndarray) -> tuple[Cause, ...]:
-        camera = self._run.camera
-        if self.undiagnosed or camera is None:
-            return ()
-        return diagnose(self._reference.raws, self._reference.labels, raws, camera)
+    def _diagnosed(self, raws: np.ndarray) -> list[Cause]:
+        if self._undiagnosed or self._run.camera is None:
+            return []
+        return list(diagnose(self._reference.raws, self._reference.labels, raws, self._run.camera))
 
+    def result(self, p_value: float, command: str, facts: Mapping[str, Any]) -> Result:
+        """Returns the result of all windows.
 
-def _undiagnosed(reference: Reference) -> str | None:
-    """Tells why no causes are named: the images are too small."""
-    height, width = reference.mosaics.shape[1:]
-    if min(height, width) >= LEAST_SIDE:
-        return None
-    return f"causes are named in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, and these have {height}x{width}"
+        Args:
+            p_value: of all windows together.
+            command: predicts with mended models.
+            facts: further facts.
+        """
+        alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score
+        verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
+        if alarms:
+            verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
+            verdict += f"; now {', '.join(map(str, found.causes[:2]))}" if found.causes else ""
+            for mean, low, high, _ in found.expected[:1]:
+                verdict += f"; expected {score} {mean:.3f} ({low:.3f} to {high:.3f})"
+            if not expected.explained_by_camera(found.causes):
+                said = "the camera does not explain this drift, so the reference cannot tell the score"
+                notes.append(self._undiagnosed or said)
+            if found.remedy is not None:
+                notes.append(found.remedy.text(command))
+        facts = {
+            "title": "Watch over the camera",
+            "verdict": [verdict],
+            "notes": notes,
+            "alarm": bool(alarms),
+            "p_value": p_value,
+            "windows": self.windows,
+            "explained": found,
+            **facts,
+        }
+        figures = {"p_values": Figure(self._draw_p_values), "confidence": Figure(self._draw_confidence, (7.0, 2.5))}
+        return Result(facts, self._tables(alarms, score), figures if self.windows else {})
+
+    def _tables(self, alarms: Sequence[Window], score: str) -> dict[str, Table]:
+        if not self.windows:
+            return {}
+        columns = [*map(Column, ("window", "images", "p-value", "alarm", "strongest sign"))]
+        tests = list(self.windows[0].tests)
+        extreme = min(self.windows, key=lambda window: window.p_value)
+        tables = {
+            "windows": Table("Windows of new images", columns, [each.row for each in self.windows]),
+            "tests": Table(
+                "P-value of each test by itself, and mean confidence",
+                [*map(Column, ("window", *tests)), Column("confidence", "", ".3f")],
+                [[each.name, *(each.tests[name] for name in tests), each.confidence] for each in self.windows],
+            ),
+            "statistics": Table(
+                f"Statistics that have changed most in window {extreme.name}",
+                [*map(Column, ("statistic", "reference", "new", "distance", "p-value"))],
+                extreme.statistics,
+                "medians, Kolmogorov-Smirnov distance, and p-value with Holm's correction",
+            ),
+        }
+        if causes := self.explained.causes:
+            columns = [Column("cause"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
+            rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in causes]
+            tables["causes"] = Table("Causes", columns, rows, "intervals of 95%")
+        if alarms:
+            scores = [*self.explained.expected, self._without_drift]
+            tables["expected"] = Table(
+                f"Expected {score}",
+                [Column("method"), Column(score, "points", SCORE)],
+                [[each.method, (each.mean, each.low, each.high)] for each in scores],
+                "intervals of 95%; reference: without drift",
+            )
+        return tables
+
+    def _draw_p_values(self, axes: "Axes") -> None:
+        places = np.arange(1, len(self.windows) + 1)
+        for name in self.windows[0].tests:
+            axes.plot(places, [each.tests[name] for each in self.windows], ".-", linewidth=0.7, alpha=0.6, label=name)
+        axes.plot(places, [each.p_value for each in self.windows], "o-", label="all tests")
+        alarms = [(place, each.p_value) for place, each in zip(places, self.windows, strict=True) if each.alarm]
+        if alarms:
+            axes.plot(*zip(*alarms, strict=True), "o", color="tab:red", markersize=9, label="alarm", zorder=3)
+        label = f"level {self._level:.2g}"
+        axes.axhline(self._level, color="tab:red", linestyle="--", linewidth=1, label=label)
+        axes.set(yscale="log", xlabel="window", ylabel="p-value")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+
+    def _draw_confidence(self, axes: "Axes") -> None:
+        axes.plot(np.arange(1, len(self.windows) + 1), [each.confidence for each in self.windows], "o-")
+        axes.set(xlabel="window", ylabel="confidence", ylim=(0, 1.02))

@@ -1,4 +1,4 @@
-"""Takes along what a watch compares new images with: some samples that a run was measured on, and their statistics."""
+"""Takes along what a watch compares new images with: some samples that a run was measured on."""
 
 import dataclasses
 import functools
@@ -8,9 +8,8 @@ import pathlib
 import numpy as np
 import safetensors
 
-from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.watch.statistics import Seen, see
-from r2l_jax.runtime import store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_safetensors
@@ -52,11 +51,17 @@ class Reference:
         """The mosaics in [0, 1]."""
         return self.mosaics.astype(np.float32) / 65535
 
-    @property
-    def batch(self) -> Batch[np.ndarray]:
-        """The samples as a batch, for the functions of a task."""
-        index, weight = np.arange(len(self), dtype=np.int32), np.ones(len(self), np.float32)
-        return {"raw": self.raws, "target": self.targets, "index": index, "weight": weight}
+    def dataset(self, run: Run, raws: np.ndarray) -> RawDataset:
+        """Returns the samples as a data set of a run, with other mosaics in place of their own."""
+        return RawDataset(
+            name="reference",
+            task=run.task.name,
+            classes=run.classes,
+            camera=run.camera,
+            names=tuple(map(str, range(len(self)))),
+            labels=self.labels,
+            read=lambda index: (raws[index], self.targets[index]),
+        )
 
 
 def make(run: Run) -> Reference:
@@ -81,25 +86,15 @@ def make(run: Run) -> Reference:
 
 
 def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
-    """Writes a reference with the identity of its models."""
-    arrays = {
-        "mosaics": reference.mosaics,
-        "targets": reference.targets,
-        "labels": reference.labels,
-        **reference.seen._asdict(),
-    }
-    about = {
-        "models": json.dumps([fold.identity for fold in run]),
-        "measured": reference.measured,
-        "made_by": json.dumps(store.made_by()),
-    }
-    write_safetensors(file, arrays, about)
+    """Writes the samples of a reference with the identity of its models."""
+    arrays = {name: getattr(reference, name) for name in ("mosaics", "targets", "labels")}
+    write_safetensors(
+        file, arrays, {"models": json.dumps([fold.identity for fold in run]), "measured": reference.measured}
+    )
 
 
 def read(run: Run, file: pathlib.Path) -> Reference | None:
-    """Reads the reference of a run; its statistics are computed anew if another version of the code made them.
-
-    Returns None if there is no file, or if it is of other models.
+    """Reads the reference of a run, and computes its statistics; returns None without one, or if it is another run's.
 
     Raises:
         InputError: it is damaged.
@@ -109,17 +104,12 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
     try:
         with safetensors.safe_open(file, "numpy") as opened:
             about = opened.metadata()
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a dict
-        if json.loads(about["models"]) != [fold.identity for fold in run]:
-            return None
-        samples = arrays["mosaics"], arrays["targets"], arrays["labels"], about["measured"]
-        seen = Seen(**{name: arrays[name] for name in Seen._fields})
-        same_code = json.loads(about["made_by"]) == store.made_by()
+            if json.loads(about["models"]) != [fold.identity for fold in run]:
+                return None
+            mosaics, targets, labels = map(opened.get_tensor, ("mosaics", "targets", "labels"))
+        return Reference(mosaics, targets, labels, about["measured"], see(run, mosaics.astype(np.float32) / 65535))
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
         raise InputError(f"{file} is damaged: remove it; the same command makes it anew from the run's data") from None
-    if not same_code:
-        seen = see(run, samples[0].astype(np.float32) / 65535)
-    return Reference(*samples, seen)
 
 
 def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:

@@ -1,10 +1,9 @@
 """A watch over the files of a camera, from the run's reference to the exit status."""
 
-import dataclasses
-import json
 import pathlib
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,18 +14,14 @@ from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
-from r2l_jax.apps.report import watch as report_watch
-from r2l_jax.apps.report.document import Code
-from r2l_jax.apps.report.runs import read_runs
-from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.watch import monitor as watch
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.alarm import Verdict
+from r2l_jax.drift.watch.causes import Cause
 from r2l_jax.drift.watch.config import MonitorConfig
-from r2l_jax.drift.watch.results import Cause, Remedy, Watched, Window
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.programs.predict import PredictionConfig
-from r2l_jax.runtime import stop
+from r2l_jax.runtime import result, stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, define, read, replace
 from r2l_jax.training import train
@@ -68,6 +63,10 @@ def write(folder, raws):
         tifffile.imwrite(folder / f"{number:03d}.tiff", np.round(raw * 65535).astype(np.uint16))
 
 
+def facts_of(run_dir):
+    return result.read(run_dir / "monitor").facts
+
+
 def brighter(raws, camera):
     return np.asarray(sensor_drift.overexposure(raws, jax.random.key(0), 1.0, camera=camera))
 
@@ -84,7 +83,7 @@ def test_the_reference_is_taken_along_and_the_data_is_not_needed_anymore(run_dir
     np.testing.assert_array_equal(found.mosaics, made.mosaics)
     np.testing.assert_array_equal(found.targets, run.dataset.samples(run.folds[0].test_indices)[1])
     for name, values in made.seen._asdict().items():
-        np.testing.assert_array_equal(getattr(found.seen, name), values)
+        np.testing.assert_allclose(getattr(found.seen, name), values, atol=1e-6)
     np.testing.assert_allclose(found.seen.probabilities[0], run.predict(found.raws), atol=1e-6)
     assert f"{file}: 48 test samples, " in call("monitor.py", f"--run={run_dir}").stdout
 
@@ -107,16 +106,6 @@ def test_a_reference_of_another_model_or_a_damaged_one_is_not_used(run_dir, monk
         reference.of_run(run, file)
 
 
-def test_statistics_of_other_code_are_computed_anew_from_the_mosaics(run_dir, monkeypatch):
-    run, file = load(run_dir), run_dir / "reference.safetensors"
-    made = reference.make(run)
-    stale = made.seen._replace(mosaic=made.seen.mosaic * 0)
-    reference.write(dataclasses.replace(made, seen=stale), run, file)
-    assert not reference.read(run, file).seen.mosaic.any()
-    monkeypatch.setattr(reference.store, "made_by", lambda: {"source": "later"})
-    np.testing.assert_allclose(reference.read(run, file).seen.mosaic, made.seen.mosaic, atol=1e-6)
-
-
 def test_statistics_do_not_depend_on_the_rounding_of_a_reader(run_dir):
     run = load(run_dir)
     steps = np.random.default_rng(0).integers(120, 140, (4, 32, 32))  # around the black level of 128 of 12 bits
@@ -134,26 +123,26 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     flags = [f"--run={run_dir}", "--by=folder", "--window=24"]
     done = call("monitor.py", *flags, f"--input={monday}", f"--output={tmp_path}/out")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "out" / monitor.FILE).read_text())["alarm"] is False
+    assert result.read(tmp_path / "out").facts["alarm"] is False
     both = call("monitor.py", *flags, f"--input={tmp_path}/monday,{tmp_path}/tuesday")
     assert both.returncode == 2, both.stderr
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-    assert [window["name"] for window in content["windows"]] == [f"{monday} 1", f"{tuesday} 1"]
-    assert [window["alarm"] for window in content["windows"]] == [False, True]
-    assert content["alarm"] is True
+    written = result.read(run_dir / "monitor")
+    facts, (first, second) = written.facts, written.facts["windows"]
+    assert [first["name"], second["name"]] == [f"{monday} 1", f"{tuesday} 1"]
+    assert [first["alarm"], second["alarm"], facts["alarm"]] == [False, True, True]
+    assert first["files"] == [f"{monday}/{number:03d}.tiff" for number in range(24)]
     # Two windows share the level.
-    assert content["p_value"] == min(1, 2 * min(window["p_value"] for window in content["windows"]))
-    assert {"causes", "expected_score"} <= content.keys()
-    found = content["windows"][1]["statistics"][0]
-    assert found["p_value"] < 0.01
-    assert (run_dir / "monitor" / monitor.FIGURE).stat().st_size > 5000
-    table = (run_dir / "monitor" / "files.csv").read_text().splitlines()
-    assert table[0] == "file,window"
-    assert table[1] == f"{monday}/000.tiff,{monday} 1"
-    assert len(table) == 49
-    (record,) = read_runs([str(run_dir)])
-    assert record.watched.alarm
-    assert record.watched.verdict.startswith("drift in 1 of 2 windows, p = ")
+    assert facts["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
+    assert facts["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
+    assert facts["verdict"][0] in both.stdout
+    assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == [
+        [f"{monday} 1", 24, False],
+        [f"{tuesday} 1", 24, True],
+    ]
+    assert written.tables["statistics"].title.endswith(f"{tuesday} 1")
+    assert written.tables["statistics"].rows[0][4] < 0.01
+    assert {*written.tables["tests"].rows[0][1:]} == {*first["tests"].values(), first["confidence"]}
+    assert {*written.figures} == {"p_values", "confidence"}
 
 
 def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, scenes, tmp_path, monkeypatch, no_causes):
@@ -168,8 +157,7 @@ def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, sce
     for window, status, p_value, levels in ((24, 2, 0.03, [0.05]), (8, 0, 0.09, [0.05 / 3] * 3)):
         done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", f"--window={window}")
         assert done.returncode == status, done.stderr
-        content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-        assert content["p_value"] == pytest.approx(p_value)
+        assert facts_of(run_dir)["p_value"] == pytest.approx(p_value)
         assert given == [(pytest.approx(level), seed) for seed, level in enumerate(levels)]
         given.clear()
 
@@ -209,10 +197,11 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
         monkeypatch.setattr(monitor, "_wait", lambda: next(left, lambda: None)())
         # A file is read at the second look that finds it.
         ends = iter([False] * (len(arrivals) + 2))
-        monkeypatch.setattr(stop, "requested", lambda: next(ends, True))
+        stops = SimpleNamespace(after_step=stop.after_step, requested=lambda: next(ends, True))
+        monkeypatch.setattr(monitor, "stop", stops)
         given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
-        return alarm, json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+        return alarm, facts_of(run_dir)
 
     return watch
 
@@ -223,7 +212,7 @@ def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_pa
     alarm, content = follow(lambda: write(tmp_path / "new", raws[10:20]))
     assert not alarm
     # Four files wait for the next window.
-    assert [(window["name"], window["images"]) for window in content["windows"]] == [("1", 16)]
+    assert [(window["name"], len(window["files"])) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
     monkeypatch.setattr(watch, "diagnose", lambda *mosaics: (Cause("scene", 1.0, 1.0, 1.0, "", len(mosaics[2])),))
     monkeypatch.setattr(watch, "LEAST_SIDE", 32)
@@ -232,9 +221,10 @@ def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_pa
     assert alarm
     assert [window["alarm"] for window in content["windows"]] == [False, True, True]
     # Each alarm is explained anew, together with the one before.
-    assert [cause["evidence"] for cause in content["causes"]] == [32]
-    assert len((run_dir / "monitor" / "files.csv").read_text().splitlines()) == 49
-    with pytest.raises(InputError, match="of another model or of other settings: choose another --output"):
+    assert [cause[-1] for cause in content["explained"]["causes"]] == [32]
+    # Without another alarm, the explanation stays.
+    assert follow()[1]["explained"] == content["explained"]
+    with pytest.raises(InputError, match="has other settings: choose another --output"):
         follow(window=8)
 
 
@@ -244,7 +234,7 @@ def test_a_window_without_a_result_is_judged_again(run_dir, scenes, tmp_path, fo
     assert not follow()[0]
     write(tmp_path / "new", brighter(raws[16:32], camera))
 
-    def killed(watch, command):
+    def killed(watch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -254,8 +244,7 @@ def test_a_window_without_a_result_is_judged_again(run_dir, scenes, tmp_path, fo
     alarm, content = follow()
     assert alarm
     assert [(window["name"], window["alarm"]) for window in content["windows"]] == [("1", False), ("2", True)]
-    rows = (run_dir / "monitor" / "files.csv").read_text().splitlines()[1:]
-    assert [row.rpartition(",")[2] for row in rows] == ["1"] * 16 + ["2"] * 16
+    assert content["windows"][1]["files"] == [f"{tmp_path}/new/{number:03d}.tiff" for number in range(16, 32)]
 
 
 def test_a_file_that_is_being_written_is_not_read(run_dir, scenes, tmp_path, follow, capsys):
@@ -265,7 +254,7 @@ def test_a_file_that_is_being_written_is_not_read(run_dir, scenes, tmp_path, fol
     file.write_bytes(whole[:900])
     # It grows at every look but the last two.
     _, content = follow(lambda: file.write_bytes(whole[:1500]), lambda: file.write_bytes(whole))
-    assert [window["images"] for window in content["windows"]] == [16]
+    assert [len(window["files"]) for window in content["windows"]] == [16]
     assert "error" not in capsys.readouterr().err
 
 
@@ -319,30 +308,24 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
     ((known, labels, new),) = given
     assert (known, labels) == (48, 48)
     np.testing.assert_allclose(new, brighter(raws[:24], camera), atol=1e-5)
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-    assert content["causes"] == content["windows"][0]["causes"]
-    assert content["causes"][0] == {
-        **{"name": name, "value": 1.0, "low": 0.9, "high": 1.1},
-        **{"unit": "stops", "evidence": 50.0},
-    }
-    assert {each["method"] for each in content["by_confidence"]} == {"ATC", "COT"}
+    found = result.read(run_dir / "monitor")
+    assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 50.0]]
+    assert found.facts["windows"][0]["causes"] == found.facts["explained"]["causes"]
+    methods = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)
         fold = model.folds[0]
         known, targets = fold.dataset.samples(fold.test_indices)
         true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
-        assert content["expected_score"]["method"] == "camera"
-        assert content["expected_score"]["mean"] == pytest.approx(true, abs=0.05)
-        assert content["remedy"]["command"].endswith("--adapt=statistics")
+        assert methods == ["camera", "COT", "reference"]
+        assert found.tables["expected"].rows[0][1][0] == pytest.approx(true, abs=0.05)
+        assert found.facts["notes"][0].startswith("adapting by statistics would ")
     else:
-        assert content["expected_score"] in content["by_confidence"]
-        assert content["expected_score"]["method"] == "COT"
-        assert content["remedy"] is None
+        assert methods == ["COT", "reference"]
         assert "the camera does not explain this drift" in done.stdout
-    page = tmp_path / "report.html"
-    assert call("report.py", f"--run={run_dir}", f"--output={page}").returncode == 0
-    assert "Watch over the camera" in page.read_text()
-    assert "drift in 1 of 1 windows" in page.read_text()
+        assert found.facts["explained"]["remedy"] is None
+    estimate = found.tables["expected"].rows[0][1][0]
+    assert f"expected accuracy {estimate:.3f}" in found.facts["verdict"][0]
 
 
 def test_images_that_are_too_small_for_a_diagnosis_have_an_alarm_without_causes(run_dir, scenes, tmp_path):
@@ -352,9 +335,7 @@ def test_images_that_are_too_small_for_a_diagnosis_have_an_alarm_without_causes(
     assert done.returncode == 2, done.stderr
     assert "causes are named in images of at least 64x64 sites, and these have 32x32" in done.stdout
     assert "the camera does not explain" not in done.stdout
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
-    assert content["causes"] == content["windows"][0]["causes"] == []
-    assert content["expected_score"]["method"] == "COT"
+    assert facts_of(run_dir)["explained"]["causes"] == []
 
 
 def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch):
@@ -373,39 +354,16 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
     monkeypatch.setattr(watch, "diagnose", diagnose)
     monkeypatch.setattr(watch, "LEAST_SIDE", 32)
     monkeypatch.setattr(watch, "_MOST", 32)  # the images of the last two windows
+    commands = []
+    monkeypatch.setattr(monitor, "remedy_command", lambda config, folders, _: commands.append([*folders]) or "")
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--by=folder")
     assert done.returncode == 2, done.stderr
-    content = json.loads((run_dir / "monitor" / monitor.FILE).read_text())
+    content = facts_of(run_dir)
     assert [window["alarm"] for window in content["windows"]] == [True, False, True, True]
     assert sizes == [16, 16, 16, 32]
-    assert [(cause["name"], cause["evidence"]) for cause in content["causes"]] == [("blur", 32)]
+    assert [(cause[0], cause[-1]) for cause in content["explained"]["causes"]] == [("blur", 32)]
     # The files of all windows with an alarm.
-    places = ",".join(f"{tmp_path}/new/{day}" for day in "134")
-    assert f"--input={places} " in content["remedy"]["command"]
-
-
-@pytest.mark.parametrize(
-    ("gain", "offered", "said"),
-    [
-        (0.02, True, "adapting by statistics would bring 2.0 (1.0 to 3.0) points: predict it"),
-        (0.0004, False, "adapting by statistics would not help: it would bring 0.0 (-1.0 to 1.0) points"),
-        (-0.1, False, "adapting by statistics would not help: it would bring -10.0 (-11.0 to -9.0) points"),
-        (None, False, "adapting by statistics would not help: it stays as it is"),
-    ],
-)
-def test_a_remedy_is_offered_only_if_it_helps(gain, offered, said):
-    if gain is None:
-        remedy = Remedy(64, "predict it", refused="it stays as it is")
-    else:
-        remedy = Remedy(64, "predict it", 0.5, 0.5 + gain, Estimate(gain, gain - 0.01, gain + 0.01))
-    window = Window("1", 64, True, 0.0005, [], {}, [], 0.9)
-    found = Watched(
-        **{"alarm": True, "p_value": 0.0005, "false_alarms": "", "windows": [window], "causes": []},
-        **{"expected_score": None, "score": "accuracy", "remedy": remedy},
-    )
-    assert monitor._details(found)[-1] == said
-    codes = [block.text for block in report_watch._blocks(found) if isinstance(block, Code)]
-    assert codes == ["predict it"] * offered
+    assert commands == [[f"{tmp_path}/new/{day}" for day in "134"]]
 
 
 @pytest.mark.parametrize("segments", [False, True])

