@@ -12,7 +12,7 @@ from r2l_jax.drift import cases, renderer
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
-from r2l_jax.names import SENSOR, SEVERITIES
+from r2l_jax.names import SENSOR
 from r2l_jax.runtime.devices import shardings, to_devices
 
 CAMERA = isp.CAMERAS["drone"]
@@ -77,26 +77,6 @@ def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_
     assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
 
 
-@pytest.mark.parametrize("recipes", [RECIPES, sorted(RECIPES, key=lambda recipe: recipe.corruption.name)])
-def test_mosaics_are_exposed_once_for_all_pipelines_and_processed_once_for_all_corruptions(processors, recipes):
-    made, calls = Renderer(0), []
-
-    def counted(step, compiled):
-        def call(*arguments, **options):
-            calls.append(step)
-            return compiled(*arguments, **options)
-
-        return call
-
-    for step in ("_expose", "_process", "_corrupt"):
-        setattr(made, step, counted(step, getattr(made, step)))
-    mosaics = (jnp.asarray(RAWS), jnp.asarray(INDICES), CAMERA)
-    assert {recipe for recipe, _ in made.images(recipes, *mosaics, processors)} == set(RECIPES)
-    assert calls.count("_expose") == 2
-    assert calls.count("_process") == 3 * 2
-    assert calls.count("_corrupt") == 3 * 2 * 4
-
-
 def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
     # A size of its own: JAX keeps what other tests have compiled of these functions for theirs.
     raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 14, 18)).astype(np.float32)
@@ -112,22 +92,6 @@ def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
     # Once for two exposures, once for each processor, and once for each corruption at two severities.
     names = re.findall(r"Compiling jit\((expose|process|corrupt)\)", caplog.text)
     assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
-
-
-def test_drifts_of_the_sensor_are_compiled_once_for_all_severities(caplog):
-    kinds = ("defocus", "read_noise", "pattern_shift")
-    # A size of its own, as above.
-    raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 10, 22)).astype(np.float32)
-    made, masks = Renderer(0, shardings().split), np.uint8(raws > 0.4)
-    arrays = to_devices({"raw": raws, "index": INDICES}, shardings().split)
-    with jax.log_compiles():
-        found = [
-            (made.mosaics(case, arrays["raw"], arrays["index"], CAMERA), made.targets(case, masks))
-            for case in cases.sensor(kinds, SEVERITIES)
-        ]
-    assert len({np.asarray(mosaics).tobytes() for mosaics, _ in found}) == len(kinds) * len(SEVERITIES)
-    names = re.findall(r"Compiling jit\((drifted|moved)\)", caplog.text)
-    assert sorted(names) == ["drifted"] * 3 + ["moved"]
 
 
 def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
