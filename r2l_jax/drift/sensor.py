@@ -78,16 +78,7 @@ def drifted(
     key: PRNGKeyArray,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Changes mosaics as a drifted sensor does, with noise from the samples' indices and the case's key.
-
-    Args:
-        name: the kind.
-        severity: 1 to 5, which may be traced.
-        raw: the mosaics.
-        index: the samples' indices in the data set.
-        key: the key of the case.
-        camera: the camera that took the mosaics.
-    """
+    """Changes mosaics as a drifted sensor does, with noise from the samples' indices and the case's key."""
     kind, drift = KINDS[name], getattr(sensor_drift, name)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:

@@ -52,11 +52,7 @@ def elastic_warp(
 def _before_shifts(shifts, rows, columns, distance):
     """Computes where the affine map that shifts the three points of `elastic_warp` takes each position from.
 
-    Args:
-        shifts: the shifts of the points.
-        rows: positions, relative to the middle.
-        columns: as `rows`.
-        distance: the distance of the three points from the middle along each axis.
+    Positions are relative to the middle, from which the points are `distance` away along each axis.
     """
     first, second, third = (shifts[..., i, :, :, :] for i in range(3))
     # The map moves p to L p + t. Two points that differ along one axis give a column of L, and opposite points give t.
@@ -115,13 +111,7 @@ def _smoothing(size: int, sigma: Sigma) -> Float[Array, "size size"]:
 def between_pixels(
     image: Float[Array, "height width channels"], rows: Axis, columns: Axis
 ) -> Float[Array, "rows columns channels"]:
-    """Interpolates an image linearly at a grid of positions, or at a position for each pixel.
-
-    Args:
-        image: the image.
-        rows: where each position lies between two rows.
-        columns: where each position lies between two columns.
-    """
+    """Interpolates an image linearly at a grid of positions, or at a position for each pixel."""
     (above, below, down), (before, after, right) = rows, columns
     down, right = down[..., None], right[..., None]
 

@@ -118,11 +118,9 @@ def glass_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -
 def replaced_by_neighbors(
     image: Float[Array, "height width channels"], moves: Int[Array, "height width 2"]
 ) -> Float[Array, "height width channels"]:
-    """Replaces each pixel of an image by the one that lies some rows and columns away.
+    """Replaces each pixel of an image by the one that lies some rows and columns (-1 or 0) away.
 
-    Args:
-        image: the image.
-        moves: for each pixel, the number of rows and columns, each -1 or 0. The first two rows and columns are ignored.
+    The first two rows and columns stay.
     """
     rows, columns = jnp.mgrid[: image.shape[0], : image.shape[1]]
     moved = (rows > 1) & (columns > 1)

@@ -60,13 +60,7 @@ def corruption(group: Group | None) -> Callable[[Callable[[Array, PRNGKeyArray, 
 
 
 def strength(severity: Array, strengths: Sequence[Any] | np.ndarray | Array, dtype: Any = float) -> Array:
-    """Selects the strengths of one severity. It is clipped to 1 to 5, because a traced severity cannot be checked.
-
-    Args:
-        severity: the severity.
-        strengths: a number, or numbers of one shape, for each severity.
-        dtype: the type of the result.
-    """
+    """Selects the strengths of one severity. It is clipped to 1 to 5, because a traced severity cannot be checked."""
     return jnp.asarray(strengths, dtype)[jnp.clip(severity - 1, 0, len(SEVERITIES) - 1)]
 
 

@@ -59,8 +59,7 @@ def _pixelated(images: Array, axis: int, severity: Array) -> Array:
 def _boxes(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Computes which pixels of an axis are averaged for each pixel of the pixelated axis, for each severity.
 
-    Returns:
-        The index of the first pixel, `(5, size)`, and the weights of it and the next ones, `(5, offsets, size)`.
+    Returns the index of the first one, `(5, size)`, and the weights of it and the next ones, `(5, offsets, size)`.
     """
     averages = []
     for share in (0.95, 0.9, 0.85, 0.75, 0.65):

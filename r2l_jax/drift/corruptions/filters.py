@@ -27,12 +27,7 @@ def gaussian_taps(sigmas: Sequence[float]) -> np.ndarray:
 def smoothed(
     images: Float[Array, "*batch height width channels"], taps: Taps
 ) -> Float[Array, "*batch height width channels"]:
-    """Smooths images along both axes; the border is extended by its outermost pixels, as in `skimage.filters.gaussian`.
-
-    Args:
-        images: the images, of any number of channels.
-        taps: the weights, see `gaussian_taps`.
-    """
+    """Smooths images by `gaussian_taps`; the border is extended by its outermost pixels, as in scikit-image."""
     # The stencil cannot repeat the outermost pixels: the planes are padded first, and its own border is cut off.
     reach = len(taps) // 2
     margins = [(0, 0)] * (images.ndim - 2) + [(reach, reach)] * 2
@@ -55,12 +50,8 @@ def streaked(
     """Averages an image with copies of itself that are shifted further and further in one direction.
 
     This is the `_motion_blur` of the package `imagecorruptions`, with shifts of whole pixels. The border is extended by
-    its outermost pixels.
-
-    Args:
-        image: the image.
-        angle: the direction in radians: 0 is to the left, and a right angle is upward.
-        taps: the weights of the copies, see `streak_taps`.
+    its outermost pixels. At an angle (in radians) of 0, the shift is to the left, and upward at a right angle. The
+    weights of the copies are `streak_taps`.
     """
     reach = len(taps)
     padded = jnp.pad(image, [(reach, reach), (reach, reach), (0, 0)], "edge")
@@ -77,13 +68,9 @@ def streaked(
 
 
 def zoom_positions(size: int, factors: Sequence[float] | np.ndarray) -> Axis:
-    """Computes where the pixels of an axis lie in the image for each of several zooms into its center.
+    """Computes where the pixels of an axis lie in the image for several zooms into its center, `(factors, size)` each.
 
     A zoom crops the middle of the image and interpolates linearly, as `scipy.ndimage.zoom` does.
-
-    Returns:
-        The indices of the pixels before and after the position, and the fraction of the way to the latter, each
-        `(factors, size)`.
     """
     positions = []
     for factor in factors:

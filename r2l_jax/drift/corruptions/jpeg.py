@@ -36,11 +36,7 @@ _YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0
 
 
 def quantization(quality: int) -> np.ndarray:
-    """Computes the steps `(2, 8, 8)` of the coefficients of luminance and chrominance, as libjpeg does for a quality.
-
-    Args:
-        quality: 1 to 100.
-    """
+    """Computes the steps `(2, 8, 8)` of luminance and chrominance, as libjpeg does for a quality from 1 to 100."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((np.stack([_LUMINANCE, _CHROMINANCE]) * percent + 50) // 100, 1, 255)
 
@@ -48,14 +44,9 @@ def quantization(quality: int) -> np.ndarray:
 def compressed(
     images: Float[Array, "*batch height width 3"], steps: Float[Array, "2 8 8"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Computes how images look after they were written as JPEG files and read again.
+    """Computes how images look after they were rounded to 8 bits, written as JPEG files and read again.
 
-    Args:
-        images: images in [0, 1], which are rounded to 8 bits first.
-        steps: the steps of the coefficients, see `quantization`.
-
-    Returns:
-        The images, in steps of 1/255.
+    The steps of the coefficients are those of `quantization`.
     """
     height, width = images.shape[-3:-1]
     # Blocks of chroma cover 16x16 pixels.

@@ -94,15 +94,9 @@ def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Imag
 
 
 def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle: Array, taps: Array) -> Array:
-    """Lets snow fall on an image.
+    """Lets flakes fall on an image along `filters.streaked`, from noise `(H, W, 1)` that exceeds a threshold.
 
-    Args:
-        image: the image `(H, W, 3)`.
-        noise: the height of the flakes, `(H, W, 1)`.
-        threshold: the height from which a flake begins.
-        share: the share of the image that is not brightened.
-        angle: see `filters.streaked`.
-        taps: the weights along the way of a flake, see `filters.streak_taps`.
+    The `share` of the image is not brightened.
     """
     flakes = jnp.clip(jnp.where(noise < threshold, 0, noise), 0, 1)
     flakes = jnp.round(255 * streaked(flakes, angle, taps)) / 255
@@ -112,16 +106,7 @@ def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle
 
 
 def frost_pattern(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "height width 3"]:
-    """Draws feathered crystals of random places, directions, lengths and heights, over uneven ice.
-
-    Args:
-        key: the key.
-        height: the number of rows.
-        width: the number of columns.
-
-    Returns:
-        The colors, mostly in [0, 1].
-    """
+    """Draws feathered crystals of random places, directions, lengths and heights, over uneven ice, mostly in [0, 1]."""
     crystals_key, ice_key, brightness_key = jax.random.split(key, 3)
     crystals = _crystals(crystals_key, height, width)
     ice = plasma_fractal(ice_key, height, width, 1.9)
@@ -165,11 +150,7 @@ def plasma_fractal(
 ) -> Float[Array, "height width"]:
     """Draws a height map in [0, 1], the corner of a square map whose side is the next power of two.
 
-    Args:
-        key: the key.
-        height: the number of rows.
-        width: the number of columns.
-        decay: divides the wobble at each finer level; a greater one gives a smoother map.
+    At each finer level, the wobble is divided by `decay`; a greater one gives a smoother map.
     """
     levels = max(max(height, width) - 1, 1).bit_length()
     drawn = jax.random.uniform(key, (4**levels - 1,), minval=-1, maxval=1)
@@ -180,14 +161,10 @@ def plasma_fractal(
 
 
 def diamond_square(draws: Sequence[Array], decay: Float[Array, ""] | float) -> Array:
-    """Computes a square height map in [0, 1] from uniform random numbers.
+    """Computes a square height map in [0, 1] from the numbers that `plasma_fractal` of the published code draws.
 
-    This is `plasma_fractal` of the published code, for the numbers that it draws, in its order.
-
-    Args:
-        draws: for each level three arrays `(side, side)` of numbers in [-1, 1]: for the middles of squares, and for
-            the middles of their upper and their left edges. The sides are 1, 2, 4, ...
-        decay: see `plasma_fractal`.
+    For each level, `draws` has three arrays `(side, side)` of numbers in [-1, 1]: for the middles of squares, and for
+    the middles of their upper and their left edges. The sides are 1, 2, 4, ...
     """
     corners, wobble = jnp.zeros((1, 1)), _WOBBLE
     for squares, upper, left in zip(draws[::3], draws[1::3], draws[2::3], strict=True):
