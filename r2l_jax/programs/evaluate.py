@@ -4,8 +4,8 @@ python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
 python scripts/evaluate.py --run=runs/quickstart/parametrized --against=corruptions --sheet=corruptions
 
-Takes groups of trainings as well as single runs. Writes evaluation.json, evaluation.csv, the outcome of each sample,
-heat maps and TensorBoard events. Repeat the command to resume.
+Takes groups of trainings as well as single runs. Writes the outcome of each sample, tables and figures of each group of
+cases, and a summary of the drops. Repeat the command to resume.
 """
 
 from r2l_jax.drift.synthesis.config import EvaluationConfig

@@ -41,8 +41,8 @@ def main(config: TrainingProgram) -> None:
     """Trains as the flags say."""
     import jax
 
+    from r2l_jax.drift import measure
     from r2l_jax.drift.forensics import attack
-    from r2l_jax.drift.search import measure
     from r2l_jax.runtime.hosts import meet
     from r2l_jax.training import group, train
 

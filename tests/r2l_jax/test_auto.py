@@ -15,7 +15,7 @@ from r2l_jax.apps.lab.lab import LEARNED, make_lab
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
-from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
 from r2l_jax.runtime.errors import InputError
@@ -100,24 +100,20 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
 def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
     brighter = fold.model.processor.with_values({"exposure_target": 0.2})
     model = type(fold.model)(brighter, fold.model.normalizer, fold.model.head)
-    other = dataclasses.replace(fold, load_model=lambda: model)
+    models, samples = {"first": Model(fold.model), "second": Model(model)}, Samples.of(fold, 8)
     static = isp.static(fold.dataset.camera, *OTHER.split("."))
-    first, second, _ = Evaluator(8).evaluate([fold, other], fold.dataset, cases.pipelines([OTHER]))
-    for each, of in ((first, fold), (second, other)):
-        loss, confusion = by_hand.evaluate(of, isp.metered_like(static, of.model.processor))
-        assert each[OTHER]["loss"] == pytest.approx(loss, rel=1e-4)
-        np.testing.assert_array_equal(each[OTHER]["confusion"], confusion)
-    assert first[OTHER]["loss"] != pytest.approx(second[OTHER]["loss"], rel=1e-2)
+    found = measure(models, cases.pipelines([OTHER]), samples)
+    for name, processor in (("first", fold.model.processor), ("second", brighter)):
+        loss, confusion = by_hand.evaluate(fold, isp.metered_like(static, processor))
+        assert found.loss_of(name, OTHER) == pytest.approx(loss, rel=1e-4)
+        assert found.score(name, OTHER) == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert found.loss_of("first", OTHER) != pytest.approx(found.loss_of("second", OTHER), rel=1e-2)
     # A pipeline of a file is made once for a camera, but not with the metering of another model.
     (tmp_path / "plain.py").write_text("import isp\n\nmake = isp.parametrized\n")
     named = find_pipeline(f"{tmp_path}/plain.py:make")
     for processor in (fold.model.processor, brighter):
         target = named.metered_as(processor)(fold.dataset.camera).parameters()["exposure_target"]
         assert target == processor.exposure_target[...]
-    # What counts are the stages: a pipeline of one's own may meter without the setting.
-    unset = dataclasses.replace(fold, config=replace(fold.config, auto=()))
-    (again,) = Evaluator(8).evaluate([unset], fold.dataset, cases.pipelines([OTHER]))
-    assert again[OTHER]["loss"] == pytest.approx(first[OTHER]["loss"], rel=1e-6)
 
 
 def test_the_page_meters_before_other_pipelines_and_saves_the_learned_one(fold, tmp_path):

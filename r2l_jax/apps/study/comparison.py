@@ -1,5 +1,6 @@
 """Compares the results of a study with the published numbers, in a result for each control."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES
 from r2l_jax.apps.study.published import Published
 from r2l_jax.config import TrainConfig
-from r2l_jax.drift import outcomes, statistics
+from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.measure import unpacked_blocks
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.heat_map import heat_map
@@ -118,12 +120,16 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
 
 def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
     """Returns the score of each sample, or scene, of all folds of a run in each case."""
-    ((_, folds),) = outcomes.read(training.run_dir / "evaluation" / outcomes.FILE).items()
     found: dict[str, list[np.ndarray]] = {}
-    for fold in folds.values():
-        for case, outcome in fold.cases.items():
-            each = of_tiles(*outcome.astype(np.float64))
-            found.setdefault(case, []).append(each if fold.scenes is None else statistics.by_scene(each, fold.scenes))
+    for group in (OWN.group, "pipelines", "corruptions"):
+        folder = training.run_dir / "evaluation" / group
+        if (result := read(folder)) is None:
+            raise InputError(f"{folder} holds no result: the same command evaluates anew")
+        for block in unpacked_blocks(result.outcomes):
+            for name, case in itertools.product(block.models, block.cases):
+                each = of_tiles(*block.at(name, case))
+                each = each if block.scenes is None else statistics.by_scene(each, block.scenes)
+                found.setdefault(case, []).append(each)
     return {case: np.concatenate(each) for case, each in found.items()}
 
 

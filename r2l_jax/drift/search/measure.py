@@ -16,9 +16,7 @@ import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import statistics
 from r2l_jax.drift.outcomes import Outcomes, joined
-from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -27,8 +25,7 @@ from r2l_jax.runtime import compiler, stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
-from r2l_jax.training.record import members
-from r2l_jax.training.run import BATCH, load
+from r2l_jax.training.run import BATCH
 
 # Processings that a device works on together: more fill its memory and make it no faster.
 TOGETHER = 16
@@ -78,28 +75,6 @@ def own_outcomes(folds: Sequence[Artifact]) -> np.ndarray:
         scenes = fold.dataset.scenes(fold.measured_indices)
         measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}, scenes))
     return joined(measured, "own")
-
-
-def tested(uri: str, code: Sequence[str]) -> str | None:
-    """Scores a run, or the members of a group, on its own test samples, and returns a line with the 95% interval.
-
-    Returns None without test samples, with a single one, or if the members have different ones.
-
-    Raises:
-        InputError: the folder holds no finished run with checkpoints.
-    """
-    runs = [load(folder, None, code=code, with_data=True) for folder in members(uri)]
-    samples = {tuple(fold.test_indices.tolist()) for run in runs for fold in run.folds}
-    if len(samples) > 1 or len(*samples) < 2:
-        return None
-    outcomes = np.stack([own_outcomes(run.folds) for run in runs])
-    found = Estimate.of(statistics.interval(outcomes, "recipe" if len(runs) > 1 else "model"), 0.0)
-    score, low, high = map(statistics.points, (found.estimate, found.low, found.high))
-    of = f"mean of {len(runs)} trainings, " if len(runs) > 1 else ""
-    title = f"test {runs[0].task.score}:".ljust(22)
-    return (
-        f"{title}{score} (95% confidence interval: {low} to {high}; {of}{len(*samples)} test samples, best checkpoint)"
-    )
 
 
 def confusions_of(model: RawToLogit, task: Task, batches: Sequence[Batch]) -> np.ndarray:

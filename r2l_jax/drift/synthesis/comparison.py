@@ -1,144 +1,97 @@
-"""Estimates drops of groups of trainings with intervals, and compares groups, from the outcomes of the same samples."""
+"""Compares several runs or groups of trainings, from the outcomes of the same samples."""
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from typing import Any
 
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import GROUPS, OWN, Case
-from r2l_jax.drift.outcomes import Outcomes, joined
-from r2l_jax.drift.results import Compared, Differences, Drops, Estimate
-from r2l_jax.names import DRIFTS, About
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.renderer import grouped
+from r2l_jax.drift.synthesis import summary
+from r2l_jax.drift.synthesis.measured import Measured, intervals
+from r2l_jax.runtime.heat_map import heat_map
+from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
 
-# The wanted distance of the ends of an interval from the estimate.
-HALF_WIDTH = 0.02
-
-
-class Trainings:
-    """A group of trainings, or a run alone, with the drops of each of its models on each sample.
-
-    Args:
-        members: the outcomes of each run by the numbers of its folds.
-        own: the cases that equal the images on which the runs were trained.
-        cases: the cases; the runs' own images come first.
-
-    Attributes:
-        members: the names of the runs.
-        own: the outcomes on the own images `(M, S)`, with the folds of each run joined (see `outcomes.joined`).
-        groups: the mean drops in groups of cases `(M, S)`.
-        cases: the drops in each case that changes the images `(M, S)`.
-        samples: the samples of each run, which are the same for most groups.
-
-    Raises:
-        InputError: the runs were measured on different numbers of samples.
-    """
-
-    def __init__(self, members: Mapping[str, Mapping[int, Outcomes]], own: Sequence[str], cases: Sequence[Case]):
-        self.members = list(members)
-        self.samples = {
-            tuple((number, *fold.samples.tolist()) for number, fold in folds.items()) for folds in members.values()
-        }
-
-        def outcomes(name: str) -> np.ndarray:
-            each = [joined(list(folds.values()), name) for folds in members.values()]
-            counts = [len(of_member) for of_member in each]
-            if len(set(counts)) > 1:
-                raise InputError(f"members must have as many samples each, got {', '.join(map(str, counts))}")
-            return np.stack(each)
-
-        self.own = outcomes(OWN.name)
-        changed = [case for case in cases if case.group != OWN.group and case.name not in own]
-        self.cases = {case.name: self.own - outcomes(case.name) for case in changed}
-        self.groups = {
-            group: np.mean([self.cases[name] for name in names], 0) for group, names in groups_of(changed).items()
-        }
-
-    def about(self, wanted: About | None) -> About:
-        """Returns whether intervals are about the recipe, by default for several members, or about the models."""
-        return wanted or ("recipe" if len(self.members) > 1 else "model")
+# More runs or groups become the rows of a table.
+_FEW = 3
 
 
-def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Groups the names of cases: by kinds of drift; by groups of corruptions and of sensor drifts; by these.
-
-    `identity`, which changes nothing, is of no group.
-    """
-    groups: dict[str, list[str]] = {}
-    for level in range(3):
-        for case in cases:
-            kind = case.kind
-            names = [case.group] if kind is None else [case.group, GROUPS[kind], kind]
-            if kind != "identity" and level < len(names):
-                groups.setdefault(names[level] or "", []).append(case.name)
-    return groups
-
-
-def drops(trainings: Trainings, measured: str, wanted: About | None, as_published: bool = False) -> Drops:
-    """Estimates the drops of a group of trainings.
+def compare(tested: Sequence[Measured], facts: Mapping[str, Any]) -> Result:
+    """Makes the result of several runs or groups: their differences and drops, and their scores in all cases.
 
     Args:
-        trainings: the group.
-        measured: which samples or scenes intervals count, such as "test samples".
-        wanted: what intervals are about; None for the default.
-        as_published: whether to give the log ratio of the drops.
-
-    Raises:
-        InputError: one training, about its recipe.
+        tested: the runs or groups.
+        facts: further facts.
     """
-    about, several = trainings.about(wanted), len(trainings.members) > 1
-    kinds = {kind: trainings.groups[kind] for kind in DRIFTS if kind in trainings.groups}
-    changed = [of_case for name, of_case in trainings.cases.items() if not name.startswith("identity.")]
-    ratio = None
-    if as_published and {"pipelines", "corruptions"} <= kinds.keys():
-        ratio = statistics.log_ratio(kinds["corruptions"], kinds["pipelines"], about)
-    return Drops(
-        members=trainings.members,
-        about=about,
-        samples=trainings.own.shape[1],
-        measured=measured,
-        score=Estimate.of(statistics.interval(trainings.own, about), 0.0),
-        groups=_estimates(trainings.groups, about),
-        cases=_estimates(trainings.cases, about),
-        shares=statistics.shares(np.stack(changed))._asdict() if several and changed else None,
-        members_needed={
-            kind: statistics.members_needed(of_kind, HALF_WIDTH) for kind, of_kind in kinds.items() if several
-        },
-        log_ratio=ratio and Estimate(*map(float, ratio)),
+    tables, figures = {"drops": _drops(tested)}, {"dots": summary.figure(tested)}
+    if found := _differences(tested):
+        tables = {"differences": found, **tables}
+    for group, cases in grouped(tested[0].cases[1:], lambda case: case.group):
+        tables[group], figures[group] = _matrix(tested, summary.TITLES[group], cases)
+    notes = [*dict.fromkeys(each.stated for each in tested)]
+    kept = {"title": "Runs under drift", "score": tested[0].score_name, "notes": notes, **facts}
+    return Result(kept, tables, figures)
+
+
+def _drops(tested: Sequence[Measured]) -> Table:
+    """Makes the table of the drops of all runs: a column for each, or a row for each of many."""
+    lines = summary.lines(tested, with_cases=len(tested) <= _FEW)
+    columns: list[list[Any]] = [["drop, points", f"(own {tested[0].score_name})", *lines.values()]]
+    for each in tested:
+        drops = intervals(each.groups | each.drops, each.about)
+        score = statistics.bounded(statistics.interval(each.own, each.about), 0.0)
+        columns.append([each.label, score, *(drops.get(name) for name in lines)])
+    header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
+    return Table(
+        "Drops with 95% intervals", [Column(name, format=DROP) for name in header], [list(row) for row in rows]
     )
 
 
-def _estimates(rows: Mapping[str, np.ndarray], about: About) -> dict[str, Estimate]:
-    """Estimates several drops together."""
-    if not rows:
-        return {}
-    found = statistics.interval(np.stack(list(rows.values())), about)
-    numbers = np.stack(found, -1)
-    return {name: Estimate.of(statistics.Interval(*each), -1.0) for name, each in zip(rows, numbers, strict=True)}
-
-
-def differences(groups: Mapping[str, Trainings], wanted: About | None) -> list[Differences]:
-    """Compares the first group of trainings with each other one that was measured on the same samples.
+def _differences(tested: Sequence[Measured]) -> Table | None:
+    """Makes the table of how much more the first run or group loses than each other one of the same samples.
 
     A run alone cannot tell about its recipe: a difference with one is about the models.
     """
-    (name, first), *others = groups.items()
-    return [
-        _difference(name, first, other, second, wanted)
-        for other, second in others
-        if len(first.samples) == 1 and first.samples == second.samples
-    ]
+    first, *others = tested
+    others = [each for each in others if len(first.samples) == 1 and each.samples == first.samples]
+    lines, rows = summary.lines([first, *others], with_cases=len(others) <= _FEW), list[list[Cell]]()
+    for other in others:
+        wanted = "recipe" if first.about == other.about == "recipe" else "model"
+        ours, theirs = (each.groups | each.drops for each in (first, other))
+        for name in (name for name in lines if name in ours and name in theirs):
+            estimate, low, high, probability = map(float, statistics.difference(ours[name], theirs[name], wanted))
+            rows.append([lines[name], f"{first.label} - {other.label} ({wanted})", (estimate, low, high), probability])
+    columns = [Column("test"), Column("runs"), Column("difference of drops", "points", DROP)]
+    columns.append(Column("probability", format=".0%"))
+    note = "how much more the first run loses, and how probable it is that it loses more"
+    return Table("Differences with 95% intervals", columns, rows, note) if rows else None
 
 
-def _difference(name: str, first: Trainings, other: str, second: Trainings, wanted: About | None) -> Differences:
-    about = wanted or ("recipe" if min(len(first.members), len(second.members)) > 1 else "model")
+def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tuple[Table, Figure]:
+    """Makes the table and the heat map of the scores of all runs in a group of cases, or in each kind of drift.
 
-    def compare(of_first: Mapping[str, np.ndarray], of_second: Mapping[str, np.ndarray]) -> dict[str, Compared]:
-        shared = [row for row in of_first if row in of_second]
-        if not shared:
-            return {}
-        stacked = [np.stack([rows[row] for row in shared]) for rows in (of_first, of_second)]
-        numbers = np.stack(statistics.difference(stacked[0], stacked[1], about), -1)
-        return {row: Compared(*each) for row, each in zip(shared, numbers.tolist(), strict=True)}
-
-    return Differences(name, other, about, compare(first.groups, second.groups), compare(first.cases, second.cases))
+    A run that was trained on images of another kind than all cases has its own images in a column of their own.
+    """
+    graded = cases[0].kind is not None
+    columns = {OWN.name: [OWN], **dict(grouped(cases, lambda case: (graded and case.kind) or case.name))}
+    own = {each.label: [case.name for case in cases if not graded and each.is_own(case)] for each in tested}
+    diagonal = {label: names[0] if len(names) == 1 else OWN.name for label, names in own.items()}
+    if OWN.name not in diagonal.values():
+        del columns[OWN.name]
+    # This order of the rows puts the own images near the diagonal.
+    rows = sorted(tested, key=lambda each: [*columns].index(diagonal[each.label]))
+    values = [[each.score(*of_column) for of_column in columns.values()] for each in rows]
+    framed = {
+        (row, place)
+        for row, each in enumerate(rows)
+        for place, name in enumerate(columns)
+        if not graded and name in (diagonal[each.label], *own[each.label])
+    }
+    label = tested[0].score_name
+    heading = [Column("trained"), *(Column(name, format=SCORE) for name in columns)]
+    cells = [[each.label, *scores] for each, scores in zip(rows, values, strict=True)]
+    mean = "; means over the severities" if graded else ""
+    caption = f"{title}: trained (rows), tested (columns){mean}"
+    names = [each.label for each in rows]
+    return Table(title, heading, cells), heat_map(
+        values, names, [*columns], label=label, framed=framed, caption=caption
+    )

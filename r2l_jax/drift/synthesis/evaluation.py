@@ -1,463 +1,253 @@
-"""Tests trained models under drift: all cases on the measured samples of all folds, from mosaics read once."""
+"""Tests trained models under drift: all trainings of a run or a group in each group of cases, on the same samples."""
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import pathlib
-import re
-import sys
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
-from tqdm import tqdm
+import numpy as np
 
+from r2l_jax.config import FinishedRun
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases, figures, outcomes, shot_groups, statistics
-from r2l_jax.drift.acquisition import at_intensity
+from r2l_jax.drift import cases, measure, shot_groups, statistics
 from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.outcomes import Outcomes
-from r2l_jax.drift.results import Evaluation, plain
+from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import comparison, summary
-from r2l_jax.drift.synthesis.comparison import Trainings
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.drift.synthesis.summary import OUTCOMES, Numbers, RunResults
+from r2l_jax.drift.synthesis.measured import ENSEMBLE, Measured
+from r2l_jax.drift.trainings import Training, trainings_of
 from r2l_jax.model.model_hash import processor_hash
-from r2l_jax.names import About
 from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_csv, write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training.artifact import Artifact
-from r2l_jax.training.record import members, run_names
-from r2l_jax.training.run import load
+from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, write
+from r2l_jax.training.record import run_names
 
 
-def run(config: EvaluationConfig) -> dict[str, Any]:
-    """Tests every fold of every run on its measured samples, except for cases that an earlier call has finished.
+def run(config: EvaluationConfig) -> dict[str, Result]:
+    """Tests every run or group of trainings in each group of cases, except for those that an earlier call has finished.
 
-    The output folder gets `evaluation.json` (all numbers, and everything needed to reproduce them), `evaluation.csv` (a
-    row for each fold and case), `outcomes.safetensors` (the outcome of each sample in each case), and a heat map of
-    each kind of drift, as PNG and as TensorBoard events. While the evaluation proceeds, finished numbers are kept in
-    `parts/<run>_fold_<k>.json`, where later calls find them. The numbers of a group's members are kept in the members'
-    own folders.
+    The folder `evaluation` of a run or a group gets a result for each group of cases, with the outcome of each sample,
+    and their summary. Several runs are compared in a result in the output folder.
 
     Returns:
-        The content of `evaluation.json`, without its identity and the list of the files beside it.
+        The summaries by the names of the runs.
 
     Raises:
         InputError: folders that are not finished runs, cases that do not fit the runs, or another program that writes
             to the output folder.
-        Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
+        Interrupted: SIGINT or SIGTERM arrived; the same call resumes with the group of cases where this one stopped.
     """
-    groups = _open(config)
-    _check(config, groups)
-    outputs = {config.output_dir, *(run.output for runs in groups.values() for run in runs)}
-    outputs |= {_kept_in(config, uri) for uri, runs in zip(config.run, groups.values(), strict=True) if len(runs) > 1}
-    with contextlib.ExitStack() as held:
-        for folder in sorted(outputs):
+    trainings = _open(config)
+    _check(config, trainings)
+    folders = {label: _folder(config, label, uri) for label, uri in zip(trainings, config.run, strict=True)}
+    tested, summaries = [], {}
+    with contextlib.ExitStack() as held, stop.after_step():
+        for folder in sorted({config.output_dir, *folders.values()}):
             held.enter_context(writing_to(folder))
-        return _test(config, groups)
+        for label, of_run in trainings.items():
+            blocks = _blocks(config, label, of_run, folders[label])
+            found, ensemble = Measured.of(label, of_run[0].fold, config.cases(), blocks, config.about)
+            tested.append(found)
+            facts = {"training": _ids(of_run), "flags": flat(config)}
+            summaries[label] = summary.summarize(config, found, ensemble, facts, _groups_of_samples(config, of_run))
+            write(folders[label], summaries[label])
+        shown = summaries[tested[0].label]
+        if len(tested) > 1:
+            ids = {
+                f"{label}/{name}": training
+                for label, each in trainings.items()
+                for name, training in _ids(each).items()
+            }
+            shown = comparison.compare(tested, {"training": ids, "flags": flat(config)})
+            write(config.output_dir, shown)
+    print(
+        dataclasses.replace(shown, tables={name: shown.tables[name] for name in shown.tables if name != "cases"}).text()
+    )
+    print(f"\n{closing(config.output_dir, config.run, config.output is None)}")
+    return summaries
 
 
-class _Run(NamedTuple):
-    """A run alone, a member of a group of trainings, or an ensemble, with the folds of its first member.
-
-    Attributes:
-        label: its name in results.
-        output: the folder that keeps its numbers in `parts`.
-        file: its name there.
-        folds: its folds.
-    """
-
-    label: str
-    output: pathlib.Path
-    file: str
-    folds: Sequence[Artifact]
-
-
-def _open(config: EvaluationConfig) -> dict[str, list[_Run]]:
-    """Opens the members of each group, or the run itself, by the name of each `--run`."""
-    labels = run_names(config.run)
-    folders = [members(uri) for uri in config.run]
-    groups: dict[str, list[_Run]] = {}
-    for label, uri, of_group in zip(labels, config.run, folders, strict=True):
-        groups[label] = []
-        for folder in of_group:
-            folds = load(folder, None, config.checkpoint, config.code, config.data_dir, with_data=True).folds
-            if folder == pathlib.Path(uri):
-                groups[label].append(_Run(label, config.output_dir, label, folds))
-            else:
-                name = f"{label}/{folder.name}"
-                file = name if config.output else folder.name
-                groups[label].append(_Run(name, _kept_in(config, folder), file, folds))
-    return groups
-
-
-def _kept_in(config: EvaluationConfig, folder: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder that keeps the numbers of a group or a member: its own, where later calls find them."""
-    return config.output_dir if config.output else pathlib.Path(folder) / "evaluation"
-
-
-def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dict[str, Any]:
-    """Tests the folds of runs, and writes and returns the results."""
-    tested, output = config.cases(), config.output_dir
-    runs = [run for of_group in groups.values() for run in of_group]
-    # All processes have read the parts before the first one adds to them.
-    parts_of = _parts(config, runs, tested)
-    ensembles = _ensembles(config, groups, parts_of, tested)
-    # An ensemble is evaluated together with its members.
-    parts = [part for of_key in (*ensembles.values(), *parts_of.values()) for part in of_key]
-    _say_missing([part for of_key in parts_of.values() for part in of_key])
-    evaluator = _evaluator(_batch_size(config.batch_size, parts), config.seed)
-    with stop.after_step():
-        for part in parts:
-            _evaluate(evaluator, part)
-
-    task, dataset = parts[0].fold.task, parts[0].fold.dataset
-    results = {run.label: _results(parts_of[run.label,], tested) for run in runs}
-    by_shots = {
-        key: [(part.fold.measured_indices, part.tests) for part in of_key]
-        for key, of_key in parts_of.items()
-        if len(key) == 3
+def _open(config: EvaluationConfig) -> dict[str, list[Training]]:
+    """Opens the trainings of each run or group by its name."""
+    shared = {"data_dir": config.data_dir, "checkpoint": config.checkpoint, "code": config.code}
+    return {
+        label: trainings_of(FinishedRun(run=uri, **shared))
+        for label, uri in zip(run_names(config.run), config.run, strict=True)
     }
-    found = summary.summarize(results, tested, task.score, by_shots)
-    kept = {run.label: _outcomes(parts_of[run.label,], tested) for run in runs}
-    _compare(config, groups, kept, found)
-    for label, of_group in ensembles.items():
-        together = _results(of_group, tested)._replace(folder=str(of_group[0].fold.folder.parent.parent), training={})
-        found.drops[label].ensemble = summary.summarize_run(together, tested, task.score)
-        kept[f"{label} (ensemble)"] = _outcomes(of_group, tested)
-    content = {
-        "classes": list(task.classes),
-        "dataset": dataset.name,
-        **plain(found),
-        "flags": flat(config),
-        **environment(),
-    }
-    models = {part.title: part.model for part in parts}
-    identity = store.identity(content["flags"], dataset.content, models)
-    _write(output, found, kept, content, identity)
-    print(summary.make_table(found))
-    print(f"\n{closing(output, config.run, config.output is None)}")
-    return content
 
 
-def _compare(
-    config: EvaluationConfig,
-    groups: Mapping[str, Sequence[_Run]],
-    kept: Mapping[str, Mapping[int, Outcomes]],
-    found: Evaluation,
-) -> None:
-    """Adds drops with intervals and differences of groups to an evaluation, from the outcomes of all runs."""
-    about = typing.cast(About | None, config.about)
-    trainings = {
-        label: Trainings({run.label: kept[run.label] for run in runs}, found.runs[runs[0].label].own, config.cases())
-        for label, runs in groups.items()
-    }
-    first = {label: runs[0].folds[0] for label, runs in groups.items()}
-    measured = {label: f"{fold.measured} {fold.dataset.counted}" for label, fold in first.items()}
-    found.drops = {
-        label: comparison.drops(each, measured[label], about, config.as_published) for label, each in trainings.items()
-    }
-    found.differences = comparison.differences(trainings, about)
+def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
+    """Returns the folder of a run's results."""
+    if config.output is None:
+        return pathlib.Path(uri) / "evaluation"
+    return config.output_dir if len(config.run) == 1 else config.output_dir / label.strip("/").replace("/", "_")
 
 
-def _parts(
-    config: EvaluationConfig, runs: Sequence[_Run], tested: Sequence[Case]
-) -> dict[tuple[str, ...], list["_Part"]]:
-    """Makes a part of each fold by the name of its run, and one for each group of its samples.
-
-    A group has the name of its run, a field of shots and one of its values. Its part is of a fold of fewer samples.
-    """
-    parts: dict[tuple[str, ...], list[_Part]] = {}
-    load_at = functools.cache(at_intensity)
-    for run in runs:
-        for fold in run.folds:
-            samples = {(run.label,): fold.measured_indices}
-            for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, config.by).items():
-                samples |= {(run.label, field, value): indices for value, indices in groups.items()}
-            for key, indices in samples.items():
-                of_key = fold if len(key) == 1 else fold.measuring(indices)
-                suffix = f" {'='.join(key[1:])}" if len(key) == 3 else ""
-                parts.setdefault(key, []).append(_Part(run, suffix, [of_key], tested, load_at, config.seed))
-    return parts
+def _ids(trainings: Sequence[Training]) -> dict[str, str]:
+    return {training.name: training.fold.training for training in trainings}
 
 
-def _ensembles(
-    config: EvaluationConfig,
-    groups: Mapping[str, Sequence[_Run]],
-    parts: Mapping[tuple[str, ...], Sequence["_Part"]],
-    tested: Sequence[Case],
-) -> dict[str, list["_Part"]]:
-    """Makes the parts of the ensembles of those groups whose members are measured on the same samples."""
-    ensembles: dict[str, list[_Part]] = {}
-    load_at = functools.cache(at_intensity)
-    for (label, runs), uri in zip(groups.items(), config.run, strict=True):
-        if len(runs) == 1 or len({_samples(run.folds) for run in runs}) > 1:
-            continue
-        name = label if config.output else pathlib.Path(uri).resolve().name
-        run = _Run(f"{label} (ensemble)", _kept_in(config, uri), f"{name}_ensemble", runs[0].folds)
-        ensembles[label] = [
-            _Part(run, "", [part.fold for part in together], tested, load_at, config.seed, together)
-            for together in zip(*(parts[run.label,] for run in runs), strict=True)
-        ]
-    return ensembles
+def _member(training: Training) -> str:
+    """Returns the folder of the member of a group that a training is a fold of."""
+    return training.name.rpartition("/")[0]
 
 
-def _samples(folds: Sequence[Artifact]) -> tuple[tuple[int, ...], ...]:
-    """Returns the samples that folds are measured on, after their numbers."""
-    return tuple((fold.number, *fold.measured_indices.tolist()) for fold in folds)
-
-
-def _write(
-    output: pathlib.Path,
-    found: Evaluation,
-    kept: Mapping[str, Mapping[int, Outcomes]],
-    content: Mapping[str, Any],
-    identity: store.Identity,
-) -> None:
-    """Writes the files of a finished evaluation in place of an earlier one's."""
-    file = output / "evaluation.json"
-    store.clear(file)
-    outcomes.write(output / outcomes.FILE, kept)
-    write_csv(output / "evaluation.csv", summary.csv_rows(found))
-    drawn = figures.write(output, summary.make_figures(found))
-    store.finish(file, content, identity, ["evaluation.csv", outcomes.FILE, *drawn])
-
-
-def _check(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> None:
+def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]) -> None:
     """Raises an InputError unless all runs share one data set, can be tested, and tell what was asked for."""
+    members = {label: dict(grouped(of_run, _member)) for label, of_run in trainings.items()}
     if config.about == "recipe":
-        statistics.check_about("recipe", *map(len, groups.values()))
-    first = next(iter(groups.values()))[0].folds[0].dataset
-    for uri, runs in zip(config.run, groups.values(), strict=True):
-        counts = {run.label: sum(len(fold.measured_indices) for fold in run.folds) for run in runs}
+        statistics.check_about("recipe", *map(len, members.values()))
+    first = next(iter(trainings.values()))[0].fold.dataset
+    for (label, of_run), uri in zip(members.items(), config.run, strict=True):
+        counts = {name: sum(len(each.fold.measured_indices) for each in folds) for name, folds in of_run.items()}
         if len({*counts.values()}) > 1:
-            found = ", ".join(f"{count} ({label})" for label, count in counts.items())
+            found = ", ".join(f"{count} ({label}/{name})" for name, count in counts.items())
             raise InputError(f"--run={uri}: all members must have as many samples to measure on, got {found}")
-        fold = runs[0].folds[0]
+        fold = trainings[label][0].fold
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
             raise InputError(
                 f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
                 f"{'another ' if fold.dataset.name == first.name else ''}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-        shot_groups.groups(fold.dataset, fold.measured_indices, config.by)
+        _groups_of_samples(config, trainings[label])
         cases.check_sensor(config.cases(), first)
         if "pipelines" in config.against:
             cases.check_pipelines([cases.for_run(case, fold.config.processing) for case in config.cases()], first)
 
 
-# A data set, and the cases that start from its mosaics.
-Source = tuple[RawDataset, list[Case]]
+def _groups_of_samples(config: EvaluationConfig, trainings: Sequence[Training]) -> summary.Groups:
+    """Groups the measured samples of all trainings by their class, and by the facts of shots that were asked for."""
+    fold = trainings[0].fold
+    indices = np.unique(np.concatenate([training.fold.measured_indices for training in trainings]))
+    of_classes = fold.task.groups(fold.dataset.labels[indices])
+    classes = {name: indices[taken] for name, taken in of_classes.items() if taken.any()}
+    return {**({"class": classes} if classes else {}), **shot_groups.groups(fold.dataset, indices, config.by)}
 
 
-class _Part:
-    """The numbers of one fold by case, or of an ensemble of folds, which a file keeps.
-
-    Numbers of an earlier call are reused for each case whose identity is the same.
-
-    Args:
-        run: the run.
-        suffix: added to the run's name to make the part's name.
-        folds: the fold, or all folds of an ensemble.
-        tested: the cases.
-        load_at: loads the data set of a fold at another intensity.
-        seed: the seed of the cases' noise.
-        members: the parts of an ensemble's folds, which are evaluated with it.
-
-    Attributes:
-        folds: the fold, or all folds of an ensemble.
-        fold: the first of them.
-        members: the parts of an ensemble's folds.
-        title: the name of the run and the number of the fold.
-        model: the hash of the fold's model, or the hashes of all models of an ensemble.
-        tests: the numbers, by case. A case that equals the run's own images is only there under the name of `OWN`.
-    """
-
-    def __init__(
-        self,
-        run: _Run,
-        suffix: str,
-        folds: Sequence[Artifact],
-        tested: Sequence[Case],
-        load_at: Callable[..., RawDataset],
-        seed: int,
-        members: Sequence["_Part"] = (),
-    ):
-        fold = folds[0]
-        file = run.output / "parts" / f"{_file_name(run.file + suffix)}_fold_{fold.number}.json"
-        # The numbers of each case by its name, with their own identity.
-        self._file, self._entries = file, store.read(file) or {}
-        self._identities: dict[str, store.Identity] = {}
-        self._label = run.label + suffix
-        self.folds, self.fold, self.members = folds, fold, members
-        self.title = f"{self._label} fold {fold.number}"
-        self.model = [each.identity for each in folds] if members else fold.identity
-        self.tests: dict[str, Numbers] = {}
-        # An ensemble keeps its numbers after each group of cases, since all of its members take long.
-        sources: dict[tuple[float | None, str], Source] = {}
-        anew = {}
-        for case in (cases.for_run(each, fold.config.processing) for each in tested):
-            if case.group != OWN.group and cases.equals_own(case, fold.config):
-                continue
-            dataset = (
-                fold.dataset if case.iso is None else load_at(fold.config.data, case.iso, fold.dataset.fingerprint)
-            )
-            self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
-            entry, reasons = self._entries.get(case.name), []
-            if isinstance(entry, dict):
-                reasons = store.differences(entry.get("identity"), self._identities[case.name])
-                if not reasons:
-                    self.tests[case.name] = entry["content"]
-                    continue
-            sources.setdefault((case.iso, case.group if members else ""), (dataset, []))[1].append(case)
-            if reasons:
-                anew.setdefault(tuple(reasons), []).append(case.name)
-        self._sources = list(sources.values())
-        for reasons, names in anew.items():
-            store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
-
-    @property
-    def missing(self) -> list[Source]:
-        """The cases that are still to be evaluated."""
-        missing = [
-            (dataset, [case for case in of_data if case.name not in self.tests]) for dataset, of_data in self._sources
-        ]
-        return [source for source in missing if source[1]]
-
-    def add(self, tests: Mapping[str, Numbers]) -> None:
-        """Adds the numbers of cases that were missing, and writes the file."""
-        added = {name: numbers for name, numbers in tests.items() if name not in self.tests}
-        self.tests |= added
-        for name, numbers in added.items():
-            self._entries[name] = {"identity": self._identities[name], "content": numbers}
-        write_json(self._file, self._entries)
-
-    def interrupted(self) -> Interrupted:
-        """Returns the error that stops an evaluation of this fold."""
-        return Interrupted(
-            f"stopped in fold {self.fold.number} of {self._label}; the same command resumes with that fold"
-        )
+def _blocks(
+    config: EvaluationConfig, label: str, trainings: Sequence[Training], folder: pathlib.Path
+) -> list[Outcomes]:
+    """Measures trainings in each group of cases, and returns the outcomes in all cases for each set of samples."""
+    fold, blocks = trainings[0].fold, list[Outcomes]()
+    for group, of_group in grouped(config.cases(), lambda case: case.group):
+        changed = [case for case in of_group if case == OWN or not cases.equals_own(case, fold.config)]
+        if not changed:
+            continue
+        adapted = [cases.for_run(case, fold.config.processing) for case in changed]
+        # Data sets of other intensities are let go with the group.
+        inputs, datasets = _inputs(config, group, trainings, adapted)
+        make = functools.partial(_make, config, label, trainings, of_group, adapted, blocks)
+        found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes)
+        blocks = [whole.joined(part) for whole, part in zip(blocks, found, strict=True)] if blocks else found
+        del datasets
+    return blocks
 
 
-def _file_name(label: str) -> str:
-    """Returns a name for files; a group's name, which holds words of strangers, gets its hash appended."""
-    safe = label.strip("/").replace("/", "_")
-    if "=" not in label:
-        return safe
-    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-    return f"{re.sub('[^A-Za-z0-9_=.-]', '_', safe)[:80]}_{digest}"
-
-
-def _identity(fold: Artifact, model: str | list[str], dataset: RawDataset, case: Case, seed: int) -> store.Identity:
-    """Collects everything that the numbers of a case depend on."""
-    random = case.group in ("exposures", "sensor", "corruptions")
+def _inputs(
+    config: EvaluationConfig, group: str, trainings: Sequence[Training], tested: Sequence[Case]
+) -> tuple[store.Identity, list[RawDataset]]:
+    """Collects everything that the outcomes in a group of cases depend on, and the data sets that they are of."""
+    fold = trainings[0].fold
+    datasets = [Samples.of(fold).at(iso) for iso in dict.fromkeys([None, *(case.iso for case in tested)])]
+    samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
     # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with
     # them. In other cases, the model's own values count.
-    of_camera = case.group in ("pipelines", "exposures", "sensor")
-    camera = dataclasses.asdict(cases.camera_of(fold.dataset)) if of_camera else None
-    processing = None
-    if case.pipeline is not None:
-        processing = [*case.pipeline.identity, processor_hash(case.pipeline(cases.camera_of(fold.dataset)))]
-    return store.identity(
-        # A pipeline is identified by its content, not by the path of its file.
-        {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
-        data=[dataset.content_of(fold.measured_indices), camera],
-        model=[model, processing],
-    )
+    camera = None
+    if group in ("pipelines", "exposures", "sensor"):
+        camera = dataclasses.asdict(cases.camera_of(fold.dataset))
+    # A pipeline is identified by its content, not by the path of its file.
+    pipelines = {
+        case.name: [*case.pipeline.identity, processor_hash(case.pipeline(cases.camera_of(fold.dataset)))]
+        for case in tested
+        if case.pipeline is not None
+    }
+    settings = {
+        "cases": [case._replace(pipeline=None)._asdict() for case in tested],
+        "seed": config.seed if group in ("exposures", "sensor", "corruptions") else None,
+    }
+    models = [[training.name, training.fold.identity, training.fold.training] for training in trainings]
+    data = [[dataset.content_of(indices) for dataset in datasets for indices in sorted(samples)], camera]
+    return store.identity(settings, data, [models, pipelines]), datasets
 
 
-@functools.lru_cache(maxsize=1)
-def _evaluator(batch_size: int, seed: int) -> Evaluator:
-    """Returns the last evaluator if it fits: a process that evaluates many runs compiles their functions once."""
-    return Evaluator(batch_size, seed)
-
-
-def _batch_size(wanted: int, parts: Sequence[_Part]) -> int:
-    """Returns the batch size, at most the largest fold, rounded up to a multiple of the devices."""
-    devices = jax.device_count()
-    largest = max(len(part.fold.measured_indices) for part in parts)
-    return -(-min(wanted, largest) // devices) * devices
-
-
-def _say_missing(parts: Sequence[_Part]) -> None:
-    """Says, before the first test, how many there are."""
-    counts = [sum(len(tested) for _, tested in part.missing) for part in parts]
-    if any(counts):
-        # A fold also has a part for each group of its samples.
-        models = len({part.fold.identity for part, count in zip(parts, counts, strict=True) if count})
-        of_models = f"for each of {models} models" if models > 1 else "for 1 model"
-        print(
-            f"to test: {max(counts)} cases {of_models}, each on {len(parts[0].fold.measured_indices)} samples",
-            file=sys.stderr,
+def _make(
+    config: EvaluationConfig,
+    label: str,
+    trainings: Sequence[Training],
+    of_group: Sequence[Case],
+    adapted: Sequence[Case],
+    own: Sequence[Outcomes],
+) -> Result:
+    """Measures trainings in a group of cases, of which `adapted` are not their own images, and shows the scores."""
+    group, fold = of_group[0].group, trainings[0].fold
+    sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
+    members = {_member(training) for training in trainings}
+    together = len(members) > 1 and all(len(of_set) == len(members) for _, of_set in sets)
+    found = [
+        measure.measure(
+            {training.name: Model(training.fold.model) for training in of_set},
+            adapted,
+            Samples.of(of_set[0].fold, config.batch_size, config.seed),
+            ensemble=f"{ENSEMBLE}/fold_{number}" if together else None,
+            title=f"{label}, {group}",
         )
+        for (number, *_), of_set in sets
+    ]
+    blocks = [before.joined(part) for before, part in zip(own, found, strict=True)] if own else found
+    tested, _ = Measured.of(label, fold, [OWN, *of_group], blocks)
+    facts = {
+        "title": summary.TITLES[group],
+        "score": tested.score_name,
+        "measured": tested.drawn,
+        "cases": [case.name for case in of_group],
+        "dataset": fold.dataset.name,
+        "classes": fold.task.classes,
+        "training": _ids(trainings),
+        "flags": flat(config),
+    }
+    figures = {} if group == OWN.group else {"scores": _scores(tested, of_group, blocks)}
+    return Result(facts, {"trainings": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
 
 
-def _evaluate(evaluator: Evaluator, part: _Part) -> None:
-    """Evaluates the missing cases of a fold, and keeps their numbers after each data set."""
-    total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
-    if not total:
-        return
-    with tqdm(total=total, desc=part.title, unit="test", disable=None) as bar:
-
-        def tick() -> None:
-            bar.update()
-            if stop.requested():
-                raise part.interrupted()
-
-        for dataset, tested in part.missing:
-            if stop.requested():
-                raise part.interrupted()
-            found = evaluator.evaluate(part.folds, dataset, tested, tick)
-            for each, numbers in zip([*part.members, part], found, strict=True):
-                each.add(numbers)
+def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Table:
+    """Makes a row for each training, and each ensemble, and case."""
+    fold, rows = tested.fold, list[list[Cell]]()
+    columns = [Column("training"), Column("case"), Column(tested.score_name, "points", SCORE), Column("loss")]
+    columns += [Column("drop", "points", DROP), *(Column(name, "points", SCORE) for name in fold.task.metrics)]
+    for block in blocks:
+        for name in block.models:
+            for case in of_group:
+                source, own = tested.source(case), block.score(name)
+                score = block.score(name, source)
+                row = [name, case.name, score, block.loss_of(name, source), own - score]
+                rows.append(row + [_of_tiles(block, name, source)] * len(fold.task.metrics))
+    return Table("Trainings", columns, rows)
 
 
-def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
-    """Collects the numbers of a run's folds."""
-    fold = parts[0].fold
-    pipeline = fold.config.processing.named_pipeline
-    own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, fold.config))
-    return RunResults(
-        folder=str(fold.folder.parent),
-        processing_mode=None if fold.config.processing.pipeline else fold.config.processing.processing_mode,
-        pipeline=pipeline and pipeline.title,
-        own=own,
-        folds={
-            part.fold.number: {
-                name: {key: value for key, value in numbers.items() if key != OUTCOMES}
-                for name, numbers in _by_case(part, tested).items()
-            }
-            for part in parts
-        },
-        training={part.fold.number: part.fold.training for part in parts},
-    )
+def _of_tiles(block: Outcomes, name: str, case: str) -> float:
+    """Computes the mean intersection over union of the images; it is 1 where no object is, and none is found."""
+    counted, total = block.at(name, case)
+    return float(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)).mean())
 
 
-def _outcomes(parts: Sequence[_Part], tested: Sequence[Case]) -> dict[int, Outcomes]:
-    """Collects the outcomes of the samples of a run's folds."""
-    found = {}
-    for part in parts:
-        samples = part.fold.measured_indices
-        by_case = _by_case(part, tested)
-        found[part.fold.number] = Outcomes(
-            samples,
-            {name: outcomes.from_text(each[OUTCOMES], samples) for name, each in by_case.items()},
-            part.fold.dataset.scenes(samples),
-        )
-    return found
-
-
-def _by_case(part: _Part, tested: Sequence[Case]) -> dict[str, Numbers]:
-    """Returns the numbers of all cases. A case that equals the run's own images has the numbers of these."""
-    config = part.fold.config
-    return {case.name: part.tests[OWN.name if cases.equals_own(case, config) else case.name] for case in tested}
+def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Figure:
+    """Draws the mean scores by kind and severity, or else the scores of the trainings in each case."""
+    label = tested.score_name
+    own = f"{label} on own images: {tested.own.mean():.3f}"
+    if of_group[0].kind is not None:
+        graded: dict[Any, Case] = {case.sensor or case.corruption: case for case in of_group}
+        kinds, severities = (list(dict.fromkeys(part)) for part in zip(*graded, strict=True))
+        values = [[tested.score(graded[kind, severity]) for severity in severities] for kind in kinds]
+        return heat_map(values, kinds, [str(each) for each in severities], label=label, caption=f"By severity; {own}")
+    names = {name: block for block in blocks for name in block.models}
+    framed = [(row, place) for row in range(len(names)) for place, case in enumerate(of_group) if tested.is_own(case)]
+    values = [[block.score(name, tested.source(case)) for case in of_group] for name, block in names.items()]
+    return heat_map(values, list(names), [case.name for case in of_group], label=label, framed=framed, caption=own)

@@ -1,7 +1,5 @@
-import folds_by_hand
 import jax
 import numpy as np
-import own_code
 import pytest
 
 import isp
@@ -9,7 +7,6 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, sensor
 from r2l_jax.drift.corruptions import GROUPS
-from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.names import CORRUPTIONS, DRIFTS, PUBLISHED_PIPELINES, SENSOR
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
@@ -126,13 +123,3 @@ def test_randomness_depends_on_the_name_and_the_seed():
     drawn = [float(jax.random.normal(key)) for key in keys]
     assert len(set(drawn[:3])) == 3
     assert drawn[3] == drawn[0]
-
-
-def test_a_pipeline_is_known_by_the_content_of_its_file(tmp_path):
-    fold, found = folds_by_hand.fold_of(dataset()), []
-    for amount in (1.0, 2.0):
-        (tmp_path / str(amount)).mkdir()
-        code = f"import isp\ndef make(camera): return isp.static(camera, sharpen='unsharp_masking', amount={amount})"
-        (case,) = cases.pipelines([own_code.write(tmp_path / str(amount) / "my_isp.py", code)])
-        found.append(evaluation._identity(fold, "model", fold.dataset, case, 0)["model"])
-    assert found[0] != found[1]

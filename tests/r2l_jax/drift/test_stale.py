@@ -1,8 +1,6 @@
 """Changes make anew the results that depend on them, and no others."""
 
 import contextlib
-import dataclasses
-import json
 import shutil
 
 import jax.numpy as jnp
@@ -22,11 +20,8 @@ from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
-from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.evaluation import Evaluator
-from r2l_jax.drift.synthesis.summary import PER_CLASS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
@@ -112,13 +107,11 @@ def watched():
     """The names of all that is computed, which takes no time."""
     names, adapted = [], adaptation._adapted
 
-    def evaluated(self, folds, dataset, cases, tick):
-        (fold,) = folds
+    def evaluated(models, cases, samples, **options):
         names.extend(case.name for case in cases)
-        of_classes = {metric: dict.fromkeys(fold.task.classes, 0.5) for metric in PER_CLASS}
-        outcomes = to_text(np.ones((2, len(fold.measured_indices))))
-        numbers = {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": [], "outcomes": outcomes}
-        return [{case.name: numbers for case in cases}]
+        ones = np.ones((1, len(cases), len(samples.indices)), np.float32)
+        known = tuple(models), tuple(case.name for case in cases), samples.indices
+        return measure.Outcomes(*known, ones, ones, ones[..., 0])
 
     def analyzed(name):
         return lambda *arguments: names.append(name) or Result({})
@@ -129,7 +122,7 @@ def watched():
         return adapted(config, training, drift, undrifted)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluator, "evaluate", evaluated)
+        patch.setattr(measure, "measure", evaluated)
         for name, module in zip(ANALYSES, (sensitivity, tolerance, worst_case), strict=True):
             patch.setattr(module, "analyze", analyzed(name))
         patch.setattr(adaptation, "_adapted", adapted_to)
@@ -209,7 +202,7 @@ CHANGES = {
     [
         ("nothing", (), (), ()),
         # The score of the validation samples without a drift is what all drifts are compared with.
-        ("a pixel of a validation sample", ("own", PIPELINE, "exposure=0.5", "contrast.1"), ANALYSES, DRIFTS),
+        ("a pixel of a validation sample", CASES, ANALYSES, DRIFTS),
         ("a pixel of a training sample", (), ("worst_case",), ()),
         pytest.param(
             "a pixel of a labeled sample",
@@ -245,7 +238,7 @@ def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch
     [
         ({"seed": 1}, ["exposure=0.5", "contrast.1"], ["tolerances", "worst_case"], DRIFTS),
         pytest.param({"batch_size": 4}, [], ["worst_case"], DRIFTS, marks=pytest.mark.slow),
-        ({"severities": (1, 2)}, ["contrast.2"], None, None),
+        ({"severities": (1, 2)}, ["contrast.1", "contrast.2"], None, None),
         ({"tolerance": 3.0}, None, ["tolerances"], None),
         ({"steps": 5}, None, ["worst_case"], DRIFTS),
     ],
@@ -265,25 +258,17 @@ def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoc
     content = metrics(one_epoch)
     content["history"][0]["seconds"] += 1
     write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
-    evaluation.run(place.evaluation)
     forensics.run(place.forensics)
     # Forensics and adaptations are results of the training.
     adapted = adaptation.run(place.adaptation)
     assert sorted(made) == sorted([*ANALYSES, *DRIFTS])
     assert [*adapted.facts["training"].values()] == [training_id(content)]
-    written = json.loads((place.folder / "evaluation/evaluation.json").read_text())
-    assert written["runs"]["one_epoch"]["training"] == {"0": training_id(content)}
     found = [read(place.folder / f"forensics/fold_0/{name}").facts["training"]["fold_0"] for name in ANALYSES]
     assert {*found} == {training_id(content)} != {training_id(metrics(one_epoch))}
 
 
-def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, made, capsys):
+def test_an_evaluation_says_what_is_made_anew(place, made, capsys):
     change_camera(place.root / "camera.json")
-    output = place.evaluation.output_dir
-    (output / "mine.png").touch()
     evaluation.run(place.evaluation)
     said = "made anew (other data; other model)"
-    assert f"one_epoch fold 0, {PIPELINE}: {said}\n" in capsys.readouterr().err
-    evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",)))
-    assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]
-    assert len(list(output.glob("events.*"))) == 1
+    assert f"{place.evaluation.output_dir}/pipelines: {said}\n" in capsys.readouterr().err

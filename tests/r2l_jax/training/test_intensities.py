@@ -8,6 +8,7 @@ from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.result import read
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
 
@@ -45,12 +46,12 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
 
 def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     cases = {"against": ("intensities", "exposures"), "intensities": (0.05, 0.25, 1.0), "exposures": (0.5,)}
-    result = evaluation.run(EvaluationConfig(run=(str(several.run_dir),), by=("iso",), output=str(tmp_path), **cases))
-    (run,) = result["runs"].values()
-    assert run["own"] == ["iso=0.05", "iso=1"]
-    loss = {name: test["loss"]["mean"] for name, test in run["tests"].items()}
+    config = EvaluationConfig(run=(str(several.run_dir),), by=("iso",), output=str(tmp_path), **cases)
+    summary = evaluation.run(config)["several"]
+    assert summary.facts["own"] == ["iso=0.05", "iso=1"]
+    tables = [read(tmp_path / group).tables["trainings"] for group in ("own", "intensities")]
+    loss = {case: loss for table in tables for _, case, _, loss, _ in table.rows}
     assert loss["own"] == pytest.approx((loss["iso=0.05"] + loss["iso=1"]) / 2, rel=1e-5)
-    assert np.sum(run["folds"]["0"]["exposure=0.5"]["confusion"]) == 16
-    assert result["by"]["iso"]["rows"] == ["0.05", "1"]
-    (drops,) = result["drops"].values()
-    assert (drops["samples"], drops["cases"].keys()) == (8, {"iso=0.25", "exposure=0.5"})
+    assert [(row[0], row[1]) for row in summary.tables["by_iso"].rows] == [("0.05", 8), ("1", 8)]
+    assert summary.facts["samples"] == 8
+    assert [row[0] for row in summary.tables["cases"].rows] == ["iso=0.25", "exposure=0.5"]

@@ -5,8 +5,7 @@ import pytest
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES, trainings_of
-from r2l_jax.drift import outcomes
-from r2l_jax.drift.outcomes import Outcomes
+from r2l_jax.drift.measure import Outcomes, packed_blocks
 from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.result import Column, Result, Table
@@ -36,10 +35,11 @@ def config(tmp_path_factory):
 def finished(config):
     """The study with files as its jobs leave them, with made-up numbers."""
     for name, training in trainings_of(config, "synthesis").items():
-        folds = {fold: evaluated(PIPELINES[name], fold) for fold in range(2)}
-        folder = training.run_dir / "evaluation"
-        folder.mkdir(parents=True)
-        outcomes.write(folder / outcomes.FILE, {"run": folds})
+        groups = {"own": ["own"], "pipelines": [each for own, each in PIPELINES.items() if own != name]}
+        groups["corruptions"] = [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
+        for group, cases in groups.items():
+            blocks = packed_blocks([evaluated(cases, fold) for fold in range(2)])
+            result.write(training.run_dir / "evaluation" / group, Result({}, outcomes=blocks))
     (model,) = trainings_of(config, "forensics").values()
     for fold in range(2):
         rows = [
@@ -60,19 +60,15 @@ def finished(config):
     return config
 
 
-def evaluated(own, fold):
+def evaluated(cases, fold):
     """Returns outcomes of a model: 45 of 50 samples are correct on its own images, and one more in the second fold.
 
     Other pipelines cost 5 samples, and corruptions 10 and 30 at severities 2 and 3.
     """
-    cases = ["own", *(name for name in PIPELINES.values() if name != own)]
-    cases += [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
-
-    def correct(case):
-        lost = {"own": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5)
-        return np.stack([np.arange(SAMPLES) < 45 + fold - lost, np.ones(SAMPLES)]).astype(np.float32)
-
-    return Outcomes(np.arange(SAMPLES) + SAMPLES * fold, {case: correct(case) for case in cases})
+    lost = [{"own": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5) for case in cases]
+    counted = (np.arange(SAMPLES) < 45 + fold - np.array(lost)[:, None]).astype(np.float32)[None]
+    samples = np.arange(SAMPLES) + SAMPLES * fold
+    return Outcomes((f"fold_{fold}",), tuple(cases), samples, counted, np.ones_like(counted), counted[..., 0])
 
 
 def write(file, content):

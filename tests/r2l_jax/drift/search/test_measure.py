@@ -2,11 +2,8 @@ import brightness
 import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
-from programs import SCRIPTS, call
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-import r2l_jax
-from r2l_jax.drift import statistics
 from r2l_jax.drift.search.measure import Measurer, own_outcomes, whole_batches
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.stop import Interrupted
@@ -54,39 +51,6 @@ def test_neither_batches_nor_neighbors_matter(frozen):
         assert alone.loss == pytest.approx(result.loss, rel=1e-5)
         assert alone.ssim == pytest.approx(result.ssim, rel=1e-5)
         np.testing.assert_array_equal(alone.confusion, result.confusion)
-
-
-def test_a_training_ends_with_the_score_of_its_test_samples(base, tmp_path):
-    # The settings of `base` in a training, whose compiled step is shared.
-    place = [
-        f"--data_dir={base.data.data_dir}",
-        f"--logdir={tmp_path}",
-        f"--flagfile={SCRIPTS.parent}/configs/published.flags",
-        "--epochs=1",
-    ]
-    place += ["--batch_size=8", "--lr=1e-3", "--augmentation=strong"]
-    size = ["--synthetic_images=40", "--synthetic_size=32", "--train_size=0.5", "--test_size=20"]
-    ended = call("train.py", *place, *size, "--run_name=alone")
-    run = r2l_jax.load(tmp_path / "experiment/alone")
-    raws, targets = run.dataset.samples(run.folds[0].test_indices)
-    right = (run.predict(raws).argmax(-1) == targets).astype(float)
-    # Scores are in [0, 1]; the interval of two members reaches beyond.
-    low, high = (100 * np.clip(end, 0, 1) for end in statistics.interval(right[None], "model")[1:])
-    assert ended.stdout.splitlines()[-1] == (
-        f"test accuracy:        {100 * right.mean():.1f} (95% confidence interval: {low:.1f} to {high:.1f}; "
-        "20 test samples, best checkpoint)"
-    )
-    ended = call("train.py", *place, *size, "--run_name=group", "--seeds=2")
-    runs = [r2l_jax.load(tmp_path / f"experiment/group/seed_{seed}") for seed in (1, 2)]
-    each = np.array([run.predict(raws).argmax(-1) == targets for run in runs], float)
-    low, high = (np.clip(end, 0, 1) for end in statistics.interval(each, "recipe")[1:])
-    assert ended.stdout.splitlines()[-1] == (
-        f"test accuracy:        {100 * each.mean():.1f} (95% confidence interval: {statistics.points(low)} to "
-        f"{statistics.points(high)}; mean of 2 trainings, 20 test samples, best checkpoint)"
-    )
-    ended = call("train.py", *place, *size[:3], "--run_name=untested")
-    assert ended.returncode == 0
-    assert "test accuracy" not in ended.stdout
 
 
 def test_outcomes_of_a_run_are_those_of_the_measured_samples_of_all_folds():

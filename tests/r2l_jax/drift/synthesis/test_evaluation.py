@@ -1,6 +1,4 @@
-import csv
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -8,18 +6,18 @@ import signal
 import brightness
 import folds_by_hand
 import numpy as np
+import own_code
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import acquisition, outcomes
+from r2l_jax.drift import acquisition, measure, trainings
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted
@@ -30,10 +28,10 @@ OTHER = "bilinear.unsharp_masking.median_denoising"
 INTENSITIES = np.linspace(0.3, 0.7, 16)
 DATASET = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
 STATIC = build(TrainConfig, processing_mode="static", sp_debayer="bilinear", sp_sharpening="none", sp_denoising="none")
-# Two folds of a run whose processing was fixed, and a fold of one that has learned its processing.
+# Two folds of a run whose processing was fixed, of unequal samples, and a fold of one that has learned its processing.
 FOLDS = [
-    brightness.fold(DATASET, range(8, 16), range(8), config=STATIC),
-    brightness.fold(DATASET, range(8), range(8, 16), config=STATIC, number=1),
+    brightness.fold(DATASET, range(10, 16), range(10), config=STATIC),
+    brightness.fold(DATASET, range(10), range(10, 16), config=STATIC, number=1),
 ]
 LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
 
@@ -42,67 +40,79 @@ LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
 def runs(monkeypatch):
     """The folds of runs by their names."""
     known = {"static": FOLDS, "learned": [LEARNED]}
-    monkeypatch.setattr(evaluation, "load", lambda uri, *_, **__: Run(known[pathlib.Path(uri).name]))
+    monkeypatch.setattr(trainings, "load", lambda uri, *_, **__: Run(known[pathlib.Path(uri).name]))
     return known
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
+@pytest.fixture
+def measured(monkeypatch):
+    """The names of the models and cases that are measured from here on."""
+    names, found = [], measure.measure
+
+    def spy(models, cases, samples, **options):
+        names.append(([*models], [case.name for case in cases]))
+        return found(models, cases, samples, **options)
+
+    monkeypatch.setattr(measure, "measure", spy)
+    return names
+
+
+@pytest.fixture
+def settings(tmp_path):
     """An evaluation against two pipelines, of which one is the run's own, and two strengths of a corruption."""
     return EvaluationConfig(
         run=("runs/static",),
         pipelines=(OTHER, OWN),
         corruptions=("gaussian_noise",),
         severities=(1, 5),
-        output=str(tmp_path_factory.mktemp("evaluation")),
+        output=str(tmp_path / "evaluation"),
     )
 
 
-@pytest.fixture
-def result(settings):
-    return evaluation.run(settings)
+def found(settings, group):
+    """The rows of the table of a group of cases by training and case."""
+    table = result.read(settings.output_dir / group).tables["trainings"]
+    names = [column.name for column in table.columns[2:]]
+    return {(training, case): dict(zip(names, row, strict=True)) for training, case, *row in table.rows}
 
 
-def test_everything_is_left_to_read(settings, result):
+def rows(table):
+    return {row[0]: row[1:] for row in table.rows}
+
+
+def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, measured, capsys):
+    summary = evaluation.run(settings)["static"]
     output = settings.output_dir
-    written = json.loads((output / "evaluation.json").read_text())
-    files = {"evaluation.csv", "outcomes.safetensors", "corruptions.png", "pipelines.png"}
-    assert files < set(written.pop("files"))
-    assert len(written.pop("identity")["model"]) == 64
-    assert written == json.loads(json.dumps(result))
-    assert {"git_commit", "versions", "devices", "flags", "headline", "matrices", "classes"} <= result.keys()
-    run = result["runs"]["static"]
-    assert (run["own"], run["tests"][OWN]["drop"]) == ([OWN], {"mean": 0, "std": 0})
-    for tests in run["folds"].values():
-        assert tests[OWN] == tests["own"]
-        assert tests["own"]["accuracy"] == 1
-    assert np.shape(result["matrices"]["pipelines"]["mean"]) == (1, 2)
-    assert np.shape(result["matrices"]["corruptions"]["mean"]) == (1, 2)
-    with (output / "evaluation.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 5
-    events = EventAccumulator(str(output))
-    events.Reload()
-    assert sorted(events.Tags()["images"]) == ["corruptions", "pipelines"]
-    assert all((output / f"{name}.png").exists() for name in ("corruptions", "pipelines"))
+    assert sorted(path.parent.name for path in output.rglob("result.json")) == [
+        *("corruptions", "evaluation", "own", "pipelines")
+    ]
+    assert [
+        (output / name).exists() for name in ("dots.svg", "corruptions/scores.png", "pipelines/scores.svg")
+    ] == 3 * [True]
+    names = [["own"], [OTHER], ["gaussian_noise.1", "gaussian_noise.5"]]
+    assert measured == [([f"fold_{number}"], of_group) for of_group in names for number in (0, 1)]
+    pipelines = found(settings, "pipelines")
+    assert pipelines["fold_0", OWN] == found(settings, "own")["fold_0", "own"]
+    assert pipelines["fold_0", OWN] | {"loss": 0} == {"accuracy": 1, "loss": 0, "drop": 0}
+    noise = found(settings, "corruptions")
+    drop, score = rows(summary.tables["drops"])["gaussian_noise (mean of 2 severities)"]
+    # Folds of other samples count by their samples.
+    each = [[noise[f"fold_{number}", f"gaussian_noise.{severity}"]["drop"] for severity in (1, 5)] for number in (0, 1)]
+    assert drop[0] == pytest.approx(np.average(np.mean(each, 1), weights=[10, 6]))
+    assert score == pytest.approx(1 - drop[0])
+    facts = summary.facts
+    assert (facts["about"], facts["samples"], facts["measured"]) == ("model", 16, "validation samples")
+    assert facts["training"] == {f"fold_{number}": fold.training for number, fold in enumerate(FOLDS)}
+    assert "Intervals: 95%, about the model (16 validation samples)" in capsys.readouterr().out
+    block = measure.unpacked_blocks(result.read(output / "corruptions").outcomes)[1]
+    np.testing.assert_array_equal(block.samples, range(10, 16))
+    assert block.score("fold_1", "gaussian_noise.5") == noise["fold_1", "gaussian_noise.5"]["accuracy"]
+    # What is there is found again.
+    again = evaluation.run(settings)["static"]
+    assert (again.tables, len(measured)) == (summary.tables, 6)
 
 
-def test_intensities_are_the_same_scenes_as_measured(monkeypatch, tmp_path):
-    """At half the light, all images are dark."""
-    darker = brightness.images(INTENSITIES / 2, INTENSITIES > brightness.BRIGHT)
-    monkeypatch.setattr(acquisition.datasets, "load", lambda name, iso, **source: darker if iso == 0.5 else DATASET)
-    settings = EvaluationConfig(run=("static",), against=("intensities",), intensities=(0.5, 1.0), output=str(tmp_path))
-    result = evaluation.run(settings)["runs"]["static"]
-    bright = [(INTENSITIES[fold.valid_indices] > brightness.BRIGHT).sum() for fold in FOLDS]
-    for number, count in enumerate(bright):
-        assert result["folds"][str(number)]["iso=0.5"]["confusion"] == [[8 - count, 0], [count, 0]]
-    assert result["own"] == ["iso=1"]
-    others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
-    monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)
-    with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than --iso=1"):
-        evaluation.run(dataclasses.replace(settings, seed=1, output=str(tmp_path / "other")))
-
-
-def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_path, runs, capsys):
+def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, settings, capsys):
     """At half the light, all images are dark, and bright ones are mistaken."""
     labels = INTENSITIES > brightness.BRIGHT
     at = {iso: brightness.images(INTENSITIES * iso, labels) for iso in (0.5, 1.0)}
@@ -115,128 +125,81 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_pat
         intensities=(0.5, 1.0),
         exposures=(0.01,),
         by=("iso",),
-        output=str(tmp_path),
+        output=settings.output,
     )
-    result = evaluation.run(settings)
-    run = result["runs"]["several"]
-    assert run["own"] == ["iso=0.5", "iso=1"]
+    summary = evaluation.run(settings)["several"]
+    assert summary.facts["own"] == ["iso=0.5", "iso=1"]
     dark = 1 - labels[4:12].mean()
     assert dark == 0.5
-    scores = {name: test["accuracy"]["mean"] for name, test in run["tests"].items()}
-    assert scores == pytest.approx({"own": (1 + dark) / 2, "iso=0.5": dark, "iso=1": 1, "exposure=0.01": dark})
-    # Each case shows the same scenes, whatever the intensity of the samples.
-    by = result["by"]["iso"]
-    assert (by["rows"], by["samples"], by["columns"]) == (["0.5", "1"], [8, 8], [*scores])
-    np.testing.assert_allclose(by["mean"], [[dark, dark, 1, dark], [1, dark, 1, dark]])
-    matrix = result["matrices"]["intensities"]
-    assert (matrix["columns"], matrix["own"]) == (["own", "iso=0.5", "iso=1"], ["own"])
+    scores = {case: row["accuracy"] for (_, case), row in found(settings, "intensities").items()}
+    assert scores == pytest.approx({"iso=0.5": dark, "iso=1": 1})
+    own, exposed = (
+        found(settings, *name)["fold_0", case]["accuracy"]
+        for *name, case in (("own", "own"), ("exposures", "exposure=0.01"))
+    )
+    assert (own, exposed) == pytest.approx(((1 + dark) / 2, dark))
+    by = rows(summary.tables["by_iso"])
+    assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
+    assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    drops = result["drops"]["several"]
-    assert (drops["samples"], [*drops["cases"]]) == (8, ["exposure=0.01"])
-    out, err = capsys.readouterr()
-    assert "Intervals: 95%, about the model (8 validation scenes)" in out
-    # The groups of samples are tested with the same model.
-    assert "to test: 4 cases for 1 model, each on 16 samples" in err
-    assert outcomes.read(tmp_path / "outcomes.safetensors")["several"][0].scenes.tolist() == sorted(2 * [*range(8)])
+    assert (summary.facts["samples"], [*rows(summary.tables["cases"])]) == (8, ["exposure=0.01"])
+    assert "Intervals: 95%, about the model (8 validation scenes)" in capsys.readouterr().out
+    others = dataclasses.replace(at[0.5], names=DATASET.names[::-1])
+    monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)
+    with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than --iso=0\.5,1"):
+        evaluation.run(replace(settings, against=("intensities",), exposures=EvaluationConfig.exposures))
 
 
-@pytest.fixture
-def evaluated(monkeypatch):
-    """The names of the test cases that are evaluated from here on."""
-    names, evaluate = [], Evaluator.evaluate
-
-    def spy(self, folds, dataset, cases, tick):
-        names.append([case.name for case in cases])
-        return evaluate(self, folds, dataset, cases, tick)
-
-    monkeypatch.setattr(Evaluator, "evaluate", spy)
-    return names
-
-
-def test_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
-    settings = dataclasses.replace(settings, against=("corruptions",), severities=(1,), output=str(tmp_path))
-    evaluation.run(settings)
-    (tmp_path / "parts/static_fold_1.json").write_text("[]")
-    evaluation.run(settings)
-    assert evaluated == [["own", "gaussian_noise.1"]] * 3
-
-
-def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(settings, result, monkeypatch, tmp_path):
-    finished, settings = settings.output_dir, dataclasses.replace(settings, output=str(tmp_path))
-    evaluate = Evaluator.evaluate
-
-    def interrupted(self, folds, dataset, cases, tick):
-        if folds[0].number == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(self, folds, dataset, cases, tick)
-
+def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "evaluate", interrupted)
-        with pytest.raises(Interrupted, match="stopped in fold 1 of static; the same command resumes with that fold"):
+        spied = measure.measure
+
+        def interrupted(models, cases, samples, **options):
+            if cases[0].name == OTHER:
+                os.kill(os.getpid(), signal.SIGINT)
+            return spied(models, cases, samples, **options)
+
+        patch.setattr(measure, "measure", interrupted)
+        with pytest.raises(Interrupted, match="stopped in static, pipelines; the same command resumes there"):
             evaluation.run(settings)
-    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["static_fold_0.json"]
-    assert not (tmp_path / "evaluation.json").exists()
-    resumed = evaluation.run(settings)
-    assert (resumed["runs"], resumed["drops"]) == (result["runs"], result["drops"])
-    before, after = (outcomes.read(folder / "outcomes.safetensors")["static"] for folder in (finished, tmp_path))
-    for number, fold in before.items():
-        for case, of_samples in fold.cases.items():
-            np.testing.assert_array_equal(after[number].cases[case], of_samples)
+    assert [path.parent.name for path in settings.output_dir.rglob("result.json")] == ["own"]
+    measured.clear()
+    evaluation.run(settings)
+    assert [cases[0] for _, cases in measured] == [OTHER, OTHER, "gaussian_noise.1", "gaussian_noise.1"]
 
 
 def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
     uris = (str(tmp_path / "runs/learned"), str(tmp_path / "runs/static"))
     both = dataclasses.replace(settings, run=uris, against=("pipelines",), output=None)
     assert both.output_dir == tmp_path / "runs/evaluation"
-    result = evaluation.run(both)
-    matrix = result["matrices"]["pipelines"]
-    assert (matrix["rows"], matrix["columns"]) == (["learned", "static"], ["own", OTHER, OWN])
-    assert capsys.readouterr().out.splitlines()[0].split() == ["drop,", "points", "learned", "static"]
+    evaluation.run(both)
+    compared = result.read(both.output_dir)
+    assert [*rows(compared.tables["pipelines"])] == ["learned", "static"]
+    assert all((pathlib.Path(uri) / "evaluation/pipelines/result.json").exists() for uri in uris)
     # The runs were not measured on the same samples.
-    assert result["differences"] == []
-
-
-def test_the_outcomes_of_all_samples_average_to_the_scores(settings, result):
-    kept = outcomes.read(settings.output_dir / "outcomes.safetensors")
-    assert kept.keys() == {"static"}
-    for number, tests in result["runs"]["static"]["folds"].items():
-        fold = kept["static"][int(number)]
-        np.testing.assert_array_equal(fold.samples, FOLDS[int(number)].valid_indices)
-        assert fold.cases.keys() == tests.keys()
-        for case, numbers in tests.items():
-            assert fold.contributions(case).mean() == pytest.approx(numbers["accuracy"])
-    found = result["drops"]["static"]
-    # The folds have as many samples each.
-    drop = result["runs"]["static"]["tests"]["gaussian_noise.5"]["drop"]["mean"]
-    assert found["cases"]["gaussian_noise.5"]["estimate"] == pytest.approx(drop)
-    assert (found["about"], found["samples"], found["measured"]) == ("model", 16, "validation samples")
-    assert found["cases"].keys() == {OTHER, "gaussian_noise.1", "gaussian_noise.5"}
+    assert "differences" not in compared.tables
+    assert capsys.readouterr().out.splitlines()[1].split() == ["drop,", "points", "learned", "static"]
+    evaluation.run(dataclasses.replace(both, output=settings.output))
+    assert sorted(path.parent.name for path in settings.output_dir.glob("*/result.json")) == ["learned", "static"]
 
 
 @pytest.mark.parametrize(
     ("kind", "case"),
     [("exposures", "exposure=0.01"), ("sensor", "row_noise.5"), ("corruptions", "gaussian_noise.5")],
 )
-def test_a_new_seed_draws_random_drift_anew(kind, case, evaluated, tmp_path):
-    settings = EvaluationConfig(
-        run=("static",),
-        against=(kind,),
-        exposures=(0.01,),
-        sensor=("row_noise",),
-        corruptions=("gaussian_noise",),
-        severities=(5,),
-        output=str(tmp_path),
-    )
+def test_a_new_seed_draws_random_drift_anew(kind, case, measured, settings):
+    flags = {"exposures": (0.01,), "sensor": ("row_noise",), "corruptions": ("gaussian_noise",)}
+    settings = EvaluationConfig(run=("static",), against=(kind,), **{kind: flags[kind]}, output=settings.output)
+    settings = settings if kind == "exposures" else replace(settings, severities=(5,))
 
     def loss(seed):
-        return evaluation.run(replace(settings, seed=seed))["runs"]["static"]["tests"][case]["loss"]["mean"]
+        evaluation.run(replace(settings, seed=seed))
+        return found(settings, kind)["fold_0", case]["loss"]
 
     first = loss(0)
-    count = len(evaluated)
-    # The numbers of the same seed are read from the folder, those of another are not.
-    assert loss(0) == first
-    assert len(evaluated) == count
     assert loss(1) != pytest.approx(first, rel=1e-6)
+    # The own images are those of all seeds.
+    assert [cases for _, cases in measured] == 2 * [["own"]] + 4 * [[case]]
 
 
 @pytest.fixture
@@ -249,56 +212,45 @@ def group(runs, tmp_path):
     return tmp_path / "group"
 
 
-def test_a_group_has_intervals_about_its_recipe_and_an_ensemble(group, evaluated, capsys):
+def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
     assert settings.output_dir == group / "evaluation"
-    result = evaluation.run(settings)
-    printed = capsys.readouterr().out
-    members = [f"group/seed_{seed}" for seed in (1, 2, 3)]
-    found = result["drops"]["group"]
-    assert (found["members"], found["about"]) == (members, "recipe")
-    assert list(result["runs"]) == members
-    own = [result["runs"][label]["tests"]["own"]["accuracy"]["mean"] for label in members]
-    assert len(set(own)) > 1
-    assert found["score"]["estimate"] == pytest.approx(np.mean(own))
-    assert sum(found["shares"].values()) == pytest.approx(1)
-    assert found["members_needed"].keys() == {"corruptions"}
-    ensemble = found["ensemble"]["tests"]["own"]["accuracy"]["mean"]
-    assert ensemble == pytest.approx(own[1])
-    assert "Intervals: 95%, about the recipe (3 trainings, 16 validation samples)" in printed
-    assert "group (ensemble)" in printed
-    # The ensemble is evaluated together with the members, whose folders keep their numbers.
-    assert evaluated == [["own"], [f"brightness.{severity}" for severity in range(1, 6)]]
-    alone = evaluation.run(dataclasses.replace(settings, run=(str(group / "seed_2"),)))
-    assert alone["runs"]["seed_2"]["tests"] == result["runs"]["group/seed_2"]["tests"]
-    assert alone["drops"]["seed_2"]["about"] == "model"
-    assert len(evaluated) == 2
-    about_models = evaluation.run(dataclasses.replace(settings, about="model"))["drops"]["group"]
-    width, narrower = (each["score"]["high"] - each["score"]["low"] for each in (found, about_models))
-    assert narrower < width
+    summary = evaluation.run(settings)["group"]
+    names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
+    assert [models for models, _ in measured] == [names, names]
+    assert summary.facts["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
+    assert summary.facts["about"] == "recipe"
+    own = {name: row["accuracy"] for (name, _), row in found(settings, "own").items()}
+    assert len({own[name] for name in names}) > 1
+    assert rows(summary.tables["drops"])["own"][1][0] == pytest.approx(np.mean([own[name] for name in names]))
+    members = rows(summary.tables["members"])
+    assert members["group (ensemble)"][0] == own["ensemble/fold_0"] == own["seed_2/fold_0"]
+    assert members["group/seed_3"][0] == own["seed_3/fold_0"]
+    # Intervals about these models are made of the same outcomes.
+    narrower = evaluation.run(dataclasses.replace(settings, about="model"))["group"]
+    assert len(measured) == 2
+    widths = [high - low for _, low, high in (rows(each.tables["drops"])["own"][1] for each in (summary, narrower))]
+    assert widths[1] < widths[0]
+    # Members of other samples have no ensemble.
+    runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
+    apart = evaluation.run(settings)["group"]
+    assert [models for models, _ in measured[2:4]] == [names[:2], names[2:]]
+    assert [*rows(apart.tables["members"])] == summary.facts["members"]
 
 
-def test_a_group_and_a_run_are_compared_on_the_same_samples(group, runs, tmp_path):
-    settings = EvaluationConfig(
+def test_a_group_and_a_run_are_compared_on_the_same_samples(group, settings):
+    settings = replace(
+        settings,
         run=(str(group), str(group / "seed_2")),
         against=("corruptions",),
-        corruptions=("brightness", "contrast"),
-        severities=(2, 5),
-        output=str(tmp_path / "output"),
+        pipelines=EvaluationConfig.pipelines,
     )
-    result = evaluation.run(settings)
-    (found,) = result["differences"]
-    assert (found["first"], found["second"], found["about"]) == ("group", "seed_2", "model")
-    drops = [result["drops"][label]["groups"] for label in ("group", "seed_2")]
-    for name in ("corruptions", "tone and color", "contrast"):
-        difference = found["groups"][name]
-        assert difference["estimate"] == pytest.approx(drops[0][name]["estimate"] - drops[1][name]["estimate"])
-        assert 0 <= difference["probability"] <= 1
-    assert sorted(file.name for file in (tmp_path / "output/parts").iterdir()) == [
-        "group_ensemble_fold_0.json",
-        *(f"group_seed_{seed}_fold_0.json" for seed in (1, 2, 3)),
-        "seed_2_fold_0.json",
-    ]
+    drops = [rows(each.tables["drops"]) for each in evaluation.run(settings).values()]
+    differences = rows(result.read(settings.output_dir).tables["differences"])
+    for name in ("corruptions", "noise"):
+        title, difference, _ = differences[name]
+        assert title == "group - seed_2 (model)"
+        assert difference[0] == pytest.approx(drops[0][name][0][0] - drops[1][name][0][0])
 
 
 def test_what_a_group_cannot_tell_is_refused(group, runs, settings):
@@ -311,24 +263,35 @@ def test_what_a_group_cannot_tell_is_refused(group, runs, settings):
         evaluation.run(dataclasses.replace(about, run=(str(group),)))
 
 
-def test_segmentation_is_scored_by_the_intersection_over_union(runs, tmp_path):
-    """Brightened, all pixels are taken for the object, which covers half of them."""
-    runs["masks"] = [brightness.fold(brightness.half_images(0.3, 0.8, 4), [0], [1, 2, 3])]
+def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
+    """Brightened, all pixels are taken for the object, which covers half of them in all images but one."""
+    halves = brightness.half_images(0.3, 0.8, 4)
+    empty = (np.full((16, 16), 0.4, np.float32), np.zeros((16, 16), np.uint8))
+    masks = dataclasses.replace(halves, read=lambda index: empty if index == 3 else halves.read(index))
+    runs["masks"] = [brightness.fold(masks, [0], [1, 2, 3])]
     settings = EvaluationConfig(
-        run=("masks",), against=("corruptions",), corruptions=("brightness",), severities=(5,), output=str(tmp_path)
+        run=("masks",), against=("corruptions",), corruptions=("brightness",), severities=(5,), output=settings.output
     )
-    result = evaluation.run(settings)
-    tests = result["runs"]["masks"]["tests"]
-    assert result["score"] == "iou"
-    assert tests["own"]["iou"]["mean"] > 0.8
-    for metric in ("iou", "tile_iou"):
-        assert tests["brightness.5"][metric]["mean"] == pytest.approx(0.5)
-    recall = tests["brightness.5"]["recall"]
-    # All but a pixel in a corner, whose neighbors beyond the border are interpolated.
-    assert (recall["background"]["mean"], recall["object"]["mean"]) == pytest.approx((0, 1), abs=0.02)
+    summary = evaluation.run(settings)["masks"]
+    assert (summary.facts["score"], "by_class" in summary.tables) == ("iou", False)
+    own, bright = found(settings, "own")["fold_0", "own"], found(settings, "corruptions")["fold_0", "brightness.5"]
+    assert own["iou"] > 0.8
+    # Of an image without the object, nothing is found.
+    assert own["tile_iou"] == pytest.approx((2 * own["iou"] + 1) / 3)
+    assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 
-def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
+def test_scores_by_class_are_its_recall(runs, settings):
+    labels = (INTENSITIES > brightness.BRIGHT).astype(np.int32)
+    runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16))]
+    settings = dataclasses.replace(
+        settings, run=("learned",), against=("corruptions",), corruptions=("brightness",), severities=(5,)
+    )
+    by = rows(evaluation.run(settings)["learned"].tables["by_class"])
+    assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
+
+
+def test_a_run_of_processed_images_against_corruptions(runs, settings):
     """Two of the eight bright images are too dark for the model's threshold."""
     values = INTENSITIES + 0.18
     processed = dataclasses.replace(
@@ -337,53 +300,14 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
     config = build(TrainConfig, processing_mode="none")
     model = RawToLogit(Unprocessed(), LEARNED.model.normalizer, LEARNED.model.head)
     runs["none"] = [folds_by_hand.fold_of(processed, range(8), range(8, 16), config, model)]
-    settings = EvaluationConfig(
-        run=("none",), against=("corruptions",), corruptions=("contrast",), severities=(5,), output=str(tmp_path)
-    )
-    assert evaluation.run(settings)["headline"]["own"] == pytest.approx(0.75)
-    with pytest.raises(InputError, match=r"--against=pipelines: --run=none was trained on brightness, which is proc"):
-        evaluation.run(dataclasses.replace(settings, against=("pipelines",)))
+    settings = dataclasses.replace(settings, run=("none",), against=("corruptions",))
+    evaluation.run(settings)
+    assert found(settings, "own")["fold_0", "own"]["accuracy"] == pytest.approx(0.75)
     with pytest.raises(InputError, match=r"^--against=sensor: --run=none was trained on brightness, which is proc"):
         evaluation.run(dataclasses.replace(settings, against=("sensor",)))
 
 
-def test_severities_are_of_the_sensor_and_of_corruptions():
-    settings = EvaluationConfig(run=("run",), against=("sensor",), sensor=("defocus", "bits"), severities=(2, 4))
-    assert [case.name for case in settings.cases()] == ["own", "defocus.2", "defocus.4", "bits.2", "bits.4"]
-
-
-def test_drifts_of_the_sensor_have_their_matrix_groups_and_rows(settings, evaluated, capsys, tmp_path):
-    """At severity 5 of underexposure, all images are dark."""
-    kinds = ("underexposure", "vignetting", "read_noise")
-    settings = dataclasses.replace(settings, against=("sensor",), sensor=kinds, output=str(tmp_path))
-    result = evaluation.run(settings)
-    names = [f"{kind}.{severity}" for kind in kinds for severity in (1, 5)]
-    assert evaluated == [["own", *names]] * 2
-    matrix, run = result["matrices"]["sensor"], result["runs"]["static"]
-    assert (matrix["rows"], matrix["columns"]) == (list(kinds), [1, 5])
-    bright = (INTENSITIES > brightness.BRIGHT).mean()
-    assert run["tests"]["underexposure.5"]["drop"]["mean"] == pytest.approx(bright)
-    assert matrix["mean"][0][1] == pytest.approx(1 - bright)
-    groups, by_case = result["drops"]["static"]["groups"], result["drops"]["static"]["cases"]
-    assert set(groups) == {"sensor", "light", "lens", "read-out", *kinds}
-    assert groups["light"] == groups["underexposure"]
-    mean = np.mean([by_case[name]["estimate"] for name in names])
-    assert groups["sensor"]["estimate"] == pytest.approx(mean)
-    assert run["headline"]["sensor_drop"] == pytest.approx(mean)
-    printed = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:9]]
-    assert (
-        printed
-        == ["own", "sensor", "light", "lens", "read-out", *(f"{kind} (mean of 2 severities)" for kind in kinds)][:7]
-    )
-    with (tmp_path / "evaluation.csv").open() as file:
-        assert {row["test"] for row in csv.DictReader(file)} == {"own", *names}
-    assert (tmp_path / "sensor.png").exists()
-    again = evaluation.run(dataclasses.replace(settings, sensor=("read_noise",)))
-    assert len(evaluated) == 2
-    assert again["runs"]["static"]["tests"]["read_noise.5"] == run["tests"]["read_noise.5"]
-
-
-def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs, tmp_path):
+def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs):
     gray = isp.Camera(black_level=(0.1,), pattern="MONO")
     singular = dataclasses.replace(brightness.CAMERA, color_matrix=np.ones((3, 3)))
     for camera, kinds, message in (
@@ -391,10 +315,18 @@ def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs, t
         (singular, ("lamp_color",), "the camera's color_matrix must have an inverse"),
     ):
         runs["static"] = [brightness.fold(dataclasses.replace(DATASET, camera=camera), range(8), range(8, 16))]
-        settings = dataclasses.replace(settings, against=("sensor",), sensor=kinds, output=str(tmp_path))
         with pytest.raises(InputError, match=f"^--sensor={kinds[-1]}: {message}") as refused:
-            evaluation.run(settings)
+            evaluation.run(dataclasses.replace(settings, against=("sensor",), sensor=kinds))
         assert "\n" not in str(refused.value)
+
+
+def test_a_pipeline_is_known_by_the_content_of_its_file(settings, measured, tmp_path):
+    for amount in (1.0, 2.0):
+        code = f"import isp\ndef make(camera): return isp.static(camera, sharpen='unsharp_masking', amount={amount})"
+        (tmp_path / f"{amount}").mkdir()
+        name = own_code.write(tmp_path / f"{amount}/my_isp.py", code)
+        evaluation.run(dataclasses.replace(settings, against=("pipelines",), pipelines=(name,)))
+    assert [cases for _, cases in measured[2:]] == 4 * [["my_isp.make"]]
 
 
 @pytest.mark.parametrize(
@@ -404,14 +336,9 @@ def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs, t
             {"against": ("weather",)},
             "--against must be one of pipelines, intensities, exposures, sensor, corruptions, ",
         ),
-        ({"against": ()}, r"--against is empty"),
         ({"run": ()}, r"--run is empty"),
-        ({"pipelines": ()}, r"--pipelines is empty"),
-        ({"severities": ()}, r"--severities is empty"),
         ({"against": ("sensor",), "severities": ()}, r"--severities is empty"),
         ({"against": ("sensor",), "sensor": ()}, r"--sensor is empty"),
-        ({"batch_size": 0}, r"--batch_size must be positive, got 0"),
-        ({"seed": -1}, r"--seed must not be negative, got -1"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):

@@ -1,276 +1,225 @@
-import csv
-
+import brightness
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from r2l_jax.config import TrainConfig
 from r2l_jax.drift import cases
-from r2l_jax.drift.results import Compared, Differences, Drops, Estimate, Statistic
-from r2l_jax.drift.synthesis import summary
-from r2l_jax.drift.synthesis.summary import RunResults
-from r2l_jax.names import PUBLISHED_PIPELINES
-from r2l_jax.runtime.files import write_csv
+from r2l_jax.drift.measure import Outcomes
+from r2l_jax.drift.synthesis.comparison import compare
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.synthesis.measured import Measured, groups_of, intervals
+from r2l_jax.drift.synthesis.summary import summarize
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build
 
-FIRST, SECOND = PUBLISHED_PIPELINES[:2]
+PIPELINE, OTHER = "bilinear.none.none", "malvar2004.none.none"
 CASES = [
     cases.OWN,
-    *cases.pipelines([FIRST, SECOND]),
-    *cases.exposures([0.5]),
-    *cases.corruptions(["identity", "contrast"], [1, 5]),
+    *cases.pipelines([PIPELINE, OTHER]),
+    *cases.corruptions(["identity", "contrast", "gaussian_noise"], [1, 5]),
 ]
+# The share of the samples that are right in each case but the own pipeline, which is not measured.
+RIGHT = {"own": 0.9, OTHER: 0.8, "identity.1": 0.9, "identity.5": 0.9}
+RIGHT |= {"contrast.1": 0.8, "contrast.5": 0.6, "gaussian_noise.1": 0.7, "gaussian_noise.5": 0.3}
+CONFIG = EvaluationConfig(run=("run",))
+STATIC = {"processing_mode": "static", "sp_sharpening": "none", "sp_denoising": "none"}
 
 
-def numbers(accuracy):
-    classes = {"a": accuracy, "b": accuracy / 2}
-    return {"loss": 1 - accuracy, "accuracy": accuracy, "precision": classes, "recall": classes, "f1": classes}
+def fold(demosaic="bilinear"):
+    config = build(TrainConfig, **STATIC, sp_debayer=demosaic)
+    return brightness.fold(brightness.images([0.3, 0.7], [0, 1]), (), (0, 1), config=config)
 
 
-def fold(own, second, exposed, *corrupted, first=None):
-    scores = (own, own if first is None else first, second, exposed, own, own, *corrupted)
-    return {case.name: numbers(score) for case, score in zip(CASES, scores, strict=True)}
+def measured(label="group", count=3, first=0, wanted=None, demosaic="bilinear", of=None, **right):
+    """A group of trainings of two folds, in which the same samples are hard in all cases, or a run alone."""
+    shares = RIGHT | {name.replace("__", "."): share for name, share in right.items()}
+    hard = np.random.default_rng(0).permutation(np.linspace(0, 1, 400)).reshape(2, 1, 1, 200)
+    noise = 0.02 * np.random.default_rng(count).normal(size=(2, count, 1, 200))
+    counted = (hard + noise < np.array([*shares.values()])[:, None]).astype(np.float32)
+    blocks = [
+        Outcomes(
+            tuple(f"seed_{seed}/fold_{number}" if count > 1 else f"fold_{number}" for seed in range(count)),
+            (*shares,),
+            first + 200 * number + np.arange(200),
+            counted[number],
+            np.ones_like(counted[number]),
+            np.zeros(counted.shape[1:3]),
+        )
+        for number in range(2)
+    ]
+    return Measured.of(label, fold(demosaic), of or CASES, blocks, wanted)[0]
 
 
-# Trained with the first pipeline: two folds, with drops of 0.1 and 0 by the second one, of 0.2 by corruptions.
-STATIC_FOLDS = {0: fold(0.9, 0.8, 0.4, 0.8, 0.6), 1: fold(0.7, 0.7, 0.4, 0.6, 0.4)}
-STATIC = RunResults("runs/static", "static", FIRST, (FIRST,), STATIC_FOLDS, {0: "first", 1: "second"})
-OTHER = STATIC._replace(own=(SECOND,))
-# Learnt its processing, to which both pipelines are others: drops of 0.1 and 0.3, by corruptions of 0.5 and 0.7.
-LEARNT = RunResults(
-    "runs/learnt", "parametrized", "parametrized", (), {0: fold(0.8, 0.5, 0.8, 0.3, 0.1, first=0.7)}, {0: "third"}
-)
+def summary(of, ensemble=None, groups=None, **flags):
+    return summarize(build(EvaluationConfig, run=("run",), **flags), of, ensemble, {}, groups or {})
 
 
-def approx(mean, std):
-    return Statistic(pytest.approx(mean), pytest.approx(std))
+def rows(table):
+    return {row[0]: row[1:] for row in table.rows}
 
 
-def summarized(**runs):
-    return summary.summarize(runs, CASES, "accuracy")
-
-
-def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity():
-    result = summarized(static=STATIC, learnt=LEARNT)
-    assert result.runs["static"].headline == pytest.approx(
-        {
-            "own": 0.8,
-            "processing_drop": 0.05,
-            "acquisition_drop": 0.4,
-            "sensor_drop": None,
-            "corruption_drop": 0.2,
-        }
-    )
-    assert result.runs["learnt"].headline == pytest.approx(
-        {
-            "own": 0.8,
-            "processing_drop": 0.2,
-            "acquisition_drop": 0.0,
-            "sensor_drop": None,
-            "corruption_drop": 0.6,
-        }
-    )
-    assert result.headline == pytest.approx(
-        {
-            "own": 0.8,
-            "processing_drop": 0.125,
-            "acquisition_drop": 0.2,
-            "sensor_drop": None,
-            "corruption_drop": 0.4,
-        }
-    )
-
-
-def test_means_and_deviations_are_over_the_folds():
-    tests = summarized(static=STATIC).runs["static"].tests
-    assert tests[SECOND]["accuracy"] == approx(0.75, 0.05)
-    assert tests[SECOND]["drop"] == approx(0.05, 0.05)
-    assert tests[SECOND]["f1"]["b"] == approx(0.375, 0.025)
-    assert tests[SECOND]["group"] == "pipelines"
-
-
-def test_the_matrix_has_runs_in_the_order_of_what_they_were_trained_with():
-    matrix = summarized(other=OTHER, static=STATIC).matrices["pipelines"]
-    assert (matrix["rows"], matrix["columns"], matrix["own"]) == (["static", "other"], [FIRST, SECOND], [FIRST, SECOND])
-    assert matrix["mean"][0] == pytest.approx([0.8, 0.75])
-    assert matrix["std"][0] == pytest.approx([0.1, 0.05])
-
-
-def test_a_run_without_a_pipeline_of_its_own_has_its_images_in_a_column():
-    matrices = summarized(static=STATIC, learnt=LEARNT).matrices
-    assert matrices["pipelines"]["columns"] == ["own", FIRST, SECOND]
-    assert matrices["pipelines"]["rows"] == ["learnt", "static"]
-    assert matrices["pipelines"]["mean"][0] == pytest.approx([0.8, 0.7, 0.5])
-    assert matrices["exposures"]["columns"] == ["own", "exposure=0.5"]
-    assert (matrices["corruptions"]["rows"], matrices["corruptions"]["columns"]) == (["identity", "contrast"], [1, 5])
-    assert matrices["corruptions"]["mean"][1] == pytest.approx([0.5, 0.3])
-    assert "intensities" not in matrices
-
-
-def test_drifts_of_the_sensor_have_a_drop_matrices_and_figures_of_their_own():
-    tested = [cases.OWN, *cases.sensor(["defocus", "bits"], [1, 5]), *cases.corruptions(["contrast"], [3])]
-
-    def run(*scores):
-        by_case = dict(zip((case.name for case in tested), map(numbers, scores), strict=True))
-        return LEARNT._replace(folds={0: by_case})
-
-    runs = {"first": run(0.8, 0.8, 0.6, 0.4, 0.2, 0.0), "second": run(0.6, 0.6, 0.4, 0.2, 0.0, 0.6)}
-    result = summary.summarize(runs, tested, "accuracy")
-    assert result.headline["sensor_drop"] == pytest.approx(0.3)
-    assert result.headline["corruption_drop"] == pytest.approx(0.4)
-    matrix, of_runs = result.matrices["sensor"], result.matrices["sensor_of_runs"]
-    assert (matrix["rows"], matrix["columns"]) == (["defocus", "bits"], [1, 5])
-    assert matrix["mean"] == [pytest.approx([0.7, 0.5]), pytest.approx([0.3, 0.1])]
-    assert (of_runs["columns"], of_runs["severities"]) == (["own", "defocus", "bits"], [1, 5])
-    assert of_runs["mean"] == [pytest.approx([0.8, 0.7, 0.3]), pytest.approx([0.6, 0.5, 0.1])]
-    figures = summary.make_figures(result)
-    assert set(figures) == {"sensor", "sensor_of_runs", "corruptions", "corruptions_of_runs"}
-    title = "drift of the sensor by severity; own images 0.700; mean of 2 runs"
-    assert figures["sensor"].axes[0].get_title() == title
-    result.drops = {name: drops(name) for name in runs}
-    columns = [line for line in summary.make_table(result).splitlines() if "own accuracy" in line][-1]
-    assert columns.split() == ["run", "own", "accuracy", "sensor", "drop", "corruption", "drop"]
-
-
-def test_what_was_not_asked_for_has_no_drop():
-    result = summary.summarize({"learnt": LEARNT}, CASES[:1] + CASES[4:], "accuracy")
-    assert result.headline["processing_drop"] is None
-    assert result.headline["corruption_drop"] == pytest.approx(0.6)
-
-
-def estimates(shift=0.0, **drops):
-    return {name.replace("_", " "): Estimate(drop + shift, drop - 0.02, drop + 0.03) for name, drop in drops.items()}
-
-
-def drops(*members, shift=0.0, **options):
-    """Drops with intervals as an evaluation of the cases has them."""
-    groups = estimates(shift, pipelines=0.123, exposures=0.4, corruptions=0.6) | {
-        "tone and color": Estimate(0.6, 0.0, 1.0)
+def test_cases_are_of_kinds_of_drift_and_groups_of_corruptions():
+    assert groups_of(CASES[2:]) == {
+        "pipelines": [OTHER],
+        "corruptions": ["contrast.1", "contrast.5", "gaussian_noise.1", "gaussian_noise.5"],
+        "tone and color": ["contrast.1", "contrast.5"],
+        "noise": ["gaussian_noise.1", "gaussian_noise.5"],
+        "contrast": ["contrast.1", "contrast.5"],
+        "gaussian_noise": ["gaussian_noise.1", "gaussian_noise.5"],
     }
-    groups["contrast"] = Estimate(0.6, 0.55, 0.66)
-    names = [case.name for case in CASES[1:]]
-    return Drops(
-        members=list(members),
-        about="recipe" if len(members) > 1 else "model",
-        samples=480,
-        measured="test samples",
-        score=Estimate(0.95, 0.93, 1.0),
-        groups=groups,
-        cases={name: Estimate(0.05, 0.04, 0.06) for name in names},
-        shares=None,
-        members_needed={},
-        **options,
-    )
+    assert groups_of(cases.sensor(["underexposure", "defocus", "motion"], [1])) == {
+        "sensor": ["underexposure.1", "defocus.1", "motion.1"],
+        "light": ["underexposure.1"],
+        "lens": ["defocus.1", "motion.1"],
+        **{kind: [f"{kind}.1"] for kind in ("underexposure", "defocus", "motion")},
+    }
 
 
-def lines(**content):
-    result = summarized(learnt=LEARNT, **({"static": STATIC} if "static" in content["drops"] else {}))
-    for name, value in content.items():
-        setattr(result, name, value)
-    return [line.strip() for line in summary.make_table(result).splitlines()]
+def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
+    found = summary(measured())
+    assert (found.facts["about"], found.facts["samples"], found.facts["own"]) == ("recipe", 400, [PIPELINE])
+    (own, low, high), drops = found.tables["drops"].rows[0][2], rows(found.tables["drops"])
+    drop = drops[OTHER][0]
+    assert drop[1] < 0.1 < drop[2]
+    assert drop[2] - drop[1] < 0.9 * np.sqrt(2) * (high - low)
+    assert drops[OTHER][1] == own - drop[0]
+    assert drops["tone and color"][0][0] == pytest.approx(0.2, abs=0.03)
+    assert drops["corruptions"][0][0] == pytest.approx(0.3, abs=0.03)
+    assert PIPELINE not in drops
+    # Members differ little; what changes nothing is no case that drops differ in.
+    assert found.facts["shares"]["member"] < 0.05 < found.facts["shares"]["case"]
+    without = measured(of=[case for case in CASES if case.kind != "identity"])
+    assert found.facts["shares"] == summary(without).facts["shares"]
+    assert found.facts["members_needed"].keys() == {"pipelines", "corruptions"}
 
 
-def test_the_table_of_one_run_has_drops_with_intervals_and_scores():
-    table = lines(drops={"learnt": drops("learnt")})
-    assert table[0].split() == ["test", "drop,", "points", "accuracy"]
-    assert [line.split("  ")[0] for line in table[2:11]] == [
-        "own",
-        "pipelines",
-        "exposures",
-        "corruptions",
-        "tone and color",
-        FIRST,
-        SECOND,
-        "exposure=0.5",
-        "contrast (mean of 2 severities)",
+def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
+    alone = summary(measured("alone", count=1))
+    lines = [line.strip() for line in alone.text().splitlines()]
+    assert [line.split("  ")[0] for line in lines[3:11]] == [
+        *("own", "pipelines", "corruptions", "tone and color", "noise", OTHER),
+        *("contrast (mean of 2 severities)", "gaussian_noise (mean of 2 severities)"),
     ]
-    assert table[2].endswith("-  95.0 (93.0 to 100)")
-    assert table[3].split() == ["pipelines", "12.3", "(10.3", "to", "15.3)", "82.7"]
-    assert table[10].split()[-5:] == ["60.0", "(55.0", "to", "66.0)", "35.0"]
-    assert table[-1] == "Intervals: 95%, about the model (480 test samples)"
+    own, pipelines = lines[3].split(), lines[4].split()
+    assert own[1] == "-"
+    assert float(own[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
+    assert lines[-1] == "Intervals: 95%, about the model (400 validation samples)"
+    assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
+    assert [row[0] for row in alone.tables["cases"].rows] == [name for name in RIGHT if name != "own"]
+    with pytest.raises(InputError, match="one training cannot tell about its recipe"):
+        summary(measured(count=1, wanted="recipe"))
 
 
-def test_the_tables_of_two_begin_with_their_difference():
-    compared = {"pipelines": Compared(0.05, 0.01, 0.09, 0.987)}
-    table = lines(
-        drops={"learnt": drops("learnt"), "static": drops("static", shift=0.1)},
-        differences=[Differences("learnt", "static", "model", compared, {})],
+def test_a_group_has_a_row_for_each_member_and_its_ensemble():
+    group, together = measured(), measured("group (ensemble)", count=1, own=1.1)
+    found = summary(group, together)
+    members = rows(found.tables["members"])
+    assert [*members] == ["group/seed_0", "group/seed_1", "group/seed_2", "group (ensemble)"]
+    each = np.array([members[name] for name in group.members])
+    drops = rows(found.tables["drops"])
+    np.testing.assert_allclose(each.mean(0), [drops["own"][1][0], drops["pipelines"][0][0], drops["corruptions"][0][0]])
+    assert members["group (ensemble)"][:2] == pytest.approx([1, 0.2], abs=0.01)
+    assert found.facts["notes"][0].startswith("group: shares of the variance of drops: member ")
+    assert "members for ±2 points: more samples for pipelines, " in found.facts["notes"][0]
+
+
+def test_the_log_ratio_is_there_if_asked_for_and_known():
+    assert summary(measured()).facts["log_ratio"] is None
+    found = summary(measured(), as_published=True)
+    assert found.facts["log_ratio"].low < np.log(0.3 / 0.1) < found.facts["log_ratio"].high
+    assert "logarithm of the drop under corruptions over that under pipelines: 1." in found.facts["notes"][1]
+    assert summary(measured(malvar2004__none__none=0.9), as_published=True).facts["log_ratio"] is None
+
+
+def test_groups_of_samples_are_scored_by_the_same_outcomes():
+    of = measured(count=2)
+    halves = {"first": np.arange(100), "others": np.arange(100, 400)}
+    found = rows(summary(of, groups={"iso_speed": halves}).tables["by_iso_speed"])
+    (_, block), (_, other) = next(iter(of.members.values()))
+    # The first are in one fold alone; the score of the others is the mean over the folds.
+    scores = {case: block.counted[:, number, :100].mean() for number, case in enumerate(block.cases)}
+    samples, own, mean, largest, worst = found["first"]
+    drops = [scores["own"] - scores[name] for name in RIGHT if name != "own"]
+    assert (samples, own, worst) == (100, pytest.approx(scores["own"]), "gaussian_noise.5")
+    assert (mean, largest) == pytest.approx((np.mean(drops), max(drops)))
+    assert found["others"][0] == 300
+    assert found["others"][1] == pytest.approx((block.counted[:, 0, 100:].mean() + other.counted[:, 0].mean()) / 2)
+
+
+def test_the_verdict_says_what_is_lost_and_where_most():
+    found = summary(measured(count=1, own=1.1, malvar2004__none__none=1.1)).facts["verdict"]
+    assert found[0] == "The accuracy without drift is 99 to 100 points (best checkpoint; a guess: 50)."
+    assert found[1] == "Shows no loss under other pipelines (\N{MINUS SIGN}1 to 1 points)."
+    assert found[2].startswith("Loses 3")
+    assert found[2].endswith(" points under common corruptions; the worst is noise.")
+
+
+def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
+    worse = measured("worse", malvar2004__none__none=0.7)
+    groups = [worse, measured(), measured("alone", count=1), measured("elsewhere", first=1000)]
+    found = compare(groups, {}).tables["differences"]
+    differences = {(test, of): (interval, probability) for test, of, interval, probability in found.rows}
+    assert {of for _, of in differences} == {"worse - group (recipe)", "worse - alone (model)"}
+    (estimate, low, high), probability = differences["pipelines", "worse - group (recipe)"]
+    assert estimate == pytest.approx(0.1, abs=0.02)
+    assert probability > 0.99
+    # The same corruptions cost both the same.
+    interval, _ = differences["contrast (mean of 2 severities)", "worse - group (recipe)"]
+    assert interval[1] < 0 < interval[2]
+    unpaired = [intervals(each.groups, "recipe")["pipelines"] for each in groups[:2]]
+    assert high - low < np.hypot(*(each[2] - each[1] for each in unpaired))
+
+
+def test_a_few_runs_are_columns_of_the_drops_and_many_are_rows():
+    runs = [measured(name, count=1) for name in "abcd"]
+    few, many = (compare(of, {}).tables["drops"] for of in (runs[:2], runs))
+    assert [column.name for column in few.columns] == ["drop, points", "a", "b"]
+    assert [row[0] for row in few.rows][:3] == ["(own accuracy)", "pipelines", "corruptions"]
+    assert [row[0] for row in many.rows] == [*"abcd"]
+    assert [column.name for column in many.columns][1:] == [row[0] for row in few.rows[:5]]
+    assert many.rows[1][1:] == [row[2] for row in few.rows[:5]]
+
+
+def drawn(figure):
+    axes = Figure(figure.size).subplots()
+    figure.draw(axes)
+    return axes
+
+
+def test_matrices_have_the_runs_near_what_they_were_trained_with():
+    second = measured("second", count=1, demosaic="malvar2004", bilinear__none__none=0.5)
+    first, learned = (
+        measured("first", count=1),
+        measured("learned", count=1, demosaic="menon2007", bilinear__none__none=0.6),
     )
-    assert table[0].endswith("learnt - static (model)")
-    assert table[2].split("  ")[0] == "pipelines"
-    assert table[2].endswith("5.0 (1.0 to 9.0); 99%")
-    assert table[4].split() == ["drop,", "points", "learnt", "static"]
-    assert table[6].split("  ")[0] == "(own accuracy)"
-    assert table[7].endswith("12.3 (10.3 to 15.3)  22.3 (10.3 to 15.3)")
-    scores = [line.split() for line in table[-7:-2]]
-    assert scores[0] == ["run", "own", "accuracy", "processing", "drop", "acquisition", "drop", "corruption", "drop"]
-    assert scores[2] == ["learnt", "80.0", "20.0", "0.0", "60.0"]
-    assert scores[4] == ["mean", "of", "the", "runs", "80.0", "12.5", "20.0", "40.0"]
+    found = compare([second, first], {})
+    matrix = rows(found.tables["pipelines"])
+    assert [column.name for column in found.tables["pipelines"].columns] == ["trained", PIPELINE, OTHER]
+    assert [*matrix] == ["first", "second"]
+    assert matrix["second"] == pytest.approx([0.5, 0.9], abs=0.02)
+    corners = [frame.get_xy() for frame in drawn(found.figures["pipelines"]).patches]
+    assert sorted(corners) == [(-0.5, -0.5), (0.5, 0.5)]
+    # A run of another pipeline has its own images in a column of their own.
+    other = compare([first, learned], {})
+    assert [column.name for column in other.tables["pipelines"].columns] == ["trained", "own", PIPELINE, OTHER]
+    corners = [frame.get_xy() for frame in drawn(other.figures["pipelines"]).patches]
+    assert sorted(corners) == [(-0.5, -0.5), (0.5, 0.5)]
+    assert [*rows(other.tables["pipelines"])] == ["learned", "first"]
+    kinds = rows(found.tables["corruptions"])["first"]
+    assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
 
 
-def test_many_runs_are_rows_with_groups_of_cases():
-    names = ["learnt", "static", "third", "fourth"]
-    table = lines(drops={name: drops("learnt") for name in names})
-    assert table[0].split("  ")[0] == "drop, points"
-    assert [line.split()[0] for line in table[2:6]] == names
-    assert "contrast" not in table[0]
-
-
-def test_what_is_known_of_a_group_is_said_below():
-    group = drops(
-        "a", "b", log_ratio=Estimate(1.41, 0.92, 1.9), ensemble=summary.summarize_run(LEARNT, CASES, "accuracy")
-    )
-    group.shares = {"member": 0.4, "case": 0.3, "sample": 0.2, "rest": 0.1}
-    group.members_needed = {"pipelines": 9, "corruptions": None}
-    group.members = ["learnt", "static"]
-    table = lines(drops={"static": group})
-    assert any(line.split()[:2] == ["static", "(ensemble)"] for line in table)
-    assert table[-3:] == [
-        "static: shares of the variance of drops: member 40%, case 30%, sample 20%, rest 10%; members for ±2 points: "
-        "9 for pipelines, more samples for corruptions",
-        "static: logarithm of the drop under corruptions over that under pipelines: 1.41 (0.92 to 1.90)",
-        "Intervals: 95%, about the recipe (2 trainings, 480 test samples)",
+def test_dots_are_the_drops_of_the_trainings_and_bars_their_intervals():
+    axes = drawn(summary(measured()).figures["dots"])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        *("other pipelines", "corruptions: tone and color", "corruptions: noise")
     ]
-
-
-def test_runs_by_corruptions_are_means_over_the_severities_of_each_fold():
-    matrix = summarized(static=STATIC).matrices["corruptions_of_runs"]
-    assert (matrix["rows"], matrix["columns"]) == (["static"], ["own", "identity", "contrast"])
-    assert matrix["severities"] == [1, 5]
-    # Of the folds, (0.8 + 0.6) / 2 and (0.6 + 0.4) / 2.
-    assert matrix["mean"][0] == pytest.approx([0.8, 0.8, 0.6])
-    assert matrix["std"][0] == pytest.approx([0.1, 0.1, 0.1])
-
-
-def test_further_metrics_are_summarized_and_have_a_column():
-    with_tiles = {case: {**each, "tile_iou": each["accuracy"] / 2} for case, each in LEARNT.folds[0].items()}
-    result = summarized(learnt=LEARNT._replace(folds={0: with_tiles}))
-    assert result.runs["learnt"].tests[SECOND]["tile_iou"] == approx(0.25, 0.0)
-    assert summary.csv_rows(result)[0]["tile_iou"] == pytest.approx(0.4)
-
-
-def test_csv_has_a_line_for_each_run_fold_and_test_case(tmp_path):
-    write_csv(tmp_path / "all.csv", summary.csv_rows(summarized(static=STATIC, learnt=LEARNT)))
-    with (tmp_path / "all.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    assert len(lines) == 3 * len(CASES)
-    line = next(line for line in lines if (line["run"], line["fold"], line["test"]) == ("static", "0", SECOND))
-    assert (float(line["accuracy"]), float(line["drop"])) == pytest.approx((0.8, 0.1))
-    assert float(line["recall b"]) == pytest.approx(0.4)
-    assert {line["test"] for line in lines if line["own"] == "1"} == {"own", FIRST}
-
-
-def test_figures_are_as_large_as_their_matrices():
-    figures = summary.make_figures(summarized(static=STATIC, learnt=LEARNT))
-    assert list(figures) == ["pipelines", "exposures", "corruptions", "corruptions_of_runs"]
-    assert figures["corruptions_of_runs"].axes[0].get_title() == "corruptions at severities 1, 5: trained (rows)"
-    axes, _ = figures["pipelines"].axes
-    assert axes.images[0].get_array().shape == (2, 3)
-    assert [text.get_text() for text in axes.texts][:3] == ["0.800\n±0.000", "0.700\n±0.000", "0.500\n±0.000"]
-
-
-def test_the_own_images_of_each_run_are_framed():
-    for runs, cells in (
-        ({"other": OTHER}, [(0, 1)]),
-        ({"other": OTHER, "static": STATIC}, [(0, 0), (1, 1)]),
-        ({"other": OTHER, "learnt": LEARNT}, [(0, 0), (1, 2)]),
-    ):
-        figure = summary.make_figures(summarized(**runs))["pipelines"]
-        corners = [frame.get_xy() for frame in figure.axes[0].patches]
-        assert corners == [(column - 0.5, row - 0.5) for row, column in cells]
+    group = measured()
+    dots = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots[1], 100 * group.groups["tone and color"].mean(-1))
+    _, low, high = intervals(group.groups, "recipe")["tone and color"]
+    bar = axes.patches[1]
+    assert (bar.get_x(), bar.get_width()) == pytest.approx((100 * low, 100 * (high - low)))
+    both = drawn(compare([group, measured("other", count=2)], {}).figures["dots"])
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["group", "other"]

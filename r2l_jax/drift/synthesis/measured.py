@@ -1,0 +1,138 @@
+"""The outcomes of a run or of a group of trainings in all cases, and the drops that follow from them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from r2l_jax.drift import cases as known_cases
+from r2l_jax.drift import statistics
+from r2l_jax.drift.cases import GROUPS, OWN, Case
+from r2l_jax.drift.measure import Outcomes, over_folds
+from r2l_jax.names import About
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import Interval
+from r2l_jax.training.artifact import Artifact
+
+# Begins the names of ensembles among the outcomes, where a member's folder begins those of its folds.
+ENSEMBLE = "ensemble"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """A run alone, or a group of trainings, measured in cases. Outcomes are arrays `(M, S)`, see `drift.statistics`.
+
+    Attributes:
+        label: its name in results.
+        fold: a fold of its first member.
+        members: the names of each run's folds with their outcomes, by the name of the run.
+        cases: the cases; the runs' own images come first.
+        about: whether intervals are about the recipe or about the models.
+    """
+
+    label: str
+    fold: Artifact
+    members: Mapping[str, Sequence[tuple[str, Outcomes]]]
+    cases: Sequence[Case]
+    about: About
+
+    @classmethod
+    def of(
+        cls, label: str, fold: Artifact, cases: Sequence[Case], blocks: Sequence[Outcomes], wanted: str | None = None
+    ) -> "tuple[Measured, Measured | None]":
+        """Takes the outcomes of several sets of samples apart, and returns the runs and their ensemble, if any.
+
+        By default, intervals are about the recipe of several members, and about a model alone.
+        """
+        runs: dict[str, list[tuple[str, Outcomes]]] = {}
+        for block in blocks:
+            for name in block.models:
+                runs.setdefault(name.rpartition("/")[0], []).append((name, block))
+        together = runs.pop(ENSEMBLE, None)
+        named = {f"{label}/{run}" if run else label: folds for run, folds in runs.items()}
+        name = f"{label} (ensemble)"
+        about = "recipe" if wanted == "recipe" or (wanted is None and len(named) > 1) else "model"
+        found = cls(label, fold, named, cases, about)
+        return found, cls(name, fold, {name: together}, cases, "model") if together else None
+
+    def source(self, case: Case) -> str:
+        """Returns the name of a case among the outcomes: a case that equals the own images has theirs."""
+        return OWN.name if known_cases.equals_own(case, self.fold.config) else case.name
+
+    def outcomes(self, case: Case = OWN) -> np.ndarray:
+        """Returns the outcomes in a case, with the folds of each run joined."""
+        each = [over_folds(folds, self.source(case)) for folds in self.members.values()]
+        counts = [len(of_member) for of_member in each]
+        if len(set(counts)) > 1:
+            raise InputError(f"members must have as many samples each, got {', '.join(map(str, counts))}")
+        return np.stack(each)
+
+    @functools.cached_property
+    def own(self) -> np.ndarray:
+        """The outcomes on the own images."""
+        return self.outcomes()
+
+    @functools.cached_property
+    def drops(self) -> dict[str, np.ndarray]:
+        """The drops in each case whose images the runs were not trained on."""
+        return {case.name: self.own - self.outcomes(case) for case in self.cases if not self.is_own(case)}
+
+    @functools.cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        """The mean drops in groups of cases, see `groups_of`."""
+        changed = [case for case in self.cases if case.name in self.drops]
+        return {
+            name: np.mean([self.drops[case] for case in of_group], 0) for name, of_group in groups_of(changed).items()
+        }
+
+    def is_own(self, case: Case) -> bool:
+        """Tells whether the runs were trained on such images as a case has."""
+        return known_cases.is_own(case, self.fold.config)
+
+    def score(self, *cases: Case) -> float:
+        """Returns the mean score of all members in some cases."""
+        return float(np.mean([self.outcomes(case).mean() for case in cases]))
+
+    @property
+    def score_name(self) -> str:
+        """The name of the score."""
+        return self.fold.task.score
+
+    @property
+    def samples(self) -> set[tuple[tuple[int, ...], ...]]:
+        """The samples of the members' folds; a single element if all members have the same."""
+        return {
+            tuple((int(name.rpartition("_")[2]), *outcomes.samples.tolist()) for name, outcomes in folds)
+            for folds in self.members.values()
+        }
+
+    @property
+    def drawn(self) -> str:
+        """What intervals count, such as "test samples" or "validation scenes"."""
+        return f"{self.fold.measured} {self.fold.dataset.counted}"
+
+    @property
+    def stated(self) -> str:
+        """What intervals are about, in words."""
+        return statistics.stated(self.about, len(self.members), self.own.shape[1], self.drawn)
+
+
+def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Groups the names of cases: by kinds of drift; by groups of corruptions and of sensor drifts; by these.
+
+    `identity`, which changes nothing, is of no group.
+    """
+    groups: dict[str, list[str]] = {}
+    for level in range(3):
+        for case in cases:
+            kind = case.kind
+            names = [case.group] if kind is None else [case.group, GROUPS[kind], kind]
+            if kind != "identity" and level < len(names):
+                groups.setdefault(names[level] or "", []).append(case.name)
+    return groups
+
+
+def intervals(rows: Mapping[str, np.ndarray], about: About) -> dict[str, Interval]:
+    """Estimates several drops."""
+    return {name: statistics.bounded(statistics.interval(row, about), -1.0) for name, row in rows.items()}

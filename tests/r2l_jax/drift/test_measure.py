@@ -1,0 +1,284 @@
+import dataclasses
+import os
+import signal
+
+import brightness
+import by_hand
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import SCRIPTS, call
+from small_runs import metrics
+
+import isp
+import r2l_jax
+from r2l_jax.drift import cases, measure, statistics
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime import stop
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import Arrays, points
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training.run import load
+
+OTHER = "bilinear.unsharp_masking.median_denoising"
+INTENSITIES = np.linspace(0.3, 0.7, 12)
+DATASET = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
+
+
+@pytest.fixture(scope="module")
+def fold():
+    return brightness.fold(DATASET, range(2), range(2, 12))
+
+
+def measured(fold, known, size=8, **options):
+    return measure.measure({"model": Model(fold.model)}, known, Samples.of(fold, size, **options))
+
+
+def test_own_images_score_as_the_best_epoch_did(one_epoch):
+    (fold,) = load(str(one_epoch.run_dir))
+    own = measured(fold, [OWN])
+    assert own.score("model") == pytest.approx(metrics(one_epoch)["best_val_accuracy"])
+    assert own.loss_of("model") == pytest.approx(metrics(one_epoch)["best_val_loss"], rel=1e-4)
+
+
+def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
+    found = measured(fold, cases.pipelines([OTHER]))
+    loss, confusion = by_hand.evaluate(fold, isp.static(fold.dataset.camera, *OTHER.split(".")))
+    assert found.loss_of("model", OTHER) == pytest.approx(loss, rel=1e-4)
+    assert found.score("model", OTHER) == pytest.approx(np.trace(confusion) / 10)
+
+
+def test_numbers_of_a_corruption_follow_from_its_formula(fold):
+    """The brightest corruption makes all images bright; the identity changes nothing."""
+    known = [OWN, *cases.corruptions(["identity"], [3]), *cases.corruptions(["brightness"], [5])]
+    found, bright = measured(fold, known), INTENSITIES[2:] > brightness.BRIGHT
+    assert found.score("model") == 1
+    assert found.loss_of("model", "identity.3") == pytest.approx(found.loss_of("model"), rel=1e-5)
+    np.testing.assert_array_equal(found.at("model", "brightness.5"), [bright, np.ones(10)])
+    above = np.minimum(INTENSITIES[2:] ** (1 / 2.2) + 0.3, 1) - brightness.BRIGHT ** (1 / 2.2)
+    loss = np.log1p(np.exp(2 * np.where(bright, -1, 1) * above)).mean()
+    assert found.loss_of("model", "brightness.5") == pytest.approx(loss, rel=1e-4)
+
+
+def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_seed(fold):
+    drawn = cases.sensor(["read_noise", "column_noise", "flicker"], [3])
+    known = [OWN, *cases.exposures([0.3]), *drawn, *cases.corruptions(["gaussian_noise"], [5])]
+    whole, parts, other = (
+        measured(fold, known),
+        measured(fold, known[::-1], 3),
+        measured(fold, known[1:], seed=1),
+    )
+    for name in whole.cases:
+        assert parts.loss_of("model", name) == pytest.approx(whole.loss_of("model", name), rel=1e-5)
+        np.testing.assert_array_equal(parts.at("model", name), whole.at("model", name))
+    for name in other.cases:
+        assert other.loss_of("model", name) != pytest.approx(whole.loss_of("model", name), rel=1e-6)
+
+
+def test_nothing_is_compiled_again_for_another_batch_case_or_model_of_the_same_structure(fold):
+    def sizes():
+        functions = measure._functions()
+        return [each._cache_size() for each in (functions.logits, functions.outcomes)]
+
+    exposures = cases.exposures([0.3, 0.5])
+    measured(fold, exposures[:1], 4)
+    before = sizes()
+    measured(brightness.fold(DATASET, (), range(8)), exposures, 4)
+    measure.measure(
+        {"a": Model(fold.model), "b": Model(brightness.model(DATASET, 1.8))}, exposures, Samples.of(fold, 4)
+    )
+    assert sizes() == before
+
+
+def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fold, monkeypatch):
+    read, rendered, images = [], [], measure._images
+    dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
+
+    def watched(*arguments):
+        for recipe, of_models in images(*arguments):
+            rendered.append((recipe.processing.name, len({id(each) for each in of_models})))
+            yield recipe, of_models
+
+    monkeypatch.setattr(measure, "_images", watched)
+    models = {name: Model(brightness.model(DATASET, gamma)) for name, gamma in (("a", 2.2), ("b", 1.8))}
+    samples = Samples.of(fold, 10)._replace(dataset=dataset)
+    measure.measure(models, [OWN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
+    # One more is read, whose size tells how many fit into memory.
+    assert sorted(read[1:]) == sorted(fold.valid_indices)
+    assert sorted(rendered) == [(OTHER, 1), ("own", 2), ("own", 2)]
+
+
+def test_test_samples_are_measured_if_there_are_any(fold):
+    tested = dataclasses.replace(fold, split=fold.split._replace(valid=fold.split.train, test=fold.split.valid))
+    np.testing.assert_array_equal(measured(tested, [OWN]).samples, fold.valid_indices)
+
+
+@pytest.mark.parametrize("size", [4, 11])
+def test_outcomes_are_in_the_order_of_the_samples_whatever_the_batches(size):
+    intensities = np.linspace(0.31, 0.71, 11)
+    dataset = brightness.images(intensities, intensities > 0.45)
+    samples = np.random.default_rng(0).permutation(11)
+    # The labels and the model differ on the sample of 0.47 alone.
+    found = measured(brightness.fold(dataset, (), samples), [OWN], size)
+    counted, total = found.at("model", "own")
+    assert samples[counted == 0].tolist() == [4]
+    np.testing.assert_array_equal(total, 1)
+
+
+def test_contributions_to_a_segmentation_average_to_its_intersection_over_union():
+    as_made = brightness.half_images(0.3, 0.8, 5)
+
+    def read(index):
+        """In every other sample, the upper half is so bright that the model takes it for the object."""
+        raw, mask = as_made.read(index)
+        return np.concatenate([raw[:8] + 0.6 * (index % 2), raw[8:]]).astype(np.float32), mask
+
+    fold = brightness.fold(dataclasses.replace(as_made, read=read), (), range(5))
+    found = measured(fold, [OWN], 2)
+    counted, total = found.at("model", "own")
+    assert np.ptp(counted / total) > 0.3
+    _, confusion = by_hand.evaluate(fold, fold.model.processor)
+    assert found.score("model") == pytest.approx(confusion[1, 1] / (confusion.sum() - confusion[0, 0]), rel=1e-5)
+    assert found.by_scene("model").mean() == pytest.approx(found.score("model"))
+
+
+def test_masks_move_with_the_shifted_pattern_and_with_no_other_drift():
+    """The right half is the object; where the mask did not move with it, a column of 16 would be wrong."""
+    fold = brightness.fold(brightness.half_images(0.3, 0.8, 4), (), range(4))
+    found = measured(fold, [OWN, *cases.sensor(["pattern_shift", "motion", "chromatic_aberration"], [5])], 3)
+    columns = {case: 16 * found.at("model", case)[1].mean() for case in found.cases}
+    assert found.score("model", "pattern_shift.5") == pytest.approx(found.score("model"), abs=0.05)
+    assert columns["pattern_shift.5"] == pytest.approx(columns["own"] + 1, abs=0.5)
+    # A blurred object is still half of the image.
+    assert columns["motion.5"] < columns["own"] + 5
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_an_ensemble_predicts_with_the_mean_of_the_probabilities(task):
+    if task == "classification":
+        dataset = brightness.images(INTENSITIES, INTENSITIES > 0.45)
+    else:
+        dataset = brightness.half_images(0.42, 0.55, 6)
+    fold = brightness.fold(dataset, (), range(6))
+    models = {str(gamma): Model(brightness.model(dataset, gamma)) for gamma in (1.5, 2.0, 2.6)}
+    found = measure.measure(models, [OWN], Samples.of(fold, 4), ensemble="ensemble")
+    raws, targets = dataset.samples(np.arange(6))
+    chances = [fold.task.probabilities(each.model(jnp.asarray(raws)), 16) for each in models.values()]
+    together = np.mean(chances, 0)
+    if task == "classification":
+        assert found.score("ensemble") == pytest.approx((together.argmax(-1) == targets).mean())
+        loss = -np.log(together[np.arange(6), targets]).mean()
+        assert found.loss_of("ensemble") == pytest.approx(loss, rel=1e-4)
+    else:
+        predicted = together > 0.5
+        counted, total = found.at("ensemble", "own")
+        np.testing.assert_allclose(counted, (predicted & (targets > 0)).mean((1, 2)), atol=1e-6)
+        np.testing.assert_allclose(total, (predicted | (targets > 0)).mean((1, 2)), atol=1e-6)
+    for name, each in models.items():
+        alone = measure.measure({name: each}, [OWN], Samples.of(fold, 4))
+        assert alone.loss_of(name) == found.loss_of(name)
+
+
+def test_values_that_are_stacked_give_what_each_gives_alone(fold):
+    values = [
+        fold.model.processor.parameters() | {"gamma_correct": np.float32(gamma)} for gamma in np.linspace(1, 3, 19)
+    ]
+    models = {str(number): Model(fold.model, each) for number, each in enumerate(values)}
+    known = [OWN, *cases.exposures([0.7])]
+    together = measure.measure(models, known, Samples.of(fold, 4))
+    assert together.models == (*models,)
+    assert len({round(loss, 6) for loss in together.loss[:, 0]}) == 19
+    for name in ("0", "7", "18"):
+        processor = fold.model.processor.with_values(values[int(name)])
+        model = RawToLogit(processor, fold.model.normalizer, fold.model.head)
+        alone = measure.measure({name: Model(model)}, known, Samples.of(fold, 8))
+        for case in together.cases:
+            assert alone.loss_of(name, case) == pytest.approx(together.loss_of(name, case), rel=1e-5)
+            np.testing.assert_array_equal(alone.at(name, case), together.at(name, case))
+
+
+def test_a_request_to_stop_takes_effect_within_a_batch(fold):
+    with stop.after_step(), pytest.raises(Interrupted, match=r"^stopped in a case; the same command resumes there$"):
+        os.kill(os.getpid(), signal.SIGINT) or measure.measure(
+            {"model": Model(fold.model)}, [OWN], Samples.of(fold, 2), title="a case"
+        )
+
+
+SAMPLES = np.array([7, 3, 11, 2, 5, 19, 4, 6, 8])
+BITS = np.arange(9) % 2
+SHARES = np.stack([np.linspace(0, 0.4, 9), np.linspace(0, 0.5, 9)]).astype(np.float32)
+
+
+def outcomes(counted, total=None, samples=SAMPLES, scenes=None, model="a"):
+    """The outcomes of a model on its own images."""
+    counted = np.asarray(counted, np.float32)
+    total = np.ones_like(counted) if total is None else np.asarray(total, np.float32)
+    return Outcomes(
+        (model,), ("own",), np.asarray(samples), counted[None, None], total[None, None], np.ones((1, 1)), scenes
+    )
+
+
+def test_bits_and_shares_come_back_as_they_were_packed():
+    scenes = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
+    blocks = [outcomes(BITS), outcomes(*SHARES, model="b"), outcomes(BITS, scenes=scenes)]
+    blocks[0] = blocks[0].joined(outcomes(1 - BITS)._replace(cases=("contrast.1",)))
+    packed = measure.packed_blocks(blocks)
+    assert packed.arrays["0/bits"].nbytes == 4
+    found = measure.unpacked_blocks(packed)
+    for before, after in zip(blocks, found, strict=True):
+        assert (before.models, before.cases) == (after.models, after.cases)
+        for name in ("samples", "counted", "total", "loss"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+    assert found[0].scenes is None
+    np.testing.assert_array_equal(found[2].scenes, scenes)
+    # Four scenes have one of two right, and the last none of one.
+    np.testing.assert_allclose(found[2].by_scene("a"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
+
+
+@pytest.mark.parametrize("change", [{"loss": np.ones((2, 1))}, {"scenes": SAMPLES[1:]}, {"bits": None}, {"about": {}}])
+def test_damaged_outcomes_are_refused(change):
+    arrays, about = outcomes(BITS).packed()
+    arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None and name != "about"}
+    with pytest.raises(InputError, match="the outcomes of samples are damaged"):
+        Outcomes.unpacked(Arrays(arrays, change.get("about", about)))
+
+
+def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
+    first, same = outcomes([1, 1], samples=[3, 5]), outcomes([0, 1], samples=[3, 5])
+    assert measure.over_folds([("a", first), ("a", same)]).tolist() == [0.5, 1]
+    assert measure.over_folds([("a", first), ("a", outcomes([0, 1, 0], samples=[4, 6, 7]))]).tolist() == [1, 1, 0, 1, 0]
+
+
+def test_a_training_ends_with_the_score_of_its_test_samples(base, tmp_path):
+    # The settings of `base` in a training, whose compiled step is shared.
+    place = [
+        f"--data_dir={base.data.data_dir}",
+        f"--logdir={tmp_path}",
+        f"--flagfile={SCRIPTS.parent}/configs/published.flags",
+        "--epochs=1",
+    ]
+    place += ["--batch_size=8", "--lr=1e-3", "--augmentation=strong"]
+    size = ["--synthetic_images=40", "--synthetic_size=32", "--train_size=0.5", "--test_size=20"]
+    ended = call("train.py", *place, *size, "--run_name=alone")
+    run = r2l_jax.load(tmp_path / "experiment/alone")
+    raws, targets = run.dataset.samples(run.folds[0].test_indices)
+    right = (run.predict(raws).argmax(-1) == targets).astype(float)
+    # Scores are in [0, 1]; the interval of two members reaches beyond.
+    low, high = (100 * np.clip(end, 0, 1) for end in statistics.interval(right[None], "model")[1:])
+    assert ended.stdout.splitlines()[-1] == (
+        f"test accuracy:        {100 * right.mean():.1f} (95% confidence interval: {low:.1f} to {high:.1f}; "
+        "20 test samples, best checkpoint)"
+    )
+    ended = call("train.py", *place, *size, "--run_name=group", "--seeds=2")
+    runs = [r2l_jax.load(tmp_path / f"experiment/group/seed_{seed}") for seed in (1, 2)]
+    each = np.array([run.predict(raws).argmax(-1) == targets for run in runs], float)
+    low, high = (np.clip(end, 0, 1) for end in statistics.interval(each, "recipe")[1:])
+    assert ended.stdout.splitlines()[-1] == (
+        f"test accuracy:        {100 * each.mean():.1f} (95% confidence interval: {points(low)} to "
+        f"{points(high)}; mean of 2 trainings, 20 test samples, best checkpoint)"
+    )
+    ended = call("train.py", *place, *size[:3], "--run_name=untested")
+    assert ended.returncode == 0
+    assert "test accuracy" not in ended.stdout
