@@ -420,6 +420,31 @@ def _whole(
     return np.moveaxis(ordered, 0, -1), np.array(total, float)
 
 
+def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: str) -> Any:
+    """Computes numbers of each sample, batch by batch.
+
+    Args:
+        function: takes a batch on the devices to a tree of arrays `(B, ...)`, which every device has.
+        samples: the samples.
+        title: the title of the progress bar.
+
+    Returns:
+        The tree with NumPy arrays `(S, ...)`.
+
+    Raises:
+        Interrupted: a signal has asked to stop.
+    """
+    size = jax.device_count() * -(-min(samples.batch_size, len(samples.indices)) // jax.device_count())
+    ahead, found = OneAhead(), []
+    with ticking(title, -(-len(samples.indices) // size)) as tick:
+        for batch in loader.eval_batches(samples.dataset, samples.indices, size):
+            batch = to_devices(batch, shardings().split)
+            found.append(ahead.begun((function(batch), _functions().gathered(batch["weight"]))))
+            tick()
+    every, weight = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
+    return jax.tree.map(lambda leaf: leaf[weight > 0], every)
+
+
 @contextlib.contextmanager
 def ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Shows a progress bar, if it has a title, and yields the function that moves it and raises Interrupted."""

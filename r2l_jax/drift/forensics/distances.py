@@ -11,13 +11,12 @@ from jaxtyping import Array, Float
 
 import isp
 import tasks
-from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
-from r2l_jax.drift.measure import Samples, ticking
+from r2l_jax.drift.measure import Samples, of_each_sample
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
+from r2l_jax.runtime.devices import shardings
 
 Image = Float[Array, "height width 3"]
 
@@ -66,22 +65,13 @@ def compared(
     Raises:
         Interrupted: a signal has asked to stop.
     """
-    devices, split = jax.device_count(), shardings().split
-    size = devices * -(-min(samples.batch_size, len(samples.indices)) // devices)
-    (render, function), ahead = _functions(), OneAhead()
-    placed = jax.device_put(frozen, shardings().everywhere)
-    found: list[list[dict[str, jax.Array]]] = [[] for _ in processings]
-    with ticking(title, len(processings) * -(-len(samples.indices) // size)) as tick:
-        for batch in loader.eval_batches(samples.dataset, samples.indices, size):
-            batch = to_devices(batch, split)
-            default = render(placed, batch)
-            for place, values in enumerate(processings):
-                found[place].append(ahead.begun(function(compare, placed, values, batch, default)))
-                tick()
-    return [
-        {name: np.concatenate([batch[name][batch["weight"] > 0] for batch in batches]) for name in batches[0]}
-        for batches in jax.device_get(found)
-    ]
+    (render, compare_one), placed = _functions(), jax.device_put(frozen, shardings().everywhere)
+
+    def of_batch(batch: Batch) -> list[dict[str, Array]]:
+        default = render(placed, batch)
+        return [compare_one(compare, placed, values, batch, default) for values in processings]
+
+    return of_each_sample(of_batch, samples, title)
 
 
 @functools.lru_cache(maxsize=1)
@@ -91,11 +81,11 @@ def _functions() -> tuple[Callable[..., Array], Callable[..., dict[str, Array]]]
     def render(frozen: Frozen, batch: Batch) -> Array:
         return frozen.images(frozen.default, batch)
 
-    def compare(compare, frozen: Frozen, values, batch: Batch, default: Array) -> dict[str, Array]:
-        return {**jax.vmap(compare)(frozen.images(values, batch), default), "weight": batch["weight"]}
+    def compare_one(compare, frozen: Frozen, values, batch: Batch, default: Array) -> dict[str, Array]:
+        return jax.vmap(compare)(frozen.images(values, batch), default)
 
     options, (split, everywhere) = compiler.options(), shardings()
     return (
         jax.jit(render, out_shardings=split, compiler_options=options),
-        jax.jit(compare, static_argnums=0, out_shardings=everywhere, compiler_options=options),
+        jax.jit(compare_one, static_argnums=0, out_shardings=everywhere, compiler_options=options),
     )

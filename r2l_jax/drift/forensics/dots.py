@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from r2l_jax.drift.forensics.tolerance_figures import LINEAR
+from r2l_jax.drift.forensics.tolerance import LINEAR
 from r2l_jax.runtime.result import INK, Figure, Result
 
 

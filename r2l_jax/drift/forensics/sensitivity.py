@@ -13,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from isp.parameter import MOST_ELEMENTS
-from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
-from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.measure import ticking
+from r2l_jax.drift.measure import Samples, of_each_sample
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
+from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import Cell, Column, Figure, Result, Table
 from r2l_jax.training.artifact import Artifact
@@ -80,7 +78,7 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
         Interrupted: a signal has asked to stop.
     """
     frozen, indices = Frozen(fold.model, fold.task), fold.measured_indices
-    found = measure(frozen, fold.dataset, indices, batch_size)
+    found = measure(frozen, Samples.of(fold, batch_size))
     classes = {name: taken for name, taken in fold.task.groups(fold.dataset.labels[indices]).items() if taken.any()}
     stages = {f"after {name}": change for name, change in found.stages.items()}
     widths = {name: "its value" if each.scale == "log" else each.width for name, each in frozen.facts.items()}
@@ -100,25 +98,14 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
     return Result({"notes": [f"the mean loss is {float(np.mean(found.loss)):.4f}"]}, tables, figures)
 
 
-def measure(frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Sensitivity:
+def measure(frozen: Frozen, samples: Samples) -> Sensitivity:
     """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays.
 
     Raises:
         Interrupted: a signal has asked to stop.
     """
-    devices = jax.device_count()
-    batch_size = -(-min(batch_size, len(indices)) // devices) * devices
-    placed, function = jax.device_put(frozen, shardings().everywhere), compiled()
-    ahead, measured, taken = OneAhead(), [], []
-    total = -(-len(indices) // batch_size)
-    with ticking("sensitivity", total) as tick:
-        for batch in loader.eval_batches(dataset, indices, batch_size):
-            taken.append(batch["weight"] > 0)
-            on_devices = to_devices(batch, shardings().split)
-            measured.append(ahead.begun(function(placed, on_devices)))
-            tick()
-    taken = np.concatenate(taken)
-    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *jax.device_get(measured))
+    placed = jax.device_put(frozen, shardings().everywhere)
+    every = of_each_sample(functools.partial(compiled(), placed), samples, "sensitivity")
     # JAX sorts the dicts of a tree by name; these are in the order of the stages.
     pipeline = frozen.pipeline(frozen.default)
     parameters = list(pipeline.parameters())
@@ -159,7 +146,7 @@ def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
 
     return jax.jit(
         jax.vmap(of_sample, (None, 0)),
-        out_shardings=shardings().split,
+        out_shardings=shardings().everywhere,
         compiler_options=compiler.options(),
     )
 

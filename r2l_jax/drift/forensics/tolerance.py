@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.forensics.config import ToleranceSettings
-from r2l_jax.drift.forensics.tolerance_figures import intervals_figure
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
+from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of, turned
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
+from r2l_jax.runtime.result import INK, SCORE, Column, Figure, Result, Table
 from r2l_jax.training.artifact import Artifact
 
 RESAMPLES = 200
@@ -32,8 +32,8 @@ _PERCENTILES = (5, 95)
 # The number of cells of a map from the default to its border, on each side.
 _CELLS = 4
 
-# A map leaves out a side on which the knob can move less than this, in natural ranges.
-_ROOM = 1e-3
+# Figures of natural ranges are linear up to here, and logarithmic beyond.
+LINEAR = 0.02
 
 # Differences of scores below this are rounding.
 _ROUNDING = 1e-6
@@ -193,7 +193,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
         ],
     }
     tables = _tables(scores.knobs, ends, f"{score} falls by at most {settings.tolerance:g} points")
-    figures = {"tolerances": intervals_figure(scores.knobs, ends)}
+    figures = {"tolerances": _figure(scores.knobs, ends)}
     for number, pair in enumerate(_pairs(settings)):
         name = f"map_{number + 1}" if number else "map"
         tables[name], figures[name] = _map(scores, pair, ends, score)
@@ -300,6 +300,27 @@ def _tables(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]], word
     }
 
 
+def _figure(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]]) -> Figure:
+    """Draws a bar for each knob in natural ranges, with bootstrap intervals as whiskers."""
+
+    def draw(axes: Axes) -> None:
+        for row, both in enumerate(ends.values()):
+            # The low value of a negative gain lies to the right of the high value.
+            left, right = sorted(both, key=lambda end: end.position)
+            axes.barh(row, right.position - left.position, 0.6, left.position, color="C0", alpha=0.5)
+            for end in both:
+                axes.plot(end.interval, [row, row], color=INK, marker="|", linewidth=1, markersize=6)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        titles = [f"{name} ({knob.quantity}) = {format_value(knob.default)}" for name, knob in knobs.items()]
+        axes.set_yticks(range(len(knobs)), titles)
+        axes.set(ylim=(len(knobs) - 0.4, -0.6), axisbelow=True, xlabel="natural ranges from the default")
+        axes.set_xscale("symlog", linthresh=LINEAR)
+        axes.grid(axis="x", alpha=0.3)
+
+    caption = "where one number alone may move; whiskers: percentiles 5 and 95 of resamples"
+    return Figure(draw, (7, 1 + 0.25 * len(knobs)), caption)
+
+
 def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End]], score: str) -> tuple[Table, Figure]:
     """Measures the scores while two knobs move."""
     knobs = [scores.knobs[name] for name in pair]
@@ -323,13 +344,10 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
 
 
 def _axis(knob: Knob, ends: Iterable[End]) -> list[float]:
-    """Returns the positions of a map's knob, in the order of their values.
-
-    They reach to twice the knob's interval, but not beyond its limits.
-    """
+    """Returns the positions of a map's knob, in the order of their values."""
     positions = [0.0]
     for end, limit in zip(sorted(end.position for end in ends), (knob.low, knob.high), strict=True):
-        if abs(limit) >= _ROOM:
-            reach = math.copysign(min(max(2 * abs(end), _ROOM), abs(limit)), limit)
+        if limit:
+            reach = math.copysign(min(2 * abs(end), abs(limit)), limit)
             positions += [reach * cell / _CELLS for cell in range(1, _CELLS + 1)]
     return sorted(positions, key=knob.value)

@@ -10,6 +10,7 @@ import isp
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import sensitivity
+from r2l_jax.drift.measure import Samples
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.processors import Standardize
@@ -83,7 +84,7 @@ def case(request, small_heads):
     else:
         fold = fold_of("classification", isp.parametrized(CAMERA), SmoothHead(4, of_pixels=False))
     frozen = sensitivity.Frozen(fold.model, fold.task)
-    return fold, frozen, sensitivity.measure(frozen, fold.dataset, EVERY, 4)
+    return fold, frozen, sensitivity.measure(frozen, Samples.of(fold, 4))
 
 
 def assert_close(one, other):
@@ -93,7 +94,7 @@ def assert_close(one, other):
 def test_samples_know_nothing_of_batches_padding_and_each_other(case):
     fold, frozen, whole = case
     some = EVERY[[4, 1, 6]]
-    alone = sensitivity.measure(frozen, fold.dataset, some, 100)
+    alone = sensitivity.measure(frozen, Samples(fold.task, fold.dataset, some, 100))
     assert_close(alone, jax.tree.map(lambda leaf: leaf[some], whole))
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
     if fold.task.name == "segmentation":  # a mask without an object has no loss to change
@@ -134,7 +135,7 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
     ]
     pipeline = isp.Pipeline(stages)
     fold = fold_of("classification", pipeline, ColourHead())
-    found = sensitivity.measure(Frozen(fold.model, fold.task), fold.dataset, EVERY, 4)
+    found = sensitivity.measure(Frozen(fold.model, fold.task), Samples.of(fold, 4))
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
 
     linear = RAWS[..., None] * gains
