@@ -16,7 +16,8 @@ import numpy as np
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.search.measure import confusions_of, whole_batches
+from r2l_jax.drift.measure import Model, Samples
+from r2l_jax.drift.measure import measure as outcomes_of
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import MOST, Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -80,8 +81,8 @@ class Measured(NamedTuple):
 
 def score(model: RawToLogit, fold: Artifact, dataset: RawDataset, indices: np.ndarray) -> float:
     """Computes the score of a model on samples, in points."""
-    found = confusions_of(model, fold.task, whole_batches(dataset, indices, 64))
-    return 100 * float(fold.task.score_of(found.sum(0)))
+    samples = Samples(fold.task, dataset, indices, 64)
+    return 100 * outcomes_of({"model": Model(model)}, [cases.OWN], samples).score("model")
 
 
 def measure(fold: Artifact) -> Measured:

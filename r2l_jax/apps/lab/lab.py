@@ -11,12 +11,10 @@ from r2l_jax.apps.lab import sources
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
-from r2l_jax.drift import results
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.store import hash_json
 from r2l_jax.training.record import members
 from r2l_jax.training.run import Run, load
 
@@ -102,21 +100,3 @@ def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
         warn(f"{folder}: the tolerances belong to another model, and are not shown")
         return {}
     return {name: (low, high) for name, (low, high) in found.facts["tolerated"].items()}
-
-
-def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
-    """Reads the tolerated intervals that `forensics.py` has left in the folder of a run or fold.
-
-    Damaged tolerances, and tolerances of another model such as an earlier training of the same name, are left out with
-    a warning.
-    """
-    file = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances" / "tolerances.json"
-    try:
-        found = results.read_result(file, results.Tolerances)
-    except InputError as error:
-        warn(str(error))
-        return None
-    if found is not None and found.identity.get("model") != hash_json(model.identity):
-        warn(f"{file}: the tolerances belong to another model, and are not shown")
-        return None
-    return found

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 from changes import change_camera, change_pixel
-from matplotlib.figure import Figure
 from small_runs import metrics
 
 import isp
@@ -17,7 +16,6 @@ from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.drift import figures, measure
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
@@ -88,11 +86,6 @@ class Place:
 RUNS = (evaluation.run, forensics.run, adaptation.run)
 CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
-
-
-def quick(name):
-    """An analysis that computes nothing."""
-    return Analysis({}, name, {name: Figure()})
 
 
 def quick_adaptation():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from brightness import dark_images
 
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.searcher import Search, Searcher, _step
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
@@ -30,9 +31,11 @@ def frozen():
     return brightness.frozen(DATASET)
 
 
-@pytest.fixture(scope="module")
-def measurer(frozen):
-    return Measurer(frozen)
+def losses(values):
+    """The losses of all samples under several values of the parameters."""
+    shown = brightness.model(DATASET)
+    models = {f"{number}": Model(shown, each) for number, each in enumerate(values)}
+    return measure(models, [OWN], Samples(brightness.frozen(DATASET).task, DATASET, EVERY, 12)).loss[:, 0]
 
 
 def run(frozen, searches, steps=3, direction="worst", batch_size=4, **options):
@@ -41,18 +44,18 @@ def run(frozen, searches, steps=3, direction="worst", batch_size=4, **options):
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
-def test_the_task_loss_moves_in_the_direction(frozen, measurer, direction, sign):
+def test_the_task_loss_moves_in_the_direction(frozen, direction, sign):
     """The worst of dark images is to be bright."""
     (found,) = run(frozen, [Search(ALL, aux_weight=0.0)], 6, direction, learning_rate=0.03)
     assert found.task_loss.shape == (6,)
-    before, after = measurer.measure_samples([frozen.default, found.parameters], DATASET, EVERY, 12)
-    assert sign * (after.loss - before.loss) > 0.01
+    before, after = losses([frozen.default, found.parameters])
+    assert sign * (after - before) > 0.01
     for name, value in found.parameters.items():
         moved = sign * (value - frozen.default[name])
         assert (moved < 0 if name == "black_level" else moved > 0).all(), name
 
 
-def test_losses_are_those_before_each_step(frozen, measurer):
+def test_losses_are_those_before_each_step(frozen):
     """The start lies beside the default. A batch of all samples has one loss, in whatever order they are drawn."""
     search = Search(ALL, seed=3, spread=0.5)
     for aux_loss in ("ssim", "l2"):
@@ -60,8 +63,7 @@ def test_losses_are_those_before_each_step(frozen, measurer):
         images, default = (frozen.pipeline(values)(RAWS) for values in (start.parameters, frozen.default))
         assert found.deviation[0] == pytest.approx(float(deviation(images, default, aux_loss)), rel=1e-4)
         assert found.deviation[0] > 1e-4
-        measured, _ = measurer.measure_samples([start.parameters] * 2, DATASET, EVERY, 12)
-        assert found.task_loss[0] == pytest.approx(measured.loss, rel=1e-5)
+        assert found.task_loss[0] == pytest.approx(losses([start.parameters])[0], rel=1e-5)
 
 
 def test_deviation_has_its_price(frozen):
