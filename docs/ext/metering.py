@@ -1,13 +1,12 @@
 """Compares recipes of training under the same drifts, as evaluate.py has measured them.
 
-python docs/ext/metering.py <evaluation.json>... writes docs/results/metering.md from the results of evaluate.py.
+python docs/ext/metering.py <folder>... writes docs/results/metering.md from the results of evaluate.py in the folders.
 """
 
-import json
 import pathlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+
+from r2l_jax.runtime.result import read
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results/metering.md"
 
@@ -25,7 +24,7 @@ CASES = {
 }
 GROUPS = {
     "twelve other pipelines": "pipelines",
-    "overexposure, one stop": "overexposure",
+    "overexposure, one stop": "overexposure.3",
     "all drifts of the light": "light",
     "all drifts of the lens": "lens",
     "all drifts of the read-out": "read-out",
@@ -41,7 +40,7 @@ orphan: true
 
 # Metering and augmentation, side by side
 
-This page is written by `python docs/ext/metering.py <evaluation.json>...` from the results of `evaluate.py`. Accuracies
+This page is written by `python docs/ext/metering.py <folder>...` from the results of `evaluate.py`. Accuracies
 of clean images, and what drifts cost, in points, with 95% confidence intervals about the recipe. Groups are means over
 their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) trains `six`, which does not meter, and
 `metered`, which meters and saw less light in training. `metered_alone` saw no other light (`--epochs=12`, without
@@ -52,27 +51,20 @@ their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) t
 """
 
 
-def points(found: Mapping[str, float] | None) -> str:
-    """Formats an estimate with its interval in points."""
-    if found is None:
-        return ""
-    estimate, low, high = (100 * found[name] for name in ("estimate", "low", "high"))
-    return f"{estimate:.1f} ({low:.1f} to {high:.1f})"
-
-
-def main(*files: str) -> None:
+def main(*folders: str) -> None:
     """Writes the page from results of evaluate.py."""
-    drops: dict[str, dict[str, Any]] = {}
-    for file in files:
-        for name, found in json.loads(pathlib.Path(file).read_text())["drops"].items():
-            known = drops.setdefault(name, {**found, "cases": {}, "groups": {}})
-            for part in ("cases", "groups"):
-                known[part] |= found[part]
-    rows = [["", *(f"{name}, {len(found['members'])} seeds" for name, found in drops.items())]]
-    rows.append(["**clean**", *(points(found["score"]) for found in drops.values())])
-    for part, titles in (("cases", CASES), ("groups", GROUPS)):
-        for title, name in titles.items():
-            rows.append([title, *(points(found[part].get(name)) for found in drops.values())])
+    found: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        if (result := read(pathlib.Path(folder))) is None:
+            raise SystemExit(f"{folder} holds no result of evaluate.py")
+        members = result.facts["members"]
+        cells = found.setdefault(f"{members[0].split('/')[0]}, {len(members)} seeds", {})
+        for table in (result.tables["cases"], result.tables["drops"]):
+            cells |= {row[0].split(" (mean of")[0]: table.columns[1].text(row[1]) for row in table.rows}
+        cells["own"] = result.tables["drops"].columns[2].text(result.tables["drops"].rows[0][2])
+    rows = [["", *found]]
+    for title, name in {"**clean**": "own", **CASES, **GROUPS}.items():
+        rows.append([title, *(cells.get(name, "") for cells in found.values())])
     rows = [row for row in rows if any(row[1:])]
     heading, *others = (f"| {' | '.join(row)} |" for row in rows)
     table = "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])

@@ -67,14 +67,7 @@ def bounded(found: Interval | Difference, least: float) -> tuple[float, float, f
 
 
 def stated(about: About, members: int, samples: int, measured: str) -> str:
-    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)".
-
-    Args:
-        about: as for `interval`.
-        members: the number of trainings.
-        samples: the number of samples, or of scenes if several samples show one.
-        measured: which they are, such as "test samples" or "test scenes".
-    """
+    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)"."""
     trainings = f"{members} trainings, " if members > 1 else ""
     return f"Intervals: 95%, about the {about} ({trainings}{samples} {measured})"
 
@@ -97,12 +90,7 @@ def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarr
 
 
 def by_scene(outcomes: Float[np.ndarray, " S"], scenes: Int[np.ndarray, " S"]) -> Float[np.ndarray, " scenes"]:
-    """Joins the outcomes of samples of the same scene, which are not independent; the mean stays.
-
-    Args:
-        outcomes: the outcome of each sample.
-        scenes: the number of its scene, from 0.
-    """
+    """Joins the outcomes of samples of the same scene, numbered from 0, which are not independent; the mean stays."""
     summed = np.bincount(scenes, outcomes)
     return summed * (len(summed) / len(scenes))
 
@@ -130,11 +118,6 @@ def difference(
     The groups' members are independent of each other, their samples are the same. For members that belong together one
     by one, such as a model before and after adjustment, use `interval` on the differences of their outcomes.
 
-    Args:
-        first: the outcomes of the group that `second` is subtracted from.
-        second: the outcomes of the other group.
-        about: as for `interval`.
-
     Raises:
         InputError: as for `interval`.
     """
@@ -147,11 +130,6 @@ def log_ratio(
     """Estimates the logarithm of the ratio of two means, such as the drops under two kinds of drift.
 
     The ratio is linearized about the means. A ratio to something that may be zero says nothing.
-
-    Args:
-        numerator: outcomes.
-        denominator: outcomes of the same members and samples.
-        about: as for `interval`.
 
     Returns:
         The interval; None if the interval of the denominator holds 0, or if a mean is not positive.
@@ -243,9 +221,6 @@ def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
 
     The components are estimated by the analysis of variance of a three-way table with one drop in each cell (Searle et
     al., "Variance components", 1992); negative estimates count as 0.
-
-    Args:
-        outcomes: the drops of C cases, M members and S samples.
     """
     sizes, axes = outcomes.shape, (0, 1, 2)
     table = outcomes - outcomes.mean()
@@ -275,9 +250,7 @@ def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
 def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int | None:
     """Computes how many members an interval about the recipe takes, with as many samples as there are.
 
-    Args:
-        outcomes: scores or drops.
-        half_width: the wanted distance of the ends from the estimate.
+    `half_width` is the wanted distance of the ends from the estimate.
 
     Returns:
         The least number of members; None if the samples are too few for any number of up to 1,000 members.
@@ -292,11 +265,6 @@ def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
 
 
 def samples_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int:
-    """Computes how many samples an interval about these models takes.
-
-    Args:
-        outcomes: scores or drops.
-        half_width: the wanted distance of the ends from the estimate.
-    """
+    """Computes how many samples an interval about these models takes, whose ends are `half_width` from the estimate."""
     deviation = outcomes.mean(0).std(ddof=1)
     return int(np.ceil((_NORMAL_QUANTILE * deviation / half_width) ** 2))

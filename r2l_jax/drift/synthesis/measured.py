@@ -11,7 +11,6 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import GROUPS, OWN, Case
 from r2l_jax.drift.measure import Outcomes, over_folds
 from r2l_jax.names import About
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval
 from r2l_jax.training.artifact import Artifact
 
@@ -62,11 +61,7 @@ class Measured:
 
     def outcomes(self, case: Case = OWN) -> np.ndarray:
         """Returns the outcomes in a case, with the folds of each run joined."""
-        each = [over_folds(folds, self.source(case)) for folds in self.members.values()]
-        counts = [len(of_member) for of_member in each]
-        if len(set(counts)) > 1:
-            raise InputError(f"members must have as many samples each, got {', '.join(map(str, counts))}")
-        return np.stack(each)
+        return np.stack([over_folds(folds, self.source(case)) for folds in self.members.values()])
 
     @functools.cached_property
     def own(self) -> np.ndarray:

@@ -13,14 +13,14 @@ from small_runs import metrics
 import isp
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.sets.synthetic import intensity_folder
-from r2l_jax.drift import figures, measure
+from r2l_jax.drift import measure
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime import store
+from r2l_jax.runtime import result, store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.result import Result, read
@@ -159,7 +159,7 @@ def made():
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Leaves out what takes longest."""
-    monkeypatch.setattr(figures, "write", lambda folder, figures: [])
+    monkeypatch.setattr(result, "_draw", lambda folder, figures: [])
 
 
 def other_model(place, patch):
