@@ -129,8 +129,8 @@ def _at_severities(
     return {f"{name}.{severity}": (name, severity) for name in names for severity in severities}
 
 
-def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
-    """Raises an InputError unless the camera of a data set can have the sensor drifts of all cases."""
+def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
+    """Raises an InputError unless a data set's camera can have the sensor drifts, and pipelines take its mosaics."""
     for name in dict.fromkeys(case.sensor[0] for case in cases if case.sensor is not None):
         camera = camera_of(dataset)
         if not sensor_kinds.takes(name, camera):
@@ -143,6 +143,10 @@ def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
                 isp.unprocessing.check_invertible(camera)
             except ValueError as error:
                 raise InputError(f"--sensor={name}: the camera's {error}") from None
+    if pipelines := [case.pipeline for case in cases if case.pipeline is not None]:
+        raw, _ = dataset[0]
+        for pipeline in pipelines:
+            pipeline.check(camera_of(dataset), *raw.shape)
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:
@@ -150,14 +154,6 @@ def camera_of(dataset: RawDataset) -> isp.Camera:
     if dataset.camera is None:
         raise ValueError(f"{dataset.name} holds processed images, which have no camera")
     return dataset.camera
-
-
-def check_pipelines(cases: Iterable[Case], dataset: RawDataset) -> None:
-    """Raises an InputError unless the pipelines of all cases can process a data set's mosaics."""
-    raw, _ = dataset[0]
-    for case in cases:
-        if case.pipeline is not None:
-            case.pipeline.check(camera_of(dataset), *raw.shape)
 
 
 def own_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
@@ -185,9 +181,9 @@ def equals_own(case: Case, config: TrainConfig) -> bool:
     return is_own(case, config) and (case.iso is None or len(config.data.iso) == 1)
 
 
-def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:
-    """Raises an InputError unless a run can be tested against the cases of some groups, which are of `names.DRIFTS`."""
-    for group in groups:
+def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: str) -> None:
+    """Raises an InputError unless a run can be tested in cases, which are of `names.DRIFTS`."""
+    for group in dict.fromkeys(case.group for case in cases):
         reason = None
         if group in ("pipelines", "exposures", "sensor") and dataset.camera is None:
             reason = f"was trained on {dataset.name}, which is processed already: there is no raw data"
@@ -201,6 +197,7 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
             reason = "was trained with --processing_mode=neural_network, whose images are not in [0, 1]"
         if reason:
             raise InputError(f"--against={group}: {run} {reason}")
+    check_camera([for_run(case, config.processing) for case in cases], dataset)
 
 
 def random_key(case: Case, seed: int) -> jax.Array:

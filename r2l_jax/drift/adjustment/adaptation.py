@@ -107,8 +107,7 @@ def _check(config: AdaptationConfig, fold: Artifact) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
-    cases.check_sensor(config.drifts, fold.dataset)
-    cases.check_pipelines([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
+    cases.check_camera([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
     for drift in config.drifts:
         pipeline = drifted(config, fold, drift).pipeline
         free_parameters(config.searches.parameters, pipeline)

@@ -116,11 +116,8 @@ def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]
                 f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
                 f"{'another ' if fold.dataset.name == first.name else ''}{first.name}: evaluate them one by one"
             )
-        cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
+        cases.check(config.cases(), fold.config, fold.dataset, f"--run={uri}")
         _groups_of_samples(config, trainings[label])
-        cases.check_sensor(config.cases(), first)
-        if "pipelines" in config.against:
-            cases.check_pipelines([cases.for_run(case, fold.config.processing) for case in config.cases()], first)
 
 
 def _groups_of_samples(config: EvaluationConfig, trainings: Sequence[Training]) -> summary.Groups:

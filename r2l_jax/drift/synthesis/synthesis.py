@@ -68,8 +68,7 @@ def run(config: SynthesisConfig) -> None:
     settings = tuple(flat(config).items())
     _load.cache_clear()
     dataset = next(iter(_load(settings).sources.values()))
-    cases.check_pipelines([recipe.processing for recipe in sets], dataset)
-    cases.check_sensor([recipe.acquisition for recipe in sets], dataset)
+    cases.check_camera([case for recipe in sets for case in (recipe.processing, recipe.acquisition)], dataset)
     if output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     together = [

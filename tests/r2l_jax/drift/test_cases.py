@@ -109,12 +109,13 @@ def test_each_intensity_of_several_is_no_drift_but_only_a_part_of_the_own_images
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
     with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
-        cases.check([group], config, dataset(camera), "--run=here")
+        cases.check([cases.Case("case", group)], config, dataset(camera), "--run=here")
 
 
 @pytest.mark.parametrize("camera", [None, CAMERA])
 def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
-    cases.check(["corruptions", "intensities"], NONE, dataset(camera), "--run=here")
+    known = [*cases.corruptions(["contrast"], [1]), *cases.intensities([0.5])]
+    cases.check(known, NONE, dataset(camera), "--run=here")
 
 
 def test_randomness_depends_on_the_name_and_the_seed():
