@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from r2l_jax.drift import statistics
-from r2l_jax.drift.results import Estimate
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.remote import Place
+from r2l_jax.runtime.result import SCORE, Column
 from r2l_jax.training.run import Run
 
 
@@ -46,7 +46,7 @@ def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     right = np.array([[label == predicted for label, predicted in pairs]], float)
     if right.size < 2:
         raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
-    accuracy = Estimate.of(statistics.interval(right, "model"), 0.0).points
+    accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(statistics.interval(right, "model"), 0.0))
     lines = [f"accuracy, with its 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files right"]
     for name in sorted({label for label, _ in pairs}):
         counts = Counter(predicted for label, predicted in pairs if label == name)

@@ -105,14 +105,11 @@ class EvaluationConfig(Settings):
         for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
-        self.cases()
-
-    def cases(self) -> list[Case]:
-        """Returns the cases, each once; the runs' own images come first."""
-        return list(self._cases)
+        _ = self.cases
 
     @functools.cached_property
-    def _cases(self) -> tuple[Case, ...]:
+    def cases(self) -> tuple[Case, ...]:
+        """The cases, each once; the runs' own images come first."""
         from r2l_jax.drift import cases
 
         known = {

@@ -53,7 +53,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             held.enter_context(writing_to(folder))
         for label, of_run in trainings.items():
             blocks = _blocks(config, label, of_run, folders[label])
-            found, ensemble = Measured.of(label, of_run[0].fold, config.cases(), blocks, config.about)
+            found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
             facts = {"training": _ids(of_run), "flags": flat(config)}
             summaries[label] = summary.summarize(config, found, ensemble, facts, _groups_of_samples(config, of_run))
@@ -112,11 +112,9 @@ def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]
             raise InputError(f"--run={uri}: all members must have as many samples to measure on, got {found}")
         fold = trainings[label][0].fold
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
-            raise InputError(
-                f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
-                f"{'another ' if fold.dataset.name == first.name else ''}{first.name}: evaluate them one by one"
-            )
-        cases.check(config.cases(), fold.config, fold.dataset, f"--run={uri}")
+            data = f"{fold.dataset.name}, not on the {first.name} of --run={config.run[0]}"
+            raise InputError(f"--run={uri} was trained on {data}: evaluate them one by one")
+        cases.check(config.cases, fold.config, fold.dataset, f"--run={uri}")
         _groups_of_samples(config, trainings[label])
 
 
@@ -134,7 +132,7 @@ def _blocks(
 ) -> list[Outcomes]:
     """Measures trainings in each group of cases, and returns the outcomes in all cases for each set of samples."""
     fold, blocks = trainings[0].fold, list[Outcomes]()
-    for group, of_group in grouped(config.cases(), lambda case: case.group):
+    for group, of_group in grouped(config.cases, lambda case: case.group):
         changed = [case for case in of_group if case == OWN or not cases.equals_own(case, fold.config)]
         if not changed:
             continue

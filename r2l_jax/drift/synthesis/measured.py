@@ -97,10 +97,7 @@ class Measured:
     @property
     def samples(self) -> set[tuple[tuple[int, ...], ...]]:
         """The samples of the members' folds; a single element if all members have the same."""
-        return {
-            tuple((int(name.rpartition("_")[2]), *outcomes.samples.tolist()) for name, outcomes in folds)
-            for folds in self.members.values()
-        }
+        return {tuple(tuple(found.samples.tolist()) for _, found in folds) for folds in self.members.values()}
 
     @property
     def drawn(self) -> str:

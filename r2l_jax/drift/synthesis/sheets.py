@@ -32,7 +32,7 @@ def run(config: EvaluationConfig) -> None:
     group, uri = str(config.sheet), config.run[0]
     shared = {"data_dir": config.data_dir, "checkpoint": config.checkpoint, "code": config.code}
     fold = trainings_of(FinishedRun(run=uri, **shared))[0].fold
-    chosen = [case for case in config.cases() if case.group == group]
+    chosen = [case for case in config.cases if case.group == group]
     cases.check(chosen, fold.config, fold.dataset, f"--run={uri}")
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]
     pictures, output = _images(fold, tested, config.seed), config.output_dir / f"sheet_{group}.png"

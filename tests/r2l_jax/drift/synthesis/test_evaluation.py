@@ -352,10 +352,8 @@ def test_runs_that_do_not_go_together_are_named(settings, runs, tmp_path):
         evaluation.run(dataclasses.replace(settings, output=str(tmp_path / "file/evaluation")))
     with pytest.raises(InputError, match=r"--run=first/ is given twice"):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))
-    for change, message in (
-        ({"name": "Drone"}, r"--run=second was trained on Drone, --run=static on brightness: evaluate them one by one"),
-        ({"names": DATASET.names[::-1]}, r"--run=second was trained on brightness, --run=static on another brightness"),
-    ):
-        runs["second"] = [brightness.fold(dataclasses.replace(DATASET, **change), range(8), range(8, 16))]
-        with pytest.raises(InputError, match=message):
-            evaluation.run(dataclasses.replace(settings, run=("static", "second")))
+    others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
+    runs["second"] = [brightness.fold(others, range(8), range(8, 16))]
+    message = "--run=second was trained on brightness, not on the brightness of --run=static: evaluate them one by one"
+    with pytest.raises(InputError, match=message):
+        evaluation.run(dataclasses.replace(settings, run=("static", "second")))
