@@ -1,6 +1,7 @@
 """Calibrates a sensor: writes the JSON file of its camera, and the files of corrections that it names."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ CAMERA = "camera.json"
 # The fields of the camera's JSON file that name the files of corrections.
 CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
 CURVE, FIGURE = "photon_transfer.json", "photon_transfer.png"
+
+# The values of a site in electrons.
+ELECTRONS = ("full_well", "read_noise", "dsnu")
 
 
 def calibrate(
@@ -65,63 +69,37 @@ def calibrate(
             the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
     """
     darks, flats, output = find_paths(dark), find_paths(flat), Path(output)
-    _check_files(darks, flats, output)
-    stated = dataclasses.replace(find_known_camera(camera), corrections=None)
-    # The flats are read twice.
-    with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame", disable=None) as progress:
-        reader = _Reader(stated, progress)
-        pattern = reader.pattern_of(darks[0])
-        measured = measure(
-            Frames([str(file) for file in darks], lambda index: reader.mosaic(darks[index])),
-            Frames([str(file) for file in flats], lambda index: reader.mosaic(flats[index])),
-            isp.cfa.tile(pattern),
-            threshold,
-        )
-        for remark in (*measured.remarks, *reader.remarks(flats)):
-            warn(remark)
-        _write(output, _camera_fields(stated, pattern, measured), measured)
-    return measured
-
-
-def _check_files(darks: Sequence[Path], flats: Sequence[Path], output: Path) -> None:
     if shared := {file.resolve() for file in darks} & {file.resolve() for file in flats}:
         raise InputError(f"{min(shared)} is both in --dark and in --flat")
     targets = {(output / name).resolve() for name in (CAMERA, CURVE, FIGURE, *CORRECTIONS.values())}
     for file in (*darks, *flats):
         if file.resolve() in targets:
             raise InputError(f"{file} is a frame and would be overwritten: choose another output folder")
+    stated = dataclasses.replace(find_known_camera(camera), corrections=None)
+    with collected_warnings():
+        _, first = read_raw(darks[0], stated)
+    dim: dict[Path, list[str]] = {}
 
+    # The flats are read twice.
+    with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame", disable=None) as progress:
 
-class _Reader:
-    """Reads frames of one color filter array."""
+        def mosaic(file: Path) -> Float32[np.ndarray, "rows cols"]:
+            with collected_warnings() as dim[file]:
+                frame, its_camera = read_raw(file, stated)
+            common_camera([darks[0], file], [first, its_camera])
+            progress.update()
+            return frame
 
-    def __init__(self, stated: KnownCamera, progress: tqdm):
-        self._stated, self._progress = stated, progress
-        self._first: tuple[Path, isp.Camera] | None = None
-        self._dim: dict[Path, str] = {}
+        def frames(files: Sequence[Path]) -> Frames:
+            return Frames([str(file) for file in files], lambda index: mosaic(files[index]))
 
-    def mosaic(self, file: Path) -> Float32[np.ndarray, "rows cols"]:
-        """Reads a frame; its camera must have the pattern of the first frame's camera."""
-        mosaic, camera = self._read(file)
-        first, other = self._first = self._first or (file, camera)
-        common_camera([first, file], [other, camera])
-        self._progress.update()
-        return mosaic
-
-    def pattern_of(self, file: Path) -> str:
-        """Returns the color filter array of a file's camera."""
-        return self._read(file)[1].pattern
-
-    def remarks(self, flats: Sequence[Path]) -> list[str]:
-        """Returns the warning that values use little of their range, if that is true of every flat."""
-        return [self._dim[flats[0]]] if set(flats) <= self._dim.keys() else []
-
-    def _read(self, file: Path) -> tuple[Float32[np.ndarray, "rows cols"], isp.Camera]:
-        with collected_warnings() as warnings:
-            read = read_raw(file, self._stated)
-        if warnings:
-            self._dim[file] = warnings[0]
-        return read
+        measured = measure(frames(darks), frames(flats), isp.cfa.tile(first.pattern), threshold)
+        for remark in measured.remarks:
+            warn(remark)
+        if all(dim[file] for file in flats):
+            warn(dim[flats[0]][0])
+        _write(output, _camera_fields(stated, first.pattern, measured), measured)
+    return measured
 
 
 def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> dict[str, Any]:
@@ -133,19 +111,13 @@ def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> 
     figures = {
         **stated.figures,
         "black_level": black * stated.figures.get("white_level", 1),
-        "full_well": _rounded(measured.mean("full_well")),
-        "read_noise": _rounded(measured.mean("read_noise")),
+        **{name: float(f"{measured.mean(name):.5g}") for name in ("full_well", "read_noise")},
     }
     if measured.bits is not None:
         figures["bits"] = measured.bits
     fields = {name: np.asarray(value).tolist() for name, value in figures.items()}
     layout = {} if stated.layout is None else {"raw": msgspec.structs.asdict(stated.layout)}
     return fields | layout | CORRECTIONS
-
-
-def _rounded(value: float) -> float:
-    """Rounds a measured value to five digits."""
-    return float(f"{value:.5g}")
 
 
 def _write(output: Path, camera: Mapping[str, Any], measured: Calibration) -> None:
@@ -184,24 +156,19 @@ def described(measured: Calibration) -> dict[str, Any]:
     """Returns the measured values as JSON has them: levels in digital numbers, and electrons."""
     number, names = measured.numbers, color_names(measured)
     gain = measured.mean("gain") / number
-    values = {
-        "electrons_per_number": gain,
-        "numbers_per_electron": 1 / gain,
-        "relative_error_of_gain": measured.error,
-        "full_well_electrons": measured.mean("full_well"),
-        "read_noise_electrons": measured.mean("read_noise"),
-        "read_noise_is_upper_bound": measured.is_bound,
-        "dsnu_electrons": measured.mean("dsnu"),
-        "prnu": measured.mean("prnu"),
-        "dynamic_range_decibels": 20 * np.log10(measured.mean("full_well") / measured.mean("read_noise")),
-    }
     return {
         "method": "photon transfer, after EMVA Standard 1288, release 4.0 linear",
         "white_level": number,
         "bits": measured.bits,
         "flats_of_each_exposure": list(measured.exposures),
         "defects": {kind: measured.defects.count(kind) for kind in KINDS},
-        **{name: value if isinstance(value, bool) else float(value) for name, value in values.items()},
+        "electrons_per_number": gain,
+        "numbers_per_electron": 1 / gain,
+        "relative_error_of_gain": float(measured.error),
+        "read_noise_is_upper_bound": measured.is_bound,
+        **{f"{name}_electrons": measured.mean(name) for name in ELECTRONS},
+        "prnu": measured.mean("prnu"),
+        "dynamic_range_decibels": 20 * math.log10(measured.mean("full_well") / measured.mean("read_noise")),
         "sites": [
             {
                 "row": site.row,
@@ -209,9 +176,7 @@ def described(measured: Calibration) -> dict[str, Any]:
                 "color": names[site.channel],
                 "black_level": site.black_level * number,
                 "electrons_per_number": site.gain / number,
-                "full_well_electrons": site.full_well,
-                "read_noise_electrons": site.read_noise,
-                "dsnu_electrons": site.dsnu,
+                **{f"{name}_electrons": getattr(site, name) for name in ELECTRONS},
                 "prnu": site.prnu,
             }
             for site in measured.sites

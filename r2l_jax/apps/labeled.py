@@ -36,11 +36,9 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
 
 
 def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
-    """Compares predictions with labels, and returns the accuracy and the counts of each class in lines of text.
+    """Compares a table of `predict.predict_files` with labels; returns the accuracy and counts of each class as lines.
 
-    Args:
-        table: the CSV file that `predict.predict_files` has written. Files without a row do not count.
-        labels: the class of each file.
+    Files without a row do not count.
     """
     pairs = [(labels[row["file"]], row["class"]) for row in read_csv(table) if row["file"] in labels]
     right = np.array([[label == predicted for label, predicted in pairs]], float)

@@ -1,7 +1,6 @@
 """Turns a folder of pictures into a raw data set: the mosaics that a camera's sensor would have recorded."""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
@@ -19,10 +18,8 @@ def unprocess_folder(
     camera: isp.Camera,
     *,
     exposure: float = 1.0,
-    full_well: float | None = None,
-    read_noise: float | None = None,
-    bits: int | None = None,
     seed: int = 0,
+    **noise: float | int | None,
 ) -> Summary:
     """Turns a folder of JPEG and PNG pictures into a raw data set in the layout of the data set "Folder".
 
@@ -47,21 +44,21 @@ def unprocess_folder(
         camera: the camera whose mosaics are written.
         exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
-        full_well: the electrons at which a site saturates; None is the camera's number, or else the default of
-            `isp.sensor`.
-        read_noise: the standard deviation of the read-out in electrons; None as for `full_well`.
-        bits: the bits of the converter, 1 to 16; None as for `full_well`.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
+        noise: `full_well`, `read_noise` and `bits` in place of the camera's, see `isp.Camera`; None for the camera's.
 
     Raises:
-        InputError: a number is out of range, the camera cannot be inverted, the source holds no pictures, the target
-            cannot be written or is inside the source, another program is writing to it, two pictures would become one
-            file, or a picture has no mask or several. Nothing is written then.
+        InputError: the camera is not valid or cannot be inverted, the source holds no pictures, the target cannot be
+            written or is inside the source, another program is writing to it, two pictures would become one file, or a
+            picture has no mask or several. Nothing is written then.
     """
     source, target = Path(source), Path(target)
-    _check_settings(camera, exposure, full_well, read_noise, bits, seed)
-    noise = {"full_well": full_well, "read_noise": read_noise, "bits": bits}
-    camera = dataclasses.replace(camera, **{name: value for name, value in noise.items() if value is not None})
+    given = {name: value for name, value in noise.items() if value is not None}
+    try:
+        camera = dataclasses.replace(camera, **given)
+        isp.unprocessing.check_invertible(camera)
+    except ValueError as error:
+        raise InputError(f"camera: {error}") from None
     jobs = find_jobs(source)
     if target.resolve().is_relative_to(source.resolve()):
         raise InputError(f"the output {target} must not be inside the input {source}: its files would become pictures")
@@ -71,26 +68,3 @@ def unprocess_folder(
         for folder in {(target / file).parent for job in jobs for file in (job.target, *(job.mask or ())[1:])}:
             clear_parts(folder)
         return write_mosaics(source, target, jobs, camera, exposure, seed)
-
-
-def _check_settings(
-    camera: isp.Camera,
-    exposure: float,
-    full_well: float | None,
-    read_noise: float | None,
-    bits: int | None,
-    seed: int,
-) -> None:
-    for name, value in (("exposure", exposure), ("full_well", full_well)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} must be finite and greater than 0, got {value:g}")
-    if read_noise is not None and not 0 <= read_noise < math.inf:
-        raise InputError(f"read_noise must be finite and not negative, got {read_noise:g}")
-    if bits is not None and not 1 <= bits <= 16:
-        raise InputError(f"bits must be between 1 and 16, got {bits}")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
-    try:
-        isp.unprocessing.check_invertible(camera)
-    except ValueError as error:
-        raise InputError(f"camera: {error}") from None

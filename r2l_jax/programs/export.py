@@ -45,11 +45,11 @@ class ExportConfig(Settings):
     gradient: bool = setting("include the reverse-mode derivative in StableHLO, to tune the parameters", False)
     fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    input: tuple[str, ...] | None = setting(
-        "raw files and folders of them to check the files on; default: samples of the run's data", None, kind="repeated"
+    input: tuple[str, ...] = setting(
+        "raw files and folders of them to check the files on; default: samples of the run's data", (), kind="repeated"
     )
     camera: str | None = setting(
-        "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None
+        "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None, needs="input"
     )
     data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
     code: tuple[str, ...] = setting(CODE, ())
@@ -61,15 +61,12 @@ class ExportConfig(Settings):
         if self.size is not None and (len(self.size) != 2 or any(side % 2 for side in self.size)):
             given = ",".join(map(str, self.size))
             raise InputError(f"--size must be an even height and an even width, such as --size=512,768, got {given}")
-        if self.camera is not None and self.input is None:
-            raise InputError("--camera is for --input: give both")
-        if self.input is not None and self.data_dir is not None:
-            raise InputError("--input and --data_dir both choose the samples of the check: leave one of them out")
 
 
 def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
-    from r2l_jax.apps.export import export_model, report, samples
+    from r2l_jax.apps.export.export import export_model, report
+    from r2l_jax.apps.export.samples import samples_of
     from r2l_jax.apps.render import find_paths
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.model.normalized_heads import weights_of
@@ -79,12 +76,10 @@ def main(config: ExportConfig) -> int:
     trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
     size = None if config.size is None else (config.size[0], config.size[1])
-    if config.input is None:
-        checked_on = samples.of_run(model, size)
-    else:
-        camera = None if config.camera is None else find_known_camera(config.camera)
-        checked_on = samples.of_files(model, find_paths(config.input), camera, size)
+    camera = None if config.camera is None else find_known_camera(config.camera)
+    files = find_paths(config.input) if config.input else ()
     output = pathlib.Path(config.output)
+    checked_on = samples_of(model, files, camera, size)
     status = report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
     if weights_of(model.model.head):
         print(

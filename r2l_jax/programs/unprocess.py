@@ -10,7 +10,7 @@ of the pictures, and camera.json. The exit status is 1 if any picture could not 
 import dataclasses
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class UnprocessConfig(Settings):
     input: str = setting("folder of pictures: one sub-folder per class, or images/ and masks/")
     output: str = setting("folder for the mosaics, outside of the input")
     camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
-    exposure: float = setting("factor on the light; below 1 leaves headroom for highlights", 1.0)
+    exposure: float = setting("factor on the light; below 1 leaves headroom for highlights", 1.0, bound=POSITIVE)
     full_well: float | None = setting(
         "electrons at which a site saturates; fewer electrons mean more noise; default: the camera's, or 15000", None
     )
@@ -28,7 +28,7 @@ class UnprocessConfig(Settings):
         "standard deviation of the read noise, in electrons; default: the camera's, or 4", None
     )
     bits: int | None = setting("bits of the analog-to-digital converter, 1 to 16; default: the camera's, or 12", None)
-    seed: int = setting("the seed of the noise", 0)
+    seed: int = setting("the seed of the noise", 0, bound=NOT_NEGATIVE)
 
 
 def main(config: UnprocessConfig) -> int:

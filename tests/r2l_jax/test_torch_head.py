@@ -109,7 +109,7 @@ def test_a_second_call_changes_nothing_and_it_is_never_trained_on(taken):
 
 def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, capsys):
     run = {"run": str(taken.run_dir), "code": (f"{file}:make",), "output": str(tmp_path)}
-    with pytest.raises(InputError, match="--parts=whole has a head from outside of JAX: only isp can be exported"):
+    with pytest.raises(InputError, match="--parts=whole: this model can be exported only as isp"):
         export.main(build(export.ExportConfig, **run, parts=("whole",), formats=["stablehlo"]))
     assert export.main(build(export.ExportConfig, **run, formats=["safetensors"])) == 0
     assert "the network is exported by its own program. Give it (image - mean) / " in capsys.readouterr().out

@@ -13,10 +13,7 @@ for name, part in model["parts"].items():
         continue
     session = onnxruntime.InferenceSession(folder / part["files"]["onnx"]["file"])
     given, taken = samples[part["input"]["name"]], part["output"]["name"]
-    # A file with a batch of its own, such as 1, takes no other.
-    at_once = part["files"]["onnx"].get("batch", len(given))
-    batches = np.split(given, len(given) // at_once)
-    found = np.concatenate([session.run([taken], {part["input"]["name"]: batch})[0] for batch in batches])
+    (found,) = session.run([taken], {part["input"]["name"]: given})
     print(f"{name}: {given.shape} -> {found.shape}, difference {np.abs(found - samples[taken]).max():.1e}")
     if taken != "images" and model["task"] == "classification":
         odds = np.exp(found - found.max(-1, keepdims=True)) if taken == "logits" else found

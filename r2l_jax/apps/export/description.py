@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import isp
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.model.processors import Standardize
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import camera_with
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
@@ -30,13 +30,16 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 def _trained(fold: Artifact) -> dict[str, Any]:
     """Describes how a model of an ensemble differs from the others."""
+    layer = fold.model.normalizer
+    deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)
     return {
         "identity": fold.identity,
         "run": fold.config.tracking.run_name,
         "fold": fold.number,
         "epoch": fold.about.epoch,
         "score": {"name": fold.task.score, "value": fold.about.score},
-        "normalization": _normalization(fold.model),
+        # By which the head's images are normalized, of each channel.
+        "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }
 
 
@@ -54,16 +57,6 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
         "black_level": list(map(float, np.ravel(camera.black_level))),
         **({"white_balance": camera.white_balance} if model.cameras else {}),
     }
-
-
-def _normalization(model: RawToLogit) -> dict[str, list[float]]:
-    """Returns the mean and the standard deviation by which the head's images are normalized, of each channel."""
-    layer = model.normalizer
-    if isinstance(layer, Standardize):
-        mean, deviation = layer.mean[...], layer.std[...]
-    else:
-        mean, deviation = layer.mean[...], np.sqrt(np.asarray(layer.var[...]) + layer.epsilon)
-    return {"mean": np.asarray(mean).tolist(), "standard_deviation": np.asarray(deviation).tolist()}
 
 
 def _interface(part: Part, model: Run) -> dict[str, Any]:

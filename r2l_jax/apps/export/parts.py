@@ -1,7 +1,6 @@
 """The parts of a model that are exported: all of it, its processing, and its head."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -16,7 +15,6 @@ from r2l_jax.training.run import Run
 from tasks.resnet import ResNetTrunk
 
 Parameters = dict[str, jax.Array]
-
 
 RAW, IMAGES, LOGITS, PROBABILITIES = "raw", "images", "logits", "probabilities"
 
@@ -59,14 +57,23 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     processor = model.processor
     parameters = processor.parameters() if isinstance(processor, isp.Pipeline) else {}
     image = jax.eval_shape(processor, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+
+    def logits(_: Parameters, images: jax.Array) -> jax.Array:
+        return model.logits(images)
+
+    def processed(parameters: Parameters, raw: jax.Array) -> jax.Array:
+        return processor.with_values(parameters)(raw) if isinstance(processor, isp.Pipeline) else processor(raw)
+
+    def whole(parameters: Parameters, raw: jax.Array) -> jax.Array:
+        return model.logits(processed(parameters, raw))
+
+    parts = [
+        Part("whole", RAW, LOGITS, whole, parameters, shape),
+        Part("isp", RAW, IMAGES, processed, parameters, shape),
+        Part("head", IMAGES, LOGITS, logits, {}, image),
+    ]
     if isinstance(processor, Unprocessed):
-        whole = Part("whole", IMAGES, LOGITS, functools.partial(_logits, model), {}, shape)
-        return {"whole": whole, "head": dataclasses.replace(whole, name="head")}
-    parts = (
-        Part("whole", RAW, LOGITS, functools.partial(_whole, model), parameters, shape),
-        Part("isp", RAW, IMAGES, functools.partial(_processed, model), parameters, shape),
-        Part("head", IMAGES, LOGITS, functools.partial(_logits, model), {}, image),
-    )
+        parts = [dataclasses.replace(parts[-1], name=name) for name in ("whole", "head")]
     return {part.name: part for part in parts}
 
 
@@ -78,16 +85,3 @@ def ensemble_of(run: Run, shape: tuple[int, ...]) -> dict[str, Part]:
         return sum(run.task.probabilities(whole(inputs), shape[0]) for whole in wholes) / jnp.float32(len(wholes))
 
     return {"whole": dataclasses.replace(wholes[0], output=PROBABILITIES, function=mean, parameters={})}
-
-
-def _processed(model: RawToLogit, parameters: Parameters, raw: jax.Array) -> jax.Array:
-    processor = model.processor
-    return processor.with_values(parameters)(raw) if isinstance(processor, isp.Pipeline) else processor(raw)
-
-
-def _logits(model: RawToLogit, parameters: Parameters, images: jax.Array) -> jax.Array:
-    return model.logits(images)
-
-
-def _whole(model: RawToLogit, parameters: Parameters, raw: jax.Array) -> jax.Array:
-    return model.logits(_processed(model, parameters, raw))

@@ -1,15 +1,12 @@
 """Parts of models as StableHLO, using `jax.export`: one file for CPUs, GPUs and TPUs, and for any number of images."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from r2l_jax.apps.export.parts import Part
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(part: Part, target: Path, gradient: bool) -> None:
@@ -20,7 +17,7 @@ def write(part: Part, target: Path, gradient: bool) -> None:
     (batch,) = jax.export.symbolic_shape("B")
     parameters = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), part.parameters)
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
-    exported = jax.export.export(jax.jit(part.function), platforms=PLATFORMS)(parameters, inputs)
+    exported = jax.export.export(jax.jit(part.function), platforms=("cpu", "cuda", "tpu"))(parameters, inputs)
     target.write_bytes(exported.serialize(vjp_order=int(gradient)))
 
 
@@ -28,9 +25,3 @@ def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
     """Computes a part's outputs from its file."""
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     return np.asarray(exported.call(part.parameters, inputs))
-
-
-def measured(file: Path, _: np.ndarray) -> dict[str, Any]:
-    """Returns the platforms of a file, and whether it has its derivative."""
-    exported = jax.export.deserialize(bytearray(file.read_bytes()))
-    return {"platforms": list(exported.platforms), "gradient": exported.has_vjp()}

@@ -194,12 +194,11 @@ def test_files_of_two_patterns_are_named(write_dng, tmp_path):
 def test_a_second_calibration_replaces_the_first(frames, tmp_path):
     def run(threshold):
         found = calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"), threshold)
-        return summary(found), {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        return summary(found).splitlines(), (tmp_path / "defects.csv").read_bytes()
 
     _, strict = run(4.0)
-    text, files = run(6.0)
-    assert len(files["defects.csv"]) < len(strict["defects.csv"])
-    black, values, defects = text.splitlines()
+    (black, values, defects), table = run(6.0)
+    assert len(table) < len(strict)
     assert black.startswith("black level 204.")
     assert " electrons per digital number; full well 1" in values
     assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
@@ -215,25 +214,16 @@ def test_dim_flats_are_remarked_once(tmp_path, capsys):
     ("change", "message"),
     [
         ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: a camera must be given; .*--camera"),
-        ({"camera": "phone"}, "--camera must be drone, microscopy, auto or a JSON file, got 'phone'"),
-        ({"dark": ["dark", "nothing"]}, "nothing: no such file"),
         ({"dark": ["bad.tiff", "dark"]}, r"bad\.tiff: truncated, corrupt or not a valid TIFF"),
-        ({"dark": ["empty"]}, "empty: no raw files in this folder"),
         ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is both in --dark and in --flat"),
         ({"flat": ["dark.tiff"], "output": "."}, r"dark\.tiff is a frame and would be overwritten"),
-        ({"dark": ["dark", "small.tiff"]}, r"all frames must be 256x256 like the first, got 32x32 for small\.tiff"),
-        ({"dark": ["dark/000.tiff"]}, "at least two dark frames are needed, and more measure better: got 1"),
-        ({"flat": ["flat/000.tiff", "flat/001.tiff", "white.tiff"]}, r"saturated flats: white\.tiff \(100\.0% of"),
     ],
 )
 def test_mistakes_are_named_in_one_line(frames, tmp_path, monkeypatch, change, message):
     for name in ("dark", "flat", "base.json"):
         (tmp_path / name).symlink_to(frames / name)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "bad.tiff").write_bytes(b"II*\0")
-    tifffile.imwrite(tmp_path / "small.tiff", np.full((32, 32), 4096, np.uint16))
     tifffile.imwrite(tmp_path / "dark.tiff", np.full((32, 32), 4096, np.uint16))
-    tifffile.imwrite(tmp_path / "white.tiff", np.full((256, 256), 65535, np.uint16))
     monkeypatch.chdir(tmp_path)
     arguments = {"dark": ["dark"], "flat": ["flat"], "output": "out", "camera": "base.json", **change}
     with pytest.raises(InputError, match=message) as error:

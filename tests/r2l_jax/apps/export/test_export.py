@@ -16,10 +16,11 @@ from flax import nnx
 
 import isp
 import r2l_jax
-from r2l_jax.apps.export import export_model, onnx_files, samples, stablehlo
+from r2l_jax.apps.export import onnx_files, stablehlo
 from r2l_jax.apps.export.description import described
-from r2l_jax.apps.export.export import LIMIT
+from r2l_jax.apps.export.export import LIMIT, export_model
 from r2l_jax.apps.export.parts import Part, parts_of
+from r2l_jax.apps.export.samples import samples_of
 from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
@@ -29,7 +30,7 @@ from r2l_jax.training.run import Run
 
 @pytest.fixture(scope="module")
 def raws(model):
-    return samples.of_run(model)
+    return samples_of(model)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,6 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
     assert {file.name for file in exported.iterdir()} == files
     difference = about["parts"]["isp"]["files"]["stablehlo"]["difference"]
     assert 0 <= difference <= LIMIT
-    assert about["parts"]["isp"]["files"]["stablehlo"]["gradient"] is False
     images = model.render(np.load(exported / "samples.npz")["raw"])
     normalized = (images - about["normalization"]["mean"]) / about["normalization"]["standard_deviation"]
     np.testing.assert_allclose(normalized, model.model.normalizer(jnp.asarray(images)), atol=1e-4)
@@ -75,7 +75,6 @@ def test_stablehlo_predicts_any_number_of_images_on_every_platform(model, raws, 
 def test_a_shipped_isp_can_be_tuned(model, raws, tmp_path):
     part, file = parts_of(model.model, raws.shape[1:])["isp"], tmp_path / "isp.stablehlo"
     stablehlo.write(part, file, gradient=True)
-    assert stablehlo.measured(file, raws)["gradient"] is True
     shipped = loaded(tmp_path, file.name)
 
     def gradients(process):
@@ -86,15 +85,12 @@ def test_a_shipped_isp_can_be_tuned(model, raws, tmp_path):
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_the_file_and_the_camera_are_those_of_the_model(model, exported):
+def test_the_file_and_the_camera_are_those_of_the_model_and_are_not_overwritten(model, raws, exported):
     assert r2l_jax.load(exported / "model.safetensors").identity == model.identity
     camera = read_camera_file(exported / "camera.json")
     np.testing.assert_allclose(camera.white_balance, model.pipeline.white_balance[...], rtol=1e-6)
     np.testing.assert_allclose(camera.black_level, model.pipeline.black_level[...], rtol=1e-6)
     assert camera.pattern == model.camera.pattern
-
-
-def test_an_earlier_export_is_not_overwritten(model, raws, exported):
     with pytest.raises(InputError, match="holds an export: choose another folder"):
         export_model(model, exported, raws, None, ["safetensors"])
 
@@ -144,11 +140,14 @@ def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raw
 
 
 @pytest.mark.parametrize(
-    ("parts", "formats", "named"),
-    [(["isp"], None, "--parts=isp"), (None, ["safetensors"], "--formats=safetensors"), (None, ["camera"], "camera")],
+    ("parts", "formats", "words"),
+    [
+        (["isp"], None, "--parts=isp: this model can be exported only as whole"),
+        (None, ["camera"], "--formats=camera: this model can be exported only as stablehlo, onnx"),
+    ],
 )
-def test_a_group_has_no_processing_and_no_file_of_one_model(ensemble, raws, tmp_path, parts, formats, named):
-    with pytest.raises(InputError, match=f"{named} is for one model: name a member of the group in --run"):
+def test_a_group_has_no_processing_and_no_file_of_one_model(ensemble, raws, tmp_path, parts, formats, words):
+    with pytest.raises(InputError, match=words):
         export_model(ensemble, tmp_path / "out", raws, parts, formats)
 
 
@@ -157,9 +156,9 @@ def test_runs_of_processed_images_have_no_isp(base, tmp_path):
     config = replace(base, run_name="images", processing_mode="none", epochs=1)
     train.run(config)
     model = r2l_jax.load(config.run_dir)
-    raws = samples.of_run(model)
+    raws = samples_of(model)
     # Mosaics at half size are a pipeline, without values of the camera.
-    with pytest.raises(InputError, match="--formats=camera: no parameter of the processing starts from a camera"):
+    with pytest.raises(InputError, match="--formats=camera: this model can be exported only as "):
         export_model(model, tmp_path / "out", raws, None, ["camera"])
     outcomes = export_model(model, tmp_path / "out", raws, None, ["stablehlo"])
     assert [outcome.error for outcome in outcomes] == [None] * 3
@@ -185,8 +184,6 @@ def test_onnx_needs_numpy_and_onnxruntime_alone(model, raws, tmp_path):
     pytest.importorskip("jax2onnx")
     outcomes = export_model(model, tmp_path / "out", raws, None, ["onnx"])
     assert [outcome.error for outcome in outcomes] == [None] * 3
-    facts = {outcome.file: outcome.facts for outcome in outcomes}
-    assert facts["isp.onnx"]["nodes"] <= 120
     command = [sys.executable, "-c", WITHOUT_JAX, str(tmp_path / "out" / "example.py")]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
@@ -233,30 +230,22 @@ def test_every_algorithm_becomes_onnx(step, name, tmp_path):
     onnx_agrees(isp.static(isp.CAMERAS["drone"], **{step: name}), tmp_path / "isp.onnx")
 
 
-def test_samples_of_files_are_cropped(model, tmp_path):
-    frame = np.random.default_rng(0).random((42, 52), np.float32)
-    np.save(tmp_path / "a.npy", frame)
-    raws = samples.of_files(model, [tmp_path / "a.npy"], None)
-    # From the middle, and on the grid of the color filter array.
-    np.testing.assert_array_equal(raws, frame[None, 4:36, 10:42])
-
-
 def test_samples_of_a_run_need_its_data(one_epoch, tmp_path):
     shutil.copytree(one_epoch.run_dir, tmp_path / "run")
     file = tmp_path / "run/fold_0/metrics.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"fingerprint": "of other data"}))
     with pytest.raises(InputError, match=r"exports are checked on the data of the run: .* was trained on other data"):
-        samples.of_run(r2l_jax.load(tmp_path / "run"))
+        samples_of(r2l_jax.load(tmp_path / "run"))
 
 
 def test_files_take_mosaics_of_another_size(model, tmp_path):
     # Spread evenly, from the first sample of the data set to the last.
     ends = np.array([0, len(model.dataset) - 1])
-    np.testing.assert_array_equal(samples.of_run(model)[[0, -1]], model.dataset.samples(ends)[0])
-    larger = samples.of_run(model, (48, 80))
-    np.testing.assert_array_equal(larger[:, :32, 32:64], samples.of_run(model))
-    np.testing.assert_array_equal(larger[:, 32:, 64:], samples.of_run(model)[:, :16, :16])
+    np.testing.assert_array_equal(samples_of(model)[[0, -1]], model.dataset.samples(ends)[0])
+    larger = samples_of(model, size=(48, 80))
+    np.testing.assert_array_equal(larger[:, :32, 32:64], samples_of(model))
+    np.testing.assert_array_equal(larger[:, 32:, 64:], samples_of(model)[:, :16, :16])
     outcomes = export_model(model, tmp_path / "frames", larger, ("isp",), ("stablehlo",))
     assert [outcome.error for outcome in outcomes] == [None]
     about = json.loads((tmp_path / "frames/model.json").read_text())
@@ -267,10 +256,11 @@ def test_files_take_mosaics_of_another_size(model, tmp_path):
 
 
 def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
-    tifffile.imwrite(tmp_path / "frame.tiff", np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10)
-    assert samples.of_files(model, [tmp_path / "frame.tiff"], None, (64, 80)).shape == (1, 64, 80)
-    with pytest.raises(InputError, match=r"frame\.tiff is 64x96, smaller than the mosaics of --size, 66x80"):
-        samples.of_files(model, [tmp_path / "frame.tiff"], None, (66, 80))
+    frame = np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10
+    tifffile.imwrite(tmp_path / "frame.tiff", frame)
+    # From the middle, and on the grid of the color filter array.
+    found = samples_of(model, [tmp_path / "frame.tiff"])
+    np.testing.assert_allclose(found, frame[None, 16:48, 32:64] / 65535, atol=1e-6)
     flags = [f"--run={one_epoch.run_dir}", f"--output={tmp_path}/out", "--parts=isp", "--formats=stablehlo"]
     done = programs.call("export.py", *flags, f"--input={tmp_path}/frame.tiff", "--size=64,80")
     assert done.returncode == 0, done.stderr
