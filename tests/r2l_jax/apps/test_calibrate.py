@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 from flawed_sensor import FlawedSensor, write_frames
-from PIL import Image
 
 import isp
 from r2l_jax.apps.calibrate import calibrate, summary
@@ -34,25 +33,13 @@ def output(frames, tmp_path_factory):
     return folder
 
 
-def test_the_files_of_a_calibration(output):
-    assert sorted(path.name for path in output.iterdir()) == [
-        *("camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"),
-    ]
-    for name in ("dark", "flat"):
-        values = tifffile.imread(output / f"{name}.tiff")
-        assert (values.dtype, values.shape) == (np.float32, SENSOR.shape)
-    with Image.open(output / "photon_transfer.png") as picture:
-        assert picture.size == (700, 460)
-
-
 def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output):
     fields = json.loads((output / "camera.json").read_text())
     base = json.loads((frames / "base.json").read_text())
-    assert {name: fields[name] for name in NAMES} == {
-        "dark": "dark.tiff",
-        "flat": "flat.tiff",
-        "defects": "defects.csv",
-    }
+    names = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
+    files = {*names.values(), "camera.json", "photon_transfer.json", "photon_transfer.png"}
+    assert {path.name for path in output.iterdir()} == files
+    assert {name: fields[name] for name in NAMES} == names
     assert fields["black_level"] == pytest.approx(SENSOR.black, abs=2e-5)
     assert fields["full_well"] == pytest.approx(SENSOR.full_well, rel=0.05)
     assert fields["read_noise"] == pytest.approx(SENSOR.read_noise, rel=0.05)
@@ -79,7 +66,6 @@ def test_corrected_frames_are_flat_and_without_defects(frames, output):
 
 
 def test_a_calibration_can_start_from_an_earlier_one(frames, output, tmp_path):
-    """The frames are not corrected by the earlier one."""
     calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(output / "camera.json"))
     for name in ("camera.json", "dark.tiff", "flat.tiff", "defects.csv"):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
@@ -159,8 +145,8 @@ def test_a_stated_white_level_or_layout_stays(tmp_path, suffix, stated):
     assert read_raw(files["flat"][0], read_known_camera(tmp_path / "out" / "camera.json"))[0].shape == (64, 96)
 
 
-def write_dngs(write_dng, tmp_path, patterns=((0, 1, 1, 2),) * 2):
-    """Writes two darks and two flats, the latter of another pattern if asked for."""
+def write_dngs(write_dng, patterns):
+    """Writes three darks and three flats of two color filter arrays."""
     rng = np.random.default_rng(0)
     folders = []
     for name, light, cfa in (("dark", 0, patterns[0]), ("flat", 1500, patterns[1])):
@@ -173,7 +159,7 @@ def write_dngs(write_dng, tmp_path, patterns=((0, 1, 1, 2),) * 2):
 
 
 def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
-    dark, flat = write_dngs(write_dng, tmp_path, ((1, 0, 2, 1),) * 2)
+    dark, flat = write_dngs(write_dng, ((1, 0, 2, 1),) * 2)
     calibrate(dark, flat, tmp_path / "out")
     fields = json.loads((tmp_path / "out" / "camera.json").read_text())
     assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *NAMES}
@@ -186,7 +172,7 @@ def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
 
 
 def test_files_of_two_patterns_are_named(write_dng, tmp_path):
-    dark, flat = write_dngs(write_dng, tmp_path, ((0, 1, 1, 2), (2, 1, 1, 0)))
+    dark, flat = write_dngs(write_dng, ((0, 1, 1, 2), (2, 1, 1, 0)))
     with pytest.raises(InputError, match=r"dark_0\.dng has RGGB, .*flat_0\.dng BGGR"):
         calibrate(dark, flat, tmp_path / "out")
 
@@ -214,19 +200,16 @@ def test_dim_flats_are_remarked_once(tmp_path, capsys):
     ("change", "message"),
     [
         ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: a camera must be given; .*--camera"),
-        ({"dark": ["bad.tiff", "dark"]}, r"bad\.tiff: truncated, corrupt or not a valid TIFF"),
         ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is both in --dark and in --flat"),
         ({"flat": ["dark.tiff"], "output": "."}, r"dark\.tiff is a frame and would be overwritten"),
     ],
 )
-def test_mistakes_are_named_in_one_line(frames, tmp_path, monkeypatch, change, message):
+def test_mistakes_are_named_and_nothing_is_written(frames, tmp_path, monkeypatch, change, message):
     for name in ("dark", "flat", "base.json"):
         (tmp_path / name).symlink_to(frames / name)
-    (tmp_path / "bad.tiff").write_bytes(b"II*\0")
-    tifffile.imwrite(tmp_path / "dark.tiff", np.full((32, 32), 4096, np.uint16))
+    (tmp_path / "dark.tiff").touch()
     monkeypatch.chdir(tmp_path)
     arguments = {"dark": ["dark"], "flat": ["flat"], "output": "out", "camera": "base.json", **change}
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=message):
         calibrate(**arguments)
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "camera.json").exists()

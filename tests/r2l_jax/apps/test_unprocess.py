@@ -1,6 +1,8 @@
 import dataclasses
+import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import programs
@@ -264,30 +266,18 @@ FLAT = isp.Camera((0,) * 4, (1, 1, 1), np.ones((3, 3)))
     [
         ({"source": "pictures/cats"}, r"pictures/cats must have a sub-folder of pictures \(.jpg, .jpeg, .png\) for "),
         ({"target": "pictures/raw"}, "the output pictures/raw must not be inside the input pictures"),
-        ({"target": "pictures/cats/1.png/x", "source": "scenes"}, "pictures/cats/1.png/x: not a folder to write to"),
         ({"camera": FLAT}, "camera: color_matrix must have an inverse"),
         ({"full_well": -1.0}, "camera: full_well must be greater than 0, got -1"),
+        ({"source": "twice"}, r"1\.jpg and .*1\.png would both be written to raw/cats/1\.tiff"),
+        ({"source": "masks_twice"}, "images/1.png must have one mask .* in .*masks whose name contains '1', found 2"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(source, scenes, tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
+    save(Path(shutil.copytree(source, "twice")) / "cats" / "1.jpg", samples())
+    save(Path(shutil.copytree(scenes, "masks_twice")) / "masks" / "1_too.png", samples()[..., 0])
     before = files(tmp_path)
     arguments = {"source": "pictures", "target": "raw", "camera": CAMERA} | change
-    with pytest.raises(InputError, match=message) as error:
-        unprocess_folder(**arguments)
-    assert "\n" not in str(error.value)
-    assert files(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("../pictures/cats/1.jpg", r"1\.jpg and .*1\.png would both be written to .*raw/cats/1\.tiff"),
-        ("masks/1_too.png", "images/1.png must have one mask .* in .*masks whose name contains '1', found 2"),
-    ],
-)
-def test_files_that_do_not_fit_are_named_before_anything_is_written(source, scenes, tmp_path, name, message):
-    save(scenes / name, samples()[..., 0] if name.startswith("masks") else samples())
     with pytest.raises(InputError, match=message):
-        unprocess_folder(source if name.startswith("..") else scenes, tmp_path / "raw", CAMERA)
-    assert not (tmp_path / "raw").exists()
+        unprocess_folder(**arguments)
+    assert files(tmp_path) == before
