@@ -59,9 +59,8 @@ def calibrate(
     Args:
         dark: raw files and folders of them, taken without light.
         flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
-        output: the folder to write to; made if it does not exist.
-        camera: the camera to start from, as for `find_known_camera`; "auto" takes the camera of the raw files.
-            Corrections that it names are not applied.
+        output: the folder to write to.
+        camera: the camera to start from, as for `find_known_camera`. Corrections that it names are not applied.
         threshold: the number of standard deviations from which a site is defective.
 
     Raises:
@@ -142,13 +141,11 @@ def summary(measured: Calibration) -> str:
     """Returns the measured values in three lines."""
     gain, number = measured.mean("gain"), measured.numbers
     noise = f"{'at most ' if measured.is_bound else ''}{measured.mean('read_noise'):.2f}"
-    return "\n".join(
-        [
-            f"black level {', '.join(f'{site.black_level * number:.5g}' for site in measured.sites)} of {number:g}",
-            f"{gain / number:.4g} electrons per digital number; full well {measured.mean('full_well'):.0f}, read noise "
-            f"{noise}, DSNU {measured.mean('dsnu'):.2f} electrons; PRNU {measured.mean('prnu'):.2%}",
-            f"defects: {', '.join(f'{measured.defects.count(kind)} {kind}' for kind in KINDS)}",
-        ]
+    return (
+        f"black level {', '.join(f'{site.black_level * number:.5g}' for site in measured.sites)} of {number:g}\n"
+        f"{gain / number:.4g} electrons per digital number; full well {measured.mean('full_well'):.0f}, read noise "
+        f"{noise}, DSNU {measured.mean('dsnu'):.2f} electrons; PRNU {measured.mean('prnu'):.2%}\n"
+        f"defects: {', '.join(f'{measured.defects.count(kind)} {kind}' for kind in KINDS)}"
     )
 
 

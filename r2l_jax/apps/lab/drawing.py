@@ -20,10 +20,8 @@ Bytes = UInt8[np.ndarray, "..."]
 def draw(view: View, name: str) -> bytes | None:
     """Draws a picture of a view as PNG or JPEG; may be called in any thread.
 
-    Args:
-        view: the view.
-        name: "now" or "before" for the chosen stage, "outline" of a mask, or "strip" for the images after all stages.
-            Other names return None.
+    Names are "now" and "before" for the chosen stage, "outline" of a mask, and "strip" for the images after all stages.
+    Other names return None.
     """
     if name in ("now", "before"):
         return png((view.images if name == "now" else view.before)[view.stage])
@@ -33,10 +31,7 @@ def draw(view: View, name: str) -> bytes | None:
 
 
 def png(image: Bytes, compressed: bool = False) -> bytes:
-    """Encodes an image as PNG, without loss.
-
-    Compression takes longer than everything else between a slider and its picture, which stays on this machine.
-    """
+    """Encodes an image as PNG; compression takes longer than everything else between a slider and its picture."""
     return _encoded(Image.fromarray(image), "png", compress_level=6 if compressed else 0)
 
 

@@ -23,13 +23,7 @@ _EXAMPLE = 256
 
 
 class Source(NamedTuple):
-    """A frame to open.
-
-    Attributes:
-        name: the name to show.
-        read: reads the frame, given the known facts about its camera, and returns it with the warnings about the file.
-            It raises an InputError.
-    """
+    """A name, and a function that reads its frame, given the known facts about the camera, with the file's warnings."""
 
     name: str
     read: Callable[[KnownCamera], tuple[Frame, list[str]]]
