@@ -1,4 +1,4 @@
-"""The figure of drops: a row for each group of cases, with a dot for each training and a bar for the interval."""
+"""The figure of several trainings: a row for each number, with a dot for each training and a bar for the interval."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# Symmetric logarithmic axes are linear up to here.
+LINEAR = 0.02
+
+
 class Row(NamedTuple):
     """A row of the figure: its title, the number of each training, and the interval of their mean."""
 
@@ -19,36 +23,43 @@ class Row(NamedTuple):
     interval: Interval
 
 
-def dots(groups: Mapping[str, Sequence[Row]], label: str, caption: str = "") -> Figure:
+def dots(
+    groups: Mapping[str, Sequence[Row]], label: str, caption: str = "", scale: str = "linear", factor: float = 100.0
+) -> Figure:
     """Makes the figure of the rows of each group of trainings, from the top; groups differ in color.
 
     Where a group lacks a row of another one, its place stays empty.
 
     Args:
         groups: the rows of each group.
-        label: the label of the axis of the numbers, which are shown in points.
+        label: the label of the axis of the numbers.
         caption: the words below.
+        scale: the scale of the axis, as matplotlib takes it.
+        factor: the factor of the numbers; 100 shows them in points.
     """
     fullest = max(groups.values(), key=len)
     titles = list(dict.fromkeys(row.title for rows in (fullest, *groups.values()) for row in rows))
     share = 1 / len(groups)
 
     def draw(axes: "Axes") -> None:
-        axes.axvline(0, color=INK, alpha=0.5, linewidth=1)
+        axes.set_xscale(scale, **({"linthresh": LINEAR} if scale == "symlog" else {}))
+        if scale != "log":
+            axes.axvline(0, color=INK, alpha=0.5, linewidth=1)
         for number, (name, rows) in enumerate(groups.items()):
             color = f"C{number}"
             for title, each, (estimate, low, high) in rows:
                 place = titles.index(title) + (number + 0.5) * share - 0.5
-                axes.barh(place, 100 * (high - low), 0.5 * share, 100 * low, color=color, alpha=0.25, linewidth=0)
-                axes.plot([100 * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
+                axes.barh(place, factor * (high - low), 0.5 * share, factor * low, color=color, alpha=0.25, linewidth=0)
+                axes.plot([factor * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
                 # Trainings have their places within a row, so that equal numbers stay apart.
                 places = place + share * np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [place]
                 style = {"alpha": 0.8, "markersize": 6, "markeredgewidth": 0, "clip_on": False}
                 axes.plot(
-                    100 * np.asarray(each), places, "o", color=color, label=name if place < share else None, **style
+                    factor * np.asarray(each), places, "o", color=color, label=name if place < share else None, **style
                 )
                 beside = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
-                axes.annotate(points(estimate), (1.015, place), color=INK if share == 1 else color, **beside)
+                text = points(estimate) if factor == 100 else f"{factor * estimate:.3g}"
+                axes.annotate(text, (1.015, place), color=INK if share == 1 else color, **beside)
         axes.set_yticks(range(len(titles)), titles)
         axes.set(ylim=(len(titles) - 0.5, -0.5), axisbelow=True, xlabel=label)
         axes.grid(axis="x", color=INK, alpha=0.15)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2l_jax.drift import shot_groups
+from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.forensics import sensitivity, shots, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.forensics.dots import dots
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.trainings import Training, for_each_training, over_trainings, trainings_of
 from r2l_jax.model.normalized_heads import has_gradient
@@ -20,10 +20,23 @@ from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import Result, cached, write
+from r2l_jax.runtime.result import Figure, Result, cached, write
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
+
+# For several trainings: the tables and columns to draw, the scale and the factor of their numbers, and their label.
+_DOTS = {
+    "sensitivity": (
+        ("parameters", "stages"),
+        ("worst",),
+        "log",
+        1.0,
+        "rise of the task loss, moved by 1% of the range",
+    ),
+    "tolerances": (("distances",), ("low", "high"), "symlog", 1.0, "ends, in natural ranges from the value"),
+    "worst_case": (("worst_case",), ("drop",), "linear", 100.0, "points lost in the worst case"),
+}
 
 _TITLES = {"worst_case": "Worst cases", "shots": "Worst cases by shots"}
 
@@ -153,4 +166,18 @@ def _over(name: str, results: Mapping[str, Result]) -> Result:
     }
     # The maps of trainings have different places.
     tables = {key: table for key, table in over_trainings(results).items() if not key.startswith("map")}
-    return Result(facts, tables, dots(name, results))
+    return Result(facts, tables, {"dots": _dots(list(results.values()), *_DOTS[name])} if name in _DOTS else {})
+
+
+def _dots(
+    results: Sequence[Result], tables: Sequence[str], columns: Sequence[str], scale: str, factor: float, label: str
+) -> Figure:
+    """Draws columns of tables of several trainings, with the median and the range."""
+    groups = {}
+    for column in columns:
+        each = [
+            {k: v for table in tables for k, v in result.tables[table].numbers(column).items()} for result in results
+        ]
+        found = {title: [numbers[title] for numbers in each if title in numbers] for title in each[0]}
+        groups[column] = [Row(title, of, (float(np.median(of)), min(of), max(of))) for title, of in found.items()]
+    return dots(groups, label, "a dot for each training, the median and the range", scale, factor)

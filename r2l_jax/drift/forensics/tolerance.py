@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.dots import LINEAR
 from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
@@ -31,9 +32,6 @@ _PERCENTILES = (5, 95)
 
 # The number of cells of a map from the default to its border, on each side.
 _CELLS = 4
-
-# Figures of natural ranges are linear up to here, and logarithmic beyond.
-LINEAR = 0.02
 
 # Differences of scores below this are rounding.
 _ROUNDING = 1e-6

@@ -106,11 +106,9 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     for name, lines in (("sensitivity", 2), ("tolerances", 2), ("worst_case", 1)):
         assert (group / "forensics" / name / "dots.svg").exists()
         axes = matplotlib.figure.Figure().subplots()
-        figure = forensics.dots(name, {training: each[name] for training, each in results.items()})["dots"]
-        figure.draw(axes)
+        forensics._over(name, {training: each[name] for training, each in results.items()}).figures["dots"].draw(axes)
         dots = [line for line in axes.lines if line.get_marker() == "o"]
         assert [len(line.get_xdata()) for line in dots] == [3] * lines
-        assert len(axes.lines) == 2 * lines
     # Those of the worst cases, in points.
     np.testing.assert_allclose(dots[0].get_xdata(), [20, 30, 40])
     # Nothing is analyzed twice, neither for the group nor for one of its members.
