@@ -3,18 +3,16 @@
 python scripts/report.py --run=runs/quickstart/parametrized
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --compare
 
-The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
-default folders. It is report.html in the run's folder, and for several runs in the innermost folder of all. It needs no
-other file and no network, and is readable on a phone and in print. For a group of trainings, the figure of all of them
-is also written to drift.png beside the report. With --compare, the best
-checkpoints of runs with the same samples are measured on them, and paired by sample.
+The report shows the training, finished or not, and the results that other programs have written to the run's folder.
+It is report.html in the run's folder, and for several runs in the innermost folder of all. It needs no other file and
+no network, and is readable on a phone and in print. With --compare, the outcomes that evaluate.py has stored for runs
+with the same samples are paired by sample.
 """
 
 import dataclasses
 import os
 import pathlib
 
-from r2l_jax.config import CODE
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -40,7 +38,6 @@ class ReportConfig(Settings):
         "an interval of 95%",
         False,
     )
-    code: tuple[str, ...] = setting(CODE, (), needs="compare", rare=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,6 +66,6 @@ def main(config: ReportConfig) -> None:
         from r2l_jax.apps.report.runs import read_runs
 
         runs = read_runs(config.run)
-        print(f"{comparison_table(runs)}\n\n{differences_table(runs, config.code)}\n")
+        print(f"{comparison_table(runs)}\n\n{differences_table(runs)}\n")
     size = write_report(config.run, config.file)
     print(one_line(f"{config.file}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))

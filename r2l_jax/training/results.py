@@ -11,6 +11,7 @@ import isp
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import result
+from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.training.record import Fold, training_id
 
@@ -22,9 +23,6 @@ Numbers = Mapping[str, Any]
 FOLDER = "training"
 
 _BY_CLASS = ("precision", "recall", "f1")
-
-# Counts of more classes cannot be read in a figure.
-_MOST_CLASSES = 30
 
 
 # The name of a line, its epochs, and its values.
@@ -51,7 +49,7 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor,
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
     figures |= {name: picture for name, (picture, _) in pictures.items()}
-    facts = {"title": f"Training, fold {fold.number}", "training": {f"fold_{fold.number}": training_id(content)}}
+    facts = {"title": "Course of the training", "training": {f"fold_{fold.number}": training_id(content)}}
     captions = {name: caption for name, (_, caption) in pictures.items()}
     result.write(fold.folder / FOLDER, Result(facts, tables, figures, captions=captions))
 
@@ -66,7 +64,7 @@ def _classes(content: Numbers) -> Table:
 
 
 def _epochs(history: Sequence[Numbers], score: str) -> Table:
-    names = [name for name in dict.fromkeys(name for row in history for name in row) if name != "epoch"]
+    names = [*dict.fromkeys(name for row in history for name in row if name not in ("epoch", "seconds")), "seconds"]
     columns = [Column(name.replace("_", " "), "", SCORE if name.endswith(score) else ".3g") for name in names]
     rows = [[row["epoch"] + 1, *(row.get(name) for name in names)] for row in history]
     return Table("Numbers of each epoch", [Column("epoch"), *columns], rows)
@@ -146,21 +144,12 @@ def _plot(
 
 
 def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    def draw(axes: "Axes") -> None:
-        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel="prediction", ylabel="target")
-        # Names of classes are no formulas.
-        names = [name.replace("$", r"\$") for name in classes]
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
-        for (row, column), count in np.ndenumerate(matrix.astype(int)):
-            if count and len(classes) <= _MOST_CLASSES:
-                color = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=color)
-
-    side = 2 + 0.45 * min(len(classes), _MOST_CLASSES)
-    return Figure(draw, (side, side), "Confusion in the validation, last checkpoint")
+    # Names of classes are no formulas.
+    names = [name.replace("$", r"\$") for name in classes]
+    rows = [f"{name} ({count:.0f})" for name, count in zip(names, matrix.sum(1), strict=True)]
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    caption = "confusion in the validation, last checkpoint: targets (samples) in rows, predictions in columns"
+    return heat_map(shares, rows, names, label="% of a target's samples", number=".0f", caption=caption)
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:

@@ -1,87 +1,58 @@
-"""The page of a report: its sections, turned into one HTML file by a template."""
+"""The page of a report: the results of programs, turned into one HTML file by a template that knows no program."""
 
 import base64
 import hashlib
 import importlib.metadata
 import importlib.resources
+import itertools
 import pathlib
-import types
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jinja2
 import markupsafe
 
-from r2l_jax.apps.report import (
-    adjustment,
-    charts,
-    dots,
-    forensics,
-    overview,
-    processing,
-    synthesis,
-    training,
-    verdict,
-)
-from r2l_jax.apps.report.document import Section
-from r2l_jax.apps.report.pictures import DETAILS, Detail
-from r2l_jax.apps.report.runs import RunRecord, common_chance, read_members, read_runs
+from r2l_jax.apps.report import pictures, tables
+from r2l_jax.apps.report.document import Block, Code, Details, Figures, Findings, Picture, Plot, Section
+from r2l_jax.apps.report.runs import Numbers, RunRecord, differing_flags, read_runs, read_together
+from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.result import SCORE, Cell, Column, Result, Table, points
 
 # The greatest size of a report in bytes, so that it can be sent by mail.
 LARGEST = 10_000_000
 
-# The records of the members of each group, by its name.
-Members: TypeAlias = Mapping[str, Sequence[RunRecord]]
+# The greatest widths of pictures in pixels: a report takes the first with which it is small enough.
+_WIDTHS = (1000, 640, 320, 160)
 
 
 def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     """Writes a report of runs as one HTML file that needs no other file and no network, and returns its size in bytes.
 
-    The report has everything that the folders of the runs hold: the training, finished or not, and the results of
-    `evaluate.py`, `forensics.py`, `adjust.py` and `monitor.py` for it where these programs write by default. Several
-    runs, or folds, are shown side by side, and so are the members of a group of trainings. Equal folders give equal
-    files.
-
-    If there are groups, the figure of their trainings is written to `drift.png` beside the report as well.
+    The report has the trainings, finished or not, and every result of them in the folders of the runs. Equal folders
+    give equal files.
 
     Raises:
         InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
             larger than `LARGEST`.
     """
-    named = read_runs(uris)
-    members = read_members(named)
-    page = make_page(named, members)
+    page = make_page(read_runs(uris))
     with replacing(output) as part:
         part.write_text(page, encoding="utf-8")
-    _write_figure(named, members, output.with_name("drift.png"))
     return len(page.encode())
 
 
-def _write_figure(named: Sequence[RunRecord], members: Members, output: pathlib.Path) -> None:
-    """Writes the figure of the groups that have results of one score."""
-    shown = [run for run in named if run.name in members and run.score == named[0].score]
-    groups = {run.name: rows for run in shown if (rows := dots.make_rows(run, members[run.name]))}
-    if groups:
-        trainings = [training for name in groups for training in members[name]]
-        with replacing(output) as part:
-            part.write_bytes(dots.make_png(groups, shown[0].score, common_chance(trainings)))
-
-
-def make_page(named: Sequence[RunRecord], members: Members = types.MappingProxyType({})) -> str:
-    """Makes the HTML text of a report, with pictures as large and as many as its size allows.
-
-    Args:
-        named: the records of runs and groups, see `read_runs`.
-        members: the records of the members of groups, see `read_members`.
+def make_page(runs: Sequence[RunRecord]) -> str:
+    """Makes the HTML text of a report, with pictures as large as its size allows.
 
     Raises:
-        InputError: a picture is damaged, or the report would be larger than `LARGEST`.
+        InputError: a plot or a picture is damaged, or the report would be larger than `LARGEST`.
     """
-    size = 0
-    for detail in DETAILS:
-        page = render(", ".join(run.name for run in named), make_sections(named, members, detail))
+    title, sections, size = ", ".join(run.name for run in runs), _sections(runs), 0
+    for width in _WIDTHS:
+        page = render(title, sections, width)
         size = len(page.encode())
         if size <= LARGEST:
             return page
@@ -90,22 +61,12 @@ def make_page(named: Sequence[RunRecord], members: Members = types.MappingProxyT
     )
 
 
-def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) -> list[Section]:
-    """Makes all sections of a report that have any content; members of groups are shown as other runs are."""
-    runs = [run for each in named for run in members.get(each.name, [each])]
-    return [
-        *verdict.make(named, members),
-        *overview.make(runs),
-        *training.make(runs, named),
-        *processing.make(runs, detail),
-        *synthesis.make(runs),
-        *forensics.make(runs, detail),
-        *adjustment.make(runs, detail),
-    ]
+def render(title: str, sections: Sequence[Section], width: int = _WIDTHS[0]) -> str:
+    """Turns sections into the HTML text of a page under a title, with pictures of at most a width in pixels.
 
-
-def render(title: str, sections: Sequence[Section]) -> str:
-    """Turns sections into the HTML text of a page under a title."""
+    Raises:
+        InputError: a plot or a picture is damaged.
+    """
     files = importlib.resources.files("r2l_jax.apps.report") / "templates"
     style, script = ((files / name).read_text() for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
@@ -116,7 +77,13 @@ def render(title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(svg=charts.svg, colors=len(charts.COLORS))
+    numbers = itertools.count()
+    environment.globals.update(
+        cells=tables.cells,
+        breakable=tables.breakable,
+        plot=lambda each: pictures.plot(each.file, f"p{next(numbers)}-", each.caption),
+        picture=lambda each: pictures.picture(each.file, width, each.caption),
+    )
     page = environment.get_template("report.html.jinja").render(
         title=title,
         sections=sections,
@@ -128,3 +95,130 @@ def render(title: str, sections: Sequence[Section]) -> str:
     )
     # File names need not be UTF-8; bytes that are not are shown as escape sequences.
     return page.encode(errors="backslashreplace").decode()
+
+
+def blocks_of(result: Result) -> list[Block]:
+    """Returns the plots, the tables, the pictures and the notes of a result that was read."""
+    shown = []
+    for name, file in result.figures.items():
+        assert isinstance(file, pathlib.Path)
+        caption = str(result.captions.get(name) or name.replace("_", " "))
+        is_plot = f"{name}.svg" in result.files
+        shown.append(Plot(file.with_suffix(".svg"), caption) if is_plot else Picture(file, caption))
+    plots, others = ([each for each in shown if isinstance(each, kind)] for kind in (Plot, Picture))
+    blocks: list[Block] = [Figures(plots), *result.tables.values(), Figures(others)]
+    return [block for block in blocks if block != Figures([])] + [*result.facts.get("notes", ())]
+
+
+def _sections(runs: Sequence[RunRecord]) -> list[Section]:
+    together, left_out = read_together(runs)
+    controls: dict[str, tuple[list[Section], list[Block]]] = {}
+    named = [(None, found) for found in together] + [(run, found) for run in runs for found in run.results]
+    for run, found in named:
+        sections, parts = controls.setdefault(found.control, ([], []))
+        of_run = run.name if run and len(runs) > 1 else ""
+        title = ", ".join(filter(None, [found.facts.title or "/".join(found.place), of_run, found.of]))
+        if found.of and run and len(run.folds) > 1:
+            parts.append(Details(title, blocks_of(found.result)))
+        else:
+            sections.append(Section(title.removesuffix(f", {found.of}"), blocks_of(found.result)))
+    controls.setdefault("training", ([], []))
+    shown = []
+    for control, (sections, parts) in controls.items():
+        blocks = [_trainings(runs)] if control == "training" else []
+        inner = [*sections, *([Section("Each training", parts)] if parts else [])]
+        shown.append(Section(control.capitalize(), blocks, inner))
+    joint = [sentence for found in together for sentence in found.facts.verdict]
+    return [
+        _of_runs("Verdict", [*([Findings(joint)] if joint else []), *left_out], runs, _verdict),
+        *shown,
+        _of_runs("How to reproduce", _differences(runs), runs, _reproduction),
+    ]
+
+
+def _of_runs(
+    title: str, blocks: Sequence[Block], runs: Sequence[RunRecord], make: Callable[[RunRecord], list[Block]]
+) -> Section:
+    """Makes a section with blocks of each run; several runs have sections within it."""
+    if len(runs) == 1:
+        return Section(title, [*blocks, *make(runs[0])])
+    return Section(title, blocks, [Section(run.name, make(run)) for run in runs])
+
+
+def _verdict(run: RunRecord) -> list[Block]:
+    """Collects the sentences of all results; of those of single trainings if their program has none on all of them."""
+    on_all = {found.control for found in run.results if not found.of and found.facts.verdict}
+    sentences = dict.fromkeys(
+        sentence
+        for found in run.results
+        if not found.of or found.control not in on_all
+        for sentence in found.facts.verdict
+    )
+    blocks: list[Block] = [Findings([*sentences] or [_scored(run)]), *run.left_out]
+    if all(fold.is_finished for fold in run.folds) and all(found.control == "training" for found in run.results):
+        blocks.append(f"Not tested under drift yet: {command('evaluate')} {shlex.quote(f'--run={run.folder}')}")
+    return blocks
+
+
+def _scored(run: RunRecord) -> str:
+    """Says what the trainings score in the validation, or how far they are."""
+    best = [fold.numbers.best for fold in run.folds if fold.is_finished and fold.numbers.best is not None]
+    if not best:
+        return f"The training is not finished: {run.folds[0].epochs} epochs so far."
+    # Members of a group may not have begun.
+    missing = sum(not any(member in fold.folder.parents for fold in run.folds) for member in run.members[1:])
+    planned = len(run.folds) + missing
+    of = f" of {len(best)}{f' of {planned}' if planned > len(best) else ''} trainings" if planned > 1 else ""
+    ends = " to ".join(dict.fromkeys([points(min(best)), points(max(best))]))
+    return f"The {run.score} in the validation{of} is {ends} points (best checkpoint)."
+
+
+def _trainings(runs: Sequence[RunRecord]) -> Table:
+    """Makes the table of all folds of all runs."""
+    score = runs[0].score if len({run.score for run in runs}) == 1 else "score"
+    columns = [Column("training"), Column("finished"), Column("epochs"), Column(f"best {score}", "", SCORE)]
+    columns += [Column("best epoch"), Column(f"last {score}", "", SCORE), Column("best loss", "", ".3g")]
+    columns += [Column("last loss", "", ".3g"), Column("samples to train"), Column("to validate")]
+    rows = []
+    for run in runs:
+        for fold in run.folds:
+            numbers = fold.numbers if fold.is_finished else Numbers()
+            best = None if numbers.best_epoch is None else numbers.best_epoch + 1
+            counts = [len(fold.metrics[f"{part}_indices"]) for part in ("train", "valid")]
+            scores = [numbers.best, best, numbers.last, numbers.best_loss, numbers.val_loss]
+            rows.append([run.title(fold), fold.is_finished, fold.epochs, *scores, *counts])
+    note = "The best checkpoint is that of the best epoch, the last one that of the last epoch."
+    return Table("Scores and losses of the validation", columns, rows, note)
+
+
+def _differences(runs: Sequence[RunRecord]) -> list[Block]:
+    """Lists the settings in which the runs differ."""
+    rows = [[f"--{name}", *map(_value, values)] for name, values in differing_flags(runs).items()]
+    columns = [Column("setting"), *(Column(run.name) for run in runs)]
+    return [Table("Settings in which the runs differ", columns, rows)] if rows else []
+
+
+def _value(value: Any) -> Cell:
+    return value if isinstance(value, int | float | None) else str(value)
+
+
+def _reproduction(run: RunRecord) -> list[Block]:
+    numbers, fingerprint = run.folds[0].numbers, run.folds[0].metrics["fingerprint"]
+    facts = {
+        "commit": numbers.git_commit,
+        "versions": ", ".join(f"{name} {version}" for name, version in numbers.versions.items() if version),
+        "devices": ", ".join(numbers.devices),
+        "seed": None if numbers.seed is None else str(numbers.seed),
+        "data": fingerprint,
+        "folder": str(run.folder),
+    }
+    known = [[name, value] for name, value in facts.items() if value not in (None, "")]
+    settings = [[f"--{name}", _value(value)] for name, value in run.flags.items()]
+    return [
+        Code(run.command),
+        Table("Where it was trained", [Column("fact"), Column("value")], known),
+        Details(
+            "All settings",
+            [Table("Settings, with those at their defaults", [Column("setting"), Column("value")], settings)],
+        ),
+    ]

@@ -1,15 +1,17 @@
-"""Pictures of a report: files of a run, made as small as the report needs them, within the page."""
+"""Plots and pictures within a page: SVG in the page's colors, and pictures as small as the page needs them."""
 
 import base64
 import io
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from xml.etree import ElementTree
 
+import markupsafe
 import numpy as np
 from PIL import Image
 
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import INK
 
 _QUALITY = 85
 
@@ -18,64 +20,57 @@ _QUALITY = 85
 _WHITE, _LINE, _INK = 250, 40, 0.18
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
-# Narrower pictures are enlarged on the page, where their pixels stay visible.
-_SMALL = 420
+# Wider plots, in their units, have a row for themselves. Pixels of narrower pictures are enlarged and stay visible.
+_NARROW, _SMALL = 400, 420
+
+# Elements of an SVG file that a page shows: those of shapes and texts.
+_SHAPES = {"clipPath", "defs", "g", "image", "path", "rect", "svg", "text", "tspan", "use"}
 
 
-class Detail(NamedTuple):
-    """The size and the number of the pictures in a report.
+def plot(file: pathlib.Path, prefix: str, alternative: str) -> markupsafe.Markup:
+    """Returns the shapes of an SVG file as an element of a page, in the page's font and color.
 
-    Attributes:
-        width: their greatest width in pixels.
-        epochs: the greatest number of epochs of a slider.
-    """
-
-    width: int
-    epochs: int
-
-
-# From the most detail to the least: a report takes the first with which it is small enough.
-DETAILS = (Detail(1000, 24), Detail(800, 12), Detail(640, 8), Detail(480, 5), Detail(320, 3), Detail(160, 1))
-
-
-class Picture(NamedTuple):
-    """A picture within the page.
-
-    Attributes:
-        uri: its content as a data URI.
-        width: the width in pixels.
-        height: the height in pixels.
-        alternative: the text in its place.
-        caption: the text below it; empty for none.
-        is_plot: whether it is a plot on white, whose colors a dark page turns round.
-    """
-
-    uri: str
-    width: int
-    height: int
-    alternative: str
-    caption: str
-    is_plot: bool = False
-
-    @property
-    def is_small(self) -> bool:
-        """Whether its pixels are enlarged."""
-        return self.width < _SMALL
-
-
-def embedded(
-    file: pathlib.Path, width: int, alternative: str, caption: str = "", on_paper: bool = False, is_plot: bool = False
-) -> Picture:
-    """Puts a picture into the page as lossy WebP of at most this width in pixels.
+    The file may come from anyone: only shapes and texts of it are taken, and only pictures within it.
 
     Args:
-        file: the picture.
-        width: the greatest width.
-        alternative: the text in its place.
-        caption: the text below it.
-        on_paper: whether the picture is a sheet of images on white paper, which the page then shows through, light or
-            dark.
-        is_plot: see `Picture`.
+        file: the file, as `result.write` writes it.
+        prefix: begins the ids, which a page has once.
+        alternative: the text in place of the plot.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        root = ElementTree.fromstring(file.read_text())
+        box = [float(each) for each in root.attrib["viewBox"].split()]
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+        raise InputError(f"{file} is not a plot that can be shown ({error}): move it away") from None
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        for child in list(element):
+            if _local(child.tag) not in _SHAPES:
+                element.remove(child)
+        attributes = {_local(name): value for name, value in element.attrib.items()}
+        element.attrib = {
+            name: re.sub(r"( font-family: [^;]*;)|(?<=url\(#)|(?<=^#)", lambda found: "" if found[1] else prefix, value)
+            for name, value in attributes.items()
+            if not name.startswith("on") and (name != "href" or value.startswith(("#", "data:image/png;base64,")))
+        }
+        if "id" in element.attrib:
+            element.attrib["id"] = prefix + element.attrib["id"]
+    look = {"class": "wide" if box[2] > _NARROW else "", "style": f"--width:{box[2]:.0f}px"}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alternative, **look}
+    text = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
+    return markupsafe.Markup(re.sub(r">\s+<", "><", text))
+
+
+def _local(name: str) -> str:
+    """Returns a name without its namespace."""
+    return name.rpartition("}")[2]
+
+
+def picture(file: pathlib.Path, width: int, alternative: str) -> markupsafe.Markup:
+    """Returns a picture as an element of a page, as lossy WebP of at most this width in pixels.
 
     Raises:
         InputError: the file cannot be read as a picture.
@@ -83,16 +78,25 @@ def embedded(
     stream = io.BytesIO()
     try:
         with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-        if on_paper:
-            picture = without_paper(picture)
-            picture = picture.crop(picture.getbbox())
-        picture.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
-        picture.save(stream, "webp", quality=_QUALITY)
+            image = opened.convert("RGB")
+        if _is_on_paper(image):
+            image = without_paper(image)
+            image = image.crop(image.getbbox())
+        image.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
+        image.save(stream, "webp", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{file} is not a picture that can be shown ({error}): move it away") from None
     content = base64.b64encode(stream.getvalue()).decode()
-    return Picture(f"data:image/webp;base64,{content}", *picture.size, alternative, caption, is_plot)
+    return markupsafe.Markup('<img{} src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
+        markupsafe.Markup(' class="small"') if image.width < _SMALL else "", content, *image.size, alternative
+    )
+
+
+def _is_on_paper(sheet: Image.Image) -> bool:
+    """Tells whether a picture is a sheet of images on white paper, which has white edges, but is not all white."""
+    pixels = np.asarray(sheet)
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    return all((edge >= _WHITE).all() for edge in edges) and not (pixels >= _WHITE).all()
 
 
 def without_paper(sheet: Image.Image) -> Image.Image:
@@ -118,22 +122,3 @@ def without_paper(sheet: Image.Image) -> Image.Image:
     light = (ink[is_text].clip(0, 255) / 255) ** 2.2 + 1e-4
     ink[is_text] = 255 * (_INK / (light @ _LUMINANCE)[..., None] * light).clip(0, 1) ** (1 / 2.2)
     return Image.fromarray(np.dstack([ink, 255 * alpha]).clip(0, 255).round().astype(np.uint8), "RGBA")
-
-
-def thinned(epochs: Sequence[int], most: int) -> list[int]:
-    """Returns at most this many of some epochs, evenly spread; the last is always among them."""
-    if len(epochs) <= most:
-        return list(epochs)
-    places = np.linspace(len(epochs) - 1, 0, most).round().astype(int) if most > 1 else [len(epochs) - 1]
-    return [epochs[place] for place in sorted(places)]
-
-
-def existing(folder: pathlib.Path, *names: str) -> pathlib.Path | None:
-    """Returns the file below a folder that names lead to, or None without such a file.
-
-    The names may come from the files of a run; names that could lead out of the folder are refused.
-    """
-    if not all(name and pathlib.PurePath(name).name == name for name in names):
-        return None
-    file = folder.joinpath(*names)
-    return file if file.is_file() else None

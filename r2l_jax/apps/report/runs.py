@@ -1,6 +1,5 @@
-"""The folders of runs as reports and comparisons read them: records of training, and the results of other programs."""
+"""The folders of runs as reports and comparisons read them: records of trainings, and the results of all programs."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -10,151 +9,131 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from r2l_jax.apps.report.events import Recorded, read_events
 from r2l_jax.config import TrainConfig
-from r2l_jax.drift import results
 from r2l_jax.model.tasks import TASKS
+from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
+from r2l_jax.runtime.result import Result
 from r2l_jax.training.record import fold_folders, fold_number, members, read_metrics, run_names, training_id
-
-ANALYSES: Mapping[str, type] = {
-    "sensitivity": results.Sensitivity,
-    "tolerances": results.Tolerances,
-    "worst_case": results.WorstCases,
-    "shots": results.Shots,
-}
 
 # The place and the name of a run: runs are not compared by these settings.
 _NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
 
-_EPOCH = re.compile("epoch_([0-9]{4,9})")
+# The order of the results on a page; others follow.
+_ORDER = ("evaluation", "forensics", "adjustment", "monitor", "training")
+
+_OF_ONE = re.compile("(seed|fold)_[0-9]+")
 
 
-class Final(msgspec.Struct):
-    """The numbers of a finished fold: last and best scores, the default score of adversarial training, and others."""
+class Numbers(msgspec.Struct):
+    """The numbers of a metrics.json: the last ones and those of the best epoch, and where they come from."""
 
-    last: float
-    best: float
-    default: float | None
-    best_epoch: results.Count
-    val_loss: float
+    last: float | None = None
+    best: float | None = None
+    best_epoch: int | None = None
+    val_loss: float | None = None
     best_loss: float | None = None
-    val_precision: dict[str, float] = {}
-    val_recall: dict[str, float] = {}
-    val_f1: dict[str, float] = {}
-    val_samples: dict[str, float] = {}
-    val_confusion_matrix: list[list[float]] = []
-
-
-class Environment(msgspec.Struct):
-    """The environment that a fold was trained in."""
-
     git_commit: str | None = None
     versions: dict[str, str | None] = {}
     devices: list[str] = []
     seed: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class FoldRecord:
+class Fold(NamedTuple):
     """A fold of a run, finished or not.
 
     Attributes:
-        number: its number.
         folder: its folder.
-        flags: the settings of its training.
-        history: the numbers of each epoch.
-        score: the name of the score; None before the end of the first epoch.
-        final: the numbers of a finished fold; None before the end of the training.
-        environment: where it was trained.
-        camera: the camera that the processing started from, as JSON; None for processed images.
-        fingerprint: the hash of the samples and classes.
-        training: the id of the training, see `record.training_id`.
-        samples: the numbers of samples for training and for validation.
-        measured: the samples that controls measure: "test" or "validation", and their indices.
-        chance: the accuracy of a guess; None for scores other than accuracy.
-        recorded: the parameters over epochs.
-        pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
+        metrics: the content of its metrics.json.
+        numbers: the numbers in it.
+        score: the name of the score.
     """
 
-    number: int
     folder: pathlib.Path
-    flags: Mapping[str, Any]
-    history: Sequence[Mapping[str, float]]
-    score: str | None
-    final: Final | None
-    environment: Environment
-    camera: Mapping[str, Any] | None
-    fingerprint: str
-    training: str
-    samples: tuple[int, int]
-    measured: tuple[str, list[int]]
-    chance: float | None
-    recorded: Recorded
-    pictures: Mapping[int, Mapping[str, pathlib.Path]]
+    metrics: Mapping[str, Any]
+    numbers: Numbers
+    score: str
 
-    def course(self, name: str) -> tuple[list[float], list[float]]:
-        """Returns the epochs, from 1 on, in which a number was recorded, and the numbers."""
-        rows = [row for row in self.history if name in row]
-        return [row["epoch"] + 1 for row in rows], [row[name] for row in rows]
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has come to its end."""
+        return self.metrics["complete"]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it was trained for."""
+        return len(self.metrics["history"]) if self.metrics["flags"].get("epochs") != 0 else 0
 
 
-class Analyses(NamedTuple):
-    """The forensics of a fold by name, see `ANALYSES`, and their folder."""
+class Facts(msgspec.Struct):
+    """The facts of a result that a report shows."""
 
-    fold: int
-    folder: pathlib.Path
-    found: Mapping[str, Any]
+    title: str = ""
+    verdict: list[str] = []
+    notes: list[str] = []
+    training: dict[str, str] = {}
+
+
+class Found(NamedTuple):
+    """A result.
+
+    Attributes:
+        place: the parts of its folder's path below the folder of the run.
+        result: the result.
+        facts: the facts of it that are shown.
+    """
+
+    place: tuple[str, ...]
+    result: Result
+    facts: Facts
+
+    @property
+    def control(self) -> str:
+        """The name of the folder in which a program writes its results."""
+        return next((part for part in self.place if not _OF_ONE.fullmatch(part)), "results")
+
+    @property
+    def of(self) -> str:
+        """The member and the fold that the result is about, such as "seed_1/fold_0"; empty if it is about all."""
+        return "/".join(part for part in self.place if _OF_ONE.fullmatch(part))
 
 
 class RunRecord(NamedTuple):
-    """A run, as its folder holds it.
+    """A run or a group of trainings, as its folder holds it.
 
     Attributes:
         name: its name in the report.
         folder: its folder.
-        folds: its folds.
-        evaluation: the result of evaluate.py; None without one.
-        analyses: the results of forensics.py.
-        adaptation: the result of adjust.py; None without one.
-        left_out: a line for each result that another training has left in the folder.
         members: the folders of the members of a group, or the run's own.
-        forensics: the summary of forensics.py over the members of a group; None without one.
+        folds: the folds of all members.
+        results: the results of its present trainings, in the order of the page.
+        left_out: a line for each result that another training has left in the folder.
     """
 
     name: str
     folder: pathlib.Path
-    folds: Sequence[FoldRecord]
-    evaluation: results.Evaluation | None
-    analyses: Sequence[Analyses]
-    adaptation: results.Adaptation | None
-    left_out: Sequence[str]
     members: Sequence[pathlib.Path]
-    forensics: results.Forensics | None
+    folds: Sequence[Fold]
+    results: Sequence[Found]
+    left_out: Sequence[str]
 
     @property
     def score(self) -> str:
         """The name of the score."""
-        return next((fold.score for fold in self.folds if fold.score), "score")
-
-    @property
-    def planned(self) -> int:
-        """The number of trainings, also those that have not begun."""
-        begun = [fold.folder.parent for fold in self.folds]
-        return len(begun) + sum(member not in begun for member in self.members if len(self.members) > 1)
+        return self.folds[0].score
 
     @property
     def flags(self) -> Mapping[str, Any]:
         """The settings of the training; those that an earlier version did not have are at their defaults."""
-        return flat(TrainConfig()) | dict(self.folds[0].flags)
+        return flat(TrainConfig()) | dict(self.folds[0].metrics["flags"])
 
     @property
     def command(self) -> str:
         """The command that trains the run again, in lines of at most about 80 characters."""
         defaults, values_apart = flat(TrainConfig()), {leaf.name for leaf in leaves(TrainConfig) if leaf.declared.kind}
         lines = ["python scripts/train.py"]
-        for name, value in self.folds[0].flags.items():
+        for name, value in self.folds[0].metrics["flags"].items():
             # In JSON, tuples are lists.
             default = defaults.get(name)
             if value is None or value == (list(default) if isinstance(default, tuple) else default):
@@ -168,15 +147,16 @@ class RunRecord(NamedTuple):
                 lines.append(f"  {text}")
         return " \\\n".join(lines)
 
-    def title(self, fold: int) -> str:
+    def title(self, fold: Fold) -> str:
         """Returns the name of a fold; a single fold has the name of its run."""
-        return self.name if len(self.folds) == 1 else f"{self.name}, fold {fold}"
+        if len(self.folds) == 1:
+            return self.name
+        place = fold.folder.relative_to(self.folder) if fold.folder != self.folder else fold.folder.name
+        return f"{self.name}/{place}"
 
 
 def read_runs(uris: Sequence[str]) -> list[RunRecord]:
     """Reads runs, groups of trainings, or folds of runs, finished or not, with all results in their folders.
-
-    A group has the folds of all of its members.
 
     Raises:
         InputError: a folder is given twice or does not belong to a run, or a file in it is damaged.
@@ -184,56 +164,16 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
     return [_read_run(uri, name) for uri, name in zip(uris, run_names(uris), strict=True)]
 
 
-def read_members(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Reads the members of the groups among some records, those that have begun to train, by the groups' names."""
-    found = {}
-    for run in runs:
-        if list(run.members) != [run.folder]:
-            begun = dict.fromkeys(fold.folder.parent for fold in run.folds)
-            found[run.name] = [_read_run(str(folder), f"{run.name}/{folder.name}") for folder in begun]
-    return found
-
-
-def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation | str] | None:
-    """Returns the evaluation of several runs together, and its folder.
-
-    evaluate.py writes it to the innermost folder of the runs that it tests. If it tested other trainings of any of its
-    runs, a line that says so is returned in its place.
+def read_together(runs: Sequence[RunRecord]) -> tuple[list[Found], list[str]]:
+    """Reads the evaluation of several runs together, which is in their common folder, as `RunRecord` has results.
 
     Raises:
-        InputError: it is damaged, or so is a run that it tests.
+        InputError: it is damaged.
     """
-    if len(runs) < 2:
-        return None
-    folder = pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs])) / "evaluation"
-    found = results.read_result(folder / "evaluation.json", results.Evaluation)
-    tested = set() if found is None else {pathlib.Path(run.folder).resolve() for run in found.runs.values()}
-    if found is None or not tested.intersection(run.folder.resolve() for run in runs):
-        return None
-    are_present = all(run.trainings <= _trainings(pathlib.Path(run.folder)) for run in found.runs.values())
-    return folder, found if are_present else _left_out(folder / "evaluation.json")
-
-
-def _trainings(run: pathlib.Path) -> set[str]:
-    """Reads the ids of the present trainings of a run's folds."""
-    files = [file for fold in fold_folders(run) if (file := fold / "metrics.json").exists()]
-    return {training_id(read_metrics(file, "make it anew or move it away")) for file in files}
-
-
-def _left_out(file: pathlib.Path) -> str:
-    return f"{file} is left out: it belongs to another training; the same command makes it anew for the present one"
-
-
-def common_score(runs: Sequence[RunRecord]) -> str:
-    """Returns the name of the score of runs; "score" if they have different ones."""
-    names = {run.score for run in runs}
-    return names.pop() if len(names) == 1 else "score"
-
-
-def common_chance(runs: Sequence[RunRecord]) -> float | None:
-    """Returns the accuracy of a guess, if it is the same for all runs."""
-    chances = {fold.chance for run in runs for fold in run.folds}
-    return chances.pop() if len(chances) == 1 else None
+    common = pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+    if len(runs) < 2 or common in [run.folder.resolve() for run in runs]:
+        return [], []
+    return _read_results(common, common / "evaluation", [fold for run in runs for fold in run.folds])
 
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
@@ -252,83 +192,55 @@ def _read_run(uri: str, name: str) -> RunRecord:
     folder = pathlib.Path(uri)
     is_fold, of_group = fold_number(folder.resolve()) is not None, members(uri)
     folders = [folder] if is_fold else [fold for member in of_group for fold in fold_folders(member)]
-    folders = [each for each in folders if (each / "metrics.json").exists()]
-    if not folders:
+    folds = [_read_fold(each, f"--run={uri}") for each in folders if (each / "metrics.json").exists()]
+    if not folds:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
         raise InputError(f"--run={uri} is not a run's folder: {reason}")
-    folds = [_read_fold(each, f"--run={uri}") for each in folders]
-    present = {fold.training for fold in folds}
-    left_out = []
-
-    def read(file: pathlib.Path, kind: type) -> Any:
-        """Reads a result, unless it belongs to another training."""
-        result = results.read_result(file, kind)
-        if result is None or result.trainings <= present:
-            return result
-        left_out.append(_left_out(file))
-        warn(left_out[-1])
-        return None
-
-    def read_analyses(place: pathlib.Path) -> Analyses:
-        found = {name: read(place / name / f"{name}.json", kind) for name, kind in ANALYSES.items()}
-        return Analyses(
-            fold_number(place) or 0, place, {name: each for name, each in found.items() if each is not None}
-        )
-
-    return RunRecord(
-        name,
-        folder,
-        folds,
-        read(folder / "evaluation" / "evaluation.json", results.Evaluation),
-        [found for each in fold_folders(folder / "forensics") if (found := read_analyses(each)).found],
-        read(folder / "adjustment" / "adaptation.json", results.Adaptation),
-        left_out,
-        of_group,
-        read(folder / "forensics" / "forensics.json", results.Forensics),
-    )
+    return RunRecord(name, folder, of_group, folds, *_read_results(folder, folder, folds))
 
 
-def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
+def _read_fold(folder: pathlib.Path, where: str) -> Fold:
     file = folder / "metrics.json"
     metrics = read_metrics(file, f"{where} cannot be shown")
-    history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
-    of_tasks = {name: task.score for task in TASKS for name in (f"train_{task.score}", f"val_{task.score}")}
-    score = next((of_tasks[name] for name in of_tasks if history and name in history[0]), None)
-    if any("epoch" not in row for row in history) or (metrics["complete"] and score is None):
-        raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
-    places = {"last": f"val_{score}", "best": f"best_val_{score}", "default": f"default_val_{score}"}
-    places["best_loss"] = "best_val_loss"
+    score = next(task.score for task in TASKS if task.name == metrics["task"])
+    places = {"last": f"val_{score}", "best": f"best_val_{score}", "best_loss": "best_val_loss"}
     scores = {name: metrics.get(place) for name, place in places.items()}
-    return FoldRecord(
-        fold_number(folder.resolve()) or 0,
-        folder,
-        metrics["flags"],
-        # Without a training, there was no epoch.
-        history if metrics["flags"].get("epochs") != 0 else [],
-        score,
-        results.converted({**metrics, **scores}, Final, file) if metrics["complete"] else None,
-        results.converted(metrics, Environment, file),
-        metrics.get("camera"),
-        metrics["fingerprint"],
-        training_id(metrics),
-        (len(metrics["train_indices"]), len(metrics["valid_indices"])),
-        ("test", metrics["test_indices"]) if metrics.get("test_indices") else ("validation", metrics["valid_indices"]),
-        1 / len(metrics["classes"]) if score == "accuracy" else None,
-        read_events(folder),
-        _pictures(folder / "results"),
-    )
+    try:
+        return Fold(folder, metrics, msgspec.convert({**metrics, **scores}, Numbers), score)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file} is damaged ({error}); {where} cannot be shown") from None
 
 
-def _pictures(folder: pathlib.Path) -> dict[int, dict[str, pathlib.Path]]:
-    """Lists the pictures of each epoch, by their names without the ending, in the order of the stages."""
-    found = {}
-    for epoch in sorted(folder.glob("epoch_*")):
-        if match := _EPOCH.fullmatch(epoch.name):
-            files = {file.relative_to(epoch).with_suffix("").as_posix(): file for file in epoch.rglob("*.png")}
-            found[int(match[1])] = {name: files[name] for name in sorted(files, key=_parts)}
-    return found
+def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]) -> tuple[list[Found], list[str]]:
+    """Reads the results below a folder, and says which ones are left out, since they belong to other trainings.
+
+    Results of runs that are nested in it, such as adapted ones, are those of other runs.
+    """
+    trainings, known = {training_id(fold.metrics) for fold in folds}, {fold.folder.parent for fold in folds}
+    found, left_out = [], []
+    for path, names, files in os.walk(where):
+        folder = pathlib.Path(path)
+        if folder not in known and any((each / "metrics.json").exists() for each in fold_folders(folder)):
+            names.clear()
+        if result.FILE not in files or (read := result.read(folder)) is None:
+            continue
+        try:
+            facts = msgspec.convert(read.facts, Facts)
+            read.text()  # A table that cannot be printed cannot be shown.
+        except (ValueError, TypeError, LookupError) as error:
+            reason = str(error).replace("`", "")
+            raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it, or make it anew") from None
+        if trainings.issuperset(facts.training.values()):
+            found.append(Found(folder.relative_to(root).parts, read, facts))
+        else:
+            again = "the same command makes it anew for the present one"
+            left_out.append(f"{folder / result.FILE} is left out: it belongs to another training; {again}")
+            warn(left_out[-1])
+    return sorted(found, key=_place), sorted(left_out)
 
 
-def _parts(name: str) -> list[str | int]:
-    """Divides a name into texts and numbers: sorted by these, the tenth stage comes after the second."""
-    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
+def _place(found: Found) -> tuple[Any, ...]:
+    """Orders results by their programs, those of all trainings first, the tenth fold after the second."""
+    order = _ORDER.index(found.control) if found.control in _ORDER else len(_ORDER)
+    numbers = [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", "/".join(found.place))]
+    return order, found.control, len(found.of) > 0, numbers

@@ -1,14 +1,12 @@
 """A study from its settings to the results of its controls and its page."""
 
-import pathlib
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from r2l_jax.apps.report.document import Block, Cell, Code, Pictures, Section, Table, Text
-from r2l_jax.apps.report.page import render
-from r2l_jax.apps.report.pictures import embedded
+from r2l_jax.apps.report.document import Code, Findings, Section
+from r2l_jax.apps.report.page import blocks_of, render
 from r2l_jax.apps.study import comparison
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import job_of, make_jobs, trainings_of
@@ -90,10 +88,13 @@ def _compare(config: StudyConfig, task: str, failed: Mapping[str, str]) -> dict[
 
 def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapping[str, str]) -> None:
     """Writes `study.html`."""
-    sections = [Section(result.facts["title"], _blocks(result)) for result in results.values()]
+    sections = [
+        Section(result.facts["title"], [Findings(result.facts["verdict"]), *blocks_of(result)])
+        for result in results.values()
+    ]
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
-        sections.append(Section("Jobs that failed, without which the tables are made", [*map(Text, missing)]))
+        sections.append(Section("Jobs that failed, without which the tables are made", missing))
     settings = {name: _text(value) for name, value in flat(config).items()}
     defaults = {name: _text(value) for name, value in flat(StudyConfig()).items()}
     changed = [f"--{name}={value}" for name, value in settings.items() if value != defaults[name]]
@@ -104,19 +105,3 @@ def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapp
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _blocks(result: Result) -> list[Block]:
-    shown = [
-        Table(
-            table.title,
-            [column.heading for column in table.columns],
-            [[Cell(column.text(cell)) for column, cell in zip(table.columns, row, strict=True)] for row in table.rows],
-        )
-        for table in result.tables.values()
-    ]
-    pictures = [
-        embedded(pathlib.Path(str(file)), 1600, name, name, is_plot=True) for name, file in result.figures.items()
-    ]
-    texts = [Text(each) for each in (*result.facts["verdict"], *result.facts["notes"])]
-    return [*texts, *shown, Pictures(pictures, wide=True)]

@@ -29,7 +29,7 @@ def test_curves_show_scores_in_points_by_epoch_from_1():
     }
     assert found["loss"] == {"validation": [[2, 0.5]], "training": [[1, 2], [2, 1]]}
     table = results._epochs(history, "accuracy")
-    assert [[*row] for row in table.rows] == [[1, 0.25, 2.0, 1.0, None, None], [2, 0.5, 1.0, 1.0, 0.75, 0.5]]
+    assert [[*row] for row in table.rows] == [[1, 0.25, 2.0, None, None, 1.0], [2, 0.5, 1.0, 0.75, 0.5, 1.0]]
     assert [column.name for column in table.columns][1:3] == ["train accuracy", "train loss"]
 
 
@@ -66,13 +66,14 @@ def test_pictures_are_of_the_first_and_the_last_epoch_with_gradients_below(tmp_p
     np.testing.assert_array_equal(np.asarray(picture)[:, 0], [[1, 2, 0]] * 2 + [[2, 2, 0]] * 2)
 
 
-def test_counts_of_the_confusion_stand_in_the_row_of_their_target():
+def test_shares_of_the_confusion_stand_in_the_row_of_their_target():
     axes = Figure(layout="constrained").subplots()
     results._confusion(np.array([[3.0, 1], [0, 2]]), TASK.classes).draw(axes)
     axes.figure.draw_without_rendering()  # Names with dollars are no formulas.
-    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
-        ((0, 0), "3"),
-        ((1, 0), "1"),
-        ((1, 1), "2"),
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "75",
+        (1, 0): "25",
+        (0, 1): "0",
+        (1, 1): "100",
     }
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "target")
+    assert [text.get_text() for text in axes.get_yticklabels()] == [r"a\$b\$ (4)", "c (2)"]

@@ -29,35 +29,6 @@ function compare(first, second, sign) {
   return Number.isNaN(one) ? 1 : Number.isNaN(two) ? -1 : sign * (one - two);
 }
 
-// A slider shows the pictures of one epoch.
-for (const slider of document.querySelectorAll(".slider")) {
-  const frames = [...slider.querySelectorAll(".frame")];
-  const [input, button, output] = ["input", "button", "output"].map((name) => slider.querySelector(name));
-  if (!input) continue;
-  let timer = null;
-  const show = () => {
-    frames.forEach((frame, number) => (frame.hidden = number !== input.valueAsNumber));
-    output.textContent = frames[input.valueAsNumber].dataset.title;
-    input.setAttribute("aria-valuetext", output.textContent);
-  };
-  const stop = () => {
-    clearInterval(timer);
-    timer = null;
-    button.textContent = "Play";
-  };
-  input.addEventListener("input", () => (stop(), show()));
-  button.addEventListener("click", () => {
-    if (timer) return stop();
-    button.textContent = "Stop";
-    timer = setInterval(() => {
-      input.value = (input.valueAsNumber + 1) % frames.length;
-      show();
-    }, 600);
-  });
-  // A browser keeps the position of the slider when the page is loaded again.
-  show();
-}
-
 // On a narrow page, the verdict comes before the contents.
 if (matchMedia("(max-width: 40rem)").matches) document.querySelector("nav details").open = false;
 

@@ -6,6 +6,8 @@ import pytest
 import report_runs
 
 from r2l_jax.apps.report.page import write_report
+from r2l_jax.runtime import result
+from r2l_jax.runtime.result import Figure, Result
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -18,6 +20,8 @@ def reports(tmp_path_factory):
     """The reports of a run with all results, and of a group."""
     folder = tmp_path_factory.mktemp("runs")
     made = {"run": report_runs.write_everything(folder / "run"), "group": report_runs.write_group(folder / "group")}
+    of, wide = {}, Figure(lambda axes: axes.set_xlabel("a"), (9, 3))
+    result.write(made["run"] / "evaluation/wide", Result({"training": of}, figures={"wide": wide}))
     for name, run in made.items():
         write_report([str(run)], folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
@@ -64,22 +68,33 @@ def test_the_verdict_is_in_sight_at_once(visit):
     assert page.locator("nav ol").first.is_hidden()
 
 
-def test_the_figure_of_a_group_fits_the_page(visit):
-    for width, shown, hidden in ((1280, "wide", "narrow"), (390, "narrow", "wide")):
-        page = visit("group", width)
-        assert page.locator(f".drawing .{hidden}").is_hidden()
-        text = page.locator(f".drawing .{shown} text").first
-        # Its letters are at least 10 pixels high on the screen.
-        assert text.bounding_box()["height"] > 10
+def test_letters_of_plots_can_be_read_and_wide_plots_scroll(visit):
+    for width in (1280, 390):
+        page = visit("run", width)
+        for text in page.locator(".plot text").all():
+            assert text.bounding_box()["height"] > 9
+    assert page.evaluate("document.querySelector('figure:has(.wide)').scrollWidth") > 390
+
+
+def test_tables_are_sorted_by_a_click(visit):
+    page = visit("run", 1280)
+    table = page.locator("main table").first
+    for descends in (False, True):
+        table.get_by_role("button", name="accuracy").click()
+        values = [cell.get_attribute("data-value") for cell in table.locator("tbody td:nth-child(2)").all()]
+        # Cells without a number stay below the others.
+        numbers = [float(value) for value in values[:2]]
+        assert values[2] is None
+        assert numbers == sorted(numbers, reverse=descends)
 
 
 def test_nothing_is_white_in_the_dark(visit):
     page = visit("run", 1280)
     page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     backgrounds = page.evaluate(
-        "[...document.querySelectorAll('body *')].map((each) => getComputedStyle(each).backgroundColor)"
+        "[...document.querySelectorAll('body, body *')].map((each) => getComputedStyle(each).backgroundColor)"
     )
     is_dark = page.scheme == "dark"
     assert ("rgb(255, 255, 255)" in backgrounds) != is_dark
     fills = page.evaluate("[...document.querySelectorAll('svg text')].map((each) => getComputedStyle(each).fill)")
-    assert not is_dark or "rgb(0, 0, 0)" not in fills
+    assert not is_dark or not {"rgb(0, 0, 0)", "rgb(27, 39, 51)"} & {*fills}

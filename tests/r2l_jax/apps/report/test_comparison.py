@@ -1,16 +1,13 @@
-import argparse
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import report_runs
 
-from r2l_jax.apps.report import comparison
 from r2l_jax.apps.report.comparison import comparison_table, differences_table
 from r2l_jax.apps.report.runs import read_runs
-from r2l_jax.drift import statistics
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.drift import measure, statistics
+from r2l_jax.runtime import result
 
 
 def rows(text):
@@ -38,7 +35,10 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
 
 def test_many_runs_fit_into_a_hundred_columns(tmp_path):
     (run,) = read_runs([str(report_runs.write_run(tmp_path / "run", epochs=1))])
-    folds = [dataclasses.replace(run.folds[0], history=[*run.folds[0].history] * epochs) for epochs in range(1, 10)]
+    metrics = run.folds[0].metrics
+    folds = [
+        run.folds[0]._replace(metrics={**metrics, "history": metrics["history"] * epochs}) for epochs in range(1, 10)
+    ]
 
     def table(name):
         return comparison_table([run._replace(name=name(number), folds=[fold]) for number, fold in enumerate(folds)])
@@ -70,20 +70,25 @@ def test_a_run_without_an_epoch_is_compared(tmp_path):
 SHARES = {"a": 0.9, "b": 0.6, "g/seed_1": 0.9, "g/seed_2": 0.8, "h/seed_1": 0.5, "h/seed_3": 0.4}
 
 
+def write_outcomes(folder, outcomes, samples):
+    """Writes outcomes on the own images as evaluate.py does: of the only fold of each member, and their mean."""
+    names = [f"{name}/fold_0".removeprefix("/") for name in outcomes]
+    counted = np.stack([*outcomes.values(), np.mean([*outcomes.values()], 0)])[:, None]
+    models = (*names, "ensemble/fold_0")
+    found = measure.Outcomes(models, ("own",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
+    result.write(folder / "evaluation/own", result.Result({}, outcomes=measure.packed_blocks([found])))
+
+
 @pytest.fixture
-def outcomes(tmp_path, monkeypatch):
-    """The outcomes of 40 samples of each training, by the name of its folder, in place of its model."""
+def outcomes(tmp_path):
+    """The outcomes of 40 samples of each training, by the name of its folder."""
     random = np.random.default_rng(0)
-    found = {name: (random.random(40) < share).astype(float) for name, share in SHARES.items()}
+    found = {name: (random.random(40) < share).astype(np.float32) for name, share in SHARES.items()}
     for name in SHARES:
         report_runs.write_run(tmp_path / name, epochs=1)
-
-    def opened(uri, *_, **__):
-        dataset = argparse.Namespace(counted="scenes")
-        return argparse.Namespace(folds=[argparse.Namespace(uri=uri, measured="validation", dataset=dataset)])
-
-    monkeypatch.setattr(comparison, "load", opened)
-    monkeypatch.setattr(comparison, "own_outcomes", lambda folds: found[str(folds[0].uri.relative_to(tmp_path))])
+    for run in "abgh":
+        of = {name.partition("/")[2]: each for name, each in found.items() if name.startswith(run)}
+        write_outcomes(tmp_path / run, of, np.arange(40))
     return found
 
 
@@ -91,48 +96,27 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
     runs = read_runs([str(tmp_path / name) for name in "abgh"])
     found = rows(comparison_table(runs))
     assert (found["members"], found["--seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
-    tables = [table.splitlines() for table in differences_table(runs).split("\n\n")]
+    lines = differences_table(runs).splitlines()
+    assert lines[0] == "Differences of accuracy on the own images, with 95% intervals"
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
-    wanted = {
-        "about the model (40 validation scenes)": ("ab ag ah bg bh", "model"),
-        "about the recipe (40 validation scenes)": ("gh", "recipe"),
-    }
-    for table, (stated, (pairs, about)) in zip(tables, wanted.items(), strict=True):
-        assert "accuracy: first - second  first is better" in table[0]
-        assert table[-1] == f"Intervals: 95%, {stated}"
-        for row, (first, second) in zip(table[2:-1], pairs.split(), strict=True):
-            found = statistics.difference(of[first], of[second], about)
-            interval = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * each for each in found[:3]))
-            assert row.split(maxsplit=2) == [first, second, f"{interval}{found.probability:>17.0%}"]
+    for line, (first, second) in zip(lines[3:], ("ab", "ag", "ah", "bg", "bh", "gh"), strict=True):
+        about = "recipe" if first + second == "gh" else "model"
+        found = statistics.difference(of[first], of[second], about)
+        interval = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * each for each in found[:3]))
+        assert line.split(maxsplit=4) == [first, "-", second, f"({about})", f"{interval}{found.probability:>17.0%}"]
 
 
-def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path, monkeypatch):
-    def changed(name, **content):
-        file = tmp_path / name / "fold_0/metrics.json"
-        report_runs.write_json(file, json.loads(file.read_text()) | content)
-
-    changed("a", test_indices=[0, 1])
-    changed("h/seed_3", valid_indices=[0, 2])
-    text = differences_table(read_runs([str(tmp_path / name) for name in "abgh"]))
-    for pair in ("a and b", "a and g", "b and h", "g and h"):
-        assert f"\n{pair}: no paired difference: other samples" in text
-    assert len(text.splitlines()) == 4 + 1 + 5
-    changed("a", complete=False, test_indices=[])
-    runs = read_runs([str(tmp_path / name) for name in "ab"])
-    assert differences_table(runs) == "a and b: no paired difference: a is not trained to its end"
-
-    def missing(*_, **__):
-        raise InputError("the data is not there")
-
-    changed("a", complete=True)
-    monkeypatch.setattr(comparison, "load", missing)
-    runs = read_runs([str(tmp_path / name) for name in "abh"])
-    reason, line = differences_table(runs).split("\n\n", 1)
-    assert reason == "no paired differences: the data is not there"
-    assert line.splitlines()[0] == "a and h: no paired difference: other samples"
-
-
-def test_differences_fit_into_a_hundred_columns(outcomes, tmp_path):
-    (run,) = read_runs([str(tmp_path / "a")])
-    text = differences_table([run._replace(name=f"{number}_of_the_runs_with_long_names") for number in range(2)])
-    assert max(map(len, text.splitlines())) <= 100
+def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path):
+    write_outcomes(tmp_path / "b", {"": outcomes["b"]}, np.arange(1, 41))
+    for file in (tmp_path / "g").rglob("metrics.json"):
+        report_runs.write_json(file, json.loads(file.read_text()) | {"fingerprint": "other"})
+    for file in (tmp_path / "h").rglob("result.json"):
+        file.unlink()
+    assert differences_table(read_runs([str(tmp_path / name) for name in "abgh"])).splitlines() == [
+        "a - b: no paired difference: other samples",
+        "a - g: no paired difference: other samples",
+        "a - h: no paired difference: python scripts/evaluate.py has not tested h",
+        "b - g: no paired difference: other samples",
+        "b - h: no paired difference: python scripts/evaluate.py has not tested h",
+        "g - h: no paired difference: python scripts/evaluate.py has not tested h",
+    ]

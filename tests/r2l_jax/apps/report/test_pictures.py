@@ -1,8 +1,15 @@
+import re
+from xml.etree import ElementTree
+
 import numpy as np
+import pytest
 from PIL import Image
 
-from r2l_jax.apps.report.pictures import without_paper
+from r2l_jax.apps.report.pictures import plot, without_paper
+from r2l_jax.runtime import result
 from r2l_jax.runtime.contact_sheet import contact_sheet
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.result import Figure, Result
 
 
 def test_paper_is_transparent_text_gray_and_images_stay():
@@ -41,3 +48,40 @@ def test_colored_text_keeps_its_hue_and_pictures_without_paper_stay():
     np.testing.assert_array_equal(found[..., :3], full)
     assert (found[..., 3] == 255).all()
     assert (np.asarray(without_paper(Image.new("RGB", (8, 8), "white")))[..., 3] == 0).all()
+
+
+def test_a_plot_has_the_color_of_the_page_and_ids_of_its_own(tmp_path):
+    figure = Figure(lambda axes: axes.plot([0, 5], [0, 9]), (3, 2))
+    result.write(tmp_path, Result({}, figures={"a": figure}))
+    found = str(plot(tmp_path / "a.svg", "p7-", 'a "plot"'))
+    root = ElementTree.fromstring(found)
+    assert root.attrib["viewBox"] == "0 0 216 144"
+    assert root.attrib["aria-label"] == 'a "plot"'
+    assert result.INK not in found
+    assert "currentColor" in found
+    ids = [each.attrib["id"] for each in root.iter() if "id" in each.attrib]
+    assert all(each.startswith("p7-") for each in ids)
+    used = [each.attrib["href"] for each in root.iter("use")]
+    assert {each[1:] for each in used} <= {*ids}
+    clips = re.findall(r"url\(#([^)]*)\)", found)
+    assert clips
+    assert {*clips} <= {*ids}
+    assert "font-family" not in found
+
+
+def test_of_a_plot_of_others_only_shapes_are_taken(tmp_path):
+    (tmp_path / "a.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:x="http://www.w3.org/1999/xlink" viewBox="0 0 9 9" onload="a()">'
+        "<script>alert(1)</script><style>*{}</style><a x:href='http://b'><text>c</text></a><foreignObject/>"
+        "<g onclick='d()'><image x:href='http://e'/><use x:href='f.svg#g'/><image x:href='data:image/png;base64,AA=='/>"
+        "<text>&lt;b&gt;</text></g></svg>"
+    )
+    found = str(plot(tmp_path / "a.svg", "p", "a"))
+    assert re.findall(r"<(\w+)", found) == ["svg", "g", "image", "use", "image", "text"]
+    assert not re.search("on[a-z]+=|http|alert|f.svg", found)
+    assert "&lt;b&gt;" in found
+    assert "data:image/png;base64,AA==" in found
+    for content in ("<svg/>", "no plot", "<svg viewBox='a b'/>"):
+        (tmp_path / "a.svg").write_text(content)
+        with pytest.raises(InputError, match=r"a\.svg is not a plot that can be shown"):
+            plot(tmp_path / "a.svg", "p", "a")

@@ -1,31 +1,28 @@
 import math
 
-import pytest
+from r2l_jax.apps.report.tables import Cell, cells
+from r2l_jax.runtime.result import DROP, SCORE, Column, Table
 
-from r2l_jax.apps.report.tables import dropped, leveled, loss, number, score, share, value
-
-
-def test_levels_are_colored_from_the_least_to_the_greatest():
-    rows = leveled([[score(0.5), score(None)], [score(0.75), score(1.0), score(math.nan)]])
-    assert [[cell.shade for cell in row] for row in rows] == [[0, 0], [0.5, 1, 0]]
-    (row,) = leveled([[number(each) for each in (1.0, 10.0, 0.0, 100.0)]], logarithmic=True)
-    assert [cell.shade for cell in row] == pytest.approx([0, 0.5, 0, 1])
-    assert leveled([[score(0.5), score(0.5)]])[0][0].shade == 0
+COLUMNS = [Column("case"), Column("score", "", SCORE), Column("other", "", SCORE), Column("drop", "", DROP)]
 
 
-def test_drops_and_gains_have_colors_of_their_own():
-    (row,) = dropped([[score(0.1), score(-0.2), score(None), score(0.0, framed=True)]])
-    assert [cell.shade for cell in row] == [0.5, 1, 0, 0]
-    assert [cell.tone for cell in row[:2]] == ["loss", "gain"]
-    assert row[3].framed
+def test_cells_have_numbers_to_sort_by_and_intervals_below():
+    columns = [Column("a.long_name"), Column("score", "", SCORE), Column("size")]
+    rows = [["b.c_d", (-0.123, -0.5, 0.25), 1234567], ["x", None, True], ["y", math.nan, "text-y"]]
+    (first, second, third) = cells(Table("", columns, rows))
+    assert first[0].text == "b.\N{ZERO WIDTH SPACE}c_\N{ZERO WIDTH SPACE}d"
+    minus = "\N{MINUS SIGN}"
+    assert first[1][:3] == (f"{minus}12.3", f"{minus}50.0 to 25.0", -0.123)
+    assert first[2] == Cell("1234567", "", 1234567.0)
+    assert second[1:] == [Cell("\N{EN DASH}"), Cell("yes")]
+    assert third[1:] == [Cell("\N{EN DASH}"), Cell("text-y")]
 
 
-def test_numbers_are_short_in_text_and_whole_behind_it():
-    for make, text in ((score, "12.3"), (loss, "0.123"), (share, "12%")):
-        assert (make(-0.123456).text, make(-0.123456).value) == (f"\N{MINUS SIGN}{text}", -0.123456)
-    assert [number(each).text for each in (1080, 1234567.5, 1234.5, 0.98765)] == ["1080", "1.23e+06", "1230", "0.988"]
-    assert [loss(each).text for each in (0.5, 0.9996, 12.34, 123.4)] == ["0.500", "1.00", "12.3", "123"]
-    assert [score(each).text for each in (0.5, 0.9996, 1.0)] == ["50.0", "100", "100"]
-    assert [loss(-0.0).text, score(-0.0).text] == ["0.000", "0.0"]
-    assert value(1e-12).text == "0"
-    assert score(None).text == "\N{EN DASH}"
+def test_scores_are_shaded_from_the_least_of_a_table_and_drops_by_the_greatest():
+    rows = [["a", 0.5, 0.7, -0.1], ["b", 0.9, None, 0.4], ["c", (0.6, 0.0, 1.0), 0.9, 0.0]]
+    found = cells(Table("", COLUMNS, rows))
+    shades = [[round(cell.shade, 6) for cell in row[1:]] for row in found]
+    assert shades == [[0, 0.5, 0.25], [1, 0, 1], [0.25, 1, 0]]
+    assert [row[3].tone for row in found] == ["gain", "loss", "gain"]
+    assert {row[1].tone for row in found} == {"level"}
+    assert [cell.shade for row in cells(Table("", COLUMNS, [["a", 0.5, 0.5, 0.0]])) for cell in row] == [0] * 4
