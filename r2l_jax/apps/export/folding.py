@@ -2,7 +2,7 @@
 
 A converter writes a node for each operation of a traced function. Many results depend on the parameters alone, such as
 the taps of a Gaussian, and are the same at each call. jax2onnx 0.17 refuses some operations if the number of images is
-symbolic, and gets others wrong: arrays without elements, reversed axes, and loops in which each image stops by itself.
+symbolic, such as padding and arrays without elements, and loops in which each image stops by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,6 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 AnyArray = jax.Array | np.ndarray
-Side = Any  # A whole number, or a symbolic one.
 
 # The parameter that holds the function of an operation that only calls it. A rule for derivatives is dropped.
 _CALLS = {
@@ -127,38 +126,6 @@ def concatenate(*operands: AnyArray, dimension: int) -> AnyArray:
     return lax.concatenate(parts, dimension) if len(parts) > 1 else (*parts, operands[0])[0]
 
 
-def clamp(low: AnyArray, operand: AnyArray, high: AnyArray) -> AnyArray:
-    """Clips to a range."""
-    return jnp.minimum(jnp.maximum(operand, low), high)
-
-
-def reverse(operand: AnyArray, dimensions: Sequence[Any]) -> AnyArray:
-    """Reverses axes by indexing their elements."""
-    for axis in dimensions:
-        if operand.shape[axis] != 1:
-            chosen = (*[slice(None)] * axis, np.arange(operand.shape[axis])[::-1])
-            operand = jnp.asarray(operand).at[chosen].get(mode="promise_in_bounds")
-    return operand
-
-
-def broadcast(operand: AnyArray, shape: Sequence[Side], broadcast_dimensions: Sequence[Any], **_: Any) -> AnyArray:
-    """Repeats an array along axes; reshapes it if it only gets new axes of one element."""
-    sides = [1] * len(shape)
-    for axis, side in zip(broadcast_dimensions, operand.shape, strict=True):
-        sides[axis] = side
-    if tuple(sides) != tuple(shape):
-        return lax.broadcast_in_dim(operand, shape, broadcast_dimensions)
-    return operand if operand.shape == tuple(shape) else lax.reshape(operand, shape)
-
-
-def select(which: AnyArray, *cases: AnyArray) -> AnyArray:
-    """Selects between arrays; onnxruntime does not select between booleans, which are combined instead."""
-    if cases[0].dtype != bool:
-        return lax.select_n(which, *cases)
-    first, second = cases
-    return (which & second) | (~which & first)
-
-
 def loop(
     condition: Callable[[Sequence[AnyArray]], AnyArray],
     body: Callable[[Sequence[AnyArray]], Sequence[AnyArray]],
@@ -170,27 +137,16 @@ def loop(
         moved, runs = body(state), condition(state)
         if runs.ndim == 0:
             return moved
-        return [
-            select(jnp.broadcast_to(jnp.expand_dims(runs, range(runs.ndim, new.ndim)), new.shape), old, new)
-            for old, new in zip(state, moved, strict=True)
-        ]
+        running = [jnp.broadcast_to(jnp.expand_dims(runs, range(runs.ndim, new.ndim)), new.shape) for new in moved]
+        return [_where(which, new, old) for which, new, old in zip(running, moved, state, strict=True)]
 
     return lax.while_loop(lambda state: condition(state).any(), step, list(start))
 
 
-def copy(operand: AnyArray) -> AnyArray:
-    """Returns an array as it is."""
-    return operand
+def _where(which: AnyArray, first: AnyArray, second: AnyArray) -> AnyArray:
+    """Selects between arrays; onnxruntime does not select between booleans, which are combined instead."""
+    return (which & first) | (~which & second) if first.dtype == bool else lax.select(which, first, second)
 
 
 # By the names of JAX's operations. Each takes the operands and the parameters of the operation.
-RULES: dict[str, Callable[..., AnyArray]] = {
-    "pad": pad,
-    "concatenate": concatenate,
-    "clamp": clamp,
-    "rev": reverse,
-    "broadcast_in_dim": broadcast,
-    "select_n": select,
-    "copy": copy,
-    "copy_p": copy,
-}
+RULES: dict[str, Callable[..., AnyArray]] = {"pad": pad, "concatenate": concatenate}

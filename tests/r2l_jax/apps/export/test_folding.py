@@ -50,11 +50,8 @@ def each_stops_by_itself(x):
     "function",
     [
         lambda x: jnp.pad(x, ((0, 0), (2, 1)), constant_values=3.0),
-        lambda x: jnp.pad(x, ((0, 0), (2, 0)), "reflect"),
         lambda x: jnp.pad(x, ((0, 0), (2, 3)), "edge"),
         lambda x: jax.lax.pad(x, 0.0, [(0, 0, 0), (-1, 2, 1)]),
-        lambda x: jnp.clip(x, 0.2, 0.5)[:, ::-1],
-        lambda x: jnp.where(x > 0.5, x > 0.7, x < 0.2).astype(jnp.float32),
         lambda x: jax.lax.scan(lambda carry, row: (carry + jnp.clip(row, 0.2, 0.6), carry), x[0], x)[0],
         lambda x: 8 * each_stops_by_itself(8 * x),
     ],
