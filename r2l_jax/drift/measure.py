@@ -123,6 +123,11 @@ class Outcomes(NamedTuple):
         counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
+    def of_samples(self, model: str, case: str = OWN.name) -> np.ndarray:
+        """Computes the score of each sample, which the study averages: 1 where no object is, and none is found."""
+        counted, total = self.at(model, case)
+        return np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
+
     def by_scene(self, model: str, case: str = OWN.name) -> np.ndarray:
         """Computes a number for each scene whose mean is the score, see `statistics.contributions`."""
         each = statistics.contributions(*self.at(model, case))

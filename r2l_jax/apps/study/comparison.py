@@ -127,15 +127,10 @@ def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
             raise InputError(f"{folder} holds no result: the same command evaluates anew")
         for block in unpacked_blocks(result.outcomes):
             for name, case in itertools.product(block.models, block.cases):
-                each = of_tiles(*block.at(name, case))
+                each = block.of_samples(name, case)
                 each = each if block.scenes is None else statistics.by_scene(each, block.scenes)
                 found.setdefault(case, []).append(each)
     return {case: np.concatenate(each) for case, each in found.items()}
-
-
-def of_tiles(counted: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Computes the score of each sample, which the study averages: 1 if no object is there and none is found."""
-    return np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
 
 
 def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:

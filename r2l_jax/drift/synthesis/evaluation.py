@@ -138,7 +138,7 @@ def _blocks(
             continue
         adapted = [cases.for_run(case, fold.config.processing) for case in changed]
         # Data sets of other intensities are let go with the group.
-        inputs, datasets = _inputs(config, group, trainings, adapted)
+        inputs, datasets = _inputs(config, trainings, of_group, adapted)
         make = functools.partial(_make, config, label, trainings, of_group, adapted, blocks)
         found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes)
         blocks = [whole.joined(part) for whole, part in zip(blocks, found, strict=True)] if blocks else found
@@ -147,10 +147,10 @@ def _blocks(
 
 
 def _inputs(
-    config: EvaluationConfig, group: str, trainings: Sequence[Training], tested: Sequence[Case]
+    config: EvaluationConfig, trainings: Sequence[Training], of_group: Sequence[Case], tested: Sequence[Case]
 ) -> tuple[store.Identity, list[RawDataset]]:
-    """Collects everything that the outcomes in a group of cases depend on, and the data sets that they are of."""
-    fold = trainings[0].fold
+    """Collects everything that the result of a group of cases depends on, and the data sets that it is of."""
+    group, fold = of_group[0].group, trainings[0].fold
     datasets = [Samples.of(fold).at(iso) for iso in dict.fromkeys([None, *(case.iso for case in tested)])]
     samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
     # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with
@@ -165,7 +165,7 @@ def _inputs(
         if case.pipeline is not None
     }
     settings = {
-        "cases": [case._replace(pipeline=None)._asdict() for case in tested],
+        "cases": [case._replace(pipeline=None)._asdict() for case in of_group],
         "seed": config.seed if group in ("exposures", "sensor", "corruptions") else None,
     }
     models = [[training.name, training.fold.identity, training.fold.training] for training in trainings]
@@ -223,14 +223,8 @@ def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes
                 source, own = tested.source(case), block.score(name)
                 score = block.score(name, source)
                 row = [name, case.name, score, block.loss_of(name, source), own - score]
-                rows.append(row + [_of_tiles(block, name, source)] * len(fold.task.metrics))
+                rows.append(row + [float(block.of_samples(name, source).mean())] * len(fold.task.metrics))
     return Table("Trainings", columns, rows)
-
-
-def _of_tiles(block: Outcomes, name: str, case: str) -> float:
-    """Computes the mean intersection over union of the images; it is 1 where no object is, and none is found."""
-    counted, total = block.at(name, case)
-    return float(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)).mean())
 
 
 def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Figure:

@@ -245,6 +245,11 @@ def test_damaged_outcomes_are_refused(change):
         Outcomes.unpacked(Arrays(arrays, change.get("about", about)))
 
 
+def test_an_image_without_an_object_scores_1_if_none_is_found():
+    found = outcomes([0.2, 0.0, 0.0], [0.4, 0.1, 0.0], samples=[0, 1, 2])
+    np.testing.assert_allclose(found.of_samples("a"), [0.5, 0, 1])
+
+
 def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
     first, same = outcomes([1, 1], samples=[3, 5]), outcomes([0, 1], samples=[3, 5])
     assert measure.over_folds([("a", first), ("a", same)]).tolist() == [0.5, 1]

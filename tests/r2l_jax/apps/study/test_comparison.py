@@ -90,11 +90,6 @@ def test_the_worst_pipeline_is_left_out_of_its_ratio():
     assert without[0] == pytest.approx(np.log(0.6 / np.mean(others)))
 
 
-def test_the_score_of_a_segmentation_is_the_mean_over_tiles():
-    counted, total = np.array([[0.2, 0.0, 0.0], [0.4, 0.1, 0.0]])
-    np.testing.assert_allclose(comparison.of_tiles(counted, total), [0.5, 0, 1])
-
-
 def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
     rows = tables_of(replace(finished, dataset="Microscopy"), "forensics")["worst_cases"]
     assert [*rows][:3] == ["default", "all at 0.01", "all at 0.0001"]

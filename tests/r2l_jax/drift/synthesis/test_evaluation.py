@@ -110,6 +110,9 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     # What is there is found again.
     again = evaluation.run(settings)["static"]
     assert (again.tables, len(measured)) == (summary.tables, 6)
+    # Cases that are not measured have their rows as well.
+    evaluation.run(dataclasses.replace(settings, pipelines=(OTHER,)))
+    assert found(settings, "pipelines").keys() == {("fold_0", OTHER), ("fold_1", OTHER)}
 
 
 def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, settings, capsys):
