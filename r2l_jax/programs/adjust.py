@@ -1,11 +1,11 @@
-"""Mends a trained model for drifted data.
+"""Adapts a trained model to drifted data.
 
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05 --labeled=32
 
 A model normalizes by statistics of its training images. To adapt, the program mixes those of drifted images into them,
-and tunes the processing, with or without labels. The weights of the head stay as they are. It writes the mended model
-as a run, adaptation.json, curves, pictures and TensorBoard events. Repeat the command to resume.
+and tunes the processing, with or without labels. The weights of the head stay as they are. It writes the adapted model
+as a run, and tables, curves and pictures. Repeat the command to resume.
 """
 
 from r2l_jax.drift.adjustment.config import AdaptationConfig

@@ -33,7 +33,7 @@ from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table, cached
+from r2l_jax.runtime.result import SCORE, Cell, Column, Figure, Result, Table, cached
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
@@ -53,19 +53,13 @@ Undrifted = Callable[[], Outcomes]
 def run(config: AdaptationConfig) -> Result:
     """Adapts every training of a run or of a group to each drift, and measures how much of the score comes back.
 
-    The weights of the head stay as they are. The model normalizes by statistics of its training images, into which
-    those of the unlabeled images are mixed (`r2l_jax.model.mending`). Then searches from several exposures tune the
-    processing until the statistics of the features are as in training. With labels, another search goes on from there,
-    and lowers the task loss of the labeled images. Each method is measured beside a baseline, see `methods`. If the
-    drifted data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the
-    scores are measured on the test or validation scenes.
+    Each method is measured beside a baseline, see `methods`; the weights of the head stay as they are. If the drifted
+    data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the scores
+    are measured on the test or validation scenes.
 
     Writes a result to `<run>/adjustment/fold_<k>/<drift>/`, which a later call of the same settings finds again, and
     one of all drifts over all trainings to `<run or group>/adjustment/`. `<run>/adjustment/<drift>/` is the adapted
     model as a run, which every program takes; for a group, it is a group of links to those of its members.
-
-    Returns:
-        The result of all drifts over all trainings.
 
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a drift that does not fit the
@@ -154,12 +148,7 @@ def adapt(
 ) -> tuple[Result, RawToLogit]:
     """Makes the models of all methods, and measures them on other images than those that they were made by.
 
-    Returns:
-        The result, and the model of the last method.
-
-    Raises:
-        InputError: a search has diverged.
-        Interrupted: a signal has asked to stop.
+    Returns the result, and the model of the last method.
     """
     tried, score = try_all(settings, fold, under), fold.task.score
     models = {NOTHING: under.model, **tried.models}
@@ -189,36 +178,31 @@ def _over_trainings(
     for name in results:
         members.setdefault(name.rpartition("/")[0], []).append(name)
     about: About = "recipe" if len(members) > 1 else "model"
-    columns: dict[str, dict[str, result.Interval]] = {}
+    score, result_row = trainings[0].fold.task.score, config.searches.rows[-1]
+    rows: dict[str, list[Cell]] = {name: [name] for name in (_UNDRIFTED, *config.searches.rows, _WON_BACK)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
-        rows = _outcomes([[results[name][drift.name] for name in names] for names in members.values()])
-        first, last = rows[NOTHING], rows[config.searches.rows[-1]]
-        rows[_WON_BACK] = last - first
-        columns[drift.name] = {
-            row: statistics.bounded(statistics.interval(each, about), -1.0 if row == _WON_BACK else 0.0)
-            for row, each in rows.items()
-        }
-        words = change(columns[drift.name][_WON_BACK], ("wins back", "loses", "shows no gain"))
-        verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
-        measured = next(iter(results.values()))[drift.name].facts["measured"]
-        notes.append(statistics.stated(about, len(members), last.shape[1], measured))
-        scores[drift.name] = {"before": first.mean(1).tolist(), "after": last.mean(1).tolist()}
-    names = (_UNDRIFTED, *config.searches.rows, _WON_BACK)
-    headings = [Column("method"), *(Column(name, format=SCORE) for name in columns)]
-    table = Table(
-        f"{trainings[0].fold.task.score} by method",
-        headings,
-        [[row, *(of_drift[row] for of_drift in columns.values())] for row in names],
-        f"{_WON_BACK}: {config.searches.rows[-1]} less {NOTHING}",
-    )
+        of_members = [[results[name][drift.name] for name in names] for names in members.values()]
+        outcomes = {name: _outcomes(of_members, name) for name in (_UNDRIFTED, *config.searches.rows)}
+        outcomes[_WON_BACK] = outcomes[result_row] - outcomes[NOTHING]
+        for name, each in outcomes.items():
+            found = statistics.bounded(statistics.interval(each, about), -1.0 if name == _WON_BACK else 0.0)
+            rows[name].append(found)
+            if name == _WON_BACK:
+                words = change(found, ("wins back", "loses", "shows no gain"))
+                verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
+        before, after = outcomes[NOTHING], outcomes[result_row]
+        notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].facts["measured"]))
+        scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
+    columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
+    table = Table(f"{score} by method", columns, [*rows.values()], f"{_WON_BACK}: {result_row} less {NOTHING}")
     facts = {
         "title": "Adjustment",
         "verdict": verdict,
         "notes": [*dict.fromkeys(notes)],
         "training": {training.name: training.fold.training for training in trainings},
         "flags": flat(config),
-        "score": trainings[0].fold.task.score,
+        "score": score,
         "about": about,
         "members": [name for name in members if name],
         "scores": scores,
@@ -226,15 +210,10 @@ def _over_trainings(
     return Result(facts, {"adjustment": table})
 
 
-def _outcomes(members: Sequence[Sequence[Result]]) -> dict[str, np.ndarray]:
-    """Returns the outcomes `(M, S)` of each row under a drift, given the results of each member's folds."""
+def _outcomes(members: Sequence[Sequence[Result]], row: str) -> np.ndarray:
+    """Returns the outcomes `(M, S)` of a row under a drift, given the results of each member's folds."""
     blocks = [[block for fold in folds for block in unpacked_blocks(fold.outcomes)] for folds in members]
-
-    def of_member(row: str, each: Sequence[Outcomes]) -> np.ndarray:
-        return over_folds([(row, block) for block in each if row in block.models])
-
-    rows = dict.fromkeys(row for block in blocks[0] for row in block.models)
-    return {row: np.stack([of_member(row, each) for each in blocks]) for row in rows}
+    return np.stack([over_folds([(row, block) for block in each if row in block.models]) for each in blocks])
 
 
 def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) -> Table:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
 from r2l_jax.model.settings import PIPELINE_NAMES
@@ -22,14 +22,8 @@ NOTHING, ALL_STATISTICS = "nothing", "all statistics"
 METHODS = {"statistics": "mixed statistics", "processing": "processing", "labels": "labels"}
 
 
-class Searching(NamedTuple):
-    """The number of steps of a search, and their size in natural ranges."""
-
-    steps: int
-    step_size: float
-
-
-BY_LABELS, BY_FEATURES = Searching(120, 0.01), Searching(40, 0.03)
+# The number of steps of a search, and their size in natural ranges.
+BY_LABELS, BY_FEATURES = (120, 0.01), (40, 0.03)
 
 # The name of the drift to real data that was photographed anew.
 DATA = "data"
@@ -37,11 +31,7 @@ DATA = "data"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationSettings(Settings):
-    """Methods of adaptation.
-
-    Raises:
-        InputError: a value is out of range.
-    """
+    """Methods of adaptation."""
 
     method: str = setting(
         "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
@@ -52,19 +42,16 @@ class AdaptationSettings(Settings):
     )
     unlabeled: int = setting("how many images without labels to adapt with, 0 or at least 2", 64, bound=NOT_NEGATIVE)
     labeled: int = setting(
-        "how many labeled images to adapt with, the first of those without labels",
-        0,
-        bound=NOT_NEGATIVE,
+        "how many labeled images to adapt with, the first of those without labels", 0, bound=NOT_NEGATIVE
     )
     force: bool = setting(
-        "adapt even if the images look unlike the training classes, or if no drift is noticed in them",
-        False,
+        "adapt even if the images look unlike the training classes, or if no drift is noticed in them", False
     )
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )
     steps: int | None = setting(
-        f"steps of each search; default: {BY_LABELS.steps} by labels, {BY_FEATURES.steps} without",
+        f"steps of each search; default: {BY_LABELS[0]} by labels, {BY_FEATURES[0]} without",
         None,
         bound=POSITIVE,
         rare=True,
@@ -94,8 +81,7 @@ class AdaptationSettings(Settings):
         if not self.unlabeled:
             return ("labels",)
         most = "labels" if self.labeled else "processing"
-        names = tuple(METHODS)
-        return names[: names.index(most if self.method == "all" else self.method) + 1]
+        return tuple(METHODS)[: [*METHODS].index(most if self.method == "all" else self.method) + 1]
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -105,11 +91,7 @@ class AdaptationSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationConfig(FinishedRun):
-    """Adaptation.
-
-    Raises:
-        InputError: a value is unknown or out of range.
-    """
+    """Adaptation."""
 
     intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
     exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())

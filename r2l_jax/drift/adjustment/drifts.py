@@ -102,13 +102,16 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     camera = find_camera(name, "--cameras")
     if camera is None:
         raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
-    pattern = cases.camera_of(dataset).pattern
-    if camera.pattern != pattern:
-        raise InputError(
-            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {pattern}; no parameter of the "
-            "processing adjusts that"
-        )
+    _check_pattern(f"--cameras={name}", camera, dataset)
     return camera
+
+
+def _check_pattern(flag: str, camera: isp.Camera, dataset: RawDataset) -> None:
+    wanted = cases.camera_of(dataset).pattern
+    if camera.pattern != wanted:
+        raise InputError(
+            f"{flag} must have the pattern {wanted}, got {camera.pattern}; no parameter of the processing adjusts that"
+        )
 
 
 def _model(fold: Artifact, drift: Case) -> RawToLogit:
@@ -134,10 +137,9 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
             camera, side = config.drifted_camera or source["camera"], source["tile_size"]
         else:
             camera, side = config.drifted_camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
-        # The folder is the user's: nothing is written to it.
-        tiles_dir = startup.cache_dir() / "tiles"
         try:
-            dataset = folder.load(name, camera, side, tiles_dir)
+            # The folder is the user's: nothing is written to it.
+            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles")
         except InputError as error:
             raise InputError(str(error).replace(f"--tile_size={side}", "the mosaics of the training")) from None
     if dataset.task != fold.dataset.task:
@@ -153,12 +155,7 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
             f"--drifted_data_dir={name} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
-    pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
-    if pattern != wanted:
-        raise InputError(
-            f"--drifted_data_dir={name} must have the pattern {wanted}, got {pattern}; no parameter of the "
-            "processing adjusts that"
-        )
+    _check_pattern(f"--drifted_data_dir={name}", cases.camera_of(dataset), fold.dataset)
     return _brought(dataset, Run([fold]))
 
 

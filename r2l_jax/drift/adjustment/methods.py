@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 import isp
@@ -12,10 +11,9 @@ from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABE
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Samples, measure
-from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains
-from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import Mended, mend, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -34,13 +32,7 @@ _NO_SEARCH = "no search"
 
 
 class Searched(NamedTuple):
-    """Searches over the processing.
-
-    Attributes:
-        objective: the objective, in words.
-        found: their ends by their starts.
-        table: the numbers of each end, of which the chosen one is marked.
-    """
+    """Searches over the processing: their objective in words, the ends by their starts, and the numbers of the ends."""
 
     objective: str
     found: Mapping[str, Found]
@@ -50,12 +42,8 @@ class Searched(NamedTuple):
 class Tried(NamedTuple):
     """The models that the baseline and the methods make, by the rows of tables; the last one is the result.
 
-    Attributes:
-        models: the models.
-        statistics: how the statistics of the result were mixed; None without unlabeled images, or if these were
-            refused.
-        refusal: why the unlabeled images were not used, if they were not.
-        searched: the searches of the result, if it made any.
+    `statistics` says how those of the result were mixed, and `refusal` why the unlabeled images were not used.
+    `searched` has the last searches. Each is None if there is nothing to say.
     """
 
     models: Mapping[str, RawToLogit]
@@ -65,17 +53,12 @@ class Tried(NamedTuple):
 
 
 def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted) -> Tried:
-    """Makes the models of the baseline and of the methods that the settings name.
-
-    Raises:
-        InputError: a search has diverged.
-        Interrupted: a signal has asked to stop.
-    """
+    """Makes the models of the baseline and of the methods that the settings name."""
     adaptation = _Adaptation(settings, fold, under)
     models, mended, refusal, searched = {}, None, None, None
     if settings.unlabeled:
-        models[ALL_STATISTICS] = adaptation.replaced()
-        mended = adaptation.mend(under.pipeline)
+        models[ALL_STATISTICS] = replaced(under.model, adaptation.raws, fold.task)
+        mended = adaptation.mixed(under.pipeline)
         refusal = None if settings.force else mended.refusal or adaptation.unnoticed()
         mended = None if refusal else mended
     for method in settings.methods:
@@ -94,18 +77,12 @@ class _Adaptation:
     def __init__(self, settings: AdaptationSettings, fold: Artifact, under: Drifted):
         self._settings, self._fold, self._under = settings, fold, under
         self._group = free_parameters(settings.parameters, under.pipeline)
-        self._raws = np.zeros(0, np.float32)
-        if len(under.unlabeled):
-            self._raws, _ = under.dataset.samples(under.unlabeled)
+        self.raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
 
-    def replaced(self) -> RawToLogit:
-        """Replaces the model's statistics with those of the unlabeled images."""
-        return replaced(self._under.model, self._raws, self._fold.task)
-
-    def mend(self, pipeline: isp.Pipeline) -> Mended:
+    def mixed(self, pipeline: isp.Pipeline) -> Mended:
         """Mixes statistics for the images that a pipeline makes."""
         model = _with_pipeline(self._under.model, pipeline)
-        return mend(model, self._raws, self._fold.task, self._fold.about.score, self._fold.clean)
+        return mend(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
         """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.
@@ -119,34 +96,28 @@ class _Adaptation:
             own_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
             clean = np.setdiff1d(fold.train_indices, own_scenes)
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
-        return notice.unnoticed(new, self._raws, lambda: reference.make(Run([fold.measuring(clean)])))
+        return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
 
         The searches start from the exposures of the smallest distances. Statistics are mixed at each end.
         """
-        frozen, settings = Frozen(self._under.model, self._fold.task), self._settings
-        searcher = Searcher(
-            direction="best",
-            objective="features",
-            price=_PRICE,
-            learning_rate=BY_FEATURES.step_size,
-            batch_size=settings.batch_size,
-        )
+        frozen, searcher = Frozen(self._under.model, self._fold.task), self._searcher("features", BY_FEATURES)
         # The searches get no labels.
-        samples = self._raws, np.zeros(len(self._raws), np.int32)
-        stops = self._stops(STOPS)
-        distances = searcher.losses(frozen, [self._exposed(2.0**each) for each in stops], *samples)
-        stops = [stops[place] for place in sorted(np.argsort(distances, stable=True)[:_NEAREST])]
-        found = self._found(searcher, frozen, stops, samples, settings.steps or BY_FEATURES.steps)
+        samples = self.raws, np.zeros(len(self.raws), np.int32)
+        starts = self._found(searcher, frozen, STOPS, samples, 0)
+        distances = searcher.losses(frozen, [one.parameters for one in starts.values()], *samples)
+        nearest = sorted(np.argsort(distances, stable=True)[:_NEAREST])
+        found = self._found(searcher, frozen, [STOPS[place] for place in nearest], samples, BY_FEATURES[0])
         distances = searcher.losses(frozen, [frozen.default, *(one.parameters for one in found.values())], *samples)
-        mended = [statistics, *(self.mend(self._under.pipeline.with_values(one.parameters)) for one in found.values())]
-        certainties = [one.certainty for one in mended]
+        ends = [self._under.pipeline.with_values(one.parameters) for one in found.values()]
+        mixed = [statistics, *map(self.mixed, ends)]
+        certainties = [one.certainty for one in mixed]
         chosen = choose(distances.tolist(), certainties)
         columns = [Column("distance of features", format=".4f"), Column("certainty", format=".4f")]
         table = _ends(columns, found, zip(distances.tolist(), certainties, strict=True), chosen)
-        return mended[chosen], Searched("distance of the features", found, table)
+        return mixed[chosen], Searched("distance of the features", found, table)
 
     def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
         """Searches for the processing of the lowest task loss of the labeled images.
@@ -154,18 +125,15 @@ class _Adaptation:
         It goes on from the processing of a model that knows images of the drift; otherwise, searches start from several
         exposures. The statistics stay: to mix them after the search as well cost accuracy on average.
         """
-        settings, under, task = self._settings, self._under, self._fold.task
-        frozen, stops = Frozen(model, task), (0,) if goes_on else self._stops(STOPS[:_BY_LABELS_ALONE])
-        searcher = Searcher(
-            direction="best", price=_PRICE, learning_rate=BY_LABELS.step_size, batch_size=settings.batch_size
-        )
+        under, task = self._under, self._fold.task
+        frozen, stops = Frozen(model, task), STOPS[: 1 if goes_on else _BY_LABELS_ALONE]
         samples = under.dataset.samples(under.labeled)
-        found = self._found(searcher, frozen, stops, samples, settings.steps or BY_LABELS.steps)
+        found = self._found(self._searcher("task", BY_LABELS), frozen, stops, samples, BY_LABELS[0])
         # On few images a search may end where it is worse than no search, which is therefore a choice as well.
         ends = {_NO_SEARCH: frozen.default, **{start: one.parameters for start, one in found.items()}}
         models = {start: Model(model, values) for start, values in ends.items()}
         labeled, measured = (
-            measure(models, [OWN], Samples(task, under.dataset, indices, settings.batch_size), title=title)
+            measure(models, [OWN], Samples(task, under.dataset, indices, self._settings.batch_size), title=title)
             for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
         )
         chosen = int(np.argmin([labeled.loss_of(start) for start in ends]))
@@ -179,6 +147,10 @@ class _Adaptation:
         pipeline = pipeline_of(model).with_values(list(ends.values())[chosen])
         return _with_pipeline(model, pipeline), Searched("task loss of labeled images", found, table)
 
+    def _searcher(self, objective: Objective, steps: tuple[int, float]) -> Searcher:
+        size = self._settings.batch_size
+        return Searcher(direction="best", objective=objective, price=_PRICE, learning_rate=steps[1], batch_size=size)
+
     def _found(
         self,
         searcher: Searcher,
@@ -187,19 +159,11 @@ class _Adaptation:
         samples: tuple[np.ndarray, np.ndarray],
         steps: int,
     ) -> dict[str, Found]:
-        """Searches from several exposures, and returns the ends by their names."""
+        """Searches from several exposures, or only the default without gains, and returns the ends by their starts."""
+        stops = stops if gains(frozen.facts, self._group) else (0,)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
-        found = searcher.run(frozen, searches, *samples, steps)
+        found = searcher.run(frozen, searches, *samples, steps and (self._settings.steps or steps))
         return {f"{each:+d} stops": one for each, one in zip(stops, found, strict=True)}
-
-    def _stops(self, stops: Sequence[int]) -> Sequence[int]:
-        return stops if gains(self._under.pipeline.facts, self._group) else (0,)
-
-    def _exposed(self, factor: float) -> dict[str, np.ndarray]:
-        """Returns the values of all parameters with a factor on the gains that may move."""
-        facts, default = self._under.pipeline.facts, jax.device_get(self._under.pipeline.parameters())
-        offsets = {name: np.float32(np.log(factor)) for name in gains(facts, self._group)}
-        return {**default, **jax.device_get(ranges.valid_values(facts, default, offsets))}
 
 
 def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:

@@ -40,21 +40,11 @@ def cost_of(
     aux_loss: str,
     aux_weight: Array | float,
 ) -> tuple[Array, Array]:
-    """Computes the cost that a search lowers: the task loss or its negative, and the price of deviation.
+    """Computes the cost that a search lowers, and the deviation of images from their default rendering.
 
-    The published program sums square differences over a batch, as "l2_sum" does, where "l2" takes their mean: its
-    weights count as many times more as the batch has values, 6291456 for 32 images of 256x256.
-
-    Args:
-        direction: "worst" raises the task loss, "best" lowers it.
-        task_loss: the mean over a batch.
-        images: the images of the batch.
-        default: their default rendering. Deviation from it costs in both directions.
-        aux_loss: the measure of deviation, see `deviation`.
-        aux_weight: the price of deviation.
-
-    Returns:
-        The cost, and the deviation.
+    The cost is the task loss or, for the worst direction, its negative; deviation costs `aux_weight` in both. The
+    published program sums square differences over a batch, as "l2_sum" does, where "l2" takes their mean: its weights
+    count as many times more as the batch has values, 6291456 for 32 images of 256x256.
     """
     away = deviation(images, default, aux_loss)
     price = aux_weight * (images.size if aux_loss == "l2_sum" else 1)
@@ -72,14 +62,8 @@ def descend(
 ) -> tuple[dict[str, Array], optax.OptState, PyTree]:
     """Takes one step down a cost of a pipeline's parameters, which stay valid.
 
-    Args:
-        optimizer: updates the offsets.
-        facts: the declarations of the parameters.
-        default: the values that offsets count from.
-        cost: takes values to the cost and any other results.
-        offsets: the parameters' offsets, at which all values are valid, see `valid_offsets`.
-        opt_state: the optimizer's state.
-        free: 1 for each parameter that may move, and 0 for the others.
+    The cost takes values to a number and any other results. Offsets count from the default, and all values are valid at
+    them, see `valid_offsets`. `free` is 1 for each parameter that may move, and 0 for the others.
 
     Returns:
         The next offsets, the optimizer's next state, and the other results of the cost.

@@ -23,15 +23,12 @@ from r2l_jax.model.tasks import Sums, Task
 class Frozen:
     """A model in evaluation, as functions of its processing's parameters; head and normalization stay as they are.
 
-    This is a pytree of arrays: a compiled function that takes one serves all models of the same structure and task.
+    `default` has the parameters' values in the model, on the host. This is a pytree of arrays: a compiled function that
+    takes one serves all models of the same structure and task.
 
     Raises:
         InputError: a parameter from whose values no offsets can be counted.
         ValueError: a processor that is not an `isp.Pipeline`.
-
-    Attributes:
-        default: the parameters' values in the model, on the host.
-        task: the model's task.
     """
 
     def __init__(self, model: RawToLogit, task: Task):

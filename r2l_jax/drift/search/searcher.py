@@ -50,12 +50,10 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The end of a search, and the way to it.
+    """The end of a search: the values of all parameters by name, and the way to it.
 
-    Attributes:
-        parameters: the values of all parameters at the end, by name.
-        task_loss: the objective of each step's batch, before the step: the task loss, or the distance of features.
-        deviation: the deviation of that batch's images from their default rendering.
+    `task_loss` is the objective of each step's batch before the step: the task loss, or the distance of features;
+    `deviation` is that of the batch's images from their default rendering.
     """
 
     parameters: dict[str, np.ndarray]
@@ -107,12 +105,8 @@ class Searcher:
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr.
 
-        Args:
-            frozen: the model. Its parameters stay valid, see `isp.Parameter`.
-            searches: the searches.
-            raws: mosaics `(N, H, W)` that batches are drawn from.
-            targets: the targets of the mosaics.
-            steps: the number of steps of each search.
+        Batches are drawn from the mosaics `raws` `(N, H, W)` with their targets. Parameters stay valid, see
+        `isp.Parameter`.
 
         Raises:
             InputError: a search has diverged.
@@ -160,8 +154,6 @@ class Searcher:
 
     def _start(self, frozen: Frozen, search: Search) -> tuple[_State, _Fixed]:
         default = frozen.default
-        if unknown := set(search.group) - set(default):
-            raise ValueError(f"group must be some of {sorted(default)}, got also {sorted(unknown)}")
         start_key, key = jax.random.split(jax.random.key(search.seed))
         keys = jax.random.split(start_key, len(default))
         free = {name: jnp.float32(name in search.group) for name in default}

@@ -110,9 +110,10 @@ def watch_searches(monkeypatch):
     """The targets and the exposures of the start of each call of searches."""
     seen, run = [], Searcher.run
 
-    def watched(self, frozen, searches, raws, targets, *options):
-        seen.append((len(raws), set(targets.tolist()), [search.exposure for search in searches]))
-        return run(self, frozen, searches, raws, targets, *options)
+    def watched(self, frozen, searches, raws, targets, steps):
+        if steps:
+            seen.append((len(raws), set(targets.tolist()), [search.exposure for search in searches]))
+        return run(self, frozen, searches, raws, targets, steps)
 
     monkeypatch.setattr(methods.Searcher, "run", watched)
     return seen

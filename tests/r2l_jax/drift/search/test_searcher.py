@@ -88,18 +88,11 @@ def test_only_the_group_moves(frozen):
             assert moved == (name in group), name
 
 
-def assert_same(ones, others, rtol):
-    for one, other in zip(ones, others, strict=True):
-        np.testing.assert_allclose(one.task_loss, other.task_loss, rtol=rtol)
-        np.testing.assert_allclose(one.deviation, other.deviation, rtol=rtol, atol=rtol / 10)
-        for name, value in one.parameters.items():
-            np.testing.assert_allclose(value, other.parameters[name], rtol=rtol, atol=rtol / 10)
-
-
 def test_searches_of_a_stack_do_not_know_of_each_other(frozen):
     searches = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0), Search(ALL, 0.1, seed=2)]
     together = run(frozen, searches)
-    assert_same(together, [run(frozen, [search])[0] for search in searches], 1e-4)
+    for search, one in zip(searches, together, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *run(frozen, [search]), one)
     assert len({round(float(found.task_loss[0]), 6) for found in together}) == 3
 
 
@@ -115,11 +108,6 @@ def test_a_request_stops_searches_before_their_last_step(frozen, monkeypatch):
 def test_a_search_that_diverges_is_named(frozen):
     with pytest.raises(InputError, match=r"search over gamma_correct has diverged: try a learning rate below 0\.01"):
         Searcher(direction="worst").run(frozen, [Search(("gamma_correct",))], np.nan * RAWS, TARGETS, 1)
-
-
-def test_a_group_that_the_pipeline_does_not_have_is_named(frozen):
-    with pytest.raises(ValueError, match=r"group must be some of .*'white_balance'\], got also \['radius'\]"):
-        run(frozen, [Search(("radius",))])
 
 
 def test_the_exposure_multiplies_the_gains_of_the_start_alone(frozen):
