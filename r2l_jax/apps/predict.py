@@ -69,7 +69,8 @@ def mended(
     Raises:
         InputError: no file can be read, or a model is not adapted by them, see `Run.mended`.
     """
-    decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), _to_adapt_by(files), AT_ONCE)
+    chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
+    decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), chosen, AT_ONCE)
     read = [each.result for each in decoded if each.result is not None]
     if not read:
         raise InputError("--adapt=statistics: no file can be read to adapt by")
@@ -79,10 +80,6 @@ def mended(
         if reason is not None:
             return run, reason
     return run.mended(raws, force=force), None
-
-
-def _to_adapt_by(files: Sequence[Place]) -> list[Place]:
-    return [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
 
 
 class Predictor(NamedTuple):
@@ -194,11 +191,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
 def _predict(
     load: Callable[[], Predictor], models: Sequence[str], masks: Path | None, fills: bool, files: Sequence[Place]
 ) -> Iterator[Ended]:
-    """Predicts files, in this process or in a worker.
-
-    Raises:
-        InputError: the worker has loaded other models than the program.
-    """
+    """Predicts files, unless a worker has loaded other models than the program."""
     predictor = load()
     if [fold.identity for fold in predictor.run] != list(models):
         raise InputError("the run has changed since the program was started")
@@ -227,15 +220,13 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     run, camera, _ = predictor
     assert run.camera is not None
-    pattern, multiple = run.camera.pattern, run.multiple
-    for file, raw, error, warnings, _ in in_threads(
-        lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1
-    ):
+    decoded = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
+    for file, raw, error, warnings, _ in decoded:
         if raw is None:
             yield Ended(file, error=error)
             continue
         try:
-            mask = predict_frame(run.predict, raw, pattern, multiple)
+            mask = predict_frame(run.predict, raw, run.camera.pattern, run.multiple)
         except InputError as error:
             yield Ended(file, error=f"{file}: {in_words(error)}")
             continue
@@ -279,36 +270,18 @@ def _is_stored(file: Place) -> bool:
     return file.suffix.lower() in READERS
 
 
-class Span(NamedTuple):
-    """A part of an axis.
-
-    Attributes:
-        start: where its tile begins.
-        stop: where its tile ends.
-        first: the first site that is kept.
-        last: the end of the sites that are kept.
-    """
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-def spans(length: int, side: int, margin: int) -> list[Span]:
+def spans(length: int, side: int, margin: int) -> list[tuple[slice, slice]]:
     """Divides an axis into overlapping tiles whose middles cover each site once.
 
-    Args:
-        length: the number of sites along the axis.
-        side: the side of a tile, more than twice the margin.
-        margin: sites at both ends of a tile that are not kept, except at the ends of the axis.
+    Returns the sites of each tile, and those of its middle. `margin` sites at both ends of a tile are not in its
+    middle, except at the ends of the axis; `side` is more than twice the margin.
     """
     if length <= side:
-        return [Span(0, length, 0, length)]
-    step = side - 2 * margin
-    starts = [*range(0, length - side, step), length - side]
+        return [(slice(0, length), slice(0, length))]
+    starts = [*range(0, length - side, side - 2 * margin), length - side]
     ends = [*(start + side - margin for start in starts[:-1]), length]
-    return [Span(start, start + side, *kept) for start, *kept in zip(starts, [0, *ends[:-1]], ends, strict=True)]
+    middles = map(slice, [0, *ends[:-1]], ends)
+    return [(slice(start, start + side), middle) for start, middle in zip(starts, middles, strict=True)]
 
 
 def predict_frame(
@@ -319,22 +292,11 @@ def predict_frame(
     side: int = SIDE,
     margin: int = MARGIN,
 ) -> Mosaic:
-    """Computes the mask of a frame, tile by tile if it is larger than a tile.
+    """Computes the mask of a frame with a color filter array, tile by tile if it is larger than a tile (see `spans`).
 
-    Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, so that a site has the same
-    probability as in the whole frame, except for the influence of sites beyond the margin. A frame whose side is not
-    such a multiple is filled up with its last rows or columns, and the mask is cropped back.
-
-    Args:
-        predict: computes the mask of a tile.
-        raw: the frame.
-        pattern: its color filter array.
-        multiple: the network takes tiles whose sides are multiples of this.
-        side: the side of a tile.
-        margin: sites at each border of a tile that are not kept.
-
-    Returns:
-        The mask, of the frame's size.
+    Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, as the network takes them, so
+    that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin. A
+    frame whose side is not such a multiple is filled up with its last rows or columns, and the mask is cropped back.
     """
     periods = isp.cfa.tile(pattern).shape
     grid = int(np.lcm.reduce([multiple, *periods]))
@@ -345,14 +307,15 @@ def predict_frame(
     margin = -(-margin // grid) * grid
     side = max(-(-side // grid) * grid, 2 * margin + grid)
     mask = np.empty(filled.shape, np.float32)
-    for rows in spans(filled.shape[0], side, margin):
-        for columns in spans(filled.shape[1], side, margin):
-            found = predict(filled[rows.start : rows.stop, columns.start : columns.stop])
-            mask[rows.first : rows.last, columns.first : columns.last] = found[
-                rows.first - rows.start : rows.last - rows.start,
-                columns.first - columns.start : columns.last - columns.start,
-            ]
+    for rows, kept_rows in spans(filled.shape[0], side, margin):
+        for columns, kept_columns in spans(filled.shape[1], side, margin):
+            found = predict(filled[rows, columns])
+            mask[kept_rows, kept_columns] = found[_within(kept_rows, rows), _within(kept_columns, columns)]
     return mask[: raw.shape[0], : raw.shape[1]]
+
+
+def _within(sites: slice, tile: slice) -> slice:
+    return slice(sites.start - tile.start, sites.stop - tile.start)
 
 
 def _filled(length: int, grid: int, period: int) -> np.ndarray:

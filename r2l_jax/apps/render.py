@@ -10,11 +10,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-import isp
 from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
-from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
@@ -24,8 +23,6 @@ from r2l_jax.runtime.jobs import Ended, in_threads
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.remote import Place, Url
 from r2l_jax.runtime.result import Column, Result, Table
-
-FileFormat = Literal["tiff", "png"]
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> list[Place]:
@@ -120,17 +117,14 @@ class Processing(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The pictures of raw files to write.
+    """The pictures of raw files to write: `<output>/<name>.tiff` of 16 bits per channel, or `<name>.png` of 8.
 
-    Attributes:
-        output: the folder.
-        file_format: "tiff" or "png".
-        stages: whether to also write a contact sheet of the image after each stage.
+    With `stages`, `<name>_stages.png` is a contact sheet of the image after each stage.
     """
 
     output: Path
-    file_format: FileFormat
-    stages: bool
+    file_format: Literal["tiff", "png"] = "tiff"
+    stages: bool = False
 
     def of(self, file: Place) -> list[Path]:
         """Returns the picture of a raw file, and the contact sheet if there is one."""
@@ -140,30 +134,21 @@ class Pictures(NamedTuple):
 
 def render_files(
     files: Sequence[Place],
-    output: Path,
-    camera: isp.Camera | KnownCamera | None = None,
-    file_format: FileFormat = "tiff",
-    stages: bool = False,
-    pipeline: NamedPipeline | None = None,
-    stored: KnownCamera | None = None,
+    pictures: Pictures,
+    processing: Processing,
     scheduler: str = "serial",
     load: Callable[[], Processing] | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
-    Writes `<output>/<name>.tiff` (16 bits per channel) or `<output>/<name>.png` (8 bits), and `<name>_stages.png` if
-    `stages` is true. A file that cannot be rendered is reported on stderr at the end, and the others are still
-    rendered. `<output>/result.json` holds the pipeline and the camera, and `<output>/manifest.csv` has a row for each
-    picture. Another call finds the pictures that are there again, by the parts in `<output>/.parts`.
+    A file that cannot be rendered is reported on stderr at the end, and the others are still rendered. `result.json` in
+    the output folder holds the pipeline and the camera, and `manifest.csv` has a row for each picture. Another call
+    finds the pictures that are there again, by the parts in the folder `.parts`.
 
     Args:
         files: the raw files.
-        output: the folder to write to; made if it does not exist.
-        camera: the known calibration; None takes all of it from the files.
-        file_format: "tiff" or "png".
-        stages: whether to also write a contact sheet of the image after each stage.
-        pipeline: makes the pipeline for the camera of a file; None takes `isp.parametrized`.
-        stored: the camera of files that hold no calibration values, such as TIFF; None takes `camera`.
+        pictures: the pictures to write; their folder is made if it does not exist.
+        processing: the pipeline and the camera.
         scheduler: where files are rendered, see `jobs.SETTING`.
         load: returns the `Processing` of a worker.
 
@@ -174,21 +159,18 @@ def render_files(
         InputError: two files would be written to one picture; a picture would replace a raw file or an unknown file;
             the output folder cannot be made, holds pictures of other settings, or another program writes to it.
     """
-    known = KnownCamera.of(camera)
-    processing = Processing(pipeline or find_pipeline("parametrized"), known, stored or known)
-    pictures = Pictures(output, file_format, stages)
+    output, (pipeline, camera, stored) = pictures.output, processing
     _check_targets(files, pictures)
-    facts: dict[str, Any] = {"pipeline": processing.pipeline.description, "camera": known.described}
-    if processing.stored is not known:
-        facts["stored_camera"] = processing.stored.described
+    facts: dict[str, Any] = {"pipeline": pipeline.description, "camera": camera.described}
+    if stored is not camera:
+        facts["stored_camera"] = stored.described
     with writing_to(output):
         rows = _earlier(files, pictures, facts)
         # Written before the pictures: another call must know of what settings they are.
         result.write(output, Result(facts, {"manifest": _table(rows)} if rows else {}))
         work = functools.partial(_render_each, pictures, load if scheduler != "serial" and load else lambda: processing)
-        settings = {**facts, "format": file_format, "stages": stages}
-        model = processing.pipeline.identity
-        done = in_parts(files, output / ".parts", work, settings, model, pictures.of, scheduler)
+        settings = {**facts, "format": pictures.file_format, "stages": pictures.stages}
+        done = in_parts(files, output / ".parts", work, settings, pipeline.identity, pictures.of, scheduler)
         # Workers that were lost have left parts of files.
         clear_parts(output)
         made = {target.name: str(file) for file in done.results for target in pictures.of(file)}
@@ -229,9 +211,8 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
     pairs = [(file, target) for file in files for target in pictures.of(file)]
     refuse_shared_targets(pairs)
     targets = {target.resolve() for _, target in pairs}
-    for file in files:
-        if file.resolve() in targets:
-            raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
+    if replaced := [file for file in files if file.resolve() in targets]:
+        raise InputError(f"{replaced[0]} is a raw file and would be overwritten: choose another output folder")
 
 
 def _render_each(pictures: Pictures, load: Callable[[], Processing], files: Sequence[Place]) -> Iterator[Ended]:
@@ -242,12 +223,19 @@ def _render_file(pictures: Pictures, processing: Processing, file: Place) -> Non
     """Renders a file, and writes its pictures."""
     with remote.brought(file) as path:
         raw, own = read_raw(path, processing.of(file))
-    is_png = pictures.file_format == "png"
+    is_png, sheet = pictures.file_format == "png", None
     with one_picture_at_a_time:
         processing.pipeline.check(own, *raw.shape)
-        rgb, sheet = _render(processing.pipeline(own), raw, pictures.stages)
+        pipeline = processing.pipeline(own)
+        if pictures.stages:
+            rgb, trace = pipeline.trace(raw)
+            # Drawn while other pictures wait, because memory holds the stages of one large picture, not of several.
+            sheet = contact_sheet({name: np.asarray(image) for name, image in trace.items()})
+            del trace
+        else:
+            rgb = pipeline(raw)
         # Quantized before the next picture is rendered, so that pictures that wait to be written take less memory.
-        picture = quantized(rgb, np.uint8 if is_png else np.uint16)
+        picture = quantized(np.asarray(rgb), np.uint8 if is_png else np.uint16)
         del raw, rgb
     picture_file, *sheet_file = pictures.of(file)
     with replacing(picture_file) as part:
@@ -258,12 +246,3 @@ def _render_file(pictures: Pictures, processing: Processing, file: Place) -> Non
     if sheet is not None:
         with replacing(sheet_file[0]) as part:
             sheet.save(part, format="png")
-
-
-def _render(pipeline: isp.Pipeline, raw: np.ndarray, stages: bool) -> tuple[np.ndarray, Image.Image | None]:
-    """Renders a mosaic, and draws its contact sheet if `stages` is true."""
-    if not stages:
-        return np.asarray(pipeline(raw)), None
-    rgb, trace = pipeline.trace(raw)
-    # Drawn while other pictures wait, because memory holds the stages of one large picture, not of several.
-    return np.asarray(rgb), contact_sheet({name: np.asarray(image) for name, image in trace.items()})

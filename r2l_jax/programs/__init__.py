@@ -1,6 +1,5 @@
 """The programs: flags, one call, and the exit status. Each has a file in scripts/; `r2l <name>` starts it as well."""
 
-import difflib
 import importlib
 import sys
 
@@ -16,7 +15,6 @@ GROUPS = {
     "look": ("report", "lab"),
     "use": ("predict", "monitor", "export"),
 }
-
 
 # Programs in which threads besides the main one use JAX.
 _THREADED = ("lab", "process", "unprocess")
@@ -43,9 +41,7 @@ def main() -> None:
         end_on_signals()
         sys.exit(exit_status(lambda: print(listing())))
     else:
-        near = difflib.get_close_matches(given, names, n=1)
-        hint = f"did you mean r2l {near[0]}?" if near else "r2l lists all programs"
-        sys.exit(f"r2l: error: unknown program {given}: {hint}")
+        sys.exit(f"r2l: error: unknown program {given}: r2l lists all programs")
 
 
 def listing() -> str:

@@ -65,8 +65,11 @@ class PredictionConfig(Settings):
         "with --adapt, adapt also by files that are no mixture of those that the model knows, or in which no drift is "
         "noticed",
         False,
+        needs="adapt",
     )
-    save_adapted: str | None = setting("with --adapt, folder for the mended model, a run that all programs take", None)
+    save_adapted: str | None = setting(
+        "with --adapt, folder for the mended model, a run that all programs take", None, needs="adapt"
+    )
     scheduler: str = setting(jobs.SETTING, "serial")
 
     def __post_init__(self):
@@ -74,46 +77,36 @@ class PredictionConfig(Settings):
         differ = len(set(self.folds)) == len(self.folds) > 0
         if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
             raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(self.folds)}")
-        for name in ("force", "save_adapted"):
-            if getattr(self, name) and self.adapt is None:
-                raise InputError(f"--{name} is for --adapt: give --adapt=statistics as well")
         for name in ("output", "masks", "save_adapted"):
             remote.on_disk(name, getattr(self, name) or "")
 
 
 @functools.lru_cache(maxsize=1)
-def _open(run: str, folds: tuple[str, ...], checkpoint: str, code: tuple[str, ...], camera: str | None) -> Predictor:
+def _open(config: PredictionConfig) -> Predictor:
     """Opens the model as it is, once per process."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import load
 
-    opened = load(run, None if folds == ("all",) else [*map(int, folds)], checkpoint, code)
-    return Predictor(opened, None if camera is None else find_known_camera(camera))
+    folds = None if config.folds == ("all",) else [*map(int, config.folds)]
+    opened = load(config.run, folds, config.checkpoint, config.code)
+    return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
 
 
 @functools.lru_cache(maxsize=1)
-def _load(
-    run: str,
-    folds: tuple[str, ...],
-    checkpoint: str,
-    code: tuple[str, ...],
-    camera: str | None,
-    mended_by: tuple[str, ...],
-    force: bool,
-) -> Predictor:
-    """Loads the model that predicts the files, once per process, and adapts it by the files of some inputs."""
+def _load(config: PredictionConfig) -> Predictor:
+    """Loads the model that predicts the files, once per process, and adapts it by them if that is asked for."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
 
-    opened, known, _ = _open(run, folds, checkpoint, code, camera)
-    check_raw(opened)
-    if not mended_by:
-        return Predictor(opened, known)
-    place = pathlib.Path(run)
+    opened = _open(config)
+    check_raw(opened.run)
+    if config.adapt is None:
+        return opened
+    place = pathlib.Path(config.run)
     folder = place.parent if place.is_file() else place
-    adapted, unadapted = mended(opened, find_raw_files(mended_by), known, folder, force)
-    return Predictor(adapted, known, unadapted)
+    adapted, unadapted = mended(opened.run, find_raw_files(config.input), opened.camera, folder, config.force)
+    return Predictor(adapted, opened.camera, unadapted)
 
 
 def main(config: PredictionConfig) -> int:
@@ -123,17 +116,13 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.render import find_raw_files
 
     jobs.prepare(config.scheduler)
-    mended_by = config.input if config.adapt else ()
-    model = config.run, config.folds, config.checkpoint, config.code, config.camera
-    load = functools.partial(_load, *model, mended_by, config.force)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
-    labels = None if config.labels is None else labels_of(files, _open(*model).run)
     masks = None if config.masks is None else pathlib.Path(config.masks)
+    labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:
         # Adapting takes a minute or two: what would be refused afterwards is refused now.
-        as_it_is, camera, _ = _open(*model)
-        check(files, output, as_it_is, camera, masks)
-    run, camera, unadapted = load()
+        check(files, output, _open(config).run, _open(config).camera, masks)
+    run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
     if unadapted is not None:
@@ -147,6 +136,7 @@ def main(config: PredictionConfig) -> int:
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
+    load = functools.partial(_load, config)
     predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""

@@ -2,10 +2,8 @@
 
 python scripts/process.py --input=IMG_0001.dng --output=pictures
 python scripts/process.py --input=IMG_0001.dng --output=menon2007 --processing_mode=static --sp_debayer=menon2007
-python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
 python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quickstart/small
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
-python scripts/process.py --input=s3://bucket/raw --output=pictures --scheduler=local:8
 
 Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
 `isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
@@ -94,27 +92,19 @@ def _load(config: RenderConfig) -> Processing:
 
 def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
-    from r2l_jax.apps import render
+    from r2l_jax.apps.render import Pictures, find_raw_files, render_files
     from r2l_jax.training.record import members
 
     jobs.prepare(config.scheduler)
     if config.run is not None:
         config = dataclasses.replace(config, run=str(members(config.run)[0]))
-    pipeline, camera, stored = _load(config)
+    processing = _load(config)
     if config.run is not None:
         print(f"{config.run}: the {config.checkpoint} checkpoint")
-    files, output = render.find_raw_files(config.input), remote.on_disk("output", config.output)
-    rendered, failed = render.render_files(
-        files,
-        output,
-        camera,
-        config.format,
-        config.stages,
-        pipeline,
-        stored,
-        config.scheduler,
-        functools.partial(_load, config),
-    )
+    files = find_raw_files(config.input)
+    pictures = Pictures(remote.on_disk("output", config.output), config.format, config.stages)
+    load = functools.partial(_load, config)
+    rendered, failed = render_files(files, pictures, processing, config.scheduler, load)
     before = len(files) - rendered - failed
     earlier = f", {before} had been rendered before" if before else ""
     print(f"{rendered} rendered, {failed} failed{earlier}")

@@ -120,25 +120,6 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: 
         writer.writerows(rows)
 
 
-def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Adds rows to a CSV file that `write_csv` has written with these columns."""
-    with open_csv(target, "a") as file:
-        csv.DictWriter(file, columns).writerows(rows)
-
-
-def cut_torn_row(target: pathlib.Path) -> None:
-    """Removes an incomplete last row, left by a killed process, from a CSV file that `append_csv` has written."""
-    end = size = quotes = 0
-    with target.open("rb+") as file:
-        for line in file:
-            size += len(line)
-            quotes += line.count(b'"')
-            # After an odd number of quotation marks, the line ends within a cell, such as a file's name of two lines.
-            if line.endswith(b"\n") and quotes % 2 == 0:
-                end = size
-        file.truncate(end)
-
-
 def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
     """Reads the rows of a CSV file, whose cells are texts. May raise an OSError, a ValueError or a csv.Error."""
     with open_csv(source) as file:

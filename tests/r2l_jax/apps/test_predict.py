@@ -26,7 +26,6 @@ from r2l_jax.runtime import jobs
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
 
@@ -293,14 +292,6 @@ def test_dark_files_are_one_line(one_epoch, tmp_path, capsys):
     assert line.endswith("(and so for 39 more of 40 files)")
 
 
-def test_another_table_of_the_folder_may_be_written_meanwhile(run, files, tmp_path):
-    model = load(str(run.run_dir))
-    with writing_to(tmp_path, "other.csv"):
-        assert predict_files(files[:1], tmp_path / "p.csv", model) == (1, 0)
-        with pytest.raises(InputError, match=r"other.csv: another program is writing to this file"):
-            predict_files(files[:1], tmp_path / "other.csv", model)
-
-
 def test_of_bad_files_alone_there_is_no_table(run, tmp_path):
     (tmp_path / "bad.tif").write_bytes(b"no file")
     assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", load(str(run.run_dir))) == (0, 1)
@@ -331,12 +322,12 @@ def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("length", [64, 96, 128, 160, 192, 480])
 def test_the_middles_of_tiles_cover_an_axis_once(length):
-    parts = spans(length, 96, 32)
-    assert [site for part in parts for site in range(part.first, part.last)] == list(range(length))
-    for part in parts:
-        assert part.stop - part.start == min(length, 96)
-        assert part.first == 0 or part.first - part.start >= 32
-        assert part.last == length or part.stop - part.last >= 32
+    divided = spans(length, 96, 32)
+    assert [site for _, middle in divided for site in range(middle.start, middle.stop)] == list(range(length))
+    for tile, middle in divided:
+        assert tile.stop - tile.start == min(length, 96)
+        assert middle.start == 0 or middle.start - tile.start >= 32
+        assert middle.stop == length or tile.stop - middle.stop >= 32
 
 
 @pytest.fixture(scope="module")

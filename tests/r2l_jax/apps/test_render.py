@@ -11,8 +11,9 @@ from PIL import Image
 
 import isp
 import r2l_jax
-from r2l_jax.apps import parts
-from r2l_jax.apps.render import find_raw_files, render_files
+from r2l_jax.apps import parts, render
+from r2l_jax.apps.render import Pictures, Processing, find_raw_files
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
@@ -21,7 +22,7 @@ from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.files import read_csv
 
-CAMERA = isp.CAMERAS["drone"]
+CAMERA, PARAMETRIZED = isp.CAMERAS["drone"], find_pipeline("parametrized")
 
 
 def raw_file(path, seed=0, shape=(16, 24)):
@@ -31,6 +32,11 @@ def raw_file(path, seed=0, shape=(16, 24)):
     else:
         tifffile.imwrite(path, samples)
     return path
+
+
+def render_files(files, out, camera=None, file_format="tiff", stages=False, pipeline=PARAMETRIZED, **workers):
+    known = KnownCamera.of(camera)
+    return render.render_files(files, Pictures(out, file_format, stages), Processing(pipeline, known, known), **workers)
 
 
 def written(folder):

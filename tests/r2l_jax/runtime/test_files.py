@@ -6,9 +6,7 @@ import pytest
 
 from r2l_jax.runtime.errors import one_line
 from r2l_jax.runtime.files import (
-    append_csv,
     clear_parts,
-    cut_torn_row,
     drafting,
     read_csv,
     replacing,
@@ -21,21 +19,10 @@ def test_control_characters_are_escaped_in_messages():
     assert one_line("a\x1b]0;title\x07 \udcff") == r"a\x1b]0;title\x07 \udcff"
 
 
-def test_a_table_cut_anywhere_keeps_its_whole_rows_alone(tmp_path):
-    file, ends = tmp_path / "table.csv", []
+def test_a_table_keeps_the_names_of_all_files(tmp_path):
     names = ["a.tif", 'a "b",\nc.tif', '"\r\n,"', "\n\n", "=1\n,x", os.fsdecode(b"\xe9\n")]
-    write_csv(file, [], ["file", "class"])
-    for name in names:
-        append_csv(file, [{"file": name, "class": "car"}], ["file", "class"])
-        ends.append(file.stat().st_size)
-    whole = file.read_bytes()
-    for size in range(whole.index(b"\n") + 1, len(whole) + 1):
-        file.write_bytes(whole[:size])
-        cut_torn_row(file)
-        left = sum(end <= size for end in ends)
-        assert [row["file"] for row in read_csv(file)] == names[:left], whole[:size]
-        append_csv(file, [{"file": name, "class": "car"} for name in names[left:]], ["file", "class"])
-        assert file.read_bytes() == whole
+    write_csv(tmp_path / "table.csv", [{"file": name} for name in names])
+    assert [row["file"] for row in read_csv(tmp_path / "table.csv")] == names
 
 
 def test_files_of_arrays_have_the_permissions_of_new_files(tmp_path):
