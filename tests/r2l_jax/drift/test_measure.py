@@ -199,6 +199,20 @@ def test_values_that_are_stacked_give_what_each_gives_alone(fold):
             np.testing.assert_array_equal(alone.at(name, case), together.at(name, case))
 
 
+def test_losses_and_scores_follow_from_the_brightness_of_the_samples():
+    intensities = np.linspace(0.05, 0.45, 10)
+    dataset = brightness.dark_images(intensities, side=8)
+    frozen, model = brightness.frozen(dataset), brightness.model(dataset)
+    models = {
+        f"{gain}": Model(model, frozen.default | {"white_balance": np.full(3, gain, np.float32)}) for gain in (1, 2)
+    }
+    found = measure.measure(models, [OWN], Samples(frozen.task, dataset, np.arange(10), 4))
+    for gain in (1, 2):
+        above = (gain * intensities) ** (1 / brightness.GAMMA) - brightness.BRIGHT ** (1 / brightness.GAMMA)
+        assert found.loss_of(f"{gain}") == pytest.approx(np.log1p(np.exp(2 * above)).mean(), rel=1e-5)
+        assert found.score(f"{gain}") == pytest.approx((above < 0).mean())
+
+
 def test_a_request_to_stop_takes_effect_within_a_batch(fold):
     with stop.after_step(), pytest.raises(Interrupted, match=r"^stopped in a case; the same command resumes there$"):
         os.kill(os.getpid(), signal.SIGINT) or measure.measure(
