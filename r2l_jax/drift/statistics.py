@@ -21,7 +21,6 @@ from scipy import stats
 
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import points as points
 
 # Numbers with the leading axes of the outcomes, which may be none.
 Numbers = np.ndarray | np.floating
