@@ -70,4 +70,4 @@ def dots(
         if len(groups) > 1:
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(groups), frameon=False)
 
-    return Figure(draw, (7, 1 + 0.33 * len(titles) * (1 + len(groups)) / 2 + 0.3 * (len(groups) > 1)), caption)
+    return Figure(draw, (5, 1 + 0.33 * len(titles) * (1 + len(groups)) / 2 + 0.3 * (len(groups) > 1)), caption)
