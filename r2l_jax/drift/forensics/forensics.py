@@ -52,16 +52,8 @@ class _Analysis(NamedTuple):
 def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
     """Analyzes every fold of a run, or of all members of a group of trainings.
 
-    Writes a result to `<output>/fold_<k>/<analysis>/`, which a later call of the same settings finds again. One that
-    was stopped begins anew.
-
-    - `sensitivity`: the gradient of the task loss for every parameter and for the image after every stage.
-    - `tolerances`: the interval in which each parameter may move by itself.
-    - `worst_case`: the lowest score that a search over the parameters finds.
-    - `shots`, with `by`: the scores of groups of shots, by default and in the worst cases.
-
-    Each member of a group has these results in its own folder. Medians and ranges over several trainings are in
-    `<output>/<analysis>/`.
+    Writes results to `<output>/fold_<k>/<analysis>/`, which a later call of the same settings finds again; a member of
+    a group has them in its own folder. Medians and ranges over several trainings are in `<output>/<analysis>/`.
 
     Returns:
         The results by training and by analysis.

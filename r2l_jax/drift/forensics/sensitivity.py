@@ -36,11 +36,9 @@ _DIGITS, _SIGNED = "#.3g", "+#.3g"
 
 
 class Change(NamedTuple):
-    """The changes of the loss of each sample when a parameter or an image moves by 1% of its natural range.
+    """The changes of the loss of each sample `(N,)` when a parameter or an image moves by 1% of its natural range.
 
-    Attributes:
-        worst: the change when each value moves in the direction that raises the loss, `(N,)`.
-        together: the change when all values move up, `(N,)`.
+    In `worst`, each value moves in the direction that raises the loss; in `together`, all values move up.
     """
 
     worst: jax.Array | np.ndarray
@@ -73,9 +71,6 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
     dark images before the curve, after `clipped`, is overstated.
 
     The numbers do not depend on the `batch_size`.
-
-    Raises:
-        Interrupted: a signal has asked to stop.
     """
     frozen, indices = Frozen(fold.model, fold.task), fold.measured_indices
     found = measure(frozen, Samples.of(fold, batch_size))
@@ -99,11 +94,7 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
 
 
 def measure(frozen: Frozen, samples: Samples) -> Sensitivity:
-    """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays.
-
-    Raises:
-        Interrupted: a signal has asked to stop.
-    """
+    """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays."""
     placed = jax.device_put(frozen, shardings().everywhere)
     every = of_each_sample(functools.partial(compiled(), placed), samples, "sensitivity")
     # JAX sorts the dicts of a tree by name; these are in the order of the stages.

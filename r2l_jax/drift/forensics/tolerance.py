@@ -75,15 +75,9 @@ class End(NamedTuple):
 
 
 class _Scores:
-    """Measures the score at points of a processing, each once.
+    """Measures the scores at points of a processing, each once: on all samples, then on each resample of the scenes.
 
-    Scores are those on all samples, then on each resample of the scenes.
-
-    Attributes:
-        frozen: the model.
-        knobs: the knobs that points name.
-        default: the scores of the default rendering.
-        floor: the least scores that pass.
+    `default` has the scores of the default rendering, and `floor` the least scores that pass.
     """
 
     def __init__(self, fold: Artifact, tolerance: float, batch_size: int, seed: int):
@@ -159,17 +153,12 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     so that hardly a resample ends beyond the positions. An end at the limit counts as the limit.
 
     Where the score crosses the tolerance, the drop of other samples may well be smaller. So each end has a second
-    position, at which failure is shown: the nearest one measured at which a paired one-sided test at 5% finds the drop
-    to exceed the tolerance, which all but 5% of the resamples do there. With few samples, the position is far away, or
-    missing. The results also state how many samples it takes for a drop of the tolerance to have an interval of 95%
-    that leaves out 0.
+    position: the nearest one measured at which all but 5% of the resamples lose more than the tolerance, which is a
+    paired one-sided test. The results also state how many samples it takes for a drop of the tolerance to have an
+    interval of 95% that leaves out 0.
 
     The map of two knobs reaches to twice their intervals, but not beyond their limits.
-
     The numbers do not depend on the `batch_size`; the `seed` is that of the resamples.
-
-    Raises:
-        Interrupted: a signal has asked to stop.
     """
     tolerance, score, samples = settings.tolerance / 100, fold.task.score, len(fold.measured_indices)
     scores = _Scores(fold, tolerance, batch_size, seed)
