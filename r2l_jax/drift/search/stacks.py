@@ -13,15 +13,14 @@ from r2l_jax.runtime.devices import shardings
 PyTree = Any
 
 
-def stack(trees: Sequence[PyTree], each: int = 1) -> PyTree:
+def stack(trees: Sequence[PyTree]) -> PyTree:
     """Returns a stack of pytrees on the host: arrays of shape `(devices, of each device, ...)`.
 
-    Where numbers do not divide, the stack is filled up with copies of the last pytree, to at least `each` a device.
+    Where numbers do not divide, the stack is filled up with copies of the last pytree.
     """
     devices = jax.device_count()
-    each = max(each, -(-len(trees) // devices))
-    filled = [*trees, *[trees[-1]] * (devices * each - len(trees))]
-    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, each, *np.shape(leaves[0])), *filled)
+    filled = [*trees, *[trees[-1]] * (-len(trees) % devices)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *np.shape(leaves[0])), *filled)
 
 
 def unstack(tree: PyTree, count: int) -> list[PyTree]:
