@@ -56,6 +56,25 @@ def no_causes(monkeypatch):
     monkeypatch.setattr(watch, "diagnose", lambda *mosaics: ())
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """Finds the causes that a function tells of new mosaics of any size; returns the sizes of windows."""
+
+    def tell(name_of, unit=""):
+        sizes = []
+
+        def diagnose(reference, labels, new, camera):
+            assert len(reference) == len(labels) == 48
+            sizes.append(len(new))
+            return (Cause(name_of(new), 1.0, 0.9, 1.1, unit, len(new)),)
+
+        monkeypatch.setattr(watch, "diagnose", diagnose)
+        monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+        return sizes
+
+    return tell
+
+
 def write(folder, raws):
     folder.mkdir(parents=True, exist_ok=True)
     before = len(list(folder.iterdir()))
@@ -182,10 +201,8 @@ def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
     tifffile.imwrite(tmp_path / "a.tiff", np.zeros((4, 4), np.uint16), metadata=None)
     assert monitor.key_of(tmp_path / "a.tiff", "day") == "unknown"
     keyed = {"unknown": [tmp_path / "a.tiff"] * 3, "2024-02-29": [tmp_path / "b.tiff"] * 2}
-    said = "3 of 5 files do not name the date, and share windows: to keep them apart, put the files of each day in a"
-    assert monitor.said_of_unknown(keyed, "day") == f"{said} folder of its own, and give --by=folder"
-    assert monitor.said_of_unknown(keyed, "folder") is None
-    assert monitor.said_of_unknown({"2024-02-29": keyed["2024-02-29"]}, "day") is None
+    assert "3 of 5 files do not name the date, and share windows" in monitor.said_of_unknown(keyed, "day")
+    assert monitor.said_of_unknown(keyed, "folder") is monitor.said_of_unknown({"2024-02-29": []}, "day") is None
 
 
 @pytest.fixture
@@ -206,7 +223,7 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
     return watch
 
 
-def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_path, follow, monkeypatch):
+def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follow, told):
     raws, camera = scenes
     write(tmp_path / "new", raws[:10])
     alarm, content = follow(lambda: write(tmp_path / "new", raws[10:20]))
@@ -214,8 +231,7 @@ def test_following_judges_files_as_they_come_and_resumes(run_dir, scenes, tmp_pa
     # Four files wait for the next window.
     assert [(window["name"], len(window["files"])) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
-    monkeypatch.setattr(watch, "diagnose", lambda *mosaics: (Cause("scene", 1.0, 1.0, 1.0, "", len(mosaics[2])),))
-    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+    told(lambda new: "scene")
     arriving = [brighter(raws[start : start + 16], camera) for start in (20, 36)]
     alarm, content = follow(*[lambda: write(tmp_path / "new", arriving.pop(0)), lambda: None] * 2)
     assert alarm
@@ -267,49 +283,33 @@ def test_a_folder_that_is_still_empty_does_not_hide_the_others(scenes, tmp_path,
 
 
 def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
-    (tmp_path / "begun" / "fold_0").mkdir(parents=True)
-    done = call("monitor.py", f"--run={tmp_path}/begun")
-    assert done.returncode == 1
-    message = f"{tmp_path}/begun/fold_0 is not trained yet: it has no metrics.json; name a finished run"
-    assert done.stderr == f"monitor.py: error: {message}\n"
-    (tmp_path / "few").mkdir()
     write(tmp_path / "few", scenes[0][:7])
-    for place, message in [
-        ("nowhere", "nowhere: no such file"),
-        ("few", "a window takes 8 files, and there are 7"),
-    ]:
-        done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path / place}", f"--output={tmp_path / 'out'}")
+
+    def refused(*flags):
+        done = call("monitor.py", f"--run={run_dir}", f"--output={tmp_path}/out", *flags)
         assert done.returncode == 1
-        assert message in done.stderr.splitlines()[-1]
-    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/few/000.tiff", "--follow")
-    assert "--follow watches folders on this machine" in done.stderr
+        return done.stderr
+
+    assert "a window takes 8 files, and there are 7" in refused(f"--input={tmp_path}/few").splitlines()[-1]
+    assert "--follow watches folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
     (tmp_path / "few" / "007.tiff").write_text("damaged")
-    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/few", f"--output={tmp_path}/out")
-    assert done.returncode == 1
-    assert "no window has 8 files that can be read" in done.stderr
-    assert "007.tiff" in done.stderr
+    said = refused(f"--input={tmp_path}/few")
+    assert "007.tiff" in said
+    assert "no window has 8 files that can be read" in said
 
 
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
-def test_an_alarm_is_explained(run_dir, scenes, tmp_path, monkeypatch, name):
+def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     """The causes themselves are tested with `watch.diagnosis`."""
     raws, camera = scenes
     write(tmp_path / "new", brighter(raws[:24], camera))
-    given = []
-
-    def diagnose(reference, labels, new, camera):
-        given.append((len(reference), len(labels), new))
-        return (Cause(name, 1.0, 0.9, 1.1, "stops", 50.0),)
-
-    monkeypatch.setattr(watch, "diagnose", diagnose)
-    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+    means = []
+    told(lambda new: means.append(new.mean((1, 2))) or name, "stops")
     done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
     assert done.returncode == 2, done.stderr
-    ((known, labels, new),) = given
-    assert (known, labels) == (48, 48)
-    np.testing.assert_allclose(new, brighter(raws[:24], camera), atol=1e-5)
+    np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
     found = result.read(run_dir / "monitor")
-    assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 50.0]]
+    assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
     assert found.facts["windows"][0]["causes"] == found.facts["explained"]["causes"]
     methods = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
@@ -338,21 +338,13 @@ def test_images_that_are_too_small_for_a_diagnosis_have_an_alarm_without_causes(
     assert facts_of(run_dir)["explained"]["causes"] == []
 
 
-def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch):
+def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch, told):
     raws, camera = scenes
     blurred = np.asarray(sensor_drift.defocus(raws, jax.random.key(0), 3.0, camera=camera))
     days = {"1": brighter(raws[:16], camera), "2": raws[16:32], "3": blurred[32:48], "4": blurred[48:64]}
     for name, mosaics in days.items():
         write(tmp_path / "new" / name, mosaics)
-    sizes = []
-
-    def diagnose(reference, labels, new, camera):
-        sizes.append(len(new))
-        name = "exposure" if new.mean() > 1.2 * raws.mean() else "blur"
-        return (Cause(name, 1.0, 1.0, 1.0, "", len(new)),)
-
-    monkeypatch.setattr(watch, "diagnose", diagnose)
-    monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+    sizes = told(lambda new: "exposure" if new.mean() > 1.2 * raws.mean() else "blur")
     monkeypatch.setattr(watch, "_MOST", 32)  # the images of the last two windows
     commands = []
     monkeypatch.setattr(monitor, "remedy_command", lambda config, folders, _: commands.append([*folders]) or "")

@@ -1,6 +1,5 @@
 """Drifts of a camera that is not ours are named and measured, from other scenes than the reference's."""
 
-import collections
 import dataclasses
 
 import numpy as np
@@ -13,7 +12,7 @@ from r2l_jax.drift.watch import diagnosis, sites
 from r2l_jax.drift.watch.causes import UNITS, under
 from r2l_jax.drift.watch.diagnosis import diagnose
 
-REFERENCE, NEW, POOL = 256, 64, 640
+REFERENCE, NEW = 256, 64
 NAMES = {"red": "white_balance.red", "blue": "white_balance.blue"}
 # Sites in a million that are planted as dead.
 DEAD = 3000
@@ -34,26 +33,6 @@ SINGLE = (
     {"saturation": 0.55},
     {"dead": DEAD},
 )
-PAIRS = (
-    {"exposure": -0.5, "black_level": 60.0},
-    {"exposure": -0.5, "gamma": 0.8},
-    {"exposure": -0.4, "vignetting": 0.7},
-    {"exposure": -0.5, "photon_noise": 3.0},
-    {"exposure": -0.5, "dead": DEAD},
-    {"red": 0.25, "blue": -0.25},
-    {"red": 0.25, "saturation": 0.5},
-    {"blue": 0.25, "black_level": 60.0},
-    {"black_level": 60.0, "gamma": 1.2},
-    {"blur": 1.5, "read_noise": 4.0},
-    {"blur": 1.5, "vignetting": 0.7},
-    {"blur": 1.5, "gamma": 0.8},
-    {"read_noise": 4.0, "row_noise": 40.0},
-    {"photon_noise": 3.0, "row_noise": 40.0},
-)
-
-
-# Drifts that are planted once each; other tests plant all, in ten draws each.
-PLANTED = [{"exposure": -0.7}, {"dead": DEAD}]
 
 
 def named(drift):
@@ -62,7 +41,7 @@ def named(drift):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_as_users_do():
-    """A fit evaluates its functions hundreds of times, which takes longer than optimizing them."""
+    """A fit evaluates its functions many times, which takes longer than optimizing them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("retaken", "_statistics"):
             function = getattr(diagnosis, name).__wrapped__
@@ -70,17 +49,21 @@ def compiled_as_users_do():
         yield
 
 
-@pytest.fixture(scope="module")
-def pool():
-    random, labels = np.random.default_rng(0), np.arange(POOL) % len(smears.CLASSES)
+def scenes(count):
+    random, labels = np.random.default_rng(0), np.arange(count) % len(smears.CLASSES)
     return np.stack([smears.scene(random, kind) for kind in labels]), labels
 
 
-def drawn(pool, seed, drift, weights=None):
+@pytest.fixture(scope="module")
+def pool():
+    return scenes(640)
+
+
+def drawn(pool, seed, drift, weights=None, known=REFERENCE, new=NEW):
     """Photographs a reference and other scenes under a drift; returns both, the labels, and the true sizes."""
     random, (scenes, labels) = np.random.default_rng(seed), pool
-    order = random.permutation(POOL)
-    known, others = order[:REFERENCE], order[REFERENCE:]
+    order = random.permutation(len(scenes))
+    known, others = order[:known], order[known:]
     if weights is not None:
         others = others[np.argsort(random.random(len(others)) / np.array(weights)[labels[others]])]
     drift, sizes = dict(drift), {NAMES.get(name, name): size for name, size in drift.items()}
@@ -88,7 +71,7 @@ def drawn(pool, seed, drift, weights=None):
         drift["dead"] = random.random((smears.SIDE, smears.SIDE)) < drift["dead"] * 1e-6
         sizes["dead_sites"] = sizes.pop("dead") and 1e6 * drift["dead"].mean()
     reference = smears.taken(scenes[known], random)
-    return reference, labels[known], smears.taken(scenes[others[:NEW]], random, **drift), sizes
+    return reference, labels[known], smears.taken(scenes[others[:new]], random, **drift), sizes
 
 
 def found(pool, seed, drift, weights=None):
@@ -102,22 +85,39 @@ def is_right(causes, sizes):
     return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.15 for name, size in sizes.items())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("drift", PLANTED, ids=named)
-def test_a_drift_is_named_first_and_its_size_is_right(pool, drift):
-    causes, sizes = found(pool, 1, drift)
-    assert is_right(causes, sizes), causes
-    cause = causes[0]
-    assert cause.low <= cause.value <= cause.high
-    assert cause.unit == UNITS[cause.name]
-    assert cause.evidence > 0
+@pytest.fixture(scope="module")
+def few():
+    """Fewer scenes than a diagnosis takes in practice."""
+    return scenes(136)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("drift", PAIRS[:2], ids=named)
-def test_both_drifts_of_a_pair_are_named(pool, drift):
-    causes, sizes = found(pool, 2, drift)
+@pytest.mark.parametrize("drift", [{"exposure": 0.5}, {"photon_noise": 4.0, "blue": -0.4}, {}], ids=named)
+def test_causes_are_named_and_measured(few, drift):
+    reference, labels, new, sizes = drawn(few, 0, drift, known=96, new=40)
+    causes = diagnose(reference[:, :64, :64], labels, new[:, :64, :64], smears.CAMERA)
     assert is_right(causes, sizes), causes
+    assert len(causes) == len(sizes)
+    for cause in causes:
+        assert cause.low < cause.value < cause.high
+        assert cause.unit == UNITS[cause.name]
+        assert cause.evidence > 0
+    assert [*causes] == sorted(causes, key=lambda cause: -cause.evidence)
+
+
+def test_sites_that_were_defective_before_are_no_cause():
+    dead, hot = np.zeros((2, 100, 100), bool)
+    dead[0, :30], hot[1, :5] = True, True
+    before, deviation = sites.Defects(dead, hot, np.zeros(dead.shape)), np.full(dead.shape, 10.0)
+    assert not [*diagnosis._of_sites(before, before._replace(deviation=deviation))]
+    more = dead.copy()
+    more[2, :5] = True
+    (cause,) = diagnosis._of_sites(before, sites.Defects(more, hot, deviation))
+    assert (cause.name, cause.value, cause.evidence) == ("dead_sites", 500, 5 * 10**2 / 2)
+    # The exact interval of a Poisson count of 5 is from 1.62 to 11.7.
+    assert (cause.low, cause.high) == pytest.approx((162, 1167), rel=0.01)
+    # Places in mosaics of another size are not known, but how many there should be.
+    (cause,) = diagnosis._of_sites(before, sites.Defects(more[:50], np.zeros_like(hot[:50]), deviation[:50]))
+    assert cause.value == pytest.approx(1e6 * (35 - 15) / 5000)
 
 
 @pytest.mark.slow
@@ -133,21 +133,6 @@ def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(p
     assert added.std() == pytest.approx(63**0.5 * own, rel=0.1)
 
 
-def test_sites_that_were_defective_before_are_no_cause():
-    dead, hot = np.zeros((2, 100, 100), bool)
-    dead[0, :30], hot[1, :5] = True, True
-    before, deviation = sites.Defects(dead, hot, np.zeros(dead.shape)), np.full(dead.shape, 10.0)
-    assert not [*diagnosis._of_sites(before, before._replace(deviation=deviation))]
-    more = dead.copy()
-    more[2, :20] = True
-    (cause,) = diagnosis._of_sites(before, sites.Defects(more, hot, deviation))
-    assert (cause.name, cause.value, cause.evidence) == ("dead_sites", 2000, 20 * 10**2 / 2)
-    assert cause.low < cause.value < cause.high
-    # Places in mosaics of another size are not known, but how many there should be.
-    (cause,) = diagnosis._of_sites(before, sites.Defects(more[:50], np.zeros_like(hot[:50]), deviation[:50]))
-    assert cause.value == pytest.approx(1e6 * (50 - 15) / 5000)
-
-
 @pytest.mark.slow
 def test_no_cause_is_invented_where_most_sites_are_white(pool):
     causes, sizes = found(pool, 101, {"exposure": 0.8})
@@ -156,25 +141,13 @@ def test_no_cause_is_invented_where_most_sites_are_white(pool):
 
 
 @pytest.mark.slow
-def test_no_drift_has_no_cause(pool):
-    assert found(pool, 3, {})[0] == ()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", [(6, 1, 1, 1)])
-def test_another_mix_of_classes_is_the_scene(pool, weights):
-    causes, _ = found(pool, 4, {}, weights)
+@pytest.mark.parametrize("labeled", [True, False])
+def test_another_mix_of_classes_is_the_scene(pool, labeled):
+    # Without labels, groups of similar mosaics tell less: in other draws, the mix is too small a change for them.
+    reference, labels, new, _ = drawn(pool, 4 if labeled else 8, {}, (6, 1, 1, 1))
+    causes = diagnose(reference, labels if labeled else None, new, smears.CAMERA)
     assert causes[0].name == "scene"
     assert 0.1 < causes[0].value < 0.7
-
-
-@pytest.mark.slow
-def test_without_labels_another_mix_is_not_taken_for_the_camera(pool):
-    reference, _, new, _ = drawn(pool, 8, {}, (6, 1, 1, 1))
-    # Groups of similar mosaics tell less than classes: in other draws, the mix is too small a change for them.
-    causes = diagnose(reference, None, new, smears.CAMERA)
-    assert causes
-    assert causes[0].name == "scene"
 
 
 @pytest.mark.slow
@@ -209,31 +182,12 @@ def test_a_sensor_without_colors(pool):
     assert causes[0].value == pytest.approx(-0.5, rel=0.1)
 
 
-# A gamma and a black level together move the levels nearly as a gamma alone does.
-HARD = {"black_level": 60.0, "gamma": 1.2}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("drift", [*SINGLE, *(drift for drift in PAIRS if drift != HARD)], ids=named)
+@pytest.mark.parametrize("drift", SINGLE, ids=named)
 def test_nine_of_ten_draws_are_right(pool, drift):
     assert sum(is_right(*found(pool, 100 + seed, drift)) for seed in range(10)) >= 9
 
 
 @pytest.mark.slow
-def test_gamma_comes_first_where_a_black_level_is_hard_to_tell(pool):
-    for seed in range(10):
-        causes, _ = found(pool, 100 + seed, HARD)
-        assert causes[0].name == "gamma"
-        assert causes[0].value == pytest.approx(HARD["gamma"], rel=0.04)
-
-
-@pytest.mark.slow
 def test_nineteen_of_twenty_draws_without_a_drift_have_no_cause(pool):
     assert sum(not found(pool, 200 + seed, {})[0] for seed in range(20)) >= 19
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", [(6, 1, 1, 1), (1, 1, 0.2, 4)])
-def test_another_mix_is_the_scene_in_nine_of_ten_draws(pool, weights):
-    first = collections.Counter(found(pool, 300 + seed, {}, weights)[0][0].name for seed in range(10))
-    assert first["scene"] >= 9, first
