@@ -1,13 +1,15 @@
 """What may change in a camera, and mosaics under such changes."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+from scipy.ndimage import uniform_filter1d
 from scipy.optimize import nnls
 
 import isp
@@ -88,7 +90,7 @@ DRIFTS = {
     "black_level": Drift(0, -1000, 2000, 2, (-40.0, 20.0, 120.0)),
     "gamma": Drift(0, -2.5, 2.5, 0.02, (-0.4, -0.15, 0.15, 0.4)),
     "blur": Drift(0, 0, 20, 0.05, (0.5, 2.0, 8.0)),
-    "read_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
+    "read_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0, 5.0)),
     "photon_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
     "row_noise": Drift(0, 0, 0.1, 2e-6, (1e-5, 3e-4)),
     "vignetting": Drift(0, -2, 6, 0.03, (-0.3, 0.2, 0.6, 1.5)),
@@ -138,23 +140,35 @@ class Noise(NamedTuple):
 def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Noise:
     """Returns the noise that a camera states, or measures it where it states none.
 
-    The median of second differences along rows tells the noise at eight levels, as long as most sites lie in flat
-    places; a line is fitted to the variances.
+    The median of second differences tells the noise at eight levels: those along rows, less those of the next row of
+    the same colors, which shows the same structure. They are taken where they are smallest two rows above, since only
+    structure reaches that far. A line is fitted to most of the variances.
     """
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     unit = (read_noise / full_well) ** 2
     if _states_noise(camera):
         return Noise(1 / full_well, unit, unit)
     light = np.asarray(isp.sensor.site_light(mosaics, camera))
-    left, middle, right = (np.roll(light, shift * isp.cfa.tile(camera.pattern).shape[1], 2) for shift in (-1, 0, 1))
-    level, second = ((left + middle + right) / 3).ravel(), abs(left - 2 * middle + right).ravel()
+    down, along = isp.cfa.tile(camera.pattern).shape
+    left, right = (np.roll(light, shift, 2) for shift in (-along, along))
+    level, second = (left + light + right) / 3, left - 2 * light + right
+    second = abs(second - np.roll(second, down, 1))
+    around = np.roll(uniform_filter1d(second, 8, axis=2), 2 * down, 1).ravel()
+    level, second = level.ravel(), second.ravel()
     order = np.argsort(level)
     parts = np.array_split(order[level[order] < 0.95 * level.max()], 8)
+    parts = [part[around[part] <= np.quantile(around[part], 0.3)] for part in parts]
     levels = np.array([level[part].mean() for part in parts])
-    # Of normal noise, the median is 0.6745 standard deviations of a second difference, which has 6 times the variance.
-    variances = np.array([(np.median(second[part]) / 0.6745) ** 2 / 6 for part in parts]) + 1e-12
+    # Of normal noise, the median is 0.6745 standard deviations, and the variance of both differences is 12 times its.
+    variances = np.array([(np.median(second[part]) / 0.6745) ** 2 / 12 for part in parts]) + 1e-12
     columns = np.stack([np.maximum(levels, 0), np.ones_like(levels)], 1) / variances[:, None]
-    gain, dark = nnls(columns, np.ones_like(levels))[0]
+
+    def near(chosen: Sequence[int]) -> Bool[np.ndarray, " levels"]:
+        return abs(columns @ nnls(columns[chosen], np.ones(len(chosen)))[0] - 1) < 0.1
+
+    # Structure raises the noise at some levels, so the line is that of most.
+    chosen = max(map(near, map(list, itertools.combinations(range(len(levels)), 2))), key=np.sum)
+    gain, dark = nnls(columns[chosen], np.ones(chosen.sum()))[0]
     return Noise(float(gain), float(dark), unit)
 
 

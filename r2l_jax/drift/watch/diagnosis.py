@@ -368,7 +368,7 @@ def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> 
     random = np.random.default_rng(seed)
     draws = random.normal(size=(_DRAWS, len(normal))) @ np.linalg.inv(np.linalg.cholesky(normal))
 
-    def cause(name: str, value: np.ndarray, drawn: np.ndarray, evidence: float) -> Cause:
+    def cause(name: str, value: np.ndarray | np.floating, drawn: np.ndarray, evidence: float) -> Cause:
         low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Cause(name, float(value), float(low), float(high), unit_of(name, camera), evidence)
 
