@@ -275,8 +275,11 @@ def measure(
                     if ensemble:
                         logits.append(functions.average(task, logits, batch["raw"]))
                     taken = {**batch, "target": renderer.targets(recipe.acquisition, batch["target"])}
-                    parts = [functions.outcomes(task, each, taken, n) for each, n in zip(logits, counts, strict=True)]
-                    found[recipes[recipe]].append(ahead.begun((index, parts)))
+                    parts = [
+                        ahead.begun(functions.outcomes(task, each, taken, n))
+                        for each, n in zip(logits, counts, strict=True)
+                    ]
+                    found[recipes[recipe]].append((index, parts))
                     tick()
     whole = [_whole(task, samples.indices, jax.device_get(found[case.name])) for case in cases]
     kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
@@ -429,7 +432,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     """Computes numbers of each sample, batch by batch.
 
     Args:
-        function: takes a batch on the devices to a tree of arrays `(B, ...)`, which every device has.
+        function: takes a batch, of which each device has a part, to a tree of arrays `(B, ...)` with the same parts.
         samples: the samples.
         title: the title of the progress bar.
 
@@ -444,7 +447,8 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     with ticking(title, -(-len(samples.indices) // size)) as tick:
         for batch in loader.eval_batches(samples.dataset, samples.indices, size):
             batch = to_devices(batch, shardings().split)
-            found.append(ahead.begun((function(batch), _functions().gathered(batch["weight"]))))
+            # One exchange among the devices at a time: several on their way block each other on CPUs.
+            found.append(ahead.begun(_functions().gathered((function(batch), batch["weight"]))))
             tick()
     every, weight = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))
     return jax.tree.map(lambda leaf: leaf[weight > 0], every)

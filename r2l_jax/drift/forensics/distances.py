@@ -84,8 +84,8 @@ def _functions() -> tuple[Callable[..., Array], Callable[..., dict[str, Array]]]
     def compare_one(compare, frozen: Frozen, values, batch: Batch, default: Array) -> dict[str, Array]:
         return jax.vmap(compare)(frozen.images(values, batch), default)
 
-    options, (split, everywhere) = compiler.options(), shardings()
+    options, split = compiler.options(), shardings().split
     return (
         jax.jit(render, out_shardings=split, compiler_options=options),
-        jax.jit(compare_one, static_argnums=0, out_shardings=everywhere, compiler_options=options),
+        jax.jit(compare_one, static_argnums=0, out_shardings=split, compiler_options=options),
     )

@@ -137,7 +137,7 @@ def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
 
     return jax.jit(
         jax.vmap(of_sample, (None, 0)),
-        out_shardings=shardings().everywhere,
+        out_shardings=shardings().split,
         compiler_options=compiler.options(),
     )
 
