@@ -296,7 +296,7 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
         label = f"{name.replace('_', ' ')}, published"
         axes.plot(places, scores, "--", color=colors[name], linewidth=1, alpha=0.7, label=label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", frameon=False)
 
 
 def _worst_cases(training: TrainConfig, fold: int) -> dict[str, float]:

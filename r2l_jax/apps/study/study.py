@@ -88,10 +88,10 @@ def _compare(config: StudyConfig, task: str, failed: Mapping[str, str]) -> dict[
 
 def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapping[str, str]) -> None:
     """Writes `study.html`."""
-    sections = [
-        Section(result.facts["title"], [Findings(result.facts["verdict"]), *blocks_of(result)])
-        for result in results.values()
-    ]
+    sections = []
+    for result in results.values():
+        verdict = [Findings(result.facts["verdict"])] if result.facts["verdict"] else []
+        sections.append(Section(result.facts["title"], [*verdict, *blocks_of(result)]))
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
         sections.append(Section("Jobs that failed, without which the tables are made", missing))
