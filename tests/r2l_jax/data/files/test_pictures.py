@@ -71,6 +71,50 @@ def test_a_jpeg_of_an_impossible_size_is_refused(tmp_path):
         read_picture(tmp_path / "a.jpg")
 
 
+def transparent():
+    image = Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4)
+    image.info["transparency"] = bytes([9, 0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "rgb"),
+    [
+        (Image.new("LA", (4, 2), (90, 0)), [90, 90, 90]),
+        (Image.new("1", (4, 2), 1), [255, 255, 255]),
+        (Image.new("RGBA", (4, 2), (50, 90, 130, 7)), [50, 90, 130]),
+        (transparent(), [50, 90, 130]),
+    ],
+    ids=["gray with alpha", "two levels", "alpha", "transparent palette"],
+)
+def test_kinds_of_pictures_become_rgb(tmp_path, image, rgb):
+    image.save(tmp_path / "a.png")
+    picture, turned = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture, np.broadcast_to(rgb, (2, 4, 3)))
+    assert not turned
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_is_turned_as_its_orientation_says(tmp_path, dtype):
+    image, exif = np.arange(16 * 24, dtype=np.uint16).reshape(16, 24).astype(dtype), Image.Exif()
+    exif[0x0112] = 6  # orientation: the first row is at the right
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    picture, turned = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture, np.repeat(np.rot90(image, -1)[..., None], 3, -1))
+    assert turned
+
+
+def test_16_bits_of_color_are_refused(tmp_path):
+    # As pillow cannot write it: 8 bits, whose header takes pairs of columns for one.
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[19], content[24] = 4, 16
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match="a 16-bit PNG must be gray: pillow cuts 16-bit colors to 8 bits"):
+        read_picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("mode", "value"),
     [("L", 1), ("1", 1), ("LA", (9, 255)), ("RGB", (0, 3, 0)), ("RGBA", (0, 0, 1, 255)), ("I;16", 256)],
