@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 import isp
-from r2l_jax.drift import cases, renderer
+from isp import sensor_drift
+from r2l_jax.drift import cases, renderer, sensor
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
@@ -20,7 +21,7 @@ RAWS = np.random.default_rng(0).uniform(0.2, 0.6, (3, 16, 16)).astype(np.float32
 INDICES = np.int32([4, 0, 7])
 
 (PIPELINE,) = cases.pipelines(["bilinear.sharpening_filter.gaussian_denoising"])
-ACQUISITIONS = [OWN, *cases.exposures([0.3, 0.5])]
+ACQUISITIONS = [OWN, *cases.exposures([0.3, 0.5]), *cases.sensor(["read_noise"], [2])]
 PROCESSINGS = [OWN, PIPELINE]
 CORRUPTED = [OWN, *cases.corruptions(["gaussian_noise", "contrast"], [1, 5])]
 RECIPES = [Recipe(*steps) for steps in itertools.product(ACQUISITIONS, PROCESSINGS, CORRUPTED)]
@@ -52,6 +53,9 @@ def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
             exposure = recipe.acquisition.exposure
             raw = isp.sensor.expose_again(raw, keys[0][place], camera=CAMERA, light=exposure)
             raw = jnp.round(raw * 4095) / 4095
+        if recipe.acquisition.sensor is not None:
+            amount = jnp.asarray(sensor.KINDS["read_noise"].amounts[1])
+            raw = sensor_drift.read_noise(raw, keys[0][place], amount, camera=CAMERA)
         graph, state, _ = processors[recipe.processing.pipeline]
         image = nnx.merge(graph, state)(raw[None])[0]
         if recipe.corruption.corruption is not None:
@@ -90,8 +94,8 @@ def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
             recipes = made.images(RECIPES, mosaics["raw"], mosaics["index"], CAMERA, values)
             assert len(list(recipes)) == len(RECIPES)
     # Once for two exposures, once for each processor, and once for each corruption at two severities.
-    names = re.findall(r"Compiling jit\((expose|process|corrupt)\)", caplog.text)
-    assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
+    names = re.findall(r"Compiling jit\((expose|drifted|process|corrupt)\)", caplog.text)
+    assert sorted(names) == ["corrupt", "corrupt", "drifted", "expose", "process", "process"]
 
 
 def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
