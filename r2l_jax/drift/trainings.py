@@ -81,7 +81,6 @@ def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
 
 
 def _over(table: Table, each: Sequence[Table], note: str) -> Table:
-    dict.fromkeys(row[0] for of_training in each for row in of_training.rows)
     titles = dict.fromkeys(row[0] for of_training in each for row in of_training.rows)
     cells = [{row[0]: row for row in of_training.rows} for of_training in each]
     whole = []
