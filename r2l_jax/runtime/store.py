@@ -1,7 +1,7 @@
-"""Stores results under an identity, and finds a result again only under the identity that it was stored with.
+"""The identities under which results are stored, and without which none is found again, see `runtime.result`.
 
 An identity is three hashes (of the settings, the data and the model), the hash of the packages' code, and the versions
-of JAX and jaxlib. A finished result is a JSON file with pictures and tables beside it (`find`, `clear`, `finish`).
+of JAX and jaxlib.
 """
 
 import ast
@@ -11,13 +11,13 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jaxlib.version
 
-from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.files import replacing
 
 # The packages whose code every result depends on.
 PACKAGES = ("isp", "tasks", "r2l_jax")
@@ -26,9 +26,6 @@ PACKAGES = ("isp", "tasks", "r2l_jax")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 Identity = dict[str, str]
-
-# The key under which a finished result lists the files beside it.
-_FILES = "files"
 
 
 @functools.cache
@@ -85,47 +82,3 @@ def differences(earlier: Any, wanted: Identity) -> list[str]:
     """Says in which parts an earlier identity, which may be damaged, differs from the wanted one."""
     earlier = earlier if isinstance(earlier, dict) else {}
     return [f"other {name}" for name in wanted if earlier.get(name) != wanted[name]]
-
-
-def say_anew(what: str, reasons: Sequence[str]) -> None:
-    """Prints on stderr that a result is made anew, and why."""
-    print(f"{what}: made anew ({'; '.join(reasons)})", file=sys.stderr)
-
-
-def find(file: pathlib.Path, wanted: Identity, says: bool = True) -> dict[str, Any] | None:
-    """Returns a finished result, or None if the file holds no result of this identity; `says` why on stderr."""
-    content = read(file)
-    if content is None:
-        return None
-    reasons = differences(content.get("identity"), wanted)
-    if reasons and says:
-        say_anew(str(file), reasons)
-    return None if reasons else content
-
-
-def clear(file: pathlib.Path) -> None:
-    """Removes a finished result and the files beside it that it lists; other files in the folder stay."""
-    listed = (read(file) or {}).get(_FILES)
-    # Removed first: if the program is killed now, the result must not be found without its files.
-    file.unlink(missing_ok=True)
-    for name in listed if isinstance(listed, list) else ():
-        # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
-        if isinstance(name, str) and pathlib.PurePath(name).name == name and (file.parent / name).is_file():
-            (file.parent / name).unlink(missing_ok=True)
-
-
-def finish(file: pathlib.Path, content: Mapping[str, Any], identity: Identity, files: Iterable[str]) -> dict[str, Any]:
-    """Writes a finished result, and the names of the `files` beside it; returns it in the form in which `find` will."""
-    write_json(file, {**content, "identity": identity, _FILES: sorted(files)})
-    return json.loads(file.read_text())
-
-
-def read(file: pathlib.Path) -> dict[str, Any] | None:
-    """Reads a JSON file; returns an empty dict if the file is damaged, and None if it does not exist."""
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

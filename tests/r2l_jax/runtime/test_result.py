@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_a_result_that_was_stopped_in_the_making_is_not_found(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path, identity(seed=2), stopped)
+    assert read(tmp_path) is None
+
+
+def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypatch):
+    cached(tmp_path, identity(seed=1), made)
+    unlink = pathlib.Path.unlink
+
+    def killed(path, missing_ok=False):
+        if path.suffix == ".png":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, identity(seed=2), made)
     assert read(tmp_path) is None
 
 

@@ -1,4 +1,3 @@
-import json
 import pathlib
 
 import pytest
@@ -68,61 +67,3 @@ def test_differences_are_named():
     older = other | {"jax": "0.1", "jaxlib": "0.1"}
     assert store.differences(older, wanted) == ["other data", "other model", "other jax", "other jaxlib"]
     assert store.differences("damaged", wanted) == [f"other {name}" for name in wanted]
-
-
-def written(file, identity, names):
-    """Writes a finished result with files beside it."""
-    store.clear(file)
-    for name in names:
-        (file.parent / name).write_text(name)
-    return store.finish(file, {"number": 1}, identity, names)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_result_is_found_under_its_identity_only(tmp_path, capsys):
-    file, identity = tmp_path / "result.json", store.identity({"steps": (1, 2)}, "a")
-    assert store.find(file, identity) is None
-    content = written(file, identity, ["curves.png"])
-    assert store.find(file, identity) == content
-    assert content["number"] == 1
-    assert store.find(file, identity | {"data": "b"}, says=False) is None
-    assert store.find(file, identity | {"data": "b"}) is None
-    assert capsys.readouterr().err == f"{file}: made anew (other data)\n"
-    file.write_text(file.read_text()[:-9])
-    assert store.find(file, identity) is None
-
-
-def test_the_files_of_an_old_result_are_removed_and_other_files_stay(tmp_path):
-    file, identity = tmp_path / "result.json", store.identity({"seed": 1})
-    written(file, identity, ["curves.png", "map.png", "rows.csv"])
-    (tmp_path / "mine.png").touch()
-    written(file, identity, ["curves.png"])
-    assert names(tmp_path) == ["curves.png", "mine.png", "result.json"]
-
-
-def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypatch):
-    file, identity = tmp_path / "result.json", store.identity({"seed": 1})
-    written(file, identity, ["curves.png", "map.png"])
-    unlink = pathlib.Path.unlink
-
-    def killed(path, missing_ok=False):
-        if path.suffix == ".png":
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(pathlib.Path, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        store.clear(file)
-    assert store.find(file, identity) is None
-
-
-def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    (tmp_path / "results").mkdir()
-    file = tmp_path / "results" / "result.json"
-    file.write_text(json.dumps({"files": ["../thesis.tex", str(tmp_path / "thesis.tex"), "..", "", 3]}))
-    store.clear(file)
-    assert names(tmp_path) == ["results", "thesis.tex"]
