@@ -13,13 +13,12 @@ from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
-NAMES = ("dark", "flat", "defects")
+CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
 SENSOR = FlawedSensor(seed=1, black=(0.05, 0.06, 0.07, 0.08))
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    """The folder of a sensor's frames, and of its base camera."""
     folder = tmp_path_factory.mktemp("frames")
     write_frames(folder, SENSOR, exposures=(0.1, 0.4, 0.8))
     return folder
@@ -27,7 +26,6 @@ def frames(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def output(frames, tmp_path_factory):
-    """The folder of the calibration."""
     folder = tmp_path_factory.mktemp("calibrated") / "camera"
     calibrate([frames / "dark"], [frames / "flat"], folder, str(frames / "base.json"))
     return folder
@@ -36,17 +34,16 @@ def output(frames, tmp_path_factory):
 def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output):
     fields = json.loads((output / "camera.json").read_text())
     base = json.loads((frames / "base.json").read_text())
-    names = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
-    files = {*names.values(), "camera.json", "photon_transfer.json", "photon_transfer.png"}
-    assert {path.name for path in output.iterdir()} == files
-    assert {name: fields[name] for name in NAMES} == names
+    others = {"camera.json", "photon_transfer.json", "photon_transfer.png"}
+    assert {path.name for path in output.iterdir()} == {*CORRECTIONS.values(), *others}
+    assert {name: fields[name] for name in CORRECTIONS} == CORRECTIONS
     assert fields["black_level"] == pytest.approx(SENSOR.black, abs=2e-5)
     assert fields["full_well"] == pytest.approx(SENSOR.full_well, rel=0.05)
     assert fields["read_noise"] == pytest.approx(SENSOR.read_noise, rel=0.05)
     assert fields["bits"] == 12
     kept = set(base) - {"black_level"}
     assert {name: fields[name] for name in kept} == {name: base[name] for name in kept}
-    assert set(fields) == {*base, *NAMES, "full_well", "read_noise", "bits"}
+    assert set(fields) == {*base, *CORRECTIONS, "full_well", "read_noise", "bits"}
 
 
 def test_corrected_frames_are_flat_and_without_defects(frames, output):
@@ -65,10 +62,19 @@ def test_corrected_frames_are_flat_and_without_defects(frames, output):
     np.testing.assert_array_equal(read_raw(file, known)[0], known.corrections.apply(plain, known.camera))
 
 
-def test_a_calibration_can_start_from_an_earlier_one(frames, output, tmp_path):
-    calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(output / "camera.json"))
-    for name in ("camera.json", "dark.tiff", "flat.tiff", "defects.csv"):
+def test_an_earlier_calibration_can_be_started_from_and_replaced(frames, output, tmp_path):
+    def run(camera, threshold=6.0):
+        return calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(camera / "camera.json"), threshold)
+
+    run(output, 4.0)
+    strict = (tmp_path / "defects.csv").read_bytes()
+    (black, values, defects) = summary(run(tmp_path)).splitlines()
+    for name in ("camera.json", *CORRECTIONS.values()):
         assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+    assert len((tmp_path / "defects.csv").read_bytes()) < len(strict)
+    assert black.startswith("black level 204.")
+    assert " electrons per digital number; full well 1" in values
+    assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
 
 
 @pytest.mark.parametrize(
@@ -145,49 +151,27 @@ def test_a_stated_white_level_or_layout_stays(tmp_path, suffix, stated):
     assert read_raw(files["flat"][0], read_known_camera(tmp_path / "out" / "camera.json"))[0].shape == (64, 96)
 
 
-def write_dngs(write_dng, patterns):
-    """Writes three darks and three flats of two color filter arrays."""
-    rng = np.random.default_rng(0)
-    folders = []
-    for name, light, cfa in (("dark", 0, patterns[0]), ("flat", 1500, patterns[1])):
-        files = []
-        for number in range(3):
-            samples = (256 + rng.normal(0, 3, (64, 96)) + rng.poisson(light, (64, 96))).astype(np.uint16)
-            files.append(write_dng(samples, f"{name}_{number}.dng", cfa=cfa, black=(240,) * 4))
-        folders.append(files)
-    return folders
-
-
 def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
-    dark, flat = write_dngs(write_dng, ((1, 0, 2, 1),) * 2)
+    rng = np.random.default_rng(0)
+
+    def shot(name, light, cfa=(1, 0, 2, 1)):
+        samples = (256 + rng.normal(0, 3, (64, 96)) + rng.poisson(light, (64, 96))).astype(np.uint16)
+        return write_dng(samples, f"{name}.dng", cfa=cfa, black=(240,) * 4)
+
+    dark, flat = (
+        [shot(f"{kind}_{number}", light) for number in range(3)] for kind, light in (("dark", 0), ("flat", 1500))
+    )
     calibrate(dark, flat, tmp_path / "out")
     fields = json.loads((tmp_path / "out" / "camera.json").read_text())
-    assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *NAMES}
+    assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *CORRECTIONS}
     assert fields["black_level"] == pytest.approx([255.5 / 4095] * 4, abs=2e-4)
     assert fields["full_well"] == pytest.approx(4095 - 255.5, rel=0.1)  # an electron for each digital number
     _, camera = read_raw(dark[0], read_known_camera(tmp_path / "out" / "camera.json"))
     assert camera.pattern == "GRBG"
     assert camera.black_level == tuple(fields["black_level"])
     assert camera.white_balance == pytest.approx((2, 1, 1 / 0.7), rel=1e-3)
-
-
-def test_files_of_two_patterns_are_named(write_dng, tmp_path):
-    dark, flat = write_dngs(write_dng, ((0, 1, 1, 2), (2, 1, 1, 0)))
-    with pytest.raises(InputError, match=r"dark_0\.dng has RGGB, .*flat_0\.dng BGGR"):
-        calibrate(dark, flat, tmp_path / "out")
-
-
-def test_a_second_calibration_replaces_the_first(frames, tmp_path):
-    def run(threshold):
-        found = calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"), threshold)
-        return summary(found).splitlines(), (tmp_path / "defects.csv").read_bytes()
-
-    _, strict = run(4.0)
-    (black, values, defects), table = run(6.0)
-    assert len(table) < len(strict)
-    assert black.startswith("black level 204.")
-    assert " electrons per digital number; full well 1" in values
-    assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
+    with pytest.raises(InputError, match=r"dark_0\.dng has GRBG, .*other\.dng BGGR"):
+        calibrate(dark, [*flat, shot("other", 1500, (2, 1, 1, 0))], tmp_path / "out")
 
 
 def test_dim_flats_are_remarked_once(tmp_path, capsys):
