@@ -31,7 +31,7 @@ PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
 
 
 class Place:
-    """A folder of the data that a run was trained on, of other data to drift to, and of all results, to change."""
+    """A folder of the data that a run was trained on, of other data to drift to, and of all results."""
 
     def __init__(self, run, folder):
         self.run, self.folder, self.data_dir = str(run.run_dir), folder, str(folder / "data")
@@ -97,7 +97,7 @@ def quick_adaptation():
 
 @contextlib.contextmanager
 def watched():
-    """The names of all that is computed, which takes no time."""
+    """The names of all that is computed, which takes no time, without pictures."""
     names, adapted = [], adaptation._adapted
 
     def evaluated(models, cases, samples, **options):
@@ -119,6 +119,7 @@ def watched():
         for name, module in zip(ANALYSES, (sensitivity, tolerance, worst_case), strict=True):
             patch.setattr(module, "analyze", analyzed(name))
         patch.setattr(adaptation, "_adapted", adapted_to)
+        patch.setattr(result, "_draw", lambda folder, figures: [])
         yield names
 
 
@@ -156,12 +157,6 @@ def made():
         yield names
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Leaves out what takes longest."""
-    monkeypatch.setattr(result, "_draw", lambda folder, figures: [])
-
-
 def other_model(place, patch):
     """Lets a run be loaded with another number in its head."""
     load = artifact.stored_arrays
@@ -174,78 +169,57 @@ def other_model(place, patch):
     patch.setattr(artifact, "stored_arrays", loaded)
 
 
-# Changes of what all results may depend on, beside the flags.
+# Functions of the place change what results depend on, and dictionaries their flags. None: it has no such flag.
 CHANGES = {
-    "nothing": lambda place, patch: None,
-    "a pixel of a validation sample": lambda place, patch: change_pixel(place.file("valid")),
-    "a pixel of a training sample": lambda place, patch: change_pixel(place.file("unlabeled")),
-    "a pixel of a labeled sample": lambda place, patch: change_pixel(place.file("labeled")),
-    "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
-    "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
-    "the other camera": lambda place, patch: change_camera(place.folder / "other.json"),
-    "the drifted data": lambda place, patch: [change_pixel(path) for path in place.folder.glob("drifted/*/*")],
-    "the model": other_model,
-    "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
-    "jaxlib": lambda place, patch: patch.setattr(store.jaxlib.version, "__version__", "2"),
+    "nothing": ({}, (), (), ()),
+    # The score of the validation samples without a drift is what all drifts are compared with.
+    "validation": (lambda place, _: change_pixel(place.file("valid")), CASES, ANALYSES, DRIFTS),
+    "training": (lambda place, _: change_pixel(place.file("unlabeled")), (), ("worst_case",), ()),
+    "labeled": (
+        lambda place, _: change_pixel(place.file("labeled")),
+        (),
+        ("worst_case",),
+        ("exposure=0.5", PIPELINE, "camera=other"),
+    ),
+    "intensity": (lambda place, _: change_pixel(place.file("valid", 0.05)), ("iso=0.05",), (), ("iso=0.05",)),
+    "camera": (
+        lambda place, _: change_camera(place.root / "camera.json"),
+        (PIPELINE, "exposure=0.5"),
+        (),
+        (PIPELINE, "exposure=0.5", "camera=other"),
+    ),
+    "other camera": (lambda place, _: change_camera(place.folder / "other.json"), (), (), ("camera=other",)),
+    "drifted": (lambda place, _: [*map(change_pixel, place.folder.glob("drifted/*/*"))], (), (), ("data",)),
+    "model": (other_model, CASES, ANALYSES, DRIFTS),
+    "source": (lambda _, patch: patch.setattr(store, "source_hash", lambda: "other"), CASES, ANALYSES, DRIFTS),
+    "jaxlib": (lambda _, patch: patch.setattr(store.jaxlib.version, "__version__", "2"), CASES, ANALYSES, DRIFTS),
+    "seed": ({"seed": 1}, ("exposure=0.5", "contrast.1"), ("tolerances", "worst_case"), DRIFTS),
+    "batch_size": ({"batch_size": 4}, (), ("worst_case",), DRIFTS),
+    "severities": ({"severities": (1, 2)}, ("contrast.1", "contrast.2"), None, None),
+    "tolerance": ({"tolerance": 3.0}, None, ("tolerances",), None),
+    "steps": ({"steps": 5}, None, ("worst_case",), DRIFTS),
 }
+SLOW = ("labeled", "intensity", "model", "jaxlib", "batch_size")
 
 
-@pytest.mark.parametrize(
-    ("change", "cases", "analyses", "drifts"),
-    [
-        ("nothing", (), (), ()),
-        # The score of the validation samples without a drift is what all drifts are compared with.
-        ("a pixel of a validation sample", CASES, ANALYSES, DRIFTS),
-        ("a pixel of a training sample", (), ("worst_case",), ()),
-        pytest.param(
-            "a pixel of a labeled sample",
-            (),
-            ("worst_case",),
-            ("exposure=0.5", PIPELINE, "camera=other"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("a pixel at an intensity", ("iso=0.05",), (), ("iso=0.05",), marks=pytest.mark.slow),
-        ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
-        ("the other camera", (), (), ("camera=other",)),
-        ("the drifted data", (), (), ("data",)),
-        pytest.param("the model", CASES, ANALYSES, DRIFTS, marks=pytest.mark.slow),
-        ("the source", CASES, ANALYSES, DRIFTS),
-        pytest.param("jaxlib", CASES, ANALYSES, DRIFTS, marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.usefixtures("no_pictures")
-def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch, change, cases, analyses, drifts):
-    CHANGES[change](place, monkeypatch)
-    for run, config, anew in zip(RUNS, place.configs, (cases, analyses, drifts), strict=True):
-        made.clear()
-        run(config)
-        assert sorted(made) == sorted(anew)
-        made.clear()
-        if anew:
-            run(config)
-        assert made == []
-
-
-@pytest.mark.parametrize(
-    ("flag", "cases", "analyses", "drifts"),
-    [
-        ({"seed": 1}, ["exposure=0.5", "contrast.1"], ["tolerances", "worst_case"], DRIFTS),
-        pytest.param({"batch_size": 4}, [], ["worst_case"], DRIFTS, marks=pytest.mark.slow),
-        ({"severities": (1, 2)}, ["contrast.1", "contrast.2"], None, None),
-        ({"tolerance": 3.0}, None, ["tolerances"], None),
-        ({"steps": 5}, None, ["worst_case"], DRIFTS),
-    ],
-)
-@pytest.mark.usefixtures("no_pictures")
-def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses, drifts):
-    for run, config, anew in zip(RUNS, place.configs, (cases, analyses, drifts), strict=True):
-        if anew is not None:
+@pytest.mark.parametrize("change", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CHANGES])
+def test_what_depends_on_a_change_is_made_anew_and_nothing_else(place, made, monkeypatch, change):
+    changes, *anew = CHANGES[change]
+    flags = changes if isinstance(changes, dict) else {}
+    if callable(changes):
+        changes(place, monkeypatch)
+    for run, config, names in zip(RUNS, place.configs, anew, strict=True):
+        if names is not None:
+            config = replace(config, **flags)
             made.clear()
-            run(replace(config, **flag))
-            assert sorted(made) == sorted(anew)
+            run(config)
+            assert sorted(made) == sorted(names)
+            made.clear()
+            if names:
+                run(config)
+            assert made == []
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoch, place, made, tmp_path):
     place.run = str(shutil.copytree(one_epoch.run_dir, tmp_path / "one_epoch"))
     content = metrics(one_epoch)
@@ -258,10 +232,3 @@ def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoc
     assert [*adapted.facts["training"].values()] == [training_id(content)]
     found = [read(place.folder / f"forensics/fold_0/{name}").facts["training"]["fold_0"] for name in ANALYSES]
     assert {*found} == {training_id(content)} != {training_id(metrics(one_epoch))}
-
-
-def test_an_evaluation_says_what_is_made_anew(place, made, capsys):
-    change_camera(place.root / "camera.json")
-    evaluation.run(place.evaluation)
-    said = "made anew (other data; other model)"
-    assert f"{place.evaluation.output_dir}/pipelines: {said}\n" in capsys.readouterr().err
