@@ -20,8 +20,8 @@ def reports(tmp_path_factory):
     """The reports of a run with all results, and of a group."""
     folder = tmp_path_factory.mktemp("runs")
     made = {"run": report_runs.write_everything(folder / "run"), "group": report_runs.write_group(folder / "group")}
-    of, wide = {}, Figure(lambda axes: axes.set_xlabel("a"), (9, 3))
-    result.write(made["run"] / "evaluation/wide", Result({"training": of}, figures={"wide": wide}))
+    wide = Figure(lambda axes: axes.set_xlabel("a"), (9, 3))
+    result.write(made["run"] / "evaluation/wide", Result({}, figures={"wide": wide}))
     for name, run in made.items():
         write_report([str(run)], folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
@@ -60,19 +60,9 @@ def test_a_page_is_as_wide_as_the_window_and_axe_finds_nothing_serious(visit, na
     assert wrong == [], found.generate_report()
 
 
-def test_the_verdict_is_in_sight_at_once(visit):
-    for width in (1280, 390):
-        page = visit("group", width)
-        box = page.locator(".findings li").first.bounding_box()
-        assert box["y"] + box["height"] < 400
-    assert page.locator("nav ol").first.is_hidden()
-
-
 def test_letters_of_plots_can_be_read_and_wide_plots_scroll(visit):
-    for width in (1280, 390):
-        page = visit("run", width)
-        for text in page.locator(".plot text").all():
-            assert text.bounding_box()["height"] > 9
+    page = visit("run", 390)
+    assert min(text.bounding_box()["height"] for text in page.locator(".plot text").all()) > 9
     assert page.evaluate("document.querySelector('figure:has(.wide)').scrollWidth") > 390
 
 

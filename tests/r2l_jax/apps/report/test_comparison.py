@@ -1,4 +1,4 @@
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,53 +17,38 @@ def rows(text):
 def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     first = report_runs.write_run(tmp_path / "first")
     second = report_runs.write_run(tmp_path / "second", start=500, lr=0.5, processing_mode="static", folds=2)
-    text = comparison_table(read_runs([str(first), str(second)]))
+    runs = read_runs([str(first), str(second)])
+    text = comparison_table(runs)
     assert text.splitlines()[0].split() == ["first", "second"]
     found = rows(text)
     assert found["--lr"] == ["0.001", "0.5"]
     assert found["--processing_mode"] == ["parametrized", "static"]
     assert "--run_name" not in found
     assert "--epochs" not in found
-    best = [
-        json.loads((folder / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"]
-        for folder, fold in ((first, 0), (second, 0), (second, 1))
-    ]
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
-    best = 100 * np.array(best)
-    assert line.split()[2:] == [f"{best[0]:.1f}", f"{np.mean(best[1:]):.1f}", f"±{np.std(best[1:]):.1f}"]
+    of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
+    assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]
 
 
 def test_many_runs_fit_into_a_hundred_columns(tmp_path):
-    (run,) = read_runs([str(report_runs.write_run(tmp_path / "run", epochs=1))])
-    metrics = run.folds[0].metrics
-    folds = [
-        run.folds[0]._replace(metrics={**metrics, "history": metrics["history"] * epochs}) for epochs in range(1, 10)
-    ]
+    (run,) = read_runs([str(report_runs.write_run(tmp_path / "run"))])
 
     def table(name):
-        return comparison_table([run._replace(name=name(number), folds=[fold]) for number, fold in enumerate(folds)])
+        return comparison_table([run._replace(name=name(number)) for number in range(9)])
 
     text = table("a_rather_long_name_of_a_run_with_number_{}".format)
-    assert max(map(len, text.splitlines())) <= 100
-    epochs = [word for line in text.splitlines() if line.startswith("epochs") for word in line.split()[1:]]
-    assert epochs == [str(number + 1) for number in range(9)]
     # Shortened names still differ.
     assert all(f"a_rather_lo...h_number_{number}" in text for number in range(9))
-    for width in range(8, 24):  # Some of these fill 99 to 101 columns, with the gaps between them.
+    for width in range(8, 25):  # Some of these fill 99 to 101 columns, with the gaps between them.
         text = table(lambda number, width=width: f"{number}".ljust(width, "x"))
         assert max(map(len, text.splitlines())) <= 100, width
 
 
 def test_a_run_without_an_epoch_is_compared(tmp_path):
     folders = [report_runs.write_run(tmp_path / name) for name in ("first", "second")]
-    for folder in folders:
-        file = folder / "fold_0/metrics.json"
-        metrics = json.loads(file.read_text())
-        report_runs.write_json(
-            file, {name: metrics[name] for name in metrics if "val_" not in name} | {"complete": False, "history": []}
-        )
-        runs = read_runs(list(map(str, folders)))
-        assert rows(comparison_table(runs))["finished"][0] == "no"
+    report_runs.unfinish(folders[0], 0)
+    found = rows(comparison_table(read_runs(list(map(str, folders)))))
+    assert (found["finished"], found["epochs"]) == (["no", "yes"], ["0", "2"])
 
 
 # The shares of right outcomes of two runs and of two groups with two members each.
@@ -108,15 +93,10 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
 
 def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path):
     write_outcomes(tmp_path / "b", {"": outcomes["b"]}, np.arange(1, 41))
-    for file in (tmp_path / "g").rglob("metrics.json"):
-        report_runs.write_json(file, json.loads(file.read_text()) | {"fingerprint": "other"})
-    for file in (tmp_path / "h").rglob("result.json"):
-        file.unlink()
-    assert differences_table(read_runs([str(tmp_path / name) for name in "abgh"])).splitlines() == [
-        "a - b: no paired difference: other samples",
-        "a - g: no paired difference: other samples",
-        "a - h: no paired difference: python scripts/evaluate.py has not tested h",
-        "b - g: no paired difference: other samples",
-        "b - h: no paired difference: python scripts/evaluate.py has not tested h",
-        "g - h: no paired difference: python scripts/evaluate.py has not tested h",
-    ]
+    for seed in (1, 2):
+        report_runs.change_metrics(tmp_path / f"g/seed_{seed}", lambda content: content | {"fingerprint": "other"})
+    shutil.rmtree(tmp_path / "h/evaluation")
+    lines = differences_table(read_runs([str(tmp_path / name) for name in "abgh"])).splitlines()
+    untested = "no paired difference: python scripts/evaluate.py has not tested h"
+    assert lines[:3] == [*(f"a - {name}: no paired difference: other samples" for name in "bg"), f"a - h: {untested}"]
+    assert lines[3:] == ["b - g: no paired difference: other samples", f"b - h: {untested}", f"g - h: {untested}"]
