@@ -1,9 +1,8 @@
-"""A watch over the files of a camera, from the run's reference to the exit status."""
-
 import pathlib
 import shlex
 import shutil
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -51,12 +50,6 @@ def run_dir(trained, tmp_path):
 
 
 @pytest.fixture
-def no_causes(monkeypatch):
-    """Finds no causes, which takes seconds."""
-    monkeypatch.setattr(watch, "diagnose", lambda *mosaics: ())
-
-
-@pytest.fixture
 def told(monkeypatch):
     """Finds the causes that a function tells of new mosaics of any size; returns the sizes of windows."""
 
@@ -82,8 +75,12 @@ def write(folder, raws):
         tifffile.imwrite(folder / f"{number:03d}.tiff", np.round(raw * 65535).astype(np.uint16))
 
 
-def facts_of(run_dir):
-    return result.read(run_dir / "monitor").facts
+def watched(run_dir, folder, *flags, status=2):
+    """Runs the program on a folder; returns its output, the result and its facts."""
+    done = call("monitor.py", f"--run={run_dir}", f"--input={folder}", *flags)
+    assert done.returncode == status, done.stderr
+    written = result.read(run_dir / "monitor")
+    return done.stdout, written, written.facts
 
 
 def brighter(raws, camera):
@@ -113,11 +110,7 @@ def test_a_reference_of_another_model_or_a_damaged_one_is_not_used(run_dir, monk
     run = load(run_dir)
     run.model.head.fc.kernel[...] *= 2
     assert reference.read(run, file) is None
-
-    def missing(run):
-        raise InputError("the data is gone")
-
-    monkeypatch.setattr(reference, "make", missing)
+    monkeypatch.setattr(reference, "make", Mock(side_effect=InputError("the data is gone")))
     with pytest.raises(InputError, match="is of another model, and it cannot be made: the data is gone"):
         reference.of_run(run, file)
     file.write_bytes(file.read_bytes()[:1000])
@@ -127,44 +120,41 @@ def test_a_reference_of_another_model_or_a_damaged_one_is_not_used(run_dir, monk
 
 def test_statistics_do_not_depend_on_the_rounding_of_a_reader(run_dir):
     run = load(run_dir)
-    steps = np.random.default_rng(0).integers(120, 140, (4, 32, 32))  # around the black level of 128 of 12 bits
-    exact = steps / 4095
+    exact = np.random.default_rng(0).integers(120, 140, (4, 32, 32)) / 4095  # around the black level of 128
     found = [see(run, each.astype(np.float32)) for each in (exact, exact * (1 + 2e-7), np.round(exact * 65535) / 65535)]
     for other in found[1:]:
         np.testing.assert_array_equal(other.mosaic, found[0].mosaic)
 
 
-def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path, no_causes):
+def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scenes, tmp_path):
     raws, camera = scenes
     monday, tuesday = (f"{tmp_path}/{day}/raw" for day in ("monday", "tuesday"))
     write(pathlib.Path(monday), raws[:24])
     write(pathlib.Path(tuesday), brighter(raws[24:48], camera))
-    flags = [f"--run={run_dir}", "--by=folder", "--window=24"]
-    done = call("monitor.py", *flags, f"--input={monday}", f"--output={tmp_path}/out")
-    assert done.returncode == 0, done.stderr
-    assert result.read(tmp_path / "out").facts["alarm"] is False
-    both = call("monitor.py", *flags, f"--input={tmp_path}/monday,{tmp_path}/tuesday")
-    assert both.returncode == 2, both.stderr
-    written = result.read(run_dir / "monitor")
-    facts, (first, second) = written.facts, written.facts["windows"]
+    flags = ["--by=folder", "--window=24"]
+    done = call("monitor.py", f"--run={run_dir}", f"--input={monday}", *flags, f"--output={tmp_path}/out")
+    assert (done.returncode, result.read(tmp_path / "out").facts["alarm"]) == (0, False), done.stderr
+    said, written, facts = watched(run_dir, f"{tmp_path}/monday,{tmp_path}/tuesday", *flags)
+    first, second = facts["windows"]
     assert [first["name"], second["name"]] == [f"{monday} 1", f"{tuesday} 1"]
     assert [first["alarm"], second["alarm"], facts["alarm"]] == [False, True, True]
     assert first["files"] == [f"{monday}/{number:03d}.tiff" for number in range(24)]
     # Two windows share the level.
     assert facts["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
     assert facts["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
-    assert facts["verdict"][0] in both.stdout
-    assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == [
-        [f"{monday} 1", 24, False],
-        [f"{tuesday} 1", 24, True],
-    ]
+    assert facts["verdict"][0] in said
+    assert "causes are named in images of at least 64x64 sites, and these have 32x32" in said
+    assert "the camera does not explain" not in said
+    assert facts["explained"]["causes"] == []
+    expected = [[f"{monday} 1", 24, False], [f"{tuesday} 1", 24, True]]
+    assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == expected
     assert written.tables["statistics"].title.endswith(f"{tuesday} 1")
     assert written.tables["statistics"].rows[0][4] < 0.01
     assert {*written.tables["tests"].rows[0][1:]} == {*first["tests"].values(), first["confidence"]}
     assert {*written.figures} == {"p_values", "confidence"}
 
 
-def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, scenes, tmp_path, monkeypatch, no_causes):
+def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, scenes, tmp_path, monkeypatch):
     given = []
 
     def compare(reference, new, level, seed):
@@ -174,9 +164,8 @@ def test_windows_share_the_level_and_have_permutations_of_their_own(run_dir, sce
     monkeypatch.setattr(watch.alarm, "compare", compare)
     write(tmp_path / "new", scenes[0][:24])
     for window, status, p_value, levels in ((24, 2, 0.03, [0.05]), (8, 0, 0.09, [0.05 / 3] * 3)):
-        done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", f"--window={window}")
-        assert done.returncode == status, done.stderr
-        assert facts_of(run_dir)["p_value"] == pytest.approx(p_value)
+        _, _, facts = watched(run_dir, tmp_path / "new", f"--window={window}", status=status)
+        assert facts["p_value"] == pytest.approx(p_value)
         assert given == [(pytest.approx(level), seed) for seed, level in enumerate(levels)]
         given.clear()
 
@@ -206,7 +195,7 @@ def test_files_without_a_date_are_kept_together_with_a_warning(tmp_path):
 
 
 @pytest.fixture
-def follow(run_dir, tmp_path, monkeypatch, no_causes):
+def follow(run_dir, tmp_path, monkeypatch):
     """Follows `tmp_path/new` in windows of 16; after each look, the next of some functions is called."""
 
     def watch(*arrivals, **flags):
@@ -218,7 +207,7 @@ def follow(run_dir, tmp_path, monkeypatch, no_causes):
         monkeypatch.setattr(monitor, "stop", stops)
         given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
-        return alarm, facts_of(run_dir)
+        return alarm, result.read(run_dir / "monitor").facts
 
     return watch
 
@@ -249,18 +238,13 @@ def test_a_window_without_a_result_is_judged_again(run_dir, scenes, tmp_path, fo
     write(tmp_path / "new", raws[:16])
     assert not follow()[0]
     write(tmp_path / "new", brighter(raws[16:32], camera))
-
-    def killed(watch):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(watch.Watch, "explain", killed)
+        patch.setattr(watch.Watch, "explain", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             follow()
     alarm, content = follow()
     assert alarm
     assert [(window["name"], window["alarm"]) for window in content["windows"]] == [("1", False), ("2", True)]
-    assert content["windows"][1]["files"] == [f"{tmp_path}/new/{number:03d}.tiff" for number in range(16, 32)]
 
 
 def test_a_file_that_is_being_written_is_not_read(run_dir, scenes, tmp_path, follow, capsys):
@@ -300,42 +284,28 @@ def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
 
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
 def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
-    """The causes themselves are tested with `watch.diagnosis`."""
     raws, camera = scenes
     write(tmp_path / "new", brighter(raws[:24], camera))
     means = []
     told(lambda new: means.append(new.mean((1, 2))) or name, "stops")
-    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
-    assert done.returncode == 2, done.stderr
+    said, found, facts = watched(run_dir, tmp_path / "new", "--window=24")
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
-    found = result.read(run_dir / "monitor")
     assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
-    assert found.facts["windows"][0]["causes"] == found.facts["explained"]["causes"]
+    assert facts["windows"][0]["causes"] == facts["explained"]["causes"]
     methods = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)
-        fold = model.folds[0]
-        known, targets = fold.dataset.samples(fold.test_indices)
+        known, targets = model.dataset.samples(model.folds[0].test_indices)
         true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
         assert methods == ["camera", "COT", "reference"]
         assert found.tables["expected"].rows[0][1][0] == pytest.approx(true, abs=0.05)
-        assert found.facts["notes"][0].startswith("adapting by statistics would ")
+        assert facts["notes"][0].startswith("adapting by statistics would ")
     else:
         assert methods == ["COT", "reference"]
-        assert "the camera does not explain this drift" in done.stdout
-        assert found.facts["explained"]["remedy"] is None
+        assert "the camera does not explain this drift" in said
+        assert facts["explained"]["remedy"] is None
     estimate = found.tables["expected"].rows[0][1][0]
-    assert f"expected accuracy {estimate:.3f}" in found.facts["verdict"][0]
-
-
-def test_images_that_are_too_small_for_a_diagnosis_have_an_alarm_without_causes(run_dir, scenes, tmp_path):
-    raws, camera = scenes
-    write(tmp_path / "new", brighter(raws[:24], camera))
-    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=24")
-    assert done.returncode == 2, done.stderr
-    assert "causes are named in images of at least 64x64 sites, and these have 32x32" in done.stdout
-    assert "the camera does not explain" not in done.stdout
-    assert facts_of(run_dir)["explained"]["causes"] == []
+    assert f"expected accuracy {estimate:.3f}" in facts["verdict"][0]
 
 
 def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes, tmp_path, monkeypatch, told):
@@ -348,9 +318,7 @@ def test_the_latest_windows_of_one_cause_are_explained_together(run_dir, scenes,
     monkeypatch.setattr(watch, "_MOST", 32)  # the images of the last two windows
     commands = []
     monkeypatch.setattr(monitor, "remedy_command", lambda config, folders, _: commands.append([*folders]) or "")
-    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--by=folder")
-    assert done.returncode == 2, done.stderr
-    content = facts_of(run_dir)
+    _, _, content = watched(run_dir, tmp_path / "new", "--by=folder")
     assert [window["alarm"] for window in content["windows"]] == [True, False, True, True]
     assert sizes == [16, 16, 16, 32]
     assert [(cause[0], cause[-1]) for cause in content["explained"]["causes"]] == [("blur", 32)]
@@ -363,19 +331,14 @@ def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch, segments):
     monkeypatch.chdir(tmp_path)
     flags = {"run": "my run", "checkpoint": "last", "camera": "camera.json", "input": ("field",)}
     config = build(MonitorConfig, **flags)
-    given = monitor.remedy_command(config, ["field/a", "field/b"], segments)
-    assert given.startswith(
-        "python scripts/predict.py --run='my run' --input=field/a,field/b --output=predictions.csv "
-    )
     # Files of earlier calls hold other predictions.
     for name in ("predictions.csv", "predictions_2.csv"):
         (tmp_path / name).touch()
     (tmp_path / "masks").mkdir()
-    given = monitor.remedy_command(config, ["field"], segments)
     parsed = absl_flags.FlagValues()
     define(PredictionConfig, parsed)
-    parsed(shlex.split(given)[1:])
+    parsed(shlex.split(monitor.remedy_command(config, ["field/a", "field/b"], segments))[1:])
     prediction = read(PredictionConfig, parsed)
-    assert (prediction.output, prediction.adapt) == ("predictions_3.csv", "statistics")
+    assert (prediction.input, prediction.output) == (("field/a", "field/b"), "predictions_3.csv")
     assert (prediction.run, prediction.checkpoint, prediction.camera) == ("my run", "last", "camera.json")
-    assert prediction.masks == ("masks_2" if segments else None)
+    assert (prediction.adapt, prediction.masks) == ("statistics", "masks_2" if segments else None)
