@@ -154,7 +154,7 @@ class Outcomes(NamedTuple):
             models, cases = (tuple(json.loads(about[name])) for name in ("models", "cases"))
             shape = (len(models), len(cases), len(samples))
             if "bits" in arrays:
-                counted = np.unpackbits(arrays["bits"], axis=-1, count=len(samples)).astype(np.float32)
+                counted = np.unpackbits(arrays["bits"], axis=-1).astype(np.float32)[..., : len(samples)]
                 total = np.ones_like(counted)
             else:
                 counted, total = arrays["counted"], arrays["total"]

@@ -251,7 +251,10 @@ def test_bits_and_shares_come_back_as_they_were_packed():
     np.testing.assert_allclose(found[2].by_scene("a"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
 
 
-@pytest.mark.parametrize("change", [{"loss": np.ones((2, 1))}, {"scenes": SAMPLES[1:]}, {"bits": None}, {"about": {}}])
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": np.ones((2, 1))}, {"scenes": SAMPLES[1:]}, {"bits": np.zeros((1, 1, 1), np.uint8)}, {"about": {}}],
+)
 def test_damaged_outcomes_are_refused(change):
     arrays, about = outcomes(BITS).packed()
     arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None and name != "about"}
