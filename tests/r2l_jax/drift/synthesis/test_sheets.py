@@ -32,27 +32,14 @@ def test_intensities_are_read_and_exposures_computed(one_epoch, tmp_path):
         assert dark.mean() / bright.mean() == pytest.approx(0.05 ** (1 / 2.2), rel=0.4)
 
 
-def test_a_sheet_of_corruptions_has_a_row_for_each_and_a_column_for_each_severity(one_epoch, tmp_path):
-    picture = sheet(one_epoch, "corruptions", tmp_path, "--corruptions=contrast,fog", "--severities=1,5")
-    assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
-    mild, severe = (picture[28:268, 8 + 248 * place : 248 * (place + 1)] for place in range(2))
-    # Contrast falls to 0.75 and to 0.15 of what it was.
-    assert severe.std((0, 1)).mean() / mild.std((0, 1)).mean() == pytest.approx(0.2, abs=0.05)
-
-
 def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(one_epoch, tmp_path):
     picture = sheet(one_epoch, "sensor", tmp_path, "--sensor=underexposure,vignetting", "--severities=1,5")
-    (darker, dark), (plain, vignetted) = (
-        [
-            picture[28 + 268 * row : 268 * (1 + row), 8 + 248 * column : 248 * (1 + column)].astype(float)
-            for column in range(2)
-        ]
-        for row in range(2)
-    )
+    assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
+    panels = [picture[row : row + 240, column : column + 240] for row in (28, 296) for column in (8, 256)]
+    darker, dark, plain, vignetted = panels
     # Four stops less, after a gamma of 2.2.
     assert dark.mean() / darker.mean() == pytest.approx(2 ** (-4 / 2.2), rel=0.25)
-    inner, corner = slice(100, 140), slice(0, 20)
-    ratio = [panel[corner, corner].mean() / panel[inner, inner].mean() for panel in (plain, vignetted)]
+    ratio = [panel[:20, :20].mean() / panel[100:140, 100:140].mean() for panel in (plain, vignetted)]
     assert ratio[1] < 0.6 * ratio[0]
 
 
