@@ -41,10 +41,6 @@ def test_names_of_test_cases():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: cases.pipelines(["bilinear"]),
-            r"no pipeline is called 'bilinear'; the pipelines are parametrized, full",
-        ),
         (lambda: cases.intensities([0.3]), r"--intensities must be one of those measured, 0.01, .*1, got 0.3"),
         (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
         (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be one of identity, .*, got 'rain'"),
@@ -73,34 +69,24 @@ def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own)
     assert [case.name for case in known if cases.is_own(case, config)] == ([own] if own else [])
 
 
-def test_the_intensity_that_was_trained_at_is_no_drift():
-    config = replace(STATIC, iso=(0.5,))
+def test_an_intensity_that_was_trained_at_is_no_drift_but_one_of_several_only_a_part_of_the_own_images():
     known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
-    for found in (cases.is_own, cases.equals_own):
-        assert [case.name for case in known if found(case, config)] == ["own", "iso=0.5"]
+    known += cases.pipelines([OWN_PIPELINE])
 
+    def names(found, *isos):
+        return [case.name for case in known if found(case, replace(STATIC, iso=isos))]
 
-def test_each_intensity_of_several_is_no_drift_but_only_a_part_of_the_own_images():
-    config = replace(STATIC, iso=(0.25, 1.0))
-    known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.pipelines([OWN_PIPELINE])]
-    own = ["own", "iso=0.25", "iso=1", OWN_PIPELINE]
-    assert [case.name for case in known if cases.is_own(case, config)] == own
-    assert [case.name for case in known if cases.equals_own(case, config)] == ["own", OWN_PIPELINE]
+    assert names(cases.is_own, 0.5) == names(cases.equals_own, 0.5) == ["own", "iso=0.5", OWN_PIPELINE]
+    assert names(cases.is_own, 0.25, 1.0) == ["own", "iso=0.25", "iso=1", OWN_PIPELINE]
+    assert names(cases.equals_own, 0.25, 1.0) == ["own", OWN_PIPELINE]
 
 
 @pytest.mark.parametrize(
     ("group", "config", "camera", "message"),
     [
         ("pipelines", NONE, None, "on Microscopy, which is processed already"),
-        ("exposures", NONE, None, "there is no raw data"),
-        ("pipelines", NONE, CAMERA, "--processing_mode=none, on images of half the size"),
         ("pipelines", NEURAL, CAMERA, "on images of half the size"),
-        (
-            "intensities",
-            build(TrainConfig, dataset="Folder"),
-            CAMERA,
-            "one intensity: --against=exposures computes",
-        ),
+        ("intensities", build(TrainConfig, dataset="Folder"), CAMERA, "one intensity: --against=exposures computes"),
         ("corruptions", NEURAL, CAMERA, r"whose images are not in \[0, 1\]"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Each drift of the sensor measured back in its unit, its masks, and the cameras that cannot have it."""
+"""Each drift of the sensor measured back in its unit, and the cameras that cannot have it."""
 
 import dataclasses
 import functools
@@ -13,8 +13,6 @@ import pytest
 import isp
 from isp import sensor_drift
 from isp.sensor import expose_sites, site_light
-from r2l_jax.calibration.frames import Frames
-from r2l_jax.calibration.measure import measure
 from r2l_jax.drift import sensor
 from r2l_jax.drift.sensor import KINDS
 from r2l_jax.names import SENSOR, SEVERITIES
@@ -121,36 +119,15 @@ def streak(severity):
 def lateral(severity):
     """Measures how far red is displaced outward and blue inward, on a ramp of light."""
     size, slope = 128, 0.004
-    x = np.arange(size) - (size - 1) / 2
-    ramp = 0.5 + slope * x * np.ones((size, 1))
-    displaced = (ramp - light_after("chromatic_aberration", severity, ramp)) / slope
+    x = (np.arange(size) - (size - 1) / 2) * np.ones((size, 1))
+    displaced = x - (light_after("chromatic_aberration", severity, 0.5 + slope * x) - 0.5) / slope
     channels = np.asarray(isp.cfa.tiled(isp.cfa.tile(CAMERA.pattern), size, size))
-    inner = (slice(8, -8),) * 2
-    at = np.broadcast_to(x, (size, size))[inner]
-    found = [np.polyfit(at[mask], displaced[inner][mask], 1)[0] for mask in (channels[inner] == c for c in range(3))]
+    x, displaced, channels = (each[8:-8, 8:-8] for each in (x, displaced, channels))
+    found = [np.polyfit(x[channels == each], displaced[channels == each], 1)[0] for each in range(3)]
     radius = (size - 1) / np.sqrt(2)
     assert abs(found[1]) < 1e-6
     assert found[0] == pytest.approx(-found[2], rel=0.1)
     return found[0] * radius
-
-
-@functools.cache
-def calibrated(name=None, severity=None):
-    """Calibrates the camera, drifted or not, with dark frames and flats at five exposures."""
-    drift = jax.jit(sensor.drifted, static_argnums=0, static_argnames="camera")
-
-    def frames(light, count, first):
-        keys = jax.random.split(jax.random.key(first), count)
-        raw = jax.vmap(lambda key: expose_sites(jnp.full((64, 64), light), key, camera=CAMERA))(keys)
-        if name is not None:
-            raw = drift(name, severity, raw, first + jnp.arange(count), KEY, camera=CAMERA)
-        return list(np.asarray(raw))
-
-    def named(arrays):
-        return Frames([f"frame {index}" for index in range(len(arrays))], arrays.__getitem__)
-
-    flats = [frame for number in range(1, 6) for frame in frames(number / 10, 8, 100 * number)]
-    return measure(named(frames(0.0, 16, 900)), named(flats), isp.cfa.tile(CAMERA.pattern))
 
 
 def read_noise(severity):
@@ -161,7 +138,10 @@ def read_noise(severity):
 
 
 def gain(severity):
-    return calibrated().mean("gain") / calibrated("photon_noise", severity).mean("gain")
+    """Measures how fast the variance grows with the light."""
+    flats = [expose_sites(jnp.full((256, 256), light), jax.random.key(6), camera=CAMERA) for light in (0.1, 0.5)]
+    low, high = (np.asarray(site_light(drifted("photon_noise", severity, flat), CAMERA)).var() for flat in flats)
+    return (high - low) / 0.4 * FULL_WELL
 
 
 def lines(severity, name, axis):
@@ -216,7 +196,7 @@ INVERSES = {
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-@pytest.mark.parametrize("name", SENSOR)
+@pytest.mark.parametrize("name", KINDS)
 def test_each_amount_is_measured_back(name, severity):
     assert INVERSES[name](severity) == pytest.approx(KINDS[name].amounts[severity - 1], rel=0.1)
 
@@ -233,15 +213,6 @@ def test_the_table_of_the_documentation_states_the_amounts():
         assert stated[name] == ", ".join(f"{amount:g}" for amount in kind.amounts), name
 
 
-@pytest.mark.parametrize("severity", [2, 5])
-def test_masks_move_with_the_shifted_rows(severity):
-    raw = jax.random.uniform(KEY, (1, 20, 8))
-    masks = (raw > 0.5).astype(jnp.uint8)
-    moved = sensor.moved("pattern_shift", severity, masks)
-    np.testing.assert_array_equal(moved[0], drifted("pattern_shift", severity, raw[0]) > 0.5)
-    assert (moved != masks).any()
-
-
 def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not():
     rows, columns = np.mgrid[:64, :64]
     raw = mosaic(np.broadcast_to(0.2 + 0.001 * rows + 0.003 * columns, (3, 64, 64)))
@@ -253,13 +224,13 @@ def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not()
         assert bool((first != second).any()) == (name in drawn), name
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("defocus", 0.03), ("motion", 0.03)])
+@pytest.mark.parametrize("name", ["defocus", "motion"])
 @pytest.mark.parametrize("severity", [1, 3])
-def test_blurs_take_no_noise_from_the_sensor(name, tolerance, severity):
+def test_blurs_take_no_noise_from_the_sensor(name, severity):
     """A blur of the mosaic alone would leave 91% to 4% of its variance."""
     noisy = expose_sites(jnp.full((256, 256), 0.3), jax.random.key(8), camera=CAMERA)
     noise = [np.asarray(site_light(raw, CAMERA)).var() for raw in (noisy, drifted(name, severity, noisy))]
-    assert noise[1] == pytest.approx(noise[0], rel=tolerance)
+    assert noise[1] == pytest.approx(noise[0], rel=0.03)
 
 
 def test_a_sensor_without_colors_cannot_have_the_drifts_of_colors():
