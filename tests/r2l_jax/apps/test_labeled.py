@@ -1,11 +1,8 @@
-import os
-
 import numpy as np
 import programs
 import pytest
 import tifffile
 
-import r2l_jax
 from r2l_jax.apps.labeled import labels_of, scored
 from r2l_jax.drift.statistics import bounded, interval
 from r2l_jax.runtime.result import points
@@ -25,19 +22,17 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
     ]
 
 
-def test_a_link_has_the_class_of_its_folder_not_of_its_target(one_epoch, tmp_path):
+def test_a_link_has_the_class_of_its_folder_not_of_its_target(model, tmp_path):
     file, link = tmp_path / "EOS" / "1.tif", tmp_path / "BAS" / "1.tif"
     for each in (file, link):
         each.parent.mkdir()
     file.touch()
     link.symlink_to(file)
-    run = r2l_jax.load(one_epoch.run_dir)
-    assert labels_of([link, file], run) == {str(link): "BAS", str(file): "EOS"}
+    assert labels_of([link, file], model) == {str(link): "BAS", str(file): "EOS"}
 
 
 @pytest.fixture
 def cells(one_epoch, tmp_path):
-    """Files of two classes of the model."""
     for number in range(6):
         file = tmp_path / "cells" / ("EOS", "LYT")[number % 2] / f"{number}.tif"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +52,7 @@ def test_predict_scores_files_in_folders_of_classes(one_epoch, cells, tmp_path, 
     assert done.returncode == 0, done.stderr
     *_, counted, score, first, second = done.stdout.splitlines()
     assert counted == "6 predicted, 0 failed"
-    labels = {os.path.join(cells / "EOS", f"{number}.tif"): "EOS" for number in (0, 2, 4)}
+    labels = {f"{cells}/EOS/{number}.tif": "EOS" for number in (0, 2, 4)}
     labels |= {f"{number}.tif": "LYT" for number in (1, 3, 5)}
     assert [score, first, second] == scored(tmp_path / "p.csv", labels)
     assert (first[:5], second[:5]) == ("EOS: ", "LYT: ")

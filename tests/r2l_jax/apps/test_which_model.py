@@ -1,6 +1,5 @@
 """Programs that take a fold and a checkpoint use that model, told by its losses in the run's own history."""
 
-import csv
 import shutil
 
 import numpy as np
@@ -8,11 +7,10 @@ import pytest
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.apps.lab.lab import make_lab, tolerated
+from r2l_jax.apps.lab.lab import make_lab
 from r2l_jax.programs import export, predict, process
-from r2l_jax.runtime import result
+from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.result import Result
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 
@@ -29,8 +27,7 @@ def run(base):
 
 @pytest.fixture(scope="module")
 def folds(run):
-    opened = load(run.run_dir, None)
-    return opened.folds
+    return load(run.run_dir, None).folds
 
 
 # A program that ignored the fold or the checkpoint would be wrong in one of these.
@@ -49,19 +46,6 @@ def test_the_four_models_differ(run):
 
 
 @NAMED
-def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
-    dataset, indices = folds[fold].dataset, folds[fold].valid_indices
-    files = [str(dataset.files[index][0]) for index in indices]
-    output = tmp_path / "p.csv"
-    settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
-    assert predict.main(predict.PredictionConfig(input=tuple(files), output=str(output), **settings)) == 0
-    with output.open(newline="") as file:
-        found = {row["file"]: row for row in csv.DictReader(file)}
-    right = [float(found[file][dataset.classes[dataset.labels[i]]]) for file, i in zip(files, indices, strict=True)]
-    assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
-
-
-@NAMED
 def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_path, fold, checkpoint):
     settings = {"run": str(run.run_dir), "fold": fold, "checkpoint": checkpoint, "formats": ("safetensors",)}
     assert export.main(export.ExportConfig(output=str(tmp_path / "out"), **settings)) == 0
@@ -71,13 +55,22 @@ def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_pat
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
 
 
-def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
-    for number, fold in enumerate(folds):
-        folder = tmp_path / "forensics" / f"fold_{number}" / "tolerances"
-        result.write(folder, Result({"model": fold.identity, "tolerated": {"gamma_correct": (1.5 + number, 4.5)}}))
-    for number in range(2):
-        model = load(run.run_dir, number)
-        assert tolerated(str(tmp_path), model) == {"gamma_correct": (1.5 + number, 4.5)}
+def predicted(dataset, indices, tmp_path, **settings):
+    """Predicts the files of samples by the program; returns their probabilities."""
+    files = [str(dataset.files[index][0]) for index in indices]
+    config = predict.PredictionConfig(input=tuple(files), output=str(tmp_path / "p.csv"), **settings)
+    assert predict.main(config) == 0
+    rows = {row["file"]: [float(row[name]) for name in dataset.classes] for row in read_csv(tmp_path / "p.csv")}
+    return np.array([rows[file] for file in files])
+
+
+@NAMED
+def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
+    dataset, indices = folds[fold].dataset, folds[fold].valid_indices
+    settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint}
+    probabilities = predicted(dataset, indices, tmp_path, **settings)
+    right = probabilities[np.arange(len(indices)), dataset.labels[indices]]
+    assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +83,11 @@ def group(run, tmp_path_factory):
 
 
 def test_a_group_predicts_files_together(group, run, folds, tmp_path, capsys):
-    dataset = folds[0].dataset
-    files, output = [str(dataset.files[index][0]) for index in range(3)], tmp_path / "p.csv"
-    settings = {"run": str(group), "input": tuple(files), "output": str(output)}
-    assert predict.main(predict.PredictionConfig(**settings)) == 0
+    found = predicted(folds[0].dataset, range(3), tmp_path, run=str(group))
     assert f"{group}: the best checkpoint of 2 trainings\n" in capsys.readouterr().out
-    with output.open(newline="") as file:
-        rows = {row["file"]: [float(row[name]) for name in dataset.classes] for row in csv.DictReader(file)}
-    raws, _ = dataset.samples(np.arange(3))
+    raws, _ = folds[0].dataset.samples(np.arange(3))
     expected = np.mean([r2l_jax.load(run.run_dir, fold=fold).predict(raws) for fold in range(2)], axis=0)
-    np.testing.assert_allclose([rows[file] for file in files], expected, atol=1e-4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_files_are_rendered_and_shown_by_the_first_of_a_group(group, folds, tmp_path, capsys):
