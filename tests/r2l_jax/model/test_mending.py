@@ -42,14 +42,23 @@ def correct(model, images):
     return (np.asarray(model(jnp.asarray(images))).argmax(-1) == (LEVELS.ravel() > 0.4)).mean()
 
 
-def test_statistics_of_darker_images_bring_the_score_back():
-    model, dark = model_of(IMAGES), IMAGES / 4
+FIXED = Standardize(jnp.array(IMAGES.mean((0, 1, 2))), jnp.array(IMAGES.std((0, 1, 2))))
+
+
+@pytest.mark.parametrize("normalizer", [None, FIXED], ids=["learned", "fixed"])
+def test_statistics_of_darker_images_bring_the_score_back(normalizer):
+    model, dark = model_of(IMAGES, normalizer), IMAGES / 4
     assert correct(model, IMAGES) == 1
     assert correct(model, dark) == 0.5
     found = mending.mend(model, dark, TASK, 1.0)
     assert found.refusal is None
-    assert correct(found.model, dark) == 1
     assert found.share == 1
+    # The baseline replaces them without a choice.
+    for other in (found.model, mending.replaced(model, dark, TASK)):
+        assert correct(other, dark) == 1
+        mean, var = normalization.statistics_of(other.normalizer)
+        np.testing.assert_allclose(mean, dark.mean((0, 1, 2)), rtol=1e-3)
+        np.testing.assert_allclose(var, dark.var((0, 1, 2)), rtol=2e-3)
     # The model itself stays.
     np.testing.assert_allclose(model.normalizer.mean[...], IMAGES.mean((0, 1, 2)), rtol=1e-6)
 
@@ -65,15 +74,6 @@ def test_a_model_of_many_cameras_takes_dark_images_as_it_took_clean_ones():
         np.testing.assert_allclose(found(jnp.asarray(images)), before, atol=0.02)
         without = mending.mend(model, images, TASK, 0.0).model
         assert np.abs(np.asarray(without(jnp.asarray(images)) - before)).max() > 1
-
-
-def test_a_fixed_normalizer_is_mended_as_well_and_replaced_by_the_baseline():
-    fixed, dark = Standardize(jnp.array(IMAGES.mean((0, 1, 2))), jnp.array(IMAGES.std((0, 1, 2)))), IMAGES / 4
-    model = model_of(IMAGES, fixed)
-    for found in (mending.mend(model, dark, TASK, 1.0).model, mending.replaced(model, dark, TASK)):
-        assert correct(found, dark) == 1
-        np.testing.assert_allclose(found.normalizer.mean[...], dark.mean((0, 1, 2)), rtol=1e-3)
-        np.testing.assert_allclose(found.normalizer.std[...], dark.std((0, 1, 2)), rtol=1e-3)
 
 
 @pytest.fixture

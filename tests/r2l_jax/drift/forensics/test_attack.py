@@ -3,7 +3,6 @@ import pytest
 from small_runs import history, metrics, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from r2l_jax.data.sets import datasets
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.runtime.errors import InputError
@@ -24,6 +23,7 @@ def attacked(base, one_epoch):
         lr=1e-2,
         augmentation="weak",
         adv_training=True,
+        adv_parameters="gamma_correct,black_level,white_balance,additive_layer",
         adv_aux_weight=0.01,
         adv_noise_layer=True,
         adv_track_differences=True,
@@ -34,16 +34,13 @@ def attacked(base, one_epoch):
     return config, train.run(config, Attack)
 
 
-def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
+def test_the_task_loss_rises_and_only_the_parameters_named_move(one_epoch, attacked):
     config, summary = attacked
     before, after = model(one_epoch), model(config)
     assert after.pop("processor.additive_layer").any()
     assert after.keys() == before.keys()
-    for name, value in after.items():
-        if name.startswith("processor."):
-            assert (value != before[name]).any(), name
-        else:
-            np.testing.assert_array_equal(value, before[name], err_msg=name)
+    named = {f"processor.{name}" for name in ("gamma_correct", "black_level", "white_balance")}
+    assert {name for name, value in after.items() if (value != before[name]).any()} == named
     by_default = summary["default_val_loss"]["mean"]
     assert by_default == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
     assert summary["val_loss"]["mean"] > by_default + 0.01
@@ -80,30 +77,6 @@ def test_differences_are_recorded(attacked):
     for tag in ("deviation/train", "deviation/val", "processor_gradient_norm/gamma_correct"):
         assert [event.step for event in events.Scalars(tag)] == [0, 1]
         assert all(event.value > 0 for event in events.Scalars(tag)), tag
-
-
-@pytest.mark.slow
-def test_an_untrained_head_sees_normalized_images_and_only_the_parameters_named_move(attacked):
-    """No earlier run provides the model."""
-    config = replace(
-        attacked[0],
-        run_name="untrained",
-        processor_uri=None,
-        classifier_uri=None,
-        epochs=1,
-        adv_parameters="gamma_correct,black_level,white_balance",
-        adv_noise_layer=False,
-    )
-    train.run(config, Attack)
-    dataset = datasets.load(config.data.dataset, **config.data.source)
-    raws, _ = dataset.samples(np.array(metrics(config)["train_indices"]))
-    pipeline, after = config.processing.named_pipeline(dataset.camera), model(config)
-    by_default = np.asarray(pipeline(raws))
-    np.testing.assert_allclose(after["normalizer.mean"], by_default.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(after["normalizer.var"], by_default.var((0, 1, 2)), rtol=1e-3)
-    before = pipeline.parameters()
-    changed = {name for name in before if (after[f"processor.{name}"] != np.asarray(before[name])).any()}
-    assert changed == set(config.attack.adv_parameters.split(","))
 
 
 @pytest.mark.parametrize(

@@ -30,35 +30,29 @@ RNG = np.random.default_rng(0)
 LABELS = np.array([2, 0, 1, 2, 2, 0, 2], np.int32)
 # Neither so dark nor so bright that sharpening lets anything be clipped.
 RAWS = (0.1 + 0.02 * LABELS[:, None, None] + 0.05 * RNG.random((len(LABELS), SIDE, SIDE))).astype(np.float32)
-MASKS = (RNG.random(RAWS.shape) < 0.3).astype(np.uint8)
-MASKS[1] = 0  # without an object
 MEAN, STD = np.array([0.4, 0.5, 0.45]), np.array([0.2, 0.25, 0.3])
 EVERY = np.arange(len(LABELS))
 
 
-def dataset(task):
-    targets = {"classification": LABELS, "segmentation": MASKS}[task]
-    classes = ("a", "b", "c", "absent") if task == "classification" else ("car",)
-    names = tuple(f"sample {index}" for index in EVERY)
-    labels = LABELS if task == "classification" else np.zeros_like(LABELS)
-    return RawDataset("test", task, classes, CAMERA, names, labels, lambda index: (RAWS[index], targets[index]))
+NAMES, CLASSES = tuple(f"sample {index}" for index in EVERY), ("a", "b", "c", "absent")
+DATASET = RawDataset(
+    "test", "classification", CLASSES, CAMERA, NAMES, LABELS, lambda index: (RAWS[index], LABELS[index])
+)
 
 
 class SmoothHead(nnx.Module):
-    """Logits of images, or of their pixels, without the kinks that finite differences stumble over."""
+    """Logits of images without the kinks that finite differences stumble over."""
 
-    def __init__(self, classes, of_pixels):
+    def __init__(self):
         rngs = nnx.Rngs(1)
-        self.conv, self.norm = Conv(3, 4, 3, rngs=rngs), BatchNorm(4, rngs=rngs)
-        self.linear, self.of_pixels = nnx.Linear(4, classes, rngs=rngs), of_pixels
+        self.conv, self.norm, self.linear = (
+            Conv(3, 4, 3, rngs=rngs),
+            BatchNorm(4, rngs=rngs),
+            nnx.Linear(4, 4, rngs=rngs),
+        )
 
     def __call__(self, images):
-        features = jnp.tanh(self.norm(self.conv(images)))
-        return self.linear(features if self.of_pixels else features.mean((1, 2)))
-
-
-def colored(raw, gains):
-    return raw[..., None] * gains
+        return self.linear(jnp.tanh(self.norm(self.conv(images))).mean((1, 2)))
 
 
 class ColourHead(nnx.Module):
@@ -68,22 +62,19 @@ class ColourHead(nnx.Module):
         return jnp.pad(images.mean((1, 2)), ((0, 0), (0, 1)), constant_values=-jnp.inf)
 
 
-def fold_of(task, pipeline, head):
+def fold_of(pipeline, head):
     """A fold that validates a model on all samples."""
     normalizer = Standardize(jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32))
     model = RawToLogit(pipeline, normalizer, head)
     model.eval()
-    return folds_by_hand.fold_of(dataset(task), [], EVERY, model=model)
+    return folds_by_hand.fold_of(DATASET, [], EVERY, model=model)
 
 
-@pytest.fixture(scope="module", params=["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
-def case(request, small_heads):
+@pytest.fixture(scope="module")
+def case(small_heads):
     """A fold, its frozen model, and the sensitivity of that, in batches of which the last is not full."""
-    if request.param == "segmentation":
-        fold = fold_of("segmentation", isp.static(CAMERA), SmoothHead(1, of_pixels=True))
-    else:
-        fold = fold_of("classification", isp.parametrized(CAMERA), SmoothHead(4, of_pixels=False))
-    frozen = sensitivity.Frozen(fold.model, fold.task)
+    fold = fold_of(isp.parametrized(CAMERA), SmoothHead())
+    frozen = Frozen(fold.model, fold.task)
     return fold, frozen, sensitivity.measure(frozen, Samples.of(fold, 4))
 
 
@@ -97,8 +88,6 @@ def test_samples_know_nothing_of_batches_padding_and_each_other(case):
     alone = sensitivity.measure(frozen, Samples(fold.task, fold.dataset, some, 100))
     assert_close(alone, jax.tree.map(lambda leaf: leaf[some], whole))
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
-    if fold.task.name == "segmentation":  # a mask without an object has no loss to change
-        assert all((leaf[1] == 0).all() for leaf in jax.tree.leaves(whole))
 
 
 def test_changes_are_those_of_the_measured_loss(case):
@@ -113,7 +102,6 @@ def test_changes_are_those_of_the_measured_loss(case):
     loss = jax.jit(lambda values, batch: frozen.sums(frozen.images(values, batch), batch)["loss"])
 
     def losses(values):
-        """Sample by sample, since the Dice loss of several is not the mean of theirs."""
         return np.array([loss(values, batch) for batch in loader.eval_batches(fold.dataset, EVERY, 1)])
 
     np.testing.assert_allclose(whole.loss, losses(frozen.default), rtol=1e-5, atol=1e-6)
@@ -130,11 +118,12 @@ def test_changes_are_those_of_the_measured_loss(case):
 def test_closed_forms_of_a_head_that_averages(small_heads):
     gains = np.array([1.3, 1.0, 1.2])
     stages = [
-        isp.Stage("gains", colored, {"white_balance": isp.Parameter(gains, scale="log")}),
+        isp.Stage(
+            "gains", lambda raw, gains: raw[..., None] * gains, {"white_balance": isp.Parameter(gains, scale="log")}
+        ),
         isp.Stage("tones", isp.color.gamma_correct, {"gamma_correct": isp.Parameter(2.2, scale="log")}),
     ]
-    pipeline = isp.Pipeline(stages)
-    fold = fold_of("classification", pipeline, ColourHead())
+    fold = fold_of(isp.Pipeline(stages), ColourHead())
     found = sensitivity.measure(Frozen(fold.model, fold.task), Samples.of(fold, 4))
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
 
@@ -169,17 +158,16 @@ def test_a_stop_ends_the_analysis_after_a_batch(case, monkeypatch):
 def test_the_tables_have_means_over_all_samples_and_over_each_class(case):
     fold, frozen, whole = case
     found = sensitivity.analyze(fold, 4)
-    classes = ["a", "b", "c"] if fold.task.name == "classification" else []
     for name, changes in (("parameters", whole.parameters), ("stages", whole.stages)):
         table = found.tables[name]
         assert [row[0] for row in table.rows] == [f"after {each}" if name == "stages" else each for each in changes]
-        assert [column.name for column in table.columns[4:]] == [f"worst, {each}" for each in classes]
+        assert [column.name for column in table.columns[4:]] == [f"worst, {each}" for each in "abc"]
         for row, change in zip(table.rows, changes.values(), strict=True):
             assert_close(row[2:4], [change.worst.mean(), change.together.mean()])
-            assert_close(row[4:], [change.worst[number == LABELS].mean() for number, _ in enumerate(classes)])
+            assert_close(row[4:], [change.worst[number == LABELS].mean() for number in range(3)])
         axes = matplotlib.figure.Figure().subplots()
         found.figures[name].draw(axes)
-        assert axes.images[0].get_array().shape == (len(changes), 1 + len(classes))
+        assert axes.images[0].get_array().shape == (len(changes), 4)
     ranges = {row[0]: row[1] for row in found.tables["parameters"].rows}
     assert (ranges["black_level"], ranges["gamma_correct"]) == (0.1, "its value")
     values = found.tables["values"].numbers("mean of absolute values")

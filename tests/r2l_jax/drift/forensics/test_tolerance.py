@@ -4,7 +4,7 @@ import brightness
 import matplotlib.figure
 import numpy as np
 import pytest
-from brightness import BRIGHT, GAMMA, dark_images, half_images
+from brightness import BRIGHT, GAMMA, dark_images
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import tolerance
@@ -28,15 +28,14 @@ def analysis(small_heads):
     return analyze(dark_images(INTENSITIES), 12, pair=PAIRS)
 
 
+def of_knob(result, knob, table="tolerances"):
+    (row,) = [row for row in result.tables[table].rows if row[0] == knob]
+    return row
+
+
 def ends(result, knob):
     """The low and the high end of a knob, each with its interval."""
-    (row,) = [row for row in result.tables["tolerances"].rows if row[0] == knob]
-    return row[3], row[4]
-
-
-def failing(result, knob):
-    (row,) = [row for row in result.tables["tolerances"].rows if row[0] == knob]
-    return row[5], row[6]
+    return of_knob(result, knob)[3:5]
 
 
 def assert_near(end, expected, rel=1 / 8):
@@ -46,7 +45,6 @@ def assert_near(end, expected, rel=1 / 8):
 
 def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
     third = np.sort(INTENSITIES)[-3]
-    distances = {row[0]: row[1:] for row in analysis.tables["distances"].rows}
     for name, value, expected in (
         ("white_balance", 1.0, math.log(BRIGHT / third)),
         ("gamma_correct", GAMMA, math.log(math.log(third) / math.log(BRIGHT))),
@@ -54,11 +52,13 @@ def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
         (low, _, _), (high, first, last) = ends(analysis, name)
         assert_near(math.log(high / value), expected)
         assert first <= high <= last
-        assert distances[name] == pytest.approx([-math.log(100), math.log(high / value), True, False])
+        assert of_knob(analysis, name, "distances")[1:] == pytest.approx(
+            [-math.log(100), math.log(high / value), True, False]
+        )
         # Darker, nothing is lost.
         assert low == pytest.approx(value / 100, rel=1e-5)
         assert analysis.facts["tolerated"][name] == pytest.approx([low, high])
-    assert ends(analysis, "black_level") == (pytest.approx((-0.1,) * 3), pytest.approx((0.85,) * 3))
+    assert ends(analysis, "black_level") == [pytest.approx((-0.1,) * 3), pytest.approx((0.85,) * 3)]
     assert (analysis.facts["score"], analysis.facts["samples"]) == (1, 20)
 
 
@@ -79,7 +79,7 @@ def measure(monkeypatch):
     return replace
 
 
-@pytest.mark.parametrize("loss", [0.3, 0.33, 0.37, 0.41, 0.45, 0.49, 0.53, 0.57])
+@pytest.mark.parametrize("loss", [0.3, 0.37, 0.45, 0.57])
 def test_an_end_lies_in_the_last_gap_before_the_loss(measure, loss):
     """Half of the distance tried, log(100) / 8, is halved three times; positions beyond the end are ignored."""
     measure(lambda raws, gain: loss <= np.log(gain) < 0.7)
@@ -99,7 +99,7 @@ def test_the_higher_end_of_a_negative_gain_is_nearer_to_zero(measure):
     low, high = ends(found, "white_balance.green")
     assert_near(math.log(-low[0]), math.log(1.5))
     assert high == pytest.approx((-0.01,) * 3)
-    (row,) = [row for row in found.tables["distances"].rows if row[0] == "white_balance.green"]
+    row = of_knob(found, "white_balance.green", "distances")
     assert row[1] > 0 > row[2]
     assert row[3:] == [False, True]
 
@@ -113,7 +113,7 @@ def test_failure_is_shown_at_the_nearest_position_where_a_paired_test_finds_it(m
     assert first < 1.03 * high
     # Some resamples lose none of the three, and tolerate more.
     assert math.log(last) > 0.25
-    below, above = failing(found, "white_balance")
+    below, above = of_knob(found, "white_balance")[5:]
     assert below is None
     assert math.log(above) == pytest.approx(math.log(100) / 8)
 
@@ -141,7 +141,7 @@ def test_resamples_draw_scenes_each_compared_with_its_default(measure, monkeypat
     assert first == pytest.approx(high, rel=0.02)
     # A quarter of the resamples has the lost scene alone.
     assert last == pytest.approx(100)
-    assert failing(found, "white_balance") == (None, None)
+    assert of_knob(found, "white_balance")[5:] == [None, None]
 
 
 def test_the_seed_moves_no_ends(measure):
@@ -150,15 +150,6 @@ def test_the_seed_moves_no_ends(measure):
     assert one.facts == other.facts
     assert one.tables["distances"].rows == other.tables["distances"].rows
     assert ends(one, "white_balance")[1] != ends(other, "white_balance")[1]
-
-
-@pytest.mark.slow
-def test_iou_of_segmentation_and_negative_gains():
-    dark, bright = 0.25, 0.8
-    # Next to the edge, pixels are interpolated: their loss is tolerated.
-    low, high = ends(analyze(half_images(dark, bright, 3), 30, camera=brightness.NEGATIVE), "white_balance")
-    assert_near(math.log(low[0]), math.log(BRIGHT / bright))
-    assert_near(math.log(high[0]), math.log(BRIGHT / dark))
 
 
 def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):

@@ -25,7 +25,7 @@ def test_more_deviation_always_costs_more(aux_loss):
     assert (np.diff(costs) > 0).all()
 
 
-@pytest.mark.parametrize(("direction", "weight", "sign"), [("best", 3.0, 1), ("worst", 3.0, -1), ("worst", 0.0, -1)])
+@pytest.mark.parametrize(("direction", "weight", "sign"), [("best", 3.0, 1), ("worst", 3.0, -1)])
 @pytest.mark.parametrize("aux_loss", AUX_LOSSES)
 def test_a_search_pays_for_deviation_in_both_directions(direction, weight, sign, aux_loss):
     cost, away = cost_of(direction, jnp.float32(2), IMAGES, RENDERED, aux_loss, weight)

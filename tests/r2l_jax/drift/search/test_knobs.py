@@ -112,7 +112,6 @@ def test_a_parameter_that_cannot_move_has_no_knob():
         (np.ones((4, 4)), {"width": 1}, {}),
         (np.ones((4, 4)), {"width": 1, "neutral": np.zeros((4, 4)), "unit": "weight"}, {"p": "strength"}),
         ([1, 2], {"width": 1, "tuned": False}, {}),
-        (1.0, {"width": 1, "low": 1, "high": 1.5}, {"p": "value"}),
     ],
 )
 def test_the_knobs_of_a_parameter_follow_from_its_facts(value, facts, quantities):

@@ -1,5 +1,3 @@
-"""Mosaics under causes: what each does, in its unit."""
-
 import dataclasses
 
 import jax.numpy as jnp

@@ -36,8 +36,6 @@ def drifted(name, amount):
         (("color_balance", 0.4), "red to green", 1),
         (("color_balance", 0.4), "blue to green", -1),
         (("vignetting", 1.0), "corners to middle", -1),
-        (("row_noise", 300.0), "unrest of rows", 1),
-        (("column_noise", 300.0), "unrest of columns", 1),
         (("read_noise", 60.0), "noise of dark sites", 1),
         (("read_noise", 60.0), "spectrum, octave 1", 1),
     ],
