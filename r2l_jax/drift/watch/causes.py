@@ -156,7 +156,9 @@ def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -
     around = np.roll(uniform_filter1d(second, 8, axis=2), 2 * down, 1).ravel()
     level, second = level.ravel(), second.ravel()
     order = np.argsort(level)
-    parts = np.array_split(order[level[order] < 0.95 * level.max()], 8)
+    # Without the highest levels, which may be white, unless there are no others.
+    lower = order[level[order] < 0.95 * level.max()]
+    parts = np.array_split(lower if len(lower) >= 8 else order, 8)
     parts = [part[around[part] <= np.quantile(around[part], 0.3)] for part in parts]
     levels = np.array([level[part].mean() for part in parts])
     # Of normal noise, the median is 0.6745 standard deviations, and the variance of both differences is 12 times its.

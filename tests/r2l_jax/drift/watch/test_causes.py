@@ -115,6 +115,8 @@ def test_the_noise_of_a_camera_that_states_none_is_measured():
     assert found.gain == pytest.approx(1 / 1000, rel=0.05)
     assert found.dark == pytest.approx(1e-4, rel=0.2)
     assert found.unit == pytest.approx((4 / 15000) ** 2)
+    # Of one level, there is no lower one.
+    assert noise_of(MOSAICS, unknown)[:2] == pytest.approx((0, 0), abs=1e-11)
     assert noise_of(MOSAICS, NOISY) == pytest.approx((1 / 1000, 1e-4, 1e-4))
 
 
