@@ -106,8 +106,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
     np.testing.assert_allclose(clean, trained[places[16:]], atol=1e-5)
 
 
-def watch_searches(monkeypatch):
-    """The targets and the exposures of the start of each call of searches."""
+def test_searches_by_features_see_no_labels_and_labels_go_on_where_these_end(config, monkeypatch):
     seen, run = [], Searcher.run
 
     def watched(self, frozen, searches, raws, targets, steps):
@@ -115,12 +114,7 @@ def watch_searches(monkeypatch):
             seen.append((len(raws), set(targets.tolist()), [search.exposure for search in searches]))
         return run(self, frozen, searches, raws, targets, steps)
 
-    monkeypatch.setattr(methods.Searcher, "run", watched)
-    return seen
-
-
-def test_searches_by_features_see_no_labels_and_labels_go_on_where_these_end(config, monkeypatch):
-    seen = watch_searches(monkeypatch)
+    monkeypatch.setattr(Searcher, "run", watched)
     monkeypatch.setattr(methods, "_NEAREST", 3)
     _, found = tried(config)
     (unlabeled, no_labels, exposures), (labeled, targets, start) = seen
