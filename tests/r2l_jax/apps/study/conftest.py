@@ -56,7 +56,9 @@ def finished(config):
             about = {"task": "classification", "classes": ["a", "b"], "shape": [64, 32], "white_level": None}
             indices = {"train_indices": list(range(80)), "valid_indices": list(range(80, 100))}
             content = {"complete": True, "flags": flat(training), "history": history, "fingerprint": "", "camera": None}
-            write(training.run_dir / f"fold_{fold}" / "metrics.json", {**content, **about, **indices})
+            file = training.run_dir / f"fold_{fold}" / "metrics.json"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps({**content, **about, **indices}))
     return config
 
 
@@ -69,8 +71,3 @@ def evaluated(cases, fold):
     counted = (np.arange(SAMPLES) < 45 + fold - np.array(lost)[:, None]).astype(np.float32)[None]
     samples = np.arange(SAMPLES) + SAMPLES * fold
     return Outcomes((f"fold_{fold}",), tuple(cases), samples, counted, np.ones_like(counted), counted[..., 0])
-
-
-def write(file, content):
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(content))

@@ -51,8 +51,8 @@ def test_differences_to_the_published_numbers_of_the_same_data(finished):
         [*tables["processing_differences"].values()],
         np.array([*tables["processing_ours"].values()]) - theirs.processing,
     )
-    noise, contrast = (theirs.corruption[:, theirs.corruptions.index(name)] for name in ("gaussian_noise", "contrast"))
-    np.testing.assert_allclose([*tables["corruption_differences"].values()], 0.51 - np.stack([contrast, noise], 1))
+    places = [theirs.corruptions.index(name) for name in ("contrast", "gaussian_noise")]
+    np.testing.assert_allclose([*tables["corruption_differences"].values()], 0.51 - theirs.corruption[:, places])
     own, published_own, less = (tables["headline"][whose][0] for whose in ("ours", "published", LESS))
     np.testing.assert_allclose(less, np.array(own) - published_own[0])
 
@@ -123,13 +123,10 @@ def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, 
     monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
     assert not study.run(finished)
     assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
-    processing, ends = (
-        read(finished.output_dir / control).tables[name]
-        for control, name in (("synthesis", "processing_ours"), ("adjustment", "ends"))
-    )
-    assert [column.name for column in processing.columns[1:]] == [row[0] for row in processing.rows]
-    assert [row[0] for row in processing.rows] == [*PUBLISHED_PIPELINES[1:]]
-    assert [row[0] for row in ends.rows] == ["learned"]
+    processing = read(finished.output_dir / "synthesis").tables["processing_ours"]
+    left = [*PUBLISHED_PIPELINES[1:]]
+    assert [column.name for column in processing.columns[1:]] == [row[0] for row in processing.rows] == left
+    assert [row[0] for row in read(finished.output_dir / "adjustment").tables["ends"].rows] == ["learned"]
     assert read(finished.output_dir / "forensics") is None
     page = (finished.output_dir / "study.html").read_text()
     assert "Drift synthesis" in page

@@ -67,8 +67,6 @@ def test_trainings_are_as_published_by_default():
     [
         ({"dataset": "Folder"}, "--controls=adjustment needs mosaics at a low intensity, and a Folder holds one"),
         ({"controls": []}, "--controls is empty"),
-        ({"severities": [6]}, "--severities must be of 1, 2, 3, 4, 5, got 6"),
-        ({"lr": 0.0}, "--lr must be positive"),
     ],
 )
 def test_settings_that_no_job_would_take_are_refused(flags, message):
