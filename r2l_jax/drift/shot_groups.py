@@ -29,16 +29,18 @@ def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, n
         raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; {known} does")
     if field == "camera" and not dataset.cameras:
         raise InputError(f"--by=camera: the samples of {dataset.name} are of one camera")
-    found: dict[str | float, list[int]] = {}
+    found: dict[str, list[int]] = {}
+    values: dict[str, str | float] = {}
     for index in indices.tolist():
         value = getattr(dataset.shot(index), field)
-        found.setdefault(UNKNOWN if value is None else value, []).append(index)
+        value = UNKNOWN if value is None else value
+        # Numbers that read the same, such as 1/60 and 0.0166667 of another camera, are one group.
+        name = f"{value:g}" if isinstance(value, float) else str(value)
+        values.setdefault(name, value)
+        found.setdefault(name, []).append(index)
     if set(found) == {UNKNOWN}:
         raise InputError(f"--by={field}: none of the {len(indices)} files tells its {field}")
     if len(found) > _MOST_GROUPS:
         raise InputError(f"--by={field}: {len(found)} values are too many groups; at most {_MOST_GROUPS} make a table")
-    ordered = sorted(found, key=lambda value: (isinstance(value, str), value))
-    return {
-        f"{value:g}" if isinstance(value, float) else str(value): np.array(found[value], indices.dtype)
-        for value in ordered
-    }
+    ordered = sorted(found, key=lambda name: (name == UNKNOWN, values[name]))
+    return {name: np.array(found[name], indices.dtype) for name in ordered}

@@ -24,7 +24,11 @@ def groups(field, values):
 def test_numbers_are_ordered_by_their_size_words_by_their_letters_and_the_unknown_come_last():
     found = groups("iso_speed", [1600.0, 200.0, None, 1600.0, 800.0])
     assert found == [("200", [1]), ("800", [4]), ("1600", [0, 3]), ("unknown", [2])]
-    assert groups("model", ["B", "A", "B"]) == [("A", [1]), ("B", [0, 2])]
+    assert groups("model", ["x", "A", None, "x"]) == [("A", [1]), ("x", [0, 3]), ("unknown", [2])]
+
+
+def test_numbers_that_read_the_same_are_one_group():
+    assert groups("exposure_time", [1 / 60, 0.5, 0.0166667]) == [("0.0166667", [0, 2]), ("0.5", [1])]
 
 
 def test_samples_keep_their_indices():
