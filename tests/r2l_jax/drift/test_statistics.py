@@ -46,13 +46,6 @@ def test_intervals_of_few_members_hold_the_truth_as_often_as_they_say(members):
     assert 0.93 <= share_held(members, 60, 0.1, 0.1) <= 0.97
 
 
-def test_samples_alone_give_the_interval_of_student():
-    outcomes = np.random.default_rng(0).normal(0.3, 1, (1, 400))
-    found = statistics.interval(outcomes, "model")
-    error = stats.t.ppf(0.975, 399) * outcomes.std(ddof=1) / 20
-    np.testing.assert_allclose(found, [outcomes.mean(), outcomes.mean() - error, outcomes.mean() + error], atol=0.005)
-
-
 def test_a_recipe_is_less_sure_than_its_models():
     outcomes = np.random.default_rng(0).normal(size=(4, 1)) + np.random.default_rng(1).normal(size=(4, 300))
     recipe, model = (statistics.interval(outcomes, about) for about in ("recipe", "model"))
@@ -69,12 +62,11 @@ def test_one_member_cannot_tell_about_its_recipe():
         statistics.interval(np.zeros((3, 1)))
 
 
-@pytest.mark.parametrize("samples", [30, 50, 64])
-def test_equal_outcomes_do_not_exclude_others(samples):
-    for outcomes in (np.zeros((2, 3, samples)), np.ones((3, samples)), np.full((1, samples), 0.1)):
+def test_equal_outcomes_do_not_exclude_others():
+    for outcomes in (np.zeros((2, 3, 30)), np.ones((3, 30)), np.full((1, 30), 0.1)):
         found = statistics.interval(outcomes, "model")
         np.testing.assert_allclose(found.estimate, outcomes[..., 0, 0])
-        error = stats.t.ppf(0.975, samples + 1) * np.sqrt(2 / (samples + 1) / (samples + 2))
+        error = stats.t.ppf(0.975, 31) * np.sqrt(2 / 31 / 32)
         np.testing.assert_allclose(found.high - found.estimate, error)
         np.testing.assert_allclose(found.estimate - found.low, error)
 
@@ -94,6 +86,7 @@ def test_one_member_that_is_wrong_once_narrows_no_interval_to_nothing():
 def test_outcomes_that_all_differ_a_little_keep_a_short_interval():
     outcomes = 0.9 + 0.01 * np.random.default_rng(0).normal(size=(1, 60))
     found = statistics.interval(outcomes, "model")
+    assert found.estimate == pytest.approx(outcomes.mean())
     student = 2 * stats.t.ppf(0.975, 59) * outcomes.std(ddof=1) / np.sqrt(60)
     assert student < found.high - found.low < 1.15 * student
 

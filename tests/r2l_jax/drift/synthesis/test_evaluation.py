@@ -34,6 +34,7 @@ FOLDS = [
     brightness.fold(DATASET, range(10), range(10, 16), config=STATIC, number=1),
 ]
 LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
+BRIGHTENED = {"against": ("corruptions",), "corruptions": ("brightness",), "severities": (5,)}
 
 
 @pytest.fixture(autouse=True)
@@ -83,12 +84,10 @@ def rows(table):
 def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, measured, capsys):
     summary = evaluation.run(settings)["static"]
     output = settings.output_dir
-    assert sorted(path.parent.name for path in output.rglob("result.json")) == [
-        *("corruptions", "evaluation", "own", "pipelines")
-    ]
-    assert [
-        (output / name).exists() for name in ("dots.svg", "corruptions/scores.png", "pipelines/scores.svg")
-    ] == 3 * [True]
+    results = {path.parent.name for path in output.rglob("result.json")}
+    assert results == {"corruptions", "evaluation", "own", "pipelines"}
+    for name in ("dots.svg", "corruptions/scores.png", "pipelines/scores.svg"):
+        assert (output / name).exists()
     names = [["own"], [OTHER], ["gaussian_noise.1", "gaussian_noise.5"]]
     assert measured == [([f"fold_{number}"], of_group) for of_group in names for number in (0, 1)]
     pipelines = found(settings, "pipelines")
@@ -122,25 +121,16 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     monkeypatch.setattr(acquisition.datasets, "load", lambda name, iso, **source: at[iso])
     pool, config = datasets.pooled(at), replace(STATIC, iso=(0.5, 1.0))
     runs["several"] = [brightness.fold(pool, range(8), range(8, 24), config=config)]
-    settings = EvaluationConfig(
-        run=("several",),
-        against=("intensities", "exposures"),
-        intensities=(0.5, 1.0),
-        exposures=(0.01,),
-        by=("iso",),
-        output=settings.output,
-    )
+    drifts = {"intensities": (0.5, 1.0), "exposures": (0.01,)}
+    settings = EvaluationConfig(run=("several",), against=(*drifts,), **drifts, by=("iso",), output=settings.output)
     summary = evaluation.run(settings)["several"]
     assert summary.facts["own"] == ["iso=0.5", "iso=1"]
     dark = 1 - labels[4:12].mean()
     assert dark == 0.5
     scores = {case: row["accuracy"] for (_, case), row in found(settings, "intensities").items()}
     assert scores == pytest.approx({"iso=0.5": dark, "iso=1": 1})
-    own, exposed = (
-        found(settings, *name)["fold_0", case]["accuracy"]
-        for *name, case in (("own", "own"), ("exposures", "exposure=0.01"))
-    )
-    assert (own, exposed) == pytest.approx(((1 + dark) / 2, dark))
+    assert found(settings, "own")["fold_0", "own"]["accuracy"] == pytest.approx((1 + dark) / 2)
+    assert found(settings, "exposures")["fold_0", "exposure=0.01"]["accuracy"] == pytest.approx(dark)
     by = rows(summary.tables["by_iso"])
     assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
@@ -186,23 +176,19 @@ def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
     assert sorted(path.parent.name for path in settings.output_dir.glob("*/result.json")) == ["learned", "static"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "case"),
-    [("exposures", "exposure=0.01"), ("sensor", "row_noise.5"), ("corruptions", "gaussian_noise.5")],
-)
-def test_a_new_seed_draws_random_drift_anew(kind, case, measured, settings):
-    flags = {"exposures": (0.01,), "sensor": ("row_noise",), "corruptions": ("gaussian_noise",)}
-    settings = EvaluationConfig(run=("static",), against=(kind,), **{kind: flags[kind]}, output=settings.output)
-    settings = settings if kind == "exposures" else replace(settings, severities=(5,))
+def test_a_new_seed_draws_random_drift_anew(measured, settings):
+    drifts = {"exposures": (0.01,), "sensor": ("row_noise",), "corruptions": ("gaussian_noise",)}
+    known = {"exposures": "exposure=0.01", "sensor": "row_noise.5", "corruptions": "gaussian_noise.5"}
+    settings = EvaluationConfig(run=("static",), against=(*drifts,), **drifts, severities=(5,), output=settings.output)
 
-    def loss(seed):
+    def losses(seed):
         evaluation.run(replace(settings, seed=seed))
-        return found(settings, kind)["fold_0", case]["loss"]
+        return [found(settings, group)["fold_0", case]["loss"] for group, case in known.items()]
 
-    first = loss(0)
-    assert loss(1) != pytest.approx(first, rel=1e-6)
+    assert not np.isclose(losses(0), losses(1), rtol=1e-6).any()
     # The own images are those of all seeds.
-    assert [cases for _, cases in measured] == 2 * [["own"]] + 4 * [[case]]
+    assert [cases for _, cases in measured].count(["own"]) == 2
+    assert len(measured) == 2 + 2 * 2 * 3
 
 
 @pytest.fixture
@@ -241,28 +227,12 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     assert [*rows(apart.tables["members"])] == summary.facts["members"]
 
 
-def test_a_group_and_a_run_are_compared_on_the_same_samples(group, settings):
-    settings = replace(
-        settings,
-        run=(str(group), str(group / "seed_2")),
-        against=("corruptions",),
-        pipelines=EvaluationConfig.pipelines,
-    )
-    drops = [rows(each.tables["drops"]) for each in evaluation.run(settings).values()]
-    differences = rows(result.read(settings.output_dir).tables["differences"])
-    for name in ("corruptions", "noise"):
-        title, difference, _ = differences[name]
-        assert title == "group - seed_2 (model)"
-        assert difference[0] == pytest.approx(drops[0][name][0][0] - drops[1][name][0][0])
-
-
 def test_what_a_group_cannot_tell_is_refused(group, runs, settings):
     about = dataclasses.replace(settings, about="recipe", output=None)
     with pytest.raises(InputError, match="one training cannot tell about its recipe"):
         evaluation.run(dataclasses.replace(about, run=(str(group), str(group / "seed_1"))))
     runs["seed_3"] = [brightness.fold(DATASET, (), range(8))]
-    message = r"--run=.*group: all members must have as many samples to measure on, got 16 \(group/seed_1\), 16"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"all members must have as many samples .*, got 16 \(group/seed_1\), 16"):
         evaluation.run(dataclasses.replace(about, run=(str(group),)))
 
 
@@ -272,9 +242,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     empty = (np.full((16, 16), 0.4, np.float32), np.zeros((16, 16), np.uint8))
     masks = dataclasses.replace(halves, read=lambda index: empty if index == 3 else halves.read(index))
     runs["masks"] = [brightness.fold(masks, [0], [1, 2, 3])]
-    settings = EvaluationConfig(
-        run=("masks",), against=("corruptions",), corruptions=("brightness",), severities=(5,), output=settings.output
-    )
+    settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
     summary = evaluation.run(settings)["masks"]
     assert (summary.facts["score"], "by_class" in summary.tables) == ("iou", False)
     own, bright = found(settings, "own")["fold_0", "own"], found(settings, "corruptions")["fold_0", "brightness.5"]
@@ -287,9 +255,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
 def test_scores_by_class_are_its_recall(runs, settings):
     labels = (INTENSITIES > brightness.BRIGHT).astype(np.int32)
     runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16))]
-    settings = dataclasses.replace(
-        settings, run=("learned",), against=("corruptions",), corruptions=("brightness",), severities=(5,)
-    )
+    settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
     by = rows(evaluation.run(settings)["learned"].tables["by_class"])
     assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
 
@@ -306,21 +272,17 @@ def test_a_run_of_processed_images_against_corruptions(runs, settings):
     settings = dataclasses.replace(settings, run=("none",), against=("corruptions",))
     evaluation.run(settings)
     assert found(settings, "own")["fold_0", "own"]["accuracy"] == pytest.approx(0.75)
-    with pytest.raises(InputError, match=r"^--against=sensor: --run=none was trained on brightness, which is proc"):
-        evaluation.run(dataclasses.replace(settings, against=("sensor",)))
 
 
 def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs):
     gray = isp.Camera(black_level=(0.1,), pattern="MONO")
     singular = dataclasses.replace(brightness.CAMERA, color_matrix=np.ones((3, 3)))
-    for camera, kinds, message in (
-        (gray, ("defocus", "pattern_shift"), "brightness is from a sensor without color filters; give --sensor=undere"),
-        (singular, ("lamp_color",), "the camera's color_matrix must have an inverse"),
-    ):
+    without = "brightness is from a sensor without color filters; give --sensor=undere"
+    inverse = "the camera's color_matrix must have an inverse"
+    for camera, kind, message in ((gray, "pattern_shift", without), (singular, "lamp_color", inverse)):
         runs["static"] = [brightness.fold(dataclasses.replace(DATASET, camera=camera), range(8), range(8, 16))]
-        with pytest.raises(InputError, match=f"^--sensor={kinds[-1]}: {message}") as refused:
-            evaluation.run(dataclasses.replace(settings, against=("sensor",), sensor=kinds))
-        assert "\n" not in str(refused.value)
+        with pytest.raises(InputError, match=f"^--sensor={kind}: {message}[^\n]*$"):
+            evaluation.run(dataclasses.replace(settings, against=("sensor",), sensor=(kind,)))
 
 
 def test_a_pipeline_is_known_by_the_content_of_its_file(settings, measured, tmp_path):
@@ -335,18 +297,13 @@ def test_a_pipeline_is_known_by_the_content_of_its_file(settings, measured, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"against": ("weather",)},
-            "--against must be one of pipelines, intensities, exposures, sensor, corruptions, ",
-        ),
-        ({"run": ()}, r"--run is empty"),
-        ({"against": ("sensor",), "severities": ()}, r"--severities is empty"),
-        ({"against": ("sensor",), "sensor": ()}, r"--sensor is empty"),
+        ({"against": ("weather",)}, "--against must be one of pipelines, "),
+        ({"against": ("sensor",), "severities": ()}, "--severities is empty"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        EvaluationConfig(**({"run": ("somewhere",)} | change))
+        EvaluationConfig(run=("somewhere",), **change)
 
 
 def test_runs_that_do_not_go_together_are_named(settings, runs, tmp_path):
@@ -357,6 +314,5 @@ def test_runs_that_do_not_go_together_are_named(settings, runs, tmp_path):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))
     others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
     runs["second"] = [brightness.fold(others, range(8), range(8, 16))]
-    message = "--run=second was trained on brightness, not on the brightness of --run=static: evaluate them one by one"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"--run=second was trained on brightness, not on .* of --run=static: "):
         evaluation.run(dataclasses.replace(settings, run=("static", "second")))
