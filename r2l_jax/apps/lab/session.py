@@ -69,7 +69,9 @@ class Session:
     async def choose_camera(self, name: str) -> None:
         """Switches to another camera, and opens the latest source anew, which may have lacked a camera."""
         self.camera_name = name
-        if self._asked is not None:
+        if self._asked is None:
+            self._tell("view")
+        else:
             await self.open(self._asked)
 
     async def open_file(self, path: pathlib.Path) -> None:
@@ -197,10 +199,13 @@ class Session:
             self._tell("notice", warning)
         self._wake()
         if self.lab.model is not None:
-            # Meanwhile, sliders can be moved.
+            # Meanwhile, sliders can be moved; the view may also stay because a later choice cannot be rendered.
             self._announce("compiling the model")
-            await asyncio.to_thread(view.compile_model)
-            self._wake()
+            await asyncio.shield(asyncio.create_task(self._compile_model(view)))
+
+    async def _compile_model(self, view: View) -> None:
+        await asyncio.to_thread(view.compile_model)
+        self._wake()
 
     async def _render(self, view: View) -> None:
         version, positions = self._version, view.positions

@@ -15,7 +15,6 @@ OWN = "import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera).wi
 @pytest.mark.parametrize(
     ("name", "half_size", "auto"),
     [
-        ("parametrized", False, ()),
         ("full", True, ("white_balance",)),
         ("menon2007.unsharp_masking.median_denoising", True, ("exposure", "white_balance")),
         ("own", False, ("exposure",)),

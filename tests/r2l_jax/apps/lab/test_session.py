@@ -1,19 +1,23 @@
 import asyncio
 import contextlib
+import threading
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
+import own_code
 import pytest
 
 import isp
 from r2l_jax.apps.lab import drawing, frames, session, sources
-from r2l_jax.apps.lab.frames import Frame
+from r2l_jax.apps.lab.frames import Frame, View
 from r2l_jax.apps.lab.lab import LEARNED, Lab
 from r2l_jax.apps.lab.presentation import classes, sliders, verdict
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 
-SMALL = "bilinear.none.none"
+MASK = np.repeat([1.0, 0.0], 16)[:, None] * np.ones(32)
 
 
 def refuse(camera):
@@ -22,13 +26,15 @@ def refuse(camera):
 
 def make_lab(model=None, tolerances=()):
     learned = {} if model is None else {LEARNED: model.named_pipeline}
-    pipelines = learned | {"small": find_pipeline(SMALL), "refusing": NamedPipeline("refusing", "refusing", refuse)}
+    pipelines = learned | {
+        "small": find_pipeline("bilinear.none.none"),
+        "refusing": NamedPipeline("refusing", "refusing", refuse),
+    }
     return Lab([], sources.cameras(model, None), pipelines, model, dict(tolerances))
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    """Shows each step of a search for a moment alone."""
     monkeypatch.setattr(session, "PACE", 0.01)
 
 
@@ -38,8 +44,6 @@ def source(name="frame", shape=(16, 24), seed=0, target=None, warnings=()):
 
 
 class Recorded(Session):
-    """A session with a record of what it has shown."""
-
     def __init__(self, lab):
         super().__init__(lab)
         self.shown, self.notices = [], []
@@ -49,18 +53,16 @@ class Recorded(Session):
         self.notices.append(message) if change == "notice" else self.shown.append(change)
 
     async def until(self, change):
-        """Waits until the session has shown a change since the last call, for at most a minute."""
+        """Waits until the session has shown a change since the last call."""
         await self.until_true(lambda: change in self.shown)
         self.shown.clear()
 
     async def until_true(self, condition):
-        """Waits until a condition holds, for at most a minute."""
         async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.002)
 
     def expected(self):
-        """The image at the present positions."""
         return list(self.view.engine.images(self.view.positions, self.view.raw).values())[-1]
 
     def position(self, name):
@@ -89,7 +91,7 @@ async def test_a_move_shows_its_picture_and_a_reset_the_default():
         shown = drawing.draw(found.view, "now")
         found.show_stage("color_correct")
         assert drawing.draw(found.view, "now") != shown
-        assert (drawing.draw(found.view, "before") != drawing.draw(found.view, "now")) is True
+        assert drawing.draw(found.view, "before") != drawing.draw(found.view, "now")
         assert drawing.draw(found.view, "../now") is None
         found.reset()
         await found.until_true(lambda: (found.view.image == before).all())
@@ -111,12 +113,20 @@ async def test_of_many_moves_the_last_one_counts_within_the_limits_and_most_are_
         assert np.isfinite(found.view.positions).all()
 
 
-async def test_a_pipeline_that_cannot_be_rendered_leaves_the_choice_as_it_was():
-    async with opened(make_lab(), source()) as found:
+async def test_a_pipeline_that_cannot_be_rendered_leaves_all_as_it_was(model, monkeypatch):
+    compiled, goes_on = View.compile_model, threading.Event()
+    monkeypatch.setattr(View, "compile_model", lambda view: goes_on.wait(60) and compiled(view))
+    async with opened(make_lab(model)) as found:
+        opening = asyncio.create_task(found.open(source(shape=(32, 32))))
+        await found.until_true(lambda: found.busy == "compiling the model")
         await found.choose_pipeline("refusing")
         (notice,) = found.notices
         assert "it takes no camera" in notice
-        assert (found.pipeline_name, found.busy) == ("small", "")
+        assert (found.pipeline_name, found.busy) == (LEARNED, "")
+        # The prediction that was being compiled shows as well.
+        goes_on.set()
+        await found.until("judgement")
+        await opening
 
 
 async def test_large_frames_are_reduced_without_a_model(monkeypatch):
@@ -146,30 +156,19 @@ async def test_the_model_predicts_and_searches(model):
 
 
 @pytest.mark.parametrize(
-    ("target", "chosen", "words"),
-    [(0, None, "true {0}: wrong"), (1, None, "true {1}: right"), (None, 0, "taken as true {0}: different")],
+    ("target", "known", "expected"),
+    [
+        (0, True, ("now b, true a: wrong", False)),
+        (1, True, ("now b, true b: right", True)),
+        (0, False, ("now b, taken as true a: different", False)),
+        (np.roll(MASK, 8, 0), True, ("now IoU 0.333 with the true mask", None)),
+    ],
 )
-async def test_the_verdict_says_what_the_model_predicts_and_whether_it_is_right(model, target, chosen, words):
-    known = None if target is None else np.asarray(target)
-    async with opened(make_lab(model), source(shape=(32, 32), target=known), "judgement") as found:
-        if known is None:
-            # Without a target, the model's prediction at the default counts.
-            assert int(found.view.target) == found.view.judgement.probabilities.argmax()
-            found.choose_target(chosen)
-        # Certainly the second class.
-        probabilities = np.eye(len(model.classes), dtype=np.float32)[1]
-        found.view.judgement = found.view.judgement._replace(probabilities=probabilities)
-        text = f"now {model.classes[1]}, {words.format(*model.classes)}"
-        assert verdict(found) == (text, words.endswith("right"))
-
-
-async def test_the_verdict_on_a_mask_is_its_overlap(model):
-    async with opened(make_lab(model), source(shape=(32, 32)), "judgement") as found:
-        mask = np.zeros((32, 32))
-        mask[:16] = 1
-        found.view.judgement = found.view.judgement._replace(probabilities=mask)
-        found.view.target, found.view.target_known = np.roll(mask, 8, 0).astype(np.uint8), True
-        assert verdict(found) == ("now IoU 0.333 with the true mask", None)
+def test_the_verdict_says_what_the_model_predicts_and_whether_it_is_right(target, known, expected):
+    probabilities = np.array([0.1, 0.8, 0.1]) if np.ndim(target) == 0 else MASK
+    view = SimpleNamespace(judgement=SimpleNamespace(probabilities=probabilities), target=target, target_known=known)
+    shown = Mock(spec=Session, view=view, lab=SimpleNamespace(model=SimpleNamespace(classes=("a", "b", "c"))))
+    assert verdict(shown) == expected
 
 
 @pytest.mark.parametrize("end", ["move", "reset", "open while it compiles"])
@@ -198,9 +197,11 @@ async def test_a_search_ends_with_the_next_action(model, end):
         assert positions.any() == (end == "move")
 
 
-async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
+async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model, tmp_path):
     lab = make_lab(model, {"gamma_correct": (1.5, 3.0)})
     async with opened(lab, source(shape=(32, 32)), "judgement") as found:
+        # Without a known target, the model's prediction at the default counts.
+        assert int(found.view.target) == found.view.judgement.probabilities.argmax()
         groups = sliders(found)
         assert [group["stage"] for group in groups][:2] == ["demosaic", "color_correct"]
         assert groups[1]["note"] == "debayer: 81 values, fixed"
@@ -213,6 +214,9 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
         assert gamma["bandTitle"] == "tolerated by itself: 1.5 to 3"
         assert (gamma["text"], rows["black_level.green_2"]["label"]) == ("gamma 2.2", "black level, green 2")
         assert "band" not in rows["white_balance.red"]
+        name = own_code.write(tmp_path / "my_isp.py", found.pipeline_file())
+        saved, shown = find_pipeline(name)(isp.CAMERAS["drone"]), found.view.engine.values(found.view.positions)
+        np.testing.assert_array_equal(saved.white_balance[...], shown["white_balance"])
         # The tolerances belong to the learned pipeline.
         await found.choose_pipeline("small")
         assert not any("band" in row for group in sliders(found) for row in group["knobs"])
@@ -231,3 +235,6 @@ async def test_a_file_without_its_camera_is_opened_when_one_is_chosen(tmp_path):
         await found.open_file(tmp_path / "camera.json")
         assert (found.source.name, found.camera_name) == ("mine.npy", "camera.json")
         assert found.view.frame.camera == isp.CAMERAS["microscopy"]
+    async with opened(make_lab()) as empty:
+        await empty.open_file(tmp_path / "camera.json")
+        assert (empty.shown, empty.camera_name) == (["view"], "camera.json")
