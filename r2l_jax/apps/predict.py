@@ -112,8 +112,8 @@ def predict_files(
     larger than the mosaics of the training are cropped to their middle. For segmentation, the columns are `file` and
     the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
 
-    A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, no
-    table is written. The hidden folder `.<output>.parts` names the models, and holds the rows that another call finds
+    A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
+    is no table. The hidden folder `.<output>.parts` names the models, and holds the rows that another call finds
     again.
 
     Args:
@@ -152,6 +152,8 @@ def predict_files(
             clear_parts(masks)
         if done.results:
             write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
+        else:
+            output.unlink(missing_ok=True)
     return len(done.results) - done.before, done.failed
 
 

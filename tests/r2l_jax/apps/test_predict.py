@@ -1,4 +1,3 @@
-import csv
 import itertools
 import json
 import os
@@ -25,6 +24,7 @@ from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
@@ -65,18 +65,13 @@ def mosaics(files, model):
     return np.stack([predict.read_file(file, model, None, model.shape) for file in files])
 
 
-def rows(output):
-    with output.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_validation_files_have_the_accuracy_that_evaluate_finds(model, files, tmp_path):
     (fold,) = model
     evaluated = measure({"fold": Model(fold.model)}, [OWN], Samples.of(fold)).score("fold")
     names = [fold.dataset.names[index] for index in fold.valid_indices]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
     assert predict_files(chosen, tmp_path / "p.csv", model) == (len(names), 0)
-    found = rows(tmp_path / "p.csv")
+    found = read_csv(tmp_path / "p.csv")
     assert [row["file"] for row in found] == [str(file) for file in chosen]
     right = [row["class"] == file.parent.name for row, file in zip(found, chosen, strict=True)]
     assert np.mean(right) == pytest.approx(evaluated)
@@ -100,7 +95,7 @@ def test_all_folds_are_averaged(run, files, tmp_path):
     of_each = []
     for number, model in enumerate([*members, Run([fold for member in members for fold in member])]):
         predict_files(files, tmp_path / f"{number}.csv", model)
-        of_each.append([float(row["dark"]) for row in rows(tmp_path / f"{number}.csv")])
+        of_each.append([float(row["dark"]) for row in read_csv(tmp_path / f"{number}.csv")])
     *each, mean = of_each
     np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
     # No member is their mean, nor the mean of any two, nor their median.
@@ -124,15 +119,15 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
     assert predict_files(files, output, model) == (2, 0)
     assert sorted(read) == files[:2]
     assert predict_files(files, output, model) == (0, 0)
-    assert [row["file"] for row in rows(output)] == list(map(str, files))
+    assert [row["file"] for row in read_csv(output)] == list(map(str, files))
     os.utime(files[4], (0, 0))
     assert predict_files(files, output, model) == (2, 0)
-    (other,), before = unequal_folds(run, -1), rows(output)
+    (other,), before = unequal_folds(run, -1), read_csv(output)
     assert predict_files(files, output, other) == (6, 0)
-    assert rows(output) != before
+    assert read_csv(output) != before
     with pytest.raises(InputError, match=r"p.csv holds other rows than predictions of these files: choose"):
         predict_files(files[:5], output, model)
-    assert len(rows(output)) == 6
+    assert len(read_csv(output)) == 6
 
 
 def test_models_are_mended_by_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):
@@ -202,13 +197,15 @@ def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp
 def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, capsys):
     bad, small, gone = (tmp_path / f"{name}.tif" for name in ("bad", "small", "gone"))
     tifffile.imwrite(small, np.full((16, 16), 500, np.uint16))
+    shutil.copy(files[0], bad)
+    assert predict_files([bad], tmp_path / "p.csv", model) == (1, 0)
     bad.write_bytes(b"no file")
     assert predict_files([bad], tmp_path / "p.csv", model) == (0, 1)
     assert not (tmp_path / "p.csv").exists()
     capsys.readouterr()
     other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
     assert predict_files([bad, small, gone, other, *files[:2]], tmp_path / "p.csv", model) == (2, 4)
-    assert [row["file"] for row in rows(tmp_path / "p.csv")] == [*map(str, files[:2])]
+    assert [row["file"] for row in read_csv(tmp_path / "p.csv")] == [*map(str, files[:2])]
     said = [
         f"{bad}: truncated, corrupt",
         f"{small} is 16x16, smaller than the mosaics of the training, 32x32",
@@ -217,6 +214,16 @@ def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, caps
     ]
     for line, message in zip(capsys.readouterr().err.splitlines(), said, strict=True):
         assert line.startswith(f"error: {message}")
+
+
+def test_warnings_about_files_are_one_line(one_epoch, tmp_path, capsys):
+    dark = [tmp_path / name for name in ("a.tif", "b.tif")]
+    for file in dark:
+        tifffile.imwrite(file, np.full((32, 32), 1000, np.uint16))
+    predict_files(dark, tmp_path / "p.csv", load(one_epoch.run_dir))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {dark[0]}: the highest value is 1000 of 65535")
+    assert line.endswith("(and so for 1 more of 2 files)")
 
 
 @pytest.mark.parametrize("length", [64, 96, 128, 480])
@@ -268,7 +275,7 @@ def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tm
         assert predict_files([tmp_path / "frame.tif"], output, model, masks=masks) == (1, 0)
         mask = np.asarray(Image.open(masks / "frame.png"))
         np.testing.assert_array_equal(mask, np.round(expected * 255).astype(np.uint8))
-        (row,) = rows(output)
+        (row,) = read_csv(output)
         assert float(row[model.classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
     with pytest.raises(InputError, match="--labels=folder is for classification: this model segments images"):
         labels_of([tmp_path / "frame.tif"], first)
