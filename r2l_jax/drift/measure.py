@@ -363,8 +363,8 @@ def _images(
         taken = renderer.mosaics(acquisition, raw, index, camera)
         steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
         rendered = [renderer.images(steps, taken, index, camera, of_stack) for of_stack in processors.of_stacks]
-        for recipe, images in zip(of_acquisition, zip(*rendered, strict=True), strict=True):
-            yield recipe, [each for _, each in images]
+        for made in zip(*rendered, strict=True):
+            yield made[0][0]._replace(acquisition=acquisition), [images for _, images in made]
     others = [recipe for recipe in recipes if recipe.processing.pipeline in processors.shared]
     for recipe, images in renderer.images(others, raw, index, camera, processors.shared):
         yield recipe, [images] * count

@@ -63,7 +63,7 @@ def test_numbers_of_a_corruption_follow_from_its_formula(fold):
 
 
 def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_seed(fold):
-    drawn = cases.sensor(["read_noise", "column_noise", "flicker"], [3])
+    drawn = cases.sensor(["read_noise", "column_noise"], [3])
     known = [OWN, *cases.exposures([0.3]), *drawn, *cases.corruptions(["gaussian_noise"], [5])]
     whole, parts, other = measured(fold, known), measured(fold, known[::-1], 3), measured(fold, known[1:], seed=1)
     for name in whole.cases:
@@ -73,17 +73,29 @@ def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_
         assert other.loss_of("model", name) != pytest.approx(whole.loss_of("model", name), rel=1e-6)
 
 
-def test_nothing_is_compiled_again_for_another_batch_case_or_model_of_the_same_structure(fold):
-    def sizes():
-        functions = measure._functions()
-        return [each._cache_size() for each in (functions.logits, functions.outcomes)]
+def test_numbers_of_models_that_meter_depend_on_no_other_case(fold):
+    camera, raws = fold.dataset.camera, fold.dataset.samples(fold.valid_indices)[0]
+    processor = isp.metered(fold.model.processor, camera, like=raws)
+    models = {"model": Model(RawToLogit(processor, fold.model.normalizer, fold.model.head))}
+    known = [OWN, *cases.pipelines([OTHER]), *cases.corruptions(["brightness"], [5])]
+    found = measure.measure(models, known, Samples.of(fold, 4))
+    for case in known:
+        alone = measure.measure(models, [case], Samples.of(fold, 4)).loss_of("model", case.name)
+        assert found.loss_of("model", case.name) == pytest.approx(alone, rel=1e-5)
 
-    exposures = cases.exposures([0.3, 0.5])
-    measured(fold, exposures[:1], 4)
+
+def test_nothing_is_compiled_again_for_another_batch_strength_or_model_of_the_same_structure(fold):
+    def sizes():
+        functions, renderer = measure._functions(), measure._renderer(0)
+        compiled = functions.logits, functions.outcomes, renderer._expose, renderer._process, renderer._corrupt
+        return [each._cache_size() for each in compiled]
+
+    known = [*cases.exposures([0.3, 0.5]), *cases.corruptions(["contrast"], [1, 5])]
+    measured(fold, known[::2], 4)
     before = sizes()
-    measured(brightness.fold(DATASET, (), range(8)), exposures, 4)
+    measured(brightness.fold(DATASET, (), range(8)), known, 4)
     models = {"a": Model(fold.model), "b": Model(brightness.model(DATASET, 1.8))}
-    measure.measure(models, exposures, Samples.of(fold, 4))
+    measure.measure(models, known, Samples.of(fold, 4))
     assert sizes() == before
 
 

@@ -1,5 +1,4 @@
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
 from r2l_jax.names import SENSOR
-from r2l_jax.runtime.devices import shardings, to_devices
 
 CAMERA = isp.CAMERAS["drone"]
 RAWS = np.random.default_rng(0).uniform(0.2, 0.6, (3, 16, 16)).astype(np.float32)
@@ -79,23 +77,6 @@ def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_
         expected[place] = case
         assert Recipe.of(case) == tuple(expected)
     assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
-
-
-def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
-    # A size of its own: JAX keeps what other tests have compiled of these functions for theirs.
-    raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 14, 18)).astype(np.float32)
-    made, mosaics = Renderer(0, shardings().split), to_devices({"raw": raws, "index": INDICES}, shardings().split)
-    others = {
-        name: each._replace(state=jax.tree.map(lambda leaf: 1.1 * leaf, each.state))
-        for name, each in processors.items()
-    }
-    with jax.log_compiles():
-        for values in (processors, others):
-            recipes = made.images(RECIPES, mosaics["raw"], mosaics["index"], CAMERA, values)
-            assert len(list(recipes)) == len(RECIPES)
-    # Once for two exposures, once for each processor, and once for each corruption at two severities.
-    names = re.findall(r"Compiling jit\((expose|drifted|process|corrupt)\)", caplog.text)
-    assert sorted(names) == ["corrupt", "corrupt", "drifted", "expose", "process", "process"]
 
 
 def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
