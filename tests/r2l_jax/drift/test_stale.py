@@ -45,8 +45,11 @@ class Place:
         return sorted((self.root / "images" / intensity_folder(iso)).iterdir())[self._indices[sample]]
 
     @property
-    def evaluation(self):
-        return EvaluationConfig(
+    def configs(self):
+        """The settings of an evaluation, of forensics and of an adaptation."""
+        names = ("evaluation", "forensics", "adjustment")
+        of_each = [{"data_dir": self.data_dir, "output": str(self.folder / name)} for name in names]
+        evaluated = EvaluationConfig(
             run=(self.run,),
             against=("pipelines", "intensities", "exposures", "corruptions"),
             pipelines=(PIPELINE,),
@@ -54,21 +57,11 @@ class Place:
             exposures=(0.5,),
             corruptions=("contrast",),
             severities=(1,),
-            data_dir=self.data_dir,
-            output=str(self.folder / "evaluation"),
+            **of_each[0],
         )
-
-    @property
-    def forensics(self):
-        return ForensicsConfig(run=self.run, data_dir=self.data_dir, output=str(self.folder / "forensics"))
-
-    @property
-    def adaptation(self):
-        return build(
+        adapted = build(
             AdaptationConfig,
             run=self.run,
-            data_dir=self.data_dir,
-            output=str(self.folder / "adjustment"),
             intensities=(0.05,),
             exposures=(0.5,),
             pipelines=(PIPELINE,),
@@ -76,11 +69,9 @@ class Place:
             drifted_data_dir=str(self.folder / "drifted"),
             unlabeled=0,
             labeled=8,
+            **of_each[2],
         )
-
-    @property
-    def configs(self):
-        return self.evaluation, self.forensics, self.adaptation
+        return evaluated, ForensicsConfig(run=self.run, **of_each[1]), adapted
 
 
 RUNS = (evaluation.run, forensics.run, adaptation.run)
@@ -88,29 +79,26 @@ CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
 
-def quick_adaptation():
-    """An adaptation that computes nothing."""
-    rows, ones = ("undrifted", "nothing", "labels"), np.ones((3, 1, 8), np.float32)
-    outcomes = measure.Outcomes(rows, ("own",), np.arange(8), ones, ones, ones[..., 0])
-    return Result({"measured": "validation samples"}, outcomes=measure.packed_blocks([outcomes]))
-
-
 @contextlib.contextmanager
 def watched():
     """The names of all that is computed, which takes no time, without pictures."""
     names, adapted = [], adaptation._adapted
 
+    def outcomes(rows, cases, samples):
+        ones = np.ones((len(rows), len(cases), len(samples)), np.float32)
+        return measure.Outcomes((*rows,), (*cases,), samples, ones, ones, ones[..., 0])
+
     def evaluated(models, cases, samples, **options):
-        names.extend(case.name for case in cases)
-        ones = np.ones((1, len(cases), len(samples.indices)), np.float32)
-        known = tuple(models), tuple(case.name for case in cases), samples.indices
-        return measure.Outcomes(*known, ones, ones, ones[..., 0])
+        found = outcomes(models, [case.name for case in cases], samples.indices)
+        names.extend(found.cases)
+        return found
 
     def analyzed(name):
         return lambda *arguments: names.append(name) or Result({})
 
     def adapted_to(config, training, drift, undrifted):
-        made = quick_adaptation(), training.fold.model
+        blocks = measure.packed_blocks([outcomes(("undrifted", "nothing", "labels"), ["own"], np.arange(8))])
+        made = Result({"measured": "validation samples"}, outcomes=blocks), training.fold.model
         patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or made)
         return adapted(config, training, drift, undrifted)
 
@@ -225,9 +213,9 @@ def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoc
     content = metrics(one_epoch)
     content["history"][0]["seconds"] += 1
     write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
-    forensics.run(place.forensics)
     # Forensics and adaptations are results of the training.
-    adapted = adaptation.run(place.adaptation)
+    forensics.run(place.configs[1])
+    adapted = adaptation.run(place.configs[2])
     assert sorted(made) == sorted([*ANALYSES, *DRIFTS])
     assert [*adapted.facts["training"].values()] == [training_id(content)]
     found = [read(place.folder / f"forensics/fold_0/{name}").facts["training"]["fold_0"] for name in ANALYSES]
