@@ -7,17 +7,14 @@ import pytest
 from flax import nnx
 
 import isp
-from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import sensitivity
 from r2l_jax.drift.measure import Samples
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.stop import Interrupted
-from tasks.layers import BatchNorm, Conv
 
 SIDE = 16
 CAMERA = isp.Camera(
@@ -28,31 +25,13 @@ CAMERA = isp.Camera(
 )
 RNG = np.random.default_rng(0)
 LABELS = np.array([2, 0, 1, 2, 2, 0, 2], np.int32)
-# Neither so dark nor so bright that sharpening lets anything be clipped.
 RAWS = (0.1 + 0.02 * LABELS[:, None, None] + 0.05 * RNG.random((len(LABELS), SIDE, SIDE))).astype(np.float32)
 MEAN, STD = np.array([0.4, 0.5, 0.45]), np.array([0.2, 0.25, 0.3])
 EVERY = np.arange(len(LABELS))
-
-
 NAMES, CLASSES = tuple(f"sample {index}" for index in EVERY), ("a", "b", "c", "absent")
 DATASET = RawDataset(
     "test", "classification", CLASSES, CAMERA, NAMES, LABELS, lambda index: (RAWS[index], LABELS[index])
 )
-
-
-class SmoothHead(nnx.Module):
-    """Logits of images without the kinks that finite differences stumble over."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(1)
-        self.conv, self.norm, self.linear = (
-            Conv(3, 4, 3, rngs=rngs),
-            BatchNorm(4, rngs=rngs),
-            nnx.Linear(4, 4, rngs=rngs),
-        )
-
-    def __call__(self, images):
-        return self.linear(jnp.tanh(self.norm(self.conv(images))).mean((1, 2)))
 
 
 class ColourHead(nnx.Module):
@@ -62,10 +41,10 @@ class ColourHead(nnx.Module):
         return jnp.pad(images.mean((1, 2)), ((0, 0), (0, 1)), constant_values=-jnp.inf)
 
 
-def fold_of(pipeline, head):
+def fold_of(pipeline):
     """A fold that validates a model on all samples."""
     normalizer = Standardize(jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32))
-    model = RawToLogit(pipeline, normalizer, head)
+    model = RawToLogit(pipeline, normalizer, ColourHead())
     model.eval()
     return folds_by_hand.fold_of(DATASET, [], EVERY, model=model)
 
@@ -73,7 +52,7 @@ def fold_of(pipeline, head):
 @pytest.fixture(scope="module")
 def case(small_heads):
     """A fold, its frozen model, and the sensitivity of that, in batches of which the last is not full."""
-    fold = fold_of(isp.parametrized(CAMERA), SmoothHead())
+    fold = fold_of(isp.parametrized(CAMERA))
     frozen = Frozen(fold.model, fold.task)
     return fold, frozen, sensitivity.measure(frozen, Samples.of(fold, 4))
 
@@ -90,31 +69,6 @@ def test_samples_know_nothing_of_batches_padding_and_each_other(case):
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
 
 
-def test_changes_are_those_of_the_measured_loss(case):
-    fold, frozen, whole = case
-    parts = [
-        ("white_balance", 1, whole.elements["white_balance"][:, 1]),
-        ("colour_correction", 5, whole.elements["colour_correction"].reshape(-1, 9)[:, 5]),
-        ("black_level", 2, whole.elements["black_level"].reshape(len(EVERY), -1)[:, 2]),
-        ("gamma_correct", 0, whole.parameters["gamma_correct"].together),
-        ("white_balance", slice(None), whole.parameters["white_balance"].together),
-    ]
-    loss = jax.jit(lambda values, batch: frozen.sums(frozen.images(values, batch), batch)["loss"])
-
-    def losses(values):
-        return np.array([loss(values, batch) for batch in loader.eval_batches(fold.dataset, EVERY, 1)])
-
-    np.testing.assert_allclose(whole.loss, losses(frozen.default), rtol=1e-5, atol=1e-6)
-    for name, place, change in parts:
-        ends = []
-        for end in (-0.01, 0.01):
-            offset = np.zeros_like(frozen.default[name])
-            offset.reshape(-1)[place] = end
-            values = frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset}))
-            ends.append(losses(values).mean())
-        assert change.mean() == pytest.approx((ends[1] - ends[0]) / 2, rel=2e-3), (name, place)
-
-
 def test_closed_forms_of_a_head_that_averages(small_heads):
     gains = np.array([1.3, 1.0, 1.2])
     stages = [
@@ -123,7 +77,7 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
         ),
         isp.Stage("tones", isp.color.gamma_correct, {"gamma_correct": isp.Parameter(2.2, scale="log")}),
     ]
-    fold = fold_of(isp.Pipeline(stages), ColourHead())
+    fold = fold_of(isp.Pipeline(stages))
     found = sensitivity.measure(Frozen(fold.model, fold.task), Samples.of(fold, 4))
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
 

@@ -58,26 +58,11 @@ def test_losses_are_those_before_each_step(frozen):
         assert found.task_loss[0] == pytest.approx(losses([start.parameters])[0], rel=1e-5)
 
 
-def test_deviation_has_its_price(frozen):
-    searches = [Search(ALL, aux_weight=weight) for weight in (0.0, 100.0)]
-    free, dear = run(frozen, searches, 8, aux_loss="l2", batch_size=12)
-    assert free.deviation[0] == pytest.approx(0, abs=1e-6)
-    assert 0 < dear.deviation[-1] < 0.5 * free.deviation[-1]
-
-
 def test_steps_begin_with_the_learning_rate_and_end_at_nothing(frozen):
     (found,) = run(frozen, [Search(("gamma_correct",), 0.0)], 2, learning_rate=0.1)
     # Adam's steps have the length of the rate, which is halved in the middle of half a cosine.
     moved = np.log(found.parameters["gamma_correct"] / frozen.default["gamma_correct"])
     assert moved == pytest.approx(0.1 + 0.05, rel=1e-2)
-
-
-def test_only_the_group_moves(frozen):
-    groups = [("white_balance",), ("gamma_correct", "black_level")]
-    for group, found in zip(groups, run(frozen, [Search(group) for group in groups]), strict=True):
-        for name, value in found.parameters.items():
-            moved = (value != np.asarray(frozen.default[name])).any()
-            assert moved == (name in group), name
 
 
 def test_searches_of_a_stack_do_not_know_of_each_other(frozen):

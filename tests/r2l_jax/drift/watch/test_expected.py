@@ -133,6 +133,7 @@ def test_mending_is_measured_on_other_images(reference, monkeypatch):
     [
         (0.02, "would bring 2.0 (1.0 to 3.0) points: predict it"),
         (0.0004, "would not help: it would bring 0.0 (-1.0 to 1.0) points"),
+        (-0.1, "would not help: it would bring -10.0 (-11.0 to -9.0) points"),
         (None, "would not help: it stays as it is"),
     ],
 )
