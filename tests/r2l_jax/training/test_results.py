@@ -22,11 +22,8 @@ def test_curves_show_scores_in_points_by_epoch_from_1():
         {"epoch": 1, "train_accuracy": 0.5, "val_accuracy": 0.75, "train_loss": 1.0, "val_loss": 0.5, "seconds": 1.0},
     ]
     found = {name: lines(figure) for name, figure in results._curves(history, TASK).items()}
-    assert found["accuracy"] == {
-        "validation": [[2, 75]],
-        "training": [[1, 25], [2, 50]],
-        "chance": [[0, 50], [1, 50]],
-    }
+    chance, training = [[0, 50], [1, 50]], [[1, 25], [2, 50]]
+    assert found["accuracy"] == {"validation": [[2, 75]], "training": training, "chance": chance}
     assert found["loss"] == {"validation": [[2, 0.5]], "training": [[1, 2], [2, 1]]}
     table = results._epochs(history, "accuracy")
     assert [[*row] for row in table.rows] == [[1, 0.25, 2.0, None, None, 1.0], [2, 0.5, 1.0, 0.75, 0.5, 1.0]]
@@ -70,10 +67,6 @@ def test_shares_of_the_confusion_stand_in_the_row_of_their_target():
     axes = Figure(layout="constrained").subplots()
     results._confusion(np.array([[3.0, 1], [0, 2]]), TASK.classes).draw(axes)
     axes.figure.draw_without_rendering()  # Names with dollars are no formulas.
-    assert {text.get_position(): text.get_text() for text in axes.texts} == {
-        (0, 0): "75",
-        (1, 0): "25",
-        (0, 1): "0",
-        (1, 1): "100",
-    }
+    shares = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shares == {(0, 0): "75", (1, 0): "25", (0, 1): "0", (1, 1): "100"}
     assert [text.get_text() for text in axes.get_yticklabels()] == [r"a\$b\$ (4)", "c (2)"]
