@@ -20,8 +20,3 @@ def test_elastic_warp_is_that_of_scipy(sigma, amplitude):
     # Positions are rounded to some 1e-5 of a pixel.
     arrays = map(jnp.asarray, (images, shifts, noise))
     np.testing.assert_allclose(elastic_warp(*arrays, sigma, amplitude), expected, atol=1e-5)
-
-
-def test_elastic_warp_without_strength_changes_nothing():
-    image, noise = jnp.asarray(IMAGE[None, :40, :56].repeat(2, 0)), jnp.ones((2, 2, 40, 56))
-    np.testing.assert_array_equal(elastic_warp(image, jnp.zeros((2, 3, 2)), noise, 0.0, 0.0), image)
