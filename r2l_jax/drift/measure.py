@@ -22,7 +22,6 @@ import isp
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case, camera_of
@@ -60,7 +59,7 @@ class Samples(NamedTuple):
         indices: the samples.
         batch_size: samples at once, over all devices; numbers do not depend on it.
         seed: the seed of the cases' noise.
-        data: the settings of the data set, from which cases of other intensities are loaded.
+        load: loads the data set at another measured intensity, for cases that have one.
     """
 
     task: Task
@@ -68,19 +67,26 @@ class Samples(NamedTuple):
     indices: np.ndarray
     batch_size: int = 16
     seed: int = 0
-    data: TrainingDataSettings | None = None
+    load: Callable[[float], RawDataset] | None = None
 
     @classmethod
     def of(cls, fold: Artifact, batch_size: int = 16, seed: int = 0) -> "Samples":
         """Returns the samples that a trained model is measured on."""
-        return cls(fold.task, fold.dataset, fold.measured_indices, batch_size, seed, fold.config.data)
+        load = functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint)
+        return cls(fold.task, fold.dataset, fold.measured_indices, batch_size, seed, load)
 
     def at(self, iso: float | None) -> RawDataset:
         """Returns the data set at another measured intensity."""
         if iso is None:
             return self.dataset
-        assert self.data is not None
-        return at_intensity(self.data, iso, self.dataset.fingerprint)
+        assert self.load is not None
+        return self.load(iso)
+
+    @property
+    def at_once(self) -> int:
+        """The size of batches: a multiple of the devices, and for few samples one of few sizes to compile for."""
+        few = 2 ** (len(self.indices) - 1).bit_length()
+        return jax.device_count() * -(-min(self.batch_size, few) // jax.device_count())
 
     @property
     def scenes(self) -> np.ndarray | None:
@@ -111,12 +117,17 @@ class Outcomes(NamedTuple):
 
     def at(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the numerators and denominators of a model in a case, `(S,)` each."""
-        place = self.models.index(model), self.cases.index(case)
+        place = self._place(model, case)
         return self.counted[place].astype(np.float64), self.total[place].astype(np.float64)
+
+    def _place(self, model: str, case: str) -> tuple[int, int]:
+        if model not in self.models or case not in self.cases:
+            raise InputError(f"there are no outcomes of {model} in the case {case}: make them anew")
+        return self.models.index(model), self.cases.index(case)
 
     def loss_of(self, model: str, case: str = OWN.name) -> float:
         """Returns the task loss of a model in a case."""
-        return float(self.loss[self.models.index(model), self.cases.index(case)])
+        return float(self.loss[self._place(model, case)])
 
     def score(self, model: str, case: str = OWN.name, taken: np.ndarray | None = None) -> float:
         """Computes the score of a model in a case, on all samples or on those that are taken; 0 without a total."""
@@ -160,7 +171,7 @@ class Outcomes(NamedTuple):
                 counted, total = arrays["counted"], arrays["total"]
             if counted.shape != shape or total.shape != shape or loss.shape != shape[:2]:
                 raise ValueError(f"{counted.shape} outcomes of {shape}")
-            if scenes is not None and (scenes.shape != samples.shape or not (scenes >= 0).all()):
+            if scenes is not None and (scenes.shape != samples.shape or not np.isin(scenes, range(len(samples))).all()):
                 raise ValueError("scenes do not fit the samples")
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"the outcomes of samples are damaged ({error}): make them anew") from None
@@ -256,7 +267,7 @@ def measure(
     """
     stacks, task = _stacks(models), samples.task
     names = [*models, *([ensemble] if ensemble else [])]
-    size = jax.device_count() * -(-min(samples.batch_size, len(samples.indices)) // jax.device_count())
+    size = samples.at_once
     renderer, functions = _renderer(samples.seed), _functions()
     counts = [stack.stacked for stack in stacks] + [1] * bool(ensemble)
     found: dict[str, list] = {case.name: [] for case in cases}
@@ -442,7 +453,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     Raises:
         Interrupted: a signal has asked to stop.
     """
-    size = jax.device_count() * -(-min(samples.batch_size, len(samples.indices)) // jax.device_count())
+    size = samples.at_once
     ahead, found = OneAhead(), []
     with ticking(title, -(-len(samples.indices) // size)) as tick:
         for batch in loader.eval_batches(samples.dataset, samples.indices, size):

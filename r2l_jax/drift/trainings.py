@@ -67,8 +67,9 @@ def _writing(trainings: Sequence[Training]) -> Iterator[None]:
 def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
     """Puts the tables of several trainings together: the median of each number with the least and the greatest.
 
-    Rows belong together by their titles. A number that some trainings lack is that of the others, and one that differs
-    in none stands alone. A text must be the same in all; of "yes" and "no", the number of "yes" is shown.
+    Rows belong together by their titles, and cells by the names of their columns. A number that some trainings lack is
+    that of the others, and one that differs in none stands alone. Texts that differ are listed; of "yes" and "no", the
+    number of "yes" is shown.
     """
     first = next(iter(results.values()))
     if len(results) == 1:
@@ -81,13 +82,18 @@ def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
 
 
 def _over(table: Table, each: Sequence[Table], note: str) -> Table:
-    titles = dict.fromkeys(row[0] for of_training in each for row in of_training.rows)
-    cells = [{row[0]: row for row in of_training.rows} for of_training in each]
-    whole = []
-    for title in titles:
-        present = [of_training[title] for of_training in cells if title in of_training]
-        whole.append([title, *(_cell(column) for column in list(zip(*present, strict=True))[1:])])
-    return table._replace(rows=whole, note=". ".join(filter(None, [table.note, note])))
+    # Trainings may lack columns, such as those of classes that they were not measured on.
+    columns = {column.name: column for of_training in each for column in of_training.columns}
+    rows: dict[Cell, list[dict[str, Cell]]] = {}
+    for of_training in each:
+        names = [column.name for column in of_training.columns]
+        for row in of_training.rows:
+            rows.setdefault(row[0], []).append(dict(zip(names, row, strict=True)))
+    whole = [
+        [title, *(_cell([row[name] for row in present if name in row]) for name in list(columns)[1:])]
+        for title, present in rows.items()
+    ]
+    return table._replace(columns=[*columns.values()], rows=whole, note=". ".join(filter(None, [table.note, note])))
 
 
 def _cell(cells: Sequence[Cell]) -> Cell:

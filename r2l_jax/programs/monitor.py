@@ -5,7 +5,7 @@ python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --b
 python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --follow
 
 The first command only takes the reference along: samples that the run was measured on, and their statistics. Then the
-data is not needed anymore. New images are compared with the reference in windows. The program writes monitor.json, a
+data is not needed anymore. New images are compared with the reference in windows. The program writes result.json, a
 figure over the windows and TensorBoard events. The exit status is 2 on an alarm. Of calls on images without drift, at
 most --level raise one; with --follow, one in --false_alarm_every windows does. Of a group of trainings, the members
 predict together, and their disagreement is a test of its own.

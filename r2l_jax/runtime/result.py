@@ -169,17 +169,18 @@ def points(value: float | np.floating) -> str:
 def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Result]) -> Result:
     """Returns the result of some inputs in a folder, which an earlier call has written, or which is made now.
 
-    A result of other inputs is removed first, with the files that it lists; other files in the folder stay.
+    A result of other inputs stays until the new one is made, and goes then with the files that it lists; other files in
+    the folder stay.
 
     Args:
         folder: the result's folder.
         inputs: the identity of everything that the result depends on, see `store.identity`.
-        make: makes the result, and may write further `files` to the folder.
+        make: makes the result.
 
     Raises:
         InputError: the result is damaged.
     """
-    if not holds(folder, inputs):
+    if not _holds(folder, _content(folder), inputs):
         write(folder, make(), inputs)
     found = read(folder)
     assert found is not None
@@ -187,19 +188,27 @@ def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Resu
 
 
 def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
-    """Tells whether a folder holds the result of some inputs, with all its files.
+    """Tells whether a folder holds the result of some inputs, with all its files, and removes another one.
 
-    If it holds another one, prints on stderr why, and removes it as `cached` does.
+    It is for results whose `files` are written before `write`, which `cached` would find beside an earlier result.
     """
     content = _content(folder)
+    found = _holds(folder, content, inputs)
+    if content is not None and not found:
+        (folder / FILE).unlink()
+        _remove(folder, content, keep=())
+    return found
+
+
+def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: store.Identity) -> bool:
+    """Tells whether the content of a folder is the result of some inputs, and prints on stderr why it is another."""
     if content is None:
         return False
     reasons = store.differences(content.get("identity"), inputs)
-    if not reasons and not all((folder / name).exists() for name in _listed(content)):
+    if not reasons and not all((folder / name).exists() for name in _listed(folder, content)):
         reasons = ["files are missing"]
     if reasons:
         print(f"{folder}: made anew ({'; '.join(reasons)})", file=sys.stderr)
-        _clear(folder, content)
     return not reasons
 
 
@@ -237,9 +246,8 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         **environment(),
     }
     write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
-    # A kill before this leaves the earlier result.
-    for name in set(_listed(earlier or {})) - set(files):
-        (folder / name).unlink(missing_ok=True)
+    # A kill before this leaves the facts and tables of the earlier result, which the same command replaces.
+    _remove(folder, earlier or {}, keep=files)
 
 
 def read(folder: pathlib.Path) -> Result | None:
@@ -291,18 +299,20 @@ def _read_arrays(file: pathlib.Path) -> Arrays:
         raise ValueError(f"{file.name}: {error}") from None
 
 
-def _clear(folder: pathlib.Path, content: Mapping[str, Any] | None) -> None:
-    """Removes a result and the files that it lists, `result.json` first."""
-    (folder / FILE).unlink(missing_ok=True)
-    for name in _listed(content or {}):
+def _remove(folder: pathlib.Path, content: Mapping[str, Any], keep: Sequence[str]) -> None:
+    """Removes the files that a result lists, except for some."""
+    for name in set(_listed(folder, content)) - set(keep):
         (folder / name).unlink(missing_ok=True)
 
 
-def _listed(content: Mapping[str, Any]) -> list[str]:
-    """Returns the names of a result's files, but for those that would lead out of its folder."""
+def _listed(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a result's files; those from elsewhere that lead out of its folder are left out."""
     listed = content.get("files")
-    names = [name for name in listed if isinstance(name, str) and name] if isinstance(listed, list) else []
-    return [name for name in names if ".." not in pathlib.PurePath(name).parts and name[0] != "/"]
+    names = (
+        [name for name in listed if isinstance(name, str) and name.isprintable()] if isinstance(listed, list) else []
+    )
+    root = folder.resolve()
+    return [name for name in names if name and (folder / name).resolve().is_relative_to(root) and name != FILE]
 
 
 def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pathlib.Path]") -> list[str]:

@@ -166,6 +166,7 @@ def adapt(
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
     if tried.refusal:
         notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts all the same.")
+    notes.append(f"of the {fold.about.checkpoint} checkpoint")
     facts = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
     return Result(facts, tables, figures, packed_blocks([undrifted(), outcomes])), adapted
 

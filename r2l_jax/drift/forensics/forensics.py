@@ -69,7 +69,7 @@ def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
     for training in trainings:
         _check(config, training.fold)
     found = for_each_training(trainings, functools.partial(_analyze_all, config))
-    if len(trainings) > 1:
+    if len(trainings) > 1 or trainings[0].output != config.output_dir:
         with writing_to(config.output_dir):
             for name in found[trainings[0].name]:
                 whole = _over(name, {training: results[name] for training, results in found.items()})
@@ -131,7 +131,7 @@ def _analyze_all(config: ForensicsConfig, training: Training) -> dict[str, Resul
 def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
     """Makes an analysis, and says what it is about."""
     found = analysis.make()
-    measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
+    measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"
     facts = {
         **found.facts,
         "title": _TITLES.get(name, name.capitalize()),

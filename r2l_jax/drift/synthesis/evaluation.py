@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from r2l_jax.config import FinishedRun
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, measure, shot_groups, statistics
+from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.drift.renderer import grouped
@@ -137,21 +138,25 @@ def _blocks(
         if not changed:
             continue
         adapted = [cases.for_run(case, fold.config.processing) for case in changed]
-        # Data sets of other intensities are let go with the group.
-        inputs, datasets = _inputs(config, trainings, of_group, adapted)
-        make = functools.partial(_make, config, label, trainings, of_group, adapted, blocks)
+        # Data sets of other intensities are loaded once, and let go with the group.
+        load = functools.cache(functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint))
+        inputs = _inputs(config, trainings, of_group, adapted, load)
+        make = functools.partial(_make, config, label, trainings, of_group, adapted, load, blocks)
         found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes)
         blocks = [whole.joined(part) for whole, part in zip(blocks, found, strict=True)] if blocks else found
-        del datasets
     return blocks
 
 
 def _inputs(
-    config: EvaluationConfig, trainings: Sequence[Training], of_group: Sequence[Case], tested: Sequence[Case]
-) -> tuple[store.Identity, list[RawDataset]]:
-    """Collects everything that the result of a group of cases depends on, and the data sets that it is of."""
+    config: EvaluationConfig,
+    trainings: Sequence[Training],
+    of_group: Sequence[Case],
+    tested: Sequence[Case],
+    load: Callable[[float], RawDataset],
+) -> store.Identity:
+    """Collects everything that the result of a group of cases depends on."""
     group, fold = of_group[0].group, trainings[0].fold
-    datasets = [Samples.of(fold).at(iso) for iso in dict.fromkeys([None, *(case.iso for case in tested)])]
+    datasets = [fold.dataset, *map(load, dict.fromkeys(case.iso for case in tested if case.iso is not None))]
     samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
     # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with
     # them. In other cases, the model's own values count.
@@ -170,7 +175,7 @@ def _inputs(
     }
     models = [[training.name, training.fold.identity, training.fold.training] for training in trainings]
     data = [[dataset.content_of(indices) for dataset in datasets for indices in sorted(samples)], camera]
-    return store.identity(settings, data, [models, pipelines]), datasets
+    return store.identity(settings, data, [models, pipelines])
 
 
 def _make(
@@ -179,6 +184,7 @@ def _make(
     trainings: Sequence[Training],
     of_group: Sequence[Case],
     adapted: Sequence[Case],
+    load: Callable[[float], RawDataset],
     own: Sequence[Outcomes],
 ) -> Result:
     """Measures trainings in a group of cases, of which `adapted` are not their own images, and shows the scores."""
@@ -190,7 +196,7 @@ def _make(
         measure.measure(
             {training.name: Model(training.fold.model) for training in of_set},
             adapted,
-            Samples.of(of_set[0].fold, config.batch_size, config.seed),
+            Samples.of(of_set[0].fold, config.batch_size, config.seed)._replace(load=load),
             ensemble=f"{ENSEMBLE}/fold_{number}" if together else None,
             title=f"{label}, {group}",
         )
@@ -200,6 +206,7 @@ def _make(
     tested, _ = Measured.of(label, fold, [OWN, *of_group], blocks)
     facts = {
         "title": summary.TITLES[group],
+        "notes": [f"measured on {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
         "measured": tested.drawn,
         "cases": [case.name for case in of_group],

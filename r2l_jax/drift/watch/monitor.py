@@ -131,7 +131,6 @@ class Watch:
         """
         if not self._is_new:
             return
-        self._is_new = False
         strongest = [causes[0].name if causes else "" for *_, causes in self._alarmed]
         others = [place for place, name in enumerate(strongest) if name != strongest[-1]]
         latest = self._alarmed[others[-1] + 1 if others else 0 :]
@@ -143,7 +142,7 @@ class Watch:
             scores, remedy = [drifted.score], expected.remedy(self._run, self._reference, drifted)
         if self._run.task.name == "classification":
             scores.append(expected.by_confidence(self._reference.targets, probabilities))
-        self.explained = Explained(causes, scores, remedy)
+        self.explained, self._is_new = Explained(causes, scores, remedy), False
 
     def _diagnosed(self, raws: np.ndarray) -> list[Cause]:
         if self._undiagnosed or self._run.camera is None:

@@ -30,6 +30,15 @@ def test_the_tables_of_trainings_become_medians_with_ranges():
     assert over_trainings({"1": one}) == one.tables
 
 
+def test_a_column_that_a_training_lacks_is_that_of_the_others():
+    columns = [Column("row"), Column("worst"), Column("worst, C"), Column("worst, D")]
+    one = Result({}, {"a": Table("title", columns[:3], [["first", 1.0, 3.0]])})
+    two = Result({}, {"a": Table("title", [*columns[:2], columns[3]], [["first", 2.0, 90.0]])})
+    table = over_trainings({"1": one, "2": two})["a"]
+    assert [column.name for column in table.columns] == [column.name for column in columns]
+    assert table.rows == [["first", (1.5, 1.0, 2.0), 3.0, 90.0]]
+
+
 def test_members_of_a_group_have_names_and_folders_of_their_own(one_epoch, tmp_path):
     for seed in (1, 2):
         shutil.copytree(one_epoch.run_dir, tmp_path / "group" / f"seed_{seed}")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import DROP, FILE, INK, Arrays, Column, Figure, Result, Table, cached, read, write
+from r2l_jax.runtime.result import DROP, FILE, INK, Arrays, Column, Figure, Result, Table, cached, holds, read, write
 
 TABLE = Table(
     "Drops",
@@ -92,7 +92,7 @@ def test_a_result_of_other_inputs_goes_with_its_files_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", FILE]
 
 
-def test_a_result_that_was_stopped_in_the_making_is_not_found(tmp_path):
+def test_an_earlier_result_stays_until_another_is_made(tmp_path):
     cached(tmp_path, identity(seed=1), made)
 
     def stopped():
@@ -100,7 +100,7 @@ def test_a_result_that_was_stopped_in_the_making_is_not_found(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path, identity(seed=2), stopped)
-    assert read(tmp_path) is None
+    assert cached(tmp_path, identity(seed=1), stopped).text() == made().text()
 
 
 def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypat
 
     monkeypatch.setattr(pathlib.Path, "unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, identity(seed=2), made)
+        holds(tmp_path, identity(seed=2))
     assert read(tmp_path) is None
 
 
@@ -122,7 +122,9 @@ def test_files_outside_the_folder_stay(tmp_path):
     (tmp_path / "other.csv").write_text("mine")
     folder = tmp_path / "result"
     folder.mkdir()
-    (folder / FILE).write_text(json.dumps({"files": ["../other.csv", str(tmp_path / "other.csv"), 3, ""]}))
+    (folder / "link").symlink_to(tmp_path)
+    files = ["../other.csv", str(tmp_path / "other.csv"), "link/other.csv", "\0", 3, ""]
+    (folder / FILE).write_text(json.dumps({"files": files}))
     write(folder, Result({}))
     assert (tmp_path / "other.csv").read_text() == "mine"
 

@@ -69,7 +69,7 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
         kept = read(config.output_dir / "fold_0" / name)
         assert kept is not None
         assert kept.facts == found[name].facts
-        assert kept.facts["notes"][-1] == "measured on 8 validation samples"
+        assert kept.facts["notes"][-1] == "measured on 8 validation samples, best checkpoint"
         assert f"fold_0: {kept.text()}\nresults in {config.output_dir}/fold_0/{name}\n" in printed
     assert found["worst_case"].facts["flags"]["steps"] == 60
     assert found["worst_case"].facts["title"] == "Worst cases"
@@ -93,7 +93,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     assert "map" not in whole["tolerances"].tables
     assert whole["tolerances"].facts["notes"] == [
         "8 samples are too few to show a drop of 2 points at every end: that takes 205",
-        "measured on 8 validation samples",
+        "measured on 8 validation samples, best checkpoint",
     ]
     assert whole["worst_case"].text() in capsys.readouterr().out
     for name, lines in (("sensitivity", 2), ("tolerances", 2), ("worst_case", 1)):
