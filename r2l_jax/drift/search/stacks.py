@@ -55,7 +55,8 @@ def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[.
         return jax.vmap(functools.partial(function, options), in_axes=(0, 0, None))(carried, stacked, shared)
 
     return jax.jit(
-        jax.pmap(of_device, in_axes=(None, 0, 0, None), static_broadcasted_argnums=0),
+        # The axis is called as that of `shardings`: JAX compiles a function that calls the host for one mesh alone.
+        jax.pmap(of_device, "data", in_axes=(None, 0, 0, None), static_broadcasted_argnums=0),
         static_argnums=0,
         donate_argnums=1 if donates else (),
         out_shardings=shardings().split,

@@ -22,7 +22,14 @@ def added(factor, tree, other, shared):
     return tree["a"] + factor * tree["b"] + other + shared
 
 
-def test_a_function_of_one_is_computed_for_all():
+def asked(*arguments):
+    """Takes its numbers from the host, as a network of PyTorch does."""
+    numbers = jax.ShapeDtypeStruct((2,), np.float32)
+    return jax.pure_callback(np.asarray, numbers, added(*arguments), vmap_method="broadcast_all")
+
+
+@pytest.mark.parametrize("function", [added, asked])
+def test_a_function_of_one_is_computed_for_all(function):
     (carried, others), shared = stacks.placed((stacks.stack(trees(3)), np.zeros((1, 3), np.float32)), np.float32(100))
-    found = stacks.unstack(stacks.mapped(added)(2, carried, others, shared), 3)
+    found = stacks.unstack(stacks.mapped(function)(2, carried, others, shared), 3)
     np.testing.assert_allclose(found, [[100, 100.5], [121, 120.5], [142, 140.5]])
