@@ -112,7 +112,7 @@ def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool
 
 
 def _new_name(stem: str, suffix: str) -> str:
-    """Returns the name of a file or folder that is not here, and neither is a manifest of it."""
+    """Returns the name of a file or folder with which nothing here begins."""
     stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
     return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 

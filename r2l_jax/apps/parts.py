@@ -76,10 +76,11 @@ def in_parts(
                 counts[0] += len(found)
             yield from (Ended(file, *each) for file, each in zip(parts[name], found, strict=True))
 
-    results, failed = jobs.finished(ended(), files)
+    # Removed first: the files of other parts are about to be replaced.
     for other in folder.glob("*/"):
         if other.name not in parts:
             shutil.rmtree(other, ignore_errors=True)
+    results, failed = jobs.finished(ended(), files)
     return Worked({file: results[file] for file in files if file in results}, failed, counts[0])
 
 

@@ -10,7 +10,7 @@ of the pictures, and camera.json. The exit status is 1 if any picture could not 
 import dataclasses
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import POSITIVE, SEED, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class UnprocessConfig(Settings):
         "standard deviation of the read noise, in electrons; default: the camera's, or 4", None
     )
     bits: int | None = setting("bits of the analog-to-digital converter, 1 to 16; default: the camera's, or 12", None)
-    seed: int = setting("the seed of the noise", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise", 0, bound=SEED)
 
 
 def main(config: UnprocessConfig) -> int:

@@ -36,6 +36,7 @@ class Bound(NamedTuple):
 
 POSITIVE = Bound(lambda value: 0 < value < math.inf, "be positive")
 NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
+SEED = Bound(lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1")
 FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"

@@ -79,6 +79,10 @@ def export_model(
     if any(weights_of(fold.model.head) for fold in model):
         # JAX does not compute the head; it is exported by its own program.
         found = {name: part for name, part in found.items() if name == "isp"}
+        if not found:
+            raise InputError(
+                "a head that is not computed by JAX, on images that are processed already, has no part to export"
+            )
     writers = {"stablehlo": functools.partial(stablehlo.write, gradient=gradient), "onnx": onnx_files.write}
     readers = {"stablehlo": stablehlo.run, "onnx": onnx_files.run}
     camera = learned_camera(model) if alone else None

@@ -90,13 +90,12 @@ def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
     """
     folder = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances"
     try:
-        found = result.read(folder)
-    except InputError as error:
-        warn(str(error))
-        return {}
-    if found is None:
-        return {}
-    if found.facts.get("model") != model.identity:
+        found = result.read(folder) if pathlib.Path(run).is_dir() else None
+        if found is None:
+            return {}
+        if found.facts["model"] == model.identity:
+            return {name: (float(low), float(high)) for name, (low, high) in found.facts["tolerated"].items()}
         warn(f"{folder}: the tolerances belong to another model, and are not shown")
-        return {}
-    return {name: (low, high) for name, (low, high) in found.facts["tolerated"].items()}
+    except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+        warn(f"{folder}: the tolerances are damaged, and are not shown ({error})")
+    return {}

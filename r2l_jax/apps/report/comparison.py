@@ -88,7 +88,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
         if missing := [name for name in (first.name, second.name) if not len(tested[name][1])]:
             lines.append(f"{pair}: no paired difference: {command('evaluate')} has not tested {' and '.join(missing)}")
         elif samples != others:
-            lines.append(f"{pair}: no paired difference: other samples")
+            lines.append(f"{pair}: no paired difference: other samples, or another checkpoint")
         else:
             about = "recipe" if min(len(ours), len(theirs)) > 1 else "model"
             estimate, low, high, probability = map(float, statistics.difference(ours, theirs, about))
@@ -99,9 +99,9 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
 
 
 def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
-    """Returns the samples that a run was tested on, and the outcomes `(M, S)` of its members on its own images."""
-    found = [each.result.outcomes for each in run.results if each.place == ("evaluation", "own")]
-    blocks = [block for outcomes in found for block in measure.unpacked_blocks(outcomes)]
+    """Returns what a run was tested on, with which checkpoint, and the outcomes `(M, S)` on its own images."""
+    found = [each.result for each in run.results if each.place == ("evaluation", "own")]
+    blocks = [block for each in found for block in measure.unpacked_blocks(each.outcomes)]
     members: dict[str, list[tuple[str, Outcomes]]] = {}
     for block in blocks:
         for name in block.models:
@@ -109,4 +109,5 @@ def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     each = [measure.over_folds(folds) for member, folds in members.items() if member != "ensemble"]
     same = len({len(outcomes) for outcomes in each}) == 1
     samples = [block.samples.tolist() for block in blocks]
-    return (run.folds[0].metrics["fingerprint"], samples), np.stack(each) if same else np.zeros((0, 0))
+    checkpoints = [each.facts.get("flags", {}).get("checkpoint") for each in found]
+    return (run.folds[0].metrics["fingerprint"], samples, checkpoints), np.stack(each) if same else np.zeros((0, 0))

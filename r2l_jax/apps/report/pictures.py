@@ -42,7 +42,9 @@ def plot(file: pathlib.Path, prefix: str, alternative: str) -> markupsafe.Markup
     """
     try:
         root = ElementTree.fromstring(file.read_text())
-        box = [float(each) for each in root.attrib["viewBox"].split()]
+        _, _, wide, _ = (float(each) for each in root.attrib["viewBox"].split())
+        if _local(root.tag) != "svg":
+            raise ValueError(f"a {_local(root.tag):.20}")
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
         raise InputError(f"{file} is not a plot that can be shown ({error}): move it away") from None
     for element in root.iter():
@@ -54,11 +56,12 @@ def plot(file: pathlib.Path, prefix: str, alternative: str) -> markupsafe.Markup
         element.attrib = {
             name: re.sub(r"( font-family: [^;]*;)|(?<=url\(#)|(?<=^#)", lambda found: "" if found[1] else prefix, value)
             for name, value in attributes.items()
-            if not name.startswith("on") and (name != "href" or value.startswith(("#", "data:image/png;base64,")))
+            if not name.lower().startswith("on")
+            and (name.lower() != "href" or value.startswith(("#", "data:image/png;base64,")))
         }
         if "id" in element.attrib:
             element.attrib["id"] = prefix + element.attrib["id"]
-    look = {"class": "wide" if box[2] > _NARROW else "", "style": f"--width:{box[2]:.0f}px"}
+    look = {"class": "wide" if wide > _NARROW else "", "style": f"--width:{wide:.0f}px"}
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": alternative, **look}
     text = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
     return markupsafe.Markup(re.sub(r">\s+<", "><", text))

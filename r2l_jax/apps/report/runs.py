@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from r2l_jax.config import TrainConfig
+from r2l_jax.drift.synthesis.config import TOGETHER, EvaluationConfig
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
 from r2l_jax.runtime.result import Result
-from r2l_jax.training.record import fold_folders, fold_number, members, read_metrics, run_names, training_id
+from r2l_jax.training.record import (
+    fold_folders,
+    fold_number,
+    members,
+    read_metrics,
+    run_names,
+    seed_folders,
+    training_id,
+)
 
 # The place and the name of a run: runs are not compared by these settings.
 _NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
@@ -170,10 +179,10 @@ def read_together(runs: Sequence[RunRecord]) -> tuple[list[Found], list[str]]:
     Raises:
         InputError: it is damaged.
     """
-    common = pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs]))
-    if len(runs) < 2 or common in [run.folder.resolve() for run in runs]:
+    if len(runs) < 2:
         return [], []
-    return _read_results(common, common / "evaluation", [fold for run in runs for fold in run.folds])
+    where = EvaluationConfig(run=tuple(str(run.folder) for run in runs)).output_dir
+    return _read_results(where.parent, where, [fold for run in runs for fold in run.folds])
 
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
@@ -220,21 +229,24 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
     found, left_out = [], []
     for path, names, files in os.walk(where):
         folder = pathlib.Path(path)
-        if folder not in known and any((each / "metrics.json").exists() for each in fold_folders(folder)):
+        is_run = seed_folders(folder) or any((each / "metrics.json").exists() for each in fold_folders(folder))
+        if folder != where and folder not in known and is_run:
             names.clear()
+        # Hidden folders are of programs that were stopped.
+        names[:] = [name for name in names if not name.startswith(".") and name != TOGETHER]
         if result.FILE not in files or (read := result.read(folder)) is None:
             continue
         try:
             facts = msgspec.convert(read.facts, Facts)
             read.text()  # A table that cannot be printed cannot be shown.
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             reason = str(error).replace("`", "")
             raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it, or make it anew") from None
         if trainings.issuperset(facts.training.values()):
             found.append(Found(folder.relative_to(root).parts, read, facts))
         else:
-            again = "the same command makes it anew for the present one"
-            left_out.append(f"{folder / result.FILE} is left out: it belongs to another training; {again}")
+            again = "the same command makes it anew for the present ones"
+            left_out.append(f"{folder / result.FILE} is left out: it belongs to other trainings; {again}")
             warn(left_out[-1])
     return sorted(found, key=_place), sorted(left_out)
 

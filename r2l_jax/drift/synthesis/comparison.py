@@ -38,7 +38,8 @@ def _drops(tested: Sequence[Measured]) -> Table:
     columns: list[list[Any]] = [["drop, points", f"(own {tested[0].score_name})", *lines.values()]]
     for each in tested:
         drops = intervals(each.groups | each.drops, each.about)
-        score = statistics.bounded(statistics.interval(each.own, each.about), 0.0)
+        # As text, since the other cells of its column are drops.
+        score = Column("", format=SCORE).text(statistics.bounded(statistics.interval(each.own, each.about), 0.0))
         columns.append([each.label, score, *(drops.get(name) for name in lines)])
     header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
     return Table(

@@ -33,6 +33,9 @@ else:
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
+# The folder of the comparison of a run with runs in its own folder, such as adapted ones.
+TOGETHER = "together"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Settings):
@@ -124,12 +127,17 @@ class EvaluationConfig(Settings):
 
     @property
     def output_dir(self) -> pathlib.Path:
-        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs."""
+        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs.
+
+        If that is one of the runs, whose summary is there, their comparison is in the folder `TOGETHER` below it.
+        """
         if self.output:
             return pathlib.Path(self.output)
         if len(self.run) == 1:
             return pathlib.Path(self.run[0]) / "evaluation"
-        return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
+        runs = [os.path.abspath(uri) for uri in self.run]
+        common = pathlib.Path(os.path.commonpath(runs))
+        return common / "evaluation" / (TOGETHER if str(common) in runs else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

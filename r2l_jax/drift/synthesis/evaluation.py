@@ -50,7 +50,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
     folders = {label: _folder(config, label, uri) for label, uri in zip(trainings, config.run, strict=True)}
     tested, summaries = [], {}
     with contextlib.ExitStack() as held, stop.after_step():
-        for folder in sorted({config.output_dir, *folders.values()}):
+        for folder in sorted({folder.absolute() for folder in (config.output_dir, *folders.values())}):
             held.enter_context(writing_to(folder))
         for label, of_run in trainings.items():
             blocks = _blocks(config, label, of_run, folders[label])

@@ -1,3 +1,9 @@
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import brightness
 import jax
 import numpy as np
@@ -106,12 +112,44 @@ def member(frozen, number):
     return Frozen(RawToLogit(pipeline, model.normalizer, model.head), frozen.task)
 
 
-def test_drifts_and_members_share_one_compiled_step(frozen):
-    searcher, compiled, ends = Searcher(direction="best", batch_size=4), [], set()
-    for drift in range(3):
-        for number in range(2):
-            (found,) = searcher.run(member(frozen, number), [Search(ALL, 0.0)], RAWS * (1 - 0.03 * drift), TARGETS, 2)
+def resident():
+    """The memory of this process in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.parametrize(("drifts", "members"), [(3, 2), pytest.param(20, 6, marks=pytest.mark.slow)])
+def test_drifts_and_members_share_one_compiled_step_and_its_memory(frozen, drifts, members):
+    searcher, searches, seen, ends = Searcher(direction="best", batch_size=4), [Search(ALL, 0.0)], [], set()
+    for drift in range(drifts):
+        for number in range(members):
+            (found,) = searcher.run(member(frozen, number), searches, RAWS * (1 - 0.03 * drift), TARGETS, 2)
             ends.add(float(found.parameters["gamma_correct"]))
-        compiled.append(stacks.mapped(_step, donates=True)._cache_size())
-    assert len(ends) == 6
-    assert compiled[1:] == compiled[:1] * 2
+        gc.collect()
+        executables = len(jax.devices()[0].client.live_executables())
+        seen.append((executables, stacks.mapped(_step, donates=True)._cache_size(), resident()))
+    assert len(ends) == drifts * members
+    compiled = {each[:2] for each in seen[1:]}
+    assert len(compiled) == 1
+    assert seen[-1][2] - seen[drifts // 4][2] < 20
+
+
+SCRIPT = """
+import sys, jax, numpy as np, test_searcher as here
+found = here.run(here.brightness.frozen(here.DATASET), here.SIX)
+np.savez(sys.argv[1], *(np.concatenate([one.task_loss, one.parameters["white_balance"]]) for one in found))
+assert jax.device_count() == 4
+"""
+SIX = [Search(ALL, seed=seed, spread=0.02) for seed in range(6)]
+
+
+@pytest.mark.slow
+def test_four_devices_find_what_one_finds(frozen, tmp_path):
+    paths = ["tests/fixtures", "tests/r2l_jax/drift/fixtures", "tests/r2l_jax/drift/search"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([".", *paths]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    root = Path(__file__).parents[4]
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "four.npz"], env=environment, cwd=root, check=True)
+    for one, of_four in zip(run(frozen, SIX), np.load(tmp_path / "four.npz").values(), strict=True):
+        np.testing.assert_allclose(of_four, [*one.task_loss, *one.parameters["white_balance"]], rtol=1e-4)
