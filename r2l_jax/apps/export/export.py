@@ -81,7 +81,7 @@ def export_model(
         found = {name: part for name, part in found.items() if name == "isp"}
         if not found:
             raise InputError(
-                "a head that is not computed by JAX, on images that are processed already, has no part to export"
+                "a head that JAX does not compute, on images that are processed already: nothing to export"
             )
     writers = {"stablehlo": functools.partial(stablehlo.write, gradient=gradient), "onnx": onnx_files.write}
     readers = {"stablehlo": stablehlo.run, "onnx": onnx_files.run}
