@@ -87,6 +87,10 @@ def retrain(folder, fold=0):
 
 
 def test_results_of_the_training_before_are_left_out_and_named(everything, capsys):
+    # Parts of programs that were stopped are hidden, and a group of adapted runs has results of its own.
+    for place in (".predictions.csv.parts/0", "adjustment/iso=0.05/evaluation"):
+        shutil.copytree(everything / "evaluation", everything / place)
+    (everything / "adjustment/iso=0.05/seed_1/fold_0").mkdir(parents=True)
     (run,) = read_runs([str(everything)])
     places = ["evaluation", "evaluation/pipelines", "forensics/fold_0/worst_case", "monitor", "fold_0/training"]
     assert ["/".join(found.place) for found in run.results] == places
@@ -94,7 +98,7 @@ def test_results_of_the_training_before_are_left_out_and_named(everything, capsy
     retrain(everything)
     (run,) = read_runs([str(everything)])
     assert run.results == []
-    lines = [f"{everything / place}/result.json is left out: it belongs to another training" for place in places]
+    lines = [f"{everything / place}/result.json is left out: it belongs to other trainings" for place in places]
     assert sorted(line.partition(";")[0] for line in run.left_out) == sorted(lines)
     said = capsys.readouterr().err
     assert all(f"warning: {line}" in said for line in lines)
