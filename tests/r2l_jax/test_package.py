@@ -10,6 +10,6 @@ def test_no_progress_bar_is_written_to_a_file():
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
     ]
-    on_terminals = ("None", "None if total else True", "None if is_first() else True")
+    on_terminals = ("None", "None if title else True", "None if is_first() else True")
     assert [call for call in calls if call[2] not in on_terminals] == []
     assert len(calls) > 10
