@@ -206,7 +206,7 @@ def _make(
     tested, _ = Measured.of(label, fold, [OWN, *of_group], blocks)
     facts = {
         "title": summary.TITLES[group],
-        "notes": [f"measured on {tested.drawn}, {fold.about.checkpoint} checkpoint"],
+        "notes": [f"measured on {tested.own.shape[1]} {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
         "measured": tested.drawn,
         "cases": [case.name for case in of_group],

@@ -68,8 +68,9 @@ def summarize(
     if several:
         tables["members"] = _members(tested, ensemble, kinds)
     tables |= {f"by_{field}": _by(tested, field, values) for field, values in groups.items()}
-    rows = [[name, drops[name]] for name in tested.drops]
-    tables["cases"] = Table("Drops in single cases", [Column("test"), Column("drop", "points", DROP)], rows)
+    # The other cases have their rows among the drops.
+    if rows := [[name, drops[name]] for name in tested.drops if name not in lines([tested])]:
+        tables["cases"] = Table("Drops at each severity", [Column("test"), Column("drop", "points", DROP)], rows)
     return Result(
         {
             "title": "Drops under drift",

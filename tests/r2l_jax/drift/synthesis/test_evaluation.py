@@ -135,7 +135,8 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    assert (summary.facts["samples"], [*rows(summary.tables["cases"])]) == (8, ["exposure=0.01"])
+    assert (summary.facts["samples"], [*rows(summary.tables["drops"])]) == (8, ["own", "exposures", "exposure=0.01"])
+    assert "cases" not in summary.tables
     assert "Intervals: 95%, about the model (8 validation scenes)" in capsys.readouterr().out
     others = dataclasses.replace(at[0.5], names=DATASET.names[::-1])
     monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)

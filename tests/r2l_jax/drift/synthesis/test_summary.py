@@ -96,7 +96,7 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     assert float(own[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
     assert lines[-1] == "Intervals: 95%, about the model (400 validation samples)"
     assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
-    assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name != "own"]
+    assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("own", OTHER)]
     with pytest.raises(InputError, match="one training cannot tell about its recipe"):
         summary(measured(count=1, wanted="recipe"))
 
