@@ -83,6 +83,16 @@ def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | Non
         yield ended[job.name]
 
 
+def failures(jobs: Sequence[Job], scheduler: str, logs: pathlib.Path) -> dict[str, str]:
+    """Runs jobs as `run` does, prints on stderr how each ended, and returns why jobs failed, by name."""
+    failed = {}
+    for number, (name, _, error, _, seconds) in enumerate(run(jobs, scheduler, logs), start=1):
+        if error is not None:
+            failed[name] = error
+        print(f"[{number} of {len(jobs)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
+    return failed
+
+
 def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None) -> Iterator[Ended]:
     """Runs jobs on workers, as `run` does."""
     with stop.after_step(), _joined(scheduler) as client:

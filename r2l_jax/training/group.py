@@ -54,12 +54,7 @@ def _train_elsewhere(
     data = next(iter(members.values())).data
     datasets.load(data.dataset, download=data.download, **data.source)
     work = [jobs.Job(name, functools.partial(train.run, member, rule, shows=False)) for name, member in members.items()]
-    failed = {}
-    for number, (name, _, error, _, seconds) in enumerate(jobs.run(work, scheduler, logs), start=1):
-        print(f"[{number} of {len(work)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
-        if error is not None:
-            failed[name] = error
-    if failed:
+    if failed := jobs.failures(work, scheduler, logs):
         raise InputError("; ".join(f"{name}: {error}" for name, error in failed.items()))
 
 

@@ -1,7 +1,6 @@
 """A study from its settings to the results of its controls and its page."""
 
 import shlex
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import job_of, make_jobs, trainings_of
 from r2l_jax.apps.study.published import published
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime import jobs as workers
+from r2l_jax.runtime import jobs
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.flags import flat
@@ -41,14 +40,14 @@ def run(config: StudyConfig) -> bool:
             the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    workers.prepare(config.choice.scheduler)
+    jobs.prepare(config.choice.scheduler)
     data = config.data
     # Data is rendered or downloaded before jobs of several workers would do it.
     task = datasets.load(data.dataset, download=data.download, **data.source).task
     if "adjustment" in config.choice.controls:
         datasets.load(data.dataset, download=data.download, **data.source, iso=config.choice.low_intensity)
     with writing_to(config.output_dir):
-        failed = _run_jobs(config)
+        failed = jobs.failures(make_jobs(config), config.choice.scheduler, config.output_dir / "logs")
         results = _compare(config, task, failed)
         _write_page(config, results, failed)
     for result in results.values():
@@ -56,17 +55,6 @@ def run(config: StudyConfig) -> bool:
     for name, error in failed.items():
         print(f"failed: {name}: {error}")
     return not failed
-
-
-def _run_jobs(config: StudyConfig) -> dict[str, str]:
-    """Runs all jobs, prints how each ended, and returns why jobs failed, by name."""
-    jobs, failed = make_jobs(config), {}
-    ended = workers.run(jobs, config.choice.scheduler, config.output_dir / "logs")
-    for number, (name, _, error, _, seconds) in enumerate(ended, start=1):
-        if error is not None:
-            failed[name] = error
-        print(f"[{number} of {len(jobs)}] {name}: {error or f'{seconds:.0f} s'}", file=sys.stderr, flush=True)
-    return failed
 
 
 def _compare(config: StudyConfig, task: str, failed: Mapping[str, str]) -> dict[str, Result]:

@@ -119,7 +119,7 @@ def test_controls_are_shown_without_the_jobs_that_failed(finished, monkeypatch, 
     def run(planned, *_):
         return [jobs.Ended(job.name, error="lost" if job.name in lost else None) for job in planned]
 
-    monkeypatch.setattr(study.workers, "run", run)
+    monkeypatch.setattr(study.jobs, "run", run)
     monkeypatch.setattr(study.datasets, "load", lambda *_, **__: type("Data", (), {"task": "classification"}))
     assert not study.run(finished)
     assert "failed: train adjustment/frozen: lost" in capsys.readouterr().out
