@@ -7,7 +7,7 @@ the union, as shares of the image. Outcomes of the same samples make all compari
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 import isp
+from r2l_jax.config import FinishedRun
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
@@ -26,6 +27,7 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case, camera_of
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.trainings import member_of, trainings_of
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Task, confusions
@@ -36,11 +38,12 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Arrays, points
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
-from r2l_jax.training.record import members
-from r2l_jax.training.run import load
 
 # Processings that are computed together: more fill a device's memory and make it no faster.
 TOGETHER = 16
+
+# Begins the names of ensembles among the outcomes, where a member's folder begins those of its folds.
+ENSEMBLE = "ensemble"
 
 
 class Model(NamedTuple):
@@ -217,7 +220,19 @@ def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = OWN.name) -> n
     return np.mean(each, 0) if same else np.concatenate(each)
 
 
-def tested(uri: str, code: Sequence[str]) -> str | None:
+def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]]]:
+    """Returns the names of the folds of each member of a group with their outcomes, by the member's name.
+
+    The name of a run alone is empty, and `ENSEMBLE` is that of an ensemble.
+    """
+    found: dict[str, list[tuple[str, Outcomes]]] = {}
+    for block in blocks:
+        for name in block.models:
+            found.setdefault(member_of(name), []).append((name, block))
+    return found
+
+
+def tested(uri: str, code: tuple[str, ...]) -> str | None:
     """Scores a run, or the members of a group, on its test samples, and returns a line with the 95% interval.
 
     Returns None without test samples, with a single one, or if the members have different ones.
@@ -225,17 +240,18 @@ def tested(uri: str, code: Sequence[str]) -> str | None:
     Raises:
         InputError: the folder holds no finished run with checkpoints.
     """
-    runs = [load(folder, None, code=code, with_data=True) for folder in members(uri)]
-    samples = {tuple(fold.test_indices.tolist()) for run in runs for fold in run}
+    trainings = trainings_of(FinishedRun(run=uri, code=code))
+    samples = {tuple(training.fold.test_indices.tolist()) for training in trainings}
     if len(samples) > 1 or len(*samples) < 2:
         return None
-    models = {f"{number}/{fold.number}": Model(fold.model) for number, run in enumerate(runs) for fold in run}
-    found = measure(models, [OWN], Samples.of(runs[0].folds[0]))
-    outcomes = [over_folds([(f"{number}/{fold.number}", found) for fold in run]) for number, run in enumerate(runs)]
-    interval = statistics.interval(np.stack(outcomes), "recipe" if len(runs) > 1 else "model")
+    fold = trainings[0].fold
+    found = measure({training.name: Model(training.fold.model) for training in trainings}, [OWN], Samples.of(fold))
+    outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
+    several = len(outcomes) > 1
+    interval = statistics.interval(outcomes, "recipe" if several else "model")
     score, low, high = map(points, statistics.bounded(interval, 0.0))
-    of = f"mean of {len(runs)} trainings, " if len(runs) > 1 else ""
-    title = f"test {runs[0].folds[0].task.score}:".ljust(22)
+    of = f"mean of {len(outcomes)} trainings, " if several else ""
+    title = f"test {fold.task.score}:".ljust(22)
     return (
         f"{title}{score} (95% confidence interval: {low} to {high}; {of}{len(*samples)} test samples, best checkpoint)"
     )

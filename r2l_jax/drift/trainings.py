@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -30,6 +30,16 @@ class Training(NamedTuple):
     name: str
     fold: Artifact
     output: pathlib.Path
+
+
+def member_of(name: str) -> str:
+    """Returns the name of the member of a group from that of its training; empty for a run alone."""
+    return name.rpartition("/")[0]
+
+
+def ids_of(trainings: Iterable[Training]) -> dict[str, str]:
+    """Returns the ids of trainings by their names, as results record them."""
+    return {training.name: training.fold.training for training in trainings}
 
 
 def trainings_of(config: FinishedRun) -> list[Training]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
 from r2l_jax.drift import measure, statistics
-from r2l_jax.drift.measure import Outcomes
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import printable
 from r2l_jax.runtime.result import DROP, Column, Table, points
@@ -102,11 +101,8 @@ def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     """Returns what a run was tested on, with which checkpoint, and the outcomes `(M, S)` on its own images."""
     found = [each.result for each in run.results if each.place == ("evaluation", "own")]
     blocks = [block for each in found for block in measure.unpacked_blocks(each.outcomes)]
-    members: dict[str, list[tuple[str, Outcomes]]] = {}
-    for block in blocks:
-        for name in block.models:
-            members.setdefault(name.rpartition("/")[0], []).append((name, block))
-    each = [measure.over_folds(folds) for member, folds in members.items() if member != "ensemble"]
+    members = measure.by_member(blocks)
+    each = [measure.over_folds(folds) for member, folds in members.items() if member != measure.ENSEMBLE]
     same = len({len(outcomes) for outcomes in each}) == 1
     samples = [block.samples.tolist() for block in blocks]
     checkpoints = [each.facts.get("flags", {}).get("checkpoint") for each in found]

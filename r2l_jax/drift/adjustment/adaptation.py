@@ -1,6 +1,7 @@
 """Drift adjustment by adaptation: adapts a trained model to drifted data, without labels or with a few."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.adjustment.methods import Searched, try_all
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.measure import Model, Outcomes, Samples, measure, over_folds, packed_blocks, unpacked_blocks
+from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import format_value
-from r2l_jax.drift.trainings import Training, for_each_training, trainings_of
+from r2l_jax.drift.trainings import Training, for_each_training, ids_of, member_of, trainings_of
 from r2l_jax.drift.verdict import change, in_words
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
@@ -83,14 +85,14 @@ def run(config: AdaptationConfig) -> Result:
 
 def _link_members(config: AdaptationConfig, trainings: Sequence[Training]) -> None:
     """Makes a group of the members' adapted runs, for each drift: a folder of relative links."""
-    for output in dict.fromkeys(training.output for training in trainings if training.output != config.output_dir):
-        member = output.name if config.output else output.parent.name
-        for drift in config.drifts:
-            link = config.output_dir / drift.name / member
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.exists():
-                link.unlink(missing_ok=True)
-                link.symlink_to(os.path.relpath(output / drift.name, link.parent), target_is_directory=True)
+    outputs = {member_of(training.name): training.output for training in trainings}
+    # The trainings of a run alone have no member.
+    for member, drift in itertools.product(filter(None, outputs), config.drifts):
+        link = config.output_dir / drift.name / member
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(outputs[member] / drift.name, link.parent), target_is_directory=True)
 
 
 def _check(config: AdaptationConfig, fold: Artifact) -> None:
@@ -175,9 +177,7 @@ def _over_trainings(
     config: AdaptationConfig, trainings: Sequence[Training], results: Mapping[str, Mapping[str, Result]]
 ) -> Result:
     """Puts the scores of all methods under all drifts together, with intervals over the members of a group."""
-    members: dict[str, list[str]] = {}
-    for name in results:
-        members.setdefault(name.rpartition("/")[0], []).append(name)
+    members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
     score, result_row = trainings[0].fold.task.score, config.searches.rows[-1]
     rows: dict[str, list[Cell]] = {name: [name] for name in (_UNDRIFTED, *config.searches.rows, _WON_BACK)}
@@ -201,7 +201,7 @@ def _over_trainings(
         "title": "Adjustment",
         "verdict": verdict,
         "notes": [*dict.fromkeys(notes)],
-        "training": {training.name: training.fold.training for training in trainings},
+        "training": ids_of(trainings),
         "flags": flat(config),
         "score": score,
         "about": about,

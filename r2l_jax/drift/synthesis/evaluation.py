@@ -14,12 +14,12 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, measure, shot_groups, statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.drift.measure import ENSEMBLE, Model, Outcomes, Samples
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import comparison, summary
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.measured import ENSEMBLE, Measured
-from r2l_jax.drift.trainings import Training, trainings_of
+from r2l_jax.drift.synthesis.measured import Measured
+from r2l_jax.drift.trainings import Training, ids_of, member_of, trainings_of
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
@@ -56,7 +56,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             blocks = _blocks(config, label, of_run, folders[label])
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
-            facts = {"training": _ids(of_run), "flags": flat(config)}
+            facts = {"training": ids_of(of_run), "flags": flat(config)}
             summaries[label] = summary.summarize(config, found, ensemble, facts, _groups_of_samples(config, of_run))
             write(folders[label], summaries[label])
         shown = summaries[tested[0].label]
@@ -64,7 +64,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             ids = {
                 f"{label}/{name}": training
                 for label, each in trainings.items()
-                for name, training in _ids(each).items()
+                for name, training in ids_of(each).items()
             }
             shown = comparison.compare(tested, {"training": ids, "flags": flat(config)})
             write(config.output_dir, shown)
@@ -91,18 +91,9 @@ def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
     return config.output_dir if len(config.run) == 1 else config.output_dir / label.strip("/").replace("/", "_")
 
 
-def _ids(trainings: Sequence[Training]) -> dict[str, str]:
-    return {training.name: training.fold.training for training in trainings}
-
-
-def _member(training: Training) -> str:
-    """Returns the folder of the member of a group that a training is a fold of."""
-    return training.name.rpartition("/")[0]
-
-
 def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]) -> None:
     """Raises an InputError unless all runs share one data set, can be tested, and tell what was asked for."""
-    members = {label: dict(grouped(of_run, _member)) for label, of_run in trainings.items()}
+    members = {label: dict(grouped(of_run, lambda each: member_of(each.name))) for label, of_run in trainings.items()}
     if config.about == "recipe":
         statistics.check_about("recipe", *map(len, members.values()))
     first = next(iter(trainings.values()))[0].fold.dataset
@@ -190,7 +181,7 @@ def _make(
     """Measures trainings in a group of cases, of which `adapted` are not their own images, and shows the scores."""
     group, fold = of_group[0].group, trainings[0].fold
     sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
-    members = {_member(training) for training in trainings}
+    members = {member_of(training.name) for training in trainings}
     together = len(members) > 1 and all(len(of_set) == len(members) for _, of_set in sets)
     found = [
         measure.measure(
@@ -212,7 +203,7 @@ def _make(
         "cases": [case.name for case in of_group],
         "dataset": fold.dataset.name,
         "classes": fold.task.classes,
-        "training": _ids(trainings),
+        "training": ids_of(trainings),
         "flags": flat(config),
     }
     figures = {} if group == OWN.group else {"scores": _scores(tested, of_group, blocks)}

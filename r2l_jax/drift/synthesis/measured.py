@@ -9,13 +9,10 @@ import numpy as np
 from r2l_jax.drift import cases as known_cases
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import GROUPS, OWN, Case
-from r2l_jax.drift.measure import Outcomes, over_folds
+from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, over_folds
 from r2l_jax.names import About
 from r2l_jax.runtime.result import Interval
 from r2l_jax.training.artifact import Artifact
-
-# Begins the names of ensembles among the outcomes, where a member's folder begins those of its folds.
-ENSEMBLE = "ensemble"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,10 +41,7 @@ class Measured:
 
         By default, intervals are about the recipe of several members, and about a model alone.
         """
-        runs: dict[str, list[tuple[str, Outcomes]]] = {}
-        for block in blocks:
-            for name in block.models:
-                runs.setdefault(name.rpartition("/")[0], []).append((name, block))
+        runs = by_member(blocks)
         together = runs.pop(ENSEMBLE, None)
         named = {f"{label}/{run}" if run else label: folds for run, folds in runs.items()}
         name = f"{label} (ensemble)"
