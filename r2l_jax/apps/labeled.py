@@ -44,7 +44,7 @@ def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     right = np.array([[label == predicted for label, predicted in pairs]], float)
     if right.size < 2:
         raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
-    accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(statistics.interval(right, "model"), 0.0))
+    accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(right, "model", 0.0))
     lines = [f"accuracy, with its 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files right"]
     for name in sorted({label for label, _ in pairs}):
         counts = Counter(predicted for label, predicted in pairs if label == name)

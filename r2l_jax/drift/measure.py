@@ -248,8 +248,7 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
     found = measure({training.name: Model(training.fold.model) for training in trainings}, [OWN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     several = len(outcomes) > 1
-    interval = statistics.interval(outcomes, "recipe" if several else "model")
-    score, low, high = map(points, statistics.bounded(interval, 0.0))
+    score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", 0.0))
     of = f"mean of {len(outcomes)} trainings, " if several else ""
     title = f"test {fold.task.score}:".ljust(22)
     return (

@@ -60,8 +60,9 @@ class Shares(NamedTuple):
     rest: float
 
 
-def bounded(found: Interval | Difference, least: float) -> tuple[float, float, float]:
-    """Returns an interval whose ends stay between `least`, which is 0 for a score and -1 for a drop, and 1."""
+def bounded(outcomes: Float[np.ndarray, "M S"], about: About, least: float) -> tuple[float, float, float]:
+    """Returns an `interval` whose ends stay between `least`, which is 0 for a score and -1 for a drop, and 1."""
+    found = interval(outcomes, about)
     return float(found.estimate), max(float(found.low), least), min(float(found.high), 1.0)
 
 

@@ -187,7 +187,7 @@ def _over_trainings(
         outcomes = {name: _outcomes(of_members, name) for name in (_UNDRIFTED, *config.searches.rows)}
         outcomes[_WON_BACK] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
-            found = statistics.bounded(statistics.interval(each, about), -1.0 if name == _WON_BACK else 0.0)
+            found = statistics.bounded(each, about, -1.0 if name == _WON_BACK else 0.0)
             rows[name].append(found)
             if name == _WON_BACK:
                 words = change(found, ("wins back", "loses", "shows no gain"))

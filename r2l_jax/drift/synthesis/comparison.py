@@ -39,7 +39,7 @@ def _drops(tested: Sequence[Measured]) -> Table:
     for each in tested:
         drops = intervals(each.groups | each.drops, each.about)
         # As text, since the other cells of its column are drops.
-        score = Column("", format=SCORE).text(statistics.bounded(statistics.interval(each.own, each.about), 0.0))
+        score = Column("", format=SCORE).text(statistics.bounded(each.own, each.about, 0.0))
         columns.append([each.label, score, *(drops.get(name) for name in lines)])
     header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
     return Table(

@@ -121,4 +121,4 @@ def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
 
 def intervals(rows: Mapping[str, np.ndarray], about: About) -> dict[str, Interval]:
     """Estimates several drops."""
-    return {name: statistics.bounded(statistics.interval(row, about), -1.0) for name, row in rows.items()}
+    return {name: statistics.bounded(row, about, -1.0) for name, row in rows.items()}

@@ -58,7 +58,7 @@ def summarize(
     about, several = tested.about, len(tested.members) > 1
     drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]
     changed = [of_case for name, of_case in tested.drops.items() if not name.startswith("identity.")]
-    own = statistics.bounded(statistics.interval(tested.own, about), 0.0)
+    own = statistics.bounded(tested.own, about, 0.0)
     needed = {kind: statistics.members_needed(tested.groups[kind], _HALF_WIDTH) for kind in kinds} if several else {}
     shares = statistics.shares(np.stack(changed))._asdict() if several and changed else None
     ratio = None

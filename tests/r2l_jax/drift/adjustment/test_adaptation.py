@@ -175,7 +175,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     before, after = np.moveaxis(np.array(each, float), 1, 0)
     scores = column(found.tables["adjustment"])
     for name, paired, least in (("labels", after, 0.0), ("won back", after - before, -1.0)):
-        assert scores[name] == pytest.approx(statistics.bounded(statistics.interval(paired, "recipe"), least)), name
+        assert scores[name] == pytest.approx(statistics.bounded(paired, "recipe", least)), name
     members = ["seed_1", "seed_2", "seed_10"]
     assert found.facts["members"] == members
     assert list(found.facts["training"]) == [f"{member}/fold_{number}" for member in members for number in (0, 1)]
