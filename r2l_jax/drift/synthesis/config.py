@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, WHICH_CHECKPOINT
+from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, WHICH_CHECKPOINT, FinishedRun
 from r2l_jax.data.settings import DataSettings
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import (
@@ -124,6 +124,10 @@ class EvaluationConfig(Settings):
         }
         chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
         return tuple(dict.fromkeys([cases.OWN, *chosen]))
+
+    def of_run(self, uri: str) -> FinishedRun:
+        """Returns the settings that open a run or a group of trainings."""
+        return FinishedRun(run=uri, data_dir=self.data_dir, checkpoint=self.checkpoint, code=self.code)
 
     @property
     def output_dir(self) -> pathlib.Path:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from r2l_jax.config import FinishedRun
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, measure, shot_groups, statistics
 from r2l_jax.drift.acquisition import at_intensity
@@ -45,9 +44,11 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes with the group of cases where this one stopped.
     """
-    trainings = _open(config)
+    uris = dict(zip(run_names(config.run), config.run, strict=True))
+    trainings = {label: trainings_of(config.of_run(uri)) for label, uri in uris.items()}
     _check(config, trainings)
-    folders = {label: _folder(config, label, uri) for label, uri in zip(trainings, config.run, strict=True)}
+    groups = {label: _groups_of_samples(config, of_run) for label, of_run in trainings.items()}
+    folders = {label: _folder(config, label, uri) for label, uri in uris.items()}
     tested, summaries = [], {}
     with contextlib.ExitStack() as held, stop.after_step():
         for folder in sorted({folder.absolute() for folder in (config.output_dir, *folders.values())}):
@@ -57,7 +58,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
             facts = {"training": ids_of(of_run), "flags": flat(config)}
-            summaries[label] = summary.summarize(config, found, ensemble, facts, _groups_of_samples(config, of_run))
+            summaries[label] = summary.summarize(config, found, ensemble, facts, groups[label])
             write(folders[label], summaries[label])
         shown = summaries[tested[0].label]
         if len(tested) > 1:
@@ -73,15 +74,6 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
     )
     print(f"\n{closing(config.output_dir, config.run, config.output is None)}")
     return summaries
-
-
-def _open(config: EvaluationConfig) -> dict[str, list[Training]]:
-    """Opens the trainings of each run or group by its name."""
-    shared = {"data_dir": config.data_dir, "checkpoint": config.checkpoint, "code": config.code}
-    return {
-        label: trainings_of(FinishedRun(run=uri, **shared))
-        for label, uri in zip(run_names(config.run), config.run, strict=True)
-    }
 
 
 def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
@@ -107,7 +99,6 @@ def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]
             data = f"{fold.dataset.name}, not on the {first.name} of --run={config.run[0]}"
             raise InputError(f"--run={uri} was trained on {data}: evaluate them one by one")
         cases.check(config.cases, fold.config, fold.dataset, f"--run={uri}")
-        _groups_of_samples(config, trainings[label])
 
 
 def _groups_of_samples(config: EvaluationConfig, trainings: Sequence[Training]) -> summary.Groups:

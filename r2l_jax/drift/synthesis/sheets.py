@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 
-from r2l_jax.config import FinishedRun
 from r2l_jax.data import loader
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import Case
@@ -30,8 +29,7 @@ def run(config: EvaluationConfig) -> None:
         InputError: the run is not finished, its data is missing, or it cannot be tested in these cases.
     """
     group, uri = str(config.sheet), config.run[0]
-    shared = {"data_dir": config.data_dir, "checkpoint": config.checkpoint, "code": config.code}
-    fold = trainings_of(FinishedRun(run=uri, **shared))[0].fold
+    fold = trainings_of(config.of_run(uri))[0].fold
     chosen = [case for case in config.cases if case.group == group]
     cases.check(chosen, fold.config, fold.dataset, f"--run={uri}")
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]
