@@ -14,7 +14,7 @@ from r2l_jax.drift.dots import LINEAR
 from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of, turned
+from r2l_jax.drift.search.knobs import Knob, format_value, turned
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import INK, SCORE, Column, Figure, Result, Table
@@ -82,7 +82,7 @@ class _Scores:
 
     def __init__(self, fold: Artifact, tolerance: float, batch_size: int, seed: int):
         self.frozen, self._model = Frozen(fold.model, fold.task), fold.model
-        self.knobs, self._samples = _knobs(self.frozen), Samples.of(fold, batch_size)
+        self.knobs, self._samples = self.frozen.knobs, Samples.of(fold, batch_size)
         scenes = self._samples.scenes
         scenes = np.arange(len(fold.measured_indices)) if scenes is None else scenes
         count = int(scenes.max()) + 1
@@ -128,7 +128,7 @@ class _Scores:
 
 def check(fold: Artifact, settings: ToleranceSettings) -> None:
     """Raises an InputError unless each pair to map is two knobs."""
-    knobs = _knobs(Frozen(fold.model, fold.task))
+    knobs = Frozen(fold.model, fold.task).knobs
     for pair in _pairs(settings):
         if len(set(pair)) != 2 or not set(pair) <= set(knobs):
             raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
@@ -193,11 +193,6 @@ def too_few(samples: int, tolerance: float, needed: int | None) -> list[str]:
         return []
     drop = f"a drop of {100 * tolerance:g} points at every end"
     return [f"{samples} samples are too few to show {drop}: that takes {needed}"]
-
-
-def _knobs(frozen: Frozen) -> dict[str, Knob]:
-    """Returns the knobs in the order of the stages, which `facts` has; `default`, a tree, is sorted by name."""
-    return knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
 
 
 def _pairs(settings: ToleranceSettings) -> list[tuple[str, ...]]:

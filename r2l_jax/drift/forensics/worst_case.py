@@ -21,7 +21,7 @@ from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.forensics.distances import compared, deviations, distances
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
+from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.build import image_size
@@ -208,8 +208,7 @@ def _swept(
     It has the greatest loss among those whose price is at most the loss of a guess, and raises the loss.
     """
     parameters = {name for search in searches.values() for name in search.group}
-    knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts}).values()
-    moved = [(knob, position) for knob in knobs if knob.parameter in parameters for position in _SWEPT]
+    moved = [(knob, position) for knob in frozen.knobs.values() if knob.parameter in parameters for position in _SWEPT]
     starts = {
         f"{number}": _Start(*each, turned(frozen.facts, frozen.default, [each])) for number, each in enumerate(moved)
     }

@@ -13,6 +13,7 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.knobs import Knob, knobs_of
 from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -54,6 +55,11 @@ class Frozen:
     def facts(self) -> Facts:
         """The declarations of the parameters."""
         return self._parts()[0].facts
+
+    @functools.cached_property
+    def knobs(self) -> dict[str, Knob]:
+        """The knobs in the order of the stages, which `facts` has; `default`, a tree, is sorted by name."""
+        return knobs_of(self.facts, {name: self.default[name] for name in self.facts})
 
     def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
         """Returns the model's pipeline with other parameters."""

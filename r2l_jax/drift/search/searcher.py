@@ -18,7 +18,6 @@ from tqdm import tqdm
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead
@@ -38,7 +37,7 @@ class Search(NamedTuple):
         seed: the seed of the start and of the batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
         exposure: factor on the group's gains at the start; only gains that start at a camera's white balance count.
-        turned: a knob of the group (see `knobs_of`) and its position at the start.
+        turned: a knob of the group (see `Frozen.knobs`) and its position at the start.
     """
 
     group: tuple[str, ...]
@@ -165,7 +164,7 @@ class Searcher:
             offsets[name] += math.log(search.exposure)
         if search.turned is not None:
             name, position = search.turned
-            knob = knobs_of(frozen.facts, default)[name]
+            knob = frozen.knobs[name]
             offsets[knob.parameter] += np.float32(position) * knob.direction
         offsets = valid_offsets(frozen.facts, default, offsets)
         state = _State(offsets, optax.adam(self.learning_rate).init(offsets), jnp.zeros((), jnp.int32))
