@@ -347,7 +347,7 @@ def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
         graph, state = nnx.split(processors[0])
         if count > 1:
             state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(each) for each in processors))
-        head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
+        head = nnx.split(model.processed_by(Unprocessed()))
         stacks.append(_Stack(names, model, head, Processor(graph, state, count), count))
     return stacks
 

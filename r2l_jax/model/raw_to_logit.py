@@ -56,6 +56,10 @@ class RawToLogit(nnx.Module):
         images, stages = self.processor.trace(raw, perturbations)
         return self.logits(images), stages
 
+    def processed_by(self, processor: Processor) -> "RawToLogit":
+        """Returns the model with another processor."""
+        return RawToLogit(processor, self.normalizer, self.head)
+
     def on_one_device(self) -> "RawToLogit":
         """Returns a copy on the default device of this process; the arrays of a run lie on those of all processes."""
         graph, state = nnx.split(self)

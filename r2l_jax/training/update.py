@@ -117,7 +117,7 @@ class GradientDescent:
             training.head.eval()  # A frozen head also keeps its batch statistics.
         # A fixed processor is not part of it: updates get the processed images.
         processor = Unprocessed() if settings.freezes_processor else training.processor
-        self._graph = nnx.graphdef(RawToLogit(processor, training.normalizer, training.head))
+        self._graph = nnx.graphdef(training.processed_by(processor))
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:

@@ -20,7 +20,6 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.contact_sheet import quantized
@@ -88,7 +87,7 @@ class Engine:
         self.start: Positions = np.zeros(len(knobs), np.float32)
         ends = np.array([(knob.low, knob.high) for knob in knobs], np.float32).reshape(-1, 2)
         self.limits: tuple[Positions, Positions] = tuple(ends.clip(-REACH, REACH).T)
-        whole = pipeline if model is None else RawToLogit(pipeline, model.model.normalizer, model.model.head)
+        whole = pipeline if model is None else model.model.processed_by(pipeline)
         self._task = None if model is None else model.task
         self._graph, state = nnx.split(whole)
         # Placed on a named device: if only some arrays were, such as a checkpoint's, functions would be compiled anew.

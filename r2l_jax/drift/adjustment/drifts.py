@@ -119,8 +119,7 @@ def _model(fold: Artifact, drift: Case) -> RawToLogit:
     pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
         return fold.model
-    other = pipeline.metered_as(fold.model.processor)(cases.camera_of(fold.dataset))
-    return RawToLogit(other, fold.model.normalizer, fold.model.head)
+    return fold.model.processed_by(pipeline.metered_as(fold.model.processor)(cases.camera_of(fold.dataset)))
 
 
 def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:

@@ -81,7 +81,7 @@ class _Adaptation:
 
     def mixed(self, pipeline: isp.Pipeline) -> Mended:
         """Mixes statistics for the images that a pipeline makes."""
-        model = _with_pipeline(self._under.model, pipeline)
+        model = self._under.model.processed_by(pipeline)
         return mend(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
@@ -145,7 +145,7 @@ class _Adaptation:
         numbers = ((labeled.loss_of(start), labeled.score(start), measured.score(start)) for start in ends)
         table = _ends(columns, found, numbers, chosen)
         pipeline = pipeline_of(model).with_values(list(ends.values())[chosen])
-        return _with_pipeline(model, pipeline), Searched("task loss of labeled images", found, table)
+        return model.processed_by(pipeline), Searched("task loss of labeled images", found, table)
 
     def _searcher(self, objective: Objective, steps: tuple[int, float]) -> Searcher:
         size = self._settings.batch_size
@@ -181,7 +181,3 @@ def _ends(
     rows = [[start, *cells] for start, cells in zip((_NO_SEARCH, *found), numbers, strict=True)]
     rows[chosen][0] = f"{rows[chosen][0]} *"
     return Table("Ends of the searches", [Column("start"), *columns], rows, "* the chosen one")
-
-
-def _with_pipeline(model: RawToLogit, pipeline: isp.Pipeline) -> RawToLogit:
-    return RawToLogit(pipeline, model.normalizer, model.head)

@@ -80,8 +80,7 @@ def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
     if ADDITIVE_LAYER in pipeline.stage_names:
         raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
     layer = additive_layer_stage(image_size(pipeline, fold.dataset.shape))
-    pipeline = pipeline.inserted(layer, after=pipeline.stage_names[-1])
-    return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
+    return fold.model.processed_by(pipeline.inserted(layer, after=pipeline.stage_names[-1]))
 
 
 def searches_of(pipeline: isp.Pipeline, settings: WorstCaseSettings, seed: int) -> dict[Key, Search]:

@@ -15,7 +15,6 @@ import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Outcomes, Samples
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Arrays, points
@@ -76,7 +75,7 @@ def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_
 def test_numbers_of_models_that_meter_depend_on_no_other_case(fold):
     camera, raws = fold.dataset.camera, fold.dataset.samples(fold.valid_indices)[0]
     processor = isp.metered(fold.model.processor, camera, like=raws)
-    models = {"model": Model(RawToLogit(processor, fold.model.normalizer, fold.model.head))}
+    models = {"model": Model(fold.model.processed_by(processor))}
     known = [OWN, *cases.pipelines([OTHER]), *cases.corruptions(["brightness"], [5])]
     found = measure.measure(models, known, Samples.of(fold, 4))
     for case in known:
@@ -194,7 +193,7 @@ def test_values_that_are_stacked_give_what_each_gives_alone(fold):
     assert len({round(loss, 6) for loss in together.loss[:, 0]}) == 19
     for name in ("0", "7", "18"):
         processor = fold.model.processor.with_values(values[int(name)])
-        model = RawToLogit(processor, fold.model.normalizer, fold.model.head)
+        model = fold.model.processed_by(processor)
         alone = measure.measure({name: Model(model)}, known, Samples.of(fold, 8))
         for case in together.cases:
             assert alone.loss_of(name, case) == pytest.approx(together.loss_of(name, case), rel=1e-5)

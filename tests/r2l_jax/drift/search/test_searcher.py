@@ -16,7 +16,6 @@ from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Search, Searcher, _step
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
@@ -109,7 +108,7 @@ def member(frozen, number):
     """A model of the same structure with other numbers."""
     pipeline = frozen.pipeline({**frozen.default, "gamma_correct": np.float32(2 + 0.1 * number)})
     model = brightness.model(DATASET)
-    return Frozen(RawToLogit(pipeline, model.normalizer, model.head), frozen.task)
+    return Frozen(model.processed_by(pipeline), frozen.task)
 
 
 def resident():

@@ -16,7 +16,6 @@ from r2l_jax.drift import acquisition, measure, trainings
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
@@ -268,7 +267,7 @@ def test_a_run_of_processed_images_against_corruptions(runs, settings):
         DATASET, camera=None, read=lambda index: (np.full((8, 8, 3), values[index], np.float32), DATASET[index][1])
     )
     config = build(TrainConfig, processing_mode="none")
-    model = RawToLogit(Unprocessed(), LEARNED.model.normalizer, LEARNED.model.head)
+    model = LEARNED.model.processed_by(Unprocessed())
     runs["none"] = [folds_by_hand.fold_of(processed, range(8), range(8, 16), config, model)]
     settings = dataclasses.replace(settings, run=("none",), against=("corruptions",))
     evaluation.run(settings)
