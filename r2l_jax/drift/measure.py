@@ -138,13 +138,15 @@ class Outcomes(NamedTuple):
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
     def of_samples(self, model: str, case: str = OWN.name) -> np.ndarray:
-        """Computes the score of each sample, which the study averages: 1 where no object is, and none is found."""
+        """Computes the score of each sample, or scene, which the study averages: 1 if no object is there or found."""
         counted, total = self.at(model, case)
-        return np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
+        return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
 
     def by_scene(self, model: str, case: str = OWN.name) -> np.ndarray:
         """Computes a number for each scene whose mean is the score, see `statistics.contributions`."""
-        each = statistics.contributions(*self.at(model, case))
+        return self._by_scene(statistics.contributions(*self.at(model, case)))
+
+    def _by_scene(self, each: np.ndarray) -> np.ndarray:
         return each if self.scenes is None else statistics.by_scene(each, self.scenes)
 
     def packed(self) -> Arrays:

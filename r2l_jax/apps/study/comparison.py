@@ -1,6 +1,7 @@
 """Compares the results of a study with the published numbers, in a result for each control."""
 
 import itertools
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,14 +123,9 @@ def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
     """Returns the score of each sample, or scene, of all folds of a run in each case."""
     found: dict[str, list[np.ndarray]] = {}
     for group in (OWN.group, "pipelines", "corruptions"):
-        folder = training.run_dir / "evaluation" / group
-        if (result := read(folder)) is None:
-            raise InputError(f"{folder} holds no result: the same command evaluates anew")
-        for block in unpacked_blocks(result.outcomes):
+        for block in unpacked_blocks(_read(training.run_dir / "evaluation" / group).outcomes):
             for name, case in itertools.product(block.models, block.cases):
-                each = block.of_samples(name, case)
-                each = each if block.scenes is None else statistics.by_scene(each, block.scenes)
-                found.setdefault(case, []).append(each)
+                found.setdefault(case, []).append(block.of_samples(name, case))
     return {case: np.concatenate(each) for case, each in found.items()}
 
 
@@ -301,9 +297,12 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
 
 def _worst_cases(training: TrainConfig, fold: int) -> dict[str, float]:
     """Returns the scores of a fold by default and in each worst case."""
-    folder = training.run_dir / "forensics" / f"fold_{fold}" / "worst_case"
-    found = read(folder)
-    if found is None:
-        raise InputError(f"{folder} holds no worst cases: the same command searches for them")
+    found = _read(training.run_dir / "forensics" / f"fold_{fold}" / "worst_case")
     table = found.tables["worst_case"]
     return {"default": found.facts["score"], **table.numbers(table.columns[1].name)}
+
+
+def _read(folder: pathlib.Path) -> Result:
+    if (found := read(folder)) is None:
+        raise InputError(f"{folder} holds no result: the same command makes it anew")
+    return found
