@@ -125,7 +125,7 @@ def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
 def main(uri: str, folder: pathlib.Path) -> None:
     """Measures all drifts that the folder lacks, prints the mean errors, and draws the picture."""
     run = load(uri)
-    known, _ = reference.of_run(run, pathlib.Path(uri) / "monitor" / reference.FILE)
+    known, _ = reference.of_run(run, reference.file_of(uri))
     folder.mkdir(parents=True, exist_ok=True)
     rows = {}
     for drift in DRIFTS:

@@ -50,8 +50,7 @@ def run(config: MonitorConfig) -> bool:
     opened = load(config.run, 0, config.checkpoint, config.code, config.data_dir)
     check_raw(opened)
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} training(s)")
-    folder = pathlib.Path(config.run)
-    file = (folder.parent if folder.is_file() else folder) / config.results / reference.FILE
+    file = reference.file_of(config.run)
     with writing_to(file.parent):
         known, made = reference.of_run(opened, file)
     samples = f"{len(known)} {known.measured} samples, {file.stat().st_size / 1e6:.1f} MB"

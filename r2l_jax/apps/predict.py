@@ -16,7 +16,7 @@ from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
-from r2l_jax.drift.watch import notice
+from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import MOST
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
@@ -52,7 +52,7 @@ def check_raw(run: Run) -> None:
 
 
 def mended(
-    run: Run, files: Sequence[Place], camera: KnownCamera | None, folder: Path, force: bool = False
+    run: Run, files: Sequence[Place], camera: KnownCamera | None, stored: Path, force: bool = False
 ) -> tuple[Run, str | None]:
     """Adapts the models of a run by the files that they predict, at most `mending.MOST` of them, evenly spaced.
 
@@ -60,7 +60,7 @@ def mended(
         run: the run, which takes raw files.
         files: the raw files; those that cannot be read are left out.
         camera: as for `predict_files`.
-        folder: where `monitor.py` stores the reference of the run.
+        stored: the file of the run's reference, which is made from its data if `monitor.py` has not stored it.
         force: whether to adapt also where no drift is noticed, and as for `Run.mended`.
 
     Returns:
@@ -76,7 +76,7 @@ def mended(
         raise InputError("--adapt=statistics: no file can be read to adapt by")
     raws = np.stack(read)
     if not force:
-        reason = notice.unnoticed(run, raws, lambda: notice.reference_of(run, folder))
+        reason = notice.unnoticed(run, raws, lambda: reference.read(run, stored) or reference.make(run))
         if reason is not None:
             return run, reason
     return run.mended(raws, force=force), None

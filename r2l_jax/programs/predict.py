@@ -98,14 +98,14 @@ def _load(config: PredictionConfig) -> Predictor:
     """Loads the model that predicts the files, once per process, and adapts it by them if that is asked for."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.drift.watch import reference
 
     opened = _open(config)
     check_raw(opened.run)
     if config.adapt is None:
         return opened
-    place = pathlib.Path(config.run)
-    folder = place.parent if place.is_file() else place
-    adapted, unadapted = mended(opened.run, find_raw_files(config.input), opened.camera, folder, config.force)
+    stored = reference.file_of(config.run)
+    adapted, unadapted = mended(opened.run, find_raw_files(config.input), opened.camera, stored, config.force)
     return Predictor(adapted, opened.camera, unadapted)
 
 

@@ -3,12 +3,11 @@
 The confidence of a model cannot tell, because a model can be sure and wrong.
 """
 
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from r2l_jax.drift.watch import alarm, reference
+from r2l_jax.drift.watch import alarm
 from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.runtime.errors import InputError, warn
@@ -35,12 +34,3 @@ def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference
     if p_value <= LEVEL:
         return None
     return f"no drift is noticed in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"
-
-
-def reference_of(run: Run, folder: pathlib.Path) -> Reference:
-    """Reads the reference that `monitor.py` has stored in the folder of a run, or makes it from the run's data.
-
-    Raises:
-        InputError: the stored reference is damaged, or there is none and the data to make it is missing.
-    """
-    return reference.read(run, folder / "monitor" / reference.FILE) or reference.make(run)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -62,6 +63,12 @@ class Reference:
             labels=self.labels,
             read=lambda index: (raws[index], self.targets[index]),
         )
+
+
+def file_of(run: str | os.PathLike) -> pathlib.Path:
+    """Returns the file of the reference of a run or a group, in its folder, or of a model's file, beside it."""
+    place = pathlib.Path(run)
+    return (place.parent if place.is_file() else place) / "monitor" / FILE
 
 
 def make(run: Run) -> Reference:

@@ -133,7 +133,7 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
 def test_models_are_mended_by_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):
     # The first eight are all bright.
     monkeypatch.setattr(predict, "MOST", 8)
-    found, unadapted = predict.mended(model, files, None, run.run_dir, force=True)
+    found, unadapted = predict.mended(model, files, None, reference.file_of(run.run_dir), force=True)
     spaced = mosaics([files[place] for place in (0, 2, 4, 6, 9, 11, 13, 15)], model)
     assert found.identity == model.mended(spaced, force=True).identity != model.identity
     assert (unadapted, found.folds[0].mending.images) == (None, 8)
@@ -152,18 +152,19 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     noisy = (clean + rng.normal(0, 0.002, clean.shape)).clip(0, 1).astype(np.float32)
     labels = np.zeros(32, np.int32)
     known = reference.Reference(quantized(noisy, np.uint16), labels, labels, "test", see(model, noisy))
-    reference.write(known, model, tmp_path / "monitor" / reference.FILE)
+    stored = reference.file_of(tmp_path)
+    reference.write(known, model, stored)
     monkeypatch.setattr(mending.Mended, "refusal", None)
-    found, unadapted = predict.mended(model, files, None, tmp_path)
+    found, unadapted = predict.mended(model, files, None, stored)
     assert found is model
     assert re.fullmatch(r"no drift is noticed in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
     for file in files:
         tifffile.imwrite(file, tifffile.imread(file) // 2 + 32)
-    found, unadapted = predict.mended(model, files, None, tmp_path)
+    found, unadapted = predict.mended(model, files, None, stored)
     assert unadapted is None
     assert found.identity != model.identity
     # Sixteen samples are too few for a reference.
-    assert predict.mended(model, files, None, tmp_path / "elsewhere")[0].identity == found.identity
+    assert predict.mended(model, files, None, reference.file_of(tmp_path / "elsewhere"))[0].identity == found.identity
     assert "warning: the model is adapted without a test for drift: a reference takes 32 s" in capsys.readouterr().err
 
 
