@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32
+from scipy.special import entr
 
 import isp
 from r2l_jax.model import normalization
@@ -82,11 +83,7 @@ class Seen(NamedTuple):
         """
         if len(self.probabilities) == 1:
             return None
-        return _entropy(self.probabilities.mean(0)) - _entropy(self.probabilities).mean(0)
-
-
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    return -(probabilities * np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))).sum(-1)
+        return entr(self.probabilities.mean(0)).sum(-1) - entr(self.probabilities).sum(-1).mean(0)
 
 
 def output_names(task: Task) -> tuple[str, ...]:
