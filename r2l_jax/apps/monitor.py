@@ -203,9 +203,7 @@ class _Monitor:
         drifted = [file for window in watch.windows if window.alarm for file in window.files]
         folders = dict.fromkeys(str(remote.place(file).parent) for file in drifted)
         facts = {
-            "training": {
-                f"{fold.folder.parent.name}/{fold.number}": fold.training for fold in self._run if fold.metrics
-            },
+            "training": {f"{fold.folder.parent.name}/{fold.number}": fold.training for fold in self._run},
             "flags": flat(self._config),
             "identity": self._identity,
             "false_alarms": false_alarms,
@@ -213,7 +211,7 @@ class _Monitor:
         least = min((window.p_value for window in watch.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
         made = watch.result(min(1.0, count * least), remedy, facts)
-        result.write(self._output, made, self._identity)
+        result.write(self._output, made)
         return made
 
     def _earlier(self) -> tuple[list[Window], Explained]:

@@ -70,12 +70,8 @@ def identity(settings: Mapping[str, Any], data: Any = None, model: Any = None) -
 
     All are in a form that JSON can hold. `data` includes the camera's values, and `model` the pipelines.
     """
-    return {"settings": hash_json(settings), "data": hash_json(data), "model": hash_json(model), **made_by()}
-
-
-def made_by() -> dict[str, str]:
-    """Returns the identity of the code in this process: the source hash and the versions of JAX and jaxlib."""
-    return {"source": source_hash(), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
+    made_by = {"source": source_hash(), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
+    return {"settings": hash_json(settings), "data": hash_json(data), "model": hash_json(model), **made_by}
 
 
 def differences(earlier: Any, wanted: Identity) -> list[str]:

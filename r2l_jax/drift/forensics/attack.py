@@ -68,7 +68,7 @@ class Attack(GradientDescent):
         assert isinstance(processor, isp.Pipeline)
         self._pipeline, self._graph, self._task = processor, nnx.graphdef(model), settings.task
         self._augmentation, self._parameters = settings.augmentation, _parameters(settings.attack)
-        self._aux_loss, self._aux_weight = _price(settings.attack)
+        self._aux_loss, self._aux_weight = settings.attack.adv_aux_loss, settings.attack.adv_aux_weight
         self._optimizer = optax.chain(_keep_norms(), optax.adam(settings.optimizer.rate.peak))
 
     @staticmethod
@@ -144,11 +144,6 @@ class Attack(GradientDescent):
 
 def _parameters(attack: AttackSettings) -> list[str]:
     return attack.adv_parameters.split(",")
-
-
-def _price(attack: AttackSettings) -> tuple[str, float]:
-    """Returns the measure of deviation and its weight, which adversarial training always has."""
-    return attack.adv_aux_loss, attack.adv_aux_weight
 
 
 def with_parameters(model: nnx.State, values: ranges.Values) -> nnx.State:
