@@ -1,15 +1,14 @@
 """The trainings of a run or of a group: each is analyzed by itself, and then their tables are put together."""
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from r2l_jax.config import FinishedRun
 from r2l_jax.runtime import stop
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.locks import writing_to_all
 from r2l_jax.runtime.result import Cell, Result, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
@@ -62,16 +61,8 @@ def for_each_training(trainings: Sequence[Training], work: Callable[[Training], 
 
     A request to stop takes effect when the function asks for it.
     """
-    with _writing(trainings), stop.after_step():
+    with writing_to_all(training.output for training in trainings), stop.after_step():
         return {training.name: work(training) for training in trainings}
-
-
-@contextlib.contextmanager
-def _writing(trainings: Sequence[Training]) -> Iterator[None]:
-    with contextlib.ExitStack() as held:
-        for folder in dict.fromkeys(training.output for training in trainings):
-            held.enter_context(writing_to(folder))
-        yield
 
 
 def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:

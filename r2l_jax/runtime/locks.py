@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import filelock
 
@@ -44,3 +44,12 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
+
+
+@contextlib.contextmanager
+def writing_to_all(folders: Iterable[pathlib.Path]) -> Iterator[None]:
+    """Does the same for several folders, of which some may be equal."""
+    with contextlib.ExitStack() as held:
+        for folder in sorted({folder.absolute() for folder in folders}):
+            held.enter_context(writing_to(folder))
+        yield

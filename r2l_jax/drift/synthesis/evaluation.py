@@ -1,6 +1,5 @@
 """Tests trained models under drift: all trainings of a run or a group in each group of cases, on the same samples."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -25,7 +24,7 @@ from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.locks import writing_to_all
 from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, write
 from r2l_jax.training.record import run_names
 
@@ -50,9 +49,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
     groups = {label: _groups_of_samples(config, of_run) for label, of_run in trainings.items()}
     folders = {label: _folder(config, label, uri) for label, uri in uris.items()}
     tested, summaries = [], {}
-    with contextlib.ExitStack() as held, stop.after_step():
-        for folder in sorted({folder.absolute() for folder in (config.output_dir, *folders.values())}):
-            held.enter_context(writing_to(folder))
+    with writing_to_all([config.output_dir, *folders.values()]), stop.after_step():
         for label, of_run in trainings.items():
             blocks = _blocks(config, label, of_run, folders[label])
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
