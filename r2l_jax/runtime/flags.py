@@ -10,6 +10,7 @@ import functools
 import gc
 import math
 import pathlib
+import shlex
 import shutil
 import sys
 import textwrap
@@ -237,6 +238,24 @@ def flat(config: Settings) -> dict[str, Any]:
         value = getattr(config, field.name)
         values |= flat(value) if isinstance(value, Settings) else {field.name: value}
     return values
+
+
+def arguments(settings: type, values: Mapping[str, Any]) -> list[str]:
+    """Returns the arguments of a program, quoted, for those of its flags whose values are not their defaults.
+
+    In JSON, from which values may come, tuples are lists.
+    """
+    known, found = {leaf.name: leaf for leaf in leaves(settings)}, []
+    for name, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if value is None or (name in known and value == known[name].default):
+            continue
+        if isinstance(value, bool) and not (name in known and known[name].declared.kind):
+            found.append(f"--{'' if value else 'no'}{name}")
+        else:
+            text = (",".join(map(str, value)) or "none") if isinstance(value, tuple) else value
+            found.append(shlex.quote(f"--{name}={text}"))
+    return found
 
 
 def replace(config: Config, **changes: Any) -> Config:

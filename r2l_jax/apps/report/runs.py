@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from r2l_jax.drift.synthesis.config import TOGETHER, EvaluationConfig
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.flags import flat, leaves
+from r2l_jax.runtime.flags import arguments, flat
 from r2l_jax.runtime.result import Result
 from r2l_jax.training.record import (
     fold_folders,
@@ -140,16 +139,8 @@ class RunRecord(NamedTuple):
     @property
     def command(self) -> str:
         """The command that trains the run again, in lines of at most about 80 characters."""
-        defaults, values_apart = flat(TrainConfig()), {leaf.name for leaf in leaves(TrainConfig) if leaf.declared.kind}
         lines = ["python scripts/train.py"]
-        for name, value in self.folds[0].metrics["flags"].items():
-            # In JSON, tuples are lists.
-            default = defaults.get(name)
-            if value is None or value == (list(default) if isinstance(default, tuple) else default):
-                continue
-            value = ",".join(map(str, value)) or "none" if isinstance(value, list) else value
-            switch = isinstance(value, bool) and name not in values_apart
-            text = f"--{'' if value else 'no'}{name}" if switch else shlex.quote(f"--{name}={value}")
+        for text in arguments(TrainConfig, self.folds[0].metrics["flags"]):
             if len(lines[-1]) + len(text) < 78:  # A space is between them, and a backslash after them.
                 lines[-1] += f" {text}"
             else:

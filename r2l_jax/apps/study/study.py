@@ -1,8 +1,6 @@
 """A study from its settings to the results of its controls and its page."""
 
-import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from r2l_jax.apps.report.document import Code, Findings, Section
 from r2l_jax.apps.report.page import blocks_of, render
@@ -14,7 +12,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.flags import arguments, flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.result import Result, read, write
 
@@ -83,13 +81,7 @@ def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapp
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
         sections.append(Section("Jobs that failed, without which the tables are made", missing))
-    settings = {name: _text(value) for name, value in flat(config).items()}
-    defaults = {name: _text(value) for name, value in flat(StudyConfig()).items()}
-    changed = [f"--{name}={value}" for name, value in settings.items() if value != defaults[name]]
-    sections.append(Section("Reproduction", [Code(f"{command('study')} {shlex.join(changed)}")]))
+    changed = " ".join(arguments(StudyConfig, flat(config)))
+    sections.append(Section("Reproduction", [Code(f"{command('study')} {changed}")]))
     with replacing(config.output_dir / "study.html") as part:
         part.write_text(render(f"The study on {config.data.dataset}", sections), encoding="utf-8")
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
