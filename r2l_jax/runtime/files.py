@@ -75,14 +75,14 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(target)) from error
 
 
-def clear_parts(folder: pathlib.Path) -> None:
-    """Removes temporary files (see `replacing`) to which nothing has been written for a minute: of killed programs."""
+def clear_parts(folder: pathlib.Path, seconds: float = 60) -> None:
+    """Removes temporary files (see `replacing`) to which nothing has been written for so long: of killed programs."""
     for part in folder.glob(".*.part"):
-        if _is_left(part, 60):
+        if _is_left(part, seconds):
             part.unlink(missing_ok=True)
 
 
-def _is_left(path: pathlib.Path, seconds: int) -> bool:
+def _is_left(path: pathlib.Path, seconds: float) -> bool:
     try:
         return path.stat().st_mtime < time.time() - seconds
     except FileNotFoundError:  # Another process has moved it to its place.

@@ -19,7 +19,16 @@ import numpy as np
 from r2l_jax.runtime import store, tables
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import EVENTS, inside, naming, replacing, write_csv, write_json, write_safetensors
+from r2l_jax.runtime.files import (
+    EVENTS,
+    clear_parts,
+    inside,
+    naming,
+    replacing,
+    write_csv,
+    write_json,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 
 FILE = "result.json"
 OUTCOMES = "outcomes.safetensors"
+
+# Ends the names of a result's events, which tells them from those of a training in the same folder.
+_EVENTS_SUFFIX = ".result"
 
 # The color of text and lines in figures, which pages replace by the color of their text, see `write`.
 INK = "#1b2733"
@@ -219,6 +231,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
     """
     earlier = _content(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(folder)
     files = list(result.files)
     if result.outcomes is not None:
         write_safetensors(folder / OUTCOMES, result.outcomes.arrays, result.outcomes.about)
@@ -230,12 +243,11 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
             files.append(f"{name}.csv")
     figures, captions = {}, {}
     if result.figures:
-        before = set(folder.glob(EVENTS))
         for name, figure in result.figures.items():
             figures[name] = f"{name}.png"
             captions[name] = figure.caption if isinstance(figure, Figure) else result.captions.get(name, "")
         files += _draw(folder, result.figures)
-        files += [path.name for path in set(folder.glob(EVENTS)) - before]
+        files += [path.name for path in folder.glob(EVENTS + _EVENTS_SUFFIX)]
     content = {
         "facts": result.facts,
         "tables": {name: table._asdict() for name, table in result.tables.items()},
@@ -299,6 +311,13 @@ def _read_arrays(file: pathlib.Path) -> Arrays:
         raise ValueError(f"{file.name}: {error}") from None
 
 
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a call that was killed while it wrote may have left: temporary files, and events."""
+    clear_parts(folder, 0.0)
+    for events in folder.glob(EVENTS + _EVENTS_SUFFIX):
+        events.unlink(missing_ok=True)
+
+
 def _remove(folder: pathlib.Path, content: Mapping[str, Any], keep: Sequence[str]) -> None:
     """Removes the files that a result lists, except for some."""
     for name in set(_listed(folder, content)) - set(keep):
@@ -325,7 +344,8 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pa
 
     files = []
     # With `purge_step=0`, TensorBoard ignores the events of earlier calls.
-    with naming(folder / EVENTS), SummaryWriter(str(folder), purge_step=0) as writer, matplotlib.rc_context(_STYLE):
+    writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=_EVENTS_SUFFIX)
+    with naming(folder / EVENTS), writer, matplotlib.rc_context(_STYLE):
         for name, figure in figures.items():
             if isinstance(figure, pathlib.Path):
                 raise ValueError(f"figure {name} is a file already")

@@ -34,7 +34,7 @@ from r2l_jax.model.tasks import Task, make_task
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json, write_safetensors
+from r2l_jax.runtime.files import clear_parts, write_json, write_safetensors
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.named_code import Source
 from r2l_jax.training.checkpoint import stored_model
@@ -204,6 +204,7 @@ class Artifact:
     def write_fold(self, folder: pathlib.Path) -> None:
         """Writes the model as the fold of a run."""
         folder.mkdir(parents=True, exist_ok=True)
+        clear_parts(folder, 0.0)
         self.write(folder / NAME)
         # Last, since a fold is there once its metrics.json is.
         write_json(folder / "metrics.json", self.metrics)

@@ -18,7 +18,7 @@ from r2l_jax.data.splits import varied
 from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.commands import command, report_command
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.files import EVENTS, naming, replacing
+from r2l_jax.runtime.files import EVENTS, clear_parts, naming, replacing
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.settings import TrackingSettings
 from r2l_jax.training.steps import Steps, TrainState
@@ -37,6 +37,10 @@ class Tracker:
         self._folder = folder
         self._save_tensors = save_tensors and enabled
         self._enabled = enabled
+        if enabled:
+            # A call that was killed has left them.
+            for pictures in (folder / "results").glob("**/"):
+                clear_parts(pictures, 0.0)
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch, write_to_disk=enabled)
 
     def __enter__(self) -> "Tracker":

@@ -18,7 +18,7 @@ from r2l_jax.apps.report.document import Block, Code, Details, Figures, Findings
 from r2l_jax.apps.report.runs import Numbers, RunRecord, differing_flags, read_runs, read_together
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import clear_parts, replacing
 from r2l_jax.runtime.result import SCORE, Cell, Column, Result, Table, points
 
 # The greatest size of a report in bytes, so that it can be sent by mail.
@@ -39,6 +39,7 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
             larger than `LARGEST`.
     """
     page = make_page(read_runs(uris))
+    clear_parts(output.parent)
     with replacing(output) as part:
         part.write_text(page, encoding="utf-8")
     return len(page.encode())

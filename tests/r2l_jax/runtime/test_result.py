@@ -118,6 +118,18 @@ def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypat
     assert read(tmp_path) is None
 
 
+def test_a_call_that_was_killed_while_it_wrote_leaves_nothing(tmp_path):
+    training = tmp_path / "events.out.tfevents.1.host"
+    for name in (training.name, "events.out.tfevents.2.host.result", ".result.json.7.part"):
+        (tmp_path / name).touch()
+    for _ in range(2):
+        write(tmp_path, made())
+        found = {path.name for path in tmp_path.iterdir()}
+        (events,) = (name for name in found if "tfevents" in name and name != training.name)
+        assert events != "events.out.tfevents.2.host.result"
+        assert found == {training.name, FILE, *stored(tmp_path).files}
+
+
 def test_files_outside_the_folder_stay(tmp_path):
     (tmp_path / "other.csv").write_text("mine")
     folder = tmp_path / "result"

@@ -58,7 +58,11 @@ def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image
 def test_what_an_interrupted_run_recorded_of_its_next_epochs_is_superseded(tmp_path):
     for first_epoch, values in ((0, (1.0, 2.0, 3.0)), (1, (5.0,))):
         time.sleep(1.1 * first_epoch)  # Event files are named by the second.
+        left = tmp_path / "results/epoch_0002/stages/.0_demosaic.png.7.part"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
         with Tracker(tmp_path, first_epoch, save_tensors=False) as tracker:
+            assert not left.exists()
             for epoch, value in enumerate(values, first_epoch):
                 tracker.scalars({"loss/val": value}, epoch)
     assert [(one.step, one.value) for one in events(tmp_path).Scalars("loss/val")] == [(0, 1.0), (1, 5.0)]
