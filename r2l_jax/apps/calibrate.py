@@ -1,4 +1,4 @@
-"""Calibrates a sensor: writes the JSON file of its camera, and the files of corrections that it names."""
+"""Calibrates a sensor: writes the JSON file of its camera, and the correction files that it names."""
 
 import dataclasses
 import math
@@ -27,11 +27,11 @@ from r2l_jax.runtime.files import replacing, write_csv, write_json
 from r2l_jax.runtime.locks import writing_to
 
 CAMERA = "camera.json"
-# The fields of the camera's JSON file that name the files of corrections.
+# The correction files, by the field of the camera's JSON file that names each.
 CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
 CURVE, FIGURE = "photon_transfer.json", "photon_transfer.png"
 
-# The values of a site in electrons.
+# The values per site that are in electrons.
 ELECTRONS = ("full_well", "read_noise", "dsnu")
 
 
@@ -44,12 +44,10 @@ def calibrate(
 ) -> Calibration:
     """Measures a sensor from frames, with a progress bar on stderr, and writes the results.
 
-    - `<output>/camera.json`: the fields of the camera's JSON file, with the measured black levels, full well, read
-      noise and bits, and the names of the next three files. With "auto", it has only the measured fields; each raw file
-      gives the rest.
+    - `<output>/camera.json`: the camera, with the measured black levels, full well, read noise and bits, and the names
+      of the next three files. With "auto", it has only the measured fields; each raw file gives the rest.
     - `<output>/dark.tiff`: the mean dark frame, as fractions of the white level, in 32-bit floating point.
-    - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, in the same
-      format.
+    - `<output>/flat.tiff`: the flat-field gain of each site, with mean 1 in each color, in the same format.
     - `<output>/defects.csv`: the row, column, kind and deviation in standard deviations of each defect.
     - `<output>/photon_transfer.json`, `photon_transfer.png`: the values of EMVA Standard 1288, and the curve that they
       were fitted to.
@@ -150,7 +148,7 @@ def summary(measured: Calibration) -> str:
 
 
 def described(measured: Calibration) -> dict[str, Any]:
-    """Returns the measured values as JSON has them: levels in digital numbers, and electrons."""
+    """Returns the measured values for JSON, in digital numbers and in electrons."""
     number, names = measured.numbers, color_names(measured)
     gain = measured.mean("gain") / number
     return {

@@ -16,7 +16,7 @@ from r2l_jax.training.run import Run
 
 
 def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
-    """Returns the class of each file by the file's name in a table: the name of its folder.
+    """Returns the class of each file, which is the name of its folder, by the file's name in a table of predictions.
 
     Raises:
         InputError: the model segments images, or a folder's name is no class of the model.
@@ -25,7 +25,7 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
         raise InputError("--labels=folder is for classification: this model segments images, whose labels are masks")
     labels = {}
     for file in files:
-        # Made whole for inputs such as ".", without following links, whose targets may have other names.
+        # Made absolute for inputs such as ".", without following links, whose targets may be in other folders.
         folder = Path(os.path.abspath(file)).parent if isinstance(file, Path) else file.parent
         if folder.name not in run.classes:
             raise InputError(

@@ -62,7 +62,7 @@ def run(config: MonitorConfig) -> bool:
 
 
 def windows_of(keyed: Mapping[str, Sequence[Place]], size: int) -> dict[str, list[Place]]:
-    """Divides the files of each key into windows of a size; a last one of at least `LEAST_WINDOW` counts."""
+    """Divides the files of each key into windows of a size; the last one may be smaller, down to `LEAST_WINDOW`."""
     found = {}
     for key, files in keyed.items():
         parts = [list(files[start : start + size]) for start in range(0, len(files), size)]
@@ -95,7 +95,7 @@ def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str
 
 
 def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool) -> str:
-    """Returns the command that predicts the files in some folders with adapted models, into files that are new."""
+    """Returns the command that predicts the files in some folders with adapted models, and writes to new files."""
     flags = {
         "run": config.run,
         "input": ",".join(folders),
@@ -111,7 +111,7 @@ def remedy_command(config: MonitorConfig, folders: Iterable[str], segments: bool
 
 
 def _new_name(stem: str, suffix: str) -> str:
-    """Returns the name of a file or folder with which nothing here begins."""
+    """Returns the name of a file or folder that no name in the working directory begins with."""
     stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
     return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 
@@ -140,7 +140,7 @@ class _Monitor:
         return found.facts["alarm"]
 
     def _judge_all(self) -> result.Result:
-        """Judges the windows of all files. The alarm of any of them is false with the probability `level`."""
+        """Judges the windows of all files. The probability of a false alarm in any of them is at most `level`."""
         files = find_raw_files(self._config.input)
         keys = {file: key_of(file, self._config.by) for file in files}
         keyed = {key: [file for file in files if keys[file] == key] for key in sorted(set(keys.values()))}

@@ -54,20 +54,20 @@ def check_raw(run: Run) -> None:
 def mended(
     run: Run, files: Sequence[Place], camera: KnownCamera | None, stored: Path, force: bool = False
 ) -> tuple[Run, str | None]:
-    """Adapts the models of a run by the files that they predict, at most `mending.MOST` of them, evenly spaced.
+    """Adapts the models of a run to the files that they predict, at most `mending.MOST` of them, evenly spaced.
 
     Args:
         run: the run, which takes raw files.
         files: the raw files; those that cannot be read are left out.
         camera: as for `predict_files`.
         stored: the file of the run's reference, which is made from its data if `monitor.py` has not stored it.
-        force: whether to adapt also where no drift is noticed, and as for `Run.mended`.
+        force: whether to adapt even if no drift is noticed, and even if `Run.mended` would refuse.
 
     Returns:
         The adapted run and None, or the run as it is and the reason.
 
     Raises:
-        InputError: no file can be read, or a model is not adapted by them, see `Run.mended`.
+        InputError: no file can be read, or a model cannot be adapted to the files, see `Run.mended`.
     """
     chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), chosen, AT_ONCE)
@@ -89,7 +89,7 @@ class Predictor(NamedTuple):
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera. None takes each file's own calibration for camera formats,
             and the training's for other files.
-        unadapted: why the run is as it was trained, although it was to be adapted.
+        unadapted: why the run was not adapted, if it was to be.
     """
 
     run: Run
@@ -113,8 +113,7 @@ def predict_files(
     the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
 
     A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
-    is no table. The hidden folder `.<output>.parts` names the models, and holds the rows that another call finds
-    again.
+    is no table. The hidden folder `.<output>.parts` names the models, and holds the rows for a call that resumes.
 
     Args:
         files: the raw files.
@@ -158,11 +157,11 @@ def predict_files(
 
 
 def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, masks: Path | None) -> list[str]:
-    """Returns the columns of the table of predictions.
+    """Checks the arguments of `predict_files`, and returns the columns of the table.
 
     Raises:
         InputError: the models do not take raw files, or need a camera for them; two files would have one mask; the
-            output cannot be written, or is no table of predictions of these files.
+            output cannot be written, or holds something other than predictions of these files.
     """
     check_raw(run)
     segments = run.task.name == "segmentation"
@@ -193,7 +192,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
 def _predict(
     load: Callable[[], Predictor], models: Sequence[str], masks: Path | None, fills: bool, files: Sequence[Place]
 ) -> Iterator[Ended]:
-    """Predicts files, unless a worker has loaded other models than the program."""
+    """Predicts files; raises an InputError if a worker has loaded other models than the program."""
     predictor = load()
     if [fold.identity for fold in predictor.run] != list(models):
         raise InputError("the run has changed since the program was started")
@@ -209,7 +208,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         rows = dict[Place, dict[str, str]]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
-            # Filled up, because each number of mosaics would be compiled anew.
+            # Filled up, because each other number of mosaics would be compiled separately.
             filled = alike + [alike[-1]] * (BATCH - len(alike)) * fills
             probabilities = run.predict(np.stack([raws[file] for file in filled]))[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
@@ -219,7 +218,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
 
 
 def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterator[Ended]:
-    """Segments files one by one; yields the row or the error of each, and writes its mask before."""
+    """Segments files one by one: writes the mask of each, then yields its row or its error."""
     run, camera, _ = predictor
     assert run.camera is not None
     decoded = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
@@ -273,10 +272,10 @@ def _is_stored(file: Place) -> bool:
 
 
 def spans(length: int, side: int, margin: int) -> list[tuple[slice, slice]]:
-    """Divides an axis into overlapping tiles whose middles cover each site once.
+    """Divides an axis into overlapping tiles, and returns the sites of each tile with those that are kept of it.
 
-    Returns the sites of each tile, and those of its middle. `margin` sites at both ends of a tile are not in its
-    middle, except at the ends of the axis; `side` is more than twice the margin.
+    Each site of the axis is kept once. Tiles have `side` sites, more than twice the margin; the `margin` sites at both
+    ends of a tile are not kept, except at the ends of the axis.
     """
     if length <= side:
         return [(slice(0, length), slice(0, length))]
@@ -294,11 +293,11 @@ def predict_frame(
     side: int = SIDE,
     margin: int = MARGIN,
 ) -> Mosaic:
-    """Computes the mask of a frame with a color filter array, tile by tile if it is larger than a tile (see `spans`).
+    """Computes the mask of a frame, tile by tile if it is larger than a tile (see `spans`).
 
-    Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, as the network takes them, so
-    that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin. A
-    frame whose side is not such a multiple is filled up with its last rows or columns, and the mask is cropped back.
+    Tiles begin at whole periods of the color filter array and at multiples of `multiple`, as the network takes them,
+    so that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin.
+    A frame whose side is not such a multiple is padded with its last rows or columns, and the mask is cropped back.
     """
     periods = isp.cfa.tile(pattern).shape
     grid = int(np.lcm.reduce([multiple, *periods]))

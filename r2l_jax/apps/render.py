@@ -28,7 +28,7 @@ from r2l_jax.runtime.result import Column, Result, Table
 def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> list[Place]:
     """Lists the given files, and the raw files in the given folders, each once.
 
-    Of a folder on this machine without raw files, it takes those in its sub-folders, such as one for each class.
+    If a folder on this machine holds no raw files, those in its sub-folders are listed, such as one for each class.
 
     Args:
         inputs: paths and URLs.
@@ -46,7 +46,7 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> 
         if isinstance(place, Url):
             with remote.named(place):
                 place.fs.invalidate_cache()
-                # Files are not asked for, because a web server would send the whole file.
+                # Not checked for existence, because a web server would send the whole file.
                 found, inside = ([place], []) if place.suffix.lower() in RAW_SUFFIXES else _found(place)
         else:
             found, inside = _found(place)
@@ -58,7 +58,7 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> 
 
 
 def _found(place: Place) -> tuple[list[Place], list[Place]]:
-    """Returns a file, or the raw files in a folder; and all files in the folders of these."""
+    """Returns a single file and no others, or the raw files of a folder and all files beside them."""
     if place.is_dir():
         found = _raw_files(place.iterdir()) or _raw_files(place.glob("*/*"))
         if not found:
@@ -76,7 +76,7 @@ def _raw_files(places: Iterable[Place]) -> list[Place]:
 
 
 def _below(folder: Place) -> str:
-    """Completes the message that a folder holds no raw files: with a folder further down, or about pictures."""
+    """Completes the message that a folder holds no raw files: they are further down, or the files are pictures."""
     if not isinstance(folder, Path):
         return ""
     if deeper := _raw_files(folder.glob("*/*/*")):
@@ -143,7 +143,7 @@ def render_files(
 
     A file that cannot be rendered is reported on stderr at the end, and the others are still rendered. `result.json` in
     the output folder holds the pipeline and the camera, and `manifest.csv` has a row for each picture. Another call
-    finds the pictures that are there again, by the parts in the folder `.parts`.
+    skips finished pictures, which the folder `.parts` records.
 
     Args:
         files: the raw files.
@@ -166,7 +166,7 @@ def render_files(
         facts["stored_camera"] = stored.described
     with writing_to(output):
         rows = _earlier(files, pictures, facts)
-        # Written before the pictures: another call must know of what settings they are.
+        # Written before the pictures, so that another call knows their settings.
         result.write(output, Result(facts, {"manifest": _table(rows)} if rows else {}))
         work = functools.partial(_render_each, pictures, load if scheduler != "serial" and load else lambda: processing)
         settings = {**facts, "format": pictures.file_format, "stages": pictures.stages}
@@ -190,7 +190,7 @@ def _earlier(files: Sequence[Place], pictures: Pictures, facts: Mapping[str, Any
     """Returns the rows of the pictures that earlier calls have left in the folder.
 
     Raises:
-        InputError: they are of other settings, or pictures of files are there that no call has listed.
+        InputError: they have other settings, or no call has listed a picture that is there.
     """
     earlier = result.read(pictures.output)
     if earlier is None:

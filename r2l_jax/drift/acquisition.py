@@ -23,7 +23,7 @@ from r2l_jax.runtime.errors import InputError
 def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:
     """Loads the data set of a run at another measured intensity.
 
-    For a run of several intensities, each of its samples is replaced by the mosaic of its scene at this one.
+    If the run has several intensities, each of its samples is replaced by the mosaic of the same scene at this one.
 
     Raises:
         InputError: the intensity is not there, or its data has another fingerprint.
@@ -39,9 +39,9 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
 def drifted(
     data: TrainingDataSettings, dataset: RawDataset, drift: Case, camera: isp.Camera | None, seed: int
 ) -> RawDataset:
-    """Returns a run's data set under an acquisition drift, and unchanged under a drift of the processing.
+    """Returns a run's data set under an acquisition drift; a drift of the processing leaves it unchanged.
 
-    Noise depends on the seed and the drift's name. Mosaics of another camera keep the data set's pattern.
+    Noise depends on the seed and the drift's name. Mosaics of another camera keep the data set's color filter array.
 
     Raises:
         InputError: the intensity is not there.
@@ -60,7 +60,7 @@ def drifted(
             taken = renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
         return np.asarray(taken), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
-    # The recipe identifies the new mosaics; hashing them would take drawing all their noise first.
+    # The recipe identifies the new mosaics, since hashing them would require drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
     # The processing is not told that another camera has taken the mosaics: that is the drift.

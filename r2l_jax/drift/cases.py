@@ -1,4 +1,4 @@
-"""Cases: the known ways in which a model can be tested beside its own images, under names that never change."""
+"""Cases: the known ways to test a model on other images than its own, under names that never change."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -170,19 +170,19 @@ def for_run(case: Case, processing: ProcessingSettings) -> Case:
 
 
 def is_own(case: Case, config: TrainConfig) -> bool:
-    """Tells whether a run was trained on such images as a case has, so that the case is no drift for it."""
+    """Tells whether a run was trained on images like those of a case, so that the case is no drift for it."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
     return case.group == "own" or case.iso in config.data.iso
 
 
 def equals_own(case: Case, config: TrainConfig) -> bool:
-    """Tells whether the images of a case are all of a run's own images, and not only one of its intensities."""
+    """Tells whether the images of a case are exactly a run's own, and not only those at one of its intensities."""
     return is_own(case, config) and (case.iso is None or len(config.data.iso) == 1)
 
 
 def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: str) -> None:
-    """Raises an InputError unless a run can be tested in cases, which are of `names.DRIFTS`."""
+    """Raises an InputError unless a run can be tested in cases, whose groups are in `names.DRIFTS`."""
     for group in dict.fromkeys(case.group for case in cases):
         reason = None
         if group in ("pipelines", "exposures", "sensor") and dataset.camera is None:

@@ -33,7 +33,7 @@ def dots(
     Args:
         groups: the rows of each group.
         label: the label of the axis of the numbers.
-        caption: the words below.
+        caption: the caption.
         scale: the scale of the axis, as matplotlib takes it.
         factor: the factor of the numbers; 100 shows them in points.
     """
@@ -51,7 +51,7 @@ def dots(
                 place = titles.index(title) + (number + 0.5) * share - 0.5
                 axes.barh(place, factor * (high - low), 0.5 * share, factor * low, color=color, alpha=0.25, linewidth=0)
                 axes.plot([factor * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
-                # Trainings have their places within a row, so that equal numbers stay apart.
+                # Each training has a place of its own within a row, so that equal numbers do not overlap.
                 places = place + share * np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [place]
                 style = {"alpha": 0.8, "markersize": 6, "markeredgewidth": 0, "clip_on": False}
                 axes.plot(

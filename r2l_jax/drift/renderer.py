@@ -28,7 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Processor(NamedTuple):
     """A module from mosaics to images, in the two parts that `nnx.split` returns.
 
-    If `stacked` is above 1, the state is a stack of so many, and each mosaic becomes as many consecutive images.
+    If `stacked` is above 1, the state is a stack of that many, and each mosaic becomes as many consecutive images.
     """
 
     graph: nnx.GraphDef
@@ -93,9 +93,9 @@ class Renderer:
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
     ) -> Float[Array | np.ndarray, "batch height width *channels"]:
-        """Exposes mosaics once more, or lets their sensor drift, if an acquisition does; else returns them unchanged.
+        """Exposes mosaics once more, or lets their sensor drift, as an acquisition says; else returns them unchanged.
 
-        Without a camera they are images, which no acquisition changes.
+        Without a camera, they are processed images, which no acquisition changes.
         """
         if acquisition.sensor is not None:
             return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
@@ -153,8 +153,8 @@ def expose(
 ) -> Float[Array, "batch height width"]:
     """Exposes mosaics again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
 
-    Values are on the steps of the camera's converter. The noise is drawn from the samples' indices and the case's key,
-    so that it does not depend on the batch.
+    Values are quantized as by the camera's analog-to-digital converter. The noise is drawn from the samples' indices
+    and the case's key, so that it does not depend on the batch.
     """
 
     def one(raw, key):

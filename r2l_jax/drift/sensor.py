@@ -1,6 +1,6 @@
 """Drift of the sensor as test cases: the kinds of `isp.sensor_drift`, with amounts for five severities.
 
-There is no standard scale, so this one is written to be one. For a camera of 15,000 electrons and a read noise of 4,
+There is no standard scale, so this module defines one. For a camera of 15,000 electrons and a read noise of 4,
 severity 1 is hardly visible, severity 5 is a broken set-up, and the severities between them grow by about equal
 factors. For lenses, the nearest list is OpticsBench (P. Müller et al., "Classification robustness to common optical
 aberrations", ICCV workshops, 2023).
@@ -61,7 +61,7 @@ KINDS: dict[str, Kind] = {
     "pattern_shift": Kind("read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True),
 }
 
-# For kinds that move the content of mosaics, what moves masks in the same way.
+# For kinds that move the content of mosaics, the function that moves masks in the same way.
 MOVING = {"pattern_shift": sensor_drift.shifted_rows}
 
 

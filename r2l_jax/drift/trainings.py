@@ -1,4 +1,4 @@
-"""The trainings of a run or of a group: each is analyzed by itself, and then their tables are put together."""
+"""The trainings of a run or of a group: each is analyzed by itself, and then their tables are combined."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,20 +57,20 @@ def trainings_of(config: FinishedRun) -> list[Training]:
 
 
 def for_each_training(trainings: Sequence[Training], work: Callable[[Training], Made]) -> dict[str, Made]:
-    """Returns the results of a function for each training by its name; other programs must not write there meanwhile.
+    """Calls a function for each training, with their output folders locked, and returns the results by name.
 
-    A request to stop takes effect when the function asks for it.
+    A request to stop takes effect when the function checks for it.
     """
     with writing_to_all(training.output for training in trainings), stop.after_step():
         return {training.name: work(training) for training in trainings}
 
 
 def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
-    """Puts the tables of several trainings together: the median of each number with the least and the greatest.
+    """Combines the tables of several trainings: the median of each number, with the least and the greatest.
 
-    Rows belong together by their titles, and cells by the names of their columns. A number that some trainings lack is
-    that of the others, and one that differs in none stands alone. Texts that differ are listed; of "yes" and "no", the
-    number of "yes" is shown.
+    Rows are matched by their titles, and cells by the names of their columns. Trainings that lack a number are left
+    out, and a number that is the same in all trainings has no range. Texts that differ are listed, and truth values
+    are counted, such as "2 of 3".
     """
     first = next(iter(results.values()))
     if len(results) == 1:

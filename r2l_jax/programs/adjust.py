@@ -3,9 +3,9 @@
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05 --labeled=32
 
-A model normalizes by statistics of its training images. To adapt, the program mixes those of drifted images into them,
-and tunes the processing, with or without labels. The weights of the head stay as they are. It writes the adapted model
-as a run, and tables, curves and pictures. Repeat the command to resume.
+A model normalizes images by the statistics of its training images. The program mixes in the statistics of drifted
+images, and tunes the processing, with or without labels. The weights of the head do not change. It writes the adapted
+model as a run, and tables, curves and pictures. Repeat the command to resume.
 """
 
 from r2l_jax.drift.adjustment.config import AdaptationConfig

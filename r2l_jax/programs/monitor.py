@@ -4,11 +4,11 @@ python scripts/monitor.py --run=runs/quickstart/small
 python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --by=day
 python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --follow
 
-The first command only takes the reference along: samples that the run was measured on, and their statistics. Then the
-data is not needed anymore. New images are compared with the reference in windows. The program writes result.json, a
-figure over the windows and TensorBoard events. The exit status is 2 on an alarm. Of calls on images without drift, at
-most --level raise one; with --follow, one in --false_alarm_every windows does. Of a group of trainings, the members
-predict together, and their disagreement is a test of its own.
+The first command only stores the reference: samples that the run was measured on, and their statistics. From then on,
+the data is not needed. New images are compared with the reference in windows. The program writes result.json, a figure
+over the windows and TensorBoard events. The exit status is 2 on an alarm. Of calls on images without drift, at most
+--level raise one; with --follow, one in --false_alarm_every windows does. The members of a group of trainings predict
+together, and their disagreement is a test of its own.
 """
 
 from r2l_jax.drift.watch.config import MonitorConfig

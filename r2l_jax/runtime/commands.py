@@ -20,7 +20,7 @@ def report_command(runs: Iterable[str]) -> str:
 
 
 def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
-    """Says where results about runs are, and which commands show them: a report finds those in the default place."""
+    """Says where results about runs are, and which commands show them; reports find only those in the default place."""
     lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
     return "\n".join(lines + [report_command(runs)] * is_default)
 

@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from r2l_jax.runtime.errors import InputError
 
-# How many files are worked on at once: enough to hide the disk's time, though each may hold a whole picture in memory.
+# How many files are worked on at once: enough to hide the disk's latency, but each may hold a whole picture in memory.
 AT_ONCE = 4
 
 # TensorBoard's files of a folder; times and hosts are in their names.
 EVENTS = "events.out.tfevents.*"
 
-# Seconds after which a draft is taken for that of a killed program: its age is not that of the last file in it.
+# Drafts older than this, in seconds, are taken for those of killed programs. A draft may be older than its last file.
 _A_WEEK = 7 * 86_400
 
 # A path of more folders cannot be made on most file systems.
@@ -64,7 +64,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
-    """Names a file in the errors of the block that name none or a temporary one, such as a library's on a full disk."""
+    """Names `target` in an OSError that names no file or a temporary one, such as a library's error on a full disk."""
     try:
         yield
     except OSError as error:
@@ -76,7 +76,7 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
 
 
 def clear_parts(folder: pathlib.Path, seconds: float = 60) -> None:
-    """Removes temporary files (see `replacing`) to which nothing has been written for so long: of killed programs."""
+    """Removes temporary files (see `replacing`) that killed programs have left: unchanged for so many seconds."""
     for part in folder.glob(".*.part"):
         if _is_left(part, seconds):
             part.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def make_output_folder(folder: pathlib.Path) -> None:
 
 
 def check_output_folder(folder: pathlib.Path) -> None:
-    """Raises an InputError unless a folder can be written to, or made, before long work whose results it is for."""
+    """Raises an InputError unless a folder can be written to, or made; for a check before long work."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent

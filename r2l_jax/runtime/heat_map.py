@@ -35,7 +35,7 @@ def heat_map(
         framed: cells to draw a frame around.
         number: the format of the numbers, as `format` takes it.
         logarithmic: use a logarithmic color scale, for values that are not negative; zeros get no color.
-        caption: the words below.
+        caption: the caption.
     """
     matrix = np.asarray(values, float)
     rows, columns = (
@@ -61,7 +61,7 @@ def fill_heat_map(
     framed: Collection[tuple[int, int]] = (),
     number: str = ".3f",
 ) -> "AxesImage":
-    """Draws a matrix as `heat_map` does with titles as they are, and returns the cells, for a color bar."""
+    """Draws a matrix on axes as `heat_map` does, without breaking titles; returns the image, for a color bar."""
     from matplotlib.patches import Rectangle
 
     image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")

@@ -105,7 +105,7 @@ def exit_status(main: Callable[[], int | None]) -> int:
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Tells whether the message of an error says all: of an InputError, or of a file that the system refuses."""
+    """Tells whether an error's message suffices: an InputError, or a file that the system refuses to read or write."""
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or error.errno in _FULL)
     return isinstance(error, InputError)

@@ -1,4 +1,4 @@
-"""The identities under which results are stored, and without which none is found again, see `runtime.result`.
+"""The identities by which stored results are found again, see `runtime.result`.
 
 An identity is three hashes (of the settings, the data and the model), the hash of the packages' code, and the versions
 of JAX and jaxlib.

@@ -1,4 +1,4 @@
-"""A trained model: the fold of a run, an adapted model, or a file model.safetensors, which are opened in one way."""
+"""Opens trained models in one way: a fold of a run, an adapted model, or a file model.safetensors."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ NAME = "model.safetensors"
 
 _FORMAT = "r2l_jax 2"
 
-# Data sets in use, so that models of the same data share what they have read.
+# Data sets in use, so that models with the same data share the samples that were read.
 _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDictionary()
 
 
@@ -105,7 +105,7 @@ class Artifact:
 
     @property
     def model(self) -> RawToLogit:
-        """The model of a checkpoint, in evaluation: batch norms use their running statistics."""
+        """The model of a checkpoint, in evaluation mode: batch norms use their running statistics."""
         return self.load_model()
 
     @functools.cached_property
@@ -140,7 +140,7 @@ class Artifact:
 
     @functools.cached_property
     def clean(self) -> Known | None:
-        """The statistics of clean images of the training, by which a model that has seen many cameras is adapted."""
+        """The statistics of clean training images, with which a model that has seen many cameras is adapted."""
         if not self.config.optimization.camera_augmentation or self.about.mended or len(self.train_indices) < MOST:
             return None
         drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
@@ -178,13 +178,13 @@ class Artifact:
         pipeline: NamedPipeline | None = None,
         mending: Mended | None = None,
     ) -> "Artifact":
-        """Returns the artifact of a model that was made from this one, with the data, the splits and scores of this.
+        """Returns the artifact of a model that was made from this one, whose data, splits and scores it keeps.
 
         `origin` says where the model came from, in a form that JSON can hold; `pipeline` replaces this model's.
         """
         config, metrics = self.config, {**self.metrics, "mended": {"from": self.identity, **origin}}
         if pipeline is not None:
-            # A pipeline by name has a batch norm behind it, unless the head has a normalization of its own.
+            # A named pipeline is followed by a batch norm, unless the head has a normalization of its own.
             model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
             flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
             flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
@@ -206,7 +206,7 @@ class Artifact:
         folder.mkdir(parents=True, exist_ok=True)
         clear_parts(folder, 0.0)
         self.write(folder / NAME)
-        # Last, since a fold is there once its metrics.json is.
+        # Last, since a fold exists once its metrics.json does.
         write_json(folder / "metrics.json", self.metrics)
 
 
@@ -214,7 +214,7 @@ class Artifact:
 class Opening:
     """Opens folds and model files.
 
-    The user's pipelines and heads come from `codes`, by the names that he gives them now. Recorded files are never run.
+    Pipelines and heads of the user come from `codes`, by the names given now. Files that a run records are never run.
     """
 
     checkpoint: str
@@ -236,7 +236,7 @@ class Opening:
         return self._artifact(folder, metrics, number, stored, where)
 
     def file(self, file: pathlib.Path) -> Artifact:
-        """Opens a model's file, and checks everything in it, which may come from anybody."""
+        """Opens a model's file, which is not trusted: everything in it is checked."""
         metrics, arrays, identity = read_file(file)
         number, checkpoint = metrics.pop("fold"), metrics.pop("checkpoint")
         if checkpoint != self.checkpoint:
@@ -256,7 +256,7 @@ class Opening:
         about = about_of({**metrics, "checkpoint": self.checkpoint, "fold": number}, where)
         config = self._settings(about, where)
 
-        # No function refers to the artifact, so that its data is let go together with it.
+        # Neither function refers to the artifact, so that its data is freed together with it.
         @functools.cache
         def load_model() -> RawToLogit:
             return _made(about, config, stored(), where)
@@ -336,7 +336,7 @@ def replace_parts(
 ) -> list[str]:
     """Replaces parts of a model, in place, with arrays from nested dicts by the names of the attributes.
 
-    Variables that are `optional` stay as they are without arrays; layers that are `resized` stay where their shapes
+    Variables in `optional` are kept if no arrays are stored for them; layers in `resized` are kept if their shapes
     differ, and are returned. `where` names the arrays in an error, such as the flag of their run with its value.
     """
     ours = nnx.to_pure_dict(model)

@@ -30,14 +30,14 @@ Line = tuple[str, Sequence[int], np.ndarray]
 
 
 def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor, start: Numbers | None) -> None:
-    """Writes the result of a training that has come to its end to `fold_<k>/training/`.
+    """Writes the result of a completed training to `fold_<k>/training/`.
 
     Args:
         fold: the fold, which has its events and pictures.
         content: the content of metrics.json.
         task: the task.
-        processor: the processing, of which only the structure matters.
-        start: its parameters before the first step; None if they are unknown.
+        processor: the processing, which may be abstract.
+        start: its parameters before the first step; None if they are unknown, because the training was resumed.
     """
     history, tables = content["history"], {"classes": _classes(content)}
     figures: dict[str, Figure | Image.Image] = {}
@@ -84,7 +84,7 @@ def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
 
 
 def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | None) -> dict[str, Figure]:
-    """Draws the change of each parameter, unless it is constant, and the norms of the gradients."""
+    """Draws the change of each parameter that changes, and the norms of the gradients."""
     parameters, norms = _recorded(folder)
     known = processor.facts if isinstance(processor, isp.Pipeline) else {}
     since, figures = "the end of the first epoch" if start is None else "the start", {}
@@ -107,7 +107,7 @@ def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | Non
 
 
 def _recorded(folder: pathlib.Path) -> tuple[dict[str, dict[tuple[int, ...], Any]], dict[str, Any]]:
-    """Reads the elements of the processing's parameters and the norms of gradients: their epochs and their values."""
+    """Reads the epochs and values of each element of the processing's parameters, and of the gradient norms."""
     from tensorboard.backend.event_processing.event_accumulator import DEFAULT_SIZE_GUIDANCE, SCALARS, EventAccumulator
 
     # All scalars are kept, and as little as possible of the rest.
@@ -129,7 +129,7 @@ def _plot(
 ) -> Figure:
     def draw(axes: "Axes") -> None:
         for number, (name, epochs, values) in enumerate(lines):
-            # Seven colors begin again with dashed lines.
+            # After seven lines, the colors repeat with dashes.
             form = "C0--" if name == "training" else "-" if number < 7 else "--"
             axes.plot(epochs, values, form, marker="o" if len(epochs) <= 40 else "", markersize=3, label=name)
         if chance is not None:
@@ -144,7 +144,7 @@ def _plot(
 
 
 def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    # Names of classes are no formulas.
+    # Class names must not be read as formulas.
     names = [name.replace("$", r"\$") for name in classes]
     rows = [f"{name} ({count:.0f})" for name, count in zip(names, matrix.sum(1), strict=True)]
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -153,7 +153,7 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
-    """Reads the pictures of the first and the last recorded epoch by name, gradients below stages, with captions."""
+    """Reads the pictures of the first and last recorded epochs by name, with captions; gradients go below stages."""
     epochs, found = sorted(folder.glob("epoch_*")), {}
     for epoch in dict.fromkeys([*epochs[:1], *epochs[-1:]]):
         stages = sorted(epoch.glob("stages/*.png"), key=lambda file: int(file.stem.partition("_")[0]))

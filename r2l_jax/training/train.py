@@ -1,4 +1,4 @@
-"""Training, from a TrainConfig to metrics.json."""
+"""Trains the folds of a run, from a TrainConfig to metrics.json."""
 
 import pathlib
 import shutil
@@ -72,7 +72,7 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
 
 
 def _remove(run_dir: pathlib.Path) -> None:
-    """Removes an earlier run. A folder without files of a training is the user's, whatever its name."""
+    """Removes an earlier run, except for folders without the files of a training, which are the user's."""
     for fold in fold_folders(run_dir):
         if any(any(fold.glob(pattern)) for pattern in ("metrics.json", "checkpoints", EVENTS)):
             with writing_to(fold):
@@ -104,7 +104,7 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
 
 
 def _is_a_guess(accuracy: float, classes: int) -> bool:
-    """Tells whether an accuracy is less than a fifth of the way from chance to 100%."""
+    """Tells whether an accuracy is at most a fifth of the way from chance to 100%."""
     return accuracy <= 1 / classes + 0.2 * (1 - 1 / classes)
 
 
@@ -179,7 +179,7 @@ class FoldTraining:
                     if step < last and jax.process_count() == 1 and stop.requested():
                         checkpoints.save(state, history, None)
                         raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
-                # The device may still work on the last step: its sums are waited for before the clock is read.
+                # Waits for the last step, on which the device may still work, before the clock is read.
                 jax.block_until_ready(state.sums)
                 images = max(last - first - 1, 1) * plan.batches.size
                 speed = images / (time.perf_counter() - started)
@@ -254,7 +254,7 @@ class FoldTraining:
         return final
 
     def _validate(self, state: TrainState) -> Numbers:
-        """Adds up the sums of the task and the rule over the validation samples."""
+        """Computes the sums of the task and the rule over the validation samples."""
         sums = self._steps.zero_evaluated()
         for batch in loader.eval_batches(self._plan.dataset, self._fold.split.valid, self._plan.batches.size):
             sums = self._steps.evaluate(state, sums, to_devices(batch, shardings().split))
@@ -270,7 +270,7 @@ class FoldTraining:
 
     @property
     def _best(self) -> Numbers | None:
-        """The epoch of the highest quality, if one was validated."""
+        """The numbers of the best epoch; None if none was validated."""
         ranked = [(quality, row) for row in self._history if (quality := self._quality(row)) is not None]
         return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 

@@ -29,7 +29,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def _trained(fold: Artifact) -> dict[str, Any]:
-    """Describes how a model of an ensemble differs from the others."""
+    """Describes the training of one model, in which the models of an ensemble differ."""
     layer = fold.model.normalizer
     deviation = layer.std[...] if isinstance(layer, Standardize) else jnp.sqrt(layer.var[...] + layer.epsilon)
     return {
@@ -38,7 +38,7 @@ def _trained(fold: Artifact) -> dict[str, Any]:
         "fold": fold.number,
         "epoch": fold.about.epoch,
         "score": {"name": fold.task.score, "value": fold.about.score},
-        # By which the head's images are normalized, of each channel.
+        # The head's images are normalized by these, per channel.
         "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }
 
@@ -46,8 +46,8 @@ def _trained(fold: Artifact) -> dict[str, Any]:
 def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     """Describes the mosaics that the model takes: the samples of a file, divided by its white level.
 
-    There is a `white_level` if a camera stated one. Otherwise it is the file's own, or the range of its samples. After
-    a training on several cameras, `white_balance` has the gains of the reference camera, to which mosaics are scaled.
+    `white_level` is left out if no camera states one: then it is the file's own, or the range of its samples. After a
+    training on several cameras, `white_balance` has the gains of the reference camera, to which mosaics are scaled.
     """
     white_level = model.about.white_level or camera.white_level
     return {

@@ -1,4 +1,4 @@
-"""Exports a finished model: its parts in several formats, each compared with the model before it counts as written."""
+"""Exports the parts of a finished model in several formats, and checks each file against the model."""
 
 import functools
 import importlib.resources
@@ -22,7 +22,7 @@ from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import artifact
 from r2l_jax.training.run import Run
 
-# The greatest difference from the model, in display values and in logits.
+# The greatest difference from the model that is accepted, in display values and in logits.
 LIMIT = 1e-4
 
 NAME, CAMERA = "model.json", "camera.json"
@@ -63,12 +63,12 @@ def export_model(
     - `model.json` describes all of them, and `samples.npz` holds the samples with the model's results.
 
     Args:
-        model: the finished model; of several folds, one function computes the mean of their probabilities.
+        model: the finished model; several folds become one function that computes the mean of their probabilities.
         output: the folder.
-        samples: mosaics `(N, H, W)`, or images of a model that takes these. Files are for inputs of their size.
+        samples: mosaics `(N, H, W)`, or images if the model takes these. Exported functions take inputs of this size.
         parts: which of `names.EXPORT_PARTS`; None takes all that the model has.
         formats: which of `names.EXPORT_FORMATS`; None takes all that the model has.
-        gradient: whether StableHLO has its reverse-mode derivative.
+        gradient: whether StableHLO files include the reverse-mode derivative.
 
     Raises:
         InputError: the model lacks a part or a format; or the folder holds an export, or cannot be written to.
@@ -77,7 +77,7 @@ def export_model(
     found = parts_of(model.model, samples.shape[1:]) if alone else ensemble_of(model, samples.shape[1:])
     values = _reference(model, found, samples)
     if any(weights_of(fold.model.head) for fold in model):
-        # JAX does not compute the head; it is exported by its own program.
+        # JAX does not compute the head; the framework that does exports it.
         found = {name: part for name, part in found.items() if name == "isp"}
         if not found:
             raise InputError(
@@ -121,7 +121,7 @@ def export_model(
 
 
 def report(outcomes: Sequence[Outcome]) -> int:
-    """Prints the outcomes of exports, errors on stderr, and returns the exit status of a program."""
+    """Prints the outcomes, errors on stderr, and returns the program's exit status."""
     for file, difference, error in outcomes:
         if error is not None:
             print(f"error: {file}: {error}", file=sys.stderr)
@@ -139,7 +139,7 @@ def _chosen(flag: str, names: Sequence[str] | None, known: Collection[str]) -> C
 
 
 def _reference(model: Run, parts: dict[str, Part], samples: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the results of the model without an export, by the names of inputs and outputs."""
+    """Computes the inputs and outputs of the model itself, by name, to compare exports with."""
     whole = parts["whole"]
     values = {whole.input: np.asarray(samples, np.float32)}
     for part in (parts[name] for name in ("isp", "head") if name in parts):

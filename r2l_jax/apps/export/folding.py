@@ -2,7 +2,7 @@
 
 A converter writes a node for each operation of a traced function. Many results depend on the parameters alone, such as
 the taps of a Gaussian, and are the same at each call. jax2onnx 0.17 refuses some operations if the number of images is
-symbolic, such as padding and arrays without elements, and loops in which each image stops by itself.
+symbolic, such as padding and arrays without elements, and loops that end at a different step for each image.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from jax.interpreters import partial_eval
 
 AnyArray = jax.Array | np.ndarray
 
-# The parameter that holds the function of an operation that only calls it. A rule for derivatives is dropped.
+# Operations that only call a function, with the parameter that holds the function. Derivative rules are dropped.
 _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -33,7 +33,7 @@ def folded(function: Callable[..., jax.Array], *arguments: jax.ShapeDtypeStruct)
 
     Args:
         function: a function of arrays; its derivatives are lost.
-        arguments: their shapes and types. Sides may be symbolic.
+        arguments: the shapes and types of its arguments. Sizes may be symbolic.
     """
     traced = jax.make_jaxpr(function)(*arguments)
     result = jax.make_jaxpr(lambda *values: _evaluate(traced.jaxpr, traced.consts, values))(*arguments)
@@ -77,7 +77,7 @@ def _results(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _is_constant(equation: core.JaxprEqn, inputs: Sequence[Any]) -> bool:
-    """Tells whether the results of an operation are known: they depend on no argument, not even on its size."""
+    """Tells whether the results of an operation depend on no argument, not even on its size."""
     shapes = (getattr(variable.aval, "shape", ()) for variable in equation.outvars)
     sides = (side for shape in shapes for side in shape)
     is_known = not any(isinstance(value, Tracer) for value in inputs) and all(isinstance(side, int) for side in sides)
@@ -110,7 +110,7 @@ def _rewritten(parameter: Any) -> Any:
 
 
 def pad(operand: AnyArray, value: AnyArray, padding_config: Sequence[tuple[Any, Any, Any]]) -> AnyArray:
-    """Pads by joining; negative margins and margins between elements are left to `lax.pad`."""
+    """Pads by concatenation; negative and interior padding are left to `lax.pad`."""
     if any(min(margins) < 0 or margins[2] for margins in padding_config):
         return lax.pad(operand, value, padding_config)
     for axis, (before, after, _) in enumerate(padding_config):
@@ -148,5 +148,5 @@ def _where(which: AnyArray, first: AnyArray, second: AnyArray) -> AnyArray:
     return (which & first) | (~which & second) if first.dtype == bool else lax.select(which, first, second)
 
 
-# By the names of JAX's operations. Each takes the operands and the parameters of the operation.
+# Replacements of JAX operations, by name. Each takes the operands and the parameters of the operation.
 RULES: dict[str, Callable[..., AnyArray]] = {"pad": pad, "concatenate": concatenate}

@@ -15,7 +15,7 @@ from r2l_jax.runtime.errors import InputError, errors_only
 
 
 def check_installed() -> None:
-    """Raises an InputError unless the packages of the extra are installed."""
+    """Raises an InputError unless the packages of the extra `onnx` are installed."""
     for name in ("jax2onnx", "onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise InputError(
@@ -31,7 +31,7 @@ def write(part: Part, target: Path) -> None:
     (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
     function = core.jaxpr_as_fun(folded(part, inputs))
-    # The package would warn about missing types, which readers infer.
+    # jax2onnx would warn about missing types, which readers infer.
     with errors_only("onnx_ir"):
         model: Any = jax2onnx.to_onnx(
             lambda batch: function(batch)[0],

@@ -45,10 +45,10 @@ class Part:
 
 
 def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
-    """Returns the parts of a model in evaluation by name; a model of processed images has no "isp".
+    """Returns the parts of a model in evaluation mode, by name; a model of processed images has no "isp".
 
-    Parts compute in float32 even if the head was trained in bfloat16, which few programs that read exports know. The
-    shape is the shape of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
+    Parts compute in float32 even if the head was trained in bfloat16, which few readers of exports support. `shape` is
+    that of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
     """
     model = nnx.clone(model)
     for _, module in nnx.iter_modules(model.head):
@@ -78,7 +78,7 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
 
 
 def ensemble_of(run: Run, shape: tuple[int, ...]) -> dict[str, Part]:
-    """Returns the only part of several models: from mosaics to the mean of their probabilities."""
+    """Returns the only part of an ensemble, "whole": from mosaics to the mean of the models' probabilities."""
     wholes = [parts_of(fold.model, shape)["whole"] for fold in run]
 
     def mean(_: Parameters, inputs: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The samples that exports are compared with their models on."""
+"""Chooses the samples on which exports are compared with their models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ COUNT = 8
 def samples_of(
     model: Run, files: Sequence[Path] = (), camera: KnownCamera | None = None, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Takes samples from the data that a model was trained on, evenly spread over the data set, or of raw files.
+    """Takes samples that are evenly spread over a model's data set, or reads them from raw files.
 
     Args:
         model: the model.
-        files: the raw files, of which the middles of the first few are read as `apps.predict` does.
+        files: raw files; the middles of the first `COUNT` are read as `apps.predict` does.
         camera: their camera, as for `apps.predict`.
-        size: height and width to which samples of the data are cropped or repeated, and files cropped; None takes the
+        size: height and width to which samples of the data are cropped or tiled, and files are cropped; None takes the
             size of the training.
 
     Raises:

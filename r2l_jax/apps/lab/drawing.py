@@ -20,8 +20,8 @@ Bytes = UInt8[np.ndarray, "..."]
 def draw(view: View, name: str) -> bytes | None:
     """Draws a picture of a view as PNG or JPEG; may be called in any thread.
 
-    Names are "now" and "before" for the chosen stage, "outline" of a mask, and "strip" for the images after all stages.
-    Other names return None.
+    Names are "now" and "before" (the image after the chosen stage), "outline" (of the mask) and "strip" (the images
+    after all stages). Returns None for other names.
     """
     if name in ("now", "before"):
         return png((view.images if name == "now" else view.before)[view.stage])
@@ -55,7 +55,7 @@ def outline(probabilities: np.ndarray) -> bytes:
 def histogram(image: UInt8[np.ndarray, "height width 3"]) -> str:
     """Draws the histogram of each channel over the display values as SVG, which scales to the width of the page.
 
-    The least and the greatest value, to which clipped pixels belong, do not affect the scale.
+    The first and the last bin, which hold clipped pixels, do not affect the vertical scale.
     """
     bins = image.reshape(-1, 3) // (256 // _BINS)
     counts = np.stack([np.bincount(channel, minlength=_BINS) for channel in bins.T])

@@ -1,7 +1,7 @@
 """Images, probabilities and slopes of one pipeline as functions of the positions of its knobs.
 
-All numbers are arguments of compiled functions, so that nothing is compiled again while sliders move, or when the next
-frame has the same size.
+All numbers are arguments of compiled functions, so that nothing is compiled again while sliders move, or for another
+frame of the same size.
 """
 
 import functools
@@ -39,8 +39,8 @@ Mosaic = Float32[np.ndarray | Array, "rows cols"]
 # The images after each stage, by name and in order, in display values from 0 to 255; a mosaic is gray.
 Images = dict[str, UInt8[np.ndarray, "..."]]
 
-# The variables of a pipeline, or of a `RawToLogit` around it; and by parameter, the offsets of its values at position 1
-# of each knob `(knobs, ...)`.
+# The state of a pipeline, or of a `RawToLogit` around it; and for each parameter, the offsets `(knobs, ...)` of its
+# values with each knob at position 1.
 _Numbers = tuple[nnx.State, Mapping[str, np.ndarray | Array]]
 
 
@@ -67,7 +67,7 @@ class Engine:
 
     Attributes:
         knobs: the knobs of the pipeline, by name.
-        fixed: the number of values of each parameter that no knob moves, by name.
+        fixed: the parameters that no knob moves, by name, with the number of values of each.
         start: the positions of the default: zeros.
         limits: the least and the greatest position of each knob: `REACH`, or less where values are not valid.
 
@@ -77,7 +77,7 @@ class Engine:
 
     def __init__(self, pipeline: isp.Pipeline, model: Run | None = None):
         self.pipeline = pipeline
-        # In the order of the stages; a tree of JAX is sorted by name.
+        # In the order of the stages; as a pytree, it would be sorted by name.
         self._default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
         ranges.check(pipeline.facts, self._default)
         self.knobs = knobs_of(pipeline.facts, self._default)
@@ -90,7 +90,7 @@ class Engine:
         whole = pipeline if model is None else model.model.processed_by(pipeline)
         self._task = None if model is None else model.task
         self._graph, state = nnx.split(whole)
-        # Placed on a named device: if only some arrays were, such as a checkpoint's, functions would be compiled anew.
+        # Committed to one device: if only some arrays were, such as a checkpoint's, functions would be compiled again.
         self._numbers = jax.device_put((state, _directions(knobs, self._default)), jax.local_devices()[0])
 
     def values(self, positions: Positions) -> dict[str, np.ndarray]:
@@ -154,7 +154,7 @@ def _jit(function: Callable) -> Callable:
 
 
 def _moved(whole: Any, directions: Mapping[str, np.ndarray | Array], positions: Array) -> isp.Pipeline:
-    """Returns a pipeline, or that of a `RawToLogit`, with its knobs at positions."""
+    """Returns the pipeline with its knobs at positions. `whole` is the pipeline, or the `RawToLogit` around it."""
     pipeline: isp.Pipeline = getattr(whole, "processor", whole)
     facts, default = pipeline.facts, pipeline.parameters()
     offsets = {name: jnp.tensordot(positions, each, 1) for name, each in directions.items()}
@@ -168,7 +168,7 @@ def _images(graph: nnx.GraphDef, numbers: _Numbers, positions: Array, raw: Array
     state, directions = numbers
     pipeline = _moved(nnx.merge(graph, state), directions, positions)
     _, stages = pipeline.trace(raw)
-    # A list, since a compiled function sorts a dict by its names.
+    # A list, because jit would sort a dict by name.
     return [quantized(stages[name], np.uint8) for name in pipeline.stage_names]
 
 

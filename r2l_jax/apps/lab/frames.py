@@ -11,7 +11,7 @@ from r2l_jax.apps.lab.engine import Engine, Images, Judgement, Positions
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.training.run import Run
 
-# The longest side of a frame, in sites. Larger ones are reduced, except for a model.
+# The longest side of a frame, in sites. Larger frames are reduced, unless a model predicts them.
 LONGEST = 768
 
 Mosaic = Float32[np.ndarray, "_ _"]
@@ -45,7 +45,7 @@ class View:
         positions: the positions of the sliders.
         images: the latest images.
         stage: the stage whose image is shown.
-        judgement: the model's latest prediction for it.
+        judgement: the model's latest prediction.
         target: the class or mask that the loss is for; None while the model is not compiled.
         target_known: whether the target is the sample's; otherwise, it is the model's prediction at the default, or a
             choice.
@@ -69,7 +69,7 @@ class View:
         return list(self.images.values())[-1]
 
     def compile_model(self) -> None:
-        """Sets the target: the sample's, or else the model's prediction at the default."""
+        """Compiles the model, and sets the target: the sample's, or else the model's prediction at the default."""
         predicted, known = self.engine.target(self.raw), self.frame.target
         self.target, self.target_known = (predicted, False) if known is None else (known, True)
 
@@ -89,7 +89,7 @@ def prepare(frame: Frame, named: NamedPipeline, model: Run | None) -> View:
 
 
 def reduced(raw: Mosaic, pattern: str, factor: int) -> Mosaic:
-    """Shrinks a mosaic to one of the same color filter array, by averaging sites of the same place in the tile.
+    """Shrinks a mosaic, and keeps its color filter array, by averaging sites at the same place in the tile.
 
     Along each axis, `factor` tiles become one. Tiles that are left over at the bottom and the right are cut.
     """

@@ -57,7 +57,7 @@ def make_lab(
     pipeline: str | None,
     code: Sequence[str] = (),
 ) -> Lab:
-    """Collects everything that can be chosen, given the flags of the program; of a group, the first member predicts.
+    """Collects everything that can be chosen from the flags of the program. Of a group, the first member predicts.
 
     Raises:
         InputError: the run, a file, the camera or the pipeline cannot be used.
@@ -83,7 +83,7 @@ def make_lab(
 
 
 def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
-    """Returns the ends of the tolerated interval of each knob that `forensics.py` has found, in the knob's unit.
+    """Returns the tolerated interval of each knob, as `forensics.py` has found it, in the knob's unit.
 
     Damaged tolerances, and tolerances of another model such as an earlier training of the same name, are left out with
     a warning.

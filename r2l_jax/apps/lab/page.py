@@ -16,7 +16,7 @@ from r2l_jax.runtime.errors import InputError, in_words
 
 _COMPONENTS = Path(__file__).with_name("components")
 
-# A slider that moves sends at most one position in this time, in seconds.
+# The least time between two positions that a moving slider sends, in seconds.
 _THROTTLE = 0.03
 
 _EMPTY = (
@@ -99,7 +99,7 @@ class Page:
         if self._lab.model is not None:
             self._model(self._lab.model.task.name == "segmentation")
         with section("Histogram"):
-            # The drawing holds numbers alone.
+            # Safe without sanitizing: the drawing contains only numbers.
             self._histogram = ui.html(sanitize=False).classes("lab-histogram")
         with section("Parameters") as self._count:
             if self._lab.model is not None:
@@ -142,7 +142,7 @@ class Page:
             self._show_model()
 
     def _show_choices(self) -> None:
-        """Shows the choices of the session, which keeps the former ones where others cannot be rendered."""
+        """Shows the session's choices, which stay the former ones if others cannot be rendered."""
         session, view = self._session, self._session.view
         self._follows = True
         self._pipeline.value = session.pipeline_name
@@ -181,7 +181,7 @@ class Page:
         self._loss.text = "" if view is None or view.judgement is None else f"loss {view.judgement.loss:.4f}"
 
     def _chosen(self, choose: Callable[[Any], Awaitable[None]]) -> Callable[[ValueChangeEventArguments], Any]:
-        """Returns a handler of changes by the user, and not by the page itself."""
+        """Returns a handler of changes that ignores those by the page itself."""
         return lambda event: None if self._follows or event.value is None else choose(event.value)
 
     async def _receive(self, file: FileUpload) -> None:
@@ -202,7 +202,7 @@ class Page:
     def _move(self, event: GenericEventArguments) -> None:
         moves = event.args
         for name, (number, position) in moves.items():
-            # An event repeats the moves that the browser does not know to have arrived.
+            # Events repeat moves until the browser knows that they have arrived.
             if number > self._seen:
                 self._session.move(str(name), float(position))
         self._seen = max([self._seen, *(int(number) for number, _ in moves.values())])

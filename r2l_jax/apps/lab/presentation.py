@@ -1,4 +1,4 @@
-"""The session in the values of the page's components, and in words."""
+"""Describes the session: as values of the page's components, and in words."""
 
 from typing import Any
 
@@ -52,8 +52,8 @@ def sliders(session: Session) -> list[dict[str, Any]]:
 def verdict(session: Session) -> tuple[str, bool | None]:
     """Says what the model predicts, such as "now EOS, true LYT: wrong", and returns whether that is right.
 
-    Without a known target, it says whether the prediction is the class that is taken as true. For segmentation, it is
-    the overlap with the mask, which is neither right nor wrong. There are no words without a prediction.
+    Without a known target, it says whether the prediction is the class that is taken as true. For segmentation, it
+    gives the overlap with the mask, which is neither right nor wrong. Without a prediction, the text is empty.
     """
     view, model = session.view, session.lab.model
     if model is None or view is None or view.judgement is None or view.target is None:

@@ -36,12 +36,12 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
     The file of a user's pipeline must still exist when the saved one is used.
 
     Raises:
-        InputError: there are values for stages that the pipeline does not have for the shot's camera, such as an
+        InputError: some values belong to stages that the pipeline does not have for the shot's camera, such as an
             additive layer.
     """
     if more := sorted(values.keys() - named(shot).facts.keys()):
         raise InputError(f"the pipeline has parameters that a file cannot make: {', '.join(more)}")
-    # Half-size classical pipelines are called after their demosaicing, which the flag chooses.
+    # Half-size classical pipelines are named after "binned", which cannot be chosen by name: any demosaicing will do.
     name = named.name.replace("binned.", "bilinear.")
     half, metered = ".half_sized()" * named.half_size, f".metered({named.auto!r})" if named.auto else ""
     lines = "".join(f'    "{name}": {_numbers(value)},\n' for name, value in values.items())

@@ -25,7 +25,7 @@ def make_app(lab: Lab, folder: Path) -> FastAPI:
 
     @app.get("/pictures/{name}")
     def picture(name: str) -> Response:
-        # Not a coroutine: encoding runs in a thread, and several pictures side by side.
+        # Not a coroutine, so that pictures are encoded in threads, several at once.
         content = None if session.view is None else drawing.draw(session.view, name)
         if content is None:
             return Response(status_code=404)
@@ -43,7 +43,7 @@ def make_app(lab: Lab, folder: Path) -> FastAPI:
         tailwind=False,
         show_welcome_message=False,
     )
-    # Another site could point its name to this machine.
+    # Against DNS rebinding: another site could point its host name to this machine.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return app
 
@@ -59,7 +59,7 @@ def serve(lab: Lab, port: int) -> None:
     except OSError as error:
         raise InputError(f"cannot listen on --port={port}: {error.strerror}") from None
     print(f"http://127.0.0.1:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
-    # uvicorn sends the signal that has ended it once more, which must not end the program before this cleans up.
+    # uvicorn raises the signal that ended it again, which must not end the program before the folder is removed.
     with stop.after_step(), tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
         config = uvicorn.Config(make_app(lab, Path(folder)), log_level="warning", timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listening])

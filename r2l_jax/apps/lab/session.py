@@ -1,4 +1,4 @@
-"""The state of the page, and the loop that renders it: from quick to slow, and anew whenever something moves."""
+"""The state of the page, and the loop that renders it whenever something moves: first the picture, then the model."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.runtime.errors import InputError, in_words
 
-# The frame or the pipeline, the picture, the model's prediction, the work in progress, or something to say.
+# A change of the frame or the pipeline, the picture, the model's prediction, or the work in progress; or a message.
 Change = Literal["view", "picture", "judgement", "busy", "notice"]
 
 # Each step of a search is shown for at least this long, in seconds, so that it can be followed.
@@ -37,12 +37,12 @@ class Session:
 
     Attributes:
         lab: as above.
-        followers: are called in the event loop with the kind of each change, and with a message.
+        followers: functions that are called in the event loop with the kind of each change and a message.
         cameras: the cameras to choose from, by name.
         camera_name: the chosen camera.
-        pipeline_name: the pipeline that is rendered, or at first chosen.
+        pipeline_name: the pipeline that is rendered; before anything is open, the chosen one.
         source: the open source; None at first.
-        view: its frame and its pipeline, with their results; None without a frame.
+        view: the source's frame and its pipeline, with their results; None at first.
         busy: the work in progress, in words; empty for none.
         searching: the search in progress.
     """
@@ -67,7 +67,7 @@ class Session:
         await self._do(f"reading {source.name}", self._open(source))
 
     async def choose_camera(self, name: str) -> None:
-        """Switches to another camera, and opens the latest source anew, which may have lacked a camera."""
+        """Switches to another camera, and opens the latest source again, which may have failed for lack of one."""
         self.camera_name = name
         if self._asked is None:
             self._tell("view")
@@ -103,7 +103,7 @@ class Session:
         self._move_to(self.view, np.clip(positions, *self.view.engine.limits))
 
     def show_stage(self, name: str) -> None:
-        """Shows the image after a stage; after the last one, it is the picture."""
+        """Shows the image after a stage; the image after the last stage is the picture."""
         if self.view is not None and name in self.view.before:
             self.view.stage = name
             self._tell("picture")
@@ -139,7 +139,7 @@ class Session:
             raise InputError("nothing is open")
         named = view.named
         if self.pipeline_name == LEARNED and model is not None:
-            # The learned pipeline is one of these with other values.
+            # The learned pipeline is a named one with other values.
             named = (model.config.processing.named_pipeline or named).metered(model.config.processing.auto or ())
         return pipeline_file(named, view.frame.camera, view.engine.values(view.positions))
 
@@ -189,7 +189,7 @@ class Session:
     async def _look(self, source: Source, frame: Frame, pipeline: str, warnings: Sequence[str] = ()) -> None:
         """Renders a frame with a pipeline, which become the open ones if they can be rendered; then shows warnings."""
         former, view = self.view, await asyncio.to_thread(prepare, frame, self.lab.pipelines[pipeline], self.lab.model)
-        # A search that was begun in the meantime moves the sliders of the former view.
+        # A search that began in the meantime would move the sliders of the former view.
         self.stop()
         if former is not None and former.stage in view.before:
             view.stage = former.stage
@@ -199,7 +199,7 @@ class Session:
             self._tell("notice", warning)
         self._wake()
         if self.lab.model is not None:
-            # Meanwhile, sliders can be moved; the view may also stay because a later choice cannot be rendered.
+            # Shielded: if a later choice cancels this but cannot be rendered, the view stays, and needs its model.
             self._announce("compiling the model")
             await asyncio.shield(asyncio.create_task(self._compile_model(view)))
 

@@ -53,7 +53,7 @@ def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _mean(run: RunRecord, name: str, form: Callable[[float], str]) -> str:
-    """Formats the mean of a number over the finished folds, with its deviation if there are several."""
+    """Formats the mean of a number over the finished folds, with the standard deviation if there are several."""
     known = [value for fold in run.folds if fold.is_finished and (value := getattr(fold.numbers, name)) is not None]
     if not known:
         return "-"
@@ -77,8 +77,8 @@ def _cut(text: str) -> str:
 def differences_table(runs: Sequence[RunRecord]) -> str:
     """Formats the paired difference of the scores of every two runs, from the outcomes that `evaluate.py` has stored.
 
-    The intervals of two groups of trainings are about the recipes, and all others about the models. A line says which
-    runs have no outcomes of the same samples.
+    An interval is about the recipes if both runs are groups of trainings, and otherwise about the models. Lines below
+    the table name the pairs without outcomes of the same samples.
     """
     tested, rows, lines = {run.name: _tested(run) for run in runs}, [], []
     for first, second in itertools.combinations(runs, 2):
@@ -98,7 +98,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
 
 
 def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
-    """Returns what a run was tested on, with which checkpoint, and the outcomes `(M, S)` on its own images."""
+    """Returns the data, samples and checkpoint of a run's test on its own images, and the outcomes `(M, S)`."""
     found = [each.result for each in run.results if each.place == ("evaluation", "own")]
     blocks = [block for each in found for block in measure.unpacked_blocks(each.outcomes)]
     members = measure.by_member(blocks)

@@ -15,27 +15,28 @@ from r2l_jax.runtime.result import INK
 
 _QUALITY = 85
 
-# Pixels of paper are at least this bright, lines of text on it are lower than this, in pixels, and get this luminance,
-# the sum of the linear red, green and blue with these weights.
+# The least brightness of paper; the greatest height of a line of text on it, in pixels; and the luminance that text
+# gets, a sum of linear red, green and blue with the weights below.
 _WHITE, _LINE, _INK = 250, 40, 0.18
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
-# Wider plots, in their units, have a row for themselves. Pixels of narrower pictures are enlarged and stay visible.
+# Plots wider than this, in their own units, get a row to themselves; pictures narrower than this, in pixels, are
+# enlarged without smoothing.
 _NARROW, _SMALL = 400, 420
 
-# Elements of an SVG file that a page shows: those of shapes and texts.
+# The SVG elements that a page shows: shapes and text.
 _SHAPES = {"clipPath", "defs", "g", "image", "path", "rect", "svg", "text", "tspan", "use"}
 
 
 def plot(file: pathlib.Path, prefix: str, alternative: str) -> markupsafe.Markup:
-    """Returns the shapes of an SVG file as an element of a page, in the page's font and color.
+    """Returns the plot in an SVG file as an element of a page, in the page's font and color.
 
-    The file may come from anyone: only shapes and texts of it are taken, and only pictures within it.
+    The file is not trusted: only its shapes, its text and the pictures embedded in it are taken.
 
     Args:
         file: the file, as `result.write` writes it.
-        prefix: begins the ids, which a page has once.
-        alternative: the text in place of the plot.
+        prefix: is put before each id, so that ids are unique on the page.
+        alternative: the text alternative of the plot.
 
     Raises:
         InputError: the file cannot be read.

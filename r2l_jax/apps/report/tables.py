@@ -29,8 +29,8 @@ class Cell(NamedTuple):
 def cells(table: Table) -> list[list[Cell]]:
     """Returns the rows of a table for a page.
 
-    Scores are colored from the least in the table, which has no color, to the greatest; drops and gains by their share
-    of the greatest.
+    Scores are shaded from the least in the table, which has no color, to the greatest; drops and gains in proportion to
+    the greatest of both.
     """
     rows = [[*zip(table.columns, row, strict=True)] for row in table.rows]
     known = [(column.format, value) for row in rows for column, cell in row if (value := _number(cell)) is not None]

@@ -1,4 +1,4 @@
-"""The jobs of a study: trainings, evaluations and searches, each of which any process can run by itself."""
+"""The jobs of a study: trainings, evaluations and searches, each of which can run in a process of its own."""
 
 import functools
 
@@ -21,7 +21,7 @@ LEARNED, FROZEN = "learned", "frozen"
 # unsharp masking blurs along columns only.
 PIPELINES = {name: name.replace("unsharp_masking", "unsharp_masking_vertical") for name in PUBLISHED_PIPELINES}
 
-# What is done with the trained models of a control.
+# The jobs that test the trained models of a control.
 _TESTS = {"synthesis": "evaluate", "forensics": "search"}
 
 

@@ -18,11 +18,11 @@ def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityA
     """Shifts, shears and wobbles the image a little by `elastic_warp` with uniform random numbers.
 
     The strengths, which CIFAR-10-C gives for 32 pixels, are fractions of the shorter side. The noise is drawn for each
-    pixel, so that smoothing averages over more of it in a larger image: the wobble has the same number of pixels in an
-    image of any size, but its waves are longer.
+    pixel, so that smoothing averages over more of it in a larger image: there, the wobble has the same amplitude in
+    pixels, but longer waves.
     """
     *batch, height, width, _ = images.shape
-    # The greatest shift of points, and the standard deviation that smooths the noise in [-1, 1], and its factor.
+    # The greatest shift of points, the standard deviation of the smoothing, and the factor on the noise in [-1, 1].
     strengths = ((0.08, 0, 0), (0.07, 0.2, 0.05), (0.06, 0.06, 0.08), (0.05, 0.04, 0.1), (0.03, 0.03, 0.1))
     reach, sigma, amplitude = strength(severity, strengths) * min(height, width)
     # All random numbers are drawn as one vector, which is faster to draw and to compile than more axes or two parts.
@@ -72,7 +72,7 @@ def _boxes(size: int) -> tuple[np.ndarray, np.ndarray]:
     weights = np.stack(
         [np.take_along_axis(average.T, place, 0) for average, place in zip(averages, places, strict=True)]
     )
-    # At the end of the axis, the last pixel is not to be counted twice.
+    # At the end of the axis, the last pixel must not be counted twice.
     return first, weights * (first[:, None] + np.arange(count)[:, None] < size)
 
 

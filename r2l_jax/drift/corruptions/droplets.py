@@ -18,7 +18,7 @@ _LIGHT = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
 _MEAN = np.full((3, 3), 1 / 9, np.float32)
 # The gradients from which OpenCV's edge detector starts and continues an edge.
 _STRONG, _WEAK = 150, 50
-# The tangent of 22.5 degrees, in the whole numbers with which OpenCV compares directions.
+# The tangent of 22.5 degrees and 1, in the fixed-point numbers with which OpenCV compares directions.
 _TANGENT, _UNIT = 13573, 1 << 15
 
 
@@ -71,7 +71,7 @@ def wet(image: Array, liquid: Array, amount: Array) -> Array:
 
 
 def canny_edges(heights: Float[Array, "height width"]) -> Bool[Array, "height width"]:
-    """Finds edges as `cv2.Canny` does, of heights in 8 bits: ridges of the gradient that a strong one belongs to."""
+    """Finds edges of 8-bit heights as `cv2.Canny` does: ridges of the gradient that are connected to a strong one."""
     rows, columns = heights.shape
     padded = jnp.pad(heights, 1, "edge")
     down, right = (padded[2:] - padded[:-2], padded[:, 2:] - padded[:, :-2])
@@ -131,6 +131,6 @@ def _equalized(values: Array) -> Array:
     below, total = jnp.cumsum(counts), values.size
     first = counts[jnp.argmax(counts > 0)]
     table = jnp.round((below - first) * 255 / jnp.maximum(total - first, 1))
-    # A plane of one number stays as it is.
+    # A constant plane is not changed.
     table = jnp.where(first == total, numbers, table)
     return table[values.astype(jnp.int32)].astype(values.dtype)

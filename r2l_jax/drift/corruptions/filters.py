@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from isp.filter import correlate
 from r2l_jax.drift.warps import Axis
 
-# Weights along an axis, of which there is an odd number.
+# An odd number of weights along an axis.
 Taps = Float[Array, " taps"]
 
 

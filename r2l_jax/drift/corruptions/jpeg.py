@@ -36,7 +36,7 @@ _YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0
 
 
 def quantization(quality: int) -> np.ndarray:
-    """Computes the steps `(2, 8, 8)` of luminance and chrominance, as libjpeg does for a quality from 1 to 100."""
+    """Computes libjpeg's quantization steps `(2, 8, 8)` of luminance and chrominance for a quality from 1 to 100."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((np.stack([_LUMINANCE, _CHROMINANCE]) * percent + 50) // 100, 1, 255)
 
@@ -73,7 +73,7 @@ def _rounded(values: Array) -> Array:
 
 
 def _halved(plane: Array) -> Array:
-    """Averages 2x2 pixels; of averages between two numbers, libjpeg rounds every other one up."""
+    """Averages 2x2 pixels; as in libjpeg, halves are rounded down and up in turn along a row."""
     *batch, height, width = plane.shape
     sums = plane.reshape(*batch, height // 2, 2, width // 2, 2).sum((-3, -1))
     return jnp.floor((sums + 1 + jnp.arange(width // 2) % 2) / 4)

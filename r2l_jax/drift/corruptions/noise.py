@@ -1,4 +1,4 @@
-"""Noise: normal, of photons, of single values, and in proportion to the light."""
+"""Noise: Gaussian, shot, impulse and speckle."""
 
 from collections.abc import Callable
 

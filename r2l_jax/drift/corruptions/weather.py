@@ -36,7 +36,7 @@ _BRANCHES = 3.0
 def fog(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds a plasma fractal in [0, 1] times 0.2 to 1.5, and scales the sum down so that white stays white.
 
-    The fractal covers the image from the next power of two above its longer side; the published code has 32 pixels.
+    The fractal is cropped from one whose side is the next power of two; the published code has 32 pixels.
     """
     strengths = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
     amount, decay = strength(severity, strengths)
@@ -96,7 +96,7 @@ def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Imag
 def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle: Array, taps: Array) -> Array:
     """Lets flakes fall on an image along `filters.streaked`, from noise `(H, W, 1)` that exceeds a threshold.
 
-    The `share` of the image is not brightened.
+    `share` is the weight of the image that is not brightened.
     """
     flakes = jnp.clip(jnp.where(noise < threshold, 0, noise), 0, 1)
     flakes = jnp.round(255 * streaked(flakes, angle, taps)) / 255

@@ -6,7 +6,7 @@ the devices of training.
 It is the `--adv_training` of the program of Oala et al. (TMLR 2023), with these differences:
 
 - The head is frozen with or without `--freeze_classifier`; that program stops without it.
-- Deviation from the default rendering is a price. That program lowers the structural similarity itself, times the
+- Deviation from the default rendering is penalized. That program lowers the structural similarity itself, times the
   weight, which drives images away; and its l2 is a sum over the batch, here a mean.
 - Deviation is measured on processed images in [0, 1], there on normalized ones.
 - The optimizer counts in natural ranges, and parameters stay valid, see `isp.Parameter`.

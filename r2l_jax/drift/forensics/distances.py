@@ -1,4 +1,4 @@
-"""Compares the images of processings with the default rendering."""
+"""Compares images under other processing with the default rendering."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ def distances(image: Image, default: Image) -> dict[str, Array]:
 
 @functools.cache
 def deviations(aux_loss: str) -> Callable[[Image, Image], dict[str, Array]]:
-    """Returns the function of the `deviation` of an image."""
+    """Returns a function for `compared` that computes the `deviation` of an image."""
     return lambda image, default: {"deviation": deviation(image[None], default[None], aux_loss)}
 
 
@@ -53,7 +53,7 @@ def compared(
     """Compares the images of each sample under several processings with those of the default.
 
     Args:
-        compare: takes an image and its default rendering to numbers by name. Equal functions are compiled once.
+        compare: computes numbers, by name, from an image and its default rendering. Equal functions are compiled once.
         frozen: the model.
         processings: for each processing, the values of all parameters.
         samples: the samples.

@@ -25,7 +25,7 @@ from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# For several trainings: the tables and columns to draw, the scale and the factor of their numbers, and their label.
+# For several trainings: the tables and columns to draw, the scale of the axis, the factor on numbers, and the label.
 _DOTS = {
     "sensitivity": (
         ("parameters", "stages"),
@@ -52,8 +52,8 @@ class _Analysis(NamedTuple):
 def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
     """Analyzes every fold of a run, or of all members of a group of trainings.
 
-    Writes results to `<output>/fold_<k>/<analysis>/`, which a later call of the same settings finds again; a member of
-    a group has them in its own folder. Medians and ranges over several trainings are in `<output>/<analysis>/`.
+    Writes results to `<output>/fold_<k>/<analysis>/`, which later calls with the same settings reuse; for members of a
+    group, to the members' folders. Medians and ranges over several trainings are in `<output>/<analysis>/`.
 
     Returns:
         The results by training and by analysis.
@@ -98,7 +98,7 @@ def _check(config: ForensicsConfig, fold: Artifact) -> None:
 
 
 def _analyses(config: ForensicsConfig, fold: Artifact, done: Mapping[str, Result]) -> dict[str, _Analysis]:
-    """Returns the chosen analyses of a fold; `done` will have the results of those before."""
+    """Returns the chosen analyses of a fold; when one is made, `done` has the results of those before it."""
     size, seed, searches, allowed = config.batch_size, config.seed, config.worst_case, config.tolerances
     flags, drawn = {**flat(searches), "batch_size": size, "seed": seed}, worst_case.drawn(fold, searches, seed)
     known = {
@@ -129,7 +129,7 @@ def _analyze_all(config: ForensicsConfig, training: Training) -> dict[str, Resul
 
 
 def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
-    """Makes an analysis, and says what it is about."""
+    """Makes the result of an analysis, and adds facts about the fold."""
     found = analysis.make()
     measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"
     facts = {
@@ -145,7 +145,7 @@ def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
 
 
 def _over(name: str, results: Mapping[str, Result]) -> Result:
-    """Puts the results of an analysis of several trainings together."""
+    """Combines the results of one analysis of several trainings."""
     first, notes = next(iter(results.values())), []
     if name == "tolerances":
         samples, allowed = (first.facts[key] for key in ("samples", "tolerance"))
@@ -156,7 +156,7 @@ def _over(name: str, results: Mapping[str, Result]) -> Result:
         "notes": [*notes, first.facts["notes"][-1]],
         "verdict": worst_case.verdict(list(results.values())) if name == "worst_case" else [],
     }
-    # The maps of trainings have different places.
+    # Maps are left out, since their positions differ between trainings.
     tables = {key: table for key, table in over_trainings(results).items() if not key.startswith("map")}
     return Result(facts, tables, {"dots": _dots(list(results.values()), *_DOTS[name])} if name in _DOTS else {})
 

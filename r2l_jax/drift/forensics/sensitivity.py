@@ -66,8 +66,8 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
     """Measures how a model's task loss on its measured samples depends on parameters and on the images after stages.
 
     Parameters move in their natural ranges, see `isp.Parameter`. The range of an image is 1: up to the white level of a
-    mosaic, or the range of the display. All values of an image count, also the empty sites of planes that are still to
-    be interpolated. At black the tone curve is so steep that 1% of the range is far beyond first order: the change with
+    mosaic, or the range of the display. All values of an image count, including the empty sites of color planes before
+    interpolation. At black, the tone curve is so steep that 1% of the range is far beyond first order: the change with
     dark images before the curve, after `clipped`, is overstated.
 
     The numbers do not depend on the `batch_size`.
@@ -160,7 +160,7 @@ def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarra
 def _table(
     kind: str, changes: Mapping[str, Change], widths: Mapping[str, Cell], classes: Mapping[str, np.ndarray]
 ) -> Table:
-    """Makes the table of the mean changes of all samples, and of the worst ones of the samples of each class."""
+    """Makes a table of the mean changes over all samples, and of the mean worst changes over each class."""
     of_classes = [Column(f"worst, {name}", format=_DIGITS) for name in classes]
     columns = [Column(kind), Column("natural range"), Column("worst", format=_DIGITS)]
     rows = [

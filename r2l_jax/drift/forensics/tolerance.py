@@ -52,7 +52,7 @@ class Side(NamedTuple):
         return [0.0, *(self.limit / 2**halving for halving in range(halvings, -1, -1) if self.limit)]
 
     def points(self, positions: Iterable[float]) -> list[Point]:
-        """Returns the points of positions."""
+        """Returns the point at each position."""
         return [((self.name, position),) if position else () for position in positions]
 
 
@@ -64,7 +64,7 @@ class End(NamedTuple):
         interval: its bootstrap interval, sorted.
         at_limit: whether all positions up to the knob's limit pass.
         failing: the nearest position at which failure is shown, if any.
-        samples_needed: how many samples show a drop of the tolerance at the end; None at the limit.
+        samples_needed: how many samples it takes to show a drop of the tolerance at the end; None at the limit.
     """
 
     position: float
@@ -121,7 +121,7 @@ class _Scores:
         return fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100)
 
     def samples_needed(self, point: Point) -> int:
-        """Computes how many samples show a drop of the tolerance where as many outcomes change as at a known point."""
+        """Computes how many samples it takes to show a drop of the tolerance, from the outcomes at a known point."""
         lost = self._known[()][1] - self._known[point][1]
         return statistics.samples_needed(lost[None], self._tolerance) if len(lost) > 1 else 0
 
@@ -144,21 +144,21 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     positions pass. Positions beyond the first one that fails are ignored.
 
     An end is therefore known to 1/32 of the distance that was tried: the gap after doubling is half of that distance,
-    three halvings leave a sixteenth, and the score falls below the tolerance within 1/32 to either side of its middle;
-    the line is the best guess where in it. Only an end within the first step, 0.02 natural ranges, is known less well,
-    to a sixteenth of that step.
+    three halvings leave a sixteenth of it, and the score crosses the tolerance within 1/32 of the middle of that gap,
+    in which the line interpolates. Only an end within the first step, 0.02 natural ranges, is known less well, to a
+    sixteenth of that step.
 
     The uncertainty of each end is a bootstrap interval over the samples, or over the scenes: the 5th to the 95th
-    percentile of the ends of 200 resamples, each compared with its default. Doubling goes on until failure is shown,
-    so that hardly a resample ends beyond the positions. An end at the limit counts as the limit.
+    percentile of the ends of 200 resamples, each compared with its default. Doubling continues until failure is shown,
+    so that few resamples end beyond the measured positions. An end at the limit counts as the limit.
 
-    Where the score crosses the tolerance, the drop of other samples may well be smaller. So each end has a second
+    Where the score crosses the tolerance, the drop on other samples may well be smaller. So each end has a second
     position: the nearest one measured at which all but 5% of the resamples lose more than the tolerance, which is a
-    paired one-sided test. The results also state how many samples it takes for a drop of the tolerance to have an
-    interval of 95% that leaves out 0.
+    paired one-sided test. The results also state how many samples it takes for the 95% interval of a drop of the
+    tolerance to exclude 0.
 
     The map of two knobs reaches to twice their intervals, but not beyond their limits.
-    The numbers do not depend on the `batch_size`; the `seed` is that of the resamples.
+    The numbers do not depend on the `batch_size`; the `seed` is for the resamples.
     """
     tolerance, score, samples = settings.tolerance / 100, fold.task.score, len(fold.measured_indices)
     scores = _Scores(fold, tolerance, batch_size, seed)
@@ -188,7 +188,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
 
 
 def too_few(samples: int, tolerance: float, needed: int | None) -> list[str]:
-    """Returns a line that states how many samples the tolerance takes, no line if there are enough."""
+    """Returns a line that states how many samples the tolerance takes, or no line if there are enough."""
     if needed is None or needed <= samples:
         return []
     drop = f"a drop of {100 * tolerance:g} points at every end"
@@ -196,7 +196,7 @@ def too_few(samples: int, tolerance: float, needed: int | None) -> list[str]:
 
 
 def _pairs(settings: ToleranceSettings) -> list[tuple[str, ...]]:
-    """Returns the pairs of knobs to map; one without a partner is left alone."""
+    """Returns the pairs of knobs to map; a knob without a partner is a tuple of one, which `check` refuses."""
     return [settings.map[place : place + 2] for place in range(0, len(settings.map), 2)]
 
 

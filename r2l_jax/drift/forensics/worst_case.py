@@ -111,13 +111,14 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     Batches are drawn from the fold's training samples. The start that ends worst on the measured samples counts, not
     the mean of the starts.
 
-    The price of deviation keeps some searches at the default although a small shift of one value costs points. So the
-    second start is the worst point of a sweep that moves each knob alone, and counts itself where the search from it
-    ends better. Only points whose price is at most the loss of a guess are taken.
+    The penalty on deviation keeps some searches at the default although a small shift of one value costs points. So the
+    second start is the worst point of a sweep that moves each knob alone. That point counts itself if the search from
+    it ends at a better score. Only points whose penalty is at most the loss of a guess are taken.
 
-    The outcomes are those of the default and of each worst case.
+    The result has the outcomes of the default and of each worst case.
 
-    `batch_size` samples are in a step of one search and measured at once; `seed` is for samples, starts and batches.
+    `batch_size` is the number of samples in a step of one search, and of those measured at once; `seed` is for samples,
+    starts and batches.
 
     Raises:
         InputError: a search has diverged.
@@ -178,7 +179,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
 
 
 def verdict(results: Sequence[Result]) -> list[str]:
-    """Says how much the worst black level costs that searches have found in trainings, or else the worst processing."""
+    """Says how many points the worst black level that was found costs; without one, the worst processing."""
     drops: dict[str, list[float]] = {}
     for result in results:
         of_rows = result.tables["worst_case"].numbers("drop")
@@ -202,9 +203,9 @@ def _swept(
     batch_size: int,
     indices: np.ndarray,
 ) -> dict[Key, _Start]:
-    """Moves each knob of the searched parameters alone, and returns the worst affordable point for each second start.
+    """Moves each knob of the searched parameters alone, and returns the worst point for each second start.
 
-    It has the greatest loss among those whose price is at most the loss of a guess, and raises the loss.
+    It has the greatest loss of all points that raise the loss and whose penalty is at most the loss of a guess.
     """
     parameters = {name for search in searches.values() for name in search.group}
     moved = [(knob, position) for knob in frozen.knobs.values() if knob.parameter in parameters for position in _SWEPT]
@@ -234,7 +235,7 @@ def _swept(
 
 
 def _values(frozen: Frozen, worst: Mapping[str, Mapping[str, np.ndarray]]) -> Table:
-    """Makes the table of the single values of small parameters, by default and in the worst case of each group."""
+    """Makes a table of the values of small parameters, by default and in the worst case of each group."""
     rows: list[list[Cell]] = []
     for name, facts in frozen.facts.items():
         value = frozen.default[name]
@@ -246,7 +247,7 @@ def _values(frozen: Frozen, worst: Mapping[str, Mapping[str, np.ndarray]]) -> Ta
 
 
 def _curves(ways: Sequence[tuple[Key, Found]], name: str) -> Figure:
-    """Draws a number of each step's batch, with a line for each search and a color for each group."""
+    """Draws the attribute `name` of searches over the steps: a line for each search, a color for each group."""
     colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(key[0] for key, _ in ways))}
 
     def draw(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""The cost that searches and attacks lower, and their step: down its gradient, among valid values of parameters."""
+"""The cost that searches and attacks lower, and a step down its gradient that keeps parameters valid."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
@@ -25,7 +25,7 @@ def deviation(images: Images, default: Images, aux_loss: str) -> Float[Array, ""
         images: the images.
         default: their default rendering.
         aux_loss: "ssim" for 1 less the structural similarity (`tasks.losses.ssim`); "l2" or "l2_sum" for the mean
-            square difference. These two differ in the price of deviation alone, see `cost_of`.
+            square difference. These two differ only in the weight of the deviation, see `cost_of`.
     """
     if aux_loss == "ssim":
         return 1 - tasks.losses.ssim(images, default)
@@ -42,9 +42,9 @@ def cost_of(
 ) -> tuple[Array, Array]:
     """Computes the cost that a search lowers, and the deviation of images from their default rendering.
 
-    The cost is the task loss or, for the worst direction, its negative; deviation costs `aux_weight` in both. The
-    published program sums square differences over a batch, as "l2_sum" does, where "l2" takes their mean: its weights
-    count as many times more as the batch has values, 6291456 for 32 images of 256x256.
+    The cost is the task loss or, for the worst direction, its negative, plus `aux_weight` times the deviation. The
+    published program sums square differences over a batch, as "l2_sum" does; "l2" takes their mean. For "l2_sum", a
+    weight counts more by the number of values in the batch, 6291456 for 32 images of 256x256.
     """
     away = deviation(images, default, aux_loss)
     price = aux_weight * (images.size if aux_loss == "l2_sum" else 1)
@@ -62,8 +62,8 @@ def descend(
 ) -> tuple[dict[str, Array], optax.OptState, PyTree]:
     """Takes one step down a cost of a pipeline's parameters, which stay valid.
 
-    The cost takes values to a number and any other results. Offsets count from the default, and all values are valid at
-    them, see `valid_offsets`. `free` is 1 for each parameter that may move, and 0 for the others.
+    `cost` computes a number and any other results from the values. Offsets count from the default, and all values are
+    valid at them, see `valid_offsets`. `free` is 1 for each parameter that may move, and 0 for the others.
 
     Returns:
         The next offsets, the optimizer's next state, and the other results of the cost.

@@ -16,7 +16,7 @@ PyTree = Any
 def stack(trees: Sequence[PyTree]) -> PyTree:
     """Returns a stack of pytrees on the host: arrays of shape `(devices, of each device, ...)`.
 
-    Where numbers do not divide, the stack is filled up with copies of the last pytree.
+    If the number of pytrees is not a multiple of the devices, copies of the last one pad the stack.
     """
     devices = jax.device_count()
     filled = [*trees, *[trees[-1]] * (-len(trees) % devices)]
@@ -24,13 +24,13 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def unstack(tree: PyTree, count: int) -> list[PyTree]:
-    """Returns the first results of a stack, on the host."""
+    """Returns the first `count` pytrees of a stack, on the host."""
     whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(tree))
     return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
 
 
 def placed(stacked: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
-    """Moves a stack and what its computations share to the devices."""
+    """Moves a stack to the devices, with the arguments that its computations share."""
     split, everywhere = shardings()
     return jax.device_put(stacked, split), jax.device_put(shared, everywhere)
 
@@ -39,12 +39,12 @@ def placed(stacked: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
 def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[..., PyTree]:
     """Compiles a function of one pytree for stacks of them, once for each structure and shape of its arguments.
 
-    A device works on its part of the stack together (`jax.vmap`), and the devices run side by side (`jax.pmap`). The
-    function must be one of a module: what was compiled for it is kept for good, and serves all models, drifts and
+    Each device computes its part of the stack at once (`jax.vmap`), and the devices run in parallel (`jax.pmap`). The
+    function must be defined in a module: compiled versions of it are kept for good, and serve all models, drifts and
     members of a group.
 
     Args:
-        function: takes static options, the arguments of one in two pytrees, and the pytree of those that all share.
+        function: takes static options, two pytrees of its own arguments, and the pytree of shared arguments.
         donates: whether a call consumes the first of the two stacks.
 
     Returns:
@@ -55,7 +55,7 @@ def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[.
         return jax.vmap(functools.partial(function, options), in_axes=(0, 0, None))(carried, stacked, shared)
 
     return jax.jit(
-        # The axis is called as that of `shardings`: JAX compiles a function that calls the host for one mesh alone.
+        # Named as the axis of `shardings`, since JAX compiles a function that calls the host for only one mesh.
         jax.pmap(of_device, "data", in_axes=(None, 0, 0, None), static_broadcasted_argnums=0),
         static_argnums=0,
         donate_argnums=1 if donates else (),

@@ -11,7 +11,7 @@ from r2l_jax.drift.synthesis.measured import Measured, intervals
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
 
-# More runs or groups become the rows of a table.
+# More runs or groups than this become rows of the tables, which then leave out single cases.
 _FEW = 3
 
 
@@ -33,7 +33,7 @@ def compare(tested: Sequence[Measured], facts: Mapping[str, Any]) -> Result:
 
 
 def _drops(tested: Sequence[Measured]) -> Table:
-    """Makes the table of the drops of all runs: a column for each, or a row for each of many."""
+    """Makes a table of the drops of all runs: a column for each run, or a row if there are many."""
     lines = summary.lines(tested, with_cases=len(tested) <= _FEW)
     columns: list[list[Any]] = [["drop, points", f"(own {tested[0].score_name})", *lines.values()]]
     for each in tested:
@@ -48,9 +48,9 @@ def _drops(tested: Sequence[Measured]) -> Table:
 
 
 def _differences(tested: Sequence[Measured]) -> Table | None:
-    """Makes the table of how much more the first run or group loses than each other one of the same samples.
+    """Makes a table of how much more the first run or group loses than each other one with the same samples.
 
-    A run alone cannot tell about its recipe: a difference with one is about the models.
+    Only the difference of two groups is about the recipes, since a single run cannot tell about its recipe.
     """
     first, *others = tested
     others = [each for each in others if len(first.samples) == 1 and each.samples == first.samples]
@@ -68,9 +68,9 @@ def _differences(tested: Sequence[Measured]) -> Table | None:
 
 
 def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tuple[Table, Figure]:
-    """Makes the table and the heat map of the scores of all runs in a group of cases, or in each kind of drift.
+    """Makes a table and a heat map of the scores of all runs in a group's cases, or kinds if these have severities.
 
-    A run that was trained on images of another kind than all cases has its own images in a column of their own.
+    If a run's own images are not exactly one of the cases, own images have a column as well.
     """
     graded = cases[0].kind is not None
     columns = {OWN.name: [OWN], **dict(grouped(cases, lambda case: (graded and case.kind) or case.name))}

@@ -81,7 +81,7 @@ def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
 
 
 def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]) -> None:
-    """Raises an InputError unless all runs share one data set, can be tested, and tell what was asked for."""
+    """Raises an InputError unless all runs share one data set, and can be tested as the settings say."""
     members = {label: dict(grouped(of_run, lambda each: member_of(each.name))) for label, of_run in trainings.items()}
     if config.about == "recipe":
         statistics.check_about("recipe", *map(len, members.values()))
@@ -117,7 +117,7 @@ def _blocks(
         if not changed:
             continue
         adapted = [cases.for_run(case, fold.config.processing) for case in changed]
-        # Data sets of other intensities are loaded once, and let go with the group.
+        # Data sets of other intensities are loaded once, and freed with the group.
         load = functools.cache(functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint))
         inputs = _inputs(config, trainings, of_group, adapted, load)
         make = functools.partial(_make, config, label, trainings, of_group, adapted, load, blocks)
@@ -166,7 +166,7 @@ def _make(
     load: Callable[[float], RawDataset],
     own: Sequence[Outcomes],
 ) -> Result:
-    """Measures trainings in a group of cases, of which `adapted` are not their own images, and shows the scores."""
+    """Measures trainings in those cases of a group that are not their own images, `adapted` to the size of these."""
     group, fold = of_group[0].group, trainings[0].fold
     sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
     members = {member_of(training.name) for training in trainings}
@@ -199,7 +199,7 @@ def _make(
 
 
 def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Table:
-    """Makes a row for each training, and each ensemble, and case."""
+    """Makes a table with a row for each training, or ensemble, in each case."""
     fold, rows = tested.fold, list[list[Cell]]()
     columns = [Column("training"), Column("case"), Column(tested.score_name, "points", SCORE), Column("loss")]
     columns += [Column("drop", "points", DROP), *(Column(name, "points", SCORE) for name in fold.task.metrics)]

@@ -22,7 +22,7 @@ class Measured:
     Attributes:
         label: its name in results.
         fold: a fold of its first member.
-        members: the names of each run's folds with their outcomes, by the name of the run.
+        members: by the name of each run, the names of its folds with their outcomes.
         cases: the cases; the runs' own images come first.
         about: whether intervals are about the recipe or about the models.
     """
@@ -37,9 +37,9 @@ class Measured:
     def of(
         cls, label: str, fold: Artifact, cases: Sequence[Case], blocks: Sequence[Outcomes], wanted: str | None = None
     ) -> "tuple[Measured, Measured | None]":
-        """Takes the outcomes of several sets of samples apart, and returns the runs and their ensemble, if any.
+        """Sorts the outcomes of several sets of samples by run, and returns the runs and their ensemble, if any.
 
-        By default, intervals are about the recipe of several members, and about a model alone.
+        By default, intervals are about the recipe if there are several members, and else about the model.
         """
         runs = by_member(blocks)
         together = runs.pop(ENSEMBLE, None)
@@ -50,7 +50,7 @@ class Measured:
         return found, cls(name, fold, {name: together}, cases, "model") if together else None
 
     def source(self, case: Case) -> str:
-        """Returns the name of a case among the outcomes: a case that equals the own images has theirs."""
+        """Returns the name of a case among the outcomes: a case that equals the own images shares theirs."""
         return OWN.name if known_cases.equals_own(case, self.fold.config) else case.name
 
     def outcomes(self, case: Case = OWN) -> np.ndarray:
@@ -76,7 +76,7 @@ class Measured:
         }
 
     def is_own(self, case: Case) -> bool:
-        """Tells whether the runs were trained on such images as a case has."""
+        """Tells whether the runs were trained on images like those of a case."""
         return known_cases.is_own(case, self.fold.config)
 
     def score(self, *cases: Case) -> float:
@@ -105,9 +105,9 @@ class Measured:
 
 
 def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Groups the names of cases: by kinds of drift; by groups of corruptions and of sensor drifts; by these.
+    """Groups the names of cases: by kind of drift, by group of corruptions or sensor drifts, and by each of these.
 
-    `identity`, which changes nothing, is of no group.
+    `identity`, which changes nothing, is in no group.
     """
     groups: dict[str, list[str]] = {}
     for level in range(3):

@@ -42,7 +42,7 @@ def run(config: EvaluationConfig) -> None:
 
 
 def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarray]:
-    """Returns the images of a sample by the names of cases; the run processes it where a case does not."""
+    """Returns the images of a sample by case; the run's own processing applies in cases without a pipeline."""
     samples, processor, images = Samples.of(fold, seed=seed), fold.model.processor, {}
     for iso, of_iso in grouped(tested, lambda case: case.iso):
         dataset = samples.at(iso)

@@ -50,10 +50,10 @@ def summarize(
         tested: the run or the group.
         ensemble: the ensemble of the group.
         facts: further facts.
-        groups: the samples to score by themselves.
+        groups: groups of samples to score separately.
 
     Raises:
-        InputError: one training, about its recipe.
+        InputError: a single training cannot tell about its recipe.
     """
     about, several = tested.about, len(tested.members) > 1
     drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]
@@ -93,9 +93,9 @@ def summarize(
 
 
 def lines(tested: Sequence[Measured], with_cases: bool = True) -> dict[str, str]:
-    """Returns the titles of groups of cases by name, also those of single cases unless told otherwise.
+    """Returns the titles of groups of cases and, `with_cases`, of single cases, by name.
 
-    A corruption or drift of the sensor of several severities has only the mean over them.
+    A corruption or sensor drift with several severities has only one title, for the mean over them.
     """
     groups = dict.fromkeys(name for each in tested for name in each.groups)
     found = {name: name for name in groups if name not in (*CORRUPTIONS, *SENSOR)}
@@ -118,7 +118,7 @@ def _drops(tested: Measured, own: Interval, drops: Mapping[str, Interval]) -> Ta
 
 
 def _members(tested: Measured, ensemble: Measured | None, kinds: Sequence[str]) -> Table:
-    """Makes the table of the scores and mean drops of the members of a group and of their ensemble."""
+    """Makes a table of the scores and mean drops of the members of a group and of their ensemble."""
     rows: list[list[Cell]] = []
     for each in (tested, *([ensemble] if ensemble else [])):
         drops = np.stack([each.own, *(each.groups[kind] for kind in kinds)]).mean(-1)
@@ -128,7 +128,7 @@ def _members(tested: Measured, ensemble: Measured | None, kinds: Sequence[str]) 
 
 
 def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table:
-    """Makes the table of the scores of groups of samples: on the own images, and the mean drop of the other cases."""
+    """Makes a table of groups of samples: the score on the own images, and the mean and largest drop in other cases."""
     rows: list[list[Cell]] = []
     cases = [OWN, *(case for case in tested.cases if case.name in tested.drops)]
     folds = [fold for of_member in tested.members.values() for fold in of_member]
@@ -161,7 +161,7 @@ def figure(tested: Sequence[Measured]) -> Figure:
 
 
 def _verdict(tested: Measured, own: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
-    """Says how good the score is without drift, how much is lost under each kind of drift, and where most."""
+    """States the score without drift, and for each kind of drift the loss and the worst case."""
     guess = f"; a guess: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
     score = f"The {tested.score_name} without drift is {whole_points(*own[1:])} ({checkpoint} checkpoint{guess})."
     sentences, words = [score], ("Loses", "Gains", "Shows no loss")

@@ -35,7 +35,7 @@ class Window:
         files: their files.
         alarm: whether they have drifted.
         p_value: the probability of such a difference, or a greater one, among images without drift.
-        causes: what has changed, the strongest first; empty without an alarm.
+        causes: the causes of the drift, the strongest first; empty without an alarm.
         tests: the p-value of each test by itself, see `alarm`.
         statistics: the statistics that have changed most.
         confidence: the mean confidence of the models.
@@ -62,9 +62,9 @@ class Explained:
     """An explanation of the latest windows with an alarm.
 
     Attributes:
-        causes: what has changed, the strongest first; nothing without an alarm.
-        expected: the scores to expect by each method, the best one first; nothing if no method tells.
-        remedy: the gain of mending by statistics, if the camera explains the drift.
+        causes: the causes of the drift, the strongest first; empty without an alarm.
+        expected: the score to expect by each method, the best method first; empty if no method applies.
+        remedy: the gain of adapting by statistics, if the camera explains the drift.
     """
 
     causes: list[Cause] = dataclasses.field(default_factory=list)
@@ -124,9 +124,9 @@ class Watch:
         return window
 
     def explain(self) -> None:
-        """Explains the drift of the latest images, in all windows with an alarm that have the same strongest cause.
+        """Explains the drift in the latest windows with an alarm, as far back as the strongest cause is the same.
 
-        These are the latest windows that were judged here, with at most 256 images. Without another alarm, the
+        Of windows that this watch has judged, at most the latest 256 images are explained. Without another alarm, the
         explanation stays.
         """
         if not self._is_new:
@@ -154,7 +154,7 @@ class Watch:
 
         Args:
             p_value: of all windows together.
-            command: predicts with mended models.
+            command: the command that predicts with adapted models.
             facts: further facts.
         """
         alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score

@@ -1,4 +1,4 @@
-"""Takes along what a watch compares new images with: some samples that a run was measured on."""
+"""The reference with which a watch compares new images: samples that a run was measured on."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from r2l_jax.training.run import Run
 
 FILE = "reference.safetensors"
 
-# A reference has at most this many samples, and fewer of large mosaics, so that it stays below so many bytes.
+# The most samples in a reference, and the most bytes, for which it takes fewer samples of large mosaics.
 MOST = 512
 _BYTES = 2**25
 
-# Fewer samples would notice no drift but the largest.
+# With fewer samples, only the largest drifts would be noticed.
 LEAST = 32
 
 
@@ -34,7 +34,7 @@ class Reference:
         mosaics: their mosaics, as fractions of white times 65535.
         targets: their classes or masks.
         labels: the class of each, or of its main object.
-        measured: which samples of the run they are, "test" or "validation".
+        measured: the kind of samples in the run, "test" or "validation".
         seen: their statistics.
     """
 
@@ -72,7 +72,7 @@ def file_of(run: str | os.PathLike) -> pathlib.Path:
 
 
 def make(run: Run) -> Reference:
-    """Takes samples that no model of a run was trained on, at most one of each scene, evenly from all of them.
+    """Takes random samples that no model of a run was trained on, at most one of each scene.
 
     Raises:
         InputError: the data is missing, or there are too few such samples.
@@ -101,7 +101,7 @@ def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
 
 
 def read(run: Run, file: pathlib.Path) -> Reference | None:
-    """Reads the reference of a run, and computes its statistics; returns None without one, or if it is another run's.
+    """Reads the reference of a run, and computes its statistics; returns None if there is none of its models.
 
     Raises:
         InputError: it is damaged.

@@ -53,7 +53,7 @@ IMAGE = (
 # some hundred images takes little room.
 _DIRECTIONS = 16
 
-# Shares and light below this are told apart no further.
+# Shares and light below this are not distinguished.
 _LEAST = 1e-4
 
 
@@ -94,8 +94,8 @@ def output_names(task: Task) -> tuple[str, ...]:
 def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
     """Computes the statistics of mosaics, in batches of one shape.
 
-    Mosaics are first rounded to 16 bits, as a reference holds them: sites at the black level would otherwise lie on
-    either side of it, by the rounding of whatever has read them.
+    Mosaics are first rounded to 16 bits, as a reference holds them. Otherwise, the rounding of the reader would decide
+    on which side of the black level sites at that level lie.
 
     Args:
         run: the models.

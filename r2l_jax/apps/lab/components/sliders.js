@@ -34,10 +34,10 @@ export default {
       return move && move[0] > this.seen ? move[1] : knob.position;
     },
     send(knob, position) {
-      // The range starts at its end, so that its steps may miss the default by a rounding.
+      // Steps are counted from the low end, so that rounding may keep them from hitting the default.
       if (Math.abs(position) < (knob.high - knob.low) / 800) position = 0;
       this.moves[knob.name] = [++this.moved, position];
-      // Of events that follow each other quickly some are dropped: the last one holds the moves of all sliders.
+      // Events in quick succession may be dropped, so each holds all moves that the server has not seen.
       const unseen = Object.entries(this.moves).filter(([, move]) => move[0] > this.seen);
       this.$emit("move", Object.fromEntries(unseen));
     },
