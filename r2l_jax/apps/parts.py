@@ -1,4 +1,4 @@
-"""Works on many raw files in parts, each of which is a result that another call finds again."""
+"""Works on many raw files in parts, each of which is a cached result, so that another call resumes."""
 
 import functools
 import shutil
@@ -16,12 +16,12 @@ from r2l_jax.runtime.remote import Place
 from r2l_jax.runtime.result import Result
 from r2l_jax.training.run import BATCH
 
-# The number of parts, so that all workers finish at about the same time, unless parts would be too small or too large.
+# The number of parts, which lets all workers finish at about the same time, and the most batches in a part.
 _PARTS, _BATCHES = 32, 8
 
 
 class Worked(NamedTuple):
-    """The results of files, in their order, and how many files failed or have a result of an earlier call."""
+    """The results in the order of the files, the number of files that failed, and of those with an earlier result."""
 
     results: dict[Place, Any]
     failed: int
@@ -44,7 +44,7 @@ def in_parts(
     Args:
         files: the raw files.
         folder: a folder for the parts' results alone.
-        work: yields how the work on each file ends, in their order; its results are in a form that JSON can hold.
+        work: works on files, and yields an `Ended` for each, in order, with a result that JSON can hold.
         settings: everything besides files and models that results depend on.
         model: the identities of models and pipelines.
         targets: the files that the work on a file writes.

@@ -39,7 +39,7 @@ from r2l_jax.runtime.result import Arrays, points
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 
-# Processings that are computed together: more fill a device's memory and make it no faster.
+# The most values of parameters that are computed together: more fill a device's memory, and are no faster.
 TOGETHER = 16
 
 # Begins the names of ensembles among the outcomes, where a member's folder begins those of its folds.
@@ -87,7 +87,7 @@ class Samples(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """The size of batches: a multiple of the devices, and for few samples one of few sizes to compile for."""
+        """The batch size: a multiple of the devices, and rounded for few samples, so that few sizes are compiled."""
         few = 2 ** (len(self.indices) - 1).bit_length()
         return jax.device_count() * -(-min(self.batch_size, few) // jax.device_count())
 
@@ -133,12 +133,12 @@ class Outcomes(NamedTuple):
         return float(self.loss[self._place(model, case)])
 
     def score(self, model: str, case: str = OWN.name, taken: np.ndarray | None = None) -> float:
-        """Computes the score of a model in a case, on all samples or on those that are taken; 0 without a total."""
+        """Computes the score of a model in a case, on all samples or on those that are taken; 0 if the total is 0."""
         counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
     def of_samples(self, model: str, case: str = OWN.name) -> np.ndarray:
-        """Computes the score of each sample, or scene, which the study averages: 1 if no object is there or found."""
+        """Computes the score of each sample or scene, which the study averages; 1 if no object is there and none found."""
         counted, total = self.at(model, case)
         return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
 
@@ -150,7 +150,7 @@ class Outcomes(NamedTuple):
         return each if self.scenes is None else statistics.by_scene(each, self.scenes)
 
     def packed(self) -> Arrays:
-        """Returns the arrays of a file: bits if each outcome is 1 or 0 of 1."""
+        """Returns the outcomes as arrays for a file: as bits if each outcome is 1 or 0 of 1."""
         of_bits = bool((self.total == 1).all() and np.isin(self.counted, (0, 1)).all())
         arrays = {"samples": self.samples, "loss": self.loss.astype(np.float64)}
         if of_bits:
@@ -215,7 +215,7 @@ def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
 def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = OWN.name) -> np.ndarray:
     """Computes a number for each scene of a run, given the names of its folds with their outcomes.
 
-    Folds that measure the same samples, such as test samples, are averaged; the scenes of others are concatenated.
+    Folds that measure the same samples, such as test samples, are averaged; otherwise, their scenes are concatenated.
     """
     each = [outcomes.by_scene(name, case) for name, outcomes in folds]
     same = all(np.array_equal(outcomes.samples, folds[0][1].samples) for _, outcomes in folds)
@@ -237,7 +237,7 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
 def tested(uri: str, code: tuple[str, ...]) -> str | None:
     """Scores a run, or the members of a group, on its test samples, and returns a line with the 95% interval.
 
-    Returns None without test samples, with a single one, or if the members have different ones.
+    Returns None if there are fewer than two test samples, or if folds or members have different ones.
 
     Raises:
         InputError: the folder holds no finished run with checkpoints.
@@ -318,7 +318,7 @@ def measure(
 
 
 class _Stack(NamedTuple):
-    """A model with `stacked` settings of its processing, of which the last ones may only fill up."""
+    """A model with `stacked` values of its processing's parameters, of which the last ones may only pad the stack."""
 
     names: list[str]
     model: RawToLogit
@@ -340,7 +340,7 @@ def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
     stacks = []
     for names in groups:
         model = models[names[0]].model
-        # Stacks have few sizes, for which functions are compiled.
+        # Powers of two, so that functions are compiled for few sizes.
         count = 2 ** (len(names) - 1).bit_length()
         filled = [models[name].values for name in names + [names[-1]] * (count - len(names))]
         processors = [
@@ -355,7 +355,7 @@ def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
 
 
 def _places(stacks: Sequence[_Stack]) -> list[int]:
-    """Returns the places of the models among the results of all stacks, of which some only fill up."""
+    """Returns the places of the models among the results of all stacks, without those that only pad stacks."""
     starts = np.cumsum([0, *(stack.stacked for stack in stacks)])
     return [
         int(start) + place for start, stack in zip(starts, stacks, strict=False) for place in range(len(stack.names))
@@ -363,7 +363,7 @@ def _places(stacks: Sequence[_Stack]) -> list[int]:
 
 
 class _Processors(NamedTuple):
-    """The processor of each pipeline: those that all stacks share, and for each stack its own ones, also under None."""
+    """The processor of each pipeline, shared by all stacks or of each stack; None stands for the model's own one."""
 
     shared: dict[NamedPipeline | None, Processor]
     of_stacks: list[dict[NamedPipeline | None, Processor]]
@@ -447,7 +447,7 @@ def _whole(
     outcomes, losses = zip(*(map(np.concatenate, zip(*parts, strict=True)) for _, parts in batches), strict=True)
     order = np.argsort(samples)
     ordered = np.zeros((len(samples), *outcomes[0].shape[:2]), np.float32)
-    # Samples that only fill up the last batch have 0 of 0.
+    # Samples that only pad the last batch have outcomes of 0 of 0.
     np.add.at(
         ordered, order[np.searchsorted(samples, index, sorter=order)], np.moveaxis(np.concatenate(outcomes, -1), -1, 0)
     )
@@ -460,7 +460,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     """Computes numbers of each sample, batch by batch.
 
     Args:
-        function: takes a batch, of which each device has a part, to a tree of arrays `(B, ...)` with the same parts.
+        function: computes a tree of arrays `(B, ...)` from a batch; both are split over the devices.
         samples: the samples.
         title: the title of the progress bar.
 
@@ -475,7 +475,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     with ticking(title, -(-len(samples.indices) // size)) as tick:
         for batch in loader.eval_batches(samples.dataset, samples.indices, size):
             batch = to_devices(batch, shardings().split)
-            # One exchange among the devices at a time: several on their way block each other on CPUs.
+            # One exchange among the devices at a time: several in progress would block each other on CPUs.
             found.append(ahead.begun(_functions().gathered((function(batch), batch["weight"]))))
             tick()
     every, weight = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))

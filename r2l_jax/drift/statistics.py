@@ -35,7 +35,7 @@ _ROUNDING = 1e-9
 
 
 class Interval(NamedTuple):
-    """An estimate with its interval of 95%; arrays have the leading axes of the outcomes."""
+    """An estimate with its 95% interval; arrays have the leading axes of the outcomes."""
 
     estimate: Numbers
     low: Numbers
@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An estimate of first minus second with its interval of 95%, and the probability that it is positive."""
+    """An estimate of first minus second with its 95% interval, and the probability that the difference is positive."""
 
     estimate: Numbers
     low: Numbers
@@ -129,10 +129,10 @@ def log_ratio(
 ) -> Interval | None:
     """Estimates the logarithm of the ratio of two means, such as the drops under two kinds of drift.
 
-    The ratio is linearized about the means. A ratio to something that may be zero says nothing.
+    The ratio is linearized about the means.
 
     Returns:
-        The interval; None if the interval of the denominator holds 0, or if a mean is not positive.
+        The interval; None if the denominator's interval includes 0, or if a mean is not positive.
     """
     means = numerator.mean(), denominator.mean()
     if min(means) <= 0 or interval(denominator, about).low <= 0:
@@ -187,9 +187,9 @@ def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
 def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.ndarray]) -> Numbers:
     """Computes the distance of an interval's ends from the mean.
 
-    Outcomes that are (nearly) all equal do not show how much the next one may differ. So two samples are added, as far
-    below and above the mean as the farthest of k that differ from the rest. The fewer these are, the less they show
-    about it: the geometric mean of k times their distance and once 1, by which a model can be right or wrong, is taken.
+    Outcomes that are (nearly) all equal do not show how much the next one may differ. So two samples are added, one
+    below and one above the mean. Their distance from it is a geometric mean: of the greatest distance among the k
+    outcomes that differ from the rest, with weight k, and of 1 (right instead of wrong), with weight 1.
 
     Args:
         of_samples: the outcomes, or differences of outcomes, averaged over members.
@@ -212,7 +212,7 @@ def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.nda
 
 
 def _quantile(count: Numbers | int) -> Numbers:
-    """Computes the quantile of Student's t that bounds the mean of as many."""
+    """Computes the quantile of Student's t that bounds the mean of `count` numbers."""
     return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
 
 

@@ -2,8 +2,8 @@
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is chosen with labels.
-Here, N is the number by which the statistics of some images foretell the others best, or 0 if the model is more certain
-then. Whether a model needs to be adapted is for the caller to tell.
+Here, N is the number with which the statistics of some new images predict the others best, or 0 if the model is more
+certain then. The caller decides whether a model needs to be adapted.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 
-# A model is mended by at most this many images at once, since each layer needs all of them together.
+# A model is adapted to at most this many images, since each layer needs all of them together.
 MOST = 64
 
 # The statistics of fewer images are those of a few scenes.
@@ -47,8 +47,8 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 class Mended:
     """A model with other statistics.
 
-    `share` is that of the new images in the mixture, from 0 to 1; `certainty` is how certain the model is of these
-    images, see `certainty_of`; `needed` is the least of one that is not refused.
+    `share` is the weight of the new images in the mixture, from 0 to 1. `certainty` is the model's certainty on these
+    images, see `certainty_of`; below `needed`, the images are refused.
     """
 
     model: RawToLogit
@@ -59,13 +59,14 @@ class Mended:
 
     @property
     def refusal(self) -> str | None:
-        """Says why the new images are not fit to mend by; None if they are."""
+        """The reason why the model should not be adapted to the new images; None if it may be."""
         if self.images < LEAST:
-            return f"{self.images} images are too few to mend by: it takes {LEAST}"
+            return f"{self.images} images are too few to adapt to: it takes {LEAST}"
         if self.certainty < self.needed:
             return (
-                f"the {self.images} images are no mixture of those that the model knows, such as images of one class "
-                f"or of other scenes: its certainty would be {self.certainty:.2f}, and {self.needed:.2f} is needed"
+                f"the {self.images} images are not a mixture of those that the model knows, such as images of one "
+                f"class or of other scenes: its certainty would be {self.certainty:.2f}, and {self.needed:.2f} is "
+                "needed"
             )
         return None
 
@@ -92,7 +93,7 @@ def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known |
     The statistics of clean images are mixed with those of new ones. The share of these is chosen by leaving them out
     one by one, see `pseudo_images`; it is 1 if the model is more certain then.
 
-    `model` is in evaluation, and `raws` are the mosaics of at least two new images. The validation score says how
+    `model` is in evaluation mode, and `raws` are the mosaics of at least two new images. The validation score says how
     confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); with None, the
     statistics of the training are mixed, which do not describe the images of one camera if there were several.
     """

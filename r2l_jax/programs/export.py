@@ -23,7 +23,7 @@ class ExportConfig(Settings):
 
     run: str = setting(
         "folder of a finished run or of one of its folds, or a file model.safetensors; or the folder of a group of "
-        "trainings, exported as one function to the mean of their probabilities"
+        "trainings, exported as one function that computes the mean of their probabilities"
     )
     output: str = setting("folder for the export; it must not contain an earlier one")
     parts: tuple[str, ...] | None = setting(
@@ -46,7 +46,7 @@ class ExportConfig(Settings):
     fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     input: tuple[str, ...] = setting(
-        "raw files and folders of them to check the files on; default: samples of the run's data", (), kind="repeated"
+        "raw files and folders of them to check the export on; default: samples of the run's data", (), kind="repeated"
     )
     camera: str | None = setting(
         "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None, needs="input"
@@ -83,7 +83,7 @@ def main(config: ExportConfig) -> int:
     status = report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
     if weights_of(model.model.head):
         print(
-            "the network is exported by its own program. Give it (image - mean) / standard_deviation, by the numbers "
-            f'of "normalization" in {output / "model.json"}, which mending changes'
+            "export the network with its own framework. Its input is (image - mean) / standard_deviation, with the "
+            f'numbers of "normalization" in {output / "model.json"}, which differ after adaptation'
         )
     return status

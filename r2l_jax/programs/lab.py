@@ -22,7 +22,7 @@ class LabConfig(Settings):
     """Page."""
 
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: the model that judges pictures; of a group of "
+        "a finished run, one of its folds, or a file model.safetensors: the model that predicts; of a group of "
         "trainings, the first one does",
         None,
     )
@@ -36,7 +36,7 @@ class LabConfig(Settings):
         "raw files and folders of them to choose from, separated by commas", (), kind="repeated"
     )
     camera: str | None = setting(
-        "the camera of raw files at first: drone, microscopy, or a JSON file; the page offers others", None
+        "the camera to start with: drone, microscopy, or a JSON file; the page offers others", None
     )
     pipeline: str | None = setting("a pipeline of your own to choose from, as <file>.py:<function>", None)
     code: tuple[str, ...] = setting(f"with --run, {CODE}", (), needs="run")

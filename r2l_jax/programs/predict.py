@@ -56,19 +56,18 @@ class PredictionConfig(Settings):
         choices=("folder",),
     )
     adapt: str | None = setting(
-        "statistics: if a drift is noticed in at most 64 of the files, adapt the model by these before it predicts, "
+        "statistics: if a drift is noticed in up to 64 of the files, adapt the model to these before it predicts, "
         "without labels",
         None,
         choices=("statistics",),
     )
     force: bool = setting(
-        "with --adapt, adapt also by files that are no mixture of those that the model knows, or in which no drift is "
-        "noticed",
+        "with --adapt, adapt even if no drift is noticed, or if the files do not suit, such as files of one class",
         False,
         needs="adapt",
     )
     save_adapted: str | None = setting(
-        "with --adapt, folder for the mended model, a run that all programs take", None, needs="adapt"
+        "with --adapt, folder for the adapted model, a run that all programs take", None, needs="adapt"
     )
     scheduler: str = setting(jobs.SETTING, "serial")
 
@@ -95,7 +94,7 @@ def _open(config: PredictionConfig) -> Predictor:
 
 @functools.lru_cache(maxsize=1)
 def _load(config: PredictionConfig) -> Predictor:
-    """Loads the model that predicts the files, once per process, and adapts it by them if that is asked for."""
+    """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
     from r2l_jax.apps.predict import Predictor, check_raw, mended
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.drift.watch import reference
@@ -129,13 +128,13 @@ def main(config: PredictionConfig) -> int:
         print(f"the model stays as it is: {unadapted}")
     for fold in run:
         if fold.mending is not None:
-            print(f"{fold.folder}: mended by {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
+            print(f"{fold.folder}: adapted to {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
     if config.save_adapted is not None:
         run.write(pathlib.Path(config.save_adapted))
         # The flags without which programs look for another fold or state.
         needed = [f"--checkpoint={config.checkpoint}"] * (config.checkpoint != "best")
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
-        print(f"the {'mended ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
+        print(f"the {'adapted ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     load = functools.partial(_load, config)
     predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load)
     before = len(files) - predicted - failed

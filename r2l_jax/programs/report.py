@@ -4,9 +4,9 @@ python scripts/report.py --run=runs/quickstart/parametrized
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --compare
 
 The report shows the training, finished or not, and the results that other programs have written to the run's folder.
-It is report.html in the run's folder, and for several runs in the innermost folder of all. It needs no other file and
-no network, and is readable on a phone and in print. With --compare, the outcomes that evaluate.py has stored for runs
-with the same samples are paired by sample.
+It is report.html in the run's folder, or in the innermost folder that holds all runs. It needs no other file and no
+network, and is readable on a phone and in print. With --compare, the outcomes that evaluate.py has stored for runs with
+the same samples are paired by sample.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ class ReportConfig(Settings):
         kind="repeated",
     )
     output: str | None = setting(
-        "the HTML file; default: report.html in the run's folder, and for several runs in the innermost folder of all",
+        "the HTML file; default: report.html in the run's folder, or in the innermost folder that holds all runs",
         None,
     )
     compare: bool = setting(
-        "also print the runs side by side: scores, settings that differ, and the difference of every two scores with "
-        "an interval of 95%",
+        "also print the runs side by side: scores, settings that differ, and the paired difference of every two "
+        "scores with its 95% interval",
         False,
     )
 

@@ -44,7 +44,7 @@ _SETTING = "setting"
 
 
 class Declared(NamedTuple):
-    """How a field of a settings dataclass is a flag.
+    """The flag of a field of a settings dataclass.
 
     Attributes:
         each: the valid elements of a list of texts.
@@ -75,7 +75,7 @@ def setting(help: str, default: Any = dataclasses.MISSING, **declared: Any) -> A
 
 
 def with_defaults(settings: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
-    """Makes the base of settings that are like others, with other defaults."""
+    """Makes a base class of settings that are like others, with other defaults."""
     fields = [
         (field.name, field.type, dataclasses.field(default=defaults[field.name], metadata=field.metadata))
         for field in dataclasses.fields(typing.cast(Any, settings))
@@ -128,7 +128,7 @@ def leaves(settings: type) -> Iterator[_Leaf]:
             yield from leaves(typing.cast(type, kind))
             continue
         if typing.get_origin(kind) in (types.UnionType, typing.Union):
-            # Of a value or a list of them, the list.
+            # Of a union of a value and a list, takes the list.
             *_, kind = (each for each in typing.get_args(kind) if each is not types.NoneType)
         group = next(each for each in settings.__mro__ if field.name in vars(each).get("__annotations__", {}))
         yield _Leaf(group, field.name, kind, field.default, field.metadata[_SETTING])
@@ -207,7 +207,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
-    """Makes settings from values by the names of their flags, `named` before `values`; the others have their defaults.
+    """Makes settings from values by flag name, of which `named` override `values`; the others have their defaults.
 
     A name that the settings do not have, or a required one that is missing, is a TypeError.
     """

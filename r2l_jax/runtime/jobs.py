@@ -1,8 +1,8 @@
 """Work on many items: in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
 
 A job is a call that can be repeated: it writes its results to files, and a repeated call resumes or replaces them.
-Every worker runs one job at a time, and sees the files of the program that gives out the jobs. Dask starts a job again
-that raises an error or whose worker dies. Workers need the extra `cluster`.
+Every worker runs one job at a time, and sees the files of the program that gives out the jobs. Dask restarts a job if
+it raises an error or its worker dies. Workers need the extra `cluster`.
 """
 
 import collections
@@ -38,7 +38,7 @@ SETTING = (
     "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
 )
 
-# How often Dask starts a job again that raises an error.
+# How often Dask restarts a job that raises an error.
 _RETRIES = 2
 
 # `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays.
@@ -46,7 +46,7 @@ _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 class Ended(NamedTuple):
-    """How the work on an item, or the job of a name, has ended: with a result, or with an error in one line."""
+    """How the work on an item, or a job, given by its name, has ended: with a result, or with an error in one line."""
 
     item: Any
     result: Any = None
@@ -120,7 +120,7 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
 
 
 def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
-    """Calls a job. An error that another try may not meet is raised if there is one."""
+    """Calls a job. With `retried`, errors that another try may avoid are raised."""
     if failed := [other.item for other in needed if other.error is not None]:
         return Ended(name, error=f"not started, since {failed[0]} failed")
     started = time.monotonic()
@@ -157,8 +157,8 @@ def in_threads(
 ) -> Generator[Ended, None, None]:
     """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
 
-    At most `most` items are in progress or wait to be yielded: all at once would take much memory. Messages of the
-    InputErrors of `work` name the item.
+    To save memory, at most `most` items are in progress or wait to be yielded. Messages of InputErrors that `work`
+    raises must name the item.
     """
 
     def call(item: Item) -> Ended:

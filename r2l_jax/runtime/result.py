@@ -55,7 +55,7 @@ _STYLE: Any = {
 }
 _DPI = 110
 
-# An estimate with the ends of its interval: of 95%, or the range over trainings, as the table's note says.
+# An estimate with the ends of its 95% interval, or of its range over trainings, as the table's note says.
 Interval = tuple[float, float, float]
 Cell = str | int | float | bool | Interval | None
 
@@ -131,7 +131,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A plot: a function that draws on the axes of a figure of `size` inches, and words below it."""
+    """A plot: a function that draws on the axes of a figure of `size` inches, and its caption."""
 
     draw: "Callable[[Axes], Any]"
     size: tuple[float, float] = (7.0, 4.0)
@@ -156,7 +156,7 @@ class Result:
         figures: plots and pictures by name; their PNG files once the result is read.
         outcomes: the outcomes of the samples, if there are any.
         files: names of further files in the folder that belong to the result.
-        captions: words below pictures, by name; plots have theirs.
+        captions: the captions of pictures, by name; a plot has its own.
     """
 
     facts: Mapping[str, Any]
@@ -179,10 +179,10 @@ def points(value: float | np.floating) -> str:
 
 
 def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Result]) -> Result:
-    """Returns the result of some inputs in a folder, which an earlier call has written, or which is made now.
+    """Returns the result of some inputs from a folder, or makes it and writes it there.
 
-    A result of other inputs stays until the new one is made, and goes then with the files that it lists; other files in
-    the folder stay.
+    A result of other inputs stays until the new one is made, and is then removed with the files that it lists. Other
+    files in the folder stay.
 
     Args:
         folder: the result's folder.
@@ -200,9 +200,9 @@ def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Resu
 
 
 def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
-    """Tells whether a folder holds the result of some inputs, with all its files, and removes another one.
+    """Tells whether a folder holds the result of some inputs, with all its files; removes a result of other inputs.
 
-    It is for results whose `files` are written before `write`, which `cached` would find beside an earlier result.
+    For results whose `files` are written before `write`, so that none of them lie beside an earlier result.
     """
     content = _content(folder)
     found = _holds(folder, content, inputs)
@@ -213,7 +213,7 @@ def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
 
 
 def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: store.Identity) -> bool:
-    """Tells whether the content of a folder is the result of some inputs, and prints on stderr why it is another."""
+    """Tells whether the content of a folder is the result of some inputs; prints why an earlier one is not."""
     if content is None:
         return False
     reasons = store.differences(content.get("identity"), inputs)
@@ -227,7 +227,7 @@ def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: stor
 def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = None) -> None:
     """Writes a result in place of an earlier one; `result.json` comes last.
 
-    In SVG files, text and axes have the color `INK`, and nothing is painted behind them.
+    In SVG files, text and axes have the color `INK`, and the background is transparent.
     """
     earlier = _content(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,7 +258,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         **environment(),
     }
     write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
-    # A kill before this leaves the facts and tables of the earlier result, which the same command replaces.
+    # Last: a program that is killed before leaves the facts and tables of the earlier result, to be replaced.
     _remove(folder, earlier or {}, keep=files)
 
 
@@ -325,7 +325,7 @@ def _remove(folder: pathlib.Path, content: Mapping[str, Any], keep: Sequence[str
 
 
 def _listed(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
-    """Returns the names of a result's files; those from elsewhere that lead out of its folder are left out."""
+    """Returns the names of a result's files, without names that lead out of its folder."""
     listed = content.get("files")
     names = (
         [name for name in listed if isinstance(name, str) and name.isprintable()] if isinstance(listed, list) else []

@@ -1,6 +1,6 @@
 """Plans a run: makes its folds, and checks that its settings fit the data, the devices and earlier runs.
 
-Everything that would end a run later, or overwrite another one, is found out here, before anything is trained.
+Everything that would make a run fail later, or overwrite another one, is detected here, before anything is trained.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ from r2l_jax.training.update import GradientDescent, StepSettings
 
 
 class Batches(NamedTuple):
-    """The samples of a training batch, over all devices, and the batches of an epoch."""
+    """The number of samples in a training batch, over all devices, and of batches in an epoch."""
 
     size: int
     per_epoch: int
@@ -43,7 +43,7 @@ class Batches(NamedTuple):
 
 
 class Plan:
-    """A run before its training: its settings, with those that follow from the data, its data, folds and steps."""
+    """A run before its training: the settings, completed by the data, and the data, folds and steps."""
 
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong name of a pipeline ends the run before data is downloaded or rendered.
@@ -76,7 +76,7 @@ class Plan:
         self.described = describe(config, self.dataset)
 
     def check_folders(self) -> None:
-        """Raises an InputError if an earlier run would end this one later, before anything is trained or removed."""
+        """Raises an InputError if an earlier run conflicts with this one, before anything is trained or removed."""
         begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
             where = str(fold.metrics_file)
@@ -100,7 +100,7 @@ class Plan:
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
     """Draws a run's splits from the seed, or takes the user's own or an earlier run's.
 
-    All samples of a scene go to the same part. Without a training, all samples that are not kept apart are tested.
+    All samples of a scene go to the same part. If nothing is trained, see `_untrained`.
     """
     if data.state_dict_uri is not None:
         return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(data.n_splits)]
@@ -120,7 +120,7 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
 
 
 def _untrained(split: Split) -> Split:
-    """Returns the split of a run without training: samples kept apart are tested, or all; searches take the rest."""
+    """Returns the split of a run without training: test samples, or else all, are measured; searches use the others."""
     others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
     if not len(split.test):
         return Split(others, others, others)
@@ -146,7 +146,7 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the metering of the setting, or else that of the processor's run, or both if a head is trained for it."""
+    """Returns the metering of the processor's run, of the setting, or by default all of it if a head is trained."""
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()

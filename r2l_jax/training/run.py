@@ -129,11 +129,11 @@ class Run:
         Args:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
                 them are processed at once; `mending.MOST` are plenty.
-            force: whether to adapt by images that are not fit for it.
+            force: whether to adapt even to images that are not fit for it.
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
-            raise InputError(f"a model is mended by several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
+            raise InputError(f"a model is adapted to several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)

@@ -14,7 +14,7 @@ class Viewer(Element, component="components/viewer.js"):
 
 
 class Sliders(Element, component="components/sliders.js"):
-    """Shows the sliders of all knobs, see `presentation.sliders`; emits `move` with the moves that it has not `seen`.
+    """Shows the sliders of all knobs, see `presentation.sliders`; emits `move` with all moves after number `seen`.
 
     A move has a number, which rises, and a position.
     """

@@ -15,7 +15,7 @@ from r2l_jax.data.sets import synthetic
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn
 from r2l_jax.training.run import Run
 
-# The choice of a camera by which each file names its own, and the camera of the flag --camera.
+# The names of two choices of a camera: each file's own, and the one that the flag --camera names.
 OWN_CAMERA, GIVEN_CAMERA = "each file's own", "the program's camera"
 
 # The height and width of an example, in sites.
@@ -23,7 +23,7 @@ _EXAMPLE = 256
 
 
 class Source(NamedTuple):
-    """A name, and a function that reads its frame, given the known facts about the camera, with the file's warnings."""
+    """A name, and a function that reads the frame, given a known camera, and returns it with the file's warnings."""
 
     name: str
     read: Callable[[KnownCamera], tuple[Frame, list[str]]]
@@ -57,7 +57,7 @@ def file_source(file: pathlib.Path, model: Run | None) -> Source:
 
 
 def examples() -> list[Source]:
-    """Lists a rendered blood cell of each class, for a page without a model and without files."""
+    """Lists a synthetic blood cell of each class, for a page without a model and without files."""
 
     def source(name: str) -> Source:
         def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
@@ -69,7 +69,7 @@ def examples() -> list[Source]:
 
 
 def samples(model: Run) -> list[Source]:
-    """Lists the test or else validation samples of a model; without its data, prints a warning and lists nothing."""
+    """Lists the test samples of a model, or else its validation samples; warns and lists none without its data."""
     try:
         dataset = model.dataset
     except InputError as error:

@@ -24,15 +24,15 @@ from r2l_jax.runtime.result import SCORE, Cell, Column, Result, Table, points
 # The greatest size of a report in bytes, so that it can be sent by mail.
 LARGEST = 10_000_000
 
-# The greatest widths of pictures in pixels: a report takes the first with which it is small enough.
+# The widths in pixels to which pictures may be reduced: a report takes the first that makes it small enough.
 _WIDTHS = (1000, 640, 320, 160)
 
 
 def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     """Writes a report of runs as one HTML file that needs no other file and no network, and returns its size in bytes.
 
-    The report has the trainings, finished or not, and every result of them in the folders of the runs. Equal folders
-    give equal files.
+    The report has the trainings, finished or not, and all their results in the folders of the runs. Equal folders give
+    equal files.
 
     Raises:
         InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
@@ -72,7 +72,7 @@ def render(title: str, sections: Sequence[Section], width: int = _WIDTHS[0]) -> 
     style, script = ((files / name).read_text() for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("r2l_jax.apps.report"),
-        # Names of classes, files and runs come from elsewhere.
+        # Names of classes, files and runs are not trusted.
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -94,12 +94,12 @@ def render(title: str, sections: Sequence[Section], width: int = _WIDTHS[0]) -> 
         # The browser runs only this script, whatever names the page contains.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    # File names need not be UTF-8; bytes that are not are shown as escape sequences.
+    # File names need not be UTF-8: other bytes are shown as escape sequences.
     return page.encode(errors="backslashreplace").decode()
 
 
 def blocks_of(result: Result) -> list[Block]:
-    """Returns the plots, the tables, the pictures and the notes of a result that was read."""
+    """Returns the plots, the tables, the pictures and the notes of a result, which was read from files."""
     shown = []
     for name, file in result.figures.items():
         assert isinstance(file, pathlib.Path)
@@ -140,14 +140,14 @@ def _sections(runs: Sequence[RunRecord]) -> list[Section]:
 def _of_runs(
     title: str, blocks: Sequence[Block], runs: Sequence[RunRecord], make: Callable[[RunRecord], list[Block]]
 ) -> Section:
-    """Makes a section with blocks of each run; several runs have sections within it."""
+    """Makes a section with the blocks of a single run, or with a section for each of several runs."""
     if len(runs) == 1:
         return Section(title, [*blocks, *make(runs[0])])
     return Section(title, blocks, [Section(run.name, make(run)) for run in runs])
 
 
 def _verdict(run: RunRecord) -> list[Block]:
-    """Collects the sentences of all results; of those of single trainings if their program has none on all of them."""
+    """Collects the sentences of all results. Those on single trainings count only if none is on all trainings."""
     on_all = {found.control for found in run.results if not found.of and found.facts.verdict}
     sentences = dict.fromkeys(
         sentence
@@ -162,7 +162,7 @@ def _verdict(run: RunRecord) -> list[Block]:
 
 
 def _scored(run: RunRecord) -> str:
-    """Says what the trainings score in the validation, or how far they are."""
+    """Says how the trainings score in validation, or that they are not finished."""
     best = [fold.numbers.best for fold in run.folds if fold.is_finished and fold.numbers.best is not None]
     if not best:
         return f"The training is not finished: {run.folds[0].epochs} epochs so far."
@@ -188,7 +188,7 @@ def _trainings(runs: Sequence[RunRecord]) -> Table:
             counts = [len(fold.metrics[f"{part}_indices"]) for part in ("train", "valid")]
             scores = [numbers.best, best, numbers.last, numbers.best_loss, numbers.val_loss]
             rows.append([run.title(fold), fold.is_finished, fold.epochs, *scores, *counts])
-    note = "The best checkpoint is that of the best epoch, the last one that of the last epoch."
+    note = "The best checkpoint is from the best epoch, and the last checkpoint from the last epoch."
     return Table("Scores and losses of the validation", columns, rows, note)
 
 

@@ -1,4 +1,4 @@
-"""The folders of runs as reports and comparisons read them: records of trainings, and the results of all programs."""
+"""Reads the folders of runs for reports and comparisons: records of trainings, and the results of all programs."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ from r2l_jax.training.record import (
     training_id,
 )
 
-# The place and the name of a run: runs are not compared by these settings.
+# Settings of a run's place and name, in which runs always differ.
 _NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
 
 # The order of the results on a page; others follow.
@@ -35,7 +35,7 @@ _OF_ONE = re.compile("(seed|fold)_[0-9]+")
 
 
 class Numbers(msgspec.Struct):
-    """The numbers of a metrics.json: the last ones and those of the best epoch, and where they come from."""
+    """The scores and losses in a metrics.json, of the last and the best epoch, and where they were computed."""
 
     last: float | None = None
     best: float | None = None
@@ -65,7 +65,7 @@ class Fold(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training has come to its end."""
+        """Whether the training is complete."""
         return self.metrics["complete"]
 
     @property
@@ -165,7 +165,7 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
 
 
 def read_together(runs: Sequence[RunRecord]) -> tuple[list[Found], list[str]]:
-    """Reads the evaluation of several runs together, which is in their common folder, as `RunRecord` has results.
+    """Reads the joint evaluation of several runs from their common folder: its results, and lines on those left out.
 
     Raises:
         InputError: it is damaged.
@@ -214,7 +214,7 @@ def _read_fold(folder: pathlib.Path, where: str) -> Fold:
 def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]) -> tuple[list[Found], list[str]]:
     """Reads the results below a folder, and says which ones are left out, since they belong to other trainings.
 
-    Results of runs that are nested in it, such as adapted ones, are those of other runs.
+    Nested runs, such as adapted ones, are skipped.
     """
     trainings, known = {training_id(fold.metrics) for fold in folds}, {fold.folder.parent for fold in folds}
     found, left_out = [], []
@@ -223,7 +223,7 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
         is_run = seed_folders(folder) or any((each / "metrics.json").exists() for each in fold_folders(folder))
         if folder != where and folder not in known and is_run:
             names.clear()
-        # Hidden folders are of programs that were stopped.
+        # Hidden folders hold unfinished work of programs that were stopped.
         names[:] = [name for name in names if not name.startswith(".") and name != TOGETHER]
         if result.FILE not in files or (read := result.read(folder)) is None:
             continue
@@ -243,7 +243,7 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
 
 
 def _place(found: Found) -> tuple[Any, ...]:
-    """Orders results by their programs, those of all trainings first, the tenth fold after the second."""
+    """Returns a sort key: by program, first those on all trainings, and by number, so that fold_2 is before fold_10."""
     order = _ORDER.index(found.control) if found.control in _ORDER else len(_ORDER)
     numbers = [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", "/".join(found.place))]
     return order, found.control, len(found.of) > 0, numbers

@@ -1,4 +1,4 @@
-"""Compares the results of a study with the published numbers, in a result for each control."""
+"""Compares the results of a study with the published numbers, for each control."""
 
 import itertools
 import pathlib
@@ -31,9 +31,9 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """The scores of models, each trained on the images of one pipeline, on each of their samples.
+    """The scores, on each sample, of models that were each trained on the images of one pipeline.
 
-    Of the published models, only the means over the samples are known, each of which stands for a sample.
+    Of the published models, only the means over the samples are known: each mean takes the place of one sample.
 
     Attributes:
         pipelines: the pipelines that models were trained with, and tested under.
@@ -94,8 +94,8 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     notes = [
         "Rows are the pipelines that models were trained with. As in the study's program, unsharp_masking blurs along "
         "columns only.",
-        "Intervals: 95%, about other models and samples; those of the published numbers are about other models. Log "
-        "ratios are natural logarithms, and left out if the drop that they divide by may be 0.",
+        "95% intervals are about other models and samples, and about other models only for the published numbers. Log "
+        "ratios are natural logarithms, and left out if the interval of the drop under other pipelines includes 0.",
     ]
     return Result(_facts("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
 
@@ -120,7 +120,7 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
 
 
 def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
-    """Returns the score of each sample, or scene, of all folds of a run in each case."""
+    """Returns, for each case, the scores of the samples, or of the scenes, of all folds of a run."""
     found: dict[str, list[np.ndarray]] = {}
     for group in (OWN.group, "pipelines", "corruptions"):
         for block in unpacked_blocks(_read(training.run_dir / "evaluation" / group).outcomes):
@@ -130,7 +130,7 @@ def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
 
 
 def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:
-    """Returns outcomes and what their interval is about; without samples, it is over the models in their place."""
+    """Returns the arguments of `statistics.interval`; if only means are known, models take the place of samples."""
     return (values.T, "model") if values.shape[1] == 1 else (values, "recipe")
 
 
@@ -227,7 +227,7 @@ def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     def draw(axes: Axes) -> None:
         _draw_curves(axes, curves, published)
         axes.set(xscale="log", xlabel="weight of the distance (l2_sum)", ylabel=f"validation {theirs.recorded}")
-        # As published, the price falls from left to right.
+        # As published, the weight falls from left to right.
         axes.invert_xaxis()
 
     caption = "Worst cases: the smaller the weight, the farther a search may go from the default rendering."

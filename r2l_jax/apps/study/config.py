@@ -57,8 +57,8 @@ class StudyChoice(Settings):
     output: str = setting("folder of all runs and results", "runs/study")
     controls: tuple[str, ...] = setting(
         "the drift controls: synthesis: models of twelve static pipelines under all twelve and under corruptions; "
-        "forensics: the worst case over the price of distance; adjustment: learned beside frozen processing at low "
-        "intensity",
+        "forensics: the worst cases for each weight of the distance; adjustment: learned beside frozen processing at "
+        "low intensity",
         CONTROLS,
         each=CONTROLS,
     )
@@ -119,7 +119,7 @@ class StudyConfig(Settings):
                 "--controls=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
                 "--controls=synthesis,forensics"
             )
-        # Values that no run accepts end the study before its first job.
+        # Settings that are not valid for a run end the study before its first job.
         self.training_of("check", "check")
 
     @property

@@ -16,7 +16,7 @@ from r2l_jax.runtime.flags import arguments, flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.result import Result, read, write
 
-# What compares each control, and the least number of runs that it needs.
+# The function that compares each control, and the least number of runs that it needs.
 _COMPARISONS = {
     "synthesis": (comparison.synthesis, 3),
     "forensics": (comparison.forensics, 1),
@@ -25,7 +25,7 @@ _COMPARISONS = {
 
 
 def run(config: StudyConfig) -> bool:
-    """Runs the chosen controls but for what earlier calls have finished, and compares with the published numbers.
+    """Runs the chosen controls, except for jobs that earlier calls have finished, and compares published numbers.
 
     Writes to the output folder: every trained run as an ordinary run's folder; the result of each control, in the
     control's folder; and `study.html`. Prints how each job ended, and the most important numbers.
@@ -40,7 +40,7 @@ def run(config: StudyConfig) -> bool:
     """
     jobs.prepare(config.choice.scheduler)
     data = config.data
-    # Data is rendered or downloaded before jobs of several workers would do it.
+    # Renders or downloads the data now, so that several workers do not.
     task = datasets.load(data.dataset, download=data.download, **data.source).task
     if "adjustment" in config.choice.controls:
         datasets.load(data.dataset, download=data.download, **data.source, iso=config.choice.low_intensity)
@@ -80,7 +80,7 @@ def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapp
         sections.append(Section(result.facts["title"], [*verdict, *blocks_of(result)]))
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
-        sections.append(Section("Jobs that failed, without which the tables are made", missing))
+        sections.append(Section("Failed jobs, which the tables leave out", missing))
     changed = " ".join(arguments(StudyConfig, flat(config)))
     sections.append(Section("Reproduction", [Code(f"{command('study')} {changed}")]))
     with replacing(config.output_dir / "study.html") as part:

@@ -42,26 +42,26 @@ from r2l_jax.training.run import Run
 # A table shows the values of parameters with at most this many.
 _SHOWN = 4
 
-# How many samples the pictures show, and the longer side of one in pixels. The words above it can still be read where a
-# page shows the sheet smaller.
+# How many samples the pictures show, and the longer side of each in pixels, so that the words above can still be read
+# where a page reduces the sheet.
 _PICTURES, _PANEL = 5, 256
 
 _UNDRIFTED, _WON_BACK = "undrifted", "won back"
 
-# Measures a training without a drift.
+# A function that measures a training without a drift.
 Undrifted = Callable[[], Outcomes]
 
 
 def run(config: AdaptationConfig) -> Result:
     """Adapts every training of a run or of a group to each drift, and measures how much of the score comes back.
 
-    Each method is measured beside a baseline, see `methods`; the weights of the head stay as they are. If the drifted
-    data shows the run's own scenes, the images to adapt by are drawn from the fold's training scenes, and the scores
-    are measured on the test or validation scenes.
+    Each method is measured beside a baseline, see `methods`; the weights of the head do not change. If the drifted data
+    shows the run's own scenes, the images to adapt to are drawn from the fold's training scenes, and the scores are
+    measured on the test or validation scenes.
 
-    Writes a result to `<run>/adjustment/fold_<k>/<drift>/`, which a later call of the same settings finds again, and
-    one of all drifts over all trainings to `<run or group>/adjustment/`. `<run>/adjustment/<drift>/` is the adapted
-    model as a run, which every program takes; for a group, it is a group of links to those of its members.
+    Writes a result to `<run>/adjustment/fold_<k>/<drift>/`, which later calls with the same settings reuse, and one of
+    all drifts over all trainings to `<run or group>/adjustment/`. `<run>/adjustment/<drift>/` is the adapted model as a
+    run, which every program takes; for a group, it is a group of links to its members' adapted runs.
 
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a drift that does not fit the
@@ -111,7 +111,7 @@ def _check(config: AdaptationConfig, fold: Artifact) -> None:
 
 
 def _adapted_to_all(config: AdaptationConfig, training: Training) -> dict[str, Result]:
-    """Returns the adaptations of a training by drift, made now or by an earlier call, and prints their tables."""
+    """Returns the results of adapting a training, by drift, made now or by an earlier call; prints their tables."""
     fold, own = training.fold, Samples.of(training.fold, config.searches.batch_size)
     undrifted = functools.cache(functools.partial(measure, {_UNDRIFTED: Model(fold.model)}, [OWN], own))
     return {drift.name: _adapted(config, training, drift, undrifted) for drift in config.drifts}
@@ -148,7 +148,7 @@ def _adapted(config: AdaptationConfig, training: Training, drift: Case, undrifte
 def adapt(
     settings: AdaptationSettings, fold: Artifact, under: Drifted, undrifted: Undrifted
 ) -> tuple[Result, RawToLogit]:
-    """Makes the models of all methods, and measures them on other images than those that they were made by.
+    """Adapts by all methods, and measures the models on images that they were not adapted to.
 
     Returns the result, and the model of the last method.
     """
@@ -167,7 +167,7 @@ def adapt(
     figures["pictures"] = _pictures(fold, under, adapted)
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
     if tried.refusal:
-        notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts all the same.")
+        notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts in any case.")
     notes.append(f"of the {fold.about.checkpoint} checkpoint")
     facts = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
     return Result(facts, tables, figures, packed_blocks([undrifted(), outcomes])), adapted
@@ -176,7 +176,7 @@ def adapt(
 def _over_trainings(
     config: AdaptationConfig, trainings: Sequence[Training], results: Mapping[str, Mapping[str, Result]]
 ) -> Result:
-    """Puts the scores of all methods under all drifts together, with intervals over the members of a group."""
+    """Combines the scores of all methods under all drifts, with intervals over the members of a group."""
     members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
     score, result_row = trainings[0].fold.task.score, config.searches.rows[-1]
@@ -218,7 +218,7 @@ def _outcomes(members: Sequence[Sequence[Result]], row: str) -> np.ndarray:
 
 
 def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) -> Table:
-    """Makes the table of how far each parameter of the group has moved, and the values of small parameters."""
+    """Makes a table of the distance that each parameter of a group has moved, with the values of small parameters."""
     ends = [jax.device_get(each.parameters()) for each in (pipeline, pipeline_of(adapted))]
     rows = []
     for name in group:
@@ -243,10 +243,10 @@ def _draw_curves(searched: Searched, axes: Any) -> None:
 
 
 def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Image:
-    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees and judges them.
+    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees and predicts them.
 
-    The normalizer's new statistics are shown as if the training's had been kept, and the image had changed. Undrifted
-    samples are left out unless the drifted data has the same scenes.
+    A change of the normalizer's statistics is shown as the change of the image that would have the same effect.
+    Undrifted samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[varied(under.dataset.labels[under.samples], _PICTURES)]
 

@@ -14,10 +14,10 @@ from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
 else:
-    Case = Any  # to import it takes longer than a program's help may
+    Case = Any  # importing it would delay a program's help
 
 # The rows of tables: the model as it is, the baseline with the statistics of the new images alone, and the methods by
-# the names of --method. Each goes on where the one before it ends.
+# the names of --method, each of which continues from the one before.
 NOTHING, ALL_STATISTICS = "nothing", "all statistics"
 METHODS = {"statistics": "mixed statistics", "processing": "processing", "labels": "labels"}
 
@@ -25,7 +25,7 @@ METHODS = {"statistics": "mixed statistics", "processing": "processing", "labels
 # The number of steps of a search, and their size in natural ranges.
 BY_LABELS, BY_FEATURES = (120, 0.01), (40, 0.03)
 
-# The name of the drift to real data that was photographed anew.
+# The name of the drift to real data, given by --drifted_data_dir.
 DATA = "data"
 
 
@@ -35,8 +35,8 @@ class AdaptationSettings(Settings):
 
     method: str = setting(
         "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
-        "the processing until the features look as in training; labels: then tune it by labels; all: what "
-        "the images allow",
+        "the processing until the features look as in training; labels: then tune it with labels; all: every method "
+        "that --unlabeled and --labeled allow",
         "all",
         choices=(*METHODS, "all"),
     )
@@ -51,7 +51,7 @@ class AdaptationSettings(Settings):
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )
     steps: int | None = setting(
-        f"steps of each search; default: {BY_LABELS[0]} by labels, {BY_FEATURES[0]} without",
+        f"steps of each search; default: {BY_LABELS[0]} with labels, {BY_FEATURES[0]} without",
         None,
         bound=POSITIVE,
         rare=True,

@@ -32,9 +32,9 @@ class Drifted(NamedTuple):
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
         unlabeled: the samples to adapt with without their labels, each of another scene.
-        labeled: the samples to adapt with by their labels, the first of `unlabeled` or more.
+        labeled: the samples to adapt with their labels: the first of `unlabeled`, or all of these and more.
         samples: the samples to measure on.
-        measured: which they are: the run's "test" or "validation" samples, or "other" ones of drifted data.
+        measured: the kind of `samples`: the run's "test" or "validation" samples, or "other" ones of drifted data.
     """
 
     model: RawToLogit
@@ -70,14 +70,14 @@ def drifted(config: AdaptationConfig, fold: Artifact, drift: Case) -> Drifted:
         # These are the run's own scenes, so training samples must not be measured.
         source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
     drawn = dataset.one_of_each_scene(rng.permutation(source))
-    # Half of them are left to measure on, unless the run has kept others.
+    # Half of the scenes are left to measure on, unless others are measured.
     most = len(drawn) // 2 if np.isin(tested, source).any() else len(drawn)
     labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, most)]
     own_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
     samples = tested[~np.isin(tested, own_scenes)]
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
-            f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
+            f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt to and "
             f"{len(samples)} others to measure on"
         )
     return Drifted(_model(fold, drift), dataset, unlabeled, labeled, samples, measured)
@@ -159,7 +159,7 @@ def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
 
 
 def _brought(dataset: RawDataset, run: Run) -> RawDataset:
-    """Brings a data set to the camera of a run, as files are that the run predicts."""
+    """Scales a data set to the camera of a run, as files that the run predicts are scaled."""
     own, wanted = cases.camera_of(dataset), run.camera
     assert wanted is not None
 

@@ -1,4 +1,4 @@
-"""The methods of adaptation, and the baseline that they have to beat: each makes another model of a drifted one."""
+"""The methods of adaptation, and the baseline that they have to beat: each adapts a model that is under a drift."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +21,19 @@ from r2l_jax.runtime.result import SCORE, Cell, Column, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# The exposures that searches start at, in stops: by labels alone, the first ones; without labels, the nearest ones.
+# The exposures that searches start at, in stops: with labels alone, the first few; without labels, the few at which the
+# features are nearest to those of training.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 _BY_LABELS_ALONE, _NEAREST = 6, 3
 
-# The price of parameters that move as no single cause of a camera would move them, see `ranges.apart`.
+# The weight of the penalty on changes that no single cause in a camera would make, see `ranges.apart`.
 _PRICE = 1.0
 
 _NO_SEARCH = "no search"
 
 
 class Searched(NamedTuple):
-    """Searches over the processing: their objective in words, the ends by their starts, and the numbers of the ends."""
+    """Searches over the processing: their objective in words, the ends by their starts, and a table of the ends."""
 
     objective: str
     found: Mapping[str, Found]
@@ -40,10 +41,10 @@ class Searched(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """The models that the baseline and the methods make, by the rows of tables; the last one is the result.
+    """The adapted models of the baseline and the methods, by the rows of tables; the last one is the result.
 
-    `statistics` says how those of the result were mixed, and `refusal` why the unlabeled images were not used.
-    `searched` has the last searches. Each is None if there is nothing to say.
+    `statistics` says how the statistics of the result were mixed, and `refusal` why the unlabeled images were not used.
+    `searched` has the last searches. Each may be None.
     """
 
     models: Mapping[str, RawToLogit]
@@ -53,7 +54,7 @@ class Tried(NamedTuple):
 
 
 def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted) -> Tried:
-    """Makes the models of the baseline and of the methods that the settings name."""
+    """Adapts a model by the baseline and by the methods that the settings name."""
     adaptation = _Adaptation(settings, fold, under)
     models, mended, refusal, searched = {}, None, None, None
     if settings.unlabeled:
@@ -80,14 +81,14 @@ class _Adaptation:
         self.raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
 
     def mixed(self, pipeline: isp.Pipeline) -> Mended:
-        """Mixes statistics for the images that a pipeline makes."""
+        """Mixes the statistics for a pipeline's images."""
         model = self._under.model.processed_by(pipeline)
         return mend(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
-        """Says that no drift is noticed in the unlabeled images, see `notice.unnoticed`.
+        """Returns a message if no drift is noticed in the unlabeled images, else None; see `notice.unnoticed`.
 
-        Images of the training are compared with others of the training: a model may tell these from images that it has
+        Training images are compared with other training images, because a model may tell these from images that it has
         never seen.
         """
         fold, under = self._fold, self._under
@@ -101,7 +102,7 @@ class _Adaptation:
     def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
 
-        The searches start from the exposures of the smallest distances. Statistics are mixed at each end.
+        The searches start from the exposures with the smallest distances. Statistics are mixed again at each end.
         """
         frozen, searcher = Frozen(self._under.model, self._fold.task), self._searcher("features", BY_FEATURES)
         # The searches get no labels.
@@ -120,16 +121,17 @@ class _Adaptation:
         return mixed[chosen], Searched("distance of the features", found, table)
 
     def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
-        """Searches for the processing of the lowest task loss of the labeled images.
+        """Searches for the processing with the lowest task loss on the labeled images.
 
-        It goes on from the processing of a model that knows images of the drift; otherwise, searches start from several
-        exposures. The statistics stay: to mix them after the search as well cost accuracy on average.
+        With `goes_on`, the search continues from the processing of a model that was adapted without labels. Otherwise,
+        searches start from several exposures. The statistics are kept, since mixing them again after the search cost
+        accuracy on average.
         """
         under, task = self._under, self._fold.task
         frozen, stops = Frozen(model, task), STOPS[: 1 if goes_on else _BY_LABELS_ALONE]
         samples = under.dataset.samples(under.labeled)
         found = self._found(self._searcher("task", BY_LABELS), frozen, stops, samples, BY_LABELS[0])
-        # On few images a search may end where it is worse than no search, which is therefore a choice as well.
+        # With few images, a search may be worse than no search, which is therefore a choice as well.
         ends = {_NO_SEARCH: frozen.default, **{start: one.parameters for start, one in found.items()}}
         models = {start: Model(model, values) for start, values in ends.items()}
         labeled, measured = (
@@ -159,7 +161,7 @@ class _Adaptation:
         samples: tuple[np.ndarray, np.ndarray],
         steps: int,
     ) -> dict[str, Found]:
-        """Searches from several exposures, or only the default without gains, and returns the ends by their starts."""
+        """Searches from several exposures, or only the default if no gain is free; returns the ends by their starts."""
         stops = stops if gains(frozen.facts, self._group) else (0,)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         found = searcher.run(frozen, searches, *samples, steps and (self._settings.steps or steps))
@@ -169,7 +171,7 @@ class _Adaptation:
 def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:
     """Chooses the end, or no search (the first), at which the model is most certain.
 
-    An end that is farther than no search has gone astray: the features look less as in training.
+    Ends farther from the training than no search are left out: their features look less as in training.
     """
     return int(np.argmax(np.where(np.array(distances) <= distances[0], certainties, -np.inf)))
 
@@ -177,7 +179,7 @@ def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:
 def _ends(
     columns: Sequence[Column], found: Mapping[str, Found], numbers: Iterable[Sequence[Cell]], chosen: int
 ) -> Table:
-    """Makes the table of the ends of searches, no search first, with a mark at the chosen one."""
+    """Makes a table of the ends of searches, which begins with no search and marks the chosen end."""
     rows = [[start, *cells] for start, cells in zip((_NO_SEARCH, *found), numbers, strict=True)]
     rows[chosen][0] = f"{rows[chosen][0]} *"
     return Table("Ends of the searches", [Column("start"), *columns], rows, "* the chosen one")

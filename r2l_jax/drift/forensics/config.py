@@ -19,7 +19,7 @@ class ToleranceSettings(Settings):
         "how many points (hundredths) the score may fall", 2.0, bound=POSITIVE, needs="analyses=tolerances"
     )
     map: tuple[str, ...] = setting(
-        "two knobs, of which to map the scores while both move; once for each pair",
+        "two knobs: also measure the scores while both move; once for each pair",
         (),
         kind="repeated",
         needs="analyses=tolerances",

@@ -1,4 +1,4 @@
-"""A trained model whose processing parameters alone may change."""
+"""A trained model of which only the parameters of the processing may change."""
 
 import functools
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ from r2l_jax.model.tasks import Sums, Task
 
 @jax.tree_util.register_pytree_node_class
 class Frozen:
-    """A model in evaluation, as functions of its processing's parameters; head and normalization stay as they are.
+    """A model in evaluation mode, as functions of its processing's parameters; head and normalization do not change.
 
     `default` has the parameters' values in the model, on the host. This is a pytree of arrays: a compiled function that
     takes one serves all models of the same structure and task.
 
     Raises:
-        InputError: a parameter from whose values no offsets can be counted.
+        InputError: a parameter whose value has no offsets.
         ValueError: a processor that is not an `isp.Pipeline`.
     """
 
@@ -36,12 +36,12 @@ class Frozen:
         pipeline = pipeline_of(model)
         self.task, self.default = task, jax.device_get(pipeline.parameters())
         ranges.check(pipeline.facts, self.default)
-        # With the pipeline, for a processing that has more variables than its parameters.
+        # The pipeline is kept as well, since it may have other variables besides its parameters.
         self._graph, state = nnx.split((pipeline, model.normalizer, model.head))
         self._state = jax.device_get(state)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Returns the arrays, and what a compiled function depends on."""
+        """Returns the arrays, and the static parts for which functions are compiled."""
         return (self.default, self._state), (self._graph, self.task)
 
     @classmethod

@@ -24,7 +24,7 @@ from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
 
-# The loss that searches change: of the task, by labels; or how far features are from those of the training, without.
+# The objective of searches: the task loss, which needs labels, or the distance of the features from those of training.
 Objective = Literal["task", "features"]
 
 
@@ -33,7 +33,7 @@ class Search(NamedTuple):
 
     Attributes:
         group: names of the parameters that may move; the others stay at the default.
-        aux_weight: the price of deviation from the default rendering.
+        aux_weight: the weight of the deviation from the default rendering.
         seed: the seed of the start and of the batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
         exposure: factor on the group's gains at the start; only gains that start at a camera's white balance count.
@@ -49,10 +49,10 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The end of a search: the values of all parameters by name, and the way to it.
+    """The end of a search: the values of all parameters by name, and the course of the search.
 
-    `task_loss` is the objective of each step's batch before the step: the task loss, or the distance of features;
-    `deviation` is that of the batch's images from their default rendering.
+    `task_loss` is the objective on each step's batch before the step: the task loss, or the distance of features.
+    `deviation` is the deviation of that batch's images from their default rendering.
     """
 
     parameters: dict[str, np.ndarray]
@@ -78,14 +78,14 @@ class _Fixed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Searcher:
-    """Searches over the parameters of models' pipelines; head and normalization stay as they are.
+    """Searches over the parameters of models' pipelines; head and normalization do not change.
 
-    All models of one structure share the functions that are compiled for a searcher, and for those that equal it.
+    The functions that are compiled for a searcher serve all models of one structure, and all equal searchers.
 
     Attributes:
-        direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
+        direction: "worst" raises the task loss, "best" lowers it. Both are penalized for deviation.
         objective: "task" for the task loss; "features" for `Frozen.distance`, which needs no targets.
-        price: the price of parameters that move as no single cause of a camera would move them, see `ranges.apart`.
+        price: the weight of the penalty on changes that no single cause in a camera would make, see `ranges.apart`.
         aux_loss: the measure of deviation, see `deviation`.
         learning_rate: Adam's learning rate, in natural ranges: about the length of a parameter's first step. It falls
             to 0 along half a cosine, so that searches settle although their batches are noisy.
@@ -130,7 +130,7 @@ class Searcher:
     def losses(
         self, frozen: Frozen, ends: Sequence[Mapping[str, np.ndarray]], raws: np.ndarray, targets: np.ndarray
     ) -> np.ndarray:
-        """Computes the objective with the price, of all samples at once, for several values of all parameters."""
+        """Computes the penalized objective on all samples at once, for several sets of values of all parameters."""
         values = stacks.stack([jax.tree.map(np.float32, dict(each)) for each in ends])
         values, shared = stacks.placed(values, (frozen, {"raw": raws, "target": targets}))
         return np.array(stacks.unstack(stacks.mapped(_loss_of_all)(self, values, (), shared), len(ends)))

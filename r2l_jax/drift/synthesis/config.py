@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
     from r2l_jax.drift.renderer import Recipe
 else:
-    Case = Recipe = Any  # to import them takes longer than a program's help may
+    Case = Recipe = Any  # importing them would delay a program's help
 
 _SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
-# The folder of the comparison of a run with runs in its own folder, such as adapted ones.
+# The folder for the comparison of a run with runs inside its own folder, such as adapted ones.
 TOGETHER = "together"
 
 
@@ -76,7 +76,8 @@ class EvaluationConfig(Settings):
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
-        "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
+        "folder for the results; default: evaluation in the run's folder, or in the innermost folder that holds all "
+        "runs",
         None,
     )
     code: tuple[str, ...] = setting(CODE, ())
@@ -131,9 +132,9 @@ class EvaluationConfig(Settings):
 
     @property
     def output_dir(self) -> pathlib.Path:
-        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs.
+        """The folder of the results: by default `evaluation` in the run's folder, or in the innermost one of all runs.
 
-        If that is one of the runs, whose summary is there, their comparison is in the folder `TOGETHER` below it.
+        If that is the folder of one of the runs, whose summary is there, the comparison is in `TOGETHER` below it.
         """
         if self.output:
             return pathlib.Path(self.output)
@@ -163,7 +164,7 @@ class SynthesisConfig(DataSettings):
         "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
     )
     sensor: tuple[str, ...] = setting(f"{_SENSOR}; on mosaics as for exposures", ())
-    corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
+    corruptions: tuple[str, ...] = setting(f"corruptions, besides a set without one, of {', '.join(CORRUPTIONS)}", ())
     severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="sensor|corruptions")
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))

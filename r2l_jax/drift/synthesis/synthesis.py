@@ -114,7 +114,7 @@ def name_of(recipe: Recipe) -> str:
 
 
 def _iso(recipe: Recipe) -> float:
-    """Returns the measured intensity from which a set starts: full, but for sets of another one."""
+    """Returns the measured intensity from which a set starts: its own, or else full intensity."""
     return recipe.acquisition.iso or 1.0
 
 
@@ -143,7 +143,7 @@ class _Loaded(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
-    """Loads, once in a process, the data and the functions with which it makes the sets of some flags."""
+    """Loads, once per process, the data and the functions with which it makes the sets of some settings."""
     config = build(SynthesisConfig, dict(settings))
     sources = load(config)
     files = file_names(next(iter(sources.values())), config.format)
@@ -177,7 +177,7 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
                 bar.update(len(written))
         for recipe in left:
             name = name_of(recipe)
-            # Killed programs have left them.
+            # Killed programs may have left temporary files.
             for folder in {(output / name / file).parent for files in loaded.files for file in files}:
                 clear_parts(folder)
             made = _described(config, recipe, dataset, rows[recipe], loaded.files)
@@ -223,13 +223,13 @@ def _described(
 
 
 class _Begun(NamedTuple):
-    """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' masks.
+    """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' targets.
 
     Attributes:
         recipe: the set.
         task: the data set's task.
         samples: the samples' indices.
-        pictures: `(B, H, W, 3)`; pictures after the last sample only fill up the batch.
+        pictures: `(B, H, W, 3)`; pictures after the last sample only pad the batch.
         targets: the labels or masks of the samples.
     """
 
@@ -261,7 +261,7 @@ def _begun(loaded: _Loaded, sets: Sequence[Recipe]) -> Iterator[_Begun]:
 def _write(loaded: _Loaded, begun: _Begun) -> list[list[str]]:
     """Waits for the pictures of a batch, and writes them; returns the first cells of their rows."""
     rows, folder = [], pathlib.Path(loaded.config.output) / name_of(begun.recipe)
-    # The last batch is filled up.
+    # The last batch may be padded, and then has more pictures than samples.
     for index, picture, target in zip(begun.samples, np.asarray(begun.pictures), begun.targets, strict=False):
         names, row = loaded.files[index], []
         contents = [encoded(picture, loaded.config.format)]

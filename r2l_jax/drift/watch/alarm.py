@@ -8,7 +8,7 @@ group do so by themselves.
 
 All tests share the same permutations of the labels "reference" and "new". The smallest of their p-values is compared
 with the smallest p-value under each permutation (P. Westfall, S. Young, "Resampling-based multiple testing", 1993). The
-false alarms of the whole are therefore right, however the tests depend on each other.
+rate of false alarms is therefore right, however the tests depend on each other.
 """
 
 import functools
@@ -27,9 +27,9 @@ from r2l_jax.runtime import compiler
 
 # The permutations of a first look; each further look takes ten times as many.
 _FIRST = 199
-# A p-value is known well enough if this many permutations are at least as extreme as the truth.
+# A p-value is known well enough if this many permutations are at least as extreme as the true labels.
 _BEYOND = 20
-# The last look takes at least so many permutations.
+# The last look takes at least this many permutations.
 _LAST = 1999
 
 # The permutations that are computed together.
@@ -72,7 +72,7 @@ class Statistic(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """What the tests need of all N images. It is the same under every permutation."""
+    """The values of all N images that the tests need, which are the same under every permutation."""
 
     mosaic: Float[Array, "N points S"]
     image: Float[Array, "N points S"]
@@ -85,13 +85,13 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     """Tests whether new images come from the distribution of the reference.
 
     As in J. Besag, P. Clifford, "Sequential Monte Carlo p-values" (Biometrika 78(2), 1991), few permutations are enough
-    where many of them are as extreme as the truth. If 20 or fewer are, a look at ten times as many follows, all of them
-    new. Only the last look can raise an alarm, so the level holds.
+    where many of them are as extreme as the true labels. If 20 or fewer are, a look at ten times as many follows, all
+    of them new. Only the last look can raise an alarm, so the level holds.
 
     Args:
         reference: the statistics of the reference.
         new: those of the new images.
-        level: the probability of a false alarm to resolve.
+        level: the probability of a false alarm that the p-value must resolve.
         seed: decides the permutations.
     """
     needed = max(_LAST, math.ceil(_BEYOND / level) - 1)
@@ -115,7 +115,7 @@ def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: 
     found = []
     for start in range(0, permutations + 1, _TOGETHER):
         weights = np.tile(own, (_TOGETHER, 1))
-        # The first row is the truth.
+        # The first row has the true labels.
         part = weights[1:] if start == 0 else weights
         rng.permuted(part, axis=1, out=part)
         found.append(jax.device_get(compute(jnp.asarray(weights), prepared)))
@@ -161,7 +161,7 @@ def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> di
 
 
 def _below(values: Float[Array, "N S"]) -> Float[Array, "N points S"]:
-    """Marks the images below each of some quantiles of all images, for each statistic."""
+    """Marks the images at or below each of some quantiles of all images, for each statistic."""
     points = jnp.sort(values, 0)[np.linspace(0, len(values) - 1, _POINTS + 1).astype(int)[:-1]]
     return (values[:, None] <= points).astype(jnp.float32)
 
@@ -174,7 +174,7 @@ def _distances(weights: Float[Array, "P N"], below: Float[Array, "N points S"]) 
 def _kernel(features: Float[Array, "N F"]) -> Float[Array, "N N"]:
     """Computes a Gaussian kernel whose squared width is the median of the squared distances.
 
-    All that is taken from the features is the same under each permutation.
+    The scale of the features and this width come from all images, so they are the same under each permutation.
     """
     scaled = (features - features.mean(0)) / jnp.maximum(features.std(0), 1e-6)
     squares = jnp.square(scaled).sum(1)
@@ -193,7 +193,7 @@ def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> lis
     Args:
         reference: the statistics of the reference.
         new: those of the new images.
-        names: the names of those of mosaics, images and outputs.
+        names: the names of the statistics of mosaics, images and outputs.
     """
     before, after = (np.concatenate(each[:3], 1) for each in (reference, new))
     tests = [stats.ks_2samp(*columns)[:2] for columns in zip(before.T, after.T, strict=True)]

@@ -1,4 +1,4 @@
-"""What may change in a camera, and mosaics under such changes."""
+"""The causes of drift in a camera, and mosaics under them."""
 
 import functools
 import itertools
@@ -15,10 +15,10 @@ from scipy.optimize import nnls
 import isp
 from isp import sensor_drift
 
-# Another mix of the reference's classes.
+# The cause that is another mix of the reference's classes.
 SCENE = "scene"
 
-# The units of values. Without a drift, they are 0 in stops, digital numbers, pixels and electrons, and 1 as a factor.
+# The units of values. Without a drift, values in stops, digital numbers, pixels and electrons are 0, and factors are 1.
 UNITS = {
     "exposure": "stops",
     "white_balance.red": "stops against green",
@@ -42,13 +42,13 @@ class Cause(NamedTuple):
     """A change between two sets of mosaics.
 
     Attributes:
-        name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is what neither the
-            camera nor the mix explains.
+        name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is a change that
+            neither the camera nor the mix explains.
         value: its size in `unit`.
-        low: the lower end of its interval of 95%.
+        low: the lower end of its 95% interval.
         high: the upper end.
         unit: the unit of the three.
-        evidence: half of the chi-square that only this cause explains, beyond what chance would; above 0.
+        evidence: half of the chi-square that only this cause explains, less the part of chance; above 0.
     """
 
     name: str
@@ -102,7 +102,7 @@ NEUTRAL, LOW, HIGH, STEP = (
 
 
 def unit_of(name: str, camera: isp.Camera) -> str:
-    """Returns the unit of a cause; of the read-out noise, it has typical values where the camera states none."""
+    """Returns the unit of a cause; that of read noise names typical values if the camera states none."""
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     is_known = name != "read_noise" or _states_noise(camera)
     return UNITS[name] if is_known else f"times {read_noise:g} of {full_well:g} electrons"
@@ -118,7 +118,7 @@ def amount(name: str, number: Float[np.ndarray, "*n"] | float, camera: isp.Camer
 
 
 def numbers_of(causes: Sequence[Cause], camera: isp.Camera) -> Float[np.ndarray, " drifts"]:
-    """Returns the numbers of drifts, in the order of `DRIFTS`; undoes `amount`."""
+    """Returns the numbers of drifts, in the order of `DRIFTS`; the inverse of `amount`."""
     numbers = dict(zip(DRIFTS, NEUTRAL, strict=True))
     for name, value, *_ in causes:
         if name in ("gamma", "read_noise", "photon_noise"):
@@ -130,7 +130,7 @@ def numbers_of(causes: Sequence[Cause], camera: isp.Camera) -> Float[np.ndarray,
 
 
 class Noise(NamedTuple):
-    """The noise of mosaics: variance per light, the variance without light, and that which `read_noise` multiplies."""
+    """The noise of mosaics: the variance per light, the variance without light, and the unit of `read_noise`."""
 
     gain: float
     dark: float
@@ -138,11 +138,11 @@ class Noise(NamedTuple):
 
 
 def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Noise:
-    """Returns the noise that a camera states, or measures it where it states none.
+    """Returns the noise that a camera states, or measures it if the camera states none.
 
-    The median of second differences tells the noise at eight levels: those along rows, less those of the next row of
-    the same colors, which shows the same structure. They are taken where they are smallest two rows above, since only
-    structure reaches that far. A line is fitted to most of the variances.
+    The noise is measured at eight levels, by the median of the second differences along rows, less those of the next
+    row with the same colors, which shows the same structure. Only sites count at which these are smallest two such rows
+    above, since only structure reaches that far. A line is fitted to most of the variances.
     """
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     unit = (read_noise / full_well) ** 2
@@ -161,14 +161,14 @@ def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -
     parts = np.array_split(lower if len(lower) >= 8 else order, 8)
     parts = [part[around[part] <= np.quantile(around[part], 0.3)] for part in parts]
     levels = np.array([level[part].mean() for part in parts])
-    # Of normal noise, the median is 0.6745 standard deviations, and the variance of both differences is 12 times its.
+    # The median of normal noise is 0.6745 standard deviations; two second differences have 12 times its variance.
     variances = np.array([(np.median(second[part]) / 0.6745) ** 2 / 12 for part in parts]) + 1e-12
     columns = np.stack([np.maximum(levels, 0), np.ones_like(levels)], 1) / variances[:, None]
 
     def near(chosen: Sequence[int]) -> Bool[np.ndarray, " levels"]:
         return abs(columns @ nnls(columns[chosen], np.ones(len(chosen)))[0] - 1) < 0.1
 
-    # Structure raises the noise at some levels, so the line is that of most.
+    # Structure raises the noise at some levels, so the line need only fit most of them.
     chosen = max(map(near, map(list, itertools.combinations(range(len(levels)), 2))), key=np.sum)
     gain, dark = nnls(columns[chosen], np.ones(chosen.sum()))[0]
     return Noise(float(gain), float(dark), unit)
@@ -181,7 +181,7 @@ def _states_noise(camera: isp.Camera) -> bool:
 def light_factors(
     numbers: Float[Array, " drifts"], height: int, width: int, camera: isp.Camera
 ) -> Float[Array, "height width"]:
-    """Computes the factors of drifts on the light of sites."""
+    """Computes the factors by which drifts change the light at each site."""
     drift = dict(zip(DRIFTS, numbers, strict=True))
     stops = jnp.stack([drift["white_balance.red"], jnp.zeros(()), drift["white_balance.blue"]])
     stops = stops[isp.cfa.tile(camera.pattern)] if camera.pattern != isp.cfa.MONO else jnp.zeros((1, 1))
@@ -198,10 +198,10 @@ def retaken(
     camera: isp.Camera,
     dimmed: Array | float = 1.0,
 ) -> Float[Array, "n height width"]:
-    """Takes mosaics again with a camera that has drifted, in the order in which a camera meets the drifts.
+    """Takes mosaics again with a camera that has drifted; drifts apply in the order in which they arise in a camera.
 
-    Mosaics keep their noise and get what they lack. None can be taken away, so mosaics of more light are too noisy,
-    unless their light is `dimmed` again.
+    Mosaics keep their noise, and noise that they lack is added. Noise cannot be removed, so mosaics with more light
+    are too noisy, unless their light is `dimmed` again.
 
     Args:
         numbers: the drifts, in the order of `DRIFTS`.
@@ -222,7 +222,7 @@ def retaken(
     own = kept * factor * (light_noise + dark * factor) / dimmed**2
     more = (gain - 1) * light_noise + gain**2 * (dark + noise.unit * (jnp.exp2(2 * drift["read_noise"]) - 1)) - dark
     lacking = light_noise / dimmed + dark + more / dimmed**2 - own
-    # Sites that are white before they are dimmed have the noise of dimming alone.
+    # Sites that are white before they are dimmed have only the noise of dimming.
     is_white = (dimmed > 1) & (light >= top)
     of_white = noise.gain * top / dimmed * (1 - 1 / dimmed) + dark * (1 - 1 / dimmed**2)
     variance = jnp.where(is_white, of_white, lacking)

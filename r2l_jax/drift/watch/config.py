@@ -25,7 +25,7 @@ class MonitorConfig(FinishedRun):
 
     input: tuple[str, ...] = setting(
         f"the new raw files: files, folders of them, and folders of such folders, separated by commas, each "
-        f"{remote.BY_URL}; default: only take the reference along",
+        f"{remote.BY_URL}; default: only store the reference",
         (),
         kind="repeated",
     )

@@ -1,12 +1,12 @@
 """Says what changed in a camera between reference mosaics and new ones of other scenes, in the camera's own terms.
 
-Defective sites are found by place. Of all other sites, the statistics of the alarm are compared. The reference is taken
-again with cameras that have drifted, until its mean statistics are those of the new mosaics, weighted by the inverse of
-the covariance that they have over samples of mosaics: the method of simulated moments (D. McFadden, Econometrica 57(5),
-1989). Causes enter one after the other, as long as they explain more than chance, and leave again where others explain
-their part. So where two causes together look like a third, such as both gains like the exposure, the third is named.
-Another mix of the reference's classes competes with the drifts of the camera as `scene`, and a change that is left over
-is `unexplained`.
+Defective sites are found by their positions. Of all other sites, the statistics of the alarm are compared. The
+reference is taken again with cameras that have drifted, until its mean statistics match those of the new mosaics.
+Differences are weighted by the inverse of their covariance over samples of mosaics: this is the method of simulated
+moments (D. McFadden, Econometrica 57(5), 1989). Causes are added one by one, as long as they explain more than chance,
+and removed again if others explain their part. So where two causes together look like a third, such as both gains like
+the exposure, the third is named. Another mix of the reference's classes competes with the drifts of the camera as
+`scene`, and a change that is left over is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation
@@ -46,25 +46,25 @@ from r2l_jax.drift.watch.statistics import mosaic_statistics
 
 CONFIDENCE = 0.95
 
-# In smaller mosaics, the scene hides the noise: of those with sides of 32, a blur is taken for less noise as well.
+# In smaller mosaics, the scene hides the noise: with sides of 32, a blur is also taken for less noise.
 LEAST_SIDE = 64
 
 _NAMES = tuple(DRIFTS)
-# So many mosaics of the reference are taken again; all of them tell the statistics without a drift.
+# How many mosaics of the reference are taken again; the statistics without a drift are those of all of them.
 _SIMULATED = 128
-# Statistics are computed of so many mosaics at once, so that they are compiled once.
+# How many mosaics statistics are computed of at once, so that they are compiled for one size.
 _AT_ONCE = 64
-# Mosaics without labels, or of more classes than that, form groups.
+# Mosaics without labels, or of more than the first number of classes, are clustered into the second number of groups.
 _MOST_CLASSES, _GROUPS = 12, 4
-# How often chance may name a cause, in diagnoses without a drift.
+# The share of diagnoses without a drift in which chance may name a cause.
 _CHANCE = 0.01
-# A change is unexplained if chance leaves as much in one of so many diagnoses.
+# A change is unexplained if chance would leave as much in only this share of diagnoses.
 _UNEXPLAINED = 1e-4
 # The expected errors of the simulation: a share of the change of a statistic, and an error in its unit.
 _TRUST, _ERROR = 0.02, 0.002
-# How much of each correlation is taken off, since few mosaics tell it.
+# The share by which correlations are shrunk, since few mosaics estimate them.
 _SHRINKAGE = 0.05
-# At most so many causes, so many candidates for the next one, and so many steps of a fit.
+# The most causes, candidates for the next cause, and steps of a fit.
 _MOST, _TRIED, _ROUNDS = 4, 3, 5
 # Above this value, sites are white.
 _WHITE = 0.998
@@ -72,7 +72,7 @@ _DRAWS = 1000
 
 
 class Fit(NamedTuple):
-    """Holds the best sizes of a set of causes.
+    """The best sizes of a set of causes.
 
     Attributes:
         causes: their names.
@@ -81,7 +81,7 @@ class Fit(NamedTuple):
         rest: the mean statistics of the new mosaics less those of the reference under the causes `(K,)`.
         slopes: the derivatives of the reference's statistics by the drifts among the causes `(K, drifts)`.
         by_class: the mean statistics of each class under the causes `(classes, K)`.
-        covariance: that of the rest `(K, K)`.
+        covariance: the covariance of the rest `(K, K)`.
         chi: the chi-square of the rest.
     """
 
@@ -96,12 +96,12 @@ class Fit(NamedTuple):
 
     @property
     def score(self) -> float:
-        """How badly the fit explains the change, causes included: less is better."""
+        """Half of the chi-square plus a penalty for each cause; lower is better."""
         return self.chi / 2 + sum(_penalty(cause, len(self.shares)) for cause in self.causes)
 
 
 def _penalty(cause: str, classes: int) -> float:
-    """Computes half of the chi-square that chance explains by a cause, in `_CHANCE` of the diagnoses."""
+    """Computes half of the chi-square that a cause must explain to be named by chance as rarely as `_CHANCE` says."""
     return float(stats.chi2.isf(_CHANCE / (len(DRIFTS) + 1), classes - 1 if cause == SCENE else 1)) / 2
 
 
@@ -146,13 +146,13 @@ class Comparison:
         self._sizes = len(reference), len(new)
         self._own, self._of_new = known.mean(0), _of(new, camera)
         self._members = members[some] / np.maximum(members[some].sum(0), 1)
-        # The whole reference tells the statistics without a drift; a part of it tells how they respond.
+        # The whole reference gives the statistics without a drift, and a part of it their response to drifts.
         self._offset = (members / members.sum(0)).T @ known - self._members.T @ known[some]
 
     def _seen(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Computes the statistics of the reference under drifts, and those of the new mosaics to compare them with.
 
-        Where there is more light than in the reference, both are dimmed, since the reference has too much noise.
+        If there is more light than in the reference, both are dimmed, since the reference would have too much noise.
         """
         numbers = np.clip(numbers, LOW, HIGH)
         drifts, (mosaics, drawn) = jnp.asarray(numbers, jnp.float32), self._reference
@@ -174,7 +174,7 @@ class Comparison:
         return _of(taken, self._camera), _of(new, self._camera)
 
     def _rest(self, numbers: np.ndarray, causes: Sequence[str], shares: np.ndarray | None = None) -> Fit:
-        """Compares the statistics under drifts, by default with shares that fit best if `scene` is a cause."""
+        """Compares the statistics under drifts; without `shares`, these are fitted if `scene` is a cause."""
         taken, new = self._seen(numbers)
         by_class, mean = self._members.T @ taken + self._offset, new.mean(0)
         pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / (len(taken) + len(new))
@@ -190,7 +190,7 @@ class Comparison:
         return Fit(tuple(causes), numbers, mix, rest, np.zeros((len(rest), 0)), by_class, covariance, chi)
 
     def _moved_shares(self, by_class: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        """Fits the shares of the classes, with a prior of a standard deviation of 1; their sum stays."""
+        """Fits the shares of the classes, which keep their sum, with a prior of a standard deviation of 1."""
         basis = _directions(len(self.shares))
         slopes = by_class.T @ basis
         weighted = np.linalg.solve(covariance, slopes).T
@@ -209,7 +209,7 @@ class Comparison:
         return np.stack(columns, -1) if columns else np.zeros((len(fit.rest), 0))
 
     def fit(self, causes: Sequence[str], start: np.ndarray) -> Fit:
-        """Fits the sizes of causes by Gauss-Newton steps, which are halved where they lead astray."""
+        """Fits the sizes of causes by Gauss-Newton steps, which are shortened if they do not improve the fit."""
         causes = tuple(sorted(causes))
         places = [_NAMES.index(cause) for cause in causes if cause != SCENE]
         best = self._rest(np.clip(start, LOW, HIGH), causes)
@@ -245,7 +245,7 @@ class Comparison:
         return best
 
     def _far(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the causes that explain most at one of their first changes, each with its best change."""
+        """Returns the causes that explain most at one of their `first` changes, each with its best numbers."""
         found = {}
         for name in names:
             for change in self._changes(fit, name):
@@ -258,12 +258,12 @@ class Comparison:
 
     def _changes(self, fit: Fit, name: str) -> Sequence[float]:
         if name == "saturation":
-            # The highest value of the new mosaics tells it.
+            # It follows from the highest value of the new mosaics.
             return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
         return (0.0,) if name == SCENE else DRIFTS[name].first
 
     def _near(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the causes that may explain more of what a fit leaves than chance, as far as slopes tell."""
+        """Returns the causes that explain more of the rest of a fit than chance would, judged by slopes."""
         slopes = {name: self._slopes(fit, [name]) for name in (*names, *fit.causes) if name != SCENE}
         if SCENE in (*names, *fit.causes):
             slopes[SCENE] = fit.by_class.T @ _directions(len(fit.shares))
@@ -281,7 +281,7 @@ class Comparison:
         return starts
 
     def _pruned(self, fit: Fit) -> Fit:
-        """Takes causes away as long as the score gets better."""
+        """Removes causes as long as the score improves."""
         while len(fit.causes) > 1:
             less = min((self.without(fit, cause) for cause in fit.causes), key=lambda fit: fit.score)
             if less.score > fit.score:
@@ -290,7 +290,7 @@ class Comparison:
         return fit
 
     def without(self, fit: Fit, cause: str) -> Fit:
-        """Fits the causes but one."""
+        """Fits the causes of a fit except one."""
         numbers = np.where([name == cause for name in _NAMES], NEUTRAL, fit.numbers)
         return self.fit([name for name in fit.causes if name != cause], numbers)
 
@@ -313,12 +313,12 @@ def diagnose(
     Args:
         reference: mosaics from before the change, with white at 1 and the black level in them; 128 or more are best.
         labels: their classes, from 0, or None: then groups of similar mosaics take the place of classes.
-        new: mosaics to explain; 64 or so name small drifts.
+        new: mosaics to explain; about 64 are enough to name small drifts.
         camera: the camera before the change.
         seed: the seed of the noise and of the intervals.
 
     Returns:
-        The causes with their intervals of 95%; the strongest first, and none if chance explains the change.
+        The causes with their 95% intervals, the strongest first; none if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
@@ -359,7 +359,7 @@ def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[Cause]:
 
 
 def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[Cause]:
-    """States the causes of a fit, with intervals from its curvature, and what it leaves unexplained."""
+    """States the causes of a fit, with intervals from its curvature, and the change that it leaves unexplained."""
     names = [name for name in fit.causes if name != SCENE]
     basis = _directions(len(fit.shares)) if SCENE in fit.causes else np.zeros((len(fit.shares), 0))
     slopes = np.concatenate([fit.slopes, fit.by_class.T @ basis], 1)

@@ -1,7 +1,7 @@
-"""Estimates without labels what a drift costs: the score to expect under it, and with mended statistics.
+"""Estimates, without labels, the score to expect under a drift, and the gain of adapting to it.
 
-Where the causes are known, the labeled reference is changed as they say, and the models are measured on it. Where they
-are not, the confidence of the models must do, by the cost of moving the predictions to the classes of the reference
+If the causes are known, they are applied to the labeled reference, and the models are measured on it. Otherwise, the
+score is estimated from the models' confidence: by the cost of moving the predictions to the classes of the reference
 (Y. Lu et al., "Characterizing out-of-distribution error via optimal transport", NeurIPS 2023).
 """
 
@@ -26,10 +26,10 @@ from r2l_jax.training.run import BATCH, Run
 # The methods: the reference under the causes; the confidence, by transport; the reference as it is.
 CAMERA, COT, NO_DRIFT = "camera", "COT", "reference"
 
-# Causes that say that the camera does not explain the new images.
+# Causes that do not lie in the camera.
 NOT_THE_CAMERA = ("scene", "unexplained")
 
-# How many times the causes are drawn from their intervals, and samples anew for an interval.
+# How many times the causes are drawn from their intervals, and how many times samples are resampled for an interval.
 _DRAWS, _RESAMPLES = 6, 500
 
 # The samples on which drawn causes are measured.
@@ -37,7 +37,7 @@ _PART = 96
 
 _INTERVAL = (2.5, 97.5)
 
-# Intervals of causes are of 95%.
+# The ends of causes' 95% intervals, in standard deviations.
 _DEVIATIONS = 1.96
 
 # The numerators and denominators of the scores of samples, see `Task.outcome`.
@@ -45,7 +45,7 @@ Outcomes = Float[np.ndarray, "2 N"]
 
 
 class ExpectedScore(NamedTuple):
-    """A score to expect with the ends of its interval of 95%, by one of the methods."""
+    """A score to expect with the ends of its 95% interval, by one of the methods."""
 
     mean: float
     low: float
@@ -55,12 +55,12 @@ class ExpectedScore(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """The gain of mending by statistics, on the reference under the causes.
+    """The gain of adapting by statistics, on the reference under the causes.
 
     Attributes:
-        images: how many images the models are mended by.
-        gain: the gain in score on the others, with the ends of its interval of 95%; None if mending is refused.
-        refused: why the models would stay as they are, if they would.
+        images: how many images the models are adapted to.
+        gain: the gain in score on the others, with the ends of its 95% interval; None if adapting is refused.
+        refused: why it is refused.
     """
 
     images: int
@@ -73,7 +73,7 @@ class Remedy:
         return self.gain is not None and self.gain[0] >= 0.0005
 
     def text(self, command: str) -> str:
-        """Says what mending would bring, with the command that predicts with mended models if it helps."""
+        """Says how much adapting would gain, with the command that predicts with adapted models if it helps."""
         if self.gain is None:
             return f"adapting by statistics would not help: {self.refused}"
         gain, low, high = map(points, self.gain)
@@ -82,12 +82,12 @@ class Remedy:
 
 
 def explained_by_camera(causes: Sequence[Cause]) -> bool:
-    """Tells whether causes explain new images, the strongest of them by the camera."""
+    """Tells whether new images have causes, of which the strongest lies in the camera."""
     return bool(causes) and causes[0].name not in NOT_THE_CAMERA
 
 
 def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Outcomes:
-    """Measures the models together on samples of the reference, with other mosaics in place of its own."""
+    """Measures the ensemble of the models on samples of the reference, with other mosaics in place of its own."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
     found = measure(models, [OWN], samples, ensemble="all" if len(models) > 1 else None)
@@ -123,7 +123,8 @@ def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int
     """Measures the score on the reference under the causes.
 
     The score is the mean over causes that are drawn from their intervals, each with other noise and other defective
-    sites. The interval is of these and of the samples. What drawn causes change is measured on a part of the samples.
+    sites. The interval covers these draws and the samples. The effect of drawn causes is measured on a part of the
+    samples.
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
@@ -167,7 +168,7 @@ def by_confidence(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> Expecte
 def transported(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> float:
     """Estimates the accuracy by the cheapest transport of predictions to classes as frequent as in the reference (COT).
 
-    Moving a prediction to a class costs one less its probability, and the mean cost is the estimated error.
+    Moving a prediction to a class costs 1 minus its probability, and the mean cost is the estimated error.
     """
     frequencies = np.bincount(targets, minlength=new.shape[1]) / len(targets)
     counts = np.floor(frequencies * len(new)).astype(int)
@@ -178,9 +179,9 @@ def transported(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> float:
 
 
 def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
-    """Measures the gain of mending by statistics, on the reference under the causes.
+    """Measures the gain of adapting by statistics, on the reference under the causes.
 
-    The models are mended by some of its images without labels, and measured on the others.
+    The models are adapted to some of its images without labels, and measured on the others.
     """
     order = np.random.default_rng(0).permutation(len(reference))
     by, rest = np.split(order, [min(MOST, len(order) // 2)])

@@ -141,7 +141,7 @@ def test_models_are_mended_by_files_that_are_evenly_spaced(run, model, files, tm
     flags.append(f"--input={','.join(map(str, files[:4]))}")
     refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
     assert (refused.returncode, forced.returncode) == (1, 0)
-    assert "4 images are too few to mend by: it takes 8" in refused.stderr
+    assert "4 images are too few to adapt to: it takes 8" in refused.stderr
     assert "4 predicted, 0 failed" in forced.stdout
 
 

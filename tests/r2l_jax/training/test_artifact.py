@@ -144,9 +144,9 @@ def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistic
 
 def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     run = Run([fold])
-    with pytest.raises(InputError, match="stays as it is: 4 images are too few to mend by: it takes 8"):
+    with pytest.raises(InputError, match="stays as it is: 4 images are too few to adapt to: it takes 8"):
         run.mended(raws[:4])
-    with pytest.raises(InputError, match=r"mended by several mosaics \(N, H, W\), got an array of shape \(32, 32\)"):
+    with pytest.raises(InputError, match=r"adapted to several mosaics \(N, H, W\), got an array of shape \(32, 32\)"):
         run.mended(raws[0])
     found = run.mended(raws, force=True)
     (after,) = found

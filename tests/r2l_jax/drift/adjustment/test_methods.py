@@ -74,7 +74,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
 
 def test_images_that_are_refused_change_nothing(config):
     _, found = tried(config, unlabeled=4, method="processing", labeled=0, force=False)
-    assert found.refusal == "4 images are too few to mend by: it takes 8"
+    assert found.refusal == "4 images are too few to adapt to: it takes 8"
     models = list(found.models.values())
     assert models[1] is models[2]
     assert (found.statistics, found.searched) == (None, None)
