@@ -138,7 +138,7 @@ class Outcomes(NamedTuple):
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
     def of_samples(self, model: str, case: str = OWN.name) -> np.ndarray:
-        """Computes the score of each sample or scene, which the study averages; 1 if nothing is there and nothing found."""
+        """Computes the score of each sample or scene, which the study averages; 1 if nothing is there or found."""
         counted, total = self.at(model, case)
         return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
 
