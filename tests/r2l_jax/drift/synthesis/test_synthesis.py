@@ -2,7 +2,6 @@ import csv
 import dataclasses
 import hashlib
 import itertools
-import os
 import pathlib
 
 import jax
@@ -31,7 +30,6 @@ from r2l_jax.runtime import jobs, result
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.jobs import Ended
 
 OTHER = "bilinear.sharpening_filter.gaussian_denoising"
 SIZE, IMAGES, BATCH = 32, 12, 5
@@ -65,12 +63,9 @@ def scenes(task, iso):
 
 @pytest.fixture(scope="module", autouse=True)
 def known_scenes():
-    def load(name, *, iso, data_dir=None, **settings):
-        if name == "Folder":
-            return of_folder(data_dir, settings["camera"], settings["tile_size"])
+    def load(name, *, iso, **settings):
         return scenes("segmentation" if name == "SyntheticSegmentation" else "classification", iso)
 
-    of_folder = datasets.folder.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load", load)
         yield
@@ -189,30 +184,6 @@ def test_workers_write_what_one_process_writes(base, written, tmp_path, monkeypa
     assert tree(many) == tree(base)
 
 
-def test_sets_whose_worker_is_lost_are_counted(base, tmp_path, monkeypatch):
-    def lose_most(given, scheduler, logs):
-        yield from jobs.run(given[:1])
-        yield from (Ended(job.name, error="its worker was lost") for job in given[1:])
-
-    monkeypatch.setattr(jobs, "prepare", lambda scheduler: None)
-    monkeypatch.setattr(jobs, "run_elsewhere", lose_most)
-    config = replace(base, output=str(tmp_path / "lost"), scheduler="local:2")
-    with pytest.raises(InputError, match=r"14 of 16 sets could not be made: .*gaussian_noise.5: its worker was lost"):
-        synthesis.run(config)
-    assert len(list((tmp_path / "lost").rglob("result.json"))) == 2
-
-
-def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):
-    name = "parametrized/exposure=0.3/gaussian_noise.5"
-    alone = replace(base, output=str(tmp_path / "alone"), pipelines=("parametrized",), intensities=(), sensor=())
-    other = dataclasses.replace(alone, output=str(tmp_path / "other"), seed=1)
-    for config in (alone, other):
-        synthesis.run(config)
-    np.testing.assert_array_equal(pictures(alone, name), pictures(base, name))
-    assert (pictures(other, name) != pictures(base, name)).mean() > 0.9
-    assert len(np.unique(pictures(base, name) - pictures(base, "parametrized/exposure=0.3/uncorrupted"))) > 100
-
-
 def test_segmentation_in_8_bits_with_masks_that_move_with_the_shifted_pattern_alone(tmp_path):
     config = SynthesisConfig(
         dataset="SyntheticSegmentation",
@@ -242,20 +213,6 @@ def test_segmentation_in_8_bits_with_masks_that_move_with_the_shifted_pattern_al
     raws, _ = dataset.samples(np.arange(IMAGES))
     assert values.dtype == np.uint8
     np.testing.assert_allclose(values, 255 * np.clip(isp.parametrized(dataset.camera)(raws), 0, 1), atol=0.51)
-
-
-def test_the_users_own_files(base, tmp_path):
-    for label, count in (("cat", 2), ("dog", 1)):
-        for number in range(count):
-            (tmp_path / "raw" / label).mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(tmp_path / "raw" / label / f"{number}.tiff", np.full((32, 48), 20000, np.uint16))
-    source = {"dataset": "Folder", "data_dir": str(tmp_path / "raw"), "camera": "drone", "tile_size": 16}
-    config = SynthesisConfig(output=str(tmp_path / "out"), exposures=(0.5,), **source)
-    synthesis.run(config)
-    for acquisition in ("own", "exposure=0.5"):
-        name = f"parametrized/{acquisition}/uncorrupted"
-        assert [row["sample"] for row in manifest(folder(config, name))] == ["cat/0.tiff", "cat/1.tiff", "dog/0.tiff"]
-        assert pictures(config, name).shape == (3, 16, 16, 3)
 
 
 def other_pixel(dataset):
@@ -300,46 +257,10 @@ def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
     assert mine.exists()
 
 
-def test_a_killed_call_repeats_its_last_sets_alone(base, written, tmp_path, monkeypatch):
-    config = replace(base, output=str(tmp_path / "out"))
-    finished, write = [], result.write
-
-    def killed(place, *rest):
-        if len(finished) == 3:
-            raise KeyboardInterrupt
-        write(place, *rest)
-        finished.append((place / result.FILE, (place / result.FILE).stat().st_mtime_ns))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(result, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            synthesis.run(config)
-    (*_, unfinished) = {path.parents[1] for path in folder(config).rglob("*.tiff")} - {
-        file.parent for file, _ in finished
-    }
-    part = unfinished / "a" / ".scene_0.tiff.999999999.part"
-    part.write_bytes(b"of a process that was killed")
-    os.utime(part, (0, 0))
-    synthesis.run(config)
-    assert tree(config) == tree(base)
-    assert [time for _, time in finished] == [file.stat().st_mtime_ns for file, _ in finished]
-
-
-def test_an_output_that_is_a_file_is_named(tmp_path):
-    file = tmp_path / "thesis.tex"
-    file.touch()
-    with pytest.raises(InputError, match=r"--output=\S*thesis.tex is a file: choose another folder"):
-        synthesis.run(SynthesisConfig(output=str(file)))
-
-
-def test_data_that_does_not_fit_is_named(base, written, monkeypatch):
+def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     processed = dataclasses.replace(written, camera=None)
     monkeypatch.setattr(datasets, "load", lambda name, **settings: processed)
     with pytest.raises(InputError, match="--dataset=Synthetic is processed already: there is no raw data"):
-        synthesis.run(base)
-    by_iso = {1.0: written, 0.5: dataclasses.replace(written, names=written.names[::-1])}
-    monkeypatch.setattr(datasets, "load", lambda name, iso, **settings: by_iso[iso])
-    with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than the other intensities"):
         synthesis.run(base)
 
 
