@@ -8,7 +8,7 @@ from r2l_jax.drift import cases
 from r2l_jax.drift.measure import Outcomes
 from r2l_jax.drift.synthesis.comparison import compare
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.measured import Measured, groups_of, intervals
+from r2l_jax.drift.synthesis.measured import Measured, intervals
 from r2l_jax.drift.synthesis.summary import summarize
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build
@@ -22,7 +22,6 @@ CASES = [
 # The share of the samples that are right in each case but the own pipeline, which is not measured.
 RIGHT = {"own": 0.9, OTHER: 0.8, "identity.1": 0.9, "identity.5": 0.9}
 RIGHT |= {"contrast.1": 0.8, "contrast.5": 0.6, "gaussian_noise.1": 0.7, "gaussian_noise.5": 0.3}
-CONFIG = EvaluationConfig(run=("run",))
 STATIC = {"processing_mode": "static", "sp_sharpening": "none", "sp_denoising": "none"}
 
 
@@ -51,20 +50,6 @@ def summary(of, ensemble=None, groups=None, **flags):
 
 def rows(table):
     return {row[0]: row[1:] for row in table.rows}
-
-
-def test_cases_are_of_kinds_of_drift_and_groups_of_corruptions():
-    assert groups_of(CASES[2:]) == {
-        "pipelines": [OTHER],
-        "corruptions": ["contrast.1", "contrast.5", "gaussian_noise.1", "gaussian_noise.5"],
-        "tone and color": ["contrast.1", "contrast.5"],
-        "noise": ["gaussian_noise.1", "gaussian_noise.5"],
-        "contrast": ["contrast.1", "contrast.5"],
-        "gaussian_noise": ["gaussian_noise.1", "gaussian_noise.5"],
-    }
-    found = groups_of(cases.sensor(["underexposure", "defocus", "motion"], [1]))
-    assert [*found] == ["sensor", "light", "lens", "underexposure", "defocus", "motion"]
-    assert found["lens"] == ["defocus.1", "motion.1"]
 
 
 def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
@@ -159,16 +144,6 @@ def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     assert interval[1] < 0 < interval[2]
     unpaired = [intervals(each.groups, "recipe")["pipelines"] for each in groups[:2]]
     assert high - low < np.hypot(*(each[2] - each[1] for each in unpaired))
-
-
-def test_a_few_runs_are_columns_of_the_drops_and_many_are_rows():
-    runs = [measured(name, count=1) for name in "abcd"]
-    few, many = (compare(of, {}).tables["drops"] for of in (runs[:2], runs))
-    assert [column.name for column in few.columns] == ["drop, points", "a", "b"]
-    assert [row[0] for row in few.rows][:3] == ["(own accuracy)", "pipelines", "corruptions"]
-    assert [row[0] for row in many.rows] == [*"abcd"]
-    assert [column.name for column in many.columns][1:] == [row[0] for row in few.rows[:5]]
-    assert many.rows[1][1:] == [row[2] for row in few.rows[:5]]
 
 
 def drawn(figure):
