@@ -24,14 +24,6 @@ def test_a_sheet_of_pipelines_has_a_panel_for_each(one_epoch, tmp_path):
     assert (third == 255).all()
 
 
-def test_intensities_are_read_and_exposures_computed(one_epoch, tmp_path):
-    for group in ("intensities", "exposures"):
-        picture = sheet(one_epoch, group, tmp_path, f"--{group}=1,0.05")
-        bright, dark = (picture[28:508, 8 + 488 * place : 488 * (place + 1)] for place in range(2))
-        # A twentieth of the light, after a gamma of about 2.2.
-        assert dark.mean() / bright.mean() == pytest.approx(0.05 ** (1 / 2.2), rel=0.4)
-
-
 def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(one_epoch, tmp_path):
     picture = sheet(one_epoch, "sensor", tmp_path, "--sensor=underexposure,vignetting", "--severities=1,5")
     assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
