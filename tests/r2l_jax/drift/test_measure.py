@@ -1,6 +1,4 @@
 import dataclasses
-import os
-import signal
 
 import brightness
 import by_hand
@@ -15,10 +13,7 @@ import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Outcomes, Samples
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import Arrays, points
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.result import points
 from r2l_jax.training.run import load
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -200,13 +195,6 @@ def test_values_that_are_stacked_give_what_each_gives_alone(fold):
             np.testing.assert_array_equal(alone.at(name, case), together.at(name, case))
 
 
-def test_a_request_to_stop_takes_effect_within_a_batch(fold):
-    with stop.after_step(), pytest.raises(Interrupted, match=r"^stopped in a case; the same command resumes there$"):
-        os.kill(os.getpid(), signal.SIGINT) or measure.measure(
-            {"model": Model(fold.model)}, [OWN], Samples.of(fold, 2), title="a case"
-        )
-
-
 SAMPLES = np.array([7, 3, 11, 2, 5, 19, 4, 6, 8])
 BITS = np.arange(9) % 2
 SHARES = np.stack([np.linspace(0, 0.4, 9), np.linspace(0, 0.5, 9)]).astype(np.float32)
@@ -234,22 +222,6 @@ def test_bits_and_shares_come_back_as_they_were_packed():
     np.testing.assert_array_equal(found[2].scenes, scenes)
     # Four scenes have one of two right, and the last none of one.
     np.testing.assert_allclose(found[2].by_scene("a"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"loss": np.ones((2, 1))}, {"scenes": SAMPLES[1:]}, {"bits": np.zeros((1, 1, 1), np.uint8)}, {"about": {}}],
-)
-def test_damaged_outcomes_are_refused(change):
-    arrays, about = outcomes(BITS).packed()
-    arrays = {name: array for name, array in {**arrays, **change}.items() if array is not None and name != "about"}
-    with pytest.raises(InputError, match="the outcomes of samples are damaged"):
-        Outcomes.unpacked(Arrays(arrays, change.get("about", about)))
-
-
-def test_an_image_without_an_object_scores_1_if_none_is_found():
-    found = outcomes([0.2, 0.0, 0.0], [0.4, 0.1, 0.0], samples=[0, 1, 2])
-    np.testing.assert_allclose(found.of_samples("a"), [0.5, 0, 1])
 
 
 def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
