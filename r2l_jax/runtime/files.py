@@ -22,7 +22,7 @@ AT_ONCE = 4
 EVENTS = "events.out.tfevents.*"
 
 # Drafts older than this, in seconds, are taken for those of killed programs. A draft may be older than its last file.
-_A_WEEK = 7 * 86_400
+_A_WEEK = 7 * 86_400.0
 
 # A path of more folders cannot be made on most file systems.
 _MAX_DEPTH = 100
@@ -75,7 +75,7 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(target)) from error
 
 
-def clear_parts(folder: pathlib.Path, seconds: float = 60) -> None:
+def clear_parts(folder: pathlib.Path, seconds: float = 60.0) -> None:
     """Removes temporary files (see `replacing`) that killed programs have left: unchanged for so many seconds."""
     for part in folder.glob(".*.part"):
         if _is_left(part, seconds):

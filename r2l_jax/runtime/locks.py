@@ -43,6 +43,8 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
         # Removed while the lock is still held: filelock does not accept a lock file that has been removed meanwhile.
         with contextlib.suppress(OSError):
             path.unlink()
+            # What a program left that was killed less than a minute before this one started.
+            clear_parts(folder)
         lock.release()
 
 

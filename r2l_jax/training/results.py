@@ -1,5 +1,6 @@
 """The result of a fold's training: curves over the epochs, scores by class, and pictures of the stages."""
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from r2l_jax.runtime import result
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.training.record import Fold, training_id
+from r2l_jax.training.tracking import START
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +31,7 @@ _BY_CLASS = ("precision", "recall", "f1")
 Line = tuple[str, Sequence[int], np.ndarray]
 
 
-def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor, start: Numbers | None) -> None:
+def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor) -> None:
     """Writes the result of a completed training to `fold_<k>/training/`.
 
     Args:
@@ -37,14 +39,13 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor,
         content: the content of metrics.json.
         task: the task.
         processor: the processing, which may be abstract.
-        start: its parameters before the first step; None if they are unknown, because the training was resumed.
     """
     history, tables = content["history"], {"classes": _classes(content)}
     figures: dict[str, Figure | Image.Image] = {}
     if content["flags"]["epochs"]:
         tables["epochs"] = _epochs(history, task.score)
     if len(history) > 1:
-        figures |= _curves(history, task) | _processing(fold.folder, processor, start)
+        figures |= _curves(history, task) | _processing(fold.folder, processor)
     if task.name == "classification":
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
@@ -83,9 +84,9 @@ def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
     return figures
 
 
-def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | None) -> dict[str, Figure]:
+def _processing(folder: pathlib.Path, processor: Processor) -> dict[str, Figure]:
     """Draws the change of each parameter that changes, and the norms of the gradients."""
-    parameters, norms = _recorded(folder)
+    start, parameters, norms = _recorded(folder)
     known = processor.facts if isinstance(processor, isp.Pipeline) else {}
     since, figures = "the end of the first epoch" if start is None else "the start", {}
     for name, courses in parameters.items():
@@ -95,7 +96,7 @@ def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | Non
         lines = []
         for place, (epochs, values) in sorted(courses.items()):
             if start is not None:
-                epochs, values = [0, *epochs], np.array([start[name][place], *values])
+                epochs, values = [0, *epochs], np.array([np.array(start[name])[place], *values])
             lines.append((titles[place].removeprefix(f"{name}."), epochs, values - values[0]))
         if any(values.any() for _, _, values in lines):
             words = f"{name.replace('_', ' ')}: change since {since}"
@@ -106,14 +107,21 @@ def _processing(folder: pathlib.Path, processor: Processor, start: Numbers | Non
     return figures
 
 
-def _recorded(folder: pathlib.Path) -> tuple[dict[str, dict[tuple[int, ...], Any]], dict[str, Any]]:
-    """Reads the epochs and values of each element of the processing's parameters, and of the gradient norms."""
-    from tensorboard.backend.event_processing.event_accumulator import DEFAULT_SIZE_GUIDANCE, SCALARS, EventAccumulator
+def _recorded(folder: pathlib.Path) -> tuple[dict | None, dict[str, dict[tuple[int, ...], Any]], dict[str, Any]]:
+    """Reads the processing's parameters at the start, and the epochs and values of each element and gradient norm."""
+    from tensorboard.backend.event_processing.event_accumulator import (
+        DEFAULT_SIZE_GUIDANCE,
+        SCALARS,
+        TENSORS,
+        EventAccumulator,
+    )
 
     # All scalars are kept, and as little as possible of the rest.
     events = EventAccumulator(str(folder), dict.fromkeys(DEFAULT_SIZE_GUIDANCE, 1) | {SCALARS: 0})
     events.Reload()
-    parameters, norms = {}, {}
+    start, parameters, norms = None, {}, {}
+    if (tag := f"{START}/text_summary") in events.Tags()[TENSORS]:  # Earlier versions recorded no start.
+        start = json.loads(events.Tensors(tag)[0].tensor_proto.string_val[0])
     for tag in events.Tags()[SCALARS]:
         kind, *parts = tag.split("/")
         course = [each.step + 1 for each in events.Scalars(tag)], np.array([each.value for each in events.Scalars(tag)])
@@ -121,7 +129,7 @@ def _recorded(folder: pathlib.Path) -> tuple[dict[str, dict[tuple[int, ...], Any
             parameters.setdefault(parts[0], {})[tuple(map(int, parts[1:]))] = course
         elif kind == "processor_gradient_norm":
             norms[parts[0]] = course
-    return parameters, norms
+    return start, parameters, norms
 
 
 def _plot(

@@ -1,5 +1,6 @@
 """The output of a training: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
 
+import json
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,9 @@ from r2l_jax.training.steps import Steps, TrainState
 
 Numbers = dict[str, Any]
 Row = Mapping[str, Any]
+
+# The name of the text, among the events, with the processing's parameters before the first step.
+START = "processor_start"
 
 
 class Tracker:
@@ -57,11 +61,14 @@ class Tracker:
         names = {"/".join(reversed(name.split("_", 1))): name for name in steps.summary}
         self.scalars({tag: row[name] for tag, name in names.items() if name in row}, epoch)
         norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
-        # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
-        parameters = {name: value for name, value in state.processor.items() if not isinstance(value, dict)}
-        self.processor(jax.device_get(parameters), norms, epoch)
+        self.processor(jax.device_get(_single(state.processor)), norms, epoch)
         with naming(self._folder / EVENTS):
             self._writer.flush()
+
+    def start(self, parameters: Mapping[str, Any]) -> None:
+        """Records the processing's parameters before the first step."""
+        few = {name: value.tolist() for name, value in _single(parameters).items() if value.size <= MOST_ELEMENTS}
+        self._writer.add_text(START, json.dumps(few), 0)
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Records numbers by name."""
@@ -112,6 +119,11 @@ class Tracker:
 
     def _path(self, name: str, epoch: int) -> pathlib.Path:
         return self._folder / "results" / f"epoch_{epoch:04d}" / name
+
+
+def _single(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a pipeline's parameters: a network's, in a dict of their own, are too many to look at."""
+    return {name: value for name, value in parameters.items() if not isinstance(value, dict)}
 
 
 def record_samples(

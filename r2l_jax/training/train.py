@@ -114,13 +114,13 @@ class FoldTraining:
     def __init__(self, plan: Plan, steps: Steps, fold: Fold):
         self._plan, self._steps, self._fold = plan, steps, fold
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
-        self._finished = None
+        self._finished, self._adds = None, False
         if fold.metrics_file.exists():
             earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
             if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
                 self._finished = earlier
+            self._adds = earlier["complete"]  # what this call asks to be recorded, and the earlier one did not
         self._history: list[Numbers] = []
-        self._start: Numbers | None = None  # the processing's parameters, unless the training resumes
         self._validated: Numbers | None = None  # the sums of the last validation
 
     def finish(self) -> Numbers:
@@ -135,7 +135,7 @@ class FoldTraining:
                 self._write_model(content, state)
             if is_first():
                 processor = self._plan.steps.architecture.abstract().processor
-                write_result(self._fold, content, self._steps.task, processor, self._start)
+                write_result(self._fold, content, self._steps.task, processor)
             self._record(content)
         if is_first() and not self._steps.rule.state_is_result:
             drop_optimizer(folder)
@@ -150,17 +150,20 @@ class FoldTraining:
         state = initial_state(
             steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
         )
-        self._start = None if checkpoints.found else jax.device_get(state.processor)
+        start = None if checkpoints.found else jax.device_get(state.processor)
         state, history = checkpoints.restore(state)
         self._history = history
         batches = loader.train_batches(plan.dataset, fold.split.train, plan.batches.size, seed, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
         with self._bar(int(state.step), epochs * per_epoch) as bar, tracker:
             self._record(self._content())
+            if start is not None:
+                tracker.start(start)
             if not epochs and not history:
                 started = time.perf_counter()
                 history.append({"epoch": 0, **self._means("val", self._validate(state))})
                 history[0]["seconds"] = time.perf_counter() - started
+                tracking.record_samples(tracker, wanted, plan.dataset, steps, state, 0)
                 checkpoints.save(state, history, self._quality(history[0]))
             while len(history) < epochs:
                 epoch = len(history)
@@ -184,21 +187,21 @@ class FoldTraining:
                 images = max(last - first - 1, 1) * plan.batches.size
                 speed = images / (time.perf_counter() - started)
                 state, row, sums = self._end_epoch(state, epoch, speed)
+                # Before the checkpoint: a call that resumes from it records only later epochs.
+                rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
+                tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
+                if "every_epoch" in wanted.track or last == epochs * per_epoch:
+                    tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
+                tracker.epoch(steps, state, row, sums, per_epoch)
                 history.append(row)
                 checkpoints.save(state, history, self._quality(row))
                 self._say(bar, row)
-                rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
-                tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
-                if "every_epoch" in wanted.track:
-                    tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
-                tracker.epoch(steps, state, row, sums, per_epoch)
                 self._record(self._content())
                 if epoch + 1 < epochs and any_process(stop.requested()):
                     raise self._interrupted(f"after epoch {epoch + 1} of {epochs}")
             final = self._final(state)
-            epoch = history[-1]["epoch"]
-            if "every_epoch" not in wanted.track:
-                tracking.record_samples(tracker, wanted, plan.dataset, steps, state, epoch)
+            if self._adds:
+                tracking.record_samples(tracker, wanted, plan.dataset, steps, state, history[-1]["epoch"])
         return state, final
 
     def _bar(self, first_step: int, steps: int) -> tqdm:

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -41,6 +42,17 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         process.wait()
     with writing_to(tmp_path):
         pass
+
+
+def test_what_a_killed_program_left_is_removed_at_the_start_or_at_the_end(tmp_path):
+    old, young = tmp_path / ".a.csv.1.part", tmp_path / ".a.csv.2.part"
+    old.touch()
+    young.touch()
+    os.utime(old, (0, 0))
+    with writing_to(tmp_path):
+        assert [old.exists(), young.exists()] == [False, True]
+        os.utime(young, (0, 0))  # A minute passes.
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_lock_ends_with_an_error(tmp_path):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,24 +31,26 @@ def test_curves_show_scores_in_points_by_epoch_from_1():
     assert [column.name for column in table.columns][1:3] == ["train accuracy", "train loss"]
 
 
-def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements(tmp_path):
+@pytest.mark.parametrize("knows_start", [True, False])
+def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements(tmp_path, knows_start):
     with Tracker(tmp_path, 0, False) as tracker:
+        if knows_start:
+            tracker.start({"white_balance": np.array([1.0, 2, 3]), "gamma_correct": np.float32(2.2), "net": {}})
         for epoch, step in enumerate((0.5, 1.5)):
             values = {"white_balance": np.array([1 + step, 2, 3 - step]), "gamma_correct": np.array(2.2)}
             tracker.processor(values, {"white_balance": 4.0 + epoch, "gamma_correct": 0.0}, epoch)
-    pipeline, start = isp.parametrized(isp.CAMERAS["drone"]), {"white_balance": np.array([1.0, 2, 3])}
-    start["gamma_correct"] = np.float32(2.2)
-    found = results._processing(tmp_path, pipeline, start)
+    found = results._processing(tmp_path, isp.parametrized(isp.CAMERAS["drone"]))
+    assert lines(found["gradient_norms"]) == {"white_balance": [[1, 4], [2, 5]]}
+    if not knows_start:
+        assert lines(found["parameter_white_balance"])["red"] == [[1, 0], [2, 1]]
+        assert found["parameter_white_balance"].caption == "white balance: change since the end of the first epoch"
+        return
     assert found.keys() == {"parameter_white_balance", "gradient_norms"}
     assert lines(found["parameter_white_balance"]) == {
         "red": [[0, 0], [1, 0.5], [2, 1.5]],
         "green": [[0, 0], [1, 0], [2, 0]],
         "blue": [[0, 0], [1, -0.5], [2, -1.5]],
     }
-    assert lines(found["gradient_norms"]) == {"white_balance": [[1, 4], [2, 5]]}
-    resumed = results._processing(tmp_path, pipeline, None)["parameter_white_balance"]
-    assert lines(resumed)["red"] == [[1, 0], [2, 1]]
-    assert resumed.caption == "white balance: change since the end of the first epoch"
 
 
 def test_pictures_are_of_the_first_and_the_last_epoch_with_gradients_below(tmp_path):

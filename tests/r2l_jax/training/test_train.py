@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import shutil
+import time
 import types
 
 import jax
@@ -225,6 +226,31 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
     uninterrupted = model(finished[0])
     for name, value in model(config).items():
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_that_was_killed_after_a_checkpoint_has_every_event_once(base, monkeypatch, epoch):
+    config = replace(base, run_name=f"killed_{epoch}", track=("processing", "gradients"))
+    said = []
+
+    def killed(*arguments):
+        said.append(arguments)
+        if len(said) == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.FoldTraining, "_say", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config)
+    time.sleep(1.1)  # Event files are named by the second.
+    train.run(config)
+    fold = config.run_dir / "fold_0"
+    recorded = events(fold)
+    for tag in recorded.Tags()["scalars"]:
+        assert [event.step for event in recorded.Scalars(tag)] == [0, 1], tag
+    assert all([event.step for event in recorded.Images(tag)] == [1] for tag in recorded.Tags()["images"])
+    captions = result.read(fold / "training").captions
+    assert captions["parameter_white_balance"] == "white balance: change since the start"
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
