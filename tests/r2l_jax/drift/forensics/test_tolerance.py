@@ -1,7 +1,6 @@
 import math
 
 import brightness
-import matplotlib.figure
 import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
@@ -12,20 +11,20 @@ from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Outcomes
 
 INTENSITIES = np.linspace(0.15, 0.4, 20)
-PAIRS = ("white_balance", "gamma_correct", "white_balance.red", "gamma_correct")
+PAIR = ("white_balance", "gamma_correct")
 
 
-def analyze(dataset, allowed=2, camera=brightness.CAMERA, pair=(), seed=0):
-    fold = brightness.fold(dataset, [], np.arange(len(dataset)), camera)
+def analyze(dataset, allowed=2, pair=()):
+    fold = brightness.fold(dataset, [], np.arange(len(dataset)))
     settings = ToleranceSettings(tolerance=float(allowed), map=pair)
     tolerance.check(fold, settings)
-    return tolerance.analyze(fold, settings, 16, seed)
+    return tolerance.analyze(fold, settings, 16, 0)
 
 
 @pytest.fixture(scope="module")
 def analysis(small_heads):
     # Each sample is five points: two of them may be lost.
-    return analyze(dark_images(INTENSITIES), 12, pair=PAIRS)
+    return analyze(dark_images(INTENSITIES), 12, pair=PAIR)
 
 
 def of_knob(result, knob, table="tolerances"):
@@ -93,17 +92,6 @@ def test_an_end_lies_in_the_last_gap_before_the_loss(measure, loss):
     assert interval == pytest.approx([high] * 2)
 
 
-def test_the_higher_end_of_a_negative_gain_is_nearer_to_zero(measure):
-    measure(lambda raws, gain: gain < -1.5)
-    found = analyze(dark_images([0.3] * 3), camera=brightness.NEGATIVE)
-    low, high = ends(found, "white_balance.green")
-    assert_near(math.log(-low[0]), math.log(1.5))
-    assert high == pytest.approx((-0.01,) * 3)
-    row = of_knob(found, "white_balance.green", "distances")
-    assert row[1] > 0 > row[2]
-    assert row[3:] == [False, True]
-
-
 def test_failure_is_shown_at_the_nearest_position_where_a_paired_test_finds_it(measure):
     """A loss of 3 of 50 samples may be 1 of 50 in other samples, which is the tolerance; a loss of all may not."""
     measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.25, 0.5, 0.2))
@@ -144,14 +132,6 @@ def test_resamples_draw_scenes_each_compared_with_its_default(measure, monkeypat
     assert of_knob(found, "white_balance")[5:] == [None, None]
 
 
-def test_the_seed_moves_no_ends(measure):
-    measure(lambda raws, gain: np.log(gain) >= 0.5 - raws)
-    one, other = (analyze(dark_images(INTENSITIES), 12, seed=seed) for seed in (0, 1))
-    assert one.facts == other.facts
-    assert one.tables["distances"].rows == other.tables["distances"].rows
-    assert ends(one, "white_balance")[1] != ends(other, "white_balance")[1]
-
-
 def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     table = analysis.tables["map"]
     gains = np.array([float(row[0]) for row in table.rows])
@@ -163,18 +143,3 @@ def test_the_map_of_a_pair_is_that_of_both_knobs(analysis):
     rendered = np.minimum(linear[:, None], 1) ** (1 / np.reshape(gammas, (-1, 1)))
     scores = np.array([row[1:] for row in table.rows])
     np.testing.assert_allclose(scores, (rendered < BRIGHT ** (1 / GAMMA)).mean(-1), atol=1e-6)
-    axes = matplotlib.figure.Figure().subplots()
-    analysis.figures["map"].draw(axes)
-    assert len(axes.patches) == (scores >= 1 - 0.12 - 1e-6).sum()
-    other = analysis.tables["map_2"]
-    assert [column.name for column in other.columns[1:]] == [f"{gamma:g}" for gamma in gammas]
-    assert other.rows != table.rows
-
-
-def test_the_figure_has_a_bar_from_end_to_end(analysis):
-    axes = matplotlib.figure.Figure().subplots()
-    analysis.figures["tolerances"].draw(axes)
-    rows = {row[0]: row for row in analysis.tables["distances"].rows}
-    bars = [bar for bar in axes.patches if bar.get_height()]
-    for (low, high), bar in zip(((row[1], row[2]) for row in rows.values()), bars, strict=True):
-        assert (bar.get_x(), bar.get_width()) == pytest.approx((low, high - low))
