@@ -1,8 +1,6 @@
 import functools
 import shutil
 
-import matplotlib.figure
-import numpy as np
 import pytest
 
 from r2l_jax.drift.forensics import forensics, sensitivity, shots, tolerance, worst_case
@@ -96,14 +94,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
         "measured on 8 validation samples, best checkpoint",
     ]
     assert whole["worst_case"].text() in capsys.readouterr().out
-    for name, lines in (("sensitivity", 2), ("tolerances", 2), ("worst_case", 1)):
-        assert (group / "forensics" / name / "dots.svg").exists()
-        axes = matplotlib.figure.Figure().subplots()
-        forensics._over(name, {training: each[name] for training, each in results.items()}).figures["dots"].draw(axes)
-        dots = [line for line in axes.lines if line.get_marker() == "o"]
-        assert [len(line.get_xdata()) for line in dots] == [3] * lines
-    # Those of the worst cases, in points.
-    np.testing.assert_allclose(dots[0].get_xdata(), [20, 30, 40])
+    assert all((group / "forensics" / name / "dots.svg").exists() for name in ANALYSES)
     # Nothing is analyzed twice, neither for the group nor for one of its members.
     forensics.run(replace(config, run=str(group / "seed_2")))
     assert len(calls) == 9
