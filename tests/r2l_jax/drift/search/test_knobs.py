@@ -1,5 +1,3 @@
-import math
-
 import jax
 import numpy as np
 import pytest
@@ -58,17 +56,6 @@ def test_a_knob_moves_its_parameter_alone_along_its_direction_in_its_unit(defaul
                 assert values[knob.parameter].ravel()[places[0]] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_a_joint_knob_keeps_ratios_of_gains_and_differences_of_levels():
-    knobs = knobs_of(DRONE)
-    gains = turned(DRONE, [(knobs["white_balance"], math.log(1.5))])["white_balance"]
-    np.testing.assert_allclose(gains, 1.5 * DRONE["white_balance"], rtol=1e-5)
-    assert knobs["white_balance"].value(math.log(1.5)) == pytest.approx(1.5)
-    levels = turned(DRONE, [(knobs["black_level"], 0.3)])["black_level"]
-    np.testing.assert_allclose(levels, DRONE["black_level"] + 0.03, rtol=1e-5)
-    # The lowest level reaches zero first.
-    assert knobs["black_level"].value(knobs["black_level"].low) == pytest.approx(-0.0625)
-
-
 def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
     knob = knobs_of(DRONE)["gaussian_blur"]
     assert (knob.value(knob.low), knob.value(0.0), knob.value(knob.high)) == (0.0, 1.0, 4.0)
@@ -77,27 +64,6 @@ def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
     for strength in (0.0, 1.0, 4.0):
         kernel = turned(DRONE, [(knob, knob.position(strength))])["gaussian_blur"]
         np.testing.assert_allclose(kernel, copy + strength * (DRONE["gaussian_blur"] - copy), atol=1e-5)
-    ones = np.ones((5, 5), np.float32)
-    value, facts = 3 * ones, {"p": isp.Parameter(ones, width=2, neutral=ones)}
-    (knob,) = knobs_module.knobs_of(facts, {"p": value}).values()
-    moved = knobs_module.turned(facts, {"p": value}, [(knob, knob.position(0.5))])["p"]
-    np.testing.assert_allclose(moved, 2, rtol=1e-6)
-
-
-def test_knobs_of_one_parameter_add_up_among_valid_values():
-    knobs = knobs_of(DRONE)
-    red, every = knobs["white_balance.red"], knobs["white_balance"]
-    gains = turned(DRONE, [(red, 0.5), (every, -0.2)])["white_balance"]
-    np.testing.assert_allclose(gains, DRONE["white_balance"] * np.exp([0.3, -0.2, -0.2]), rtol=1e-5)
-    gains = turned(DRONE, [(red, red.high), (every, every.high)])["white_balance"]
-    np.testing.assert_allclose(gains, 100 * DRONE["white_balance"], rtol=1e-5)
-
-
-def test_a_parameter_that_cannot_move_has_no_knob():
-    identity = np.zeros((3, 3), np.float32)
-    identity[1, 1] = 1
-    stuck = DRONE | {"white_balance": np.float32([0, 1, 2]), "sharpening_filter": identity}
-    assert set(knobs_of(DRONE)) - set(knobs_of(stuck)) == {"white_balance.red", "sharpening_filter"}
 
 
 @pytest.mark.parametrize(
