@@ -9,15 +9,6 @@ def trees(count):
     return [{"a": np.float32([number, 0.5]), "b": np.float32(10 * number)} for number in range(count)]
 
 
-@pytest.mark.parametrize(("devices", "count", "each"), [(1, 5, 5), (4, 1, 1), (4, 12, 3), (4, 13, 4)])
-def test_devices_share_a_stack(monkeypatch, devices, count, each):
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    stack = stacks.stack(trees(count))
-    assert (stack["b"].shape, stack["a"].shape) == ((devices, each), (devices, each, 2))
-    for tree, expected in zip(stacks.unstack(stack, count), trees(count), strict=True):
-        jax.tree.map(np.testing.assert_array_equal, tree, expected)
-
-
 def added(factor, tree, other, shared):
     return tree["a"] + factor * tree["b"] + other + shared
 
