@@ -1,13 +1,10 @@
 import dataclasses
-import re
 
 import brightness
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
-import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import statistics, trainings
@@ -100,8 +97,6 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     printed = capsys.readouterr().out
     assert "fold_0: exposure=0.25\n" in printed
     assert "\nIntervals: 95%, about the model (8 validation samples)\n" in printed
-    low = f"{100 * over_all.tables['adjustment'].rows[-1][1][1]:.1f}"
-    assert re.search(rf"\nwon back +50.0 \({low} to .*\)\n", printed)
     assert over_all.facts["verdict"] == ["Adjustment to an exposure of 0.25 wins back 12 to 88 points."]
     assert over_all.facts["scores"]["exposure=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
@@ -113,7 +108,7 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
 
 def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold, monkeypatch):
     """Labeled images favor another end than the measured ones, whose losses and scores disagree as well."""
-    seen, favored = [], iter(([0.5, 0.3, 0.4, 0.6], [0.4, 0.6, 0.2, 0.7], [0.2, 0.1], [0.1, 0.2]))
+    seen, favored = [], iter(([0.5, 0.3, 0.4, 0.6], [0.4, 0.6, 0.2, 0.7]))
 
     def measure(models, cases, samples, title):
         seen.append(set(samples.indices.tolist()))
@@ -128,15 +123,10 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold
     monkeypatch.setattr(methods, "_BY_LABELS_ALONE", 3)
     config = replace(config, labeled=7)
     under = drifts.drifted(config, fold, *config.drifts)
-    # Without gains there is nothing to start from but the default.
-    for parameters, starts in (
-        (("white_balance",), ["+0 stops *", "+1 stops", "+2 stops"]),
-        (("gamma_correct",), ["+0 stops *"]),
-    ):
-        searched = methods.try_all(replace(config, parameters=parameters).searches, fold, under).searched
-        assert searched is not None
-        assert [row[0] for row in searched.table.rows] == ["no search", *starts]
-    labeled, measured = seen[:2]
+    searched = methods.try_all(replace(config, parameters=("white_balance",)).searches, fold, under).searched
+    assert searched is not None
+    assert [row[0] for row in searched.table.rows] == ["no search", "+0 stops *", "+1 stops", "+2 stops"]
+    labeled, measured = seen
     assert len(labeled) == 7
     assert labeled < set(range(8, 40))
     assert measured == set(range(8))
@@ -184,28 +174,10 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     link = tmp_path / "six/adjustment/exposure=0.25/seed_10"
     assert link.resolve() == tmp_path / "six/seed_10/adjustment/exposure=0.25"
     assert (link / "fold_1/metrics.json").exists()
-    # A model that was moved away is made anew; --output holds a folder for each member.
-    (link / "fold_1/metrics.json").unlink()
-    parts = iter([(slice(3, 8), each[2])])
-    assert adaptation.run(config).tables == found.tables
+    # --output holds a folder for each member.
     parts = iter([(part, pair) for pair in each for part in (slice(3), slice(3, 8))])
     adaptation.run(replace(config, output=str(tmp_path / "output")))
     assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
-
-
-def test_pictures_name_classes_and_probabilities(config, fold, monkeypatch):
-    titles = []
-    sheet = Image.new("RGB", (8, 8))
-    monkeypatch.setattr(adaptation, "contact_sheet", lambda pictures, **options: titles.extend(pictures) or sheet)
-    under = drifts.drifted(config, fold, *config.drifts)
-    pipeline = under.pipeline.with_values(under.pipeline.parameters() | {"white_balance": np.full(3, 4, np.float32)})
-    adaptation._pictures(fold, under, methods._with_pipeline(under.model, pipeline))
-    words = [re.fullmatch(r"(\d (?:undrifted|before|after)): target (\w+), (\w+) (\d+)%", title) for title in titles]
-    found = {each[1]: (each[2], each[3], int(each[4])) for each in words}
-    assert [found[f"{number} undrifted"][:2] for number in (0, 2)] == [("dark", "dark"), ("bright", "bright")]
-    # At a quarter of the light, the bright sample is dark until the model is adapted.
-    assert [found[f"2 {name}"][:2] for name in ("before", "after")] == [("bright", "dark"), ("bright", "bright")]
-    assert all(50 < each[2] <= 100 for each in found.values())
 
 
 def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tmp_path, monkeypatch):
@@ -233,13 +205,6 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
-    # Without labels, as many are left to measure on.
-    under = drifts.drifted(replace(config, unlabeled=64, labeled=0), fold, *config.drifts)
-    assert len(under.unlabeled) == 20
-    assert sorted([*under.unlabeled, *under.samples]) == list(range(40))
-    others = dataclasses.replace(DATASET, camera=dataclasses.replace(brightness.CAMERA, pattern="BGGR"))
-    with pytest.raises(InputError, match="must have the pattern RGGB, got BGGR"):
-        drifts.drifted(config, fold, *config.drifts)
     # The same scenes taken anew are split as in training.
     others = DATASET
     under = drifts.drifted(config, fold, *config.drifts)
@@ -268,42 +233,9 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
     np.testing.assert_allclose(raws, np.broadcast_to(0.1 + bright_first, (12, 8, 8)), atol=1e-4)
     np.testing.assert_array_equal(targets, [0] * 6 + [1] * 6)
     assert under.dataset.camera == brightness.CAMERA
-    # The black level of another camera is brought to that of the run's; its gains are not.
-    other = dataclasses.replace(brightness.CAMERA, black_level=(0.2,) * 4, white_balance=(2, 2, 2))
-    (tmp_path / "other.json").write_text(other.to_json())
-    under = drifts.drifted(replace(config, drifted_camera=str(tmp_path / "other.json")), fold, *config.drifts)
-    np.testing.assert_allclose(
-        isp.sensor.site_light(under.dataset.samples(np.arange(12))[0], brightness.CAMERA),
-        isp.sensor.site_light(raws, other),
-        atol=1e-6,
-    )
-    assert under.dataset.camera == brightness.CAMERA
-    # Results of one camera's calibration are not found again for another's.
-    (tmp_path / "other.json").write_text(dataclasses.replace(other, black_level=(0.3,) * 4).to_json())
-    again = drifts.drifted(replace(config, drifted_camera=str(tmp_path / "other.json")), fold, *config.drifts)
-    assert again.dataset.recipe != under.dataset.recipe
     (tmp_path / "mine/bright").rename(tmp_path / "mine/brilliant")
     with pytest.raises(InputError, match="must have the classes bright, dark, got brilliant, dark"):
         drifts.drifted(config, fold, *config.drifts)
-
-
-def test_frames_and_masks_are_other_data_of_an_embedded_set(config, tmp_path):
-    scenes = dataclasses.replace(brightness.half_images(0.2, 0.7, 12), classes=("white cell",))
-    fold = brightness.fold(scenes, range(6), range(6, 12))
-    frames = brightness.half_images(0.1, 0.4, 6, side=64)
-    for number in range(6):
-        raw, mask = frames[number]
-        for kind, values in (("images", np.round(65535 * raw).astype(np.uint16)), ("masks", mask * np.uint8(255))):
-            (tmp_path / "mine" / kind).mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(tmp_path / "mine" / kind / f"frame_{number}.tif", values)
-    config = replace(config, exposures=(), drifted_data_dir=str(tmp_path / "mine"), labeled=2)
-    # Four tiles of 32x32 from each frame.
-    under = drifts.drifted(config, fold, *config.drifts)
-    raws, masks = under.dataset.samples(np.arange(24))
-    np.testing.assert_array_equal(masks, np.asarray(raws) > 0.3)
-    assert (masks.mean(), under.dataset.classes, under.measured) == (0.5, ("white cell",), "other")
-    with pytest.raises(InputError, match=r"is for segmentation, and the run for classification: it must have a sub-"):
-        drifts.drifted(config, brightness.fold(DATASET, np.arange(8, 40), np.arange(8)), *config.drifts)
 
 
 @pytest.mark.parametrize(
