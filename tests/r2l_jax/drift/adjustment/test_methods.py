@@ -72,16 +72,6 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     np.testing.assert_allclose(abs(np.log(moved_gamma / gamma)), moved["gamma_correct"], rtol=1e-3)
 
 
-def test_images_that_are_refused_change_nothing(config):
-    _, found = tried(config, unlabeled=4, method="processing", labeled=0, force=False)
-    assert found.refusal == "4 images are too few to adapt to: it takes 8"
-    models = list(found.models.values())
-    assert models[1] is models[2]
-    assert (found.statistics, found.searched) == (None, None)
-    # The baseline changes the model all the same.
-    assert not jax.tree.all(jax.tree.map(np.array_equal, statistics_of(models[0]), statistics_of(models[1])))
-
-
 @pytest.mark.parametrize(("severity", "noticed"), [(1, False), (5, True)])
 def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity, noticed):
     """The reference holds other training samples, without the drift: a model may be surer of these than of others."""
