@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.ndimage
 from scipy import stats
 
 from r2l_jax.drift.corruptions import droplets
-from r2l_jax.drift.corruptions.droplets import canny_edges, distances_to, muddy, spatter, wet
+from r2l_jax.drift.corruptions.droplets import canny_edges, muddy, spatter, wet
 from r2l_jax.drift.corruptions.filters import gaussian_taps
 
 PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
@@ -21,12 +20,6 @@ IMAGE, KEY = jnp.asarray(PUBLISHED["image"]), jax.random.key(0)
 def test_edges_are_those_of_canny(severity):
     heights = jnp.floor(255 * jnp.asarray(PUBLISHED[f"liquid.{severity}"]))
     np.testing.assert_array_equal(canny_edges(heights), PUBLISHED[f"edges.{severity}"])
-
-
-def test_distances_are_euclidean():
-    edges = np.random.default_rng(0).random((40, 50)) < 0.004
-    expected = scipy.ndimage.distance_transform_edt(~edges)
-    np.testing.assert_allclose(np.minimum(distances_to(jnp.asarray(edges)), 20), np.minimum(expected, 20), rtol=1e-6)
 
 
 # Few drops have distances of a pixel or two, in which OpenCV's approximation is exact.
