@@ -3,8 +3,6 @@ import pytest
 from PIL import Image
 from programs import call
 
-OTHER = "bilinear.unsharp_masking.median_denoising"
-
 
 def sheet(run, group, tmp_path, *flags):
     """Draws a sheet of a sample of a run, and returns the picture."""
@@ -12,16 +10,6 @@ def sheet(run, group, tmp_path, *flags):
     done = call("evaluate.py", *where, *flags)
     assert (done.returncode, done.stdout) == (0, f"sheet in {tmp_path}/sheet_{group}.png\n"), done.stderr
     return np.asarray(Image.open(tmp_path / f"sheet_{group}.png"))
-
-
-def test_a_sheet_of_pipelines_has_a_panel_for_each(one_epoch, tmp_path):
-    picture = sheet(one_epoch, "pipelines", tmp_path, f"--pipelines=parametrized,{OTHER}")
-    # Three columns of panels of 480 pixels, with gaps of 8; the third stays white.
-    assert picture.shape == (480 + 28 + 8, 3 * 488 + 8, 3)
-    first, second, third = (picture[28:508, 8 + 488 * place : 488 * (place + 1)] for place in range(3))
-    assert first.std() > 5
-    assert 0 < abs(first.astype(int) - second).mean() < 60
-    assert (third == 255).all()
 
 
 def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(one_epoch, tmp_path):
