@@ -10,7 +10,6 @@ from r2l_jax.drift.synthesis.comparison import compare
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured, intervals
 from r2l_jax.drift.synthesis.summary import summarize
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build
 
 PIPELINE, OTHER = "bilinear.none.none", "malvar2004.none.none"
@@ -30,7 +29,7 @@ def fold(demosaic="bilinear"):
     return brightness.fold(brightness.images([0.3, 0.7], [0, 1]), (), (0, 1), config=config)
 
 
-def measured(label="group", count=3, first=0, wanted=None, demosaic="bilinear", of=None, **right):
+def measured(label="group", count=3, first=0, demosaic="bilinear", of=None, **right):
     """A group of trainings of two folds, in which the same samples are hard in all cases, or a run alone."""
     shares = RIGHT | {name.replace("__", "."): share for name, share in right.items()}
     hard = np.random.default_rng(0).permutation(np.linspace(0, 1, 400)).reshape(2, 1, 1, 200)
@@ -41,11 +40,11 @@ def measured(label="group", count=3, first=0, wanted=None, demosaic="bilinear", 
         names = [f"seed_{seed}/fold_{number}" if count > 1 else f"fold_{number}" for seed in range(count)]
         samples, losses = first + 200 * number + np.arange(200), np.zeros(of_fold.shape[:2])
         blocks.append(Outcomes((*names,), (*shares,), samples, of_fold, np.ones_like(of_fold), losses))
-    return Measured.of(label, fold(demosaic), of or CASES, blocks, wanted)[0]
+    return Measured.of(label, fold(demosaic), of or CASES, blocks, None)[0]
 
 
-def summary(of, ensemble=None, groups=None, **flags):
-    return summarize(build(EvaluationConfig, run=("run",), **flags), of, ensemble, {}, groups or {})
+def summary(of, **flags):
+    return summarize(build(EvaluationConfig, run=("run",), **flags), of, None, {}, {})
 
 
 def rows(table):
@@ -82,21 +81,6 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     assert lines[-1] == "Intervals: 95%, about the model (400 validation samples)"
     assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
     assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("own", OTHER)]
-    with pytest.raises(InputError, match="one training cannot tell about its recipe"):
-        summary(measured(count=1, wanted="recipe"))
-
-
-def test_a_group_has_a_row_for_each_member_and_its_ensemble():
-    group, together = measured(), measured("group (ensemble)", count=1, own=1.1)
-    found = summary(group, together)
-    members = rows(found.tables["members"])
-    assert [*members] == ["group/seed_0", "group/seed_1", "group/seed_2", "group (ensemble)"]
-    each = np.array([members[name] for name in group.members])
-    drops = rows(found.tables["drops"])
-    np.testing.assert_allclose(each.mean(0), [drops["own"][1][0], drops["pipelines"][0][0], drops["corruptions"][0][0]])
-    assert members["group (ensemble)"][:2] == pytest.approx([1, 0.2], abs=0.01)
-    assert found.facts["notes"][0].startswith("group: shares of the variance of drops: member ")
-    assert "members for ±2 points: more samples for pipelines, " in found.facts["notes"][0]
 
 
 def test_the_log_ratio_is_there_if_asked_for_and_known():
@@ -105,29 +89,6 @@ def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert found.facts["log_ratio"].low < np.log(0.3 / 0.1) < found.facts["log_ratio"].high
     assert "logarithm of the drop under corruptions over that under pipelines: 1." in found.facts["notes"][1]
     assert summary(measured(malvar2004__none__none=0.9), as_published=True).facts["log_ratio"] is None
-
-
-def test_groups_of_samples_are_scored_by_the_same_outcomes():
-    of = measured(count=2)
-    halves = {"first": np.arange(100), "others": np.arange(100, 400)}
-    found = rows(summary(of, groups={"iso_speed": halves}).tables["by_iso_speed"])
-    (_, block), (_, other) = next(iter(of.members.values()))
-    # The first are in one fold alone; the score of the others is the mean over the folds.
-    scores = {case: block.counted[:, number, :100].mean() for number, case in enumerate(block.cases)}
-    samples, own, mean, largest, worst = found["first"]
-    drops = [scores["own"] - scores[name] for name in RIGHT if name != "own"]
-    assert (samples, own, worst) == (100, pytest.approx(scores["own"]), "gaussian_noise.5")
-    assert (mean, largest) == pytest.approx((np.mean(drops), max(drops)))
-    assert found["others"][0] == 300
-    assert found["others"][1] == pytest.approx((block.counted[:, 0, 100:].mean() + other.counted[:, 0].mean()) / 2)
-
-
-def test_the_verdict_says_what_is_lost_and_where_most():
-    found = summary(measured(count=1, own=1.1, malvar2004__none__none=1.1)).facts["verdict"]
-    assert found[0] == "The accuracy without drift is 99 to 100 points (best checkpoint; a guess: 50)."
-    assert found[1] == "Shows no loss under other pipelines (\N{MINUS SIGN}1 to 1 points)."
-    assert found[2].startswith("Loses 3")
-    assert found[2].endswith(" points under common corruptions; the worst is noise.")
 
 
 def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
