@@ -6,7 +6,6 @@ import signal
 import brightness
 import folds_by_hand
 import numpy as np
-import own_code
 import pytest
 
 from r2l_jax.config import TrainConfig
@@ -225,15 +224,6 @@ def test_scores_by_class_are_its_recall(runs, settings):
     settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
     by = rows(evaluation.run(settings)["learned"].tables["by_class"])
     assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
-
-
-def test_a_pipeline_is_known_by_the_content_of_its_file(settings, measured, tmp_path):
-    for amount in (1.0, 2.0):
-        code = f"import isp\ndef make(camera): return isp.static(camera, sharpen='unsharp_masking', amount={amount})"
-        (tmp_path / f"{amount}").mkdir()
-        name = own_code.write(tmp_path / f"{amount}/my_isp.py", code)
-        evaluation.run(dataclasses.replace(settings, against=("pipelines",), pipelines=(name,)))
-    assert [cases for _, cases in measured[2:]] == 4 * [["my_isp.make"]]
 
 
 @pytest.mark.parametrize(
