@@ -1,15 +1,13 @@
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases, renderer
-from r2l_jax.drift.acquisition import drifted, rephotograph
+from r2l_jax.drift import cases
+from r2l_jax.drift.acquisition import drifted
 from r2l_jax.runtime.flags import build
 
 
@@ -29,15 +27,6 @@ def every_sample(dataset):
 
 def of(config, dataset, drift, camera=None, seed=0):
     return every_sample(drifted(config.data, dataset, drift, camera, seed))
-
-
-def test_exposures_are_those_of_an_evaluation(config, dataset):
-    (drift,) = cases.exposures([0.25])
-    raws, _ = of(config, dataset, drift, seed=3)
-    key = cases.random_key(drift, 3)
-    own, _ = every_sample(dataset)
-    expected = renderer.expose(jnp.asarray(own), jnp.arange(len(dataset)), key, 0.25, dataset.camera)
-    np.testing.assert_allclose(raws, expected, atol=1e-6)
 
 
 def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
@@ -63,11 +52,3 @@ def test_equal_mosaics_have_different_noise_under_a_camera_and_the_same_each_tim
     np.testing.assert_array_equal(drifted(config.data, equal, drift, camera, 0)[4][0], raws[4])
     for change in ({"seed": 1}, {"drift": cases.Case("camera=mine", "cameras")}):
         assert (of(config, equal, **{"drift": drift, "camera": camera, **change})[0] != raws).mean() > 0.2
-
-
-def test_rephotographed_darkness_is_the_black_level():
-    camera = isp.CAMERAS["microscopy"]
-    other = isp.Camera((0.2,) * 4, (1.0, 1.0, 1.0), camera.color_matrix, camera.pattern)
-    dark = np.full((16, 16), camera.black_level[0], np.float32)
-    raw = rephotograph(dark, jax.random.key(0), camera=camera, other=other)
-    assert np.asarray(raw).mean() == pytest.approx(0.2, abs=2e-4)  # a standard error of read noise
