@@ -1,4 +1,3 @@
-import jax
 import numpy as np
 import pytest
 
@@ -21,20 +20,7 @@ def dataset(camera=CAMERA):
     return RawDataset("Microscopy", "classification", ("a", "b"), camera, ("x",), np.zeros(1, np.int32), lambda i: None)
 
 
-def test_names_of_test_cases():
-    known = [
-        *cases.pipelines(["parametrized"]),
-        *cases.intensities([0.05, 1.0]),
-        *cases.exposures([0.25]),
-        *cases.sensor(["defocus"], [2]),
-        *cases.corruptions(["gaussian_noise", "contrast"], [1, 3]),
-    ]
-    assert [case.name for case in known] == [
-        *("parametrized", "iso=0.05", "iso=1", "exposure=0.25", "defocus.2"),
-        *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
-    ]
-    assert list(dict.fromkeys(case.group for case in known)) == list(DRIFTS)
-    # Results find the group of a kind by its name alone.
+def test_results_find_the_group_of_a_kind_by_its_name_alone():
     assert not {*SENSOR, *sensor.ORDER} & {*CORRUPTIONS, *GROUPS.values(), *DRIFTS}
 
 
@@ -93,17 +79,3 @@ def test_an_intensity_that_was_trained_at_is_no_drift_but_one_of_several_only_a_
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
     with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
         cases.check([cases.Case("case", group)], config, dataset(camera), "--run=here")
-
-
-@pytest.mark.parametrize("camera", [None, CAMERA])
-def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
-    known = [*cases.corruptions(["contrast"], [1]), *cases.intensities([0.5])]
-    cases.check(known, NONE, dataset(camera), "--run=here")
-
-
-def test_randomness_depends_on_the_name_and_the_seed():
-    first, second = cases.corruptions(["gaussian_noise"], [1, 2])
-    keys = [cases.random_key(*given) for given in ((first, 0), (second, 0), (first, 1), (first, 0))]
-    drawn = [float(jax.random.normal(key)) for key in keys]
-    assert len(set(drawn[:3])) == 3
-    assert drawn[3] == drawn[0]
