@@ -67,17 +67,6 @@ def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_
         assert other.loss_of("model", name) != pytest.approx(whole.loss_of("model", name), rel=1e-6)
 
 
-def test_numbers_of_models_that_meter_depend_on_no_other_case(fold):
-    camera, raws = fold.dataset.camera, fold.dataset.samples(fold.valid_indices)[0]
-    processor = isp.metered(fold.model.processor, camera, like=raws)
-    models = {"model": Model(fold.model.processed_by(processor))}
-    known = [OWN, *cases.pipelines([OTHER]), *cases.corruptions(["brightness"], [5])]
-    found = measure.measure(models, known, Samples.of(fold, 4))
-    for case in known:
-        alone = measure.measure(models, [case], Samples.of(fold, 4)).loss_of("model", case.name)
-        assert found.loss_of("model", case.name) == pytest.approx(alone, rel=1e-5)
-
-
 def test_nothing_is_compiled_again_for_another_batch_strength_or_model_of_the_same_structure(fold):
     def sizes():
         functions, renderer = measure._functions(), measure._renderer(0)
