@@ -8,7 +8,7 @@ from flax import nnx
 
 import isp
 from isp import sensor_drift
-from r2l_jax.drift import cases, renderer, sensor
+from r2l_jax.drift import cases, sensor
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
@@ -87,11 +87,3 @@ def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
             np.testing.assert_array_equal(made.targets(case, masks)[..., :-1], masks[..., 1:])
         else:
             assert made.targets(case, masks) is masks
-
-
-@pytest.mark.parametrize("name", ["contrast", "gaussian_noise"])
-def test_images_are_clipped_before_they_are_corrupted(name):
-    images = jnp.asarray(np.random.default_rng(2).uniform(-1, 2, (2, 8, 8, 3)).astype(np.float32))
-    arguments = (jnp.arange(2), jax.random.key(0))
-    clipped = renderer.corrupt(name, 3, jnp.clip(images, 0, 1), *arguments)
-    np.testing.assert_array_equal(renderer.corrupt(name, 3, images, *arguments), clipped)
