@@ -27,16 +27,6 @@ def test_numbers_are_ordered_by_their_size_words_by_their_letters_and_the_unknow
     assert groups("model", ["x", "A", None, "x"]) == [("A", [1]), ("x", [0, 3]), ("unknown", [2])]
 
 
-def test_numbers_that_read_the_same_are_one_group():
-    assert groups("exposure_time", [1 / 60, 0.5, 0.0166667]) == [("0.0166667", [0, 2]), ("0.5", [1])]
-
-
-def test_samples_keep_their_indices():
-    dataset = dataset_of([Shot(model=name) for name in "ABAB"])
-    found = shot_groups.groups(dataset, np.array([3, 2, 0]), ("model",))
-    assert {name: indices.tolist() for name, indices in found["model"].items()} == {"A": [2, 0], "B": [3]}
-
-
 def test_more_than_fifty_groups_and_a_field_that_no_file_tells_are_refused():
     assert len(groups("iso_speed", [float(1 + number) for number in range(50)])) == 50
     with pytest.raises(InputError, match="--by=iso_speed: 51 values are too many groups; at most 50 make a table"):
