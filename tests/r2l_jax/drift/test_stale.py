@@ -21,11 +21,9 @@ from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime import result, store
-from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.result import Result, read
+from r2l_jax.runtime.result import Result
 from r2l_jax.training import artifact
-from r2l_jax.training.record import training_id
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
 
@@ -206,17 +204,3 @@ def test_what_depends_on_a_change_is_made_anew_and_nothing_else(place, made, mon
             if names:
                 run(config)
             assert made == []
-
-
-def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoch, place, made, tmp_path):
-    place.run = str(shutil.copytree(one_epoch.run_dir, tmp_path / "one_epoch"))
-    content = metrics(one_epoch)
-    content["history"][0]["seconds"] += 1
-    write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
-    # Forensics and adaptations are results of the training.
-    forensics.run(place.configs[1])
-    adapted = adaptation.run(place.configs[2])
-    assert sorted(made) == sorted([*ANALYSES, *DRIFTS])
-    assert [*adapted.facts["training"].values()] == [training_id(content)]
-    found = [read(place.folder / f"forensics/fold_0/{name}").facts["training"]["fold_0"] for name in ANALYSES]
-    assert {*found} == {training_id(content)} != {training_id(metrics(one_epoch))}
