@@ -124,12 +124,6 @@ def test_contributions_average_to_the_ratio_of_sums():
     np.testing.assert_allclose((outcomes[:, 7] - outcomes.mean(-1)) / 30, slope, rtol=1e-3)
 
 
-def test_contributions_to_an_accuracy_are_its_outcomes():
-    correct = np.array([1.0, 0, 1])
-    np.testing.assert_allclose(statistics.contributions(correct, np.ones(3)), correct)
-    np.testing.assert_allclose(statistics.contributions(np.zeros(3), np.zeros(3)), 0)
-
-
 def test_mosaics_of_one_scene_do_not_narrow_an_interval():
     outcomes = np.random.default_rng(0).random(40)
     alone = statistics.interval(outcomes[None], "model")
@@ -154,12 +148,6 @@ def test_shares_find_the_variances():
         outcomes = outcomes + np.expand_dims(effect, tuple({0, 1, 2} - {axis}))
     found = statistics.shares(outcomes)
     assert found == pytest.approx((0.4, 0.1, 0.2, 0.3), abs=0.005)
-
-
-def test_shares_tell_interactions_from_members():
-    # Each member fails in a case of its own: no member is worse than another.
-    outcomes = np.repeat(np.eye(4)[..., None], 50, 2)
-    assert statistics.shares(outcomes) == pytest.approx((0, 0, 0, 1))
 
 
 def test_a_log_ratio_is_left_out_where_its_denominator_may_be_zero():
