@@ -1,6 +1,6 @@
 import pytest
 
-from r2l_jax.drift.verdict import change, in_words
+from r2l_jax.drift.verdict import change
 
 
 @pytest.mark.parametrize(
@@ -14,17 +14,3 @@ from r2l_jax.drift.verdict import change, in_words
 )
 def test_a_loss_is_said_only_where_it_is_shown(low, high, sentence):
     assert change(((low + high) / 2, low, high), ("Loses", "Gains", "Shows no loss"), " under drift") == sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("menon2007.unsharp_masking.none", "menon2007 with unsharp masking and no denoising"),
-        ("color_balance.4", "color balance of severity 4"),
-        ("black_level", "black level"),
-        ("iso=0.05", "an intensity of 0.05"),
-        ("my_isp.make", "my_isp.make"),
-    ],
-)
-def test_cases_in_words(name, words):
-    assert in_words(name) == words
