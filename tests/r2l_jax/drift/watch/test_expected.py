@@ -10,7 +10,7 @@ from flax import nnx
 import isp
 from r2l_jax.drift.watch import expected
 from r2l_jax.drift.watch.causes import Cause
-from r2l_jax.drift.watch.expected import score_of, transported
+from r2l_jax.drift.watch.expected import transported
 from r2l_jax.drift.watch.reference import Reference
 from r2l_jax.drift.watch.statistics import Seen
 from r2l_jax.model.processors import Standardize, half_size
@@ -98,19 +98,6 @@ def test_the_interval_has_that_of_the_causes(reference):
     assert unsure.low < unsure.mean < 1.0 == unsure.high
 
 
-def test_a_part_of_the_samples_tells_what_drawn_causes_change_and_not_the_score(reference, monkeypatch):
-    monkeypatch.setattr(expected, "_PART", 7)  # of which not half can be right
-    assert expected.by_camera(Bright(), reference, [cause("exposure", -1.0)]).score.mean == 0.5
-
-
-def test_causes_are_drawn_from_their_interval():
-    rng = np.random.default_rng(0)
-    lopsided = Cause("exposure", 1.0, 0.0, 1.1, "stops", 1.0)
-    values = np.array([expected._redrawn(lopsided, rng).value for _ in range(4000)])
-    assert ((values > 0) & (values < 1.1)).mean() == pytest.approx(0.95, abs=0.02)
-    assert np.median(values) == pytest.approx(1, abs=0.02)
-
-
 def test_mending_is_measured_on_other_images(reference, monkeypatch):
     seen, measure, mended = [], expected.outcomes_of, Bright.mended
     monkeypatch.setattr(Bright, "mended", lambda self, raws: seen.append(raws) or mended(self, raws))
@@ -143,12 +130,6 @@ def test_a_remedy_is_offered_only_if_it_helps(gain, said):
     assert remedy.text("predict it") == f"adapting by statistics {said}"
 
 
-def test_who_explains_the_drift():
-    assert expected.explained_by_camera([cause("blur", 1.0), cause("scene", 0.2)])
-    assert not expected.explained_by_camera([cause("scene", 0.2), cause("blur", 1.0)])
-    assert not expected.explained_by_camera([])
-
-
 def test_transport_finds_the_cheapest_classes():
     new = np.random.default_rng(1).dirichlet(np.ones(3), 6)
     targets = np.repeat([0, 1, 2], [15, 10, 5])
@@ -161,7 +142,3 @@ def test_transport_finds_the_cheapest_classes():
     assert transported(np.array([0, 1] * 10), np.eye(2)[[0] * 12]) == 0.5
     found = expected.by_confidence(targets, new)
     assert found.low < found.mean == transported(targets, new) < found.high
-
-
-def test_a_score_is_a_ratio_of_sums():
-    assert score_of(np.array([[1.0, 3.0], [2.0, 6.0]])) == 0.5
