@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tifffile
-from lost_workers import errors
 from programs import call
 
 fsspec = pytest.importorskip("fsspec")
@@ -42,6 +41,11 @@ def raw(s3, tmp_path_factory):
 
 def contents(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.png")}
+
+
+def errors(done):
+    """The errors that a program has listed."""
+    return [line for line in done.stderr.replace("\r", "\n").splitlines() if line.lstrip().startswith("error: ")]
 
 
 def test_pictures_of_files_on_object_storage_are_those_of_files_on_a_disk(raw, tmp_path):
