@@ -22,8 +22,6 @@ from r2l_jax.apps.export.parts import Part, parts_of
 from r2l_jax.apps.export.samples import samples_of
 from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train
 from r2l_jax.training.run import Run
 
 
@@ -140,19 +138,6 @@ def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raw
             export_model(ensemble, tmp_path / "other", raws, parts, formats)
 
 
-@pytest.mark.slow
-def test_runs_of_processed_images_have_no_isp(base, tmp_path):
-    config = replace(base, run_name="images", processing_mode="none", epochs=1)
-    train.run(config)
-    model = r2l_jax.load(config.run_dir)
-    raws = samples_of(model)
-    # Mosaics at half size are a pipeline, without values of the camera.
-    with pytest.raises(InputError, match="--formats=camera: this model can be exported only as "):
-        export_model(model, tmp_path / "out", raws, None, ["camera"])
-    outcomes = export_model(model, tmp_path / "out", raws, None, ["stablehlo"])
-    assert [outcome.error for outcome in outcomes] == [None] * 3
-
-
 # Imports of these fail, as in an environment without them.
 WITHOUT_JAX = """
 import runpy, sys
@@ -207,26 +192,13 @@ def test_pipelines_become_onnx(make, tmp_path):
         np.testing.assert_allclose(onnx_files.run(part, file, raw[:count]) ** 2.2, expected[:count] ** 2.2, atol=2e-5)
 
 
-def test_samples_of_a_run_need_its_data(model, monkeypatch):
-    monkeypatch.setattr(Run, "dataset", property(Mock(side_effect=InputError("it is gone"))))
-    with pytest.raises(InputError, match="exports are checked on the data of the run: it is gone; or name raw files"):
-        samples_of(model)
-
-
-def test_files_take_mosaics_of_another_size(model, tmp_path):
+def test_samples_of_another_size_repeat_the_mosaics_around_their_middle(model):
     # Spread evenly, from the first sample of the data set to the last.
     ends = np.array([0, len(model.dataset) - 1])
     np.testing.assert_array_equal(samples_of(model)[[0, -1]], model.dataset.samples(ends)[0])
     larger = samples_of(model, size=(48, 80))
     np.testing.assert_array_equal(larger[:, :32, 32:64], samples_of(model))
     np.testing.assert_array_equal(larger[:, 32:, 64:], samples_of(model)[:, :16, :16])
-    outcomes = export_model(model, tmp_path / "frames", larger, ("isp",), ("stablehlo",))
-    assert [outcome.error for outcome in outcomes] == [None]
-    about = description(tmp_path / "frames")
-    assert about["parts"]["isp"]["input"]["shape"] == ["B", 48, 80]
-    call = loaded(tmp_path / "frames", "isp.stablehlo").call
-    rendered = call(dict(np.load(tmp_path / "frames/parameters.npz")), larger[:2])
-    np.testing.assert_allclose(rendered, model.render(larger)[:2], atol=1e-5)
 
 
 def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
