@@ -3,10 +3,9 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.apps.lab.engine import Engine, Search
+from r2l_jax.apps.lab.engine import Engine
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import load
 
 CAMERA = isp.CAMERAS["drone"]
@@ -50,16 +49,6 @@ def test_images_are_those_of_the_pipeline_with_the_knobs_turned(make, raw):
         np.testing.assert_array_equal(value, values[name])
 
 
-def test_knobs_have_the_order_of_the_stages_fixed_parameters_are_counted_and_those_without_a_range_refused():
-    pipeline = isp.parametrized(CAMERA)
-    engine = Engine(pipeline)
-    assert engine.fixed == {"debayer": 81}
-    assert list(engine.knobs)[:2] == ["black_level", "black_level.red"]
-    stage = isp.Stage("gain", lambda rgb, gain: rgb * gain, {"gain": isp.Parameter(1.0)})
-    with pytest.raises(InputError, match="parameter gain has no natural range"):
-        Engine(pipeline.inserted(stage, before="clipped"))
-
-
 def test_probabilities_are_those_of_the_model(judging, model, sample):
     raw, target = sample
     judgement = judging.judge(judging.start, raw, target)
@@ -76,18 +65,6 @@ def test_the_slope_is_that_of_the_loss(judging, sample):
         ends = [judging.start + side * step * np.eye(len(slope), dtype=np.float32)[number] for side in (1, -1)]
         above, below = (judging.judge(end.astype(np.float32), raw, target).loss for end in ends)
         assert slope[number] == pytest.approx((above - below) / (2 * step), rel=0.05, abs=1e-4)
-
-
-def test_searches_move_the_loss_their_way_and_stay_within_the_limits(judging, sample):
-    raw, target = sample
-    losses = {}
-    for direction in ("worst", "best"):
-        search, positions = Search(judging, direction), judging.start
-        for _ in range(60):
-            positions = search.step(positions, judging.judge(positions, raw, target).slope)
-        np.testing.assert_array_equal(positions, np.clip(positions, *judging.limits))
-        losses[direction] = judging.judge(positions, raw, target).loss
-    assert losses["best"] < judging.judge(judging.start, raw, target).loss < losses["worst"]
 
 
 def test_nothing_is_compiled_while_sliders_move(judging, model, sample, caplog):
