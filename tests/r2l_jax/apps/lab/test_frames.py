@@ -18,10 +18,3 @@ def colors(pattern, height, width):
 def test_a_reduced_mosaic_has_the_same_colors(pattern, sides):
     small = reduced(colors(pattern, *sides), pattern, 2)
     np.testing.assert_array_equal(small, colors(pattern, sides[0] // 2, sides[1] // 2))
-
-
-def test_a_site_of_a_reduced_mosaic_is_the_mean_of_the_sites_that_it_replaces():
-    raw = np.random.default_rng(0).random((10, 10), np.float32)
-    small = reduced(raw, "RGGB", 2)
-    assert small.shape == (4, 4)  # Sites that are left over are cut.
-    assert small[1, 2] == pytest.approx(raw[[1, 1, 3, 3], [4, 6, 4, 6]].mean())
