@@ -6,7 +6,6 @@ import isp
 from r2l_jax.apps.lab.engine import Engine
 from r2l_jax.apps.lab.saving import pipeline_file
 from r2l_jax.pipelines import find_pipeline
-from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["microscopy"]
 OWN = "import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera).without('sharpening')\n"
@@ -32,9 +31,3 @@ def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_si
     # Values are those of the file, whatever the camera.
     for parameter, value in saved(isp.CAMERAS["drone"]).parameters().items():
         np.testing.assert_array_equal(value, values[parameter])
-
-
-def test_a_pipeline_with_more_stages_than_its_name_says_is_refused():
-    values = isp.parametrized(CAMERA, additive_layer=(4, 4)).parameters()
-    with pytest.raises(InputError, match="parameters that a file cannot make: additive_layer"):
-        pipeline_file(find_pipeline("parametrized"), CAMERA, values)
