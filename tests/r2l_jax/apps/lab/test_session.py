@@ -1,23 +1,18 @@
 import asyncio
 import contextlib
-import threading
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import numpy as np
 import own_code
 import pytest
 
 import isp
-from r2l_jax.apps.lab import drawing, frames, session, sources
-from r2l_jax.apps.lab.frames import Frame, View
+from r2l_jax.apps.lab import drawing, session, sources
+from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.lab.lab import LEARNED, Lab
-from r2l_jax.apps.lab.presentation import classes, sliders, verdict
+from r2l_jax.apps.lab.presentation import classes, sliders
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-
-MASK = np.repeat([1.0, 0.0], 16)[:, None] * np.ones(32)
 
 
 def refuse(camera):
@@ -113,28 +108,6 @@ async def test_of_many_moves_the_last_one_counts_within_the_limits_and_most_are_
         assert np.isfinite(found.view.positions).all()
 
 
-async def test_a_pipeline_that_cannot_be_rendered_leaves_all_as_it_was(model, monkeypatch):
-    compiled, goes_on = View.compile_model, threading.Event()
-    monkeypatch.setattr(View, "compile_model", lambda view: goes_on.wait(60) and compiled(view))
-    async with opened(make_lab(model)) as found:
-        opening = asyncio.create_task(found.open(source(shape=(32, 32))))
-        await found.until_true(lambda: found.busy == "compiling the model")
-        await found.choose_pipeline("refusing")
-        (notice,) = found.notices
-        assert "it takes no camera" in notice
-        assert (found.pipeline_name, found.busy) == (LEARNED, "")
-        # The prediction that was being compiled shows as well.
-        goes_on.set()
-        await found.until("judgement")
-        await opening
-
-
-async def test_large_frames_are_reduced_without_a_model(monkeypatch):
-    monkeypatch.setattr(frames, "LONGEST", 16)
-    async with opened(make_lab(), source(shape=(16, 24))) as found:
-        assert found.view.image.shape == (8, 12, 3)
-
-
 async def test_the_model_predicts_and_searches(model):
     async with opened(make_lab(model), source(shape=(32, 32), target=np.asarray(2)), "judgement") as found:
         start = found.view.judgement
@@ -153,22 +126,6 @@ async def test_the_model_predicts_and_searches(model):
         judgement = found.view.judgement
         assert judgement.loss == pytest.approx(-np.log(judgement.probabilities[0]), rel=1e-3)
         assert classes(found)[0]["target"] == "taken as true"
-
-
-@pytest.mark.parametrize(
-    ("target", "known", "expected"),
-    [
-        (0, True, ("now b, true a: wrong", False)),
-        (1, True, ("now b, true b: right", True)),
-        (0, False, ("now b, taken as true a: different", False)),
-        (np.roll(MASK, 8, 0), True, ("now IoU 0.333 with the true mask", None)),
-    ],
-)
-def test_the_verdict_says_what_the_model_predicts_and_whether_it_is_right(target, known, expected):
-    probabilities = np.array([0.1, 0.8, 0.1]) if np.ndim(target) == 0 else MASK
-    view = SimpleNamespace(judgement=SimpleNamespace(probabilities=probabilities), target=target, target_known=known)
-    shown = Mock(spec=Session, view=view, lab=SimpleNamespace(model=SimpleNamespace(classes=("a", "b", "c"))))
-    assert verdict(shown) == expected
 
 
 @pytest.mark.parametrize("end", ["move", "reset", "open while it compiles"])
