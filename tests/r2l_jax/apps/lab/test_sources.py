@@ -1,5 +1,4 @@
 import dataclasses
-from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -10,7 +9,6 @@ import isp
 from r2l_jax.apps.lab import sources
 from r2l_jax.apps.lab.lab import make_lab, tolerated
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.sets import synthetic
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
@@ -45,9 +43,6 @@ def test_a_model_takes_the_middle_of_a_file_by_its_camera(mosaic, model):
     frame, _ = sources.file_source(mosaic, model).read(KnownCamera())
     assert frame.camera == model.calibration
     np.testing.assert_allclose(frame.raw, center_crop(tifffile.imread(mosaic), 32, 32, "RGGB") / 65535, atol=1e-6)
-    other = KnownCamera.of(isp.Camera([0.1] * 4, [1, 1, 1], np.eye(3), "BGGR"))
-    with pytest.raises(InputError, match=r"mine\.tiff: its color filter array must be RGGB, got BGGR"):
-        sources.file_source(mosaic, model).read(other)
 
 
 def test_samples_are_those_of_the_validation_with_their_targets(model):
@@ -58,21 +53,6 @@ def test_samples_are_those_of_the_validation_with_their_targets(model):
         frame, _ = source.read(KnownCamera())
         np.testing.assert_array_equal(frame.raw, raw)
         assert frame.target == target
-
-
-def test_a_run_without_its_data_has_no_samples_and_says_so(model, monkeypatch, capsys):
-    monkeypatch.setattr(Run, "dataset", property(Mock(side_effect=InputError("it is gone"))))
-    assert sources.samples(model) == []
-    assert "warning: no samples: it is gone" in capsys.readouterr().err
-
-
-def test_without_flags_there_are_all_pipelines_and_an_example_of_each_class():
-    lab = make_lab(None, "best", None, [], None, None)
-    assert list(lab.pipelines)[:2] == ["parametrized", "full"]
-    assert lab.pipelines["bilinear.none.median_denoising"].name == "bilinear.none.median_denoising"
-    assert [source.name for source in lab.sources] == [f"example: {name}" for name in synthetic.CLASSES]
-    frame, _ = lab.sources[0].read(KnownCamera())
-    assert (frame.raw.shape, frame.camera) == ((256, 256), synthetic.CAMERA)
 
 
 def test_tolerances_of_another_fold_or_model_and_damaged_ones_are_not_shown(model, tmp_path, capsys):
