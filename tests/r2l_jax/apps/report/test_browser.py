@@ -6,8 +6,6 @@ import pytest
 import report_runs
 
 from r2l_jax.apps.report.page import write_report
-from r2l_jax.runtime import result
-from r2l_jax.runtime.result import Figure, Result
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -20,8 +18,6 @@ def reports(tmp_path_factory):
     """The reports of a run with all results, and of a group."""
     folder = tmp_path_factory.mktemp("runs")
     made = {"run": report_runs.write_everything(folder / "run"), "group": report_runs.write_group(folder / "group")}
-    wide = Figure(lambda axes: axes.set_xlabel("a"), (9, 3))
-    result.write(made["run"] / "evaluation/wide", Result({}, figures={"wide": wide}))
     for name, run in made.items():
         write_report([str(run)], folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
@@ -57,12 +53,6 @@ def test_a_page_is_as_wide_as_the_window_and_axe_finds_nothing_serious(visit, na
     found = axe.Axe().run(page)
     wrong = [rule for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
     assert wrong == [], found.generate_report()
-
-
-def test_letters_of_plots_can_be_read_and_wide_plots_scroll(visit):
-    page = visit("run", 390)
-    assert min(text.bounding_box()["height"] for text in page.locator(".plot text").all()) > 9
-    assert page.evaluate("document.querySelector('figure:has(.wide)').scrollWidth") > 390
 
 
 def test_tables_are_sorted_by_a_click(visit):
