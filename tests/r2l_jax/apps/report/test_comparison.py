@@ -1,5 +1,3 @@
-import shutil
-
 import numpy as np
 import pytest
 import report_runs
@@ -28,27 +26,6 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
     of_first, of_second = ([100 * fold.numbers.best for fold in run.folds] for run in runs)
     assert line.split()[2:] == [f"{of_first[0]:.1f}", f"{np.mean(of_second):.1f}", f"±{np.std(of_second):.1f}"]
-
-
-def test_many_runs_fit_into_a_hundred_columns(tmp_path):
-    (run,) = read_runs([str(report_runs.write_run(tmp_path / "run"))])
-
-    def table(name):
-        return comparison_table([run._replace(name=name(number)) for number in range(9)])
-
-    text = table("a_rather_long_name_of_a_run_with_number_{}".format)
-    # Shortened names still differ.
-    assert all(f"a_rather_lo...h_number_{number}" in text for number in range(9))
-    for width in range(8, 25):  # Some of these fill 99 to 101 columns, with the gaps between them.
-        text = table(lambda number, width=width: f"{number}".ljust(width, "x"))
-        assert max(map(len, text.splitlines())) <= 100, width
-
-
-def test_a_run_without_an_epoch_is_compared(tmp_path):
-    folders = [report_runs.write_run(tmp_path / name) for name in ("first", "second")]
-    report_runs.unfinish(folders[0], 0)
-    found = rows(comparison_table(read_runs(list(map(str, folders)))))
-    assert (found["finished"], found["epochs"]) == (["no", "yes"], ["0", "2"])
 
 
 # The shares of right outcomes of two runs and of two groups with two members each.
@@ -89,21 +66,3 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
         found = statistics.difference(of[first], of[second], about)
         interval = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * each for each in found[:3]))
         assert line.split(maxsplit=4) == [first, "-", second, f"({about})", f"{interval}{found.probability:>17.0%}"]
-
-
-def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path):
-    write_outcomes(tmp_path / "b", {"": outcomes["b"]}, np.arange(1, 41))
-    for seed in (1, 2):
-        report_runs.change_metrics(tmp_path / f"g/seed_{seed}", lambda content: content | {"fingerprint": "other"})
-    shutil.rmtree(tmp_path / "h/evaluation")
-    lines = differences_table(read_runs([str(tmp_path / name) for name in "abgh"])).splitlines()
-    untested = "no paired difference: python scripts/evaluate.py has not tested h"
-    assert lines[:3] == [
-        *(f"a - {name}: no paired difference: other samples, or another checkpoint" for name in "bg"),
-        f"a - h: {untested}",
-    ]
-    assert lines[3:] == [
-        "b - g: no paired difference: other samples, or another checkpoint",
-        f"b - h: {untested}",
-        f"g - h: {untested}",
-    ]
