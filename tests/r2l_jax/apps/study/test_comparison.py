@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from r2l_jax.apps.study import comparison, study
-from r2l_jax.apps.study.comparison import Scores
 from r2l_jax.apps.study.plan import trainings_of
 from r2l_jax.apps.study.published import published
 from r2l_jax.drift import statistics
@@ -73,21 +72,6 @@ def test_the_headline_of_the_published_tables(finished, task, means, ratio, with
     assert name == worst
     # One column makes most of the drop of Microscopy.
     assert (share > 0.5) == (task == "classification")
-
-
-def test_the_worst_pipeline_is_left_out_of_its_ratio():
-    rng, apart = np.random.default_rng(0), ~np.eye(6, dtype=bool)
-    own, drops = rng.uniform(0.7, 0.9, (6, 50)), rng.uniform(0.1, 0.2, (6, 6, 50))
-    drops[:, 1] += 0.1
-    drops *= apart[..., None]
-    scores = Scores([*"abcdef"], ["g"], own[:, None] - drops, own[:, None] - 0.6)
-    _, ratio, without, worst, share = comparison._log_ratios(scores, scores).rows[0]
-    lost = drops.mean(-1)
-    assert ratio[0] == pytest.approx(np.log(0.6 / (lost.sum() / 30)))
-    assert (worst, share) == ("b", pytest.approx(lost[:, 1].sum() / lost.sum()))
-    apart[:, 1] = False
-    others = [row[taken].mean() for row, taken in zip(lost, apart, strict=True)]
-    assert without[0] == pytest.approx(np.log(0.6 / np.mean(others)))
 
 
 def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
