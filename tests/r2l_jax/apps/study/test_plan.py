@@ -2,7 +2,6 @@ import pickle
 
 import pytest
 
-import isp
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import FROZEN, LEARNED, PIPELINES, make_jobs, trainings_of
 from r2l_jax.drift.forensics import forensics
@@ -34,12 +33,6 @@ def test_trainings_are_tested_at_the_last_epoch(config, monkeypatch):
     assert (evaluated.corruptions, evaluated.severities) == (("contrast", "gaussian_noise"), (2, 3))
     worst = searched.worst_case
     assert (worst.adv_aux_loss, worst.starts, worst.adv_parameters) == ("l2_sum", 1, ("all", "black_level"))
-
-
-def test_six_pipelines_are_computed_as_the_program_of_the_study_did():
-    assert [name for name, computed in PIPELINES.items() if name != computed] == [
-        ".".join(names) for names in isp.PUBLISHED_STATIC if "unsharp_masking" in names
-    ]
 
 
 def test_runs_share_their_settings_but_for_the_processing(config):
