@@ -13,12 +13,3 @@ def test_the_published_tables_have_our_names_in_our_order(task):
     assert theirs.processing.shape == (12, 12)
     # The identity is the run's own images, read off another figure to two digits.
     np.testing.assert_allclose(theirs.corruption[:, 0], np.diag(theirs.processing), atol=0.0101)
-
-
-def test_numbers_of_other_data_are_for_orientation_only():
-    theirs = published("segmentation")
-    assert theirs.recorded == "tile_iou"
-    assert theirs.is_of("DroneSegmentation")
-    assert not theirs.is_of("SyntheticSegmentation")
-    assert "for orientation only" in theirs.note("Folder")
-    assert published("classification").worst["black_level"][1e-6] == 0.55
