@@ -3,7 +3,7 @@ import programs
 import pytest
 import tifffile
 
-from r2l_jax.apps.labeled import labels_of, scored
+from r2l_jax.apps.labeled import scored
 from r2l_jax.drift.statistics import bounded
 from r2l_jax.runtime.result import points
 
@@ -20,15 +20,6 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
         "a: 2 of 3 right, 1 as c",
         "b: 1 of 4 right, 2 as c, 1 as a",
     ]
-
-
-def test_a_link_has_the_class_of_its_folder_not_of_its_target(model, tmp_path):
-    file, link = tmp_path / "EOS" / "1.tif", tmp_path / "BAS" / "1.tif"
-    for each in (file, link):
-        each.parent.mkdir()
-    file.touch()
-    link.symlink_to(file)
-    assert labels_of([link, file], model) == {str(link): "BAS", str(file): "EOS"}
 
 
 @pytest.fixture
