@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import re
@@ -14,18 +13,16 @@ import isp
 import r2l_jax
 from r2l_jax.apps import parts, predict
 from r2l_jax.apps.labeled import labels_of
-from r2l_jax.apps.predict import predict_files, predict_frame, spans
+from r2l_jax.apps.predict import predict_files, predict_frame
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.statistics import see
 from r2l_jax.model import mending
-from r2l_jax.programs.predict import PredictionConfig
-from r2l_jax.runtime import jobs
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
 
@@ -88,21 +85,6 @@ def unequal_folds(config, *factors):
         head = model.model.head
         (head.fc if hasattr(head, "fc") else head.conv2).kernel[...] *= factor
     return opened
-
-
-def test_all_folds_are_averaged(run, files, tmp_path):
-    members = unequal_folds(run, 1, -1, 5)
-    of_each = []
-    for number, model in enumerate([*members, Run([fold for member in members for fold in member])]):
-        predict_files(files, tmp_path / f"{number}.csv", model)
-        of_each.append([float(row["dark"]) for row in read_csv(tmp_path / f"{number}.csv")])
-    *each, mean = of_each
-    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
-    # No member is their mean, nor the mean of any two, nor their median.
-    for other in (*each, *map(sum, itertools.combinations(np.divide(each, 2), 2)), np.median(each, axis=0)):
-        assert np.abs(np.subtract(mean, other)).max() > 1e-3
-    with pytest.raises(InputError, match="--folds must be all, or numbers of folds that differ, got 0,0"):
-        build(PredictionConfig, run=str(run.run_dir), input=("a",), output="b.csv", folds=("0", "0"))
 
 
 def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, files, tmp_path, monkeypatch):
@@ -186,24 +168,10 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
         assert message in done.stderr
 
 
-def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
-    first, second = unequal_folds(run, 1, -1)
-    monkeypatch.setattr(jobs, "run_elsewhere", lambda given, *_: jobs.run(given))
-    assert predict_files(
-        files[:2], tmp_path / "p.csv", first, scheduler="local:2", load=lambda: predict.Predictor(second)
-    ) == (0, 2)
-    assert f"{files[0]}: the run has changed since the program was started" in capsys.readouterr().err
-
-
 def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, capsys):
     bad, small, gone = (tmp_path / f"{name}.tif" for name in ("bad", "small", "gone"))
     tifffile.imwrite(small, np.full((16, 16), 500, np.uint16))
-    shutil.copy(files[0], bad)
-    assert predict_files([bad], tmp_path / "p.csv", model) == (1, 0)
     bad.write_bytes(b"no file")
-    assert predict_files([bad], tmp_path / "p.csv", model) == (0, 1)
-    assert not (tmp_path / "p.csv").exists()
-    capsys.readouterr()
     other = write_dng(np.full((64, 64), 2000, np.uint16), cfa=(2, 1, 1, 0))
     assert predict_files([bad, small, gone, other, *files[:2]], tmp_path / "p.csv", model) == (2, 4)
     assert [row["file"] for row in read_csv(tmp_path / "p.csv")] == [*map(str, files[:2])]
@@ -215,26 +183,6 @@ def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, caps
     ]
     for line, message in zip(capsys.readouterr().err.splitlines(), said, strict=True):
         assert line.startswith(f"error: {message}")
-
-
-def test_warnings_about_files_are_one_line(one_epoch, tmp_path, capsys):
-    dark = [tmp_path / name for name in ("a.tif", "b.tif")]
-    for file in dark:
-        tifffile.imwrite(file, np.full((32, 32), 1000, np.uint16))
-    predict_files(dark, tmp_path / "p.csv", load(one_epoch.run_dir))
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {dark[0]}: the highest value is 1000 of 65535")
-    assert line.endswith("(and so for 1 more of 2 files)")
-
-
-@pytest.mark.parametrize("length", [64, 96, 128, 480])
-def test_the_middles_of_tiles_cover_an_axis_once(length):
-    divided = spans(length, 96, 32)
-    assert [site for _, middle in divided for site in range(middle.start, middle.stop)] == list(range(length))
-    for tile, middle in divided:
-        assert tile.stop - tile.start == min(length, 96)
-        assert middle.start == 0 or middle.start - tile.start >= 32
-        assert middle.stop == length or tile.stop - middle.stop >= 32
 
 
 @pytest.fixture(scope="module")
