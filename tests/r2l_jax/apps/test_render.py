@@ -1,5 +1,4 @@
 import functools
-from unittest.mock import Mock
 
 import numpy as np
 import pickled_jobs
@@ -162,26 +161,6 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert line.strip() in one_said
-
-
-def test_pictures_of_another_pipeline_stay_as_they_are(tmp_path):
-    files, other = [raw_file(tmp_path / "a.tiff")], find_pipeline("bilinear.sharpening_filter.median_denoising")
-    render_files(files, tmp_path / "out", CAMERA, stages=True)
-    before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match=r"out/result.json lists pictures of another pipeline: choose"):
-        render_files(files, tmp_path / "out", CAMERA, pipeline=other)
-    assert contents(tmp_path / "out") == before
-
-
-def test_where_nothing_could_be_rendered_other_settings_are_free(tmp_path, capsys, monkeypatch):
-    file = raw_file(tmp_path / "a.tiff")
-    assert render_files([file], tmp_path / "out") == (0, 1)  # A TIFF has no calibration of its own.
-    with monkeypatch.context() as patch:
-        patch.setattr(tifffile, "imwrite", Mock(side_effect=OSError("no space left on device")))
-        assert render_files([file], tmp_path / "out", isp.CAMERAS["microscopy"]) == (0, 1)
-    assert "no space left" in capsys.readouterr().err
-    assert written(tmp_path / "out") == []
-    assert render_files([file], tmp_path / "out", CAMERA) == (1, 0)
 
 
 @pytest.mark.parametrize(
