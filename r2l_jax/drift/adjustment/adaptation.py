@@ -140,6 +140,7 @@ def _adapted(config: AdaptationConfig, training: Training, drift: Case, undrifte
     if not (adapted_run / "metrics.json").exists():
         # The model was moved away.
         (folder / result.FILE).unlink(missing_ok=True)
+    result.holds(folder, inputs)  # A result of other inputs goes before its model is replaced.
     found = cached(folder, inputs, make)
     print(f"{training.name}: {drift.name}\n{found.text()}\n\nresults in {folder}\n")
     return found

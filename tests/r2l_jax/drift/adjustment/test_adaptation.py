@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import brightness
 import numpy as np
@@ -104,6 +105,19 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     for outcomes, row, right in ((own, "undrifted", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
         np.testing.assert_array_equal(outcomes.samples, np.arange(8))
         np.testing.assert_array_equal(outcomes.at(row, "own"), [right, np.ones(8)])
+
+
+def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(config, found, tmp_path, monkeypatch):
+    folder = shutil.copytree(config.output_dir, tmp_path / "adjustment")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "adapt", killed)
+    with pytest.raises(KeyboardInterrupt):
+        adaptation.run(replace(config, output=str(folder), steps=3))
+    assert not (folder / "fold_0/exposure=0.25/result.json").exists()
+    assert (folder / "exposure=0.25/fold_0/metrics.json").exists()
 
 
 def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold, monkeypatch):
