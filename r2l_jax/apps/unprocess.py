@@ -66,5 +66,5 @@ def unprocess_folder(
     with writing_to(target):
         # The lock clears the folder itself.
         for folder in {(target / file).parent for job in jobs for file in (job.target, *(job.mask or ())[1:])}:
-            clear_parts(folder)
+            clear_parts(folder, 0.0)
         return write_mosaics(source, target, jobs, camera, exposure, seed)
