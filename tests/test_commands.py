@@ -1,4 +1,4 @@
-"""The training commands of README.md and the guides, run as they stand, reach the scores that docs/scores.md states."""
+"""The training commands of README.md and the guides, run as they stand, reach the scores that docs/results/scores.md states."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def name_of(command):
 
 def stated():
     """The least score of each run, in the last column of the table."""
-    rows = re.findall(r"^\| `(\w+)` \| .* \| at least ([\d.]+) ", PAGES["docs/scores.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| .* \| at least ([\d.]+) ", PAGES["docs/results/scores.md"], re.MULTILINE)
     return {name: float(score) for name, score in rows}
 
 

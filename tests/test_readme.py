@@ -46,7 +46,7 @@ SNIPPETS = [(page, snippet) for page, text in PAGES.items() for snippet in code_
 def test_snippets_run(page, snippet):
     for package in re.findall(r"^(?:from|import) (torch\w*)", snippet, re.MULTILINE):
         pytest.importorskip(package)
-    if page in ("docs/monitor.md", "docs/your_model.md"):
+    if page in ("docs/monitoring.md", "docs/your_model.md"):
         pytest.skip("tests/docs/test_guides.py runs it")
     exec(compile(snippet, page, "exec"), {})
 

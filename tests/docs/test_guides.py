@@ -39,7 +39,7 @@ def changed(text, changes):
 
 
 def test_monitoring_leads_from_a_training_to_adapted_predictions(home):
-    page = PAGES["docs/monitor.md"]
+    page = PAGES["docs/monitoring.md"]
     guide = page[page.index("## From a training to an alarm") : page.index("## When there is an alarm")]
     plant, plant_more = code_blocks("python", guide)
     (home / "flags").write_text("--epochs=3\n--overwrite\n")
