@@ -17,7 +17,7 @@ from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, root_cause
-from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.files import clear_parts, replacing, write_json
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import artifact
 from r2l_jax.training.run import Run
@@ -94,6 +94,7 @@ def export_model(
     with writing_to(output):
         if (output / NAME).exists():
             raise InputError(f"--output={output} holds an export: choose another folder")
+        clear_parts(output, 0.0)
         about, outcomes = described(model, chosen), []
         for part in chosen.values():
             for kind in (kind for kind in writers if kind in wanted):
