@@ -1,4 +1,4 @@
-"""The training commands of README.md and the guides, run as they stand, reach the scores that docs/results/scores.md states."""
+"""The training commands of README.md and docs/ reach the scores that docs/results/scores.md states."""
 
 import os
 import re
