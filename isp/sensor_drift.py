@@ -11,7 +11,7 @@ Light is measured in fractions of the full well, so electrons follow from the ca
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,7 @@ def dead_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 @_drift
 def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Darkens the corners by this many stops, and other sites by the square of their distance from the middle."""
-    return expose_again(raw, key, camera=camera, light=fall_off(raw.shape, amount))
+    return _lit(raw, key, camera, vignetting=amount)
 
 
 @_drift
@@ -160,11 +160,7 @@ def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
     Source of the locus: B. Kim et al., "Design of advanced color temperature control system for HDTV applications",
     Journal of the Korean Physical Society (2002).
     """
-    # Computed alike, so that an amount of 0 makes gains of exactly 1.
-    of_lamps = jax.vmap(planckian)(DAYLIGHT + amount * jnp.array([0.0, 1.0], raw.dtype))
-    daylight, lamp = unprocessing.to_camera(of_lamps[None], camera)[0]
-    gains = lamp / daylight
-    return expose_again(raw, key, camera=camera, light=_by_color(raw, jnp.maximum(gains / gains[1], 0), camera))
+    return _lit(raw, key, camera, lamp_color=amount)
 
 
 @_drift
@@ -174,22 +170,19 @@ def flicker(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -
     A rolling shutter exposes the rows one after the other. The phase of the bands is drawn for each mosaic of a batch.
     """
     phase_key, noise_key = jax.random.split(key)
-    phase = jax.random.uniform(phase_key, (*raw.shape[:-2], 1, 1), raw.dtype, 0, 2 * jnp.pi)
-    rows = jnp.arange(raw.shape[-2], dtype=raw.dtype)[:, None] / raw.shape[-2]
-    factor = 1 + amount / 100 * jnp.sin(2 * jnp.pi * BANDS * rows + phase)
-    return expose_again(raw, noise_key, camera=camera, light=jnp.maximum(factor, 0))
+    return _lit(raw, noise_key, camera, phase_key, flicker=amount)
 
 
 @_drift
 def overexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Exposes by this many stops more, so that bright sites saturate."""
-    return expose_again(raw, key, camera=camera, light=jnp.exp2(amount))
+    return _lit(raw, key, camera, exposure=amount)
 
 
 @_drift
 def underexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Exposes by this many stops less, with the noise of the light that is left."""
-    return expose_again(raw, key, camera=camera, light=jnp.exp2(-amount))
+    return _lit(raw, key, camera, underexposure=amount)
 
 
 @_drift
@@ -212,8 +205,7 @@ def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camer
 @_drift
 def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Raises the light of red sites by this many stops, and lowers the light of blue sites by as many."""
-    stops = amount * jnp.array([1.0, 0.0, -1.0], raw.dtype)
-    return expose_again(raw, key, camera=camera, light=_by_color(raw, jnp.exp2(stops), camera))
+    return _lit(raw, key, camera, color_balance=amount)
 
 
 @_drift
@@ -251,6 +243,61 @@ def pattern_shift(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Cam
     From there on, sites have the color of their neighbor. `shifted_rows` moves masks in the same way.
     """
     return shifted_rows(raw, amount)
+
+
+@jax.jit(static_argnames=("camera", "counts"))
+def together(
+    raw: Mosaic,
+    key: PRNGKeyArray,
+    amounts: Mapping[str, Amount],
+    *,
+    camera: Camera,
+    sensor_key: PRNGKeyArray | None = None,
+    counts: bool = True,
+) -> Mosaic:
+    """Applies several drifts in the order in which they arise in a camera: in the lens, the light and the read-out.
+
+    The factors of all drifts of the light are multiplied, and the sensor exposes once, with their read noise and gain.
+    So each site saturates once, and has the noise of the light that is left.
+
+    Args:
+        raw: Raw images `(..., H, W)` in [0, 1].
+        key: Draws what differs between exposures.
+        amounts: The amount of each drift, in the unit of the function of this name. Besides, `exposure`, `red_gain` and
+            `blue_gain` raise the light of all, of red or of blue sites by this many stops.
+        camera: The camera that took the raw images.
+        sensor_key: Draws what stays the same in all images of a camera: defective sites, and the noise of columns. If
+            None, `key` draws it.
+        counts: Whether photon noise follows from Poisson counts, see `isp.sensor.expose_again`.
+
+    Returns:
+        Raw images `(..., H, W)` in [0, 1].
+
+    Raises:
+        ValueError: a name of `amounts` is no drift, or a drift of colors for a camera without color filters.
+    """
+    if unknown := amounts.keys() - {*_LENS, *LIGHT, *_EXPOSED, *_READ_OUT}:
+        raise ValueError(f"amounts must be of drifts, got {', '.join(sorted(unknown))}")
+    cfa.check_mosaic(raw)
+    result, kept = raw.astype(jnp.promote_types(raw.dtype, jnp.float32)), 1.0
+    for number, name in enumerate(_LENS):
+        if name in amounts:
+            result = globals()[name](result, jax.random.fold_in(key, number), amounts[name], camera=camera)
+    if "defocus" in amounts:
+        result, kept = smoothed(result, amounts["defocus"], camera=camera)
+    factors = {name: amount for name, amount in amounts.items() if name in LIGHT}
+    gain = amounts.get("photon_noise", 1.0)
+    if factors or not amounts.keys().isdisjoint(_EXPOSED):
+        light = _light(result, jax.random.fold_in(key, len(_LENS)), camera, factors) / gain
+        noise = amounts.get("read_noise", 1.0)
+        result = expose_again(result, key, camera=camera, light=light, read_noise=noise, kept=kept, counts=counts)
+    if "photon_noise" in amounts:
+        result = jnp.clip(from_light(gain * site_light(result, camera), camera), 0, 1)
+    for number, (name, of_camera) in enumerate(_READ_OUT.items(), len(_LENS) + 1):
+        if name in amounts:
+            drawn = sensor_key if of_camera and sensor_key is not None else key
+            result = globals()[name](result, jax.random.fold_in(drawn, number), amounts[name], camera=camera)
+    return result.astype(raw.dtype)
 
 
 @jax.jit
@@ -325,6 +372,64 @@ def planckian(mired: Amount) -> Float[Array, "3"]:
     )
     xyz = jnp.stack([x / y, jnp.ones_like(x), (1 - x - y) / y])
     return jnp.matmul(jnp.array(_XYZ_TO_SRGB, jnp.float32), xyz, precision="highest")
+
+
+# How drifts of the light change that of each site: factors, from an image, a key, an amount and the camera.
+LIGHT: dict[str, Callable[[Array, Array, Array, Camera], Array]] = {
+    "exposure": lambda raw, key, stops, camera: jnp.exp2(stops),
+    "underexposure": lambda raw, key, stops, camera: jnp.exp2(-stops),
+    "overexposure": lambda raw, key, stops, camera: jnp.exp2(stops),
+    "red_gain": lambda raw, key, stops, camera: _in_stops(raw, stops, (1.0, 0.0, 0.0), camera),
+    "blue_gain": lambda raw, key, stops, camera: _in_stops(raw, stops, (0.0, 0.0, 1.0), camera),
+    "color_balance": lambda raw, key, stops, camera: _in_stops(raw, stops, (1.0, 0.0, -1.0), camera),
+    "lamp_color": lambda raw, key, mired, camera: _of_lamp(raw, mired, camera),
+    "vignetting": lambda raw, key, stops, camera: fall_off(raw.shape, stops),
+    "flicker": lambda raw, key, percent, camera: _of_bands(raw, key, percent),
+}
+
+# The other drifts in the order in which `together` applies them: before and in the exposure, and after it, with whether
+# they are the same in all images of a camera.
+_LENS = ("chromatic_aberration", "motion")
+_EXPOSED = ("defocus", "read_noise", "photon_noise")
+_READ_OUT = {
+    "row_noise": False,
+    "column_noise": True,
+    "hot_sites": True,
+    "dead_sites": True,
+    "black_level": False,
+    "bits": False,
+    "pattern_shift": False,
+}
+
+
+def _lit(raw: Array, key: PRNGKeyArray, camera: Camera, drawn: PRNGKeyArray | None = None, **amounts: Amount) -> Array:
+    """Exposes a raw image again under drifts of the light."""
+    light = _light(raw, key if drawn is None else drawn, camera, amounts)
+    return expose_again(raw, key, camera=camera, light=light)
+
+
+def _light(raw: Array, key: PRNGKeyArray, camera: Camera, amounts: Mapping[str, Amount]) -> Array:
+    """Multiplies the factors of drifts of the light."""
+    factors = (LIGHT[name](raw, key, jnp.asarray(amount, raw.dtype), camera) for name, amount in amounts.items())
+    return functools.reduce(jnp.multiply, factors, jnp.ones((), raw.dtype))
+
+
+def _in_stops(raw: Array, stops: Array, of_colors: tuple[float, ...], camera: Camera) -> Array:
+    return _by_color(raw, jnp.exp2(stops * jnp.array(of_colors, raw.dtype)), camera)
+
+
+def _of_lamp(raw: Array, mired: Array, camera: Camera) -> Array:
+    # Computed alike, so that an amount of 0 makes gains of exactly 1.
+    of_lamps = jax.vmap(planckian)(DAYLIGHT + mired * jnp.array([0.0, 1.0], raw.dtype))
+    daylight, lamp = unprocessing.to_camera(of_lamps[None], camera)[0]
+    gains = lamp / daylight
+    return _by_color(raw, jnp.maximum(gains / gains[1], 0), camera)
+
+
+def _of_bands(raw: Array, key: PRNGKeyArray, percent: Array) -> Array:
+    phase = jax.random.uniform(key, (*raw.shape[:-2], 1, 1), raw.dtype, 0, 2 * jnp.pi)
+    rows = jnp.arange(raw.shape[-2], dtype=raw.dtype)[:, None] / raw.shape[-2]
+    return jnp.maximum(1 + percent / 100 * jnp.sin(2 * jnp.pi * BANDS * rows + phase), 0)
 
 
 def _with_electrons(raw: Array, electrons: Array, camera: Camera) -> Array:

@@ -26,6 +26,7 @@ def number(value):
 STRAIGHT_THROUGH = {
     *("expose", "expose_again", "expose_sites", "bits", "read_noise", "row_noise", "column_noise", "photon_noise"),
     *("vignetting", "lamp_color", "flicker", "defocus", "overexposure", "underexposure", "color_balance", "motion"),
+    "together",
 }
 
 # What functions get for their arguments. NumPy arrays have gradients.
@@ -50,6 +51,7 @@ OTHERS = {
     "normalized": {"weights": isp.demosaic.normalized_kernel(XTRANS), "pattern": XTRANS},
     "spread": {"pattern": XTRANS},
     "subtract_black_level": {"black_level": np.float32([0.1, 0.2, 0.3, 0.5]), "rescale": True},
+    "together": {"amounts": {"exposure": -0.4, "defocus": 0.6, "row_noise": 30.0, "black_level": 30.0}},
     "tv_bregman": {"weight": number(5.0)},
     **{name: {"amount": number(1e5)} for name in ("hot_sites", "dead_sites")},
     **{name: {"amount": number(30)} for name in ("black_level", "pattern_shift")},

@@ -106,3 +106,47 @@ def test_what_changes_with_each_exposure_is_drawn_for_each_mosaic_of_a_batch(nam
 def test_a_sensor_without_color_filters_has_no_colors_to_change():
     with pytest.raises(ValueError, match=r"^camera must have color filters, got the pattern MONO"):
         sensor_drift.lamp_color(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_one_of_several_drifts_is_the_drift_itself(name):
+    amount = {"bits": 4.0, "read_noise": 9.0, "hot_sites": 1e5, "dead_sites": 1e5, "motion": 4.0}.get(name, 1.7)
+    raw = jax.random.uniform(KEY, (2, 24, 36), minval=0.1, maxval=0.6)
+    together = sensor_drift.together(raw, KEY, {name: amount}, camera=CAMERA)
+    # Motion comes second, with a key of its own.
+    key = jax.random.fold_in(KEY, 1) if name == "motion" else KEY
+    alone = getattr(sensor_drift, name)(raw, key, amount, camera=CAMERA)
+    # Others draw the same noise in another way.
+    if name in {"row_noise", "column_noise", "hot_sites", "dead_sites", "flicker"}:
+        assert float(abs(together - raw).std()) == pytest.approx(float(abs(alone - raw).std()), rel=0.3)
+    else:
+        np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_several_drifts_expose_a_sensor_once():
+    raw = sensor.from_light(jnp.full((64, 64), 0.7), CAMERA)
+    light = {"exposure": -1.0, "red_gain": 1.0, "blue_gain": 1.5, "lamp_color": 0.0}
+    drifted = sensor_drift.together(raw, KEY, {**light, "black_level": -81.9}, camera=CAMERA)
+    # Light that doubles in one step and halves in another does not saturate between them.
+    light = sensor.site_light(drifted + 81.9 / 4095, CAMERA).reshape(32, 2, 32, 2).mean((0, 2))
+    np.testing.assert_allclose(light, [[0.7, 0.35], [0.35, 0.7 * 2**0.5]], atol=2e-3)
+    # The noise is that of the light that is left, and of the gain.
+    amounts = {"underexposure": 1.0, "photon_noise": 4.0, "read_noise": 3.0}
+    drifted = sensor.site_light(sensor_drift.together(raw, KEY, amounts, camera=CAMERA), CAMERA)
+    well = 15000.0
+    variance = (4 * 0.35 / well) * (1 - 0.5 / 4) + (4 * 6.0 / well) ** 2 * (9 - (0.5 / 4) ** 2)
+    assert drifted.mean() == pytest.approx(0.35, rel=2e-3)
+    assert float(drifted.var()) == pytest.approx(variance, rel=0.05)
+    with pytest.raises(ValueError, match=r"^amounts must be of drifts, got blur, gamma"):
+        sensor_drift.together(raw, KEY, {"gamma": 1.0, "defocus": 1.0, "blur": 1.0}, camera=CAMERA)
+
+
+def test_images_of_a_camera_share_its_defects():
+    raw = jnp.full((32, 32), 0.3)
+    amounts = {"hot_sites": 1e5, "row_noise": 40.0}
+    first, second = (
+        sensor_drift.together(raw, key, amounts, camera=CAMERA, sensor_key=KEY) for key in jax.random.split(KEY)
+    )
+    np.testing.assert_array_equal(first == 1, second == 1)
+    assert 50 < int((first == 1).sum()) < 160
+    assert (first != second).any()
