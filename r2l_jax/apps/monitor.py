@@ -1,6 +1,7 @@
 """Watches the images of a camera: makes windows of raw files, judges them, and writes the result."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -16,6 +17,7 @@ from r2l_jax.apps.predict import check_raw, read_file
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.shot import UNKNOWN, read_shot
+from r2l_jax.drift import limits
 from r2l_jax.drift.watch import reference
 from r2l_jax.drift.watch.config import LEAST_WINDOW, MonitorConfig
 from r2l_jax.drift.watch.monitor import Explained, Watch, Window
@@ -32,6 +34,9 @@ from r2l_jax.training.run import Run, load
 
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "follow")
+
+# The limits of an envelope that are about the same as a cause with another name.
+_LIMITS = {"white_balance.red": "red_gain", "white_balance.blue": "blue_gain", "blur": "defocus"}
 
 # Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
 _PAUSE = 2.0
@@ -211,8 +216,19 @@ class _Monitor:
         least = min((window.p_value for window in watch.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
         made = watch.result(min(1.0, count * least), remedy, facts)
+        made = dataclasses.replace(made, facts={**made.facts, "notes": [*made.facts["notes"], *self._placed(watch)]})
         result.write(self._output, made)
         return made
+
+    def _placed(self, watch: Watch) -> list[str]:
+        """Says whether the diagnosis is inside the operating envelope of the run, if one is stated."""
+        causes, statement = watch.explained.causes, limits.stated(self._run)
+        if not causes or statement is None or not statement["holds"]:
+            return []
+        beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in causes})
+        within = f"outside the operating envelope by {', '.join(beyond)}" if beyond else "inside the operating envelope"
+        lost = f"{100 * statement['tolerance']:g} points in at least {statement['fraction']:.1%} of its cameras"
+        return [f"the diagnosis is {within}, which states a loss of less than {lost}"]
 
     def _earlier(self) -> tuple[list[Window], Explained]:
         """Reads the windows that an earlier call has judged, and their explanation.

@@ -16,6 +16,7 @@ from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
+from r2l_jax.drift.limits import stated
 from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.mending import MOST
 from r2l_jax.runtime import remote, result
@@ -143,6 +144,7 @@ def predict_files(
     work = functools.partial(_predict, get, models, masks, len(files) > BATCH)
     with writing_to(output.parent, output.name):
         about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
+        about |= {"envelope": stated(run)}
         result.write(folder, Result({**about, **settings}))
         targets = functools.partial(_mask_files, masks=masks)
         done = in_parts(files, folder, work, settings, models, targets, scheduler)

@@ -28,6 +28,7 @@ class Case(NamedTuple):
         iso: the measured intensity at which the scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model exposes once more.
         sensor: the kind and the severity of a drift of the sensor, see `drift.sensor`.
+        amounts: the amounts of several drifts of the sensor at once, by kind, see `isp.sensor_drift.together`.
         pipeline: the processing, at the camera's calibration values. It is found when the case is made, so that later
             edits of its file have no effect; its title is the case's name.
         corruption: the name and the severity of a change of the processed images.
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     iso: float | None = None
     exposure: float | None = None
     sensor: tuple[str, int] | None = None
+    amounts: tuple[tuple[str, float], ...] = ()
     pipeline: NamedPipeline | None = None
     corruption: tuple[str, int] | None = None
 

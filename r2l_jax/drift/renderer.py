@@ -81,6 +81,7 @@ class Renderer:
         jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=sharding)
         self._expose = jit(expose, static_argnames="camera")
         self._drift = jit(sensor.drifted, static_argnums=0, static_argnames="camera")
+        self._together = jit(sensor.together, static_argnames="camera")
         self._move = jit(sensor.moved, static_argnums=0)
         self._process = jit(process, static_argnums=(0, 3))
         self._corrupt = jit(corrupt, static_argnums=0)
@@ -99,15 +100,21 @@ class Renderer:
         """
         if acquisition.sensor is not None:
             return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
+        if acquisition.amounts:
+            return self._together(raw, index, self._key(acquisition), dict(acquisition.amounts), camera=camera)
         if acquisition.exposure is None:
             return raw
         return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
 
     def targets(self, acquisition: Case, targets: Any) -> Any:
         """Returns the targets of changed mosaics: masks move with the content, others stay."""
-        if acquisition.sensor is None or acquisition.sensor[0] not in sensor.MOVING or targets.ndim == 1:
+        if targets.ndim == 1:
             return targets
-        return self._move(*acquisition.sensor, targets)
+        if acquisition.sensor is not None and acquisition.sensor[0] in sensor.MOVING:
+            return self._move(*acquisition.sensor, targets)
+        for name, amount in acquisition.amounts:
+            targets = sensor.MOVING[name](targets, amount) if name in sensor.MOVING else targets
+        return targets
 
     def images(
         self,

@@ -6,10 +6,12 @@ factors. For lenses, the nearest list is OpticsBench (P. Müller et al., "Classi
 aberrations", ICCV workshops, 2023).
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import isp
@@ -31,6 +33,8 @@ class Kind(NamedTuple):
         amounts: the amount of each severity.
         needs_colors: whether it needs a sensor with color filters.
         is_fixed: whether it is the same in all mosaics of a camera, and not drawn for each.
+        valid: the least and the greatest valid amount.
+        neutral: the amount that changes nothing.
     """
 
     group: Group
@@ -38,27 +42,41 @@ class Kind(NamedTuple):
     amounts: tuple[float, ...]
     needs_colors: bool = False
     is_fixed: bool = False
+    valid: tuple[float, float] = (0.0, np.inf)
+    neutral: float = 0.0
 
 
 KINDS: dict[str, Kind] = {
     "underexposure": Kind("light", "stops", (0.5, 1.0, 2.0, 3.0, 4.5)),
     "overexposure": Kind("light", "stops", (0.25, 0.5, 1.0, 1.5, 2.5)),
-    "lamp_color": Kind("light", "mired", (10.0, 30.0, 60.0, 110.0, 180.0), needs_colors=True),
-    "color_balance": Kind("light", "stops", (0.1, 0.2, 0.4, 0.7, 1.0), needs_colors=True),
-    "flicker": Kind("light", "percent", (2.0, 5.0, 10.0, 25.0, 50.0)),
+    "lamp_color": Kind("light", "mired", (10.0, 30.0, 60.0, 110.0, 180.0), needs_colors=True, valid=(-113.0, 446.0)),
+    "color_balance": Kind("light", "stops", (0.1, 0.2, 0.4, 0.7, 1.0), needs_colors=True, valid=(-np.inf, np.inf)),
+    "flicker": Kind("light", "percent", (2.0, 5.0, 10.0, 25.0, 50.0), valid=(0.0, 100.0)),
     "vignetting": Kind("lens", "stops in the corners", (0.25, 0.5, 1.0, 2.0, 3.0)),
     "defocus": Kind("lens", "pixels RMS", (0.5, 1.0, 1.5, 2.5, 4.0)),
-    "motion": Kind("lens", "pixels", (2.0, 4.0, 6.0, 10.0, 16.0)),
-    "chromatic_aberration": Kind("lens", "pixels in the corners", (0.25, 0.5, 1.0, 2.0, 4.0), needs_colors=True),
-    "read_noise": Kind("read-out", "times the camera's", (4.0, 12.0, 30.0, 75.0, 200.0)),
+    "motion": Kind("lens", "pixels", (2.0, 4.0, 6.0, 10.0, 16.0), valid=(0.0, sensor_drift.LONGEST_MOTION)),
+    "chromatic_aberration": Kind(
+        "lens", "pixels in the corners", (0.25, 0.5, 1.0, 2.0, 4.0), needs_colors=True, valid=(-np.inf, np.inf)
+    ),
+    "read_noise": Kind(
+        "read-out", "times the camera's", (4.0, 12.0, 30.0, 75.0, 200.0), valid=(1.0, np.inf), neutral=1.0
+    ),
     "row_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0)),
     "column_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0), is_fixed=True),
-    "photon_noise": Kind("read-out", "times the gain", (2.0, 5.0, 15.0, 50.0, 150.0)),
-    "hot_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
-    "dead_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
-    "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0)),
-    "black_level": Kind("read-out", "digital numbers of 12 bits", (16.0, 40.0, 80.0, 160.0, 320.0)),
-    "pattern_shift": Kind("read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True),
+    "photon_noise": Kind("read-out", "times the gain", (2.0, 5.0, 15.0, 50.0, 150.0), valid=(1.0, np.inf), neutral=1.0),
+    "hot_sites": Kind(
+        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=(0.0, 1e6)
+    ),
+    "dead_sites": Kind(
+        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=(0.0, 1e6)
+    ),
+    "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0), valid=(1.0, 16.0), neutral=16.0),
+    "black_level": Kind(
+        "read-out", "digital numbers of 12 bits", (16.0, 40.0, 80.0, 160.0, 320.0), valid=(-4095.0, 4095.0)
+    ),
+    "pattern_shift": Kind(
+        "read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True, valid=(0.0, 100.0)
+    ),
 }
 
 # For kinds that move the content of mosaics, the function that moves masks in the same way.
@@ -86,6 +104,21 @@ def drifted(
 
     keys, axis = (key, None) if kind.is_fixed else (sample_keys(key, index), 0)
     return jax.vmap(one, (0, axis))(raw, keys)
+
+
+def together(
+    raw: Float[Array, "batch height width"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    amounts: Mapping[str, Float[Array, ""] | float],
+    camera: isp.Camera,
+) -> Float[Array, "batch height width"]:
+    """Changes raw images as a sensor with several drifts does, in their units, see `isp.sensor_drift.together`."""
+
+    def one(raw: Array, key_of_one: PRNGKeyArray) -> Array:
+        return sensor_drift.together(raw, key_of_one, amounts, camera=camera, sensor_key=key)
+
+    return jax.vmap(one)(raw, sample_keys(key, index))
 
 
 def moved(

@@ -26,7 +26,7 @@ from r2l_jax.runtime.errors import InputError
 Numbers = np.ndarray | np.floating
 
 CONFIDENCE = 0.95
-_NORMAL_QUANTILE = stats.norm.ppf((1 + CONFIDENCE) / 2)
+NORMAL_QUANTILE = stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 _MOST_MEMBERS = 1000
 
@@ -180,7 +180,7 @@ def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
     estimate = of_samples.mean(-1)
     half = _half_width(of_samples, groups if about == "recipe" else [])
     # The normal distribution whose interval this is: the interval excludes 0 where this is below 2.5% or above 97.5%.
-    probability = stats.norm.cdf(_NORMAL_QUANTILE * estimate / half)
+    probability = stats.norm.cdf(NORMAL_QUANTILE * estimate / half)
     return Difference(estimate, estimate - half, estimate + half, probability)
 
 
@@ -267,4 +267,22 @@ def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
 def samples_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int:
     """Computes how many samples an interval about these models takes, whose ends are `half_width` from the estimate."""
     deviation = outcomes.mean(0).std(ddof=1)
-    return int(np.ceil((_NORMAL_QUANTILE * deviation / half_width) ** 2))
+    return int(np.ceil((NORMAL_QUANTILE * deviation / half_width) ** 2))
+
+
+def fraction_bound(failures: int, draws: int, confidence: float, is_stopped: bool = False) -> float:
+    """Computes the lower bound of the fraction that does not fail, from independent draws (Clopper & Pearson, 1934).
+
+    With the confidence, at least this fraction of all possible draws does not fail. If drawing `is_stopped` at a number
+    of failures that was set before, the last draw is a failure by choice and leaves both counts.
+    """
+    failures, draws = failures - is_stopped, draws - is_stopped
+    return float(stats.beta.ppf(1 - confidence, draws - failures, failures + 1)) if failures < draws else 0.0
+
+
+def most_failures(draws: int, confidence: float, fraction: float) -> int:
+    """Returns how many of the draws may fail if `fraction_bound` is to reach the fraction; -1 if none reaches it."""
+    failures = -1
+    while failures + 1 < draws and fraction_bound(failures + 1, draws, confidence) >= fraction:
+        failures += 1
+    return failures

@@ -3,6 +3,7 @@
 python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
 python scripts/evaluate.py --run=runs/quickstart/parametrized --against=corruptions --sheet=corruptions
+python scripts/evaluate.py --run=runs/quickstart/parametrized --envelope=default
 
 Takes groups of trainings as well as single runs. Writes the outcome of each sample, tables and figures of each group of
 cases, and a summary of the drops. Repeat the command to resume.
@@ -13,6 +14,6 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 
 def main(config: EvaluationConfig) -> None:
     """Evaluates as the flags say."""
-    from r2l_jax.drift.synthesis import evaluation, sheets
+    from r2l_jax.drift.synthesis import envelope, evaluation, sheets
 
-    (sheets if config.sheet else evaluation).run(config)
+    (envelope if config.limits.envelope else sheets if config.sheet else evaluation).run(config)

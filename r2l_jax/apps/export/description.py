@@ -8,6 +8,7 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.export.parts import Part
+from r2l_jax.drift.limits import stated
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import camera_with
 from r2l_jax.training.artifact import Artifact
@@ -16,7 +17,7 @@ from r2l_jax.training.run import Run
 
 def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     """Describes a model and its exported parts, without their files."""
-    camera, each = model.camera, [_trained(fold) for fold in model]
+    camera, each, envelope = model.camera, [_trained(fold) for fold in model], stated(model)
     return {
         **(each[0] if len(each) == 1 else {"members": each}),
         "checkpoint": model.about.checkpoint,
@@ -25,6 +26,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
         "processing": model.config.processing.flag.removeprefix("--"),
         "raw": None if camera is None else _mosaics(model, camera),
         "parts": {name: _interface(part, model) for name, part in parts.items()},
+        **({} if envelope is None else {"envelope": envelope}),
     }
 
 

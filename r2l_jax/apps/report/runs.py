@@ -29,7 +29,7 @@ from r2l_jax.training.record import (
 _NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
 
 # The order of the results on a page; others follow.
-_ORDER = ("evaluation", "forensics", "adjustment", "monitor", "training")
+_ORDER = ("envelope", "evaluation", "forensics", "adjustment", "monitor", "training")
 
 _OF_ONE = re.compile("(seed|fold)_[0-9]+")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from r2l_jax.names import (
 )
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
@@ -35,6 +36,49 @@ _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.jo
 
 # The folder for the comparison of a run with runs inside its own folder, such as adapted ones.
 TOGETHER = "together"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvelopeSettings(Settings):
+    """Operating envelope.
+
+    Raises:
+        InputError: a value is unknown or out of range, or the draws cannot show the fraction.
+    """
+
+    envelope: str | None = setting(
+        "draw cameras within these limits, and state which fraction of all such cameras the model tolerates: a JSON "
+        "file with the low and the high limit of each drift, or default",
+        None,
+    )
+    draws: int = setting("cameras to draw", 59, bound=POSITIVE, needs="envelope")
+    confidence: float = setting("the confidence of the statement", 0.95, bound=FRACTION, needs="envelope")
+    fraction: float = setting("the fraction of the cameras that must not fail", 0.95, bound=FRACTION, needs="envelope")
+    tolerance: float = setting(
+        "the loss of the score above which a camera fails, as a fraction", 0.02, bound=FRACTION, needs="envelope"
+    )
+    proposals: int = setting(
+        "how many smaller envelopes to propose and test if the statement does not hold",
+        3,
+        bound=NOT_NEGATIVE,
+        needs="envelope",
+    )
+    stop_early: bool = setting("stop drawing once too many cameras have failed", False, needs="envelope")
+    camera: str | None = setting(
+        "say whether this camera is inside: a camera file, such as calibrate.py writes, or a known camera",
+        None,
+        needs="envelope",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        # With n draws and no failure, the fraction is at least (1 - confidence) ** (1 / n).
+        least = math.ceil(math.log(1 - self.confidence) / math.log(self.fraction))
+        if self.draws < least:
+            raise InputError(
+                f"--draws={self.draws} cannot show --fraction={self.fraction:g} with --confidence={self.confidence:g}: "
+                f"that takes {least} even if no camera fails"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,26 +97,30 @@ class EvaluationConfig(Settings):
         "samples; default: recipe for a group of trainings, else model",
         None,
         choices=("recipe", "model"),
+        needs="!envelope",
     )
     against: tuple[str, ...] = setting(
         f"the kinds of drift to test against, of {', '.join(DRIFTS)}",
         ("pipelines", "corruptions"),
         each=DRIFTS,
+        needs="!envelope",
     )
     pipelines: tuple[str, ...] = setting(
         f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="against=pipelines"
     )
-    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES, needs="against=intensities")
+    intensities: tuple[float, ...] = setting(
+        "other measured intensities", INTENSITIES, needs="against=intensities !envelope"
+    )
     exposures: tuple[float, ...] = setting(
         "exposures by the sensor model, as factors on the light; for any raw data",
         INTENSITIES[:-1],
-        needs="against=exposures",
+        needs="against=exposures !envelope",
     )
-    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor")
+    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor !envelope")
     corruptions: tuple[str, ...] = setting(
         f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES, needs="against=corruptions"
     )
-    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="against=sensor|corruptions")
+    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="against=sensor|corruptions !envelope")
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
@@ -81,11 +129,11 @@ class EvaluationConfig(Settings):
         None,
     )
     code: tuple[str, ...] = setting(CODE, ())
-    by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
+    by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS, needs="!envelope")
     as_published: bool = setting(
         "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm",
         False,
-        needs="against=pipelines against=corruptions",
+        needs="against=pipelines against=corruptions !envelope",
     )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
     seed: int = setting(
@@ -99,7 +147,9 @@ class EvaluationConfig(Settings):
         "only draw a sample of the run side by side in the cases of this group of --against, as a PNG file",
         None,
         choices=DRIFTS,
+        needs="!envelope",
     )
+    limits: EnvelopeSettings = EnvelopeSettings()
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,0 +1,207 @@
+"""Limits on what a camera may do: ranges of drifts and of a pipeline's parameters, in their physical units."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+import isp
+from r2l_jax.data.files.decoding import read_text
+from r2l_jax.drift import sensor
+from r2l_jax.drift.search.knobs import Knob
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.run import Run
+
+# The folder of a run, and the file in it, with the statement about its operating envelope.
+FOLDER, FILE = "envelope", "envelope.json"
+
+# Begins the names of the parameters of a pipeline; other names are drifts, see `isp.sensor_drift.together`.
+PIPELINE = "pipeline."
+
+DISTRIBUTIONS = ("uniform", "log-uniform")
+
+_DEFAULT = {
+    "exposure": (-1.0, 0.3),
+    "red_gain": (-0.25, 0.25),
+    "blue_gain": (-0.25, 0.25),
+    "lamp_color": (-30.0, 30.0),
+    "black_level": (-40.0, 40.0),
+    "vignetting": (0.0, 0.5),
+    "defocus": (0.0, 0.5),
+    "read_noise": (1.0, 2.0),
+    "photon_noise": (1.0, 2.0),
+}
+
+# The shares of the default values of gamma and of the strength of sharpening.
+_OF_PIPELINE = {"pipeline.gamma_correct": (0.9, 1.1), "pipeline.sharpening_filter": (0.75, 1.25)}
+
+_STOPS = sensor.Kind("light", "stops", (), valid=(-20.0, 20.0))
+_KINDS: dict[str, sensor.Kind] = {
+    "exposure": _STOPS,
+    "red_gain": _STOPS._replace(needs_colors=True),
+    "blue_gain": _STOPS._replace(needs_colors=True),
+    **sensor.KINDS,
+}
+
+
+class Limit(NamedTuple):
+    """The limits of one quantity.
+
+    Attributes:
+        low: the least value.
+        high: the greatest value.
+        unit: their unit.
+        neutral: the value that changes nothing.
+        distribution: that of the values within, one of `DISTRIBUTIONS`.
+    """
+
+    low: float
+    high: float
+    unit: str = ""
+    neutral: float = 0.0
+    distribution: str = "uniform"
+
+    def at(self, share: np.ndarray | float) -> Any:
+        """Computes the values at shares of the distribution from 0 to 1."""
+        if self.distribution == "log-uniform":
+            return self.low * (self.high / self.low) ** share
+        return self.low + share * (self.high - self.low)
+
+    def share_of(self, value: float) -> float:
+        """Returns the share of a value, the inverse of `at`, from 0 to 1."""
+        ends = [value, self.low, self.high]
+        value, low, high = np.log(ends) if self.distribution == "log-uniform" else ends
+        return float(np.clip((value - low) / (high - low), 0, 1)) if high > low else 0.0
+
+    def reach(self, value: float) -> float:
+        """Computes how far a value is from the neutral one: 1 at the limit on its side, and more beyond it."""
+        ends = [value, self.low, self.high, self.neutral]
+        value, low, high, neutral = np.log(ends) if self.distribution == "log-uniform" else ends
+        if value == neutral:
+            return 0.0 if low <= neutral <= high else np.inf
+        end = high if value > neutral else low
+        # A limit that does not include the neutral value is left in the other direction, too.
+        within = (value - neutral) / (end - neutral) if (end - neutral) * (value - neutral) > 0 else np.inf
+        return within if low <= value <= high else max(within, 1 + 1e-9)
+
+
+Limits = Mapping[str, Limit]
+
+
+def possible(camera: isp.Camera, knobs: Mapping[str, Knob]) -> dict[str, Limit]:
+    """Returns the widest limits of all quantities that a camera and a pipeline have."""
+    colors = camera.pattern != isp.cfa.MONO
+    found = {
+        name: Limit(*kind.valid, kind.unit, kind.neutral, "log-uniform" if kind.neutral == 1 else "uniform")
+        for name, kind in _KINDS.items()
+        if colors or not kind.needs_colors
+    }
+    if "bits" in found:
+        found["bits"] = found["bits"]._replace(neutral=float(isp.sensor.noise_of(camera).bits))
+    for name, knob in knobs.items():
+        low, high = sorted((knob.value(knob.low), knob.value(knob.high)))
+        distribution = "log-uniform" if knob.facts.scale == "log" else "uniform"
+        found[PIPELINE + name] = Limit(low, high, knob.quantity, knob.default, distribution)
+    return found
+
+
+def read(name: str, widest: Limits) -> dict[str, Limit]:
+    """Reads the limits in a JSON file, or returns the "default" ones of those that are possible.
+
+    The file has an object with a value for each quantity, `[low, high]` or an object with `low`, `high` and, if it is
+    not uniform, the `distribution`; or an object with such `limits`, as `evaluate.py --envelope` writes it. Factors are
+    log-uniform by default.
+
+    Raises:
+        InputError: the file is missing or damaged, or a limit is not valid.
+    """
+    where = f"--envelope={name}"
+    if name == "default":
+        of_pipeline = {
+            key: tuple(widest[key].neutral * share for share in shares)
+            for key, shares in _OF_PIPELINE.items()
+            if key in widest
+        }
+        return {
+            key: widest[key]._replace(low=low, high=high)
+            for key, (low, high) in (_DEFAULT | of_pipeline).items()
+            if key in widest
+        }
+    try:
+        found = json.loads(read_text(pathlib.Path(name)))
+    except OSError as error:
+        raise InputError(f"{where} must be default or a JSON file: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON: {error}") from None
+    found = found.get("limits", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not found:
+        raise InputError(f'{where} has no limits: it must be an object such as {{"exposure": [-1, 0.3]}}')
+    return {key: _limit(f"{where}: {key}", value, widest, key) for key, value in found.items()}
+
+
+def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
+    if name not in widest:
+        reason = "needs a sensor with color filters" if name in _KINDS else f"is none of {', '.join(widest)}"
+        raise InputError(f"{where} {reason}")
+    valid = widest[name]
+    given = dict(zip(("low", "high"), given, strict=False)) if isinstance(given, list) and len(given) == 2 else given
+    try:
+        low, high = (msgspec.convert(given[end], float) for end in ("low", "high"))
+        distribution = given.get("distribution", valid.distribution)
+    except (LookupError, TypeError, AttributeError, msgspec.ValidationError):
+        raise InputError(f"{where} must be [low, high], got {json.dumps(given)}") from None
+    if distribution not in DISTRIBUTIONS:
+        raise InputError(f"{where}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
+    if not -np.inf < low <= high < np.inf:
+        raise InputError(f"{where} must have its low limit first, got {low:g} and {high:g}")
+    if low < valid.low or high > valid.high:
+        raise InputError(f"{where} must be from {valid.low:g} to {valid.high:g} {valid.unit}, got {low:g} to {high:g}")
+    if distribution == "log-uniform" and low <= 0:
+        raise InputError(f"{where} must be positive to be log-uniform, got {low:g}")
+    return Limit(low, high, valid.unit, valid.neutral, distribution)
+
+
+def written(limits: Limits) -> dict[str, dict[str, Any]]:
+    """Returns limits as `read` takes them."""
+    return {name: limit._asdict() for name, limit in limits.items()}
+
+
+def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
+    """Computes the drifts by which a camera differs from another one, as far as their calibration values tell.
+
+    A gain of the white balance that is lower stands for as much more light at the sites of this color. A camera with
+    less noise counts as one with the same noise.
+    """
+    levels = np.mean(np.asarray(camera.black_level)) - np.mean(np.asarray(reference.black_level))
+    found = {"black_level": float(4095 * levels)}
+    if camera.pattern != isp.cfa.MONO:
+        gains, known = (np.ravel(np.asarray(each.white_balance)) for each in (camera, reference))
+        red, green, blue = np.log2(known / gains)
+        found |= {"red_gain": float(red - green), "blue_gain": float(blue - green)}
+    new, old = isp.sensor.noise_of(camera), isp.sensor.noise_of(reference)
+    if camera.full_well is not None:
+        found["photon_noise"] = max(old.full_well / new.full_well, 1.0)
+    if camera.read_noise is not None:
+        found["read_noise"] = max(new.read_noise / old.read_noise, 1.0)
+    return found
+
+
+def stated(run: Run) -> dict[str, Any] | None:
+    """Returns the statement that `evaluate.py --envelope` has written about a run or a group, if there is one."""
+    folder = run.folds[0].folder.parent
+    for place in (folder, folder.parent):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((place / FOLDER / FILE).read_text())
+            if sorted(found["models"]) == sorted(fold.identity for fold in run):
+                return found
+    return None
+
+
+def outside(statement: Mapping[str, Any], drifts: Mapping[str, float]) -> list[str]:
+    """Returns the drifts that are not within the limits of a statement."""
+    limits = {name: Limit(**limit) for name, limit in statement["limits"].items()}
+    return [name for name, amount in drifts.items() if name not in limits or limits[name].reach(amount) > 1]

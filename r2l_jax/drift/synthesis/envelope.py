@@ -1,0 +1,414 @@
+"""The operating envelope of a model: limits on its camera, and how many cameras within them it tolerates.
+
+Cameras are drawn at random within the limits. A camera fails if the model loses more than the tolerance on its images.
+The number of failures bounds the fraction of all cameras within the limits that do not fail (Clopper & Pearson, "The
+use of confidence or fiducial limits", Biometrika 26(4), 1934). ISO/IEC 24029-2 calls this stability over a domain.
+"""
+
+import dataclasses
+import math
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from PIL import Image
+from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from r2l_jax.data import loader
+from r2l_jax.data.files.known_camera import find_camera
+from r2l_jax.drift import limits as of_limits
+from r2l_jax.drift import measure, statistics
+from r2l_jax.drift.cases import OWN, Case, camera_of
+from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits
+from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import turned
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.trainings import Training, ids_of, trainings_of
+from r2l_jax.model.raw_to_logit import pipeline_of
+from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime import stop, store
+from r2l_jax.runtime.commands import closing
+from r2l_jax.runtime.contact_sheet import contact_sheet
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.result import DROP, INK, Column, Figure, Result, Table, cached, points
+from r2l_jax.training.artifact import Artifact
+
+# A camera: the values of its quantities by name.
+Amounts = dict[str, float]
+
+# By which share of its range a side of a proposal shrinks at a time, and how often cameras are drawn to improve it.
+_STEP = 0.05
+_ATTEMPTS = 6
+
+# The loss that a proposal avoids, and the greatest loss that it learns from, as multiples of the tolerance.
+_MARGIN, _GREATEST = 0.75, 4.0
+
+# Differences of scores below this are rounding.
+_ROUNDING = 1e-9
+
+
+class Cameras(NamedTuple):
+    """Cameras that were drawn within limits.
+
+    Attributes:
+        shares: where the quantities of each camera are in their distributions, `(N, L)`, from 0 to 1.
+        losses: the greatest loss among the models on the images of each camera, `(N,)`.
+        resolution: the half width of the 95% confidence interval of each loss, `(N,)`.
+    """
+
+    shares: np.ndarray
+    losses: np.ndarray
+    resolution: np.ndarray
+
+    def failing(self, tolerance: float) -> np.ndarray:
+        """Tells which cameras fail."""
+        return self.losses > tolerance + _ROUNDING
+
+    def joined(self, others: "Cameras") -> "Cameras":
+        """Adds other cameras."""
+        return Cameras(*map(np.concatenate, zip(self, others, strict=True)))
+
+
+def run(config: EvaluationConfig) -> Result:
+    """Draws cameras within limits, measures the models of a run or a group with each, and writes the statement.
+
+    A camera fails if any member of a group loses more than the tolerance. If the statement does not hold, smaller
+    limits are proposed from all cameras so far, and tested on cameras of other seeds. The result is in the folder
+    `envelope` of the run, and `envelope.json` there has the limits that hold.
+
+    Raises:
+        InputError: the run is not finished or has no raw data, limits that are not valid, or draws that are too few.
+        Interrupted: SIGINT or SIGTERM arrived.
+    """
+    uri, *others = config.run
+    if others:
+        raise InputError(f"--envelope takes one run or group, got --run={','.join(config.run)}")
+    trainings = trainings_of(config.of_run(uri))
+    fold = trainings[0].fold
+    if fold.dataset.camera is None:
+        raise InputError(f"--envelope: {uri} was trained on {fold.dataset.name}, which has no raw data")
+    limits = of_limits.read(str(config.limits.envelope), _widest(fold))
+    camera = None if config.limits.camera is None else find_camera(config.limits.camera)
+    folder = pathlib.Path(config.output or pathlib.Path(uri) / FOLDER)
+    samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
+    settings = dataclasses.asdict(dataclasses.replace(config.limits, camera=None, envelope=None))
+    inputs = store.identity(
+        {**settings, "seed": config.seed, "limits": of_limits.written(limits)},
+        [[fold.dataset.content_of(indices) for indices in sorted(samples)], camera_of(fold.dataset).to_json()],
+        [[training.name, training.fold.identity, training.fold.training] for training in trainings],
+    )
+    with writing_to(folder), stop.after_step():
+        result = cached(folder, inputs, lambda: _Envelope(config, trainings, limits).result(folder, inputs))
+    shown = {name: table for name, table in result.tables.items() if name != "cameras"}
+    print(dataclasses.replace(result, tables=shown).text())
+    if camera is not None:
+        print(f"\n{_placed(of_limits.of_camera(camera, camera_of(fold.dataset)), limits, config.limits.camera)}")
+    print(f"\n{closing(folder, config.run, config.output is None)}")
+    return result
+
+
+def _widest(fold: Artifact) -> dict[str, Limit]:
+    try:
+        knobs = Frozen(fold.model, fold.task).knobs
+    except (ValueError, InputError):  # Its processing has no parameters, or none with a range.
+        knobs = {}
+    return of_limits.possible(camera_of(fold.dataset), knobs)
+
+
+def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
+    rows = [
+        [each, drifts[each], limits[each].unit, limits[each].reach(drifts[each])] for each in drifts if each in limits
+    ]
+    rows += [[each, value, "", None] for each, value in drifts.items() if each not in limits]
+    is_inside = all(row[3] is not None and row[3] <= 1 for row in rows if row[1] or row[3])
+    columns = [Column("limit"), Column("camera", "", ".3g"), Column("unit"), Column("share of the limit", "", ".2f")]
+    verdict = "is inside" if is_inside else "is not inside"
+    return Table(f"--camera={name} {verdict}", columns, rows, "no share: the envelope does not limit it").text()
+
+
+class _Envelope:
+    """The making of the result of one run or group."""
+
+    def __init__(self, config: EvaluationConfig, trainings: Sequence[Training], limits: Limits):
+        self._config, self._settings, self._trainings, self._limits = config, config.limits, trainings, limits
+        self._fold = trainings[0].fold
+        sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
+        self._sets = [of_set for _, of_set in sets]
+        self._clean = [self._measure(of_set, [OWN], {}) for of_set in self._sets]
+        members = measure.by_member(self._clean)
+        self._scenes, self._members = len(measure.over_folds(next(iter(members.values())))), len(members)
+        self._neutral = np.array([limit.share_of(limit.neutral) for limit in limits.values()])
+
+    def result(self, folder: pathlib.Path, inputs: store.Identity) -> Result:
+        """Tests the limits and, if they do not hold, smaller ones; writes `envelope.json` and returns the result."""
+        settings = self._settings
+        whole = np.array([[0.0], [1.0]]).repeat(len(self._limits), 1)
+        drawn, first = self._test(whole, 0, settings.draws, settings.confidence)
+        tests, known = [first], drawn
+        for number in range(1, settings.proposals + 1):
+            if tests[-1]["holds"]:
+                break
+            known, box = self._proposed(known, number)
+            if box is None:
+                break
+            # Bonferroni: each proposal spends its part of what the confidence leaves.
+            confidence, draws = 1 - (1 - settings.confidence) / settings.proposals, settings.draws
+            allowed = statistics.most_failures(draws, settings.confidence, settings.fraction)
+            while statistics.fraction_bound(allowed, draws, confidence) < settings.fraction:
+                draws += 1
+            found, statement = self._test(box, number, draws, confidence)
+            tests.append(statement)
+            known = known.joined(found)
+        about = {
+            "about": "recipe" if self._members > 1 else "model",
+            "score": self._fold.task.score,
+            "samples": self._scenes,
+            "models": [training.fold.identity for training in self._trainings],
+            "identity": inputs,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, {**tests[-1], **about})
+        proposed = tests[-1]["limits"] if tests[-1]["holds"] and len(tests) > 1 else None
+        verdict, notes = self._sentences(tests, drawn)
+        facts = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
+        facts |= {"training": ids_of(self._trainings), "flags": flat(self._config)}
+        figures = {"limits": self._figure(drawn, proposed), "worst": self._picture(drawn)}
+        captions = {"worst": "Images of the reference camera, and of the camera that loses most"}
+        return Result(facts, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
+
+    def _test(self, box: np.ndarray, number: int, draws: int, confidence: float) -> tuple[Cameras, dict[str, Any]]:
+        """Draws cameras in a box of shares, and states how many of all such cameras do not fail."""
+        settings = self._settings
+        allowed = statistics.most_failures(draws, confidence, settings.fraction) if settings.stop_early else draws
+        drawn = self._draw(box, number, draws, allowed)
+        failures = int(drawn.failing(settings.tolerance).sum())
+        bound = statistics.fraction_bound(failures, len(drawn.losses), confidence, failures > allowed)
+        return drawn, {
+            "limits": of_limits.written(self._cut(box)),
+            "draws": len(drawn.losses),
+            "failures": failures,
+            "confidence": settings.confidence,
+            "tolerance": settings.tolerance,
+            "fraction": bound,
+            "holds": bound >= settings.fraction,
+        }
+
+    def _draw(self, box: np.ndarray, number: int, draws: int, allowed: int) -> Cameras:
+        """Measures cameras, each drawn from a seed of its own, until more than the allowed number of them fail."""
+        random = [np.random.default_rng([self._config.seed, number, each]) for each in range(draws)]
+        shares = [box[0] + each.random(len(self._limits)) * (box[1] - box[0]) for each in random]
+        # All models of a call have one pipeline.
+        at_once = 1 if any(name.startswith(PIPELINE) for name in self._limits) else measure.TOGETHER
+        losses, resolution = [], []
+        for start in range(0, draws, at_once):
+            amounts = [_amounts(self._limits, each) for each in shares[start : start + at_once]]
+            cases = [_case(f"camera {number}.{start + place}", each) for place, each in enumerate(amounts)]
+            found = [self._measure(of_set, cases, amounts[0]) for of_set in self._sets]
+            blocks = [clean.joined(each) for clean, each in zip(self._clean, found, strict=True)]
+            for case in cases:
+                members = measure.by_member(blocks).values()
+                lost = [measure.over_folds(folds) - measure.over_folds(folds, case.name) for folds in members]
+                worst = max(lost, key=np.mean)
+                estimate, low, _ = statistics.interval(worst[None], "model")
+                losses.append(float(estimate))
+                resolution.append(float(estimate - low))
+                if sum(each > self._settings.tolerance + _ROUNDING for each in losses) > allowed:
+                    break
+            else:
+                continue
+            break
+        return Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
+
+    def _measure(self, of_set: Sequence[Training], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
+        """Measures models, whose pipelines have the same parameters in all cases."""
+        samples = Samples.of(of_set[0].fold, self._config.batch_size, self._config.seed)
+        models = {each.name: Model(each.fold.model, _values(each.fold, amounts)) for each in of_set}
+        return measure.measure(models, cases, samples, title=f"{cases[0].name} to {cases[-1].name}")
+
+    def _proposed(self, known: Cameras, number: int) -> tuple[Cameras, np.ndarray | None]:
+        """Proposes a box of shares, and draws cameras to learn where it must end; they are not those of its test."""
+        tolerance, draws, scale, size = self._settings.tolerance, self._settings.draws, 1.0, 0.0
+        latest, proposal = known, None
+        for attempt in range(_ATTEMPTS):
+            fails = latest.failing(tolerance)
+            if fails.mean() > 0.5:
+                # Failures alone tell little, so the next cameras are nearer to the neutral one.
+                scale /= 4
+                box = np.stack([self._neutral * (1 - scale), self._neutral + (1 - self._neutral) * scale])
+            else:
+                proposal = box = _smaller(known, self._neutral, tolerance, (1 - self._settings.fraction) / 2)
+                grown, size = size, 0.0 if box is None else float(np.prod(box[1] - box[0]))
+                if box is None or (grown and not fails.any() and size < 1.1 * grown):
+                    break
+            latest = self._draw(box, 1000 * number + attempt, draws, draws)
+            known = known.joined(latest)
+        return known, proposal
+
+    def _cut(self, box: np.ndarray) -> dict[str, Limit]:
+        """Returns the limits at a box of shares."""
+        return {
+            name: limit._replace(low=float(limit.at(low)), high=float(limit.at(high)))
+            for (name, limit), low, high in zip(self._limits.items(), *box, strict=True)
+        }
+
+    def _sentences(self, tests: Sequence[dict[str, Any]], drawn: Cameras) -> tuple[list[str], list[str]]:
+        settings, last = self._settings, tests[-1]
+        models = f"each of {self._members} models loses" if self._members > 1 else "the model loses"
+        less = f"{models} less than {100 * settings.tolerance:g} points of {self._fold.task.score}"
+        said = {"the limits": tests[0]} | ({"smaller limits, which were proposed": last} if len(tests) > 1 else {})
+        verdict = [
+            f"With {settings.confidence:.0%} confidence, {less} in at least {test['fraction']:.1%} of the cameras "
+            f"within {where} ({test['failures']} of {test['draws']} cameras failed)."
+            for where, test in said.items()
+            if test is tests[0] or test["holds"]
+        ]
+        if not last["holds"]:
+            verdict.append(f"This is less than the {settings.fraction:.0%} asked for; no smaller limits can be stated.")
+        checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
+        notes = [f"measured on {self._scenes} samples, which show a loss of {shown} points; {checkpoint} checkpoint"]
+        if len(tests) > 1:
+            notes.append(f"the confidence holds for all of up to {settings.proposals} proposals together (Bonferroni)")
+        return verdict, notes
+
+    def _tables(
+        self, drawn: Cameras, tests: Sequence[dict[str, Any]], proposed: dict[str, Any] | None
+    ) -> dict[str, Table]:
+        rows = []
+        for name, limit, shares, neutral in zip(
+            self._limits, self._limits.values(), drawn.shares.T, self._neutral, strict=True
+        ):
+            sides = [_correlation(np.maximum(side, 0), drawn.losses) for side in (neutral - shares, shares - neutral)]
+            ends = [proposed[name][end] for end in ("low", "high")] if proposed is not None else []
+            rows.append([name, limit.unit, limit.low, limit.high, *sides, *ends])
+        columns = [Column("limit"), Column("unit"), Column("low", "", ".3g"), Column("high", "", ".3g")]
+        columns += [Column(f"loss towards {end}", "", ".2f") for end in ("low", "high")]
+        columns += [Column(f"proposed {end}", "", ".3g") for end in ("low", "high")] if proposed is not None else []
+        note = "loss towards an end: rank correlation with the distance from neutral, and its 95% confidence interval"
+        of_tests = [
+            [f"proposal {number}" if number else "asked for", each["draws"], each["failures"], each["fraction"]]
+            for number, each in enumerate(tests)
+        ]
+        counts = [Column("limits"), Column("cameras"), Column("failures"), Column("fraction at least", "", ".3f")]
+        failing = drawn.failing(self._settings.tolerance).tolist()
+        cameras = [
+            [f"{number}", float(lost), fails, *_amounts(self._limits, shares).values()]
+            for number, (lost, fails, shares) in enumerate(zip(drawn.losses, failing, drawn.shares, strict=True))
+        ]
+        named = [Column("camera"), Column("loss", "points", DROP), Column("fails"), *map(Column, self._limits)]
+        return {
+            "limits": Table("Limits", columns, rows, note),
+            "tests": Table("Tests", counts, of_tests),
+            "cameras": Table("Cameras", named, cameras),
+        }
+
+    def _figure(self, drawn: Cameras, proposed: dict[str, Any] | None) -> Figure:
+        limits, failing = self._limits, drawn.failing(self._settings.tolerance)
+
+        def draw(axes: Axes) -> None:
+            for place, (name, limit) in enumerate(limits.items()):
+                axes.barh(place, 1, 0.5, color="C0", alpha=0.2)
+                if proposed is not None:
+                    low, high = (limit.share_of(proposed[name][end]) for end in ("low", "high"))
+                    axes.barh(place, high - low, 0.5, low, color="C0", alpha=0.35, label="" if place else "proposed")
+                # Cameras have places of their own within a row, so that equal values do not overlap.
+                shares, places = drawn.shares[:, place], place + np.linspace(-0.18, 0.18, len(failing))
+                for chosen, color, label in ((~failing, INK, "passes"), (failing, "C1", "fails")):
+                    style = {"color": color, "markersize": 3.5, "markeredgewidth": 0, "label": "" if place else label}
+                    axes.plot(shares[chosen], places[chosen], "o", **style)
+                for end, value, side in ((-0.01, limit.low, "right"), (1.01, limit.high, "left")):
+                    axes.text(end, place, f"{value:.3g}", ha=side, va="center", fontsize=8)
+            axes.set_yticks(range(len(limits)), [f"{name}\n{limit.unit}" for name, limit in limits.items()], fontsize=8)
+            axes.set(xlim=(-0.12, 1.12), ylim=(len(limits) - 0.5, -0.5), xticks=[])
+            axes.tick_params(length=0, pad=12)
+            axes.spines[:].set_visible(False)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, frameon=False)
+
+        return Figure(draw, (6.5, 1 + 0.5 * len(limits)), "A dot for each camera, within the limits")
+
+    def _picture(self, drawn: Cameras) -> Image.Image:
+        """Draws four samples as the reference camera and the camera that loses most see them."""
+        number, fold, images = int(drawn.losses.argmax()), self._fold, {}
+        amounts = _amounts(self._limits, drawn.shares[number])
+        batch = loader.batch_of(fold.dataset, fold.measured_indices[:4])
+        raw, index = jnp.asarray(batch["raw"]), jnp.asarray(batch["index"])
+        values, renderer = _values(fold, amounts), Renderer(self._config.seed)
+        changed = fold.model.processor if values is None else pipeline_of(fold.model).with_values(values)
+        for title, case, processor in (
+            ("reference", OWN, fold.model.processor),
+            (f"camera {number}: {points(-drawn.losses[number])} points", _case(f"camera 0.{number}", amounts), changed),
+        ):
+            processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
+            ((_, made),) = renderer.images([Recipe.of(case)], raw, index, fold.dataset.camera, processors)
+            images |= {f"{title}{' ' * place}": np.asarray(each) for place, each in enumerate(made)}
+        return contact_sheet(images, columns=len(raw), panel=240)
+
+
+def _amounts(limits: Limits, shares: np.ndarray) -> Amounts:
+    return {name: float(limit.at(share)) for (name, limit), share in zip(limits.items(), shares, strict=True)}
+
+
+def _case(name: str, amounts: Amounts) -> Case:
+    drifts = tuple((each, amount) for each, amount in amounts.items() if not each.startswith(PIPELINE))
+    return Case(name, FOLDER, amounts=drifts)
+
+
+def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:
+    """Returns the parameters of a pipeline, of which some have other values; None without any."""
+    named = {name.removeprefix(PIPELINE): value for name, value in amounts.items() if name.startswith(PIPELINE)}
+    if not named:
+        return None
+    frozen = Frozen(fold.model, fold.task)
+    moved = [(frozen.knobs[name], frozen.knobs[name].position(value)) for name, value in named.items()]
+    return turned(frozen.facts, frozen.default, moved)
+
+
+def _correlation(distances: np.ndarray, losses: np.ndarray) -> tuple[float, float, float] | None:
+    """Computes Spearman's rank correlation with its 95% confidence interval (Fieller et al., Biometrika 44, 1957)."""
+    if len(losses) < 4 or not distances.any() or np.ptp(losses) == 0:
+        return None
+    found = float(np.corrcoef(stats.rankdata(distances), stats.rankdata(losses))[0, 1].clip(-0.999, 0.999))
+    half = statistics.NORMAL_QUANTILE * math.sqrt(1.06 / (len(losses) - 3))
+    return found, math.tanh(math.atanh(found) - half), math.tanh(math.atanh(found) + half)
+
+
+def _smaller(known: Cameras, neutral: np.ndarray, tolerance: float, fraction: float) -> np.ndarray | None:
+    """Proposes a box of shares `(2, L)` in which less than a fraction of the cameras is predicted to fail.
+
+    A Gaussian process predicts the losses. The box shrinks on that side whose outermost slab has the most predicted
+    failures, until few enough are left and none of the known cameras in it fails. None if the box would be a point.
+    """
+    scales: Any = np.ones(len(neutral))  # One for each quantity.
+    kernel = ConstantKernel() * Matern(scales, (0.1, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
+    process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    scaled = (known.losses / tolerance).clip(-1, _GREATEST)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        process.fit(known.shares, scaled)
+    box, cube = np.array([[0.0], [1.0]]).repeat(len(neutral), 1), np.random.default_rng(0).random((1024, len(neutral)))
+    while (box[1] > box[0]).any():
+        drawn = box[0] + cube * (box[1] - box[0])
+        mean, deviation = process.predict(drawn, return_std=True)
+        failing = stats.norm.sf((_MARGIN - mean) / deviation)
+        inside = ((known.shares >= box[0]) & (known.shares <= box[1])).all(1)
+        if failing.mean() <= fraction and (scaled[inside] <= _MARGIN).all():
+            return box
+        slabs = {}
+        for end, place in np.ndindex(box.shape):
+            if room := min(abs(box[end, place] - neutral[place]), _STEP):
+                at_end = abs(drawn[:, place] - box[end, place]) <= room
+                slabs[end, place] = failing[at_end].mean() if at_end.any() else 0.0
+        end, place = max(slabs, key=slabs.__getitem__)
+        room = min(abs(box[end, place] - neutral[place]), _STEP)
+        box[end, place] = neutral[place] if room < _STEP else box[end, place] + (-room if end else room)
+    return None

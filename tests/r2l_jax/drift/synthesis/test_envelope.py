@@ -1,0 +1,160 @@
+import json
+
+import brightness
+import numpy as np
+import pytest
+
+from r2l_jax.apps.export import description
+from r2l_jax.drift import limits, measure, statistics, trainings
+from r2l_jax.drift.synthesis import envelope
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.runtime import result
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, replace
+from r2l_jax.training.run import Run
+
+# All samples are bright by a quarter of a stop, so that less light loses all of them.
+STOPS = -0.25
+DATASET = brightness.images(np.full(12, brightness.BRIGHT * 2**-STOPS), np.ones(12, np.int32))
+RUN = Run([brightness.fold(DATASET, range(2), range(2, 12))])
+
+
+@pytest.fixture(autouse=True)
+def run(monkeypatch):
+    monkeypatch.setattr(trainings, "load", lambda *_, **__: RUN)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """The settings of an envelope with these limits."""
+
+    def made(given, **values):
+        file = tmp_path / "limits.json"
+        file.write_text(json.dumps(given))
+        output = str(tmp_path / "envelope")
+        return build(EvaluationConfig, run=("runs/bright",), envelope=str(file), output=output, **values)
+
+    return made
+
+
+def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp_path, capsys):
+    found = envelope.run(settings({"exposure": [-0.2, 0.3], "black_level": [-5, 5]}))
+    written = json.loads((tmp_path / "envelope/envelope.json").read_text())
+    keys = ("draws", "failures", "confidence", "tolerance", "fraction", "holds", "samples", "about", "models")
+    assert [written[key] for key in keys] == [
+        59, 0, 0.95, 0.02, pytest.approx(0.05 ** (1 / 59)), True, 10, "model", [RUN.identity],
+    ]  # fmt: skip
+    assert written["limits"]["exposure"] | {"unit": ""} == {**limits.Limit(-0.2, 0.3)._asdict()}
+    assert written["identity"].keys() >= {"settings", "data", "model", "source"}
+    sentence = "With 95% confidence, the model loses less than 2 points of accuracy in at least 95.0% of the cameras "
+    assert found.facts["verdict"] == [sentence + "within the limits (0 of 59 cameras failed)."]
+    assert {path.name for path in (tmp_path / "envelope").iterdir()} >= {"limits.svg", "worst.png", "cameras.csv"}
+    assert "measured on 10 samples, which show a loss of" in capsys.readouterr().out
+
+
+def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):
+    found = envelope.run(settings({"exposure": [-1, 0.3], "defocus": [0, 1]}))
+    table = found.tables["cameras"]
+    exposures = np.array([row[table.columns.index(result.Column("exposure"))] for row in table.rows])
+    fails = np.array([row[2] for row in table.rows])
+    np.testing.assert_array_equal(fails, exposures < STOPS)
+    first, *_, last = found.facts["tests"]
+    assert (first["failures"], first["holds"], last["holds"]) == (int(fails.sum()), False, True)
+    assert first["fraction"] == pytest.approx(statistics.fraction_bound(int(fails.sum()), 59, 0.95))
+    # The proposal keeps nearly all of what the model tolerates, and the blur, which does it no harm.
+    proposed = json.loads((tmp_path / "envelope/envelope.json").read_text())["limits"]
+    assert STOPS - 0.02 < proposed["exposure"]["low"] < STOPS + 0.1
+    assert proposed["exposure"]["high"] > 0.2
+    assert proposed["defocus"]["high"] > 0.8
+    # A third of the confidence that is left for each of three proposals.
+    assert last["draws"] == 80
+    towards = {row[0]: row[4:6] for row in found.tables["limits"].rows}
+    assert towards["exposure"][0][1] > 0.5
+    assert abs(towards["defocus"][1][0]) < 0.3
+
+
+def test_draws_depend_neither_on_the_batch_nor_on_their_number_nor_on_other_limits(settings, monkeypatch):
+    given = {"exposure": [-0.5, 0.3], "row_noise": [0, 100]}
+    wanted = settings(given, proposals=0)
+    table = envelope.run(wanted).tables["cameras"].rows
+    monkeypatch.setattr(measure, "TOGETHER", 7)
+    more = envelope.run(replace(wanted, draws=70, batch_size=3)).tables["cameras"].rows
+    assert more[:59] == table
+    assert envelope.run(replace(wanted, seed=1)).tables["cameras"].rows != table
+
+
+def test_drawing_stops_once_the_statement_cannot_be_reached(settings):
+    found = envelope.run(settings({"exposure": [-1, 0.3]}, stop_early=True, proposals=0))
+    (test,) = found.facts["tests"]
+    assert test["failures"] == 1
+    assert test["draws"] == len(found.tables["cameras"].rows) < 10
+    assert test["fraction"] == statistics.fraction_bound(0, test["draws"] - 1, 0.95)
+    assert found.facts["verdict"][-1] == "This is less than the 95% asked for; no smaller limits can be stated."
+
+
+def test_parameters_of_the_pipeline_are_limited_as_well(settings):
+    # Gamma brightens as the light does: the threshold stands for a gamma of 2.2.
+    found = envelope.run(settings({"pipeline.gamma_correct": [1.5, 2.5]}, proposals=0))
+    gammas = np.array([row[3] for row in found.tables["cameras"].rows])
+    lost = (brightness.BRIGHT * 2**-STOPS) ** (1 / gammas) < brightness.BRIGHT ** (1 / brightness.GAMMA)
+    assert 0 < lost.sum() < 59
+    np.testing.assert_array_equal([row[2] for row in found.tables["cameras"].rows], lost)
+
+
+def test_a_camera_is_inside_or_not(settings, tmp_path, capsys):
+    file = tmp_path / "camera.json"
+    for level, words in ((0.101, "is inside"), (0.11, "is not inside")):
+        camera = {"black_level": [level] * 4, "white_balance": [1, 1, 1], "color_matrix": np.eye(3).tolist()}
+        file.write_text(json.dumps(camera))
+        envelope.run(settings({"black_level": [-20, 20]}, camera=str(file), proposals=0))
+        assert f"--camera={file} {words}" in capsys.readouterr().out
+
+
+def test_an_exported_model_carries_the_statement_along(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # The run's folder is `run`.
+    assert "envelope" not in description.described(RUN, {})
+    envelope.run(replace(settings({"exposure": [-0.2, 0.3]}), output="run/envelope"))
+    assert description.described(RUN, {})["envelope"]["fraction"] > 0.95
+    # The statement about another model does not count.
+    file = tmp_path / "run/envelope/envelope.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "models": ["another"]}))
+    assert limits.stated(RUN) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"draws": 58}, "--draws=58 cannot show --fraction=0.95 with --confidence=0.95: that takes 59"),
+        ({"fraction": 1.0}, "--fraction must be between 0 and 1, got 1.0"),
+    ],
+)
+def test_draws_that_can_show_nothing_are_refused(settings, values, words):
+    with pytest.raises(InputError, match=words):
+        settings({"exposure": [-1, 0.3]}, **values)
+
+
+def test_exact_bounds():
+    """The numbers of draws for 95% with 95% confidence are those of tables of tolerance limits."""
+    for failures, draws in ((0, 59), (1, 93), (2, 124)):
+        assert (
+            statistics.fraction_bound(failures, draws, 0.95)
+            >= 0.95
+            > statistics.fraction_bound(failures, draws - 1, 0.95)
+        )
+        assert statistics.most_failures(draws, 0.95, 0.95) == failures
+    assert statistics.most_failures(58, 0.95, 0.95) == -1
+    assert statistics.fraction_bound(3, 3, 0.95) == 0
+
+
+@pytest.mark.parametrize("failing", [0, 0.02, 0.05, 0.08, 0.2])
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_the_statement_is_wrong_in_at_most_one_of_twenty_cases(failing, stop_early):
+    wrong, repetitions, draws = 0, 2000, 93
+    allowed = statistics.most_failures(draws, 0.95, 0.95)
+    for fails in np.random.default_rng(0).random((repetitions, draws)) < failing:
+        beyond = np.flatnonzero(np.cumsum(fails) > allowed) if stop_early else []
+        drawn = fails[: beyond[0] + 1] if len(beyond) else fails
+        bound = statistics.fraction_bound(int(drawn.sum()), len(drawn), 0.95, len(beyond) > 0)
+        wrong += bound > 1 - failing + 1e-12
+    # Three standard deviations of 2,000 repetitions above 5%.
+    assert wrong / repetitions <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repetitions)

@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.drift import limits
+from r2l_jax.drift.limits import Limit
+from r2l_jax.runtime.errors import InputError
+
+CAMERA = isp.CAMERAS["microscopy"]
+MONO = isp.Camera(black_level=(0.05,), pattern="MONO")
+
+
+def read(tmp_path, content, camera=CAMERA):
+    file = tmp_path / "limits.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return limits.read(str(file), limits.possible(camera, {}))
+
+
+def test_limits_are_read_with_their_units_and_distributions(tmp_path):
+    found = read(tmp_path, {"exposure": [-4, 0.3], "photon_noise": [1, 16], "read_noise": {"low": 1, "high": 2}})
+    assert found["exposure"] == Limit(-4, 0.3, "stops")
+    assert [found["photon_noise"].at(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1, 4, 16])
+    assert [found["photon_noise"].share_of(value) for value in (1.0, 4.0, 32.0)] == pytest.approx([0, 0.5, 1])
+    assert (found["exposure"].at(0.5), found["exposure"].share_of(0.0)) == pytest.approx((-1.85, 4 / 4.3))
+    assert read(tmp_path, {"limits": limits.written(found)}) == found
+    assert {"lamp_color", "red_gain", "defocus"} <= limits.read("default", limits.possible(CAMERA, {})).keys()
+    assert not {"lamp_color", "red_gain"} & limits.read("default", limits.possible(MONO, {})).keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "has no limits"),
+        ("{", "is not JSON"),
+        ({"exposure": [0.3, -4]}, "exposure must have its low limit first, got 0.3 and -4"),
+        ({"exposure": [0, "1"]}, "exposure must be [low, high]"),
+        ({"exposures": [0, 1]}, "exposures is none of exposure"),
+        ({"defocus": [-1, 1]}, "defocus must be from 0 to inf pixels RMS, got -1 to 1"),
+        ({"motion": [0, 33]}, "motion must be from 0 to 32 pixels"),
+        ({"exposure": {"low": 0, "high": 1, "distribution": "gamma"}}, "distribution must be one of uniform"),
+        ({"exposure": {"low": 0, "high": 1, "distribution": "log-uniform"}}, "must be positive to be log-uniform"),
+    ],
+)
+def test_limits_that_are_not_valid_are_one_line(tmp_path, content, words):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, content)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sensor_without_color_filters_has_no_drift_of_colors(tmp_path):
+    with pytest.raises(InputError, match="lamp_color needs a sensor with color filters"):
+        read(tmp_path, {"lamp_color": [-10, 10]}, MONO)
+    with pytest.raises(InputError, match="must be default or a JSON file"):
+        limits.read(str(tmp_path / "no.json"), limits.possible(CAMERA, {}))
+
+
+def test_the_reach_of_a_value_is_its_share_of_the_limit_on_its_side():
+    exposure, gain = Limit(-4.0, 0.5), Limit(1.0, 4.0, neutral=1.0, distribution="log-uniform")
+    assert [exposure.reach(value) for value in (0.0, -2.0, 0.25, 1.0)] == [0, 0.5, 0.5, 2]
+    assert gain.reach(2.0) == pytest.approx(0.5)
+    assert gain.reach(16.0) == pytest.approx(2)
+    dim = Limit(-4.0, -1.0)
+    assert dim.reach(-2.0) < 1 < min(map(dim.reach, (0.0, 0.5, -5.0)))
+    statement = {"limits": limits.written({"exposure": exposure})}
+    assert limits.outside(statement, {"exposure": -3.0}) == []
+    assert limits.outside(statement, {"exposure": 1.0, "gamma": 1.0}) == ["exposure", "gamma"]
+
+
+def test_a_camera_is_placed_by_its_calibration_values():
+    known = isp.Camera((0.06,) * 4, (2.0, 1.0, 1.5), np.eye(3), full_well=16000, read_noise=4)
+    other = isp.Camera((0.08,) * 4, (2.0, 2.0, 1.5), np.eye(3), full_well=4000, read_noise=2)
+    found = limits.of_camera(other, known)
+    # Gains of red and blue that are lower against green stand for more light.
+    wanted = {"black_level": 0.02 * 4095, "red_gain": 1, "blue_gain": 1, "photon_noise": 4, "read_noise": 1}
+    assert found == pytest.approx(wanted)
