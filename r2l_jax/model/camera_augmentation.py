@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from isp import Camera, sensor_drift
-from isp.sensor import expose_again, noise_of
+from isp.sensor import noise_of
 
 # The most stops that the exposure is lowered, and the fewest electrons that white may have then: the square of its
 # ratio of signal to noise.
@@ -22,7 +22,7 @@ _BLUR = 0.8
 # The greatest read noise, as a multiple of the camera's, and the standard deviation of the black level: 80 digital
 # numbers of 12 bits.
 _READ_NOISE = 4.0
-_BLACK = 80 / (2**12 - 1)
+_BLACK = 80.0
 
 
 def retake(
@@ -39,23 +39,22 @@ def retake(
     - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
     - "readout": the read noise rises to up to four times the camera's, and the black level moves.
 
-    The sensor adds the noise that is missing, see `isp.sensor.expose_again`.
+    The sensor adds the noise that is missing, see `isp.sensor_drift.together`.
     """
     most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
         exposure, corner, blur, noise, black, draw, kept = jax.random.split(key, 7)
-        light, changed, left, multiple = jnp.ones(()), raw, 1.0, 1.0
+        amounts = {}
         if "light" in purposes:
-            light *= jnp.exp2(-jax.random.uniform(exposure, maxval=most))
+            amounts["underexposure"] = jax.random.uniform(exposure, maxval=most)
         if "optics" in purposes:
-            light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=_CORNERS))
-            changed, left = sensor_drift.smoothed(raw, jax.random.uniform(blur, maxval=_BLUR), camera=camera)
+            amounts["vignetting"] = jax.random.uniform(corner, maxval=_CORNERS)
+            amounts["defocus"] = jax.random.uniform(blur, maxval=_BLUR)
         if "readout" in purposes:
-            multiple = jax.random.uniform(noise, minval=1, maxval=_READ_NOISE)
-        taken = expose_again(changed, draw, camera=camera, light=light, read_noise=multiple, kept=left, counts=False)
-        if "readout" in purposes:
-            taken = jnp.clip(taken + _BLACK * jax.random.normal(black), 0, 1)
+            amounts["read_noise"] = jax.random.uniform(noise, minval=1, maxval=_READ_NOISE)
+            amounts["black_level"] = _BLACK * jax.random.normal(black)
+        taken = sensor_drift.together(raw, draw, amounts, camera=camera, counts=False)
         return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
 
     return jax.vmap(one)(raw, keys)
