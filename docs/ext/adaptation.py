@@ -19,7 +19,7 @@ from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.measure import measure as outcomes_of
 from r2l_jax.drift.watch import notice, reference
-from r2l_jax.model.mending import MOST, Mended, mend, replaced
+from r2l_jax.model.adaptation import MOST, Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run, load
@@ -93,8 +93,8 @@ def measure(fold: Artifact) -> Measured:
     known = reference.make(Run([fold.measuring(np.sort(clean))]))
     measured = Measured({}, {"all classes": [], "one class": [], "noise": []})
 
-    def adapted(raws: np.ndarray) -> Mended:
-        return mend(fold.model, raws, task, fold.about.score, clean=fold.clean)
+    def adapted(raws: np.ndarray) -> Adapted:
+        return adapt(fold.model, raws, task, fold.about.score, clean=fold.clean)
 
     def refused(raws: np.ndarray) -> bool:
         return adapted(raws).refusal is not None

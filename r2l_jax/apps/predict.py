@@ -18,7 +18,7 @@ from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.watch import notice, reference
-from r2l_jax.model.mending import MOST
+from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError, in_words
@@ -52,23 +52,23 @@ def check_raw(run: Run) -> None:
     run.reading()
 
 
-def mended(
+def adapted_run(
     run: Run, files: Sequence[Place], camera: KnownCamera | None, stored: Path, force: bool = False
 ) -> tuple[Run, str | None]:
-    """Adapts the models of a run to the files that they predict, at most `mending.MOST` of them, evenly spaced.
+    """Adapts the models of a run to the files that they predict, at most `adaptation.MOST` of them, evenly spaced.
 
     Args:
         run: the run, which takes raw files.
         files: the raw files; those that cannot be read are left out.
         camera: as for `predict_files`.
         stored: the file of the run's reference, which is made from its data if `monitor.py` has not stored it.
-        force: whether to adapt even if no drift is noticed, and even if `Run.mended` would refuse.
+        force: whether to adapt even if no drift is noticed, and even if `Run.adapted` would refuse.
 
     Returns:
         The adapted run and None, or the run as it is and the reason.
 
     Raises:
-        InputError: no file can be read, or a model cannot be adapted to the files, see `Run.mended`.
+        InputError: no file can be read, or a model cannot be adapted to the files, see `Run.adapted`.
     """
     chosen = [files[place] for place in np.unique(np.linspace(0, len(files) - 1, MOST).round().astype(int))]
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), chosen, AT_ONCE)
@@ -80,7 +80,7 @@ def mended(
         reason = notice.unnoticed(run, raws, lambda: reference.read(run, stored) or reference.make(run))
         if reason is not None:
             return run, reason
-    return run.mended(raws, force=force), None
+    return run.adapted(raws, force=force), None
 
 
 class Predictor(NamedTuple):

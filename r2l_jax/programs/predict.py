@@ -56,8 +56,8 @@ class PredictionConfig(Settings):
         choices=("folder",),
     )
     adapt: str | None = setting(
-        "statistics: if a drift is noticed in up to 64 of the files, adapt the model to these before it predicts, "
-        "without labels",
+        "statistics: test-time adaptation: if a drift is noticed in up to 64 of the files, mix their batch-norm "
+        "statistics with those of training (AdaBN) before the model predicts, without labels",
         None,
         choices=("statistics",),
     )
@@ -95,7 +95,7 @@ def _open(config: PredictionConfig) -> Predictor:
 @functools.lru_cache(maxsize=1)
 def _load(config: PredictionConfig) -> Predictor:
     """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
-    from r2l_jax.apps.predict import Predictor, check_raw, mended
+    from r2l_jax.apps.predict import Predictor, adapted_run, check_raw
     from r2l_jax.apps.render import find_raw_files
     from r2l_jax.drift.watch import reference
 
@@ -104,7 +104,7 @@ def _load(config: PredictionConfig) -> Predictor:
     if config.adapt is None:
         return opened
     stored = reference.file_of(config.run)
-    adapted, unadapted = mended(opened.run, find_raw_files(config.input), opened.camera, stored, config.force)
+    adapted, unadapted = adapted_run(opened.run, find_raw_files(config.input), opened.camera, stored, config.force)
     return Predictor(adapted, opened.camera, unadapted)
 
 
@@ -127,8 +127,8 @@ def main(config: PredictionConfig) -> int:
     if unadapted is not None:
         print(f"the model stays as it is: {unadapted}")
     for fold in run:
-        if fold.mending is not None:
-            print(f"{fold.folder}: adapted to {fold.mending.description}; certainty {fold.mending.certainty:.2f}")
+        if fold.adaptation is not None:
+            print(f"{fold.folder}: adapted to {fold.adaptation.description}; certainty {fold.adaptation.certainty:.2f}")
     if config.save_adapted is not None:
         run.write(pathlib.Path(config.save_adapted))
         # The flags without which programs look for another fold or state.

@@ -25,8 +25,8 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split
+from r2l_jax.model.adaptation import MOST, Adapted, Known, known_of
 from r2l_jax.model.build import Architecture
-from r2l_jax.model.mending import MOST, Known, Mended, known_of
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
@@ -56,7 +56,7 @@ class Artifact:
     """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
     `config` has the present places of the data and of the user's code. `folder` is the folder of the fold or of the
-    model file. `mending` says how the model was adapted after it was opened.
+    model file. `adaptation` says how the model was adapted after it was opened.
     """
 
     folder: pathlib.Path
@@ -66,7 +66,7 @@ class Artifact:
     split: Split
     load_model: Callable[[], RawToLogit]
     load_data: Callable[[], RawDataset]
-    mending: Mended | None = None
+    adaptation: Adapted | None = None
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -141,7 +141,7 @@ class Artifact:
     @functools.cached_property
     def clean(self) -> Known | None:
         """The statistics of clean training images, with which a model that has seen many cameras is adapted."""
-        if not self.config.optimization.camera_augmentation or self.about.mended or len(self.train_indices) < MOST:
+        if not self.config.optimization.camera_augmentation or self.about.adapted or len(self.train_indices) < MOST:
             return None
         drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
         try:
@@ -176,13 +176,13 @@ class Artifact:
         model: RawToLogit,
         origin: Mapping[str, Any],
         pipeline: NamedPipeline | None = None,
-        mending: Mended | None = None,
+        adaptation: Adapted | None = None,
     ) -> "Artifact":
         """Returns the artifact of a model that was made from this one, whose data, splits and scores it keeps.
 
         `origin` says where the model came from, in a form that JSON can hold; `pipeline` replaces this model's.
         """
-        config, metrics = self.config, {**self.metrics, "mended": {"from": self.identity, **origin}}
+        config, metrics = self.config, {**self.metrics, "adapted": {"from": self.identity, **origin}}
         if pipeline is not None:
             # A named pipeline is followed by a batch norm, unless the head has a normalization of its own.
             model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
@@ -192,7 +192,7 @@ class Artifact:
             source = pipeline.source and dataclasses.asdict(pipeline.source)
             metrics |= {"flags": {**self.metrics["flags"], **flags}, "pipeline": source}
         about = about_of({**metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}, str(self.folder))
-        changed = {"metrics": metrics, "about": about, "config": config, "mending": mending}
+        changed = {"metrics": metrics, "about": about, "config": config, "adaptation": adaptation}
         return dataclasses.replace(self, **changed, load_model=lambda: model)
 
     def write(self, target: pathlib.Path) -> None:

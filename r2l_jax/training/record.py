@@ -60,7 +60,7 @@ class About(msgspec.Struct, kw_only=True):
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
-        mended: where the model came from, if it was adapted after its training.
+        adapted: where the model came from, if it was adapted after its training.
     """
 
     complete: bool
@@ -80,7 +80,7 @@ class About(msgspec.Struct, kw_only=True):
     pipeline: PipelineFile | None = None
     head: PipelineFile | None = None
     weights: str | None = None
-    mended: dict[str, Any] | None = None
+    adapted: dict[str, Any] | None = None
     checkpoint: Literal["best", "last"] = "best"
     fold: Annotated[int, msgspec.Meta(ge=0)] = 0
 
@@ -151,7 +151,7 @@ def training_id(content: Mapping[str, Any]) -> str:
 
     A later training into the same folder and an adapted model have another one; more pictures do not change it.
     """
-    parts = [content["history"], *([content["mended"]] if content.get("mended") else [])]
+    parts = [content["history"], *([content["adapted"]] if content.get("adapted") else [])]
     return hashlib.sha256("".join(map(json.dumps, parts)).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from r2l_jax.config import CHECKPOINTS
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.model.mending import mend
+from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler, named_code
@@ -123,12 +123,12 @@ class Run:
         """The number that must divide the height and width of mosaics to predict."""
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
-    def mended(self, raws: Raws, *, force: bool = False) -> "Run":
-        """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.mending`.
+    def adapted(self, raws: Raws, *, force: bool = False) -> "Run":
+        """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.adaptation`.
 
         Args:
             raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
-                them are processed at once; `mending.MOST` are plenty.
+                them are processed at once; `adaptation.MOST` are plenty.
             force: whether to adapt even to images that are not fit for it.
         """
         self._size(raws)
@@ -137,11 +137,11 @@ class Run:
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
-            found = mend(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
+            found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
             origin = {"run": str(fold.folder), "by": found.description}
-            folds.append(fold.adapted(found.model, origin, mending=found))
+            folds.append(fold.adapted(found.model, origin, adaptation=found))
         return Run(folds)
 
     def write(self, folder: pathlib.Path) -> None:
@@ -150,7 +150,7 @@ class Run:
         for run, fold in zip(runs, self.folds, strict=True):
             target = (folder / run.name if len(set(runs)) > 1 else folder) / f"fold_{fold.number}"
             if not (target / "metrics.json").exists():
-                (fold if fold.about.mended else fold.adapted(fold.model, {})).write_fold(target)
+                (fold if fold.about.adapted else fold.adapted(fold.model, {})).write_fold(target)
             elif not (target / NAME).exists() or read_file(target / NAME)[-1] != fold.identity:
                 raise InputError(f"{folder} holds another run: choose another folder")
 

@@ -13,7 +13,7 @@ import r2l_jax
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.drift.adjustment import drifts
-from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.model import heads
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.programs import export
@@ -160,7 +160,7 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
     assert "Numbers of each epoch" not in make_page(runs)
     # Half of them are left to measure an adaptation.
     run = load(config.run_dir, code=f"{file}:make")
-    settings = build(AdaptationConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
+    settings = build(AdjustmentConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
     found = drifts.drifted(settings, run.folds[0], *settings.drifts)
     assert len(found.unlabeled) == 20
     assert sorted([*found.unlabeled, *found.samples]) == list(range(40))

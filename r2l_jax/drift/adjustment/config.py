@@ -30,13 +30,13 @@ DATA = "data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationSettings(Settings):
-    """Methods of adaptation."""
+class MethodSettings(Settings):
+    """Methods of test-time adaptation."""
 
     method: str = setting(
-        "statistics: mix those of the drifted images into those that the model normalizes by; processing: also tune "
-        "the processing until the features look as in training; labels: then tune it with labels; all: every method "
-        "that --unlabeled and --labeled allow",
+        "statistics: mix the batch-norm statistics of the drifted images with those of training (AdaBN); processing: "
+        "also tune the processing until the features look as in training; labels: then tune it with labels; all: every "
+        "method that --unlabeled and --labeled allow",
         "all",
         choices=(*METHODS, "all"),
     )
@@ -90,8 +90,8 @@ class AdaptationSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationConfig(FinishedRun):
-    """Adaptation."""
+class AdjustmentConfig(FinishedRun):
+    """Drift adjustment."""
 
     intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
     exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())
@@ -117,7 +117,7 @@ class AdaptationConfig(FinishedRun):
         "an embedded set, each file's own for the formats of cameras",
         None,
     )
-    searches: AdaptationSettings = AdaptationSettings()
+    searches: MethodSettings = MethodSettings()
     results = "adjustment"
 
     def __post_init__(self):

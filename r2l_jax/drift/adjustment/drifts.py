@@ -15,7 +15,7 @@ from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets, folder
 from r2l_jax.data.settings import PUBLISHED_SETS
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
+from r2l_jax.drift.adjustment.config import DATA, AdjustmentConfig, camera_title
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -50,7 +50,7 @@ class Drifted(NamedTuple):
         return pipeline_of(self.model)
 
 
-def drifted(config: AdaptationConfig, fold: Artifact, drift: Case) -> Drifted:
+def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     """Puts a fold's model under a drift.
 
     Raises:
@@ -122,7 +122,7 @@ def _model(fold: Artifact, drift: Case) -> RawToLogit:
     return fold.model.processed_by(pipeline.metered_as(fold.model.processor)(cases.camera_of(fold.dataset)))
 
 
-def _other_data(config: AdaptationConfig, fold: Artifact) -> RawDataset:
+def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
     """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
     name, source = config.drifted_data_dir, fold.config.data.source
     if name is None or not pathlib.Path(name).is_dir():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, AdaptationSettings
+from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Samples, measure
@@ -15,7 +15,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
 from r2l_jax.drift.watch import notice, reference
-from r2l_jax.model.mending import Mended, mend, replaced
+from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.result import SCORE, Cell, Column, Table
 from r2l_jax.training.artifact import Artifact
@@ -53,37 +53,37 @@ class Tried(NamedTuple):
     searched: Searched | None
 
 
-def try_all(settings: AdaptationSettings, fold: Artifact, under: Drifted) -> Tried:
+def try_all(settings: MethodSettings, fold: Artifact, under: Drifted) -> Tried:
     """Adapts a model by the baseline and by the methods that the settings name."""
     adaptation = _Adaptation(settings, fold, under)
-    models, mended, refusal, searched = {}, None, None, None
+    models, adapted, refusal, searched = {}, None, None, None
     if settings.unlabeled:
         models[ALL_STATISTICS] = replaced(under.model, adaptation.raws, fold.task)
-        mended = adaptation.mixed(under.pipeline)
-        refusal = None if settings.force else mended.refusal or adaptation.unnoticed()
-        mended = None if refusal else mended
+        adapted = adaptation.mixed(under.pipeline)
+        refusal = None if settings.force else adapted.refusal or adaptation.unnoticed()
+        adapted = None if refusal else adapted
     for method in settings.methods:
-        if method == "processing" and mended is not None:
-            mended, searched = adaptation.by_features(mended)
-        model = under.model if mended is None else mended.model
+        if method == "processing" and adapted is not None:
+            adapted, searched = adaptation.by_features(adapted)
+        model = under.model if adapted is None else adapted.model
         if method == "labels":
-            model, searched = adaptation.by_labels(model, goes_on=mended is not None)
+            model, searched = adaptation.by_labels(model, goes_on=adapted is not None)
         models[METHODS[method]] = model
-    return Tried(models, mended and mended.description, refusal, searched)
+    return Tried(models, adapted and adapted.description, refusal, searched)
 
 
 class _Adaptation:
     """Adapts a model under a drift."""
 
-    def __init__(self, settings: AdaptationSettings, fold: Artifact, under: Drifted):
+    def __init__(self, settings: MethodSettings, fold: Artifact, under: Drifted):
         self._settings, self._fold, self._under = settings, fold, under
         self._group = free_parameters(settings.parameters, under.pipeline)
         self.raws = under.dataset.samples(under.unlabeled)[0] if len(under.unlabeled) else np.zeros(0, np.float32)
 
-    def mixed(self, pipeline: isp.Pipeline) -> Mended:
+    def mixed(self, pipeline: isp.Pipeline) -> Adapted:
         """Mixes the statistics for a pipeline's images."""
         model = self._under.model.processed_by(pipeline)
-        return mend(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
+        return adapt(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
         """Returns a message if no drift is noticed in the unlabeled images, else None; see `notice.unnoticed`.
@@ -99,7 +99,7 @@ class _Adaptation:
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
         return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
 
-    def by_features(self, statistics: Mended) -> tuple[Mended, Searched]:
+    def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:
         """Searches for the processing that brings the features' statistics back to those of the training.
 
         The searches start from the exposures with the smallest distances. Statistics are mixed again at each end.

@@ -18,7 +18,7 @@ from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.watch.causes import Cause, noise_of, under
 from r2l_jax.drift.watch.reference import Reference
-from r2l_jax.model.mending import MOST
+from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
@@ -186,10 +186,10 @@ def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
     order = np.random.default_rng(0).permutation(len(reference))
     by, rest = np.split(order, [min(MOST, len(order) // 2)])
     try:
-        mended = run.mended(drifted.raws[by])
+        adapted = run.adapted(drifted.raws[by])
     except InputError as error:
         return Remedy(len(by), refused=str(error))
-    before, after = drifted.outcomes[:, rest], outcomes_of(mended, reference, drifted.raws, rest)
+    before, after = drifted.outcomes[:, rest], outcomes_of(adapted, reference, drifted.raws, rest)
 
     def gain(rng: np.random.Generator) -> float:
         drawn = rng.integers(0, len(rest), len(rest))

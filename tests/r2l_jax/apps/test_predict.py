@@ -112,13 +112,13 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
     assert len(read_csv(output)) == 6
 
 
-def test_models_are_mended_by_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):
+def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):
     # The first eight are all bright.
     monkeypatch.setattr(predict, "MOST", 8)
-    found, unadapted = predict.mended(model, files, None, reference.file_of(run.run_dir), force=True)
+    found, unadapted = predict.adapted_run(model, files, None, reference.file_of(run.run_dir), force=True)
     spaced = mosaics([files[place] for place in (0, 2, 4, 6, 9, 11, 13, 15)], model)
-    assert found.identity == model.mended(spaced, force=True).identity != model.identity
-    assert (unadapted, found.folds[0].mending.images) == (None, 8)
+    assert found.identity == model.adapted(spaced, force=True).identity != model.identity
+    assert (unadapted, found.folds[0].adaptation.images) == (None, 8)
     flags = [f"--run={run.run_dir}", f"--output={tmp_path}/few.csv", "--adapt=statistics"]
     flags.append(f"--input={','.join(map(str, files[:4]))}")
     refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
@@ -136,17 +136,19 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     known = reference.Reference(quantized(noisy, np.uint16), labels, labels, "test", see(model, noisy))
     stored = reference.file_of(tmp_path)
     reference.write(known, model, stored)
-    monkeypatch.setattr(mending.Mended, "refusal", None)
-    found, unadapted = predict.mended(model, files, None, stored)
+    monkeypatch.setattr(adaptation.Adapted, "refusal", None)
+    found, unadapted = predict.adapted_run(model, files, None, stored)
     assert found is model
     assert re.fullmatch(r"no drift is noticed in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
     for file in files:
         tifffile.imwrite(file, tifffile.imread(file) // 2 + 32)
-    found, unadapted = predict.mended(model, files, None, stored)
+    found, unadapted = predict.adapted_run(model, files, None, stored)
     assert unadapted is None
     assert found.identity != model.identity
     # Sixteen samples are too few for a reference.
-    assert predict.mended(model, files, None, reference.file_of(tmp_path / "elsewhere"))[0].identity == found.identity
+    assert (
+        predict.adapted_run(model, files, None, reference.file_of(tmp_path / "elsewhere"))[0].identity == found.identity
+    )
     assert "warning: the model is adapted without a test for drift: a reference takes 32 s" in capsys.readouterr().err
 
 
@@ -157,7 +159,7 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
         done = call("predict.py", *adapting, *given)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, said), done.stderr
     (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
-    monkeypatch.setattr(predict, "mended", lambda *_: pytest.fail("the model was adapted"))
+    monkeypatch.setattr(predict, "adapted_run", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
         (f"--output={tmp_path}/foreign.csv", "foreign.csv holds other rows than predictions of these files: choose"),
         (f"--output={files[0]}/p.csv", "not a folder to write to"),

@@ -14,8 +14,8 @@ import isp
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.drift import measure
-from r2l_jax.drift.adjustment import adaptation
-from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment import adjustment
+from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
@@ -58,7 +58,7 @@ class Place:
             **of_each[0],
         )
         adapted = build(
-            AdaptationConfig,
+            AdjustmentConfig,
             run=self.run,
             intensities=(0.05,),
             exposures=(0.5,),
@@ -72,7 +72,7 @@ class Place:
         return evaluated, ForensicsConfig(run=self.run, **of_each[1]), adapted
 
 
-RUNS = (evaluation.run, forensics.run, adaptation.run)
+RUNS = (evaluation.run, forensics.run, adjustment.run)
 CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
@@ -80,7 +80,7 @@ DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 @contextlib.contextmanager
 def watched():
     """The names of all that is computed, which takes no time, without pictures."""
-    names, adapted = [], adaptation._adapted
+    names, adapted = [], adjustment._adapted
 
     def outcomes(rows, cases, samples):
         ones = np.ones((len(rows), len(cases), len(samples)), np.float32)
@@ -97,14 +97,14 @@ def watched():
     def adapted_to(config, training, drift, undrifted):
         blocks = measure.packed_blocks([outcomes(("undrifted", "nothing", "labels"), ["own"], np.arange(8))])
         made = Result({"measured": "validation samples"}, outcomes=blocks), training.fold.model
-        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or made)
+        patch.setattr(adjustment, "adapt", lambda *arguments: names.append(drift.name) or made)
         return adapted(config, training, drift, undrifted)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "measure", evaluated)
         for name, module in zip(ANALYSES, (sensitivity, tolerance, worst_case), strict=True):
             patch.setattr(module, "analyze", analyzed(name))
-        patch.setattr(adaptation, "_adapted", adapted_to)
+        patch.setattr(adjustment, "_adapted", adapted_to)
         patch.setattr(result, "_draw", lambda folder, figures: [])
         yield names
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 import r2l_jax
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.mending import MOST, known_of, mend
+from r2l_jax.model.adaptation import MOST, adapt, known_of
 from r2l_jax.model.processors import Standardize
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
@@ -101,13 +101,13 @@ def test_the_identity_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
 
 
 def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
-    model = mend(fold.model, raws, fold.task, fold.about.score).model
+    model = adapt(fold.model, raws, fold.task, fold.about.score).model
     fold.adapted(model, {"drift": "half the light"}).write_fold(tmp_path / "dark/fold_0")
     expected = np.asarray(fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1]))
     run, alone = (load(tmp_path / f"dark/{name}") for name in ("", "fold_0/model.safetensors"))
     for loaded in (run, alone):
         np.testing.assert_allclose(loaded.predict(raws), expected, rtol=1e-5, atol=1e-6)
-        assert loaded.about.mended == {"drift": "half the light", "from": fold.identity}
+        assert loaded.about.adapted == {"drift": "half the light", "from": fold.identity}
         assert loaded.identity == run.identity != fold.identity
         (opened,) = loaded
         np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
@@ -136,29 +136,29 @@ def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistic
     assert fold.clean is None
     of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation=("light",)))
     clean = known_of(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task)
-    found = mend(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
-    adapted = Run([of_many]).mended(raws, force=True).folds[0].model.normalizer.mean[...]
+    found = adapt(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
+    adapted = Run([of_many]).adapted(raws, force=True).folds[0].model.normalizer.mean[...]
     np.testing.assert_allclose(adapted, found, rtol=1e-4)
-    assert np.abs(Run([fold]).mended(raws, force=True).folds[0].model.normalizer.mean[...] - found).max() > 1e-4
+    assert np.abs(Run([fold]).adapted(raws, force=True).folds[0].model.normalizer.mean[...] - found).max() > 1e-4
 
 
 def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     run = Run([fold])
     with pytest.raises(InputError, match="stays as it is: 4 images are too few to adapt to: it takes 8"):
-        run.mended(raws[:4])
+        run.adapted(raws[:4])
     with pytest.raises(InputError, match=r"adapted to several mosaics \(N, H, W\), got an array of shape \(32, 32\)"):
-        run.mended(raws[0])
-    found = run.mended(raws, force=True)
+        run.adapted(raws[0])
+    found = run.adapted(raws, force=True)
     (after,) = found
-    assert found.about.mended == {"from": fold.identity, "run": str(fold.folder), "by": after.mending.description}
+    assert found.about.adapted == {"from": fold.identity, "run": str(fold.folder), "by": after.adaptation.description}
     for _ in range(2):
-        found.write(tmp_path / "mended")
-    kept = r2l_jax.load(tmp_path / "mended")
+        found.write(tmp_path / "adapted")
+    kept = r2l_jax.load(tmp_path / "adapted")
     np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
-    assert kept.about.mended == found.about.mended
-    with pytest.raises(InputError, match=r"mended holds another run: choose another folder$"):
-        run.mended(raws / 2, force=True).write(tmp_path / "mended")
+    assert kept.about.adapted == found.about.adapted
+    with pytest.raises(InputError, match=r"adapted holds another run: choose another folder$"):
+        run.adapted(raws / 2, force=True).write(tmp_path / "adapted")
     # What an earlier call was killed over is written again.
-    (tmp_path / "mended/fold_0/metrics.json").unlink()
-    found.write(tmp_path / "mended")
-    assert r2l_jax.load(tmp_path / "mended").identity == found.identity
+    (tmp_path / "adapted/fold_0/metrics.json").unlink()
+    found.write(tmp_path / "adapted")
+    assert r2l_jax.load(tmp_path / "adapted").identity == found.identity

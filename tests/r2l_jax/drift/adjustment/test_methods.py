@@ -5,11 +5,11 @@ from flax import nnx
 
 import r2l_jax
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.adjustment import adaptation, drifts, methods
-from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment import adjustment, drifts, methods
+from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.drift.watch import notice, reference
-from r2l_jax.model import mending
+from r2l_jax.model import adaptation
 from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training.run import load
@@ -18,7 +18,7 @@ from r2l_jax.training.run import load
 @pytest.fixture(scope="module")
 def config(one_epoch, tmp_path_factory):
     return build(
-        AdaptationConfig,
+        AdjustmentConfig,
         run=str(one_epoch.run_dir),
         output=str(tmp_path_factory.mktemp("adjustment")),
         sensor=("black_level",),
@@ -47,7 +47,7 @@ def tried(config, **changes):
 
 @pytest.fixture(scope="module")
 def found(config):
-    return adaptation.run(config)
+    return adjustment.run(config)
 
 
 def test_the_adapted_run_predicts_as_was_measured(config, found):
@@ -62,7 +62,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, None, 0)
     raws, targets = dataset.samples(fold.measured_indices)
     assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(scores["labels"])
-    assert model.about.mended["drift"] == "black_level.5"
+    assert model.about.adapted["drift"] == "black_level.5"
     of_fold = result.read(config.output_dir / "fold_0/black_level.5")
     assert of_fold.facts["notes"][0].startswith("Statistics of 16 images, whose share is ")
     moved = {row[0]: row[3] for row in of_fold.tables["parameters"].rows}
@@ -84,7 +84,7 @@ def test_a_model_is_adapted_if_a_drift_is_noticed(config, monkeypatch, severity,
         return None if np.median(raws) > np.median(known.raws) + 0.02 else "no drift is noticed"
 
     monkeypatch.setattr(notice, "unnoticed", unnoticed)
-    monkeypatch.setattr(mending.Mended, "refusal", None)
+    monkeypatch.setattr(adaptation.Adapted, "refusal", None)
     fold, found = tried(config, severities=(severity,), method="statistics", labeled=0, force=False)
     assert found.refusal == (None if noticed else "no drift is noticed")
     assert (found.statistics is not None) == noticed

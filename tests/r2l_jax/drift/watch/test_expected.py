@@ -49,7 +49,7 @@ class Bright(Run):
         parts = half_size(CAMERA), Standardize(jnp.zeros(3), jnp.ones(3))
         self.folds = tuple(SimpleNamespace(model=RawToLogit(*parts, Above(each))) for each in self.gains)
 
-    def mended(self, raws):
+    def adapted(self, raws):
         if self.refusal:
             raise InputError(self.refusal)
         return Bright(*(2 * gain for gain in self.gains))
@@ -110,7 +110,7 @@ def test_mending_is_measured_on_other_images(reference, monkeypatch):
     assert found.images == 20
     assert found.gain[0] == pytest.approx(0.5, abs=0.2)
     assert 0 < found.gain[1] < found.gain[0] < found.gain[2]
-    # Models of a quarter of the gain take all for dark, mended or not. The gain is paired by sample.
+    # Models of a quarter of the gain take all for dark, adapted or not. The gain is paired by sample.
     assert expected.remedy(Bright(0.25), reference, drifted).gain == (0, 0, 0)
     assert expected.remedy(Bright(refusal="no mixture"), reference, drifted).refused == "no mixture"
 

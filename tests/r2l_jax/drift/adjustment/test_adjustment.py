@@ -9,8 +9,8 @@ import tifffile
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import statistics, trainings
-from r2l_jax.drift.adjustment import adaptation, drifts, methods
-from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment import adjustment, drifts, methods
+from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.measure import Outcomes, packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Found
 from r2l_jax.runtime import result
@@ -40,7 +40,7 @@ def loaded(fold):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return build(
-        AdaptationConfig,
+        AdjustmentConfig,
         run="run",
         output=str(tmp_path_factory.mktemp("adjustment")),
         exposures=(0.25,),
@@ -55,7 +55,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(config):
     """The result over all trainings, and that of the fold."""
-    over_all = adaptation.run(config)
+    over_all = adjustment.run(config)
     of_fold = result.read(config.output_dir / "fold_0/exposure=0.25")
     assert of_fold is not None
     return over_all, of_fold
@@ -93,8 +93,8 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(found):
 
 def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch):
     over_all, of_fold = found
-    monkeypatch.setattr(adaptation, "adapt", None)
-    assert adaptation.run(config).tables == over_all.tables
+    monkeypatch.setattr(adjustment, "adapt", None)
+    assert adjustment.run(config).tables == over_all.tables
     printed = capsys.readouterr().out
     assert "fold_0: exposure=0.25\n" in printed
     assert "\nIntervals: 95%, about the model (8 validation samples)\n" in printed
@@ -171,11 +171,11 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     folds = [dataclasses.replace(fold, about=fold.about) for _ in range(2)]
     monkeypatch.setattr(type(fold), "number", property(lambda self: int(self is folds[1])))
     monkeypatch.setattr(trainings, "load", lambda *_, **__: Run(folds))
-    monkeypatch.setattr(adaptation, "adapt", adapt)
+    monkeypatch.setattr(adjustment, "adapt", adapt)
     for seed in (1, 2, 10):
         (tmp_path / f"six/seed_{seed}").mkdir(parents=True)
     config = replace(config, run=str(tmp_path / "six"), output=None)
-    found = adaptation.run(config)
+    found = adjustment.run(config)
     before, after = np.moveaxis(np.array(each, float), 1, 0)
     scores = column(found.tables["adjustment"])
     for name, paired, least in (("labels", after, 0.0), ("won back", after - before, -1.0)):
@@ -190,7 +190,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     assert (link / "fold_1/metrics.json").exists()
     # --output holds a folder for each member.
     parts = iter([(part, pair) for pair in each for part in (slice(3), slice(3, 8))])
-    adaptation.run(replace(config, output=str(tmp_path / "output")))
+    adjustment.run(replace(config, output=str(tmp_path / "output")))
     assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
 
 
@@ -263,4 +263,4 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
 )
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
-        adaptation.run(replace(config, **change))
+        adjustment.run(replace(config, **change))

@@ -1,4 +1,4 @@
-"""Adapts a model without labels: mixes the statistics by which it normalizes with those of new images.
+"""Test-time adaptation without labels: mixes batch-norm statistics with those of new images (AdaBN).
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is chosen with labels.
@@ -44,8 +44,8 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Mended:
-    """A model with other statistics.
+class Adapted:
+    """A model with other batch-norm statistics.
 
     `share` is the weight of the new images in the mixture, from 0 to 1. `certainty` is the model's certainty on these
     images, see `certainty_of`; below `needed`, the images are refused.
@@ -87,7 +87,7 @@ def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]
     return 1 - entropies.mean() / jnp.maximum(of_mean, jnp.finfo(of_mean.dtype).tiny)
 
 
-def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Mended:
+def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Adapted:
     """Adapts the statistics of all layers that normalize to new images.
 
     The statistics of clean images are mixed with those of new ones. The share of these is chosen by leaving them out
@@ -104,7 +104,7 @@ def mend(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known |
     share = max(tried, key=lambda each: tried[each].certainty)
     # For segmentation, the certainty is the same on noise.
     needed = _NEEDED * score if task.name == "classification" else 0.0
-    return Mended(tried[share].model, share, tried[share].certainty, needed, len(raws))
+    return Adapted(tried[share].model, share, tried[share].certainty, needed, len(raws))
 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:

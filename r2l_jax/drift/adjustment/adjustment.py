@@ -15,7 +15,7 @@ from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.splits import varied
 from r2l_jax.drift import cases, statistics
-from r2l_jax.drift.adjustment.config import NOTHING, AdaptationConfig, AdaptationSettings
+from r2l_jax.drift.adjustment.config import NOTHING, AdjustmentConfig, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.adjustment.methods import Searched, try_all
 from r2l_jax.drift.cases import OWN, Case
@@ -52,7 +52,7 @@ _UNDRIFTED, _WON_BACK = "undrifted", "won back"
 Undrifted = Callable[[], Outcomes]
 
 
-def run(config: AdaptationConfig) -> Result:
+def run(config: AdjustmentConfig) -> Result:
     """Adapts every training of a run or of a group to each drift, and measures how much of the score comes back.
 
     Each method is measured beside a baseline, see `methods`; the weights of the head do not change. If the drifted data
@@ -83,7 +83,7 @@ def run(config: AdaptationConfig) -> Result:
     return found
 
 
-def _link_members(config: AdaptationConfig, trainings: Sequence[Training]) -> None:
+def _link_members(config: AdjustmentConfig, trainings: Sequence[Training]) -> None:
     """Makes a group of the members' adapted runs, for each drift: a folder of relative links."""
     outputs = {member_of(training.name): training.output for training in trainings}
     # The trainings of a run alone have no member.
@@ -95,7 +95,7 @@ def _link_members(config: AdaptationConfig, trainings: Sequence[Training]) -> No
             link.symlink_to(os.path.relpath(outputs[member] / drift.name, link.parent), target_is_directory=True)
 
 
-def _check(config: AdaptationConfig, fold: Artifact) -> None:
+def _check(config: AdjustmentConfig, fold: Artifact) -> None:
     """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
     Run([fold]).check_parameters()
     if config.intensities and fold.config.data.dataset == "Folder":
@@ -110,14 +110,14 @@ def _check(config: AdaptationConfig, fold: Artifact) -> None:
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
-def _adapted_to_all(config: AdaptationConfig, training: Training) -> dict[str, Result]:
+def _adapted_to_all(config: AdjustmentConfig, training: Training) -> dict[str, Result]:
     """Returns the results of adapting a training, by drift, made now or by an earlier call; prints their tables."""
     fold, own = training.fold, Samples.of(training.fold, config.searches.batch_size)
     undrifted = functools.cache(functools.partial(measure, {_UNDRIFTED: Model(fold.model)}, [OWN], own))
     return {drift.name: _adapted(config, training, drift, undrifted) for drift in config.drifts}
 
 
-def _adapted(config: AdaptationConfig, training: Training, drift: Case, undrifted: Undrifted) -> Result:
+def _adapted(config: AdjustmentConfig, training: Training, drift: Case, undrifted: Undrifted) -> Result:
     fold, under = training.fold, drifted(config, training.fold, drift)
     number = f"fold_{fold.number}"
     folder, adapted_run = training.output / number / drift.name, training.output / drift.name / number
@@ -146,9 +146,7 @@ def _adapted(config: AdaptationConfig, training: Training, drift: Case, undrifte
     return found
 
 
-def adapt(
-    settings: AdaptationSettings, fold: Artifact, under: Drifted, undrifted: Undrifted
-) -> tuple[Result, RawToLogit]:
+def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, undrifted: Undrifted) -> tuple[Result, RawToLogit]:
     """Adapts by all methods, and measures the models on images that they were not adapted to.
 
     Returns the result, and the model of the last method.
@@ -175,7 +173,7 @@ def adapt(
 
 
 def _over_trainings(
-    config: AdaptationConfig, trainings: Sequence[Training], results: Mapping[str, Mapping[str, Result]]
+    config: AdjustmentConfig, trainings: Sequence[Training], results: Mapping[str, Mapping[str, Result]]
 ) -> Result:
     """Combines the scores of all methods under all drifts, with intervals over the members of a group."""
     members = dict(grouped(results, member_of))

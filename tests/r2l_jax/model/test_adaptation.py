@@ -5,7 +5,7 @@ import pytest
 import small_runs
 from flax import nnx
 
-from r2l_jax.model import mending, normalization
+from r2l_jax.model import adaptation, normalization
 from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Classification
@@ -50,11 +50,11 @@ def test_statistics_of_darker_images_bring_the_score_back(normalizer):
     model, dark = model_of(IMAGES, normalizer), IMAGES / 4
     assert correct(model, IMAGES) == 1
     assert correct(model, dark) == 0.5
-    found = mending.mend(model, dark, TASK, 1.0)
+    found = adaptation.adapt(model, dark, TASK, 1.0)
     assert found.refusal is None
     assert found.share == 1
     # The baseline replaces them without a choice.
-    for other in (found.model, mending.replaced(model, dark, TASK)):
+    for other in (found.model, adaptation.replaced(model, dark, TASK)):
         assert correct(other, dark) == 1
         mean, var = normalization.statistics_of(other.normalizer)
         np.testing.assert_allclose(mean, dark.mean((0, 1, 2)), rtol=1e-3)
@@ -67,12 +67,12 @@ def test_a_model_of_many_cameras_takes_dark_images_as_it_took_clean_ones():
     model, dark = model_of(IMAGES), IMAGES / 2
     # Its training had brighter images as well.
     model.normalizer.mean[...], model.normalizer.var[...] = jnp.full(3, 0.55), jnp.full(3, 0.3)
-    before, clean = model(jnp.asarray(IMAGES)), mending.known_of(model, IMAGES, TASK)
+    before, clean = model(jnp.asarray(IMAGES)), adaptation.known_of(model, IMAGES, TASK)
     assert set(clean) == {"normalizer", "head.norm"}
     for images in (IMAGES, dark):
-        found = mending.mend(model, images, TASK, 0.0, clean=clean).model
+        found = adaptation.adapt(model, images, TASK, 0.0, clean=clean).model
         np.testing.assert_allclose(found(jnp.asarray(images)), before, atol=0.02)
-        without = mending.mend(model, images, TASK, 0.0).model
+        without = adaptation.adapt(model, images, TASK, 0.0).model
         assert np.abs(np.asarray(without(jnp.asarray(images)) - before)).max() > 1
 
 
@@ -84,15 +84,15 @@ def own():
     return normalizer
 
 
-def test_a_normalization_that_comes_with_the_head_is_mended_by_what_it_knows_of_images(own):
+def test_a_normalization_that_comes_with_the_head_is_adapted_by_what_it_knows_of_images(own):
     model, dark = model_of(IMAGES, own), IMAGES / 4
     wanted = (IMAGES - np.float32([0.6, 0.5, 0.4])) / np.float32([0.2, 0.3, 0.4])
     np.testing.assert_allclose(model.normalizer(jnp.asarray(IMAGES)), wanted, atol=1e-5)
-    found = mending.mend(model, dark, TASK, 1.0).model
+    found = adaptation.adapt(model, dark, TASK, 1.0).model
     # Dark images reach the head as the known ones did, not as images of the mean and deviation of the constants.
     np.testing.assert_allclose(found.normalizer(jnp.asarray(dark)), wanted, atol=0.01)
-    # What it knows now is the dark images, which another mending starts from.
-    again = mending.replaced(found, IMAGES, TASK)
+    # What it knows now is the dark images, which another adaptation starts from.
+    again = adaptation.replaced(found, IMAGES, TASK)
     np.testing.assert_allclose(again.normalizer(jnp.asarray(IMAGES)), wanted, atol=0.01)
 
 
@@ -112,7 +112,7 @@ def test_in_training_it_follows_the_images_without_an_effect(own):
 
 
 def test_images_of_one_class_are_refused():
-    found = mending.mend(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
+    found = adaptation.adapt(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
     assert found.certainty < found.needed == 0.55
     assert "not a mixture of those that the model knows" in str(found.refusal)
 
@@ -122,14 +122,14 @@ def test_images_of_one_class_are_refused():
     [([[1, 0], [0, 1]], 1), ([[0.5, 0.5]] * 2, 0), ([[0.9, 0.1]] * 3, 0), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1)],
 )
 def test_certainty_is_what_single_predictions_resolve(probabilities, certainty):
-    assert mending.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
+    assert adaptation.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
 
 
 def chosen(*means):
     """The number for layers of these means of images, of which the training's are 0 and the variances 1.25."""
     moments = {f"{layer}": np.stack([each, np.ones_like(each)]) for layer, each in enumerate(means)}
     known = {name: (np.zeros(each.shape[-1]), np.full(each.shape[-1], 1.25)) for name, each in moments.items()}
-    return mending.pseudo_images(moments, known)
+    return adaptation.pseudo_images(moments, known)
 
 
 @pytest.mark.parametrize(("shift", "images", "expected"), [(0, 64, np.inf), (3, 64, 0), (3, 8, 0)])
