@@ -43,7 +43,7 @@ class TrainConfig(Settings):
         trains = self.optimization.epochs > 0
         if not trains and attack.adv_training:
             raise InputError("--adv_training is a training: give it --epochs")
-        if not trains and not model.has_own_head and not model.classifier_uri:
+        if not trains and not model.has_custom_head and not model.classifier_uri:
             raise InputError(
                 "--epochs=0 measures a trained head: name one by --classifier_network=<file>.py:<function> or "
                 "--classifier_uri"

@@ -4,7 +4,7 @@
 - `full`: a modern pipeline in the usual order of a camera.
 - `<demosaic>.<sharpen>.<denoise>`: classical algorithms of `isp.ALGORITHMS`, such as
   `malvar2004.unsharp_masking.gaussian_denoising`.
-- `<file>.py:<function>`: the user's own pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
+- `<file>.py:<function>`: a custom pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
 """
 
 import dataclasses

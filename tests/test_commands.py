@@ -10,7 +10,7 @@ import dng
 import numpy as np
 import pytest
 from layouts import write_drone, write_microscopy
-from pages import PAGES, ROOT, commands, own_stage
+from pages import PAGES, ROOT, commands, custom_stage
 from PIL import Image
 
 import isp
@@ -45,7 +45,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     for name in ("configs", "scripts", "tests"):
         (home / name).symlink_to(ROOT / name)
-    (home / "my_isp.py").write_text(own_stage())
+    (home / "my_isp.py").write_text(custom_stage())
     write_microscopy(home / "small_data", images=12)
     write_drone(home / "small_data", frames=16, size=(768, 1024))
     cells = datasets.load("Synthetic", data_dir=str(home / "cells"), synthetic_images=200, synthetic_size=64)

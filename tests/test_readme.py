@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 from absl import flags as absl_flags
-from pages import PAGES, ROOT, code_blocks, commands, own_stage
+from pages import PAGES, ROOT, code_blocks, commands, custom_stage
 
 from r2l_jax.runtime import flags
 
@@ -25,7 +25,7 @@ FLAGFILES = [
 def test_programs_accept_the_commands(tmp_path, monkeypatch, program, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (tmp_path / "my_isp.py").write_text(own_stage())
+    (tmp_path / "my_isp.py").write_text(custom_stage())
     settings = flags.settings_of(importlib.import_module(f"r2l_jax.programs.{program.removesuffix('.py')}").main)
     values = absl_flags.FlagValues()
     flags.define(settings, values)

@@ -82,7 +82,7 @@ class Measured(NamedTuple):
 def score(model: RawToLogit, fold: Artifact, dataset: RawDataset, indices: np.ndarray) -> float:
     """Computes the score of a model on samples, in points."""
     samples = Samples(fold.task, dataset, indices, 64)
-    return 100 * outcomes_of({"model": Model(model)}, [cases.OWN], samples).score("model")
+    return 100 * outcomes_of({"model": Model(model)}, [cases.CLEAN], samples).score("model")
 
 
 def measure(fold: Artifact) -> Measured:

@@ -20,7 +20,7 @@ MEMBERS = (1, 2, 3, 4, 5, 6)
 DRAWS = 4000
 
 # The accuracy without drift that drops are from.
-OWN = 0.99
+CLEAN = 0.99
 
 _AT_ONCE = 500
 
@@ -41,7 +41,7 @@ the variance of what decides between right and wrong belongs to the image. If th
 
 {scores}
 
-## Drops from an accuracy of {own}
+## Drops from an accuracy of {clean}
 
 {drops}
 """
@@ -60,23 +60,23 @@ def right(
     return np.sqrt(0.5) * (hard + noise) < stats.norm.isf(errors)
 
 
-def coverage(accuracy: float, samples: int, members: int, own: float | None = None, draws: int = DRAWS) -> np.ndarray:
+def coverage(accuracy: float, samples: int, members: int, clean: float | None = None, draws: int = DRAWS) -> np.ndarray:
     """Returns the share of intervals that hold the truth, and their median width.
 
     Args:
         accuracy: the accuracy that is estimated.
         samples: how many samples an interval is computed from.
         members: how many members.
-        own: the accuracy without drift, if the drop from it is estimated.
+        clean: the accuracy without drift, if the drop from it is estimated.
         draws: how many intervals.
     """
     random, held, widths = np.random.default_rng(0), [], []
-    truth, least = (accuracy, 0) if own is None else (own - accuracy, -1)
+    truth, least = (accuracy, 0) if clean is None else (clean - accuracy, -1)
     for start in range(0, draws, _AT_ONCE):
         hard = random.normal(size=(min(_AT_ONCE, draws - start), 1, samples))
         outcomes = right(random, accuracy, members, hard).astype(float)
-        if own is not None:
-            outcomes = right(random, own, members, hard) - outcomes
+        if clean is not None:
+            outcomes = right(random, clean, members, hard) - outcomes
         found = statistics.interval(outcomes, "model" if members == 1 else "recipe")
         low, high = np.maximum(found.low, least), np.minimum(found.high, 1)
         held.append((low <= truth) & (truth <= high))
@@ -84,12 +84,12 @@ def coverage(accuracy: float, samples: int, members: int, own: float | None = No
     return np.array([np.mean(np.concatenate(held)), np.median(np.concatenate(widths))])
 
 
-def table(own: float | None) -> str:
+def table(clean: float | None) -> str:
     """Formats the coverage of scores, or of drops from an accuracy."""
     lines = ["| accuracy | images | 1 member | " + " | ".join(f"{count} members" for count in MEMBERS[1:]) + " |"]
     lines.append("| --- " * (2 + len(MEMBERS)) + "|")
     for accuracy, samples in itertools.product(ACCURACIES, SAMPLES):
-        cells = [coverage(accuracy, samples, members, own) for members in MEMBERS]
+        cells = [coverage(accuracy, samples, members, clean) for members in MEMBERS]
         texts = [f"{100 * share:.1f} ({100 * width:.1f})" for share, width in cells]
         lines.append(f"| {accuracy:g} | {samples} | {' | '.join(texts)} |")
         print(lines[-1], flush=True)
@@ -98,7 +98,7 @@ def table(own: float | None) -> str:
 
 def main() -> None:
     """Writes the page of both tables."""
-    text = _TEXT.format(draws=f"{DRAWS:,}", scores=table(None), own=OWN, drops=table(OWN))
+    text = _TEXT.format(draws=f"{DRAWS:,}", scores=table(None), clean=CLEAN, drops=table(CLEAN))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text)
 

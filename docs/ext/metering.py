@@ -61,9 +61,9 @@ def main(*folders: str) -> None:
         cells = found.setdefault(f"{members[0].split('/')[0]}, {len(members)} seeds", {})
         for table in (result.tables["cases"], result.tables["drops"]):
             cells |= {row[0].split(" (mean of")[0]: table.columns[1].text(row[1]) for row in table.rows}
-        cells["own"] = result.tables["drops"].columns[2].text(result.tables["drops"].rows[0][2])
+        cells["clean"] = result.tables["drops"].columns[2].text(result.tables["drops"].rows[0][2])
     rows = [["", *found]]
-    for title, name in {"**clean**": "own", **CASES, **GROUPS}.items():
+    for title, name in {"**clean**": "clean", **CASES, **GROUPS}.items():
         rows.append([title, *(cells.get(name, "") for cells in found.values())])
     rows = [row for row in rows if any(row[1:])]
     heading, *others = (f"| {' | '.join(row)} |" for row in rows)

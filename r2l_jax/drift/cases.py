@@ -1,4 +1,4 @@
-"""Cases: the known ways to test a model on other images than its own, under names that never change."""
+"""Cases: the known ways to test a model on images other than its clean ones, under names that never change."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
     Attributes:
         name: the name in files and titles, which also seeds the case's noise.
-        group: one of `names.DRIFTS`, or "own".
+        group: one of `names.DRIFTS`, or "clean".
         iso: the measured intensity at which the scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model exposes once more.
         sensor: the kind and the severity of a drift of the sensor, see `drift.sensor`.
@@ -50,7 +50,8 @@ class Case(NamedTuple):
         return found and found[0]
 
 
-OWN = Case("own", "own")
+# The images of the run as they are, which no drift has touched.
+CLEAN = Case("clean", "clean")
 
 # The group of each kind of drift that has severities, of the sensor or of a corruption.
 GROUPS: dict[str, str | None] = {name: kind.group for name, kind in sensor_kinds.KINDS.items()} | CORRUPTION_GROUPS
@@ -158,7 +159,7 @@ def camera_of(dataset: RawDataset) -> isp.Camera:
     return dataset.camera
 
 
-def own_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
+def run_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
     """Returns the pipeline of a run if it stayed at the camera's calibration values during training, else None."""
     fixed = not processing.learns_pipeline or (processing.freeze_processor and not processing.processor_uri)
     return processing.named_pipeline if fixed else None
@@ -171,16 +172,16 @@ def for_run(case: Case, processing: ProcessingSettings) -> Case:
     return case._replace(pipeline=case.pipeline.half_sized())
 
 
-def is_own(case: Case, config: TrainConfig) -> bool:
+def is_clean(case: Case, config: TrainConfig) -> bool:
     """Tells whether a run was trained on images like those of a case, so that the case is no drift for it."""
     if case.pipeline is not None:
-        return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
-    return case.group == "own" or case.iso in config.data.iso
+        return for_run(case, config.processing).pipeline == run_pipeline(config.processing)
+    return case.group == "clean" or case.iso in config.data.iso
 
 
-def equals_own(case: Case, config: TrainConfig) -> bool:
-    """Tells whether the images of a case are exactly a run's own, and not only those at one of its intensities."""
-    return is_own(case, config) and (case.iso is None or len(config.data.iso) == 1)
+def equals_clean(case: Case, config: TrainConfig) -> bool:
+    """Tells whether the images of a case are exactly the clean images of a run, not only those at one intensity."""
+    return is_clean(case, config) and (case.iso is None or len(config.data.iso) == 1)
 
 
 def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: str) -> None:

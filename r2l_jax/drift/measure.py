@@ -25,7 +25,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
-from r2l_jax.drift.cases import OWN, Case, camera_of
+from r2l_jax.drift.cases import CLEAN, Case, camera_of
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
 from r2l_jax.drift.trainings import member_of, trainings_of
 from r2l_jax.model.processors import Unprocessed
@@ -128,21 +128,21 @@ class Outcomes(NamedTuple):
             raise InputError(f"there are no outcomes of {model} in the case {case}: make them anew")
         return self.models.index(model), self.cases.index(case)
 
-    def loss_of(self, model: str, case: str = OWN.name) -> float:
+    def loss_of(self, model: str, case: str = CLEAN.name) -> float:
         """Returns the task loss of a model in a case."""
         return float(self.loss[self._place(model, case)])
 
-    def score(self, model: str, case: str = OWN.name, taken: np.ndarray | None = None) -> float:
+    def score(self, model: str, case: str = CLEAN.name, taken: np.ndarray | None = None) -> float:
         """Computes the score of a model in a case, on all samples or on those that are taken; 0 if the total is 0."""
         counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
-    def of_samples(self, model: str, case: str = OWN.name) -> np.ndarray:
+    def of_samples(self, model: str, case: str = CLEAN.name) -> np.ndarray:
         """Computes the score of each sample or scene, which the study averages; 1 if nothing is there or found."""
         counted, total = self.at(model, case)
         return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
 
-    def by_scene(self, model: str, case: str = OWN.name) -> np.ndarray:
+    def by_scene(self, model: str, case: str = CLEAN.name) -> np.ndarray:
         """Computes a number for each scene whose mean is the score, see `statistics.contributions`."""
         return self._by_scene(statistics.contributions(*self.at(model, case)))
 
@@ -212,7 +212,7 @@ def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
     return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {}))) for number in numbers]
 
 
-def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = OWN.name) -> np.ndarray:
+def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = CLEAN.name) -> np.ndarray:
     """Computes a number for each scene of a run, given the names of its folds with their outcomes.
 
     Folds that measure the same samples, such as test samples, are averaged; otherwise, their scenes are concatenated.
@@ -247,7 +247,7 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
     if len(samples) > 1 or len(*samples) < 2:
         return None
     fold = trainings[0].fold
-    found = measure({training.name: Model(training.fold.model) for training in trainings}, [OWN], Samples.of(fold))
+    found = measure({training.name: Model(training.fold.model) for training in trainings}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     several = len(outcomes) > 1
     score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", 0.0))
@@ -389,7 +389,7 @@ def _images(
     by_stack = [recipe for recipe in recipes if recipe.processing.pipeline not in processors.shared]
     for acquisition, of_acquisition in grouped(by_stack, lambda recipe: recipe.acquisition):
         taken = renderer.mosaics(acquisition, raw, index, camera)
-        steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
+        steps = [recipe._replace(acquisition=CLEAN) for recipe in of_acquisition]
         rendered = [renderer.images(steps, taken, index, camera, of_stack) for of_stack in processors.of_stacks]
         for made in zip(*rendered, strict=True):
             yield made[0][0]._replace(acquisition=acquisition), [images for _, images in made]

@@ -15,7 +15,7 @@ import isp
 from isp import sensor_drift
 from isp.sensor import expose_again, noise_of
 from r2l_jax.drift import sensor
-from r2l_jax.drift.cases import OWN, Case, random_key
+from r2l_jax.drift.cases import CLEAN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.pipelines import NamedPipeline
@@ -42,7 +42,7 @@ class Processor(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """The case of each of the three steps from a mosaic to an image; `OWN` leaves a step as in the run.
+    """The case of each of the three steps from a mosaic to an image; `CLEAN` leaves a step as in the run.
 
     Attributes:
         acquisition: exposes the mosaics, reads them at another measured intensity, or lets the sensor drift.
@@ -50,9 +50,9 @@ class Recipe(NamedTuple):
         corruption: corrupts the processed images.
     """
 
-    acquisition: Case = OWN
-    processing: Case = OWN
-    corruption: Case = OWN
+    acquisition: Case = CLEAN
+    processing: Case = CLEAN
+    corruption: Case = CLEAN
 
     @classmethod
     def of(cls, case: Case) -> "Recipe":

@@ -22,7 +22,7 @@ def whole_points(low: float, high: float) -> str:
 
 
 def in_words(name: str) -> str:
-    """Returns the name of a case or a group in words; names of a user's own pipelines are kept."""
+    """Returns the name of a case or a group in words; names of custom pipelines are kept."""
     parts = name.split(".")
     known = (DEMOSAICING, SHARPENING, DENOISING)
     if len(parts) == len(known) and all(part in names for part, names in zip(parts, known, strict=True)):

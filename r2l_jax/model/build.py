@@ -84,20 +84,20 @@ class Architecture:
     @functools.cached_property
     def frozen_head(self) -> NormalizedHead | None:
         """The head if it is frozen, with a normalization of its own."""
-        return self.task.own and self.task.own.frozen(self.task.outputs)
+        return self.task.custom and self.task.custom.frozen(self.task.outputs)
 
     @property
     def measures_normalization(self) -> bool:
         """Whether the statistics of the normalization come from the data, not from the head."""
-        return self.task.own is None or not self.task.own.has_normalization(self.task.outputs)
+        return self.task.custom is None or not self.task.custom.has_normalization(self.task.outputs)
 
     def check_head(self) -> None:
-        """Raises an InputError unless a head of the user's own takes the images and makes the task's logits."""
-        if (own := self.task.own) is None:
+        """Raises an InputError unless a custom head takes the images and makes the task's logits."""
+        if (custom := self.task.custom) is None:
             return
         model, raw = self.abstract(), jax.ShapeDtypeStruct((2, *self.shape), jnp.float32)
         images = nnx.eval_shape(lambda processor, raw: processor(raw), model.processor, raw).shape
-        own.check(model.head, images, self.task.logits_shape(images))
+        custom.check(model.head, images, self.task.logits_shape(images))
 
     def abstract(self) -> RawToLogit:
         """Makes a model in evaluation mode, with shapes in place of arrays."""

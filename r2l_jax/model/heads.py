@@ -155,7 +155,7 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     `classes` are the names of the data's classes, or of the object to segment.
     """
     name = network.classifier_network
-    if not network.has_own_head:
+    if not network.has_custom_head:
         return None
     if name.endswith(".onnx"):
         try:

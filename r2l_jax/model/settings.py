@@ -176,7 +176,7 @@ class NetworkSettings(Settings):
     )
 
     @property
-    def has_own_head(self) -> bool:
+    def has_custom_head(self) -> bool:
         """Whether the head comes from the user's file or from a package, see `model.heads`."""
         return self.classifier_network not in CLASSIFIERS
 
@@ -186,7 +186,7 @@ class NetworkSettings(Settings):
         known = {each.lower(): each for each in CLASSIFIERS}
         name = known.get(self.classifier_network.lower(), self.classifier_network)
         object.__setattr__(self, "classifier_network", name)
-        if self.has_own_head:
+        if self.has_custom_head:
             if not (named_code.is_file(name) or name.endswith(".onnx")):
                 raise InputError(
                     f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "

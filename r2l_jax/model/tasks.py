@@ -69,7 +69,7 @@ class Classification(_Task):
     `classes` name the rows and columns of the confusion matrix. The loss spreads the share `smoothing` of each target
     over all classes, and weighs classes by `class_weights`, if there are any; `guessed` is the probability of a guess
     (see `tasks.losses.cross_entropy`). `network` is the ResNet's name in `tasks.resnet`, `precision` the type in which
-    it computes, and `own` another head in its place.
+    it computes, and `custom` another head in its place.
     """
 
     classes: tuple[str, ...]
@@ -78,7 +78,7 @@ class Classification(_Task):
     class_weights: tuple[float, ...] | None = None
     guessed: float = 0.0
     precision: str = "float32"
-    own: NamedHead | None = None
+    custom: NamedHead | None = None
 
     name: ClassVar[str] = "classification"
     # The metric by which epochs are compared; higher is better.
@@ -110,8 +110,8 @@ class Classification(_Task):
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, C)`."""
-        if self.own is not None:
-            return self.own(self.outputs, rngs)
+        if self.custom is not None:
+            return self.custom(self.outputs, rngs)
         return tasks.resnet(self.network, num_classes=len(self.classes), dtype=self.precision, rngs=rngs)
 
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
@@ -170,13 +170,13 @@ class Segmentation(_Task):
     """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
 
     `network` is the name in `tasks.resnet` of the ResNet that encodes, `precision` the type in which the network
-    computes, and `own` another head in its place.
+    computes, and `custom` another head in its place.
     """
 
     objects: tuple[str, ...]
     network: str
     precision: str = "float32"
-    own: NamedHead | None = None
+    custom: NamedHead | None = None
 
     name: ClassVar[str] = "segmentation"
     score: ClassVar[str] = "iou"
@@ -189,7 +189,7 @@ class Segmentation(_Task):
     @property
     def multiple(self) -> int:
         """The number that must divide height and width of an image: a U-Net halves its input five times."""
-        return 32 if self.own is None else 1
+        return 32 if self.custom is None else 1
 
     def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the logits of images of a shape."""
@@ -202,8 +202,8 @@ class Segmentation(_Task):
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
-        if self.own is not None:
-            return self.own(self.outputs, rngs)
+        if self.custom is not None:
+            return self.custom(self.outputs, rngs)
         return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
@@ -290,10 +290,10 @@ def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
 
 def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Task:
     """Makes a task by its name, "classification" or "segmentation"."""
-    own = find_head(model, classes)
+    custom = find_head(model, classes)
     if name == Segmentation.name:
-        return Segmentation(classes, model.smp_encoder, model.precision, own)
-    return Classification(classes, model.classifier_network.lower(), precision=model.precision, own=own)
+        return Segmentation(classes, model.smp_encoder, model.precision, custom)
+    return Classification(classes, model.classifier_network.lower(), precision=model.precision, custom=custom)
 
 
 def confusions(task: Task, logits: jax.Array, batch: Batch) -> jax.Array:

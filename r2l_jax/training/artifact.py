@@ -160,11 +160,11 @@ class Artifact:
     def identity(self) -> str:
         """A hash of the arrays, the task, the classes, the processing and the head, which results record."""
         about, architecture = self.about, self.architecture
-        pipeline, own = architecture.pipeline, architecture.task.own
+        pipeline, custom = architecture.pipeline, architecture.task.custom
         processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
         meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
         meaning += [] if about.cameras is None else [about.cameras]
-        meaning += [] if own is None else [*own.identity, own.weights(architecture.task.outputs)]
+        meaning += [] if custom is None else [*custom.identity, custom.weights(architecture.task.outputs)]
         digest = hashlib.sha256(json.dumps(meaning).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
@@ -379,9 +379,9 @@ def _architecture(about: About, config: TrainConfig) -> Architecture:
 def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawToLogit:
     """Makes a model from its arrays, given in nested dicts by the names of the attributes."""
     architecture = _architecture(about, config)
-    own = architecture.task.own
-    if own is not None and own.weights(architecture.task.outputs) != about.weights:
-        raise InputError(f"{where}: the weights of --classifier_network={own.name} have changed since the run")
+    custom = architecture.task.custom
+    if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
+        raise InputError(f"{where}: the weights of --classifier_network={custom.name} have changed since the run")
     graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)
     return nnx.merge(graph, state)

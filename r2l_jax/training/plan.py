@@ -98,7 +98,7 @@ class Plan:
 
 
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
-    """Draws a run's splits from the seed, or takes the user's own or an earlier run's.
+    """Draws a run's splits from the seed, or takes a custom split or an earlier run's.
 
     All samples of a scene go to the same part. If nothing is trained, see `_untrained`.
     """
@@ -200,10 +200,10 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 
 
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
-    """Raises an InputError unless the head's settings and the user's own head fit the task, and it can be trained."""
+    """Raises an InputError unless the head's settings and the custom head fit the task, and it can be trained."""
     architecture, network = steps.architecture, config.model
     unused = {"classification": ["smp_encoder"], "segmentation": ["label_smoothing"]}[steps.task.name]
-    if steps.task.name == "segmentation" and not network.has_own_head:
+    if steps.task.name == "segmentation" and not network.has_custom_head:
         unused.append("classifier_network")
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:

@@ -20,7 +20,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 
 # Settings that may differ when a run is continued: where things are, and how much is recorded. Pipelines, heads and the
-# user's own split are compared by their content, not by the names of their files.
+# custom split are compared by their content, not by the names of their files.
 _FREE_TO_CHANGE = frozenset(
     {
         *("logdir", "data_dir", "split", "pipeline", "classifier_network", "download", "overwrite"),
@@ -168,7 +168,7 @@ def check_split(about: About, dataset: RawDataset, where: str) -> None:
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     """Describes a run as metrics.json records it: its settings, environment and data."""
     named, task = config.processing.named_pipeline, task_of(dataset, config.model)
-    head, weights = task.own, task.own and task.own.weights(task.outputs)
+    head, weights = task.custom, task.custom and task.custom.weights(task.outputs)
     return {
         # As JSON gives them back, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()},

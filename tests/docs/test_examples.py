@@ -32,8 +32,8 @@ def test_the_gradient_agrees_with_finite_differences(capsys):
 
 
 @pytest.mark.slow
-def test_the_own_stage_learns_the_haze():
-    assert run("own_stage")["haze"] == pytest.approx(0.3, abs=0.02)
+def test_the_custom_stage_learns_the_haze():
+    assert run("custom_stage")["haze"] == pytest.approx(0.3, abs=0.02)
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import dataclasses
 import types
 
 import by_hand
+import custom_code
 import jax.numpy as jnp
 import numpy as np
-import own_code
 import pytest
 
 import isp
@@ -126,7 +126,7 @@ def test_the_page_meters_before_other_pipelines_and_saves_the_learned_one(fold, 
     frame, still = types.SimpleNamespace(camera=camera), np.zeros_like(engine.limits[0])
     view = types.SimpleNamespace(named=fold, frame=frame, engine=engine, positions=still)
     chosen = types.SimpleNamespace(view=view, lab=lab, pipeline_name=LEARNED)
-    saved = find_pipeline(own_code.write(tmp_path / "my_isp.py", Session.pipeline_file(chosen)))
+    saved = find_pipeline(custom_code.write(tmp_path / "my_isp.py", Session.pipeline_file(chosen)))
     np.testing.assert_allclose(saved(camera)(raws), model(raws), atol=1e-5)
 
 

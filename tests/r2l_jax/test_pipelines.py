@@ -1,9 +1,9 @@
 import pathlib
 
+import custom_code
 import jax
 import jax.numpy as jnp
 import numpy as np
-import own_code
 import pytest
 
 import isp
@@ -29,7 +29,7 @@ def make(camera):
 @pytest.fixture
 def write(tmp_path):
     """Writes a file of code, and returns the name of its pipeline `make`."""
-    return lambda code, name="my_isp.py": own_code.write(tmp_path / name, code)
+    return lambda code, name="my_isp.py": custom_code.write(tmp_path / name, code)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import json
 
+import custom_code
 import jax
 import numpy as np
-import own_code
 import pytest
 from programs import program
 from small_runs import metrics, model
@@ -67,7 +67,7 @@ def make():
 @pytest.fixture(scope="module")
 def file(one_epoch, tmp_path_factory):
     file = tmp_path_factory.mktemp("own") / "my_network.py"
-    own_code.write(file, CODE.format(file=str(one_epoch.run_dir / "fold_0/model.safetensors")))
+    custom_code.write(file, CODE.format(file=str(one_epoch.run_dir / "fold_0/model.safetensors")))
     return file
 
 
@@ -137,7 +137,7 @@ def test_other_weights_are_another_network(base, file, tmp_path):
         "\nimport pathlib\ndef weighted():\n    net = module()\n"
         f"    net[5].bias.data += float(pathlib.Path({str(tmp_path / 'number')!r}).read_text())\n    return net\n"
     )
-    other = own_code.write(tmp_path / "my_network.py", code, "weighted")
+    other = custom_code.write(tmp_path / "my_network.py", code, "weighted")
     (tmp_path / "number").write_text("0")
     config = replace(base, run_name="weighted", epochs=0, classifier_network=other)
     train.run(config)
@@ -167,7 +167,7 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
 
 
 def test_a_program_ends_in_one_line_when_the_network_fails_on_its_way(base, tmp_path):
-    name = own_code.write(tmp_path / "my_network.py", FAILING)
+    name = custom_code.write(tmp_path / "my_network.py", FAILING)
     data = ["--synthetic_images=40", "--synthetic_size=32", f"--data_dir={base.data.data_dir}"]
     ended = program("train.py", "--epochs=0", f"--classifier_network={name}", *data, f"--logdir={tmp_path}")
     assert ended.returncode == 1

@@ -93,13 +93,13 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
             estimate, low, high, probability = map(float, statistics.difference(ours, theirs, about))
             rows.append([f"{pair} ({about})", (estimate, low, high), probability])
     columns = [Column("first - second"), Column("difference", "points", DROP), Column("first is better", "", ".0%")]
-    made = Table(f"Differences of {runs[0].score} on the own images, with 95% intervals", columns, rows)
+    made = Table(f"Differences of {runs[0].score} on the clean images, with 95% intervals", columns, rows)
     return "\n\n".join([*([made.text()] if rows else []), *(["\n".join(lines)] if lines else [])])
 
 
 def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
-    """Returns the data, samples and checkpoint of a run's test on its own images, and the outcomes `(M, S)`."""
-    found = [each.result for each in run.results if each.place == ("evaluation", "own")]
+    """Returns the data, samples and checkpoint of a run's test on its clean images, and the outcomes `(M, S)`."""
+    found = [each.result for each in run.results if each.place == ("evaluation", "clean")]
     blocks = [block for each in found for block in measure.unpacked_blocks(each.outcomes)]
     members = measure.by_member(blocks)
     each = [measure.over_folds(folds) for member, folds in members.items() if member != measure.ENSEMBLE]

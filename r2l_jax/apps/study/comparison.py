@@ -14,7 +14,7 @@ from r2l_jax.apps.study.plan import PIPELINES
 from r2l_jax.apps.study.published import Published
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import unpacked_blocks
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
@@ -48,8 +48,8 @@ class Scores(NamedTuple):
     corruption: Float[np.ndarray, "models corruptions samples"]
 
     @property
-    def own(self) -> Float[np.ndarray, "models samples"]:
-        """The scores on the models' own images."""
+    def clean(self) -> Float[np.ndarray, "models samples"]:
+        """The scores on the models' clean images."""
         return np.diagonal(self.processing).T
 
     @property
@@ -85,7 +85,7 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
             tables[name] = _matrix(title, scores.pipelines, columns, values)
             figures[name] = _heat_map(title, scores.pipelines, columns, values)
     for kind, (columns, values) in ours.matrices.items():
-        drops = ours.own.mean(-1)[:, None] - values
+        drops = ours.clean.mean(-1)[:, None] - values
         tables[f"{kind}_drops"] = _matrix(f"Drop under {kind}", ours.pipelines, columns, drops, DROP)
         if same:
             less = values - _aligned(published, kind, ours.pipelines, columns)
@@ -111,7 +111,8 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
     kinds, severities = config.choice.corruptions, config.choice.severities
     samples = {name: _samples(training) for name, training in runs.items()}
     processing = [
-        [cases[OWN.name if name == own else PIPELINES[name]] for name in samples] for own, cases in samples.items()
+        [cases[CLEAN.name if name == trained else PIPELINES[name]] for name in samples]
+        for trained, cases in samples.items()
     ]
     corruption = [
         [np.mean([cases[f"{kind}.{each}"] for each in severities], 0) for kind in kinds] for cases in samples.values()
@@ -122,7 +123,7 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
 def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
     """Returns, for each case, the scores of the samples, or of the scenes, of all folds of a run."""
     found: dict[str, list[np.ndarray]] = {}
-    for group in (OWN.group, "pipelines", "corruptions"):
+    for group in (CLEAN.group, "pipelines", "corruptions"):
         for block in unpacked_blocks(_read(training.run_dir / "evaluation" / group).outcomes):
             for name, case in itertools.product(block.models, block.cases):
                 found.setdefault(case, []).append(block.of_samples(name, case))
@@ -142,13 +143,13 @@ def _headline(ours: Scores, published: Scores, same: bool) -> Table:
     """Makes a table of the mean scores and drops of all models."""
     rows = []
     for whose, scores in (("ours", ours), ("published", published)):
-        own, others, corrupted = scores.own, scores.others(), scores.corruption.mean(1)
-        values = own, others, corrupted, own - others, own - corrupted
+        clean, others, corrupted = scores.clean, scores.others(), scores.corruption.mean(1)
+        values = clean, others, corrupted, clean - others, clean - corrupted
         rows.append([whose, *(_cell(statistics.interval(*_drawn(each))) for each in values)])
     if same:
         less = np.array(rows[0][1:]) - np.array(rows[1][1:])[:, :1]
         rows.append(["ours less published", *map(tuple, less.tolist())])
-    scores = [Column(name, format=SCORE) for name in ("own images", "other pipelines", "corruptions")]
+    scores = [Column(name, format=SCORE) for name in ("clean images", "other pipelines", "corruptions")]
     drops = [Column(f"drop under {each.name}", format=DROP) for each in scores[1:]]
     return Table("Mean score of all models, and its drops", [Column("models"), *scores, *drops], rows)
 
@@ -158,12 +159,12 @@ def _log_ratios(ours: Scores, published: Scores) -> Table:
     rows = []
     for whose, scores in (("ours", ours), ("published", published)):
         row: list[Cell] = [whose]
-        corruption = scores.own - scores.corruption.mean(1)
-        lost = (scores.own[:, None] - scores.processing).mean(-1).sum(0)
+        corruption = scores.clean - scores.corruption.mean(1)
+        lost = (scores.clean[:, None] - scores.processing).mean(-1).sum(0)
         worst = int(lost.argmax())
         for left_out in (None, worst):
             numerator, about = _drawn(corruption)
-            denominator, _ = _drawn(scores.own - scores.others(left_out))
+            denominator, _ = _drawn(scores.clean - scores.others(left_out))
             ratio = statistics.log_ratio(numerator, denominator, about)
             row.append(ratio and _cell(ratio))
         rows.append([*row, scores.pipelines[worst], lost[worst] / lost.sum() if lost.sum() > 0 else None])
@@ -199,8 +200,8 @@ def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[s
 
 
 def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
-    own = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
-    return heat_map(values, rows, columns, label="score", framed=own, number=".2f", caption=title)
+    same = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
+    return heat_map(values, rows, columns, label="score", framed=same, number=".2f", caption=title)
 
 
 def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:

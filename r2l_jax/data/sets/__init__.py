@@ -1,1 +1,1 @@
-"""Data sets: synthetic, published, and folders of the user's own files."""
+"""Data sets: synthetic, published, and folders of your files."""

@@ -1,4 +1,4 @@
-"""The user's own raw files: one sub-folder per class, or frames and masks."""
+"""Your raw files: one sub-folder per class, or frames and masks."""
 
 import dataclasses
 import functools

@@ -18,7 +18,7 @@ from r2l_jax.drift import cases, statistics
 from r2l_jax.drift.adjustment.config import NOTHING, AdjustmentConfig, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.adjustment.methods import Searched, try_all
-from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.measure import Model, Outcomes, Samples, measure, over_folds, packed_blocks, unpacked_blocks
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.search import ranges
@@ -46,10 +46,10 @@ _SHOWN = 4
 # where a page reduces the sheet.
 _PICTURES, _PANEL = 5, 256
 
-_UNDRIFTED, _WON_BACK = "undrifted", "won back"
+_CLEAN, _WON_BACK = "clean", "won back"
 
 # A function that measures a training without a drift.
-Undrifted = Callable[[], Outcomes]
+Clean = Callable[[], Outcomes]
 
 
 def run(config: AdjustmentConfig) -> Result:
@@ -112,12 +112,12 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
 
 def _adapted_to_all(config: AdjustmentConfig, training: Training) -> dict[str, Result]:
     """Returns the results of adapting a training, by drift, made now or by an earlier call; prints their tables."""
-    fold, own = training.fold, Samples.of(training.fold, config.searches.batch_size)
-    undrifted = functools.cache(functools.partial(measure, {_UNDRIFTED: Model(fold.model)}, [OWN], own))
-    return {drift.name: _adapted(config, training, drift, undrifted) for drift in config.drifts}
+    fold, samples = training.fold, Samples.of(training.fold, config.searches.batch_size)
+    clean = functools.cache(functools.partial(measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
+    return {drift.name: _adapted(config, training, drift, clean) for drift in config.drifts}
 
 
-def _adapted(config: AdjustmentConfig, training: Training, drift: Case, undrifted: Undrifted) -> Result:
+def _adapted(config: AdjustmentConfig, training: Training, drift: Case, clean: Clean) -> Result:
     fold, under = training.fold, drifted(config, training.fold, drift)
     number = f"fold_{fold.number}"
     folder, adapted_run = training.output / number / drift.name, training.output / drift.name / number
@@ -130,7 +130,7 @@ def _adapted(config: AdjustmentConfig, training: Training, drift: Case, undrifte
     )
 
     def make() -> Result:
-        made, model = adapt(config.searches, fold, under, undrifted)
+        made, model = adapt(config.searches, fold, under, clean)
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
         fold.adapted(model, origin, pipeline).write_fold(adapted_run)
@@ -146,7 +146,7 @@ def _adapted(config: AdjustmentConfig, training: Training, drift: Case, undrifte
     return found
 
 
-def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, undrifted: Undrifted) -> tuple[Result, RawToLogit]:
+def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean) -> tuple[Result, RawToLogit]:
     """Adapts by all methods, and measures the models on images that they were not adapted to.
 
     Returns the result, and the model of the last method.
@@ -154,7 +154,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, undrifted: U
     tried, score = try_all(settings, fold, under), fold.task.score
     models = {NOTHING: under.model, **tried.models}
     samples = Samples(fold.task, under.dataset, under.samples, settings.batch_size)
-    outcomes = measure({row: Model(model) for row, model in models.items()}, [OWN], samples)
+    outcomes = measure({row: Model(model) for row, model in models.items()}, [CLEAN], samples)
     adapted = models[outcomes.models[-1]]
     rows = [[row, outcomes.score(row)] for row in outcomes.models]
     tables = {"methods": Table(f"{score} after each method", [Column("method"), Column(score, format=SCORE)], rows)}
@@ -169,7 +169,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, undrifted: U
         notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts in any case.")
     notes.append(f"of the {fold.about.checkpoint} checkpoint")
     facts = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
-    return Result(facts, tables, figures, packed_blocks([undrifted(), outcomes])), adapted
+    return Result(facts, tables, figures, packed_blocks([clean(), outcomes])), adapted
 
 
 def _over_trainings(
@@ -179,11 +179,11 @@ def _over_trainings(
     members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
     score, result_row = trainings[0].fold.task.score, config.searches.rows[-1]
-    rows: dict[str, list[Cell]] = {name: [name] for name in (_UNDRIFTED, *config.searches.rows, _WON_BACK)}
+    rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _WON_BACK)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
         of_members = [[results[name][drift.name] for name in names] for names in members.values()]
-        outcomes = {name: _outcomes(of_members, name) for name in (_UNDRIFTED, *config.searches.rows)}
+        outcomes = {name: _outcomes(of_members, name) for name in (_CLEAN, *config.searches.rows)}
         outcomes[_WON_BACK] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
             found = statistics.bounded(each, about, -1.0 if name == _WON_BACK else 0.0)
@@ -242,10 +242,10 @@ def _draw_curves(searched: Searched, axes: Any) -> None:
 
 
 def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Image:
-    """Draws measured samples undrifted, under the drift, and after adaptation, as the head sees and predicts them.
+    """Draws measured samples clean, under the drift, and after adaptation, as the head sees and predicts them.
 
     A change of the normalizer's statistics is shown as the change of the image that would have the same effect.
-    Undrifted samples are left out unless the drifted data has the same scenes.
+    Clean samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[varied(under.dataset.labels[under.samples], _PICTURES)]
 
@@ -257,7 +257,7 @@ def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Imag
     batch = loader.batch_of(under.dataset, indices)
     judged = {"before": seen(under.model, batch), "after": seen(adapted, batch)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        judged = {_UNDRIFTED: seen(fold.model, loader.batch_of(fold.dataset, indices)), **judged}
+        judged = {_CLEAN: seen(fold.model, loader.batch_of(fold.dataset, indices)), **judged}
     pictures = {
         f"{number} {name}: {of_model[number][1]}": of_model[number][0]
         for number in range(len(indices))

@@ -73,8 +73,8 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     # Half of the scenes are left to measure on, unless others are measured.
     most = len(drawn) // 2 if np.isin(tested, source).any() else len(drawn)
     labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, most)]
-    own_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
-    samples = tested[~np.isin(tested, own_scenes)]
+    used_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
+    samples = tested[~np.isin(tested, used_scenes)]
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt to and "

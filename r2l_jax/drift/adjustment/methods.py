@@ -9,7 +9,7 @@ import numpy as np
 import isp
 from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains
@@ -94,8 +94,8 @@ class _Adaptation:
         fold, under = self._fold, self._under
         clean = fold.measured_indices
         if under.dataset.fingerprint == fold.dataset.fingerprint:
-            own_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
-            clean = np.setdiff1d(fold.train_indices, own_scenes)
+            used_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
+            clean = np.setdiff1d(fold.train_indices, used_scenes)
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
         return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
 
@@ -135,7 +135,7 @@ class _Adaptation:
         ends = {_NO_SEARCH: frozen.default, **{start: one.parameters for start, one in found.items()}}
         models = {start: Model(model, values) for start, values in ends.items()}
         labeled, measured = (
-            measure(models, [OWN], Samples(task, under.dataset, indices, self._settings.batch_size), title=title)
+            measure(models, [CLEAN], Samples(task, under.dataset, indices, self._settings.batch_size), title=title)
             for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
         )
         chosen = int(np.argmin([labeled.loss_of(start) for start in ends]))

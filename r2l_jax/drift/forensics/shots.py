@@ -6,7 +6,7 @@ import numpy as np
 
 from r2l_jax.drift import shot_groups
 from r2l_jax.drift.forensics.worst_case import DEFAULT
-from r2l_jax.drift.measure import OWN, Outcomes
+from r2l_jax.drift.measure import CLEAN, Outcomes
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import SCORE, Column, Result, Table
 from r2l_jax.training.artifact import Artifact
@@ -24,7 +24,7 @@ def analyze(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
     columns, tables, figures = {DEFAULT: DEFAULT, **worst.facts["worst"]}, {}, {}
     for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, by).items():
         title, taken = field.replace("_", " "), {name: np.isin(outcomes.samples, each) for name, each in groups.items()}
-        scores = [[outcomes.score(model, OWN.name, each) for model in columns.values()] for each in taken.values()]
+        scores = [[outcomes.score(model, CLEAN.name, each) for model in columns.values()] for each in taken.values()]
         rows = [[name, len(groups[name]), *each] for name, each in zip(groups, scores, strict=True)]
         headings = [Column(title), Column("samples"), *(Column(name, format=SCORE) for name in columns)]
         tables[field] = Table(f"{score} by {title}, in the worst case of each group", headings, rows)

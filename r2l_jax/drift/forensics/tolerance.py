@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.dots import LINEAR
 from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Model, Samples, measure
@@ -105,9 +105,9 @@ class _Scores:
         }
         if not models:
             return
-        found = measure(models, [OWN], self._samples, title=title)
+        found = measure(models, [CLEAN], self._samples, title=title)
         for name, point in zip(models, left, strict=True):
-            counted, total = (self._counts @ part for part in found.at(name, OWN.name))
+            counted, total = (self._counts @ part for part in found.at(name, CLEAN.name))
             scores = np.where(total > 0, counted / np.maximum(total, 1e-12), 0.0)
             self._known[point] = scores, found.by_scene(name)
 

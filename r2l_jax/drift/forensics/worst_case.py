@@ -16,7 +16,7 @@ from isp.parameter import MOST_ELEMENTS
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.forensics.distances import compared, deviations, distances
 from r2l_jax.drift.measure import Model, Samples, measure
@@ -138,7 +138,9 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     tried = list(zip(searches, ends, strict=True))
     tried += [(key, dict(tried)[key]._replace(parameters=start.parameters)) for key, start in starts.items()]
     values = {DEFAULT: frozen.default} | {f"{number}": end.parameters for number, (_, end) in enumerate(tried)}
-    outcomes = measure({name: Model(model, each) for name, each in values.items()}, [OWN], samples, title="worst cases")
+    outcomes = measure(
+        {name: Model(model, each) for name, each in values.items()}, [CLEAN], samples, title="worst cases"
+    )
     # From the worst one: by the lowest score, and of equal scores by the greatest loss.
     order = {name: (outcomes.score(name), -outcomes.loss_of(name)) for name in values}
     found: dict[Key, str] = {}
@@ -216,7 +218,7 @@ def _swept(
     models = {DEFAULT: Model(model, frozen.default)} | {
         name: Model(model, each.parameters) for name, each in starts.items()
     }
-    found = measure(models, [OWN], samples, title="sweep")
+    found = measure(models, [CLEAN], samples, title="sweep")
     raised = [name for name in starts if found.loss_of(name) > found.loss_of(DEFAULT)]
     processings = [starts[name].parameters for name in raised]
     away = compared(deviations(settings.adv_aux_loss), frozen, processings, samples, "distances of the sweep")

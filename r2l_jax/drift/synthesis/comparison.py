@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.measured import Measured, intervals
@@ -35,11 +35,11 @@ def compare(tested: Sequence[Measured], facts: Mapping[str, Any]) -> Result:
 def _drops(tested: Sequence[Measured]) -> Table:
     """Makes a table of the drops of all runs: a column for each run, or a row if there are many."""
     lines = summary.lines(tested, with_cases=len(tested) <= _FEW)
-    columns: list[list[Any]] = [["drop, points", f"(own {tested[0].score_name})", *lines.values()]]
+    columns: list[list[Any]] = [["drop, points", f"(clean {tested[0].score_name})", *lines.values()]]
     for each in tested:
         drops = intervals(each.groups | each.drops, each.about)
         # As text, since the other cells of its column are drops.
-        score = Column("", format=SCORE).text(statistics.bounded(each.own, each.about, 0.0))
+        score = Column("", format=SCORE).text(statistics.bounded(each.clean, each.about, 0.0))
         columns.append([each.label, score, *(drops.get(name) for name in lines)])
     header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
     return Table(
@@ -70,22 +70,22 @@ def _differences(tested: Sequence[Measured]) -> Table | None:
 def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tuple[Table, Figure]:
     """Makes a table and a heat map of the scores of all runs in a group's cases, or kinds if these have severities.
 
-    If a run's own images are not exactly one of the cases, own images have a column as well.
+    If a run's clean images are not exactly one of the cases, clean images have a column as well.
     """
     graded = cases[0].kind is not None
-    columns = {OWN.name: [OWN], **dict(grouped(cases, lambda case: (graded and case.kind) or case.name))}
-    own = {each.label: [case.name for case in cases if not graded and each.is_own(case)] for each in tested}
-    diagonal = {label: names[0] if len(names) == 1 else OWN.name for label, names in own.items()}
-    if OWN.name not in diagonal.values():
-        del columns[OWN.name]
-    # This order of the rows puts the own images near the diagonal.
+    columns = {CLEAN.name: [CLEAN], **dict(grouped(cases, lambda case: (graded and case.kind) or case.name))}
+    unchanged = {each.label: [case.name for case in cases if not graded and each.is_clean(case)] for each in tested}
+    diagonal = {label: names[0] if len(names) == 1 else CLEAN.name for label, names in unchanged.items()}
+    if CLEAN.name not in diagonal.values():
+        del columns[CLEAN.name]
+    # This order of the rows puts the clean images near the diagonal.
     rows = sorted(tested, key=lambda each: [*columns].index(diagonal[each.label]))
     values = [[each.score(*of_column) for of_column in columns.values()] for each in rows]
     framed = {
         (row, place)
         for row, each in enumerate(rows)
         for place, name in enumerate(columns)
-        if not graded and name in (diagonal[each.label], *own[each.label])
+        if not graded and name in (diagonal[each.label], *unchanged[each.label])
     }
     label = tested[0].score_name
     heading = [Column("trained"), *(Column(name, format=SCORE) for name in columns)]

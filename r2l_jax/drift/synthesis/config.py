@@ -163,7 +163,7 @@ class EvaluationConfig(Settings):
 
     @functools.cached_property
     def cases(self) -> tuple[Case, ...]:
-        """The cases, each once; the runs' own images come first."""
+        """The cases, each once; the runs' clean images come first."""
         from r2l_jax.drift import cases
 
         known = {
@@ -174,7 +174,7 @@ class EvaluationConfig(Settings):
             "corruptions": cases.corruptions(self.corruptions, self.severities),
         }
         chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
-        return tuple(dict.fromkeys([cases.OWN, *chosen]))
+        return tuple(dict.fromkeys([cases.CLEAN, *chosen]))
 
     def of_run(self, uri: str) -> FinishedRun:
         """Returns the settings that open a run or a group of trainings."""
@@ -249,13 +249,13 @@ class SynthesisConfig(DataSettings):
         from r2l_jax.drift.renderer import Recipe
 
         own = self.dataset == "Folder"
-        measured = [cases.OWN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
+        measured = [cases.CLEAN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
         sets = [
             Recipe(acquisition, pipeline, corruption)
             for acquisition in [*measured, *computed]
             for pipeline in cases.pipelines(names, self.half_size)
-            for corruption in [cases.OWN, *cases.corruptions(self.corruptions, self.severities)]
+            for corruption in [cases.CLEAN, *cases.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))

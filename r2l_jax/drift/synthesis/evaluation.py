@@ -11,7 +11,7 @@ import numpy as np
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, measure, shot_groups, statistics
 from r2l_jax.drift.acquisition import at_intensity
-from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.measure import ENSEMBLE, Model, Outcomes, Samples
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import comparison, summary
@@ -113,7 +113,7 @@ def _blocks(
     """Measures trainings in each group of cases, and returns the outcomes in all cases for each set of samples."""
     fold, blocks = trainings[0].fold, list[Outcomes]()
     for group, of_group in grouped(config.cases, lambda case: case.group):
-        changed = [case for case in of_group if case == OWN or not cases.equals_own(case, fold.config)]
+        changed = [case for case in of_group if case == CLEAN or not cases.equals_clean(case, fold.config)]
         if not changed:
             continue
         adapted = [cases.for_run(case, fold.config.processing) for case in changed]
@@ -164,9 +164,9 @@ def _make(
     of_group: Sequence[Case],
     adapted: Sequence[Case],
     load: Callable[[float], RawDataset],
-    own: Sequence[Outcomes],
+    clean: Sequence[Outcomes],
 ) -> Result:
-    """Measures trainings in those cases of a group that are not their own images, `adapted` to the size of these."""
+    """Measures trainings in those cases of a group other than their clean images, `adapted` to the size of these."""
     group, fold = of_group[0].group, trainings[0].fold
     sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
     members = {member_of(training.name) for training in trainings}
@@ -181,11 +181,11 @@ def _make(
         )
         for (number, *_), of_set in sets
     ]
-    blocks = [before.joined(part) for before, part in zip(own, found, strict=True)] if own else found
-    tested, _ = Measured.of(label, fold, [OWN, *of_group], blocks)
+    blocks = [before.joined(part) for before, part in zip(clean, found, strict=True)] if clean else found
+    tested, _ = Measured.of(label, fold, [CLEAN, *of_group], blocks)
     facts = {
         "title": summary.TITLES[group],
-        "notes": [f"measured on {tested.own.shape[1]} {tested.drawn}, {fold.about.checkpoint} checkpoint"],
+        "notes": [f"measured on {tested.clean.shape[1]} {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
         "measured": tested.drawn,
         "cases": [case.name for case in of_group],
@@ -194,7 +194,7 @@ def _make(
         "training": ids_of(trainings),
         "flags": flat(config),
     }
-    figures = {} if group == OWN.group else {"scores": _scores(tested, of_group, blocks)}
+    figures = {} if group == CLEAN.group else {"scores": _scores(tested, of_group, blocks)}
     return Result(facts, {"trainings": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
 
 
@@ -206,9 +206,9 @@ def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes
     for block in blocks:
         for name in block.models:
             for case in of_group:
-                source, own = tested.source(case), block.score(name)
+                source, clean = tested.source(case), block.score(name)
                 score = block.score(name, source)
-                row = [name, case.name, score, block.loss_of(name, source), own - score]
+                row = [name, case.name, score, block.loss_of(name, source), clean - score]
                 rows.append(row + [float(block.of_samples(name, source).mean())] * len(fold.task.metrics))
     return Table("Trainings", columns, rows)
 
@@ -216,13 +216,15 @@ def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes
 def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Figure:
     """Draws the mean scores by kind and severity, or else the scores of the trainings in each case."""
     label = tested.score_name
-    own = f"{label} on own images: {tested.own.mean():.3f}"
+    caption = f"{label} on clean images: {tested.clean.mean():.3f}"
     if of_group[0].kind is not None:
         graded: dict[Any, Case] = {case.sensor or case.corruption: case for case in of_group}
         kinds, severities = (list(dict.fromkeys(part)) for part in zip(*graded, strict=True))
         values = [[tested.score(graded[kind, severity]) for severity in severities] for kind in kinds]
-        return heat_map(values, kinds, [str(each) for each in severities], label=label, caption=f"By severity; {own}")
+        return heat_map(
+            values, kinds, [str(each) for each in severities], label=label, caption=f"By severity; {caption}"
+        )
     names = {name: block for block in blocks for name in block.models}
-    framed = [(row, place) for row in range(len(names)) for place, case in enumerate(of_group) if tested.is_own(case)]
+    framed = [(row, place) for row in range(len(names)) for place, case in enumerate(of_group) if tested.is_clean(case)]
     values = [[block.score(name, tested.source(case)) for case in of_group] for name, block in names.items()]
-    return heat_map(values, list(names), [case.name for case in of_group], label=label, framed=framed, caption=own)
+    return heat_map(values, list(names), [case.name for case in of_group], label=label, framed=framed, caption=caption)

@@ -8,7 +8,7 @@ import numpy as np
 
 from r2l_jax.drift import cases as known_cases
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import GROUPS, OWN, Case
+from r2l_jax.drift.cases import CLEAN, GROUPS, Case
 from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, over_folds
 from r2l_jax.names import About
 from r2l_jax.runtime.result import Interval
@@ -23,7 +23,7 @@ class Measured:
         label: its name in results.
         fold: a fold of its first member.
         members: by the name of each run, the names of its folds with their outcomes.
-        cases: the cases; the runs' own images come first.
+        cases: the cases; the runs' clean images come first.
         about: whether intervals are about the recipe or about the models.
     """
 
@@ -50,22 +50,22 @@ class Measured:
         return found, cls(name, fold, {name: together}, cases, "model") if together else None
 
     def source(self, case: Case) -> str:
-        """Returns the name of a case among the outcomes: a case that equals the own images shares theirs."""
-        return OWN.name if known_cases.equals_own(case, self.fold.config) else case.name
+        """Returns the name of a case among the outcomes: a case that equals the clean images shares theirs."""
+        return CLEAN.name if known_cases.equals_clean(case, self.fold.config) else case.name
 
-    def outcomes(self, case: Case = OWN) -> np.ndarray:
+    def outcomes(self, case: Case = CLEAN) -> np.ndarray:
         """Returns the outcomes in a case, with the folds of each run joined."""
         return np.stack([over_folds(folds, self.source(case)) for folds in self.members.values()])
 
     @functools.cached_property
-    def own(self) -> np.ndarray:
-        """The outcomes on the own images."""
+    def clean(self) -> np.ndarray:
+        """The outcomes on the clean images."""
         return self.outcomes()
 
     @functools.cached_property
     def drops(self) -> dict[str, np.ndarray]:
         """The drops in each case whose images the runs were not trained on."""
-        return {case.name: self.own - self.outcomes(case) for case in self.cases if not self.is_own(case)}
+        return {case.name: self.clean - self.outcomes(case) for case in self.cases if not self.is_clean(case)}
 
     @functools.cached_property
     def groups(self) -> dict[str, np.ndarray]:
@@ -75,9 +75,9 @@ class Measured:
             name: np.mean([self.drops[case] for case in of_group], 0) for name, of_group in groups_of(changed).items()
         }
 
-    def is_own(self, case: Case) -> bool:
+    def is_clean(self, case: Case) -> bool:
         """Tells whether the runs were trained on images like those of a case."""
-        return known_cases.is_own(case, self.fold.config)
+        return known_cases.is_clean(case, self.fold.config)
 
     def score(self, *cases: Case) -> float:
         """Returns the mean score of all members in some cases."""
@@ -101,7 +101,7 @@ class Measured:
     @property
     def stated(self) -> str:
         """What intervals are about, in words."""
-        return statistics.stated(self.about, len(self.members), self.own.shape[1], self.drawn)
+        return statistics.stated(self.about, len(self.members), self.clean.shape[1], self.drawn)
 
 
 def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:

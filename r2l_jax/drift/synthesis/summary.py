@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r2l_jax.drift import sensor, statistics
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.synthesis.config import EvaluationConfig
@@ -20,7 +20,7 @@ from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Interval, 
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
 TITLES = {
-    "own": "Own images",
+    "clean": "Clean images",
     "pipelines": "Other pipelines",
     "intensities": "Other measured intensities",
     "exposures": "Other exposures by the sensor model",
@@ -58,13 +58,13 @@ def summarize(
     about, several = tested.about, len(tested.members) > 1
     drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]
     changed = [of_case for name, of_case in tested.drops.items() if not name.startswith("identity.")]
-    own = statistics.bounded(tested.own, about, 0.0)
+    clean = statistics.bounded(tested.clean, about, 0.0)
     needed = {kind: statistics.members_needed(tested.groups[kind], _HALF_WIDTH) for kind in kinds} if several else {}
     shares = statistics.shares(np.stack(changed))._asdict() if several and changed else None
     ratio = None
     if config.as_published and {"pipelines", "corruptions"} <= set(kinds):
         ratio = statistics.log_ratio(tested.groups["corruptions"], tested.groups["pipelines"], about)
-    tables = {"drops": _drops(tested, own, drops)}
+    tables = {"drops": _drops(tested, clean, drops)}
     if several:
         tables["members"] = _members(tested, ensemble, kinds)
     tables |= {f"by_{field}": _by(tested, field, values) for field, values in groups.items()}
@@ -74,14 +74,14 @@ def summarize(
     return Result(
         {
             "title": "Drops under drift",
-            "verdict": _verdict(tested, own, drops, config.checkpoint),
+            "verdict": _verdict(tested, clean, drops, config.checkpoint),
             "notes": _notes(tested, shares, needed, ratio),
             "score": tested.score_name,
             "about": about,
             "members": list(tested.members),
-            "samples": tested.own.shape[1],
+            "samples": tested.clean.shape[1],
             "measured": tested.drawn,
-            "own": [case.name for case in tested.cases[1:] if tested.is_own(case)],
+            "clean": [case.name for case in tested.cases[1:] if tested.is_clean(case)],
             "shares": shares,
             "members_needed": needed,
             "log_ratio": ratio,
@@ -110,9 +110,9 @@ def lines(tested: Sequence[Measured], with_cases: bool = True) -> dict[str, str]
     return found
 
 
-def _drops(tested: Measured, own: Interval, drops: Mapping[str, Interval]) -> Table:
-    rows: list[list[Cell]] = [[OWN.name, None, own]]
-    rows += [[title, drops[name], own[0] - drops[name][0]] for name, title in lines([tested]).items()]
+def _drops(tested: Measured, clean: Interval, drops: Mapping[str, Interval]) -> Table:
+    rows: list[list[Cell]] = [[CLEAN.name, None, clean]]
+    rows += [[title, drops[name], clean[0] - drops[name][0]] for name, title in lines([tested]).items()]
     columns = [Column("test"), Column("drop", "points", DROP), Column(tested.score_name, "points", SCORE)]
     return Table("Drops with 95% intervals", columns, rows)
 
@@ -121,27 +121,28 @@ def _members(tested: Measured, ensemble: Measured | None, kinds: Sequence[str]) 
     """Makes a table of the scores and mean drops of the members of a group and of their ensemble."""
     rows: list[list[Cell]] = []
     for each in (tested, *([ensemble] if ensemble else [])):
-        drops = np.stack([each.own, *(each.groups[kind] for kind in kinds)]).mean(-1)
+        drops = np.stack([each.clean, *(each.groups[kind] for kind in kinds)]).mean(-1)
         rows += [[name, *map(float, of_member)] for name, of_member in zip(each.members, drops.T, strict=True)]
-    columns = [Column(f"own {tested.score_name}", "points", SCORE), *(Column(kind, "points", DROP) for kind in kinds)]
+    columns = [Column(f"clean {tested.score_name}", "points", SCORE), *(Column(kind, "points", DROP) for kind in kinds)]
     return Table("Scores of the members, and their mean drops", [Column("run"), *columns], rows)
 
 
 def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table:
-    """Makes a table of groups of samples: the score on the own images, and the mean and largest drop in other cases."""
+    """Makes a table of groups of samples: the score on clean images, and the mean and largest drop in other cases."""
     rows: list[list[Cell]] = []
-    cases = [OWN, *(case for case in tested.cases if case.name in tested.drops)]
+    cases = [CLEAN, *(case for case in tested.cases if case.name in tested.drops)]
     folds = [fold for of_member in tested.members.values() for fold in of_member]
     for value, indices in values.items():
         taken = [np.isin(outcomes.samples, indices) for _, outcomes in folds]
         present = [(fold, each) for fold, each in zip(folds, taken, strict=True) if each.any()]
         scores = [[out.score(name, tested.source(case), each) for case in cases] for (name, out), each in present]
-        own, *others = np.mean(scores, 0)
-        row: list[Cell] = [value, sum(int(each.sum()) for each in taken) // len(tested.members), own]
+        clean, *others = np.mean(scores, 0)
+        row: list[Cell] = [value, sum(int(each.sum()) for each in taken) // len(tested.members), clean]
         worst = int(np.argmin(others)) if others else 0
-        found = [own - np.mean(others), own - others[worst], cases[1 + worst].name] if others else [None, None, None]
-        rows.append(row + found)
-    columns = [Column(field.replace("_", " ")), Column("samples"), Column(f"own {tested.score_name}", "points", SCORE)]
+        drops = [clean - np.mean(others), clean - others[worst], cases[1 + worst].name] if others else [None] * 3
+        rows.append(row + drops)
+    columns = [Column(field.replace("_", " ")), Column("samples")]
+    columns += [Column(f"clean {tested.score_name}", "points", SCORE)]
     columns += [Column("mean drop", "points", DROP), Column("largest drop", "points", DROP), Column("in")]
     return Table(f"By {field.replace('_', ' ')}", columns, rows)
 
@@ -160,10 +161,10 @@ def figure(tested: Sequence[Measured]) -> Figure:
     return dots(rows, f"drop of the {tested[0].score_name}, points", f"Drops: {words}")
 
 
-def _verdict(tested: Measured, own: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
+def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
     """States the score without drift, and for each kind of drift the loss and the worst case."""
     guess = f"; a guess: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
-    score = f"The {tested.score_name} without drift is {whole_points(*own[1:])} ({checkpoint} checkpoint{guess})."
+    score = f"The {tested.score_name} without drift is {whole_points(*clean[1:])} ({checkpoint} checkpoint{guess})."
     sentences, words = [score], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
         if kind not in tested.groups:

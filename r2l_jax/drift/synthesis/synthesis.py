@@ -27,7 +27,7 @@ from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
-from r2l_jax.drift.cases import OWN, camera_of
+from r2l_jax.drift.cases import CLEAN, camera_of
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.model.model_hash import processor_hash
@@ -109,7 +109,7 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
 
 def name_of(recipe: Recipe) -> str:
     """Returns the path of a set's folder within the output folder."""
-    corruption = "uncorrupted" if recipe.corruption == OWN else recipe.corruption.name
+    corruption = "uncorrupted" if recipe.corruption == CLEAN else recipe.corruption.name
     return f"{recipe.processing.name}/{recipe.acquisition.name}/{corruption}"
 
 
@@ -210,7 +210,7 @@ def _described(
         "pipeline": pipeline.description,
         "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
         "acquisition": recipe.acquisition.name,
-        "corruption": None if recipe.corruption == OWN else recipe.corruption.name,
+        "corruption": None if recipe.corruption == CLEAN else recipe.corruption.name,
         "dataset": {"name": dataset.name, "task": dataset.task, "classes": dataset.classes},
         "size": dataset.shape,
         "camera": camera,

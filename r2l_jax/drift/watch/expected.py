@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.watch.causes import Cause, noise_of, under
 from r2l_jax.drift.watch.reference import Reference
@@ -90,8 +90,8 @@ def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.nda
     """Measures the ensemble of the models on samples of the reference, with other mosaics in place of its own."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
-    found = measure(models, [OWN], samples, ensemble="all" if len(models) > 1 else None)
-    return np.stack(found.at(found.models[-1], OWN.name))
+    found = measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
+    return np.stack(found.at(found.models[-1], CLEAN.name))
 
 
 def score_of(outcomes: Outcomes) -> float:

@@ -39,7 +39,7 @@ def test_what_is_not_known_is_named(make, message):
 
 
 @pytest.mark.parametrize(
-    ("config", "own"),
+    ("config", "title"),
     [
         (STATIC, OWN_PIPELINE),
         (TrainConfig(), None),
@@ -48,23 +48,23 @@ def test_what_is_not_known_is_named(make, message):
         (NONE, None),
     ],
 )
-def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own):
-    pipeline = cases.own_pipeline(config.processing)
-    assert (pipeline and pipeline.title) == own
+def test_only_a_pipeline_that_was_not_learned_is_the_runs_by_name(config, title):
+    pipeline = cases.run_pipeline(config.processing)
+    assert (pipeline and pipeline.title) == title
     known = cases.pipelines([*PUBLISHED_PIPELINES, "parametrized"])
-    assert [case.name for case in known if cases.is_own(case, config)] == ([own] if own else [])
+    assert [case.name for case in known if cases.is_clean(case, config)] == ([title] if title else [])
 
 
-def test_an_intensity_that_was_trained_at_is_no_drift_but_one_of_several_only_a_part_of_the_own_images():
-    known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
+def test_an_intensity_that_was_trained_at_is_no_drift_but_one_of_several_only_a_part_of_the_clean_images():
+    known = [cases.CLEAN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
     known += cases.pipelines([OWN_PIPELINE])
 
     def names(found, *isos):
         return [case.name for case in known if found(case, replace(STATIC, iso=isos))]
 
-    assert names(cases.is_own, 0.5) == names(cases.equals_own, 0.5) == ["own", "iso=0.5", OWN_PIPELINE]
-    assert names(cases.is_own, 0.25, 1.0) == ["own", "iso=0.25", "iso=1", OWN_PIPELINE]
-    assert names(cases.equals_own, 0.25, 1.0) == ["own", OWN_PIPELINE]
+    assert names(cases.is_clean, 0.5) == names(cases.equals_clean, 0.5) == ["clean", "iso=0.5", OWN_PIPELINE]
+    assert names(cases.is_clean, 0.25, 1.0) == ["clean", "iso=0.25", "iso=1", OWN_PIPELINE]
+    assert names(cases.equals_clean, 0.25, 1.0) == ["clean", OWN_PIPELINE]
 
 
 @pytest.mark.parametrize(

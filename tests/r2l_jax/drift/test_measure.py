@@ -11,7 +11,7 @@ from small_runs import metrics
 import isp
 import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.runtime.result import points
 from r2l_jax.training.run import load
@@ -32,7 +32,7 @@ def measured(fold, known, size=8, **options):
 
 def test_own_images_score_as_the_best_epoch_did(one_epoch):
     (fold,) = load(str(one_epoch.run_dir))
-    own = measured(fold, [OWN])
+    own = measured(fold, [CLEAN])
     assert own.score("model") == pytest.approx(metrics(one_epoch)["best_val_accuracy"])
     assert own.loss_of("model") == pytest.approx(metrics(one_epoch)["best_val_loss"], rel=1e-4)
 
@@ -46,7 +46,7 @@ def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
 
 def test_numbers_of_a_corruption_follow_from_its_formula(fold):
     """The brightest corruption makes all images bright; the identity changes nothing."""
-    known = [OWN, *cases.corruptions(["identity"], [3]), *cases.corruptions(["brightness"], [5])]
+    known = [CLEAN, *cases.corruptions(["identity"], [3]), *cases.corruptions(["brightness"], [5])]
     found, bright = measured(fold, known), INTENSITIES[2:] > brightness.BRIGHT
     assert found.score("model") == 1
     assert found.loss_of("model", "identity.3") == pytest.approx(found.loss_of("model"), rel=1e-5)
@@ -58,7 +58,7 @@ def test_numbers_of_a_corruption_follow_from_its_formula(fold):
 
 def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_seed(fold):
     drawn = cases.sensor(["read_noise", "column_noise"], [3])
-    known = [OWN, *cases.exposures([0.3]), *drawn, *cases.corruptions(["gaussian_noise"], [5])]
+    known = [CLEAN, *cases.exposures([0.3]), *drawn, *cases.corruptions(["gaussian_noise"], [5])]
     whole, parts, other = measured(fold, known), measured(fold, known[::-1], 3), measured(fold, known[1:], seed=1)
     for name in whole.cases:
         assert parts.loss_of("model", name) == pytest.approx(whole.loss_of("model", name), rel=1e-5)
@@ -94,15 +94,15 @@ def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fol
     monkeypatch.setattr(measure, "_images", watched)
     models = {name: Model(brightness.model(DATASET, gamma)) for name, gamma in (("a", 2.2), ("b", 1.8))}
     samples = Samples.of(fold, 10)._replace(dataset=dataset)
-    measure.measure(models, [OWN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
+    measure.measure(models, [CLEAN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
     # One more is read, whose size tells how many fit into memory.
     assert sorted(read[1:]) == sorted(fold.valid_indices)
-    assert sorted(rendered) == [(OTHER, 1), ("own", 2), ("own", 2)]
+    assert sorted(rendered) == [(OTHER, 1), ("clean", 2), ("clean", 2)]
 
 
 def test_test_samples_are_measured_if_there_are_any(fold):
     tested = dataclasses.replace(fold, split=fold.split._replace(valid=fold.split.train, test=fold.split.valid))
-    np.testing.assert_array_equal(measured(tested, [OWN]).samples, fold.valid_indices)
+    np.testing.assert_array_equal(measured(tested, [CLEAN]).samples, fold.valid_indices)
 
 
 @pytest.mark.parametrize("size", [4, 11])
@@ -111,8 +111,8 @@ def test_outcomes_are_in_the_order_of_the_samples_whatever_the_batches(size):
     dataset = brightness.images(intensities, intensities > 0.45)
     samples = np.random.default_rng(0).permutation(11)
     # The labels and the model differ on the sample of 0.47 alone.
-    found = measured(brightness.fold(dataset, (), samples), [OWN], size)
-    counted, total = found.at("model", "own")
+    found = measured(brightness.fold(dataset, (), samples), [CLEAN], size)
+    counted, total = found.at("model", "clean")
     assert samples[counted == 0].tolist() == [4]
     np.testing.assert_array_equal(total, 1)
 
@@ -126,8 +126,8 @@ def test_contributions_to_a_segmentation_average_to_its_intersection_over_union(
         return np.concatenate([raw[:8] + 0.6 * (index % 2), raw[8:]]).astype(np.float32), mask
 
     fold = brightness.fold(dataclasses.replace(as_made, read=read), (), range(5))
-    found = measured(fold, [OWN], 2)
-    counted, total = found.at("model", "own")
+    found = measured(fold, [CLEAN], 2)
+    counted, total = found.at("model", "clean")
     assert np.ptp(counted / total) > 0.3
     _, confusion = by_hand.evaluate(fold, fold.model.processor)
     assert found.score("model") == pytest.approx(confusion[1, 1] / (confusion.sum() - confusion[0, 0]), rel=1e-5)
@@ -137,7 +137,7 @@ def test_contributions_to_a_segmentation_average_to_its_intersection_over_union(
 def test_masks_move_with_the_shifted_pattern():
     """The right half is the object; where the mask did not move with it, a column of 16 would be wrong."""
     fold = brightness.fold(brightness.half_images(0.3, 0.8, 4), (), range(4))
-    found = measured(fold, [OWN, *cases.sensor(["pattern_shift"], [5])], 3)
+    found = measured(fold, [CLEAN, *cases.sensor(["pattern_shift"], [5])], 3)
     own, shifted = (16 * found.at("model", case)[1].mean() for case in found.cases)
     assert found.score("model", "pattern_shift.5") == pytest.approx(found.score("model"), abs=0.05)
     assert shifted == pytest.approx(own + 1, abs=0.5)
@@ -149,7 +149,7 @@ def test_an_ensemble_predicts_with_the_mean_of_the_probabilities(task):
     dataset = images if task == "classification" else brightness.half_images(0.42, 0.55, 6)
     fold = brightness.fold(dataset, (), range(6))
     models = {str(gamma): Model(brightness.model(dataset, gamma)) for gamma in (1.5, 2.0, 2.6)}
-    found = measure.measure(models, [OWN], Samples.of(fold, 4), ensemble="ensemble")
+    found = measure.measure(models, [CLEAN], Samples.of(fold, 4), ensemble="ensemble")
     raws, targets = dataset.samples(np.arange(6))
     chances = [fold.task.probabilities(each.model(jnp.asarray(raws)), 16) for each in models.values()]
     together = np.mean(chances, 0)
@@ -159,11 +159,11 @@ def test_an_ensemble_predicts_with_the_mean_of_the_probabilities(task):
         assert found.loss_of("ensemble") == pytest.approx(loss, rel=1e-4)
     else:
         predicted = together > 0.5
-        counted, total = found.at("ensemble", "own")
+        counted, total = found.at("ensemble", "clean")
         np.testing.assert_allclose(counted, (predicted & (targets > 0)).mean((1, 2)), atol=1e-6)
         np.testing.assert_allclose(total, (predicted | (targets > 0)).mean((1, 2)), atol=1e-6)
     for name, each in models.items():
-        alone = measure.measure({name: each}, [OWN], Samples.of(fold, 4))
+        alone = measure.measure({name: each}, [CLEAN], Samples.of(fold, 4))
         assert alone.loss_of(name) == found.loss_of(name)
 
 
@@ -171,7 +171,7 @@ def test_values_that_are_stacked_give_what_each_gives_alone(fold):
     default = fold.model.processor.parameters()
     values = [default | {"gamma_correct": gamma} for gamma in np.linspace(1, 3, 19, dtype=np.float32)]
     models = {str(number): Model(fold.model, each) for number, each in enumerate(values)}
-    known = [OWN, *cases.exposures([0.7])]
+    known = [CLEAN, *cases.exposures([0.7])]
     together = measure.measure(models, known, Samples.of(fold, 4))
     assert together.models == (*models,)
     assert len({round(loss, 6) for loss in together.loss[:, 0]}) == 19
@@ -190,10 +190,10 @@ SHARES = np.stack([np.linspace(0, 0.4, 9), np.linspace(0, 0.5, 9)]).astype(np.fl
 
 
 def outcomes(counted, total=None, samples=SAMPLES, scenes=None, model="a"):
-    """The outcomes of a model on its own images."""
+    """The outcomes of a model on its clean images."""
     counted = np.asarray(counted, np.float32)[None, None]
     total = np.ones_like(counted) if total is None else np.asarray(total, np.float32)[None, None]
-    return Outcomes((model,), ("own",), np.asarray(samples), counted, total, np.ones((1, 1)), scenes)
+    return Outcomes((model,), ("clean",), np.asarray(samples), counted, total, np.ones((1, 1)), scenes)
 
 
 def test_bits_and_shares_come_back_as_they_were_packed():

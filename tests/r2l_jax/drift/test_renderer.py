@@ -19,9 +19,9 @@ RAWS = np.random.default_rng(0).uniform(0.2, 0.6, (3, 16, 16)).astype(np.float32
 INDICES = np.int32([4, 0, 7])
 
 (PIPELINE,) = cases.pipelines(["bilinear.sharpening_filter.gaussian_denoising"])
-ACQUISITIONS = [OWN, *cases.exposures([0.3, 0.5]), *cases.sensor(["read_noise"], [2])]
-PROCESSINGS = [OWN, PIPELINE]
-CORRUPTED = [OWN, *cases.corruptions(["gaussian_noise", "contrast"], [1, 5])]
+ACQUISITIONS = [CLEAN, *cases.exposures([0.3, 0.5]), *cases.sensor(["read_noise"], [2])]
+PROCESSINGS = [CLEAN, PIPELINE]
+CORRUPTED = [CLEAN, *cases.corruptions(["gaussian_noise", "contrast"], [1, 5])]
 RECIPES = [Recipe(*steps) for steps in itertools.product(ACQUISITIONS, PROCESSINGS, CORRUPTED)]
 
 
@@ -72,8 +72,8 @@ def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, ima
 
 def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_they_were_read():
     (exposed,), (measured,), (corrupted,) = ACQUISITIONS[1:2], cases.intensities([0.5]), CORRUPTED[1:2]
-    for case, place in ((OWN, 0), (exposed, 0), (measured, 0), (PIPELINE, 1), (corrupted, 2)):
-        expected = [OWN] * 3
+    for case, place in ((CLEAN, 0), (exposed, 0), (measured, 0), (PIPELINE, 1), (corrupted, 2)):
+        expected = [CLEAN] * 3
         expected[place] = case
         assert Recipe.of(case) == tuple(expected)
     assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
@@ -81,7 +81,7 @@ def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_
 
 def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
     made, masks, labels = Renderer(0), np.uint8(RAWS > 0.4), np.int32([0, 1, 2])
-    for case in (OWN, *cases.exposures([0.5]), *cases.sensor(SENSOR, [5])):
+    for case in (CLEAN, *cases.exposures([0.5]), *cases.sensor(SENSOR, [5])):
         assert made.targets(case, labels) is labels
         if case.kind == "pattern_shift":
             np.testing.assert_array_equal(made.targets(case, masks)[..., :-1], masks[..., 1:])

@@ -73,7 +73,7 @@ class Place:
 
 
 RUNS = (evaluation.run, forensics.run, adjustment.run)
-CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
+CASES = ("clean", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
 
@@ -94,11 +94,11 @@ def watched():
     def analyzed(name):
         return lambda *arguments: names.append(name) or Result({})
 
-    def adapted_to(config, training, drift, undrifted):
-        blocks = measure.packed_blocks([outcomes(("undrifted", "nothing", "labels"), ["own"], np.arange(8))])
+    def adapted_to(config, training, drift, clean):
+        blocks = measure.packed_blocks([outcomes(("clean", "nothing", "labels"), ["clean"], np.arange(8))])
         made = Result({"measured": "validation samples"}, outcomes=blocks), training.fold.model
         patch.setattr(adjustment, "adapt", lambda *arguments: names.append(drift.name) or made)
-        return adapted(config, training, drift, undrifted)
+        return adapted(config, training, drift, clean)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "measure", evaluated)

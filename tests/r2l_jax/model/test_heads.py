@@ -1,8 +1,8 @@
 """Heads of the user's own files, in Flax: trained, found again and used as ours."""
 
+import custom_code
 import jax.numpy as jnp
 import numpy as np
-import own_code
 import pytest
 from flax import nnx
 from small_runs import metrics, model
@@ -38,13 +38,13 @@ def segment(classes, rngs):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    return own_code.write(tmp_path_factory.mktemp("own") / "my_head.py", CODE)
+    return custom_code.write(tmp_path_factory.mktemp("own") / "my_head.py", CODE)
 
 
 @pytest.fixture(scope="module")
 def trained(base, head):
     """A run with this head."""
-    config = replace(base, run_name="own_head", epochs=1, classifier_network=head, save_locally=True)
+    config = replace(base, run_name="custom_head", epochs=1, classifier_network=head, save_locally=True)
     train.run(config)
     return config
 
@@ -55,12 +55,12 @@ def found(name, **settings):
 
 @pytest.fixture
 def moved(tmp_path):
-    return own_code.write(tmp_path / "a.py", CODE)
+    return custom_code.write(tmp_path / "a.py", CODE)
 
 
 @pytest.fixture
 def other(tmp_path):
-    return own_code.write(tmp_path / "b.py", f"{CODE}\n")
+    return custom_code.write(tmp_path / "b.py", f"{CODE}\n")
 
 
 def test_it_is_trained_and_loaded_with_the_same_file_alone(trained, moved, other):
@@ -110,7 +110,7 @@ def test_it_segments(head):
     ],
 )
 def test_errors_in_one_line(base, tmp_path, code, message):
-    name = own_code.write(tmp_path / "my_head.py", code)
+    name = custom_code.write(tmp_path / "my_head.py", code)
     with pytest.raises(InputError, match=f"--classifier_network={name} {message}") as error:
         Plan(replace(base, classifier_network=name))
     assert "\n" not in str(error.value)
@@ -147,7 +147,10 @@ def make():
 
 
 def test_the_outputs_of_a_head_are_those_of_the_classes(tmp_path):
-    name, images = own_code.write(tmp_path / "a.py", MEANS), np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    name, images = (
+        custom_code.write(tmp_path / "a.py", MEANS),
+        np.random.default_rng(0).random((2, 4, 4, 3), np.float32),
+    )
     one, other = (
         find_head(build(NetworkSettings, classifier_network=name, classes=classes), ("a", "b"))
         for classes in ("a:2,b:0", "b:2,a:0")

@@ -1,10 +1,10 @@
 import dataclasses
 import functools
 
+import custom_code
 import jax
 import jax.numpy as jnp
 import numpy as np
-import own_code
 from flax import nnx
 from small_runs import SmallHead
 
@@ -110,7 +110,7 @@ def test_loaded_values_and_classes_of_a_users_file_change_the_hash(tmp_path):
     def hashed(values, factor):
         np.save(tmp_path / "map.npy", values)
         code = MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor)
-        name = own_code.write(tmp_path / "my_isp.py", code)
+        name = custom_code.write(tmp_path / "my_isp.py", code)
         for cached in (named_code._run, pipelines._make_once):  # as in a new process
             cached.cache_clear()
         return processor_hash(pipelines.find_pipeline(name)(CAMERA))
@@ -131,6 +131,6 @@ def make(image):
 
 def test_sets_and_globals_are_described_in_the_same_order_in_each_process(tmp_path):
     assert described(frozenset("badc")) == list("abcd")
-    _, function = named_code.load(own_code.write(tmp_path / "my_isp.py", REFERRING), "--code", "pipeline")
+    _, function = named_code.load(custom_code.write(tmp_path / "my_isp.py", REFERRING), "--code", "pipeline")
     *_, referred = described(function)
     assert referred == [["jnp", "jax.numpy"], ["np", "numpy"]]

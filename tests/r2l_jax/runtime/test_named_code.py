@@ -2,7 +2,7 @@
 
 import sys
 
-import own_code
+import custom_code
 
 from r2l_jax.runtime import named_code
 
@@ -15,7 +15,7 @@ def test_a_file_imports_the_modules_beside_it(tmp_path):
     for name, code in (("a", CODE), ("b", CODE + "\n"), ("c", CODE)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "net.py").write_text(f"Net = {name!r}\n")
-        _, make = named_code.load(own_code.write(tmp_path / name / "my_network.py", code), "--code", "head")
+        _, make = named_code.load(custom_code.write(tmp_path / name / "my_network.py", code), "--code", "head")
         assert make() == name
     assert sys.path == before[0]
     assert {name for name in set(sys.modules) - before[1] if not name.startswith("_named_")} == set()

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import shutil
 
+import custom_code
 import jax.numpy as jnp
 import numpy as np
-import own_code
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
@@ -94,7 +94,7 @@ def test_the_identity_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
     identities = []
     for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
         code = f"import isp\nmake = isp.parametrized\n{comment}"
-        config = build(TrainConfig, pipeline=own_code.write(tmp_path / name, code))
+        config = build(TrainConfig, pipeline=custom_code.write(tmp_path / name, code))
         identities.append(dataclasses.replace(fold, config=config).identity)
     assert identities[0] == identities[1]
     assert len({fold.identity, *identities}) == 3

@@ -47,15 +47,15 @@ def test_bad_weights_are_refused_before_an_earlier_run_is_removed(copy):
 
 
 @pytest.fixture
-def own_split(base, tmp_path):
+def custom_split(base, tmp_path):
     """A run of a user's own split, the names of its samples and the file."""
     names, file = datasets.load("Synthetic", **base.data.source).names, tmp_path / "split.json"
     file.write_text(json.dumps({"train": names[:25], "valid": names[30:35], "test": names[35:]}))
-    return replace(base, run_name="own_split", epochs=1, split=str(file)), names, file
+    return replace(base, run_name="custom_split", epochs=1, split=str(file)), names, file
 
 
-def test_a_split_of_the_user_s_own(own_split):
-    config, names, file = own_split
+def test_a_split_of_the_user_s_own(custom_split):
+    config, names, file = custom_split
     (fold,) = Plan(config).folds
     assert fold.split.train.tolist() == list(range(25))
     assert (fold.split.valid.tolist(), fold.split.test.tolist()) == ([*range(30, 35)], [*range(35, 40)])
@@ -67,8 +67,8 @@ def test_a_split_of_the_user_s_own(own_split):
         Plan(config)
 
 
-def test_a_run_is_not_continued_with_another_split(own_split, copy):
-    config, *_ = own_split
+def test_a_run_is_not_continued_with_another_split(custom_split, copy):
+    config, *_ = custom_split
     plan = Plan(replace(copy, split=config.data.split))
     with pytest.raises(InputError, match=r"one_epoch holds another run \(it has another split\): choose another"):
         plan.check_folders()
@@ -78,9 +78,9 @@ def test_a_run_is_not_continued_with_another_split(own_split, copy):
     ("changes", "count", "others"),
     [({"split": None}, 40, 40), ({"split": None, "test_size": 10.0}, 10, 30), ({}, 5, 30)],
 )
-def test_all_samples_test_a_network_that_is_not_trained_unless_some_are_kept_apart(own_split, changes, count, others):
-    dataset = datasets.load("Synthetic", **own_split[0].data.source)
-    (fold,) = splits_of(replace(own_split[0], **changes).data, 1, dataset, trains=False)
+def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom_split, changes, count, others):
+    dataset = datasets.load("Synthetic", **custom_split[0].data.source)
+    (fold,) = splits_of(replace(custom_split[0], **changes).data, 1, dataset, trains=False)
     assert (len(fold.test), len(fold.train)) == (count, others)
     assert fold.valid.tolist() == fold.test.tolist()
     assert set(fold.train.tolist()).isdisjoint(fold.test.tolist()) == (count < 40)

@@ -1,8 +1,8 @@
 import asyncio
 import contextlib
 
+import custom_code
 import numpy as np
-import own_code
 import pytest
 
 import isp
@@ -171,7 +171,7 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model, tmp
         assert gamma["bandTitle"] == "tolerated by itself: 1.5 to 3"
         assert (gamma["text"], rows["black_level.green_2"]["label"]) == ("gamma 2.2", "black level, green 2")
         assert "band" not in rows["white_balance.red"]
-        name = own_code.write(tmp_path / "my_isp.py", found.pipeline_file())
+        name = custom_code.write(tmp_path / "my_isp.py", found.pipeline_file())
         saved, shown = find_pipeline(name)(isp.CAMERAS["drone"]), found.view.engine.values(found.view.positions)
         np.testing.assert_array_equal(saved.white_balance[...], shown["white_balance"])
         # The tolerances belong to the learned pipeline.

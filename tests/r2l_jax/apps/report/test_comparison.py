@@ -33,11 +33,11 @@ SHARES = {"a": 0.9, "b": 0.6, "g/seed_1": 0.9, "g/seed_2": 0.8, "h/seed_1": 0.5,
 
 
 def write_outcomes(folder, outcomes, samples):
-    """Writes outcomes on the own images as evaluate.py does: of the only fold of each member, and their mean."""
+    """Writes outcomes on the clean images as evaluate.py does: of the only fold of each member, and their mean."""
     names = [f"{name}/fold_0".removeprefix("/") for name in outcomes]
     counted = np.stack([*outcomes.values(), np.mean([*outcomes.values()], 0)])[:, None]
     models = (*names, "ensemble/fold_0")
-    found = measure.Outcomes(models, ("own",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
+    found = measure.Outcomes(models, ("clean",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
     result.write(folder / "evaluation/own", result.Result({}, outcomes=measure.packed_blocks([found])))
 
 
@@ -59,7 +59,7 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
     found = rows(comparison_table(runs))
     assert (found["members"], found["--seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
     lines = differences_table(runs).splitlines()
-    assert lines[0] == "Differences of accuracy on the own images, with 95% intervals"
+    assert lines[0] == "Differences of accuracy on the clean images, with 95% intervals"
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
     for line, (first, second) in zip(lines[3:], ("ab", "ag", "ah", "bg", "bh", "gh"), strict=True):
         about = "recipe" if first + second == "gh" else "model"

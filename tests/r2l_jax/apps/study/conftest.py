@@ -35,7 +35,7 @@ def config(tmp_path_factory):
 def finished(config):
     """The study with files as its jobs leave them, with made-up numbers."""
     for name, training in trainings_of(config, "synthesis").items():
-        groups = {"own": ["own"], "pipelines": [each for own, each in PIPELINES.items() if own != name]}
+        groups = {"clean": ["clean"], "pipelines": [each for trained, each in PIPELINES.items() if trained != name]}
         groups["corruptions"] = [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
         for group, cases in groups.items():
             blocks = packed_blocks([evaluated(cases, fold) for fold in range(2)])
@@ -63,11 +63,11 @@ def finished(config):
 
 
 def evaluated(cases, fold):
-    """Returns outcomes of a model: 45 of 50 samples are correct on its own images, and one more in the second fold.
+    """Returns outcomes of a model: 45 of 50 samples are correct on its clean images, and one more in the second fold.
 
     Other pipelines cost 5 samples, and corruptions 10 and 30 at severities 2 and 3.
     """
-    lost = [{"own": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5) for case in cases]
+    lost = [{"clean": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5) for case in cases]
     counted = (np.arange(SAMPLES) < 45 + fold - np.array(lost)[:, None]).astype(np.float32)[None]
     samples = np.arange(SAMPLES) + SAMPLES * fold
     return Outcomes((f"fold_{fold}",), tuple(cases), samples, counted, np.ones_like(counted), counted[..., 0])

@@ -52,8 +52,8 @@ def test_differences_to_the_published_numbers_of_the_same_data(finished):
     )
     places = [theirs.corruptions.index(name) for name in ("contrast", "gaussian_noise")]
     np.testing.assert_allclose([*tables["corruption_differences"].values()], 0.51 - theirs.corruption[:, places])
-    own, published_own, less = (tables["headline"][whose][0] for whose in ("ours", "published", LESS))
-    np.testing.assert_allclose(less, np.array(own) - published_own[0])
+    clean, published_own, less = (tables["headline"][whose][0] for whose in ("ours", "published", LESS))
+    np.testing.assert_allclose(less, np.array(clean) - published_own[0])
 
 
 @pytest.mark.parametrize(

@@ -11,5 +11,5 @@ def test_the_published_tables_have_our_names_in_our_order(task):
     assert tuple(theirs.pipelines) == PUBLISHED_PIPELINES
     assert tuple(theirs.corruptions) == CORRUPTIONS_OF_THE_STUDY
     assert theirs.processing.shape == (12, 12)
-    # The identity is the run's own images, read off another figure to two digits.
+    # The identity is the run's clean images, read off another figure to two digits.
     np.testing.assert_allclose(theirs.corruption[:, 0], np.diag(theirs.processing), atol=0.0101)

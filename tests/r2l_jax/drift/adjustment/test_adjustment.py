@@ -80,7 +80,7 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(found):
     assert list(column(starts, 3).values())[:4] == [0.5, 0.5, 0.5, 1]
     scores = column(over_all.tables["adjustment"])
     estimates = {name: interval[0] for name, interval in scores.items()}
-    assert estimates == {"undrifted": 1, "nothing": 0.5, "labels": 1, "won back": 0.5}
+    assert estimates == {"clean": 1, "nothing": 0.5, "labels": 1, "won back": 0.5}
     assert column(of_fold.tables["methods"]) == {"nothing": 0.5, "labels": 1}
     for name, of_samples, least in (("nothing", ~BRIGHT[:8], 0), ("won back", BRIGHT[:8], -1)):
         low, high = statistics.interval(of_samples[None].astype(float), "model")[1:]
@@ -102,9 +102,9 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     assert over_all.facts["scores"]["exposure=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
-    for outcomes, row, right in ((own, "undrifted", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
+    for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
         np.testing.assert_array_equal(outcomes.samples, np.arange(8))
-        np.testing.assert_array_equal(outcomes.at(row, "own"), [right, np.ones(8)])
+        np.testing.assert_array_equal(outcomes.at(row, "clean"), [right, np.ones(8)])
 
 
 def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(config, found, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold
     def measure(models, cases, samples, title):
         seen.append(set(samples.indices.tolist()))
         ones = np.ones((len(models), 1, len(samples.indices)), np.float32)
-        return Outcomes(tuple(models), ("own",), samples.indices, ones, ones, np.array(next(favored))[:, None])
+        return Outcomes(tuple(models), ("clean",), samples.indices, ones, ones, np.array(next(favored))[:, None])
 
     def search(self, frozen, searches, *options):
         return [Found(frozen.default, np.ones(1), np.zeros(1)) for _ in searches]
@@ -149,7 +149,9 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold
 def block(rows, samples):
     """Outcomes of rows on samples."""
     counted = np.array(list(rows.values()), np.float32)[:, None]
-    return Outcomes(tuple(rows), ("own",), np.array(samples), counted, np.ones_like(counted), np.zeros((len(rows), 1)))
+    return Outcomes(
+        tuple(rows), ("clean",), np.array(samples), counted, np.ones_like(counted), np.zeros((len(rows), 1))
+    )
 
 
 def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, config, tmp_path, monkeypatch, capsys):
@@ -161,11 +163,11 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     ]
     parts = iter([(part, pair) for pair in each for part in (slice(3), slice(3, 8))] * 3)
 
-    def adapt(settings, fold, under, undrifted):
+    def adapt(settings, fold, under, clean):
         part, (before, after) = next(parts)
         samples = np.arange(8)[part]
         rows = {"nothing": before[part], "labels": after[part]}
-        blocks = [block({"undrifted": np.ones(len(samples))}, samples), block(rows, samples)]
+        blocks = [block({"clean": np.ones(len(samples))}, samples), block(rows, samples)]
         return Result({"measured": "validation samples"}, outcomes=packed_blocks(blocks)), fold.model
 
     folds = [dataclasses.replace(fold, about=fold.about) for _ in range(2)]

@@ -16,7 +16,7 @@ def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     fold = brightness.fold(dataset, [0, 1, 3], valid)
     titles = ("default", "all, weight 1", "all, weight 10", "gains, weight 1")
     counted = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.float32)[:, None]
-    outcomes = Outcomes(titles, ("own",), np.array(valid), counted, np.ones_like(counted), np.zeros((4, 1)))
+    outcomes = Outcomes(titles, ("clean",), np.array(valid), counted, np.ones_like(counted), np.zeros((4, 1)))
     facts = {"worst": {"all": "all, weight 1", "gains": "gains, weight 1"}}
     found = shots.analyze(fold, ["model"], Result(facts, outcomes=outcomes.packed()))
     table = found.tables["model"]

@@ -71,7 +71,7 @@ def measure(monkeypatch):
             gains = [each.values["white_balance"][1] for each in models.values()]
             counted = 1 - np.array([np.broadcast_to(lost(raws, gain), raws.shape) for gain in gains])[:, None]
             total, loss = np.ones_like(counted), np.zeros(counted.shape[:2])
-            return Outcomes(tuple(models), ("own",), samples.indices, counted, total, loss, samples.scenes)
+            return Outcomes(tuple(models), ("clean",), samples.indices, counted, total, loss, samples.scenes)
 
         monkeypatch.setattr(tolerance, "measure", measured)
 

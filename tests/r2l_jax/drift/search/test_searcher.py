@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from brightness import dark_images
 
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
@@ -34,7 +34,7 @@ def losses(values):
     """The losses of all samples under several values of the parameters."""
     shown = brightness.model(DATASET)
     models = {f"{number}": Model(shown, each) for number, each in enumerate(values)}
-    return measure(models, [OWN], Samples(brightness.frozen(DATASET).task, DATASET, EVERY, 12)).loss[:, 0]
+    return measure(models, [CLEAN], Samples(brightness.frozen(DATASET).task, DATASET, EVERY, 12)).loss[:, 0]
 
 
 def run(frozen, searches, steps=3, batch_size=4, **options):

@@ -4,6 +4,7 @@ import pathlib
 import signal
 
 import brightness
+import custom_code
 import folds_by_hand
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import Run
 
-OWN = "bilinear.none.none"
+TRAINED = "bilinear.none.none"
 OTHER = "bilinear.unsharp_masking.median_denoising"
 INTENSITIES = np.linspace(0.3, 0.7, 16)
 DATASET = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
@@ -59,7 +60,7 @@ def settings(tmp_path):
     """An evaluation against two pipelines, of which one is the run's own, and two strengths of a corruption."""
     return EvaluationConfig(
         run=("runs/static",),
-        pipelines=(OTHER, OWN),
+        pipelines=(OTHER, TRAINED),
         corruptions=("gaussian_noise",),
         severities=(1, 5),
         output=str(tmp_path / "evaluation"),
@@ -81,14 +82,14 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     summary = evaluation.run(settings)["static"]
     output = settings.output_dir
     results = {path.parent.name for path in output.rglob("result.json")}
-    assert results == {"corruptions", "evaluation", "own", "pipelines"}
+    assert results == {"corruptions", "evaluation", "clean", "pipelines"}
     for name in ("dots.svg", "corruptions/scores.png", "pipelines/scores.svg"):
         assert (output / name).exists()
-    names = [["own"], [OTHER], ["gaussian_noise.1", "gaussian_noise.5"]]
+    names = [["clean"], [OTHER], ["gaussian_noise.1", "gaussian_noise.5"]]
     assert measured == [([f"fold_{number}"], of_group) for of_group in names for number in (0, 1)]
     pipelines = found(settings, "pipelines")
-    assert pipelines["fold_0", OWN] == found(settings, "own")["fold_0", "own"]
-    assert pipelines["fold_0", OWN] | {"loss": 0} == {"accuracy": 1, "loss": 0, "drop": 0}
+    assert pipelines["fold_0", TRAINED] == found(settings, "clean")["fold_0", "clean"]
+    assert pipelines["fold_0", TRAINED] | {"loss": 0} == {"accuracy": 1, "loss": 0, "drop": 0}
     noise = found(settings, "corruptions")
     drop, score = rows(summary.tables["drops"])["gaussian_noise (mean of 2 severities)"]
     # Folds of other samples count by their samples.
@@ -117,18 +118,18 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     drifts = {"intensities": (0.5, 1.0), "exposures": (0.01,)}
     settings = EvaluationConfig(run=("several",), against=(*drifts,), **drifts, by=("iso",), output=settings.output)
     summary = evaluation.run(settings)["several"]
-    assert summary.facts["own"] == ["iso=0.5", "iso=1"]
+    assert summary.facts["clean"] == ["iso=0.5", "iso=1"]
     dark = 1 - labels[4:12].mean()
     assert dark == 0.5
     scores = {case: row["accuracy"] for (_, case), row in found(settings, "intensities").items()}
     assert scores == pytest.approx({"iso=0.5": dark, "iso=1": 1})
-    assert found(settings, "own")["fold_0", "own"]["accuracy"] == pytest.approx((1 + dark) / 2)
+    assert found(settings, "clean")["fold_0", "clean"]["accuracy"] == pytest.approx((1 + dark) / 2)
     assert found(settings, "exposures")["fold_0", "exposure=0.01"]["accuracy"] == pytest.approx(dark)
     by = rows(summary.tables["by_iso"])
     assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    assert (summary.facts["samples"], [*rows(summary.tables["drops"])]) == (8, ["own", "exposures", "exposure=0.01"])
+    assert (summary.facts["samples"], [*rows(summary.tables["drops"])]) == (8, ["clean", "exposures", "exposure=0.01"])
     assert "cases" not in summary.tables
     assert "Intervals: 95%, about the model (8 validation scenes)" in capsys.readouterr().out
 
@@ -145,7 +146,7 @@ def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monk
         patch.setattr(measure, "measure", interrupted)
         with pytest.raises(Interrupted, match="stopped in static, pipelines; the same command resumes there"):
             evaluation.run(settings)
-    assert [path.parent.name for path in settings.output_dir.rglob("result.json")] == ["own"]
+    assert [path.parent.name for path in settings.output_dir.rglob("result.json")] == ["clean"]
     measured.clear()
     evaluation.run(settings)
     assert [cases[0] for _, cases in measured] == [OTHER, OTHER, "gaussian_noise.1", "gaussian_noise.1"]
@@ -184,16 +185,16 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     assert [models for models, _ in measured] == [names, names]
     assert summary.facts["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
     assert summary.facts["about"] == "recipe"
-    own = {name: row["accuracy"] for (name, _), row in found(settings, "own").items()}
-    assert len({own[name] for name in names}) > 1
-    assert rows(summary.tables["drops"])["own"][1][0] == pytest.approx(np.mean([own[name] for name in names]))
+    clean = {name: row["accuracy"] for (name, _), row in found(settings, "clean").items()}
+    assert len({clean[name] for name in names}) > 1
+    assert rows(summary.tables["drops"])["clean"][1][0] == pytest.approx(np.mean([clean[name] for name in names]))
     members = rows(summary.tables["members"])
-    assert members["group (ensemble)"][0] == own["ensemble/fold_0"] == own["seed_2/fold_0"]
-    assert members["group/seed_3"][0] == own["seed_3/fold_0"]
+    assert members["group (ensemble)"][0] == clean["ensemble/fold_0"] == clean["seed_2/fold_0"]
+    assert members["group/seed_3"][0] == clean["seed_3/fold_0"]
     # Intervals about these models are made of the same outcomes.
     narrower = evaluation.run(dataclasses.replace(settings, about="model"))["group"]
     assert len(measured) == 2
-    widths = [high - low for _, low, high in (rows(each.tables["drops"])["own"][1] for each in (summary, narrower))]
+    widths = [high - low for _, low, high in (rows(each.tables["drops"])["clean"][1] for each in (summary, narrower))]
     assert widths[1] < widths[0]
     # Members of other samples have no ensemble.
     runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
@@ -211,10 +212,13 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
     summary = evaluation.run(settings)["masks"]
     assert (summary.facts["score"], "by_class" in summary.tables) == ("iou", False)
-    own, bright = found(settings, "own")["fold_0", "own"], found(settings, "corruptions")["fold_0", "brightness.5"]
-    assert own["iou"] > 0.8
+    clean, bright = (
+        found(settings, "clean")["fold_0", "clean"],
+        found(settings, "corruptions")["fold_0", "brightness.5"],
+    )
+    assert clean["iou"] > 0.8
     # Of an image without the object, nothing is found.
-    assert own["tile_iou"] == pytest.approx((2 * own["iou"] + 1) / 3)
+    assert clean["tile_iou"] == pytest.approx((2 * clean["iou"] + 1) / 3)
     assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 

@@ -14,12 +14,12 @@ from r2l_jax.runtime.flags import build
 
 PIPELINE, OTHER = "bilinear.none.none", "malvar2004.none.none"
 CASES = [
-    cases.OWN,
+    cases.CLEAN,
     *cases.pipelines([PIPELINE, OTHER]),
     *cases.corruptions(["identity", "contrast", "gaussian_noise"], [1, 5]),
 ]
 # The share of the samples that are right in each case but the own pipeline, which is not measured.
-RIGHT = {"own": 0.9, OTHER: 0.8, "identity.1": 0.9, "identity.5": 0.9}
+RIGHT = {"clean": 0.9, OTHER: 0.8, "identity.1": 0.9, "identity.5": 0.9}
 RIGHT |= {"contrast.1": 0.8, "contrast.5": 0.6, "gaussian_noise.1": 0.7, "gaussian_noise.5": 0.3}
 STATIC = {"processing_mode": "static", "sp_sharpening": "none", "sp_denoising": "none"}
 
@@ -53,12 +53,12 @@ def rows(table):
 
 def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
     found = summary(measured())
-    assert (found.facts["about"], found.facts["samples"], found.facts["own"]) == ("recipe", 400, [PIPELINE])
-    (own, low, high), drops = found.tables["drops"].rows[0][2], rows(found.tables["drops"])
+    assert (found.facts["about"], found.facts["samples"], found.facts["clean"]) == ("recipe", 400, [PIPELINE])
+    (clean, low, high), drops = found.tables["drops"].rows[0][2], rows(found.tables["drops"])
     drop = drops[OTHER][0]
     assert drop[1] < 0.1 < drop[2]
     assert drop[2] - drop[1] < 0.9 * np.sqrt(2) * (high - low)
-    assert drops[OTHER][1] == own - drop[0]
+    assert drops[OTHER][1] == clean - drop[0]
     assert drops["tone and color"][0][0] == pytest.approx(0.2, abs=0.03)
     assert drops["corruptions"][0][0] == pytest.approx(0.3, abs=0.03)
     assert PIPELINE not in drops
@@ -73,11 +73,11 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     alone = summary(measured("alone", count=1))
     lines = [line.strip() for line in alone.text().splitlines()]
     kinds = ["contrast (mean of 2 severities)", "gaussian_noise (mean of 2 severities)"]
-    titles = ["own", "pipelines", "corruptions", "tone and color", "noise", OTHER, *kinds]
+    titles = ["clean", "pipelines", "corruptions", "tone and color", "noise", OTHER, *kinds]
     assert [line.split("  ")[0] for line in lines[3:11]] == titles
-    own, pipelines = lines[3].split(), lines[4].split()
-    assert own[1] == "-"
-    assert float(own[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
+    clean, pipelines = lines[3].split(), lines[4].split()
+    assert clean[1] == "-"
+    assert float(clean[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
     assert lines[-1] == "Intervals: 95%, about the model (400 validation samples)"
     assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
     assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("own", OTHER)]
@@ -122,9 +122,9 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     assert [column.name for column in found.tables["pipelines"].columns] == ["trained", PIPELINE, OTHER]
     assert [*matrix] == ["first", "second"]
     assert matrix["second"] == pytest.approx([0.5, 0.9], abs=0.02)
-    # A run of another pipeline has its own images in a column of their own.
+    # A run of another pipeline has its clean images in a column of their own.
     other = compare([first, learned], {})
-    assert [column.name for column in other.tables["pipelines"].columns] == ["trained", "own", PIPELINE, OTHER]
+    assert [column.name for column in other.tables["pipelines"].columns] == ["trained", "clean", PIPELINE, OTHER]
     for each in (found, other):
         corners = [frame.get_xy() for frame in drawn(each.figures["pipelines"]).patches]
         assert sorted(corners) == [(-0.5, -0.5), (0.5, 0.5)]

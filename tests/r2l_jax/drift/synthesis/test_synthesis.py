@@ -153,7 +153,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written, monkeypatch):
 
     monkeypatch.setattr(measure, "_images", watched)
     sets = {
-        "parametrized/iso=1/uncorrupted": cases.OWN,
+        "parametrized/iso=1/uncorrupted": cases.CLEAN,
         f"{OTHER}/iso=1/uncorrupted": cases.pipelines([OTHER])[0],
         "parametrized/exposure=0.3/uncorrupted": cases.exposures([0.3])[0],
         "parametrized/read_noise.5/uncorrupted": cases.sensor(["read_noise"], [5])[0],

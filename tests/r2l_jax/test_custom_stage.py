@@ -3,8 +3,8 @@
 import pathlib
 import re
 
+import custom_code
 import numpy as np
-import own_code
 import pytest
 from small_runs import model
 
@@ -25,7 +25,7 @@ GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text(
 
 @pytest.fixture(scope="module")
 def my_isp(tmp_path_factory):
-    return own_code.write(tmp_path_factory.mktemp("own") / "my_isp.py", CODE)
+    return custom_code.write(tmp_path_factory.mktemp("own") / "my_isp.py", CODE)
 
 
 def test_the_example_is_short_and_does_what_it_says(my_isp):
@@ -41,7 +41,7 @@ def test_the_example_is_short_and_does_what_it_says(my_isp):
 
 
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
-    name = own_code.write(tmp_path / "my_isp.py", CODE.replace("width=0.5, ", ""))
+    name = custom_code.write(tmp_path / "my_isp.py", CODE.replace("width=0.5, ", ""))
     config = replace(base, run_name="no_range", pipeline=name, epochs=1, save_locally=True)
     train.run(config)
     assert model(config)["processor.strength"] != 0
