@@ -33,7 +33,7 @@ INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 # sensor, the lens and the lamp; and corruptions of finished images, which often stand in for the others.
 DRIFTS = ("pipelines", "intensities", "exposures", "sensor", "corruptions")
 
-# The kinds of drift of the sensor, the functions of `isp.sensor_drift`.
+# The kinds of sensor drift, the functions of `isp.sensor_drift`.
 SENSOR = (
     "underexposure",
     "overexposure",

@@ -73,7 +73,7 @@ def powers(run: Run, raws: np.ndarray, folder: pathlib.Path) -> dict[str, dict[f
         for amount in amounts:
             file = folder / f"{kind}_{amount}.json"
             if not file.exists():
-                # Drifts of the sensor do not round to the steps of the converter.
+                # Sensor drifts do not round to the steps of the converter.
                 drifted = np.round(np.asarray(drift(raws[-_NEW:], keys, amount)) * _STEPS) / np.float32(_STEPS)
                 new = see(run, drifted)
                 rows = [[p_value(known, new, size, seed, LEVEL) for seed in range(DRAWS)] for size in WINDOWS]

@@ -50,7 +50,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
     order = _OWN + np.random.default_rng(list(drift.name.encode())).permutation(_FRESH)
     raws, _ = drifted.samples(order[: _WINDOWS * _WINDOW])
-    # Drifts of the sensor do not round to the steps of the converter.
+    # Sensor drifts do not round to the steps of the converter.
     windows = np.split(np.round(raws * _STEPS) / np.float32(_STEPS), _WINDOWS)
     others, targets = drifted.samples(order[-_MEASURED:])
     seen = see(run, windows[0])

@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
     @property
     def kind(self) -> str | None:
-        """The kind of a drift that has severities: of the sensor, or of a corruption."""
+        """The kind of a drift that has severities: a sensor drift or a corruption."""
         found = self.sensor or self.corruption
         return found and found[0]
 

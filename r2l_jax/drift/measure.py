@@ -235,7 +235,7 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
 
 
 def tested(uri: str, code: tuple[str, ...]) -> str | None:
-    """Scores a run, or the members of a group, on its test samples, and returns a line with the 95% interval.
+    """Scores a run, or the members of a group, on its test samples: a line with the 95% confidence interval.
 
     Returns None if there are fewer than two test samples, or if folds or members have different ones.
 

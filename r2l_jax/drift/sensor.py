@@ -1,4 +1,4 @@
-"""Drift of the sensor as test cases: the kinds of `isp.sensor_drift`, with amounts for five severities.
+"""Sensor drift as test cases: the kinds of `isp.sensor_drift`, with amounts for five severities.
 
 There is no standard scale, so this module defines one. For a camera of 15,000 electrons and a read noise of 4,
 severity 1 is hardly visible, severity 5 is a broken set-up, and the severities between them grow by about equal
@@ -25,7 +25,7 @@ ORDER: tuple[Group, ...] = get_args(Group)
 
 
 class Kind(NamedTuple):
-    """A kind of drift of the sensor.
+    """A kind of sensor drift.
 
     Attributes:
         group: where it arises.

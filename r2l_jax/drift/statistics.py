@@ -35,7 +35,7 @@ _ROUNDING = 1e-9
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95% interval; arrays have the leading axes of the outcomes."""
+    """An estimate with its 95% confidence interval; arrays have the leading axes of the outcomes."""
 
     estimate: Numbers
     low: Numbers
@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An estimate of first minus second with its 95% interval, and the probability that the difference is positive."""
+    """An estimate of first minus second with its 95% confidence interval, and the probability that it is positive."""
 
     estimate: Numbers
     low: Numbers

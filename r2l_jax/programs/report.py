@@ -35,7 +35,7 @@ class ReportConfig(Settings):
     )
     compare: bool = setting(
         "also print the runs side by side: scores, settings that differ, and the paired difference of every two "
-        "scores with its 95% interval",
+        "scores with its 95% confidence interval",
         False,
     )
 

@@ -55,7 +55,7 @@ _STYLE: Any = {
 }
 _DPI = 110
 
-# An estimate with the ends of its 95% interval, or of its range over trainings, as the table's note says.
+# An estimate with the ends of its 95% confidence interval, or of its range over trainings, as the table's note says.
 Interval = tuple[float, float, float]
 Cell = str | int | float | bool | Interval | None
 

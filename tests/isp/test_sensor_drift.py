@@ -1,4 +1,4 @@
-"""Facts that drifts of the sensor share; their amounts are measured back in tests/r2l_jax/drift/test_sensor.py."""
+"""Facts that sensor drifts share; their amounts are measured back in tests/r2l_jax/drift/test_sensor.py."""
 
 import dataclasses
 

@@ -93,7 +93,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
             estimate, low, high, probability = map(float, statistics.difference(ours, theirs, about))
             rows.append([f"{pair} ({about})", (estimate, low, high), probability])
     columns = [Column("first - second"), Column("difference", "points", DROP), Column("first is better", "", ".0%")]
-    made = Table(f"Differences of {runs[0].score} on the clean images, with 95% intervals", columns, rows)
+    made = Table(f"Differences of {runs[0].score} on the clean images, with 95% confidence intervals", columns, rows)
     return "\n\n".join([*([made.text()] if rows else []), *(["\n".join(lines)] if lines else [])])
 
 

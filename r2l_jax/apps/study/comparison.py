@@ -94,8 +94,9 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     notes = [
         "Rows are the pipelines that models were trained with. As in the study's program, unsharp_masking blurs along "
         "columns only.",
-        "95% intervals are about other models and samples, and about other models only for the published numbers. Log "
-        "ratios are natural logarithms, and left out if the interval of the drop under other pipelines includes 0.",
+        "95% confidence intervals are about other models and samples, and about other models only for the published "
+        "numbers. Log ratios are natural logarithms, and left out if the interval of the drop under other pipelines "
+        "includes 0.",
     ]
     return Result(_facts("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
 

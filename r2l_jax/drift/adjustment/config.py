@@ -94,13 +94,11 @@ class AdjustmentConfig(FinishedRun):
     """Drift adjustment."""
 
     intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
-    exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())
+    exposures: tuple[float, ...] = setting("adapt to exposures by the sensor model, as factors on the light", ())
     pipelines: tuple[str, ...] = setting(
         f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
     )
-    sensor: tuple[str, ...] = setting(
-        f"adapt to drifts of the sensor, the lens and the lamp, of {', '.join(SENSOR)}", ()
-    )
+    sensor: tuple[str, ...] = setting(f"adapt to sensor, lens and lamp drift: {', '.join(SENSOR)}", ())
     severities: tuple[int, ...] = setting(
         f"for --sensor: severities, of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
     )

@@ -154,8 +154,8 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
 
     Where the score crosses the tolerance, the drop on other samples may well be smaller. So each end has a second
     position: the nearest one measured at which all but 5% of the resamples lose more than the tolerance, which is a
-    paired one-sided test. The results also state how many samples it takes for the 95% interval of a drop of the
-    tolerance to exclude 0.
+    paired one-sided test. The results also state how many samples it takes for the 95% confidence interval of a drop
+    of the tolerance to exclude 0.
 
     The map of two knobs reaches to twice their intervals, but not beyond their limits.
     The numbers do not depend on the `batch_size`; the `seed` is for the resamples.

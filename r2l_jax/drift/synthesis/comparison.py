@@ -43,7 +43,9 @@ def _drops(tested: Sequence[Measured]) -> Table:
         columns.append([each.label, score, *(drops.get(name) for name in lines)])
     header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
     return Table(
-        "Drops with 95% intervals", [Column(name, format=DROP) for name in header], [list(row) for row in rows]
+        "Drops with 95% confidence intervals",
+        [Column(name, format=DROP) for name in header],
+        [list(row) for row in rows],
     )
 
 
@@ -64,7 +66,7 @@ def _differences(tested: Sequence[Measured]) -> Table | None:
     columns = [Column("test"), Column("runs"), Column("difference of drops", "points", DROP)]
     columns.append(Column("probability", format=".0%"))
     note = "how much more the first run loses, and how probable it is that it loses more"
-    return Table("Differences with 95% intervals", columns, rows, note) if rows else None
+    return Table("Differences with 95% confidence intervals", columns, rows, note) if rows else None
 
 
 def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tuple[Table, Figure]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     Case = Recipe = Any  # importing them would delay a program's help
 
-_SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
+_SENSOR = f"sensor, lens and lamp drift in physical units: {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
 # The folder for the comparison of a run with runs inside its own folder, such as adapted ones.

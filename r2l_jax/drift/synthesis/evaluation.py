@@ -137,7 +137,7 @@ def _inputs(
     group, fold = of_group[0].group, trainings[0].fold
     datasets = [fold.dataset, *map(load, dict.fromkeys(case.iso for case in tested if case.iso is not None))]
     samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
-    # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with
+    # Pipelines start from the camera's calibration values, and exposures and sensor drift are computed with
     # them. In other cases, the model's own values count.
     camera = None
     if group in ("pipelines", "exposures", "sensor"):

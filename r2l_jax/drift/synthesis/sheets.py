@@ -23,7 +23,7 @@ _SMALL_PANEL = 240
 def run(config: EvaluationConfig) -> None:
     """Draws the first measured sample of the first run in the cases of `config.sheet`, in place of an earlier sheet.
 
-    Drifts of the sensor and corruptions have a row for each kind, and a column for each severity.
+    Sensor drifts and corruptions have a row for each kind, and a column for each severity.
 
     Raises:
         InputError: the run is not finished, its data is missing, or it cannot be tested in these cases.

@@ -24,7 +24,7 @@ TITLES = {
     "pipelines": "Other pipelines",
     "intensities": "Other measured intensities",
     "exposures": "Other exposures by the sensor model",
-    "sensor": "Drift of the sensor",
+    "sensor": "Sensor drift",
     "corruptions": "Common corruptions",
 }
 
@@ -32,7 +32,7 @@ _UNDER = {
     "pipelines": " under other pipelines",
     "intensities": " at other measured intensities",
     "exposures": " at other exposures",
-    "sensor": " under drift of the sensor",
+    "sensor": " under sensor drift",
     "corruptions": " under common corruptions",
 }
 
@@ -114,7 +114,7 @@ def _drops(tested: Measured, clean: Interval, drops: Mapping[str, Interval]) -> 
     rows: list[list[Cell]] = [[CLEAN.name, None, clean]]
     rows += [[title, drops[name], clean[0] - drops[name][0]] for name, title in lines([tested]).items()]
     columns = [Column("test"), Column("drop", "points", DROP), Column(tested.score_name, "points", SCORE)]
-    return Table("Drops with 95% intervals", columns, rows)
+    return Table("Drops with 95% confidence intervals", columns, rows)
 
 
 def _members(tested: Measured, ensemble: Measured | None, kinds: Sequence[str]) -> Table:
@@ -157,7 +157,7 @@ def figure(tested: Sequence[Measured]) -> Figure:
         rows[each.label] = [
             Row(title, each.groups[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]
-    words = "a dot for each training, a line at their mean, a bar for its 95% interval"
+    words = "a dot for each training, a line at their mean, a bar for its 95% confidence interval"
     return dots(rows, f"drop of the {tested[0].score_name}, points", f"Drops: {words}")
 
 

@@ -45,7 +45,7 @@ class Cause(NamedTuple):
         name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is a change that
             neither the camera nor the mix explains.
         value: its size in `unit`.
-        low: the lower end of its 95% interval.
+        low: the lower end of its 95% confidence interval.
         high: the upper end.
         unit: the unit of the three.
         evidence: half of the chi-square that only this cause explains, less the part of chance; above 0.

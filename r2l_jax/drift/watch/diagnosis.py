@@ -318,7 +318,7 @@ def diagnose(
         seed: the seed of the noise and of the intervals.
 
     Returns:
-        The causes with their 95% intervals, the strongest first; none if chance explains the change.
+        The causes with their 95% confidence intervals, the strongest first; none if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)

@@ -37,7 +37,7 @@ _PART = 96
 
 _INTERVAL = (2.5, 97.5)
 
-# The ends of causes' 95% intervals, in standard deviations.
+# The ends of causes' 95% confidence intervals, in standard deviations.
 _DEVIATIONS = 1.96
 
 # The numerators and denominators of the scores of samples, see `Task.outcome`.
@@ -45,7 +45,7 @@ Outcomes = Float[np.ndarray, "2 N"]
 
 
 class ExpectedScore(NamedTuple):
-    """A score to expect with the ends of its 95% interval, by one of the methods."""
+    """A score to expect with the ends of its 95% confidence interval, by one of the methods."""
 
     mean: float
     low: float
@@ -59,7 +59,8 @@ class Remedy:
 
     Attributes:
         images: how many images the models are adapted to.
-        gain: the gain in score on the others, with the ends of its 95% interval; None if adapting is refused.
+        gain: the gain in score on the others, with the ends of its 95% confidence interval; None if adapting is
+            refused.
         refused: why it is refused.
     """
 

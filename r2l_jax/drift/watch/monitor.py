@@ -205,14 +205,14 @@ class Watch:
         if causes := self.explained.causes:
             columns = [Column("cause"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
             rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in causes]
-            tables["causes"] = Table("Causes", columns, rows, "intervals of 95%")
+            tables["causes"] = Table("Causes", columns, rows, "95% confidence intervals")
         if alarms:
             scores = [*self.explained.expected, self._without_drift]
             tables["expected"] = Table(
                 f"Expected {score}",
                 [Column("method"), Column(score, "points", SCORE)],
                 [[each.method, (each.mean, each.low, each.high)] for each in scores],
-                "intervals of 95%; reference: without drift",
+                "95% confidence intervals; reference: without drift",
             )
         return tables
 

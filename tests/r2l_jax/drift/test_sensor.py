@@ -1,4 +1,4 @@
-"""Each drift of the sensor measured back in its unit, and the cameras that cannot have it."""
+"""Each sensor drift measured back in its unit, and the cameras that cannot have it."""
 
 import dataclasses
 import functools
