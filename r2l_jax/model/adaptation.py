@@ -2,8 +2,8 @@
 
 S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
 new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is chosen with labels.
-Here, N is the number with which the statistics of some new images predict the others best, or 0 if the model is more
-certain then. The caller decides whether a model needs to be adapted.
+Here, N is the number with which the statistics of some new images predict the others best, or 0 if predictions
+tell more of the images then (mutual information). The caller decides whether a model needs to be adapted.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ MOST = 64
 # The statistics of fewer images are those of a few scenes.
 LEAST = 8
 
-# The certainty that a model needs of new images, as a share of its validation score. Of 16 trained models, each without
-# a drift and under three drifts, all 64 sets of images of all classes reached it, and none of 148 sets of one class;
-# with one number of pseudo-images for all layers, so did all 8 and none of 40 such sets of two further models.
+# The mutual information that a model needs with new images, as a share of its validation score. Of 16 trained models,
+# each without a drift and under three drifts, all 64 sets of images of all classes reached it, and none of 148 sets of
+# one class; with one number of pseudo-images for all layers, so did all 8 and none of 40 such sets of two more models.
 _NEEDED = 0.55
 
 # The numbers of pseudo-images of the training among which one is chosen.
@@ -47,13 +47,13 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 class Adapted:
     """A model with other batch-norm statistics.
 
-    `share` is the weight of the new images in the mixture, from 0 to 1. `certainty` is the model's certainty on these
-    images, see `certainty_of`; below `needed`, the images are refused.
+    `share` is the weight of the new images in the mixture, from 0 to 1. `mutual_information` is that of the
+    predictions with these images; below `needed`, the images are refused.
     """
 
     model: RawToLogit
     share: float
-    certainty: float
+    mutual_information: float
     needed: float
     images: int
 
@@ -62,11 +62,11 @@ class Adapted:
         """The reason why the model should not be adapted to the new images; None if it may be."""
         if self.images < LEAST:
             return f"{self.images} images are too few to adapt to: it takes {LEAST}"
-        if self.certainty < self.needed:
+        if self.mutual_information < self.needed:
             return (
                 f"the {self.images} images are not a mixture of those that the model knows, such as images of one "
-                f"class or of other scenes: its certainty would be {self.certainty:.2f}, and {self.needed:.2f} is "
-                "needed"
+                f"class or of other scenes: the mutual information of predictions and images would be "
+                f"{self.mutual_information:.2f}, and {self.needed:.2f} is needed"
             )
         return None
 
@@ -76,11 +76,10 @@ class Adapted:
         return f"{self.images} images, whose share is {100 * self.share:.0f}%"
 
 
-def certainty_of(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:
-    """Computes the share of the entropy of a mean prediction that the single predictions resolve, from 0 to 1.
+def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:
+    """Computes the mutual information of predictions with images, over the entropy of the mean prediction: from 0 to 1.
 
-    It is their mutual information with the images over that entropy: 1 if each image is surely of one class and the
-    classes differ, 0 if all images get the same probabilities.
+    It is 1 if the model is confident of each image and the classes differ, 0 if all images get the same probabilities.
     """
     entropies = jax.scipy.special.entr(probabilities).sum(-1)
     of_mean = jax.scipy.special.entr(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)).sum()
@@ -91,7 +90,7 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     """Adapts the statistics of all layers that normalize to new images.
 
     The statistics of clean images are mixed with those of new ones. The share of these is chosen by leaving them out
-    one by one, see `pseudo_images`; it is 1 if the model is more certain then.
+    one by one, see `pseudo_images`; it is 1 if the mutual information is greater then.
 
     `model` is in evaluation mode, and `raws` are the mosaics of at least two new images. The validation score says how
     confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); with None, the
@@ -101,10 +100,10 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)
     share = len(raws) / (len(raws) + pseudo_images(moments, known))
     tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
-    share = max(tried, key=lambda each: tried[each].certainty)
-    # For segmentation, the certainty is the same on noise.
+    share = max(tried, key=lambda each: tried[each].mutual_information)
+    # For segmentation, the mutual information is the same on noise.
     needed = _NEEDED * score if task.name == "classification" else 0.0
-    return Adapted(tried[share].model, share, tried[share].certainty, needed, len(raws))
+    return Adapted(tried[share].model, share, tried[share].mutual_information, needed, len(raws))
 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
@@ -140,17 +139,17 @@ def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
 
 
 class _Mixed(NamedTuple):
-    """A model with mixed statistics, its certainty, and the moments of the images in each layer."""
+    """A model with mixed statistics, its mutual information with images, and the moments of these in each layer."""
 
     model: RawToLogit
-    certainty: float
+    mutual_information: float
     moments: Mapping[str, Array]
 
 
 def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> _Mixed:
     graph, state = nnx.split(model)
-    certainty, moments, statistics = _observe()(graph, task, state, raws, np.float32(share), known)
-    return _Mixed(nnx.merge(graph, nnx.merge_state(state, statistics)), float(certainty), moments)
+    information, moments, statistics = _observe()(graph, task, state, raws, np.float32(share), known)
+    return _Mixed(nnx.merge(graph, nnx.merge_state(state, statistics)), float(information), moments)
 
 
 def _statistics(model: RawToLogit) -> Known:
@@ -173,7 +172,7 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
         probabilities = task.probabilities(logits, raws.shape[1])
         if task.name == "segmentation":
             probabilities = jnp.stack([1 - probabilities, probabilities], -1)
-        return certainty_of(probabilities), moments, nnx.state(model, nnx.BatchStat)
+        return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)
 
     # Made at the first use: the compiler is not asked for its options when this module is imported.
     return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())

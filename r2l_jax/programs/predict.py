@@ -128,7 +128,8 @@ def main(config: PredictionConfig) -> int:
         print(f"the model stays as it is: {unadapted}")
     for fold in run:
         if fold.adaptation is not None:
-            print(f"{fold.folder}: adapted to {fold.adaptation.description}; certainty {fold.adaptation.certainty:.2f}")
+            found = fold.adaptation
+            print(f"{fold.folder}: adapted to {found.description}; mutual information {found.mutual_information:.2f}")
     if config.save_adapted is not None:
         run.write(pathlib.Path(config.save_adapted))
         # The flags without which programs look for another fold or state.

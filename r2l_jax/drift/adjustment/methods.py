@@ -114,10 +114,10 @@ class _Adaptation:
         distances = searcher.losses(frozen, [frozen.default, *(one.parameters for one in found.values())], *samples)
         ends = [self._under.pipeline.with_values(one.parameters) for one in found.values()]
         mixed = [statistics, *map(self.mixed, ends)]
-        certainties = [one.certainty for one in mixed]
-        chosen = choose(distances.tolist(), certainties)
-        columns = [Column("distance of features", format=".4f"), Column("certainty", format=".4f")]
-        table = _ends(columns, found, zip(distances.tolist(), certainties, strict=True), chosen)
+        information = [one.mutual_information for one in mixed]
+        chosen = choose(distances.tolist(), information)
+        columns = [Column("distance of features", format=".4f"), Column("mutual information", format=".4f")]
+        table = _ends(columns, found, zip(distances.tolist(), information, strict=True), chosen)
         return mixed[chosen], Searched("distance of the features", found, table)
 
     def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
@@ -168,12 +168,12 @@ class _Adaptation:
         return {f"{each:+d} stops": one for each, one in zip(stops, found, strict=True)}
 
 
-def choose(distances: Sequence[float], certainties: Sequence[float]) -> int:
-    """Chooses the end, or no search (the first), at which the model is most certain.
+def choose(distances: Sequence[float], information: Sequence[float]) -> int:
+    """Chooses the end, or no search (the first), at which the mutual information is greatest.
 
     Ends farther from the training than no search are left out: their features look less as in training.
     """
-    return int(np.argmax(np.where(np.array(distances) <= distances[0], certainties, -np.inf)))
+    return int(np.argmax(np.where(np.array(distances) <= distances[0], information, -np.inf)))
 
 
 def _ends(

@@ -1,6 +1,6 @@
 """Tells whether a model needs to be adapted to new images: whether these differ from clean ones.
 
-The confidence of a model cannot tell, because a model can be sure and wrong.
+The confidence of a model cannot tell, because a model can be confident and wrong.
 """
 
 from collections.abc import Callable

@@ -113,16 +113,16 @@ def test_in_training_it_follows_the_images_without_an_effect(own):
 
 def test_images_of_one_class_are_refused():
     found = adaptation.adapt(model_of(IMAGES), IMAGES[32:], TASK, 1.0)
-    assert found.certainty < found.needed == 0.55
+    assert found.mutual_information < found.needed == 0.55
     assert "not a mixture of those that the model knows" in str(found.refusal)
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "certainty"),
+    ("probabilities", "expected"),
     [([[1, 0], [0, 1]], 1), ([[0.5, 0.5]] * 2, 0), ([[0.9, 0.1]] * 3, 0), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1)],
 )
-def test_certainty_is_what_single_predictions_resolve(probabilities, certainty):
-    assert adaptation.certainty_of(jnp.array(probabilities, float)) == pytest.approx(certainty, abs=1e-6)
+def test_mutual_information_is_what_single_predictions_resolve(probabilities, expected):
+    assert adaptation.mutual_information(jnp.array(probabilities, float)) == pytest.approx(expected, abs=1e-6)
 
 
 def chosen(*means):

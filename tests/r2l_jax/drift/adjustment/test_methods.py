@@ -121,13 +121,13 @@ def statistics_of(model):
 
 
 @pytest.mark.parametrize(
-    ("distances", "certainties", "chosen"),
+    ("distances", "information", "chosen"),
     [
-        # The most certain end went astray under defocus, and cost 20 points.
+        # The most confident end went astray under defocus, and cost 20 points.
         ((0.007, 0.030, 0.020, 0.015), (0.641, 0.600, 0.666, 0.582), 0),
         ((0.057, 0.013, 0.027, 0.162), (0.724, 0.741, 0.746, 0.765), 2),
         ((0.057, 0.013, 0.027, 0.162), (0.8, 0.741, 0.746, 0.565), 0),
     ],
 )
-def test_the_most_certain_end_is_chosen_of_those_nearer_than_no_search(distances, certainties, chosen):
-    assert methods.choose(distances, certainties) == chosen
+def test_the_end_of_most_information_is_chosen_of_those_nearer_than_no_search(distances, information, chosen):
+    assert methods.choose(distances, information) == chosen

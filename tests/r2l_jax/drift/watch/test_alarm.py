@@ -42,8 +42,8 @@ def test_each_test_finds_the_drift_in_its_place(few, place):
     reference, new = drawn(rng, 60), drawn(rng, 30)
     fields = {"mosaics": "mosaic", "images": "image", "outputs": "output", "features": "features"}
     if place == "disagreement":
-        sure = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
-        new = new._replace(probabilities=np.stack([sure, np.roll(sure, 1, 1)]))
+        confident = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+        new = new._replace(probabilities=np.stack([confident, np.roll(confident, 1, 1)]))
     else:
         new = new._replace(**{fields[place]: getattr(new, fields[place]) + np.float32(1.5)})
     verdict = alarm.compare(reference, new, 0.2, 0)

@@ -28,7 +28,7 @@ def cause(name, value, half=0.0, evidence=9.0):
 
 
 class Above(nnx.Module):
-    """Takes an image for bright if its mean is above 0.3, more surely the farther it is."""
+    """Takes an image for bright if its mean is above 0.3, more confidently the farther it is."""
 
     def __init__(self, gain):
         self.gain = nnx.Param(jnp.float32(gain))
@@ -77,7 +77,7 @@ def test_the_reference_is_measured_under_the_causes(reference):
 
 
 def test_the_models_of_a_group_are_measured_together(reference):
-    # A gain of a half takes all for dark, but is less sure of what is bright.
+    # A gain of a half takes all for dark, but is less confident of what is bright.
     for gains, score in (((0.5,), 0.5), ((0.5, 1.1), 1.0), ((1.1, 0.5), 1.0)):
         assert expected.without_drift(Bright(*gains), reference).mean == score
 
@@ -92,8 +92,10 @@ def test_noise_that_a_camera_does_not_state_is_that_of_the_reference(reference, 
 
 
 def test_the_interval_has_that_of_the_causes(reference):
-    sure, unsure = (expected.by_camera(Bright(), reference, [cause("exposure", -0.2, half)]).score for half in (0, 1.5))
-    assert (sure.mean, sure.low, sure.high) == (1.0, 1.0, 1.0)
+    confident, unsure = (
+        expected.by_camera(Bright(), reference, [cause("exposure", -0.2, half)]).score for half in (0, 1.5)
+    )
+    assert (confident.mean, confident.low, confident.high) == (1.0, 1.0, 1.0)
     assert unsure.low < 0.7
     assert unsure.low < unsure.mean < 1.0 == unsure.high
 
