@@ -18,7 +18,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.measure import measure as outcomes_of
-from r2l_jax.drift.watch import notice, reference
+from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.model.adaptation import MOST, Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.artifact import Artifact

@@ -1,10 +1,10 @@
-"""Draws how often a watch raises an alarm, over the size of drifts and the images in a window.
+"""Draws how often a monitor raises an alarm, over the size of drifts and the images in a window.
 
 python docs/ext/alarms.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It writes the
 alarms of each drift to the folder, resumes there, and draws docs/images/alarms.png.
 
 python docs/ext/alarms.py <run> <folder> 1000 64 takes windows of 64 images without a drift, and counts the alarms of a
-watch that promises one in 1000 windows; it ends when 25 are expected, and resumes in the folder.
+monitor that promises one in 1000 windows; it ends when 25 are expected, and resumes in the folder.
 """
 
 import functools
@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from isp import sensor_drift
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.watch import alarm
-from r2l_jax.drift.watch.statistics import Seen, see
+from r2l_jax.drift.monitoring import alarm
+from r2l_jax.drift.monitoring.statistics import Seen, see
 from r2l_jax.training.run import Run, load
 
 PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/alarms.png"

@@ -1,4 +1,4 @@
-"""Plants sensor drifts, and draws the causes that a watch names, and the expected over the true scores.
+"""Plants sensor drifts, and draws the causes that a monitor names, and the expected over the true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
 writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and causes.png.
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.watch import alarm, expected, reference
-from r2l_jax.drift.watch.causes import UNITS, Cause
-from r2l_jax.drift.watch.diagnosis import diagnose
-from r2l_jax.drift.watch.statistics import see
+from r2l_jax.drift.monitoring import alarm, expected, reference
+from r2l_jax.drift.monitoring.causes import UNITS, Cause
+from r2l_jax.drift.monitoring.diagnosis import diagnose
+from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.training.run import Run, load
 
 IMAGES = pathlib.Path(__file__).parents[2] / "docs/images"

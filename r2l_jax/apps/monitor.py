@@ -63,7 +63,7 @@ def run(config: MonitorConfig) -> bool:
     if not config.input:
         return False
     with writing_to(config.output_dir):
-        return _Monitor(config, opened, known).run()
+        return _Call(config, opened, known).run()
 
 
 def windows_of(keyed: Mapping[str, Sequence[Place]], size: int) -> dict[str, list[Place]]:
@@ -121,7 +121,7 @@ def _new_name(stem: str, suffix: str) -> str:
     return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 
 
-class _Monitor:
+class _Call:
     """Judges the windows of one call, and writes the result.
 
     Args:
@@ -158,21 +158,21 @@ class _Monitor:
         if left:
             print(f"{left} of {len(files)} files are left over: a window takes {LEAST_WINDOW}")
         # Bonferroni's correction: the call's level is divided among the windows.
-        watch = Watch(self._run, self._known, self._config.level / len(windows))
+        monitor = Monitor(self._run, self._known, self._config.level / len(windows))
         for name, members in windows.items():
-            self._judge(watch, name, members)
-        if not watch.windows:
+            self._judge(monitor, name, members)
+        if not monitor.windows:
             raise InputError(f"no window has {LEAST_WINDOW} files that can be read")
-        return self._write(watch, len(windows), f"at most {self._config.level:g} of calls")
+        return self._write(monitor, len(windows), f"at most {self._config.level:g} of calls")
 
     def _follow(self) -> result.Result:
         """Judges windows as files arrive, until the program is asked to stop."""
         every = self._config.false_alarm_every
-        watch = Watch(self._run, self._known, 1 / every, *self._earlier())
-        write = functools.partial(self._write, watch, 1, f"one in {every} windows")
-        done = {file for window in watch.windows for file in window.files}
+        monitor = Monitor(self._run, self._known, 1 / every, *self._earlier())
+        write = functools.partial(self._write, monitor, 1, f"one in {every} windows")
+        done = {file for window in monitor.windows for file in window.files}
         versions: dict[Place, str] = {}
-        print(f"watching {', '.join(self._config.input)}  (Ctrl-C ends it)", flush=True)
+        print(f"monitoring {', '.join(self._config.input)}  (Ctrl-C ends it)", flush=True)
         with stop.after_step(), contextlib.suppress(Interrupted):
             while not stop.requested():
                 new = [file for file in _present(self._config.input) if str(file) not in done]
@@ -184,8 +184,8 @@ class _Monitor:
                 for key, files in keyed.items():
                     for start in range(0, len(files) - self._config.window + 1, self._config.window):
                         part = files[start : start + self._config.window]
-                        name = f"{key} {_count(watch.windows, key) + 1}".strip()
-                        judged = self._judge(watch, name, part)
+                        name = f"{key} {_count(monitor.windows, key) + 1}".strip()
+                        judged = self._judge(monitor, name, part)
                         done |= set(map(str, part))
                         if judged is not None:
                             columns = write().tables["windows"].columns
@@ -194,18 +194,18 @@ class _Monitor:
                 _wait()
         return write()
 
-    def _judge(self, watch: Watch, name: str, files: Sequence[Place]) -> Window | None:
+    def _judge(self, monitor: Monitor, name: str, files: Sequence[Place]) -> Window | None:
         """Reads and judges a window; None if too few of its files can be read."""
         read = functools.partial(read_file, run=self._run, camera=self._camera, size=self._run.shape)
         results, _ = finished(in_threads(read, files, AT_ONCE), files)
         if len(results) < LEAST_WINDOW:
             return None
-        return watch.judge(name, list(map(str, results)), np.stack(list(results.values())))
+        return monitor.judge(name, list(map(str, results)), np.stack(list(results.values())))
 
-    def _write(self, watch: Watch, count: int, false_alarms: str) -> result.Result:
+    def _write(self, monitor: Monitor, count: int, false_alarms: str) -> result.Result:
         """Writes the result of all windows so far, of which `count` share the level, and returns it."""
-        watch.explain()
-        drifted = [file for window in watch.windows if window.alarm for file in window.files]
+        monitor.explain()
+        drifted = [file for window in monitor.windows if window.alarm for file in window.files]
         folders = dict.fromkeys(str(remote.place(file).parent) for file in drifted)
         facts = {
             "training": {f"{fold.folder.parent.name}/{fold.number}": fold.training for fold in self._run},
@@ -213,7 +213,7 @@ class _Monitor:
             "identity": self._identity,
             "false_alarms": false_alarms,
         }
-        least = min((window.p_value for window in watch.windows), default=1.0)
+        least = min((window.p_value for window in monitor.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
         made = watch.result(min(1.0, count * least), remedy, facts)
         made = dataclasses.replace(made, facts={**made.facts, "notes": [*made.facts["notes"], *self._placed(watch)]})
@@ -253,7 +253,7 @@ def _present(inputs: Sequence[str]) -> list[Place]:
     found = []
     for name in inputs:
         if not pathlib.Path(name).is_dir():
-            raise InputError(f"--follow watches folders on this machine: {name} is not one")
+            raise InputError(f"--follow monitors folders on this machine: {name} is not one")
         with contextlib.suppress(InputError):  # The folder is still empty.
             found += find_raw_files([name])
     return list({file.resolve(): file for file in found}.values())

@@ -1,4 +1,4 @@
-"""Watches a camera: notices drift in new images without labels, says what has changed, and what it costs.
+"""Monitors a camera: detects drift in new images without labels, says what has changed, and what it costs.
 
 python scripts/monitor.py --run=runs/quickstart/small
 python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --by=day
@@ -11,13 +11,13 @@ over the windows and TensorBoard events. The exit status is 2 on an alarm. Of ca
 together, and their disagreement is a test of its own.
 """
 
-from r2l_jax.drift.watch.config import MonitorConfig
+from r2l_jax.drift.monitoring.config import MonitorConfig
 
 ALARM = 2
 
 
 def main(config: MonitorConfig) -> int:
-    """Watches as the flags say, and returns the exit status."""
+    """Monitors as the flags say, and returns the exit status."""
     from r2l_jax.apps import monitor
 
     return ALARM if monitor.run(config) else 0

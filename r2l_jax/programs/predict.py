@@ -97,7 +97,7 @@ def _load(config: PredictionConfig) -> Predictor:
     """Loads the model that predicts the files, once per process, and adapts it to them if that is asked for."""
     from r2l_jax.apps.predict import Predictor, adapted_run, check_raw
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.drift.watch import reference
+    from r2l_jax.drift.monitoring import reference
 
     opened = _open(config)
     check_raw(opened.run)

@@ -11,10 +11,10 @@ from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABE
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
-from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.result import SCORE, Cell, Column, Table

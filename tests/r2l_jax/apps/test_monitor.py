@@ -29,7 +29,7 @@ from r2l_jax.training.run import load
 @pytest.fixture(scope="module")
 def trained(base):
     """A run with 48 test samples of 120."""
-    config = replace(base, run_name="watched", synthetic_images=120, test_size=48, epochs=1, save_locally=True)
+    config = replace(base, run_name="monitored", synthetic_images=120, test_size=48, epochs=1, save_locally=True)
     train.run(config)
     return config
 
@@ -70,7 +70,7 @@ def write(folder, raws):
         tifffile.imwrite(folder / f"{number:03d}.tiff", np.round(raw * 65535).astype(np.uint16))
 
 
-def watched(run_dir, folder, *flags, status=2):
+def monitored(run_dir, folder, *flags, status=2):
     """Runs the program on a folder; returns its output, the result and its facts."""
     done = call("monitor.py", f"--run={run_dir}", f"--input={folder}", *flags)
     assert done.returncode == status, done.stderr
@@ -129,7 +129,7 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     flags = ["--by=folder", "--window=24"]
     done = call("monitor.py", f"--run={run_dir}", f"--input={monday}", *flags, f"--output={tmp_path}/out")
     assert (done.returncode, result.read(tmp_path / "out").facts["alarm"]) == (0, False), done.stderr
-    said, written, facts = watched(run_dir, f"{tmp_path}/monday,{tmp_path}/tuesday", *flags)
+    said, written, facts = monitored(run_dir, f"{tmp_path}/monday,{tmp_path}/tuesday", *flags)
     first, second = facts["windows"]
     assert [first["name"], second["name"]] == [f"{monday} 1", f"{tuesday} 1"]
     assert [first["alarm"], second["alarm"], facts["alarm"]] == [False, True, True]
@@ -165,7 +165,7 @@ def test_files_have_a_key(tmp_path, by, key):
 def follow(run_dir, tmp_path, monkeypatch):
     """Follows `tmp_path/new` in windows of 16; after each look, the next of some functions is called."""
 
-    def watch(*arrivals, **flags):
+    def judged(*arrivals, **flags):
         left = iter(arrivals)
         monkeypatch.setattr(monitor, "_wait", lambda: next(left, lambda: None)())
         # A file is read at the second look that finds it.
@@ -176,7 +176,7 @@ def follow(run_dir, tmp_path, monkeypatch):
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
         return alarm, result.read(run_dir / "monitor").facts
 
-    return watch
+    return judged
 
 
 def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follow, told):
@@ -206,7 +206,7 @@ def test_a_window_without_a_result_is_judged_again(run_dir, scenes, tmp_path, fo
     assert not follow()[0]
     write(tmp_path / "new", brighter(raws[16:32], camera))
     with monkeypatch.context() as patch:
-        patch.setattr(watch.Watch, "explain", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(judging.Monitor, "explain", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             follow()
     alarm, content = follow()
@@ -243,7 +243,7 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     write(tmp_path / "new", brighter(raws[:24], camera))
     means = []
     told(lambda new: means.append(new.mean((1, 2))) or name, "stops")
-    said, found, facts = watched(run_dir, tmp_path / "new", "--window=24")
+    said, found, facts = monitored(run_dir, tmp_path / "new", "--window=24")
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
     assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
     assert facts["windows"][0]["causes"] == facts["explained"]["causes"]

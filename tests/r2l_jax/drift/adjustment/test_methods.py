@@ -7,8 +7,8 @@ import r2l_jax
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
+from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.drift.search.searcher import Searcher
-from r2l_jax.drift.watch import notice, reference
 from r2l_jax.model import adaptation
 from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, replace

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import smears
 
-from r2l_jax.drift.watch import sites
+from r2l_jax.drift.monitoring import sites
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from r2l_jax.drift.watch import alarm
-from r2l_jax.drift.watch.statistics import Seen
+from r2l_jax.drift.monitoring import alarm
+from r2l_jax.drift.monitoring.statistics import Seen
 
 
 def drawn(rng, images, members=2):

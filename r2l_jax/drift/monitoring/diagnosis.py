@@ -26,8 +26,8 @@ from scipy import stats
 from sklearn.cluster import KMeans
 
 import isp
-from r2l_jax.drift.watch import sites
-from r2l_jax.drift.watch.causes import (
+from r2l_jax.drift.monitoring import sites
+from r2l_jax.drift.monitoring.causes import (
     DRIFTS,
     HIGH,
     LOW,
@@ -42,7 +42,7 @@ from r2l_jax.drift.watch.causes import (
     retaken,
     unit_of,
 )
-from r2l_jax.drift.watch.statistics import mosaic_statistics
+from r2l_jax.drift.monitoring.statistics import mosaic_statistics
 
 CONFIDENCE = 0.95
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from r2l_jax.drift.watch import reference
+from r2l_jax.drift.monitoring import reference
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run, load
 

@@ -1,4 +1,4 @@
-"""Declares the settings of a watch."""
+"""Declares the settings of monitoring."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ _WINDOW = Bound(lambda value: value >= LEAST_WINDOW, f"be at least {LEAST_WINDOW
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MonitorConfig(FinishedRun):
-    """Watch.
+    """Monitoring.
 
     Raises:
         InputError: a value is out of range.
@@ -46,7 +46,7 @@ class MonitorConfig(FinishedRun):
     level: float = setting(
         "the probability of a false alarm among all windows", 0.05, bound=FRACTION, needs="input !follow"
     )
-    follow: bool = setting("watch the folders of --input for new files until the program is interrupted", False)
+    follow: bool = setting("monitor the folders of --input for new files until the program is interrupted", False)
     false_alarm_every: int = setting(
         "with --follow, the mean number of windows until a false alarm", 1000, bound=POSITIVE, needs="input follow"
     )
@@ -56,4 +56,4 @@ class MonitorConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if self.follow and not self.input:
-            raise InputError("--follow watches folders: give them by --input")
+            raise InputError("--follow monitors folders: give them by --input")

@@ -8,9 +8,9 @@ import pytest
 import smears
 
 import isp
-from r2l_jax.drift.watch import diagnosis, sites
-from r2l_jax.drift.watch.causes import UNITS, under
-from r2l_jax.drift.watch.diagnosis import diagnose
+from r2l_jax.drift.monitoring import diagnosis, sites
+from r2l_jax.drift.monitoring.causes import UNITS, under
+from r2l_jax.drift.monitoring.diagnosis import diagnose
 
 REFERENCE, NEW = 256, 64
 NAMES = {"red": "white_balance.red", "blue": "white_balance.blue"}

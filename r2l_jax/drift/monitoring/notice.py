@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from r2l_jax.drift.watch import alarm
-from r2l_jax.drift.watch.reference import Reference
-from r2l_jax.drift.watch.statistics import see
+from r2l_jax.drift.monitoring import alarm
+from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.training.run import Run
 

@@ -5,7 +5,7 @@ import pytest
 
 import isp
 from isp import sensor_drift
-from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, _image_statistics, mosaic_statistics
+from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, _image_statistics, mosaic_statistics
 
 CAMERA = isp.CAMERAS["drone"]
 

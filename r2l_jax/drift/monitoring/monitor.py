@@ -1,4 +1,4 @@
-"""Judges windows of new images by a reference, and makes the result of a watch."""
+"""Judges windows of new images by a reference, and makes the result of a monitor."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2l_jax.drift.watch import alarm, expected
-from r2l_jax.drift.watch.alarm import Statistic
-from r2l_jax.drift.watch.causes import Cause
-from r2l_jax.drift.watch.diagnosis import LEAST_SIDE, diagnose
-from r2l_jax.drift.watch.expected import ExpectedScore, Remedy
-from r2l_jax.drift.watch.reference import Reference
-from r2l_jax.drift.watch.statistics import IMAGE, MOSAIC, output_names, see
+from r2l_jax.drift.monitoring import alarm, expected
+from r2l_jax.drift.monitoring.alarm import Statistic
+from r2l_jax.drift.monitoring.causes import Cause
+from r2l_jax.drift.monitoring.diagnosis import LEAST_SIDE, diagnose
+from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
+from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
 from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.training.run import Run
 
@@ -72,14 +72,14 @@ class Explained:
     remedy: Remedy | None = None
 
 
-class Watch:
+class Monitor:
     """Judges windows of new images.
 
     Args:
         run: the models.
         reference: the reference of the run.
         level: the probability of a false alarm for each window.
-        windows: windows that an earlier watch has judged.
+        windows: windows that an earlier monitor has judged.
         explained: its explanation.
 
     Attributes:
@@ -126,7 +126,7 @@ class Watch:
     def explain(self) -> None:
         """Explains the drift in the latest windows with an alarm, as far back as the strongest cause is the same.
 
-        Of windows that this watch has judged, at most the latest 256 images are explained. Without another alarm, the
+        Of windows that this monitor has judged, at most the latest 256 images are explained. Without another alarm, the
         explanation stays.
         """
         if not self._is_new:
@@ -170,7 +170,7 @@ class Watch:
             if found.remedy is not None:
                 notes.append(found.remedy.text(command))
         facts = {
-            "title": "Watch over the camera",
+            "title": "Monitor over the camera",
             "verdict": [verdict],
             "notes": notes,
             "alarm": bool(alarms),

@@ -1,4 +1,4 @@
-"""The reference with which a watch compares new images: samples that a run was measured on."""
+"""The reference with which a monitor compares new images: samples that a run was measured on."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.watch.statistics import Seen, see
+from r2l_jax.drift.monitoring.statistics import Seen, see
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_safetensors

@@ -16,8 +16,8 @@ from scipy import optimize
 
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
-from r2l_jax.drift.watch.causes import Cause, noise_of, under
-from r2l_jax.drift.watch.reference import Reference
+from r2l_jax.drift.monitoring.causes import Cause, noise_of, under
+from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval, points

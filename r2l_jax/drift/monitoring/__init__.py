@@ -1,0 +1,1 @@
+"""Monitors a camera: detects drift without labels, says what has changed, and what it costs."""
