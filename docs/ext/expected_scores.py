@@ -1,7 +1,8 @@
-"""Plants sensor drifts, and draws the causes that a monitor names, and the expected over the true scores.
+"""Plants sensor drifts, and draws the drift types that a monitor names, and the expected over the true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
-writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and causes.png.
+writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and
+diagnosis.png.
 """
 
 import collections
@@ -17,14 +18,14 @@ from matplotlib.figure import Figure
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.monitoring import alarm, expected, reference
-from r2l_jax.drift.monitoring.causes import UNITS, Cause
 from r2l_jax.drift.monitoring.diagnosis import diagnose
+from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.training.run import Run, load
 
 IMAGES = pathlib.Path(__file__).parents[2] / "docs/images"
 
-# Kinds that the causes can name, and others.
+# Kinds that the diagnosis can name, and others.
 NAMED = (
     *("underexposure", "overexposure", "color_balance", "vignetting"),
     *("defocus", "read_noise", "photon_noise", "black_level"),
@@ -35,7 +36,7 @@ DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
 # Each drift is noticed in some new images; the true score is of others.
 _WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
 
-# Causes are named in this many windows; the score is estimated in the first.
+# The drift is diagnosed in this many windows; the score is estimated in the first.
 _WINDOWS = 5
 
 _STEPS = 2**12 - 1
@@ -55,15 +56,15 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     others, targets = drifted.samples(order[-_MEASURED:])
     seen = see(run, windows[0])
     assert fresh.camera is not None
-    causes, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
+    diagnosis, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
     found = {expected.COT: expected.by_confidence(known.targets, seen.probabilities.mean(0))}
-    if expected.explained_by_camera(causes):
-        found[expected.CAMERA] = expected.by_camera(run, known, causes).score
+    if expected.explained_by_camera(diagnosis):
+        found[expected.CAMERA] = expected.by_camera(run, known, diagnosis).score
     return {
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
-        "causes": causes,
-        "named": [each[0].name if each else "no cause" for each in (causes, *further)],
+        "diagnosis": diagnosis,
+        "named": [each[0].name if each else "no drift type" for each in (diagnosis, *further)],
         "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
     }
 
@@ -95,7 +96,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
         points = [(row["true"], *row["expected"][method]) for row in rows if method in row["expected"]]
         true, mean, low, high = np.transpose(points)
         errors = np.maximum([mean - low, high - mean], 0) if method == expected.CAMERA else None
-        label = "reference under the causes" if method == expected.CAMERA else f"confidence, {method}"
+        label = "reference under the diagnosed drift" if method == expected.CAMERA else f"confidence, {method}"
         axes.errorbar(true, mean, errors, fmt=marker, color=color, markersize=5, elinewidth=0.8, alpha=0.8, label=label)
     axes.set(xlabel="true accuracy", ylabel="expected accuracy", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     axes.legend(loc="lower right", fontsize="small")
@@ -103,11 +104,11 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draws how often each cause is named first under each kind of drift, over its severities and windows."""
+    """Draws how often each drift type is named first under each kind of drift, over its severities and windows."""
     counts: dict[str, collections.Counter[str]] = {}
     for name, row in rows.items():
         counts.setdefault(name.rpartition(".")[0], collections.Counter()).update(row["named"])
-    every = dict.fromkeys((*UNITS, "scene", "unexplained", "no cause"))
+    every = dict.fromkeys((*UNITS, "scene", "unexplained", "no drift type"))
     names = [name for name in every if any(name in row for row in counts.values())]
     table = np.array([[row[name] for name in names] for row in counts.values()])
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -118,7 +119,7 @@ def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.text(column, row, str(count), ha="center", va="center")
     axes.set_xticks(range(len(names)), [each.replace("_", " ") for each in names], rotation=40, ha="right")
     axes.set_yticks(range(len(counts)), [f"{each.replace('_', ' ')}, {row.total()}" for each, row in counts.items()])
-    axes.set(xlabel="cause that is named first", ylabel="planted drift, windows")
+    axes.set(xlabel="drift type that is named first", ylabel="planted drift, windows")
     return figure
 
 
@@ -133,12 +134,13 @@ def main(uri: str, folder: pathlib.Path) -> None:
         if not file.exists():
             file.write_text(json.dumps(measure(run, known, drift)))
         rows[drift.name] = row = json.loads(file.read_text())
-        causes = ", ".join(f"{cause.name} {cause.value:.3g}" for cause in (Cause(*each) for each in row["causes"][:3]))
+        estimates = [DriftEstimate(*each) for each in row["diagnosis"][:3]]
+        named = ", ".join(f"{each.name} {each.value:.3g}" for each in estimates)
         scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
-        print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {causes}", flush=True)
+        print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {named}", flush=True)
     print(table(rows))
     draw([*rows.values()]).savefig(IMAGES / "expected_scores.png", dpi=110)
-    confusion(rows).savefig(IMAGES / "causes.png", dpi=110)
+    confusion(rows).savefig(IMAGES / "diagnosis.png", dpi=110)
 
 
 if __name__ == "__main__":

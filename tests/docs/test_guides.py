@@ -60,7 +60,7 @@ def test_monitoring_leads_from_a_training_to_adapted_predictions(home):
     assert {status for _, status in statuses} == {0}
     found = result.read(home / "runs/quickstart/monitored/monitor")
     assert [row[0].split()[0] for row in found.tables["windows"].rows if row[3]] == ["field/tuesday"] * 2
-    assert "exposure" in {row[0] for row in found.tables["causes"].rows}
+    assert "exposure" in {row[0] for row in found.tables["diagnosis"].rows}
     assert len((home / "predictions.csv").read_text().splitlines()) == 129
 
 

@@ -26,7 +26,7 @@ from r2l_jax.training.run import Run
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 _BY_LABELS_ALONE, _NEAREST = 6, 3
 
-# The weight of the penalty on changes that no single cause in a camera would make, see `ranges.apart`.
+# The weight of the penalty on changes that no single drift of a camera would make, see `ranges.apart`.
 _PRICE = 1.0
 
 _NO_SEARCH = "no search"

@@ -3,10 +3,10 @@
 Defective sites are found by their positions. Of all other sites, the statistics of the alarm are compared. The
 reference is taken again with cameras that have drifted, until its mean statistics match those of the new mosaics.
 Differences are weighted by the inverse of their covariance over samples of mosaics: this is the method of simulated
-moments (D. McFadden, Econometrica 57(5), 1989). Causes are added one by one, as long as they explain more than chance,
-and removed again if others explain their part. So where two causes together look like a third, such as both gains like
-the exposure, the third is named. Another mix of the reference's classes competes with the drifts of the camera as
-`scene`, and a change that is left over is `unexplained`.
+moments (D. McFadden, Econometrica 57(5), 1989). Drift types are added one by one, as long as they explain more than
+chance, and removed again if others explain their part. So where two types together look like a third, such as both
+gains like the exposure, the third is named. Another mix of the reference's classes competes with the drifts of the
+camera as `scene`, and a change that is left over is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation
@@ -27,15 +27,15 @@ from sklearn.cluster import KMeans
 
 import isp
 from r2l_jax.drift.monitoring import sites
-from r2l_jax.drift.monitoring.causes import (
-    DRIFTS,
+from r2l_jax.drift.monitoring.drift_types import (
+    DRIFT_TYPES,
     HIGH,
     LOW,
     NEUTRAL,
     SCENE,
     STEP,
     UNITS,
-    Cause,
+    DriftEstimate,
     amount,
     light_factors,
     noise_of,
@@ -49,14 +49,14 @@ CONFIDENCE = 0.95
 # In smaller mosaics, the scene hides the noise: with sides of 32, a blur is also taken for less noise.
 LEAST_SIDE = 64
 
-_NAMES = tuple(DRIFTS)
+_NAMES = tuple(DRIFT_TYPES)
 # How many mosaics of the reference are taken again; the statistics without a drift are those of all of them.
 _SIMULATED = 128
 # How many mosaics statistics are computed of at once, so that they are compiled for one size.
 _AT_ONCE = 64
 # Mosaics without labels, or of more than the first number of classes, are clustered into the second number of groups.
 _MOST_CLASSES, _GROUPS = 12, 4
-# The share of diagnoses without a drift in which chance may name a cause.
+# The share of diagnoses without a drift in which chance may name a drift type.
 _CHANCE = 0.01
 # A change is unexplained if chance would leave as much in only this share of diagnoses.
 _UNEXPLAINED = 1e-4
@@ -64,7 +64,7 @@ _UNEXPLAINED = 1e-4
 _TRUST, _ERROR = 0.02, 0.002
 # The share by which correlations are shrunk, since few mosaics estimate them.
 _SHRINKAGE = 0.05
-# The most causes, candidates for the next cause, and steps of a fit.
+# The most drift types, candidates for the next one, and steps of a fit.
 _MOST, _TRIED, _ROUNDS = 4, 3, 5
 # Above this value, sites are white.
 _WHITE = 0.998
@@ -72,20 +72,20 @@ _DRAWS = 1000
 
 
 class Fit(NamedTuple):
-    """The best sizes of a set of causes.
+    """The best sizes of a set of drift types.
 
     Attributes:
-        causes: their names.
-        numbers: the drifts, see `causes.DRIFTS`.
+        kinds: their names.
+        numbers: the drifts, see `drift_types.DRIFT_TYPES`.
         shares: the shares of the classes.
-        rest: the mean statistics of the new mosaics less those of the reference under the causes `(K,)`.
-        slopes: the derivatives of the reference's statistics by the drifts among the causes `(K, drifts)`.
-        by_class: the mean statistics of each class under the causes `(classes, K)`.
+        rest: the mean statistics of the new mosaics less those of the reference under the drift `(K,)`.
+        slopes: the derivatives of the reference's statistics by the kinds of drift `(K, drifts)`.
+        by_class: the mean statistics of each class under the drift `(classes, K)`.
         covariance: the covariance of the rest `(K, K)`.
         chi: the chi-square of the rest.
     """
 
-    causes: tuple[str, ...]
+    kinds: tuple[str, ...]
     numbers: Float[np.ndarray, " drifts"]
     shares: Float[np.ndarray, " classes"]
     rest: Float[np.ndarray, " k"]
@@ -96,13 +96,13 @@ class Fit(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Half of the chi-square plus a penalty for each cause; lower is better."""
-        return self.chi / 2 + sum(_penalty(cause, len(self.shares)) for cause in self.causes)
+        """Half of the chi-square plus a penalty for each drift type; lower is better."""
+        return self.chi / 2 + sum(_penalty(kind, len(self.shares)) for kind in self.kinds)
 
 
-def _penalty(cause: str, classes: int) -> float:
-    """Computes half of the chi-square that a cause must explain to be named by chance as rarely as `_CHANCE` says."""
-    return float(stats.chi2.isf(_CHANCE / (len(DRIFTS) + 1), classes - 1 if cause == SCENE else 1)) / 2
+def _penalty(kind: str, classes: int) -> float:
+    """Computes half of the chi-square that a type must explain to be named by chance as rarely as `_CHANCE` says."""
+    return float(stats.chi2.isf(_CHANCE / (len(DRIFT_TYPES) + 1), classes - 1 if kind == SCENE else 1)) / 2
 
 
 @functools.partial(jax.jit, static_argnames="camera")
@@ -118,7 +118,7 @@ def _of(mosaics: np.ndarray | jax.Array, camera: isp.Camera) -> Float[np.ndarray
 
 
 class Comparison:
-    """Compares new mosaics with those of a reference under causes.
+    """Compares new mosaics with those of a reference under drift.
 
     Args:
         reference: the mosaics of the reference.
@@ -162,10 +162,10 @@ class Comparison:
         taken = retaken(drifts, mosaics, drawn, self._noise, self._camera, dimmed)
         if dimmed == 1:
             return _of(taken, self._camera), self._of_new
-        drift = dict(zip(DRIFTS, numbers, strict=True))
+        drift = dict(zip(DRIFT_TYPES, numbers, strict=True))
         of_file = [
             {"exposure": -np.log2(dimmed)}.get(name, drift[name] * (name in ("gamma", "black_level")))
-            for name in DRIFTS
+            for name in DRIFT_TYPES
         ]
         of_file[_NAMES.index("saturation")] = 1
         new, drawn = self._new
@@ -173,8 +173,8 @@ class Comparison:
         new = retaken(jnp.asarray(of_file, jnp.float32), linear, drawn, self._noise, self._camera)
         return _of(taken, self._camera), _of(new, self._camera)
 
-    def _rest(self, numbers: np.ndarray, causes: Sequence[str], shares: np.ndarray | None = None) -> Fit:
-        """Compares the statistics under drifts; without `shares`, these are fitted if `scene` is a cause."""
+    def _rest(self, numbers: np.ndarray, kinds: Sequence[str], shares: np.ndarray | None = None) -> Fit:
+        """Compares the statistics under drifts; without `shares`, these are fitted if `scene` is one of them."""
         taken, new = self._seen(numbers)
         by_class, mean = self._members.T @ taken + self._offset, new.mean(0)
         pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / (len(taken) + len(new))
@@ -184,10 +184,10 @@ class Comparison:
         if shares is not None:
             mix = shares
         else:
-            mix = self._moved_shares(by_class, mean, covariance) if SCENE in causes else self.shares
+            mix = self._moved_shares(by_class, mean, covariance) if SCENE in kinds else self.shares
         rest = mean - mix @ by_class
         chi = float(rest @ np.linalg.solve(covariance, rest))
-        return Fit(tuple(causes), numbers, mix, rest, np.zeros((len(rest), 0)), by_class, covariance, chi)
+        return Fit(tuple(kinds), numbers, mix, rest, np.zeros((len(rest), 0)), by_class, covariance, chi)
 
     def _moved_shares(self, by_class: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         """Fits the shares of the classes, which keep their sum, with a prior of a standard deviation of 1."""
@@ -204,24 +204,24 @@ class Comparison:
         for place in [_NAMES.index(name) for name in names if name != SCENE]:
             moved = fit.numbers.copy()
             moved[place] += STEP[place] if LOW[place] <= moved[place] + STEP[place] <= HIGH[place] else -STEP[place]
-            other = self._rest(moved, fit.causes, fit.shares)
+            other = self._rest(moved, fit.kinds, fit.shares)
             columns.append((fit.rest - other.rest) / (moved[place] - fit.numbers[place]))
         return np.stack(columns, -1) if columns else np.zeros((len(fit.rest), 0))
 
-    def fit(self, causes: Sequence[str], start: np.ndarray) -> Fit:
-        """Fits the sizes of causes by Gauss-Newton steps, which are shortened if they do not improve the fit."""
-        causes = tuple(sorted(causes))
-        places = [_NAMES.index(cause) for cause in causes if cause != SCENE]
-        best = self._rest(np.clip(start, LOW, HIGH), causes)
+    def fit(self, kinds: Sequence[str], start: np.ndarray) -> Fit:
+        """Fits the sizes of drift types by Gauss-Newton steps, which are shortened if they do not improve the fit."""
+        kinds = tuple(sorted(kinds))
+        places = [_NAMES.index(kind) for kind in kinds if kind != SCENE]
+        best = self._rest(np.clip(start, LOW, HIGH), kinds)
         for _ in range(_ROUNDS if places else 0):
-            best = best._replace(slopes=self._slopes(best, causes))
+            best = best._replace(slopes=self._slopes(best, kinds))
             weighted = np.linalg.solve(best.covariance, best.slopes).T
             normal = weighted @ best.slopes
             step = np.linalg.solve(normal + 1e-9 * np.diag(np.diag(normal) + 1e-9), weighted @ best.rest)
             for size in (1, 0.5, 0.2):
                 numbers = best.numbers.copy()
                 numbers[places] = np.clip(numbers[places] + size * step, LOW[places], HIGH[places])
-                found = self._rest(numbers, causes)
+                found = self._rest(numbers, kinds)
                 if found.chi < best.chi:
                     break
             else:
@@ -232,12 +232,12 @@ class Comparison:
         return best
 
     def search(self, names: Sequence[str]) -> Fit:
-        """Finds the set of causes, out of those with these names, with the best score."""
+        """Finds the set of drift types, out of those with these names, with the best score."""
         best = self.fit((), NEUTRAL)
         for _ in range(_MOST):
-            left = [name for name in names if name not in best.causes]
-            starts = self._near(best, left) if best.causes else self._far(best, left)
-            grown = [self.fit((*best.causes, name), numbers) for name, numbers in starts]
+            left = [name for name in names if name not in best.kinds]
+            starts = self._near(best, left) if best.kinds else self._far(best, left)
+            grown = [self.fit((*best.kinds, name), numbers) for name, numbers in starts]
             found = min((self._pruned(fit) for fit in grown), key=lambda fit: fit.score, default=best)
             if found.score >= best.score:
                 break
@@ -245,14 +245,14 @@ class Comparison:
         return best
 
     def _far(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the causes that explain most at one of their `first` changes, each with its best numbers."""
+        """Returns the drift types that explain most at one of their `first` changes, each with its best numbers."""
         found = {}
         for name in names:
             for change in self._changes(fit, name):
                 numbers = fit.numbers.copy()
                 if name != SCENE:
                     numbers[_NAMES.index(name)] += change
-                tried = self._rest(numbers, (*fit.causes, name))
+                tried = self._rest(numbers, (*fit.kinds, name))
                 found[name] = min(found.get(name, (np.inf,)), (tried.score, tuple(numbers)))
         return [(name, np.array(found[name][1])) for name in sorted(found, key=found.__getitem__)[:_TRIED]]
 
@@ -260,16 +260,16 @@ class Comparison:
         if name == "saturation":
             # It follows from the highest value of the new mosaics.
             return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
-        return (0.0,) if name == SCENE else DRIFTS[name].first
+        return (0.0,) if name == SCENE else DRIFT_TYPES[name].first
 
     def _near(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the causes that explain more of the rest of a fit than chance would, judged by slopes."""
-        slopes = {name: self._slopes(fit, [name]) for name in (*names, *fit.causes) if name != SCENE}
-        if SCENE in (*names, *fit.causes):
+        """Returns the drift types that explain more of the rest of a fit than chance would, judged by slopes."""
+        slopes = {name: self._slopes(fit, [name]) for name in (*names, *fit.kinds) if name != SCENE}
+        if SCENE in (*names, *fit.kinds):
             slopes[SCENE] = fit.by_class.T @ _directions(len(fit.shares))
         found = {}
         for name in names:
-            columns = np.concatenate([slopes[each] for each in (*fit.causes, name)], 1)
+            columns = np.concatenate([slopes[each] for each in (*fit.kinds, name)], 1)
             weighted = np.linalg.solve(fit.covariance, columns).T
             explained = weighted @ fit.rest @ np.linalg.lstsq(weighted @ columns, weighted @ fit.rest, rcond=1e-9)[0]
             found[name] = explained / 2 - _penalty(name, len(fit.shares))
@@ -281,18 +281,18 @@ class Comparison:
         return starts
 
     def _pruned(self, fit: Fit) -> Fit:
-        """Removes causes as long as the score improves."""
-        while len(fit.causes) > 1:
-            less = min((self.without(fit, cause) for cause in fit.causes), key=lambda fit: fit.score)
+        """Removes drift types as long as the score improves."""
+        while len(fit.kinds) > 1:
+            less = min((self.without(fit, kind) for kind in fit.kinds), key=lambda fit: fit.score)
             if less.score > fit.score:
                 break
             fit = less
         return fit
 
-    def without(self, fit: Fit, cause: str) -> Fit:
-        """Fits the causes of a fit except one."""
-        numbers = np.where([name == cause for name in _NAMES], NEUTRAL, fit.numbers)
-        return self.fit([name for name in fit.causes if name != cause], numbers)
+    def without(self, fit: Fit, kind: str) -> Fit:
+        """Fits the drift types of a fit except one."""
+        numbers = np.where([name == kind for name in _NAMES], NEUTRAL, fit.numbers)
+        return self.fit([name for name in fit.kinds if name != kind], numbers)
 
 
 def _directions(classes: int) -> Float[np.ndarray, "classes directions"]:
@@ -307,8 +307,8 @@ def diagnose(
     camera: isp.Camera,
     *,
     seed: int = 0,
-) -> tuple[Cause, ...]:
-    """Finds the causes of a change between mosaics, which need not show the same scenes.
+) -> tuple[DriftEstimate, ...]:
+    """Diagnoses a change between mosaics, which need not show the same scenes.
 
     Args:
         reference: mosaics from before the change, with white at 1 and the black level in them; 128 or more are best.
@@ -318,20 +318,20 @@ def diagnose(
         seed: the seed of the noise and of the intervals.
 
     Returns:
-        The causes with their 95% confidence intervals, the strongest first; none if chance explains the change.
+        The drift types with their 95% confidence intervals, the strongest first; none if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
     reference, new = sites.repaired(reference, before, camera), sites.repaired(new, after, camera)
     comparison = Comparison(reference, labels, new, camera, seed)
-    names = [name for name in DRIFTS if camera.pattern != isp.cfa.MONO or not name.startswith("white_balance")]
+    names = [name for name in DRIFT_TYPES if camera.pattern != isp.cfa.MONO or not name.startswith("white_balance")]
     if comparison.top >= _WHITE:
         names.remove("saturation")
     if len(comparison.shares) > 1:
         names.append(SCENE)
     fit = comparison.search(names)
-    causes = [*_of_sites(before, after), *_of_fit(comparison, fit, camera, seed)]
-    return tuple(sorted(causes, key=lambda cause: -cause.evidence))
+    estimates = [*_of_sites(before, after), *_of_fit(comparison, fit, camera, seed)]
+    return tuple(sorted(estimates, key=lambda each: -each.evidence))
 
 
 def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, "n classes"]:
@@ -342,7 +342,7 @@ def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, 
     return (groups[:, None] == np.unique(groups)).astype(np.float64)
 
 
-def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[Cause]:
+def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[DriftEstimate]:
     """Counts the sites that have become dead or hot; the interval is that of Poisson counts."""
     same = before.dead.shape == after.dead.shape
     for kind in ("dead", "hot"):
@@ -355,24 +355,24 @@ def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[Cause]:
         low, high = stats.chi2.ppf((1 - CONFIDENCE) / 2, 2 * count), stats.chi2.ppf((1 + CONFIDENCE) / 2, 2 * count + 2)
         value, low, high = (1e6 * max(number - known, 0) / now.size for number in (count, low / 2, high / 2))
         evidence = float(np.square(after.deviation[is_new]).sum() / 2)
-        yield Cause(f"{kind}_sites", value, low, high, UNITS[f"{kind}_sites"], evidence)
+        yield DriftEstimate(f"{kind}_sites", value, low, high, UNITS[f"{kind}_sites"], evidence)
 
 
-def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[Cause]:
-    """States the causes of a fit, with intervals from its curvature, and the change that it leaves unexplained."""
-    names = [name for name in fit.causes if name != SCENE]
-    basis = _directions(len(fit.shares)) if SCENE in fit.causes else np.zeros((len(fit.shares), 0))
+def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[DriftEstimate]:
+    """States the drift types of a fit, with intervals from its curvature, and the change that it leaves unexplained."""
+    names = [name for name in fit.kinds if name != SCENE]
+    basis = _directions(len(fit.shares)) if SCENE in fit.kinds else np.zeros((len(fit.shares), 0))
     slopes = np.concatenate([fit.slopes, fit.by_class.T @ basis], 1)
     normal = slopes.T @ np.linalg.solve(fit.covariance, slopes)
     normal += 1e-9 * np.diag(np.diag(normal) + 1e-9)
     random = np.random.default_rng(seed)
     draws = random.normal(size=(_DRAWS, len(normal))) @ np.linalg.inv(np.linalg.cholesky(normal))
 
-    def cause(name: str, value: np.ndarray | np.floating, drawn: np.ndarray, evidence: float) -> Cause:
+    def estimate(name: str, value: np.ndarray | np.floating, drawn: np.ndarray, evidence: float) -> DriftEstimate:
         low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Cause(name, float(value), float(low), float(high), unit_of(name, camera), evidence)
+        return DriftEstimate(name, float(value), float(low), float(high), unit_of(name, camera), evidence)
 
-    for name in fit.causes:
+    for name in fit.kinds:
         evidence = comparison.without(fit, name).score - fit.score
         if name == SCENE:
             shares = np.maximum(fit.shares + draws[:, len(names) :] @ basis.T, 0)
@@ -383,9 +383,9 @@ def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> 
             place, column = _NAMES.index(name), names.index(name)
             drawn = np.clip(fit.numbers[place] + draws[:, column], LOW[place], HIGH[place])
             value, drawn = (amount(name, each, camera) for each in (fit.numbers[place], drawn))
-        yield cause(name, value, drawn, evidence)
+        yield estimate(name, value, drawn, evidence)
     freedom = len(fit.rest) - len(normal)
     limit = float(stats.chi2.isf(_UNEXPLAINED, freedom))
     if fit.chi > limit:
         drawn = random.noncentral_chisquare(freedom, max(fit.chi - freedom, 0), _DRAWS)
-        yield cause("unexplained", np.sqrt(fit.chi / freedom), np.sqrt(drawn / freedom), (fit.chi - limit) / 2)
+        yield estimate("unexplained", np.sqrt(fit.chi / freedom), np.sqrt(drawn / freedom), (fit.chi - limit) / 2)

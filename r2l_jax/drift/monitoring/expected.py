@@ -1,6 +1,6 @@
 """Estimates, without labels, the score to expect under a drift, and the gain of adapting to it.
 
-If the causes are known, they are applied to the labeled reference, and the models are measured on it. Otherwise, the
+If the diagnosis is known, it is applied to the labeled reference, and the models are measured on it. Otherwise, the
 score is estimated from the models' confidence: by the cost of moving the predictions to the classes of the reference
 (Y. Lu et al., "Characterizing out-of-distribution error via optimal transport", NeurIPS 2023).
 """
@@ -16,28 +16,28 @@ from scipy import optimize
 
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
-from r2l_jax.drift.monitoring.causes import Cause, noise_of, under
+from r2l_jax.drift.monitoring.drift_types import DriftEstimate, noise_of, under
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
 
-# The methods: the reference under the causes; the confidence, by transport; the reference as it is.
+# The methods: the reference under the diagnosed drift; the confidence, by transport; the reference as it is.
 CAMERA, COT, NO_DRIFT = "camera", "COT", "reference"
 
-# Causes that do not lie in the camera.
+# Drift types that do not lie in the camera.
 NOT_THE_CAMERA = ("scene", "unexplained")
 
-# How many times the causes are drawn from their intervals, and how many times samples are resampled for an interval.
+# How many times drifts are drawn from their intervals, and how many times samples are resampled for an interval.
 _DRAWS, _RESAMPLES = 6, 500
 
-# The samples on which drawn causes are measured.
+# The samples on which drawn drifts are measured.
 _PART = 96
 
 _INTERVAL = (2.5, 97.5)
 
-# The ends of causes' 95% confidence intervals, in standard deviations.
+# The ends of drift types' 95% confidence intervals, in standard deviations.
 _DEVIATIONS = 1.96
 
 # The numerators and denominators of the scores of samples, see `Task.outcome`.
@@ -55,7 +55,7 @@ class ExpectedScore(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """The gain of adapting by statistics, on the reference under the causes.
+    """The gain of adapting by statistics, on the reference under the diagnosed drift.
 
     Attributes:
         images: how many images the models are adapted to.
@@ -82,9 +82,9 @@ class Remedy:
         return f"adapting by statistics {f'{brings}: {command}' if self.helps else f'would not help: it {brings}'}"
 
 
-def explained_by_camera(causes: Sequence[Cause]) -> bool:
-    """Tells whether new images have causes, of which the strongest lies in the camera."""
-    return bool(causes) and causes[0].name not in NOT_THE_CAMERA
+def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
+    """Tells whether new images have a diagnosis whose strongest drift type lies in the camera."""
+    return bool(diagnosis) and diagnosis[0].name not in NOT_THE_CAMERA
 
 
 def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Outcomes:
@@ -107,11 +107,11 @@ def without_drift(run: Run, reference: Reference) -> ExpectedScore:
 
 
 class Drifted(NamedTuple):
-    """The reference under the causes of a drift.
+    """The reference under a diagnosed drift.
 
     Attributes:
         score: the score to expect.
-        raws: the mosaics under the causes as estimated.
+        raws: the mosaics under the estimated drift.
         outcomes: the outcomes of these mosaics.
     """
 
@@ -120,23 +120,23 @@ class Drifted(NamedTuple):
     outcomes: Outcomes
 
 
-def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int = 0) -> Drifted:
-    """Measures the score on the reference under the causes.
+def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], seed: int = 0) -> Drifted:
+    """Measures the score on the reference under the diagnosed drift.
 
-    The score is the mean over causes that are drawn from their intervals, each with other noise and other defective
-    sites. The interval covers these draws and the samples. The effect of drawn causes is measured on a part of the
+    The score is the mean over drifts that are drawn from their intervals, each with other noise and other defective
+    sites. The interval covers these draws and the samples. The effect of drawn drifts is measured on a part of the
     samples.
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
     take = functools.partial(under, camera=run.camera, noise=noise_of(reference.raws, run.camera))
-    drifted = np.asarray(take(causes, reference.raws, seed=seed))
+    drifted = np.asarray(take(diagnosis, reference.raws, seed=seed))
     outcomes = outcomes_of(run, reference, drifted, np.arange(len(reference)))
     part = np.sort(rng.permutation(len(reference))[:_PART])
     changes = []
     for number in range(1, _DRAWS + 1):
         raws = np.zeros_like(reference.raws)
-        raws[part] = take([_redrawn(cause, rng) for cause in causes], reference.raws[part], seed=seed + number)
+        raws[part] = take([_redrawn(estimate, rng) for estimate in diagnosis], reference.raws[part], seed=seed + number)
         changes.append(score_of(outcomes_of(run, reference, raws, part)) - score_of(outcomes[:, part]))
     ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice([0, *changes]))
     low, high = np.clip(ends, 0, 1).tolist()
@@ -144,11 +144,11 @@ def by_camera(run: Run, reference: Reference, causes: Sequence[Cause], seed: int
     return Drifted(ExpectedScore(mean, low, high, CAMERA), drifted, outcomes)
 
 
-def _redrawn(cause: Cause, rng: np.random.Generator) -> Cause:
-    """Draws the value of a cause from its interval, whose halves may differ in length."""
+def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
+    """Draws the value of a drift type from its interval, whose halves may differ in length."""
     deviation = rng.normal() / _DEVIATIONS
-    end = cause.high if deviation > 0 else cause.low
-    return cause._replace(value=cause.value + abs(deviation) * (end - cause.value))
+    end = estimate.high if deviation > 0 else estimate.low
+    return estimate._replace(value=estimate.value + abs(deviation) * (end - estimate.value))
 
 
 def by_confidence(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> ExpectedScore:
@@ -180,7 +180,7 @@ def transported(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> float:
 
 
 def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
-    """Measures the gain of adapting by statistics, on the reference under the causes.
+    """Measures the gain of adapting by statistics, on the reference under the diagnosed drift.
 
     The models are adapted to some of its images without labels, and measured on the others.
     """

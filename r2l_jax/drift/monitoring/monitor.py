@@ -8,8 +8,8 @@ import numpy as np
 
 from r2l_jax.drift.monitoring import alarm, expected
 from r2l_jax.drift.monitoring.alarm import Statistic
-from r2l_jax.drift.monitoring.causes import Cause
 from r2l_jax.drift.monitoring.diagnosis import LEAST_SIDE, diagnose
+from r2l_jax.drift.monitoring.drift_types import DriftEstimate
 from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # How many of the most extreme statistics a result lists.
 _LISTED = 5
 
-# The causes are found in at most this many images: the latest ones of windows with an alarm.
+# The drift is diagnosed in at most this many images: the latest ones of windows with an alarm.
 _MOST = 256
 
 
@@ -35,7 +35,7 @@ class Window:
         files: their files.
         alarm: whether they have drifted.
         p_value: the probability of such a difference, or a greater one, among images without drift.
-        causes: the causes of the drift, the strongest first; empty without an alarm.
+        diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
         tests: the p-value of each test by itself, see `alarm`.
         statistics: the statistics that have changed most.
         confidence: the mean confidence of the models.
@@ -45,7 +45,7 @@ class Window:
     files: list[str]
     alarm: bool
     p_value: float
-    causes: list[Cause]
+    diagnosis: list[DriftEstimate]
     tests: dict[str, float]
     statistics: list[Statistic]
     confidence: float
@@ -53,7 +53,7 @@ class Window:
     @property
     def row(self) -> list[Any]:
         """The row of the table of windows."""
-        sign = str(self.causes[0]) if self.causes else self.statistics[0].name
+        sign = str(self.diagnosis[0]) if self.diagnosis else self.statistics[0].name
         return [self.name, len(self.files), self.p_value, self.alarm, sign if self.alarm else ""]
 
 
@@ -62,12 +62,12 @@ class Explained:
     """An explanation of the latest windows with an alarm.
 
     Attributes:
-        causes: the causes of the drift, the strongest first; empty without an alarm.
+        diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
         expected: the score to expect by each method, the best method first; empty if no method applies.
         remedy: the gain of adapting by statistics, if the camera explains the drift.
     """
 
-    causes: list[Cause] = dataclasses.field(default_factory=list)
+    diagnosis: list[DriftEstimate] = dataclasses.field(default_factory=list)
     expected: list[ExpectedScore] = dataclasses.field(default_factory=list)
     remedy: Remedy | None = None
 
@@ -97,13 +97,14 @@ class Monitor:
     ):
         self._run, self._reference, self._level = run, reference, level
         self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
-        self._alarmed: list[tuple[np.ndarray, np.ndarray, list[Cause]]] = []
+        self._alarmed: list[tuple[np.ndarray, np.ndarray, list[DriftEstimate]]] = []
         self._without_drift = expected.without_drift(run, reference)
         height, width = run.shape
         self._undiagnosed = ""
         if min(height, width) < LEAST_SIDE:
             least = f"{LEAST_SIDE}x{LEAST_SIDE}"
-            self._undiagnosed = f"causes are named in images of at least {least} sites, and these have {height}x{width}"
+            these = f"{height}x{width}"
+            self._undiagnosed = f"drift is diagnosed in images of at least {least} sites, and these have {these}"
 
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
@@ -111,40 +112,40 @@ class Monitor:
         verdict = alarm.compare(self._reference.seen, new, self._level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
-        alarmed, causes = verdict.p_value <= self._level, []
+        alarmed, diagnosis = verdict.p_value <= self._level, []
         if alarmed:
-            causes = self._diagnosed(raws)
+            diagnosis = self._diagnosed(raws)
             self._is_new = True
-            self._alarmed.append((raws, new.probabilities.mean(0), causes))
+            self._alarmed.append((raws, new.probabilities.mean(0), diagnosis))
             while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
         confidence = float(new.output[:, 0].mean())
-        window = Window(name, list(files), alarmed, verdict.p_value, causes, verdict.tests, listed, confidence)
+        window = Window(name, list(files), alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence)
         self.windows.append(window)
         return window
 
     def explain(self) -> None:
-        """Explains the drift in the latest windows with an alarm, as far back as the strongest cause is the same.
+        """Explains the drift in the latest windows with an alarm, as far back as the strongest drift type is the same.
 
         Of windows that this monitor has judged, at most the latest 256 images are explained. Without another alarm, the
         explanation stays.
         """
         if not self._is_new:
             return
-        strongest = [causes[0].name if causes else "" for *_, causes in self._alarmed]
+        strongest = [diagnosis[0].name if diagnosis else "" for *_, diagnosis in self._alarmed]
         others = [place for place, name in enumerate(strongest) if name != strongest[-1]]
         latest = self._alarmed[others[-1] + 1 if others else 0 :]
         raws, probabilities = (np.concatenate(each)[-_MOST:] for each in list(zip(*latest, strict=True))[:2])
-        causes = latest[0][2] if len(latest) == 1 else self._diagnosed(raws)
+        diagnosis = latest[0][2] if len(latest) == 1 else self._diagnosed(raws)
         scores, remedy = [], None
-        if expected.explained_by_camera(causes):
-            drifted = expected.by_camera(self._run, self._reference, causes)
+        if expected.explained_by_camera(diagnosis):
+            drifted = expected.by_camera(self._run, self._reference, diagnosis)
             scores, remedy = [drifted.score], expected.remedy(self._run, self._reference, drifted)
         if self._run.task.name == "classification":
             scores.append(expected.by_confidence(self._reference.targets, probabilities))
-        self.explained, self._is_new = Explained(causes, scores, remedy), False
+        self.explained, self._is_new = Explained(diagnosis, scores, remedy), False
 
-    def _diagnosed(self, raws: np.ndarray) -> list[Cause]:
+    def _diagnosed(self, raws: np.ndarray) -> list[DriftEstimate]:
         if self._undiagnosed or self._run.camera is None:
             return []
         return list(diagnose(self._reference.raws, self._reference.labels, raws, self._run.camera))
@@ -161,10 +162,10 @@ class Monitor:
         verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
         if alarms:
             verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
-            verdict += f"; now {', '.join(map(str, found.causes[:2]))}" if found.causes else ""
+            verdict += f"; now {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
             for mean, low, high, _ in found.expected[:1]:
                 verdict += f"; expected {score} {mean:.3f} ({low:.3f} to {high:.3f})"
-            if not expected.explained_by_camera(found.causes):
+            if not expected.explained_by_camera(found.diagnosis):
                 said = "the camera does not explain this drift, so the reference cannot tell the score"
                 notes.append(self._undiagnosed or said)
             if found.remedy is not None:
@@ -202,10 +203,10 @@ class Monitor:
                 "medians, Kolmogorov-Smirnov distance, and p-value with Holm's correction",
             ),
         }
-        if causes := self.explained.causes:
-            columns = [Column("cause"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
-            rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in causes]
-            tables["causes"] = Table("Causes", columns, rows, "95% confidence intervals")
+        if diagnosis := self.explained.diagnosis:
+            columns = [Column("drift type"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
+            rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in diagnosis]
+            tables["diagnosis"] = Table("Diagnosis", columns, rows, "95% confidence intervals")
         if alarms:
             scores = [*self.explained.expected, self._without_drift]
             tables["expected"] = Table(

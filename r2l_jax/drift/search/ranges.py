@@ -46,9 +46,9 @@ def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, Ar
 
 
 def apart(facts: Facts, default: Values, values: Values) -> Array:
-    """Computes how far parameters have moved as no single cause of a camera would move them.
+    """Computes how far parameters have moved as no single drift of a camera would move them.
 
-    One cause, such as another exposure or a warmer sensor, moves all elements of a vector together: all gains by one
+    One drift, such as another exposure or a warmer sensor, moves all elements of a vector together: all gains by one
     factor, or all black levels by one shift. The square distances from such a common offset count, and those of the
     elements of matrices and kernels from 0. They are averaged over the elements, and added up over the parameters.
     """

@@ -85,7 +85,7 @@ class Searcher:
     Attributes:
         direction: "worst" raises the task loss, "best" lowers it. Both are penalized for deviation.
         objective: "task" for the task loss; "features" for `Frozen.distance`, which needs no targets.
-        price: the weight of the penalty on changes that no single cause in a camera would make, see `ranges.apart`.
+        price: the weight of the penalty on changes that no single drift of a camera would make, see `ranges.apart`.
         aux_loss: the measure of deviation, see `deviation`.
         learning_rate: Adam's learning rate, in natural ranges: about the length of a parameter's first step. It falls
             to 0 along half a cosine, so that searches settle although their batches are noisy.

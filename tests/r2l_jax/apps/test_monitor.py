@@ -137,9 +137,9 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     assert facts["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
     assert facts["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
     assert facts["verdict"][0] in said
-    assert "causes are named in images of at least 64x64 sites, and these have 32x32" in said
+    assert "drift is diagnosed in images of at least 64x64 sites, and these have 32x32" in said
     assert "the camera does not explain" not in said
-    assert facts["explained"]["causes"] == []
+    assert facts["explained"]["diagnosis"] == []
     expected = [[f"{monday} 1", 24, False], [f"{tuesday} 1", 24, True]]
     assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == expected
     assert written.tables["statistics"].rows[0][4] < 0.01
@@ -193,7 +193,7 @@ def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follo
     assert alarm
     assert [window["alarm"] for window in content["windows"]] == [False, True, True]
     # Each alarm is explained anew, together with the one before.
-    assert [cause[-1] for cause in content["explained"]["causes"]] == [32]
+    assert [each[-1] for each in content["explained"]["diagnosis"]] == [32]
     # Without another alarm, the explanation stays.
     assert follow()[1]["explained"] == content["explained"]
     with pytest.raises(InputError, match="has other settings: choose another --output"):
@@ -245,8 +245,8 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     told(lambda new: means.append(new.mean((1, 2))) or name, "stops")
     said, found, facts = monitored(run_dir, tmp_path / "new", "--window=24")
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
-    assert found.tables["causes"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
-    assert facts["windows"][0]["causes"] == facts["explained"]["causes"]
+    assert found.tables["diagnosis"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
+    assert facts["windows"][0]["diagnosis"] == facts["explained"]["diagnosis"]
     methods = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)

@@ -9,8 +9,8 @@ import smears
 
 import isp
 from r2l_jax.drift.monitoring import diagnosis, sites
-from r2l_jax.drift.monitoring.causes import UNITS, under
 from r2l_jax.drift.monitoring.diagnosis import diagnose
+from r2l_jax.drift.monitoring.drift_types import UNITS, under
 
 REFERENCE, NEW = 256, 64
 NAMES = {"red": "white_balance.red", "blue": "white_balance.blue"}
@@ -79,9 +79,9 @@ def found(pool, seed, drift, weights=None):
     return diagnose(*mosaics, smears.CAMERA), sizes
 
 
-def is_right(causes, sizes):
+def is_right(estimates, sizes):
     """Tells whether the planted drifts are named before anything else, with sizes that are right within 15%."""
-    first = {cause.name: cause.value for cause in causes[: len(sizes)]}
+    first = {estimate.name: estimate.value for estimate in estimates[: len(sizes)]}
     return first.keys() == sizes.keys() and all(abs(first[name] / size - 1) < 0.15 for name, size in sizes.items())
 
 
@@ -92,32 +92,32 @@ def few():
 
 
 @pytest.mark.parametrize("drift", [{"exposure": 0.5}, {"photon_noise": 4.0, "blue": -0.4}, {}], ids=named)
-def test_causes_are_named_and_measured(few, drift):
+def test_drift_types_are_named_and_measured(few, drift):
     reference, labels, new, sizes = drawn(few, 0, drift, known=96, new=40)
-    causes = diagnose(reference[:, :64, :64], labels, new[:, :64, :64], smears.CAMERA)
-    assert is_right(causes, sizes), causes
-    assert len(causes) == len(sizes)
-    for cause in causes:
-        assert cause.low < cause.value < cause.high
-        assert cause.unit == UNITS[cause.name]
-        assert cause.evidence > 0
-    assert [*causes] == sorted(causes, key=lambda cause: -cause.evidence)
+    estimates = diagnose(reference[:, :64, :64], labels, new[:, :64, :64], smears.CAMERA)
+    assert is_right(estimates, sizes), estimates
+    assert len(estimates) == len(sizes)
+    for estimate in estimates:
+        assert estimate.low < estimate.value < estimate.high
+        assert estimate.unit == UNITS[estimate.name]
+        assert estimate.evidence > 0
+    assert [*estimates] == sorted(estimates, key=lambda estimate: -estimate.evidence)
 
 
-def test_sites_that_were_defective_before_are_no_cause():
+def test_sites_that_were_defective_before_are_no_drift_type():
     dead, hot = np.zeros((2, 100, 100), bool)
     dead[0, :30], hot[1, :5] = True, True
     before, deviation = sites.Defects(dead, hot, np.zeros(dead.shape)), np.full(dead.shape, 10.0)
     assert not [*diagnosis._of_sites(before, before._replace(deviation=deviation))]
     more = dead.copy()
     more[2, :5] = True
-    (cause,) = diagnosis._of_sites(before, sites.Defects(more, hot, deviation))
-    assert (cause.name, cause.value, cause.evidence) == ("dead_sites", 500, 5 * 10**2 / 2)
+    (estimate,) = diagnosis._of_sites(before, sites.Defects(more, hot, deviation))
+    assert (estimate.name, estimate.value, estimate.evidence) == ("dead_sites", 500, 5 * 10**2 / 2)
     # The exact interval of a Poisson count of 5 is from 1.62 to 11.7.
-    assert (cause.low, cause.high) == pytest.approx((162, 1167), rel=0.01)
+    assert (estimate.low, estimate.high) == pytest.approx((162, 1167), rel=0.01)
     # Places in mosaics of another size are not known, but how many there should be.
-    (cause,) = diagnosis._of_sites(before, sites.Defects(more[:50], np.zeros_like(hot[:50]), deviation[:50]))
-    assert cause.value == pytest.approx(1e6 * (35 - 15) / 5000)
+    (estimate,) = diagnosis._of_sites(before, sites.Defects(more[:50], np.zeros_like(hot[:50]), deviation[:50]))
+    assert estimate.value == pytest.approx(1e6 * (35 - 15) / 5000)
 
 
 @pytest.mark.slow
@@ -125,30 +125,30 @@ def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(p
     # Such as the camera file of the guide to own data, without a black level.
     unknown = dataclasses.replace(smears.CAMERA, black_level=(0.0,) * 4, full_well=None, read_noise=None, bits=None)
     reference, labels, new, _ = drawn(pool, 9, {"read_noise": 8.0})
-    causes = diagnose(reference, labels, new, unknown)
+    estimates = diagnose(reference, labels, new, unknown)
     own = (1 - smears.BLACK) * smears.READ_NOISE / smears.FULL_WELL
-    assert causes[0].value == pytest.approx((1 + 63 * (own / (4 / 15000)) ** 2) ** 0.5, rel=0.1), causes
-    assert (causes[0].name, causes[0].unit) == ("read_noise", "times 4 of 15000 electrons")
-    added = np.asarray(under(causes[:1], reference[:8], unknown)) - reference[:8]
+    assert estimates[0].value == pytest.approx((1 + 63 * (own / (4 / 15000)) ** 2) ** 0.5, rel=0.1), estimates
+    assert (estimates[0].name, estimates[0].unit) == ("read_noise", "times 4 of 15000 electrons")
+    added = np.asarray(under(estimates[:1], reference[:8], unknown)) - reference[:8]
     assert added.std() == pytest.approx(63**0.5 * own, rel=0.1)
 
 
 @pytest.mark.slow
 def test_no_cause_is_invented_where_most_sites_are_white(pool):
-    causes, sizes = found(pool, 101, {"exposure": 0.8})
-    assert len(causes) == 1
-    assert is_right(causes, sizes), causes
+    estimates, sizes = found(pool, 101, {"exposure": 0.8})
+    assert len(estimates) == 1
+    assert is_right(estimates, sizes), estimates
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("labeled", [True, False])
 def test_another_mix_of_classes_is_the_scene_or_none_of_the_camera(pool, labeled):
     reference, labels, new, _ = drawn(pool, 4 if labeled else 8, {}, (6, 1, 1, 1))
-    causes = diagnose(reference, labels if labeled else None, new, smears.CAMERA)
+    estimates = diagnose(reference, labels if labeled else None, new, smears.CAMERA)
     # Without labels, groups of similar mosaics tell less.
-    assert causes or not labeled
-    assert all(cause.name == "scene" for cause in causes[:1])
-    assert all(0.1 < cause.value < 0.7 for cause in causes[:1])
+    assert estimates or not labeled
+    assert all(estimate.name == "scene" for estimate in estimates[:1])
+    assert all(0.1 < estimate.value < 0.7 for estimate in estimates[:1])
 
 
 @pytest.mark.slow
@@ -157,15 +157,17 @@ def test_what_no_camera_does_is_unexplained(pool):
     # A compression that averages blocks of sites of one color.
     blocks = new.reshape(NEW, 32, 2, 2, 32, 2, 2).mean((2, 5), keepdims=True)
     compressed = np.broadcast_to(blocks, (NEW, 32, 2, 2, 32, 2, 2)).reshape(new.shape)
-    assert "unexplained" in [cause.name for cause in diagnose(reference, labels, compressed, smears.CAMERA)]
+    assert "unexplained" in [estimate.name for estimate in diagnose(reference, labels, compressed, smears.CAMERA)]
 
 
 @pytest.mark.slow
 def test_the_intervals_hold_the_sizes(pool):
     inside = []
     for seed in range(4):
-        causes, sizes = found(pool, 10 + seed, {"red": 0.25, "blue": -0.25})
-        inside += [cause.low <= sizes[cause.name] <= cause.high for cause in causes if cause.name in sizes]
+        estimates, sizes = found(pool, 10 + seed, {"red": 0.25, "blue": -0.25})
+        inside += [
+            estimate.low <= sizes[estimate.name] <= estimate.high for estimate in estimates if estimate.name in sizes
+        ]
     assert np.mean(inside) > 0.7
 
 
@@ -178,9 +180,9 @@ def test_a_sensor_without_colors(pool):
         electrons = random.poisson(light * 4000) + random.normal(0, 6, light.shape)
         return np.float32(smears.BLACK + (1 - smears.BLACK) * electrons / 4000)
 
-    causes = diagnose(photographed(scenes[:128]), None, photographed(scenes[128:] * 2**-0.5), gray)
-    assert causes[0].name == "exposure"
-    assert causes[0].value == pytest.approx(-0.5, rel=0.1)
+    estimates = diagnose(photographed(scenes[:128]), None, photographed(scenes[128:] * 2**-0.5), gray)
+    assert estimates[0].name == "exposure"
+    assert estimates[0].value == pytest.approx(-0.5, rel=0.1)
 
 
 @pytest.mark.slow
@@ -190,5 +192,5 @@ def test_two_of_three_draws_are_right(pool, drift):
 
 
 @pytest.mark.slow
-def test_two_of_three_draws_without_a_drift_have_no_cause(pool):
+def test_two_of_three_draws_without_a_drift_have_no_drift_type(pool):
     assert sum(not found(pool, 200 + seed, {})[0] for seed in range(3)) >= 2

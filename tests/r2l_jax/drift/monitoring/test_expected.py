@@ -23,8 +23,8 @@ from r2l_jax.training.run import Run
 CAMERA = isp.Camera((0.0,) * 4, (1.0, 1.0, 1.0), ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)), "RGGB")
 
 
-def cause(name, value, half=0.0, evidence=9.0):
-    return Cause(name, value, value - half, value + half, "", evidence)
+def estimate(name, value, half=0.0, evidence=9.0):
+    return DriftEstimate(name, value, value - half, value + half, "", evidence)
 
 
 class Above(nnx.Module):
@@ -65,10 +65,10 @@ def reference():
     return Reference(mosaics, targets, targets, "test", Seen(none, none, none, none, none[None]))
 
 
-def test_the_reference_is_measured_under_the_causes(reference):
+def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
     as_it_is = expected.without_drift(Bright(), reference)
     assert (as_it_is.mean, as_it_is.low, as_it_is.method) == (1.0, 1.0, "reference")
-    found, raws, outcomes = expected.by_camera(Bright(), reference, [cause("exposure", -1.0)])
+    found, raws, outcomes = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)])
     assert found.method == "camera"
     assert found.mean == 0.5  # all are dark
     assert 0.25 < found.low < 0.5 < found.high < 0.75
@@ -87,13 +87,13 @@ def test_noise_that_a_camera_does_not_state_is_that_of_the_reference(reference, 
     light = reference.raws.mean((1, 2))[:, None, None] * np.ones((1, 64, 64))
     electrons = np.random.default_rng(1).poisson(200 * light)
     noisy = dataclasses.replace(reference, mosaics=np.round(65535 / 200 * electrons).astype(np.uint16))
-    _, raws, _ = expected.by_camera(Bright(), noisy, [cause(*drift)])
+    _, raws, _ = expected.by_camera(Bright(), noisy, [estimate(*drift)])
     assert raws.var((1, 2)).mean() == pytest.approx(now * light.mean() / 200, rel=0.1)
 
 
-def test_the_interval_has_that_of_the_causes(reference):
+def test_the_interval_has_that_of_the_diagnosis(reference):
     confident, unsure = (
-        expected.by_camera(Bright(), reference, [cause("exposure", -0.2, half)]).score for half in (0, 1.5)
+        expected.by_camera(Bright(), reference, [estimate("exposure", -0.2, half)]).score for half in (0, 1.5)
     )
     assert (confident.mean, confident.low, confident.high) == (1.0, 1.0, 1.0)
     assert unsure.low < 0.7
@@ -104,7 +104,7 @@ def test_mending_is_measured_on_other_images(reference, monkeypatch):
     seen, measure, mended = [], expected.outcomes_of, Bright.mended
     monkeypatch.setattr(Bright, "mended", lambda self, raws: seen.append(raws) or mended(self, raws))
     monkeypatch.setattr(expected, "outcomes_of", lambda *given: seen.append(given[2][given[3]]) or measure(*given))
-    drifted = expected.by_camera(Bright(), reference, [cause("exposure", -1.0)])
+    drifted = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)])
     seen.clear()
     found = expected.remedy(Bright(), reference, drifted)
     by, measured = ({raw.tobytes() for raw in raws} for raws in seen)

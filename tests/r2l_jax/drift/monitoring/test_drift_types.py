@@ -22,11 +22,11 @@ MOSAICS = np.full((2, 64, 64), 0.05 + 0.95 * LIGHT, np.float32)
 
 
 def of(**amounts):
-    return [Cause(name, value, value, value, UNITS[name], 1.0) for name, value in amounts.items()]
+    return [DriftEstimate(name, value, value, value, UNITS[name], 1.0) for name, value in amounts.items()]
 
 
-def light(causes):
-    return np.asarray(isp.sensor.site_light(under(causes, MOSAICS, CAMERA), CAMERA), np.float64)
+def light(drifts):
+    return np.asarray(isp.sensor.site_light(under(drifts, MOSAICS, CAMERA), CAMERA), np.float64)
 
 
 def test_no_cause_and_no_camera_change_nothing():
@@ -60,7 +60,7 @@ def test_blur_keeps_the_light_and_the_noise():
 def test_delivered_values():
     assert under(of(black_level=41.0), MOSAICS, CAMERA) == pytest.approx(MOSAICS + 41 / 4095, abs=1e-5)
     assert under(of(gamma=0.5), MOSAICS, CAMERA) == pytest.approx(np.sqrt(MOSAICS), abs=1e-5)
-    # Saturation is the sensor's, gamma the file's, whatever the order of the causes.
+    # Saturation is the sensor's, gamma the file's, whatever the order of the drifts.
     assert under(of(gamma=0.5, saturation=0.2), MOSAICS, CAMERA) == pytest.approx(0.2**0.5, abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The causes of drift in a camera, and mosaics under them."""
+"""The types of drift in a camera, and raw images under them."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 import isp
 from isp import sensor_drift
 
-# The cause that is another mix of the reference's classes.
+# The drift type that is another mix of the reference's classes.
 SCENE = "scene"
 
 # The units of values. Without a drift, values in stops, digital numbers, pixels and electrons are 0, and factors are 1.
@@ -38,8 +38,8 @@ UNITS = {
 }
 
 
-class Cause(NamedTuple):
-    """A change between two sets of mosaics.
+class DriftEstimate(NamedTuple):
+    """A type of drift between two sets of raw images, and its estimated size.
 
     Attributes:
         name: a key of `UNITS`. `scene` is another mix of the reference's classes; `unexplained` is a change that
@@ -48,7 +48,7 @@ class Cause(NamedTuple):
         low: the lower end of its 95% confidence interval.
         high: the upper end.
         unit: the unit of the three.
-        evidence: half of the chi-square that only this cause explains, less the part of chance; above 0.
+        evidence: half of the chi-square that only this type explains, less the part of chance; above 0.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Cause(NamedTuple):
         return f"{self.name} {self.value:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
 
 
-class Drift(NamedTuple):
-    """Describes how a drift is stated as a number, and searched for.
+class DriftType(NamedTuple):
+    """Describes how the size of a type of drift is stated as a number, and searched for.
 
     Numbers are in stops, digital numbers and fractions of white; factors are logarithms of base 2; and amounts that are
     standard deviations, in pixels or in light, are squared, because statistics depend on the variance.
@@ -83,33 +83,34 @@ class Drift(NamedTuple):
     first: tuple[float, ...]
 
 
-DRIFTS = {
-    "exposure": Drift(0, -8, 8, 0.02, (-2.0, -0.7, -0.2, 0.2, 0.7, 1.5)),
-    "white_balance.red": Drift(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
-    "white_balance.blue": Drift(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
-    "black_level": Drift(0, -1000, 2000, 2, (-40.0, 20.0, 120.0)),
-    "gamma": Drift(0, -2.5, 2.5, 0.02, (-0.4, -0.15, 0.15, 0.4)),
-    "blur": Drift(0, 0, 20, 0.05, (0.5, 2.0, 8.0)),
-    "read_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0, 5.0)),
-    "photon_noise": Drift(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
-    "row_noise": Drift(0, 0, 0.1, 2e-6, (1e-5, 3e-4)),
-    "vignetting": Drift(0, -2, 6, 0.03, (-0.3, 0.2, 0.6, 1.5)),
-    "saturation": Drift(1, 0.02, 1, -0.005, ()),
+DRIFT_TYPES = {
+    "exposure": DriftType(0, -8, 8, 0.02, (-2.0, -0.7, -0.2, 0.2, 0.7, 1.5)),
+    "white_balance.red": DriftType(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
+    "white_balance.blue": DriftType(0, -4, 4, 0.02, (-0.6, -0.2, 0.2, 0.6)),
+    "black_level": DriftType(0, -1000, 2000, 2, (-40.0, 20.0, 120.0)),
+    "gamma": DriftType(0, -2.5, 2.5, 0.02, (-0.4, -0.15, 0.15, 0.4)),
+    "blur": DriftType(0, 0, 20, 0.05, (0.5, 2.0, 8.0)),
+    "read_noise": DriftType(0, 0, 8, 0.05, (0.6, 1.5, 3.0, 5.0)),
+    "photon_noise": DriftType(0, 0, 8, 0.05, (0.6, 1.5, 3.0)),
+    "row_noise": DriftType(0, 0, 0.1, 2e-6, (1e-5, 3e-4)),
+    "vignetting": DriftType(0, -2, 6, 0.03, (-0.3, 0.2, 0.6, 1.5)),
+    "saturation": DriftType(1, 0.02, 1, -0.005, ()),
 }
 NEUTRAL, LOW, HIGH, STEP = (
-    np.array([getattr(drift, name) for drift in DRIFTS.values()], float) for name in ("neutral", "low", "high", "step")
+    np.array([getattr(drift, name) for drift in DRIFT_TYPES.values()], float)
+    for name in ("neutral", "low", "high", "step")
 )
 
 
 def unit_of(name: str, camera: isp.Camera) -> str:
-    """Returns the unit of a cause; that of read noise names typical values if the camera states none."""
+    """Returns the unit of a drift type; that of read noise names typical values if the camera states none."""
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     is_known = name != "read_noise" or _states_noise(camera)
     return UNITS[name] if is_known else f"times {read_noise:g} of {full_well:g} electrons"
 
 
 def amount(name: str, number: Float[np.ndarray, "*n"] | float, camera: isp.Camera) -> Float[np.ndarray, "*n"]:
-    """Converts numbers of a drift to the unit in which `UNITS` states the cause."""
+    """Converts numbers of a drift to the unit in which `UNITS` states its size."""
     if name in ("gamma", "read_noise", "photon_noise"):
         return np.asarray(np.exp2(number))
     if name in ("blur", "row_noise"):
@@ -117,10 +118,10 @@ def amount(name: str, number: Float[np.ndarray, "*n"] | float, camera: isp.Camer
     return np.asarray(number)
 
 
-def numbers_of(causes: Sequence[Cause], camera: isp.Camera) -> Float[np.ndarray, " drifts"]:
-    """Returns the numbers of drifts, in the order of `DRIFTS`; the inverse of `amount`."""
-    numbers = dict(zip(DRIFTS, NEUTRAL, strict=True))
-    for name, value, *_ in causes:
+def numbers_of(drifts: Sequence[DriftEstimate], camera: isp.Camera) -> Float[np.ndarray, " drifts"]:
+    """Returns the numbers of drifts, in the order of `DRIFT_TYPES`; the inverse of `amount`."""
+    numbers = dict(zip(DRIFT_TYPES, NEUTRAL, strict=True))
+    for name, value, *_ in drifts:
         if name in ("gamma", "read_noise", "photon_noise"):
             value = np.log2(max(value, 1e-6))
         if name in ("blur", "row_noise"):
@@ -182,7 +183,7 @@ def light_factors(
     numbers: Float[Array, " drifts"], height: int, width: int, camera: isp.Camera
 ) -> Float[Array, "height width"]:
     """Computes the factors by which drifts change the light at each site."""
-    drift = dict(zip(DRIFTS, numbers, strict=True))
+    drift = dict(zip(DRIFT_TYPES, numbers, strict=True))
     stops = jnp.stack([drift["white_balance.red"], jnp.zeros(()), drift["white_balance.blue"]])
     stops = stops[isp.cfa.tile(camera.pattern)] if camera.pattern != isp.cfa.MONO else jnp.zeros((1, 1))
     gains = isp.cfa.tiled(jnp.exp2(drift["exposure"] + stops), height, width)
@@ -204,14 +205,14 @@ def retaken(
     are too noisy, unless their light is `dimmed` again.
 
     Args:
-        numbers: the drifts, in the order of `DRIFTS`.
+        numbers: the drifts, in the order of `DRIFT_TYPES`.
         mosaics: mosaics of the camera before it drifted.
         drawn: standard normal numbers for sites and for rows.
         noise: the noise of the mosaics.
         camera: the camera before it drifted.
         dimmed: divides the light of the drifted camera, with the noise of the light that is left.
     """
-    drift = dict(zip(DRIFTS, numbers, strict=True))
+    drift = dict(zip(DRIFT_TYPES, numbers, strict=True))
     raised, gamma, gain = drift["black_level"] / 4095, jnp.exp2(drift["gamma"]), jnp.exp2(drift["photon_noise"])
     height, width = mosaics.shape[1:]
     factor = light_factors(numbers, height, width, camera)
@@ -234,7 +235,7 @@ def retaken(
 
 
 def under(
-    causes: Sequence[Cause],
+    drifts: Sequence[DriftEstimate],
     mosaics: Float[np.ndarray, "n height width"],
     camera: isp.Camera,
     *,
@@ -246,20 +247,20 @@ def under(
     Factors on noise below 1, `scene` and `unexplained` change nothing.
 
     Args:
-        causes: the causes.
+        drifts: the types and sizes of the drift.
         mosaics: mosaics of the camera before it drifted.
-        camera: that camera, in whose electrons causes are stated.
+        camera: that camera, in whose electrons sizes are stated.
         noise: the noise of the mosaics; None takes `noise_of` them.
         seed: the seed of the noise and of the dead sites.
     """
     site_key, row_key, dead_key, hot_key = jax.random.split(jax.random.key(seed), 4)
-    result, numbers = jnp.asarray(mosaics), numbers_of(causes, camera)
+    result, numbers = jnp.asarray(mosaics), numbers_of(drifts, camera)
     if (numbers != NEUTRAL).any():
         drawn = jax.random.normal(site_key, result.shape), jax.random.normal(row_key, (*result.shape[:2], 1))
         numbers = jnp.asarray(numbers, jnp.float32)
         result = retaken(numbers, result, drawn, noise or noise_of(mosaics, camera), camera)
     for name, key in (("dead_sites", dead_key), ("hot_sites", hot_key)):
-        for cause in causes:
-            if cause.name == name:
-                result = getattr(sensor_drift, name)(result, key, cause.value, camera=camera)
+        for drift in drifts:
+            if drift.name == name:
+                result = getattr(sensor_drift, name)(result, key, drift.value, camera=camera)
     return result
