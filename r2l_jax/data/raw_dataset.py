@@ -31,7 +31,7 @@ class RawDataset:
         read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
             a mask `(H, W)` uint8.
         files: the files that `read` decodes for each sample; None for samples that are computed or held in memory.
-        recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
+        provenance: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
@@ -47,7 +47,7 @@ class RawDataset:
     labels: np.ndarray
     read: Callable[[int], Sample]
     files: tuple[tuple[pathlib.Path, ...], ...] | None = None
-    recipe: str = ""
+    provenance: str = ""
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
     per_scene: int = 1
@@ -141,7 +141,7 @@ class RawDataset:
         return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
-        """Hashes each of some samples: its files or, without files, its arrays; its label; and the recipe."""
+        """Hashes each of some samples: its files or, without files, its arrays; its label; and the provenance."""
         indices = [int(index) for index in indices]
         missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
         if self.files is None:
@@ -152,7 +152,7 @@ class RawDataset:
             of_files = iter(hash_files([path for paths in files for path in paths]))
             digests = [[next(of_files) for _ in paths] for paths in files]
         for index, of_sample in zip(missing, digests, strict=True):
-            parts = [self.recipe, int(self.labels[index]), *of_sample]
+            parts = [self.provenance, int(self.labels[index]), *of_sample]
             self._known_hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return [self._known_hashes[index] for index in indices]
 

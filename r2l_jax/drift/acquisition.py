@@ -60,11 +60,11 @@ def drifted(
             taken = renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
         return np.asarray(taken), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
-    # The recipe identifies the new mosaics, since hashing them would require drawing all their noise first.
+    # The provenance identifies the new mosaics, since hashing them would require drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
-    recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
+    provenance = json.dumps([dataset.provenance, drift._asdict(), cameras, seed])
     # The processing is not told that another camera has taken the mosaics: that is the drift.
-    return dataclasses.replace(dataset, read=read, recipe=recipe)
+    return dataclasses.replace(dataset, read=read, provenance=provenance)
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "other"))

@@ -26,7 +26,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.trainings import member_of, trainings_of
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -294,20 +294,20 @@ def measure(
         for iso, of_iso in grouped(cases, lambda case: case.iso):
             dataset = samples.at(iso)
             processors = _processors(stacks, of_iso, dataset)
-            recipes = {Recipe.of(case): case.name for case in of_iso}
+            renderings = {Rendering.of(case): case.name for case in of_iso}
             for batch in loader.eval_batches(dataset, samples.indices, size):
                 batch = to_devices(batch, shardings().split)
                 index = functions.gathered(batch["index"])
-                for recipe, rendered in _images(renderer, list(recipes), batch, dataset.camera, processors):
+                for rendering, rendered in _images(renderer, list(renderings), batch, dataset.camera, processors):
                     logits = [functions.logits(*stack.head, each) for stack, each in zip(stacks, rendered, strict=True)]
                     if ensemble:
                         logits.append(functions.average(task, logits, batch["raw"]))
-                    taken = {**batch, "target": renderer.targets(recipe.acquisition, batch["target"])}
+                    taken = {**batch, "target": renderer.targets(rendering.acquisition, batch["target"])}
                     parts = [
                         ahead.begun(functions.outcomes(task, each, taken, n))
                         for each, n in zip(logits, counts, strict=True)
                     ]
-                    found[recipes[recipe]].append((index, parts))
+                    found[renderings[rendering]].append((index, parts))
                     tick()
     whole = [_whole(task, samples.indices, jax.device_get(found[case.name])) for case in cases]
     kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
@@ -382,20 +382,24 @@ def _processors(stacks: Sequence[_Stack], cases: Sequence[Case], dataset: RawDat
 
 
 def _images(
-    renderer: Renderer, recipes: Sequence[Recipe], batch: Batch, camera: isp.Camera | None, processors: _Processors
-) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
-    """Yields the images of each recipe for every stack."""
+    renderer: Renderer,
+    renderings: Sequence[Rendering],
+    batch: Batch,
+    camera: isp.Camera | None,
+    processors: _Processors,
+) -> Iterator[tuple[Rendering, Sequence[jax.Array]]]:
+    """Yields the images of each rendering for every stack."""
     raw, index, count = batch["raw"], batch["index"], len(processors.of_stacks)
-    by_stack = [recipe for recipe in recipes if recipe.processing.pipeline not in processors.shared]
-    for acquisition, of_acquisition in grouped(by_stack, lambda recipe: recipe.acquisition):
+    by_stack = [rendering for rendering in renderings if rendering.processing.pipeline not in processors.shared]
+    for acquisition, of_acquisition in grouped(by_stack, lambda rendering: rendering.acquisition):
         taken = renderer.mosaics(acquisition, raw, index, camera)
-        steps = [recipe._replace(acquisition=CLEAN) for recipe in of_acquisition]
+        steps = [rendering._replace(acquisition=CLEAN) for rendering in of_acquisition]
         rendered = [renderer.images(steps, taken, index, camera, of_stack) for of_stack in processors.of_stacks]
         for made in zip(*rendered, strict=True):
             yield made[0][0]._replace(acquisition=acquisition), [images for _, images in made]
-    others = [recipe for recipe in recipes if recipe.processing.pipeline in processors.shared]
-    for recipe, images in renderer.images(others, raw, index, camera, processors.shared):
-        yield recipe, [images] * count
+    others = [rendering for rendering in renderings if rendering.processing.pipeline in processors.shared]
+    for rendering, images in renderer.images(others, raw, index, camera, processors.shared):
+        yield rendering, [images] * count
 
 
 class _Functions:

@@ -41,7 +41,7 @@ class Processor(NamedTuple):
         return cls(*nnx.split(module))
 
 
-class Recipe(NamedTuple):
+class Rendering(NamedTuple):
     """The case of each of the three steps from a mosaic to an image; `CLEAN` leaves a step as in the run.
 
     Attributes:
@@ -55,8 +55,8 @@ class Recipe(NamedTuple):
     corruption: Case = CLEAN
 
     @classmethod
-    def of(cls, case: Case) -> "Recipe":
-        """Returns the recipe in which a case changes its step, and nothing else changes."""
+    def of(cls, case: Case) -> "Rendering":
+        """Returns the rendering in which a case changes its step, and nothing else changes."""
         if case.corruption is not None:
             return cls(corruption=case)
         if case.pipeline is not None:
@@ -70,7 +70,7 @@ class Renderer:
     A function is compiled again only for another structure or shape. Processors of the same structure, such as all
     folds of a run, share one compiled function, and so do all exposures, and all severities of a corruption or a drift
     of the sensor. Noise depends only on the case's name, the seed and the sample's index, not on the batch or on other
-    recipes.
+    renderings.
 
     Args:
         seed: the seed of the noise.
@@ -118,32 +118,32 @@ class Renderer:
 
     def images(
         self,
-        recipes: Iterable[Recipe],
+        renderings: Iterable[Rendering],
         raw: Float[Array | np.ndarray, "batch height width *channels"],
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
-    ) -> Iterator[tuple[Recipe, Float[Array, "batch rows cols 3"]]]:
-        """Yields the images of each recipe, which the device may still be computing.
+    ) -> Iterator[tuple[Rendering, Float[Array, "batch rows cols 3"]]]:
+        """Yields the images of each rendering, which the device may still be computing.
 
-        Recipes of one acquisition share its mosaics, and among them, recipes of one processing share its images. The
-        recipes are therefore grouped, in the order in which acquisitions and processings first occur.
+        Renderings of one acquisition share its mosaics, and among them, renderings of one processing share its images.
+        The renderings are therefore grouped, in the order in which acquisitions and processings first occur.
 
         Args:
-            recipes: the recipes, each once.
+            renderings: the renderings, each once.
             raw: the mosaics as read. They must have the measured intensity of all acquisitions.
             index: the samples' indices in their data set.
             camera: the camera that took the mosaics.
             processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
         """
-        for acquisition, of_acquisition in grouped(recipes, lambda recipe: recipe.acquisition):
+        for acquisition, of_acquisition in grouped(renderings, lambda rendering: rendering.acquisition):
             mosaics = self.mosaics(acquisition, raw, index, camera)
-            for processing, of_processing in grouped(of_acquisition, lambda recipe: recipe.processing):
+            for processing, of_processing in grouped(of_acquisition, lambda rendering: rendering.processing):
                 graph, state, count = processors[processing.pipeline]
                 images = self._process(graph, state, mosaics, count)
                 of_images = index if count == 1 else jnp.repeat(index, count)
-                for recipe in of_processing:
-                    yield recipe, self._corrupted(recipe.corruption, images, of_images)
+                for rendering in of_processing:
+                    yield rendering, self._corrupted(rendering.corruption, images, of_images)
 
     def _corrupted(self, case: Case, images: jax.Array, index: jax.Array) -> jax.Array:
         if case.corruption is None:

@@ -158,7 +158,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         labels=labels,
         read=read_middle,
         files=tuple((path,) for path in files),
-        recipe=json.dumps([side, *(decoding[0] if len(parts) == 1 else decoding)]),
+        provenance=json.dumps([side, *(decoding[0] if len(parts) == 1 else decoding)]),
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
@@ -201,7 +201,7 @@ def _with_cameras(
         camera=first,
         cameras=found,
         read=read,
-        recipe=json.dumps([dataset.recipe, described]),
+        provenance=json.dumps([dataset.provenance, described]),
         shot=lambda index: dataclasses.replace(shot(index), camera=names[index]),
         # The levels of files without levels of their own differ.
         white_level=None,

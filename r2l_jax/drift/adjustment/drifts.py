@@ -168,8 +168,8 @@ def _brought(dataset: RawDataset, run: Run) -> RawDataset:
         return Reference(wanted, run.cameras).scaled(raw, own), target
 
     cameras = {name: camera.to_json() for name, camera in run.cameras.items()}
-    recipe = json.dumps([dataset.recipe, own.to_json(), wanted.to_json(), cameras])
-    return dataclasses.replace(dataset, camera=wanted, read=read, recipe=recipe)
+    provenance = json.dumps([dataset.provenance, own.to_json(), wanted.to_json(), cameras])
+    return dataclasses.replace(dataset, camera=wanted, read=read, provenance=provenance)
 
 
 def _camera_in(files: pathlib.Path, fold: Artifact) -> str | KnownCamera:

@@ -27,9 +27,9 @@ from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, se
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
-    from r2l_jax.drift.renderer import Recipe
+    from r2l_jax.drift.renderer import Rendering
 else:
-    Case = Recipe = Any  # importing them would delay a program's help
+    Case = Rendering = Any  # importing them would delay a program's help
 
 _SENSOR = f"sensor, lens and lamp drift in physical units: {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
@@ -236,7 +236,7 @@ class SynthesisConfig(DataSettings):
         if not self.sets():
             raise InputError("--intensities, --exposures and --sensor are all empty")
 
-    def sets(self) -> list[Recipe]:
+    def sets(self) -> list[Rendering]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
         Exposures and sensor drifts start from the mosaics at full intensity, or from a Folder's mosaics.
@@ -244,16 +244,16 @@ class SynthesisConfig(DataSettings):
         return list(self._sets)
 
     @functools.cached_property
-    def _sets(self) -> tuple[Recipe, ...]:
+    def _sets(self) -> tuple[Rendering, ...]:
         from r2l_jax.drift import cases
-        from r2l_jax.drift.renderer import Recipe
+        from r2l_jax.drift.renderer import Rendering
 
         own = self.dataset == "Folder"
         measured = [cases.CLEAN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
         sets = [
-            Recipe(acquisition, pipeline, corruption)
+            Rendering(acquisition, pipeline, corruption)
             for acquisition in [*measured, *computed]
             for pipeline in cases.pipelines(names, self.half_size)
             for corruption in [cases.CLEAN, *cases.corruptions(self.corruptions, self.severities)]

@@ -7,7 +7,7 @@ from r2l_jax.data import loader
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.measure import Samples
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.trainings import trainings_of
 from r2l_jax.pipelines import NamedPipeline
@@ -50,8 +50,8 @@ def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarr
         processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
         for pipeline in dict.fromkeys(case.pipeline for case in of_iso if case.pipeline is not None):
             processors[pipeline] = Processor.of(pipeline.metered_as(processor)(cases.camera_of(dataset)))
-        names = {Recipe.of(case): case.name for case in of_iso}
+        names = {Rendering.of(case): case.name for case in of_iso}
         raw, index = jnp.asarray(batch["raw"]), jnp.asarray(batch["index"])
-        for recipe, made in Renderer(seed).images(names, raw, index, dataset.camera, processors):
-            images[names[recipe]] = np.asarray(made[0])
+        for rendering, made in Renderer(seed).images(names, raw, index, dataset.camera, processors):
+            images[names[rendering]] = np.asarray(made[0])
     return {case.name: images[case.name] for case in tested}

@@ -28,7 +28,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import CLEAN, camera_of
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.model.tasks import Task, task_of
@@ -68,12 +68,12 @@ def run(config: SynthesisConfig) -> None:
     settings = tuple(flat(config).items())
     _load.cache_clear()
     dataset = next(iter(_load(settings).sources.values()))
-    cases.check_camera([case for recipe in sets for case in (recipe.processing, recipe.acquisition)], dataset)
+    cases.check_camera([case for rendering in sets for case in (rendering.processing, rendering.acquisition)], dataset)
     if output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     together = [
-        [name_of(recipe) for recipe in alike[start : start + _TOGETHER]]
-        for _, alike in grouped(sets, lambda recipe: (recipe.acquisition, recipe.processing))
+        [name_of(rendering) for rendering in alike[start : start + _TOGETHER]]
+        for _, alike in grouped(sets, lambda rendering: (rendering.acquisition, rendering.processing))
         for start in range(0, len(alike), _TOGETHER)
     ]
     sizes = {", ".join(names): len(names) for names in together}
@@ -96,7 +96,7 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
         InputError: data is missing or processed already, or two intensities have different samples.
     """
     settings: dict[str, Any] = {**config.source, "download": config.download}
-    isos = dict.fromkeys(_iso(recipe) for recipe in config.sets())
+    isos = dict.fromkeys(_iso(rendering) for rendering in config.sets())
     loaded = {iso: datasets.load(config.dataset, iso=iso, **settings) for iso in isos}
     first = next(iter(loaded.values()))
     if first.camera is None:
@@ -107,20 +107,20 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
     return loaded
 
 
-def name_of(recipe: Recipe) -> str:
+def name_of(rendering: Rendering) -> str:
     """Returns the path of a set's folder within the output folder."""
-    corruption = "uncorrupted" if recipe.corruption == CLEAN else recipe.corruption.name
-    return f"{recipe.processing.name}/{recipe.acquisition.name}/{corruption}"
+    corruption = "uncorrupted" if rendering.corruption == CLEAN else rendering.corruption.name
+    return f"{rendering.processing.name}/{rendering.acquisition.name}/{corruption}"
 
 
-def _iso(recipe: Recipe) -> float:
+def _iso(rendering: Rendering) -> float:
     """Returns the measured intensity from which a set starts: its own, or else full intensity."""
-    return recipe.acquisition.iso or 1.0
+    return rendering.acquisition.iso or 1.0
 
 
-def _pipeline_of(recipe: Recipe) -> NamedPipeline:
-    assert recipe.processing.pipeline is not None
-    return recipe.processing.pipeline
+def _pipeline_of(rendering: Rendering) -> NamedPipeline:
+    assert rendering.processing.pipeline is not None
+    return rendering.processing.pipeline
 
 
 class _Loaded(NamedTuple):
@@ -160,23 +160,23 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
     """Makes sets of one pipeline and acquisition, unless they are there; threads write while the device works."""
     loaded = _load(settings)
     config, output = loaded.config, pathlib.Path(loaded.config.output)
-    sets = {name_of(recipe): recipe for recipe in config.sets()}
+    sets = {name_of(rendering): rendering for rendering in config.sets()}
     identities = {name: _identity(config, sets[name], loaded.sources[_iso(sets[name])]) for name in names}
     try:
         left = [sets[name] for name in names if not result.holds(output / name, identities[name])]
         if not left:
             return
         dataset, threads = loaded.sources[_iso(left[0])], os.cpu_count() or 1
-        rows: dict[Recipe, list[list[str]]] = {recipe: [] for recipe in left}
+        rows: dict[Rendering, list[list[str]]] = {rendering: [] for rendering in left}
         write = functools.partial(_write, loaded)
         with tqdm(total=len(left) * len(dataset), unit="picture", leave=False, disable=None) as bar:
             for begun, written, error, *_ in in_threads(write, _begun(loaded, left), threads + 1, threads):
                 if error is not None:
                     raise InputError(error)
-                rows[begun.recipe] += written
+                rows[begun.rendering] += written
                 bar.update(len(written))
-        for recipe in left:
-            name = name_of(recipe)
+        for rendering in left:
+            name = name_of(rendering)
             # Killed programs may have left temporary files.
             for folder in {(output / name / file).parent for files in loaded.files for file in files}:
                 clear_parts(folder, 0.0)
@@ -186,11 +186,11 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
         raise InputError(in_words(error)) from None
 
 
-def _identity(config: SynthesisConfig, recipe: Recipe, dataset: RawDataset) -> store.Identity:
+def _identity(config: SynthesisConfig, rendering: Rendering, dataset: RawDataset) -> store.Identity:
     """Collects everything that a set depends on."""
-    pipeline, camera = _pipeline_of(recipe), camera_of(dataset)
+    pipeline, camera = _pipeline_of(rendering), camera_of(dataset)
     return store.identity(
-        {"set": name_of(recipe), "seed": config.seed, "format": config.format},
+        {"set": name_of(rendering), "seed": config.seed, "format": config.format},
         [dataset.content, dataclasses.asdict(camera)],
         [*pipeline.identity, processor_hash(pipeline(camera))],
     )
@@ -198,19 +198,19 @@ def _identity(config: SynthesisConfig, recipe: Recipe, dataset: RawDataset) -> s
 
 def _described(
     config: SynthesisConfig,
-    recipe: Recipe,
+    rendering: Rendering,
     dataset: RawDataset,
     rows: Sequence[Sequence[str]],
     files: Sequence[Sequence[str]],
 ) -> Result:
     """Describes a set: its origin, and for each sample the class or the mask, and the SHA-256 of its files."""
-    pipeline, camera = _pipeline_of(recipe), camera_of(dataset)
+    pipeline, camera = _pipeline_of(rendering), camera_of(dataset)
     facts = {
-        "title": f"{dataset.name}: {name_of(recipe)}",
+        "title": f"{dataset.name}: {name_of(rendering)}",
         "pipeline": pipeline.description,
         "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
-        "acquisition": recipe.acquisition.name,
-        "corruption": None if recipe.corruption == CLEAN else recipe.corruption.name,
+        "acquisition": rendering.acquisition.name,
+        "corruption": None if rendering.corruption == CLEAN else rendering.corruption.name,
         "dataset": {"name": dataset.name, "task": dataset.task, "classes": dataset.classes},
         "size": dataset.shape,
         "camera": camera,
@@ -226,24 +226,24 @@ class _Begun(NamedTuple):
     """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' targets.
 
     Attributes:
-        recipe: the set.
+        rendering: the set.
         task: the data set's task.
         samples: the samples' indices.
         pictures: `(B, H, W, 3)`; pictures after the last sample only pad the batch.
         targets: the labels or masks of the samples.
     """
 
-    recipe: Recipe
+    rendering: Rendering
     task: Task
     samples: list[int]
     pictures: jax.Array
     targets: np.ndarray
 
     def __str__(self) -> str:
-        return name_of(self.recipe)
+        return name_of(self.rendering)
 
 
-def _begun(loaded: _Loaded, sets: Sequence[Recipe]) -> Iterator[_Begun]:
+def _begun(loaded: _Loaded, sets: Sequence[Rendering]) -> Iterator[_Begun]:
     """Yields the pictures of each batch for each of some sets of one pipeline and acquisition."""
     dataset, pipeline = loaded.sources[_iso(sets[0])], _pipeline_of(sets[0])
     camera, task, renderer = camera_of(dataset), task_of(dataset), loaded.renderer
@@ -254,13 +254,13 @@ def _begun(loaded: _Loaded, sets: Sequence[Recipe]) -> Iterator[_Begun]:
         samples = batch["index"][batch["weight"] > 0].tolist()
         raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
         moved = np.asarray(renderer.targets(sets[0].acquisition, batch["target"]))
-        for recipe, images in renderer.images(sets, raw, index, camera, processors):
-            yield _Begun(recipe, task, samples, loaded.quantize(images), moved)
+        for rendering, images in renderer.images(sets, raw, index, camera, processors):
+            yield _Begun(rendering, task, samples, loaded.quantize(images), moved)
 
 
 def _write(loaded: _Loaded, begun: _Begun) -> list[list[str]]:
     """Waits for the pictures of a batch, and writes them; returns the first cells of their rows."""
-    rows, folder = [], pathlib.Path(loaded.config.output) / name_of(begun.recipe)
+    rows, folder = [], pathlib.Path(loaded.config.output) / name_of(begun.rendering)
     # The last batch may be padded, and then has more pictures than samples.
     for index, picture, target in zip(begun.samples, np.asarray(begun.pictures), begun.targets, strict=False):
         names, row = loaded.files[index], []

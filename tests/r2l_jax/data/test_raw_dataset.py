@@ -141,7 +141,7 @@ def test_samples_without_files_are_hashed_by_their_arrays():
     # A label counts even where the target is the same.
     same_target = {"read": lambda index: (raws[index], np.int32(0))}
     assert in_memory(raws, (0, 1, 1, 1), **same_target)[0].content != in_memory(raws, **same_target)[0].content
-    assert in_memory(raws, recipe="darker")[0].content != dataset.content
+    assert in_memory(raws, provenance="darker")[0].content != dataset.content
     # An image of the same bytes is another one in another shape or type.
     for another in (raws.reshape(4, 4, 16), raws.view(np.int32)):
         assert in_memory(another)[0].content != dataset.content

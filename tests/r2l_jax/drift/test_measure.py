@@ -87,9 +87,9 @@ def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fol
     dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
 
     def watched(*arguments):
-        for recipe, of_models in images(*arguments):
-            rendered.append((recipe.processing.name, len({id(each) for each in of_models})))
-            yield recipe, of_models
+        for rendering, of_models in images(*arguments):
+            rendered.append((rendering.processing.name, len({id(each) for each in of_models})))
+            yield rendering, of_models
 
     monkeypatch.setattr(measure, "_images", watched)
     models = {name: Model(brightness.model(DATASET, gamma)) for name, gamma in (("a", 2.2), ("b", 1.8))}

@@ -11,7 +11,7 @@ from isp import sensor_drift
 from r2l_jax.drift import cases, sensor
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer
+from r2l_jax.drift.renderer import Processor, Renderer, Rendering
 from r2l_jax.names import SENSOR
 
 CAMERA = isp.CAMERAS["drone"]
@@ -22,7 +22,7 @@ INDICES = np.int32([4, 0, 7])
 ACQUISITIONS = [CLEAN, *cases.exposures([0.3, 0.5]), *cases.sensor(["read_noise"], [2])]
 PROCESSINGS = [CLEAN, PIPELINE]
 CORRUPTED = [CLEAN, *cases.corruptions(["gaussian_noise", "contrast"], [1, 5])]
-RECIPES = [Recipe(*steps) for steps in itertools.product(ACQUISITIONS, PROCESSINGS, CORRUPTED)]
+RENDERINGS = [Rendering(*steps) for steps in itertools.product(ACQUISITIONS, PROCESSINGS, CORRUPTED)]
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +33,37 @@ def processors():
     return {None: Processor.of(learned), PIPELINE.pipeline: Processor.of(PIPELINE.pipeline(CAMERA))}
 
 
-def rendered(processors, recipes, raws=RAWS, indices=INDICES, seed=0):
-    made = Renderer(seed).images(recipes, jnp.asarray(raws), jnp.asarray(indices), CAMERA, processors)
-    return {recipe: np.asarray(images) for recipe, images in made}
+def rendered(processors, renderings, raws=RAWS, indices=INDICES, seed=0):
+    made = Renderer(seed).images(renderings, jnp.asarray(raws), jnp.asarray(indices), CAMERA, processors)
+    return {rendering: np.asarray(images) for rendering, images in made}
 
 
 @pytest.fixture(scope="module")
 def images(processors):
-    return rendered(processors, RECIPES)
+    return rendered(processors, RENDERINGS)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=[".".join(case.name for case in recipe) for recipe in RECIPES])
-def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
-    keys = [[jax.random.fold_in(cases.random_key(case, 0), index) for index in INDICES] for case in recipe]
+@pytest.mark.parametrize("rendering", RENDERINGS, ids=[".".join(case.name for case in each) for each in RENDERINGS])
+def test_images_are_exposed_processed_and_corrupted(processors, images, rendering):
+    keys = [[jax.random.fold_in(cases.random_key(case, 0), index) for index in INDICES] for case in rendering]
     for place, raw in enumerate(RAWS):
-        if recipe.acquisition.exposure is not None:
-            exposure = recipe.acquisition.exposure
+        if rendering.acquisition.exposure is not None:
+            exposure = rendering.acquisition.exposure
             raw = isp.sensor.expose_again(raw, keys[0][place], camera=CAMERA, light=exposure)
             raw = jnp.round(raw * 4095) / 4095
-        if recipe.acquisition.sensor is not None:
+        if rendering.acquisition.sensor is not None:
             amount = jnp.asarray(sensor.KINDS["read_noise"].amounts[1])
             raw = sensor_drift.read_noise(raw, keys[0][place], amount, camera=CAMERA)
-        graph, state, _ = processors[recipe.processing.pipeline]
+        graph, state, _ = processors[rendering.processing.pipeline]
         image = nnx.merge(graph, state)(raw[None])[0]
-        if recipe.corruption.corruption is not None:
-            name, severity = recipe.corruption.corruption
+        if rendering.corruption.corruption is not None:
+            name, severity = rendering.corruption.corruption
             image = CORRUPTIONS[name](jnp.clip(image, 0, 1), keys[2][place], severity)
-        np.testing.assert_allclose(images[recipe][place], image, atol=2e-5)
+        np.testing.assert_allclose(images[rendering][place], image, atol=2e-5)
 
 
 def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, images):
-    noisy = Recipe(cases.exposures([0.3])[0], PIPELINE, cases.corruptions(["gaussian_noise"], [5])[0])
+    noisy = Rendering(cases.exposures([0.3])[0], PIPELINE, cases.corruptions(["gaussian_noise"], [5])[0])
     alone = rendered(processors, [noisy], RAWS[1:2], INDICES[1:2])[noisy]
     np.testing.assert_allclose(alone[0], images[noisy][1], atol=1e-6)
     for others in ({"seed": 1}, {"indices": INDICES + 1}):
@@ -75,7 +75,7 @@ def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_
     for case, place in ((CLEAN, 0), (exposed, 0), (measured, 0), (PIPELINE, 1), (corrupted, 2)):
         expected = [CLEAN] * 3
         expected[place] = case
-        assert Recipe.of(case) == tuple(expected)
+        assert Rendering.of(case) == tuple(expected)
     assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
 
 

@@ -19,7 +19,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases, measure
 from r2l_jax.drift.measure import Model, Samples
-from r2l_jax.drift.renderer import Recipe
+from r2l_jax.drift.renderer import Rendering
 from r2l_jax.drift.synthesis import synthesis
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.synthesis import file_names
@@ -147,9 +147,9 @@ def test_an_evaluation_sees_the_same_pictures(base, written, monkeypatch):
     rendered, render = {}, measure._images
 
     def watched(*arguments):
-        for recipe, of_models in render(*arguments):
-            rendered.setdefault(recipe, []).extend(of_models)
-            yield recipe, of_models
+        for rendering, of_models in render(*arguments):
+            rendered.setdefault(rendering, []).extend(of_models)
+            yield rendering, of_models
 
     monkeypatch.setattr(measure, "_images", watched)
     sets = {
@@ -162,7 +162,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written, monkeypatch):
     samples = Samples(task_of(written), written, np.arange(IMAGES), BATCH, base.seed)
     measure.measure({"model": Model(model)}, [*sets.values()], samples)
     for name, case in sets.items():
-        images = np.concatenate(jax.device_get(rendered[Recipe.of(case)]))[:IMAGES]
+        images = np.concatenate(jax.device_get(rendered[Rendering.of(case)]))[:IMAGES]
         np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
 
 
