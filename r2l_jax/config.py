@@ -42,7 +42,7 @@ class TrainConfig(Settings):
         processing, model, attack = self.processing, self.model, self.attack
         trains = self.optimization.epochs > 0
         if not trains and attack.adv_training:
-            raise InputError("--adv_training is a training: give it --epochs")
+            raise InputError("--adv_training trains: give it --epochs")
         if not trains and not model.has_custom_head and not model.classifier_uri:
             raise InputError(
                 "--epochs=0 measures a trained head: name one by --classifier_network=<file>.py:<function> or "
@@ -78,7 +78,7 @@ class TrainConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupSettings(Settings):
-    """Many trainings."""
+    """Many runs."""
 
     seeds: tuple[int, ...] = setting(
         "train a group of runs that differ in their seeds alone, in folders seed_<s> of the run's folder: the seeds, "
@@ -114,7 +114,7 @@ Finished = TypeVar("Finished", bound="FinishedRun")
 class FinishedRun(Settings):
     """Finished run."""
 
-    run: str = setting("folder of a finished run, of one of its folds, or of a group of trainings")
+    run: str = setting("folder of a finished run, of one of its folds, or of a group of seeds")
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)

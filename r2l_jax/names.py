@@ -83,7 +83,7 @@ CORRUPTIONS = (
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 
-# Whether an interval holds for another training with the same recipe, or for the models at hand.
+# Whether an interval holds for another run of the same training recipe, or for the models at hand.
 About = Literal["recipe", "model"]
 
 # The corruptions that a model is tested against by default.

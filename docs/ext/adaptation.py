@@ -1,7 +1,7 @@
 """Measures what adapting without labels gains and loses, and what it refuses.
 
 python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/metered writes docs/results/adaptation.md, in one or
-two minutes for each training on one core. It takes trainings, or groups of them, of an embedded set with test samples.
+two minutes for each model on one core. It takes runs, or groups of seeds, of an embedded set with test samples.
 
 Half of these samples are the reference. Sets of 64 images of all classes, and sets of one class, come from the others,
 without a drift and under some. The scores are measured on samples that the model is not adapted by.
@@ -42,10 +42,10 @@ orphan: true
 # Adapting without labels: gains, costs and refusals
 
 This page is written by `python docs/ext/adaptation.py {runs}`;
-[drift controls](../drift_controls.md) explain the methods. Each training is adapted by {most} test images and measured
-on {measured} others. Scores are in points, as the mean of the trainings, from the least to the most in parentheses. A
+[drift controls](../drift_controls.md) explain the methods. Each model is adapted to {most} test images and measured
+on {measured} others. Scores are in points, as the mean of the models, from the least to the most in parentheses. A
 drift is noticed if the test of the monitor, at a level of 5%, tells the {most} images from the {clean} clean ones of
-the reference; without that, the model stays as it is. Trainings that are not in the table were not measured.
+the reference; without that, the model stays as it is. Models that are not in the table were not measured.
 
 {scores}
 
@@ -59,7 +59,7 @@ half the light. The noise is evenly distributed values, white frames, and clean 
 
 
 class Scores(NamedTuple):
-    """The scores of a training under a drift: as it is, with all statistics replaced, and adapted."""
+    """The scores of a model under a drift: as it is, with all statistics replaced, and adapted."""
 
     noticed: bool
     nothing: float
@@ -68,7 +68,7 @@ class Scores(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What is measured on a training.
+    """What is measured on a model.
 
     Attributes:
         scores: by drift.
@@ -86,7 +86,7 @@ def score(model: RawToLogit, fold: Artifact, dataset: RawDataset, indices: np.nd
 
 
 def measure(fold: Artifact) -> Measured:
-    """Measures a training under all drifts."""
+    """Measures a model under all drifts."""
     own, task, rng = fold.dataset, fold.task, np.random.default_rng(0)
     clean, new = np.array_split(rng.permutation(fold.measured_indices), 2)
     by, rest = new[:MOST], np.concatenate([new[MOST:], clean])
@@ -120,11 +120,11 @@ def measure(fold: Artifact) -> Measured:
 
 
 def tables(measured: dict[str, list[Measured]]) -> Iterator[str]:
-    """Formats the scores and the refused sets of the trainings of each run."""
+    """Formats the scores and the refused sets of the models of each run."""
     rows = [["run", "drift", "noticed", "nothing", "all statistics", "adapted", "adapted less nothing"]]
-    for name, trainings in measured.items():
+    for name, models in measured.items():
         for drift, title in TITLES.items():
-            found = [each.scores[drift] for each in trainings]
+            found = [each.scores[drift] for each in models]
             noticed = f"{sum(each.noticed for each in found)} of {len(found)}"
             gains = [each.adapted - each.nothing for each in found]
             columns = [[each[place] for each in found] for place in (1, 2, 3)]
@@ -132,8 +132,8 @@ def tables(measured: dict[str, list[Measured]]) -> Iterator[str]:
     yield table(rows)
     kinds = ["all classes", "one class", "noise"]
     rows = [["run", *(f"refused sets of {kind}" for kind in kinds)]]
-    for name, trainings in measured.items():
-        each = [[refused for training in trainings for refused in training.refused[kind]] for kind in kinds]
+    for name, models in measured.items():
+        each = [[refused for model in models for refused in model.refused[kind]] for kind in kinds]
         rows.append([name, *(f"{sum(refused)} of {len(refused)}" for refused in each)])
     yield table(rows)
 
@@ -150,12 +150,12 @@ def spread(values: Sequence[float]) -> str:
 
 
 def main(runs: str) -> None:
-    """Measures the trainings of runs, and writes the page after each of them."""
+    """Measures the models of runs, and writes the page after each of them."""
     measured = dict[str, list[Measured]]()
     for name in runs.split(","):
-        trainings = measured.setdefault(pathlib.Path(name).name, [])
+        models = measured.setdefault(pathlib.Path(name).name, [])
         for fold in load(name).folds:
-            trainings.append(measure(fold))
+            models.append(measure(fold))
             samples = len(fold.measured_indices)
             numbers = {"most": MOST, "measured": samples - MOST, "clean": (samples + 1) // 2}
             scores, refused = tables(measured)

@@ -1,4 +1,4 @@
-"""Compares recipes of training under the same drifts, as evaluate.py has measured them.
+"""Compares training recipes under the same drifts, as evaluate.py has measured them.
 
 python docs/ext/metering.py <folder>... writes docs/results/metering.md from the results of evaluate.py in the folders.
 """
@@ -41,10 +41,10 @@ orphan: true
 # Metering and augmentation, side by side
 
 This page is written by `python docs/ext/metering.py <folder>...` from the results of `evaluate.py`. Accuracies
-of clean images, and what drifts cost, in points, with 95% confidence intervals about the recipe. Groups are means over
-their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) trains `six`, which does not meter, and
-`metered`, which meters and saw less light in training. `metered_alone` saw no other light (`--epochs=12`, without
-`--camera_augmentation`), and `three_purposes` also saw other optics and read-outs
+of clean images, and what drifts cost, in points, with 95% confidence intervals about the training recipe. Groups are
+means over their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) trains `six`, which does not
+meter, and `metered`, which meters and saw less light in training. `metered_alone` saw no other light (`--epochs=12`,
+without `--camera_augmentation`), and `three_purposes` also saw other optics and read-outs
 (`--camera_augmentation=light,optics,readout`).
 
 {table}

@@ -54,7 +54,7 @@ def run(config: MonitorConfig) -> bool:
     """
     opened = load(config.run, 0, config.checkpoint, config.code, config.data_dir)
     check_raw(opened)
-    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} training(s)")
+    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(opened.folds)} model(s)")
     file = reference.file_of(config.run)
     with writing_to(file.parent):
         known, made = reference.of_run(opened, file)

@@ -1,4 +1,4 @@
-"""The figure of several trainings: a row for each number, with a dot for each training and a bar for the interval."""
+"""The figure of several models: a row for each number, with a dot for each model and a bar for the interval."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +16,7 @@ LINEAR = 0.02
 
 
 class Row(NamedTuple):
-    """A row of the figure: its title, the number of each training, and the interval of their mean."""
+    """A row of the figure: its title, the number of each model, and the interval of their mean."""
 
     title: str
     each: Sequence[float]
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 def dots(
     groups: Mapping[str, Sequence[Row]], label: str, caption: str = "", scale: str = "linear", factor: float = 100.0
 ) -> Figure:
-    """Makes the figure of the rows of each group of trainings, from the top; groups differ in color.
+    """Makes the figure of the rows of each group of seeds, from the top; groups differ in color.
 
     Where a group lacks a row of another one, its place stays empty.
 
@@ -51,7 +51,7 @@ def dots(
                 place = titles.index(title) + (number + 0.5) * share - 0.5
                 axes.barh(place, factor * (high - low), 0.5 * share, factor * low, color=color, alpha=0.25, linewidth=0)
                 axes.plot([factor * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
-                # Each training has a place of its own within a row, so that equal numbers do not overlap.
+                # Each model has a place of its own within a row, so that equal numbers do not overlap.
                 places = place + share * np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [place]
                 style = {"alpha": 0.8, "markersize": 6, "markeredgewidth": 0, "clip_on": False}
                 axes.plot(

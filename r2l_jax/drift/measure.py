@@ -27,7 +27,7 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
-from r2l_jax.drift.trainings import member_of, trainings_of
+from r2l_jax.drift.trained_folds import folds_of, member_of
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Task, confusions
@@ -242,16 +242,16 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
     Raises:
         InputError: the folder holds no finished run with checkpoints.
     """
-    trainings = trainings_of(FinishedRun(run=uri, code=code))
-    samples = {tuple(training.fold.test_indices.tolist()) for training in trainings}
+    folds = folds_of(FinishedRun(run=uri, code=code))
+    samples = {tuple(trained.fold.test_indices.tolist()) for trained in folds}
     if len(samples) > 1 or len(*samples) < 2:
         return None
-    fold = trainings[0].fold
-    found = measure({training.name: Model(training.fold.model) for training in trainings}, [CLEAN], Samples.of(fold))
+    fold = folds[0].fold
+    found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     several = len(outcomes) > 1
     score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", 0.0))
-    of = f"mean of {len(outcomes)} trainings, " if several else ""
+    of = f"mean of {len(outcomes)} seeds, " if several else ""
     title = f"test {fold.task.score}:".ljust(22)
     return (
         f"{title}{score} (95% confidence interval: {low} to {high}; {of}{len(*samples)} test samples, best checkpoint)"

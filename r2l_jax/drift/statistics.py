@@ -1,15 +1,15 @@
-"""Intervals, paired differences and shares of the variance, for outcomes of several trainings on the same samples.
+"""Intervals, paired differences and shares of the variance, for outcomes of several seeds on the same samples.
 
-Outcomes are arrays `(..., M, S)`: M members (trainings of one recipe that differ in their seeds) by S samples, the same
+Outcomes are arrays `(..., M, S)`: M members (runs of one training recipe with different seeds) by S samples, the same
 for all members and cases. The mean over both axes is a score, or a drop when outcomes are differences of two cases.
 
-An interval is either about the recipe, whose members and samples were drawn from many, or about these models, whose
-samples alone were drawn. Its half width comes from the mean squares of a two-way table of members and samples. Each of
-the two parts has its own quantile of Student's t, and their squares are added (Banerjee, "Approximate confidence
-interval for linear functions of means of k populations", Sankhya 22, 1960). Two samples are added to the measured ones
-(see `_half_width`), so that the interval is wide enough where nearly all outcomes are equal, as Agresti & Coull
-("Approximate is better than exact", 1998) and Bonett & Price ("Adjusted Wald confidence interval for a difference of
-binomial proportions based on paired data", 2012) add to counts.
+An interval is either about the training recipe, whose members and samples were drawn from many, or about these models,
+whose samples alone were drawn. Its half width comes from the mean squares of a two-way table of members and samples.
+Each of the two parts has its own quantile of Student's t, and their squares are added (Banerjee, "Approximate
+confidence interval for linear functions of means of k populations", Sankhya 22, 1960). Two samples are added to the
+measured ones (see `_half_width`), so that the interval is wide enough where nearly all outcomes are equal, as Agresti &
+Coull ("Approximate is better than exact", 1998) and Bonett & Price ("Adjusted Wald confidence interval for a difference
+of binomial proportions based on paired data", 2012) add to counts.
 """
 
 from collections.abc import Sequence
@@ -67,9 +67,10 @@ def bounded(outcomes: Float[np.ndarray, "M S"], about: About, least: float) -> t
 
 
 def stated(about: About, members: int, samples: int, measured: str) -> str:
-    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)"."""
-    trainings = f"{members} trainings, " if members > 1 else ""
-    return f"Intervals: 95%, about the {about} ({trainings}{samples} {measured})"
+    """Says what intervals are about, such as "95% confidence intervals about the model (480 test samples)"."""
+    seeds = f"{members} seeds, " if members > 1 else ""
+    what = "training recipe" if about == "recipe" else about
+    return f"95% confidence intervals about the {what} ({seeds}{samples} {measured})"
 
 
 def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"]) -> np.ndarray:
@@ -103,7 +104,7 @@ def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") 
         about: "recipe" takes members and samples as drawn from many, "model" samples alone.
 
     Raises:
-        InputError: one member, which cannot tell about its recipe; or fewer than two samples.
+        InputError: one member, which cannot tell about its training recipe; or fewer than two samples.
     """
     return Interval(*_compare([outcomes], about)[:3])
 
@@ -113,7 +114,7 @@ def difference(
     second: Float[np.ndarray, "*lead N S"],
     about: About = "recipe",
 ) -> Difference:
-    """Estimates the difference of two groups of trainings, which were tested on the same samples.
+    """Estimates the difference of two groups of seeds, which were tested on the same samples.
 
     The groups' members are independent of each other, their samples are the same. For members that belong together one
     by one, such as a model before and after adjustment, use `interval` on the differences of their outcomes.
@@ -141,10 +142,10 @@ def log_ratio(
 
 
 def check_about(about: About, *members: int) -> None:
-    """Raises an InputError if groups with these numbers of members cannot tell about their recipes."""
+    """Raises an InputError if groups with these numbers of members cannot tell about their training recipes."""
     if about == "recipe" and min(members) < 2:
         raise InputError(
-            "one training cannot tell about its recipe: train more members with --seeds, or ask with --about=model"
+            "one seed cannot tell about the training recipe: train more with --seeds, or ask with --about=model"
         )
 
 
@@ -248,7 +249,7 @@ def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
 
 
 def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int | None:
-    """Computes how many members an interval about the recipe takes, with as many samples as there are.
+    """Computes how many members an interval about the training recipe takes, with as many samples as there are.
 
     `half_width` is the wanted distance of the ends from the estimate.
 

@@ -5,7 +5,7 @@ python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --
 python scripts/evaluate.py --run=runs/quickstart/parametrized --against=corruptions --sheet=corruptions
 python scripts/evaluate.py --run=runs/quickstart/parametrized --envelope=default
 
-Takes groups of trainings as well as single runs. Writes the outcome of each sample, tables and figures of each group of
+Takes groups of seeds as well as single runs. Writes the outcome of each sample, tables and figures of each group of
 cases, and a summary of the drops. Repeat the command to resume.
 """
 

@@ -23,7 +23,7 @@ class ExportConfig(Settings):
 
     run: str = setting(
         "folder of a finished run or of one of its folds, or a file model.safetensors; or the folder of a group of "
-        "trainings, exported as one function that computes the mean of their probabilities"
+        "seeds, exported as one function that computes the mean of their probabilities"
     )
     output: str = setting("folder for the export; it must not contain an earlier one")
     parts: tuple[str, ...] | None = setting(
@@ -73,8 +73,8 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.training.run import load
 
     model = load(config.run, config.fold, config.checkpoint, config.code, config.data_dir)
-    trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
-    print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
+    models = f" of {len(model.folds)} models" if len(model.folds) > 1 else ""
+    print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{models}")
     size = None if config.size is None else (config.size[0], config.size[1])
     camera = None if config.camera is None else find_known_camera(config.camera)
     files = find_paths(config.input) if config.input else ()

@@ -4,7 +4,7 @@ python scripts/forensics.py --run=runs/quickstart/parametrized --adv_track_diffe
 
 The head and all batch statistics stay unchanged. There are three analyses, each with tables and plots: `sensitivity`,
 the gradient of the task loss for every parameter and every stage; `tolerances`, how far each parameter may move;
-`worst_case`, a search for the processing that breaks the model. For a group of trainings, each member is analyzed, and
+`worst_case`, a search for the processing that breaks the model. For a group of seeds, each member is analyzed, and
 then the medians and ranges over the members are shown. Repeat the command to resume.
 """
 

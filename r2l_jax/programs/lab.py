@@ -23,7 +23,7 @@ class LabConfig(Settings):
 
     run: str | None = setting(
         "a finished run, one of its folds, or a file model.safetensors: the model that predicts; of a group of "
-        "trainings, the first one does",
+        "seeds, the first one does",
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")

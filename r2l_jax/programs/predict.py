@@ -31,7 +31,7 @@ class PredictionConfig(Settings):
     """Prediction."""
 
     run: str = setting(
-        "folder of a finished run, of one of its folds, or of a group of trainings, which predict together; or a file "
+        "folder of a finished run, of one of its folds, or of a group of seeds, which predict together; or a file "
         "model.safetensors"
     )
     input: tuple[str, ...] = setting(
@@ -122,7 +122,7 @@ def main(config: PredictionConfig) -> int:
         # Adapting takes a minute or two: what would be refused afterwards is refused now.
         check(files, output, _open(config).run, _open(config).camera, masks)
     run, camera, unadapted = _load(config)
-    models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
+    models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
     if unadapted is not None:
         print(f"the model stays as it is: {unadapted}")

@@ -44,7 +44,7 @@ class RenderConfig(ProcessingChoice):
     )
     run: str | None = setting(
         "a finished run, one of its folds, or a file model.safetensors: renders with its learned processing; of a "
-        "group of trainings, with the first one's",
+        "group of seeds, with the first one's",
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")

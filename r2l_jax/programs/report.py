@@ -26,7 +26,7 @@ class ReportConfig(Settings):
     """
 
     run: tuple[str, ...] = setting(
-        "folders of runs, of groups of trainings, or of folds, separated by commas; several are shown side by side",
+        "folders of runs, of groups of seeds, or of folds, separated by commas; several are shown side by side",
         kind="repeated",
     )
     output: str | None = setting(

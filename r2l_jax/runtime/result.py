@@ -55,7 +55,7 @@ _STYLE: Any = {
 }
 _DPI = 110
 
-# An estimate with the ends of its 95% confidence interval, or of its range over trainings, as the table's note says.
+# An estimate with the ends of its 95% confidence interval, or of its range over models, as the table's note says.
 Interval = tuple[float, float, float]
 Cell = str | int | float | bool | Interval | None
 
@@ -151,7 +151,7 @@ class Result:
 
     Attributes:
         facts: everything else that JSON can hold. The report shows `title`, the sentences of `verdict` and the
-            sentences of `notes`, which stand below the tables; `training` has the ids of the trainings.
+            sentences of `notes`, which stand below the tables; `training` has the ids of the trained models.
         tables: tables by name.
         figures: plots and pictures by name; their PNG files once the result is read.
         outcomes: the outcomes of the samples, if there are any.

@@ -1,4 +1,4 @@
-"""A group of trainings: runs of one recipe that differ in their seeds alone."""
+"""A group of seeds: runs of one training recipe that differ in their seeds alone."""
 
 import functools
 import pathlib
@@ -31,7 +31,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
     if fold_folders(folder):
         raise InputError(f"{folder} holds a single run: choose another --run_name for the group")
     with writing_to(folder):
-        # Whoever reads the group sees how many trainings it will have.
+        # Whoever reads the group sees how many runs it will have.
         on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
         if settings.scheduler == "serial":
             for number, (name, member) in enumerate(members.items(), start=1):

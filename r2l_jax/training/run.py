@@ -249,14 +249,14 @@ def load(
     data_dir: str | None = None,
     with_data: bool = False,
 ) -> Run:
-    """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
+    """Loads a finished model from the folder of a run or of a group of seeds, or from a file model.safetensors.
 
     A Python file that a run or a model merely records is never run: `code` must name it. A path that cannot be loaded,
     or members that differ in more than their seeds, raise an `InputError`.
 
     Args:
         path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
-            the folder of a group of trainings, which predict together, with the mean of their probabilities.
+            the folder of a group of seeds, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's; several of them; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
         code: where the unchanged file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.

@@ -52,7 +52,7 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
     on_first_process(lambda: check_output_folder(run_dir))
     plan = Plan(config, rule)
     if seed_folders(run_dir):
-        raise InputError(f"{run_dir} holds a group of trainings: choose another --run_name")
+        raise InputError(f"{run_dir} holds a group of seeds: choose another --run_name")
     with writing_to(run_dir):
         plan.check_folders()
         if is_first() and config.tracking.overwrite:

@@ -85,7 +85,7 @@ def make_lab(
 def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
     """Returns the tolerated interval of each knob, as `forensics.py` has found it, in the knob's unit.
 
-    Damaged tolerances, and tolerances of another model such as an earlier training of the same name, are left out with
+    Damaged tolerances, and tolerances of another model such as an earlier run of the same name, are left out with
     a warning.
     """
     folder = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances"

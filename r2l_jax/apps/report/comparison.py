@@ -77,8 +77,8 @@ def _cut(text: str) -> str:
 def differences_table(runs: Sequence[RunRecord]) -> str:
     """Formats the paired difference of the scores of every two runs, from the outcomes that `evaluate.py` has stored.
 
-    An interval is about the recipes if both runs are groups of trainings, and otherwise about the models. Lines below
-    the table name the pairs without outcomes of the same samples.
+    An interval is about the training recipes if both runs are groups of seeds, and otherwise about the models. Lines
+    below the table name the pairs without outcomes of the same samples.
     """
     tested, rows, lines = {run.name: _tested(run) for run in runs}, [], []
     for first, second in itertools.combinations(runs, 2):

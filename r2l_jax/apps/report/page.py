@@ -31,8 +31,8 @@ _WIDTHS = (1000, 640, 320, 160)
 def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     """Writes a report of runs as one HTML file that needs no other file and no network, and returns its size in bytes.
 
-    The report has the trainings, finished or not, and all their results in the folders of the runs. Equal folders give
-    equal files.
+    The report has the folds of the runs, finished or not, and all their results in the folders of the runs. Equal
+    folders give equal files.
 
     Raises:
         InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
@@ -126,8 +126,8 @@ def _sections(runs: Sequence[RunRecord]) -> list[Section]:
     controls.setdefault("training", ([], []))
     shown = []
     for control, (sections, parts) in controls.items():
-        blocks = [_trainings(runs)] if control == "training" else []
-        inner = [*sections, *([Section("Each training", parts)] if parts else [])]
+        blocks = [_models(runs)] if control == "training" else []
+        inner = [*sections, *([Section("Each model", parts)] if parts else [])]
         shown.append(Section(control.capitalize(), blocks, inner))
     joint = [sentence for found in together for sentence in found.facts.verdict]
     return [
@@ -147,7 +147,7 @@ def _of_runs(
 
 
 def _verdict(run: RunRecord) -> list[Block]:
-    """Collects the sentences of all results. Those on single trainings count only if none is on all trainings."""
+    """Collects the sentences of all results. Those on single models count only if no sentence is on all."""
     on_all = {found.control for found in run.results if not found.of and found.facts.verdict}
     sentences = dict.fromkeys(
         sentence
@@ -162,22 +162,22 @@ def _verdict(run: RunRecord) -> list[Block]:
 
 
 def _scored(run: RunRecord) -> str:
-    """Says how the trainings score in validation, or that they are not finished."""
+    """Says how the models score in validation, or that training is not finished."""
     best = [fold.numbers.best for fold in run.folds if fold.is_finished and fold.numbers.best is not None]
     if not best:
-        return f"The training is not finished: {run.folds[0].epochs} epochs so far."
+        return f"Training is not finished: {run.folds[0].epochs} epochs so far."
     # Members of a group may not have begun.
     missing = sum(not any(member in fold.folder.parents for fold in run.folds) for member in run.members[1:])
     planned = len(run.folds) + missing
-    of = f" of {len(best)}{f' of {planned}' if planned > len(best) else ''} trainings" if planned > 1 else ""
+    of = f" of {len(best)}{f' of {planned}' if planned > len(best) else ''} models" if planned > 1 else ""
     ends = " to ".join(dict.fromkeys([points(min(best)), points(max(best))]))
     return f"The {run.score} in the validation{of} is {ends} points (best checkpoint)."
 
 
-def _trainings(runs: Sequence[RunRecord]) -> Table:
+def _models(runs: Sequence[RunRecord]) -> Table:
     """Makes the table of all folds of all runs."""
     score = runs[0].score if len({run.score for run in runs}) == 1 else "score"
-    columns = [Column("training"), Column("finished"), Column("epochs"), Column(f"best {score}", "", SCORE)]
+    columns = [Column("model"), Column("finished"), Column("epochs"), Column(f"best {score}", "", SCORE)]
     columns += [Column("best epoch"), Column(f"last {score}", "", SCORE), Column("best loss", "", ".3g")]
     columns += [Column("last loss", "", ".3g"), Column("samples to train"), Column("to validate")]
     rows = []

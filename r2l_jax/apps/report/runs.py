@@ -1,4 +1,4 @@
-"""Reads the folders of runs for reports and comparisons: records of trainings, and the results of all programs."""
+"""Reads the folders of runs for reports and comparisons: records of training, and the results of all programs."""
 
 import os
 import pathlib
@@ -108,15 +108,15 @@ class Found(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """A run or a group of trainings, as its folder holds it.
+    """A run or a group of seeds, as its folder holds it.
 
     Attributes:
         name: its name in the report.
         folder: its folder.
         members: the folders of the members of a group, or the run's own.
         folds: the folds of all members.
-        results: the results of its present trainings, in the order of the page.
-        left_out: a line for each result that another training has left in the folder.
+        results: the results of its present models, in the order of the page.
+        left_out: a line for each result that an earlier run has left in the folder.
     """
 
     name: str
@@ -156,7 +156,7 @@ class RunRecord(NamedTuple):
 
 
 def read_runs(uris: Sequence[str]) -> list[RunRecord]:
-    """Reads runs, groups of trainings, or folds of runs, finished or not, with all results in their folders.
+    """Reads runs, groups of seeds, or folds of runs, finished or not, with all results in their folders.
 
     Raises:
         InputError: a folder is given twice or does not belong to a run, or a file in it is damaged.
@@ -212,11 +212,11 @@ def _read_fold(folder: pathlib.Path, where: str) -> Fold:
 
 
 def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]) -> tuple[list[Found], list[str]]:
-    """Reads the results below a folder, and says which ones are left out, since they belong to other trainings.
+    """Reads the results below a folder, and says which ones are left out, since they belong to other models.
 
     Nested runs, such as adapted ones, are skipped.
     """
-    trainings, known = {training_id(fold.metrics) for fold in folds}, {fold.folder.parent for fold in folds}
+    present, known = {training_id(fold.metrics) for fold in folds}, {fold.folder.parent for fold in folds}
     found, left_out = [], []
     for path, names, files in os.walk(where):
         folder = pathlib.Path(path)
@@ -233,17 +233,17 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             reason = str(error).replace("`", "")
             raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it, or make it anew") from None
-        if trainings.issuperset(facts.training.values()):
+        if present.issuperset(facts.training.values()):
             found.append(Found(folder.relative_to(root).parts, read, facts))
         else:
             again = "the same command makes it anew for the present ones"
-            left_out.append(f"{folder / result.FILE} is left out: it belongs to other trainings; {again}")
+            left_out.append(f"{folder / result.FILE} is left out: it belongs to other models; {again}")
             warn(left_out[-1])
     return sorted(found, key=_place), sorted(left_out)
 
 
 def _place(found: Found) -> tuple[Any, ...]:
-    """Returns a sort key: by program, first those on all trainings, and by number, so that fold_2 is before fold_10."""
+    """Returns a sort key: by program, first those on all models, and by number, so that fold_2 is before fold_10."""
     order = _ORDER.index(found.control) if found.control in _ORDER else len(_ORDER)
     numbers = [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", "/".join(found.place))]
     return order, found.control, len(found.of) > 0, numbers

@@ -110,7 +110,7 @@ def _facts(
 
 def _scores(config: StudyConfig, runs: Runs) -> Scores:
     kinds, severities = config.choice.corruptions, config.choice.severities
-    samples = {name: _samples(training) for name, training in runs.items()}
+    samples = {name: _samples(run) for name, run in runs.items()}
     processing = [
         [cases[CLEAN.name if name == trained else PIPELINES[name]] for name in samples]
         for trained, cases in samples.items()
@@ -121,11 +121,11 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
     return Scores(list(runs), kinds, np.array(processing), np.array(corruption))
 
 
-def _samples(training: TrainConfig) -> dict[str, np.ndarray]:
+def _samples(run: TrainConfig) -> dict[str, np.ndarray]:
     """Returns, for each case, the scores of the samples, or of the scenes, of all folds of a run."""
     found: dict[str, list[np.ndarray]] = {}
     for group in (CLEAN.group, "pipelines", "corruptions"):
-        for block in unpacked_blocks(_read(training.run_dir / "evaluation" / group).outcomes):
+        for block in unpacked_blocks(_read(run.run_dir / "evaluation" / group).outcomes):
             for name, case in itertools.product(block.models, block.cases):
                 found.setdefault(case, []).append(block.of_samples(name, case))
     return {case: np.concatenate(each) for case, each in found.items()}
@@ -211,8 +211,8 @@ def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     Raises:
         InputError: a result cannot be read.
     """
-    (training,) = runs.values()
-    folds = [_worst_cases(training, fold) for fold in range(config.data.n_splits)]
+    (run,) = runs.values()
+    folds = [_worst_cases(run, fold) for fold in range(config.data.n_splits)]
     weights = np.sort(config.choice.adv_aux_weight)[::-1]
     default = np.array([content["default"] for content in folds])
     same = theirs.is_of(config.data.dataset) and theirs.data == theirs.searched
@@ -247,16 +247,17 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
         InputError: a run cannot be read.
     """
     name, rows, curves, published = f"val_{theirs.recorded}", [], {}, {}
-    for run, training in runs.items():
+    for processing, run in runs.items():
         contents = [
-            read_metrics(training.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
+            read_metrics(run.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
             for fold in range(config.data.n_splits)
         ]
-        updates = Batches.of(len(contents[0]["train_indices"]), training.optimization.batch_size).per_epoch
+        updates = Batches.of(len(contents[0]["train_indices"]), run.optimization.batch_size).per_epoch
         steps = np.array([(row["epoch"] + 1) * updates for row in contents[0]["history"] if name in row])
         scores = np.array([[row[name] for row in content["history"] if name in row] for content in contents])
-        rows.append(_row(run, scores[:, -1], theirs.ends[run], theirs.is_of(config.data.dataset)))
-        curves[run], published[run] = (steps, scores), (steps, np.full(len(steps), theirs.ends[run]))
+        rows.append(_row(processing, scores[:, -1], theirs.ends[processing], theirs.is_of(config.data.dataset)))
+        curves[processing] = steps, scores
+        published[processing] = steps, np.full(len(steps), theirs.ends[processing])
 
     def draw(axes: Axes) -> None:
         _draw_curves(axes, curves, published)
@@ -297,9 +298,9 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
     axes.legend(fontsize="small", frameon=False)
 
 
-def _worst_cases(training: TrainConfig, fold: int) -> dict[str, float]:
+def _worst_cases(run: TrainConfig, fold: int) -> dict[str, float]:
     """Returns the scores of a fold by default and in each worst case."""
-    found = _read(training.run_dir / "forensics" / f"fold_{fold}" / "worst_case")
+    found = _read(run.run_dir / "forensics" / f"fold_{fold}" / "worst_case")
     table = found.tables["worst_case"]
     return {"default": found.facts["score"], **table.numbers(table.columns[1].name)}
 

@@ -1,4 +1,4 @@
-"""The jobs of a study: trainings, evaluations and searches, each of which can run in a process of its own."""
+"""The jobs of a study: runs, evaluations and searches, each of which can run in a process of its own."""
 
 import functools
 
@@ -29,21 +29,21 @@ def make_jobs(config: StudyConfig) -> list[Job]:
     """Makes the jobs of the chosen controls, each after those that it needs."""
     jobs = list[Job]()
     for control in config.choice.controls:
-        for training in trainings_of(config, control).values():
-            trained = job_of("train", training)
-            jobs.append(Job(trained, functools.partial(train.run, training)))
+        for run in runs_of(config, control).values():
+            trained = job_of("train", run)
+            jobs.append(Job(trained, functools.partial(train.run, run)))
             if control in _TESTS:
-                work = functools.partial(evaluate if control == "synthesis" else search, config, training)
-                jobs.append(Job(job_of(_TESTS[control], training), work, after=(trained,)))
+                work = functools.partial(evaluate if control == "synthesis" else search, config, run)
+                jobs.append(Job(job_of(_TESTS[control], run), work, after=(trained,)))
     return jobs
 
 
-def job_of(verb: str, training: TrainConfig) -> str:
+def job_of(verb: str, run: TrainConfig) -> str:
     """Returns the name of a job that trains or tests a run, such as "train forensics/model"."""
-    return f"{verb} {training.tracking.experiment_name}/{training.tracking.run_name}"
+    return f"{verb} {run.tracking.experiment_name}/{run.tracking.run_name}"
 
 
-def trainings_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
+def runs_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
     """Returns the runs of a control by name: pipelines by their published names, `model`, or `learned` and `frozen`."""
     if control == "synthesis":
         # Under the flag `pipeline`, the parameters of a pipeline would be trained.
@@ -61,12 +61,12 @@ def trainings_of(config: StudyConfig, control: str) -> dict[str, TrainConfig]:
     }
 
 
-def evaluate(config: StudyConfig, training: TrainConfig) -> None:
+def evaluate(config: StudyConfig, run: TrainConfig) -> None:
     """Evaluates a run under all pipelines and corruptions, at its last epoch, as the study did."""
     evaluation.run(
         EvaluationConfig(
-            run=(str(training.run_dir),),
-            code=training.code,
+            run=(str(run.run_dir),),
+            code=run.code,
             against=("pipelines", "corruptions"),
             pipelines=tuple(PIPELINES.values()),
             corruptions=config.choice.corruptions,
@@ -76,13 +76,13 @@ def evaluate(config: StudyConfig, training: TrainConfig) -> None:
     )
 
 
-def search(config: StudyConfig, training: TrainConfig) -> None:
+def search(config: StudyConfig, run: TrainConfig) -> None:
     """Searches for the worst cases of a run over each group of parameters, at its last epoch."""
     forensics.run(
         build(
             ForensicsConfig,
-            run=str(training.run_dir),
-            code=training.code,
+            run=str(run.run_dir),
+            code=run.code,
             analyses=("worst_case",),
             adv_parameters=config.choice.adv_parameters,
             adv_aux_weight=config.choice.adv_aux_weight,

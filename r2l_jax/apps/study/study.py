@@ -6,7 +6,7 @@ from r2l_jax.apps.report.document import Code, Findings, Section
 from r2l_jax.apps.report.page import blocks_of, render
 from r2l_jax.apps.study import comparison
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import job_of, make_jobs, trainings_of
+from r2l_jax.apps.study.plan import job_of, make_jobs, runs_of
 from r2l_jax.apps.study.published import published
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import jobs
@@ -61,9 +61,9 @@ def _compare(config: StudyConfig, task: str, failed: Mapping[str, str]) -> dict[
     for control in config.choice.controls:
         compare, least = _COMPARISONS[control]
         runs = {
-            name: training
-            for name, training in trainings_of(config, control).items()
-            if not any(job_of(verb, training) in failed for verb in ("train", "evaluate", "search"))
+            name: run
+            for name, run in runs_of(config, control).items()
+            if not any(job_of(verb, run) in failed for verb in ("train", "evaluate", "search"))
         }
         if len(runs) >= least:
             folder = config.output_dir / control

@@ -23,7 +23,7 @@ from r2l_jax.drift.measure import Model, Outcomes, Samples, measure, over_folds,
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import format_value
-from r2l_jax.drift.trainings import Training, for_each_training, ids_of, member_of, trainings_of
+from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, ids_of, member_of
 from r2l_jax.drift.verdict import change, in_words
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
@@ -48,19 +48,19 @@ _PICTURES, _PANEL = 5, 256
 
 _CLEAN, _WON_BACK = "clean", "won back"
 
-# A function that measures a training without a drift.
+# A function that measures a model without a drift.
 Clean = Callable[[], Outcomes]
 
 
 def run(config: AdjustmentConfig) -> Result:
-    """Adapts every training of a run or of a group to each drift, and measures how much of the score comes back.
+    """Adapts every fold of a run or a group to each drift, and measures how much of the score comes back.
 
     Each method is measured beside a baseline, see `methods`; the weights of the head do not change. If the drifted data
     shows the run's own scenes, the images to adapt to are drawn from the fold's training scenes, and the scores are
     measured on the test or validation scenes.
 
     Writes a result to `<run>/adjustment/fold_<k>/<drift>/`, which later calls with the same settings reuse, and one of
-    all drifts over all trainings to `<run or group>/adjustment/`. `<run>/adjustment/<drift>/` is the adapted model as a
+    all drifts over all models to `<run or group>/adjustment/`. `<run>/adjustment/<drift>/` is the adapted model as a
     run, which every program takes; for a group, it is a group of links to its members' adapted runs.
 
     Raises:
@@ -68,13 +68,13 @@ def run(config: AdjustmentConfig) -> Result:
             data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call keeps the finished drifts.
     """
-    trainings = trainings_of(config)
-    for training in trainings:
-        _check(config, training.fold)
-    results = for_each_training(trainings, functools.partial(_adapted_to_all, config))
+    folds = folds_of(config)
+    for trained in folds:
+        _check(config, trained.fold)
+    results = for_each_fold(folds, functools.partial(_adapted_to_all, config))
     with writing_to(config.output_dir):
-        _link_members(config, trainings)
-        found = _over_trainings(config, trainings, results)
+        _link_members(config, folds)
+        found = _over_models(config, folds, results)
         result.write(config.output_dir, found)
     print(f"{found.text()}\n")
     for drift in config.drifts:
@@ -83,10 +83,10 @@ def run(config: AdjustmentConfig) -> Result:
     return found
 
 
-def _link_members(config: AdjustmentConfig, trainings: Sequence[Training]) -> None:
+def _link_members(config: AdjustmentConfig, folds: Sequence[TrainedFold]) -> None:
     """Makes a group of the members' adapted runs, for each drift: a folder of relative links."""
-    outputs = {member_of(training.name): training.output for training in trainings}
-    # The trainings of a run alone have no member.
+    outputs = {member_of(trained.name): trained.output for trained in folds}
+    # The folds of a run alone have no member.
     for member, drift in itertools.product(filter(None, outputs), config.drifts):
         link = config.output_dir / drift.name / member
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +110,17 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
-def _adapted_to_all(config: AdjustmentConfig, training: Training) -> dict[str, Result]:
-    """Returns the results of adapting a training, by drift, made now or by an earlier call; prints their tables."""
-    fold, samples = training.fold, Samples.of(training.fold, config.searches.batch_size)
+def _adapted_to_all(config: AdjustmentConfig, trained: TrainedFold) -> dict[str, Result]:
+    """Returns the results of adapting a model, by drift, made now or by an earlier call; prints their tables."""
+    fold, samples = trained.fold, Samples.of(trained.fold, config.searches.batch_size)
     clean = functools.cache(functools.partial(measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
-    return {drift.name: _adapted(config, training, drift, clean) for drift in config.drifts}
+    return {drift.name: _adapted(config, trained, drift, clean) for drift in config.drifts}
 
 
-def _adapted(config: AdjustmentConfig, training: Training, drift: Case, clean: Clean) -> Result:
-    fold, under = training.fold, drifted(config, training.fold, drift)
+def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean: Clean) -> Result:
+    fold, under = trained.fold, drifted(config, trained.fold, drift)
     number = f"fold_{fold.number}"
-    folder, adapted_run = training.output / number / drift.name, training.output / drift.name / number
+    folder, adapted_run = trained.output / number / drift.name, trained.output / drift.name / number
     flags = {**flat(config.searches), "drift": drift._replace(pipeline=None)._asdict()}
     data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
     inputs = store.identity(
@@ -142,7 +142,7 @@ def _adapted(config: AdjustmentConfig, training: Training, drift: Case, clean: C
         (folder / result.FILE).unlink(missing_ok=True)
     result.holds(folder, inputs)  # A result of other inputs goes before its model is replaced.
     found = cached(folder, inputs, make)
-    print(f"{training.name}: {drift.name}\n{found.text()}\n\nresults in {folder}\n")
+    print(f"{trained.name}: {drift.name}\n{found.text()}\n\nresults in {folder}\n")
     return found
 
 
@@ -172,13 +172,13 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     return Result(facts, tables, figures, packed_blocks([clean(), outcomes])), adapted
 
 
-def _over_trainings(
-    config: AdjustmentConfig, trainings: Sequence[Training], results: Mapping[str, Mapping[str, Result]]
+def _over_models(
+    config: AdjustmentConfig, folds: Sequence[TrainedFold], results: Mapping[str, Mapping[str, Result]]
 ) -> Result:
     """Combines the scores of all methods under all drifts, with intervals over the members of a group."""
     members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
-    score, result_row = trainings[0].fold.task.score, config.searches.rows[-1]
+    score, result_row = folds[0].fold.task.score, config.searches.rows[-1]
     rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _WON_BACK)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
@@ -200,7 +200,7 @@ def _over_trainings(
         "title": "Adjustment",
         "verdict": verdict,
         "notes": [*dict.fromkeys(notes)],
-        "training": ids_of(trainings),
+        "training": ids_of(folds),
         "flags": flat(config),
         "score": score,
         "about": about,

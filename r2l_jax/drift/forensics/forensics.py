@@ -12,7 +12,7 @@ from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.forensics import sensitivity, shots, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.trainings import Training, for_each_training, over_trainings, trainings_of
+from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, over_models
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import stop, store
@@ -25,7 +25,7 @@ from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# For several trainings: the tables and columns to draw, the scale of the axis, the factor on numbers, and the label.
+# For several models: the tables and columns to draw, the scale of the axis, the factor on numbers, and the label.
 _DOTS = {
     "sensitivity": (
         ("parameters", "stages"),
@@ -50,31 +50,31 @@ class _Analysis(NamedTuple):
 
 
 def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
-    """Analyzes every fold of a run, or of all members of a group of trainings.
+    """Analyzes every fold of a run, or of all members of a group of seeds.
 
     Writes results to `<output>/fold_<k>/<analysis>/`, which later calls with the same settings reuse; for members of a
-    group, to the members' folders. Medians and ranges over several trainings are in `<output>/<analysis>/`.
+    group, to the members' folders. Medians and ranges over several models are in `<output>/<analysis>/`.
 
     Returns:
-        The results by training and by analysis.
+        The results by fold and by analysis.
 
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a group or a pair that the
             processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call keeps the finished analyses.
     """
-    trainings = trainings_of(config)
-    Run([training.fold for training in trainings]).check_parameters()
+    folds = folds_of(config)
+    Run([trained.fold for trained in folds]).check_parameters()
     # Checked before the analyses, which take minutes.
-    for training in trainings:
-        _check(config, training.fold)
-    found = for_each_training(trainings, functools.partial(_analyze_all, config))
-    if len(trainings) > 1 or trainings[0].output != config.output_dir:
+    for trained in folds:
+        _check(config, trained.fold)
+    found = for_each_fold(folds, functools.partial(_analyze_all, config))
+    if len(folds) > 1 or folds[0].output != config.output_dir:
         with writing_to(config.output_dir):
-            for name in found[trainings[0].name]:
-                whole = _over(name, {training: results[name] for training, results in found.items()})
+            for name in found[folds[0].name]:
+                whole = _over(name, {fold: results[name] for fold, results in found.items()})
                 write(config.output_dir / name, whole)
-                print(f"{len(trainings)} trainings: {whole.text()}\n")
+                print(f"{len(folds)} models: {whole.text()}\n")
     print(closing(config.output_dir, [config.run], config.output is None))
     return found
 
@@ -114,17 +114,17 @@ def _analyses(config: ForensicsConfig, fold: Artifact, done: Mapping[str, Result
     return {name: known[name] for name in (*config.analyses, *(["shots"] if config.by else []))}
 
 
-def _analyze_all(config: ForensicsConfig, training: Training) -> dict[str, Result]:
+def _analyze_all(config: ForensicsConfig, trained: TrainedFold) -> dict[str, Result]:
     """Returns the results of all analyses of a fold by name, made now or by an earlier call, and prints them."""
-    fold, done = training.fold, dict[str, Result]()
+    fold, done = trained.fold, dict[str, Result]()
     for name, analysis in _analyses(config, fold, done).items():
         if stop.requested():
-            raise Interrupted(f"stopped before {name} of {training.name}; the same command resumes with it")
-        folder = training.output / f"fold_{fold.number}" / name
+            raise Interrupted(f"stopped before {name} of {trained.name}; the same command resumes with it")
+        folder = trained.output / f"fold_{fold.number}" / name
         data = fold.dataset.content_of([*analysis.drawn, *fold.measured_indices])
         inputs = store.identity(analysis.flags, data, [fold.identity, fold.training])
         done[name] = cached(folder, inputs, functools.partial(_made, name, analysis, fold))
-        print(f"{training.name}: {done[name].text()}\nresults in {folder}\n")
+        print(f"{trained.name}: {done[name].text()}\nresults in {folder}\n")
     return done
 
 
@@ -145,26 +145,26 @@ def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
 
 
 def _over(name: str, results: Mapping[str, Result]) -> Result:
-    """Combines the results of one analysis of several trainings."""
+    """Combines the results of one analysis of several models."""
     first, notes = next(iter(results.values())), []
     if name == "tolerances":
         samples, allowed = (first.facts[key] for key in ("samples", "tolerance"))
         notes = tolerance.too_few(samples, allowed, max(each.facts["samples_needed"] or 0 for each in results.values()))
     facts = {
         **{key: first.facts[key] for key in ("title", "checkpoint", "flags")},
-        "training": {training: id for training, each in results.items() for id in each.facts["training"].values()},
+        "training": {fold: id for fold, each in results.items() for id in each.facts["training"].values()},
         "notes": [*notes, first.facts["notes"][-1]],
         "verdict": worst_case.verdict(list(results.values())) if name == "worst_case" else [],
     }
-    # Maps are left out, since their positions differ between trainings.
-    tables = {key: table for key, table in over_trainings(results).items() if not key.startswith("map")}
+    # Maps are left out, since their positions differ between models.
+    tables = {key: table for key, table in over_models(results).items() if not key.startswith("map")}
     return Result(facts, tables, {"dots": _dots(list(results.values()), *_DOTS[name])} if name in _DOTS else {})
 
 
 def _dots(
     results: Sequence[Result], tables: Sequence[str], columns: Sequence[str], scale: str, factor: float, label: str
 ) -> Figure:
-    """Draws columns of tables of several trainings, with the median and the range."""
+    """Draws columns of tables of several models, with the median and the range."""
     groups = {}
     for column in columns:
         each = [
@@ -172,4 +172,4 @@ def _dots(
         ]
         found = {title: [numbers[title] for numbers in each if title in numbers] for title in each[0]}
         groups[column] = [Row(title, of, (float(np.median(of)), min(of), max(of))) for title, of in found.items()]
-    return dots(groups, label, "a dot for each training, the median and the range", scale, factor)
+    return dots(groups, label, "a dot for each model, the median and the range", scale, factor)

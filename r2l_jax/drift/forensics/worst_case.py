@@ -193,7 +193,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
     sentence = f"The worst {'black level' if is_searched else 'processing'} that a search found costs "
     if len(results) == 1:
         return [f"{sentence}{median} points."]
-    return [f"{sentence}{' to '.join(ends)} points in {len(results)} trainings, {median} points in the median."]
+    return [f"{sentence}{' to '.join(ends)} points in {len(results)} models, {median} points in the median."]
 
 
 def _swept(

@@ -1,4 +1,4 @@
-"""Compares several runs or groups of trainings, from the outcomes of the same samples."""
+"""Compares several runs or groups of seeds, from the outcomes of the same samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,7 +52,7 @@ def _drops(tested: Sequence[Measured]) -> Table:
 def _differences(tested: Sequence[Measured]) -> Table | None:
     """Makes a table of how much more the first run or group loses than each other one with the same samples.
 
-    Only the difference of two groups is about the recipes, since a single run cannot tell about its recipe.
+    Only the difference of two groups is about the training recipes, since a single run cannot tell about its recipe.
     """
     first, *others = tested
     others = [each for each in others if len(first.samples) == 1 and each.samples == first.samples]

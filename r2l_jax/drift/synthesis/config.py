@@ -90,11 +90,11 @@ class EvaluationConfig(Settings):
     """
 
     run: tuple[str, ...] = setting(
-        "folders of finished runs, of groups of trainings, or of folds, separated by commas", kind="repeated"
+        "folders of finished runs, of groups of seeds, or of folds, separated by commas", kind="repeated"
     )
     about: str | None = setting(
-        "whether intervals are about the recipe, with other seeds and samples, or about the models at hand, with other "
-        "samples; default: recipe for a group of trainings, else model",
+        "whether intervals are about the training recipe, with other seeds and samples, or about the models at hand, "
+        "with other samples; default: recipe for a group of seeds, else model",
         None,
         choices=("recipe", "model"),
         needs="!envelope",
@@ -177,7 +177,7 @@ class EvaluationConfig(Settings):
         return tuple(dict.fromkeys([cases.CLEAN, *chosen]))
 
     def of_run(self, uri: str) -> FinishedRun:
-        """Returns the settings that open a run or a group of trainings."""
+        """Returns the settings that open a run or a group of seeds."""
         return FinishedRun(run=uri, data_dir=self.data_dir, checkpoint=self.checkpoint, code=self.code)
 
     @property

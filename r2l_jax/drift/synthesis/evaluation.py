@@ -1,4 +1,4 @@
-"""Tests trained models under drift: all trainings of a run or a group in each group of cases, on the same samples."""
+"""Tests trained models under drift: all folds of a run or a group in each group of cases, on the same samples."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import comparison, summary
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
-from r2l_jax.drift.trainings import Training, ids_of, member_of, trainings_of
+from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of, member_of
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.runtime import stop, store
 from r2l_jax.runtime.commands import closing
@@ -30,7 +30,7 @@ from r2l_jax.training.record import run_names
 
 
 def run(config: EvaluationConfig) -> dict[str, Result]:
-    """Tests every run or group of trainings in each group of cases, except for those that an earlier call has finished.
+    """Tests every run or group of seeds in each group of cases, except for those that an earlier call has finished.
 
     The folder `evaluation` of a run or a group gets a result for each group of cases, with the outcome of each sample,
     and their summary. Several runs are compared in a result in the output folder.
@@ -44,13 +44,13 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes with the group of cases where this one stopped.
     """
     uris = dict(zip(run_names(config.run), config.run, strict=True))
-    trainings = {label: trainings_of(config.of_run(uri)) for label, uri in uris.items()}
-    _check(config, trainings)
-    groups = {label: _groups_of_samples(config, of_run) for label, of_run in trainings.items()}
+    folds = {label: folds_of(config.of_run(uri)) for label, uri in uris.items()}
+    _check(config, folds)
+    groups = {label: _groups_of_samples(config, of_run) for label, of_run in folds.items()}
     folders = {label: _folder(config, label, uri) for label, uri in uris.items()}
     tested, summaries = [], {}
     with writing_to_all([config.output_dir, *folders.values()]), stop.after_step():
-        for label, of_run in trainings.items():
+        for label, of_run in folds.items():
             blocks = _blocks(config, label, of_run, folders[label])
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
@@ -60,9 +60,7 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
         shown = summaries[tested[0].label]
         if len(tested) > 1:
             ids = {
-                f"{label}/{name}": training
-                for label, each in trainings.items()
-                for name, training in ids_of(each).items()
+                f"{label}/{name}": training for label, each in folds.items() for name, training in ids_of(each).items()
             }
             shown = comparison.compare(tested, {"training": ids, "flags": flat(config)})
             write(config.output_dir, shown)
@@ -80,38 +78,36 @@ def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
     return config.output_dir if len(config.run) == 1 else config.output_dir / label.strip("/").replace("/", "_")
 
 
-def _check(config: EvaluationConfig, trainings: Mapping[str, Sequence[Training]]) -> None:
+def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]]) -> None:
     """Raises an InputError unless all runs share one data set, and can be tested as the settings say."""
-    members = {label: dict(grouped(of_run, lambda each: member_of(each.name))) for label, of_run in trainings.items()}
+    members = {label: dict(grouped(of_run, lambda each: member_of(each.name))) for label, of_run in folds.items()}
     if config.about == "recipe":
         statistics.check_about("recipe", *map(len, members.values()))
-    first = next(iter(trainings.values()))[0].fold.dataset
+    first = next(iter(folds.values()))[0].fold.dataset
     for (label, of_run), uri in zip(members.items(), config.run, strict=True):
         counts = {name: sum(len(each.fold.measured_indices) for each in folds) for name, folds in of_run.items()}
         if len({*counts.values()}) > 1:
             found = ", ".join(f"{count} ({label}/{name})" for name, count in counts.items())
             raise InputError(f"--run={uri}: all members must have as many samples to measure on, got {found}")
-        fold = trainings[label][0].fold
+        fold = folds[label][0].fold
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
             data = f"{fold.dataset.name}, not on the {first.name} of --run={config.run[0]}"
             raise InputError(f"--run={uri} was trained on {data}: evaluate them one by one")
         cases.check(config.cases, fold.config, fold.dataset, f"--run={uri}")
 
 
-def _groups_of_samples(config: EvaluationConfig, trainings: Sequence[Training]) -> summary.Groups:
-    """Groups the measured samples of all trainings by their class, and by the facts of shots that were asked for."""
-    fold = trainings[0].fold
-    indices = np.unique(np.concatenate([training.fold.measured_indices for training in trainings]))
+def _groups_of_samples(config: EvaluationConfig, folds: Sequence[TrainedFold]) -> summary.Groups:
+    """Groups the measured samples of all models by their class, and by the facts of shots that were asked for."""
+    fold = folds[0].fold
+    indices = np.unique(np.concatenate([trained.fold.measured_indices for trained in folds]))
     of_classes = fold.task.groups(fold.dataset.labels[indices])
     classes = {name: indices[taken] for name, taken in of_classes.items() if taken.any()}
     return {**({"class": classes} if classes else {}), **shot_groups.groups(fold.dataset, indices, config.by)}
 
 
-def _blocks(
-    config: EvaluationConfig, label: str, trainings: Sequence[Training], folder: pathlib.Path
-) -> list[Outcomes]:
-    """Measures trainings in each group of cases, and returns the outcomes in all cases for each set of samples."""
-    fold, blocks = trainings[0].fold, list[Outcomes]()
+def _blocks(config: EvaluationConfig, label: str, folds: Sequence[TrainedFold], folder: pathlib.Path) -> list[Outcomes]:
+    """Measures models in each group of cases, and returns the outcomes in all cases for each set of samples."""
+    fold, blocks = folds[0].fold, list[Outcomes]()
     for group, of_group in grouped(config.cases, lambda case: case.group):
         changed = [case for case in of_group if case == CLEAN or not cases.equals_clean(case, fold.config)]
         if not changed:
@@ -119,8 +115,8 @@ def _blocks(
         adapted = [cases.for_run(case, fold.config.processing) for case in changed]
         # Data sets of other intensities are loaded once, and freed with the group.
         load = functools.cache(functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint))
-        inputs = _inputs(config, trainings, of_group, adapted, load)
-        make = functools.partial(_make, config, label, trainings, of_group, adapted, load, blocks)
+        inputs = _inputs(config, folds, of_group, adapted, load)
+        make = functools.partial(_make, config, label, folds, of_group, adapted, load, blocks)
         found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes)
         blocks = [whole.joined(part) for whole, part in zip(blocks, found, strict=True)] if blocks else found
     return blocks
@@ -128,15 +124,15 @@ def _blocks(
 
 def _inputs(
     config: EvaluationConfig,
-    trainings: Sequence[Training],
+    folds: Sequence[TrainedFold],
     of_group: Sequence[Case],
     tested: Sequence[Case],
     load: Callable[[float], RawDataset],
 ) -> store.Identity:
     """Collects everything that the result of a group of cases depends on."""
-    group, fold = of_group[0].group, trainings[0].fold
+    group, fold = of_group[0].group, folds[0].fold
     datasets = [fold.dataset, *map(load, dict.fromkeys(case.iso for case in tested if case.iso is not None))]
-    samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
+    samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
     # Pipelines start from the camera's calibration values, and exposures and sensor drift are computed with
     # them. In other cases, the model's own values count.
     camera = None
@@ -152,7 +148,7 @@ def _inputs(
         "cases": [case._replace(pipeline=None)._asdict() for case in of_group],
         "seed": config.seed if group in ("exposures", "sensor", "corruptions") else None,
     }
-    models = [[training.name, training.fold.identity, training.fold.training] for training in trainings]
+    models = [[trained.name, trained.fold.identity, trained.fold.training] for trained in folds]
     data = [[dataset.content_of(indices) for dataset in datasets for indices in sorted(samples)], camera]
     return store.identity(settings, data, [models, pipelines])
 
@@ -160,20 +156,20 @@ def _inputs(
 def _make(
     config: EvaluationConfig,
     label: str,
-    trainings: Sequence[Training],
+    folds: Sequence[TrainedFold],
     of_group: Sequence[Case],
     adapted: Sequence[Case],
     load: Callable[[float], RawDataset],
     clean: Sequence[Outcomes],
 ) -> Result:
-    """Measures trainings in those cases of a group other than their clean images, `adapted` to the size of these."""
-    group, fold = of_group[0].group, trainings[0].fold
-    sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
-    members = {member_of(training.name) for training in trainings}
+    """Measures models in those cases of a group other than their clean images, `adapted` to the size of these."""
+    group, fold = of_group[0].group, folds[0].fold
+    sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
+    members = {member_of(trained.name) for trained in folds}
     together = len(members) > 1 and all(len(of_set) == len(members) for _, of_set in sets)
     found = [
         measure.measure(
-            {training.name: Model(training.fold.model) for training in of_set},
+            {trained.name: Model(trained.fold.model) for trained in of_set},
             adapted,
             Samples.of(of_set[0].fold, config.batch_size, config.seed)._replace(load=load),
             ensemble=f"{ENSEMBLE}/fold_{number}" if together else None,
@@ -191,17 +187,17 @@ def _make(
         "cases": [case.name for case in of_group],
         "dataset": fold.dataset.name,
         "classes": fold.task.classes,
-        "training": ids_of(trainings),
+        "training": ids_of(folds),
         "flags": flat(config),
     }
     figures = {} if group == CLEAN.group else {"scores": _scores(tested, of_group, blocks)}
-    return Result(facts, {"trainings": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
+    return Result(facts, {"models": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
 
 
 def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Table:
-    """Makes a table with a row for each training, or ensemble, in each case."""
+    """Makes a table with a row for each model, or ensemble, in each case."""
     fold, rows = tested.fold, list[list[Cell]]()
-    columns = [Column("training"), Column("case"), Column(tested.score_name, "points", SCORE), Column("loss")]
+    columns = [Column("model"), Column("case"), Column(tested.score_name, "points", SCORE), Column("loss")]
     columns += [Column("drop", "points", DROP), *(Column(name, "points", SCORE) for name in fold.task.metrics)]
     for block in blocks:
         for name in block.models:
@@ -210,11 +206,11 @@ def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes
                 score = block.score(name, source)
                 row = [name, case.name, score, block.loss_of(name, source), clean - score]
                 rows.append(row + [float(block.of_samples(name, source).mean())] * len(fold.task.metrics))
-    return Table("Trainings", columns, rows)
+    return Table("Models", columns, rows)
 
 
 def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Figure:
-    """Draws the mean scores by kind and severity, or else the scores of the trainings in each case."""
+    """Draws the mean scores by kind and severity, or else the scores of the models in each case."""
     label = tested.score_name
     caption = f"{label} on clean images: {tested.clean.mean():.3f}"
     if of_group[0].kind is not None:

@@ -1,4 +1,4 @@
-"""The outcomes of a run or of a group of trainings in all cases, and the drops that follow from them."""
+"""The outcomes of a run or of a group of seeds in all cases, and the drops that follow from them."""
 
 import dataclasses
 import functools
@@ -17,14 +17,14 @@ from r2l_jax.training.artifact import Artifact
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """A run alone, or a group of trainings, measured in cases. Outcomes are arrays `(M, S)`, see `drift.statistics`.
+    """A run alone, or a group of seeds, measured in cases. Outcomes are arrays `(M, S)`, see `drift.statistics`.
 
     Attributes:
         label: its name in results.
         fold: a fold of its first member.
         members: by the name of each run, the names of its folds with their outcomes.
         cases: the cases; the runs' clean images come first.
-        about: whether intervals are about the recipe or about the models.
+        about: whether intervals are about the training recipe or about the models.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Measured:
     ) -> "tuple[Measured, Measured | None]":
         """Sorts the outcomes of several sets of samples by run, and returns the runs and their ensemble, if any.
 
-        By default, intervals are about the recipe if there are several members, and else about the model.
+        By default, intervals are about the training recipe if there are several members, and else about the model.
         """
         runs = by_member(blocks)
         together = runs.pop(ENSEMBLE, None)

@@ -9,7 +9,7 @@ from r2l_jax.drift.cases import Case
 from r2l_jax.drift.measure import Samples
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.trainings import trainings_of
+from r2l_jax.drift.trained_folds import folds_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.files import replacing
@@ -29,7 +29,7 @@ def run(config: EvaluationConfig) -> None:
         InputError: the run is not finished, its data is missing, or it cannot be tested in these cases.
     """
     group, uri = str(config.sheet), config.run[0]
-    fold = trainings_of(config.of_run(uri))[0].fold
+    fold = folds_of(config.of_run(uri))[0].fold
     chosen = [case for case in config.cases if case.group == group]
     cases.check(chosen, fold.config, fold.dataset, f"--run={uri}")
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]

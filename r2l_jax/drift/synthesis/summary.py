@@ -1,4 +1,4 @@
-"""Summarizes the outcomes of a run or a group of trainings: drops with intervals, in tables, a figure and sentences."""
+"""Summarizes the outcomes of a run or a group of seeds: drops with intervals, in tables, a figure and sentences."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ _HALF_WIDTH = 0.02
 def summarize(
     config: EvaluationConfig, tested: Measured, ensemble: Measured | None, facts: Mapping[str, Any], groups: Groups
 ) -> Result:
-    """Makes the summary of a run or a group of trainings.
+    """Makes the summary of a run or a group of seeds.
 
     Args:
         config: the settings of the evaluation.
@@ -53,7 +53,7 @@ def summarize(
         groups: groups of samples to score separately.
 
     Raises:
-        InputError: a single training cannot tell about its recipe.
+        InputError: a single seed cannot tell about the training recipe.
     """
     about, several = tested.about, len(tested.members) > 1
     drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]
@@ -157,7 +157,7 @@ def figure(tested: Sequence[Measured]) -> Figure:
         rows[each.label] = [
             Row(title, each.groups[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]
-    words = "a dot for each training, a line at their mean, a bar for its 95% confidence interval"
+    words = "a dot for each seed, a line at their mean, a bar for its 95% confidence interval"
     return dots(rows, f"drop of the {tested[0].score_name}, points", f"Drops: {words}")
 
 

@@ -180,7 +180,7 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
             # Killed programs may have left temporary files.
             for folder in {(output / name / file).parent for files in loaded.files for file in files}:
                 clear_parts(folder, 0.0)
-            made = _described(config, recipe, dataset, rows[recipe], loaded.files)
+            made = _described(config, rendering, dataset, rows[rendering], loaded.files)
             result.write(output / name, made, identities[name])
     except OSError as error:
         raise InputError(in_words(error)) from None

@@ -13,11 +13,11 @@ from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
-from r2l_jax.drift.watch import monitor as watch
-from r2l_jax.drift.watch import reference
-from r2l_jax.drift.watch.causes import Cause
-from r2l_jax.drift.watch.config import MonitorConfig
-from r2l_jax.drift.watch.statistics import see
+from r2l_jax.drift.monitoring import monitor as judging
+from r2l_jax.drift.monitoring import reference
+from r2l_jax.drift.monitoring.config import MonitorConfig
+from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime import result, stop
 from r2l_jax.runtime.errors import InputError
@@ -50,15 +50,15 @@ def run_dir(trained, tmp_path):
 
 @pytest.fixture
 def told(monkeypatch):
-    """Finds the causes that a function tells of new mosaics of any size."""
+    """Finds the drift types that a function tells of new mosaics of any size."""
 
     def tell(name_of, unit=""):
         def diagnose(reference, labels, new, camera):
             assert len(reference) == len(labels) == 48
-            return (Cause(name_of(new), 1.0, 0.9, 1.1, unit, len(new)),)
+            return (DriftEstimate(name_of(new), 1.0, 0.9, 1.1, unit, len(new)),)
 
-        monkeypatch.setattr(watch, "diagnose", diagnose)
-        monkeypatch.setattr(watch, "LEAST_SIDE", 32)
+        monkeypatch.setattr(judging, "diagnose", diagnose)
+        monkeypatch.setattr(judging, "LEAST_SIDE", 32)
 
     return tell
 
@@ -225,7 +225,7 @@ def test_a_file_that_is_being_written_is_not_read(run_dir, scenes, tmp_path, fol
     assert "error" not in capsys.readouterr().err
 
 
-def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
+def test_what_cannot_be_monitored_is_one_line(run_dir, scenes, tmp_path):
     write(tmp_path / "few", scenes[0][:7])
 
     def refused(*flags):
@@ -234,7 +234,7 @@ def test_what_cannot_be_watched_is_one_line(run_dir, scenes, tmp_path):
         return done.stderr
 
     assert "a window takes 8 files, and there are 7" in refused(f"--input={tmp_path}/few").splitlines()[-1]
-    assert "--follow watches folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
+    assert "--follow monitors folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
 
 
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])

@@ -14,11 +14,11 @@ import r2l_jax
 from r2l_jax.apps import parts, predict
 from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
-from r2l_jax.drift.watch import reference
-from r2l_jax.drift.watch.statistics import see
-from r2l_jax.model import mending
+from r2l_jax.drift.monitoring import reference
+from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.model import adaptation
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv

@@ -70,7 +70,7 @@ def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, fold
 
 @pytest.fixture(scope="module")
 def group(run, tmp_path_factory):
-    """A group of two trainings, the folds of the run."""
+    """A group of two seeds, the folds of the run."""
     folder = tmp_path_factory.mktemp("runs") / "group"
     for seed, fold in ((1, 0), (2, 1)):
         shutil.copytree(run.run_dir / f"fold_{fold}", folder / f"seed_{seed}/fold_0")
@@ -79,7 +79,7 @@ def group(run, tmp_path_factory):
 
 def test_a_group_predicts_files_together(group, run, folds, tmp_path, capsys):
     found = predicted(folds[0].dataset, range(3), tmp_path, run=str(group))
-    assert f"{group}: the best checkpoint of 2 trainings\n" in capsys.readouterr().out
+    assert f"{group}: the best checkpoint of 2 runs\n" in capsys.readouterr().out
     raws, _ = folds[0].dataset.samples(np.arange(3))
     expected = np.mean([r2l_jax.load(run.run_dir, fold=fold).predict(raws) for fold in range(2)], axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -242,6 +242,6 @@ def test_a_training_ends_with_the_score_of_its_test_samples(base, one_epoch, tmp
             f"{of}20 test samples, best checkpoint)"
         )
 
-    assert ended.stdout.splitlines()[-1] == said(each, "recipe", "mean of 2 trainings, ")
+    assert ended.stdout.splitlines()[-1] == said(each, "recipe", "mean of 2 seeds, ")
     assert measure.tested(str(folders[0]), ()) == said(each[:1], "model", "")
     assert measure.tested(str(one_epoch.run_dir), ()) is None

@@ -9,7 +9,7 @@ from flax import nnx
 import isp
 from isp import sensor_drift
 from r2l_jax.drift import cases, sensor
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering
 from r2l_jax.names import SENSOR

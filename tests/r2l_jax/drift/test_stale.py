@@ -94,11 +94,11 @@ def watched():
     def analyzed(name):
         return lambda *arguments: names.append(name) or Result({})
 
-    def adapted_to(config, training, drift, clean):
+    def adapted_to(config, trained, drift, clean):
         blocks = measure.packed_blocks([outcomes(("clean", "nothing", "labels"), ["clean"], np.arange(8))])
-        made = Result({"measured": "validation samples"}, outcomes=blocks), training.fold.model
+        made = Result({"measured": "validation samples"}, outcomes=blocks), trained.fold.model
         patch.setattr(adjustment, "adapt", lambda *arguments: names.append(drift.name) or made)
-        return adapted(config, training, drift, clean)
+        return adapted(config, trained, drift, clean)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "measure", evaluated)

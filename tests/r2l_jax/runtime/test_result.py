@@ -17,7 +17,7 @@ TABLE = Table(
     "Drops",
     [Column("case"), Column("drop", "points", DROP), Column("samples"), Column("fits")],
     [["iso=0.05", (0.1234, -0.02, 1.0), 12, True], ["defocus.3", None, 7, False]],
-    "Intervals: 95%",
+    "95% confidence intervals",
 )
 
 
@@ -41,7 +41,7 @@ def test_text_shows_points_intervals_missing_numbers_and_notes():
     assert lines[1].split() == ["case", "drop,", "points", "samples", "fits"]
     assert lines[3].split() == ["iso=0.05", "12.3", "(-2.0", "to", "100)", "12", "yes"]
     assert lines[4].split() == ["defocus.3", "-", "7", "no"]
-    assert lines[5] == "Intervals: 95%"
+    assert lines[5] == "95% confidence intervals"
     assert lines[-1] == "One note."
 
 

@@ -81,7 +81,7 @@ def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, member
         stop_at(patch, 2)
         with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same command resumes"):
             group.run(config, GroupSettings(seeds=(2, 4)))
-    # Its folder shows how many trainings the group will have.
+    # Its folder shows how many runs the group will have.
     assert list(second.run_dir.iterdir()) == []
     group.run(config, GroupSettings(seeds=(2, 4)))
     assert [history(each) for each in made] == [history(each) for each in members.values()]
@@ -128,7 +128,7 @@ def test_refused_settings_of_a_group(seeds):
 
 
 def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):
-    with pytest.raises(InputError, match="holds a group of trainings: choose another --run_name"):
+    with pytest.raises(InputError, match="holds a group of seeds: choose another --run_name"):
         train.run(recipe)
     with pytest.raises(InputError, match="holds a single run: choose another --run_name for the group"):
         group.run(one_epoch, GroupSettings(seeds=(2,)))

@@ -77,7 +77,7 @@ def test_scores_of_the_validation_are_those_of_metrics_json(tmp_path):
 def test_results_are_in_the_order_of_the_controls_below_the_verdict(read):
     assert read.headings == [
         *("everything", "Verdict", "Evaluation", "Drift", "Pipelines", "Forensics", "Worst cases"),
-        *("Monitor", "Watch", "Training", "Course", "How to reproduce"),
+        *("Monitor", "Monitoring", "Training", "Course", "How to reproduce"),
     ]
     sentences = ["Loses 12 points.", "Loses 13 points.", "The worst one costs 31 points."]
     assert [each for each in read.texts if each.endswith("points.")] == sentences
@@ -88,8 +88,8 @@ def test_results_are_in_the_order_of_the_controls_below_the_verdict(read):
 def test_members_of_a_group_are_folded_away_and_speak_only_for_what_the_group_lacks(tmp_path):
     read = Page(made(report_runs.write_group(tmp_path / "group")))
     assert read.headings[1:] == [
-        *("Verdict", "Evaluation", "Drift", "Forensics", "Each training"),
-        *("Training", "Each training", "How to reproduce"),
+        *("Verdict", "Evaluation", "Drift", "Forensics", "Each model"),
+        *("Training", "Each model", "How to reproduce"),
     ]
     folded = {f"{title}, seed_{seed}/fold_0" for title in ("Shots", "Course") for seed in (1, 2, 3)}
     assert folded <= {*read.texts}
@@ -118,7 +118,7 @@ def test_an_unfinished_training_is_shown(tmp_path, count):
     folder = report_runs.write_run(tmp_path / "run")
     report_runs.unfinish(folder, count)
     read = Page(made(folder))
-    assert f"The training is not finished: {count} epochs so far." in read.texts
+    assert f"Training is not finished: {count} epochs so far." in read.texts
     assert read.tables[SCORES][0]["run", "finished"][1] == "no"
 
 
@@ -128,7 +128,7 @@ def test_a_group_is_shown_while_it_is_trained(tmp_path):
         (folder / f"seed_{seed}").mkdir()
     read = Page(made(folder))
     best = 100 * read.value(SCORES, "group", "best accuracy")
-    assert f"The accuracy in the validation of 1 of 3 trainings is {best:.1f} points (best checkpoint)." in read.texts
+    assert f"The accuracy in the validation of 1 of 3 models is {best:.1f} points (best checkpoint)." in read.texts
     assert f"Not tested under drift yet: python scripts/evaluate.py --run={folder}" in read.texts
 
 

@@ -86,7 +86,7 @@ def test_results_of_the_training_before_are_left_out_and_named(everything, capsy
     retrain(everything)
     (run,) = read_runs([str(everything)])
     assert run.results == []
-    lines = [f"{everything / place}/result.json is left out: it belongs to other trainings" for place in places]
+    lines = [f"{everything / place}/result.json is left out: it belongs to other models" for place in places]
     assert sorted(line.partition(";")[0] for line in run.left_out) == sorted(lines)
     said = capsys.readouterr().err
     assert all(f"warning: {line}" in said for line in lines)

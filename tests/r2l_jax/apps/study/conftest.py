@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import PIPELINES, trainings_of
+from r2l_jax.apps.study.plan import PIPELINES, runs_of
 from r2l_jax.drift.measure import Outcomes, packed_blocks
 from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, flat
@@ -34,13 +34,13 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(config):
     """The study with files as its jobs leave them, with made-up numbers."""
-    for name, training in trainings_of(config, "synthesis").items():
+    for name, run in runs_of(config, "synthesis").items():
         groups = {"clean": ["clean"], "pipelines": [each for trained, each in PIPELINES.items() if trained != name]}
         groups["corruptions"] = [f"{kind}.{severity}" for kind in ("contrast", "gaussian_noise") for severity in (2, 3)]
         for group, cases in groups.items():
             blocks = packed_blocks([evaluated(cases, fold) for fold in range(2)])
-            result.write(training.run_dir / "evaluation" / group, Result({}, outcomes=blocks))
-    (model,) = trainings_of(config, "forensics").values()
+            result.write(run.run_dir / "evaluation" / group, Result({}, outcomes=blocks))
+    (model,) = runs_of(config, "forensics").values()
     for fold in range(2):
         rows = [
             [f"{group}, weight {weight:g}", 0.9 - drop - 0.1 * fold]
@@ -49,14 +49,14 @@ def finished(config):
         ]
         worst = {"worst_case": Table("worst cases", [Column("worst case"), Column("accuracy")], rows)}
         result.write(model.run_dir / "forensics" / f"fold_{fold}" / "worst_case", Result({"score": 0.9}, worst))
-    for name, training in trainings_of(config, "adjustment").items():
+    for name, run in runs_of(config, "adjustment").items():
         slope = 0.2 if name == "learned" else 0.1
         for fold in range(2):
             history = [{"epoch": epoch, "val_accuracy": slope * (epoch + 1 + fold)} for epoch in range(3)]
             about = {"task": "classification", "classes": ["a", "b"], "shape": [64, 32], "white_level": None}
             indices = {"train_indices": list(range(80)), "valid_indices": list(range(80, 100))}
-            content = {"complete": True, "flags": flat(training), "history": history, "fingerprint": "", "camera": None}
-            file = training.run_dir / f"fold_{fold}" / "metrics.json"
+            content = {"complete": True, "flags": flat(run), "history": history, "fingerprint": "", "camera": None}
+            file = run.run_dir / f"fold_{fold}" / "metrics.json"
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps({**content, **about, **indices}))
     return config

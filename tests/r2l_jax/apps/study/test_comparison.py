@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.apps.study import comparison, study
-from r2l_jax.apps.study.plan import trainings_of
+from r2l_jax.apps.study.plan import runs_of
 from r2l_jax.apps.study.published import published
 from r2l_jax.drift import statistics
 from r2l_jax.names import PUBLISHED_PIPELINES
@@ -16,7 +16,7 @@ LESS = "ours less published"
 
 
 def tables_of(config, control, task="classification"):
-    result = getattr(comparison, control)(config, published(task), trainings_of(config, control))
+    result = getattr(comparison, control)(config, published(task), runs_of(config, control))
     return {name: {row[0]: row[1:] for row in table.rows} for name, table in result.tables.items()}
 
 
@@ -86,7 +86,7 @@ def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
 
 
 def test_learning_curves_are_over_steps(finished):
-    result = comparison.adjustment(finished, published("classification"), trainings_of(finished, "adjustment"))
+    result = comparison.adjustment(finished, published("classification"), runs_of(finished, "adjustment"))
     assert result.tables["ends"].rows[0][1] == pytest.approx((0.7, 0.6, 0.8))
     axes = matplotlib.figure.Figure().subplots()
     result.figures["curves"].draw(axes)

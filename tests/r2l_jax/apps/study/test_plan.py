@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import FROZEN, LEARNED, PIPELINES, make_jobs, trainings_of
+from r2l_jax.apps.study.plan import FROZEN, LEARNED, PIPELINES, make_jobs, runs_of
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.runtime.errors import InputError
@@ -20,7 +20,7 @@ def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes
         pickle.loads(pickle.dumps(job.work))
 
 
-def test_trainings_are_tested_at_the_last_epoch(config, monkeypatch):
+def test_runs_are_tested_at_the_last_epoch(config, monkeypatch):
     called = []
     monkeypatch.setattr(evaluation, "run", called.append)
     monkeypatch.setattr(forensics, "run", called.append)
@@ -37,18 +37,18 @@ def test_trainings_are_tested_at_the_last_epoch(config, monkeypatch):
 
 def test_runs_share_their_settings_but_for_the_processing(config):
     for control in ("synthesis", "forensics", "adjustment"):
-        for training in trainings_of(config, control).values():
-            assert (training.data.n_splits, training.optimization.epochs) == (2, 3)
-            assert training.run_dir.is_relative_to(config.output_dir / control)
-            assert training.data.iso == ((0.01,) if control == "adjustment" else (1.0,))
-    for name, training in trainings_of(config, "synthesis").items():
-        assert training.processing.is_fixed
-        assert training.processing.named_pipeline.title == PIPELINES[name]
-    assert trainings_of(config, "adjustment")[FROZEN].processing.freeze_processor
-    assert not trainings_of(config, "adjustment")[LEARNED].processing.freeze_processor
+        for run in runs_of(config, control).values():
+            assert (run.data.n_splits, run.optimization.epochs) == (2, 3)
+            assert run.run_dir.is_relative_to(config.output_dir / control)
+            assert run.data.iso == ((0.01,) if control == "adjustment" else (1.0,))
+    for name, run in runs_of(config, "synthesis").items():
+        assert run.processing.is_fixed
+        assert run.processing.named_pipeline.title == PIPELINES[name]
+    assert runs_of(config, "adjustment")[FROZEN].processing.freeze_processor
+    assert not runs_of(config, "adjustment")[LEARNED].processing.freeze_processor
 
 
-def test_trainings_are_as_published_by_default():
+def test_runs_are_as_published_by_default():
     config = build(StudyConfig, epochs=7).training_of("forensics", "model")
     optimization = {name: getattr(config.optimization, name) for name in PUBLISHED_OPTIMIZATION}
     assert optimization == {**PUBLISHED_OPTIMIZATION, "epochs": 7}

@@ -8,7 +8,7 @@ import tifffile
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import statistics, trainings
+from r2l_jax.drift import statistics, trained_folds
 from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.measure import Outcomes, packed_blocks, unpacked_blocks
@@ -33,7 +33,7 @@ def fold():
 @pytest.fixture(scope="module", autouse=True)
 def loaded(fold):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainings, "load", lambda *_, **__: Run([fold]))
+        patch.setattr(trained_folds, "load", lambda *_, **__: Run([fold]))
         yield
 
 
@@ -54,7 +54,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(config):
-    """The result over all trainings, and that of the fold."""
+    """The result over all folds, and that of the fold."""
     over_all = adjustment.run(config)
     of_fold = result.read(config.output_dir / "fold_0/exposure=0.25")
     assert of_fold is not None
@@ -113,9 +113,9 @@ def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(conf
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adaptation, "adapt", killed)
+    monkeypatch.setattr(adjustment, "adapt", killed)
     with pytest.raises(KeyboardInterrupt):
-        adaptation.run(replace(config, output=str(folder), steps=3))
+        adjustment.run(replace(config, output=str(folder), steps=3))
     assert not (folder / "fold_0/exposure=0.25/result.json").exists()
     assert (folder / "exposure=0.25/fold_0/metrics.json").exists()
 
@@ -172,7 +172,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
 
     folds = [dataclasses.replace(fold, about=fold.about) for _ in range(2)]
     monkeypatch.setattr(type(fold), "number", property(lambda self: int(self is folds[1])))
-    monkeypatch.setattr(trainings, "load", lambda *_, **__: Run(folds))
+    monkeypatch.setattr(trained_folds, "load", lambda *_, **__: Run(folds))
     monkeypatch.setattr(adjustment, "adapt", adapt)
     for seed in (1, 2, 10):
         (tmp_path / f"six/seed_{seed}").mkdir(parents=True)
@@ -186,7 +186,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     assert found.facts["members"] == members
     assert list(found.facts["training"]) == [f"{member}/fold_{number}" for member in members for number in (0, 1)]
     assert found.facts["scores"]["exposure=0.25"]["before"] == [2 / 8, 1 / 8, 1 / 8]
-    assert "about the recipe (3 trainings, 8 validation samples)" in capsys.readouterr().out
+    assert "about the training recipe (3 seeds, 8 validation samples)" in capsys.readouterr().out
     link = tmp_path / "six/adjustment/exposure=0.25/seed_10"
     assert link.resolve() == tmp_path / "six/seed_10/adjustment/exposure=0.25"
     assert (link / "fold_1/metrics.json").exists()

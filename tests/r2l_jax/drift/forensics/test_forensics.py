@@ -85,7 +85,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     whole = {name: read(group / "forensics" / name) for name in ANALYSES}
     assert whole["worst_case"].tables["worst_case"].rows == [["black_level, weight 1", pytest.approx((0.3, 0.2, 0.4))]]
     assert whole["worst_case"].facts["verdict"] == [
-        "The worst black level that a search found costs 20.0 to 40.0 points in 3 trainings, 30.0 points in the median."
+        "The worst black level that a search found costs 20.0 to 40.0 points in 3 models, 30.0 points in the median."
     ]
     assert list(whole["worst_case"].facts["training"]) == names
     assert "map" not in whole["tolerances"].tables

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.drift.watch.causes import UNITS, Cause, noise_of, numbers_of, retaken, under
+from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate, noise_of, numbers_of, retaken, under
 
 CAMERA = isp.Camera(
     black_level=(0.05,) * 4,

@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 import isp
-from r2l_jax.drift.watch import expected
-from r2l_jax.drift.watch.causes import Cause
-from r2l_jax.drift.watch.expected import transported
-from r2l_jax.drift.watch.reference import Reference
-from r2l_jax.drift.watch.statistics import Seen
+from r2l_jax.drift.monitoring import expected
+from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.expected import transported
+from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.statistics import Seen
 from r2l_jax.model.processors import Standardize, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.settings import NetworkSettings
@@ -100,9 +100,9 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
     assert unsure.low < unsure.mean < 1.0 == unsure.high
 
 
-def test_mending_is_measured_on_other_images(reference, monkeypatch):
-    seen, measure, mended = [], expected.outcomes_of, Bright.mended
-    monkeypatch.setattr(Bright, "mended", lambda self, raws: seen.append(raws) or mended(self, raws))
+def test_adaptation_is_measured_on_other_images(reference, monkeypatch):
+    seen, measure, adapted = [], expected.outcomes_of, Bright.adapted
+    monkeypatch.setattr(Bright, "adapted", lambda self, raws: seen.append(raws) or adapted(self, raws))
     monkeypatch.setattr(expected, "outcomes_of", lambda *given: seen.append(given[2][given[3]]) or measure(*given))
     drifted = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)])
     seen.clear()

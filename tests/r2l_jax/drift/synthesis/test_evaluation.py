@@ -4,14 +4,13 @@ import pathlib
 import signal
 
 import brightness
-import custom_code
 import folds_by_hand
 import numpy as np
 import pytest
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import acquisition, measure, trainings
+from r2l_jax.drift import acquisition, measure, trained_folds
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime import result
@@ -38,7 +37,7 @@ BRIGHTENED = {"against": ("corruptions",), "corruptions": ("brightness",), "seve
 def runs(monkeypatch):
     """The folds of runs by their names."""
     known = {"static": FOLDS, "learned": [LEARNED]}
-    monkeypatch.setattr(trainings, "load", lambda uri, *_, **__: Run(known[pathlib.Path(uri).name]))
+    monkeypatch.setattr(trained_folds, "load", lambda uri, *_, **__: Run(known[pathlib.Path(uri).name]))
     return known
 
 
@@ -69,7 +68,7 @@ def settings(tmp_path):
 
 def found(settings, group):
     """The rows of the table of a group of cases by training and case."""
-    table = result.read(settings.output_dir / group).tables["trainings"]
+    table = result.read(settings.output_dir / group).tables["models"]
     names = [column.name for column in table.columns[2:]]
     return {(training, case): dict(zip(names, row, strict=True)) for training, case, *row in table.rows}
 
@@ -99,7 +98,7 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     facts = summary.facts
     assert (facts["about"], facts["samples"], facts["measured"]) == ("model", 16, "validation samples")
     assert facts["training"] == {f"fold_{number}": fold.training for number, fold in enumerate(FOLDS)}
-    assert "Intervals: 95%, about the model (16 validation samples)" in capsys.readouterr().out
+    assert "95% confidence intervals about the model (16 validation samples)" in capsys.readouterr().out
     block = measure.unpacked_blocks(result.read(output / "corruptions").outcomes)[1]
     np.testing.assert_array_equal(block.samples, range(10, 16))
     assert block.score("fold_1", "gaussian_noise.5") == noise["fold_1", "gaussian_noise.5"]["accuracy"]
@@ -131,7 +130,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
     assert (summary.facts["samples"], [*rows(summary.tables["drops"])]) == (8, ["clean", "exposures", "exposure=0.01"])
     assert "cases" not in summary.tables
-    assert "Intervals: 95%, about the model (8 validation scenes)" in capsys.readouterr().out
+    assert "95% confidence intervals about the model (8 validation scenes)" in capsys.readouterr().out
 
 
 def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monkeypatch):
@@ -169,7 +168,7 @@ def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
 
 @pytest.fixture
 def group(runs, tmp_path):
-    """The folder of a group of three trainings, which differ in what they take for bright."""
+    """The folder of a group of three seeds, which differ in what they take for bright."""
     for seed, gamma in enumerate((1.8, 2.2, 2.6), 1):
         (tmp_path / f"group/seed_{seed}/fold_0").mkdir(parents=True)
         model = brightness.model(DATASET, gamma=gamma)

@@ -30,7 +30,7 @@ def fold(demosaic="bilinear"):
 
 
 def measured(label="group", count=3, first=0, demosaic="bilinear", of=None, **right):
-    """A group of trainings of two folds, in which the same samples are hard in all cases, or a run alone."""
+    """A group of seeds of two folds, in which the same samples are hard in all cases, or a run alone."""
     shares = RIGHT | {name.replace("__", "."): share for name, share in right.items()}
     hard = np.random.default_rng(0).permutation(np.linspace(0, 1, 400)).reshape(2, 1, 1, 200)
     noise = 0.02 * np.random.default_rng(count).normal(size=(2, count, 1, 200))
@@ -78,9 +78,9 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     clean, pipelines = lines[3].split(), lines[4].split()
     assert clean[1] == "-"
     assert float(clean[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
-    assert lines[-1] == "Intervals: 95%, about the model (400 validation samples)"
+    assert lines[-1] == "95% confidence intervals about the model (400 validation samples)"
     assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
-    assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("own", OTHER)]
+    assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("clean", OTHER)]
 
 
 def test_the_log_ratio_is_there_if_asked_for_and_known():
@@ -133,7 +133,7 @@ def test_matrices_have_the_runs_near_what_they_were_trained_with():
     assert kinds == pytest.approx([0.9, 0.9, 0.7, 0.5], abs=0.02)
 
 
-def test_dots_are_the_drops_of_the_trainings_and_bars_their_intervals():
+def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     axes = drawn(summary(measured()).figures["dots"])
     titles = ["other pipelines", "corruptions: tone and color", "corruptions: noise"]
     assert [label.get_text() for label in axes.get_yticklabels()] == titles

@@ -1,4 +1,4 @@
-"""The trainings of a run or of a group: each is analyzed by itself, and then their tables are combined."""
+"""The trained folds of a run or of a group of seeds: each is analyzed by itself, and then their tables are combined."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,8 +17,8 @@ from r2l_jax.training.run import load
 Made = TypeVar("Made")
 
 
-class Training(NamedTuple):
-    """A trained model of a run or of a group.
+class TrainedFold(NamedTuple):
+    """A trained fold of a run, or of a run in a group of seeds.
 
     Attributes:
         name: "fold_0" in a run; "seed_1/fold_0" in a group.
@@ -32,50 +32,50 @@ class Training(NamedTuple):
 
 
 def member_of(name: str) -> str:
-    """Returns the name of the member of a group from that of its training; empty for a run alone."""
+    """Returns the name of the member of a group from that of its fold; empty for a run alone."""
     return name.rpartition("/")[0]
 
 
-def ids_of(trainings: Iterable[Training]) -> dict[str, str]:
-    """Returns the ids of trainings by their names, as results record them."""
-    return {training.name: training.fold.training for training in trainings}
+def ids_of(folds: Iterable[TrainedFold]) -> dict[str, str]:
+    """Returns the ids of trained folds by their names, as results record them."""
+    return {trained.name: trained.fold.training for trained in folds}
 
 
-def trainings_of(config: FinishedRun) -> list[Training]:
+def folds_of(config: FinishedRun) -> list[TrainedFold]:
     """Opens the folds of a run, or of all members of a group, with their data.
 
     Raises:
-        InputError: a folder that is not a finished run, members of other recipes, or missing data.
+        InputError: a folder that is not a finished run, members of other training recipes, or missing data.
     """
     found = []
     for folder in members(config.run):
         of_member = config.of_member(folder)
         run = load(folder, None, config.checkpoint, config.code, config.data_dir, with_data=True)
         prefix = "" if of_member is config else f"{folder.name}/"
-        found += [Training(f"{prefix}fold_{fold.number}", fold, of_member.output_dir) for fold in run]
+        found += [TrainedFold(f"{prefix}fold_{fold.number}", fold, of_member.output_dir) for fold in run]
     return found
 
 
-def for_each_training(trainings: Sequence[Training], work: Callable[[Training], Made]) -> dict[str, Made]:
-    """Calls a function for each training, with their output folders locked, and returns the results by name.
+def for_each_fold(folds: Sequence[TrainedFold], work: Callable[[TrainedFold], Made]) -> dict[str, Made]:
+    """Calls a function for each fold, with their output folders locked, and returns the results by name.
 
     A request to stop takes effect when the function checks for it.
     """
-    with writing_to_all(training.output for training in trainings), stop.after_step():
-        return {training.name: work(training) for training in trainings}
+    with writing_to_all(trained.output for trained in folds), stop.after_step():
+        return {trained.name: work(trained) for trained in folds}
 
 
-def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
-    """Combines the tables of several trainings: the median of each number, with the least and the greatest.
+def over_models(results: Mapping[str, Result]) -> dict[str, Table]:
+    """Combines the tables of several models: the median of each number, with the least and the greatest.
 
-    Rows are matched by their titles, and cells by the names of their columns. Trainings that lack a number are left
-    out, and a number that is the same in all trainings has no range. Texts that differ are listed, and truth values
+    Rows are matched by their titles, and cells by the names of their columns. Models that lack a number are left
+    out, and a number that is the same in all models has no range. Texts that differ are listed, and truth values
     are counted, such as "2 of 3".
     """
     first = next(iter(results.values()))
     if len(results) == 1:
         return dict(first.tables)
-    note = f"median (least to greatest) of {len(results)} trainings"
+    note = f"median (least to greatest) of {len(results)} models"
     return {
         name: _over(table, [result.tables[name] for result in results.values() if name in result.tables], note)
         for name, table in first.tables.items()
@@ -83,12 +83,12 @@ def over_trainings(results: Mapping[str, Result]) -> dict[str, Table]:
 
 
 def _over(table: Table, each: Sequence[Table], note: str) -> Table:
-    # Trainings may lack columns, such as those of classes that they were not measured on.
-    columns = {column.name: column for of_training in each for column in of_training.columns}
+    # Models may lack columns, such as those of classes that they were not measured on.
+    columns = {column.name: column for of_model in each for column in of_model.columns}
     rows: dict[Cell, list[dict[str, Cell]]] = {}
-    for of_training in each:
-        names = [column.name for column in of_training.columns]
-        for row in of_training.rows:
+    for of_model in each:
+        names = [column.name for column in of_model.columns]
+        for row in of_model.rows:
             rows.setdefault(row[0], []).append(dict(zip(names, row, strict=True)))
     whole = [
         [title, *(_cell([row[name] for row in present if name in row]) for name in list(columns)[1:])]
