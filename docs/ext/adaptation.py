@@ -121,7 +121,7 @@ def measure(fold: Artifact) -> Measured:
 
 def tables(measured: dict[str, list[Measured]]) -> Iterator[str]:
     """Formats the scores and the refused sets of the models of each run."""
-    rows = [["run", "drift", "noticed", "nothing", "all statistics", "adapted", "adapted less nothing"]]
+    rows = [["run", "drift", "noticed", "nothing", "all statistics", "adapted", "adapted minus nothing"]]
     for name, models in measured.items():
         for drift, title in TITLES.items():
             found = [each.scores[drift] for each in models]

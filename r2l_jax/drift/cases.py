@@ -161,8 +161,8 @@ def camera_of(dataset: RawDataset) -> isp.Camera:
 
 def run_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
     """Returns the pipeline of a run if it stayed at the camera's calibration values during training, else None."""
-    fixed = not processing.learns_pipeline or (processing.freeze_processor and not processing.processor_uri)
-    return processing.named_pipeline if fixed else None
+    stays = not processing.learns_pipeline or (processing.freeze_processor and not processing.processor_uri)
+    return processing.named_pipeline if stays else None
 
 
 def for_run(case: Case, processing: ProcessingSettings) -> Case:

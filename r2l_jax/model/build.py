@@ -66,10 +66,10 @@ class Architecture:
 
         `statistics` are the mean and standard deviation for `Standardize`; None if other layers normalize.
         """
-        fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
+        constant = Standardize(*(unknown_statistics() if statistics is None else statistics))
         if self.processing.processing_mode == "neural_network":
             assert self.camera is not None
-            processor = NeuralProcessor(self.camera.pattern, fixed, rngs)
+            processor = NeuralProcessor(self.camera.pattern, constant, rngs)
         else:
             processor = self.processor()
         if self.additive_layer and isinstance(processor, isp.Pipeline):
@@ -78,7 +78,7 @@ class Architecture:
         head = self.task.make_head(rngs)
         if isinstance(head, NormalizedHead):
             return RawToLogit(processor, OwnNormalization(jnp.array(head.mean), jnp.array(head.std)), head.core)
-        normalizer = BatchNorm(3, affine=False, rngs=rngs) if self.processing.learns else fixed
+        normalizer = BatchNorm(3, affine=False, rngs=rngs) if self.processing.learns else constant
         return RawToLogit(processor, normalizer, head)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Processors other than the pipelines of `isp`, and the normalization with fixed statistics.
+"""Processors other than the pipelines of `isp`, and the normalization with constant statistics.
 
 Like an `isp.Pipeline`, a processor can be called and traced, and has the names of its stages.
 """
@@ -21,7 +21,7 @@ _MOMENTUM, _EPSILON = 0.9, 1e-5
 
 
 class Standardize(nnx.Module):
-    """Subtracts a fixed mean from each channel, and divides it by a fixed standard deviation.
+    """Subtracts a constant mean from each channel, and divides it by a constant standard deviation.
 
     `mixing` is as for `tasks.layers.BatchNorm`.
     """

@@ -128,7 +128,7 @@ class ProcessingSettings(ProcessingChoice):
         return self.learns_pipeline or self.processing_mode == "neural_network"
 
     @property
-    def is_fixed(self) -> bool:
+    def is_frozen(self) -> bool:
         """Whether training leaves the processor as it is."""
         return self.freeze_processor or not self.learns
 

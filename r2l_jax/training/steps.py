@@ -57,11 +57,11 @@ class Steps:
     def __init__(self, settings: StepSettings, model: RawToLogit, rule: GradientDescent):
         self.settings, self.task, self.rule = settings, settings.architecture.task, rule
         self.stages, self._graph = model.processor.stage_names, nnx.graphdef(model)
-        self._fixed = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
+        self._frozen = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
-        # A function of its own, because a fixed processing is computed before the training step.
+        # A function of its own, because frozen processing is computed before the training step.
         self._retake = jit(self._retaken, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
@@ -87,10 +87,10 @@ class Steps:
             batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}
         if not self.settings.freezes_processor:
             return self._train(state, batch, key)
-        fixed, trained = self._parts(state.model)
+        frozen, trained = self._parts(state.model)
         batch = {**batch, "raw": self._process(state.model, batch["raw"])}
         state, loss = self._train(state.replace(model=trained), batch, key)
-        return state.replace(model=nnx.merge_state(fixed, state.model)), loss
+        return state.replace(model=nnx.merge_state(frozen, state.model)), loss
 
     def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
         """Adds to sums (and consumes them) what task and rule measure, and the `samples (C,)` that hold each class."""
@@ -98,9 +98,9 @@ class Steps:
         return self._evaluate(state, sums, images, batch)
 
     def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
-        """Splits a model into its fixed processor, if it has one, and the rest, which updates compute with."""
-        fixed, trained = nnx.split_state(model, self._fixed, ...)
-        return fixed, trained
+        """Splits a model into its frozen processor, if it has one, and the rest, which updates compute with."""
+        frozen, trained = nnx.split_state(model, self._frozen, ...)
+        return frozen, trained
 
     def _drawn(self, key: jax.Array, statistics: Statistics | None = None) -> nnx.State:
         return nnx.state(self.settings.architecture.model(nnx.Rngs(params=key), statistics))

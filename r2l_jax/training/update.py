@@ -62,7 +62,7 @@ class StepSettings:
     @property
     def freezes_processor(self) -> bool:
         """Whether the processor stays as it is."""
-        return self.architecture.processing.is_fixed
+        return self.architecture.processing.is_frozen
 
 
 class Updated(NamedTuple):
@@ -115,7 +115,7 @@ class GradientDescent:
         training.train()
         if settings.freezes_head:
             training.head.eval()  # A frozen head also keeps its batch statistics.
-        # A fixed processor is not part of it: updates get the processed images.
+        # A frozen processor is not part of it: updates get the processed images.
         processor = Unprocessed() if settings.freezes_processor else training.processor
         self._graph = nnx.graphdef(training.processed_by(processor))
 
@@ -124,7 +124,7 @@ class GradientDescent:
         """Raises an InputError unless the rule can update a model with this pipeline, if it has one."""
 
     def begin(self, model: nnx.State) -> PyTree:
-        """Returns the rule's state before the first update of a model, given without a fixed processor."""
+        """Returns the rule's state before the first update of a model, given without a frozen processor."""
         optimizer = self._optimizer.init(self._split(model)[0])
         if not self._decay:
             return optimizer
@@ -137,7 +137,7 @@ class GradientDescent:
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        """Updates a model, given without a fixed processor; the state is from `begin`, or from the update before.
+        """Updates a model, given without a frozen processor; the state is from `begin`, or from the update before.
 
         The targets of the batch follow the augmentation of its images, which `keys` decide, one for each sample.
         """
@@ -165,24 +165,24 @@ class GradientDescent:
         return None
 
     def _updated(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        parameters, fixed = self._split(model)
+        parameters, rest = self._split(model)
 
         def mean_loss(parameters):
-            module = nnx.merge(self._graph, parameters, fixed, copy=True)  # A copy, whose statistics may change.
+            module = nnx.merge(self._graph, parameters, rest, copy=True)  # A copy, whose statistics may change.
             logits = module(batch["raw"], keys, self._augmentation)
             sums = self._task.sums(logits, batch)
             _, updated = self._split(nnx.state(module))
             return sums["loss"] / batch["weight"].sum(), (sums, updated)
 
-        (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
+        (loss, (sums, rest)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
         norms = {name: _norm(tree) for name, tree in _of_processor(gradients).items()}
         updates, state = self._optimizer.update(gradients, state, parameters)
         parameters = cast(nnx.State, optax.apply_updates(parameters, updates))
-        return Updated(nnx.merge_state(parameters, fixed), state, loss, {**sums, "gradient_norm": norms})
+        return Updated(nnx.merge_state(parameters, rest), state, loss, {**sums, "gradient_norm": norms})
 
     def _split(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
-        trained, fixed = nnx.split_state(model, self._trained, ...)
-        return trained, fixed
+        trained, rest = nnx.split_state(model, self._trained, ...)
+        return trained, rest
 
 
 def _of_processor(state: nnx.State) -> Mapping[str, PyTree]:

@@ -88,9 +88,9 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
         drops = ours.clean.mean(-1)[:, None] - values
         tables[f"{kind}_drops"] = _matrix(f"Drop under {kind}", ours.pipelines, columns, drops, DROP)
         if same:
-            less = values - _aligned(published, kind, ours.pipelines, columns)
-            title = f"Score under {kind}, ours less published"
-            tables[f"{kind}_differences"] = _matrix(title, ours.pipelines, columns, less, DROP)
+            difference = values - _aligned(published, kind, ours.pipelines, columns)
+            title = f"Score under {kind}, ours minus published"
+            tables[f"{kind}_differences"] = _matrix(title, ours.pipelines, columns, difference, DROP)
     notes = [
         "Rows are the pipelines that models were trained with. As in the study's program, unsharp_masking blurs along "
         "columns only.",
@@ -148,8 +148,8 @@ def _headline(ours: Scores, published: Scores, same: bool) -> Table:
         values = clean, others, corrupted, clean - others, clean - corrupted
         rows.append([whose, *(_cell(statistics.interval(*_drawn(each))) for each in values)])
     if same:
-        less = np.array(rows[0][1:]) - np.array(rows[1][1:])[:, :1]
-        rows.append(["ours less published", *map(tuple, less.tolist())])
+        difference = np.array(rows[0][1:]) - np.array(rows[1][1:])[:, :1]
+        rows.append(["ours minus published", *map(tuple, difference.tolist())])
     scores = [Column(name, format=SCORE) for name in ("clean images", "other pipelines", "corruptions")]
     drops = [Column(f"drop under {each.name}", format=DROP) for each in scores[1:]]
     return Table("Mean score of all models, and its drops", [Column("models"), *scores, *drops], rows)
@@ -282,7 +282,7 @@ def _row(title: str, of_folds: np.ndarray | Sequence[float], published: float | 
 def _table(title: str, first: str, rows: Sequence[Sequence[Cell]]) -> Table:
     columns = [Column(first), Column("ours", format=SCORE), Column("published", format=SCORE)]
     note = "Ours: mean (least to greatest) of the folds."
-    return Table(title, [*columns, Column("ours less published", format=DROP)], rows, note)
+    return Table(title, [*columns, Column("ours minus published", format=DROP)], rows, note)
 
 
 def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, Curve]) -> None:

@@ -195,7 +195,7 @@ def _over_models(
         notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].facts["measured"]))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
-    table = Table(f"{score} by method", columns, [*rows.values()], f"{_WON_BACK}: {result_row} less {NOTHING}")
+    table = Table(f"{score} by method", columns, [*rows.values()], f"{_WON_BACK}: {result_row} minus {NOTHING}")
     facts = {
         "title": "Adjustment",
         "verdict": verdict,

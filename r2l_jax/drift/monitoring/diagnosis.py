@@ -78,7 +78,7 @@ class Fit(NamedTuple):
         kinds: their names.
         numbers: the drifts, see `drift_types.DRIFT_TYPES`.
         shares: the shares of the classes.
-        rest: the mean statistics of the new mosaics less those of the reference under the drift `(K,)`.
+        rest: the mean statistics of the new mosaics minus those of the reference under the drift `(K,)`.
         slopes: the derivatives of the reference's statistics by the kinds of drift `(K, drifts)`.
         by_class: the mean statistics of each class under the drift `(classes, K)`.
         covariance: the covariance of the rest `(K, K)`.

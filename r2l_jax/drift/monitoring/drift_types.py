@@ -48,7 +48,7 @@ class DriftEstimate(NamedTuple):
         low: the lower end of its 95% confidence interval.
         high: the upper end.
         unit: the unit of the three.
-        evidence: half of the chi-square that only this type explains, less the part of chance; above 0.
+        evidence: half of the chi-square that only this type explains, minus the part of chance; above 0.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Noise(NamedTuple):
 def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Noise:
     """Returns the noise that a camera states, or measures it if the camera states none.
 
-    The noise is measured at eight levels, by the median of the second differences along rows, less those of the next
+    The noise is measured at eight levels, by the median of the second differences along rows, minus those of the next
     row with the same colors, which shows the same structure. Only sites count at which these are smallest two such rows
     above, since only structure reaches that far. A line is fitted to most of the variances.
     """

@@ -79,7 +79,7 @@ class Seen(NamedTuple):
     def disagreement(self) -> Float32[np.ndarray, " N"] | None:
         """How much the models disagree on each image; None for one model.
 
-        It is the entropy of their mean prediction less the mean of their entropies (Jensen-Shannon divergence).
+        It is the entropy of their mean prediction minus the mean of their entropies (Jensen-Shannon divergence).
         """
         if len(self.probabilities) == 1:
             return None

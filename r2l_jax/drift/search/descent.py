@@ -24,7 +24,7 @@ def deviation(images: Images, default: Images, aux_loss: str) -> Float[Array, ""
     Args:
         images: the images.
         default: their default rendering.
-        aux_loss: "ssim" for 1 less the structural similarity (`tasks.losses.ssim`); "l2" or "l2_sum" for the mean
+        aux_loss: "ssim" for 1 minus the structural similarity (`tasks.losses.ssim`); "l2" or "l2_sum" for the mean
             square difference. These two differ only in the weight of the deviation, see `cost_of`.
     """
     if aux_loss == "ssim":

@@ -5,7 +5,7 @@ from scipy import stats
 from r2l_jax.drift import statistics
 from r2l_jax.runtime.errors import InputError
 
-# The mean of the clean score less the scores of the cases.
+# The mean of the clean score minus the scores of the cases.
 TRUTH = 0.9 - np.mean([0.2, 0.3, 0.4, 0.5])
 
 

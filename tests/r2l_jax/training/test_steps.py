@@ -82,7 +82,7 @@ def seen_of(config, epochs=2, order=slice(None)):
 
 @pytest.mark.parametrize("processing", ["parametrized", "static", pytest.param("none", marks=pytest.mark.slow)])
 def test_cameras_are_augmented_before_every_processing(base, processing):
-    """A fixed processing gets the changed mosaics as well; a quarter of the samples stays, others in each epoch."""
+    """Frozen processing gets the changed mosaics as well; a quarter of the samples stays, others in each epoch."""
     config = replace(base, processing_mode=processing, augmentation="none")
     (plain,), _ = seen_of(config, epochs=1)
     found, _ = seen_of(replace(config, camera_augmentation=("light",)))

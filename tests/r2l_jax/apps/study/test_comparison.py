@@ -12,7 +12,7 @@ from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.result import read
 
 WORST = "malvar2004.sharpening_filter.median_denoising"
-LESS = "ours less published"
+MINUS = "ours minus published"
 
 
 def tables_of(config, control, task="classification"):
@@ -40,7 +40,7 @@ def test_the_headline_and_the_log_ratio_have_intervals(finished):
     ratio, without, *_ = tables["log_ratio"]["ours"]
     assert ratio[0] == without[0] == pytest.approx(np.log(4))
     assert ratio[1] < ratio[0] < ratio[2]
-    assert LESS not in tables["headline"]
+    assert MINUS not in tables["headline"]
 
 
 def test_differences_to_the_published_numbers_of_the_same_data(finished):
@@ -52,8 +52,8 @@ def test_differences_to_the_published_numbers_of_the_same_data(finished):
     )
     places = [theirs.corruptions.index(name) for name in ("contrast", "gaussian_noise")]
     np.testing.assert_allclose([*tables["corruption_differences"].values()], 0.51 - theirs.corruption[:, places])
-    clean, published_own, less = (tables["headline"][whose][0] for whose in ("ours", "published", LESS))
-    np.testing.assert_allclose(less, np.array(clean) - published_own[0])
+    clean, published_own, difference = (tables["headline"][whose][0] for whose in ("ours", "published", MINUS))
+    np.testing.assert_allclose(difference, np.array(clean) - published_own[0])
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_the_headline_of_the_published_tables(finished, task, means, ratio, with
 def test_worst_cases_go_from_the_largest_weight_to_the_smallest(finished):
     rows = tables_of(replace(finished, dataset="Microscopy"), "forensics")["worst_cases"]
     assert [*rows][:3] == ["default", "all at 0.01", "all at 0.0001"]
-    ours, theirs, less = rows["black_level at 0.0001"]
+    ours, theirs, difference = rows["black_level at 0.0001"]
     assert ours == pytest.approx((0.35, 0.3, 0.4))
-    assert (theirs, less) == (0.57, pytest.approx(0.35 - 0.57))
+    assert (theirs, difference) == (0.57, pytest.approx(0.35 - 0.57))
     # The published searches are of another data set.
     drone = replace(finished, dataset="DroneSegmentation")
     assert tables_of(drone, "forensics", "segmentation")["worst_cases"]["all at 0.01"][2] is None

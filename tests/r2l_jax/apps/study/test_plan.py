@@ -42,7 +42,7 @@ def test_runs_share_their_settings_but_for_the_processing(config):
             assert run.run_dir.is_relative_to(config.output_dir / control)
             assert run.data.iso == ((0.01,) if control == "adjustment" else (1.0,))
     for name, run in runs_of(config, "synthesis").items():
-        assert run.processing.is_fixed
+        assert run.processing.is_frozen
         assert run.processing.named_pipeline.title == PIPELINES[name]
     assert runs_of(config, "adjustment")[FROZEN].processing.freeze_processor
     assert not runs_of(config, "adjustment")[LEARNED].processing.freeze_processor

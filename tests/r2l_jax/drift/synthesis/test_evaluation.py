@@ -24,7 +24,7 @@ OTHER = "bilinear.unsharp_masking.median_denoising"
 INTENSITIES = np.linspace(0.3, 0.7, 16)
 DATASET = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
 STATIC = build(TrainConfig, processing_mode="static", sp_debayer="bilinear", sp_sharpening="none", sp_denoising="none")
-# Two folds of a run whose processing was fixed, of unequal samples, and a fold of one that has learned its processing.
+# Two folds of a run whose processing was frozen, of unequal samples, and a fold of one that has learned its processing.
 FOLDS = [
     brightness.fold(DATASET, range(10, 16), range(10), config=STATIC),
     brightness.fold(DATASET, range(10), range(10, 16), config=STATIC, number=1),
