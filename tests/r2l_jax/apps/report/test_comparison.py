@@ -38,7 +38,7 @@ def write_outcomes(folder, outcomes, samples):
     counted = np.stack([*outcomes.values(), np.mean([*outcomes.values()], 0)])[:, None]
     models = (*names, "ensemble/fold_0")
     found = measure.Outcomes(models, ("clean",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
-    result.write(folder / "evaluation/own", result.Result({}, outcomes=measure.packed_blocks([found])))
+    result.write(folder / "evaluation/clean", result.Result({}, outcomes=measure.packed_blocks([found])))
 
 
 @pytest.fixture

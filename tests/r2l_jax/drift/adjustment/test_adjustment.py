@@ -97,7 +97,7 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     assert adjustment.run(config).tables == over_all.tables
     printed = capsys.readouterr().out
     assert "fold_0: exposure=0.25\n" in printed
-    assert "\nIntervals: 95%, about the model (8 validation samples)\n" in printed
+    assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
     assert over_all.facts["verdict"] == ["Adjustment to an exposure of 0.25 wins back 12 to 88 points."]
     assert over_all.facts["scores"]["exposure=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
