@@ -30,9 +30,9 @@ orphan: true
 
 # Coverage of the intervals
 
-The share of {draws} simulated intervals of 95% that hold the truth and, in parentheses, their median width in points.
-One member has an interval about the model, several have one about the recipe. This page is written by `python
-docs/ext/coverage_of_intervals.py`; [Confidence intervals](../confidence.md) says how intervals are made.
+The share of {draws} simulated 95% confidence intervals that hold the truth and, in parentheses, their median width in
+points. One member has an interval about the model, several have one about the training recipe. This page is written by
+`python docs/ext/coverage_of_intervals.py`; [Confidence intervals](../confidence.md) says how intervals are made.
 
 The error rates of members have a standard deviation of half their mean. Some images are hard for all members: half of
 the variance of what decides between right and wrong belongs to the image. If the accuracy is 1, nothing varies.
