@@ -113,7 +113,7 @@ class NamedPipeline:
         return pipeline if self.meter is None else self.meter(pipeline, camera)
 
     def check(self, camera: isp.Camera, height: int, width: int) -> None:
-        """Raises an InputError if the pipeline of a user's file does not make an image from a mosaic of this size."""
+        """Raises an InputError if a custom pipeline does not make an image from a raw image of this size."""
         if self.source is None:
             return
         pipeline, mosaic = self(camera), jax.ShapeDtypeStruct((1, height, width), np.float32)
@@ -121,13 +121,13 @@ class NamedPipeline:
             image = jax.eval_shape(pipeline, mosaic)
         except Exception as error:  # The user's stages may raise anything.
             reason = named_code.in_one_line(error, self.source.file)
-            raise InputError(f"{self.name} cannot process a mosaic of {height}x{width}: {reason}") from error
+            raise InputError(f"{self.name} cannot process a raw image of {height}x{width}: {reason}") from error
         if self.half_size:
             side = isp.demosaic.bin_side(camera.pattern)
             height, width = height // side, width // side
         if image.shape != (1, height, width, 3) or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
-                f"{self.name} must make floating-point images (1, {height}, {width}, 3) of mosaics "
+                f"{self.name} must make floating-point images (1, {height}, {width}, 3) of raw images "
                 f"{mosaic.shape}, got {image.dtype} of shape {image.shape}"
             )
 

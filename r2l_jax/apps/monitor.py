@@ -82,7 +82,7 @@ def key_of(file: Place, by: str | None) -> str:
         return ""
     if by == "folder":
         return str(file.parent)
-    with remote.brought(file) as path:
+    with remote.downloaded(file) as path:
         shot = read_shot(path)
     return shot.title if by == "model" else (shot.date or UNKNOWN)[:10]
 

@@ -256,14 +256,14 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
     """
     known = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
-    with remote.brought(file) as path:
+    with remote.downloaded(file) as path:
         raw, own = read_raw(path, run.reading(known))
     if size is None:
         return raw
     height, width = size
     if raw.shape[0] < height or raw.shape[1] < width:
-        mosaics = "mosaics of the training" if size == run.shape else "mosaics of --size"
-        raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {mosaics}, {height}x{width}")
+        images = "raw images in training" if size == run.shape else "raw images of --size"
+        raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {images}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
     return center_crop(raw, height, width, own.pattern).copy()
 

@@ -221,7 +221,7 @@ def _render_each(pictures: Pictures, load: Callable[[], Processing], files: Sequ
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:
     """Renders a file, and writes its pictures."""
-    with remote.brought(file) as path:
+    with remote.downloaded(file) as path:
         raw, own = read_raw(path, processing.of(file))
     is_png, sheet = pictures.file_format == "png", None
     with one_picture_at_a_time:

@@ -69,7 +69,7 @@ class TrainingDataSettings(DataSettings):
 
     iso: tuple[float, ...] = setting(
         f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
-        "commas: batches mix them, and splits keep all mosaics of a scene together",
+        "commas: batches mix them, and splits keep all raw images of a scene together",
         (1.0,),
         needs="!dataset=Folder",
     )

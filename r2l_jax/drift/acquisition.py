@@ -75,7 +75,7 @@ def rephotograph(
     camera: isp.Camera,
     other: isp.Camera,
 ) -> Float[Array, "height width"]:
-    """Retakes the scene of a mosaic with another camera, adding the noise of that camera's sensor.
+    """Re-exposes the scene of a mosaic with another camera, adding the noise of that camera's sensor.
 
     The mosaic is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix. The
     other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.

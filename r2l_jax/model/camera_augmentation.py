@@ -25,7 +25,7 @@ _READ_NOISE = 4.0
 _BLACK = 80.0
 
 
-def retake(
+def re_expose(
     raw: Float[Array, "batch height width"],
     keys: Key[Array, " batch"],
     camera: Camera,

@@ -34,7 +34,7 @@ class ProcessingChoice(Settings):
 
     processing_mode: str = setting(
         "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
-        "RGB from the mosaic; none: this RGB unchanged",
+        "RGB from the raw image; none: this RGB unchanged",
         "parametrized",
         choices=("parametrized", "static", "neural_network", "none"),
     )
@@ -63,7 +63,7 @@ class ProcessingChoice(Settings):
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
     )
     half_size: bool = setting(
-        "demosaic and shrink in one step: one pixel for each 2x2 sites of the mosaic, or 3x3 sites for X-Trans",
+        "demosaic and shrink in one step: one pixel for each 2x2 sites of the raw image, or 3x3 sites for X-Trans",
         False,
         rare=True,
     )
@@ -92,7 +92,7 @@ class ProcessingChoice(Settings):
 
     @property
     def images_are_half_size(self) -> bool:
-        """Whether images have one pixel for each block of sites of the mosaic."""
+        """Whether images have one pixel for each block of sites of the raw image."""
         return self.half_size or self.processing_mode in HALF_SIZE_MODES
 
 

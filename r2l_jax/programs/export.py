@@ -38,7 +38,7 @@ class ExportConfig(Settings):
         each=EXPORT_FORMATS,
     )
     size: tuple[int, ...] | None = setting(
-        "height,width of the mosaics that the files take, in pixels; default: those of the training",
+        "height,width of the raw images that the files take, in pixels; default: those in training",
         None,
         bound=POSITIVE,
     )

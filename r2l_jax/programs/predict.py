@@ -6,7 +6,7 @@ python scripts/predict.py --run=runs/quickstart/small --input=my_cells --output=
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file: the most probable class, and the probability of each class. Files larger than the
-mosaics that the model was trained on are cropped to their center; frames to segment are used whole. Repeat the
+raw images that the model was trained on are cropped to their center; frames to segment are used whole. Repeat the
 command to resume. The exit status is 1 if any file could not be read.
 """
 

@@ -1,4 +1,4 @@
-"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a task's network.
+"""Trains a raw-to-logit model: raw images through a (learnable) image signal processor and a task's network.
 
 python scripts/train.py --flagfile=configs/quickstart.flags
 python scripts/train.py --flagfile=configs/quickstart.flags --run_name=group --seeds=6

@@ -15,10 +15,10 @@ from r2l_jax.runtime.flags import POSITIVE, SEED, Settings, setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnprocessConfig(Settings):
-    """Mosaics."""
+    """Raw images."""
 
     input: str = setting("folder of pictures: one sub-folder per class, or images/ and masks/")
-    output: str = setting("folder for the mosaics, outside of the input")
+    output: str = setting("folder for the raw images, outside of the input")
     camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
     exposure: float = setting("factor on the light; below 1 leaves headroom for highlights", 1.0, bound=POSITIVE)
     full_well: float | None = setting(
@@ -32,7 +32,7 @@ class UnprocessConfig(Settings):
 
 
 def main(config: UnprocessConfig) -> int:
-    """Writes the mosaics that the flags ask for, and returns the exit status."""
+    """Writes the raw images that the flags ask for, and returns the exit status."""
     from r2l_jax.apps.unprocess import unprocess_folder
     from r2l_jax.data.files.known_camera import find_camera
 

@@ -21,7 +21,8 @@ AT_ONCE = 4
 # TensorBoard's files of a folder; times and hosts are in their names.
 EVENTS = "events.out.tfevents.*"
 
-# Drafts older than this, in seconds, are taken for those of killed programs. A draft may be older than its last file.
+# Unfinished folders older than this, in seconds, are taken for those of killed programs. One may be older than its last
+# file.
 _A_WEEK = 7 * 86_400.0
 
 # A path of more folders cannot be made on most file systems.
@@ -127,24 +128,24 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder to fill, and moves it to `folder` afterwards.
+def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Writes a folder atomically: yields a new folder to fill, and moves it to `folder` afterwards.
 
     Makes the parent folder. If the block raises, nothing stays behind. Folders that killed programs left a week ago
     or earlier are removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}_draft_"
+    prefix = f".{folder.name}_unfinished_"
     for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
         if _is_left(left, _A_WEEK):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
         # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
-        draft = pathlib.Path(scratch) / folder.name
-        draft.mkdir()
-        yield draft
+        unfinished = pathlib.Path(scratch) / folder.name
+        unfinished.mkdir()
+        yield unfinished
         try:
-            draft.rename(folder)
+            unfinished.rename(folder)
         except OSError:
             if not folder.exists():
                 raise

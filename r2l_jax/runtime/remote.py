@@ -48,7 +48,7 @@ def version(file: Place) -> str:
 
 
 @contextlib.contextmanager
-def brought(file: Place) -> Iterator[pathlib.Path]:
+def downloaded(file: Place) -> Iterator[pathlib.Path]:
     """Yields a path at which a file can be read; a copy is removed afterwards. InputErrors name the URL."""
     if isinstance(file, pathlib.Path):
         yield file

@@ -133,7 +133,7 @@ class Run:
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
-            raise InputError(f"a model is adapted to several mosaics (N, H, W), got an array of shape {np.shape(raws)}")
+            raise InputError(f"a model is adapted to raw images (N, H, W), got an array of shape {np.shape(raws)}")
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
@@ -171,7 +171,7 @@ class Run:
         if height % side or width % side:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
-            raise InputError(f"the additive layer of this model is for mosaics of {self.shape}, got {height}x{width}")
+            raise InputError(f"the additive layer is for raw images of {self.shape}, got {height}x{width}")
         compute = _jit(_probabilities, (0, 1))
         each = [
             self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
@@ -193,7 +193,7 @@ class Run:
         """Returns the height and width of mosaics; raises an InputError for another shape."""
         shape = np.shape(raws)
         rank = 2 if self.camera is not None else 3
-        wanted = "mosaics (..., H, W)" if rank == 2 else "images (..., H, W, 3)"
+        wanted = "raw images (..., H, W)" if rank == 2 else "images (..., H, W, 3)"
         if len(shape) < rank or (rank == 3 and shape[-1] != 3) or 0 in shape:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]

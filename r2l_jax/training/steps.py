@@ -12,7 +12,7 @@ from flax import nnx
 from r2l_jax.data.loader import Batch
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
-from r2l_jax.model.camera_augmentation import retake
+from r2l_jax.model.camera_augmentation import re_expose
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
@@ -62,7 +62,7 @@ class Steps:
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
         # A function of its own, because frozen processing is computed before the training step.
-        self._retake = jit(self._retaken, out_shardings=shardings().split)
+        self._re_expose = jit(self._re_exposed, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
         self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
@@ -84,7 +84,7 @@ class Steps:
         Augmentation follows from the epoch's key and from the sample's index, not from its batch and devices.
         """
         if self.settings.camera_augmentation:
-            batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}
+            batch = {**batch, "raw": self._re_expose(batch["raw"], batch["index"], key)}
         if not self.settings.freezes_processor:
             return self._train(state, batch, key)
         frozen, trained = self._parts(state.model)
@@ -109,12 +109,12 @@ class Steps:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
 
-    def _retaken(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
+    def _re_exposed(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
         camera = self.settings.architecture.camera
         assert camera is not None
         # Keys that differ from the keys of the augmentation of images.
         keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)
-        return retake(raw, keys, camera, self.settings.camera_augmentation)
+        return re_expose(raw, keys, camera, self.settings.camera_augmentation)
 
     def _processed(self, model: nnx.State, raw: jax.Array) -> jax.Array:
         return nnx.merge(self._graph, model).processor(raw)

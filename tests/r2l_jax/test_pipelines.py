@@ -125,7 +125,7 @@ def test_the_error_of_a_file_that_makes_no_pipeline_is_one_line(write, code, mes
     ("stage", "message"),
     [
         ("lambda image: image[:1]", r"must make floating-point images \(1, 8, 8, 3\) .* got float32 of shape"),
-        ("lambda image: image + undefined", r"cannot process a mosaic of 8x8: NameError: .* \(line 3\)"),
+        ("lambda image: image + undefined", r"cannot process a raw image of 8x8: NameError: .* \(line 3\)"),
     ],
 )
 def test_the_error_of_a_pipeline_that_makes_no_images_is_one_line(write, stage, message, unchecked):

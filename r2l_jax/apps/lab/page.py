@@ -21,7 +21,7 @@ _THROTTLE = 0.03
 
 _EMPTY = (
     "Drop a raw file here",
-    "DNG, NEF, CR2, ARW and other camera formats, or a mosaic as TIFF, PNG, PGM or NPY together with a camera. A "
+    "DNG, NEF, CR2, ARW and other camera formats, or a raw image as TIFF, PNG, PGM or NPY together with a camera. A "
     "camera's JSON file sets the camera.",
 )
 

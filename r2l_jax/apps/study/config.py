@@ -116,7 +116,7 @@ class StudyConfig(Settings):
         super().__post_init__()
         if "adjustment" in self.choice.controls and self.data.dataset == "Folder":
             raise InputError(
-                "--controls=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
+                "--controls=adjustment needs raw images at a low intensity, and a Folder holds one intensity: give "
                 "--controls=synthesis,forensics"
             )
         # Settings that are not valid for a run end the study before its first job.

@@ -147,9 +147,9 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
             fetch(file.url, target, file.checksum, file.size)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
-            draft = _assemble(layout, list(files), scratch)
-            write_json(draft / _UNPACKED, unpacked)
-            draft.rename(root)
+            unfinished = _assemble(layout, list(files), scratch)
+            write_json(unfinished / _UNPACKED, unpacked)
+            unfinished.rename(root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     for target in files:
@@ -224,21 +224,21 @@ def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[Fil
 def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Path) -> pathlib.Path:
     """Unpacks archives under `scratch`, and moves their content into one folder in the published layout."""
     shutil.rmtree(scratch, ignore_errors=True)
-    draft = scratch / layout.folder
+    unfinished = scratch / layout.folder
     for archive in files:
         tree = scratch / "unpacked"
         archives.unpack(archive, tree)
-        _move(_find_folder(layout, tree, archive), draft)
+        _move(_find_folder(layout, tree, archive), unfinished)
         shutil.rmtree(tree)
     for name, place in layout.aliases.items():
-        if (draft / name).is_dir() and not (draft / place).exists():
-            (draft / name).rename(draft / place)
-    for archive in _archives_in(draft / layout.images):
+        if (unfinished / name).is_dir() and not (unfinished / place).exists():
+            (unfinished / name).rename(unfinished / place)
+    for archive in _archives_in(unfinished / layout.images):
         _unpack_in_place(archive, scratch / "unpacked")
         archive.unlink()
-    if missing := layout.missing(draft):
+    if missing := layout.missing(unfinished):
         raise InputError(f"{', '.join(map(str, files))}: the unpacked files lack {', '.join(missing)}")
-    return draft
+    return unfinished
 
 
 def _find_folder(layout: Layout, tree: pathlib.Path, archive: pathlib.Path) -> pathlib.Path:

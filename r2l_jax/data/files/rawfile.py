@@ -31,7 +31,7 @@ def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
     """Reads the mosaic that is stored in the samples of a PNG."""
     samples, mode = read_png(path)
     if mode not in ("L", "I;16"):
-        raise InputError(f"expected a mosaic, one channel of 8 or 16 bits, got a PNG of mode {mode}; {from_pictures()}")
+        raise InputError(f"expected raw data, one channel of 8 or 16 bits, got a PNG of mode {mode}; {from_pictures()}")
     return samples, None
 
 
@@ -150,7 +150,7 @@ def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: Kno
     if samples.ndim != 2:
         is_picture = samples.ndim == 3 and {3, 4} & {samples.shape[0], samples.shape[-1]}
         advice = f", as of a color picture; {from_pictures()}" if is_picture else ""
-        raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}{advice}")
+        raise InputError(f"expected one raw image (H, W), got samples of shape {samples.shape}{advice}")
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
         raise InputError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
     lowest, highest = samples.min(initial=0), samples.max(initial=0)

@@ -25,7 +25,7 @@ from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_cam
 from r2l_jax.data.files.masks import Pair, read_frame, stored_set
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
-from r2l_jax.runtime.files import AT_ONCE, drafting
+from r2l_jax.runtime.files import AT_ONCE, atomic_folder
 
 # Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
 # classes.
@@ -55,24 +55,24 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCam
     if folder.exists():
         return
     try:
-        with drafting(folder) as draft:
+        with atomic_folder(folder) as unfinished:
             for part in ("images", "masks"):
-                (draft / part).mkdir()
+                (unfinished / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose), pairs))
+                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: no tile of any frame has an object in its mask")
-            (draft / "labels.dat").write_text("".join(lines))
+            (unfinished / "labels.dat").write_text("".join(lines))
             common = common_camera([frame for frame, _ in pairs], [camera for _, camera, _ in parts])
-            (draft / "camera.json").write_text(common.to_json())
+            (unfinished / "camera.json").write_text(common.to_json())
         warn_once([line for *_, warnings in parts for line in warnings], len(pairs))
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
 def _cut_frame(
-    pair: Pair, draft: pathlib.Path, side: int, camera: KnownCamera, choose: Choose
+    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose
 ) -> tuple[list[str], isp.Camera, list[str]]:
     """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
     frame, _ = pair
@@ -94,8 +94,8 @@ def _cut_frame(
         row, col = corners[index]
         stem = f"{frame.stem}_{row // row_step:02d}_{col // col_step:02d}"
         values = np.round(raw[tiles[index]] * 65535).astype(np.uint16)
-        tifffile.imwrite(draft / "images" / f"{stem}.tiff", values, metadata=None)
-        Image.fromarray(mask[tiles[index]] * 255).save(draft / "masks" / f"{stem}.png")
+        tifffile.imwrite(unfinished / "images" / f"{stem}.tiff", values, metadata=None)
+        Image.fromarray(mask[tiles[index]] * 255).save(unfinished / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
     return lines, own, warnings
 

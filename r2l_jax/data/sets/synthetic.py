@@ -29,7 +29,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets.phantom import CLASSES, render
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import drafting
+from r2l_jax.runtime.files import atomic_folder
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
 # green, and broad color filters. It has small pixels with an inexpensive read-out: at an intensity of 0.01 the
@@ -102,8 +102,8 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():
-        with drafting(root) as draft:
-            _write(draft, settings)
+        with atomic_folder(root) as unfinished:
+            _write(unfinished, settings)
     return root
 
 

@@ -101,7 +101,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     camera = find_camera(name, "--cameras")
     if camera is None:
-        raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
+        raise InputError("--cameras=auto: raw images are taken of the data set's scenes; name a camera or a JSON file")
     _check_pattern(f"--cameras={name}", camera, dataset)
     return camera
 
@@ -140,7 +140,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             # The folder is the user's: nothing is written to it.
             dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles")
         except InputError as error:
-            raise InputError(str(error).replace(f"--tile_size={side}", "the mosaics of the training")) from None
+            raise InputError(str(error).replace(f"--tile_size={side}", "the raw images in training")) from None
     if dataset.task != fold.dataset.task:
         raise InputError(
             f"--drifted_data_dir={name} is for {dataset.task}, and the run for {fold.dataset.task}: it must have "
@@ -155,10 +155,10 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             f"got {', '.join(dataset.classes)}"
         )
     _check_pattern(f"--drifted_data_dir={name}", cases.camera_of(dataset), fold.dataset)
-    return _brought(dataset, Run([fold]))
+    return _converted(dataset, Run([fold]))
 
 
-def _brought(dataset: RawDataset, run: Run) -> RawDataset:
+def _converted(dataset: RawDataset, run: Run) -> RawDataset:
     """Scales a data set to the camera of a run, as files that the run predicts are scaled."""
     own, wanted = cases.camera_of(dataset), run.camera
     assert wanted is not None

@@ -39,7 +39,7 @@ from r2l_jax.drift.monitoring.drift_types import (
     amount,
     light_factors,
     noise_of,
-    retaken,
+    re_exposed,
     unit_of,
 )
 from r2l_jax.drift.monitoring.statistics import mosaic_statistics
@@ -159,7 +159,7 @@ class Comparison:
         height, width = mosaics.shape[1:]
         dimmed = float(light_factors(drifts, height, width, self._camera).max())
         dimmed = dimmed if dimmed > 1.01 else 1.0
-        taken = retaken(drifts, mosaics, drawn, self._noise, self._camera, dimmed)
+        taken = re_exposed(drifts, mosaics, drawn, self._noise, self._camera, dimmed)
         if dimmed == 1:
             return _of(taken, self._camera), self._of_new
         drift = dict(zip(DRIFT_TYPES, numbers, strict=True))
@@ -170,7 +170,7 @@ class Comparison:
         of_file[_NAMES.index("saturation")] = 1
         new, drawn = self._new
         linear = new ** (2.0 ** -drift["gamma"]) - drift["black_level"] / 4095
-        new = retaken(jnp.asarray(of_file, jnp.float32), linear, drawn, self._noise, self._camera)
+        new = re_exposed(jnp.asarray(of_file, jnp.float32), linear, drawn, self._noise, self._camera)
         return _of(taken, self._camera), _of(new, self._camera)
 
     def _rest(self, numbers: np.ndarray, kinds: Sequence[str], shares: np.ndarray | None = None) -> Fit:

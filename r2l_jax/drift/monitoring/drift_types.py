@@ -191,7 +191,7 @@ def light_factors(
 
 
 @functools.partial(jax.jit, static_argnames="camera")
-def retaken(
+def re_exposed(
     numbers: Float[Array, " drifts"],
     mosaics: Float[Array, "n height width"],
     drawn: tuple[Float[Array, "n height width"], Float[Array, "n height 1"]],
@@ -242,7 +242,7 @@ def under(
     noise: Noise | None = None,
     seed: int = 0,
 ) -> Float[Array, "n height width"]:
-    """Takes mosaics again with a camera that has drifted, see `retaken`.
+    """Takes mosaics again with a camera that has drifted, see `re_exposed`.
 
     Factors on noise below 1, `scene` and `unexplained` change nothing.
 
@@ -258,7 +258,7 @@ def under(
     if (numbers != NEUTRAL).any():
         drawn = jax.random.normal(site_key, result.shape), jax.random.normal(row_key, (*result.shape[:2], 1))
         numbers = jnp.asarray(numbers, jnp.float32)
-        result = retaken(numbers, result, drawn, noise or noise_of(mosaics, camera), camera)
+        result = re_exposed(numbers, result, drawn, noise or noise_of(mosaics, camera), camera)
     for name, key in (("dead_sites", dead_key), ("hot_sites", hot_key)):
         for drift in drifts:
             if drift.name == name:

@@ -211,9 +211,10 @@ class SynthesisConfig(DataSettings):
         None,
     )
     exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
+        "exposures by the sensor model, as factors on the light of the raw images at full intensity, or of a Folder's",
+        (),
     )
-    sensor: tuple[str, ...] = setting(f"{_SENSOR}; on mosaics as for exposures", ())
+    sensor: tuple[str, ...] = setting(f"{_SENSOR}; on raw images as for exposures", ())
     corruptions: tuple[str, ...] = setting(f"corruptions, besides a set without one, of {', '.join(CORRUPTIONS)}", ())
     severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="sensor|corruptions")
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
@@ -239,7 +240,7 @@ class SynthesisConfig(DataSettings):
     def sets(self) -> list[Rendering]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
-        Exposures and sensor drifts start from the mosaics at full intensity, or from a Folder's mosaics.
+        Exposures and sensor drifts start from the raw images at full intensity, or from those of a Folder.
         """
         return list(self._sets)
 

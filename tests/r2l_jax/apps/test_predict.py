@@ -179,7 +179,7 @@ def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, caps
     assert [row["file"] for row in read_csv(tmp_path / "p.csv")] == [*map(str, files[:2])]
     said = [
         f"{bad}: truncated, corrupt",
-        f"{small} is 16x16, smaller than the mosaics of the training, 32x32",
+        f"{small} is 16x16, smaller than the raw images in training, 32x32",
         f"{gone}: no such file",
         f"{other}: its color filter array must be RGGB, got BGGR",
     ]

@@ -8,7 +8,7 @@ import pytest
 import isp
 from isp.sensor import expose_sites, site_light
 from r2l_jax.model.augment import sample_keys
-from r2l_jax.model.camera_augmentation import retake
+from r2l_jax.model.camera_augmentation import re_expose
 from r2l_jax.training.settings import PURPOSES
 
 CAMERA = isp.Camera(
@@ -17,9 +17,9 @@ CAMERA = isp.Camera(
 INDEX = jnp.arange(400)
 
 
-def retaken(raw, purposes, camera=CAMERA, key=0, index=None):
+def re_exposed(raw, purposes, camera=CAMERA, key=0, index=None):
     keys = sample_keys(jax.random.key(key), INDEX[: len(raw)] if index is None else index)
-    return np.asarray(retake(raw, keys, camera, purposes), np.float64)
+    return np.asarray(re_expose(raw, keys, camera, purposes), np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def changed():
     keys, found = jax.random.split(jax.random.key(9), len(INDEX)), {}
     flats = jax.vmap(lambda key: expose_sites(jnp.full((32, 32), 0.5), key, camera=CAMERA))(keys)
     for purpose in ("light", "optics"):
-        light = np.asarray(site_light(retaken(flats, (purpose,)), CAMERA), np.float64)
+        light = np.asarray(site_light(re_exposed(flats, (purpose,)), CAMERA), np.float64)
         same = np.isclose(light, site_light(flats, CAMERA), atol=1e-6).all((1, 2))
         found[purpose] = light[~same], same.mean()
     return found
@@ -57,13 +57,13 @@ def test_optics_darken_the_corners_and_blur_the_light(changed):
     assert stops.mean() == pytest.approx(0.5, abs=0.06)
     assert stops.max() < 1.1
     edge = jnp.broadcast_to(jnp.where(jnp.arange(32) < 16, 0.2, 0.8), (len(INDEX), 32, 32))
-    step = np.diff(retaken(edge, ("optics",))[:, 8:24].mean(1), axis=1)[:, 14:17].max(1)
+    step = np.diff(re_exposed(edge, ("optics",))[:, 8:24].mean(1), axis=1)[:, 14:17].max(1)
     assert step.min() < 0.52 < 0.59 < step.max()
 
 
 def test_readout_has_up_to_four_times_the_read_noise_and_moves_the_black_level():
     noisy = dataclasses.replace(CAMERA, read_noise=100.0)
-    taken = retaken(jnp.full((400, 32, 32), 0.5), ("readout",), noisy)
+    taken = re_exposed(jnp.full((400, 32, 32), 0.5), ("readout",), noisy)
     taken = taken[taken.std((1, 2)) > 0]
     assert 0.18 < 1 - len(taken) / 400 < 0.32
     assert (taken.mean((1, 2)) - 0.5).std() == pytest.approx(80 / 4095, rel=0.15)
@@ -74,7 +74,7 @@ def test_readout_has_up_to_four_times_the_read_noise_and_moves_the_black_level()
 
 
 def test_purposes_add_up():
-    both = retaken(jnp.full((400, 32, 32), 0.5), ("light", "optics"))
+    both = re_exposed(jnp.full((400, 32, 32), 0.5), ("light", "optics"))
     corner, middle = both[:, 0, 0], both[:, 14:18, 14:18].mean((1, 2))
     assert middle.min() < 0.03
     assert np.log2(middle / np.maximum(corner, 1e-3))[middle > 0.1].max() > 0.5
@@ -83,15 +83,15 @@ def test_purposes_add_up():
 def test_changes_follow_the_sample_and_the_epoch_and_not_the_batch():
     raw = jax.random.uniform(jax.random.key(1), (6, 16, 16))
     index = jnp.array([3, 14, 15, 92, 65, 35])
-    together, order = retaken(raw, PURPOSES, index=index), np.array([4, 1, 0, 5])
-    np.testing.assert_allclose(retaken(raw[order], PURPOSES, index=index[order]), together[order], atol=1e-6)
-    assert not np.isclose(retaken(raw, PURPOSES, key=1, index=index), together).all((1, 2)).all()
+    together, order = re_exposed(raw, PURPOSES, index=index), np.array([4, 1, 0, 5])
+    np.testing.assert_allclose(re_exposed(raw[order], PURPOSES, index=index[order]), together[order], atol=1e-6)
+    assert not np.isclose(re_exposed(raw, PURPOSES, key=1, index=index), together).all((1, 2)).all()
 
 
 def test_white_keeps_its_ratio_of_signal_to_noise():
     """A camera whose white has 128 electrons is dimmed to 64 of them, by one stop."""
     small = dataclasses.replace(CAMERA, full_well=128, read_noise=0.0)
-    light = retaken(jnp.full((400, 16, 16), 0.9), ("light",), small)
+    light = re_exposed(jnp.full((400, 16, 16), 0.9), ("light",), small)
     assert np.quantile(light.mean((1, 2)), 0.02) == pytest.approx(0.45, abs=0.03)
 
 
@@ -101,6 +101,6 @@ def test_every_sensor_is_augmented():
         isp.Camera(black_level=(0.0,), pattern="MONO"),
         isp.Camera(black_level=(0.0,) * 3, white_balance=(1, 1, 1), color_matrix=np.eye(3), pattern=x_trans),
     ):
-        dark = retaken(jnp.zeros((8, 12, 12)), PURPOSES, camera)
+        dark = re_exposed(jnp.zeros((8, 12, 12)), PURPOSES, camera)
         assert np.isfinite(dark).all()
         assert np.ptp(dark.mean((1, 2))) > 1e-3

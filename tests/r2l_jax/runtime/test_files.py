@@ -6,8 +6,8 @@ import pytest
 
 from r2l_jax.runtime.errors import one_line
 from r2l_jax.runtime.files import (
+    atomic_folder,
     clear_parts,
-    drafting,
     read_csv,
     replacing,
     write_csv,
@@ -43,12 +43,17 @@ def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
 
 def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
     left, recent = tmp_path / ".a.tiff.7.part", tmp_path / ".b.tiff.8.part"
-    draft, other = tmp_path / ".tiles_draft_x", tmp_path / ".tiles_draft_y"
-    for path in (left, recent, draft, other):
+    unfinished, other = tmp_path / ".tiles_unfinished_x", tmp_path / ".tiles_unfinished_y"
+    for path in (left, recent, unfinished, other):
         path.mkdir() if "tiles" in path.name else path.touch()
-    for path, age in ((left, 90), (draft, 8 * 86_400)):
+    for path, age in ((left, 90), (unfinished, 8 * 86_400)):
         os.utime(path, (time.time() - age,) * 2)
     clear_parts(tmp_path)
-    with drafting(tmp_path / "tiles") as folder:
+    with atomic_folder(tmp_path / "tiles") as folder:
         (folder / "a.tiff").touch()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".b.tiff.8.part", ".tiles_draft_y", "a.tiff", "tiles"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        ".b.tiff.8.part",
+        ".tiles_unfinished_y",
+        "a.tiff",
+        "tiles",
+    ]

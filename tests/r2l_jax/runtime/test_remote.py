@@ -54,11 +54,11 @@ def test_versions_change_with_the_content(memory):
 
 def test_a_file_is_brought_and_its_errors_name_the_url(memory):
     memory.pipe("/raw/a.tiff", b"123")
-    with remote.brought(Url("memory://raw/a.tiff")) as path:
+    with remote.downloaded(Url("memory://raw/a.tiff")) as path:
         assert (path.name, path.read_bytes()) == ("a.tiff", b"123")
     assert not path.exists()
     for name, message in {"a": "memory://raw/a.tiff: too dark", "gone": "memory://raw/gone.tiff: not found"}.items():
-        with pytest.raises(InputError) as error, remote.brought(Url(f"memory://raw/{name}.tiff")) as path:
+        with pytest.raises(InputError) as error, remote.downloaded(Url(f"memory://raw/{name}.tiff")) as path:
             raise InputError(f"{path}: too dark")
         assert str(error.value) == message
 

@@ -146,7 +146,7 @@ def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     run = Run([fold])
     with pytest.raises(InputError, match="stays as it is: 4 images are too few to adapt to: it takes 8"):
         run.adapted(raws[:4])
-    with pytest.raises(InputError, match=r"adapted to several mosaics \(N, H, W\), got an array of shape \(32, 32\)"):
+    with pytest.raises(InputError, match=r"adapted to raw images \(N, H, W\), got an array of shape \(32, 32\)"):
         run.adapted(raws[0])
     found = run.adapted(raws, force=True)
     (after,) = found

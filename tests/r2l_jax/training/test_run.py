@@ -79,7 +79,7 @@ def test_wrong_arguments_are_named(one_epoch, loaded):
         load(one_epoch.run_dir, fold=3)
     with pytest.raises(InputError, match=r"^checkpoint must be one of best, last, got 'first'$"):
         load(one_epoch.run_dir, checkpoint="first")
-    with pytest.raises(InputError, match=r"^expected mosaics \(..., H, W\), got an array of shape \(3,\)$"):
+    with pytest.raises(InputError, match=r"^expected raw images \(..., H, W\), got an array of shape \(3,\)$"):
         loaded.render(np.zeros(3, np.float32))
 
 

@@ -260,7 +260,7 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
         ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt to and 8 others"),
-        ({"cameras": ("auto",)}, "--cameras=auto: mosaics are taken of the data set's scenes"),
+        ({"cameras": ("auto",)}, "--cameras=auto: raw images are taken of the data set's scenes"),
     ],
 )
 def test_refuses(config, change, message):

@@ -43,7 +43,7 @@ def named(drift):
 def compiled_as_users_do():
     """A fit evaluates its functions many times, which takes longer than optimizing them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("retaken", "_statistics"):
+        for name in ("re_exposed", "_statistics"):
             function = getattr(diagnosis, name).__wrapped__
             patch.setattr(diagnosis, name, optimized.optimized(function, static_argnames="camera"))
         yield

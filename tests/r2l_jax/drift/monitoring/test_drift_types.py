@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate, noise_of, numbers_of, retaken, under
+from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate, noise_of, numbers_of, re_exposed, under
 
 CAMERA = isp.Camera(
     black_level=(0.05,) * 4,
@@ -115,7 +115,7 @@ def test_more_light_has_the_noise_of_a_real_exposure_once_it_is_dimmed_again():
     ]
     brighter, darker = (jnp.asarray(numbers_of(of(exposure=stops), NOISY), jnp.float32) for stops in (1.0, -1.0))
     noise = noise_of(before, NOISY)
-    simulated = np.asarray(retaken(brighter, before, drawn[0], noise, NOISY, 2.0)).reshape(3, -1)
-    real = np.asarray(retaken(darker, after, drawn[1], noise, NOISY)).reshape(3, -1)
+    simulated = np.asarray(re_exposed(brighter, before, drawn[0], noise, NOISY, 2.0)).reshape(3, -1)
+    real = np.asarray(re_exposed(darker, after, drawn[1], noise, NOISY)).reshape(3, -1)
     assert simulated.mean(1) == pytest.approx(real.mean(1), rel=2e-3)
     assert simulated.std(1) == pytest.approx(real.std(1), rel=0.03)
