@@ -18,9 +18,9 @@ from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.shot import UNKNOWN, read_shot
 from r2l_jax.drift import limits
-from r2l_jax.drift.watch import reference
-from r2l_jax.drift.watch.config import LEAST_WINDOW, MonitorConfig
-from r2l_jax.drift.watch.monitor import Explained, Watch, Window
+from r2l_jax.drift.monitoring import reference
+from r2l_jax.drift.monitoring.config import LEAST_WINDOW, MonitorConfig
+from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
 from r2l_jax.runtime import remote, result, stop, store
 from r2l_jax.runtime.commands import closing, command
 from r2l_jax.runtime.errors import InputError
@@ -35,7 +35,7 @@ from r2l_jax.training.run import Run, load
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "follow")
 
-# The limits of an envelope that are about the same as a cause with another name.
+# The limits of an envelope that are about the same as a drift type with another name.
 _LIMITS = {"white_balance.red": "red_gain", "white_balance.blue": "blue_gain", "blur": "defocus"}
 
 # Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
@@ -215,17 +215,17 @@ class _Call:
         }
         least = min((window.p_value for window in monitor.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
-        made = watch.result(min(1.0, count * least), remedy, facts)
-        made = dataclasses.replace(made, facts={**made.facts, "notes": [*made.facts["notes"], *self._placed(watch)]})
+        made = monitor.result(min(1.0, count * least), remedy, facts)
+        made = dataclasses.replace(made, facts={**made.facts, "notes": [*made.facts["notes"], *self._placed(monitor)]})
         result.write(self._output, made)
         return made
 
-    def _placed(self, watch: Watch) -> list[str]:
+    def _placed(self, monitor: Monitor) -> list[str]:
         """Says whether the diagnosis is inside the operating envelope of the run, if one is stated."""
-        causes, statement = watch.explained.causes, limits.stated(self._run)
-        if not causes or statement is None or not statement["holds"]:
+        diagnosis, statement = monitor.explained.diagnosis, limits.stated(self._run)
+        if not diagnosis or statement is None or not statement["holds"]:
             return []
-        beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in causes})
+        beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in diagnosis})
         within = f"outside the operating envelope by {', '.join(beyond)}" if beyond else "inside the operating envelope"
         lost = f"{100 * statement['tolerance']:g} points in at least {statement['fraction']:.1%} of its cameras"
         return [f"the diagnosis is {within}, which states a loss of less than {lost}"]

@@ -17,7 +17,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
-from r2l_jax.drift.watch import notice, reference
+from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized

@@ -102,7 +102,7 @@ def drifted(
     def one(raw: Array, key: PRNGKeyArray) -> Array:
         return drift(raw, key, strength(jnp.asarray(severity), kind.amounts), camera=camera)
 
-    keys, axis = (key, None) if kind.is_frozen else (sample_keys(key, index), 0)
+    keys, axis = (key, None) if kind.is_fixed else (sample_keys(key, index), 0)
     return jax.vmap(one, (0, axis))(raw, keys)
 
 

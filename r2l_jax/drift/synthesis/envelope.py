@@ -25,14 +25,14 @@ from r2l_jax.data import loader
 from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.drift import limits as of_limits
 from r2l_jax.drift import measure, statistics
-from r2l_jax.drift.cases import OWN, Case, camera_of
+from r2l_jax.drift.cases import CLEAN, Case, camera_of
 from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits
 from r2l_jax.drift.measure import Model, Outcomes, Samples
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.trainings import Training, ids_of, trainings_of
+from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import stop, store
@@ -95,22 +95,22 @@ def run(config: EvaluationConfig) -> Result:
     uri, *others = config.run
     if others:
         raise InputError(f"--envelope takes one run or group, got --run={','.join(config.run)}")
-    trainings = trainings_of(config.of_run(uri))
-    fold = trainings[0].fold
+    folds = folds_of(config.of_run(uri))
+    fold = folds[0].fold
     if fold.dataset.camera is None:
         raise InputError(f"--envelope: {uri} was trained on {fold.dataset.name}, which has no raw data")
     limits = of_limits.read(str(config.limits.envelope), _widest(fold))
     camera = None if config.limits.camera is None else find_camera(config.limits.camera)
     folder = pathlib.Path(config.output or pathlib.Path(uri) / FOLDER)
-    samples = {tuple(training.fold.measured_indices.tolist()) for training in trainings}
+    samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
     settings = dataclasses.asdict(dataclasses.replace(config.limits, camera=None, envelope=None))
     inputs = store.identity(
         {**settings, "seed": config.seed, "limits": of_limits.written(limits)},
         [[fold.dataset.content_of(indices) for indices in sorted(samples)], camera_of(fold.dataset).to_json()],
-        [[training.name, training.fold.identity, training.fold.training] for training in trainings],
+        [[trained.name, trained.fold.identity, trained.fold.training] for trained in folds],
     )
     with writing_to(folder), stop.after_step():
-        result = cached(folder, inputs, lambda: _Envelope(config, trainings, limits).result(folder, inputs))
+        result = cached(folder, inputs, lambda: _Envelope(config, folds, limits).result(folder, inputs))
     shown = {name: table for name, table in result.tables.items() if name != "cameras"}
     print(dataclasses.replace(result, tables=shown).text())
     if camera is not None:
@@ -141,12 +141,12 @@ def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
 class _Envelope:
     """The making of the result of one run or group."""
 
-    def __init__(self, config: EvaluationConfig, trainings: Sequence[Training], limits: Limits):
-        self._config, self._settings, self._trainings, self._limits = config, config.limits, trainings, limits
-        self._fold = trainings[0].fold
-        sets = grouped(trainings, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
+    def __init__(self, config: EvaluationConfig, folds: Sequence[TrainedFold], limits: Limits):
+        self._config, self._settings, self._folds, self._limits = config, config.limits, folds, limits
+        self._fold = folds[0].fold
+        sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
         self._sets = [of_set for _, of_set in sets]
-        self._clean = [self._measure(of_set, [OWN], {}) for of_set in self._sets]
+        self._clean = [self._measure(of_set, [CLEAN], {}) for of_set in self._sets]
         members = measure.by_member(self._clean)
         self._scenes, self._members = len(measure.over_folds(next(iter(members.values())))), len(members)
         self._neutral = np.array([limit.share_of(limit.neutral) for limit in limits.values()])
@@ -175,7 +175,7 @@ class _Envelope:
             "about": "recipe" if self._members > 1 else "model",
             "score": self._fold.task.score,
             "samples": self._scenes,
-            "models": [training.fold.identity for training in self._trainings],
+            "models": [trained.fold.identity for trained in self._folds],
             "identity": inputs,
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class _Envelope:
         proposed = tests[-1]["limits"] if tests[-1]["holds"] and len(tests) > 1 else None
         verdict, notes = self._sentences(tests, drawn)
         facts = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
-        facts |= {"training": ids_of(self._trainings), "flags": flat(self._config)}
+        facts |= {"training": ids_of(self._folds), "flags": flat(self._config)}
         figures = {"limits": self._figure(drawn, proposed), "worst": self._picture(drawn)}
         captions = {"worst": "Images of the reference camera, and of the camera that loses most"}
         return Result(facts, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
@@ -231,7 +231,7 @@ class _Envelope:
             break
         return Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
 
-    def _measure(self, of_set: Sequence[Training], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
+    def _measure(self, of_set: Sequence[TrainedFold], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
         """Measures models, whose pipelines have the same parameters in all cases."""
         samples = Samples.of(of_set[0].fold, self._config.batch_size, self._config.seed)
         models = {each.name: Model(each.fold.model, _values(each.fold, amounts)) for each in of_set}
@@ -346,11 +346,11 @@ class _Envelope:
         values, renderer = _values(fold, amounts), Renderer(self._config.seed)
         changed = fold.model.processor if values is None else pipeline_of(fold.model).with_values(values)
         for title, case, processor in (
-            ("reference", OWN, fold.model.processor),
+            ("reference", CLEAN, fold.model.processor),
             (f"camera {number}: {points(-drawn.losses[number])} points", _case(f"camera 0.{number}", amounts), changed),
         ):
             processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
-            ((_, made),) = renderer.images([Recipe.of(case)], raw, index, fold.dataset.camera, processors)
+            ((_, made),) = renderer.images([Rendering.of(case)], raw, index, fold.dataset.camera, processors)
             images |= {f"{title}{' ' * place}": np.asarray(each) for place, each in enumerate(made)}
         return contact_sheet(images, columns=len(raw), panel=240)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.apps.export import description
-from r2l_jax.drift import limits, measure, statistics, trainings
+from r2l_jax.drift import limits, measure, statistics, trained_folds
 from r2l_jax.drift.synthesis import envelope
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime import result
@@ -21,7 +21,7 @@ RUN = Run([brightness.fold(DATASET, range(2), range(2, 12))])
 
 @pytest.fixture(autouse=True)
 def run(monkeypatch):
-    monkeypatch.setattr(trainings, "load", lambda *_, **__: RUN)
+    monkeypatch.setattr(trained_folds, "load", lambda *_, **__: RUN)
 
 
 @pytest.fixture
