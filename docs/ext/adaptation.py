@@ -42,8 +42,8 @@ orphan: true
 # Adapting without labels: gains, costs and refusals
 
 This page is written by `python docs/ext/adaptation.py {runs}`;
-[drift controls](../drift_controls.md) explain the methods. Each model is adapted to {most} test images and measured
-on {measured} others. Scores are in points, as the mean of the models, from the least to the most in parentheses. A
+[Adaptation](../adaptation.md) explains the methods. Each model is adapted to {most} test images and measured on
+{measured} others. Scores are in points, as the mean of the models, from the least to the most in parentheses. A
 drift is noticed if the test of the monitor, at a level of 5%, tells the {most} images from the {clean} clean ones of
 the reference; without that, the model stays as it is. Models that are not in the table were not measured.
 

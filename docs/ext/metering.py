@@ -41,11 +41,12 @@ orphan: true
 # Metering and augmentation, side by side
 
 This page is written by `python docs/ext/metering.py <folder>...` from the results of `evaluate.py`. Accuracies
-of clean images, and what drifts cost, in points, with 95% confidence intervals about the training recipe. Groups are
-means over their cases of severity 3. [Prevent drift](../drift_controls.md#prevent-drift) trains `six`, which does not
-meter, and `metered`, which meters and saw less light in training. `metered_alone` saw no other light (`--epochs=12`,
-without `--camera_augmentation`), and `three_purposes` also saw other optics and read-outs
-(`--camera_augmentation=light,optics,readout`).
+of clean images, and what drifts cost, in points, with 95% confidence intervals about the training recipe. Single drifts
+are measured with `--against=exposures,sensor --exposures=0.5,0.05 --severities=3,4`, and groups, the means over their
+cases, with `--against=pipelines,sensor,corruptions --severities=3`. [Prevent
+drift](../drift_controls.md#prevent-drift) trains `six`, which does not meter, and `metered`, which meters and saw less
+light in training. `metered_alone` saw no other light (`--epochs=12`, without `--camera_augmentation`), and
+`three_purposes` also saw other optics and read-outs (`--camera_augmentation=light,optics,readout`).
 
 {table}
 """
