@@ -157,10 +157,12 @@ class _Envelope:
         whole = np.array([[0.0], [1.0]]).repeat(len(self._limits), 1)
         drawn, first = self._test(whole, 0, settings.draws, settings.confidence)
         tests, known = [first], drawn
+        if settings.proposals and not first["holds"]:
+            known = self._explored(known)
         for number in range(1, settings.proposals + 1):
             if tests[-1]["holds"]:
                 break
-            known, box = self._proposed(known, number)
+            box = _smaller(known, self._neutral, settings.tolerance, (1 - settings.fraction) / 2)
             if box is None:
                 break
             # Bonferroni: each proposal spends its part of what the confidence leaves.
@@ -237,10 +239,10 @@ class _Envelope:
         models = {each.name: Model(each.fold.model, _values(each.fold, amounts)) for each in of_set}
         return measure.measure(models, cases, samples, title=f"{cases[0].name} to {cases[-1].name}")
 
-    def _proposed(self, known: Cameras, number: int) -> tuple[Cameras, np.ndarray | None]:
-        """Proposes a box of shares, and draws cameras to learn where it must end; they are not those of its test."""
+    def _explored(self, known: Cameras) -> Cameras:
+        """Adds cameras in smaller limits, which show where a proposal must end; tests draw others."""
         tolerance, draws, scale, size = self._settings.tolerance, self._settings.draws, 1.0, 0.0
-        latest, proposal = known, None
+        latest = known
         for attempt in range(_ATTEMPTS):
             fails = latest.failing(tolerance)
             if fails.mean() > 0.5:
@@ -248,13 +250,13 @@ class _Envelope:
                 scale /= 4
                 box = np.stack([self._neutral * (1 - scale), self._neutral + (1 - self._neutral) * scale])
             else:
-                proposal = box = _smaller(known, self._neutral, tolerance, (1 - self._settings.fraction) / 2)
+                box = _smaller(known, self._neutral, tolerance, (1 - self._settings.fraction) / 2)
                 grown, size = size, 0.0 if box is None else float(np.prod(box[1] - box[0]))
                 if box is None or (grown and not fails.any() and size < 1.1 * grown):
                     break
-            latest = self._draw(box, 1000 * number + attempt, draws, draws)
+            latest = self._draw(box, 1000 + attempt, draws, draws)
             known = known.joined(latest)
-        return known, proposal
+        return known
 
     def _cut(self, box: np.ndarray) -> dict[str, Limit]:
         """Returns the limits at a box of shares."""
