@@ -187,7 +187,7 @@ def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...
 
 @functools.cache
 def _made_once(named: NamedHead, classes: int) -> nnx.Module:
-    """Makes a head once: one of PyTorch as it is, one of Flax only in its shapes."""
+    """Makes a head once: a PyTorch head as it is, a Flax head only in its shapes."""
     made: list[nnx.Module] = []
 
     def make() -> nnx.Module:

@@ -1,4 +1,4 @@
-"""Frozen networks of PyTorch and ONNX, which compute outside of JAX while the rest of a model stays in it.
+"""Frozen PyTorch and ONNX networks, which compute outside of JAX while the rest of a model stays in it.
 
 `jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`: images mapped over by `vmap`, such as those of searches that
 run together, reach the network in one call. On a GPU, images pass through the memory of the host.
@@ -198,7 +198,7 @@ def import_torch() -> Any:
     try:
         return importlib.import_module("torch")
     except ImportError:
-        raise InputError("a head of PyTorch needs the package torch: pip install 'r2l_jax[torch]'") from None
+        raise InputError("a PyTorch head needs the package torch: pip install 'r2l_jax[torch]'") from None
 
 
 def _hash(module: Any) -> str:

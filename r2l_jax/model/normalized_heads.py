@@ -1,4 +1,4 @@
-"""Heads with a normalization of their own: trained networks of Flax, and frozen ones of PyTorch and ONNX."""
+"""Heads with a normalization of their own: trained Flax networks, and frozen PyTorch and ONNX networks."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trained networks of PyTorch as heads."""
+"""Trained PyTorch networks as heads."""
 
 import os
 

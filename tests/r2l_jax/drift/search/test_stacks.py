@@ -14,7 +14,7 @@ def added(factor, tree, other, shared):
 
 
 def asked(*arguments):
-    """Takes its numbers from the host, as a network of PyTorch does."""
+    """Takes its numbers from the host, as a PyTorch network does."""
     numbers = jax.ShapeDtypeStruct((2,), np.float32)
     return jax.pure_callback(np.asarray, numbers, added(*arguments), vmap_method="broadcast_all")
 
