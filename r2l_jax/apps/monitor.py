@@ -227,8 +227,8 @@ class _Call:
             return []
         beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in diagnosis})
         within = f"outside the operating envelope by {', '.join(beyond)}" if beyond else "inside the operating envelope"
-        lost = f"{100 * statement['tolerance']:g} points in at least {statement['fraction']:.1%} of its cameras"
-        return [f"the diagnosis is {within}, which states a loss of less than {lost}"]
+        lost = f"{100 * statement['tolerance']:g} points in at least {limits.percent(statement['fraction'])} of cameras"
+        return [f"the diagnosis is {within}, which states a loss of at most {lost}"]
 
     def _earlier(self) -> tuple[list[Window], Explained]:
         """Reads the windows that an earlier call has judged, and their explanation.

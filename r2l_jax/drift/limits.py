@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ FOLDER, FILE = "envelope", "envelope.json"
 PIPELINE = "pipeline."
 
 DISTRIBUTIONS = ("uniform", "log-uniform")
+
+# Differences of values below this are rounding.
+_ROUNDING = 1e-9
 
 _DEFAULT = {
     "exposure": (-1.0, 0.3),
@@ -73,20 +77,24 @@ class Limit(NamedTuple):
 
     def share_of(self, value: float) -> float:
         """Returns the share of a value, the inverse of `at`, from 0 to 1."""
-        ends = [value, self.low, self.high]
-        value, low, high = np.log(ends) if self.distribution == "log-uniform" else ends
+        value, low, high = self._spaced(value, self.low, self.high)
         return float(np.clip((value - low) / (high - low), 0, 1)) if high > low else 0.0
 
     def reach(self, value: float) -> float:
-        """Computes how far a value is from the neutral one: 1 at the limit on its side, and more beyond it."""
-        ends = [value, self.low, self.high, self.neutral]
-        value, low, high, neutral = np.log(ends) if self.distribution == "log-uniform" else ends
-        if value == neutral:
-            return 0.0 if low <= neutral <= high else np.inf
+        """Computes how far a value is from the neutral one: 1 at the limit on its side, and more beyond the limits.
+
+        It is infinite beyond limits on the other side of the neutral value, or at it.
+        """
+        value, low, high, neutral = self._spaced(value, self.low, self.high, self.neutral)
         end = high if value > neutral else low
-        # A limit that does not include the neutral value is left in the other direction, too.
-        within = (value - neutral) / (end - neutral) if (end - neutral) * (value - neutral) > 0 else np.inf
-        return within if low <= value <= high else max(within, 1 + 1e-9)
+        share = (value - neutral) / (end - neutral) if (value - neutral) * (end - neutral) > 0 else 0.0
+        if low - _ROUNDING <= value <= high + _ROUNDING:
+            return min(share, 1.0)
+        return share if share > 1 else np.inf
+
+    def _spaced(self, *values: float) -> list[float]:
+        """Returns values on the scale on which they are uniform."""
+        return [math.log(max(each, _ROUNDING)) for each in values] if self.distribution == "log-uniform" else [*values]
 
 
 Limits = Mapping[str, Limit]
@@ -135,7 +143,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
         found = json.loads(read_text(pathlib.Path(name)))
     except OSError as error:
         raise InputError(f"{where} must be default or a JSON file: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON: {error}") from None
     found = found.get("limits", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found:
@@ -148,12 +156,14 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
         reason = "needs a sensor with color filters" if name in _KINDS else f"is none of {', '.join(widest)}"
         raise InputError(f"{where} {reason}")
     valid = widest[name]
-    given = dict(zip(("low", "high"), given, strict=False)) if isinstance(given, list) and len(given) == 2 else given
+    given = dict(zip(("low", "high"), given, strict=True)) if isinstance(given, list) and len(given) == 2 else given
     try:
-        low, high = (msgspec.convert(given[end], float) for end in ("low", "high"))
-        distribution = given.get("distribution", valid.distribution)
-    except (LookupError, TypeError, AttributeError, msgspec.ValidationError):
+        ends = {"distribution": valid.distribution, **given, "unit": valid.unit, "neutral": valid.neutral}
+        limit = Limit(**ends)
+        low, high = msgspec.convert((limit.low, limit.high), tuple[float, float])
+    except (TypeError, msgspec.ValidationError):
         raise InputError(f"{where} must be [low, high], got {json.dumps(given)}") from None
+    distribution = limit.distribution
     if distribution not in DISTRIBUTIONS:
         raise InputError(f"{where}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
     if not -np.inf < low <= high < np.inf:
@@ -162,7 +172,7 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
         raise InputError(f"{where} must be from {valid.low:g} to {valid.high:g} {valid.unit}, got {low:g} to {high:g}")
     if distribution == "log-uniform" and low <= 0:
         raise InputError(f"{where} must be positive to be log-uniform, got {low:g}")
-    return Limit(low, high, valid.unit, valid.neutral, distribution)
+    return limit._replace(low=low, high=high)
 
 
 def written(limits: Limits) -> dict[str, dict[str, Any]]:
@@ -192,8 +202,8 @@ def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
 
 def stated(run: Run) -> dict[str, Any] | None:
     """Returns the statement that `evaluate.py --envelope` has written about a run or a group, if there is one."""
-    folder = run.folds[0].folder.parent
-    for place in (folder, folder.parent):
+    folder = run.folds[0].folder
+    for place in (folder, *folder.parents[:2]):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((place / FOLDER / FILE).read_text())
             if sorted(found["models"]) == sorted(fold.identity for fold in run):
@@ -202,6 +212,21 @@ def stated(run: Run) -> dict[str, Any] | None:
 
 
 def outside(statement: Mapping[str, Any], drifts: Mapping[str, float]) -> list[str]:
-    """Returns the drifts that are not within the limits of a statement."""
+    """Returns the quantities that are not within the limits of a statement if no drifts but these have changed them."""
     limits = {name: Limit(**limit) for name, limit in statement["limits"].items()}
-    return [name for name, amount in drifts.items() if name not in limits or limits[name].reach(amount) > 1]
+    return [name for name, reach in reaches(limits, drifts).items() if reach > 1]
+
+
+def reaches(limits: Limits, drifts: Mapping[str, float]) -> dict[str, float]:
+    """Computes the reach of all quantities of a camera with these drifts, see `Limit.reach`.
+
+    Quantities without a drift are neutral, and those without a limit must be.
+    """
+    neutral = {name: _KINDS[name].neutral if name in _KINDS else 0.0 for name in drifts}
+    every = {name: Limit(value, value, neutral=value) for name, value in neutral.items()} | dict(limits)
+    return {name: limit.reach(drifts.get(name, limit.neutral)) for name, limit in every.items()}
+
+
+def percent(fraction: float) -> str:
+    """Formats a fraction that is reached, which rounding must not raise."""
+    return f"{math.floor(1000 * fraction + 1e-6) / 10:g}%"

@@ -106,7 +106,7 @@ class EvaluationConfig(Settings):
         needs="!envelope",
     )
     pipelines: tuple[str, ...] = setting(
-        f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="against=pipelines"
+        f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES, needs="against=pipelines !envelope"
     )
     intensities: tuple[float, ...] = setting(
         "other measured intensities", INTENSITIES, needs="against=intensities !envelope"
@@ -118,7 +118,9 @@ class EvaluationConfig(Settings):
     )
     sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor !envelope")
     corruptions: tuple[str, ...] = setting(
-        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES, needs="against=corruptions"
+        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}",
+        CHANGES,
+        needs="against=corruptions !envelope",
     )
     severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="against=sensor|corruptions !envelope")
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)

@@ -26,7 +26,7 @@ from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.drift import limits as of_limits
 from r2l_jax.drift import measure, statistics
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
-from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits
+from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits, percent
 from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.search.frozen import Frozen
@@ -100,21 +100,25 @@ def run(config: EvaluationConfig) -> Result:
     if fold.dataset.camera is None:
         raise InputError(f"--envelope: {uri} was trained on {fold.dataset.name}, which has no raw data")
     limits = of_limits.read(str(config.limits.envelope), _widest(fold))
-    camera = None if config.limits.camera is None else find_camera(config.limits.camera)
+    reference, camera = camera_of(fold.dataset), find_camera(config.limits.camera or "auto")
+    if config.limits.camera is not None and (camera is None or camera.pattern != reference.pattern):
+        raise InputError(
+            f"--camera={config.limits.camera} must have the color filters of the run's, {reference.pattern}"
+        )
     folder = pathlib.Path(config.output or pathlib.Path(uri) / FOLDER)
     samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
     settings = dataclasses.asdict(dataclasses.replace(config.limits, camera=None, envelope=None))
     inputs = store.identity(
         {**settings, "seed": config.seed, "limits": of_limits.written(limits)},
-        [[fold.dataset.content_of(indices) for indices in sorted(samples)], camera_of(fold.dataset).to_json()],
+        [[fold.dataset.content_of(indices) for indices in sorted(samples)], reference.to_json()],
         [[trained.name, trained.fold.identity, trained.fold.training] for trained in folds],
     )
     with writing_to(folder), stop.after_step():
         result = cached(folder, inputs, lambda: _Envelope(config, folds, limits).result(folder, inputs))
     shown = {name: table for name, table in result.tables.items() if name != "cameras"}
-    print(dataclasses.replace(result, tables=shown).text())
+    print("\n\n".join([dataclasses.replace(result, tables=shown).text(), *result.facts["verdict"]]))
     if camera is not None:
-        print(f"\n{_placed(of_limits.of_camera(camera, camera_of(fold.dataset)), limits, config.limits.camera)}")
+        print(f"\n{_placed(of_limits.of_camera(camera, reference), limits, config.limits.camera)}")
     print(f"\n{closing(folder, config.run, config.output is None)}")
     return result
 
@@ -128,14 +132,17 @@ def _widest(fold: Artifact) -> dict[str, Limit]:
 
 
 def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
+    reached = of_limits.reaches(limits, drifts)
     rows = [
-        [each, drifts[each], limits[each].unit, limits[each].reach(drifts[each])] for each in drifts if each in limits
+        [each, drifts.get(each), limits[each].unit if each in limits else "", reach]
+        for each, reach in reached.items()
+        if each in drifts or reach > 1
     ]
-    rows += [[each, value, "", None] for each, value in drifts.items() if each not in limits]
-    is_inside = all(row[3] is not None and row[3] <= 1 for row in rows if row[1] or row[3])
     columns = [Column("limit"), Column("camera", "", ".3g"), Column("unit"), Column("share of the limit", "", ".2f")]
-    verdict = "is inside" if is_inside else "is not inside"
-    return Table(f"--camera={name} {verdict}", columns, rows, "no share: the envelope does not limit it").text()
+    verdict = "is inside" if max(reached.values()) <= 1 else "is not inside"
+    return Table(
+        f"--camera={name} {verdict}", columns, rows, "inf: the limits allow no change in this direction"
+    ).text()
 
 
 class _Envelope:
@@ -181,8 +188,9 @@ class _Envelope:
             "identity": inputs,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, {**tests[-1], **about})
-        proposed = tests[-1]["limits"] if tests[-1]["holds"] and len(tests) > 1 else None
+        stated = tests[-1] if tests[-1]["holds"] else first
+        write_json(folder / FILE, {**stated, **about})
+        proposed = None if stated is first else stated["limits"]
         verdict, notes = self._sentences(tests, drawn)
         facts = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
         facts |= {"training": ids_of(self._folds), "flags": flat(self._config)}
@@ -268,20 +276,23 @@ class _Envelope:
     def _sentences(self, tests: Sequence[dict[str, Any]], drawn: Cameras) -> tuple[list[str], list[str]]:
         settings, last = self._settings, tests[-1]
         models = f"each of {self._members} models loses" if self._members > 1 else "the model loses"
-        less = f"{models} less than {100 * settings.tolerance:g} points of {self._fold.task.score}"
+        most = f"{models} at most {100 * settings.tolerance:g} points of {self._fold.task.score}"
         said = {"the limits": tests[0]} | ({"smaller limits, which were proposed": last} if len(tests) > 1 else {})
         verdict = [
-            f"With {settings.confidence:.0%} confidence, {less} in at least {test['fraction']:.1%} of the cameras "
-            f"within {where} ({test['failures']} of {test['draws']} cameras failed)."
+            f"With {percent(settings.confidence)} confidence, {most} in at least {percent(test['fraction'])} of the "
+            f"cameras within {where} ({test['failures']} of {test['draws']} cameras failed)."
             for where, test in said.items()
             if test is tests[0] or test["holds"]
         ]
         if not last["holds"]:
-            verdict.append(f"This is less than the {settings.fraction:.0%} asked for; no smaller limits can be stated.")
+            none = "; no smaller limits can be stated" if settings.proposals else ""
+            verdict.append(f"This is less than the {percent(settings.fraction)} asked for{none}.")
         checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
-        notes = [f"measured on {self._scenes} samples, which show a loss of {shown} points; {checkpoint} checkpoint"]
+        samples = f"{self._scenes} {self._fold.measured} {self._fold.dataset.counted}"
+        notes = [f"measured on {samples}, which show a loss of {shown} points; {checkpoint} checkpoint"]
         if len(tests) > 1:
-            notes.append(f"the confidence holds for all of up to {settings.proposals} proposals together (Bonferroni)")
+            of_all = f"for all of up to {settings.proposals} proposals together (Bonferroni)"
+            notes.append(f"the confidence holds for the limits asked for, and once more {of_all}")
         return verdict, notes
 
     def _tables(

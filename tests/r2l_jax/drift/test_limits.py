@@ -34,8 +34,13 @@ def test_limits_are_read_with_their_units_and_distributions(tmp_path):
     [
         ({}, "has no limits"),
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ({"exposure": [0.3, -4]}, "exposure must have its low limit first, got 0.3 and -4"),
         ({"exposure": [0, "1"]}, "exposure must be [low, high]"),
+        ({"exposure": [0, True]}, "exposure must be [low, high]"),
+        ({"exposure": {"high": 1}}, "exposure must be [low, high]"),
+        ({"exposure": {"low": 0, "high": 1, "distributed": "uniform"}}, "exposure must be [low, high]"),
+        ('{"exposure": [0, 1e999]}', "exposure must have its low limit first, got 0 and inf"),
         ({"exposures": [0, 1]}, "exposures is none of exposure"),
         ({"defocus": [-1, 1]}, "defocus must be from 0 to inf pixels RMS, got -1 to 1"),
         ({"motion": [0, 33]}, "motion must be from 0 to 32 pixels"),
@@ -64,9 +69,26 @@ def test_the_reach_of_a_value_is_its_share_of_the_limit_on_its_side():
     assert gain.reach(16.0) == pytest.approx(2)
     dim = Limit(-4.0, -1.0)
     assert dim.reach(-2.0) < 1 < min(map(dim.reach, (0.0, 0.5, -5.0)))
+    level = Limit(10.0, 100.0, distribution="log-uniform")
+    assert level.reach(50.0) < 1 < level.reach(1000.0) < level.reach(0.0)
+    # A proposed limit may end at the neutral value but for rounding.
+    assert Limit(4e-16, 0.3).reach(0.0) == 0
     statement = {"limits": limits.written({"exposure": exposure})}
     assert limits.outside(statement, {"exposure": -3.0}) == []
     assert limits.outside(statement, {"exposure": 1.0, "gamma": 1.0}) == ["exposure", "gamma"]
+    # Limits may leave out the neutral value.
+    assert limits.outside(
+        {"limits": limits.written({"defocus": Limit(0.0, 1.0), "exposure": dim})}, {"defocus": 0.5}
+    ) == ["exposure"]
+
+
+def test_fractions_are_not_rounded_up():
+    assert [limits.percent(fraction) for fraction in (0.95, 0.9499999, 0.9996, 1.0)] == [
+        "95%",
+        "94.9%",
+        "99.9%",
+        "100%",
+    ]
 
 
 def test_a_camera_is_placed_by_its_calibration_values():
