@@ -2,8 +2,11 @@
 
 import pathlib
 import sys
+import tomllib
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "ext"))
+
+_urls = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["urls"]
 
 project = "r2l_jax"
 author = "the authors of r2l_jax"
@@ -16,7 +19,11 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]  # The page of a module, which autosummary writes.
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+    "icon_links": [{"name": "Repository", "url": _urls["Repository"], "icon": "fa-solid fa-code-branch"}],
+}
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 
