@@ -35,7 +35,7 @@ def test_programs_accept_the_commands(tmp_path, monkeypatch, program, arguments)
 
 def test_every_program_is_in_the_table_and_in_a_command():
     for program in PROGRAMS:
-        assert f"| `scripts/{program}` |" in PAGES["docs/programs.md"]
+        assert f"| `scripts/{program}` |" in PAGES["docs/index.md"]
         assert commands(program)
 
 
@@ -46,7 +46,8 @@ SNIPPETS = [(page, snippet) for page, text in PAGES.items() for snippet in code_
 def test_snippets_run(page, snippet):
     for package in re.findall(r"^(?:from|import) (torch\w*)", snippet, re.MULTILINE):
         pytest.importorskip(package)
-    if page in ("docs/monitoring.md", "docs/your_model.md"):
+    followed = ("README.md", "docs/monitoring.md", "docs/tutorial_microscope.md", "docs/tutorial_pytorch.md")
+    if page in followed or "import my_isp" in snippet:
         pytest.skip("tests/docs/test_guides.py runs it")
     exec(compile(snippet, page, "exec"), {})
 
@@ -66,6 +67,14 @@ def test_extras_named_exist():
     named = set(re.findall(r"'\.\[(\w+)\]'", "\n".join(PAGES.values())))
     assert {"test", "dev", "docs", "bench", "cuda12"} <= named
     assert named <= set(extras)
+
+
+def test_the_address_of_the_repository_is_that_of_the_package():
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    assert f"\nrepository-code: {address}\n" in (ROOT / "CITATION.cff").read_text()
+    cloned = {page: re.findall(r"git clone (\S+)", text) for page, text in PAGES.items()}
+    assert {page for page, found in cloned.items() if found} >= {"README.md", "docs/quick_start.md"}
+    assert {each for found in cloned.values() for each in found} == {address}
 
 
 def test_package_citation_and_changelog_state_one_version():

@@ -32,7 +32,7 @@ def test_the_rooms_are_those_of_the_contracts(tmp_path):
 
 def test_the_guide_names_the_arrays():
     for pattern, _ in filter_arrays.ARRAYS.values():
-        assert f"`{pattern}`" in PAGES["docs/sensors.md"]
+        assert f"`{pattern}`" in PAGES["docs/data.md"]
 
 
 def test_folders_of_these_layouts_load(tmp_path):

@@ -1,11 +1,9 @@
-"""docs/own_stage.md, as a user follows it: the stage goes through every program by its name alone."""
-
-import pathlib
-import re
+"""docs/tutorial_onnx.md, as a user follows it: the stage goes through every program by its name alone."""
 
 import custom_code
 import numpy as np
 import pytest
+from pages import custom_stage
 from small_runs import model
 
 import isp
@@ -19,8 +17,7 @@ from r2l_jax.training import train
 # Every test trains or analyzes a run with the stage.
 pytestmark = pytest.mark.slow
 
-GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
-(CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+CODE = custom_stage()
 
 
 @pytest.fixture(scope="module")
