@@ -10,9 +10,11 @@ import subprocess
 import sys
 
 import pytest
+import small_runs
 from pages import PAGES, ROOT, code_blocks
 from programs import program
 
+import tasks
 from r2l_jax.runtime import result
 
 pytestmark = pytest.mark.slow
@@ -132,7 +134,8 @@ def test_a_jax_loop_computes_one_gradient_on_four_devices():
     subprocess.run([sys.executable, "-c", sharded + "assert mesh.size == 4"], check=True, env=os.environ | flags)
 
 
-def test_the_readme_shows_drift(home):
+def test_the_readme_shows_drift(home, monkeypatch):
+    monkeypatch.setattr(tasks, "resnet", small_runs.resnet)
     (snippet,) = code_blocks("python", PAGES["README.md"])
     flags = ("--run_name=parametrized", "--epochs=2", "--warmup_epochs=0", "--synthetic_images=100")
     flags += ("--synthetic_size=32", "--batch_size=16")
