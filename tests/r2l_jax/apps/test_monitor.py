@@ -13,6 +13,7 @@ from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
+from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import monitor as judging
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.monitoring.config import MonitorConfig
@@ -21,6 +22,7 @@ from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime import result, stop
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import build, define, read, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import load
@@ -243,6 +245,9 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     write(tmp_path / "new", brighter(raws[:24], camera))
     means = []
     told(lambda new: means.append(new.mean((1, 2))) or name, "stops")
+    within = limits.written({"exposure": limits.Limit(-1.0, 1.5)})
+    statement = {"models": [load(run_dir).identity], "limits": within, "tolerance": 0.02, "fraction": 0.9504}
+    write_json(run_dir / "envelope/envelope.json", {**statement, "holds": True})
     said, found, facts = monitored(run_dir, tmp_path / "new", "--window=24")
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
     assert found.tables["diagnosis"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
@@ -259,6 +264,9 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
         assert methods == ["COT", "reference"]
         assert "the camera does not explain this drift" in said
         assert facts["explained"]["remedy"] is None
+    where = "inside the operating envelope" if name == "exposure" else "outside the operating envelope by scene"
+    states = "which states a loss of at most 2 points in at least 95% of cameras"
+    assert facts["notes"][-1] == f"the diagnosis is {where}, {states}"
     estimate = found.tables["expected"].rows[0][1][0]
     assert f"expected accuracy {estimate:.3f}" in facts["verdict"][0]
 
