@@ -1,4 +1,3 @@
-import dataclasses
 import types
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 import isp
 from isp.cfa import BAYER
 from r2l_jax.data.files import dng
-from r2l_jax.data.files.libraw import _gains, _sensor, camera_to_srgb
+from r2l_jax.data.files.libraw import _sensor, camera_to_srgb
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -102,19 +101,6 @@ def test_white_level_of_each_channel(write_dng):
     np.testing.assert_allclose(mosaic, np.minimum(raw / white, 1), rtol=1e-6)
     assert mosaic.max() == 1
     np.testing.assert_allclose(camera.black_level, np.full(4, 400 / white))
-
-
-@pytest.mark.parametrize(
-    ("as_shot", "gains"),
-    [
-        ([512.0, 256.0, 384.0, 0.0], (2, 1, 1.5)),  # without a gain of the second green
-        ([512.0, 192.0, 384.0, 320.0], (2, 1, 1.5)),  # with two gains of green
-        ([0.0, 1.0, 0.0, 0.0], (1.6, 1, 1.2)),  # as LibRaw returns an unknown white balance
-        ([-1.0, 256.0, 384.0, 256.0], (1.6, 1, 1.2)),
-    ],
-)
-def test_gains_are_normalized_to_green(as_shot, gains):
-    np.testing.assert_allclose(_gains(as_shot, daylight=[2.4, 1.5, 1.8, 0.0]), gains)
 
 
 def test_daylight_without_white_balance_as_shot(write_dng):
@@ -235,28 +221,6 @@ def test_what_libraw_would_guess_from_the_number_of_bytes_is_refused(tmp_path, s
     with rawpy.imread(str(tmp_path / "frame.RAW")) as guessed:
         assert guessed.raw_image.size == size
     refuse(tmp_path / "frame.RAW", "does not say which camera it is from: LibRaw would guess", camera)
-
-
-WHITE = dataclasses.replace(CAMERA, white_level=1023)
-
-
-@pytest.mark.parametrize(("name", "dtype"), [("a.tiff", np.uint16), ("a.png", np.uint16), ("a.tiff", np.float32)])
-def test_samples_are_divided_by_the_white_level_of_the_camera_and_clipped(tmp_path, name, dtype):
-    path = write(tmp_path / name, tiled([0, 64, 1023, 1024]).astype(dtype))
-    mosaic, camera = read_raw(path, WHITE)
-    assert (mosaic.dtype, camera) == (np.float32, WHITE)
-    np.testing.assert_array_equal(mosaic, tiled(np.float32([0, 64 / 1023, 1, 1])))
-    if dtype is np.float32:
-        refuse(write(path, np.full((4, 4), -1, np.float32)), r"samples must be in \[0, 1023\], got -1", WHITE)
-
-
-def test_a_file_that_uses_little_of_its_range_is_named(tmp_path, capsys):
-    path = write(tmp_path / "raw.tiff", tiled([0, 64, 1000, 8191]).astype(np.uint16))
-    read_raw(path, CAMERA)
-    assert capsys.readouterr().err.startswith(f"warning: {path}: the highest value is 8191 of 65535: ")
-    read_raw(path, WHITE)
-    read_raw(write(path, tiled([0, 64, 1000, 8192]).astype(np.uint16)), CAMERA)
-    assert capsys.readouterr().err == ""
 
 
 def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(write_dng):
