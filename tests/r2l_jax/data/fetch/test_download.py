@@ -1,7 +1,6 @@
 import hashlib
 import io
 import json
-import pathlib
 import re
 import shutil
 import tarfile
@@ -293,14 +292,6 @@ def test_messages_have_no_password(zenodo, tmp_path):
         fetch(zenodo, tmp_path)
     assert "http://***@127.0.0.1" in str(caught.value)
     assert "ss@" not in str(caught.value)
-
-
-@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux has this device, full as a disk may be")
-def test_a_full_disk_is_one_line(zenodo, tmp_path):
-    (tmp_path / f"{NAME}.part").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r": No space left on device$"):
-        fetch(zenodo, tmp_path)
-    assert not (tmp_path / NAME).exists()
 
 
 def test_a_locked_folder_and_files_of_another_origin_are_not_touched(zenodo, tmp_path):
