@@ -83,12 +83,6 @@ def test_a_smaller_file_changes_the_content_of_all_samples_that_are_cropped_to_i
     assert [one == other for one, other in zip(contents(), before, strict=True)] == [False, True]
 
 
-def test_center_crop_starts_with_a_whole_tile_of_the_array():
-    raw = np.arange(12 * 16).reshape(12, 16)
-    assert folder.center_crop(raw, 6, 6, "RGB/GBR")[0, 0] == raw[2, 3]
-    assert folder.center_crop(raw, 10, 6, "RGGB")[0, 0] == raw[0, 4]
-
-
 @pytest.fixture
 def frames(tmp_path):
     """Writes two frames of 70x100 and 66x96 numbered sites with masks, and hidden files, as macOS leaves them."""
@@ -128,15 +122,6 @@ def test_tiles_start_with_a_whole_tile_of_the_color_filter_array(tmp_path):
     Image.new("L", (84, 84)).save(tmp_path / "masks/a.png")
     raws, _ = load(tmp_path, str(tmp_path / "camera.json"), tile_size=32).samples(np.arange(4))
     assert np.ptp(raws, axis=0).max() == 0 < np.ptp(raws[0])
-
-
-@pytest.mark.parametrize(("kind", "makers"), [("frames", 6 * ["a"] + 6 * ["a1"]), ("classes", ["one", "two", "three"])])
-def test_a_sample_has_the_shot_of_its_file(request, kind, makers):
-    root = request.getfixturevalue(kind)
-    for path in (*root.glob("images/[!.]*"), *root.glob("[ab]/*.tif*")):
-        tifffile.imwrite(path, tifffile.imread(path), metadata=None, extratags=[(271, "s", 0, path.stem)])
-    dataset = load(root, tile_size=32)
-    assert [dataset.shot(index).maker for index in range(len(dataset))] == makers
 
 
 def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
