@@ -106,22 +106,6 @@ def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
     assert other.content == load(place).content
 
 
-@pytest.mark.parametrize("place", ["Folder"], indirect=True)
-def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
-    dataset = load(place)
-    content, to_change = dataset.content, iter(dataset.files[:1])
-
-    def read(index):
-        for (path,) in to_change:
-            change_pixel(path)
-        return dataset.read(index)
-
-    changing = dataclasses.replace(load(place), read=read)
-    changing[0]
-    assert changing.content == content
-    assert load(place).content != content
-
-
 def in_memory(raws=None, labels=(0, 1, 0, 1), **changes):
     """Returns a data set of four samples, and the list of those that are read."""
     read, labels = [], np.array(labels, np.int32)
