@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flawed_sensor import FlawedSensor
 
-from r2l_jax.calibration.defects import mask
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import measure
 from r2l_jax.calibration.reading import group_exposures
@@ -126,32 +125,6 @@ def test_a_black_level_that_drifts_is_remarked_and_is_no_read_noise(bits):
     ]
     assert drifting.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
     assert drifting.mean("black_level") == pytest.approx(0.0625 + drift.mean(), abs=2e-5 * 2 ** (12 - bits))
-
-
-def test_the_noise_of_the_dark_signal_makes_no_site_flicker():
-    sensor = FlawedSensor(seed=16, hot=40, dead=0, flickering=0)
-    rng = np.random.default_rng(0)
-    # The dark signal of a hot site comes in electrons, which have photon noise.
-    dark_current = np.maximum(sensor.offset, 0)
-
-    def frame(exposure):
-        return sensor.frame(exposure, rng) + (rng.poisson(dark_current) - dark_current) / sensor.full_well
-
-    dark = [np.float32(np.clip(frame(0.0), 0, 1)) for _ in range(16)]
-    flat = [np.float32(np.clip(frame(level), 0, 1)) for level in (0.2, 0.4, 0.6) for _ in range(8)]
-    found = measure(frames(dark, "dark"), frames(flat, "flat"), np.array(BAYER))
-    assert found.defects.count("flickering") == 0
-    assert found.defects.count("hot") >= 40
-
-
-def test_gains_are_one_at_defects_and_bounded_in_the_shade():
-    sensor = FlawedSensor(seed=17, shape=(128, 128))
-    sensor.light[:, :16] *= 1e-4  # a stop in the light's way
-    found = calibrated(sensor)
-    np.testing.assert_array_equal(found.flat[mask(found.defects, sensor.shape)], 1)
-    assert np.isfinite(found.flat).all()
-    assert found.flat.min() > 0
-    assert found.flat.max() <= 100
 
 
 SMALL = FlawedSensor(shape=(64, 64), hot=0, dead=0, flickering=0)
