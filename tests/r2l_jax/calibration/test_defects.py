@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.defects import classified, deviations, mask, noise_deviations, smooth_surface
+from r2l_jax.calibration.defects import classified, deviations, mask, smooth_surface
 
 
 def normal(shape=(128, 160), seed=0):
@@ -26,30 +26,6 @@ def test_clusters_are_found_whole_anywhere(corner):
     found = deviations(values, 1e-6) > 6
     assert found[cluster].all()
     assert found.sum() == 25
-
-
-def test_rounding_is_no_deviation():
-    values = np.zeros((64, 64), np.float32)
-    values[3, 4], values[40, 50] = 1, 4  # steps
-    found = deviations(values, 1 / np.sqrt(12))
-    assert np.argwhere(found > 6).tolist() == [[40, 50]]
-
-
-@pytest.mark.parametrize("degrees", [1, 3, 15])
-def test_noise_of_good_sites_does_not_deviate(degrees):
-    rng = np.random.default_rng(degrees)
-    expected = np.linspace(1, 9, 256 * 256).reshape(256, 256).astype(np.float32)
-    variance = (expected * rng.chisquare(degrees, (256, 256)) / degrees).astype(np.float32)
-    assert noise_deviations(variance, expected, degrees, 0.0).max() < 6
-    variance[5, 6] *= 400 / variance[5, 6] * expected[5, 6]
-    assert np.argwhere(noise_deviations(variance, expected, degrees, 0.0) > 6).tolist() == [[5, 6]]
-
-
-def test_without_noise_a_step_is_no_deviation():
-    variance = np.zeros((64, 64), np.float32)
-    variance[3, 4], variance[40, 50] = 1 / 16, 9.0  # one frame of sixteen is one step off; a real flicker
-    found = noise_deviations(variance, np.zeros_like(variance), 15, 1 / 12)
-    assert np.argwhere(found > 6).tolist() == [[40, 50]]
 
 
 def test_kinds_and_figures():
