@@ -142,16 +142,6 @@ def test_refuses_names_that_fill_the_memory(tmp_path, refused, kind, packed):
     assert peak < 2**22
 
 
-def test_refuses_sparse_files_of_gnu_before_their_maps_are_read(tmp_path, refused):
-    member = tarfile.TarInfo("x")
-    member.type = tarfile.GNUTYPE_SPARSE
-    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
-    header[482] = 1  # More blocks of the map follow.
-    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
-    (tmp_path / "a.tar").write_bytes(bytes(header) + b"\1" * 2048)
-    refused(tmp_path / "a.tar", "'x' is a sparse file")
-
-
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
 def test_refuses_what_follows_a_damaged_header(tmp_path, refused, packed):
     content = write_tar(tmp_path / "a.tar", [("x", b"1"), ("y", b"2"), ("z", b"3")]).read_bytes()
@@ -159,11 +149,3 @@ def test_refuses_what_follows_a_damaged_header(tmp_path, refused, packed):
     for damaged in (flipped, content[:1024], content[:1100]):
         (tmp_path / "a.tar").write_bytes(packed(damaged))
         refused(tmp_path / "a.tar", "the header of a member is damaged")
-
-
-def test_refuses_encrypted_files(tmp_path, refused):
-    archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
-    content = bytearray(archive.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    archive.write_bytes(content)
-    refused(archive, "'x' is encrypted")
