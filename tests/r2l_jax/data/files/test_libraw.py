@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 import isp
-from r2l_jax.data.files import dng, libraw
+from r2l_jax.data.files import dng
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError, collected_warnings
 
@@ -116,30 +116,6 @@ def test_a_gain_map_has_an_area_and_steps_between_its_sites():
     expected = np.ones((8, 10))
     expected[1:7:2, 2::3] = 1.5
     np.testing.assert_array_equal(light, expected)
-
-
-def test_of_several_planes_of_gains_a_mosaic_takes_the_first_and_each_gain_is_positive_and_finite():
-    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 2, 1, 1, 2, 1, 1.0, 0.5, 0.25, 0.0, 2)
-    found = dng._gain_map(header + struct.pack(">4f", 1, 5, 2, 6))
-    np.testing.assert_array_equal(found.gains, [[1], [2]])
-    assert (found.origin, found.spacing) == ((0.25, 0.0), (1.0, 0.5))
-    for gain in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="a gain map whose values are not positive and finite"):
-            dng._gain_map(header + struct.pack(">4f", 1, 5, gain, 6))
-
-
-def test_black_levels_by_color():
-    levels = np.array([0.1, 0.2, 0.3, 0.4])
-    assert libraw._by_color(levels, XTRANS, dng.Facts()) == [0.1, 0.2, 0.3]
-    assert libraw._by_color(levels, "MONO", dng.Facts()) == [0.1]
-    assert libraw._by_color(levels, "BGGR", dng.Facts()) == [0.3, 0.2, 0.2, 0.1]
-    np.testing.assert_allclose(libraw._by_color(levels, QUAD, dng.Facts(pattern=QUAD)), [0.25] * 3)
-
-
-@pytest.mark.parametrize(("own", "given"), [("MONO", QUAD), ("RGGB", "MONO")])
-def test_a_sensor_has_filters_or_has_none(tmp_path, stated, own, given):
-    with pytest.raises(InputError, match=f"pattern is {own}, but the given camera's is {given}"):
-        libraw._chosen_pattern(tmp_path, own, stated(pattern=given))
 
 
 def test_a_preview_is_not_the_main_image(tmp_path):
