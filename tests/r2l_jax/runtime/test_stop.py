@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -104,20 +103,6 @@ def test_an_expected_error_is_one_line(status, capsys, error, expected, line):
     assert capsys.readouterr() == ("", f"program.py: {line}\n")
 
 
-def test_a_thread_that_cannot_write_ends_the_program_in_one_line(status, capfd):
-    def main():
-        thread = threading.Thread(target=raising(OSError(errno.ENOSPC, "No space left on device", "events")))
-        thread.start()
-        thread.join()
-
-    assert status(main) == 0  # It goes on only here, where `os._exit` ends the thread alone.
-    assert capfd.readouterr().err.startswith("program.py: error: threading: events: No space left on device\n")
-
-
-def test_the_exit_status_is_the_value_that_the_program_returns(status):
-    assert (status(lambda: None), status(lambda: 2)) == (0, 2)
-
-
 @pytest.mark.parametrize("error", [OSError("a damaged file"), OSError(errno.ENOMEM, "Cannot allocate")])
 def test_other_exceptions_keep_their_traceback(status, error):
     with pytest.raises(type(error)) as raised:
@@ -140,13 +125,3 @@ def test_a_file_that_cannot_be_written_is_named_without_its_temporary_name(statu
         assert status(main) == 1
         assert capsys.readouterr() == ("", f"program.py: error: {line}\n")
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_a_read_only_file_system_is_reported_although_no_file_can_be_removed(status, capsys, tmp_path, monkeypatch):
-    def refuse(path, *args, **options):
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
-
-    monkeypatch.setattr(pathlib.Path, "write_text", refuse)
-    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
-    assert status(lambda: write_json(tmp_path / "new.json", {})) == 1
-    assert capsys.readouterr() == ("", f"program.py: error: {tmp_path}/new.json: Read-only file system\n")
