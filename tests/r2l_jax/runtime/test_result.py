@@ -2,7 +2,6 @@
 
 import csv
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import DROP, FILE, INK, Arrays, Column, Figure, Result, Table, cached, holds, read, write
+from r2l_jax.runtime.result import DROP, FILE, Arrays, Column, Figure, Result, Table, cached, read, write
 
 TABLE = Table(
     "Drops",
@@ -58,13 +57,6 @@ def test_what_was_written_is_read_again(tmp_path):
     assert (first["drop"], first["drop low"], first["drop high"], second["drop"]) == ("0.1234", "-0.02", "1.0", "")
 
 
-def test_plots_take_the_color_of_their_page_and_have_no_background(tmp_path):
-    write(tmp_path, made())
-    drawing = (tmp_path / "line.svg").read_text()
-    assert INK in drawing
-    assert "#ffffff" not in drawing
-
-
 def test_a_result_is_made_once_for_its_inputs(tmp_path, capsys):
     calls = []
 
@@ -101,21 +93,6 @@ def test_an_earlier_result_stays_until_another_is_made(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path, identity(seed=2), stopped)
     assert cached(tmp_path, identity(seed=1), stopped).text() == made().text()
-
-
-def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypatch):
-    cached(tmp_path, identity(seed=1), made)
-    unlink = pathlib.Path.unlink
-
-    def killed(path, missing_ok=False):
-        if path.suffix == ".png":
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(pathlib.Path, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        holds(tmp_path, identity(seed=2))
-    assert read(tmp_path) is None
 
 
 def test_a_call_that_was_killed_while_it_wrote_leaves_nothing(tmp_path):
