@@ -35,11 +35,6 @@ class Server:
         for name, content in files.items():
             self.bucket.upload_bytes(content, name)
 
-    def stored(self, name):
-        """Returns the simulator's record of a file."""
-        (stored,) = (f for f in self.raw.bucket_name_to_bucket["data"].file_id_to_file.values() if f.name == name)
-        return stored
-
     def account(self, **changes):
         given = {"bucket": "data", "key_id": self.key_id, "key": self.key, "api_config": self.config}
         return b2.Account(**(given | changes))
@@ -88,32 +83,6 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     download("Microscopy", tmp_path, "b2", b2_account=account)
     assert sorted(name for name, _ in server.asked) == ["Ma190c_1.tiff", "raw_scale100.zip"]
     assert contents(tmp_path / "microscopy").items() >= disk.items()
-
-
-def test_drone_is_downloaded_in_the_published_layout(server, tmp_path):
-    images = {f"raw_scale{scale}/DJI_1.tif": f"raw {scale}".encode() for scale in SCALES}
-    server.put({f"drone/images/{name}": content for name, content in images.items()} | {"drone/masks/DJI_1.png": b"m"})
-    download("Drone", tmp_path, "b2", b2_account=server.account())
-    assert contents(tmp_path / "drone") == {
-        **{f"images_full/{name}": content for name, content in images.items()},
-        "masks_full/DJI_1.png": b"m",
-    }
-
-
-def test_missing_files_of_the_bucket_are_named(server, tmp_path):
-    bucket, _ = microscopy()
-    server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})
-    with pytest.raises(InputError, match=r"bucket data lacks images/raw_scale010$"):
-        download("Microscopy", tmp_path, "b2", b2_account=server.account())
-
-
-def test_a_file_with_a_wrong_hash_is_refused(server, tmp_path):
-    server.put({"folder/bad": b"as uploaded", "folder/good": b"1"})
-    server.stored("folder/bad").data_bytes = b"as spoiled."
-    with pytest.raises(InputError, match=r"^B2: .*folder/bad.*sha1 checksum mismatch") as caught:
-        server.fetch(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "bad").exists()
 
 
 @pytest.mark.parametrize(
