@@ -61,16 +61,6 @@ def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height, ne
         read_png(path)
 
 
-def test_a_jpeg_of_an_impossible_size_is_refused(tmp_path):
-    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
-    content = bytearray((tmp_path / "a.jpg").read_bytes())
-    place = content.index(b"\xff\xc0") + 5
-    struct.pack_into(">HH", content, place, 8000, 8000)
-    (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(InputError, match="it declares 192000000 bytes of samples"):
-        read_picture(tmp_path / "a.jpg")
-
-
 def transparent():
     image = Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4)
     image.info["transparency"] = bytes([9, 0])
