@@ -109,16 +109,3 @@ def test_stored_samples_have_16_bits_and_the_known_shape(tmp_path):
     for other in (SAMPLES[:1, :1], SAMPLES[:1], SAMPLES.astype(np.float32), SAMPLES.astype(np.uint8)):
         with pytest.raises(InputError, match=r"a\.tif: must be 96x64 with one channel of 16 bits, got"):
             read_stored(write(tmp_path / "a.tif", other), (96, 64))
-
-
-def test_a_circle_of_pages_ends(tmp_path):
-    path = write(tmp_path / "a.tif")
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[0]
-        place = page.offset + 2 + 12 * len(page.tags)
-        offset = page.offset
-    content = bytearray(path.read_bytes())
-    struct.pack_into("<I", content, place, offset)
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.tif"):
-        read_stored(path, SAMPLES.shape)
