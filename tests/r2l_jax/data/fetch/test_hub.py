@@ -67,13 +67,6 @@ def test_an_error_is_one_line_and_leaves_no_whole_file(server, cache, changes, m
     assert not list(cache.rglob("model.safetensors"))
 
 
-def test_no_network_is_one_line(cache, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again after longer and longer times
-    with pytest.raises(InputError, match=r"^--classifier_pretrained: .*$"):
-        hub.weights_file("resnet18")
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_another_process_waits_for_the_first_and_looks_again(server, cache, monkeypatch, shared):
     def first_process_downloads(work):
