@@ -29,7 +29,7 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
         ({"ema": 1.0}, "--ema must be below 1, got 1"),
         ({"label_smoothing": 1.0}, "--label_smoothing must be below 1, got 1"),
         ({"classifier_pretrained": True, "classifier_uri": "x"}, "--classifier_pretrained and --classifier_uri both"),
-        ({"epochs": 0, "classifier_uri": "x", "adv_training": True}, "--adv_training is a training: give it --epochs"),
+        ({"epochs": 0, "classifier_uri": "x", "adv_training": True}, "--adv_training trains: give it --epochs"),
         ({"test_size": 2.5}, "--test_size must be a share below 1 or a whole number, got 2.5"),
     ],
 )
@@ -58,19 +58,6 @@ def test_a_flagfile_has_the_optimization_of_the_published_program():
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():
     assert tuple(isp.parametrized(isp.CAMERAS["drone"]).facts) == PARAMETERS
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--split=x.json", "--test_size=5"),
-        ("--state_dict_uri=x", "--test_size=5"),
-        ("--state_dict_uri=x", "--split=x.json"),
-    ],
-)
-def test_a_split_has_one_origin(arguments):
-    with pytest.raises(InputError, match="has no effect with"):
-        given(TrainConfig, *arguments)
 
 
 def test_intensities_are_in_order():
