@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from r2l_jax.data.files.shot import Shot, _from_libraw, _from_tags, _merged, read_shot
+from r2l_jax.data.files.shot import Shot, _from_tags, read_shot
 
 SAMPLES = np.zeros((16, 16), np.uint16)
 
@@ -46,17 +46,3 @@ def test_the_time_of_the_exposure_counts_rather_than_that_of_the_file():
     taken, changed = "2024:05:06 07:08:09", "2025:01:02 03:04:05"
     assert _from_tags({"DateTimeOriginal": taken, "DateTime": changed}).date == "2024-05-06T07:08:09"
     assert _from_tags({"DateTimeOriginal": "0000:00:00 00:00:00", "DateTime": changed}).date == "2025-01-02T03:04:05"
-
-
-def test_numbers_may_be_fractions_or_lists_of_one_and_zero_is_unknown():
-    tags = {"ExposureTime": (1, 50), "ISOSpeedRatings": (400,), "FNumber": 2.8}
-    assert _from_tags(tags) == Shot(exposure_time=0.02, iso_speed=400.0, f_number=2.8)
-    assert _from_tags({"ExposureTime": 0, "ISOSpeedRatings": (400, 200, 100), "FNumber": "wide"}) == Shot()
-
-
-def test_libraw_finds_the_exposure_and_fills_the_gaps_of_the_tags(write_dng):
-    tags = [(33434, "2I", 1, (1, 50)), (33437, "2I", 1, (28, 10))]
-    found = _from_libraw(write_dng(np.zeros((32, 32), np.uint16), tags=tags))
-    assert found == Shot(exposure_time=0.02, f_number=2.8)  # The time is unknown.
-    tagged = Shot(model="A", exposure_time=0.5)
-    assert _merged(tagged, found) == Shot(model="A", exposure_time=0.5, f_number=2.8)
