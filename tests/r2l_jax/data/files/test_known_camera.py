@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_camera
+from r2l_jax.data.files.known_camera import common_camera, find_camera
 from r2l_jax.runtime.errors import InputError
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
@@ -22,19 +22,6 @@ def test_what_a_camera_lacks(stated):
     assert stated(pattern="BGGR").missing == ["black_level", "white_balance", "color_matrix"]
     assert stated(pattern="MONO").missing == ["black_level"]
     assert stated(pattern="MONO", black_level=[0.25]).camera == isp.Camera([0.25], pattern="MONO")
-
-
-def test_what_is_stated_in_terms_of_json(stated):
-    assert KnownCamera().described == "auto"
-    described = stated(white_balance=[2, 1, 3], white_level=1000, raw=LAYOUT).described
-    assert described["white_balance"] == [2, 1, 3]
-    assert described["raw"].items() > LAYOUT.items()
-
-
-def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(stated):
-    assert not KnownCamera.of(isp.CAMERAS["drone"]).states_pattern
-    assert KnownCamera.of(isp.Camera([0.0], pattern="MONO")).states_pattern
-    assert not stated(black_level=[0, 0, 0, 0]).states_pattern
 
 
 def test_files_of_one_camera_have_its_median_values_and_the_noise_they_agree_on():
