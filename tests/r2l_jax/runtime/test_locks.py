@@ -53,9 +53,3 @@ def test_what_a_killed_program_left_is_removed_at_the_start_or_at_the_end(tmp_pa
         assert [old.exists(), young.exists()] == [False, True]
         os.utime(young, (0, 0))  # A minute passes.
     assert [*tmp_path.iterdir()] == []
-
-
-def test_the_lock_ends_with_an_error(tmp_path):
-    with pytest.raises(OSError, match="full"), writing_to(tmp_path):
-        raise OSError("full")
-    assert [*tmp_path.iterdir()] == []
