@@ -3,7 +3,6 @@ import io
 import json
 import shutil
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,6 @@ from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import training_id
-from r2l_jax.training.tracking import Tracker
-from r2l_jax.training.update import StepSettings
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
 
@@ -175,20 +172,6 @@ def test_every_second_epoch_and_the_last_are_validated_and_without_checkpoints_t
     assert all("train_loss" in row for row in history(config))
 
 
-def test_each_fold_draws_its_own_weights(base, monkeypatch):
-    plan, keys = Plan(replace(base, run_name="keys", n_splits=3)), set()
-
-    def draw(steps, sources, dataset, fold, batch, key, *_):
-        keys.add(tuple(jax.random.key_data(key).tolist()))
-        raise Interrupted
-
-    monkeypatch.setattr(train, "initial_state", draw)
-    for fold in plan.folds:
-        with pytest.raises(Interrupted):
-            train.FoldTraining(plan, steps.make_steps(plan.steps), fold).finish()
-    assert len(keys) == 3
-
-
 def test_each_fold_starts_from_its_fold_of_an_earlier_run(base, finished):
     earlier, _ = finished
     plan = Plan(replace(base, run_name="started", n_splits=2, classifier_uri=str(earlier.run_dir)))
@@ -197,18 +180,6 @@ def test_each_fold_starts_from_its_fold_of_an_earlier_run(base, finished):
         state = train.initial_state(made, plan.sources, plan.dataset, fold, plan.batches.size, key, resumes=False)
         kernel = nnx.to_pure_dict(state.model)["head"]["conv1"]["kernel"]
         np.testing.assert_array_equal(kernel, model(earlier, fold.number)["head.conv1.kernel"])
-
-
-def test_the_numbers_of_an_epoch_that_are_recorded(base, tmp_path):
-    """The norms of gradients are means over the epoch's updates."""
-    dataset = datasets.load("Synthetic", **base.data.source)
-    state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
-    row, sums = {"epoch": 0, "val_loss": 2.0}, {"gradient_norm": {"a": 6.0}}
-    with Tracker(tmp_path, 0, save_tensors=False) as tracker:
-        tracker.epoch(steps.make_steps(StepSettings.of(base, dataset, 4)), state, row, sums, 4)
-    recorded = events(tmp_path)
-    found = {tag: [event.value for event in recorded.Scalars(tag)] for tag in recorded.Tags()["scalars"]}
-    assert found == {"loss/val": [2.0], "processor_gradient_norm/a": [1.5]}
 
 
 @pytest.mark.parametrize("stop_after", [4, 6])
@@ -253,28 +224,7 @@ def test_a_run_that_was_killed_after_a_checkpoint_has_every_event_once(base, mon
     assert captions["parameter_white_balance"] == "white balance: change since the start"
 
 
-def test_a_folder_that_cannot_be_written_to_is_named_before_the_data_is_loaded(base, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(datasets, "load", None)
-    with pytest.raises(InputError, match=r"/file/test/\w+: not a folder to write to \(Not a directory\)$"):
-        train.run(replace(base, logdir=str(tmp_path / "file")))
-
-
 def test_a_run_that_diverges_says_so(base):
     config = replace(base, run_name="diverged", lr=1e30, processing_mode="static")
     with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
         train.run(config)
-
-
-@pytest.mark.parametrize(("accuracy", "classes", "warned"), [(0.3, 5, True), (0.37, 5, False), (0.37, 2, True)])
-def test_a_network_that_guesses_as_it_is_brings_a_warning(accuracy, classes, warned):
-    assert train._is_a_guess(accuracy, classes) == warned
-
-
-def test_of_equal_epochs_the_first_is_the_best():
-    of = types.SimpleNamespace(task=types.SimpleNamespace(score="accuracy"), rule=types.SimpleNamespace(sign=1))
-    row, training = {"val_accuracy": 0.5, "val_loss": 0.7, "epoch": 0}, types.SimpleNamespace(_steps=of)
-    worse = ({"epoch": 1}, {"val_loss": 0.8}, {"val_accuracy": 0.4, "val_loss": 0.1})
-    ranks = [train.FoldTraining._quality(training, row | change) for change in ({}, *worse)]
-    assert ranks == sorted(ranks, reverse=True)
-    assert ranks[0] != ranks[1]
