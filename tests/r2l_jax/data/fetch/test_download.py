@@ -135,10 +135,6 @@ PACKINGS = {
     "another folder and names of the bucket": lambda tree: {
         "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"), ("^[a-z]*/", "Raw data/"))),
     },
-    "images and targets apart": lambda tree: {
-        "{}_images.tgz": pack_tar(split(tree, "/images")),
-        "{}_targets.zip": pack_zip({name: content for name, content in tree.items() if "/images" not in name}),
-    },
     "archives in the archive": lambda tree: {
         "{}.zip": pack_zip(
             {name: content for name, content in tree.items() if "raw_scale100" not in name}
@@ -227,7 +223,6 @@ SPOILT = ARCHIVE[:-1] + b"?"
     ("changes", "message", "left"),
     [
         ({"sends": {NAME: SPOILT}}, rf"^{NAME}: .*{hashlib.md5(SPOILT).hexdigest()}", []),
-        ({"sends": {NAME: ARCHIVE + b"?"}}, r"does not match the known hash", []),
         ({"sends": {NAME: ARCHIVE[:9]}}, rf"the source sent no more after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead", [f"{NAME}.part"]),
         ({"status": 503}, rf"^{NAME}: 503 Server Error: Service Unavailable", []),
@@ -235,7 +230,6 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ({"files": {"a.zip": b"", "b.txt": b""}}, r"no archive with microscopy .* are: a.zip, b.txt$", []),
         ({"fields": {"checksum": "foo:12"}}, rf"the checksum of '{NAME}' must be .*, got 'foo:12'$", []),
         ({"fields": {"key": "../microscopy.zip"}}, r"does not stay in its folder", []),
-        ({"fields": {"key": "a/microscopy.zip"}}, r"'a/microscopy.zip' is not a file name", []),
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_incomplete_file(zenodo, tmp_path, changes, message, left):
