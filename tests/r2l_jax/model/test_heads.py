@@ -116,20 +116,6 @@ def test_errors_in_one_line(base, tmp_path, code, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "pretrained", "message"),
-    [
-        ("ResNet19", False, "must be one of ResNet18, ResNet34, Resnet50, a function of a file"),
-        ("my_head.py", False, "must be the function in a file that makes the head, as my_file.py:make"),
-        ("my_head.py:make", True, "--classifier_pretrained is for ResNet18, .* not for the head"),
-        ("my_head.py:make", False, "my_head.py: No such file or directory"),
-    ],
-)
-def test_settings_that_do_not_fit(name, pretrained, message):
-    with pytest.raises(InputError, match=message):
-        found(name, classifier_pretrained=pretrained)
-
-
 def test_the_order_of_the_classes_counts():
     assert outputs_of("tench, Tinca:0,crane:1+3", ("crane", "tench, Tinca")) == ((1, 3), (0,))
 
@@ -159,19 +145,6 @@ def test_the_outputs_of_a_head_are_those_of_the_classes(tmp_path):
     for head, places in ((one, [2, 0]), (other, [0, 2])):
         logits = head(2, nnx.Rngs(0))(images)
         np.testing.assert_allclose(logits, images.mean((1, 2))[:, places], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("pandas:x,dog:1", "--classes must be pairs such as .*, got 'pandas:x,dog:1'"),
-        ("pandas:1", "--classes must name each class of the data once, pandas, dog, got pandas:1"),
-        ("pandas:1,dog:2+0+2", "--classes must name each output once, got"),
-    ],
-)
-def test_outputs_that_do_not_fit(given, message):
-    with pytest.raises(InputError, match=message):
-        outputs_of(given, ("pandas", "dog"))
 
 
 class Fixed(nnx.Module):
