@@ -1,8 +1,6 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_runs
 from flax import nnx
 
 from r2l_jax.model import adaptation, normalization
@@ -153,33 +151,3 @@ def test_each_image_is_foretold_by_the_others_alone():
             each.append(np.log(var) + (1 + (means[place] - mean) ** 2) / var)
         costs[number] = np.mean(each)
     assert chosen(means) == min(costs, key=costs.__getitem__) > 0
-
-
-def test_observing_with_a_share_of_0_computes_the_logits_and_with_1_those_of_training(small_heads):
-    head = small_runs.resnet("resnet18", num_classes=2, rngs=nnx.Rngs(0))
-    normalizer = BatchNorm(3, affine=False, rngs=nnx.Rngs(0))
-    images = jnp.asarray(IMAGES[:8])
-    for share, training in ((0.0, False), (1.0, True)):
-        for part in (head, normalizer):
-            part.train() if training else part.eval()
-        expected = head(normalizer(images))
-        parts = nnx.merge(*nnx.split((normalizer, head)), copy=True)
-        layers = normalization.layers_of(*parts)
-        for part in parts:
-            part.eval()
-        logits, moments = normalization.observed(*parts, images, share)
-        np.testing.assert_allclose(logits, expected, atol=0.05 if training else 1e-5)
-        np.testing.assert_allclose(moments["normalizer"][0], images.mean((1, 2)), rtol=1e-5)
-        assert not [layer for layer in layers.values() if layer.mixing is not None]
-
-
-def test_the_distance_of_features_has_a_gradient_and_is_0_at_the_statistics():
-    statistics = jnp.zeros(4), jnp.ones(4)
-
-    def distance(offset):
-        means = jnp.array([[1.0], [-1.0]]) * jnp.sqrt(0.5) + offset + jnp.zeros((2, 4))
-        return normalization.distance(jnp.stack([means, jnp.full((2, 4), 0.5)]), statistics)
-
-    assert distance(0.0) == pytest.approx(0, abs=1e-5)
-    assert distance(0.5) == pytest.approx(0.125, rel=1e-3)
-    assert jax.grad(distance)(0.5) == pytest.approx(0.5, rel=1e-3)
