@@ -1,8 +1,6 @@
-import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 from changes import change_camera, change_pixel
 from small_runs import metrics
@@ -111,16 +109,6 @@ def test_refuses(base, one_epoch, change, message):
         train.run(replace(base, run_name="refused", **change))
 
 
-@pytest.mark.parametrize("size", [(40, 32), (32, 40)])
-def test_a_size_that_the_network_cannot_halve_is_refused(base, monkeypatch, size):
-    synthetic = datasets.load("Synthetic", **base.data.source)
-    dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros(size, np.float32), np.int32(0)))
-    config = replace(base, run_name="refused", processing_mode="neural_network")
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataset)
-    with pytest.raises(InputError, match=rf"multiples of 16 for --processing_mode=neural.*, got {size[0]}x{size[1]}"):
-        Plan(config)
-
-
 def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
     for fold in Plan(replace(base, n_splits=2, batch_size=5, test_run=True)).folds:
         assert (len(fold.split.train), len(fold.split.valid)) == (5, 5)
@@ -164,18 +152,3 @@ def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp
     parts = f"{seen[0]} of {len(split.valid)} validation samples and {seen[1]} of {len(split.test)} test samples"
     assert f"was trained on {parts} of this run" in said
     assert warnings(state_dict_uri=str(one_epoch.run_dir))[0] == ""
-
-
-def test_overwrite_removes_nothing_for_a_start_that_is_not_trained(copy, one_epoch):
-    untrained, content = copy.run_dir.parent / "untrained/fold_0", metrics(one_epoch)
-    untrained.mkdir(parents=True)
-    start = replace(copy, overwrite=True, classifier_uri=str(untrained.parent), seed=2)
-    with pytest.raises(InputError, match="untrained/fold_0 is not trained yet"):
-        train.run(start)
-    (untrained / "metrics.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="untrained holds no checkpoint"):
-        train.run(start)
-    assert metrics(copy) == content
-    (untrained / "metrics.json").write_text(json.dumps(content | {"train_indices": content["valid_indices"]}))
-    with pytest.raises(InputError, match="untrained trained nothing, and keeps no samples apart to train on"):
-        Plan(replace(copy, state_dict_uri=str(untrained.parent)))
