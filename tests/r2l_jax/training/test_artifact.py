@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import custom_code
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,13 +11,10 @@ import safetensors.numpy
 from safetensors import safe_open
 
 import r2l_jax
-from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.adaptation import MOST, adapt, known_of
-from r2l_jax.model.processors import Standardize
-from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training.run import Run, load
 
 
@@ -90,16 +86,6 @@ def test_a_file_of_others_is_refused_in_one_line(changed, changes, message):
     assert "changed.safetensors" in str(error.value)
 
 
-def test_the_identity_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
-    identities = []
-    for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
-        code = f"import isp\nmake = isp.parametrized\n{comment}"
-        config = build(TrainConfig, pipeline=custom_code.write(tmp_path / name, code))
-        identities.append(dataclasses.replace(fold, config=config).identity)
-    assert identities[0] == identities[1]
-    assert len({fold.identity, *identities}) == 3
-
-
 def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
     model = adapt(fold.model, raws, fold.task, fold.about.score).model
     fold.adapted(model, {"drift": "half the light"}).write_fold(tmp_path / "dark/fold_0")
@@ -115,20 +101,6 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
     # It says which state it holds.
     with pytest.raises(InputError, match="holds no last checkpoint"):
         r2l_jax.load(tmp_path / "dark", checkpoint="last")
-
-
-def test_an_adapted_model_may_have_another_pipeline(fold, raws, tmp_path):
-    named = find_pipeline("bilinear.none.none")
-    pipeline = named(fold.dataset.camera)
-    # Becomes a batch norm.
-    normalizer = Standardize(jnp.array([0.2, 0.3, 0.4]), jnp.array([0.1, 0.2, 0.3]))
-    model = type(fold.model)(pipeline, normalizer, fold.model.head)
-    fold.adapted(model, {}, named).write_fold(tmp_path / "run/fold_0")
-    run = r2l_jax.load(tmp_path / "run")
-    assert run.config.processing.pipeline == "bilinear.none.none"
-    np.testing.assert_allclose(run.render(raws), pipeline(jnp.asarray(raws)), atol=1e-6)
-    expected = fold.task.probabilities(model(jnp.asarray(raws)), raws.shape[1])
-    np.testing.assert_allclose(run.predict(raws), expected, rtol=1e-4)
 
 
 def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):
