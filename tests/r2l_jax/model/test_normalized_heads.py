@@ -144,17 +144,3 @@ def test_a_module_without_gradients_says_so(module):
     with pytest.raises(Exception, match="without a gradient") as error:
         jax.grad(lambda images: head(images).sum())(IMAGES)
     assert str(of_callback(error.value)).startswith("Net returns logits without a gradient for its images")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mean": (0.5,)}, r"mean and std must be three numbers each, those of std positive, got \(0.5,\) and .*"),
-        ({"std": (1.0, 0.0, 1.0)}, "mean and std must be three numbers each, .*"),
-        ({"size": 0}, "size must be a number of pixels, or a height and a width, got 0"),
-        ({"module": 1}, "expected a torch.nn.Module, got int"),
-    ],
-)
-def test_arguments_that_do_not_fit(module, arguments, message):
-    with pytest.raises(InputError, match=f"^{message}$"):
-        from_torch(**{"module": module, **arguments})
