@@ -94,16 +94,6 @@ def test_a_color_without_light_keeps_a_gain_of_one():
     np.testing.assert_array_equal(metering.auto_white_balance(raw, NEUTRAL, **KNOWN), raw)
 
 
-def test_refuses_less_than_a_tile():
-    with pytest.raises(ValueError, match=r"raw must have at least one tile of 6x6 sites, got \(4, 8\)"):
-        metering.levels(np.zeros((4, 8), np.float32), black_level=(0.0, 0.0, 0.0), pattern=XTRANS)
-
-
-def test_a_sensor_without_color_filters_has_no_colors_to_balance():
-    with pytest.raises(ValueError, match="has no colors to balance"):
-        metering.auto_white_balance(RAW, NEUTRAL, black_level=(0.0,), pattern="MONO")
-
-
 def test_light_and_gains_of_the_sensor_leave_a_metered_image_as_it_is():
     plain = isp.parametrized(CAMERA)
     pipeline = isp.metered(plain, CAMERA)
