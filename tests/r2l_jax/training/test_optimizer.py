@@ -19,7 +19,7 @@ from r2l_jax.training import train
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION, OptimizationSettings
 from r2l_jax.training.steps import make_steps
-from r2l_jax.training.update import StepSettings, _norm
+from r2l_jax.training.update import StepSettings
 
 STEPS = 10
 
@@ -41,13 +41,6 @@ def test_a_cosine_falls_to_zero_after_the_warm_up():
     np.testing.assert_allclose(found[10:], expected, atol=1e-7)
 
 
-def test_a_constant_rate_may_warm_up():
-    # Half of two epochs of ten steps.
-    np.testing.assert_allclose(
-        rates(epochs=2, warmup_epochs=0.5)[:12], [0.05 * min(step, 10) for step in range(12)], atol=1e-7
-    )
-
-
 def test_adam_moves_a_constant_slope_by_the_scheduled_rate():
     settings = {"epochs": 2, "schedule": "cosine", "warmup_epochs": 1.0}
     optimizer, slope = published(lr=0.5, **settings).build(STEPS).transformation(), {"a": jnp.full(2, 3.0)}
@@ -62,10 +55,6 @@ def test_an_epoch_has_whole_batches():
     assert [Batches.of(*each) for each in ((32, 8), (32, 5), (32, 100))] == [(8, 4), (5, 6), (32, 1)]
     with pytest.raises(InputError, match="0 training samples are fewer than the 1 devices"):
         Batches.of(0, 8)
-
-
-def test_the_norm_of_a_gradient_is_euclidean_over_all_of_its_arrays():
-    assert _norm({"a": jnp.array([3.0, 0.0]), "b": {"c": jnp.array([[4.0]])}}) == 5
 
 
 def test_by_default_a_decaying_optimizer_warms_up_for_a_fifteenth_of_the_epochs_and_follows_a_cosine():
