@@ -1,18 +1,13 @@
 """--auto: metering before the pipeline, in training, evaluation and rendering."""
 
 import dataclasses
-import types
 
 import by_hand
-import custom_code
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import isp
-from r2l_jax.apps.lab.engine import Engine
-from r2l_jax.apps.lab.lab import LEARNED, make_lab
-from r2l_jax.apps.lab.session import Session
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.measure import Model, Samples, measure
@@ -114,20 +109,6 @@ def test_another_pipeline_meters_as_each_model_does(fold, tmp_path):
     for processor in (fold.model.processor, brighter):
         target = named.metered_as(processor)(fold.dataset.camera).parameters()["exposure_target"]
         assert target == processor.exposure_target[...]
-
-
-def test_the_page_meters_before_other_pipelines_and_saves_the_learned_one(fold, tmp_path):
-    lab = make_lab(str(fold.folder.parent), "best", None, [], None, None)
-    camera, model = fold.dataset.camera, fold.model.processor
-    raws = fold.dataset.samples(fold.valid_indices)[0]
-    expected = isp.metered_like(isp.parametrized(camera), model)
-    np.testing.assert_allclose(lab.pipelines["parametrized"](camera)(raws), expected(raws), atol=1e-6)
-    engine = Engine(model)
-    frame, still = types.SimpleNamespace(camera=camera), np.zeros_like(engine.limits[0])
-    view = types.SimpleNamespace(named=fold, frame=frame, engine=engine, positions=still)
-    chosen = types.SimpleNamespace(view=view, lab=lab, pipeline_name=LEARNED)
-    saved = find_pipeline(custom_code.write(tmp_path / "my_isp.py", Session.pipeline_file(chosen)))
-    np.testing.assert_allclose(saved(camera)(raws), model(raws), atol=1e-5)
 
 
 def test_an_adapted_model_of_another_pipeline_meters_as_before(fold, tmp_path):
