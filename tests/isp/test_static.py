@@ -2,7 +2,6 @@ import dataclasses
 import inspect
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optimized
@@ -70,22 +69,6 @@ def test_settings_and_the_pattern_reach_their_stages():
     assert (demosaic.options, denoise.options) == ({"pattern": "GBRG", "refine": True}, {"size": 5})
 
 
-# Choices of algorithms, and the parameters that they add.
-CHOICES = [
-    ({"demosaic": "malvar2004", "sharpen": "unsharp_masking"}, {"radius", "amount", "sigma"}),
-    ({"demosaic": "none", "denoise": "fft_denoising", "softness": 2.0}, {"sharpening_filter", "keep_fraction"}),
-    ({"sharpen": "none", "denoise": "fft_denoising"}, set()),
-    ({"sharpen": "none", "denoise": "tv_chambolle"}, {"weight"}),
-    ({"sharpen": "none", "denoise": "bilateral", "sigma_color": 0.1}, {"sigma_spatial", "sigma_color"}),
-]
-
-
-@pytest.mark.parametrize(("choice", "settings"), CHOICES)
-def test_every_continuous_setting_is_a_parameter(choice, settings):
-    fixed = {"black_level", "white_balance", "colour_correction", "gamma_correct"}
-    assert set(isp.static(CAMERA, **choice).parameters()) == fixed | settings
-
-
 def test_settings_have_the_functions_defaults():
     for step, module in (("demosaic", isp.demosaic), ("sharpen", isp.sharpen), ("denoise", isp.denoise)):
         for name, algorithm in isp.ALGORITHMS[step].items():
@@ -113,13 +96,6 @@ def test_settings_have_the_functions_defaults():
 def test_refuses_unknown_algorithms_and_invalid_settings(denoise, settings, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         isp.static(CAMERA, denoise=denoise, **settings)
-
-
-def test_a_parameter_may_start_at_a_traced_value():
-    def total(weight):
-        return isp.static(CAMERA, "none", "none", "tv_chambolle", weight=weight, max_iterations=2)(RAW).sum()
-
-    assert np.isfinite(jax.jit(jax.grad(total))(0.1))
 
 
 @pytest.mark.parametrize("make", [isp.parametrized, isp.static])
