@@ -74,25 +74,6 @@ def test_the_iou_of_tiles_is_the_mean_of_each_tile():
     assert float(task.score_of(task.sums(logits, batch)["confusion"])) == pytest.approx(9 / 17)
 
 
-@pytest.mark.parametrize("name", ["classification", "segmentation"])
-def test_samples_that_fill_up_a_batch_add_nothing(name):
-    rng = np.random.default_rng(0)
-    if name == "segmentation":
-        task, shape, targets = Segmentation(("car",), "resnet18"), (4, 8, 8, 1), rng.integers(0, 2, (4, 8, 8))
-    else:
-        task, shape, targets = Classification(("a", "b", "c"), "resnet18"), (4, 3), rng.integers(0, 3, 4)
-    logits = jnp.asarray(rng.normal(size=shape).astype(np.float32))
-
-    def sums(weight):
-        count = len(weight)
-        return task.sums(logits[:count], {"target": jnp.asarray(targets[:count]), "weight": jnp.asarray(weight)})
-
-    padded, alone = sums(np.float32([1, 1, 0, 0])), sums(np.ones(2, np.float32))
-    for part in ("loss", "confusion"):
-        np.testing.assert_allclose(padded[part], alone[part], rtol=1e-6)
-    assert float(alone["confusion"].sum()) == pytest.approx(2)
-
-
 def test_the_loss_of_a_segmentation_is_its_dice_loss_times_its_samples():
     # Half of all pixels are objects and half are predicted, of which half are right.
     masks = jnp.tile(jnp.array([0, 1]), (2, 3, 4))
