@@ -74,15 +74,6 @@ def test_several_folds_predict_their_mean(base):
         run.predict(raws[:, :16])
 
 
-def test_wrong_arguments_are_named(one_epoch, loaded):
-    with pytest.raises(InputError, match=r"is not a run's folder with a fold_3: it has fold_0$"):
-        load(one_epoch.run_dir, fold=3)
-    with pytest.raises(InputError, match=r"^checkpoint must be one of best, last, got 'first'$"):
-        load(one_epoch.run_dir, checkpoint="first")
-    with pytest.raises(InputError, match=r"^expected raw images \(..., H, W\), got an array of shape \(3,\)$"):
-        loaded.render(np.zeros(3, np.float32))
-
-
 def test_runs_of_the_same_data_share_it_and_moved_data_is_found_by_its_new_place(one_epoch, tmp_path):
     shutil.copytree(one_epoch.data.data_dir, tmp_path / "data")
     here, again = map(load, (one_epoch.run_dir, one_epoch.run_dir / "fold_0"))
