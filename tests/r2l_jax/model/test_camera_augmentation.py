@@ -73,13 +73,6 @@ def test_readout_has_up_to_four_times_the_read_noise_and_moves_the_black_level()
     assert added.max() == pytest.approx(np.sqrt(15), rel=0.1)
 
 
-def test_purposes_add_up():
-    both = re_exposed(jnp.full((400, 32, 32), 0.5), ("light", "optics"))
-    corner, middle = both[:, 0, 0], both[:, 14:18, 14:18].mean((1, 2))
-    assert middle.min() < 0.03
-    assert np.log2(middle / np.maximum(corner, 1e-3))[middle > 0.1].max() > 0.5
-
-
 def test_changes_follow_the_sample_and_the_epoch_and_not_the_batch():
     raw = jax.random.uniform(jax.random.key(1), (6, 16, 16))
     index = jnp.array([3, 14, 15, 92, 65, 35])
