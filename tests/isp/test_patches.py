@@ -86,12 +86,6 @@ def test_a_compiled_function_of_a_user_declares_how_far_it_looks(compiled):
     assert lowering.distance(isp.Stage("means", compiled(lambda rgb: rgb + rgb[:, ::-1])), {}) == 1
 
 
-@pytest.mark.parametrize("distance", [-1, 0.5, True])
-def test_refuses_a_distance_that_is_no_whole_number(distance, unchecked):
-    with pytest.raises(ValueError, match="distance must be a function or a whole number of at least 0"):
-        isp.local(distance)
-
-
 @pytest.mark.slow
 @pytest.mark.cpu
 @pytest.mark.parametrize("make", [isp.parametrized, isp.full])
