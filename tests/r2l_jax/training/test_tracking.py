@@ -1,4 +1,3 @@
-import os
 import time
 
 import numpy as np
@@ -6,8 +5,7 @@ import pytest
 from PIL import Image
 from small_runs import events
 
-from r2l_jax.runtime.files import EVENTS
-from r2l_jax.training.tracking import Tracker, class_table, epoch_line
+from r2l_jax.training.tracking import Tracker
 
 
 def recorded(folder, name):
@@ -74,26 +72,3 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
         tracker.images("stages", {"demosaic": np.zeros((1, 4, 4, 3), np.float32)}, 2)
     assert not list(tmp_path.rglob("*.npy"))
     assert [len(list(tmp_path.rglob(name))) for name in ("*.png", "events*")] == [enabled] * 2
-
-
-def test_an_epoch_has_one_line_of_at_most_80_characters():
-    trained = {"epoch": 8, "train_loss": 0.51234, "train_accuracy": 0.91234, "seconds": 123.45}
-    line = epoch_line({**trained, "val_loss": 1.61234, "val_accuracy": 0.81234}, 12, "accuracy", is_best=True)
-    assert line == "epoch  9/12  loss 0.5123 val 1.6123  accuracy 0.9123 val 0.8123  123.5 s  *"
-    assert epoch_line(trained, 12, "accuracy", is_best=False).endswith("loss 0.5123  accuracy 0.9123  123.5 s")
-
-
-def test_samples_of_several_classes_count_for_each():
-    """An object of few pixels is in as many samples as its background."""
-    fold = {f"val_{name}": {"background": 0.5, "car": 0.25} for name in ("precision", "recall", "f1")}
-    fold |= {"val_confusion_matrix": [[3.8, 0.0], [0.1, 0.1]], "val_samples": {"background": 4.0, "car": 4.0}}
-    _, *rows = class_table([fold, fold]).splitlines()
-    assert [line.split()[:2] for line in rows if line[0].isalpha()] == [["background", "8"], ["car", "8"]]
-
-
-def test_events_that_cannot_be_written_are_named(tmp_path, monkeypatch):
-    tracker = Tracker(tmp_path, 0, save_tensors=False)
-    monkeypatch.setattr(tracker._writer, "close", lambda: os.close(10**6))
-    with pytest.raises(OSError, match="Bad file descriptor") as raised, tracker:
-        pass
-    assert raised.value.filename == str(tmp_path / EVENTS)
