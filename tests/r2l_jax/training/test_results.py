@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 import isp
 from r2l_jax.model.tasks import Classification
@@ -51,25 +50,3 @@ def test_changes_of_parameters_begin_at_the_start_and_have_the_names_of_elements
         "green": [[0, 0], [1, 0], [2, 0]],
         "blue": [[0, 0], [1, -0.5], [2, -1.5]],
     }
-
-
-def test_pictures_are_of_the_first_and_the_last_epoch_with_gradients_below(tmp_path):
-    for epoch in range(3):
-        for level, name in enumerate(("stages/10_b", "stages/2_a", "gradients/2_a", "predictions")):
-            file = tmp_path / f"epoch_{epoch:04d}" / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (4, 2), (level, epoch, 0)).save(file)
-    found = results._pictures(tmp_path)
-    assert [*found] == [f"epoch_{epoch:04d}_{name}" for epoch in (0, 2) for name in ("2_a", "10_b", "predictions")]
-    picture, caption = found["epoch_0002_2_a"]
-    assert caption == "a, and the magnitude of the loss's gradient, epoch 3"
-    np.testing.assert_array_equal(np.asarray(picture)[:, 0], [[1, 2, 0]] * 2 + [[2, 2, 0]] * 2)
-
-
-def test_shares_of_the_confusion_stand_in_the_row_of_their_target():
-    axes = Figure(layout="constrained").subplots()
-    results._confusion(np.array([[3.0, 1], [0, 2]]), TASK.classes).draw(axes)
-    axes.figure.draw_without_rendering()  # Names with dollars are no formulas.
-    shares = {text.get_position(): text.get_text() for text in axes.texts}
-    assert shares == {(0, 0): "75", (1, 0): "25", (0, 1): "0", (1, 1): "100"}
-    assert [text.get_text() for text in axes.get_yticklabels()] == [r"a\$b\$ (4)", "c (2)"]
