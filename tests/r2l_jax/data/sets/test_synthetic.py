@@ -78,15 +78,6 @@ def test_refuses_settings(tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_mosaics_are_12_bits_in_16(root):
-    raw = load(root, 1.0)
-    assert (raw.dtype, raw.shape) == (np.uint16, (IMAGES, SIZE, SIZE))
-    steps = raw / 65535 * 4095
-    np.testing.assert_allclose(steps, np.round(steps), atol=0.04)
-    # The images are bright without saturation.
-    assert 0.7 < raw.max() / 65535 < 1
-
-
 def test_every_intensity_shows_the_same_scene_with_its_own_noise(root):
     black = synthetic.CAMERA.black_level[0]
     electrons = synthetic.CAMERA.full_well / (1 - black)
