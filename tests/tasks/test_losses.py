@@ -56,11 +56,6 @@ def test_dice_in_closed_form():
     np.testing.assert_array_equal(dice(jnp.ones_like(targets), jnp.zeros_like(targets)), 0)
 
 
-def test_dice_takes_boolean_targets_without_an_axis_of_channels():
-    logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
-    np.testing.assert_array_equal(dice(logits[..., 0], targets[..., 0].astype(bool)), dice(logits, targets))
-
-
 def test_dice_ignores_padding_and_counts_by_weight():
     logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
     padded = [jnp.concatenate([array, array[:2]]) for array in (logits, targets)]
