@@ -1,7 +1,6 @@
 import os
 import time
 
-import numpy as np
 import pytest
 
 from r2l_jax.runtime.errors import one_line
@@ -11,7 +10,6 @@ from r2l_jax.runtime.files import (
     read_csv,
     replacing,
     write_csv,
-    write_safetensors,
 )
 
 
@@ -23,15 +21,6 @@ def test_a_table_keeps_the_names_of_all_files(tmp_path):
     names = ["a.tif", 'a "b",\nc.tif', '"\r\n,"', "\n\n", "=1\n,x", os.fsdecode(b"\xe9\n")]
     write_csv(tmp_path / "table.csv", [{"file": name} for name in names])
     assert [row["file"] for row in read_csv(tmp_path / "table.csv")] == names
-
-
-def test_files_of_arrays_have_the_permissions_of_new_files(tmp_path):
-    before = os.umask(0o077)
-    try:
-        write_safetensors(tmp_path / "model.safetensors", {"head": np.zeros(3)[::-1]}, {"task": "classification"})
-    finally:
-        os.umask(before)
-    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
