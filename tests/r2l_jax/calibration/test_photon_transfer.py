@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.photon_transfer import Line, fit, linear, mean_error, read_noise
+from r2l_jax.calibration.photon_transfer import fit, read_noise
 
 # In the dark and in light.
 MEANS = np.array([0, 0.1, 0.3, 0.6])
@@ -25,11 +25,6 @@ def test_the_error_is_that_of_repeated_measurements():
     assert np.mean([line.error for line in lines]) == pytest.approx(spread, rel=0.1)
 
 
-def test_points_that_are_left_out_have_no_weight():
-    line = fit(MEANS, VARIANCES * [1, 1, 1, 0.2], np.full(4, 1000.0), np.array([True, True, True, False]), 0.0)
-    assert line.gain == pytest.approx(5000)
-
-
 def rounded_variance(noise, black):
     """The variance of normal noise around a black level after rounding, in steps."""
     levels = np.arange(-20, 21)
@@ -48,16 +43,6 @@ def test_noise_that_rounding_hides_in_the_dark_is_within_the_error(noise, black)
         line = fit(used, variances, np.full(len(used), 1e6), np.ones(len(used), bool), 1.0)
         assert abs(line.gain / 50 - 1) < 2 * math.hypot(line.error, line.rounding)
     assert math.hypot(line.error, line.rounding) < 0.08  # half the interval of one exposure
-
-
-def test_all_places_share_the_error_of_rounding():
-    lines = [Line(1.0, 0.04, 0.03, 0.0)] * 4
-    assert mean_error(lines) == pytest.approx(math.hypot(0.02, 0.03))
-
-
-def test_the_line_is_fitted_below_seventy_percent_of_the_range():
-    assert linear(MEANS, 0.8).tolist() == [True, True, True, False]
-    assert linear(MEANS[1:], 0.1).tolist() == [True, True, True]
 
 
 def test_read_noise_is_free_of_rounding_and_a_bound_below_the_steps():
