@@ -8,7 +8,6 @@ import isp
 import tasks
 from r2l_jax.model import processors
 from r2l_jax.model.processors import Standardize
-from r2l_jax.model.raw_to_logit import RawToLogit
 
 RAW = jnp.asarray(np.random.default_rng(0).random((1, 32, 48), np.float32))
 MEAN, STD = jnp.array((0.2, 0.5, 0.4)), jnp.array((0.1, 0.3, 0.2))
@@ -42,17 +41,3 @@ def test_the_network_gets_the_normalized_mosaic_at_half_size(neural):
         shifted, after = neural.trace(RAW, {stage: jnp.full_like(before, 0.25)})
         np.testing.assert_array_equal(after[stage], before + 0.25)
         assert (shifted != images).any()
-
-
-def test_processed_images_are_not_changed():
-    images, unprocessed = RAW[..., None] * MEAN, processors.Unprocessed()
-    traced, stages = unprocessed.trace(images, {"rgb": jnp.ones_like(images)})
-    assert tuple(stages) == unprocessed.stage_names
-    np.testing.assert_array_equal(traced, images + 1)
-
-
-def test_a_trace_ends_with_the_logits_of_the_normalized_images(neural):
-    model = RawToLogit(neural, Standardize(MEAN, STD), Standardize(STD, MEAN))
-    logits, _ = model.trace(RAW)
-    np.testing.assert_array_equal(logits, model(RAW))
-    np.testing.assert_allclose(logits, ((neural(RAW) - MEAN) / STD - STD) / MEAN, rtol=1e-5)
