@@ -40,12 +40,6 @@ def test_images_and_gradients_are_those_of_the_plain_formula(size):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
-def test_a_batch_of_batches():
-    x, kernel = normal(3, 2, 8, 8, 4), normal(3, 3, 4, 6)
-    batched = jax.jit(jax.vmap(winograd.convolve, (0, None)))(x, kernel)
-    np.testing.assert_allclose(batched, jax.vmap(plain, (0, None))(x, kernel), atol=1e-4)
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize(
     ("x", "kernel", "dtype", "expected"),
