@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2l_jax.model.augment import NOISE_STD, augment, augment_masks, orient, sample_keys
+from r2l_jax.model.augment import NOISE_STD, augment, augment_masks, sample_keys
 
 KEY = jax.random.key(0)
 IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
@@ -41,14 +41,6 @@ def test_a_sample_is_changed_by_its_index_and_the_epoch_wherever_it_stands(augme
     assert len({image.tobytes() for image in np.asarray(augment(same, KEYS, augmentation))}) >= 8
     next_epoch = augment(IMAGES, sample_keys(jax.random.key(1), jnp.arange(64)), augmentation)
     assert (whole != next_epoch).any((1, 2, 3)).sum() > 32
-
-
-def test_rectangles_keep_their_shape():
-    def turned(image):
-        return [image, image[::-1], image[:, ::-1], image[::-1, ::-1]]
-
-    images = IMAGES[:, :4]
-    assert seen(orient(images, KEYS), images, turned) == set(range(4))
 
 
 def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
