@@ -72,11 +72,6 @@ def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
     np.testing.assert_allclose(corrected, mosaic, atol=1e-7)
 
 
-def test_a_color_without_good_sites_stays():
-    mosaic, red = random((4, 4)), at((0, 0), (0, 2), (2, 0), (2, 2))
-    np.testing.assert_allclose(Corrections(defects=red).apply(mosaic, CAMERA), mosaic, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
