@@ -18,12 +18,6 @@ def test_a_file_may_state_a_layout_alone_whose_bits_are_a_guess_of_the_white_lev
     assert (found.figures, found.guesses_white_level) == ({"white_level": 1000}, False)
 
 
-def test_what_a_camera_lacks(stated):
-    assert stated(pattern="BGGR").missing == ["black_level", "white_balance", "color_matrix"]
-    assert stated(pattern="MONO").missing == ["black_level"]
-    assert stated(pattern="MONO", black_level=[0.25]).camera == isp.Camera([0.25], pattern="MONO")
-
-
 def test_files_of_one_camera_have_its_median_values_and_the_noise_they_agree_on():
     cameras = [
         isp.Camera([level] * 4, (2, 1, 3), np.eye(3), read_noise=level, full_well=5000) for level in (0.0, 0.25, 0.875)
