@@ -74,13 +74,6 @@ def test_words_may_be_big_endian_and_aligned_high(tmp_path):
     np.testing.assert_array_equal(Layout(width=8, height=6, bits=6, align="high").read(tmp_path / "a.raw"), values)
 
 
-def test_a_stream_may_end_with_its_last_sample_or_a_whole_group(tmp_path):
-    layout, values = Layout(width=2, height=2, bits=10, packing="pfnc"), samples(10, (2, 2))
-    for padding in (0, 5):
-        (tmp_path / "a.raw").write_bytes(packed(values, "pfnc", 10) + bytes(padding))
-        np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
-
-
 @pytest.mark.parametrize(("packing", "bits"), [("unpacked", 10), ("mipi", 12), ("pfnc", 10), ("gige", 10)])
 @pytest.mark.parametrize("missing", [-1, 1])
 def test_a_file_of_another_length_is_refused(tmp_path, packing, bits, missing):
