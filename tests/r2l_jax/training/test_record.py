@@ -43,11 +43,7 @@ def put(*path):
     ("change", "reason"),
     [
         (put("complete", "no"), r"was not written by a run of this program \(Expected bool, got str - at complete\)"),
-        (put("valid_indices", 0, -1), r"\(Expected int >= 0 - at valid_indices\[0\]\)"),
-        (put("shape", [0, 1]), r"\(Expected int >= 1 - at shape\[0\]\)"),
-        (put("classes", []), r"\(Expected array of length >= 1 - at classes\)"),
         (put("valid_indices", [40]), "is damaged: valid_indices must be some of the 40 samples, found one of 40"),
-        (put("train_indices", []), "is damaged: train_indices must be some of the 40 samples, found none"),
         (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
         (put("complete", False), "is not trained to its end"),
         (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* differ"),
