@@ -144,7 +144,7 @@ def predict_files(
     work = functools.partial(_predict, get, models, masks, len(files) > BATCH)
     with writing_to(output.parent, output.name):
         about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
-        about |= {"envelope": stated(run)}
+        about |= {"envelope": envelope} if (envelope := stated(run)) else {}
         result.write(folder, Result({**about, **settings}))
         targets = functools.partial(_mask_files, masks=masks)
         done = in_parts(files, folder, work, settings, models, targets, scheduler)

@@ -201,12 +201,13 @@ def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
 
 
 def stated(run: Run) -> dict[str, Any] | None:
-    """Returns the statement that `evaluate.py --envelope` has written about a run or a group, if there is one."""
+    """Returns the statement that `evaluate.py --envelope` has written about these models, or more, if there is one."""
     folder = run.folds[0].folder
     for place in (folder, *folder.parents[:2]):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             found = json.loads((place / FOLDER / FILE).read_text())
-            if sorted(found["models"]) == sorted(fold.identity for fold in run):
+            is_whole = {"limits", "tolerance", "fraction", "holds"} <= found.keys()
+            if is_whole and {fold.identity for fold in run} <= set(found["models"]):
                 return found
     return None
 
