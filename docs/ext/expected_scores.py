@@ -1,8 +1,7 @@
 """Plants sensor drifts, and draws the drift types that a monitor names, and the expected over the true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
-writes the numbers of each drift to the folder, resumes there, and draws docs/images/expected_scores.png and
-diagnosis.png.
+writes the numbers of each drift to the folder, resumes there, and draws expected_scores.png and diagnosis.png in it.
 """
 
 import collections
@@ -23,7 +22,6 @@ from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.training.run import Run, load
 
-IMAGES = pathlib.Path(__file__).parents[2] / "docs/images"
 
 # Kinds that the diagnosis can name, and others.
 NAMED = (
@@ -139,8 +137,8 @@ def main(uri: str, folder: pathlib.Path) -> None:
         scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
         print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {named}", flush=True)
     print(table(rows))
-    draw([*rows.values()]).savefig(IMAGES / "expected_scores.png", dpi=110)
-    confusion(rows).savefig(IMAGES / "diagnosis.png", dpi=110)
+    draw([*rows.values()]).savefig(folder / "expected_scores.png", dpi=110)
+    confusion(rows).savefig(folder / "diagnosis.png", dpi=110)
 
 
 if __name__ == "__main__":
