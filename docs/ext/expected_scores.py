@@ -22,7 +22,6 @@ from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.training.run import Run, load
 
-
 # Kinds that the diagnosis can name, and others.
 NAMED = (
     *("underexposure", "overexposure", "color_balance", "vignetting"),
