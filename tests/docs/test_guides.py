@@ -73,9 +73,11 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     (write,) = code_blocks("python", page)
     exec(write, {})
     changes = {"--seeds=6": "--seeds=2", "--epochs=12": "--epochs=1", "--warmup_epochs=2": "--warmup_epochs=0"}
+    (home / "lamp.json").write_text(code_blocks("json", page)[-1])
     statuses = []
     for name, arguments in lines(page):
-        more = ["--sensor=defocus"] if name == "evaluate.py" else []
+        more = ["--sensor=defocus"] if "--against=sensor" in arguments else []
+        more += ["--proposals=0"] if "--envelope=lamp.json" in arguments else []
         more += ["--force"] * ("--adapt=statistics" in arguments)  # After one epoch, adapting may be refused.
         ended = program(name, *(changes.get(each, each) for each in arguments), *more)
         assert ended.returncode in ((0, 2) if name == "monitor.py" else (0,)), ended.stderr
@@ -86,6 +88,9 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     assert found.tables["diagnosis"].rows[0][0] == "blur"
     assert len((home / "tuesday.csv").read_text().splitlines()) == 65
     assert (home / "runs/microscope/cells/report.html").exists()
+    statement = json.loads((home / "runs/microscope/cells/envelope/envelope.json").read_text())
+    assert statement["limits"]["exposure"]["low"] == -1
+    assert statement["draws"] == 59
     assert len(list((home / "runs/microscope/refocused").iterdir())) == 2
 
 

@@ -47,8 +47,8 @@ class EnvelopeSettings(Settings):
     """
 
     envelope: str | None = setting(
-        "draw cameras within these limits, and state which fraction of all such cameras the model tolerates: a JSON "
-        "file with the low and the high limit of each drift, or default",
+        "draw cameras within these limits, and state which fraction of all such cameras a run, or a group of seeds, "
+        'tolerates: a JSON file such as {"exposure": [-1, 0.3]}, or default',
         None,
     )
     draws: int = setting("cameras to draw", 59, bound=POSITIVE, needs="envelope")

@@ -289,10 +289,13 @@ class _Envelope:
             verdict.append(f"This is less than the {percent(settings.fraction)} asked for{none}.")
         checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
         samples = f"{self._scenes} {self._fold.measured} {self._fold.dataset.counted}"
-        notes = [f"measured on {samples}, which show a loss of {shown} points; {checkpoint} checkpoint"]
+        notes = [f"measured on {samples}, {checkpoint} checkpoint; losses below {shown} points are not resolved"]
+        if np.median(drawn.resolution) > settings.tolerance:
+            notes.append("these samples are too few for the tolerance: measure on more")
         if len(tests) > 1:
-            of_all = f"for all of up to {settings.proposals} proposals together (Bonferroni)"
-            notes.append(f"the confidence holds for the limits asked for, and once more {of_all}")
+            confidence = percent(settings.confidence)
+            of_all = f"{confidence} jointly for up to {settings.proposals} proposals (Bonferroni)"
+            notes.append(f"confidence: {confidence} for the limits asked for, {of_all}")
         return verdict, notes
 
     def _tables(
@@ -306,9 +309,9 @@ class _Envelope:
             ends = [proposed[name][end] for end in ("low", "high")] if proposed is not None else []
             rows.append([name, limit.unit, limit.low, limit.high, *sides, *ends])
         columns = [Column("limit"), Column("unit"), Column("low", "", ".3g"), Column("high", "", ".3g")]
-        columns += [Column(f"loss towards {end}", "", ".2f") for end in ("low", "high")]
+        columns += [Column(f"rank correlation, {end}", "", ".2f") for end in ("low", "high")]
         columns += [Column(f"proposed {end}", "", ".3g") for end in ("low", "high")] if proposed is not None else []
-        note = "loss towards an end: rank correlation with the distance from neutral, and its 95% confidence interval"
+        note = "rank correlation of the loss with the distance from neutral towards each end; 95% confidence interval"
         of_tests = [
             [f"proposal {number}" if number else "asked for", each["draws"], each["failures"], each["fraction"]]
             for number, each in enumerate(tests)
