@@ -51,9 +51,11 @@ class EnvelopeSettings(Settings):
         'tolerates: a JSON file such as {"exposure": [-1, 0.3]}, or default',
         None,
     )
-    draws: int = setting("cameras to draw", 59, bound=POSITIVE, needs="envelope")
-    confidence: float = setting("the confidence of the statement", 0.95, bound=FRACTION, needs="envelope")
-    fraction: float = setting("the fraction of the cameras that must not fail", 0.95, bound=FRACTION, needs="envelope")
+    draws: int = setting("cameras to draw", 59, bound=POSITIVE, rare=True, needs="envelope")
+    confidence: float = setting("the confidence of the statement", 0.95, bound=FRACTION, rare=True, needs="envelope")
+    fraction: float = setting(
+        "the fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
+    )
     tolerance: float = setting(
         "the loss of the score above which a camera fails, as a fraction", 0.02, bound=FRACTION, needs="envelope"
     )
@@ -61,12 +63,14 @@ class EnvelopeSettings(Settings):
         "how many smaller envelopes to propose and test if the statement does not hold",
         3,
         bound=NOT_NEGATIVE,
+        rare=True,
         needs="envelope",
     )
-    stop_early: bool = setting("stop drawing once too many cameras have failed", False, needs="envelope")
+    stop_early: bool = setting("stop drawing once too many cameras have failed", False, rare=True, needs="envelope")
     camera: str | None = setting(
         "say whether this camera is inside: a camera file, such as calibrate.py writes, or a known camera",
         None,
+        rare=True,
         needs="envelope",
     )
 
