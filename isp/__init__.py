@@ -5,15 +5,15 @@ and the makers in `stages` build others. Each stage is a plain function of array
 `cfa`, `color`, `demosaic`, `denoise`, `filter`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen`
 and `tone` hold these functions.
 
-A mosaic is an array `(..., H, W)` with one color per site and an even height and width, and an image is
-`(..., H, W, 3)`, with any number of leading batch axes. Both are floating point with white at 1. A function that gets
-anything else, or an unknown pattern of colors, raises a ValueError. Functions do not clip unless they say so, and
+A raw image, or mosaic, is an array `(..., H, W)` with one color per site and an even height and width. An image is
+`(..., H, W, 3)`. Both may have any number of leading batch axes. Both are floating point with white at 1. Functions
+raise a ValueError for anything else and for unknown color patterns. Functions do not clip unless they say so, and
 `jax.jit`, `jax.grad` and `jax.vmap` apply to all of them.
 
-Arguments of one name mean the same everywhere: `raw` is a mosaic, `rgb` an image, `pattern` the colors of a tile (see
-`cfa`), `camera` a `Camera`, `key` a random key, and `size` the odd side of a window in pixels, which must be given
-where the standard deviation that it would follow from (by 4 to each side) is traced. Continuous arguments can be
-learned. The examples assume that `isp`, `jax`, `jax.numpy as jnp` and `numpy as np` are imported.
+Argument names mean the same everywhere: `raw` is a raw image, `rgb` an image, `pattern` the colors of a tile (see
+`cfa`), `camera` a `Camera`, `key` a random key, and `size` the odd side of a window in pixels. By default, windows
+reach 4 standard deviations to each side; if the standard deviation is traced, `size` must be given. Continuous
+arguments can be learned. The examples assume that `isp`, `jax`, `jax.numpy as jnp` and `numpy as np` are imported.
 
 Example:
     >>> import isp

@@ -10,7 +10,7 @@ from isp.pipeline import Pipeline
 # The functions of the stages that meter, by the arguments of `metered`.
 METERING = {"exposure": metering.auto_exposure, "white_balance": metering.auto_white_balance}
 
-# The powers of the mean that are tried: the gray world, shades of gray, and nearly the brightest zone.
+# The powers of the mean that are tried: gray world, shades of gray, and nearly the brightest zone.
 _POWERS = (1.0, 6.0, 20.0)
 
 
@@ -25,15 +25,15 @@ def metered(
     """Returns a pipeline that meters each raw image first, see `isp.metering`.
 
     The first stages become `auto_white_balance` and `auto_exposure`, which undo changes of the light and of the
-    sensor's gains. Whatever the pipeline does then, including wrong gains of its own, acts as before.
+    sensor's gains. The rest of the pipeline, wrong gains included, acts as before.
 
     Args:
-        camera: The camera, whose level of black stays.
+        camera: The camera, whose black level stays.
         exposure: Whether to meter the level.
-        white_balance: Whether to meter the color. Without color filters there is no such stage.
-        like: Raw images, whose mean level and color (on a log scale) become the target, so that images like them change
-            little. Each power is then 1, 6 or 20, whichever makes the levels of these images most alike. If None, gray
-            cards become 18% of white, the camera's gains define the neutral color, and the power is 6.
+        white_balance: Whether to meter the color. Ignored without color filters.
+        like: Raw images whose mean level and color (on a log scale) become the target, so similar images change little.
+            Each power is then 1, 6 or 20, whichever makes the levels of these images most alike. If None, gray cards
+            become 18% of white, the camera's gains define the neutral color, and the power is 6.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]

@@ -23,11 +23,11 @@ WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """Holds the calibration values that turn a camera's mosaic into linear sRGB.
+    """Holds the calibration values that turn a camera's raw image into linear sRGB.
 
-    Values may be given as arrays or sequences. They are kept as tuples, so that a camera can be hashed and can be a
-    static argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1.
-    In JSON, levels may be digital numbers instead, with the `white_level` beside them.
+    Values may be given as arrays or sequences. They are kept as tuples, so a camera is hashable and can be a static
+    argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1. In JSON,
+    levels may be digital numbers instead, given together with the `white_level`.
 
     Attributes:
         black_level: The value of a dark site, below 1. For a Bayer pattern, one for each site of the 2x2 tile in the
@@ -107,12 +107,12 @@ class Camera:
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.
 
-        The object has the fields of the class that are not None. If there is a `white_level`, the black levels are
-        digital numbers like it.
+        The object has all fields that are not None. If there is a `white_level`, the black levels are digital numbers
+        as well.
         """
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if self.white_level is not None:
-            # Twelve digits hide the rounding of the division, so that 64 is written as 64.
+            # Twelve digits hide the division's rounding error, so 64 is written as 64.
             fields["black_level"] = [float(f"{level * self.white_level:.12g}") for level in self.black_level]
         return json.dumps(fields, indent=2)
 

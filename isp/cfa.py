@@ -1,4 +1,4 @@
-"""Color filter arrays: which color each site of a mosaic sees.
+"""Color filter arrays: the color that each site of a mosaic sees.
 
 A site is one element of the sensor. The colors repeat in rectangular tiles. The *pattern* names the colors of a tile:
 
@@ -61,7 +61,7 @@ def _tile(pattern: str) -> Int[np.ndarray, "rows cols"] | None:
         return _read_only(np.zeros((1, 1), np.int32))
     rows = [pattern[:2], pattern[2:]] if pattern in BAYER else pattern.split("/")
     if len(rows) == 1:
-        return None  # More likely a misspelled Bayer pattern than a single row of stripes.
+        return None  # A misspelled Bayer pattern is more likely than a single row of stripes.
     are_letters = all(re.fullmatch(f"[RGB]{{1,{_LONGEST}}}", row) for row in rows)
     if not are_letters or len(rows) > _LONGEST or len({*map(len, rows)}) != 1 or len({*"".join(rows)}) != 3:
         return None
@@ -103,7 +103,7 @@ def canonical(pattern: str) -> str:
 
 
 def is_bayer(pattern: str) -> bool:
-    """Tells whether a pattern is one of the four Bayer patterns, for which most algorithms are made."""
+    """Returns whether a pattern is one of the four Bayer patterns, which most algorithms require."""
     return canonical(pattern) in BAYER
 
 
@@ -180,7 +180,7 @@ def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) 
 def subtract_black_level(
     raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], *, pattern: str = "RGGB", rescale: bool = False
 ) -> Float[Array, "*batch height width"]:
-    """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
+    """Subtracts the black level of each site, without clipping, so noise around black keeps its mean.
 
     Args:
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
@@ -241,7 +241,7 @@ def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
 
 @jax.jit(static_argnames="pattern")
 def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") -> Float[Array, "*batch height width"]:
-    """Samples an image as a sensor does: each site keeps the one color that it sees.
+    """Samples an image as a sensor does: each site keeps only the color that it sees.
 
     Args:
         rgb: Images `(..., H, W, 3)` with even H and W.

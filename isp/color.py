@@ -18,7 +18,7 @@ from isp._kernels import planes, powers, xla
 from isp._kernels.checks import Scalar, check_image
 
 #: The matrix `(3, 3)` from RGB to luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are
-#: exactly zero. Hence the first column of the inverse is ones, and adding to Y adds the same to R, G and B.
+#: exactly zero, so the first column of the inverse is ones: adding to Y adds the same to R, G and B.
 #:
 #: :meta hide-value:
 RGB_TO_YUV = np.array(
@@ -57,11 +57,11 @@ def white_balance(
 def balance_mosaic(
     raw: Shaped[Array, "..."], gains: Float[Array, "3"], *, pattern: str = "RGGB", clip: bool = False
 ) -> Float[Array, "*batch height width"]:
-    """Multiplies each site by the gain of its color, so that demosaicing sees channels that agree on a gray.
+    """Multiplies each site by the gain of its color, so that grays have equal channels before demosaicing.
 
     Args:
-        clip: Whether to clip at the least gain, the level up to which all colors are known. This makes saturated areas
-            white, as the mode "clip" of `isp.color.highlights` does for images.
+        clip: Whether to clip at the smallest gain, below which no color is saturated. This makes saturated areas white,
+            as the mode "clip" of `isp.color.highlights` does for images.
     """
     cfa.check_mosaic(raw)
     *batch, height, width = raw.shape
@@ -79,18 +79,18 @@ def highlights(
     mode: Mode = "clip",
     start: float = 0.8,
 ) -> Float[Array, "*batch height width 3"]:
-    """Makes saturated pixels neutral, for images to which the gains have been applied.
+    """Makes saturated pixels neutral in images to which the gains have been applied.
 
     Args:
         rgb: Images `(..., H, W, 3)` after the gains.
-        gains: The gains that have been applied, positive. They are the levels at which the channels saturate; the least
-            of them is the level of white.
+        gains: The gains that have been applied, positive. They are the levels at which the channels saturate; the
+            smallest is the level of white.
         mode: "clip" clips each channel at the level of white, as raw converters do by default. "desaturate" also fades
-            pixels to white as one of their channels approaches its own level.
-        start: The fraction of a channel's own level at which "desaturate" begins to fade, in [0, 1).
+            pixels to white as one of their channels approaches its saturation level.
+        start: The fraction of a channel's saturation level at which "desaturate" begins to fade, in [0, 1).
 
     Returns:
-        The images `(..., H, W, 3)`, with no value above the least gain.
+        The images `(..., H, W, 3)`, with no value above the smallest gain.
 
     Example:
         >>> gains = jnp.array([2.0, 1.0, 1.5])
@@ -194,7 +194,7 @@ def split_luma(
 
 @jax.jit
 def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
-    """Moves colors away from the gray of their luma, or toward it, and keeps the luma.
+    """Moves colors away from or toward the gray of the same luma.
 
     Args:
         amount: The factor for U and V: 0 for grays, 1 for no change.
@@ -213,7 +213,7 @@ def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
     Returns:
         The images `(..., H, W, 3)` as hue, saturation, value. Hue is in [0, 1): red 0, green 1/3, blue 2/3, gray 0. For
-        nonnegative RGB, saturation is in [0, 1]. Value is the greatest channel.
+        nonnegative RGB, saturation is in [0, 1]. Value is the largest channel.
 
     Example:
         >>> rgb = np.array([[[0.25, 0.5, 0.25], [0.5, 0.5, 0.5]]], np.float32)
@@ -227,7 +227,7 @@ def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     gray = chroma <= _NO_CHROMA
     divisor = jnp.where(gray, 1, chroma)
-    # Where several channels are the greatest, the last one decides, as in scikit-image.
+    # If several channels share the maximum, the last one decides, as in scikit-image.
     sixths = jnp.where(green == value, 2 + (blue - red) / divisor, (green - blue) / divisor)
     sixths = jnp.where(blue == value, 4 + (red - green) / divisor, sixths)
     hue = jnp.where(gray, 0, sixths / 6 - jnp.floor(sixths / 6))
@@ -245,7 +245,7 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     hue, saturation, value = (hsv[..., c] for c in range(3))
 
     def channel(phase: int) -> Array:
-        """Computes a channel: full for a third of the circle, absent for a third, with linear slopes between."""
+        """Computes a channel: full for a third of the circle, absent for another third, with linear slopes between."""
         sixths = 6 * hue + phase
         # This is the remainder; the operator % would call a C library function for each pixel.
         sixths -= 6 * jnp.floor(sixths / 6)
@@ -292,9 +292,9 @@ def ciede2000(
 ) -> Float[Array, "*batch height width"]:
     """Computes the color difference CIEDE2000 of each pixel of two images.
 
-    A difference of about 1 is just noticeable side by side. The formula is from G. Sharma, W. Wu and E. N. Dalal, "The
-    CIEDE2000 color-difference formula: implementation notes, supplementary test data, and mathematical observations"
-    (2005), with all weights at 1. Its gradient is 0 for equal colors.
+    A difference of about 1 is just noticeable when the colors are side by side. The formula is from G. Sharma, W. Wu
+    and E. N. Dalal, "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and
+    mathematical observations" (2005), with all weights at 1. Its gradient is 0 for equal colors.
 
     Args:
         first: Images `(..., H, W, 3)` as L*, a*, b*, see `srgb_to_lab`.
@@ -307,7 +307,7 @@ def ciede2000(
     turn = other_hue - hue - jnp.where(far, 2 * jnp.pi * jnp.sign(other_hue - hue), 0)
     both = hue + other_hue
     mean_hue = both / 2 + jnp.where(far, jnp.where(both < 2 * jnp.pi, jnp.pi, -jnp.pi), 0)
-    # A gray has no hue, so the other color's hue counts.
+    # A gray has no hue, so the other color's hue is used.
     mean_hue = jnp.where(chroma * other_chroma > 0, mean_hue, both)
     mean_chroma, from_middle = (chroma + other_chroma) / 2, ((light + other_light) / 2 - 50) ** 2
     of_light = (other_light - light) / (1 + 0.015 * from_middle / jnp.sqrt(20 + from_middle))
@@ -322,7 +322,7 @@ def ciede2000(
 
 
 def _chroma_weight(chroma: Array) -> Array:
-    """Computes the weight of a chroma in CIEDE2000: 0 for grays, toward 1 far above 25."""
+    """Computes the weight of a chroma in CIEDE2000: 0 for grays, approaching 1 far above 25."""
     return _root(1 / (1 + (25 / jnp.maximum(chroma, 1e-3)) ** 7))
 
 

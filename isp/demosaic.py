@@ -1,11 +1,11 @@
 """Demosaicing: from one color per site to three colors per pixel.
 
-`bilinear`, `malvar2004` and `menon2007` are for the Bayer patterns. Their colors repeat in 2x2 tiles, so a linear
-method is one stencil whose weights depend on the site of the tile. `bilinear` and `malvar2004` are such stencils.
-`menon2007` first decides on a direction at each red and blue site, and is linear after that. Reverse-mode derivatives
-are written out, so forward mode does not work.
+`bilinear`, `malvar2004` and `menon2007` are for the Bayer patterns. Their colors repeat in 2x2 tiles, so linear methods
+such as `bilinear` and `malvar2004` are one stencil whose weights depend on the site of the tile. `menon2007` first
+decides on a direction at each red and blue site, and is linear after that. Reverse-mode derivatives are written out, so
+forward mode does not work.
 
-`normalized` and `binned` take every color filter array that `isp.cfa` describes.
+`normalized` and `binned` accept every color filter array that `isp.cfa` describes.
 """
 
 import functools
@@ -108,12 +108,12 @@ def menon2007(
     """Demosaics by directional filtering with a posteriori decision (DDFAPD).
 
     At each red and blue site, green is interpolated along the row and along the column. The method keeps the direction
-    in which the difference of color and green changes less around the site, and the row if both change alike. Red and
-    blue follow from these differences: D. Menon, S. Andriani and G. Calvagno, "Demosaicing with directional filtering
-    and a posteriori decision", IEEE Transactions on Image Processing 16(1) (2007).
+    along which the color difference (red or blue minus green) changes less around the site, and the row in case of a
+    tie. Red and blue follow from these differences: D. Menon, S. Andriani and G. Calvagno, "Demosaicing with
+    directional filtering and a posteriori decision", IEEE Transactions on Image Processing 16(1) (2007).
 
-    Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. That
-    function's chain of masked interpolations is multiplied out here to a few filters.
+    Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. Here, its
+    chain of masked interpolations is reduced algebraically to a few filters.
 
     The decisions are piecewise constant, so only the interpolations have a gradient.
 
@@ -139,9 +139,9 @@ def menon2007(
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
     """Makes the weights that `normalized` starts with.
 
-    They fall linearly from the middle to the distance of the next site of a color. In quad Bayer and similar arrays,
-    where blocks of sites share a color, that distance grows with the block. If a window at a corner of an image could
-    miss a color, as for X-Trans, rings of small weights widen it.
+    They fall linearly from the center to the distance of the next site of the same color. In quad Bayer and similar
+    arrays, where blocks of sites share a color, that distance grows with the block. If a window at a corner of an image
+    could miss a color, as for X-Trans, rings of small weights widen it.
 
     Returns:
         One square kernel per color, with an odd side and the sum 1.
@@ -161,7 +161,7 @@ def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
     return np.stack([kernel] * 3).astype(np.float32)
 
 
-# Less than one step of 10 bits, so that a ring matters only where the inner window has no site of a color.
+# Less than one 10-bit step, so a ring matters only if the inner window lacks a color.
 _SMALL = 2.0**-12
 
 
@@ -191,7 +191,7 @@ def _corners(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
 def normalized(
     raw: Shaped[Array, "..."], weights: Float[Array, "3 size size"] | None = None, *, pattern: str = "RGGB"
 ) -> Float[Array, "*batch height width 3"]:
-    """Demosaics any color filter array by normalized convolution: each missing color is a weighted mean of its sites.
+    """Demosaics any color filter array by normalized convolution, with weighted means of nearby sites of each color.
 
     A site keeps the color that it sees. Each other color is sum(w * value) / sum(w) over the sites of that color in a
     window around it: H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with a
@@ -264,11 +264,11 @@ def _balanced(tile: np.ndarray) -> int:
 
 @jax.jit(static_argnames="pattern")
 def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch rows cols 3"]:
-    """Turns each block of sites into one pixel: demosaics and shrinks the image in one step.
+    """Demosaics and shrinks the image in one step, by turning each block of sites into one pixel.
 
     Each channel is the mean of the block's sites of that color, so the image has no color cast. Blocks are the smallest
-    ones that see all colors equally often: 2x2 sites for Bayer, 3x3 for X-Trans. Quad Bayer and similar arrays consist
-    of blocks of one color. The means of these blocks are a Bayer mosaic, which `normalized` fills.
+    that all hold the same number of sites of each color: 2x2 for Bayer, 3x3 for X-Trans. Quad Bayer and similar arrays
+    consist of blocks of one color. The means of these blocks are a Bayer mosaic, which `normalized` fills.
 
     Args:
         pattern: The colors of a tile, see `isp.cfa`. Without color filters, blocks have 2x2 sites.

@@ -1,4 +1,4 @@
-"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation, and weighted means.
+"""Denoising: Gaussian smoothing, median filters, frequency cutoffs, total variation, and weighted means.
 
 Methods that work on the luma leave U and V as they are.
 """
@@ -17,7 +17,7 @@ from isp._kernels.checks import Scalar, check_image
 from isp._kernels.median import window_median
 from isp.filter import gaussian_filter
 
-# Patches at a greater distance have no weight in scikit-image.
+# scikit-image gives patches at a greater distance no weight.
 _CUTOFF = 5.0
 
 
@@ -28,7 +28,7 @@ def filter_luma(
     """Correlates the luma with a kernel over mirrored borders.
 
     Args:
-        kernel: Weights with odd sides, which can be learned. `isp.parametrized` starts at a Gaussian.
+        kernel: Weights with odd sides, which can be learned. `isp.parametrized` starts with a Gaussian.
     """
     return color.replace_luma(rgb, lambda luma: stencil.correlate(luma, kernel, "mirror"))
 
@@ -88,8 +88,8 @@ def median_denoising(
     Forward-mode derivatives do not work.
 
     Args:
-        size: The side of the windows, odd. The comparisons of a window's pixels are compiled one by one, so 3 and 5 are
-            fast.
+        size: The side of the windows, odd. Only 3 and 5 are fast, because each comparison of a window's pixels is
+            compiled separately.
     """
     checks.check_size(size)
     return color.replace_luma(rgb, lambda luma: window_median(luma, size))
@@ -107,8 +107,8 @@ def fft_denoising(
         keep_fraction: The fraction of the sampling frequency up to which frequencies are kept, in [0, 1]. From 0.5 on,
             nothing is removed. It can be learned if there is a `softness`.
         softness: The number of bins, positive, over which a raised cosine falls from keeping to removing; values near 0
-            give the hard cut. Below 1, the gradient for some values of `keep_fraction` is zero, because the cosine
-            falls between two bins.
+            give the hard cut. Below 1, the gradient is zero for some values of `keep_fraction`, where the cosine falls
+            between two bins.
 
     Example:
         >>> stripes = np.broadcast_to(np.float32([0.2, 0.6] * 4)[:, None], (1, 8, 3))
@@ -173,8 +173,8 @@ def tv_chambolle(
     E. Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D (1992); A. Chambolle, "An algorithm
     for total variation minimization and applications", Journal of Mathematical Imaging and Vision (2004).
 
-    Equals scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`, stopping rule included. One
-    difference does not show in the result: a constant channel is done at once, where scikit-image iterates to the end.
+    Equals scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`, stopping rule included. One difference does not
+    affect results: a constant channel stops at once, whereas scikit-image iterates to the end.
 
     Forward-mode and second derivatives do not work.
 
@@ -273,7 +273,7 @@ def nlm_denoising(
     *,
     centered: bool = False,
 ) -> Float[Array, "*batch height width 3"]:
-    """Averages each pixel with the pixels around it, weighted by how much the patches around both are alike.
+    """Averages each pixel with the pixels around it, weighted by the similarity of the patches around both.
 
     The weight of two pixels is exp(-(d / strength)^2), where d is the root mean square of the differences between their
     patches, over all channels: A. Buades, B. Coll and J.-M. Morel, "A non-local algorithm for image denoising", CVPR
@@ -288,10 +288,10 @@ def nlm_denoising(
     defaults, which are scikit-image's, take hundreds of times as long as other denoisers.
 
     Args:
-        strength: The difference between patches, positive, beyond which they count little.
+        strength: The difference between patches, positive, beyond which weights become small.
         patch_size: The side of the patches, odd.
         patch_distance: The greatest distance between two pixels in rows and in columns.
-        centered: Whether patches are whole, and small weights count.
+        centered: Whether to use whole patches and keep small weights.
     """
     checks.check_patches(strength, patch_size, patch_distance)
     return _nlm_denoising(rgb, strength, patch_size, patch_distance, centered)

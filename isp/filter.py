@@ -1,6 +1,6 @@
 """Filters of planes that compile to fast code, and tools for your own functions of images.
 
-On CPUs, XLA would compute a filter anew for each value that the next filter reads. `apart` prevents that.
+On CPUs, XLA would recompute a filter for each value that the next filter reads. `apart` prevents that.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""A modern pipeline in the usual order of a camera, in which every parameter can be learned."""
+"""A modern pipeline in a camera's usual order, in which every parameter can be learned."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
 
     - `black_level`: subtracts `black_level`, as in `isp.Camera`, and keeps white at 1;
     - `defects`: replaces sites that differ from all of their neighbors by more than `defect_threshold ()`;
-    - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
-      are white;
+    - `white_balance`: applies the gains `white_balance (3,)` and clips at the smallest, so that saturated areas are
+      white;
     - `demosaic`: interpolates Bayer mosaics by the method of Malvar, He and Cutler (2004), and others by
       `demosaic.normalized`;
     - `color_correct`: applies the matrix `colour_correction (3, 3)`;
@@ -33,10 +33,10 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
     - `output_clipped`: clips to [0, 1].
 
-    Without color filters, there are no stages of color.
+    Without color filters, there are no color stages.
 
-    A negative gain of the camera is taken as positive, and the matrix negates the channel instead, which gives the same
-    colors. Positive gains are the levels at which the colors saturate.
+    A negative camera gain is made positive, and the matrix negates the channel instead, which gives the same colors.
+    Positive gains are the levels at which the colors saturate.
 
     Args:
         half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does.
@@ -58,8 +58,8 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         stages.contrast(1.05),
         stages.curve(),
         stages.clipped(),
-        # The stages from here on see display values: in linear light, a bright pixel's color would drown its dark
-        # neighbors. Three standard deviations hold 99.7 % of a Gaussian.
+        # The stages from here on work on display values, because in linear light a bright pixel's color would swamp its
+        # dark neighbors. Three standard deviations hold 99.7 % of a Gaussian.
         *([stages.chroma_denoising(1.5, size=9)] if has_colors else []),
         dataclasses.replace(sharpening, name="sharpening"),
         stages.clipped("output_clipped"),

@@ -1,11 +1,10 @@
-"""Metering: auto exposure and auto white balance, from the levels of each raw image's own colors.
+"""Metering: auto exposure and auto white balance from the color levels of each raw image.
 
-With a fixed exposure and fixed gains, every change of the light reaches whatever sees the image. A camera meters
-instead: it scales each image until its level and its colors are as expected, so that less light, another lamp or other
-gains of the sensor change little. Metering does not undo noise, and it loses what images differ in by their brightness
-or color alone.
+With a fixed exposure and fixed gains, every change of the light reaches the model. A camera meters instead: it scales
+each image until its level and colors are as expected, so that less light, another lamp or other sensor gains change
+little. Metering does not undo noise, and it discards differences in overall brightness or color.
 
-The functions scale raw images about the camera's black level, so that every processing can follow.
+The functions scale raw images about the camera's black level, so any pipeline can follow.
 """
 
 import jax
@@ -17,7 +16,7 @@ from isp import cfa
 from isp._kernels.checks import Scalar
 from isp.parameter import LARGEST_FACTOR
 
-# The least side of a zone, in pixels.
+# The minimum side of a zone, in pixels.
 _ZONE = 8
 
 
@@ -31,14 +30,14 @@ def levels(
 ) -> Float[Array, "*batch colors"]:
     """Computes the Minkowski mean of each color over the zones of a raw image.
 
-    The mean of each color tells the color of the light: G. D. Finlayson and E. Trezzi, "Shades of gray and colour
+    The mean of each color estimates the color of the light: G. D. Finlayson and E. Trezzi, "Shades of gray and colour
     constancy", Color Imaging Conference (2004), who recommend a power of 6. A power of 1 is the gray-world assumption,
     and a large power treats the brightest value of each color as white. Zones are blocks of 8x8 sites, or of 12x12 for
     X-Trans arrays, whose plain means count: noise is averaged before a large power would favor its peaks. An incomplete
     zone at the right or lower border is left out, and a smaller image is one zone.
 
-    Saturated sites count as they are. They lower the level of an overexposed image, but leaving them out lowers it
-    more, since the brightest values are then missing.
+    Saturated sites are included. They lower the level of an overexposed image, but leaving them out would lower it
+    more, since the brightest values would be missing.
 
     Args:
         power: The power of the mean, positive.
@@ -78,8 +77,8 @@ def auto_exposure(
 ) -> Float[Array, "*batch height width"]:
     """Multiplies each raw image by the gain that brings its level to a target.
 
-    The level is the Minkowski mean over all colors. The gain is within a factor of 100 of 1, the range of light that
-    was measured in the study of Oala et al. (TMLR 2023), so that noise does not become a picture. A black image stays.
+    The level is the Minkowski mean over all colors. The gain is between 1/100 and 100, the range of light measured by
+    Oala et al. (TMLR 2023), so noise is not amplified into a picture. A black image stays unchanged.
 
     Args:
         target: The level to reach above black, as a fraction of white.
@@ -109,8 +108,8 @@ def auto_white_balance(
 ) -> Float[Array, "*batch height width"]:
     """Multiplies the red and blue sites of each raw image by gains that bring its colors to a neutral color.
 
-    Green stays. The gains are within a factor of 100 of 1. A color without light keeps the gain 1; so do all colors if
-    green has no light.
+    Green stays unchanged. The gains are between 1/100 and 100. A color without light keeps a gain of 1, as do all
+    colors if green has no light.
 
     Args:
         neutral: The levels of red, green and blue that count as neutral, up to a factor, such as the reciprocals of the

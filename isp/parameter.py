@@ -1,4 +1,4 @@
-"""A parameter of a stage: its start, and every fact that searches, analyses and plots need about it."""
+"""A stage parameter: its start, and every fact about it that searches, analyses and plots need."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ CAMERA_FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Declares a value that can be learned, and every fact that programs need about it.
+    """Declares a value that can be learned, and every fact about it that programs need.
 
     Distances between values are counted in natural ranges, which makes parameters of different units comparable. Such a
     distance from a start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it is the
@@ -50,7 +50,8 @@ class Parameter:
         labels: Names of the elements along the leading axes, in C order, such as ("red", "green", "blue"). Elements
             along other axes are numbered.
         unit: The unit of one value in the singular, such as "gain", "level" or "pixels".
-        tuned: False for a parameter with too many values to tune by hand. Analyses use it only if asked for by name.
+        tuned: False for a parameter with too many values to tune by hand. Analyses use it only if it is requested by
+            name.
         camera: The field of `isp.Camera` that the parameter starts from, if any. It has the shape of that field.
         neutral: The value at which the stage changes nothing, such as the kernel of a filter that copies its input. It
             is given for a linear parameter that is tuned as a whole by its strength: 0 at the neutral value, 1 at the
@@ -162,7 +163,7 @@ class Parameter:
     def valid(self, start: ArrayLike, value: ArrayLike) -> Array:
         """Clips a value to the range from `low` to `high`, extended by the start.
 
-        Rounding may put a value that was moved to a limit of its offset beyond `low` or `high` by its last digit.
+        Rounding may put a value that was moved to its offset limit slightly beyond `low` or `high`.
         """
         return jnp.clip(value, jnp.minimum(self.low, start), jnp.maximum(self.high, start))
 

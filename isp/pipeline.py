@@ -18,11 +18,11 @@ from isp.stage import Stage
 
 
 class Pipeline(nnx.Module):
-    """Processes raw mosaics to images, through stages whose parameters can be learned.
+    """Turns raw images into RGB images, through stages whose parameters can be learned.
 
-    Each parameter is an attribute by its name, an `nnx.Param` in float32. `nnx.split(pipeline)` returns all of them as
-    one pytree to differentiate, optimize, stack or vmap over. `inserted`, `replaced` and `without` edit a pipeline;
-    each returns a new one.
+    Each parameter is an attribute of the same name, an `nnx.Param` in float32. `nnx.split(pipeline)` returns all of
+    them as one pytree to differentiate, optimize, stack or vmap over. `inserted`, `replaced` and `without` edit a
+    pipeline; each returns a new one.
 
     Args:
         stages: The stages in order, with the values that their parameters start at.
@@ -68,13 +68,13 @@ class Pipeline(nnx.Module):
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
-        """Processes mosaics `(..., H, W)` with white at 1 to images `(..., H, W, 3)`; compiled once per shape."""
+        """Turns raw images `(..., H, W)` with white at 1 into images `(..., H, W, 3)`; compiled once per shape."""
         return _run(self.stages, self.parameters(), raw)
 
     def trace(
         self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
-        """Processes mosaics like a call, and keeps the image after each stage.
+        """Processes raw images like a call, and keeps the image after each stage.
 
         Args:
             perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
@@ -83,7 +83,7 @@ class Pipeline(nnx.Module):
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
-            them. Before demosaicing, the image is a mosaic.
+            them. Before demosaicing, these are mosaics.
         """
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
@@ -167,7 +167,7 @@ class Pipeline(nnx.Module):
 
 
 def portable() -> contextlib.AbstractContextManager[None]:
-    """Makes pipelines and functions that are traced in this context use operations that other programs know.
+    """Makes pipelines and functions traced in this context use operations that other programs support.
 
     They pad, convolve and compute elementwise, always on the whole batch, which takes longer on a CPU than the usual
     formulation. Results agree except for rounding. A pipeline whose number of images is symbolic does this by itself.

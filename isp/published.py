@@ -33,8 +33,8 @@ PUBLISHED_STATIC = tuple(
     )
 )
 
-# The same twelve, in the same order, as the study's program computed them: its unsharp masking blurs along columns
-# only, see `sharpen.unsharp_masking_vertical`.
+# The same twelve, in the same order, as the study's program computed them, whose unsharp masking blurs along columns
+# only (see `sharpen.unsharp_masking_vertical`).
 AS_PUBLISHED_STATIC = tuple(
     (demosaicing, "unsharp_masking_vertical" if sharpening == "unsharp_masking" else sharpening, denoising)
     for demosaicing, sharpening, denoising in PUBLISHED_STATIC
@@ -110,7 +110,7 @@ def static(
             "chroma_denoising", "nlm_denoising", or "none", which changes nothing.
         **settings: Arguments of these functions that differ from their defaults, such as `radius`, `sigma` or `size`.
             Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
-            bilateral windows follow from the start of the parameters and stay fixed.
+            bilateral windows follow from the parameters' starts and stay fixed.
 
     Example:
         >>> pipeline = isp.static(isp.CAMERAS["drone"], "malvar2004", "unsharp_masking", "median_denoising", amount=0.5)
@@ -149,7 +149,7 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
 
 
 def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
-    """Makes the stages of `parametrized` from the mosaic to linear sRGB, or to a gray image without color filters."""
+    """Makes the stages of `parametrized` from raw image to linear sRGB, or to a gray image without color filters."""
     pattern = {"pattern": camera.pattern}
     to_planes = steps.bin_above_black if half_size else steps.spread_above_black
     to_color = camera.parameters("white_balance", "colour_correction")

@@ -1,4 +1,4 @@
-"""Repair of defective sites of a mosaic: those that are always bright or always dark, or hold no number."""
+"""Repair of defective sensor sites, which are always bright, always dark, or not finite."""
 
 import math
 
@@ -37,8 +37,8 @@ def defects(
     Args:
         threshold: The difference, in fractions of white, up to which a site stays as it is. It can be learned if there
             is a `softness`.
-        softness: The difference beyond the threshold, in fractions of white, over which the median gradually takes the
-            site's place. If None, it does so at once, and the gradient for the threshold is zero.
+        softness: The difference beyond the threshold, in fractions of white, over which the median gradually replaces
+            the site. If None, the replacement is abrupt, and the gradient for the threshold is zero.
         lone: Whether a site must differ by more than the threshold from each of the eight nearest sites of its color
             (more if several are equally near), and not only from the median. This spares lines that are one site wide,
             but also leaves adjacent defects.

@@ -1,4 +1,4 @@
-"""The sensor: from light to a raw mosaic, with the noise of a real exposure."""
+"""The sensor: from light to a raw image, with the noise of a real exposure."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from isp.cfa import black_levels, check_mosaic, mosaic
 
 
 class Noise(NamedTuple):
-    """The figures that decide the noise of a sensor, as in `isp.Camera`."""
+    """The numbers that determine the noise of a sensor, as in `isp.Camera`."""
 
     full_well: float
     read_noise: float
@@ -35,7 +35,7 @@ def expose(
     camera: Camera,
     **settings: Any,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
+    """Exposes a sensor to an image; each site sees one color of the light and is read out by `expose_sites`.
 
     The light is linear camera RGB `(..., H, W, 3)` with even H and W. `expose_sites` describes the settings.
     """
@@ -70,7 +70,7 @@ def expose_sites(
         full_well: As in `isp.Camera`, like `read_noise` and `bits`. If None, the camera's, see `noise_of`.
 
     Returns:
-        The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
+        The raw image `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
     """
     noise = noise_of(camera)
     full_well = noise.full_well if full_well is None else full_well
@@ -91,7 +91,7 @@ def expose_sites(
 
 @jax.jit(static_argnames="camera")
 def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
-    """Computes the light that a mosaic shows, for `expose_sites`: 0 at a site's black level, 1 at the white level."""
+    """Computes the light in a raw image, for `expose_sites`: 0 at a site's black level, 1 at the white level."""
     check_mosaic(raw)
     black = _black_levels(raw, camera)
     return (raw - black) / (1 - black)
@@ -99,13 +99,13 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
 
 @jax.jit(static_argnames="camera")
 def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
-    """Computes the mosaic of light without noise; undoes `site_light`.
+    """Computes the noise-free raw image of light; undoes `site_light`.
 
     Args:
         light: The light of each site `(..., H, W)`, as fractions of the full well.
 
     Returns:
-        The mosaic `(..., H, W)`, which is not clipped.
+        The raw image `(..., H, W)`, which is not clipped.
     """
     check_mosaic(light)
     black = _black_levels(light, camera)
@@ -123,24 +123,24 @@ def expose_again(
     kept: Float[Array, "..."] | float = 1.0,
     counts: bool = True,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes the scene of a noisy mosaic again, with other light or a noisier read-out.
+    """Exposes the scene of a noisy raw image again, with other light or a noisier read-out.
 
-    The mosaic keeps its own noise, which is scaled with its light, and gets only the noise that is missing: light that
-    is dimmed to the fraction f takes the variance of photon noise to f^2, and photons have f. Brighter
-    mosaics are noisier than a real exposure, because no noise can be taken away. A saturated site counts as light that
-    just saturates. Gradients treat the added noise as a constant.
+    The raw image keeps its noise, which is scaled with its light, and gets only the noise that is missing: dimming
+    light to the fraction f scales the variance of its photon noise by f^2, whereas real photon noise scales by f.
+    Brighter results are noisier than a real exposure, because noise cannot be removed. A saturated site counts as light
+    that just saturates. Gradients treat the added noise as a constant.
 
     Args:
         camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.
-        light: Factors on the light, not negative, of a shape that broadcasts to the mosaic's.
+        light: Factors on the light, nonnegative, of a shape that broadcasts to the raw image's.
         read_noise: The standard deviation of the read-out noise, as a multiple of the camera's, at least 1.
-        kept: The share of the variance of its own noise that the mosaic still has: below 1 after it was smoothed. Of a
-            shape that broadcasts to the mosaic's.
+        kept: The share of its noise variance that the raw image still has, below 1 after smoothing. Its shape
+            broadcasts to the raw image's.
         counts: Whether photon noise follows from Poisson counts. Otherwise it is normal with the same variance, which
             is several times as fast.
 
     Returns:
-        The mosaic `(..., H, W)`, clipped to [0, 1]. It is not rounded to the steps of a converter.
+        The raw image `(..., H, W)`, clipped to [0, 1]. It is not rounded to the steps of a converter.
     """
     full_well, electrons, _ = noise_of(camera)
     check_mosaic(raw)
@@ -160,7 +160,7 @@ def expose_again(
 
 
 def _in_32_bits(sites: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Converts half precision, in which electrons overflow."""
+    """Converts half precision, in which electron counts overflow."""
     return sites.astype(jnp.promote_types(sites.dtype, jnp.float32))
 
 

@@ -1,13 +1,13 @@
-"""Drift of a camera in physical units: how mosaics change with its sensor, its lens and its lamp.
+"""Sensor drift in physical units: how raw images change with the sensor, the lens and the lamp.
 
-All functions have one signature, `(raw, key, amount, *, camera)`: a mosaic `(..., H, W)` in [0, 1], a random key, the
-amount in the unit that each of them states, and the camera that took the mosaic. They return the mosaic of the drifted
-camera, clipped to [0, 1]. An amount of 0 changes nothing, unless a function states another one. Compiled functions
-serve all amounts. Functions that draw nothing ignore the key. Gradients treat noise as a constant and the steps of a
-converter as a straight line.
+All functions have one signature, `(raw, key, amount, *, camera)`: a raw image `(..., H, W)` in [0, 1], a random key,
+the amount in the unit that each function states, and the camera that took the image. They return the raw image of the
+drifted camera, clipped to [0, 1]. An amount of 0 changes nothing, unless a function states another one. One compiled
+function serves all amounts. Deterministic functions ignore the key. Gradients treat noise as a constant and the steps
+of a converter as a straight line.
 
 Light is measured in fractions of the full well, so electrons follow from the camera's `full_well` and `read_noise`, see
-`isp.sensor`. Where light is lost, a mosaic gets the noise of the light that is left, see `isp.sensor.expose_again`.
+`isp.sensor`. Where light is lost, a raw image gets the noise of the remaining light, see `isp.sensor.expose_again`.
 """
 
 import functools
@@ -29,7 +29,7 @@ from isp.sensor import expose_again, from_light, noise_of, site_light
 Mosaic = Float[Array, "*batch height width"]
 Amount = Float[Array, ""] | float
 
-# The longest blur by motion in pixels.
+# The longest motion blur in pixels.
 LONGEST_MOTION = 32
 
 # The color temperature of the white of sRGB, in mired (a million divided by kelvins).
@@ -45,7 +45,7 @@ _XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, 
 
 
 def _drift(function: Drift) -> Drift:
-    """Compiles a drift for all amounts, checks and clips its mosaics, and computes in at least 32 bits."""
+    """Compiles a drift for all amounts, checks and clips its raw images, and computes in at least 32 bits."""
 
     @jax.jit(static_argnames="camera")
     @functools.wraps(function)
@@ -59,7 +59,7 @@ def _drift(function: Drift) -> Drift:
 
 
 def _within_reach(drift: Drift) -> Drift:
-    """Refuses motion beyond the reach of its kernel; a traced amount cannot be compared."""
+    """Rejects motion beyond the reach of its kernel; a traced amount cannot be compared."""
 
     @functools.wraps(drift)
     def checked(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
@@ -72,26 +72,26 @@ def _within_reach(drift: Drift) -> Drift:
 
 @_drift
 def read_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises the read-out noise to a multiple of the camera's, such as of a warm amplifier. 1 changes nothing."""
+    """Raises the read-out noise to a multiple of the camera's, as in a warm amplifier. 1 changes nothing."""
     return expose_again(raw, key, camera=camera, read_noise=amount)
 
 
 @_drift
 def row_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Adds a random level to each row, with this standard deviation in electrons, such as of an unsteady supply."""
+    """Adds a random level to each row, with this standard deviation in electrons, as from an unsteady supply."""
     return _with_electrons(raw, amount * jax.random.normal(key, (*raw.shape[:-1], 1), raw.dtype), camera)
 
 
 @_drift
 def column_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Adds a random level to each column, with this standard deviation in electrons, such as of unequal amplifiers."""
+    """Adds a random level to each column, with this standard deviation in electrons, as from unequal amplifiers."""
     level = jax.random.normal(key, (*raw.shape[:-2], 1, raw.shape[-1]), raw.dtype)
     return _with_electrons(raw, amount * level, camera)
 
 
 @_drift
 def photon_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Takes the mosaic with less light and more gain, by this factor, at the same brightness. 1 changes nothing.
+    """Divides the light and multiplies the gain by this factor, at the same brightness. 1 changes nothing.
 
     This is a higher ISO speed: photon noise grows by the square root of the gain, and read-out noise by the gain.
     """
@@ -101,19 +101,19 @@ def photon_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Came
 
 @_drift
 def hot_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Saturates randomly chosen sites, this many in a million. One key makes the same sites hot in every mosaic."""
+    """Saturates this many randomly chosen sites in a million. One key makes the same sites hot in every raw image."""
     return jnp.where(_chosen(raw, key, amount), jnp.ones_like(raw), raw)
 
 
 @_drift
 def dead_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Darkens randomly chosen sites to the black level, this many in a million, the same ones in every mosaic."""
+    """Darkens this many random sites in a million to the black level, the same ones in every raw image."""
     return jnp.where(_chosen(raw, key, amount), from_light(jnp.zeros_like(raw), camera), raw)
 
 
 @_drift
 def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Darkens the corners by this many stops, and other sites by the square of their distance from the middle."""
+    """Darkens the corners by this many stops, and other sites in proportion to their squared radius."""
     return _lit(raw, key, camera, vignetting=amount)
 
 
@@ -121,7 +121,7 @@ def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Blurs the light by a Gaussian with this standard deviation in pixels, as a lens out of focus does.
 
-    See `smoothed` for the blur. The noise that it takes away is added again, because the sensor keeps its noise.
+    See `smoothed` for the blur. The noise that it removes is added again, because the sensor keeps its noise.
     """
     blurred, kept = smoothed(raw, amount, camera=camera)
     return expose_again(blurred, key, camera=camera, kept=kept)
@@ -130,9 +130,9 @@ def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -
 @_within_reach
 @_drift
 def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Blurs the light along a line of this many pixels, as a camera does that moves during the exposure.
+    """Blurs the light along a line of this many pixels, as a camera that moves during the exposure does.
 
-    The direction is drawn for each mosaic of a batch: along rows, along columns, or along one of the diagonals. The
+    The direction is drawn for each raw image of a batch: along rows, along columns, or along one of the diagonals. The
     blur has the variance of a line, amount^2 / 12. Tiles of more than 2x2 sites are interpolated first, as in
     `smoothed`. The sensor keeps its noise, as for `defocus`. An amount above 32 pixels raises a ValueError; a traced
     one cannot be compared, and is cut off there.
@@ -151,11 +151,11 @@ def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) ->
 
 @_drift
 def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Makes the lamp warmer by this many mired along the Planckian locus, and cooler if the amount is negative.
+    """Makes the lamp warmer by this many mired along the Planckian locus, or cooler if the amount is negative.
 
     The camera keeps its white balance for daylight of 6504 K. A color temperature becomes a gain for each color,
-    through the camera's color matrix; green keeps its light. Temperatures of 1667 to 25000 K are valid, so amounts from
-    -113 to 446. A lamp whose color the camera's matrix cannot reach leaves a color without light.
+    through the camera's color matrix; green keeps its light. Temperatures of 1667 to 25000 K are valid, that is,
+    amounts from -113 to 446. A lamp color outside the camera's gamut leaves a color without light.
 
     Source of the locus: B. Kim et al., "Design of advanced color temperature control system for HDTV applications",
     Journal of the Korean Physical Society (2002).
@@ -165,9 +165,10 @@ def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 
 @_drift
 def flicker(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Modulates the light of rows by this many percent, in four bands, as a lamp on alternating current does.
+    """Modulates the light of rows by this many percent, in four bands, like a lamp on alternating current.
 
-    A rolling shutter exposes the rows one after the other. The phase of the bands is drawn for each mosaic of a batch.
+    A rolling shutter exposes the rows one after the other. The phase of the bands is drawn for each raw image of a
+    batch.
     """
     phase_key, noise_key = jax.random.split(key)
     return _lit(raw, noise_key, camera, phase_key, flicker=amount)
@@ -175,19 +176,19 @@ def flicker(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -
 
 @_drift
 def overexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Exposes by this many stops more, so that bright sites saturate."""
+    """Increases the exposure by this many stops, so that bright sites saturate."""
     return _lit(raw, key, camera, exposure=amount)
 
 
 @_drift
 def underexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Exposes by this many stops less, with the noise of the light that is left."""
+    """Reduces the exposure by this many stops, with the noise of the remaining light."""
     return _lit(raw, key, camera, underexposure=amount)
 
 
 @_drift
 def bits(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Rounds to this many bits, the step of a coarser converter. The camera's own bits change nothing."""
+    """Rounds to this many bits, the step of a coarser converter. The camera's `bits` change nothing."""
     top = jnp.exp2(amount) - 1
     steps = jnp.clip(raw, 0, 1) * top
     return (steps + jax.lax.stop_gradient(jnp.round(steps) - steps)) / top
@@ -195,9 +196,9 @@ def bits(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> M
 
 @_drift
 def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises all sites by this many digital numbers of 12 bits, such as when a sensor warms up.
+    """Raises all sites by this many 12-bit digital numbers, as when a sensor warms up.
 
-    A digital number is 1/4095 of white, whatever the camera's `bits`: an amount is the same for all cameras.
+    A digital number is 1/4095 of white, whatever the camera's `bits`, so an amount is the same for all cameras.
     """
     return raw + amount / (2**12 - 1)
 
@@ -238,9 +239,9 @@ def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, came
 
 @_drift
 def pattern_shift(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Shifts the last rows, this many percent of the frame, by one site to the left, as a lost sample does.
+    """Shifts the last rows (this many percent of the frame) by one site to the left, as a lost sample does.
 
-    From there on, sites have the color of their neighbor. `shifted_rows` moves masks in the same way.
+    Sites in these rows have the color of their neighbor. `shifted_rows` moves masks in the same way.
     """
     return shifted_rows(raw, amount)
 
@@ -258,13 +259,13 @@ def together(
     """Applies several drifts in the order in which they arise in a camera: in the lens, the light and the read-out.
 
     The factors of all drifts of the light are multiplied, and the sensor exposes once, with their read noise and gain.
-    So each site saturates once, and has the noise of the light that is left.
+    So each site saturates once, and has the noise of the remaining light.
 
     Args:
         raw: Raw images `(..., H, W)` in [0, 1].
         key: Draws what differs between exposures.
-        amounts: The amount of each drift, in the unit of the function of this name. Besides, `exposure`, `red_gain` and
-            `blue_gain` raise the light of all, of red or of blue sites by this many stops.
+        amounts: The amount of each drift, in the unit of the function of this name. Also, `exposure`, `red_gain` and
+            `blue_gain` raise the light of all, red or blue sites by this many stops.
         camera: The camera that took the raw images.
         sensor_key: Draws what stays the same in all images of a camera: defective sites, and the noise of columns. If
             None, `key` draws it.
@@ -274,7 +275,7 @@ def together(
         Raw images `(..., H, W)` in [0, 1].
 
     Raises:
-        ValueError: a name of `amounts` is no drift, or a drift of colors for a camera without color filters.
+        ValueError: a name in `amounts` is unknown, or a color drift is given for a camera without color filters.
     """
     if unknown := amounts.keys() - {*_LENS, *LIGHT, *_EXPOSED, *_READ_OUT}:
         raise ValueError(f"amounts must be of drifts, got {', '.join(sorted(unknown))}")
@@ -316,17 +317,17 @@ def shifted_rows(values: Array, percent: Amount) -> Array:
 
 @jax.jit(static_argnames="camera")
 def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Float[Array, ""]]:
-    """Smooths the light of mosaics, and their noise, by a Gaussian.
+    """Smooths the light of raw images, and their noise, with a Gaussian.
 
-    Each site is smoothed with the sites at the same place of other tiles, which adds no blur by interpolation: the
-    standard deviation is exact. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates
-    first, which adds up to 0.8 pixels to the variance.
+    Each site is smoothed with the sites at the same place in other tiles. The standard deviation is exact, since
+    nothing is interpolated. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates first,
+    which adds up to 0.8 pixels to the variance.
 
     Args:
-        pixels: The standard deviation of the Gaussian, not negative.
+        pixels: The standard deviation of the Gaussian, nonnegative.
 
     Returns:
-        The mosaics, and the share of the variance of their noise that is left, see `isp.sensor.expose_again`.
+        The raw images, and the remaining share of their noise variance, see `isp.sensor.expose_again`.
     """
     variance = jnp.square(jnp.asarray(pixels, raw.dtype)) / _period(camera) ** 2
     # The squares of the weights along an axis sum to the middle weight of a Gaussian of twice the variance.
@@ -374,7 +375,7 @@ def planckian(mired: Amount) -> Float[Array, "3"]:
     return jnp.matmul(jnp.array(_XYZ_TO_SRGB, jnp.float32), xyz, precision="highest")
 
 
-# How drifts of the light change that of each site: factors, from an image, a key, an amount and the camera.
+# How light drifts change the light of each site: factors from an image, a key, an amount and the camera.
 LIGHT: dict[str, Callable[[Array, Array, Array, Camera], Array]] = {
     "exposure": lambda raw, key, stops, camera: jnp.exp2(stops),
     "underexposure": lambda raw, key, stops, camera: jnp.exp2(-stops),
@@ -403,13 +404,13 @@ _READ_OUT = {
 
 
 def _lit(raw: Array, key: PRNGKeyArray, camera: Camera, drawn: PRNGKeyArray | None = None, **amounts: Amount) -> Array:
-    """Exposes a raw image again under drifts of the light."""
+    """Exposes a raw image again under light drifts."""
     light = _light(raw, key if drawn is None else drawn, camera, amounts)
     return expose_again(raw, key, camera=camera, light=light)
 
 
 def _light(raw: Array, key: PRNGKeyArray, camera: Camera, amounts: Mapping[str, Amount]) -> Array:
-    """Multiplies the factors of drifts of the light."""
+    """Multiplies the factors of light drifts."""
     factors = (LIGHT[name](raw, key, jnp.asarray(amount, raw.dtype), camera) for name, amount in amounts.items())
     return functools.reduce(jnp.multiply, factors, jnp.ones((), raw.dtype))
 
@@ -433,12 +434,12 @@ def _of_bands(raw: Array, key: PRNGKeyArray, percent: Array) -> Array:
 
 
 def _with_electrons(raw: Array, electrons: Array, camera: Camera) -> Array:
-    """Adds electrons to a mosaic."""
+    """Adds electrons to a raw image."""
     return from_light(site_light(raw, camera) + electrons / noise_of(camera).full_well, camera)
 
 
 def _chosen(raw: Array, key: PRNGKeyArray, amount: Amount) -> Array:
-    """Chooses sites of a frame at random, this many in a million."""
+    """Chooses this many sites in a million of a frame at random."""
     return jax.random.uniform(key, raw.shape[-2:]) < amount * 1e-6
 
 
@@ -471,7 +472,7 @@ def _period(camera: Camera) -> int:
 
 
 def _smoothed(planes: Array, *, variance: Array) -> Array:
-    """Smooths planes by a discrete Gaussian of exactly this variance; borders are reflected."""
+    """Smooths planes with a discrete Gaussian of exactly this variance; borders are reflected."""
     down, along = (_heat_kernel(side, variance, planes.dtype) for side in planes.shape[-2:])
     return jnp.matmul(jnp.matmul(down, planes, precision="highest"), along, precision="highest")
 

@@ -1,4 +1,4 @@
-"""Lens shading: a lens darkens the corners of its picture, in some colors more than in others."""
+"""Lens shading: a lens darkens the corners of its picture, some colors more than others."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def correct(
     """Multiplies images by radial gains, with one polynomial per color.
 
     The gain at the radius r is 1 + k1 r^2 + k2 r^4 + k3 r^6, where r is 0 in the middle of the whole image and 1 at the
-    center of its corner pixels. Crops of a larger frame therefore need coefficients of their own.
+    center of its corner pixels. Crops of a larger frame therefore need separate coefficients.
 
     Args:
         image: Images `(..., H, W, 3)`; with a `pattern`, mosaics `(..., H, W)` with black at 0.

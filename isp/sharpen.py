@@ -1,4 +1,4 @@
-"""Sharpening of the luma; U and V stay, so no color fringes appear."""
+"""Sharpening of the luma; U and V stay unchanged, so no color fringes appear."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def unsharp_masking(
     amount: Scalar = 1.0,
     size: int | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Adds `amount` times the detail that a Gaussian blur would remove to the luma.
+    """Adds to the luma `amount` times the detail that a Gaussian blur would remove.
 
     Filters the luma as `skimage.filters.unsharp_mask` does with `preserve_range=True`: the border repeats its outermost
     pixels.
@@ -61,12 +61,12 @@ def unsharp_masking_vertical(
     amount: Scalar = 1.0,
     size: int | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Adds `amount` times the detail that a Gaussian blur along the columns would remove to the luma.
+    """Adds to the luma `amount` times the detail that a Gaussian blur along the columns would remove.
 
-    This is the unsharp masking that the program of Oala et al. (TMLR 2023) ran: it calls
-    `skimage.filters.unsharp_mask` of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which takes the
-    last axis for channels and blurs each column by itself. Horizontal edges are sharpened, vertical edges stay. Use it
-    to compare with the study's results, and `unsharp_masking`, whose arguments it has, for everything else.
+    This is the unsharp masking that the program of Oala et al. (TMLR 2023) ran: it calls `skimage.filters.unsharp_mask`
+    of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which treats the last axis as channels and
+    blurs each column separately. Horizontal edges are sharpened; vertical edges stay unchanged. Use it to compare with
+    the study's results, and `unsharp_masking`, which has the same arguments, for everything else.
     """
     return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))
 

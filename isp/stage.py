@@ -24,8 +24,8 @@ class Stage:
 
     Attributes:
         name: The name in traces, plots and perturbations.
-        function: `(image, *parameters, **options) -> image`. Preferably a module-level function: a function that is
-            made anew for each pipeline is also compiled anew. `isp.local` declares how far it looks.
+        function: `(image, *parameters, **options) -> image`. Preferably a module-level function: one that is defined
+            again for each pipeline is also compiled again. `isp.local` declares how far it looks.
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
 
@@ -89,7 +89,7 @@ class Stage:
 
 
 def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Function]:
-    """Declares how far the function of a stage looks, so that large images may pass through it in patches.
+    """Declares how far a stage function looks, so that large images can be processed in patches.
 
     On CPUs, an image of more than four megapixels passes through neighboring local stages patch by patch, which takes a
     fraction of the memory. A local function must keep height and width, and its result must not depend on the place in

@@ -1,13 +1,13 @@
-"""Makers of stages for your own pipelines: each returns an `isp.Stage` whose parameters declare their ranges.
+"""Stages for custom pipelines: each function returns an `isp.Stage` whose parameters declare their ranges.
 
-Continuous arguments of a maker, and values of the camera, are the starts of the stage's parameters.
+A function's continuous arguments, and the camera's values, are the starts of the stage's parameters.
 
 The stages of `isp.full` come from here, with distinct parameter names, so that they fit into one pipeline. To use a
 stage twice, rename the copy and its parameters with `dataclasses.replace`.
 
 `ALGORITHMS` has the classical algorithms that `isp.static` offers: for each of "demosaic", "sharpen" and "denoise", a
-dict from names to makers. A maker takes the settings of its algorithm and returns a stage with the name of the step, in
-which continuous settings are parameters and all others, such as the side of a window, are options.
+dict from names to functions. Each takes the settings of its algorithm and returns a stage named after the step.
+Continuous settings are parameters of the stage; all others, such as the side of a window, are options.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from isp.cfa import COLORS
 from isp.parameter import Parameter
 from isp.stage import Stage
 
-# The level of a gray card, to which cameras expose.
+# The level of a gray card, for which cameras expose.
 _GRAY = 0.18
 
 # The quarters of the range of display values.
@@ -49,8 +49,8 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
     """Makes the stage `defects` for mosaics, which repairs sites that are always bright or always dark.
 
     Args:
-        threshold: The start of the parameter `defect_threshold`. So that it can be learned, sites are replaced
-            gradually, up to a difference of twice the start. Sites must differ from each of their neighbors, which
+        threshold: The start of the parameter `defect_threshold`. To make it learnable, sites are replaced gradually, up
+            to a difference of twice the start. Only sites that differ from each of their neighbors are replaced, which
             spares fine lines.
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
@@ -86,7 +86,7 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     """Makes the stage `white_balance` for mosaics, which applies the gains before demosaicing.
 
     Args:
-        clip: Whether to clip at the least gain, which makes saturated areas white.
+        clip: Whether to clip at the smallest gain, which makes saturated areas white.
     """
     _check_gains(camera, clip)
     options = {"pattern": camera.pattern, "clip": clip}
@@ -96,7 +96,7 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
 def auto_white_balance(
     camera: Camera, neutral: ArrayLike | Sequence | None = None, power: float = 6.0, share: float = 1.0
 ) -> Stage:
-    """Makes the stage `auto_white_balance` for mosaics as they are read, which meters the color of each image.
+    """Makes the stage `auto_white_balance` for unprocessed raw images, which meters the color of each.
 
     Args:
         neutral: The levels of red, green and blue to reach, up to a factor. If None, the levels that the camera's gains
@@ -115,7 +115,7 @@ def auto_white_balance(
 
 
 def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.0, share: float = 1.0) -> Stage:
-    """Makes the stage `auto_exposure` for mosaics as they are read, which meters the level of each image.
+    """Makes the stage `auto_exposure` for unprocessed raw images, which meters the level of each.
 
     Args:
         target: The level to reach as a fraction of white. If None, the level of a gray card at 18%
@@ -181,8 +181,8 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
 def curve(segments: int = 4) -> Stage:
     """Makes the stage `curve` for images, a tone curve that rises everywhere.
 
-    Its straight segments start with equal rises, which change nothing. Four are named shadows, darks, lights and
-    highlights.
+    Its straight segments start with equal rises, which change nothing. Four segments are named shadows, darks, lights
+    and highlights.
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
@@ -198,7 +198,7 @@ def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage
 def filter_kernel(kernel: ArrayLike) -> Parameter:
     """Makes the parameter of a filter's kernel, which is tuned as a whole by the strength of the filter.
 
-    Its neutral value is the kernel that copies its input.
+    Its neutral value is the identity kernel.
     """
     neutral = np.zeros(np.shape(kernel))
     neutral[tuple(side // 2 for side in neutral.shape)] = 1
@@ -226,12 +226,12 @@ def _share(value: float) -> Parameter:
 
 
 def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
-    """Makes the parameter of a setting whose natural range is its own value."""
+    """Makes the parameter of a setting whose natural range is its value."""
     return Parameter(value, scale="log", unit=unit)
 
 
 def _normalized(pattern: str) -> Stage:
-    # As with the weights of `isp.parametrized`, a few images cannot determine so many values.
+    # As in `isp.parametrized`, a few images cannot determine so many values.
     weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
     return Stage("demosaic", demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
 

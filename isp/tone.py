@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from isp._kernels import planes, powers, stencil, xla
 from isp._kernels.checks import Scalar, check_image, check_positive, check_size
 
-# The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
+# The luminance of linear sRGB, from IEC 61966-2-1 (ITU-R BT.709).
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 
 
@@ -100,7 +100,7 @@ def local_tone_map(
     cell: int = 4,
     floor: float = 1e-3,
 ) -> Float[Array, "*batch height width 3"]:
-    """Compresses the large contrasts of the luminance and keeps, or changes, the small ones.
+    """Compresses large luminance contrasts, and keeps or scales small ones.
 
     The logarithm of the luminance is split into a base, which a guided filter smooths except at strong edges, and the
     detail on top of it. The base is multiplied by 1 - strength and the detail by `detail`. The resulting change of
@@ -191,7 +191,7 @@ def _window_means(plane: Array, size: int) -> Array:
 
 
 def _phases(cell: int) -> np.ndarray:
-    """Makes the weights of the cell before, its own, and the cell after, for each pixel of a cell."""
+    """Makes the weights of the previous, current and next cell for each pixel of a cell."""
     place = (np.arange(cell) + 0.5) / cell - 0.5
     return np.stack([np.maximum(-place, 0), 1 - np.abs(place), np.maximum(place, 0)])
 

@@ -1,4 +1,4 @@
-"""From RGB back to raw: the inverse of the pipelines, for pictures that come without raw files.
+"""From RGB back to raw: the inverse of the pipelines, for pictures without raw files.
 
 After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR (2019).
 """
@@ -35,12 +35,12 @@ def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
 def unprocess(
     rgb: Float[Array, "*batch height width 3"], camera: Camera, gamma: Float[Array, ""] | float = 2.2
 ) -> Float[Array, "*batch height width"]:
-    """Computes the noise-free mosaic that a camera would have taken of a picture.
+    """Computes the noise-free raw image that a camera would have taken of a picture.
 
     Undoes the tone curve, the color matrix and the white balance, keeps the one color that each site sees, and adds the
     black level. `isp.parametrized(camera)` and `isp.static(camera)` subtract the black level without stretching the
-    values above it, so nothing is compressed here. Without their filters, these pipelines return the picture except for
-    demosaicing errors and values below 1e-5, to which `isp.parametrized` clips.
+    values above it, so nothing is compressed here. Without their filters, these pipelines restore the picture except
+    for demosaicing errors and values below 1e-5, where `isp.parametrized` clips.
 
     Departs from Brooks et al. where these pipelines have nothing to undo: no S-shaped tone curve is undone, the gamma
     is a plain power instead of sRGB's curve, and highlights are scaled like all other values.
@@ -51,8 +51,8 @@ def unprocess(
         gamma: The exponent of the picture's tone curve, light ** (1 / gamma).
 
     Returns:
-        The mosaics `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is 1,
-        white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
+        The raw images `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is
+        1, white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
 
     Example:
         >>> camera = isp.CAMERAS["drone"]

@@ -1,1 +1,1 @@
-"""Private: which stages of a pipeline are computed together or in patches, and the functions that do so."""
+"""Private: decides which stages of a pipeline are computed together or in patches, and computes them."""

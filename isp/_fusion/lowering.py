@@ -1,7 +1,7 @@
-"""How the stages of a pipeline are computed: which ones together, and which in patches.
+"""Decides which stages of a pipeline are computed together, and which in patches.
 
-The tables are keyed by the functions of stages, so that a stage declares nothing about speed. A user's function
-declares with `isp.local` how far it looks.
+The tables are keyed by stage functions, so stages declare nothing about speed. User functions can declare with
+`isp.local` how far they look.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from isp._fusion import steps
 from isp._kernels import menon, neighbors, turns
 from isp.stage import DISTANCE, Stage
 
-# Patches of an image start at multiples of this, and thus with whole tiles of all color filter arrays of real sensors.
+# Patches of an image start at multiples of this, which keeps the tiles of all real color filter arrays whole.
 PERIOD = 12
 
 # Neighboring stages that are computed together.
@@ -42,7 +42,7 @@ def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: A
 
 
 def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
-    """Computes how far a pixel can influence the result; None if without limit, or if a tile divides no patch."""
+    """Computes how far a pixel can influence the result; None if unlimited, or if no patch holds whole tiles."""
     known = _DISTANCES.get(stage.function)
     declared: int | Callable[..., int | None] | None = getattr(stage.function, DISTANCE, known)
     pattern = stage.options.get("pattern")
@@ -59,7 +59,7 @@ def _distance(work: Work, parameters: Mapping[str, Array]) -> int | None:
 
 
 def _works(stages: Sequence[Stage]) -> list[Work]:
-    """Groups the stages that are computed together: from the first stage on, as many as one function can compute."""
+    """Groups the stages that are computed together; greedily from the first, as many as one function can compute."""
     works, rest = [], tuple(stages)
     while rest:
         count = next((n for n in (4, 2) if _signature(rest[:n]) in _TOGETHER), 1)
@@ -93,7 +93,7 @@ def naming(*stages: Stage) -> Iterator[None]:
 
 
 # Functions that compute four or two stages faster. Each stage is listed with its number of parameters and its options,
-# since an edited stage may have others. A function takes the image, and the parameters and options of all.
+# since an edited stage may have others. A function takes the image, and the parameters and options of all its stages.
 _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     ((steps.spread_above_black, 1, "pattern"), (steps.interpolate_and_correct, 3)): steps.mosaic_to_rgb,
     ((sharpen.sharpening_filter, 1), (denoise.filter_luma, 1)): steps.filter_luma_twice,
@@ -124,7 +124,7 @@ def _of_defects(*_: Array, pattern: str = "RGGB", **__: object) -> int:
 
 
 def _of_local_tone_map(*_: Array, size: int = 9, cell: int = 4, **__: object) -> int | None:
-    """Computes how far two means over windows of cells, the interpolation and the pixel's own cell reach together."""
+    """Computes the combined reach of two means over windows of cells, the interpolation and the pixel's cell."""
     return None if PERIOD % cell else (2 * (size // 2) + 2) * cell
 
 

@@ -1,4 +1,4 @@
-"""Functions of stages that combine several public functions, and faster functions for several stages at once."""
+"""Stage functions that combine several public functions, and faster functions for several stages at once."""
 
 import functools
 
@@ -62,7 +62,7 @@ def add(rgb: Array, layer: Array) -> Array:
 
 
 def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, matrix: Array, pattern: str) -> Array:
-    """Computes `spread_above_black` and `interpolate_and_correct` as one stencil, without the products by zeros."""
+    """Computes `spread_above_black` and `interpolate_and_correct` as one stencil, without multiplying by zeros."""
     weights = jnp.tensordot(matrix * gains, debayer, 1, precision="highest")
     tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]
@@ -74,7 +74,7 @@ def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, 
 
 
 def _site(rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Computes row and column in the tile of the site that each weight `(rows, cols)` sees from each site `(2, 2)`."""
+    """Computes the tile row and column that each weight `(rows, cols)` reads, seen from each site `(2, 2)`."""
     i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
     return (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
 

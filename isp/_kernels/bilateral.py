@@ -41,7 +41,7 @@ def bilateral_filter(
     constant = low == high
     if sigma_color is None:
         variance = jnp.var(values, -1)[..., None, None]
-        # Where the variance underflows, so do color distances, and colors cannot be told apart.
+        # Where the variance underflows, so do color distances, so all colors count as equal.
         constant |= variance < jnp.finfo(rgb.dtype).tiny
         sigma_color = jnp.sqrt(jnp.where(constant, 1, variance))
     black = jnp.minimum(low, 0)
@@ -170,7 +170,7 @@ def _following(size: int) -> list[tuple[int, int]]:
 def _color_weights(
     size: int, padded: Sequence[padding.Padded], color_rate: Array, rounding: Rounding | None
 ) -> list[Array]:
-    """Computes the color weights of the pairs of pixels that `_following` separates, the earlier beyond the border."""
+    """Computes the color weights of pixel pairs at `_following` offsets; the earlier pixel may be beyond the border."""
     radius = size // 2
     height, width = (side - 2 * radius for side in padded[0].plane.shape[-2:])
     weights = []

@@ -17,7 +17,7 @@ Scalar = Real[Array | np.ndarray, ""] | float | int
 
 
 def is_traced(value: object) -> TypeGuard[Array]:
-    """Tells whether a value is an abstract array of `jit`, `grad` or `vmap`."""
+    """Returns whether a value is an abstract array of `jit`, `grad` or `vmap`."""
     return isinstance(value, Tracer)
 
 

@@ -26,8 +26,8 @@ def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_it
 
     Reverse-mode gradients for the initial state and the parameters are exact; forward-mode and second derivatives do
     not work. They need memory for about 2 sqrt(max_iterations) states, and each step runs three more times. Under
-    `vmap`, a CPU solves one problem after the other, so that each stops by its own rule and stays in the cache; on
-    other devices, problems that have stopped wait for the others.
+    `vmap`, a CPU solves the problems one after another, so each can stop early and stay in the cache; on other devices,
+    problems that have stopped wait for the others.
 
     `step(state, parameters) -> (state, measure)` must not close over traced arrays, and no gradient flows through the
     measure. `stop(first, previous, measure) -> bool` gets an infinite `previous` at the first step. The state's arrays

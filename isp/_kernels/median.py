@@ -27,7 +27,7 @@ def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
-    """Computes the gradient by comparing with the median again; JAX would keep the result of each comparison."""
+    """Computes the gradient by comparing with the median again; JAX would store the result of each comparison."""
     plane, medians = residuals
     pad = functools.partial(padding.pad, rows=size // 2, cols=size // 2, border="symmetric")
     shares = xla.apart_with(_shares, size)(pad(plane), medians, gradient)

@@ -2,8 +2,8 @@
 
 All filters read D: color minus green at red and blue sites, zero at green ones. A filter of D that reads neighbors in a
 row or column is zero at red and blue sites; one that reads every second site is zero at green ones. So each site needs
-only some of the formulas below, and they are computed on planes that hold one site of every tile. Red and blue are not
-told apart until the end.
+only some of the formulas below, and they are computed on planes that hold one site of every tile. Red and blue are
+treated alike until the end.
 
 With h(D) the mean of the two neighbors in the row, and v(D) the mean of the two in the column, the interpolations are
 
@@ -179,7 +179,7 @@ def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 
 
 
 def _by_site(tile: Bool[np.ndarray, "2 _"], x: Array, y: ArrayLike) -> Array:
-    """Takes x where the tile is true, else y, in pairs of rows: one mask of two rows serves the whole plane."""
+    """Selects x where the tile is true, else y, in pairs of rows, so one mask of two rows serves the whole plane."""
     rows, cols = x.shape[-2:]
     mask = np.tile(tile, cols // tile.shape[1])
     x_pairs, y_pairs = (jnp.broadcast_to(z, x.shape).reshape(*x.shape[:-2], rows // 2, 2, cols) for z in (x, y))
@@ -244,12 +244,12 @@ def _shifts(padded: padding.Padded, margin: int, height: int, width: int) -> Shi
 
 
 def _along(sites: Shifts, reach: int, horizontal: Array) -> Array:
-    """Sums the two sites at a distance `reach` from each site, along the direction of that site."""
+    """Sums the two sites at distance `reach` from each site, along that site's direction."""
     return jnp.where(horizontal, sites(0, -reach) + sites(0, reach), sites(-reach, 0) + sites(reach, 0))
 
 
 def _along_transposed(sites: Shifts, reach: int, horizontal: Shifts) -> Array:
-    """Applies the transpose of `_along`: sums the sites at a distance `reach` whose own direction leads here."""
+    """Applies the transpose of `_along`: sums the sites at distance `reach` whose direction leads here."""
     in_row = (jnp.where(horizontal(0, x), sites(0, x), 0) for x in (-reach, reach))
     in_col = (jnp.where(horizontal(y, 0), 0, sites(y, 0)) for y in (-reach, reach))
     return stencil.total(in_row) + stencil.total(in_col)

@@ -13,7 +13,7 @@ from isp._kernels import padding, stencil, xla
 from isp._kernels.median import sort_arrays
 from isp._kernels.xla import is_plain, with_gradient
 
-# Places of a site's neighbors relative to the site, in rows and columns.
+# Offsets of a site's neighbors from the site, in rows and columns.
 Offsets = tuple[tuple[int, int], ...]
 
 # The tile as nested tuples, which can be hashed.
@@ -21,9 +21,9 @@ Tile = tuple[tuple[int, ...], ...]
 
 
 class Statistic(NamedTuple):
-    """Defines a statistic of two values among the neighbors of a site, by their ranks, and of the site's own value."""
+    """Defines a statistic of a site's value and of two of its neighbors' values, which are given by their ranks."""
 
-    fewest: int  # The least number of neighbors, see `neighborhoods`.
+    fewest: int  # The smallest number of neighbors, see `neighborhoods`.
     ranks: Callable[[int], tuple[int, int]]
     combine: Callable[[Array, Array, Array], Array]
 
@@ -72,7 +72,7 @@ def _filled(tile: Tile, raw: Array) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _is_finite(raw: Array) -> Array:
-    """Tells whether all values are finite; under `vmap`, of the whole batch, so that a branch stays a branch."""
+    """Returns whether all values are finite; under `vmap`, those of the whole batch, so the branch stays a branch."""
     return jnp.isfinite(raw).all()
 
 
@@ -86,14 +86,14 @@ def excess(raw: Array, tile: np.ndarray) -> Array:
     return _statistic(_as_tuples(tile), _EXCESS, raw)
 
 
-# With more neighbors, a line of one site's width would be taken for a row of defects; with fewer, two defects side by
-# side would vouch for each other.
+# With more neighbors, a line one site wide would look like a row of defects; with fewer, two adjacent defects would
+# hide each other.
 _MEDIAN = Statistic(4, lambda count: ((count - 1) // 2, count // 2), lambda low, high, _: (low + high) / 2)
 
 _LOWER = _MEDIAN._replace(combine=lambda low, high, _: low)
 _UPPER = _MEDIAN._replace(combine=lambda low, high, _: high)
 
-# Among the 4 nearest green sites of a Bayer mosaic, none is in the row or the column of the site in their middle.
+# In a Bayer mosaic, the 4 nearest green sites of a green site are all diagonal to it.
 _EXCESS = Statistic(
     8, lambda count: (0, count - 1), lambda least, greatest, own: jnp.maximum(own - greatest, least - own)
 )
@@ -216,7 +216,7 @@ def _masks_beyond(tile: Tile, fewest: int, height: int, width: int) -> dict[Offs
 
 
 def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
-    """Takes `chosen` at the sites of a mask, which repeats from one tile of rows to the next."""
+    """Selects `chosen` at the sites of a mask, which repeats from one tile of rows to the next."""
     rows, (batch, height, width) = len(mask), chosen.shape
     if height % rows:
         return jnp.where(np.tile(mask, (-(-height // rows), 1))[:height], chosen, other)

@@ -1,9 +1,9 @@
 """Planes with values beyond their border.
 
-Stencils read a padded plane that exists in memory. On a CPU, it is made as fast as a copy:
+Stencils read a padded plane that exists in memory. On a CPU, two things make padding as fast as a copy:
 
-- XLA:CPU chooses between the plane and its border anew for each value of a row. For blocks of values, it chooses once
-  per block. So rows are padded by whole blocks, which may be more columns than the stencil reads.
+- XLA:CPU chooses between the plane and its border for each value of a row, but only once for a block of values. So rows
+  are padded by whole blocks, which may be more columns than the stencil reads.
 - Reflections are written over a border of zeros, in place. Concatenations would copy the whole plane once per axis.
 """
 
@@ -82,7 +82,7 @@ def window(
     size: tuple[int, int],
     steps: tuple[int, int] = (1, 1),
 ) -> Shaped[Array, "*batch rows cols"]:
-    """Reads a window of a size from a place on, in steps. Tracing `plane[..., a:b, c:d]` takes longer."""
+    """Reads a window of a given size from a given start, in steps. Tracing `plane[..., a:b, c:d]` takes longer."""
     batch = plane.shape[:-2]
     ends = (first + (count - 1) * step + 1 for first, count, step in zip(place, size, steps, strict=True))
     return lax.slice(plane, (*[0] * len(batch), *place), (*batch, *ends), (*[1] * len(batch), *steps))
@@ -139,14 +139,14 @@ def _strips_beyond(plane: Array, rows: int, cols: int, border: Border) -> Iterat
 
 def _transposed(rows: int, cols: int, border: Border, padded: Array) -> Array:
     """Applies the transpose of `_extended`."""
-    # Only its type counts, also over which devices it varies.
+    # Only its type matters, including the devices over which it varies.
     plane = padded[..., 2 * rows :, 2 * cols :]
     (folded,) = jax.linear_transpose(functools.partial(_extended, rows, cols, border), plane)(padded)
     return folded
 
 
 def _reflected(plane: Array, count: int, axis: int, border: Border) -> list[Array]:
-    """Returns the `count` values before an axis and those behind it."""
+    """Returns the `count` values before the start of an axis and those after its end."""
     # A mirror skips the outermost value.
     skipped = int(border == "mirror")
     starts = skipped, plane.shape[axis] - count - skipped

@@ -9,20 +9,20 @@ from isp._kernels import xla
 
 
 def split(rgb: Array) -> tuple[Array, Array, Array]:
-    """Splits images into planes; its gradient, a concatenation, cancels with the stacking of the function before."""
+    """Splits images into planes; its gradient, a concatenation, cancels the stacking of the previous function."""
     red, green, blue = (lax.squeeze(plane, (plane.ndim - 1,)) for plane in lax.split(rgb, (1, 1, 1), rgb.ndim - 1))
     return red, green, blue
 
 
 def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
-    """Repeats a tile's values along its rows and, unless the rows divide the height, up to it: full rows vectorize."""
+    """Repeats a tile along rows, since full rows vectorize; over the height, only if its rows do not divide it."""
     rows, cols = by_site.shape
     count = height if height % rows else rows
 
     def repeated(by_site: Array) -> Array:
         return jnp.tile(by_site, (-(-count // rows), -(-width // cols)))[:count, :width]
 
-    # A unit of its own, because XLA would look up the value of each site of the mosaic.
+    # A separate unit, because XLA would otherwise look up the value of each site of the mosaic.
     return xla.apart(repeated)(by_site)
 
 

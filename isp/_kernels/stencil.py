@@ -5,8 +5,8 @@ does the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
   `isp._kernels.padding` makes it.
-- Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
-  nine times for a 3x3 stencil. So each is a unit of its own (`isp._kernels.xla`).
+- Stencils must not be fused with each other. XLA:CPU would recompute the first stencil at every read of the second,
+  nine times for a 3x3 stencil. So each is a separate unit (`isp._kernels.xla`).
 - Weights must not change along a row. Where they depend on the site of a mosaic's tile, each site is computed by itself
   from every second column, and `woven` puts the sites in their places in the same pass.
 """
@@ -27,7 +27,8 @@ from isp._kernels.xla import apart, apart_with, is_plain, with_gradient
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
 
-# The most parts of an inner product, and the fewest rows of each. More parts would take longer to compile.
+# The maximum number of parts of an inner product, and the minimum number of rows of each. More parts would take longer
+# to compile.
 _PARTS = 16
 _ROWS_OF_PART = 16
 
@@ -74,7 +75,7 @@ def correlate_mosaic(
 
     out[y, x, k] = sum_ij kernels[k, i, j, y % 2, x % 2] * raw[y + i - rows // 2, x + j - cols // 2].
 
-    Weights in a NumPy array are constants, and zeros cost nothing. `finish` treats each value by itself, in the pass.
+    Weights in a NumPy array are constants, and zeros cost nothing. `finish` is applied to each value in the same pass.
     """
 
     def in_planes(raw: Array) -> Array:
@@ -94,7 +95,7 @@ def correlate_mosaic(
 
 
 def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
-    """Computes all channels in one pass: to interleave planes would take as long as the stencil."""
+    """Computes all channels in one pass, since interleaving planes would take as long as the stencil."""
     rows, cols = kernels.shape[1:3]
     of_plane = kernels[:, None]
     taps = _taps_of(of_plane)
@@ -262,7 +263,7 @@ def _sites(padded: Sequence[Padded], kernels: Array | np.ndarray, taps: tuple[Ta
 
 
 def woven(tile: Sequence[Sequence[Array]]) -> Array:
-    """Puts planes `(batch, H / rows, W / cols, ...)`, each of one site of all tiles, together."""
+    """Interleaves planes `(batch, H / rows, W / cols, ...)`, each of which holds one site of all tiles."""
     stacked = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
     batch, height, rows, width, cols, *channels = stacked.shape
     return stacked.reshape(batch, height * rows, width * cols, *channels)

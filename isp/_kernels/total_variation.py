@@ -1,7 +1,7 @@
 """Two iterations for total-variation denoising (Rudin, Osher & Fatemi 1992): Chambolle's and split Bregman.
 
-Both work on the plane (H, W) of one color and iterate until their stopping rule, so the time depends on the image. The
-derivative of a slope of length zero is defined as zero, which keeps every gradient finite.
+Both work on the plane (H, W) of one color and iterate until their stopping rule holds, so the time depends on the
+image. The derivative of a slope of length zero is defined as zero, which keeps every gradient finite.
 """
 
 import functools
@@ -72,7 +72,7 @@ def _project(axis: int, component: Array, image: Array, slope: Array, weight: Ar
 
 @apart
 def _energy(image: Array, denoised: Array, slope: Array, weight: Array) -> Array:
-    # The minimized energy has half the squared distance; scikit-image's stopping rule uses all of the distance.
+    # The minimized energy has half the squared distance; scikit-image's stopping rule uses the full squared distance.
     return jnp.sum((denoised - image) ** 2 + weight * slope)
 
 
@@ -105,7 +105,7 @@ def bregman(
         planes = jnp.moveaxis(image, -1, 0)
         before = jnp.zeros_like(planes[0])
         if is_plain():
-            # Written out, because exporters do not take loops within loops.
+            # Unrolled, because exporters do not support nested loops.
             denoised = []
             for plane in planes:
                 before, _ = denoise(before, plane)

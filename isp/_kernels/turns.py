@@ -1,6 +1,6 @@
-"""Large inputs on CPUs, part by part: the images of a batch, and the patches of a large image.
+"""Processing large inputs on CPUs in parts: the images of a batch, and the patches of a large image.
 
-A part's intermediate results stay in the cache, and the next part reuses their memory. A whole input's results would
+A part's intermediate results stay in the cache, and the next part reuses their memory. The whole input at once would
 need fresh memory, which costs a page fault for each 4 KiB. Results do not change.
 """
 
@@ -26,10 +26,11 @@ Index = int | np.int32 | Array
 # a pipeline to stay in a cache of 1 MiB per core.
 _PIXELS_AT_ONCE = 2**17
 
-# Images of more pixels are processed patch by patch. Smaller ones are faster as a whole where freed memory is kept.
+# Images of more pixels are processed patch by patch. Smaller ones are faster as a whole if the allocator keeps freed
+# memory.
 _LARGE = 2**22
 
-# The most rows and columns of the patches of a large image, without the pixels around them that they depend on. Wide
+# The maximum rows and columns of the patches of a large image, without the surrounding pixels that they depend on. Wide
 # patches are copied faster.
 _PATCH = (256, 2048)
 
@@ -49,14 +50,14 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
 
 
 def _takes_turns(images: Array) -> bool:
-    """Tells whether to take turns: not in the plain formulation, nor for an array that several devices may share."""
+    """Returns whether to take turns: not in the plain formulation, nor for an array that several devices may share."""
     return is_fast_on_cpu() and jax.device_count() == 1 and not any(jax.typeof(images).sharding.spec)
 
 
 def by_patches(
     function: Local, parameters: PyTree, images: Float[Array, "batch height width ..."], reach: int, period: int
 ) -> Float[Array, "batch height width ..."]:
-    """Applies a function whose results depend on nearby pixels only; on a CPU, it takes large images patch by patch.
+    """Applies a function whose results depend on nearby pixels only, patch by patch for large images on a CPU.
 
     Patches include the pixels `reach` rows or columns around, which are cut off afterwards; they start at multiples of
     `period`. The gradient also goes patch by patch and computes intermediate results again. Forward mode does not work,
@@ -102,8 +103,7 @@ class _Layout(NamedTuple):
         """Carries a value from patch to patch."""
 
         def indices(*of_places: int) -> Callable[[Array], Index]:
-            # Where all patches begin in the same row or column, a constant tells the compiler so, which makes copies
-            # faster.
+            # Where all patches begin in the same row or column, a constant makes copies faster.
             if len({*of_places}) == 1:
                 return lambda i: np.int32(of_places[0])
             return lambda i: jnp.array(of_places, jnp.int32)[i]

@@ -1,12 +1,12 @@
-"""How functions are handed to XLA: in units, in a fast or a plain formulation, and with written-out derivatives.
+"""Handing functions to XLA: in units, in a fast or a plain formulation, and with explicit derivatives.
 
 The fast formulation writes stencils as sums of shifted copies, keeps units from being fused with each other, takes
 large images in patches and batches one image after the other, and stops loops for each image separately. It depends on
 the device that a function is traced for and needs to know the number of images.
 
-The plain formulation is for exports, which take a traced function apart or ship it to other devices; `isp.Pipeline`
-uses it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch.
-Both formulations agree except for rounding, and have the same derivatives.
+The plain formulation is for exports, which translate a traced function or ship it to other devices; `isp.Pipeline` uses
+it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch. Both
+formulations agree except for rounding, and have the same derivatives.
 """
 
 import contextlib
@@ -37,17 +37,17 @@ def plain_for(images: Array) -> contextlib.AbstractContextManager[None]:
 
 
 def is_plain() -> bool:
-    """Tells whether functions are being traced in the plain formulation."""
+    """Returns whether functions are being traced in the plain formulation."""
     return bool(_is_plain.value)
 
 
 def is_fast_on_cpu() -> bool:
-    """Tells whether functions are being traced in the fast formulation, for a CPU."""
+    """Returns whether functions are being traced in the fast formulation, for a CPU."""
     return not is_plain() and jax.default_backend() == "cpu"
 
 
 def apart(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Makes a function of arrays a unit of its own on CPUs, which XLA does not fuse with its surroundings.
+    """Makes a function of arrays a separate unit on CPUs, which XLA does not fuse with its surroundings.
 
     Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
     Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
