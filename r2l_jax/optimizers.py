@@ -16,7 +16,8 @@ class LearningRate:
     """The learning rate by the number of updates done.
 
     It rises from 0 to `peak` over `warmup` updates, and falls to 0 at update `end` along half a cosine (I. Loshchilov
-    and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017); without an `end`, it stays.
+    and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017); without an `end`, it stays at
+    `peak`.
     """
 
     peak: float
@@ -47,7 +48,7 @@ def _compiled(rate: LearningRate) -> Callable[[int], Array]:
 class Optimizer:
     """An optimizer. Weight decay applies to the kernels of the head, not to the processing, norms and biases.
 
-    `name` is "adam", "adamw", the only one with a weight decay, or "sgd".
+    `name` is "adam", "adamw" (the only one with weight decay) or "sgd".
     """
 
     name: str
@@ -57,13 +58,13 @@ class Optimizer:
     def transformation(self) -> optax.GradientTransformation:
         """Makes the optimizer."""
         is_constant = not self.rate.warmup and self.rate.end is None
-        # A number in place of a schedule leaves a count out of the optimizer's state.
+        # A constant rate, unlike a schedule, adds no count to the optimizer's state.
         rate = self.rate.peak if is_constant else self.rate.schedule()
         if self.name == "adam":
             return optax.adam(rate)
         if self.name == "adamw":
             return optax.adamw(rate, weight_decay=self.weight_decay, mask=_kernels_of_head)
-        # As ResNets are usually trained.
+        # The usual optimizer for ResNets.
         return optax.sgd(rate, momentum=0.9, nesterov=True)
 
 

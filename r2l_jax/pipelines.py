@@ -105,7 +105,7 @@ class NamedPipeline:
         if self.source is None:
             try:
                 pipeline = self.make(camera)
-            except ValueError as error:  # An algorithm does not take the camera's pattern.
+            except ValueError as error:  # An algorithm does not support the camera's pattern.
                 raise InputError(f"{self.name}: {error}") from None
         else:
             graphdef, state = _make_once(self, camera)
@@ -133,9 +133,9 @@ class NamedPipeline:
 
 
 def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
-    """Finds a pipeline by its name. Runs a user's file, but only once as long as its content stays the same.
+    """Finds a pipeline by its name. Runs a user's file only once while its content stays the same.
 
-    The module's docstring lists the names. That of a file must come from the user, and not from a record.
+    The module's docstring lists the names. A file's name must come from the user, not from a record.
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
@@ -166,7 +166,7 @@ def metered(
 
 
 def metering_of(processor: object) -> tuple[str, ...]:
-    """Returns what a processor meters, as the setting `auto` names it; nothing if it is no pipeline."""
+    """Returns what a processor meters, as a value of the setting `auto`; nothing if it is not a pipeline."""
     if not isinstance(processor, isp.Pipeline):
         return ()
     functions = [stage.function for stage in processor.stages]

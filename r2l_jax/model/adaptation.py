@@ -1,9 +1,9 @@
 """Test-time adaptation without labels: mixes batch-norm statistics with those of new images (AdaBN).
 
-S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: of n
-new images and N pseudo-images of the training, the new ones have the share n / (n + N). There, N is chosen with labels.
-Here, N is the number with which the statistics of some new images predict the others best, or 0 if predictions
-tell more of the images then (mutual information). The caller decides whether a model needs to be adapted.
+S. Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020: with
+n new images and N pseudo-images from training, the new images have the weight n / (n + N). The paper chooses N with
+labels. Here, N is the number with which the statistics of some new images best predict the others, or 0 if that raises
+the mutual information of the predictions. The caller decides whether to adapt a model.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from r2l_jax.runtime import compiler
 # A model is adapted to at most this many images, since each layer needs all of them together.
 MOST = 64
 
-# The statistics of fewer images are those of a few scenes.
+# Fewer images would give the statistics of only a few scenes.
 LEAST = 8
 
-# The mutual information that a model needs with new images, as a share of its validation score. Of 16 trained models,
-# each without a drift and under three drifts, all 64 sets of images of all classes reached it, and none of 148 sets of
-# one class; with one number of pseudo-images for all layers, so did all 8 and none of 40 such sets of two more models.
+# The mutual information that a model must reach on new images, as a fraction of its validation score. For 16 models,
+# each without drift and under three drifts, all 64 image sets of all classes reached it, and 0 of 148 sets of one
+# class. For two more models, with one number of pseudo-images for all layers, all 8 and 0 of 40 did.
 _NEEDED = 0.55
 
-# The numbers of pseudo-images of the training among which one is chosen.
+# The candidate numbers of pseudo-images from training.
 _PSEUDO_IMAGES = (0.0, *(2.0**power for power in range(11)), math.inf)
 
-# The mean and the variance by channel of each layer that normalizes.
+# The mean and the variance by channel of each normalization layer.
 Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
@@ -79,7 +79,7 @@ class Adapted:
 def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:
     """Computes the mutual information of predictions with images, over the entropy of the mean prediction: from 0 to 1.
 
-    It is 1 if the model is confident of each image and the classes differ, 0 if all images get the same probabilities.
+    It is 1 if the model is confident on each image and the classes differ, 0 if all images get the same probabilities.
     """
     entropies = jax.scipy.special.entr(probabilities).sum(-1)
     of_mean = jax.scipy.special.entr(probabilities.reshape(-1, probabilities.shape[-1]).mean(0)).sum()
@@ -87,43 +87,43 @@ def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Arra
 
 
 def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known | None = None) -> Adapted:
-    """Adapts the statistics of all layers that normalize to new images.
+    """Adapts the statistics of all normalization layers to new images.
 
-    The statistics of clean images are mixed with those of new ones. The share of these is chosen by leaving them out
-    one by one, see `pseudo_images`; it is 1 if the mutual information is greater then.
+    The statistics of clean images are mixed with those of new ones. The share of the new ones is chosen by
+    leave-one-out, see `pseudo_images`; it is 1 if that gives a greater mutual information.
 
     `model` is in evaluation mode, and `raws` are the mosaics of at least two new images. The validation score says how
-    confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); with None, the
-    statistics of the training are mixed, which do not describe the images of one camera if there were several.
+    confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); None uses the
+    training statistics, which do not describe one camera's images after training on several.
     """
     known = _statistics(model) if clean is None else clean
     moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)
     share = len(raws) / (len(raws) + pseudo_images(moments, known))
     tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
     share = max(tried, key=lambda each: tried[each].mutual_information)
-    # For segmentation, the mutual information is the same on noise.
+    # For segmentation, noise gives the same mutual information.
     needed = _NEEDED * score if task.name == "classification" else 0.0
     return Adapted(tried[share].model, share, tried[share].mutual_information, needed, len(raws))
 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
-    """Returns a model with the statistics of new images alone in all layers that normalize."""
+    """Returns a model with only the statistics of new images in all normalization layers."""
     return _mixed(model, raws, task, 1.0, _statistics(model)).model
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
-    """Observes the statistics of images in all layers that normalize, as the model is."""
+    """Observes the statistics of images in all normalization layers of the unchanged model."""
     moments = jax.device_get(_mixed(model, raws, task, 0.0, _statistics(model)).moments)
     return {name: (means.mean(0), variances.mean(0) + means.var(0)) for name, (means, variances) in moments.items()}
 
 
 def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
-    """Chooses the number of pseudo-images of the training, without labels.
+    """Chooses the number of pseudo-images from training, without labels.
 
-    The statistics of all new images but one are mixed with the known ones. The best number makes the image that was
-    left out most likely, as normally distributed values of each channel: on average over images and channels, and
-    summed over the layers. `moments` are the mean and the variance of each image by channel, `(2, B, C)`, in the model
-    as it is: a drift that an early layer no longer sees is hidden from later ones.
+    The statistics of all new images but one are mixed with the known ones. The best number gives the left-out image the
+    highest likelihood under a normal distribution of each channel, averaged over images and channels and summed over
+    the layers. `moments` are the mean and the variance of each image by channel, `(2, B, C)`, in the model as it is: a
+    drift that an early layer no longer sees is hidden from later ones.
     """
     costs = np.zeros(len(_PSEUDO_IMAGES))
     for name, (mean, var) in known.items():
@@ -174,5 +174,5 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
             probabilities = jnp.stack([1 - probabilities, probabilities], -1)
         return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)
 
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    # Made at first use, so that importing this module does not ask the compiler for its options.
     return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())

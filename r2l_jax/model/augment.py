@@ -1,4 +1,4 @@
-"""Random changes of processed images during training, drawn for each sample from a key of its own."""
+"""Random changes of processed images during training, drawn for each sample from its key."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Makes a key for each sample from one that all share, and from its index in the data set, whatever the batch."""
+    """Makes a key for each sample from a shared key and the sample's index in the data set, whatever the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 

@@ -31,8 +31,8 @@ class Architecture:
     """Describes the models of a run, and makes them.
 
     `pipeline` is the one that `processing` names; None for another kind of processor. `camera` is None for images that
-    are processed already. `shape` is `(H, W)` of a mosaic, or `(H, W, 3)` of an image. `additive_layer` adds a learned
-    image at the end of the pipeline.
+    are processed already. `shape` is `(H, W)` of a raw image, or `(H, W, 3)` of a processed one. `additive_layer` adds
+    a learned image at the end of the pipeline.
     """
 
     processing: ProcessingSettings
@@ -55,14 +55,14 @@ class Architecture:
         return cls(processing, processing.named_pipeline, task, camera, tuple(shape), additive_layer)
 
     def processor(self) -> isp.Pipeline | Unprocessed:
-        """Makes the chosen pipeline, or a processor that returns the mosaic at half size."""
+        """Makes the chosen pipeline, or a processor that returns the raw image at half size."""
         if self.pipeline is None:
             return half_size(self.camera)
         assert self.camera is not None
         return metered(self.pipeline(self.camera), self.camera, self.processing.auto or ())
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
-        """Makes a model in training mode, whose weights `rngs` draw.
+        """Makes a model in training mode, with weights drawn from `rngs`.
 
         `statistics` are the mean and standard deviation for `Standardize`; None if other layers normalize.
         """
@@ -83,7 +83,7 @@ class Architecture:
 
     @functools.cached_property
     def frozen_head(self) -> NormalizedHead | None:
-        """The head if it is frozen, with a normalization of its own."""
+        """The head with its normalization, if it is frozen."""
         return self.task.custom and self.task.custom.frozen(self.task.outputs)
 
     @property
@@ -107,7 +107,7 @@ class Architecture:
 
     @functools.cached_property
     def multiples(self) -> dict[str, int]:
-        """The numbers that must divide the height and width of mosaics, for each part of the model."""
+        """The numbers that must divide the height and width of raw images, for each part of the model."""
         multiples, camera = {}, self.camera
         if self.processing.processing_mode == "neural_network" and camera is not None:
             multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(camera.pattern)
@@ -125,6 +125,6 @@ class Architecture:
 
 
 def image_size(pipeline: isp.Pipeline, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns the height and width of the images that a pipeline makes of mosaics of a shape."""
+    """Returns the height and width of the images that a pipeline makes from raw images of a shape."""
     height, width, _ = jax.eval_shape(pipeline, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
     return height, width

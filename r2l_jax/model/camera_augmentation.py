@@ -1,4 +1,4 @@
-"""Random changes of the camera during training: raw images as with other light, another lens or another sensor."""
+"""Random camera changes during training: raw images as in other light, or from another lens or sensor."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from isp import Camera, sensor_drift
 from isp.sensor import noise_of
 
-# The most stops that the exposure is lowered, and the fewest electrons that white may have then: the square of its
-# ratio of signal to noise.
+# The most stops by which the exposure is lowered, and the fewest electrons at white then: the square of its
+# signal-to-noise ratio.
 _STOPS = math.log2(24)
 _WHITE = 8**2
 
@@ -31,15 +31,15 @@ def re_expose(
     camera: Camera,
     purposes: Sequence[str],
 ) -> Float[Array, "batch height width"]:
-    """Takes each raw image of a batch, all taken by `camera`, again with a camera that is drawn by its key.
+    """Re-exposes each raw image of a batch, all taken by `camera`, with a camera drawn from its key.
 
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
-    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a ratio of signal to noise of 8.
+    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a signal-to-noise ratio of 8.
     - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
     - "readout": the read noise rises to up to four times the camera's, and the black level moves.
 
-    The sensor adds the noise that is missing, see `isp.sensor_drift.together`.
+    The sensor adds the missing noise, see `isp.sensor_drift.together`.
     """
     most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
 

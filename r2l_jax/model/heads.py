@@ -1,9 +1,9 @@
 """Heads by name, other than the known ResNets and U-Nets.
 
-- `<file>.py:<function>`: the head of a user's Python file, made by a function `make(classes, rngs)`, which may do
-  without either argument. It returns a Flax NNX module, which turns normalized images `(B, H, W, 3)` into logits
-  `(B, C)`, or `(B, H, W, 1)` for segmentation, and which is trained; or a trained `torch.nn.Module`, which is frozen;
-  or one of these with a normalization of its own, by `r2l_jax.from_flax` or `r2l_jax.from_torch`.
+- `<file>.py:<function>`: the head of a user's Python file, made by a function `make(classes, rngs)`, which may omit
+  either argument. It returns a Flax NNX module, which turns normalized images `(B, H, W, 3)` into logits `(B, C)`, or
+  `(B, H, W, 1)` for segmentation, and which is trained; or a trained `torch.nn.Module`, which is frozen; or one of
+  these with its own normalization, from `r2l_jax.from_flax` or `r2l_jax.from_torch`.
 - `<file>.onnx`: a frozen network without gradients, which takes images in [0, 1].
 """
 
@@ -32,7 +32,7 @@ from r2l_jax.runtime.named_code import Source
 
 _FLAG = "--classifier_network"
 
-# A class and its outputs in --classes; names may have commas.
+# A class and its outputs in --classes; names may contain commas.
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 
@@ -57,7 +57,7 @@ class NamedHead:
         return hash(self.identity)
 
     def __call__(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the head, of so many logits for each image or for each pixel."""
+        """Makes the head, with this many logits for each image or pixel."""
         return self.frozen(classes) or self._made(classes, rngs)
 
     def frozen(self, classes: int) -> NormalizedHead | None:
@@ -66,7 +66,7 @@ class NamedHead:
         return head if isinstance(head, NormalizedHead) and weights_of(head) else None
 
     def has_normalization(self, classes: int) -> bool:
-        """Returns whether the head has a normalization of its own."""
+        """Returns whether the head has its own normalization."""
         return isinstance(_made_once(self, classes), NormalizedHead)
 
     def weights(self, classes: int) -> str | None:
@@ -130,14 +130,14 @@ class NamedHead:
 class Chosen(nnx.Module):
     """A network some of whose outputs stand for the classes of the data.
 
-    `groups` are the outputs of each class, whose probabilities add up, or only those of the object that is looked for.
+    `groups` are the outputs of each class, whose probabilities add up, or only those of the object to segment.
     """
 
     def __init__(self, network: nnx.Module, groups: tuple[tuple[int, ...], ...]):
         self.network, self.groups = network, groups
 
     def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
-        """Computes the logits of the classes, or the logit of the object among everything else."""
+        """Computes the logits of the classes, or the logit of the object against everything else."""
         logits = self.network(images)
         every = {output for group in self.groups for output in group}
         if max(every) >= logits.shape[-1]:

@@ -70,7 +70,7 @@ class OnnxNetwork(HostNetwork):
             raise InputError(f"{file}: {error.strerror}") from None
         self.identity, self._file = hashlib.sha256(content).hexdigest(), file
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # It raises what it would also log.
+        options.log_severity_level = 4  # What it would log, it also raises.
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many kinds of errors.
@@ -86,7 +86,7 @@ class OnnxNetwork(HostNetwork):
         self._batch = shape[0] if isinstance(shape[0], int) else None
 
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, by a trial with black images."""
+        """Returns the shape of the logits of images of a shape, found with black images."""
         return (images[0], *self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ class OnnxNetwork(HostNetwork):
 
 
 class TorchNetwork(HostNetwork):
-    """A trained PyTorch module, computed on arrays. It has gradients for the images."""
+    """A trained PyTorch module, computed on arrays. It has gradients with respect to the images."""
 
     kind = "PyTorch"
 
@@ -133,7 +133,7 @@ class TorchNetwork(HostNetwork):
         self._kept: collections.deque = collections.deque(maxlen=1)
 
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, by a trial with a single black image."""
+        """Returns the shape of the logits of images of a shape, found with a single black image."""
         if images[1:] not in self._shapes:
             with import_torch().no_grad():
                 self._shapes[images[1:]] = tuple(self._computed(import_torch().zeros(1, *images[1:])).shape[1:])
@@ -146,7 +146,7 @@ class TorchNetwork(HostNetwork):
 
     def kept_logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits, and keeps what the gradient needs."""
-        # A copy, since JAX uses the memory of the images again.
+        # A copy, since JAX reuses the memory of the images.
         leaf = _tensor(images).clone().requires_grad_(True)
         with import_torch().enable_grad():
             logits = self._computed(leaf)
@@ -160,7 +160,7 @@ class TorchNetwork(HostNetwork):
         return _array(logits)
 
     def gradient(self, images: jax.Array | np.ndarray, cotangent: jax.Array | np.ndarray) -> np.ndarray:
-        """Computes the gradient of the logits' product with a cotangent, for the images."""
+        """Computes the vector-Jacobian product of a cotangent of the logits, for the images."""
         torch, wanted = import_torch(), _tensor(images)
         try:
             leaf, logits = self._kept.pop()

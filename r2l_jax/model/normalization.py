@@ -1,4 +1,4 @@
-"""The statistics by which a model normalizes: observed on images, and mixed with those of new images."""
+"""The statistics with which a model normalizes: observed on images, and mixed with those of new images."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ EPSILON = 1e-5
 
 
 def layers_of(normalizer: nnx.Module, head: nnx.Module) -> dict[str, BatchNorm | Standardize]:
-    """Returns the layers that normalize by statistics of the training, by name, the normalizer of images first."""
+    """Returns the layers that normalize with training statistics, by name, the image normalizer first."""
     found = {}
     for part, module in (("normalizer", normalizer), ("head", head)):
         for path, layer in nnx.iter_modules(module):
@@ -50,8 +50,8 @@ def observed(
     """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
     Each layer mixes its statistics with the statistics of the images, normalizes by the mixture, and keeps it. The
-    model is in evaluation. `share` is the weight of the images in each mixture, from 0 to 1. `known` has statistics
-    by layer (see `tasks.layers.mix`) that replace the layers' in the mixture.
+    model is in evaluation mode. `share` is the weight of the images in each mixture, from 0 to 1. `known` has
+    statistics by layer (see `tasks.layers.mix`) that replace the layers' in the mixture.
     """
     layers = layers_of(normalizer, head)
     for name, layer in layers.items():

@@ -1,4 +1,4 @@
-"""Heads with a normalization of their own: trained Flax networks, and frozen PyTorch and ONNX networks."""
+"""Heads with their own normalization: trained Flax networks, and frozen PyTorch and ONNX networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from r2l_jax.runtime.errors import InputError
 
 
 class NormalizedHead(nnx.Module):
-    """A head with a normalization of its own, which takes images in [0, 1] of any data."""
+    """A head with its own normalization, which takes images in [0, 1] from any data set."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], core: nnx.Module):
         self.mean, self.std, self.core = mean, std, core
@@ -25,7 +25,7 @@ class NormalizedHead(nnx.Module):
 
 
 class Resized(nnx.Module):
-    """A network that takes images of one height and width. Its masks are resized to the size that the images had."""
+    """A network that takes images of one height and width. Its masks are resized back to the images' size."""
 
     def __init__(self, network: nnx.Module, size: tuple[int, int]):
         self.network, self.size = network, size
@@ -54,14 +54,14 @@ def from_torch(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
-    """Makes a head of a trained `torch.nn.Module`. Its parameters stay as they are.
+    """Makes a head from a trained `torch.nn.Module`, whose parameters stay frozen.
 
     The head takes images `(B, H, W, 3)` in [0, 1]. `mean` and `std` normalize them as in the module's training. They
-    are resized to `size`, a side or a height and width; None leaves their size. The module, on any PyTorch device,
+    are resized to `size`, a side or a height and width; None keeps their size. The module, on any PyTorch device,
     takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
-    It is set to evaluation, and must not change any more.
+    It is set to evaluation mode, and must not change afterwards.
 
-    The head has first derivatives for its images, in reverse mode (`jax.grad`, `jax.vjp`), and no others.
+    The head has only first derivatives with respect to its images, in reverse mode (`jax.grad`, `jax.vjp`).
 
     Example:
         ::
@@ -79,9 +79,9 @@ def from_onnx(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
-    """Makes a head of a network in an ONNX file, which onnxruntime computes. It has no derivatives.
+    """Makes a head from an ONNX network, which onnxruntime computes. It has no derivatives.
 
-    Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output are the logits `(B, C)`, or those of
+    Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output has the logits `(B, C)`, or those of
     the pixels in the layout of its input. `mean`, `std` and `size` are as for `from_torch`; the default of `size` is
     the size that the file asks for, if it does.
     """
@@ -95,7 +95,7 @@ def from_flax(
     std: Sequence[float] = (1.0, 1.0, 1.0),
     size: int | tuple[int, int] | None = None,
 ) -> NormalizedHead:
-    """Makes a head of a Flax network that has been trained with a normalization of its own.
+    """Makes a head from a Flax network that was trained with its own normalization.
 
     The network turns images `(B, H, W, 3)` into logits `(B, C)` or `(B, H, W, C)`. `mean`, `std` and `size` are as for
     `from_torch`.
@@ -123,7 +123,7 @@ def weights_of(head: nnx.Module) -> str | None:
 
 
 def has_gradient(head: nnx.Module) -> bool:
-    """Tells whether a head has a gradient for its images."""
+    """Tells whether a head has a gradient with respect to its images."""
     return not any(isinstance(network, OnnxNetwork) for network in _frozen(head))
 
 

@@ -16,7 +16,7 @@ from tasks.layers import Mixing, mix, mixing_of
 
 Images = Float[Array, "batch height width 3"]
 
-# Those of batch norms.
+# As in the batch norms.
 _MOMENTUM, _EPSILON = 0.9, 1e-5
 
 
@@ -43,9 +43,9 @@ class Standardize(nnx.Module):
 class OwnNormalization(Standardize):
     """The normalization of a head that has its own, whose numbers need not be statistics of any images.
 
-    It also knows the statistics `known_mean` and `known_var` of the images that the model processes (in training,
-    running ones, without an effect). Given the statistics of other images, it first changes the brightness and the
-    contrast of each channel to those of the known images, and then normalizes.
+    It also knows the statistics `known_mean` and `known_var` of the images that the model processes (running statistics
+    in training, where they have no effect). Given the statistics of other images, it first changes the brightness and
+    the contrast of each channel to those of the known images, and then normalizes.
     """
 
     def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
@@ -70,11 +70,11 @@ class OwnNormalization(Standardize):
 
 
 class NeuralProcessor(nnx.Module):
-    """A U-Net++ in place of an image signal processor: turns mosaics `(B, H, W)` into images `(B, H / 2, W / 2, 3)`.
+    """A U-Net++ in place of an image signal processor: turns raw images `(B, H, W)` into images `(B, H / 2, W / 2, 3)`.
 
-    The stage `demosaic` turns the mosaic into RGB at half size and normalizes it. The stage `rgb` is a U-Net++ of depth
-    3 on a ResNet-34 with three output channels, as in the program published with Oala et al. (TMLR 2023). The batch
-    norm that follows it in that program is the normalization of `RawToLogit` here.
+    The stage `demosaic` turns the raw image into RGB at half size and normalizes it. The stage `rgb` is a U-Net++ of
+    depth 3 on a ResNet-34 with three output channels, as in the program published with Oala et al. (TMLR 2023). The
+    batch norm that follows it in that program is the normalization of `RawToLogit` here.
     """
 
     stage_names = ("demosaic", "rgb")
@@ -127,7 +127,7 @@ Processor = isp.Pipeline | NeuralProcessor | Unprocessed
 
 
 def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
-    """Makes a processor of one RGB pixel for each 2x2 tile; without a camera, one that keeps processed images."""
+    """Makes a processor with one RGB pixel for each 2x2 tile; without a camera, one that keeps processed images."""
     if camera is None:
         return Unprocessed()
     return isp.Pipeline([isp.Stage("demosaic", isp.demosaic.binned, options={"pattern": camera.pattern})])

@@ -1,4 +1,4 @@
-"""The whole way from raw to logit: processor, normalization, augmentation and head."""
+"""The whole path from raw to logit: processor, normalization, augmentation and head."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ from tasks.layers import BatchNorm
 
 
 class RawToLogit(nnx.Module):
-    """Computes logits from raw mosaics, differentiable from end to end.
+    """Computes logits from raw images, differentiable from end to end.
 
-    `processor` turns mosaics `(B, H, W)` into images, and `normalizer` gives these zero mean and unit variance.
+    `processor` turns raw images `(B, H, W)` into images; `normalizer` gives these zero mean and unit variance.
     """
 
     def __init__(self, processor: Processor, normalizer: BatchNorm | Standardize, head: nnx.Module):
@@ -30,7 +30,7 @@ class RawToLogit(nnx.Module):
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits of mosaics, see `logits`."""
+        """Computes the logits of raw images, see `logits`."""
         return self.logits(self.processor(raw), keys, augmentation)
 
     def logits(
@@ -61,13 +61,13 @@ class RawToLogit(nnx.Module):
         return RawToLogit(processor, self.normalizer, self.head)
 
     def on_one_device(self) -> "RawToLogit":
-        """Returns a copy on the default device of this process; the arrays of a run lie on those of all processes."""
+        """Returns a copy on this process's default device; a run's arrays are spread over those of all processes."""
         graph, state = nnx.split(self)
         return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
 
 
 def pipeline_of(model: RawToLogit) -> isp.Pipeline:
-    """Returns the processor of a model, or raises a ValueError if it is no pipeline."""
+    """Returns the processor of a model, or raises a ValueError if it is not a pipeline."""
     if not isinstance(model.processor, isp.Pipeline):
         raise ValueError(f"the model's processor must be an isp.Pipeline, got {type(model.processor).__name__}")
     return model.processor

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     NamedPipeline = Any  # importing it would delay a program's help
 
-# The modes whose images have one pixel for each 2x2 tile of the mosaic.
+# The modes whose images have one pixel for each 2x2 tile of the raw image.
 HALF_SIZE_MODES = ("neural_network", "none")
 
 # The flags of --processing_mode=static, named as in the published program, and the step whose algorithm each chooses.

@@ -30,7 +30,7 @@ Sums = dict[str, jax.Array]
 
 
 class _Task:
-    """What both tasks share. Methods take logits as the task's head makes them, and batches as the loader does."""
+    """The interface of both tasks. Methods take logits from the task's head, and batches from the loader."""
 
     # Names of the means over samples that are recorded beside the score.
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -38,7 +38,7 @@ class _Task:
     loss_shape: ClassVar[tuple[int, ...]] = ()
     # The layers of the head whose shapes depend on the number of classes.
     class_layers: ClassVar[tuple[str, ...]] = ()
-    # The number of which height and width of an image must be multiples.
+    # The number that must divide the height and width of an image.
     multiple = 1
 
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> Any:
@@ -58,7 +58,7 @@ class _Task:
         return {}
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
-        """Returns the pictures that go beside a sample's own."""
+        """Returns the pictures of a sample besides its image."""
         return []
 
 
@@ -98,8 +98,8 @@ class Classification(_Task):
         """Returns the task with the training loss: `balanced` weighs classes inversely to their numbers of samples.
 
         `guesses` counts one answer in ten as a guess, which bounds the loss of an image. Under cameras that are drawn
-        at random, a frozen head is confident of wrong classes for the darkest images. Their loss would outweigh all
-        others.
+        at random, a frozen head confidently predicts wrong classes for the darkest images. Their loss would outweigh
+        all others.
         """
         weights = None
         if balanced:
@@ -129,7 +129,7 @@ class Classification(_Task):
     measure = sums
 
     def contained(self, target: jax.Array) -> jax.Array:
-        """Returns which classes each sample holds, `(B, C)`: its own."""
+        """Returns which classes each sample contains, `(B, C)`: its label."""
         return jax.nn.one_hot(target, len(self.classes))
 
     def outcome(self, confusion: Any) -> tuple[Any, Any]:
@@ -141,7 +141,7 @@ class Classification(_Task):
         return tasks.metrics.accuracy(confusion)
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
-        """Computes the probability of each class, `(B, C)`, whatever the height of the mosaics."""
+        """Computes the probability of each class, `(B, C)`, whatever the height of the raw images."""
         return jax.nn.softmax(logits)
 
     def logits_of(self, probabilities: jax.Array) -> jax.Array:
@@ -222,8 +222,8 @@ class Segmentation(_Task):
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`.
 
-        The loss is that of all samples together, from `tasks.losses.dice_sums`. `tile_iou` is the sum of the images'
-        own intersections over union, each times its sample's weight.
+        The loss is that of all samples together, from `tasks.losses.dice_sums`. `tile_iou` is the sum of each image's
+        intersection over union times its sample's weight.
         """
         masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
         logits = _enlarged(logits, masks.shape[1])[..., 0]
@@ -238,7 +238,7 @@ class Segmentation(_Task):
         return {**sums, "loss": tasks.losses.dice_of(*jnp.asarray(sums["loss"])) * sums["confusion"].sum()}
 
     def contained(self, target: jax.Array) -> jax.Array:
-        """Returns which classes each sample holds, `(B, C)`: every class that any of its pixels has."""
+        """Returns which classes each sample contains, `(B, C)`: every class that any of its pixels has."""
         return jnp.stack([(target == number).any((1, 2)) for number in range(len(self.classes))], 1)
 
     def outcome(self, confusion: Any) -> tuple[Any, Any]:
@@ -250,7 +250,7 @@ class Segmentation(_Task):
         return tasks.metrics.iou(confusion)[1]
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
-        """Computes the probability of the object at each site `(B, H, W)` of mosaics of a height."""
+        """Computes the probability of the object at each site `(B, H, W)` of raw images of a height."""
         return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
 
     def logits_of(self, probabilities: jax.Array) -> jax.Array:
@@ -275,7 +275,7 @@ class Segmentation(_Task):
         return (f"images/{stem}.{suffix}", f"masks/{stem}.png")
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
-        """Returns the pictures that go beside a sample's own: its mask, 255 where the object is."""
+        """Returns the pictures of a sample besides its image: its mask, 255 where the object is."""
         return [255 * np.asarray(target)]
 
 

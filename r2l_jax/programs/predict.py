@@ -119,7 +119,7 @@ def main(config: PredictionConfig) -> int:
     masks = None if config.masks is None else pathlib.Path(config.masks)
     labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:
-        # Adapting takes a minute or two: what would be refused afterwards is refused now.
+        # Adaptation takes a minute or two, so invalid arguments are refused before it.
         check(files, output, _open(config).run, _open(config).camera, masks)
     run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"

@@ -6,7 +6,7 @@ python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quick
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
 
 Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
-`isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
+`isp.parametrized`, a pipeline of classical algorithms (`isp.static`), a custom one, or the pipeline that a run has
 learned. <output>/result.json records the pipeline and the camera. Repeat the command to resume, and choose another
 folder for other settings. The exit status is 1 if any file could not be rendered.
 """

@@ -4,9 +4,9 @@ python scripts/study.py --flagfile=configs/study_small.flags
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --dry_run
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --scheduler=local:2
 
-Writes the results of each control and study.html to the output folder. Every trained run there is an ordinary run's
-folder. The settings of training are the published ones, whose learning rate suits pretrained weights: give, for
-example, --lr=1e-3 without them. Repeat the command to resume. The exit status is 1 if any job has failed.
+Writes the results of each control and study.html to the output folder. Each trained run there has an ordinary run
+folder. The settings of training are the published ones, whose learning rate suits pretrained weights; without them,
+give --lr=1e-3, for example. Repeat the command to resume. The exit status is 1 if any job has failed.
 """
 
 from r2l_jax.apps.study.config import StudyConfig

@@ -55,7 +55,7 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 class Artifact:
     """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
-    `config` has the present places of the data and of the user's code. `folder` is the folder of the fold or of the
+    `config` has the current paths of the data and the user's code. `folder` is the folder of the fold or of the
     model file. `adaptation` says how the model was adapted after it was opened.
     """
 
@@ -135,7 +135,7 @@ class Artifact:
 
     @property
     def training(self) -> str:
-        """The id of the training, which results record (see `record.training_id`)."""
+        """The id of the training run, which results record (see `record.training_id`)."""
         return training_id(self.metrics)
 
     @functools.cached_property
@@ -184,7 +184,7 @@ class Artifact:
         """
         config, metrics = self.config, {**self.metrics, "adapted": {"from": self.identity, **origin}}
         if pipeline is not None:
-            # A named pipeline is followed by a batch norm, unless the head has a normalization of its own.
+            # A named pipeline is followed by a batch norm, unless the head has its own normalization.
             model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
             flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
             flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
@@ -214,7 +214,7 @@ class Artifact:
 class Opening:
     """Opens folds and model files.
 
-    Pipelines and heads of the user come from `codes`, by the names given now. Files that a run records are never run.
+    User pipelines and heads come from `codes`, by the names given now. Files that a run records are never executed.
     """
 
     checkpoint: str
@@ -282,7 +282,7 @@ class Opening:
         return artifact
 
     def _settings(self, about: About, where: str) -> TrainConfig:
-        """Returns the recorded settings of a training, with the present places of the user's code and data."""
+        """Returns the recorded settings of a training run, with the current paths of the user's code and data."""
         flags = dict(about.flags)
         if unknown := sorted(flags.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
             raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
@@ -334,7 +334,7 @@ def replace_parts(
     optional: Sequence[str] = (),
     resized: Sequence[str] = (),
 ) -> list[str]:
-    """Replaces parts of a model, in place, with arrays from nested dicts by the names of the attributes.
+    """Replaces parts of a model, in place, with arrays from nested dicts keyed by attribute.
 
     Variables in `optional` are kept if no arrays are stored for them; layers in `resized` are kept if their shapes
     differ, and are returned. `where` names the arrays in an error, such as the flag of their run with its value.
@@ -377,7 +377,7 @@ def _architecture(about: About, config: TrainConfig) -> Architecture:
 
 
 def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawToLogit:
-    """Makes a model from its arrays, given in nested dicts by the names of the attributes."""
+    """Makes a model from its arrays, given in nested dicts keyed by attribute."""
     architecture = _architecture(about, config)
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:

@@ -21,15 +21,15 @@ from r2l_jax.training.steps import TrainState
 
 PyTree = Any
 
-# What sorts epochs from the worst to the best, see `train.FoldTraining`.
+# The sort key of epochs from the worst to the best, see `train.FoldTraining`.
 Quality = list[float]
 
 _PROGRESS = "progress"
 
-# Where Orbax moves checkpoints that are not kept. Those that it deletes in place are there in part after a kill.
+# The folder to which Orbax moves discarded checkpoints. If it deleted them in place, a kill could leave parts of them.
 _REMOVED = "removed"
 
-# Bytes that the many small files of a checkpoint take beside its numbers.
+# Bytes that the many small files of a checkpoint take in addition to its arrays.
 _SLACK = 2**18
 
 
@@ -38,7 +38,7 @@ class Checkpoints:
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
     (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch.
-    Leaving the context waits until all is on the disk. Unless `enabled`, nothing is saved or found.
+    Leaving the context waits until everything is on disk. Unless `enabled`, nothing is saved or found.
     """
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
@@ -52,7 +52,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         if self._manager is not None:
-            # An error of the checkpoint would hide the error before.
+            # A checkpoint error would hide the earlier error.
             with contextlib.suppress(InputError) if kind else contextlib.nullcontext(), self._writing():
                 self._manager.close()
                 self._clear()
@@ -85,7 +85,7 @@ class Checkpoints:
     def restore(self, state: TrainState) -> tuple[TrainState, list[dict]]:
         """Returns the state and the history of the last checkpoint; without one, the given state.
 
-        A finished run has dropped its optimizer's state: then the given one stays.
+        A finished run has dropped its optimizer's state; the given one is kept then.
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, []

@@ -1,4 +1,4 @@
-"""A group of seeds: runs of one training recipe that differ in their seeds alone."""
+"""A group of seeds: runs of one training recipe that differ only in their seeds."""
 
 import functools
 import pathlib
@@ -31,7 +31,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
     if fold_folders(folder):
         raise InputError(f"{folder} holds a single run: choose another --run_name for the group")
     with writing_to(folder):
-        # Whoever reads the group sees how many runs it will have.
+        # Readers of the group can see how many runs it will have.
         on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
         if settings.scheduler == "serial":
             for number, (name, member) in enumerate(members.items(), start=1):
@@ -48,9 +48,9 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
 def _train_elsewhere(
     members: Mapping[str, TrainConfig], scheduler: str, rule: type[GradientDescent], logs: pathlib.Path
 ) -> None:
-    """Trains members as jobs, and says how each ended. One that fails stops no other."""
+    """Trains members as jobs, and says how each ended. A failure does not stop the others."""
     refuse_several_processes()
-    # Rendered or downloaded once, before several workers would.
+    # Rendered or downloaded once here, not by each worker.
     data = next(iter(members.values())).data
     datasets.load(data.dataset, download=data.download, **data.source)
     work = [jobs.Job(name, functools.partial(train.run, member, rule, shows=False)) for name, member in members.items()]

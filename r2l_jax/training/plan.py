@@ -43,10 +43,10 @@ class Batches(NamedTuple):
 
 
 class Plan:
-    """A run before its training: the settings, completed by the data, and the data, folds and steps."""
+    """A run before its training: the settings, completed from the data, and the data, folds and steps."""
 
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
-        # A wrong name of a pipeline ends the run before data is downloaded or rendered.
+        # A wrong pipeline name ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
         config = replace(config, auto=_metering(config, self.dataset.camera))
@@ -146,7 +146,7 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the metering of the processor's run, of the setting, or by default all of it if a head is trained."""
+    """Returns the metering from the processor's run or the setting; by default all of it if a head is trained."""
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()

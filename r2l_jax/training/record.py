@@ -28,7 +28,7 @@ _FREE_TO_CHANGE = frozenset(
     }
 )
 
-# What a run records of its data, and what is said if another run differs in it.
+# What a run records about its data, and the message if another run differs in it.
 _DATA = {
     "fingerprint": "other samples or classes",
     "data": "other data",
@@ -170,7 +170,7 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     named, task = config.processing.named_pipeline, task_of(dataset, config.model)
     head, weights = task.custom, task.custom and task.custom.weights(task.outputs)
     return {
-        # As JSON gives them back, since earlier runs are compared with these.
+        # In the form that JSON returns, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()},
         **({"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}),
         **({"head": dataclasses.asdict(head.source)} if head and head.source else {}),
@@ -194,7 +194,7 @@ def _describe_data(dataset: RawDataset) -> dict[str, Any]:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = _FREE_TO_CHANGE) -> list[str]:
-    """Lists what differs between two runs (see `describe`), as in "lr was 0.1, is 0.2"; what is `free` may differ."""
+    """Lists what differs between two runs (see `describe`), as in "lr was 0.1, is 0.2"; `free` settings may differ."""
     before, after = (_settings(each, free) for each in (was, now))
     found = [
         f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
@@ -259,7 +259,7 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     `where` is the name of `uri` in an error, such as its flag with the value.
     """
     root = pathlib.Path(uri)
-    # The folder that is meant, for a link of another name and for ".".
+    # Resolved for links with another name and for ".".
     if fold_number(root.resolve()) is not None:
         return root
     if (root / f"fold_{fold}").is_dir():

@@ -116,7 +116,7 @@ def _recorded(folder: pathlib.Path) -> tuple[dict | None, dict[str, dict[tuple[i
         EventAccumulator,
     )
 
-    # All scalars are kept, and as little as possible of the rest.
+    # Keeps all scalars, and as little as possible of the rest.
     events = EventAccumulator(str(folder), dict.fromkeys(DEFAULT_SIZE_GUIDANCE, 1) | {SCALARS: 0})
     events.Reload()
     start, parameters, norms = None, {}, {}

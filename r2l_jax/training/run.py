@@ -27,7 +27,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
 from r2l_jax.training.record import fold_folder, fold_folders, members
 
-# How many mosaics are processed at once, unless told otherwise.
+# How many raw images are processed at once by default.
 BATCH = 32
 
 Raws = Shaped[Array | np.ndarray, "..."]
@@ -36,9 +36,9 @@ Raws = Shaped[Array | np.ndarray, "..."]
 class Run:
     """A finished run, some of its folds, or the folds of the members of a group.
 
-    It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Mosaics are
-    `(..., H, W)` in [0, 1]; a model of images that are processed already takes images `(..., H, W, 3)`. All of one size
-    are compiled once, and `batch_size` are processed at once.
+    It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Raw images
+    are `(..., H, W)` in [0, 1]; a model of processed images takes images `(..., H, W, 3)`. Each size is compiled once,
+    and `batch_size` images are processed at once.
     """
 
     def __init__(self, folds: Sequence[Artifact]):
@@ -77,7 +77,7 @@ class Run:
     def calibration(self) -> isp.Camera | None:
         """The camera for files without calibration values, with the white level of the training.
 
-        None if images are processed already, or if the training had several cameras.
+        None if images are processed already, or if the run was trained on several cameras.
         """
         if self.cameras:
             return None
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The height and width of the mosaics of the training."""
+        """The height and width of the training's raw images."""
         return self.about.shape[0], self.about.shape[1]
 
     @property
@@ -120,16 +120,16 @@ class Run:
 
     @property
     def multiple(self) -> int:
-        """The number that must divide the height and width of mosaics to predict."""
+        """The number that must divide the height and width of raw images to predict."""
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
     def adapted(self, raws: Raws, *, force: bool = False) -> "Run":
         """Returns the run with all models adapted to new images without labels, see `r2l_jax.model.adaptation`.
 
         Args:
-            raws: mosaics `(N, H, W)` in [0, 1] of the size to predict, as diverse as those of the training. All of
+            raws: raw images `(N, H, W)` in [0, 1] of the size to predict, as diverse as the training images. All of
                 them are processed at once; `adaptation.MOST` are plenty.
-            force: whether to adapt even to images that are not fit for it.
+            force: whether to adapt even to unsuitable images.
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
@@ -190,7 +190,7 @@ class Run:
         return dict(zip(self.model.processor.stage_names, images, strict=True))
 
     def _size(self, raws: Raws) -> tuple[int, int]:
-        """Returns the height and width of mosaics; raises an InputError for another shape."""
+        """Returns the height and width of raw images; raises an InputError for another shape."""
         shape = np.shape(raws)
         rank = 2 if self.camera is not None else 3
         wanted = "raw images (..., H, W)" if rank == 2 else "images (..., H, W, 3)"
@@ -199,9 +199,9 @@ class Run:
         return shape[-rank], shape[1 - rank]
 
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
-        """Calls a function of mosaics `(..., H, W)`, and joins its results; all calls have one shape.
+        """Calls a function of raw images `(..., H, W)` with batches of one shape, and joins the results.
 
-        The function returns arrays, or a tree of them, with an entry for each mosaic. The last batch is filled up.
+        The function returns arrays, or a tree of them, with an entry for each raw image. The last batch is filled up.
         """
         self._size(raws)
         rank = 2 if self.camera is not None else 3
@@ -222,7 +222,7 @@ class Run:
 
 @functools.cache
 def _jit(function: Callable, static: tuple[int, ...]) -> Callable:
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    # Made at first use, so that importing this module does not ask the compiler for its options.
     return jax.jit(function, static_argnums=static, compiler_options=compiler.options())
 
 
@@ -259,9 +259,9 @@ def load(
             the folder of a group of seeds, which predict together, with the mean of their probabilities.
         fold: which fold of the run's folder, or of each member's; several of them; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: where the unchanged file of the run's own pipeline or head is now, as `<file>.py:<function>`; or both.
-        data_dir: the present folder of the data; None if it has not moved.
-        with_data: whether to look now whether the data is there, and to place arrays on all devices.
+        code: the current path of the unchanged file of the run's pipeline or head, as `<file>.py:<function>`; or both.
+        data_dir: the current folder of the data; None if it has not moved.
+        with_data: whether to check now that the data exists, and to place arrays on all devices.
 
     Example:
         ::

@@ -113,7 +113,7 @@ class OptimizationSettings(Settings):
         return Optimizer(self.optimizer, LearningRate(self.lr, round(warmup * epoch_steps), end), self.weight_decay)
 
     def loss_of(self, task: Task, labels: "np.ndarray", freezes_head: bool) -> Task:
-        """Returns a task with the loss of a training on samples of these labels, see `Task.for_training`."""
+        """Returns a task with the training loss for samples with these labels, see `Task.for_training`."""
         guesses = freezes_head and bool(self.camera_augmentation)
         return task.for_training(labels, self.label_smoothing, self.class_weights == "balanced", guesses)
 

@@ -26,10 +26,10 @@ from r2l_jax.training.artifact import replace_parts, stored_arrays
 from r2l_jax.training.record import Fold, fold_folder, read_metrics
 from r2l_jax.training.steps import Steps, TrainState
 
-# Samples that give the running statistics of a learned processing a start.
+# The number of samples that initialize the running statistics of a learned processing.
 _SAMPLES = 256
 
-# Samples that give metering its target.
+# The number of samples that set the target of metering.
 _METERED = 64
 
 
@@ -59,7 +59,7 @@ class Sources:
     def check(self, fold: Fold, fingerprint: str, removed: pathlib.Path | None) -> None:
         """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
 
-        Warns of samples to be scored that they were trained on, if they split the data of this fingerprint.
+        Warns of scored samples that these runs were trained on, if they split data with this fingerprint.
         """
         for flag, uri, _ in self._runs:
             where = f"--{flag}={uri}"
@@ -142,7 +142,7 @@ def initial_state(
 
 
 def start_of_processor(architecture: Architecture, dataset: RawDataset, indices: np.ndarray) -> Processor:
-    """Returns the processor of a fresh model; if it meters, with the training images' level and color as normal."""
+    """Returns the processor of a fresh model; if it meters, its target is the training images' level and color."""
     pipeline, auto = architecture.processor(), architecture.processing.auto
     if architecture.pipeline is None or architecture.camera is None or not auto:
         return pipeline

@@ -25,7 +25,7 @@ _CAMERA = 2**31 - 1
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a training step changes, or the shapes of it; `sums` are added up since the epoch began."""
+    """Everything that a training step changes, or its shapes; `sums` are over the epoch so far."""
 
     step: Any
     model: nnx.State
@@ -81,7 +81,7 @@ class Steps:
     def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         """Updates once, and returns the next state and the mean loss; consumes the state.
 
-        Augmentation follows from the epoch's key and from the sample's index, not from its batch and devices.
+        Augmentation depends on the epoch's key and the sample's index, not on its batch and device.
         """
         if self.settings.camera_augmentation:
             batch = {**batch, "raw": self._re_expose(batch["raw"], batch["index"], key)}
@@ -140,7 +140,7 @@ class Steps:
         _, shapes = jax.eval_shape(lambda: nnx.merge(self._graph, model).trace(batch["raw"]))
         unperturbed = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         gradients, (logits, images) = jax.grad(mean_loss, has_aux=True)(unperturbed)
-        # Lists, since whatever maps over a dict sorts it by name.
+        # Lists, since mapping over a dict as a JAX tree sorts it by name.
         return logits, [images[name] for name in self.stages], [gradients[name] for name in self.stages]
 
     def _zeros(self, loss_shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:

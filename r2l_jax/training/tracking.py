@@ -42,7 +42,7 @@ class Tracker:
         self._save_tensors = save_tensors and enabled
         self._enabled = enabled
         if enabled:
-            # A call that was killed has left them.
+            # Left behind by a call that was killed.
             for pictures in (folder / "results").glob("**/"):
                 clear_parts(pictures, 0.0)
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch, write_to_disk=enabled)
@@ -122,7 +122,7 @@ class Tracker:
 
 
 def _single(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a pipeline's parameters: a network's, in a dict of their own, are too many to look at."""
+    """Returns a pipeline's parameters, but not those of a network (nested dicts), which are too many to look at."""
     return {name: value for name, value in parameters.items() if not isinstance(value, dict)}
 
 
@@ -143,7 +143,7 @@ def record_samples(
     reference = steps.rule.reference(state.model, state.opt_state)
     if differences and reference is not None:
         _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
-        # Half of the difference around gray.
+        # Half of the difference, centered on gray.
         shown = {"default": default, "adversarial": images[-1], "difference": 0.5 + (images[-1] - default) / 2}
         tracker.images("differences", shown, epoch)
     if "predictions" in wanted.track:
@@ -153,7 +153,7 @@ def record_samples(
 
 
 def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
-    """Returns the line that stays of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
+    """Returns the summary line of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
     parts = [f"epoch {row['epoch'] + 1:>{len(str(epochs))}}/{epochs}"]
     for name in ("loss", score):
         validated = f" val {row[f'val_{name}']:.4f}" if f"val_{name}" in row else ""
@@ -191,7 +191,7 @@ def class_table(results: Sequence[Row]) -> str:
 def closing(config: TrainConfig, seconds: float, has_gradient: bool = True) -> str:
     """Says how long this call took, where everything is, and which commands come next.
 
-    The worst processing is searched for by the gradient, which some heads lack.
+    The search for the worst processing needs a gradient, which some heads lack.
     """
     run, (minutes, rest) = shlex.quote(str(config.run_dir)), divmod(round(seconds), 60)
     run += f" --code={shlex.quote(','.join(config.code))}" if config.code else ""

@@ -72,7 +72,7 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
 
 
 def _remove(run_dir: pathlib.Path) -> None:
-    """Removes an earlier run, except for folders without the files of a training, which are the user's."""
+    """Removes an earlier run, except for folders without training files, which belong to the user."""
     for fold in fold_folders(run_dir):
         if any(any(fold.glob(pattern)) for pattern in ("metrics.json", "checkpoints", EVENTS)):
             with writing_to(fold):
@@ -222,7 +222,7 @@ class FoldTraining:
             bar.write(tracking.epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
 
     def _end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
-        """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums."""
+        """Validates if due, and returns the state of the next epoch, this one's numbers and its sums."""
         batches, epochs = self._plan.batches, self._optimization.epochs
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):

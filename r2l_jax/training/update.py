@@ -26,7 +26,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """Everything that the compiled steps of a run depend on: runs with equal settings share them.
+    """Everything that a run's compiled steps depend on; runs with equal settings share the steps.
 
     `task` has the loss that training lowers; `ema` is the decay of averaged weights.
     """
@@ -86,7 +86,7 @@ class Averaging(NamedTuple):
 
 
 class GradientDescent:
-    """How a training step changes a model: trains everything that is not frozen, downhill in the task loss.
+    """How a training step changes a model: gradient descent in the task loss for everything that is not frozen.
 
     With averaged weights, the model that is validated, kept and used is the average; the state has the latest model,
     from which the next update starts. Another rule overrides these methods.
@@ -104,7 +104,7 @@ class GradientDescent:
     state_is_result: bool = False
 
     def __init__(self, settings: StepSettings, model: RawToLogit):
-        """Takes a run's model in evaluation, with shapes in place of arrays."""
+        """Takes a run's model in evaluation mode, with shapes in place of arrays."""
         self._augmentation, self._decay = settings.augmentation, settings.ema
         self._task, self._optimizer = settings.task, settings.optimizer.transformation()
         frozen = {"processor": settings.freezes_processor, "head": settings.freezes_head}
@@ -133,7 +133,7 @@ class GradientDescent:
         return Averaging(optimizer, latest, jnp.zeros((), jnp.int32))
 
     def zero_sums(self) -> dict[str, Any]:
-        """Returns the sums of no batch that the rule adds to the task's: norms of the processor's gradients."""
+        """Returns the rule's initial sums, which extend the task's: norms of the processor's gradients."""
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
