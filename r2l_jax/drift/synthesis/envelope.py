@@ -48,8 +48,9 @@ from r2l_jax.training.artifact import Artifact
 # A camera: the values of its quantities by name.
 Amounts = dict[str, float]
 
-# By which share of its range a side of a proposal shrinks at a time, and how often cameras are drawn to improve it.
-_STEP = 0.05
+# How much of itself a side of a proposal shrinks at a time, the share of its range below which it is closed, and how
+# often cameras are drawn to improve a proposal.
+_STEP, _LEAST = 0.1, 0.002
 _ATTEMPTS = 6
 
 # The loss that a proposal avoids, and the greatest loss that it learns from, as multiples of the tolerance.
@@ -406,7 +407,7 @@ def _smaller(known: Cameras, neutral: np.ndarray, tolerance: float, fraction: fl
     failures, until few enough are left and none of the known cameras in it fails. None if the box would be a point.
     """
     scales: Any = np.ones(len(neutral))  # One for each quantity.
-    kernel = ConstantKernel() * Matern(scales, (0.1, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
+    kernel = ConstantKernel() * Matern(scales, (0.02, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     scaled = (known.losses / tolerance).clip(-1, _GREATEST)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
@@ -421,10 +422,10 @@ def _smaller(known: Cameras, neutral: np.ndarray, tolerance: float, fraction: fl
             return box
         slabs = {}
         for end, place in np.ndindex(box.shape):
-            if room := min(abs(box[end, place] - neutral[place]), _STEP):
-                at_end = abs(drawn[:, place] - box[end, place]) <= room
+            if step := _STEP * abs(box[end, place] - neutral[place]):
+                at_end = abs(drawn[:, place] - box[end, place]) <= step
                 slabs[end, place] = failing[at_end].mean() if at_end.any() else 0.0
         end, place = max(slabs, key=slabs.__getitem__)
-        room = min(abs(box[end, place] - neutral[place]), _STEP)
-        box[end, place] = neutral[place] if room < _STEP else box[end, place] + (-room if end else room)
+        room = box[end, place] - neutral[place]
+        box[end, place] = neutral[place] + (room * (1 - _STEP) if abs(room) > _LEAST else 0.0)
     return None
