@@ -1,4 +1,4 @@
-"""Units and products of matrices, in forms that XLA:CPU computes fast."""
+"""Separate compilation units and matrix products, in forms that XLA:CPU computes fast."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 @functools.cache
 def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
-    """Makes a function of static arguments, followed by arrays, a unit of its own on CPUs, traced once for its shapes.
+    """Makes a function of static arguments, followed by arrays, a separate unit on CPUs, traced once for its shapes.
 
     Otherwise, XLA:CPU may compute a function again for each of its readers.
     """
@@ -39,7 +39,7 @@ def each_pixel_times(
     x: Float[Array, "*pixels inputs"], matrix: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*pixels outputs"]:
     """Multiplies the channels of each pixel by a matrix. Forward mode does not work."""
-    # As matrices: XLA:CPU would copy the images to an order in which it can contract several axes.
+    # As matrices, because XLA:CPU would copy the images to reorder axes if it had to contract several of them.
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
 
 
@@ -63,7 +63,7 @@ def summed_products(
     x, y = (image.reshape(-1, image.shape[-1]) for image in (x, y))
     if jax.default_backend() != "cpu":
         return x.T @ y
-    # XLA:CPU is up to twice as fast if one side is transposed in memory first, above all the one with fewer channels.
+    # XLA:CPU is up to twice as fast if one side is transposed in memory first, ideally the one with fewer channels.
     # Units, because XLA would undo the transposition.
     if x.shape[1] > y.shape[1]:
         return apart(jnp.transpose)(apart(jnp.transpose)(y) @ x)

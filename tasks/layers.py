@@ -1,9 +1,9 @@
-"""The layers of the networks: they compute the same as PyTorch's, in forms whose gradients are fast even on CPUs.
+"""Network layers that compute the same as PyTorch's, in forms whose gradients are fast even on CPUs.
 
-Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, while PyTorch keeps an unbiased
-one. And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
+Flax's layers differ in two ways. Their batch norm keeps a biased running variance, while PyTorch keeps an unbiased one.
+And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
 convolution twice as long, batch norm makes more passes over the images, and the layers before an activation are
-computed again wherever the activation is read. The forms here suit other devices just as well.
+computed again wherever the activation is read. Other devices run the forms here equally fast.
 
 The layers compute in the precision of their images. Parameters and statistics are float32, and sums at least float32.
 
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from tasks import winograd
 from tasks._cpu import apart, each_pixel_times
 
-# JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
+# JAX may pass NumPy arrays to derivative rules, for constants and for the user's cotangents.
 AnyArray = Array | np.ndarray
 
 # The number of neighboring rows whose terms are added up as arrays.
@@ -37,7 +37,7 @@ class Conv(nnx.Module):
 
     The weights are `kernel (size, size, inputs, outputs)`, with an odd size, and the stride is in pixels. As in
     torchvision, they start normally distributed with the variance `2 / (size * size * outputs)` (K. He et al., "Delving
-    deep into rectifiers", 2015), unless `kernel_init` draws them; the key is of the `params` stream of `rngs`.
+    deep into rectifiers", 2015), unless `kernel_init` draws them; the key comes from the `params` stream of `rngs`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Conv(nnx.Module):
         """Convolves images `(B, H, W, inputs)` to `(B, ceil(H / stride), ceil(W / stride), outputs)`."""
         kernel = jnp.asarray(self.kernel[...], x.dtype)
         size, stride = kernel.shape[0], self.stride
-        if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
+        if size == 1:  # A matrix product has a faster kernel gradient.
             return each_pixel_times(x[:, ::stride, ::stride], kernel[0, 0])
         if min(x.shape[1:3]) < size:
             return _convolve_small(x, kernel, stride)
@@ -69,7 +69,7 @@ class Conv(nnx.Module):
 
 
 def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
-    """Computes a padded convolution as a matrix product of all windows: XLA:CPU would go value by value."""
+    """Computes a padded convolution as a matrix product of all windows, since XLA:CPU would go value by value."""
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     border = (size // 2, size // 2)
     x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
@@ -82,25 +82,24 @@ _EPSILON = 1e-5
 
 
 class Mixing(nnx.Variable):
-    """Lets a normalizing layer follow a batch, see `mix`.
+    """Lets a normalizing layer adapt to a batch, see `mix`.
 
-    Before a call it holds the share of the batch's statistics and, by channel, the mean and the variance of known
-    images, see `mixing_of`. After it, it holds the moments of each image: its mean and its variance by channel,
-    `(2, B, C)`.
+    Before a call, it holds the share of the batch's statistics, and the mean and variance per channel of known images,
+    see `mixing_of`. After the call, it holds the moments of each image: its mean and variance per channel, `(2, B, C)`.
     """
 
 
 def mixing_of(share: Array, mean: Array, var: Array) -> Mixing:
-    """Returns the mixing of a share of a batch's statistics into those of known images, `(C,)` each."""
+    """Returns the `Mixing` of a share of a batch's statistics into those of known images, `(C,)` each."""
     return Mixing(jnp.stack([jnp.full_like(mean, share), mean, var]))
 
 
 def mix(mixing: Mixing, x: Array, mean: Array, var: Array) -> tuple[Array, Array]:
-    """Returns the mean and variance `(C,)` by which images `(B, H, W, C)` are normalized; leaves the moments.
+    """Returns the mean and variance `(C,)` that normalize images `(B, H, W, C)`; stores the moments of each image.
 
-    Statistics of known images are mixed with those of the images. Images of the mixture are normalized as the known
-    ones are by the given mean and variance. Where these are the statistics of the known images, the mixture is
-    returned. Variances are unbiased, as running ones are. The result is differentiable.
+    The statistics of known images are mixed with those of the batch. Images with the mixed statistics are normalized as
+    the known images are with the given mean and variance; if these are the known images' statistics, the mixture is
+    returned. Variances are unbiased, like running ones. The result is differentiable.
     """
     share, known, known_var = mixing[...]
     values = at_least_float32(x)
@@ -121,7 +120,8 @@ class BatchNorm(nnx.BatchNorm):
     The batch is normalized by its biased variance; the running variance follows the unbiased one.
 
     Attributes:
-        mixing: Given, the layer normalizes by its statistics that follow the batch, see `mix`, and keeps these.
+        mixing: If given, the layer normalizes with its statistics mixed with the batch's, see `mix`, and stores the
+            moments.
     """
 
     mixing: Mixing | None = None
@@ -144,7 +144,7 @@ class BatchNorm(nnx.BatchNorm):
             raise ValueError(f"batch norm does not support a mask, got one of shape {mask.shape}")
         if use_running_average is None:
             use_running_average = self.use_running_average
-        # Rows of the image are treated as vectors: XLA:CPU is slow at loops over a short last axis, such as the three
+        # Image rows are treated as vectors, because XLA:CPU is slow at loops over a short last axis, such as the three
         # colors of an image, and at sums over all other axes.
         features = x.shape[-1]
         rows = x.reshape(-1, x.shape[2] * features)
@@ -227,7 +227,7 @@ def _mean_by_feature(rows: Array, features: int) -> Array:
 
 def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *others: Array) -> Array:
     """Computes the mean of `terms(rows, mean, *others)` by feature."""
-    # Neighboring rows are added as arrays first: XLA:CPU would write all terms to memory before it sums them.
+    # Neighboring rows are added as arrays first, because XLA:CPU would write all terms to memory before summing them.
     together = math.gcd(len(rows), _ROWS_ADDED) if jax.default_backend() == "cpu" else 1
     added = apart(_added, terms, together)(rows, mean, *others)
     return _mean_by_feature(added, mean.size) / together
@@ -323,7 +323,7 @@ def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
     batch, rows, cols, channels = gradient.shape
     beyond = ((0, 0), (0, 1), (0, 1), (0, 0))
     places, gradient = jnp.pad(places, beyond, constant_values=-1), jnp.pad(gradient, beyond)
-    # Even and odd pixels in one loop: to compute the four kinds apart and then interleave them is slower.
+    # Even and odd pixels share one loop, because computing the four kinds separately and interleaving them is slower.
     odd_row, odd_col = (np.arange(2).reshape(shape) for shape in ((2, 1, 1, 1), (2, 1)))
     total = jnp.zeros((), gradient.dtype)
     for down, right in np.ndindex(2, 2):

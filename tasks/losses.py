@@ -1,4 +1,4 @@
-"""Losses, and a similarity of images.
+"""Losses, and an image similarity.
 
 A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
 A segmentation loss is one number per batch, and takes weights; `dice_sums` gives the loss of several batches.
@@ -21,10 +21,10 @@ def cross_entropy(
         targets: Class indices from 0 to classes - 1, `(B,)`.
         smoothing: The share of each target that is spread over all classes: C. Szegedy et al., "Rethinking the
             inception architecture for computer vision", CVPR (2016).
-        guessed: The probability that the answer is not the network's but a guess among all classes, so that no loss
-            exceeds `log(classes / guessed)`, and hopeless samples have next to no gradient. This is the forward
-            correction of uniform label noise: G. Patrini et al., "Making deep neural networks robust to label noise: a
-            loss correction approach", CVPR (2017).
+        guessed: The probability that the answer is a random guess instead of the network's, so no loss exceeds
+            `log(classes / guessed)`, and hopeless samples have almost no gradient. This is the forward correction of
+            uniform label noise: G. Patrini et al., "Making deep neural networks robust to label noise: a loss
+            correction approach", CVPR (2017).
     """
     if guessed:
         least = jnp.log(guessed / logits.shape[-1])
@@ -45,8 +45,8 @@ def dice(
 
     The sums run over all pixels of the batch. This is `DiceLoss(mode="binary", from_logits=True)` of
     segmentation_models_pytorch, after F. Milletari et al., "V-Net: fully convolutional neural networks for volumetric
-    medical image segmentation" (2016). It is from 0 for perfect agreement to 1, and also 0 if no target pixel is set,
-    where the loss is undefined.
+    medical image segmentation" (2016). It ranges from 0 for perfect agreement to 1. If no target pixel is set, the loss
+    is undefined, and 0 is returned.
 
     Args:
         logits: Any real numbers, `(B, ...)`.
@@ -67,7 +67,7 @@ def dice_sums(
     """
     if logits.shape != targets.shape:
         raise ValueError(f"targets must have the shape of the logits, {logits.shape}, got {targets.shape}")
-    # In this form the gradient of a large logit does not vanish by rounding.
+    # In this form, rounding does not make the gradient of a large logit vanish.
     probabilities = jnp.exp(jax.nn.log_sigmoid(logits))
     each_sample = tuple(range(1, logits.ndim))
     common, predicted, true = (
@@ -89,11 +89,11 @@ def ssim(
 ) -> Float[Array, ""]:
     """Computes the mean structural similarity (SSIM) of images, over all pixels, channels and images.
 
-    Means, variances and covariance are taken in a Gaussian window of 11x11 pixels with sigma 1.5, over images padded
-    with zeros; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to
+    Means, variances and covariance are computed in a Gaussian window of 11x11 pixels with sigma 1.5, over zero-padded
+    images; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to
     structural similarity" (2004). `1 - ssim` is a loss, and `jax.vmap` gives one value per image.
 
-    Both are images `(..., H, W, C)` in [0, 1]; the similarity is from -1 to 1, and 1 for equal images.
+    Both are images `(..., H, W, C)` in [0, 1]. The similarity ranges from -1 to 1, which equal images have.
     """
     if image_a.shape != image_b.shape:
         raise ValueError(f"images must have the same shape, got {image_a.shape} and {image_b.shape}")
@@ -108,7 +108,7 @@ def ssim(
 
 
 def _blur(images: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch height width channels"]:
-    # Gradients of products with band matrices take a quarter of the time that sums of shifted images need.
+    # Gradients of band matrix products take a quarter of the time of sums of shifted images.
     rows, columns = (_gaussian_band(size, images.dtype) for size in images.shape[-3:-1])
     images = jnp.einsum("ij,...jwc->...iwc", rows, images, precision="highest")
     return jnp.einsum("ij,...hjc->...hic", columns, images, precision="highest")

@@ -1,4 +1,4 @@
-"""Metrics of classification and segmentation, all computed from a confusion matrix.
+"""Classification and segmentation metrics, all computed from a confusion matrix.
 
 Confusion matrices can be added, so the metrics of an epoch follow from the sum of the matrices of its batches.
 """
@@ -15,7 +15,7 @@ def confusion_matrix(
     num_classes: int,
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, "classes classes"]:
-    """Counts how often each true class (row) was predicted as each class (column), by samples or by pixels.
+    """Counts the samples or pixels of each true class (row) that were predicted as each class (column).
 
     For a binary segmentation, `confusion_matrix(logits > 0, targets, 2)` counts the pixels. Counts are in float32, and
     exact up to 2**24. The matrix is `(num_classes, num_classes)`.
@@ -80,8 +80,8 @@ def iou_of_images(
 ) -> Float[Array, " batch"]:
     """Computes the intersection over union of the object in each image of a binary segmentation.
 
-    It is 1 for an image without the object, if none is predicted. The mean is not the `iou` of all pixels together: it
-    weighs a small object as much as a large one.
+    It is 1 if an image has no object and none is predicted. The mean differs from the `iou` of all pixels together,
+    because it weighs a small object as much as a large one.
     """
     predicted, true = predictions.astype(bool), targets.astype(bool)
     pixels = tuple(range(1, targets.ndim))

@@ -1,4 +1,4 @@
-"""Weights of trained PyTorch models, for the networks here."""
+"""Loading of pretrained PyTorch weights into the networks here."""
 
 from collections.abc import Hashable, Mapping
 
@@ -37,16 +37,15 @@ def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray], keep: tu
     `head.layer1[0].conv1.kernel`. The weights of a norm are its `scale`, and running statistics are its `mean` and
     `var`.
 
-    Two kinds of tensors are ignored: `num_batches_tracked`, which no network here uses, and tensors that PyTorch's
-    counterpart of a module holds but does not use. Modules list the beginnings of their names in `unused_tensors`.
+    Two kinds of tensors are ignored: `num_batches_tracked`, which no network here uses, and tensors that the PyTorch
+    counterpart of a module holds but does not use. Modules list their name prefixes in `unused_tensors`.
 
     Args:
-        head: The network, such as one from `tasks.resnet`. With an abstract one (`nnx.eval_shape`), no weights are
+        head: The network, such as one from `tasks.resnet`. If it is abstract (`nnx.eval_shape`), no weights have to be
             drawn first.
         state: Tensors by the names of torchvision or segmentation_models_pytorch, with axes in PyTorch's order. They
             are cast to the types of the network.
-        keep: Beginnings of names, such as "fc.". Variables with such a name keep their values, and tensors with such a
-            name are ignored.
+        keep: Name prefixes, such as "fc.". Variables with such a name keep their values, and such tensors are ignored.
     """
     variables = dict(nnx.to_flat_state(nnx.state(head)))
     paths = {name: path for path in variables if not (name := _torch_name(path)).startswith(keep)}

@@ -66,7 +66,7 @@ class Bottleneck(nnx.Module):
 
 
 def _downsample(inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs) -> list[nnx.Module]:
-    """Makes the layers that give a shortcut the shape of the output: none, or a 1x1 convolution and batch norm."""
+    """Makes the layers that give a shortcut the output's shape: no layer, or a 1x1 convolution and batch norm."""
     if stride == 1 and inputs == outputs:
         return []
     return [Conv(inputs, outputs, 1, stride=stride, rngs=rngs), BatchNorm(outputs, rngs=rngs)]
@@ -81,7 +81,7 @@ NETWORKS = {
 
 
 class ResNetTrunk(nnx.Module):
-    """Computes features of several resolutions: a residual network without its classifier.
+    """Computes features at several resolutions: a residual network without its classifier.
 
     There are five stages, each of which halves the resolution: first `conv1` with `bn1`, then `layer1` to `layer4`,
     which have `counts` blocks. The first `depth` stages are used. The attribute `channels` lists the number of channels
@@ -117,8 +117,8 @@ class ResNetTrunk(nnx.Module):
     def features(self, x: Float[Array, "batch height width inputs"]) -> list[Float[Array, "batch _ _ _"]]:
         """Computes the features of each stage, from the finest to the coarsest.
 
-        The first has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each other one half as many rows and columns as the one
-        before, rounded up. The max pool belongs to the second stage.
+        The first stage has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each next one half as many rows and columns,
+        rounded up. The max pool belongs to the second stage.
         """
         x = x if self.dtype is None else x.astype(self.dtype)
         x = relu(self.bn1(self.conv1(x)))

@@ -5,16 +5,16 @@ kernel g, with the matrices `_OUTPUT`, `_KERNEL` and `_INPUT` as A, G and B,
 
     output tile = A ((G g G') * (B d B')) A',
 
-where * multiplies value by value, and sums over the input channels. For all tiles together, these are 36 products of
-matrices, (tiles, inputs) by (inputs, outputs).
+where * multiplies value by value, and sums over the input channels. For all tiles together, these are 36 matrix
+products, (tiles, inputs) by (inputs, outputs).
 
 S. Winograd, "Arithmetic complexity of computations" (1980); A. Lavin and S. Gray, "Fast algorithms for convolutional
 neural networks", CVPR (2016). The matrices come from the points 0, 1, -1, 1/2, -2 and infinity, whose rounding errors
 are a third as large as with the usual 0, 1, -1, 2, -2 and infinity (B. Barabasz et al., "Error analysis and improving
 the accuracy of Winograd convolution for deep neural networks", ACM Transactions on Mathematical Software, 2020).
 
-Between the transforms, which are units of their own, images exist in memory as one array for each of the 36 products:
-with one array for all of them, XLA:CPU takes up to 1.4 times as long.
+Between the transforms, which are separate units, images exist in memory as one array for each of the 36 products,
+because XLA:CPU takes up to 1.4 times as long with one array for all.
 """
 
 import functools
@@ -62,16 +62,17 @@ _OUTPUT: _Matrix = (
 # With fewer channels or tiles, the transforms take longer than the products save.
 _FEWEST_CHANNELS, _FEWEST_TILES = 64, 64
 
-# With fewer products, a short training would not earn back the twenty seconds more that a ResNet-18 takes to compile:
-# with 32 images of 128x128, which have 2**30, a step gains 0.13 s, a sixth; with images of 256x256, 0.7 s, a quarter.
+# With fewer products, a short training would not make up for the additional twenty seconds that a ResNet-18 takes to
+# compile. With 32 images of 128x128, which need 2**30 products, a step gains 0.13 s, a sixth; with images of 256x256,
+# 0.7 s, a quarter.
 _FEWEST_PRODUCTS = 2**31
 
 
 def is_faster(x: Float[Array, "batch height width inputs"], kernel: Float[Array, "size size inputs outputs"]) -> bool:
-    """Tells whether `convolve` is faster than XLA's convolution with stride 1.
+    """Returns whether `convolve` is faster than XLA's convolution with stride 1.
 
     This is the case on CPUs, for large batches of images in float32 with many channels. On other devices, the vendor's
-    library chooses the method. A batch of unknown size, as in exported functions, is convolved with the plain formula.
+    library chooses the method. A batch of unknown size, as in exported functions, uses the plain formula.
     """
     if jax.default_backend() != "cpu" or kernel.shape[0] != _SIZE or not isinstance(x.shape[0], int):
         return False

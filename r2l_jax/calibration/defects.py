@@ -1,4 +1,4 @@
-"""Defective sites, found by comparison with the median of their neighbors, which a few defects do not change."""
+"""Finding defective sites by comparison with the median of their neighbors, which a few defects do not change."""
 
 import dataclasses
 import itertools
@@ -30,8 +30,8 @@ _DEGREE = 4
 class Defects:
     """Holds the defective sites of a sensor, in the order of rows and columns.
 
-    `sites` are rows and columns `(N, 2)`, `kinds` are words of `KINDS`, and `figures` tell by how many standard
-    deviations of good sites each one deviates.
+    `sites` are rows and columns `(N, 2)`, `kinds` are elements of `KINDS`, and `figures` are deviations in standard
+    deviations of good sites.
     """
 
     sites: Int[np.ndarray, "sites 2"]
@@ -44,10 +44,10 @@ class Defects:
 
 
 def deviations(values: Map, least: float) -> Map:
-    """Computes by how many standard deviations of good sites each site deviates from the median of its neighborhood.
+    """Computes each site's deviation from its neighborhood's median, in standard deviations of good sites.
 
     `values` has one value for each site of one place in the tile, such as its mean in the dark; `least` is a lower
-    bound of the standard deviation, such as the rounding error.
+    bound on the standard deviation, such as the rounding error.
     """
     # Once the slope is removed, a neighborhood at the border is also representative of the sites at its edge.
     values = values - _surface(values)
@@ -58,7 +58,7 @@ def deviations(values: Map, least: float) -> Map:
 
 
 def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float) -> Map:
-    """Computes by how many standard deviations the noise of each site exceeds the expected noise.
+    """Computes how far each site's noise exceeds the expected noise, in standard deviations.
 
     The ratio of a measured variance to the true one has a chi-squared distribution, whose cube root is nearly normal
     (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931). `expected` need only be right up to a factor.
@@ -73,9 +73,9 @@ def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float
 
 
 def classified(dark: Map, flat: Map, noise: Map, threshold: float) -> Defects:
-    """Finds the sites whose mean in the dark, response to light or noise deviates by more than the threshold.
+    """Finds the sites whose dark mean, light response or noise deviates by more than the threshold.
 
-    They are "flickering" where the noise deviates; else "hot" where they are too bright; else "dead".
+    They are "flickering" if their noise deviates, else "hot" if they are too bright, else "dead".
     """
     is_flickering, is_hot, is_low = noise > threshold, dark > threshold, dark < -threshold
     by_dark = is_hot | is_low
@@ -143,8 +143,8 @@ def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
 
 
 def _spread(values: Num[np.ndarray, "..."], least: float) -> float:
-    """Estimates the standard deviation of the values that are good by the median of absolute deviations."""
-    # The median of absolute deviations alone would be coarse where values are rounded.
+    """Estimates the standard deviation of the good values from the median of absolute deviations."""
+    # With rounded values, the median of absolute deviations alone would be coarse.
     deviation = values - np.median(values)
     spread = max(float(np.median(abs(deviation))) / _MAD, least)
     return max(float(deviation[abs(deviation) < _GOOD * spread].std()), least)

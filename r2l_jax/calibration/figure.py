@@ -17,7 +17,7 @@ def color_names(calibration: Calibration) -> dict[int, str]:
 
 
 def photon_transfer_curve(calibration: Calibration) -> Figure:
-    """Draws the variance that light adds against the mean light, in digital numbers, with the fitted line.
+    """Plots the variance added by light against the mean light, in digital numbers, with the fitted line.
 
     Exposures that the line is not fitted to are hollow.
     """

@@ -1,4 +1,4 @@
-"""Frames that are read one at a time, their mean and variance at each site, and the places in a tile of colors."""
+"""Frames that are read one at a time, their mean and variance at each site, and the places in the color tile."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ Tile = Int[np.ndarray, "height width"]
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Names frames, for errors, and reads a frame by its index: a mosaic `(H, W)` in [0, 1]."""
+    """Names frames, for errors, and reads a frame by its index: a raw image `(H, W)` in [0, 1]."""
 
     names: Sequence[str]
     read: Callable[[int], Map]
@@ -25,7 +25,7 @@ class Frames:
         return len(self.names)
 
     def of(self, shape: tuple[int, ...] | None = None, indices: Sequence[int] | None = None) -> Iterator[Map]:
-        """Reads the frames of these indices, or all; raises an InputError if their shapes are not `shape` or differ."""
+        """Reads the frames at these indices, or all; raises an InputError if their shapes differ or are not `shape`."""
         for index in range(len(self)) if indices is None else indices:
             frame = self.read(index)
             shape = shape or frame.shape
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
 
 def places(tile: Tile, *frames: Map) -> list[Place]:
-    """Lists the places in a tile, row by row, with the digital numbers that some frames have there."""
+    """Lists the places in a tile, row by row, with the digital numbers of some frames there."""
     found = []
     for row, column in np.ndindex(*tile.shape):
         sites = slice(row, None, tile.shape[0]), slice(column, None, tile.shape[1])
@@ -111,5 +111,5 @@ def digital_numbers(values: Num[np.ndarray, "..."]) -> float | None:
 
 # The greatest number in a file of 16 bits.
 _MOST_NUMBERS = 65535
-# The mean deviation from whole numbers that rounding to 16 bits leaves; continuous values have 0.25.
+# The mean deviation from whole numbers after rounding to 16 bits; continuous values have 0.25.
 _MOST_ROUNDING = 0.1

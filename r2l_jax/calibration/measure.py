@@ -13,12 +13,12 @@ from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_e
 from r2l_jax.calibration.reading import TINY, Flats, group_exposures, read_darks, read_flats, read_light
 from r2l_jax.runtime.errors import InputError
 
-# The flats' noise must exceed the darks' by this many of its standard errors.
+# The flats' noise must exceed the darks' by this many standard errors.
 _SIGNIFICANT = 4
 # The black level drifts if the means of the darks deviate by more than this fraction of a site's noise, or of the
 # rounding noise.
 _DRIFT = 0.2
-# Gains grow no further where light is below this fraction of the mean: outside the circle that the lens illuminates.
+# Gains are capped where light is below this fraction of the mean, which is outside the lens's image circle.
 _LEAST_LIGHT = 0.01
 # Digital numbers of files without steps.
 _NUMBERS = 65535.0
@@ -52,7 +52,7 @@ class Calibration:
     """Holds the measured values of a sensor.
 
     `dark` is the mean dark frame `(H, W)`, as fractions of the white level; `flat` is the gain of each site `(H, W)`,
-    with mean 1 over the good sites of each color, and 1 at defects. `sites` are the places in the tile, row by row;
+    with mean 1 over the good sites of each color and 1 at defects. `sites` are the places in the tile, row by row;
     `exposures` are the numbers of flats, in the order of light. `error` is the standard error of the mean gain, as a
     fraction of it, and `numbers` is the digital number of the white level. `bits` is the resolution of the converter,
     None for continuous values. `remarks` are facts about the frames that the user must know, one line each.
@@ -82,8 +82,8 @@ class Calibration:
 def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> Calibration:
     """Measures a sensor from dark frames, at least two, and flats of an evenly lit surface, at least two per exposure.
 
-    Each frame is read once or twice, one at a time. Frames that show no sensor raise an InputError. `tile` is the
-    channel that each place in the color filter array sees; a site is defective from `threshold` standard deviations on.
+    Each frame is read once or twice, one at a time. Frames that cannot come from a sensor raise an InputError. `tile`
+    is the channel of each place in the color filter array; a site is defective from `threshold` standard deviations on.
     """
     darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
@@ -148,7 +148,7 @@ def _line(number: int, place: Place, flats: Flats, darks: Moments, bad: Mask) ->
 
 
 def _check_lines(flat: Frames, exposures: Sequence[Sequence[int]], flats: Flats, lines: Sequence[Line]) -> None:
-    """Rejects flats to which light adds no noise, or whose noise falls at the brightest exposures."""
+    """Rejects flats if light adds no noise, or if the noise falls at the brightest exposures."""
     slopes = _above_dark(flats, lines).mean(0) / flats.means.mean(0)
     if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
         names = ", ".join(flat.names[index] for index in exposures[-1][:3])
@@ -173,7 +173,7 @@ def _find_defects(
         mean, variance = darks.mean[sites], variances[sites]
         dark[sites] = deviations(mean, _rounding(place.step))
         light[sites] = deviations(flats.signal[sites], _rounding(place.step))
-        # The dark signal of a hot site has photon-like noise of its own.
+        # The dark signal of a hot site has photon-like noise as well.
         excess = np.maximum(mean - mean_of(mean, good), 0) / gain
         unlit = np.float32(mean_of(variance, good)) + excess
         lit = np.float32(line.dark_variance) + excess + np.maximum(flats.of_variance[sites], 0) / gain
@@ -210,7 +210,7 @@ def _site(place: Place, darks: Moments, flats: Flats, line: Line, good: Mask) ->
 
 
 def _gains(signal: Map, good: Mask, in_tile: Sequence[Place]) -> Map:
-    """Computes the gain of each site that evens out the light, with mean 1 over the good sites of each color."""
+    """Computes the gain that evens out the light at each site, with mean 1 over the good sites of each color."""
     gains = np.ones_like(signal)
     for channel in {place.channel for place in in_tile}:
         of_color = np.zeros_like(good)
@@ -224,7 +224,7 @@ def _gains(signal: Map, good: Mask, in_tile: Sequence[Place]) -> Map:
 
 
 def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line]) -> list[Point]:
-    """Averages the photon transfer curves of the places that see one color."""
+    """Averages the photon transfer curves of all places with the same color."""
     fitted = np.stack([linear(means, 1 - site.black_level) for means, site in zip(flats.means, sites, strict=True)])
     added, channels = _above_dark(flats, lines), np.array([site.channel for site in sites])
     return [

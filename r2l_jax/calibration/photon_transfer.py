@@ -1,4 +1,4 @@
-"""The photon transfer method: the gain of a sensor from the growth of its noise with the light.
+"""The photon transfer method: a sensor's gain from the growth of its noise with the light.
 
 The number of electrons of a site is Poisson distributed, so its variance equals its mean. In the values that a camera
 writes, the variance of light of mean m is m / K for a gain of K electrons per unit (EMVA Standard 1288, release 4.0
@@ -68,8 +68,8 @@ def fit(
     variances, and `step` is the distance between two digital numbers, 0 without rounding. The gain of the line is
     infinite or negative if light adds no noise.
 
-    Light makes the noise great enough for rounding to add step ** 2 / 12 to it. In the dark, rounding may hide the
-    noise or enlarge it; then the exposures determine the variance in the dark.
+    With light, the noise is large enough for rounding to add step ** 2 / 12. In the dark, rounding may hide or enlarge
+    the noise; then the exposures determine the dark variance.
     """
     noise, rounding = _without_rounding(variances, step)
     weights = fitted / np.maximum(variances * np.sqrt(2 / degrees), np.finfo(np.float32).tiny) ** 2
@@ -97,7 +97,7 @@ def _without_rounding(
     variances: Float[np.ndarray, " points"], step: float
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """Computes the variances before rounding, and their uncertainty, which vanishes where noise exceeds half a step."""
-    # A variance after rounding is least if the mean is a digital number, and greatest if it is between two.
+    # The variance after rounding is smallest if the mean is a digital number, and largest halfway between two.
     if not step:
         return variances, np.zeros_like(variances)
     squared = variances / step**2
@@ -109,7 +109,7 @@ def _without_rounding(
 
 
 def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray, " points"]:
-    """Chooses the exposures for the line: below 70 % of the range from black to white or, without any, all."""
+    """Chooses the exposures for the line: those below 70 % of the range from black to white or, if none are, all."""
     below = means < _LINEAR * span
     return below if below.any() else np.ones_like(below)
 
@@ -117,7 +117,7 @@ def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray,
 def read_noise(variance: float, gain: float, step: float) -> tuple[float, bool]:
     """Computes the noise of the read-out in electrons from the temporal variance in the dark.
 
-    Also tells whether it is only an upper bound because rounding, which adds step ** 2 / 12, dominates: a variance
+    Also returns whether it is only an upper bound because rounding, which adds step ** 2 / 12, dominates: a variance
     below 0.24 steps squared counts as 0.24.
     """
     is_bound = variance < 0.24 * step**2

@@ -1,4 +1,4 @@
-"""Reads dark frames and flat frames, one at a time: their sums, and their averages at each exposure."""
+"""Reads dark and flat frames one at a time, and computes their sums and their averages at each exposure."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ _SATURATED = 0.001
 # A flat is saturated below the white level if more than this fraction of its sites reads its highest value, and that
 # value is this many times as frequent as the next one.
 _PILED_UP, _TIMES = 0.01, 5
-# The fewest tiles of a frame in each direction.
+# The minimum number of tiles of a frame in each direction.
 _FEWEST_TILES = 4
 # Darks are below this fraction of the white level.
 _BRIGHT = 0.5
@@ -28,9 +28,9 @@ TINY = 1e-7
 
 
 def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
-    """Returns the moments of the darks, the first dark, the difference of each mean from its mean, and remarks.
+    """Returns the darks' moments, the first dark, each dark's mean minus the first one's, and remarks.
 
-    The frames are brought to one level, so that a drifting black level does not count as noise of the sites.
+    All frames are shifted to one level, so that a drifting black level does not count as noise.
     """
     if len(dark) < 2:
         raise InputError(f"at least two dark frames are needed, and more measure better: got {len(dark)}")
@@ -59,7 +59,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
 
 
 def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
-    """Returns the mean light of each flat, and the first flat; refuses flats without light or with saturated sites."""
+    """Returns the mean light of each flat, and the first flat; rejects flats without light or with saturated sites."""
     usable = dark < np.median(dark) + 0.5 * (1 - np.median(dark))
     light, first = [], dark
     for name, frame in zip(flat.names, flat.of(dark.shape), strict=True):
@@ -85,7 +85,7 @@ def _saturated(values: Float32[np.ndarray, " sites"]) -> float:
 
 
 def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
-    """Groups the indices of flats by mean light, in the order of light; refuses a flat that is alone."""
+    """Groups the indices of flats by mean light, in increasing order; rejects an exposure with a single flat."""
     groups: list[list[int]] = []
     for index in np.argsort(light, kind="stable").tolist():
         if groups and light[index] <= (1 + SAME_EXPOSURE) * light[groups[-1][0]]:
@@ -102,7 +102,7 @@ def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Flats:
-    """The mean light `(H, W)` of all flats, their temporal variance within exposures and the mean light weighted as it.
+    """The mean light `(H, W)` of all flats, their temporal variance within exposures, and the mean weighted like it.
 
     `means`, `variances` and their degrees of freedom `samples` are averages over good sites at each exposure.
     """
@@ -158,6 +158,6 @@ def _averages(
     slope = max(mean_of(variance, good) - dark, 0.0) / max(mean_of(signal, good), TINY)
     expected = np.float32(dark) + np.maximum(signal, 0) * np.float32(slope)
     rounding = max(place.step**2 / 12, TINY**2)
-    # Sites that flicker in light alone would add to the variance.
+    # Sites that flicker only in light would add to the variance.
     good = good & (noise_deviations(variance, expected, moments.count - 1, rounding) <= threshold)
     return mean_of(signal, good), mean_of(variance, good), float(good.sum() * (moments.count - 1))

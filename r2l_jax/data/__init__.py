@@ -10,7 +10,7 @@ __all__ = ["read_raw"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, because libraries that read raw files would delay the help of programs with a data set.
+    # Imported on first use, because the libraries that read raw files would delay `--help`.
     if name == "read_raw":
         return importlib.import_module("r2l_jax.data.files.rawfile").read_raw
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Loads batches with Grain: in a reproducible order, read ahead in threads, each process its own part."""
+"""Loads batches with Grain, in a reproducible order, reading ahead in threads; each process loads its part."""
 
 from collections.abc import Iterator
 from typing import Generic, TypedDict, TypeVar
@@ -15,9 +15,9 @@ Leaf = TypeVar("Leaf")
 
 
 class Batch(TypedDict, Generic[Leaf]):
-    """Samples to compute with together: NumPy arrays as loaded, JAX arrays in compiled functions.
+    """A batch of samples, as NumPy arrays when loaded and as JAX arrays in compiled functions.
 
-    `raw` has the mosaics `(B, H, W)` or images `(B, H, W, 3)`, `target` the classes `(B,)` or masks `(B, H, W)`, and
+    `raw` has the raw images `(B, H, W)` or images `(B, H, W, 3)`, `target` the classes `(B,)` or masks `(B, H, W)`, and
     `index` the samples' indices in the data set. `weight` is 0 for samples that fill up the last batch, and 1 for
     others.
     """
@@ -35,7 +35,8 @@ class _Samples:
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
         if keep_decoded:
-            # Here, and not first in each of Grain's threads: reading a sample makes room for all of them.
+            # Done here, not first in each of Grain's threads, because reading a sample allocates memory for all of
+            # them.
             dataset[int(indices[0])]
 
     def __len__(self) -> int:
@@ -48,14 +49,14 @@ class _Samples:
 
 
 def batch_of(dataset: RawDataset, indices: np.ndarray) -> Batch[np.ndarray]:
-    """Returns some samples as one batch in which each counts."""
+    """Returns some samples as one batch in which each has weight 1."""
     raws, targets = dataset.samples(indices)
     index, weight = np.asarray(indices, np.int32), np.ones(len(indices), np.float32)
     return {"raw": raws, "target": targets, "index": index, "weight": weight}
 
 
 def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:
-    """Returns the shapes and types of a batch of all processes, to compile functions before the first one is there."""
+    """Returns the shapes and types of a batch of all processes, to compile functions before the first is loaded."""
 
     def stacked(leaf: np.ndarray | np.number) -> jax.ShapeDtypeStruct:
         of_jax = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -67,7 +68,7 @@ def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding
 def train_batches(
     dataset: RawDataset, indices: np.ndarray, batch_size: int, seed: int, first_step: int = 0
 ) -> Iterator[Batch[np.ndarray]]:
-    """Yields batches without end, in a new order in each epoch, from any step on.
+    """Yields batches endlessly, in a new order in each epoch, starting at any step.
 
     An epoch has `len(indices) // batch_size` batches; the samples that are left over differ from epoch to epoch. Each
     process gets its part of the `batch_size` samples, at most `len(indices)`. The first `first_step` batches are
@@ -84,8 +85,8 @@ def eval_batches(
 ) -> Iterator[Batch[np.ndarray]]:
     """Yields every sample once, in order; the last batch is filled up with samples of weight 0 to the same shape.
 
-    Each process gets its part of the `batch_size` samples. `keep_decoded` keeps samples that are read many times in
-    memory, if the whole data set fits.
+    Each process gets its part of the `batch_size` samples. `keep_decoded` keeps decoded samples in memory, for repeated
+    reads, if the whole data set fits.
     """
     padded = -len(indices) % batch_size + len(indices)
     weights = (np.arange(padded) < len(indices)).astype(np.float32)

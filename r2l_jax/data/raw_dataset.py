@@ -1,4 +1,4 @@
-"""The data set that the rest of the program works with: mosaics and targets by index."""
+"""The data set that the rest of the program works with: raw images and targets by index."""
 
 import concurrent.futures
 import dataclasses
@@ -22,21 +22,21 @@ Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-    """Mosaics of one size, or images that are processed already, with their targets.
+    """Raw images of one size, or images that are already processed, with their targets.
 
     Attributes:
         task: "classification" or "segmentation".
         camera: the camera that the processing starts from; None for images.
         labels: the class of each sample, or of its main object, by its place in `classes`; splits are stratified by it.
-        read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
-            a mask `(H, W)` uint8.
+        read: decodes sample i: its raw image `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32
+            or a mask `(H, W)` uint8.
         files: the files that `read` decodes for each sample; None for samples that are computed or held in memory.
         provenance: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
-        white_level: the divisor of samples from files without levels of their own; None is their full range.
+        white_level: the divisor of samples from files without levels; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
-        cameras: several cameras by name, if samples are brought to the first of them, `camera`.
+        cameras: several cameras by name, if samples are converted to the first of them, `camera`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class RawDataset:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """Returns sample i; keeps it in memory if all samples would fit in half of the machine's."""
+        """Returns sample i; keeps it if all samples would fit in half of the machine's memory."""
         if self._kept is None:
             return self.read(index)
         if index not in self._kept:
@@ -66,16 +66,16 @@ class RawDataset:
 
     @functools.cached_property
     def _first(self) -> Sample:
-        """Sample 0, whose shapes all others must have."""
+        """Sample 0, whose shapes all other samples must have."""
         return self.read(0)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
+        """The shape of a sample's raw image `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
         return self._first[0].shape
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
+        """Returns the raw images and the targets of some samples, stacked in the order of the indices."""
         indices = np.asarray(indices).tolist()
         samples = [self._checked(self[index], index) for index in indices]
         raws, targets = zip(*samples, strict=True)
@@ -87,11 +87,11 @@ class RawDataset:
 
     @property
     def counted(self) -> str:
-        """What intervals count: "samples", or "scenes" if several samples show one."""
+        """The unit of confidence intervals: "samples", or "scenes" if several samples show one."""
         return "samples" if self.per_scene == 1 else "scenes"
 
     def scenes(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns the scenes of some samples, numbered from 0 as they appear; None if all samples have their own."""
+        """Returns the scenes of some samples, numbered from 0 as they appear; None if each sample has its own scene."""
         if self.per_scene == 1:
             return None
         _, first, inverse = np.unique(indices // self.per_scene, return_index=True, return_inverse=True)
@@ -106,7 +106,7 @@ class RawDataset:
     def _kept(self) -> dict[int, Sample] | None:
         """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
         if self.files is not None:
-            # Hashed before they are read: if a file changes in between, the next run notices the difference.
+            # Hashed before they are read, so that the next run notices if a file changes in between.
             self.sample_hashes(range(len(self)))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
@@ -124,7 +124,7 @@ class RawDataset:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the samples' names and labels. Data sets with one fingerprint can share splits and checkpoints."""
+        """A hash of the samples' names and labels. Data sets with the same one can share splits and checkpoints."""
         lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -134,14 +134,14 @@ class RawDataset:
         return self.content_of(range(len(self)))
 
     def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """Hashes some samples: their indices, names, mosaics and targets, but not the camera."""
+        """Hashes some samples: their indices, names, raw images and targets, but not the camera."""
         indices = [int(index) for index in indices]
         hashes = self.sample_hashes(indices)
         lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
         return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
-        """Hashes each of some samples: its files or, without files, its arrays; its label; and the provenance."""
+        """Hashes each sample: its files (or its arrays if it has none), its label, and the provenance."""
         indices = [int(index) for index in indices]
         missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
         if self.files is None:

@@ -1,6 +1,6 @@
 """The settings of data sets.
 
-Settings modules import no package that computes, because a program's help would take longer.
+Settings modules import no numerical packages, which would delay `--help`.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ import numpy as np
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.runtime.errors import InputError, warn
 
-# The bytes of the names of some million images.
+# Enough bytes for the names of a few million images.
 _LONGEST = 2**28
 
 
@@ -31,7 +31,7 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns the part of each scene, "train", "valid" or "test", that a file names; "" for a scene that it leaves out.
+    """Returns each scene's part in a file, "train", "valid" or "test"; "" for a scene that the file leaves out.
 
     The file is JSON with a list of names for each part. Their suffixes may differ from those in `names`. Scenes may
     share a name, as the tiles of a frame do.
@@ -70,10 +70,10 @@ def given_splits(
     names: Sequence[str],
     where: str,
 ) -> list[Split]:
-    """Returns splits of given parts; without samples to validate on, these are drawn from those to train on.
+    """Returns splits with given parts; if there are no validation samples, they are drawn from the training samples.
 
-    `parts` has "train", "valid" or "test" for each sample; those of another part are left out. `where` says in an error
-    where the parts come from. The other arguments are those of `stratified_splits`.
+    `parts` has "train", "valid" or "test" for each sample; other samples are left out. `where` names the source of the
+    parts in errors. The other arguments are those of `stratified_splits`.
     """
     given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
     if not len(given.train):
@@ -97,9 +97,9 @@ def stratified_splits(
     """Draws random splits with the same proportions of classes in each part (`StratifiedShuffleSplit`).
 
     All splits have the same test samples: `test_size` is their share if it is below 1, else their number. `train_size`
-    is the fraction of the other samples to train on. `names` has the names of the classes, for errors.
+    is the fraction of the other samples to train on. `names` holds the class names, for errors.
     """
-    # Importing scikit-learn takes a second, which programs that split nothing need not wait for.
+    # Imported here, because scikit-learn takes a second, and some programs split nothing.
     from sklearn.model_selection import StratifiedShuffleSplit
 
     def drawn(labels: np.ndarray, count: int, **sizes: float | int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -125,7 +125,7 @@ def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
 
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of at most `count` samples of all classes in turn: the first of each, the second, ..."""
+    """Returns the indices of at most `count` samples in turns of classes: the first of each, the second, ..."""
     order = np.argsort(labels, kind="stable")
     of_class = labels[order]
     place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)

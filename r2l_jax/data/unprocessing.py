@@ -1,4 +1,4 @@
-"""Turns pictures into the mosaics that a camera's sensor would have recorded, in the layout of raw data sets."""
+"""Turns pictures into the raw images that a camera would have recorded, in the layout of raw data sets."""
 
 import dataclasses
 import functools
@@ -26,8 +26,8 @@ from r2l_jax.runtime.jobs import finished, in_threads
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Pictures are exposed in bands of about as many rows, whose columns are filled up to a multiple of as many, so that few
-# shapes are compiled.
+# Pictures are exposed in bands of about this many rows, with columns padded to a multiple of it, so that few shapes are
+# compiled.
 _BAND = 256
 
 
@@ -35,9 +35,9 @@ _BAND = 256
 class Summary:
     """The outcome for a folder of pictures.
 
-    `written` and `failed` are numbers of pictures; failures are reported on stderr. `too_bright` and `too_dark` are
-    fractions of the written sites: of those above the white level, which saturate, and of those below black, for colors
-    outside the camera's gamut, which read as black.
+    `written` and `failed` are numbers of pictures; failures are reported on stderr. `too_bright` and `too_dark` are the
+    fractions of written sites above the white level, which saturate, and below black (colors outside the camera's
+    gamut), which read as black.
     """
 
     written: int
@@ -48,7 +48,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A picture with the place of its mosaic in the new folder; if it has a mask, the mask and the place of that."""
+    """A picture, and the path of its raw image in the new folder; likewise its mask, if it has one."""
 
     picture: Path
     target: Path
@@ -61,11 +61,11 @@ class Job:
 def write_mosaics(
     source: Path, target: Path, jobs: Sequence[Job], camera: isp.Camera, exposure: float = 1.0, seed: int = 0
 ) -> Summary:
-    """Writes the mosaics and masks of pictures, and the file of their camera.
+    """Writes the raw images and masks of pictures, and their camera file.
 
-    Pictures are exposed several at once, with a progress bar on stderr. One that cannot be read is reported there, and
-    the others are still written. Existing files are replaced. `find_jobs` returns the jobs, and `exposure` is a factor
-    on the light. The noise of a picture follows from the seed and its path within `source`.
+    Several pictures are exposed at once, with a progress bar on stderr. Unreadable ones are reported there, and the
+    others are still written. Existing files are replaced. `find_jobs` returns the jobs, and `exposure` is a factor on
+    the light. The noise of a picture follows from the seed and its path within `source`.
     """
 
     def run(job: Job) -> np.ndarray:
@@ -75,7 +75,7 @@ def write_mosaics(
     counts, failed = finished(in_threads(run, jobs), jobs)
     try:
         with replacing(target / "camera.json") as part:
-            # The mosaics that are written saturate at 65535, wherever the camera's own files do.
+            # The written raw images saturate at 65535, whatever the white level of the camera's files.
             part.write_text(dataclasses.replace(camera, white_level=None).to_json())
     except OSError as error:
         raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
@@ -84,7 +84,7 @@ def write_mosaics(
 
 
 def find_jobs(source: Path) -> list[Job]:
-    """Finds the pictures of a folder, of classes or with masks."""
+    """Finds the pictures of a folder, which has classes or masks."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if (source / "images").is_dir() and (source / "masks").is_dir():
@@ -104,7 +104,7 @@ def find_jobs(source: Path) -> list[Job]:
 
 
 def _write(job: Job, folder: Path, camera: isp.Camera, exposure: float, key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
-    """Writes a picture's mask and mosaic; returns how many sites it has, and how many are too bright and too dark."""
+    """Writes a picture's mask and raw image; returns the numbers of all, too bright and too dark sites."""
     picture, turned = read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
     if 0 in (rows, cols):
@@ -128,7 +128,7 @@ def _write(job: Job, folder: Path, camera: isp.Camera, exposure: float, key: PRN
 def _photograph(
     picture: UInt[np.ndarray, "rows cols 3"], camera: isp.Camera, exposure: float, key: PRNGKeyArray
 ) -> tuple[UInt16[np.ndarray, "rows cols"], Int8[np.ndarray, "rows cols"]]:
-    """Exposes a picture band by band; returns its mosaic, and 1 and -1 where it is too bright and too dark."""
+    """Exposes a picture band by band; returns its raw image, and 1 or -1 where it is too bright or too dark."""
     rows, cols, _ = picture.shape
     # A band holds whole pairs of rows, and whole tiles of the color filter array.
     period = math.lcm(2, isp.cfa.tile(camera.pattern).shape[0])

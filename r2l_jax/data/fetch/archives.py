@@ -14,7 +14,7 @@ from r2l_jax.runtime.files import inside
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-# Raw mosaics have noise in their lower bits, so even dim ones shrink by a factor of less than 10. Deflate can reach a
+# Raw images have noise in their lower bits, so even dim ones shrink by a factor of less than 10. Deflate can reach a
 # factor of 1032.
 MAX_RATIO = 100
 # Masks are mostly empty and shrink by more than MAX_RATIO, but an archive of this unpacked size does no harm.
@@ -23,14 +23,14 @@ ALWAYS_ALLOWED = 2**30
 MAX_FILES = 10**6
 
 _CHUNK = 2**20
-# The most bytes of a header of a tar archive, such as a long name: file systems allow names of 4 KiB.
+# The maximum bytes of a tar header, such as a long name; file systems allow names of 4 KiB.
 _MOST_HEADER = 2**20
 _SPARSE = "a sparse file, which takes more room than the archive"
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class _Member(NamedTuple):
-    """A file or folder in an archive; `refusal` says why it must not be unpacked, if so."""
+    """A file or folder in an archive; `refusal` says why it must not be unpacked, if it must not."""
 
     name: str
     is_folder: bool
@@ -47,8 +47,8 @@ def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
     """Unpacks a zip or tar archive into a new folder; removes the folder if anything is wrong.
 
     Only plain files and folders are accepted, each once and within the folder, and they get the user's default
-    permissions. Bytes are counted as they are written, whatever sizes the archive states: `MAX_RATIO` times its size
-    and `MAX_FILES` files are the most. A folder left by an interrupted call is removed first.
+    permissions. Bytes are counted as they are written, whatever sizes the archive states, up to `MAX_RATIO` times its
+    size and `MAX_FILES` files. A folder left by an interrupted call is removed first.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -116,7 +116,7 @@ def _refusal_in_zip(member: zipfile.ZipInfo) -> str | None:
 
 
 class _Header(tarfile.TarInfo):
-    """A member of a tar archive; refuses headers that would fill the memory, because tarfile reads them whole."""
+    """A member of a tar archive; rejects headers that would fill the memory, because tarfile reads them whole."""
 
     def _proc_member(self, tar: tarfile.TarFile):
         if self.type == tarfile.GNUTYPE_SPARSE:
@@ -129,15 +129,15 @@ class _Header(tarfile.TarInfo):
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
     with tarfile.open(archive, tarinfo=_Header) as opened:
         while (member := opened.next()) is not None:
-            # tarfile keeps all members, of which there may be many.
+            # tarfile would keep all members, and there may be many.
             opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
             refusal = None if member.isreg() or member.isdir() else "a link or a device"
             if member.issparse():
                 refusal = _SPARSE
-            # extractfile returns None only for members that are refused.
+            # extractfile returns None only for members that are rejected.
             open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
             yield _Member(member.name, member.isdir(), refusal, open_member)
-        # tarfile takes a header that it cannot read for the end, which is a block of zeros.
+        # tarfile treats an unreadable header as the end of the archive, which is a block of zeros.
         file = cast(IO[bytes], opened.fileobj)
         file.seek(opened.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

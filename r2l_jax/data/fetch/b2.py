@@ -24,10 +24,10 @@ from b2sdk.v2.exception import B2Error
 
 from r2l_jax.runtime.errors import InputError, one_line
 
-# Most files are small, so waiting for the server takes most of the time. B2 allows many more requests at once.
+# Most files are small, so most of the time is spent waiting for the server. B2 allows many more requests at once.
 THREADS = 16
 
-# The empty file with which B2's own programs mark a folder.
+# The empty file that B2's programs mark a folder with.
 _FOLDER_MARK = ".bzEmpty"
 
 
@@ -45,7 +45,7 @@ class Account:
 
 
 def find_account(bucket: str, key_id: str | None = None, key: str | None = None) -> Account:
-    """Returns an account. Without an identifier or a key, those in the environment variables of B2's tools are used."""
+    """Returns an account; a missing identifier or key comes from the environment variables of B2's tools."""
     key_id = key_id or os.environ.get("B2_APPLICATION_KEY_ID")
     key = key or os.environ.get("B2_APPLICATION_KEY")
     if not key_id or not key:
@@ -74,8 +74,8 @@ class _Report(SyncReport):
 def download_folders(account: Account, folders: Mapping[str, pathlib.Path], left_out: Collection[str] = ()) -> None:
     """Downloads every file in some folders of a bucket, several at once, and verifies each by its SHA-1.
 
-    Files that are there with the same size are kept, and names in `left_out` are not downloaded. `folders` gives the
-    local folder for each in the bucket.
+    Existing files of the same size are kept, and names in `left_out` are not downloaded. `folders` maps bucket folders
+    to local ones.
     """
     api = B2Api(InMemoryAccountInfo(), api_config=account.api_config)  # pyright: ignore[reportArgumentType]  # stale
     skipped = [rf"(.*/)?{re.escape(name)}$" for name in (_FOLDER_MARK, *left_out)]

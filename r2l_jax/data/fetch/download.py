@@ -89,11 +89,11 @@ def download(
     zenodo_url: str = ZENODO_URL,
     b2_account: b2.Account | None = None,
 ) -> pathlib.Path:
-    """Downloads a published data set unless it is there; continues where an earlier call was interrupted.
+    """Downloads a published data set unless it exists; continues where an earlier call was interrupted.
 
-    The data set, "Microscopy" or "Drone", gets a folder of its own in `data_dir`, which is returned. The source is
-    "zenodo" (record 5235536 of the REST API at `zenodo_url`, no account needed) or "b2", which needs `b2_account`.
-    After an error, such as a full disk, the bytes received so far stay.
+    Returns the folder of the data set, "Microscopy" or "Drone", in `data_dir`. The source is "zenodo" (record 5235536
+    of the REST API at `zenodo_url`, no account needed) or "b2", which needs `b2_account`. After an error, such as a
+    full disk, the bytes received so far stay.
     """
     layout, folder = LAYOUTS[dataset], pathlib.Path(data_dir)
     root = folder / layout.folder
@@ -111,12 +111,12 @@ def download(
 
 
 def _without_passwords(message: str) -> str:
-    """Returns a message with *** for what its URLs have before an @, the name and the password of a user."""
+    """Returns a message with *** instead of user names and passwords, which precede the @ in its URLs."""
     return re.sub(r"(?<=://)[^/\s]+@", "***@", message)
 
 
 def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
-    # A missing file may have come from any of the archives, so all of them are needed again.
+    # A missing file may be in any of the archives, so all of them are needed again.
     unpacked = {} if layout.missing(root) else _read_unpacked(root)
     b2.download_folders(account, {name: root / place for name, place in layout.b2_folders.items()}, unpacked)
     shutil.rmtree(root / _SCRATCH, ignore_errors=True)
@@ -222,7 +222,7 @@ def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[Fil
 
 
 def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Path) -> pathlib.Path:
-    """Unpacks archives under `scratch`, and moves their content into one folder in the published layout."""
+    """Unpacks archives under `scratch`, and moves their contents into one folder in the published layout."""
     shutil.rmtree(scratch, ignore_errors=True)
     unfinished = scratch / layout.folder
     for archive in files:

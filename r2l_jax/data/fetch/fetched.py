@@ -1,4 +1,4 @@
-"""Downloads by pooch: verified, and continued where an earlier call was interrupted."""
+"""Downloads with pooch, which are verified, and continue where an earlier call was interrupted."""
 
 import pathlib
 
@@ -10,15 +10,15 @@ from r2l_jax.runtime.errors import InputError, errors_only, root_cause
 
 # Seconds to connect, and between two pieces of an answer. Zenodo may need a while to find the first byte of a file.
 _TIMEOUT = (30, 120)
-# How often a connection that fails or is dropped is opened again; each continues where the earlier one ended.
+# How often a failed or dropped connection is reopened; each continues where the previous one ended.
 _RETRIES = 3
 
 
 def get(url: str, start: int = 0) -> requests.Response:
-    """Asks for the bytes of a URL from `start` on; the body is not read yet.
+    """Requests the bytes of a URL from `start` on, without reading the body yet.
 
-    Follows redirects, but not from HTTPS to other schemes, whose answers anybody could forge. A server that cannot be
-    reached or states an error raises a requests.RequestException.
+    Follows redirects, but not from HTTPS to other schemes, whose responses could be forged. Raises a
+    requests.RequestException if the server cannot be reached or reports an error.
     """
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)

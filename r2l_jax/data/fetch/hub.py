@@ -17,8 +17,8 @@ _FILE = "model.safetensors"
 def weights_file(network: str) -> pathlib.Path:
     """Returns the local safetensors file with the ImageNet weights of a ResNet; downloads it first if needed.
 
-    The file comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names. A file that is there is used
-    without asking the hub. `network` is `resnet18`, `resnet34` or `resnet50`. The first process downloads while the
+    The file comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names. An existing file is used
+    without contacting the hub. `network` is `resnet18`, `resnet34` or `resnet50`. The first process downloads while the
     others wait, so all processes must call this together.
     """
     folder = startup.cache_dir() / "pretrained"
@@ -32,7 +32,7 @@ def weights_file(network: str) -> pathlib.Path:
                 return pathlib.Path(there)
             with errors_only("huggingface_hub"):
                 endpoint = os.environ.get("HF_ENDPOINT")
-                # The weights are public, so the user's token is not for the hub or a mirror.
+                # The weights are public, so the user's token is not sent to the hub or a mirror.
                 path = pathlib.Path(
                     huggingface_hub.hf_hub_download(repository, _FILE, cache_dir=folder, endpoint=endpoint, token=False)
                 )
@@ -43,11 +43,11 @@ def weights_file(network: str) -> pathlib.Path:
                 stored.unlink()
                 raise InputError(f"{repository}: {_FILE} does not match its SHA-256, {stored.name}")
             return path
-        except Exception as error:  # The library and those that it uses have many.
+        except Exception as error:  # The library and its dependencies raise many kinds.
             raise InputError(
                 f"--classifier_pretrained: {one_line(error)}; without the network, give --pretrained_weights=<file>"
             ) from None
 
     on_first_process(find)
-    # A process on another host may have a cache folder of its own, and downloads to it here.
+    # A process on another host may have a separate cache folder, and downloads to it here.
     return find()

@@ -13,7 +13,7 @@ _PGM = re.compile(rb"P5%b(\d{1,9})%b(\d{1,9})%b(\d{1,5})\s" % (_BLANK, _BLANK, _
 
 
 def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
-    """Reads the samples of a binary PGM (P5) of one picture, in 8 or 16 bits, and the value of white that it states."""
+    """Reads the 8-bit or 16-bit samples of a binary PGM (P5) of one picture, and its white value."""
     with path.open("rb") as file:
         header = _PGM.match(file.read(2**16))
     if header is None:
@@ -21,13 +21,13 @@ def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
     width, height, white = map(int, header.groups())
     if not 1 <= white <= 65535:
         raise ValueError(f"the largest value must be from 1 to 65535, got {white}")
-    # As bytes first, because of an odd one at the end.
+    # Read as bytes first, because an odd byte may follow at the end.
     content = np.fromfile(path, np.uint8, offset=header.end())
     return _native(content.view(np.uint8 if white < 256 else ">u2").reshape(height, width)), white
 
 
 def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "..."], None]:
-    """Reads an array, which states no value of white; pickled objects are refused."""
+    """Reads an array, which states no white value; rejects pickled objects."""
     with path.open("rb") as file:
         samples = np.load(file, allow_pickle=False)
         if file.read(1):

@@ -1,6 +1,6 @@
-"""Corrections of a sensor's own faults in whole frames: dark signal, uneven response, and defective sites.
+"""Corrections of sensor faults in whole frames: dark signal, uneven response, and defective sites.
 
-`scripts/calibrate.py` measures them. All frames have the size of the measured ones, in the sensor's orientation.
+`scripts/calibrate.py` measures them. All frames have the size and orientation of the measured ones.
 """
 
 import dataclasses
@@ -75,9 +75,9 @@ class Corrections:
 
 
 def read(folder: Path, dark: str | None, flat: str | None, defects: str | None) -> Corrections:
-    """Reads corrections from the files that a camera's JSON file in a folder names, if it does.
+    """Reads corrections from the files that a camera's JSON file in a folder names, if any.
 
-    `dark` and `flat` are TIFF files in floating point, and `defects` is a CSV file with the columns `row` and `column`.
+    `dark` and `flat` are floating-point TIFF files, and `defects` is a CSV file with the columns `row` and `column`.
     """
     dark_map, gains = (None if file is None else _read_map(folder / file) for file in (dark, flat))
     if gains is not None and gains.min() <= 0:
@@ -103,7 +103,7 @@ def _read_defects(path: Path) -> Int[np.ndarray, "sites 2"]:
 
 
 def _replace(light: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.ndarray, "height width"]) -> None:
-    """Replaces each defect in place with the median of the good sites of its color nearby."""
+    """Replaces each defect in place with the median of the nearby good sites of its color."""
     good = np.ones(light.shape, bool)
     good[tuple(defects.T)] = False
     new = light.copy()
@@ -136,7 +136,7 @@ def _median_of_good(
     sites: Int[np.ndarray, "sites 2"],
     offsets: Int[np.ndarray, "neighbors 2"],
 ) -> Num[np.ndarray, " sites"]:
-    """Returns the median of each site's good neighbors within the frame; infinite without any."""
+    """Returns the median of each site's good neighbors within the frame; infinity if there are none."""
     places = sites[:, None] + offsets
     inside = np.all((places >= 0) & (places < light.shape), -1)
     rows, cols = np.moveaxis(np.where(inside[..., None], places, 0), -1, 0)

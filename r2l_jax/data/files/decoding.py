@@ -1,4 +1,4 @@
-"""The guard around all readers of files, and bounds on declared sizes."""
+"""The error handling around all file readers, and bounds on declared sizes."""
 
 import contextlib
 import os
@@ -9,13 +9,13 @@ from r2l_jax.runtime.errors import InputError, one_line
 
 # Deflate shrinks data by at most this factor, and other common methods by less.
 MOST_SHRUNK = 1032
-# A picture of this many bytes does no harm, whatever the size of its file.
+# A picture of this many bytes is harmless, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Turns whatever a reader raises into an InputError of one line that starts with the path.
+    """Turns any exception from a reader into a one-line InputError that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
     ValueError also counts as damage; for a readable file with wrong content, raise an InputError.
@@ -47,13 +47,13 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def check_declared(declared: int, present: int) -> None:
-    """Raises a ValueError if no usual compression could shrink the declared bytes of samples to the present ones."""
+    """Raises a ValueError if no common compression could shrink the declared bytes of samples to the bytes present."""
     if declared > max(ALWAYS_ALLOWED, MOST_SHRUNK * present):
         raise ValueError(f"it declares {declared} bytes of samples, and {present} bytes cannot hold them")
 
 
 def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
-    """Reads a text file in UTF-8 of limited size."""
+    """Reads a UTF-8 text file of limited size."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

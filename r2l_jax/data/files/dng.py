@@ -1,4 +1,4 @@
-"""Facts about a DNG that LibRaw does not report: its active area, its color filter array, its gain maps.
+"""DNG metadata that LibRaw does not report: the active area, the color filter array, and gain maps.
 
 Tags and opcodes as in Adobe's Digital Negative Specification (1.7.1.0, 2023).
 """
@@ -27,7 +27,7 @@ _MOST_POINTS = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class GainMap:
-    """Holds a map of gains, an opcode that corrects the shading of a lens.
+    """Holds a gain map, an opcode that corrects lens shading.
 
     It applies to the sites in `area` (top, left, bottom and right, from the corner of the active area) that are `pitch`
     rows and columns apart. `origin` is the place of the first point and `spacing` the distance between points, both
@@ -63,9 +63,9 @@ class Facts:
     Attributes:
         active_origin: the corner (row, column) of the active area, where the tiles of CFAPattern and BlackLevel start.
             LibRaw moves the start of the visible area to an even row and column, but not the tile of BlackLevel. None
-            where LibRaw's black levels are right: without an active area, or with masked areas, in which LibRaw
-            measures them.
-        pattern: the color filter array, if it has another tile than the 2x2 and 6x6 sites that LibRaw knows.
+            if LibRaw's black levels are correct: without an active area, or with masked areas, where LibRaw measures
+            them.
+        pattern: the color filter array, if its tile is not one of the 2x2 and 6x6 tiles that LibRaw supports.
         gain_maps: the gain maps of OpcodeList2, in their order.
     """
 
@@ -75,9 +75,9 @@ class Facts:
 
 
 def read_facts(path: Path) -> Facts:
-    """Reads the facts of the main image: the first that is not a preview.
+    """Reads the facts of the main image, which is the first that is not a preview.
 
-    Checks that all images are in the file: LibRaw allocates all the memory that their tiles declare.
+    Checks that all images are in the file, because LibRaw allocates all the memory that their tiles declare.
     """
     facts = None
     with tifffile.TiffFile(path) as tiff:

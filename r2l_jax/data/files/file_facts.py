@@ -1,8 +1,7 @@
-"""Facts of files, such as their hashes, found once and remembered by path, size and times of change.
+"""File facts, such as hashes, computed once and cached by path, size and modification times.
 
-The facts of a file that was changed within the last two seconds are not remembered. If the file were changed again
-within one tick of the file system's clock, to the same size, only its content would show it. Git's index has the same
-rule.
+Facts of a file that changed within the last two seconds are not cached. If the file changed again within one tick of
+the file system's clock, to the same size, only its content would show it. Git's index has the same rule.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ _TICK = 2 * 10**9
 
 
 def hash_files(paths: Sequence[Path]) -> list[str]:
-    """Returns the SHA-256 of each file, and reads only files that are new or have changed."""
+    """Returns the SHA-256 of each file; reads only files that are new or have changed."""
     return of_files("file_hashes", paths, _sha256, "hashing files")
 
 
@@ -36,16 +35,16 @@ def _sha256(path: Path) -> str:
 
 
 def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doing: str) -> list[Any]:
-    """Returns the facts of each file, and looks for them only in files that are new or have changed.
+    """Returns the facts of each file; computes them only for files that are new or have changed.
 
-    `kind` names the facts, and everything that they depend on apart from the files; `find` finds the facts of one file,
-    as values that JSON can hold, and is called in several threads; `doing` is the text of the progress bar. The facts
-    are kept in the user's cache folder. If two processes add facts at the same time, the facts of one may be lost and
-    found again.
+    `kind` names the facts, and everything that they depend on apart from the files; `find` computes the facts of one
+    file, as JSON values, and is called in several threads; `doing` is the text of the progress bar. The facts are kept
+    in the user's cache folder. If two processes add facts at the same time, those of one may be lost and computed
+    again.
     """
     if not paths:
         return []
-    # As text, which is faster for many files. Messages name a file as the caller does.
+    # Text is faster for many files. Messages name a file as the caller does.
     named = {os.path.abspath(path): path for path in paths}
     root = os.path.commonpath(set(map(os.path.dirname, named)))
     memory_file = startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
@@ -65,7 +64,7 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     unknown = {full: path for full, path in named.items() if not is_known(full, path)}
     if unknown:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            # Many large frames take minutes; a quick reading shows no progress bar.
+            # Many large frames take minutes; quick reads show no progress bar.
             entries = pool.map(found, unknown.values())
             shown = tqdm(entries, total=len(unknown), desc=doing, unit="file", delay=2, disable=None)
             memory |= zip(unknown, shown, strict=True)

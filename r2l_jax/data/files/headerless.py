@@ -28,7 +28,7 @@ _Side = Annotated[int, msgspec.Meta(ge=2, le=2**20, multiple_of=2)]
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Describes how the samples of a file without a header are laid out.
+    """Describes the layout of the samples in a file without a header.
 
     Width and height, in samples, are even.
 
@@ -37,8 +37,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         byte_order: the order of the bytes in unpacked words of 16 bits.
         align: whether samples are the low or the high bits of unpacked words.
         offset: the bytes before the first sample.
-        stride: the bytes from the start of one row to the start of the next. None leaves no gap: rows of "pfnc" and
-            "gige" then follow each other within a byte.
+        stride: the bytes from the start of one row to the start of the next. None means no gap: rows of "pfnc" and
+            "gige" may then share a byte.
     """
 
     width: _Side
@@ -74,12 +74,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def _rows(self) -> tuple[int, int]:
-        """The number of rows that start at a whole byte, and of samples in each; a stream of bits is one row."""
+        """The number of rows that start at a whole byte, and of samples in each; a bit stream is one row."""
         is_stream = self.stride is None and self.packing in ("pfnc", "gige")
         return (1, self.width * self.height) if is_stream else (self.height, self.width)
 
     def _row_bytes(self, samples: int) -> tuple[int, int]:
-        """Returns the bytes of samples in a row, without and with the rest of their last group."""
+        """Returns the number of sample bytes in a row, without and with the rest of their last group."""
         in_group, size = self._group
         whole = -(-samples // in_group) * size
         return (-(-samples * self.bits // 8) if self.packing == "pfnc" else whole), whole

@@ -1,9 +1,9 @@
-"""The user's statements about a camera, which add to the files' own calibration values or replace them.
+"""The user's statements about a camera, which add to or replace the calibration values in files.
 
-A camera's JSON file has the fields of `isp.Camera`. For files that name their own camera, it may have only some of
-them: each replaces the file's own value. It may also have
+A camera's JSON file has the fields of `isp.Camera`. For files that name their camera, it may have only some of them;
+each replaces the value in the file. It may also have
 
-- `raw`: how files without a header are laid out, see `headerless.Layout`;
+- `raw`: the layout of files without a header, see `headerless.Layout`;
 - `dark`, `flat`, `defects`: the files of corrections, relative to the JSON file, see `corrections.read`.
 """
 
@@ -28,7 +28,7 @@ from r2l_jax.runtime.errors import InputError
 _CORRECTIONS = ("dark", "flat", "defects")
 _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 
-# Where the true values are unknown, a start from values that change nothing, as the end of an error's message.
+# Advice at the end of an error message, for unknown calibration values: to start with values that change nothing.
 NEUTRAL_MATRIX = '"color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 NEUTRAL_START = (
     "if its values are unknown, start from a JSON file (--camera) with the pattern of the sensor, such as "
@@ -38,13 +38,13 @@ NEUTRAL_START = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KnownCamera:
-    """Holds the statements of a user about a camera.
+    """Holds a user's statements about a camera.
 
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
-        states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's own.
-        reference: the camera that raw images are brought to; None leaves them as they are.
+        states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's.
+        reference: the camera that raw images are converted to; None leaves them unchanged.
     """
 
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,7 +56,7 @@ class KnownCamera:
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
-        """Returns the statements of a camera: all of its values, or nothing for None."""
+        """Returns a camera's values as statements; none if it is None."""
         if isinstance(camera, KnownCamera):
             return camera
         if camera is None:
@@ -85,7 +85,7 @@ class KnownCamera:
 
     @property
     def described(self) -> str | dict[str, Any]:
-        """The given values, layout and corrections in terms that JSON can hold; "auto" if nothing is given."""
+        """The given values, layout and corrections as JSON values; "auto" if nothing is given."""
         if self.camera is not None:
             given = json.loads(self.camera.to_json())
         else:
@@ -110,7 +110,7 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
             raise InputError(f"states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}")
         try:
             figures = isp.Camera.figures_of(fields)
-            # A whole camera may be refused even if each of its values is valid.
+            # A whole camera may be invalid even if each of its values is valid.
             _ = KnownCamera(figures).camera
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -127,10 +127,10 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
 
 
 def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
-    """Returns the statements of a flag about the camera of raw files.
+    """Returns a flag's statements about the camera of raw files.
 
-    The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its
-    camera. Errors name the flag.
+    The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing, so each raw file names
+    its camera. Errors name the flag.
     """
     if name in isp.CAMERAS:
         return KnownCamera.of(isp.CAMERAS[name])
@@ -158,8 +158,8 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
     """Combines the cameras of several files into one, with the median of each calibration value.
 
-    Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`, because
-    mosaics are divided by it when they are read. It has the noise that all files agree on.
+    Even files of one camera differ, for example in the as-shot white balance. The result has no `white_level`, because
+    raw images are divided by it when read. It has the noise values on which all files agree.
     """
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:

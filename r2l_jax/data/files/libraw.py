@@ -1,4 +1,4 @@
-"""Files in camera formats (DNG, NEF, CR2, CR3, ARW, ...), as LibRaw reads them.
+"""Reading files in camera formats (DNG, NEF, CR2, CR3, ARW, ...) with LibRaw.
 
 Levels and color indices have LibRaw's names: a Bayer sensor has the color indices 0 for red, 1 for green, 2 for blue
 and 3 for the second green.
@@ -20,31 +20,31 @@ from r2l_jax.data.files.decoding import check_declared
 from r2l_jax.data.files.known_camera import NEUTRAL_MATRIX, KnownCamera
 from r2l_jax.runtime.errors import InputError, warn
 
-# Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
+# Linear sRGB to CIE XYZ (D65), with LibRaw's digits, so that `camera_to_srgb` gives LibRaw's matrices.
 SRGB_TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 
-# The beginnings of the containers of camera formats: TIFF and its kin, FUJIFILM, Foveon, Minolta.
+# The first bytes of camera formats: TIFF and its variants, FUJIFILM, Foveon, Minolta.
 _CONTAINERS = (
     b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"FOVb", b"\0MRM",
 )  # fmt: skip
 
-# The pattern with which a demosaiced file becomes a mosaic again.
+# The pattern with which a demosaiced file is re-mosaiced.
 _SAMPLED = "RGGB"
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 def is_container(path: Path) -> bool:
-    """Tells whether a file starts like a camera's file."""
+    """Returns whether a file starts like a camera file."""
     with path.open("rb") as file:
         start = file.read(16)
     return start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp"
 
 
 def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
-    """Reads the mosaic of a camera's file, and its calibration values, which the stated ones replace."""
+    """Reads the raw image of a camera file, and its calibration values unless they are stated."""
     if _is_guessed(path):
         raise InputError(
             "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
@@ -70,7 +70,7 @@ def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarra
 
 
 def _is_guessed(path: Path) -> bool:
-    """Tells whether LibRaw knows a file by its size alone: it has a table of the sizes of files without a header."""
+    """Returns whether LibRaw recognizes a file only by its size, from a table of sizes of files without a header."""
     if is_container(path):
         return False
     content, known = path.read_bytes(), []
@@ -130,7 +130,7 @@ def _mosaic_and_camera(
 
 
 def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
-    """Finds out the kind of a sensor, whose colors must be red, green and blue."""
+    """Determines the kind of a sensor, whose colors must be red, green and blue."""
     margins = (raw.sizes.top_margin, raw.sizes.left_margin)
     if facts.pattern is not None:
         start = facts.active_origin or (0, 0)
@@ -164,7 +164,7 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera) -> str:
         return given or _SAMPLED
     if given is None or given == own:
         return own
-    # A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors.
+    # A stated pattern takes precedence, since phones declare Bayer patterns for their quad Bayer sensors.
     if not stated.states_pattern or isp.cfa.MONO in (own, given):
         raise InputError(f"the sensor's pattern is {own}, but the given camera's is {given}")
     warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
@@ -200,7 +200,7 @@ def _correct_shading(
 
 def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
     """Returns the black levels of a sensor that has one per color."""
-    # For a color filter array that it does not know, LibRaw assigns the levels to wrong colors.
+    # LibRaw assigns the levels of unknown color filter arrays to the wrong colors.
     if facts.pattern is not None:
         black = np.full(4, black.mean())
     if isp.cfa.is_bayer(pattern):
@@ -209,7 +209,7 @@ def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -
 
 
 def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the gains of red, green and blue as shot or, if unknown, for daylight, relative to the mean green."""
+    """Returns the as-shot gains of red, green and blue (if unknown, those for daylight), relative to the mean green."""
     gains = as_shot if min(as_shot[:3]) > 0 else daylight
     red, green, blue, second_green = gains
     green = (green + (second_green if second_green > 0 else green)) / 2
@@ -217,7 +217,7 @@ def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, 
 
 
 def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
-    """Returns the matrix from camera RGB to linear sRGB: the file's own, or the one in LibRaw's table of cameras."""
+    """Returns the matrix from camera RGB to linear sRGB, from the file or from LibRaw's table of cameras."""
     own = raw.color_matrix[:, :3]
     if own.any():
         return own

@@ -25,8 +25,8 @@ Pair = tuple[Path, Path]
 def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> list[Pair]:
     """Pairs every frame of a folder with its mask, in the order of the frames' names; suffixes are in lower case.
 
-    A mask's name contains the name of its frame. If it contains the names of several frames, the longest one counts:
-    the name of frame 10's mask also contains the name of frame 1.
+    A mask's name contains the name of its frame. If it contains several frame names, the longest counts, because the
+    name of frame 10's mask also contains that of frame 1.
     """
     frames = _visible_files(folder, suffixes)
     if not frames:
@@ -43,14 +43,14 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
 
 
 def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Lists the files with these suffixes but the hidden files that macOS leaves beside copied ones."""
+    """Lists the files with these suffixes, without the hidden files that macOS leaves beside copied ones."""
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
 
 
 def _longest_part(name: str, known: Collection[str]) -> str | None:
-    # Going through the parts of the name is faster than going through the known names, which may be thousands.
+    # Searching the parts of the name is faster than searching the known names, which may be thousands.
     parts = (
         name[start : start + length] for length in range(len(name), 0, -1) for start in range(len(name) - length + 1)
     )
@@ -71,10 +71,10 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
 
 
 def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str, **facts: Any) -> RawDataset:
-    """Makes a data set of mosaics that a program stored in 16 bits, and of their masks.
+    """Makes a data set of raw images that a program stored in 16 bits, and of their masks.
 
-    `side` is the height and width of all of them, `advice` what the user can do about damaged files, and `facts` are
-    other fields of `RawDataset`, the labels among them. With `segmentation`, the targets are masks rather than labels.
+    `side` is their height and width, `advice` says what to do about damaged files, and `facts` are other fields of
+    `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels.
     """
 
     def read(index: int) -> Sample:
@@ -97,12 +97,12 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
 
 
 def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """Reads a frame by the known facts about its camera: the mosaic, the mask of the same size, and the camera."""
+    """Reads a frame with the known facts about its camera; returns the raw image, the mask (same size), the camera."""
     frame, mask_file = pair
     raw, own = read_raw(frame, camera)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
-    # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.
+    # Raw images are cropped to even size; a mask may still have the odd size of the sensor.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
         raise InputError(f"{mask_file} must have the size of {frame}, {raw.shape}, got {mask.shape}")
     return raw, mask[:rows, :cols], own

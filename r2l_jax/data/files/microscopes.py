@@ -1,7 +1,7 @@
-"""Files of microscopes with one frame of a color camera: CZI, ND2 and OME-TIFF.
+"""Microscope files with one frame of a color camera: CZI, ND2 and OME-TIFF.
 
-They can hold many planes, of which no one is chosen here: a file with several is refused. CZI is read by Zeiss's own
-pylibCZIrw (LGPL), and ND2 by nd2 (BSD), of the extra `microscopy`; OME-TIFF is read as any other TIFF is.
+They can hold many planes; a file with more than one is rejected. CZI is read with Zeiss's pylibCZIrw (LGPL), and ND2
+with nd2 (BSD), from the extra `microscopy`; OME-TIFF is read like any other TIFF.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _AXES = {"S": "scenes", "P": "scenes", "C": "channels", "Z": "planes in Z", "T":
 
 
 def read_czi(path: Path) -> tuple[np.ndarray, None]:
-    """Reads the only plane of a CZI: `(H, W)`, or `(H, W, 3)` of a picture in color."""
+    """Reads the only plane of a CZI: `(H, W)`, or `(H, W, 3)` for a color picture."""
     tiles: list[tuple[int, int]] = []
     with importlib.import_module("pylibCZIrw.czi").open_czi(str(path)) as file:
         box = file.total_bounding_box_no_pyramid
@@ -39,13 +39,13 @@ def read_czi(path: Path) -> tuple[np.ndarray, None]:
 
 
 def read_nd2(path: Path) -> tuple[np.ndarray, None]:
-    """Reads the only plane of an ND2: `(H, W)`, or `(H, W, 3)` of a picture in color."""
+    """Reads the only plane of an ND2: `(H, W)`, or `(H, W, 3)` for a color picture."""
     with importlib.import_module("nd2").ND2File(path) as file:
         sizes = dict(file.sizes)
         colors = sizes.pop("S", 1)
         _check_planes(sizes)
         check_declared(sizes["Y"] * sizes["X"] * colors * file.dtype.itemsize, path.stat().st_size)
-        # Copied, because the samples are in the mapped file.
+        # Copied, because the samples are in the memory-mapped file.
         samples = np.array(file.asarray())
     # The package fills missing frames with zeros.
     if not samples.any():
@@ -54,23 +54,23 @@ def read_nd2(path: Path) -> tuple[np.ndarray, None]:
 
 
 def read_plane_of_tiff(path: Path) -> tuple[np.ndarray, None]:
-    """Reads a TIFF, and refuses an OME-TIFF of several planes.
+    """Reads a TIFF; rejects an OME-TIFF with several planes.
 
     A file with one plane is read even if the whole recording has more of them, in other files.
     """
     with tifffile.TiffFile(path) as tiff:
         description = tiff.ome_metadata if len(tiff.pages) > 1 else None
     images = ElementTree.fromstring(description).findall(".//{*}Pixels") if description else []
-    if images:  # Else another file has the description.
+    if images:  # Otherwise, another file has the description.
         sizes = {axis: max(int(image.get(f"Size{axis}", 1)) for image in images) for axis in "ZT"}
-        # SizeC counts the colors of a picture one by one, which are one channel.
+        # SizeC counts each color of a picture, but they are one channel.
         channels = max(len(image.findall("{*}Channel")) for image in images)
         _check_planes({"S": len(images), "C": channels, **sizes})
     return read_tiff(path), None
 
 
 def _check_planes(sizes: Mapping[str, int]) -> None:
-    """Refuses several planes, given the size of each axis by its letter."""
+    """Rejects several planes, given the size of each axis by its letter."""
     several = [
         f"{size} {_AXES.get(axis, f'in {axis}')}" for axis, size in sizes.items() if axis not in "XY" and size > 1
     ]

@@ -23,7 +23,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
-    """Reads a JPEG or PNG upright, in uint8 or, of a 16-bit gray PNG, uint16; also tells whether it was turned."""
+    """Reads a JPEG or PNG upright, in uint8 (uint16 for a 16-bit gray PNG); also returns whether it was rotated."""
     with reading(path), Image.open(path, formats=("JPEG", "PNG")) as image:
         if image.format == "PNG":
             if check_png(path) == 16 and image.mode != "I;16":
@@ -63,9 +63,9 @@ def read_png(path: Path) -> tuple[np.ndarray, str]:
 
 
 def check_png(path: Path) -> int:
-    """Checks that a PNG holds all rows that it declares, before memory is taken for them; returns its bits per channel.
+    """Checks that a PNG holds all declared rows, before memory is allocated for them; returns its bits per channel.
 
-    If the last rows are missing in an otherwise complete file, Pillow shows them black.
+    If the last rows are missing in an otherwise complete file, Pillow returns them black.
     """
     content = path.read_bytes()
     if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR":

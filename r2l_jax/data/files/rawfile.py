@@ -1,4 +1,4 @@
-"""Raw files: the mosaic in [0, 1], and the camera that took it."""
+"""Raw files: the raw image in [0, 1], and the camera that took it."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,20 +23,20 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 def from_pictures() -> str:
-    """Says how to make raw files of pictures, as the end of an error's message."""
+    """Explains how to convert pictures to raw files, at the end of an error message."""
     return f"{command('unprocess')} makes raw files of JPEG and PNG pictures"
 
 
 def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
-    """Reads the mosaic that is stored in the samples of a PNG."""
+    """Reads the raw image that is stored in the samples of a PNG."""
     samples, mode = read_png(path)
     if mode not in ("L", "I;16"):
         raise InputError(f"expected raw data, one channel of 8 or 16 bits, got a PNG of mode {mode}; {from_pictures()}")
     return samples, None
 
 
-# How to read the files that hold samples and no calibration values. Each function returns the samples, and the value of
-# white if the file states it. Files with other suffixes are in camera formats, which LibRaw reads, or have no header.
+# Readers of files that hold samples but no calibration values. Each returns the samples, and the white value if the
+# file states it. Files with other suffixes are in camera formats, which LibRaw reads, or have no header.
 READERS: dict[str, Callable[[Path], tuple[np.ndarray, int | None]]] = {
     ".tif": read_plane_of_tiff,
     ".tiff": read_plane_of_tiff,
@@ -60,13 +60,13 @@ _DIM = 1 / 8
 
 
 def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None) -> tuple[Mosaic, isp.Camera]:
-    """Reads the mosaic of a raw file and the calibration values of its camera; the suffix decides how.
+    """Reads a raw image and the calibration values of its camera from a raw file, whose suffix decides how it is read.
 
-    - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
-      states; the values of a floating-point TIFF or NPY are in [0, 1] already.
-    - CZI, ND2 and OME-TIFF files must hold a single plane, which is read as a TIFF is. CZI and ND2 need the extra
+    - TIFF, PNG, PGM and NPY files hold raw images of 8 or 16 bits, which are divided by 255 or 65535, or by a PGM's
+      maximum; the values of a floating-point TIFF or NPY are already in [0, 1].
+    - CZI, ND2 and OME-TIFF files must hold a single plane, which is read like a TIFF. CZI and ND2 need the extra
       `microscopy`.
-    - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
+    - Files without a header, with any other suffix, are read as the camera's JSON file describes under `raw`.
     - LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom
       and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are applied.
       A demosaiced DNG is re-mosaiced: each site keeps only its pattern's color, the camera's or RGGB.
@@ -75,17 +75,17 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
     JSON file names are applied to the whole frame.
 
     A file that is missing, cannot be read or does not fit the camera raises an InputError, whose message is one line
-    that starts with the path. Lines on stderr warn if a file without levels of its own uses less than an eighth of its
-    range, as a mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
+    that starts with the path. Warnings on stderr are printed if the camera has no `white_level` and a file without
+    levels uses less than an eighth of its range, like a 10-bit raw image in a 16-bit TIFF; and if a camera's JSON file
     states another pattern than the file.
 
     Args:
         camera: the camera, or the known facts about it (`known_camera.read_known_camera`). For camera formats, its
-            values replace the file's own; all other files need a whole camera.
+            values replace the file's; all other files need a whole camera.
 
     Returns:
-        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera, or the
-        reference camera to which the known facts bring it.
+        The raw image `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and its camera, or the
+        reference camera of the known facts.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     with reading(path):
@@ -134,7 +134,7 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
 
 
 def warn_of_others(files: Iterable[Place]) -> None:
-    """Warns of the files of a folder that no search for raw files finds, in one line with their number.
+    """Warns in one line of the number of files in a folder that no search for raw files finds.
 
     Hidden files, and the tables and settings that programs write beside raw files, are expected there.
     """
@@ -166,7 +166,7 @@ def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: Kno
             'as "white_level" in the camera\'s JSON file'
         )
     if white is not None:
-        # Divided in float64, which for a whole frame would take four times the memory of the result.
+        # Divided in float64 in small parts: for a whole frame, float64 would take four times the result's memory.
         mosaic = np.divide(samples, white, np.empty(samples.shape, np.float32), dtype=float, casting="same_kind")
         return np.minimum(mosaic, 1, out=mosaic)
     return samples.astype(np.float32) if full == 1 else samples / np.float32(full)

@@ -1,4 +1,4 @@
-"""Raw images of several cameras as one of them, the reference camera, would have taken them.
+"""Converts raw images of several cameras to one of them, the reference camera.
 
 When a file is read, its levels and gains are scaled to those of the reference camera. Everything after that sees a
 single camera, with the color matrix of the reference camera.
@@ -18,7 +18,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The camera whose raw images a model takes.
+    """The camera whose raw images a model expects.
 
     `cameras` has the training's cameras by the names in their files; it is empty if there was only one.
     """
@@ -27,7 +27,7 @@ class Reference:
     cameras: Mapping[str, isp.Camera]
 
     def scaled(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
-        """Scales a raw image; a model of one camera has gains of its own, which apply to images of any camera."""
+        """Scales a raw image; a model of one camera has fixed gains, which apply to images of any camera."""
         if not self.cameras:
             own = dataclasses.replace(own, white_balance=self.camera.white_balance)
         return scaled(raw, own, self.camera)
@@ -36,9 +36,9 @@ class Reference:
 def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Scales a raw image to the black level and the gains of a reference camera.
 
-    The reference camera's black level and gains make the same light of the result as its own camera's make of the raw
-    image, which starts with a whole tile of the color filter array. White is 1 for both. Light that would saturate the
-    reference camera does: the result is clipped to [0, 1].
+    The reference camera's black level and gains turn the result into the same light as the original camera's turn the
+    raw image, which starts with a whole tile of the color filter array. White is 1 for both. The result is clipped to
+    [0, 1], because the reference camera saturates there.
     """
     if own.pattern != reference.pattern:
         raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")

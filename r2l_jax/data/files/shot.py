@@ -1,4 +1,4 @@
-"""Facts about a shot: the camera, the lens, and the settings of the exposure, as raw files record them."""
+"""Shot metadata in raw files: the camera, the lens, and the exposure settings."""
 
 import contextlib
 import dataclasses
@@ -33,8 +33,8 @@ class Shot:
     """Holds the facts about a shot. None means unknown.
 
     The exposure time is in seconds, and the date in ISO 8601, on the camera's clock. `iso` is the intensity at which
-    the scene was measured, as a fraction of the full light, which no file tells; `camera` is a name in a data set of
-    several.
+    the scene was measured, as a fraction of the full light, which no file records; `camera` is a name in a data set of
+    several cameras.
     """
 
     maker: str | None = None
@@ -49,15 +49,15 @@ class Shot:
 
     @property
     def title(self) -> str:
-        """The maker and the model of the camera: the name of a camera in a folder of several."""
+        """The camera's maker and model, which name it in a folder of several cameras."""
         return " ".join(filter(None, (self.maker, self.model))) or UNKNOWN
 
 
 def read_shot(path: Path) -> Shot:
     """Reads the facts about a shot from a raw file.
 
-    They come from the tags of TIFF and of camera formats built on it, and elsewhere from LibRaw. Facts that cannot be
-    read are unknown; `read_raw` reports damaged files.
+    They come from the tags of TIFF and of camera formats based on it, otherwise from LibRaw. Facts that cannot be read
+    are unknown; `read_raw` reports damaged files.
     """
     found = Shot()
     for read in (_from_tiff,) if path.suffix.lower() in TIFF_SUFFIXES else (_from_tiff, _from_libraw):

@@ -1,4 +1,4 @@
-"""TIFF files: their samples, read only if the file holds all that it declares."""
+"""Reading TIFF files, only if they hold all samples that they declare."""
 
 import itertools
 import logging
@@ -23,8 +23,8 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 # By default, tifffile writes an image (H, W, 3) as H pages of W x 3.
 _MOST_PAGES = 2**12
 
-# The methods of compression, by TIFF's numbers, whose output can be bounded while it is made: each takes the bytes of a
-# strip and a limit, and returns at most that many decoded bytes.
+# The compression methods, by TIFF number, whose output can be bounded during decoding: each takes the bytes of a strip
+# and a limit, and returns at most that many decoded bytes.
 _INFLATE: dict[int, Callable[[bytes, int], bytes]] = {
     **dict.fromkeys((8, 32946, 50013), lambda data, limit: zlib.decompressobj().decompress(data, limit)),
     34925: lambda data, limit: lzma.LZMADecompressor(memlimit=2**28).decompress(data, limit),
@@ -32,10 +32,10 @@ _INFLATE: dict[int, Callable[[bytes, int], bytes]] = {
 
 
 def read_tiff(path: Path) -> np.ndarray:
-    """Reads the first picture of a TIFF file, and other pages of its size, if there are any, as one array.
+    """Reads the first picture of a TIFF file, and any other pages of its size, as one array.
 
-    The samples are as stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`. Descriptions by other
-    programs, such as the axes of a hyperstack, are ignored.
+    The samples are as stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`. Other programs'
+    descriptions, such as the axes of a hyperstack, are ignored.
     """
     with tifffile.TiffFile(path) as tiff:
         pages = list(itertools.islice(tiff.pages, _MOST_PAGES + 1))
@@ -46,7 +46,7 @@ def read_tiff(path: Path) -> np.ndarray:
         for page in same:
             check_page(page)
         check_declared(sum(page.nbytes for page in same), tiff.filehandle.size)
-        # In the calling thread, because several files are already read at once.
+        # Decoded in the calling thread, because several files are already read at once.
         arrays = [page.asarray(maxworkers=1) for page in same]
         return np.stack(arrays) if len(arrays) > 1 else arrays[0]
 
@@ -54,7 +54,7 @@ def read_tiff(path: Path) -> np.ndarray:
 def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
     """Checks that the file holds all samples of a page; returns the bytes of each strip or tile in the file.
 
-    Where strips or tiles are missing or empty, tifffile fills in zeros; it does not bound their unpacked size.
+    tifffile fills in zeros for missing or empty strips or tiles, and does not bound their unpacked size.
     """
     if not isinstance(page, tifffile.TiffPage):
         raise ValueError(f"page {page.index} is damaged")
@@ -82,7 +82,7 @@ def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
 
 
 def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
-    """Returns the least and the most bytes of an unpacked strip or tile: the last strip may be padded or not."""
+    """Returns the minimum and maximum bytes of an unpacked strip or tile, since the last strip may be padded or not."""
     samples = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.CONTIG else 1
     bits = int(page.bitspersample)
     if page.is_tiled:
@@ -95,7 +95,7 @@ def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
 
 
 def read_stored(path: Path, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """Reads samples of 16 bits, value / 65535, of a mosaic `(H, W)` or an image `(H, W, 3)`.
+    """Reads the 16-bit samples, value / 65535, of a raw image `(H, W)` or an image `(H, W, 3)`.
 
     The channels of an image may come first in the file.
     """

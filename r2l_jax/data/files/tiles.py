@@ -1,4 +1,4 @@
-"""Cuts frames with masks into tiles once, and reads the tiles from the folder that they are written to.
+"""Cuts frames with masks into tiles once, and reads the tiles back from their folder.
 
 <folder>/images/<tile>.tiff   16-bit mosaics, value / 65535
 <folder>/masks/<tile>.png     8-bit, 255 where the object is
@@ -27,16 +27,15 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
 from r2l_jax.runtime.files import AT_ONCE, atomic_folder
 
-# Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
-# classes.
+# Maps the fractions of object pixels in a frame's tiles to the indices of the tiles to keep, with their classes.
 Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
 def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
-    """Returns a hash of the camera and of the files that tiles are cut from: their names, sizes and times of change.
+    """Returns a hash of the camera and of the source files' names, sizes and modification times.
 
-    Hashing the content of frames of gigabytes would take minutes, and is not needed: results depend on the content of
-    the tiles (see `RawDataset.files`).
+    Hashing the content of gigabytes of frames would take minutes, and is unnecessary, because results depend on the
+    content of the tiles (see `RawDataset.files`).
     """
     lines = [json.dumps(camera.described).encode()]
     for path in (path for pair in pairs for path in pair):
@@ -48,9 +47,9 @@ def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
 def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCamera, choose: Choose) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
-    The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
-    not at all; an existing one is left as it is. Two processes may call this at the same time. `side` is even, and the
-    frames' common camera is written.
+    Incomplete tiles at the right and bottom of a frame are dropped. The folder appears complete or not at all; an
+    existing one is left unchanged. Two processes may call this at the same time. `side` is even, and the frames' common
+    camera is written.
     """
     if folder.exists():
         return
@@ -108,7 +107,7 @@ def load(
     segmentation: bool,
     camera: isp.Camera | None = None,
 ) -> RawDataset:
-    """Loads the tiles that `cut` has written to a folder, by default of the camera that their frames have in common."""
+    """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
     advice, lines = f"delete {folder} to cut the tiles again", []
     with advising(advice):
         # A line of labels for each of a million tiles.

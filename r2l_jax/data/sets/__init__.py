@@ -1,1 +1,1 @@
-"""Data sets: synthetic, published, and folders of your files."""
+"""Data sets: synthetic, published, and folders of your own files."""

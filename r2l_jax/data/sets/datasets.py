@@ -57,7 +57,7 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
     """Pools the data sets of several intensities, which hold the same scenes in the same order.
 
     The samples of a scene are adjacent, in the order of the intensities, and are called `<scene>@iso=<intensity>`. A
-    single data set is returned unchanged.
+    single data set stays unchanged.
     """
     (first, dataset), *others = found.items()
     if not others:
@@ -84,7 +84,7 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
 
 
 def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:
-    # Imported here, because b2sdk takes a fifth of a second, and most starts download nothing.
+    # Imported here, because b2sdk takes a fifth of a second, and most programs download nothing.
     from r2l_jax.data.fetch import download as downloads
 
     if not published.is_there(name, data_dir, intensity):

@@ -1,4 +1,4 @@
-"""Your raw files: one sub-folder per class, or frames and masks."""
+"""Folders of your own raw files: one sub-folder per class, or frames and masks."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ TILE_SIZE = 256
 # The file of the camera of a sub-folder.
 CAMERA_FILE = "camera.json"
 
-# Raise this whenever the same files give different facts.
+# Increase this whenever the same files give different facts.
 _VERSION = 2
 
 _CLASSES = ("object",)
@@ -50,14 +50,14 @@ def load(
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
       tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
-    - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
+    - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its center.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
-      Samples are brought to the first camera by name, see `reference_camera`. Without statements about the camera,
-      files that name different models are of several cameras as well.
+      Samples are converted to the first camera by name, see `reference_camera`. If no camera is stated, files that name
+      different models are treated as from several cameras as well.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
-    what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
-    less, the shortest side of any file to classify.
+    the known facts about the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
+    if smaller, the shortest side of any file to classify.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -77,7 +77,7 @@ def load(
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
-    """Finds the camera of each sub-folder by its name, or of all files; a sub-folder with raw files is a class."""
+    """Finds the camera of each sub-folder, by name, or of all files; a sub-folder with raw files is a class."""
     folders = [
         folder
         for folder in sorted(root.glob("[!.]*/"))
@@ -172,7 +172,7 @@ def _with_cameras(
     files: Sequence[pathlib.Path],
     cameras: Sequence[isp.Camera],
 ) -> RawDataset:
-    """Gives a data set the camera of its samples, or the first of several by name, to which it brings all samples."""
+    """Sets the camera of a data set, or converts all samples to the first of several cameras by name."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(name, []).append(index)
@@ -203,20 +203,20 @@ def _with_cameras(
         read=read,
         provenance=json.dumps([dataset.provenance, described]),
         shot=lambda index: dataclasses.replace(shot(index), camera=names[index]),
-        # The levels of files without levels of their own differ.
+        # The white levels of files that state none differ.
         white_level=None,
     )
 
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
-    """Lists the stated facts about a camera that mosaics depend on, as JSON values."""
+    """Lists the stated facts about a camera that raw images depend on, as JSON values."""
     layout = None if camera.layout is None else msgspec.structs.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
 class _Facts(NamedTuple):
-    """The facts about a file that a data set needs before it reads its samples.
+    """The facts about a file that a data set needs before reading its samples.
 
     `model` is the name of the camera; empty if a whole camera is stated for all files.
     """
@@ -228,12 +228,12 @@ class _Facts(NamedTuple):
 
 
 def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Facts]:
-    """Returns the facts about each file, and decodes only files that are new or have changed."""
+    """Returns the facts about each file; decodes only files that are new or have changed."""
 
     def find(path: pathlib.Path) -> list[Any]:
         with collected_warnings() as warnings:
             raw, own = read_raw(path, camera)
-        # Without the path, which may be spelled differently next time.
+        # Leaves out the path, which may be spelled differently next time.
         texts = [text.removeprefix(f"{path}: ") for text in warnings]
         return [raw.shape, dataclasses.asdict(own), read_shot(path).title if camera.camera is None else "", texts]
 
@@ -243,7 +243,7 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
-    """Crops a mosaic to `(height, width)` around its middle, starting with a whole tile of the color filter array."""
+    """Crops a raw image to `(height, width)` around its center, starting with a whole color filter tile."""
     periods = isp.cfa.tile(pattern).shape
     wanted = zip(raw.shape, (height, width), periods, strict=True)
     top, left = ((have - want) // 2 // period * period for have, want, period in wanted)
@@ -253,7 +253,7 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 def _segmentation(
     root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, tiles_dir: pathlib.Path
 ) -> RawDataset:
-    """Cuts the frames of each camera apart, and joins their tiles."""
+    """Cuts the frames of each camera separately, and joins their tiles."""
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
     groups: dict[tuple[str, str], list[Pair]] = {}
     for part, known in parts.items():
@@ -294,7 +294,7 @@ def _segmentation(
 
 
 def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
-    """Cuts frames into tiles, unless they are there, and loads these."""
+    """Cuts frames into tiles unless these exist, and loads them."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
 
     def every_tile(fractions: list[float]) -> list[tuple[int, str]]:

@@ -1,7 +1,7 @@
-"""Renders phantoms of a stained blood smear: one white cell among red ones, as bright-field light in linear sRGB.
+"""Renders phantoms of a stained blood smear: a white cell among red ones, as bright-field light in linear sRGB.
 
-Lengths are in micrometers, so that scenes look the same at every size in pixels. The colors follow a
-May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, and red cells in the color of hemoglobin.
+Lengths are in micrometers, so scenes look the same at every size in pixels. The colors follow a May-Gruenwald-Giemsa
+stain: purple nuclei, blue or pink cytoplasm, and red cells in the color of hemoglobin.
 """
 
 import functools
@@ -70,7 +70,7 @@ _LOOKS = {
 # The values of one cell, by the names of `_LOOKS`.
 Cell = dict[str, Array]
 
-# The largest numbers in a scene; a random part of each is left out.
+# The maximum numbers in a scene; a random part of each is left out.
 _GRANULES = 140
 _RED_CELLS = 9
 _PLATELETS = 3
@@ -82,7 +82,8 @@ def transmit(
 ) -> Float[Array, "*batch colors"]:
     """Computes the fraction of light that passes the dyes (Beer-Lambert law).
 
-    Concentrations are times the thickness. The transmittance is 10 ** -(sum over dyes of concentration * absorbance).
+    Concentrations are multiplied by the thickness. The transmittance is 10 ** -(sum over dyes of concentration *
+    absorbance).
     """
     return 10 ** -(concentrations @ absorbances)
 
@@ -93,8 +94,8 @@ def render(
 ) -> tuple[Float[Array, "{size} {size} 3"], Bool[Array, "{size} {size}"]]:
     """Renders one scene of FIELD x FIELD micrometers: a white cell of random shape, pose, stain and focus.
 
-    The key decides everything but the class, an index into CLASSES. Returns the light of the lamp after the smear and
-    the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and a mask of the white cell before the blur
+    The key determines everything but the class, an index into CLASSES. Returns the light of the lamp after the smear
+    and the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and a mask of the white cell before the blur
     `(size, size)`.
     """
     place_key, cell_key, white_key, red_key, platelet_key, stain_key, lamp_key, focus_key = jax.random.split(key, 8)
@@ -183,7 +184,7 @@ def _nucleus(key: PRNGKeyArray, cell: Cell, place: Float[Array, "size size 2"]) 
 def _granules(
     key: PRNGKeyArray, cell: Cell, axis: Float[Array, " size"], center: Float[Array, "2"]
 ) -> Float[Array, "size size"]:
-    """Returns how densely granules, which lie anywhere in the cell, cover each pixel: 0 to 1."""
+    """Returns the density, from 0 to 1, with which granules, which lie anywhere in the cell, cover each pixel."""
     distance_key, angle_key, share_key = jax.random.split(key, 3)
     distance = cell["radius"] * jnp.sqrt(jax.random.uniform(distance_key, (_GRANULES,)))
     angle = jax.random.uniform(angle_key, (_GRANULES,), maxval=2 * jnp.pi)

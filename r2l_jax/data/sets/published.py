@@ -1,7 +1,7 @@
 """The published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
 
 Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. The choice of
-images, their order, and the tiles that are drawn follow the program published with the data sets.
+images, their order, and the random tiles follow the program published with the data sets.
 """
 
 import collections
@@ -22,8 +22,8 @@ from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, collected_warnings
 from r2l_jax.runtime.hosts import on_first_process
 
-# Published means and standard deviations of R, G and B: of images after a static pipeline, and of mosaics at half size.
-# For other data sets they are computed.
+# Published means and standard deviations of R, G and B after a static pipeline, and of mosaics at half size. They are
+# computed for other data sets.
 _DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
 STATIC_STATISTICS = {
     "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
@@ -43,7 +43,7 @@ CELLS = (
 RARE = 4
 LEFT_OUT = "Ma190c_lame3_zone13_composite_Mcropped_2"
 
-# A tile has the class "car" if cars cover more than this fraction of it. With a smaller car, it is left out.
+# A tile has the class "car" if cars cover more than this fraction of it. Tiles with smaller cars are left out.
 CAR_FRACTION = 0.01
 SEED = 72
 
@@ -55,12 +55,12 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
     - "Microscopy": the mosaics `microscopy/images/<intensity>/*.tiff`, labeled by
       `microscopy/labels/Ma190c_annotations.dat`.
-    - "MicroscopyRGB": the same images, processed by the microscope's own software, in folders whose names have "rgb" in
-      place of "raw".
+    - "MicroscopyRGB": the same images, processed by the microscope's software, in folders whose names have "rgb"
+      instead of "raw".
     - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` with the masks `drone/masks_full/*`; the
       name of a mask contains the name of its frame.
     - "DroneSegmentation": tiles of 256x256 from these frames that show at least a part of a car.
-    - "Drone": tiles to classify, "car" or "no car", equally many of each from every frame.
+    - "Drone": tiles to classify, with equally many "car" and "no car" tiles from every frame.
 
     The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
     """
@@ -73,7 +73,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
 
 def download_name(name: str) -> str:
-    """Returns which of the two downloads holds a data set of `settings.PUBLISHED_SETS`."""
+    """Returns the one of the two downloads that holds a data set of `settings.PUBLISHED_SETS`."""
     return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 
@@ -192,7 +192,7 @@ def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:
 
 
 def _balanced(fractions: list[float]) -> list[tuple[int, str]]:
-    """Keeps equally many tiles with and without a car, by dropping random tiles of the more frequent kind."""
+    """Balances tiles with and without a car, by dropping random tiles of the more frequent kind."""
     cars = [index for index, fraction in enumerate(fractions) if fraction > CAR_FRACTION]
     others = [index for index, fraction in enumerate(fractions) if fraction == 0]
     surplus = abs(len(cars) - len(others))

@@ -32,8 +32,8 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import atomic_folder
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
-# green, and broad color filters. It has small pixels with an inexpensive read-out: at an intensity of 0.01 the
-# background has 16 electrons, and the noise hides the differences between the classes.
+# green, and broad color filters. Its pixels are small and its read-out is noisy: at an intensity of 0.01 the background
+# has 16 electrons, and the noise hides the differences between the classes.
 CAMERA = Camera(
     black_level=(128 / 4095,) * 4,
     white_balance=(1.9, 1.0, 1.6),
@@ -43,10 +43,10 @@ CAMERA = Camera(
     bits=12,
 )
 
-# Raise this whenever the same settings give different files.
+# Increase this whenever the same settings give different files.
 _VERSION = 3
 _BATCH = 20
-# The most scenes and the longest side: JAX ends the process if there is too little memory for a batch.
+# The maximum number of scenes and side: JAX ends the process if there is too little memory for a batch.
 _IMAGES, _SIZE = 10**6, 1024
 
 
@@ -92,8 +92,8 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     """Renders the data set into a folder under `parent`, unless a folder for these settings exists; returns the folder.
 
     It appears complete or not at all. If two processes write it at the same time, the slower one drops its copy. The
-    classes of the scenes alternate. `size` is the height and width in pixels, even and 32 to 1024. The same machine
-    writes the same files for the same seed.
+    scenes' classes alternate. `size` is the height and width in pixels, even and 32 to 1024. The same machine writes
+    the same files for the same seed.
     """
     if not len(CLASSES) <= images <= _IMAGES:
         raise InputError(f"--synthetic_images must be {len(CLASSES)}, one of each class, to {_IMAGES}, got {images}")
@@ -108,7 +108,7 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
 
 
 def _write(root: Path, settings: dict[str, int]) -> None:
-    """Renders all scenes and writes all files: one batch is written while the next one is rendered."""
+    """Renders all scenes and writes all files; one batch is written while the next is rendered."""
     folders = [root / "images" / intensity_folder(intensity) for intensity in INTENSITIES]
     for folder in (*folders, root / "labels", root / "masks"):
         folder.mkdir(parents=True)
@@ -140,7 +140,7 @@ def _write(root: Path, settings: dict[str, int]) -> None:
 
 
 def photograph(cell_class: str, size: int, seed: int = 0) -> Float32[np.ndarray, "{size} {size}"]:
-    """Renders the mosaic of one scene of a class, a name of `CLASSES`, under full light, with white at 1."""
+    """Renders the raw image of one scene of a class, a name in `CLASSES`, under full light, with white at 1."""
     raws, _ = _photograph(jax.random.key(seed)[None], jnp.array([CLASSES.index(cell_class)]), size)
     return np.asarray(raws[0, INTENSITIES.index(1.0)]) / np.float32(65535)
 
@@ -150,7 +150,7 @@ def photograph(cell_class: str, size: int, seed: int = 0) -> Float32[np.ndarray,
 def _photograph(
     key: PRNGKeyArray, cell_class: Int[Array, ""], size: int
 ) -> tuple[UInt16[Array, "intensities {size} {size}"], UInt8[Array, "{size} {size}"]]:
-    """Renders one scene, and returns its mosaic at each intensity and its mask, 255 where the white cell is."""
+    """Renders one scene, and returns its raw image at each intensity and its mask, 255 where the white cell is."""
     render_key, noise_key = jax.random.split(key)
     rgb, mask = render(render_key, cell_class, size)
     light = to_camera(rgb, CAMERA)
