@@ -26,7 +26,7 @@ def defects(
     as near as the farthest of them. In a Bayer mosaic, a green site has its four diagonal neighbors, and a red or blue
     site the four of its color in its row and column. The median of an even number of values is the mean of the two in
     the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside
-    take the place of neighbors beyond it. A mosaic smaller than a tile stays as it is.
+    take the place of neighbors beyond it. A raw image smaller than a tile stays unchanged.
 
     NaN and infinite sites become the median of their finite neighbors before anything is compared, or 0 if more than
     half of the neighbors are such sites.

@@ -20,7 +20,7 @@ def correct(
     center of its corner pixels. Crops of a larger frame therefore need separate coefficients.
 
     Args:
-        image: Images `(..., H, W, 3)`; with a `pattern`, mosaics `(..., H, W)` with black at 0.
+        image: Images `(..., H, W, 3)`; with a `pattern`, raw images `(..., H, W)` with black at 0.
         coefficients: k1, k2 and k3 in columns, for red, green and blue in rows.
 
     Example:

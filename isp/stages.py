@@ -34,7 +34,7 @@ _RANGES = ("shadows", "darks", "lights", "highlights")
 
 
 def black_level(camera: Camera, rescale: bool = True) -> Stage:
-    """Makes the stage `black_level` for mosaics, which subtracts the black level of each site.
+    """Makes the stage `black_level` for raw images, which subtracts the black level of each site.
 
     Args:
         rescale: Whether to keep white at 1.
@@ -46,7 +46,7 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
 
 
 def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
-    """Makes the stage `defects` for mosaics, which repairs sites that are always bright or always dark.
+    """Makes the stage `defects` for raw images, which repairs sites that are always bright or always dark.
 
     Args:
         threshold: The start of the parameter `defect_threshold`. To make it learnable, sites are replaced gradually, up
@@ -62,7 +62,7 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
     """Makes the stage `shading`, which brightens the corners.
 
     Args:
-        pattern: The colors of a tile, see `isp.cfa`, for mosaics. If None, the stage is for images.
+        pattern: The colors of a tile, see `isp.cfa`, for raw images. If None, the stage is for images.
         coefficients: The start of the parameter `shading (3, 3)`; see `isp.shading.correct`. If None, zeros, which have
             no effect.
     """
@@ -83,7 +83,7 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
 
 
 def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
-    """Makes the stage `white_balance` for mosaics, which applies the gains before demosaicing.
+    """Makes the stage `white_balance` for raw images, which applies the gains before demosaicing.
 
     Args:
         clip: Whether to clip at the smallest gain, which makes saturated areas white.
@@ -191,7 +191,7 @@ def curve(segments: int = 4) -> Stage:
 
 
 def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage:
-    """Makes a stage for mosaics or images that clips to a range."""
+    """Makes a stage for raw or RGB images that clips to a range."""
     return Stage(name, steps.clip, options={"low": low, "high": high})
 
 

@@ -16,7 +16,7 @@ from r2l_jax.data.files.file_facts import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
 
-# A mosaic or image, and its target.
+# A raw image or image, and its target.
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 

@@ -1,1 +1,1 @@
-"""Services that every program uses: start-up, stopping, hosts, devices, files, errors, stored results."""
+"""Services shared by all programs: start-up, stopping, hosts, devices, files, errors, and stored results."""

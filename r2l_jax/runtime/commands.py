@@ -1,4 +1,4 @@
-"""The names by which a user starts the programs: files in scripts/, or the installed command r2l."""
+"""The commands that start the programs: files in scripts/, or the installed command r2l."""
 
 import pathlib
 import re
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 
 
 def command(program: str) -> str:
-    """Returns how to start a program as this one was started: `r2l <name>`, or `python scripts/<name>.py`."""
-    # `programs.main` names a program that it starts "r2l <name>".
+    """Returns a program's command in the form that started this one: `r2l <name>`, or `python scripts/<name>.py`."""
+    # `programs.main` starts programs under the name "r2l <name>".
     by_command = pathlib.Path(sys.argv[0]).name.startswith("r2l ")
     return f"r2l {program}" if by_command else f"python scripts/{program}.py"
 
 
 def report_command(runs: Iterable[str]) -> str:
-    """Returns how to write a report of runs, given by their folders."""
+    """Returns the command that writes a report of the runs in some folders."""
     return f"{command('report')} --run={shlex.quote(','.join(runs))}"
 
 
 def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
-    """Says where results about runs are, and which commands show them; reports find only those in the default place."""
+    """Tells where results about runs are, and the commands that show them; reports find only the default place."""
     lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
     return "\n".join(lines + [report_command(runs)] * is_default)
 

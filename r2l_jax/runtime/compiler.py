@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 @functools.cache
 def options() -> dict[str, str | int]:
-    """Returns the options to compile with, which on a CPU leave convolutions to Eigen and products to YNNPACK.
+    """Returns compiler options, which on a CPU leave convolutions to Eigen and matrix products to YNNPACK.
 
-    YNNPACK's convolutions take 1.7 times as long in ResNet-18's first blocks; Eigen's matrix products allocate much.
+    YNNPACK's convolutions take 1.7 times as long in ResNet-18's first blocks; Eigen's products need much memory.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -19,12 +19,12 @@ def options() -> dict[str, str | int]:
 
 
 def for_one_call() -> dict[str, str | int]:
-    """Returns the options for a function that is called once: on a CPU, it is optimized less, in half the time."""
+    """Returns the options for a function that is called once; CPUs compile it in half the time, less optimized."""
     return options() | {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def known(wanted: Mapping[str, str | int]) -> dict[str, str | int]:
-    """Returns those options that this version of XLA knows."""
+    """Returns the options that this version of XLA supports."""
     taken = {}
     for name, value in wanted.items():
         try:

@@ -1,4 +1,4 @@
-"""Pictures to look at: images as integers, and contact sheets of several images."""
+"""Pictures for viewing: integer images, and contact sheets of several images."""
 
 import textwrap
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
-    `images` are all of one size: `(H, W, 3)`, or mosaics `(H, W)`, which are drawn in gray. Values are clipped to
-    [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark. A row has `columns`
-    images, whose longer sides have `panel` pixels. Names that are wider than an image take several lines.
+    `images` are all of one size: `(H, W, 3)`, or raw images `(H, W)`, which are drawn in gray. Values are only clipped
+    to [0, 1], so images before the tone curve are linear and look dark. A row has `columns` images, whose longer sides
+    have `panel` pixels. Names that are wider than an image take several lines.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)
@@ -47,7 +47,8 @@ def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) ->
     if not isinstance(image, np.ndarray):
         return _quantized(image, dtype)
     result = np.empty(image.shape, dtype)
-    # In parts that stay in the cache: floats of the whole image would take several times the memory of the result.
+    # Done in parts that stay in the cache, since floats for the whole image would take several times the result's
+    # memory.
     rows = max(_PART // max(image[:1].size, 1), 1)
     for start in range(0, len(image), rows):
         result[start : start + rows] = _quantized(image[start : start + rows], dtype)

@@ -1,4 +1,4 @@
-"""The devices: the placement of arrays on them, and how far they work ahead."""
+"""Devices: placing arrays on them, and limiting how far they work ahead."""
 
 import threading
 from typing import Any, NamedTuple, TypeVar
@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 PyTree = Any
 Begun = TypeVar("Begun")
 
-# For programs that work on several pictures in threads: only one picture at a time has to fit in the device's memory,
-# and the first one compiles the functions that the others wait for.
+# For programs that process several pictures in threads: only one picture at a time has to fit in device memory, and the
+# first one compiles the functions that the others wait for.
 one_picture_at_a_time = threading.Lock()
 
 
@@ -28,23 +28,23 @@ def shardings() -> Shardings:
 
 
 def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
-    """Moves NumPy arrays to the devices: this process's part of each for `Shardings.split`, else the whole of each."""
+    """Moves NumPy arrays to the devices: this process's part of each for `Shardings.split`, else the whole array."""
     placed = jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
-    # On CPUs, JAX hands a call whose arguments are not ready yet to another thread, which cannot keep its memory.
+    # On CPUs, JAX runs a call whose arguments are not ready in another thread, which cannot keep its memory.
     return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
 
 class OneAhead:
     """Keeps the devices at most one piece of work ahead of the host, since JAX returns before a result is computed.
 
-    The results of many calls would fill the devices' memory, and a request to stop would take effect late.
+    Otherwise, the results of many calls would fill the devices' memory, and a stop request would take effect late.
     """
 
     def __init__(self):
         self._previous: Any = None
 
     def begun(self, result: Begun) -> Begun:
-        """Waits for the work before this one, and returns this one's arrays, which no later call may consume."""
+        """Waits for the previous work, and returns this work's arrays, which no later call may consume."""
         jax.block_until_ready(self._previous)
         self._previous = result
         return result

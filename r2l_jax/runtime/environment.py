@@ -44,7 +44,7 @@ def _git_commit() -> str | None:
 
     try:
         if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None  # This is an installed copy inside another repository.
+            return None  # An installed copy inside another repository.
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -14,13 +14,13 @@ class InputError(ValueError):
 
 
 def of_callback(error: BaseException) -> InputError | None:
-    """Returns the InputError that Python code called by a compiled function has raised; JAX gives only its text."""
+    """Returns the InputError raised by Python code in a compiled function; JAX passes on only its text."""
     *_, found = ["", *(line for line in str(error).splitlines() if "InputError: " in line)]
     return InputError(found.partition("InputError: ")[2]) if found and "callback" in str(error) else None
 
 
 def one_line(error: BaseException | str) -> str:
-    """Returns the message of an error in one line; escapes control characters, which could hide text in a terminal."""
+    """Returns an error message in one line; escapes control characters, which could hide text in a terminal."""
     return printable(" ".join(str(error).split()))
 
 
@@ -32,7 +32,7 @@ def in_words(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns a text with characters that are not printable, such as a line break, as their escape sequences."""
+    """Returns a text with unprintable characters, such as line breaks, as escape sequences."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
@@ -57,7 +57,7 @@ def warn(message: str) -> None:
 
 
 def warn_once(messages: Sequence[str], files: int) -> None:
-    """Writes the first of the warnings about some of so many files, and the number of the others."""
+    """Writes the first of several warnings about files, and the number of the others."""
     if messages:
         others = f" (and so for {len(messages) - 1} more of {files} files)" if len(messages) > 1 else ""
         warn(f"{min(messages)}{others}")
@@ -65,7 +65,7 @@ def warn_once(messages: Sequence[str], files: int) -> None:
 
 @contextlib.contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Yields a list to which the warnings of the block, in this thread, are added instead of being written."""
+    """Yields a list that collects the block's warnings in this thread instead of writing them."""
     collected = list[str]()
     token = _collected.set(collected)
     try:
@@ -76,7 +76,7 @@ def collected_warnings() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def errors_only(name: str) -> Iterator[None]:
-    """Keeps the logger of a library from logging anything below errors."""
+    """Keeps a library's logger from logging anything below errors."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -15,25 +15,25 @@ from typing import IO, Any
 
 from r2l_jax.runtime.errors import InputError
 
-# How many files are worked on at once: enough to hide the disk's latency, but each may hold a whole picture in memory.
+# The number of files processed at once: enough to hide disk latency, but each may hold a whole picture in memory.
 AT_ONCE = 4
 
 # TensorBoard's files of a folder; times and hosts are in their names.
 EVENTS = "events.out.tfevents.*"
 
-# Unfinished folders older than this, in seconds, are taken for those of killed programs. One may be older than its last
+# Unfinished folders older than this, in seconds, count as left by killed programs. A folder may be older than its last
 # file.
 _A_WEEK = 7 * 86_400.0
 
-# A path of more folders cannot be made on most file systems.
+# Most file systems do not allow deeper paths.
 _MAX_DEPTH = 100
 
 
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path under `root` for a name from an archive, a server or object storage.
+    """Returns the path under `root` of a name from an archive, a server or object storage.
 
-    Slashes separate the parts of the name, or backslashes as some Windows programs write them. A name that is empty,
-    absolute, too deep or unprintable, or that leads upwards, is an InputError.
+    Slashes separate the parts of the name, or backslashes as some Windows programs write them. Raises an InputError for
+    a name that is empty, absolute, too deep or unprintable, or that leads upwards.
     """
     path = pathlib.PureWindowsPath(name)
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
@@ -58,14 +58,14 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
             yield part
             part.replace(target)
     finally:
-        # On a read-only file system this raises as well, and would hide the error above.
+        # On a read-only file system, this also raises, and would hide the error above.
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 @contextlib.contextmanager
 def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
-    """Names `target` in an OSError that names no file or a temporary one, such as a library's error on a full disk."""
+    """Names `target` in an OSError that names a temporary file or no file, such as a library's error on a full disk."""
     try:
         yield
     except OSError as error:
@@ -77,7 +77,7 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
 
 
 def clear_parts(folder: pathlib.Path, seconds: float = 60.0) -> None:
-    """Removes temporary files (see `replacing`) that killed programs have left: unchanged for so many seconds."""
+    """Removes temporary files (see `replacing`) left by killed programs, if unchanged for so many seconds."""
     for part in folder.glob(".*.part"):
         if _is_left(part, seconds):
             part.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def clear_parts(folder: pathlib.Path, seconds: float = 60.0) -> None:
 def _is_left(path: pathlib.Path, seconds: float) -> bool:
     try:
         return path.stat().st_mtime < time.time() - seconds
-    except FileNotFoundError:  # Another process has moved it to its place.
+    except FileNotFoundError:  # Another process has moved it to its final name.
         return False
 
 
@@ -97,7 +97,7 @@ def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Ma
     import safetensors.numpy
 
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    # The library's own writer has an error of its own for a full disk.
+    # The library's writer raises a special error for a full disk.
     with replacing(target) as part:
         part.write_bytes(safetensors.numpy.save(whole, dict(about)))
 
@@ -109,12 +109,12 @@ def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def open_csv(file: pathlib.Path, mode: str = "r") -> IO[Any]:
-    """Opens a CSV file, in which names of files that are not UTF-8 keep their bytes."""
+    """Opens a CSV file in which file names that are not UTF-8 keep their bytes."""
     return file.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Writes the cells of each row by column to a CSV file; without `columns`, those of the first row."""
+    """Writes rows, as cells by column, to a CSV file; `columns` defaults to those of the first row."""
     with replacing(target) as part, open_csv(part, "w") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
@@ -131,8 +131,8 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
 def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Writes a folder atomically: yields a new folder to fill, and moves it to `folder` afterwards.
 
-    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed programs left a week ago
-    or earlier are removed first. If two processes fill the same folder, the slower one drops its copy.
+    Makes the parent folder. If the block raises, nothing is left behind. Folders that killed programs left over a week
+    ago are removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}_unfinished_"
@@ -140,7 +140,7 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         if _is_left(left, _A_WEEK):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as scratch:
-        # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
+        # Temporary folders are readable only by their owner, so a folder with ordinary permissions is made inside.
         unfinished = pathlib.Path(scratch) / folder.name
         unfinished.mkdir()
         yield unfinished
@@ -160,7 +160,7 @@ def make_output_folder(folder: pathlib.Path) -> None:
 
 
 def check_output_folder(folder: pathlib.Path) -> None:
-    """Raises an InputError unless a folder can be written to, or made; for a check before long work."""
+    """Raises an InputError unless a folder can be written to or made, as a check before long work."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent
@@ -170,7 +170,7 @@ def check_output_folder(folder: pathlib.Path) -> None:
 
 
 def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
-    """Raises an InputError if two sources would be written to one file, a path or a URL; `targets` are such pairs."""
+    """Raises an InputError if two sources share a target; `targets` are pairs of a source and a path or URL."""
     sources = {}
     for source, target in targets:
         if (place := target.resolve()) in sources:

@@ -1,8 +1,8 @@
 """The flags of a program, derived from the dataclasses that hold its settings.
 
 A program's settings are a frozen dataclass, or a tree of them. Each field is made by `setting`, which holds its
-default, its help and its bounds in one place; its annotation decides the kind of flag. `define` makes the flags,
-`build` makes the dataclass from their values, and `flat` gives the values back, as results record them.
+default, its help and its bounds in one place; its annotation determines the kind of flag. `define` makes the flags,
+`build` makes the dataclass from their values, and `flat` returns the values, as results record them.
 """
 
 import dataclasses
@@ -50,10 +50,10 @@ class Declared(NamedTuple):
         each: the valid elements of a list of texts.
         bound: the valid numbers, of each element if the field is a tuple.
         kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
-            that takes its value as an argument of its own, as in `--log_model False`.
-        switches: for a list of texts, boolean flags of the published program, each with the element that it adds. They
-            are not listed by `--help`.
-        rare: whether only `--helpfull` lists the flag.
+            that takes its value as a separate argument, as in `--log_model False`.
+        switches: for a list of texts, boolean flags of the published program, each with the element that it adds.
+            `--help` does not list them.
+        rare: whether the flag is listed only by `--helpfull`.
         needs: the flags without which this one has no effect, separated by spaces: "run" must be given, one of
             "sensor|exposures" must be, "against=sensor|corruptions" must have (a list: contain) one of the values, and
             "!check" must not be given.
@@ -75,7 +75,7 @@ def setting(help: str, default: Any = dataclasses.MISSING, **declared: Any) -> A
 
 
 def with_defaults(settings: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
-    """Makes a base class of settings that are like others, with other defaults."""
+    """Makes a base class of settings that differ from others only in their defaults."""
     fields = [
         (field.name, field.type, dataclasses.field(default=defaults[field.name], metadata=field.metadata))
         for field in dataclasses.fields(typing.cast(Any, settings))
@@ -86,7 +86,7 @@ def with_defaults(settings: type[Config], defaults: Mapping[str, Any]) -> type[C
 
 
 class Settings:
-    """The base of settings dataclasses: checks choices and bounds."""
+    """The base of settings dataclasses, which checks choices and bounds."""
 
     def __post_init__(self):
         for field in dataclasses.fields(typing.cast(Any, self)):
@@ -128,7 +128,7 @@ def leaves(settings: type) -> Iterator[_Leaf]:
             yield from leaves(typing.cast(type, kind))
             continue
         if typing.get_origin(kind) in (types.UnionType, typing.Union):
-            # Of a union of a value and a list, takes the list.
+            # In a union of a value and a list, the list decides.
             *_, kind = (each for each in typing.get_args(kind) if each is not types.NoneType)
         group = next(each for each in settings.__mro__ if field.name in vars(each).get("__annotations__", {}))
         yield _Leaf(group, field.name, kind, field.default, field.metadata[_SETTING])
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes the settings from parsed flags. A flag without effect is an InputError, unless it is 0, false or none."""
+    """Makes settings from parsed flags. A flag without effect raises an InputError, unless it is 0, false or none."""
     config = build(settings, {leaf.name: _value(leaf, values) for leaf in leaves(settings)})
     used = flat(config)
     for leaf in leaves(settings):
@@ -207,9 +207,9 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
-    """Makes settings from values by flag name, of which `named` override `values`; the others have their defaults.
+    """Makes settings from values by flag name; `named` overrides `values`, and the rest have their defaults.
 
-    A name that the settings do not have, or a required one that is missing, is a TypeError.
+    Raises a TypeError for an unknown name, or if a required one is missing.
     """
     values = {**values, **named}
     if unknown := values.keys() - {leaf.name for leaf in leaves(settings)}:
@@ -241,9 +241,9 @@ def flat(config: Settings) -> dict[str, Any]:
 
 
 def arguments(settings: type, values: Mapping[str, Any]) -> list[str]:
-    """Returns the arguments of a program, quoted, for those of its flags whose values are not their defaults.
+    """Returns a program's arguments, quoted, for the flags that differ from their defaults.
 
-    In JSON, from which values may come, tuples are lists.
+    Values may come from JSON, where tuples are lists.
     """
     known, found = {leaf.name: leaf for leaf in leaves(settings)}, []
     for name, value in values.items():
@@ -274,15 +274,15 @@ def run(main: types.FunctionType, any_thread: bool = False) -> None:
     The docstring of main's module heads `--help`. `any_thread` says whether threads besides the main one use JAX.
     """
     settings = settings_of(main)
-    # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
-    # raise them.
+    # At absl's default level, Orbax and Grain report every step, and print errors with a traceback besides raising
+    # them.
     logging.set_verbosity(logging.FATAL)
-    # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.4 s later.
+    # Imports and JAX's tracing make many objects; with Python's default of 700, training starts 0.4 s later.
     gc.set_threshold(20_000)
     define(settings)
 
     def start(argv: Sequence[str]) -> int:
-        # Imported here, because with JAX, --help and a misspelled flag would take half a second longer.
+        # Imported here, because importing JAX would delay --help and errors about flags by half a second.
         from r2l_jax.runtime.startup import prepare
 
         prepare(any_thread)
@@ -293,7 +293,7 @@ def run(main: types.FunctionType, any_thread: bool = False) -> None:
 
 
 def parse(settings: type, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:
-    """Parses flags, and returns the program's path. Exits after `--help` or `--helpfull`, and after a wrong flag."""
+    """Parses flags and returns the program's path. Exits after `--help` or `--helpfull`, or on a wrong flag."""
     full = "--helpfull" in argv[1:]
     if full or not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv[1:]):
         print(help_text(settings, title, full))
@@ -308,7 +308,7 @@ def parse(settings: type, title: str, argv: Sequence[str], values: flags.FlagVal
 
 
 def help_text(settings: type, title: str, full: bool = False) -> str:
-    """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass; `full` has rare ones."""
+    """Returns the text of `--help`: a title, and the flags, grouped by dataclass; `full` includes rare ones."""
     groups: dict[str, list[str]] = {}
     known = list(leaves(settings))
     shown = [leaf for leaf in known if full or not leaf.declared.rare]

@@ -28,13 +28,13 @@ def heat_map(
 
     Args:
         values: `(rows, columns)`.
-        rows: the titles of the rows. Titles with more than one dot, such as the names of pipelines, are broken into
-            lines at the dots.
+        rows: the titles of the rows. Titles with more than one dot, such as pipeline names, are broken into lines at
+            the dots.
         columns: the titles of the columns, likewise.
         label: the label of the color bar.
         framed: cells to draw a frame around.
         number: the format of the numbers, as `format` takes it.
-        logarithmic: use a logarithmic color scale, for values that are not negative; zeros get no color.
+        logarithmic: use a logarithmic color scale, for nonnegative values; zeros get no color.
         caption: the caption.
     """
     matrix = np.asarray(values, float)
@@ -69,7 +69,7 @@ def fill_heat_map(
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
     for (row, column), value in np.ndenumerate(values):
-        # Formats such as "#.2g" end a whole number with a point.
+        # Formats such as "#.2g" leave a point after a whole number.
         text, dark = f"{value:{number}}".removesuffix("."), norm(value) < 0.6
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     for row, column in framed:
@@ -78,7 +78,7 @@ def fill_heat_map(
 
 
 def _size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
-    """Computes the width and the height in inches at which a heat map's titles and numbers fit."""
+    """Computes the width and height in inches that fit a heat map's titles and numbers."""
     lines = max(name.count("\n") for name in rows) + 1
     row_length, column_length = (
         max(len(line) for name in names for line in name.split("\n")) for names in (rows, columns)
@@ -88,7 +88,7 @@ def _size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
 
 
 def _color_scale(values: np.ndarray, logarithmic: bool) -> "Normalize":
-    """Returns a color scale from the least to the greatest value; if these are equal, they get the middle color."""
+    """Returns a color scale from the smallest to the largest value; if all are equal, they get the middle color."""
     from matplotlib.colors import LogNorm, Normalize
 
     colored = values[values > 0] if logarithmic else values

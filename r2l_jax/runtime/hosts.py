@@ -1,7 +1,7 @@
-"""Joins the processes of several hosts for one training.
+"""Joins the processes of several hosts for one training run.
 
-All processes of a training call these functions at the same places and in the same order. A process that calls one of
-them waits for the others; in a training of a single process, nobody waits and nothing is sent.
+All processes of a training run call these functions at the same places and in the same order. A process that calls one
+waits for the others; a single process does not wait and sends nothing.
 """
 
 import math
@@ -20,8 +20,9 @@ from r2l_jax.runtime.errors import InputError, one_line
 def meet(timeout: float, multi_host: bool) -> None:
     """Joins the other processes of this run, if there are any. Must be called before this process computes anything.
 
-    After `timeout` seconds without an answer, JAX counts a process as ended, and ends the others. `multi_host` asks the
-    cluster for settings that no environment variable holds; without it, JAX_COORDINATOR_ADDRESS must be set to join.
+    After `timeout` seconds without an answer, JAX considers a process dead, and ends the others. With `multi_host`,
+    settings that no environment variable holds come from the cluster; otherwise JAX_COORDINATOR_ADDRESS must be set to
+    join.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and not multi_host:
         return
@@ -31,9 +32,9 @@ def meet(timeout: float, multi_host: bool) -> None:
             if value := os.environ.get(variable):
                 options[option] = int(value)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # JAX warns in several lines that the package of Kubernetes is missing.
+            warnings.simplefilter("ignore")  # JAX warns in several lines that the Kubernetes package is missing.
             jax.distributed.initialize(**options)
-    except Exception as error:  # The packages that JAX calls have exceptions of their own.
+    except Exception as error:  # The packages that JAX calls raise their own exceptions.
         raise InputError(
             f"the hosts cannot meet: {one_line(error)}; start them by srun, mpirun or Kubernetes, or set "
             "JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID"
@@ -41,13 +42,13 @@ def meet(timeout: float, multi_host: bool) -> None:
 
 
 def refuse_several_processes() -> None:
-    """Raises an InputError if there are several processes, for work that cannot be shared among them."""
+    """Raises an InputError if there are several processes, for work that they cannot share."""
     if jax.process_count() > 1:
         raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that writes files, prints results and shows progress."""
+    """Returns whether this process writes files, prints results and shows progress."""
     return jax.process_index() == 0
 
 

@@ -1,8 +1,8 @@
-"""Work on many items: in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
+"""Processes many items: in this process, in others on this machine, or on the workers of a Dask or Slurm cluster.
 
 A job is a call that can be repeated: it writes its results to files, and a repeated call resumes or replaces them.
-Every worker runs one job at a time, and sees the files of the program that gives out the jobs. Dask restarts a job if
-it raises an error or its worker dies. Workers need the extra `cluster`.
+Every worker runs one job at a time, and can access the files of the program that submits the jobs. Dask restarts a job
+if it raises an error or its worker dies. Workers need the extra `cluster`.
 """
 
 import collections
@@ -41,12 +41,13 @@ SETTING = (
 # How often Dask restarts a job that raises an error.
 _RETRIES = 2
 
-# `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays.
+# `startup.keep_memory` is too late in a worker, because Dask has already started threads, whose arenas cannot keep
+# large arrays.
 _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 class Ended(NamedTuple):
-    """How the work on an item, or a job, given by its name, has ended: with a result, or with an error in one line."""
+    """The outcome of an item or of a job, given by name: a result, or an error in one line."""
 
     item: Any
     result: Any = None
@@ -59,8 +60,8 @@ class Ended(NamedTuple):
 class Job:
     """A call that a process can make by itself.
 
-    A cluster pickles `work` and its result: a function of a module, or `functools.partial` of one. `after` names the
-    jobs, earlier in the list, whose results it needs.
+    A cluster pickles `work` and its result; `work` is a module-level function, or `functools.partial` of one. `after`
+    names earlier jobs in the list whose results it needs.
     """
 
     name: str
@@ -69,10 +70,10 @@ class Job:
 
 
 def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | None = None) -> Iterator[Ended]:
-    """Runs jobs, each after those that it needs, and yields how each ended, in the order in which they end.
+    """Runs jobs, each after those that it needs, and yields their outcomes in the order of completion.
 
-    Jobs that need a failed one are not started; the others are. `logs` is the folder for the output of jobs in other
-    processes, a file for each job.
+    Only jobs that need a failed one are not started. `logs` is the folder for the output of jobs in other processes,
+    one file per job.
     """
     if scheduler != "serial":
         yield from run_elsewhere(jobs, scheduler, logs)
@@ -84,7 +85,7 @@ def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | Non
 
 
 def failures(jobs: Sequence[Job], scheduler: str, logs: pathlib.Path) -> dict[str, str]:
-    """Runs jobs as `run` does, prints on stderr how each ended, and returns why jobs failed, by name."""
+    """Runs jobs like `run`, prints each outcome on stderr, and returns the failures' errors by name."""
     failed = {}
     for number, (name, _, error, _, seconds) in enumerate(run(jobs, scheduler, logs), start=1):
         if error is not None:
@@ -115,12 +116,12 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
                     error = future.exception()
                     is_lost = type(error).__name__ in ("KilledWorker", "NoneType")
                     yield Ended(names[future.key], error="its worker was lost" if is_lost else in_words(error))
-                # A result that is kept would be computed anew if its worker were lost.
+                # Dask would recompute a stored result if its worker were lost.
                 future.release()
 
 
 def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
-    """Calls a job. With `retried`, errors that another try may avoid are raised."""
+    """Calls a job. With `retried`, raises errors that a retry may avoid."""
     if failed := [other.item for other in needed if other.error is not None]:
         return Ended(name, error=f"not started, since {failed[0]} failed")
     started = time.monotonic()
@@ -138,7 +139,7 @@ def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: 
 def _call_elsewhere(
     name: str, work: Callable[[], Any], needed: Sequence[Ended], folder: str, logs: pathlib.Path | None
 ) -> Ended:
-    """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
+    """Calls a job in a worker, in the folder of the program that submitted it, and keeps its output."""
     # A worker on another machine may lack that folder, and needs none then.
     with contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
         if logs is None:
@@ -155,10 +156,10 @@ def in_threads(
     most: int = 2 * AT_ONCE,
     threads: int = AT_ONCE,
 ) -> Generator[Ended, None, None]:
-    """Calls a function for each item, several at once in threads, and yields how each ended, in their order.
+    """Calls a function for each item, several at once in threads, and yields the outcomes in the items' order.
 
-    To save memory, at most `most` items are in progress or wait to be yielded. Messages of InputErrors that `work`
-    raises must name the item.
+    To save memory, at most `most` items are in progress or wait to be yielded. InputErrors from `work` must name the
+    item.
     """
 
     def call(item: Item) -> Ended:
@@ -184,10 +185,10 @@ def in_threads(
 
 
 def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tuple[dict[Item, Any], int]:
-    """Finishes work, with a progress bar; returns the results, and the number of items that failed.
+    """Finishes work, with a progress bar; returns the results, and the number of failed items.
 
-    At the end, prints on stderr why items failed, in the items' order; warnings about several items are one line with
-    their number.
+    At the end, prints the errors of failed items on stderr, in the items' order; warnings about several items become
+    one line with their number.
     """
     results, errors, warnings = dict[Item, Any](), dict[Item, str](), list[str]()
     try:
@@ -208,7 +209,7 @@ def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tu
 
 
 def prepare(scheduler: str) -> None:
-    """Checks `--scheduler` and its packages, and leaves GPUs to workers; to be called before anything is computed."""
+    """Checks `--scheduler` and its packages, and leaves GPUs to workers. Must be called before anything is computed."""
     asked_for(scheduler)
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
@@ -219,7 +220,7 @@ def prepare(scheduler: str) -> None:
 def prepare_worker(dask_worker: Any) -> None:
     """Prepares the process of a worker once, before anything in it uses JAX: memory, compiled functions and the GPU.
 
-    Workers of a local cluster get a GPU each. On other clusters, whoever starts the workers assigns GPUs.
+    Workers of a local cluster get one GPU each. On other clusters, whoever starts the workers assigns GPUs.
     """
     from r2l_jax.runtime import startup
 
@@ -228,7 +229,7 @@ def prepare_worker(dask_worker: Any) -> None:
         if gpus := os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(there)):
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[dask_worker.name % len(gpus.split(","))]
         if threading.current_thread() is threading.main_thread():
-            # A terminal sends Ctrl-C to the workers as well; the program ends them.
+            # A terminal also sends Ctrl-C to the workers, but the program ends them.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     startup.prepare(any_thread=True)
 
@@ -249,14 +250,15 @@ def _joined(scheduler: str) -> Iterator[Any]:
     dask.config.set({"distributed.scheduler.worker-saturation": 1.0})
     with contextlib.ExitStack() as held:
         if scheduler.startswith("local:"):
-            # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
+            # No memory limit, because workers keep freed memory for their next arrays, and Dask would pause or kill
+            # them for that.
             limits = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
             place = held.enter_context(distributed.LocalCluster(n_workers=count, processes=True, **limits))
         elif scheduler.startswith("tcp://"):
             place = scheduler
         else:
             handler = signal.getsignal(signal.SIGINT)
-            from dask_jobqueue.slurm import SLURMCluster  # sets a handler that ends the program without a word
+            from dask_jobqueue.slurm import SLURMCluster  # sets a handler that ends the program silently
 
             signal.signal(signal.SIGINT, handler)
             # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
@@ -277,7 +279,7 @@ def _joined(scheduler: str) -> Iterator[Any]:
 
 
 def asked_for(scheduler: str) -> tuple[int, dict[str, Any]]:
-    """Returns how many workers a `--scheduler` asks for, 1 where Dask decides, and the other options of Slurm."""
+    """Returns the number of workers that `--scheduler` requests, 1 if Dask decides, and Slurm's other options."""
     if local := re.fullmatch(r"local:([1-9][0-9]{0,3})", scheduler):
         return int(local[1]), {}
     if scheduler == "serial" or scheduler.startswith("tcp://"):

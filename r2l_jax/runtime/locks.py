@@ -1,4 +1,4 @@
-"""Locks of output folders and files: at most one run of a program writes to each at a time."""
+"""Locks on output folders and files, so that at most one program writes to each at a time."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ from r2l_jax.runtime.files import clear_parts, make_output_folder
 
 @contextlib.contextmanager
 def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
-    """Makes a folder, and keeps other runs of this and other programs from writing to it in the meantime.
+    """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
 
-    The lock ends with the process, however it ends, and the temporary files of a killed program are removed. A
-    training's first process takes the lock for all. With `file`, other files and folders in it may be written to.
+    The lock ends with the process, however it ends, and a killed program's temporary files are removed. A training
+    run's first process takes the lock for all. With `file`, other files and folders in it may be written to.
     """
     # Imported here, since the help of programs with --scheduler is printed without JAX.
     from r2l_jax.runtime.hosts import is_first
@@ -34,23 +34,23 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
         target, kind = (folder / file, "file") if file else (folder, "folder")
         raise InputError(f"{target}: another program is writing to this {kind}") from None
     except OSError as error:
-        # On some network file systems nothing can be locked. There, the user must not start two programs.
+        # Some network file systems do not support locks. There, the user must not start two programs.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise
     try:
         yield
     finally:
-        # Removed while the lock is still held: filelock does not accept a lock file that has been removed meanwhile.
+        # Removed while the lock is still held, because filelock rejects a lock file that was removed in the meantime.
         with contextlib.suppress(OSError):
             path.unlink()
-            # What a program left that was killed less than a minute before this one started.
+            # Files left by a program that was killed less than a minute before this one started.
             clear_parts(folder)
         lock.release()
 
 
 @contextlib.contextmanager
 def writing_to_all(folders: Iterable[pathlib.Path]) -> Iterator[None]:
-    """Does the same for several folders, of which some may be equal."""
+    """Does the same for several folders, some of which may be equal."""
     with contextlib.ExitStack() as held:
         for folder in sorted({folder.absolute() for folder in folders}):
             held.enter_context(writing_to(folder))

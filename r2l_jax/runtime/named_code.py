@@ -1,7 +1,7 @@
-"""Functions in Python files of the user, who names them in the call that needs them, as `<file>.py:<function>`.
+"""Functions in the user's Python files, named as `<file>.py:<function>` in the call that needs them.
 
-A run or a model file records the file of its pipeline or its head. Whoever passes a run on could record any file there,
-so a recorded file is never run: `training.run` takes the file that the user names instead, if its content is the same.
+A run or a model file records the file of its pipeline or its head. Anyone who shares a run could record any file there,
+so a recorded file is never run. Instead, `training.run` takes the file that the user names, if its content is the same.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 from r2l_jax.runtime.errors import InputError
 
-# The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
+# Module names of user files consist of this prefix and the hash of the content.
 _MODULE_PREFIX = "_named_"
 
 
@@ -42,7 +42,7 @@ class Source:
 
 
 def is_file(name: str) -> bool:
-    """Tells whether a name is that of a function in a Python file, or of a file whose function is missing."""
+    """Returns whether a name has the form of a function in a Python file, or of a file whose function is missing."""
     return name.endswith(".py") or name.rpartition(":")[0].endswith(".py")
 
 
@@ -53,9 +53,9 @@ def title(name: str) -> str:
 
 
 def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
-    """Returns the function `<file>.py:<function>`, whose file is run only once as long as its content stays the same.
+    """Returns the function `<file>.py:<function>`; runs the file only once as long as its content stays the same.
 
-    Only the user may have given the `name`, and no record. Errors name `flag`, and `noun`, "pipeline" or "head".
+    The `name` must come from the user, not from a record. Errors name `flag`, and `noun`, "pipeline" or "head".
     """
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
@@ -77,8 +77,8 @@ def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
 
 @functools.cache
 def _run(file: str, content: bytes) -> types.ModuleType:
-    """Runs a file once per content, so that what it makes has the same functions and shares compiled code."""
-    # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
+    """Runs a file once per content, so that its functions stay the same objects and share compiled code."""
+    # The hash in the module's name distinguishes functions from files with other contents (see `model_hash.described`).
     module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
     module.__file__ = file
     # Dataclasses look up the module of a class here.
@@ -93,7 +93,7 @@ def _importing_from(folder: pathlib.Path) -> Iterator[None]:
     """Puts a folder on the import path; other files then find their own modules under the same names."""
     known = set(sys.modules)
     sys.path.insert(0, str(folder))
-    # A module that was written a moment ago is not in the lists of files that Python keeps.
+    # Python's cached file lists may not contain a module that was just written.
     importlib.invalidate_caches()
     try:
         yield
@@ -117,5 +117,5 @@ def in_one_line(error: BaseException, file: str = "") -> str:
     if isinstance(error, SyntaxError) and error.filename == file:
         lines, message = [error.lineno], error.msg
     where = f" (line {lines[-1]})" if lines else ""
-    # A failed shape check explains itself in many lines, of which the first is enough.
+    # A failed shape check prints many lines; the first is enough.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"

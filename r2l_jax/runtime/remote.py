@@ -1,4 +1,4 @@
-"""Raw files by URL, in object storage or on a server: fsspec copies each to this machine while it is read.
+"""Raw files by URL, in object storage or on a server; fsspec copies each to this machine while it is read.
 
 A place is a `pathlib.Path`, or a `UPath` of a URL such as `s3://bucket/folder`, which needs the extra `cloud`.
 """
@@ -29,7 +29,7 @@ def place(text: str) -> Place:
 
 
 def on_disk(flag: str, text: str) -> pathlib.Path:
-    """Returns the path that a flag names, and refuses a URL, which nothing is written to."""
+    """Returns the path that a flag names; rejects URLs, which cannot be written to."""
     found = place(text)
     if not isinstance(found, pathlib.Path):
         raise InputError(f"--{flag} must be on this machine, got {text}")
@@ -37,13 +37,13 @@ def on_disk(flag: str, text: str) -> pathlib.Path:
 
 
 def version(file: Place) -> str:
-    """Returns text that changes when the content of a file changes; empty if that is not known."""
+    """Returns text that changes with the content of a file; empty if unknown."""
     try:
         if isinstance(file, pathlib.Path):
             state = file.stat()
             return f"{state.st_size} {state.st_mtime_ns}"
         return str(file.fs.ukey(file.path))
-    except Exception:  # Each storage has its own; reading the file will say more.
+    except Exception:  # Each storage has its own exceptions; reading the file gives a better error.
         return ""
 
 
@@ -65,7 +65,7 @@ def downloaded(file: Place) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def named(url: Place) -> Iterator[None]:
-    """Turns the errors of a storage into InputErrors that name the URL."""
+    """Turns storage errors into InputErrors that name the URL."""
     try:
         yield
     except InputError:

@@ -1,7 +1,7 @@
-"""The results of programs: facts, tables, figures and outcomes, which are written, found again and printed in one way.
+"""Program results: facts, tables, figures and outcomes, with one way to write, find and print them.
 
 A result is a folder: `result.json` (facts, tables and the identity of all inputs), a CSV file for each table, PNG and
-SVG files for each figure, TensorBoard events of the pictures, and `outcomes.safetensors`.
+SVG files for each figure, TensorBoard events with the pictures, and `outcomes.safetensors`.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 FILE = "result.json"
 OUTCOMES = "outcomes.safetensors"
 
-# Ends the names of a result's events, which tells them from those of a training in the same folder.
+# The suffix of a result's event files, which distinguishes them from those of a training run in the same folder.
 _EVENTS_SUFFIX = ".result"
 
-# The color of text and lines in figures, which pages replace by the color of their text, see `write`.
+# The color of text and lines in figures, which pages replace with their text color, see `write`.
 INK = "#1b2733"
 
-# Formats of numbers in hundredths, such as "12.3": scores, and differences of scores.
+# Formats for scores and score differences, in hundredths, such as "12.3".
 SCORE, DROP = "score", "drop"
 
 _STYLE: Any = {
@@ -55,7 +55,7 @@ _STYLE: Any = {
 }
 _DPI = 110
 
-# An estimate with the ends of its 95% confidence interval, or of its range over models, as the table's note says.
+# An estimate with the ends of its 95% confidence interval, or of its range over models; the table's note says which.
 Interval = tuple[float, float, float]
 Cell = str | int | float | bool | Interval | None
 
@@ -112,14 +112,14 @@ class Table(NamedTuple):
         return "\n".join([self.title, tables.table(cells), *([self.note] if self.note else [])])
 
     def numbers(self, column: str) -> dict[str, float]:
-        """Returns the numbers in a column by the titles of the rows; of intervals, the estimates."""
+        """Returns the numbers in a column by row title; for intervals, the estimates."""
         place = [each.name for each in self.columns].index(column)
         cells = {str(row[0]): row[place] for row in self.rows}
         cells = {title: cell[0] if isinstance(cell, tuple) else cell for title, cell in cells.items()}
         return {title: float(cell) for title, cell in cells.items() if isinstance(cell, int | float)}
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the rows by column; the ends of intervals have columns of their own."""
+        """Returns the rows by column; the ends of intervals have separate columns."""
         records = []
         for row in self.rows:
             records.append({})
@@ -150,13 +150,13 @@ class Result:
     """The result of a program, or of a part of one.
 
     Attributes:
-        facts: everything else that JSON can hold. The report shows `title`, the sentences of `verdict` and the
-            sentences of `notes`, which stand below the tables; `training` has the ids of the trained models.
+        facts: all other content, as JSON values. The report shows `title`, and the sentences of `verdict` and, below
+            the tables, of `notes`; `training` has the ids of the trained models.
         tables: tables by name.
         figures: plots and pictures by name; their PNG files once the result is read.
         outcomes: the outcomes of the samples, if there are any.
         files: names of further files in the folder that belong to the result.
-        captions: the captions of pictures, by name; a plot has its own.
+        captions: the captions of pictures, by name; plots include theirs.
     """
 
     facts: Mapping[str, Any]
@@ -179,9 +179,9 @@ def points(value: float | np.floating) -> str:
 
 
 def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Result]) -> Result:
-    """Returns the result of some inputs from a folder, or makes it and writes it there.
+    """Returns the stored result for the given inputs from a folder, or makes it and writes it there.
 
-    A result of other inputs stays until the new one is made, and is then removed with the files that it lists. Other
+    A result for other inputs stays until the new one is made, and is then removed with the files that it lists. Other
     files in the folder stay.
 
     Args:
@@ -200,9 +200,9 @@ def cached(folder: pathlib.Path, inputs: store.Identity, make: Callable[[], Resu
 
 
 def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
-    """Tells whether a folder holds the result of some inputs, with all its files; removes a result of other inputs.
+    """Returns whether a folder holds the result for some inputs, with all its files; removes a result for other inputs.
 
-    For results whose `files` are written before `write`, so that none of them lie beside an earlier result.
+    For results whose `files` are written before `write`, so that they are never mixed with an earlier result.
     """
     content = _content(folder)
     found = _holds(folder, content, inputs)
@@ -213,7 +213,7 @@ def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
 
 
 def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: store.Identity) -> bool:
-    """Tells whether the content of a folder is the result of some inputs; prints why an earlier one is not."""
+    """Returns whether a folder's content is the result for some inputs; prints why an earlier one is not."""
     if content is None:
         return False
     reasons = store.differences(content.get("identity"), inputs)
@@ -225,7 +225,7 @@ def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: stor
 
 
 def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = None) -> None:
-    """Writes a result in place of an earlier one; `result.json` comes last.
+    """Writes a result in place of an earlier one; `result.json` is written last.
 
     In SVG files, text and axes have the color `INK`, and the background is transparent.
     """
@@ -258,12 +258,12 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         **environment(),
     }
     write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
-    # Last: a program that is killed before leaves the facts and tables of the earlier result, to be replaced.
+    # Written last, so that a program killed earlier leaves the earlier result's facts and tables, to be replaced.
     _remove(folder, earlier or {}, keep=files)
 
 
 def read(folder: pathlib.Path) -> Result | None:
-    """Reads a result; returns None without one, and raises an InputError if it is damaged."""
+    """Reads a result; returns None if there is none, and raises an InputError if it is damaged."""
     content = _content(folder)
     if content is None:
         return None
@@ -312,7 +312,7 @@ def _read_arrays(file: pathlib.Path) -> Arrays:
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what a call that was killed while it wrote may have left: temporary files, and events."""
+    """Removes the temporary files and events that a call may have left if it was killed while writing."""
     clear_parts(folder, 0.0)
     for events in folder.glob(EVENTS + _EVENTS_SUFFIX):
         events.unlink(missing_ok=True)
@@ -325,7 +325,7 @@ def _remove(folder: pathlib.Path, content: Mapping[str, Any], keep: Sequence[str
 
 
 def _listed(folder: pathlib.Path, content: Mapping[str, Any]) -> list[str]:
-    """Returns the names of a result's files, without names that lead out of its folder."""
+    """Returns the names of a result's files, except those that lead out of its folder."""
     listed = content.get("files")
     names = (
         [name for name in listed if isinstance(name, str) and name.isprintable()] if isinstance(listed, list) else []
@@ -354,7 +354,7 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pa
                 figure.draw(canvas.subplots())
                 agg = FigureCanvasAgg(canvas)
                 agg.draw()
-                # The layout takes half of the time: the second drawing keeps that of the first.
+                # The layout takes half of the time, so the second drawing reuses the first one's.
                 canvas.set_layout_engine("none")
                 with replacing(folder / f"{name}.svg") as part:
                     canvas.savefig(part, format="svg", transparent=True, metadata={"Date": None})
@@ -368,7 +368,7 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pa
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it."""
+    """Converts a value to a JSON value."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, pathlib.Path):

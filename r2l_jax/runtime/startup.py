@@ -1,4 +1,4 @@
-"""Start-up of every program: memory, and compiled code that is kept between runs."""
+"""Start-up of every program: memory settings, and the cache of compiled functions."""
 
 import ctypes
 import os
@@ -24,9 +24,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def keep_memory(any_thread: bool = False) -> None:
     """Keeps freed memory in this process for its next arrays, on Linux with glibc. Must be called before JAX is used.
 
-    By default, malloc maps fresh pages for every array above 32 MiB: on a CPU, a quarter of a training step. Only the
-    main thread's heap can keep large arrays; on CPUs, JAX computes in the thread that calls it. If others compute as
-    well (`any_thread`), all share one heap, for which they wait.
+    By default, malloc maps fresh pages for every array above 32 MiB, which takes a quarter of a training step on a CPU.
+    Only the main thread's heap can keep large arrays; on CPUs, JAX computes in the calling thread. If other threads
+    also compute (`any_thread`), all share one heap, for which they wait.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -40,9 +40,9 @@ def keep_memory(any_thread: bool = False) -> None:
 
 
 def let_callbacks_read() -> None:
-    """Gives JAX a second thread on a machine, or in a container, of one core.
+    """Gives JAX a second thread on a machine or in a container with one core.
 
-    Without it, a function that calls out of JAX waits forever (https://github.com/jax-ml/jax/issues/24255). XLA reads
+    Without it, a function with a Python callback waits forever (https://github.com/jax-ml/jax/issues/24255). XLA reads
     the number of its threads from NPROC when JAX is first used; later, this has no effect.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -54,11 +54,11 @@ def prepare(any_thread: bool = False) -> None:
     """Keeps memory (see `keep_memory`) and compiled functions. Must be called before anything else uses JAX."""
     keep_memory(any_thread)
     let_callbacks_read()
-    # Hashed now, before anybody edits the source files that this process has imported.
+    # Hashed now, before anyone edits the source files that this process has imported.
     store.source_hash()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    # By default, JAX stores only functions that take a second to compile, and most of ours take less.
+    # By default, JAX stores only functions that take over a second to compile, and most here take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # A killed process can leave an entry incomplete, which JAX compiles again but does not replace.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")

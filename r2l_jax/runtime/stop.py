@@ -1,4 +1,4 @@
-"""The end of every program: when the user or the scheduler asks for it, or with an error in one line."""
+"""Ending every program: at the request of the user or the scheduler, or with an error in one line."""
 
 import contextlib
 import errno
@@ -21,20 +21,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Interrupted(BaseException):
-    """Raised when a run stops because it was asked to."""
+    """Raised when a run stops on request."""
 
 
 _asked = threading.Event()
 
 
 def requested() -> bool:
-    """Returns whether a signal has asked to stop after the step, within `after_step`."""
+    """Returns whether, within `after_step`, a signal has requested a stop after the step."""
     return _asked.is_set()
 
 
 @contextlib.contextmanager
 def after_step() -> Iterator[None]:
-    """Lets the first SIGINT or SIGTERM ask to stop after the step, see `requested`; a second one ends the program."""
+    """Makes a first SIGINT or SIGTERM request a stop after the step, see `requested`; a second ends the program."""
 
     def ask(number: int, frame: object) -> None:
         _asked.set()
@@ -45,7 +45,7 @@ def after_step() -> Iterator[None]:
         for number, handler in earlier.items():
             signal.signal(number, handler)
 
-    earlier: dict[int, Any] = {}  # A signal may come before all handlers are set.
+    earlier: dict[int, Any] = {}  # A signal may arrive before all handlers are set.
     try:
         earlier |= _handle(ask)
         yield
@@ -62,16 +62,16 @@ def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
 
 
 def end_on_signals() -> None:
-    """Lets SIGINT and SIGTERM end this process at once, except in `after_step`: programs resume wherever they end."""
-    # Not by an exception: it could break off the start of an extension module, or be raised where Python ignores it.
+    """Makes SIGINT and SIGTERM end this process at once, except in `after_step`; programs can resume from any point."""
+    # No exception: it could interrupt the import of an extension module, or be raised where Python ignores it.
     _handle(lambda number, frame: _end(130, "interrupted"))
 
 
 def exit_status(main: Callable[[], int | None]) -> int:
-    """Calls a program, and returns its exit status: that of `main`, 1 after an error, or 130 after an interruption.
+    """Calls a program and returns its exit status: that of `main`, 1 after an error, or 130 after an interruption.
 
-    An InputError, or a file that the system refuses to read or write, becomes one line on stderr; any other exception
-    is raised. If the reader of the output, such as `head`, has seen enough, the program ends quietly.
+    An InputError, or an OSError about a file, becomes one line on stderr; any other exception is raised. If the reader
+    of the output, such as `head`, closes it, the program ends quietly.
     """
     hook, threading.excepthook = threading.excepthook, _end_by_thread
     try:
@@ -95,9 +95,9 @@ def exit_status(main: Callable[[], int | None]) -> int:
         else:
             traceback.print_exc()
         if not alone:
-            time.sleep(2)  # The others may be about to report the same error, and JAX ends them with this process.
+            time.sleep(2)  # Other processes may be about to report the same error, and JAX ends them with this one.
         if called or not alone or getattr(error, "errno", None) in _FULL:
-            # Libraries would report it once more, in many lines, or wait for other processes.
+            # Libraries would report it again, in many lines, or wait for other processes.
             _end(1)
         return 1
     finally:
@@ -105,14 +105,14 @@ def exit_status(main: Callable[[], int | None]) -> int:
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Tells whether an error's message suffices: an InputError, or a file that the system refuses to read or write."""
+    """Returns whether an error's message is enough: an InputError, or an OSError about a file or a full disk."""
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or error.errno in _FULL)
     return isinstance(error, InputError)
 
 
 def _end_by_thread(failed: threading.ExceptHookArgs) -> None:
-    """Ends the process if a thread cannot write, such as TensorBoard's on a full disk: others would wait forever."""
+    """Ends the process if a thread cannot write, as TensorBoard's on a full disk; others would wait forever."""
     if isinstance(failed.exc_value, OSError):
         package = type(failed.thread).__module__.split(".")[0]
         _end(1, f"error: {package}: {in_words(failed.exc_value)}")
@@ -126,7 +126,7 @@ def _say(line: str) -> None:
 def _end(status: int, line: str = "") -> NoReturn:
     """Ends this process at once. Python's ordinary exit would tear XLA down while other threads still compile."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # Its reader may be gone, or a signal has come while printing.
+        with contextlib.suppress(Exception):  # The reader may be gone, or a signal may have arrived while printing.
             stream.flush()
     if line:
         os.write(2, f"{pathlib.Path(sys.argv[0]).name}: {line}\n".encode())

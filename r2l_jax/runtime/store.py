@@ -1,4 +1,4 @@
-"""The identities by which stored results are found again, see `runtime.result`.
+"""Identities that stored results are looked up by, see `runtime.result`.
 
 An identity is three hashes (of the settings, the data and the model), the hash of the packages' code, and the versions
 of JAX and jaxlib.
@@ -19,7 +19,7 @@ import jaxlib.version
 
 from r2l_jax.runtime.files import replacing
 
-# The packages whose code every result depends on.
+# The packages that every result depends on.
 PACKAGES = ("isp", "tasks", "r2l_jax")
 
 # The nodes that may begin with a docstring.
@@ -30,14 +30,14 @@ Identity = dict[str, str]
 
 @functools.cache
 def source_hash() -> str:
-    """Hashes the code of `PACKAGES`, once: later changes of the files do not change the code that runs."""
+    """Hashes the code of `PACKAGES` once, because later edits of the files do not change the running code."""
     return hash_sources(pathlib.Path(__file__).parents[2] / name for name in PACKAGES)
 
 
 def hash_sources(folders: Iterable[pathlib.Path]) -> str:
-    """Hashes the names and the code of all Python files in packages' folders, without comments, docstrings and layout.
+    """Hashes the names and code of all Python files in packages' folders, without comments, docstrings and layout.
 
-    Parsing takes two seconds, so the user's cache folder keeps the hash of files whose bytes are the same.
+    Parsing takes two seconds, so the user's cache folder keeps the hash for files with the same bytes.
     """
     from r2l_jax.runtime.startup import cache_dir  # imports this module
 
@@ -61,20 +61,20 @@ def _code(source: bytes) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hashes a value that JSON can hold."""
+    """Hashes a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def identity(settings: Mapping[str, Any], data: Any = None, model: Any = None) -> Identity:
     """Returns the identity of a result: hashes of the settings, the data and the models that it depends on.
 
-    All are in a form that JSON can hold. `data` includes the camera's values, and `model` the pipelines.
+    All are JSON values. `data` includes the camera's values, and `model` the pipelines.
     """
     made_by = {"source": source_hash(), "jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
     return {"settings": hash_json(settings), "data": hash_json(data), "model": hash_json(model), **made_by}
 
 
 def differences(earlier: Any, wanted: Identity) -> list[str]:
-    """Says in which parts an earlier identity, which may be damaged, differs from the wanted one."""
+    """Lists the parts in which an earlier identity, which may be damaged, differs from the wanted one."""
     earlier = earlier if isinstance(earlier, dict) else {}
     return [f"other {name}" for name in wanted if earlier.get(name) != wanted[name]]

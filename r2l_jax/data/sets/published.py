@@ -53,7 +53,7 @@ _FRAME_SUFFIXES = (".tif", ".tiff", ".png", ".dng")
 def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     """Loads a published data set, one of `settings.PUBLISHED_SETS`; `intensity` is a folder such as "raw_scale100".
 
-    - "Microscopy": the mosaics `microscopy/images/<intensity>/*.tiff`, labeled by
+    - "Microscopy": the raw images `microscopy/images/<intensity>/*.tiff`, labeled by
       `microscopy/labels/Ma190c_annotations.dat`.
     - "MicroscopyRGB": the same images, processed by the microscope's software, in folders whose names have "rgb"
       instead of "raw".
