@@ -19,7 +19,7 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
     """Returns the class of each file, which is the name of its folder, by the file's name in a table of predictions.
 
     Raises:
-        InputError: the model segments images, or a folder's name is no class of the model.
+        InputError: the model segments images, or a folder's name is not a class of the model.
     """
     if run.task.name == "segmentation":
         raise InputError("--labels=folder is for classification: this model segments images, whose labels are masks")

@@ -1,4 +1,4 @@
-"""Watches the images of a camera: makes windows of raw files, judges them, and writes the result."""
+"""Monitors the images of a camera: makes windows of raw files, judges them, and writes the result."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ from r2l_jax.training.run import Run, load
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "follow")
 
-# The limits of an envelope that are about the same as a drift type with another name.
+# The limits of an envelope that correspond to a drift type with another name.
 _LIMITS = {"white_balance.red": "red_gain", "white_balance.blue": "blue_gain", "blur": "defocus"}
 
 # Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
@@ -43,10 +43,10 @@ _PAUSE = 2.0
 
 
 def run(config: MonitorConfig) -> bool:
-    """Watches the images that the settings name, and returns whether there is an alarm.
+    """Monitors the images that the settings name, and returns whether there is an alarm.
 
-    The reference is `<run>/monitor/reference.safetensors`. It is made if it is missing, and the data of the run is not
-    needed afterwards. With `input`, writes the result to `<output>`.
+    The reference is `<run>/monitor/reference.safetensors`. It is made if it is missing; afterwards, the run's data is
+    not needed. With `input`, writes the result to `<output>`.
 
     Raises:
         InputError: the run does not take raw files, there is no reference and no data to make it, no file can be read,

@@ -39,7 +39,7 @@ def in_parts(
 ) -> Worked:
     """Works on files, with a progress bar and, at the end, the errors on stderr.
 
-    Parts of other settings, models, code or versions of files are done anew, and so are those in which a file failed.
+    Parts of other settings, models, code or versions of files are computed again, as are those in which a file failed.
 
     Args:
         files: the raw files.

@@ -90,7 +90,7 @@ class Predictor(NamedTuple):
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera. None takes each file's own calibration for camera formats,
             and the training's for other files.
-        unadapted: why the run was not adapted, if it was to be.
+        unadapted: why the run was not adapted, if that was requested.
     """
 
     run: Run
@@ -110,8 +110,8 @@ def predict_files(
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
 
     For classification, the columns are `file`, `class` (the most probable one) and a probability for each class. Files
-    larger than the mosaics of the training are cropped to their middle. For segmentation, the columns are `file` and
-    the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
+    larger than the training's raw images are cropped to their center. For segmentation, the columns are `file` and the
+    fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
 
     A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
     is no table. The hidden folder `.<output>.parts` names the models, and holds the rows for a call that resumes.
@@ -149,7 +149,7 @@ def predict_files(
         targets = functools.partial(_mask_files, masks=masks)
         done = in_parts(files, folder, work, settings, models, targets, scheduler)
         if masks is not None:
-            # Workers that were lost have left parts of files.
+            # Lost workers leave partial files.
             clear_parts(masks)
         if done.results:
             write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
@@ -210,7 +210,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         rows = dict[Place, dict[str, str]]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
-            # Filled up, because each other number of mosaics would be compiled separately.
+            # Padded, because each batch size would be compiled separately.
             filled = alike + [alike[-1]] * (BATCH - len(alike)) * fills
             probabilities = run.predict(np.stack([raws[file] for file in filled]))[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
@@ -244,7 +244,7 @@ def _mask_files(file: Place, masks: Path | None) -> list[Path]:
 
 
 def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray:
-    """Reads the mosaic of a file as a run's models take it, see `Run.reading`.
+    """Reads the raw image of a file as a run's models take it, see `Run.reading`.
 
     Args:
         file: the raw file.

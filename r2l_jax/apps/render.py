@@ -171,7 +171,7 @@ def render_files(
         work = functools.partial(_render_each, pictures, load if scheduler != "serial" and load else lambda: processing)
         settings = {**facts, "format": pictures.file_format, "stages": pictures.stages}
         done = in_parts(files, output / ".parts", work, settings, pipeline.identity, pictures.of, scheduler)
-        # Workers that were lost have left parts of files.
+        # Lost workers leave partial files.
         clear_parts(output)
         made = {target.name: str(file) for file in done.results for target in pictures.of(file)}
         if rows := [row for row in rows if row[0] not in made] + [list(row) for row in made.items()]:

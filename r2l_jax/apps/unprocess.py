@@ -1,4 +1,4 @@
-"""Turns a folder of pictures into a raw data set: the mosaics that a camera's sensor would have recorded."""
+"""Turns a folder of pictures into a raw data set: the raw images that a camera's sensor would have recorded."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ def unprocess_folder(
       `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0.
     - `<target>/camera.json` is the camera, with the noise that was asked for.
 
-    Mosaics have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
+    Raw images have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
 
     A picture is turned upright as its EXIF orientation says; a picture with a mask must be upright already. Alpha and
     color profiles are ignored, and the tone curve is assumed to be a gamma of 2.2. An odd height or width is cropped by
@@ -41,7 +41,7 @@ def unprocess_folder(
     Args:
         source: the folder of pictures.
         target: the folder to write to, outside `source`; made if it does not exist.
-        camera: the camera whose mosaics are written.
+        camera: the camera whose raw images are written.
         exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.

@@ -1,6 +1,6 @@
 """The baselines of the benchmark: the same work in other libraries, as users write it today.
 
-Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`
+Each function prepares a piece of work with NumPy arrays and returns the call to time: raw images `raw` `(B, H, W)`
 and their classes `labels`. The libraries are not dependencies of this project, so each function imports its own, and a
 ModuleNotFoundError names a missing one. Libraries other than PyTorch compute on the CPU, with their default numbers of
 threads. PyTorch has settings:
@@ -25,7 +25,7 @@ from r2l_jax.bench.timing import Call
 
 
 def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
-    """Prepares PyTorch to render mosaics with the pipeline and batch norm, to `(B, 3, H, W)`."""
+    """Prepares PyTorch to render raw images with the pipeline and batch norm, to `(B, 3, H, W)`."""
     import torch
 
     processor, raws = torch.compile(_processor(device), disable=not compiled), torch.tensor(raw, device=device)

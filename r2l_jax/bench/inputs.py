@@ -27,23 +27,23 @@ def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
 
 
 def raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Returns the mosaics of such images."""
+    """Returns raw images made from such images."""
     (photographs,) = images(shape)
     return (np.array(isp.cfa.mosaic(photographs, CAMERA.pattern)),)
 
 
 def raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mosaics, and a weight for each value of the images that they are rendered to."""
+    """Returns raw images, and a weight for each value of the images that they are rendered to."""
     return *raws(shape), np.random.default_rng(1).standard_normal((*shape, 3), np.float32)
 
 
 def raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mosaics and their classes."""
+    """Returns raw images and their classes."""
     return *raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES
 
 
 def copy_floor(raw: np.ndarray) -> Call:
-    """Prepares to read a mosaic and to write an image, each once."""
+    """Prepares to read a raw image and to write an image, each once."""
     return _into_old_memory(lambda raw: jnp.broadcast_to(raw, (3, *raw.shape)), jnp.asarray(raw))
 
 

@@ -23,10 +23,10 @@ from r2l_jax.runtime.errors import InputError
 def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:
     """Loads the data set of a run at another measured intensity.
 
-    If the run has several intensities, each of its samples is replaced by the mosaic of the same scene at this one.
+    If the run has several intensities, each sample is replaced by the raw image of the same scene at the given one.
 
     Raises:
-        InputError: the intensity is not there, or its data has another fingerprint.
+        InputError: the intensity is missing, or its data has another fingerprint.
     """
     settings: dict[str, Any] = {**data.source, "iso": iso}
     dataset = datasets.pooled(dict.fromkeys(data.iso, datasets.load(data.dataset, **settings)))
@@ -60,10 +60,10 @@ def drifted(
             taken = renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
         return np.asarray(taken), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
-    # The provenance identifies the new mosaics, since hashing them would require drawing all their noise first.
+    # The provenance identifies the new raw images, since hashing them would require drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     provenance = json.dumps([dataset.provenance, drift._asdict(), cameras, seed])
-    # The processing is not told that another camera has taken the mosaics: that is the drift.
+    # The processing does not know that another camera took the raw images; that is the drift.
     return dataclasses.replace(dataset, read=read, provenance=provenance)
 
 
@@ -75,10 +75,10 @@ def rephotograph(
     camera: isp.Camera,
     other: isp.Camera,
 ) -> Float[Array, "height width"]:
-    """Re-exposes the scene of a mosaic with another camera, adding the noise of that camera's sensor.
+    """Re-exposes the scene of a raw image with another camera, adding the noise of that camera's sensor.
 
-    The mosaic is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix. The
-    other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
+    The raw image is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix.
+    The other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
     """
     sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)
     light = isp.demosaic.normalized(sites, pattern=camera.pattern)

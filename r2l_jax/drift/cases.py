@@ -20,15 +20,15 @@ from r2l_jax.runtime.errors import InputError
 
 
 class Case(NamedTuple):
-    """The way in which the images of a test are made. An attribute that is None leaves that step as in the run.
+    """How the images of a test are made. An attribute that is None leaves that step as in the run.
 
     Attributes:
         name: the name in files and titles, which also seeds the case's noise.
         group: one of `names.DRIFTS`, or "clean".
         iso: the measured intensity at which the scenes are read.
-        exposure: factor on the light of the mosaics, which the sensor model exposes once more.
-        sensor: the kind and the severity of a drift of the sensor, see `drift.sensor`.
-        amounts: the amounts of several drifts of the sensor at once, by kind, see `isp.sensor_drift.together`.
+        exposure: factor on the light of the raw images, which the sensor model exposes again.
+        sensor: the kind and the severity of a sensor drift, see `drift.sensor`.
+        amounts: the amounts of several sensor drifts at once, by kind, see `isp.sensor_drift.together`.
         pipeline: the processing, at the camera's calibration values. It is found when the case is made, so that later
             edits of its file have no effect; its title is the case's name.
         corruption: the name and the severity of a change of the processed images.
@@ -53,7 +53,7 @@ class Case(NamedTuple):
 # The images of the run as they are, which no drift has touched.
 CLEAN = Case("clean", "clean")
 
-# The group of each kind of drift that has severities, of the sensor or of a corruption.
+# The group of each kind of drift that has severities, a sensor drift or a corruption.
 GROUPS: dict[str, str | None] = {name: kind.group for name, kind in sensor_kinds.KINDS.items()} | CORRUPTION_GROUPS
 
 
@@ -88,7 +88,7 @@ def intensities(values: Sequence[float]) -> list[Case]:
 
 
 def exposures(values: Sequence[float]) -> list[Case]:
-    """Returns cases of acquisition drift by the sensor model: each mosaic exposed once more, such as `exposure=0.05`.
+    """Returns cases of acquisition drift from the sensor model: each raw image exposed again, such as `exposure=0.05`.
 
     Raises:
         InputError: an exposure that is not positive.
@@ -110,7 +110,7 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
 
 
 def sensor(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
-    """Returns cases of mosaics of a drifted sensor: each kind at each severity, such as `defocus.3`.
+    """Returns cases of raw images from a drifted sensor: each kind at each severity, such as `defocus.3`.
 
     Raises:
         InputError: an unknown kind or severity.
@@ -133,7 +133,7 @@ def _at_severities(
 
 
 def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
-    """Raises an InputError unless a data set's camera can have the sensor drifts, and pipelines take its mosaics."""
+    """Raises an InputError unless a data set's camera can have the sensor drifts, and pipelines take its raw images."""
     for name in dict.fromkeys(case.sensor[0] for case in cases if case.sensor is not None):
         camera = camera_of(dataset)
         if not sensor_kinds.takes(name, camera):
@@ -153,7 +153,7 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:
-    """Returns the camera of a data set of mosaics; raises a ValueError if it holds processed images."""
+    """Returns the camera of a data set of raw images; raises a ValueError if it holds processed images."""
     if dataset.camera is None:
         raise ValueError(f"{dataset.name} holds processed images, which have no camera")
     return dataset.camera

@@ -28,7 +28,7 @@ def dots(
 ) -> Figure:
     """Makes the figure of the rows of each group of seeds, from the top; groups differ in color.
 
-    Where a group lacks a row of another one, its place stays empty.
+    A row that a group lacks stays empty.
 
     Args:
         groups: the rows of each group.
@@ -51,7 +51,7 @@ def dots(
                 place = titles.index(title) + (number + 0.5) * share - 0.5
                 axes.barh(place, factor * (high - low), 0.5 * share, factor * low, color=color, alpha=0.25, linewidth=0)
                 axes.plot([factor * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
-                # Each model has a place of its own within a row, so that equal numbers do not overlap.
+                # Models are offset within a row, so that equal numbers do not overlap.
                 places = place + share * np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [place]
                 style = {"alpha": 0.8, "markersize": 6, "markeredgewidth": 0, "clip_on": False}
                 axes.plot(

@@ -60,7 +60,7 @@ class Limit(NamedTuple):
         high: the greatest value.
         unit: their unit.
         neutral: the value that changes nothing.
-        distribution: that of the values within, one of `DISTRIBUTIONS`.
+        distribution: the distribution of the values, one of `DISTRIBUTIONS`.
     """
 
     low: float
@@ -183,7 +183,7 @@ def written(limits: Limits) -> dict[str, dict[str, Any]]:
 def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
     """Computes the drifts by which a camera differs from another one, as far as their calibration values tell.
 
-    A gain of the white balance that is lower stands for as much more light at the sites of this color. A camera with
+    A lower white balance gain stands for proportionally more light at the sites of its color. A camera with
     less noise counts as one with the same noise.
     """
     levels = np.mean(np.asarray(camera.black_level)) - np.mean(np.asarray(reference.black_level))
@@ -213,7 +213,7 @@ def stated(run: Run) -> dict[str, Any] | None:
 
 
 def outside(statement: Mapping[str, Any], drifts: Mapping[str, float]) -> list[str]:
-    """Returns the quantities that are not within the limits of a statement if no drifts but these have changed them."""
+    """Returns the quantities outside the limits of a statement if only these drifts have changed them."""
     limits = {name: Limit(**limit) for name, limit in statement["limits"].items()}
     return [name for name, reach in reaches(limits, drifts).items() if reach > 1]
 

@@ -1,4 +1,4 @@
-"""Measures models on samples in cases: the outcome of each sample, on which every control's numbers rest.
+"""Measures models on samples in cases: the outcome of each sample, the basis of every control's numbers.
 
 An outcome is two numbers, see `Task.outcome`: 1 or 0 of 1 for classification; for segmentation, the intersection and
 the union, as shares of the image. Outcomes of the same samples make all comparisons of models and cases paired.
@@ -39,10 +39,10 @@ from r2l_jax.runtime.result import Arrays, points
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 
-# The most values of parameters that are computed together: more fill a device's memory, and are no faster.
+# The most parameter values that are computed together; more fill a device's memory, and are no faster.
 TOGETHER = 16
 
-# Begins the names of ensembles among the outcomes, where a member's folder begins those of its folds.
+# The prefix of ensembles' names among the outcomes, where the prefix of folds' names is the member's folder.
 ENSEMBLE = "ensemble"
 
 
@@ -60,7 +60,7 @@ class Samples(NamedTuple):
         task: the task.
         dataset: the data set.
         indices: the samples.
-        batch_size: samples at once, over all devices; numbers do not depend on it.
+        batch_size: samples at once, over all devices; results do not depend on it.
         seed: the seed of the cases' noise.
         load: loads the data set at another measured intensity, for cases that have one.
     """
@@ -93,7 +93,7 @@ class Samples(NamedTuple):
 
     @property
     def scenes(self) -> np.ndarray | None:
-        """The number of each sample's scene, from 0; None if each shows a scene of its own."""
+        """The number of each sample's scene, from 0; None if all samples show different scenes."""
         return self.dataset.scenes(self.indices)
 
 
@@ -107,7 +107,7 @@ class Outcomes(NamedTuple):
         counted: the numerator of each outcome.
         total: its denominator.
         loss: the task loss of all samples.
-        scenes: the number of each sample's scene, from 0; None if each shows a scene of its own.
+        scenes: the number of each sample's scene, from 0; None if all samples show different scenes.
     """
 
     models: tuple[str, ...]
@@ -133,12 +133,12 @@ class Outcomes(NamedTuple):
         return float(self.loss[self._place(model, case)])
 
     def score(self, model: str, case: str = CLEAN.name, taken: np.ndarray | None = None) -> float:
-        """Computes the score of a model in a case, on all samples or on those that are taken; 0 if the total is 0."""
+        """Computes the score of a model in a case, on all or some samples; 0 if the total is 0."""
         counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
     def of_samples(self, model: str, case: str = CLEAN.name) -> np.ndarray:
-        """Computes the score of each sample or scene, which the study averages; 1 if nothing is there or found."""
+        """Computes the score of each sample or scene, which the study averages; 1 if no object is there or found."""
         counted, total = self.at(model, case)
         return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
 
@@ -268,8 +268,8 @@ def measure(
 ) -> Outcomes:
     """Measures models in cases on the same samples; the numbers depend on no other model or case.
 
-    Mosaics are read once for all cases of one intensity, and those of a drift are drawn once for all models. Images of
-    a pipeline that models share are rendered once. Consecutive models that differ in `values` alone are processed
+    Raw images are read once for all cases of one intensity, and those of a drift are drawn once for all models. Images
+    of a pipeline that models share are rendered once. Consecutive models that differ only in `values` are processed
     together, at most `TOGETHER` at once. Functions are compiled once for all heads of one structure.
 
     Args:
@@ -277,7 +277,7 @@ def measure(
         cases: the cases.
         samples: the samples.
         ensemble: a name under which the mean of all models' probabilities is measured as well.
-        title: the title of a progress bar; none without.
+        title: the title of a progress bar; None shows no bar.
 
     Raises:
         Interrupted: a signal has asked to stop.
@@ -328,7 +328,7 @@ class _Stack(NamedTuple):
 
 
 def _stacks(models: Mapping[str, Model]) -> list[_Stack]:
-    """Divides models into stacks of those that differ in the values of their pipelines alone."""
+    """Divides models into stacks of those that differ only in the values of their pipelines."""
     groups: list[list[str]] = []
     for name, each in models.items():
         last = models[groups[-1][-1]] if groups else None
@@ -363,7 +363,7 @@ def _places(stacks: Sequence[_Stack]) -> list[int]:
 
 
 class _Processors(NamedTuple):
-    """The processor of each pipeline, shared by all stacks or of each stack; None stands for the model's own one."""
+    """The processor of each pipeline, shared by all stacks or one for each; None stands for the model's pipeline."""
 
     shared: dict[NamedPipeline | None, Processor]
     of_stacks: list[dict[NamedPipeline | None, Processor]]
@@ -479,7 +479,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
     with ticking(title, -(-len(samples.indices) // size)) as tick:
         for batch in loader.eval_batches(samples.dataset, samples.indices, size):
             batch = to_devices(batch, shardings().split)
-            # One exchange among the devices at a time: several in progress would block each other on CPUs.
+            # One exchange among the devices at a time, since several would block each other on CPUs.
             found.append(ahead.begun(_functions().gathered((function(batch), batch["weight"]))))
             tick()
     every, weight = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(found))

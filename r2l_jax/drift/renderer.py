@@ -1,4 +1,4 @@
-"""Makes the images of cases from mosaics, in the same three steps for evaluation, synthesis and adjustment."""
+"""Makes the images of cases from raw images, in the same three steps for evaluation, synthesis and adjustment."""
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -26,9 +26,9 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Processor(NamedTuple):
-    """A module from mosaics to images, in the two parts that `nnx.split` returns.
+    """A module from raw to processed images, in the two parts that `nnx.split` returns.
 
-    If `stacked` is above 1, the state is a stack of that many, and each mosaic becomes as many consecutive images.
+    If `stacked` is above 1, the state is a stack of that many, and each raw image becomes as many consecutive images.
     """
 
     graph: nnx.GraphDef
@@ -42,10 +42,10 @@ class Processor(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """The case of each of the three steps from a mosaic to an image; `CLEAN` leaves a step as in the run.
+    """The case of each of the three steps from a raw image to a processed one; `CLEAN` leaves a step as in the run.
 
     Attributes:
-        acquisition: exposes the mosaics, reads them at another measured intensity, or lets the sensor drift.
+        acquisition: exposes the raw images, reads them at another measured intensity, or lets the sensor drift.
         processing: processes them.
         corruption: corrupts the processed images.
     """
@@ -56,7 +56,7 @@ class Rendering(NamedTuple):
 
     @classmethod
     def of(cls, case: Case) -> "Rendering":
-        """Returns the rendering in which a case changes its step, and nothing else changes."""
+        """Returns the rendering in which a case changes only its step."""
         if case.corruption is not None:
             return cls(corruption=case)
         if case.pipeline is not None:
@@ -65,16 +65,16 @@ class Rendering(NamedTuple):
 
 
 class Renderer:
-    """Exposes, processes and corrupts mosaics, each with one compiled function.
+    """Exposes, processes and corrupts raw images, each with one compiled function.
 
     A function is compiled again only for another structure or shape. Processors of the same structure, such as all
-    folds of a run, share one compiled function, and so do all exposures, and all severities of a corruption or a drift
-    of the sensor. Noise depends only on the case's name, the seed and the sample's index, not on the batch or on other
+    folds of a run, share one compiled function, and so do all exposures, and all severities of a corruption or a sensor
+    drift. Noise depends only on the case's name, the seed and the sample's index, not on the batch or on other
     renderings.
 
     Args:
         seed: the seed of the noise.
-        sharding: the placement of images on the devices; None leaves them where the mosaics are.
+        sharding: the placement of images on the devices; None leaves them where the raw images are.
     """
 
     def __init__(self, seed: int, sharding: Sharding | None = None):
@@ -94,7 +94,7 @@ class Renderer:
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
     ) -> Float[Array | np.ndarray, "batch height width *channels"]:
-        """Exposes mosaics once more, or lets their sensor drift, as an acquisition says; else returns them unchanged.
+        """Exposes raw images again, or lets their sensor drift, as an acquisition says; else returns them unchanged.
 
         Without a camera, they are processed images, which no acquisition changes.
         """
@@ -126,14 +126,14 @@ class Renderer:
     ) -> Iterator[tuple[Rendering, Float[Array, "batch rows cols 3"]]]:
         """Yields the images of each rendering, which the device may still be computing.
 
-        Renderings of one acquisition share its mosaics, and among them, renderings of one processing share its images.
-        The renderings are therefore grouped, in the order in which acquisitions and processings first occur.
+        Renderings of one acquisition share its raw images, and among them, renderings of one processing share its
+        images. The renderings are therefore grouped, in the order in which acquisitions and processings first occur.
 
         Args:
             renderings: the renderings, each once.
-            raw: the mosaics as read. They must have the measured intensity of all acquisitions.
+            raw: the raw images as read. They must have the measured intensity of all acquisitions.
             index: the samples' indices in their data set.
-            camera: the camera that took the mosaics.
+            camera: the camera that took the raw images.
             processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
         """
         for acquisition, of_acquisition in grouped(renderings, lambda rendering: rendering.acquisition):
@@ -158,7 +158,7 @@ def expose(
     exposure: Float[Array, ""] | float,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Exposes mosaics again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
+    """Exposes raw images again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
 
     Values are quantized as by the camera's analog-to-digital converter. The noise is drawn from the samples' indices
     and the case's key, so that it does not depend on the batch.
@@ -177,7 +177,7 @@ def process(
     raw: Float[Array, "batch height width *channels"],
     count: int = 1,
 ) -> Float[Array, "images rows cols 3"]:
-    """Processes mosaics or images, as the processor takes them, see `Processor`."""
+    """Processes raw or RGB images, as the processor takes them, see `Processor`."""
     if count == 1:
         return nnx.merge(graph, state)(raw)
     images = jax.vmap(lambda one: nnx.merge(graph, one)(raw), out_axes=1)(state)

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
         unit: the unit of its amounts.
         amounts: the amount of each severity.
         needs_colors: whether it needs a sensor with color filters.
-        is_fixed: whether it is the same in all mosaics of a camera, and not drawn for each.
+        is_fixed: whether it is the same in all raw images of a camera, not drawn for each.
         valid: the least and the greatest valid amount.
         neutral: the amount that changes nothing.
     """
@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# For kinds that move the content of mosaics, the function that moves masks in the same way.
+# For kinds that move the content of raw images, the function that moves masks in the same way.
 MOVING = {"pattern_shift": sensor_drift.shifted_rows}
 
 
@@ -96,7 +96,7 @@ def drifted(
     key: PRNGKeyArray,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Changes mosaics as a drifted sensor does, with noise from the samples' indices and the case's key."""
+    """Changes raw images as a drifted sensor does, with noise from the samples' indices and the case's key."""
     kind, drift = KINDS[name], getattr(sensor_drift, name)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
@@ -124,5 +124,5 @@ def together(
 def moved(
     name: str, severity: Int[Array, ""] | int, masks: Shaped[Array, "batch height width"]
 ) -> Shaped[Array, "batch height width"]:
-    """Moves masks with the content of their mosaics, for a kind of `MOVING`."""
+    """Moves masks with the content of their raw images, for a kind of `MOVING`."""
     return MOVING[name](masks, strength(jnp.asarray(severity), KINDS[name].amounts))

@@ -8,7 +8,7 @@ from r2l_jax.data.files.shot import UNKNOWN
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError
 
-# Nobody reads a table of more values of a field, such as the dates of all samples.
+# A table of more values of a field, such as the dates of all samples, is unreadable.
 _MOST_GROUPS = 50
 
 
@@ -18,7 +18,7 @@ def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> d
     Returns the samples of each value of a field, by the value in words, in the order of the values.
 
     Raises:
-        InputError: the data set knows no shots, no file tells a field, or a field has too many values.
+        InputError: the data set has no shots, no file has a field, or a field has too many values.
     """
     return {field: _groups(dataset, indices, field) for field in fields}
 

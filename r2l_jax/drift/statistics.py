@@ -3,8 +3,8 @@
 Outcomes are arrays `(..., M, S)`: M members (runs of one training recipe with different seeds) by S samples, the same
 for all members and cases. The mean over both axes is a score, or a drop when outcomes are differences of two cases.
 
-An interval is either about the training recipe, whose members and samples were drawn from many, or about these models,
-whose samples alone were drawn. Its half width comes from the mean squares of a two-way table of members and samples.
+An interval is either about the training recipe, for which members and samples are random draws, or about these models,
+for which only the samples are. Its half width comes from the mean squares of a two-way table of members and samples.
 Each of the two parts has its own quantile of Student's t, and their squares are added (Banerjee, "Approximate
 confidence interval for linear functions of means of k populations", Sankhya 22, 1960). Two samples are added to the
 measured ones (see `_half_width`), so that the interval is wide enough where nearly all outcomes are equal, as Agresti &
@@ -22,7 +22,7 @@ from scipy import stats
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
 
-# Numbers with the leading axes of the outcomes, which may be none.
+# Numbers with the leading axes of the outcomes, if any.
 Numbers = np.ndarray | np.floating
 
 CONFIDENCE = 0.95
@@ -101,10 +101,10 @@ def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") 
 
     Args:
         outcomes: scores, or differences of scores, of M members and S samples.
-        about: "recipe" takes members and samples as drawn from many, "model" samples alone.
+        about: "recipe" treats members and samples as random draws, "model" only samples.
 
     Raises:
-        InputError: one member, which cannot tell about its training recipe; or fewer than two samples.
+        InputError: one member, which says nothing about its training recipe; or fewer than two samples.
     """
     return Interval(*_compare([outcomes], about)[:3])
 
@@ -116,8 +116,8 @@ def difference(
 ) -> Difference:
     """Estimates the difference of two groups of seeds, which were tested on the same samples.
 
-    The groups' members are independent of each other, their samples are the same. For members that belong together one
-    by one, such as a model before and after adjustment, use `interval` on the differences of their outcomes.
+    The groups' members are independent, and their samples are the same. For paired members, such as a model before and
+    after adjustment, use `interval` on the differences of their outcomes.
 
     Raises:
         InputError: as for `interval`.
@@ -142,7 +142,7 @@ def log_ratio(
 
 
 def check_about(about: About, *members: int) -> None:
-    """Raises an InputError if groups with these numbers of members cannot tell about their training recipes."""
+    """Raises an InputError if groups of these sizes say nothing about their training recipes."""
     if about == "recipe" and min(members) < 2:
         raise InputError(
             "one seed cannot tell about the training recipe: train more with --seeds, or ask with --about=model"
@@ -249,7 +249,7 @@ def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
 
 
 def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int | None:
-    """Computes how many members an interval about the training recipe takes, with as many samples as there are.
+    """Computes how many members an interval about the training recipe takes, given these samples.
 
     `half_width` is the wanted distance of the ends from the estimate.
 
@@ -274,15 +274,15 @@ def samples_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int
 def fraction_bound(failures: int, draws: int, confidence: float, is_stopped: bool = False) -> float:
     """Computes the lower bound of the fraction that does not fail, from independent draws (Clopper & Pearson, 1934).
 
-    With the confidence, at least this fraction of all possible draws does not fail. If drawing `is_stopped` at a number
-    of failures that was set before, the last draw is a failure by choice and leaves both counts.
+    With the confidence, at least this fraction of all possible draws does not fail. If drawing `is_stopped` at a preset
+    number of failures, the last draw is a failure by choice and leaves both counts.
     """
     failures, draws = failures - is_stopped, draws - is_stopped
     return float(stats.beta.ppf(1 - confidence, draws - failures, failures + 1)) if failures < draws else 0.0
 
 
 def most_failures(draws: int, confidence: float, fraction: float) -> int:
-    """Returns how many of the draws may fail if `fraction_bound` is to reach the fraction; -1 if none reaches it."""
+    """Returns how many draws may fail while `fraction_bound` still reaches the fraction; -1 if it never does."""
     failures = -1
     while failures + 1 < draws and fraction_bound(failures + 1, draws, confidence) >= fraction:
         failures += 1

@@ -1,4 +1,4 @@
-"""Sentences of verdicts: how much a score changes under drift, from the interval of the change."""
+"""Verdict sentences: how much a score changes under drift, from the interval of the change."""
 
 from r2l_jax.drift.sensor import KINDS
 from r2l_jax.names import DEMOSAICING, DENOISING, SHARPENING

@@ -50,7 +50,7 @@ def elastic_warp(
 
 
 def _before_shifts(shifts, rows, columns, distance):
-    """Computes where the affine map that shifts the three points of `elastic_warp` takes each position from.
+    """Computes the source of each position under the affine map that shifts the three points of `elastic_warp`.
 
     Positions are relative to the middle, from which the points are `distance` away along each axis.
     """

@@ -92,9 +92,9 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     The statistics of clean images are mixed with those of new ones. The share of the new ones is chosen by
     leave-one-out, see `pseudo_images`; it is 1 if that gives a greater mutual information.
 
-    `model` is in evaluation mode, and `raws` are the mosaics of at least two new images. The validation score says how
-    confident a classifier must be on them. `clean` has the statistics of clean images (see `known_of`); None uses the
-    training statistics, which do not describe one camera's images after training on several.
+    `model` is in evaluation mode, and `raws` are at least two new raw images. The validation score says how confident a
+    classifier must be on them. `clean` has the statistics of clean images (see `known_of`); None uses the training
+    statistics, which do not describe one camera's images after training on several.
     """
     known = _statistics(model) if clean is None else clean
     moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)

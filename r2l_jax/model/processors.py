@@ -81,7 +81,7 @@ class NeuralProcessor(nnx.Module):
 
     @staticmethod
     def multiple(pattern: str) -> int:
-        """Returns the number that must divide sides of mosaics: the network halves the half size three times."""
+        """Returns the number that must divide raw image sides: the network halves the half size three times."""
         return 8 * isp.demosaic.bin_side(pattern)
 
     def __init__(self, pattern: str, normalizer: Standardize, rngs: nnx.Rngs):

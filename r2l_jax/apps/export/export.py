@@ -65,7 +65,7 @@ def export_model(
     Args:
         model: the finished model; several folds become one function that computes the mean of their probabilities.
         output: the folder.
-        samples: mosaics `(N, H, W)`, or images if the model takes these. Exported functions take inputs of this size.
+        samples: raw images `(N, H, W)`, or processed ones if the model takes these. Exported functions take this size.
         parts: which of `names.EXPORT_PARTS`; None takes all that the model has.
         formats: which of `names.EXPORT_FORMATS`; None takes all that the model has.
         gradient: whether StableHLO files include the reverse-mode derivative.

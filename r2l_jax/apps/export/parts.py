@@ -28,7 +28,7 @@ class Part:
         input: the name of the input: "raw" or "images".
         output: the name of the output: "images" or "logits", or "probabilities" of an ensemble.
         function: computes the output from the parameters and the input.
-        parameters: the parameters of the pipeline by name, as learned; none for the head and for other processors.
+        parameters: the parameters of the pipeline by name, as learned; empty for the head and for other processors.
         shape: the shape of one input.
     """
 
@@ -48,7 +48,7 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     """Returns the parts of a model in evaluation mode, by name; a model of processed images has no "isp".
 
     Parts compute in float32 even if the head was trained in bfloat16, which few readers of exports support. `shape` is
-    that of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
+    that of a raw image `(H, W)`, or of a processed image `(H, W, 3)`.
     """
     model = nnx.clone(model)
     for _, module in nnx.iter_modules(model.head):
@@ -78,7 +78,7 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
 
 
 def ensemble_of(run: Run, shape: tuple[int, ...]) -> dict[str, Part]:
-    """Returns the only part of an ensemble, "whole": from mosaics to the mean of the models' probabilities."""
+    """Returns the only part of an ensemble, "whole": from raw images to the mean of the models' probabilities."""
     wholes = [parts_of(fold.model, shape)["whole"] for fold in run]
 
     def mean(_: Parameters, inputs: jax.Array) -> jax.Array:

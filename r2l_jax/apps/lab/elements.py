@@ -1,4 +1,4 @@
-"""The page's own elements, whose JavaScript is in `components`, and plain HTML elements."""
+"""The page's custom elements, whose JavaScript is in `components`, and plain HTML elements."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

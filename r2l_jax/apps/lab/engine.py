@@ -36,7 +36,7 @@ _ADAM = optax.adam(STEP)
 Positions = Float32[np.ndarray, " knobs"]
 Mosaic = Float32[np.ndarray | Array, "rows cols"]
 
-# The images after each stage, by name and in order, in display values from 0 to 255; a mosaic is gray.
+# The images after each stage, by name and in order, in display values from 0 to 255; a raw image is gray.
 Images = dict[str, UInt8[np.ndarray, "..."]]
 
 # The state of a pipeline, or of a `RawToLogit` around it; and for each parameter, the offsets `(knobs, ...)` of its
@@ -45,7 +45,7 @@ _Numbers = tuple[nnx.State, Mapping[str, np.ndarray | Array]]
 
 
 class Judgement(NamedTuple):
-    """A model's prediction for a processed mosaic.
+    """A model's prediction for a processed raw image.
 
     Attributes:
         probabilities: of each class `(C,)`, or of the object at each site `(H, W)`.
@@ -99,14 +99,14 @@ class Engine:
         return turned(self.pipeline.facts, self._default, placed)
 
     def images(self, positions: Positions, raw: Mosaic) -> Images:
-        """Computes the images of a mosaic `(H, W)` after each stage."""
+        """Computes the images of a raw image `(H, W)` after each stage."""
         found = jax.device_get(_jit(_images)(self._graph, self._numbers, positions, raw))
         return dict(zip(self.pipeline.stage_names, found, strict=True))
 
     def target(self, raw: Mosaic) -> np.ndarray:
         """Returns the model's prediction at the default: a class `()`, or a mask `(H, W)`.
 
-        It stands in for the target of a mosaic whose target is unknown.
+        It stands in for an unknown target.
         """
         assert self._task is not None
         segments = self._task.name == "segmentation"
@@ -115,7 +115,7 @@ class Engine:
         return (found > 0.5).astype(np.uint8) if segments else np.asarray(found.argmax(), np.int32)
 
     def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> Judgement:
-        """Computes the model's prediction for a mosaic `(H, W)`, and the slope of its loss for a target."""
+        """Computes the model's prediction for a raw image `(H, W)`, and the slope of its loss for a target."""
         structure = self._graph, self._task
         (loss, probabilities), slope = _jit(_loss_and_slope)(structure, self._numbers, positions, raw, target)
         return Judgement(np.asarray(probabilities), float(loss), np.asarray(slope))
@@ -149,7 +149,7 @@ def _directions(knobs: Sequence[Knob], default: Mapping[str, np.ndarray]) -> dic
 
 @functools.cache
 def _jit(function: Callable) -> Callable:
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    # Made at first use, so that importing this module does not ask the compiler for its options.
     return jax.jit(function, static_argnums=0, compiler_options=compiler.options())
 
 

@@ -19,10 +19,10 @@ Mosaic = Float32[np.ndarray, "_ _"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
-    """A mosaic to process.
+    """A raw image to process.
 
     Attributes:
-        raw: the mosaic, with white at 1; of the size of the model's mosaics, if there is a model.
+        raw: the raw image, with white at 1; of the size of the model's raw images, if there is a model.
         camera: the camera that took it.
         target: the class `()` or the mask `(H, W)` of a sample; None where it is unknown.
     """
@@ -40,7 +40,7 @@ class View:
         frame: the frame.
         named: the pipeline.
         engine: computes.
-        raw: the mosaic on the device, reduced if it is large.
+        raw: the raw image on the device, reduced if it is large.
         before: the images at the default.
         positions: the positions of the sliders.
         images: the latest images.

@@ -47,7 +47,7 @@ class Page:
             ui.element("div").classes("lab-gap")
             self._busy = Text("span", classes="lab-busy")
             self._busy.props["role"] = "status"
-        # NiceGUI's own page is the main landmark.
+        # NiceGUI's page is the main landmark.
         with ui.element("div").classes("lab-main"):
             with ui.element("section").classes("lab-left").props("aria-label=picture"):
                 self._sources()
@@ -181,7 +181,7 @@ class Page:
         self._loss.text = "" if view is None or view.judgement is None else f"loss {view.judgement.loss:.4f}"
 
     def _chosen(self, choose: Callable[[Any], Awaitable[None]]) -> Callable[[ValueChangeEventArguments], Any]:
-        """Returns a handler of changes that ignores those by the page itself."""
+        """Returns a handler of changes that ignores those made by the page itself."""
         return lambda event: None if self._follows or event.value is None else choose(event.value)
 
     async def _receive(self, file: FileUpload) -> None:

@@ -43,7 +43,7 @@ class Session:
         pipeline_name: the pipeline that is rendered; before anything is open, the chosen one.
         source: the open source; None at first.
         view: the source's frame and its pipeline, with their results; None at first.
-        busy: the work in progress, in words; empty for none.
+        busy: the work in progress, in words; empty when idle.
         searching: the search in progress.
     """
 
@@ -156,7 +156,7 @@ class Session:
                     self._tell("notice", f"cannot be rendered: {in_words(error)}")
 
     async def _do(self, words: str, work: Coroutine[Any, Any, None]) -> None:
-        """Does work in place of any that is in progress, and reports its error."""
+        """Replaces any work in progress with other work, and reports its error."""
         self.stop()
         if self._work is not None:
             self._work.cancel()

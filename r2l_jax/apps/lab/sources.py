@@ -69,7 +69,7 @@ def examples() -> list[Source]:
 
 
 def samples(model: Run) -> list[Source]:
-    """Lists the test samples of a model, or else its validation samples; warns and lists none without its data."""
+    """Lists the test samples of a model, or else its validation samples; without its data, warns and lists none."""
     try:
         dataset = model.dataset
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The page of a report: the results of programs, turned into one HTML file by a template that knows no program."""
+"""The page of a report: the results of programs, turned into one HTML file by a program-independent template."""
 
 import base64
 import hashlib
@@ -147,7 +147,7 @@ def _of_runs(
 
 
 def _verdict(run: RunRecord) -> list[Block]:
-    """Collects the sentences of all results. Those on single models count only if no sentence is on all."""
+    """Collects the sentences of all results. Those on single models count only if no sentence is about all."""
     on_all = {found.control for found in run.results if not found.of and found.facts.verdict}
     sentences = dict.fromkeys(
         sentence

@@ -1,4 +1,4 @@
-"""Plots and pictures within a page: SVG in the page's colors, and pictures as small as the page needs them."""
+"""Plots and pictures within a page: SVG in the page's colors, and pictures at the size that the page needs."""
 
 import base64
 import io

@@ -178,7 +178,7 @@ def read_together(runs: Sequence[RunRecord]) -> tuple[list[Found], list[str]]:
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
-    # The members of a group have seeds of their own.
+    # The members of a group have their own seeds.
     flags = [
         {name: value for name, value in run.flags.items() if len(run.members) == 1 or not name.endswith("seed")}
         for run in runs

@@ -25,7 +25,7 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION, Optimi
 
 CONTROLS = ("synthesis", "forensics", "adjustment")
 
-# The published data sets of mosaics, which every control needs.
+# The published data sets of raw images, which every control needs.
 DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not name.endswith("RGB")))
 
 # The groups of parameters that the study searched, and weights of the distance over the range of the study's figure.

@@ -39,11 +39,11 @@ from r2l_jax.runtime.result import SCORE, Cell, Column, Figure, Result, Table, c
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# A table shows the values of parameters with at most this many.
+# Tables show the values of parameters with at most this many.
 _SHOWN = 4
 
-# How many samples the pictures show, and the longer side of each in pixels, so that the words above can still be read
-# where a page reduces the sheet.
+# How many samples the pictures show, and the longer side of each in pixels, so that the text above stays readable where
+# a page shrinks the sheet.
 _PICTURES, _PANEL = 5, 256
 
 _CLEAN, _WON_BACK = "clean", "won back"
@@ -53,10 +53,10 @@ Clean = Callable[[], Outcomes]
 
 
 def run(config: AdjustmentConfig) -> Result:
-    """Adapts every fold of a run or a group to each drift, and measures how much of the score comes back.
+    """Adapts every fold of a run or a group to each drift, and measures how much of the score is recovered.
 
     Each method is measured beside a baseline, see `methods`; the weights of the head do not change. If the drifted data
-    shows the run's own scenes, the images to adapt to are drawn from the fold's training scenes, and the scores are
+    shows the run's scenes, the images to adapt to are drawn from the fold's training scenes, and the scores are
     measured on the test or validation scenes.
 
     Writes a result to `<run>/adjustment/fold_<k>/<drift>/`, which later calls with the same settings reuse, and one of
@@ -140,7 +140,7 @@ def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean:
     if not (adapted_run / "metrics.json").exists():
         # The model was moved away.
         (folder / result.FILE).unlink(missing_ok=True)
-    result.holds(folder, inputs)  # A result of other inputs goes before its model is replaced.
+    result.holds(folder, inputs)  # A result of other inputs is removed before its model is replaced.
     found = cached(folder, inputs, make)
     print(f"{trained.name}: {drift.name}\n{found.text()}\n\nresults in {folder}\n")
     return found
@@ -244,8 +244,8 @@ def _draw_curves(searched: Searched, axes: Any) -> None:
 def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Image:
     """Draws measured samples clean, under the drift, and after adaptation, as the head sees and predicts them.
 
-    A change of the normalizer's statistics is shown as the change of the image that would have the same effect.
-    Clean samples are left out unless the drifted data has the same scenes.
+    A change in the normalizer's statistics is shown as the equivalent change of the image. Clean samples are left out
+    unless the drifted data has the same scenes.
     """
     indices = under.samples[varied(under.dataset.labels[under.samples], _PICTURES)]
 

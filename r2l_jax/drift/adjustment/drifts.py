@@ -29,10 +29,10 @@ class Drifted(NamedTuple):
     """A model under a drift.
 
     Attributes:
-        model: the model, with the pipeline of a drift of the processing.
-        dataset: the mosaics, under a drift of the acquisition.
-        unlabeled: the samples to adapt with without their labels, each of another scene.
-        labeled: the samples to adapt with their labels: the first of `unlabeled`, or all of these and more.
+        model: the model, with the pipeline of a processing drift.
+        dataset: the raw images, under an acquisition drift.
+        unlabeled: the samples to adapt to without labels, each of another scene.
+        labeled: the samples to adapt to with labels: the first of `unlabeled`, or all of these and more.
         samples: the samples to measure on.
         measured: the kind of `samples`: the run's "test" or "validation" samples, or "other" ones of drifted data.
     """
@@ -67,7 +67,7 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     every, measured = np.arange(len(dataset)), "other"
     source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
-        # These are the run's own scenes, so training samples must not be measured.
+        # These are the run's scenes, so training samples must not be measured.
         source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
     drawn = dataset.one_of_each_scene(rng.permutation(source))
     # Half of the scenes are left to measure on, unless others are measured.
@@ -115,7 +115,7 @@ def _check_pattern(flag: str, camera: isp.Camera, dataset: RawDataset) -> None:
 
 
 def _model(fold: Artifact, drift: Case) -> RawToLogit:
-    """Returns a fold's model, with the pipeline of a drift of the processing in place of its own."""
+    """Returns a fold's model; under a processing drift, with that drift's pipeline."""
     pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
         return fold.model
@@ -173,7 +173,7 @@ def _converted(dataset: RawDataset, run: Run) -> RawDataset:
 
 
 def _camera_in(files: pathlib.Path, fold: Artifact) -> str | KnownCamera:
-    """Returns the known calibration of raw files: their own for the formats of cameras, else the training's."""
+    """Returns the known calibration of raw files: the file's for camera formats, else the training's."""
     suffixes = {file.suffix.lower() for file in files.glob("*/*")}
     if suffixes & ({*RAW_SUFFIXES} - {*READERS}):
         return "auto"

@@ -21,7 +21,7 @@ from r2l_jax.runtime.result import SCORE, Cell, Column, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# The exposures that searches start at, in stops: with labels alone, the first few; without labels, the few at which the
+# The exposures at which searches start, in stops: the first few with labels alone; without labels, the few whose
 # features are nearest to those of training.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 _BY_LABELS_ALONE, _NEAREST = 6, 3
@@ -131,7 +131,7 @@ class _Adaptation:
         frozen, stops = Frozen(model, task), STOPS[: 1 if goes_on else _BY_LABELS_ALONE]
         samples = under.dataset.samples(under.labeled)
         found = self._found(self._searcher("task", BY_LABELS), frozen, stops, samples, BY_LABELS[0])
-        # With few images, a search may be worse than no search, which is therefore a choice as well.
+        # With few images, a search may be worse than no search, which is therefore also a choice.
         ends = {_NO_SEARCH: frozen.default, **{start: one.parameters for start, one in found.items()}}
         models = {start: Model(model, values) for start, values in ends.items()}
         labeled, measured = (
@@ -171,7 +171,7 @@ class _Adaptation:
 def choose(distances: Sequence[float], information: Sequence[float]) -> int:
     """Chooses the end, or no search (the first), at which the mutual information is greatest.
 
-    Ends farther from the training than no search are left out: their features look less as in training.
+    Ends farther from training than no search are left out: their features look less like those of training.
     """
     return int(np.argmax(np.where(np.array(distances) <= distances[0], information, -np.inf)))
 

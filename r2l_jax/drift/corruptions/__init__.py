@@ -4,7 +4,7 @@ The corruptions are the nineteen of D. Hendrycks and T. Dietterich, Benchmarking
 corruptions and perturbations, ICLR (2019). They have the strengths of CIFAR-10-C, as in the program of the study, and
 match the functions of scikit-image, SciPy, OpenCV and Pillow that its published code calls. Sizes are in pixels of the
 image, unless a corruption says otherwise. They ignore the raw data and the processing, and serve as the baseline for
-drift in these.
+drift in both.
 
 Each corruption is a function of images `(..., H, W, 3)` in [0, 1], which may be a NumPy array, a key and a severity
 from 1 to 5. It returns images in [0, 1]. The same key gives the same noise, which differs between the images of a

@@ -65,7 +65,7 @@ def strength(severity: Array, strengths: Sequence[Any] | np.ndarray | Array, dty
 
 
 def each_image(function: Callable[[Array, Array], Array], images: ImageArray, key: PRNGKeyArray) -> ImageArray:
-    """Applies a function of one image `(H, W, 3)` and its own key to every image, and clips the results to [0, 1].
+    """Applies a function of one image `(H, W, 3)` and its key to every image, and clips the results to [0, 1].
 
     An image's key depends on its place in the batch alone, not on the size of the batch.
     """

@@ -21,7 +21,7 @@ _WOBBLE = 100.0
 # The mean color of the published photographs, at equal shares of the five that the published code draws from.
 _COLOR = np.array([0.572, 0.656, 0.702])
 
-# How much the mean brightness differs from one photograph to the other, and how much the crystals vary within one.
+# How much the mean brightness varies between photographs, and how much the crystals vary within one.
 _BRIGHTNESS, _CONTRAST = 0.12, 0.09
 
 # One crystal grows from a place within each square of this many pixels: the photographs at a fifth of their size.
@@ -63,7 +63,7 @@ def frost(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Ima
 
 @corruption("weather")
 def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Brightens the image toward gray, and adds falling flakes twice: once as drawn, and once turned by half a turn.
+    """Brightens the image toward gray, and adds falling flakes twice: once as drawn, and once rotated by 180 degrees.
 
     Flakes are normal noise above a threshold, enlarged by 1 to 2.25 and blurred along one direction within 45 degrees
     of the vertical, see `filters.streaked`.

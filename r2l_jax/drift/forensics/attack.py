@@ -50,7 +50,7 @@ class AttackState(NamedTuple):
 class Attack(GradientDescent):
     """Steps uphill in the task loss of a model whose processor is an `isp.Pipeline`.
 
-    The sums are the task's own, the `deviation` of each sample's image from its default rendering, and the
+    The sums are the task's, the `deviation` of each sample's image from its default rendering, and the
     `gradient_norm` of the cost for each parameter's offset, 0 where the parameter may not move.
 
     Args:

@@ -1,6 +1,6 @@
 """Sensitivity: the change of the task loss with each parameter of a pipeline, and with the image after each stage.
 
-Numbers are changes of the loss to first order when values move by one per cent of their natural range: gradients in
+Numbers are changes of the loss to first order when values move by one percent of their natural range: gradients in
 natural ranges, which makes parameters and images comparable.
 """
 
@@ -66,9 +66,9 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
     """Measures how a model's task loss on its measured samples depends on parameters and on the images after stages.
 
     Parameters move in their natural ranges, see `isp.Parameter`. The range of an image is 1: up to the white level of a
-    mosaic, or the range of the display. All values of an image count, including the empty sites of color planes before
-    interpolation. At black, the tone curve is so steep that 1% of the range is far beyond first order: the change with
-    dark images before the curve, after `clipped`, is overstated.
+    raw image, or the range of the display. All values of an image count, including the empty sites of color planes
+    before interpolation. At black, the tone curve is so steep that 1% of the range is far beyond first order: the
+    change with dark images before the curve, after `clipped`, is overstated.
 
     The numbers do not depend on the `batch_size`.
     """

@@ -32,7 +32,7 @@ from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Ta
 from r2l_jax.training.artifact import Artifact
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
-# searches take different ways.
+# searches take different paths.
 _SPREAD = 0.02
 
 # How far the sweep before the searches moves each knob alone, in natural ranges, and the most samples it measures.
@@ -112,7 +112,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     the mean of the starts.
 
     The penalty on deviation keeps some searches at the default although a small shift of one value costs points. So the
-    second start is the worst point of a sweep that moves each knob alone. That point counts itself if the search from
+    second start is the worst point of a sweep that moves each knob alone. That point itself counts if the search from
     it ends at a better score. Only points whose penalty is at most the loss of a guess are taken.
 
     The result has the outcomes of the default and of each worst case.
@@ -141,7 +141,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     outcomes = measure(
         {name: Model(model, each) for name, each in values.items()}, [CLEAN], samples, title="worst cases"
     )
-    # From the worst one: by the lowest score, and of equal scores by the greatest loss.
+    # Worst first: by the lowest score, then by the greatest loss.
     order = {name: (outcomes.score(name), -outcomes.loss_of(name)) for name in values}
     found: dict[Key, str] = {}
     for number, (key, _) in enumerate(tried):

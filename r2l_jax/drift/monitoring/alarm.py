@@ -1,14 +1,14 @@
 """Tests whether images come from the distribution of a reference: one p-value from several tests.
 
-The tests look at different places: the largest Kolmogorov-Smirnov distance over the statistics of the mosaics, of the
-processed images and of the head's output; the maximum mean discrepancy of the features (A. Gretton et al., "A kernel
-two-sample test", JMLR 2012); and the disagreement of the members of a group, as in T. Ginsberg et al., "A learning
-based hypothesis test for harmful covariate shift", ICLR 2023, who train models to disagree. Here, the members of a
-group do so by themselves.
+The tests look at different places: the largest Kolmogorov-Smirnov distance over the statistics of the raw images, of
+the processed images and of the head's output; the maximum mean discrepancy of the features (A. Gretton et al., "A
+kernel two-sample test", JMLR 2012); and the disagreement of the members of a group, as in T. Ginsberg et al., "A
+learning based hypothesis test for harmful covariate shift", ICLR 2023, who train models to disagree. Here, the members
+of a group do so by themselves.
 
 All tests share the same permutations of the labels "reference" and "new". The smallest of their p-values is compared
 with the smallest p-value under each permutation (P. Westfall, S. Young, "Resampling-based multiple testing", 1993). The
-rate of false alarms is therefore right, however the tests depend on each other.
+false alarm rate is therefore correct, however the tests depend on each other.
 """
 
 import functools
@@ -127,7 +127,7 @@ def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: 
 
 
 def _with_ties(values: np.ndarray) -> np.ndarray:
-    """Rounds values, because rounding in float32 would break the ties of distances, and not at random."""
+    """Rounds values, because float32 rounding would break ties between distances, and not at random."""
     return np.round(values.astype(np.float64) / max(values.max(), 1e-30), 4)
 
 
@@ -138,7 +138,7 @@ def _tail(values: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _compiled() -> tuple[Callable[..., _Prepared], Callable[[Array, _Prepared], dict[str, Array]]]:
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    # Made at first use, so that importing this module does not ask the compiler for its options.
     options = compiler.options()
     return jax.jit(_prepare, compiler_options=options), jax.jit(_under_permutations, compiler_options=options)
 
@@ -193,7 +193,7 @@ def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> lis
     Args:
         reference: the statistics of the reference.
         new: those of the new images.
-        names: the names of the statistics of mosaics, images and outputs.
+        names: the names of the statistics of raw images, processed images and outputs.
     """
     before, after = (np.concatenate(each[:3], 1) for each in (reference, new))
     tests = [stats.ks_2samp(*columns)[:2] for columns in zip(before.T, after.T, strict=True)]

@@ -1,12 +1,12 @@
-"""Says what changed in a camera between reference mosaics and new ones of other scenes, in the camera's own terms.
+"""Diagnoses what changed in a camera between reference raw images and new ones of other scenes, in camera terms.
 
-Defective sites are found by their positions. Of all other sites, the statistics of the alarm are compared. The
-reference is taken again with cameras that have drifted, until its mean statistics match those of the new mosaics.
-Differences are weighted by the inverse of their covariance over samples of mosaics: this is the method of simulated
-moments (D. McFadden, Econometrica 57(5), 1989). Drift types are added one by one, as long as they explain more than
-chance, and removed again if others explain their part. So where two types together look like a third, such as both
-gains like the exposure, the third is named. Another mix of the reference's classes competes with the drifts of the
-camera as `scene`, and a change that is left over is `unexplained`.
+Defective sites are found by their positions. At all other sites, the alarm's statistics are compared. The reference is
+re-exposed with drifted cameras until its mean statistics match those of the new raw images. Differences are weighted by
+the inverse of their covariance over samples of raw images, which is the method of simulated moments (D. McFadden,
+Econometrica 57(5), 1989). Drift types are added one by one, as long as they explain more than chance, and removed again
+if others explain their part. So where two types together look like a third, such as both gains like the exposure, the
+third is named. Another mix of the reference's classes competes with the drifts of the camera as `scene`, and a change
+that is left over is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation
@@ -46,23 +46,24 @@ from r2l_jax.drift.monitoring.statistics import mosaic_statistics
 
 CONFIDENCE = 0.95
 
-# In smaller mosaics, the scene hides the noise: with sides of 32, a blur is also taken for less noise.
+# In smaller raw images, the scene hides the noise: at sides of 32, a blur is also mistaken for less noise.
 LEAST_SIDE = 64
 
 _NAMES = tuple(DRIFT_TYPES)
-# How many mosaics of the reference are taken again; the statistics without a drift are those of all of them.
+# How many raw images of the reference are re-exposed; the statistics without drift are those of all of them.
 _SIMULATED = 128
-# How many mosaics statistics are computed of at once, so that they are compiled for one size.
+# The batch size of the statistics, so that they are compiled for one size.
 _AT_ONCE = 64
-# Mosaics without labels, or of more than the first number of classes, are clustered into the second number of groups.
+# Raw images without labels, or of more than the first number of classes, are clustered into the second number of
+# groups.
 _MOST_CLASSES, _GROUPS = 12, 4
-# The share of diagnoses without a drift in which chance may name a drift type.
+# The fraction of diagnoses without drift in which chance may name a drift type.
 _CHANCE = 0.01
-# A change is unexplained if chance would leave as much in only this share of diagnoses.
+# A change is unexplained if chance would leave as much in only this fraction of diagnoses.
 _UNEXPLAINED = 1e-4
 # The expected errors of the simulation: a share of the change of a statistic, and an error in its unit.
 _TRUST, _ERROR = 0.02, 0.002
-# The share by which correlations are shrunk, since few mosaics estimate them.
+# The share by which correlations are shrunk, since few raw images estimate them.
 _SHRINKAGE = 0.05
 # The most drift types, candidates for the next one, and steps of a fit.
 _MOST, _TRIED, _ROUNDS = 4, 3, 5
@@ -78,8 +79,8 @@ class Fit(NamedTuple):
         kinds: their names.
         numbers: the drifts, see `drift_types.DRIFT_TYPES`.
         shares: the shares of the classes.
-        rest: the mean statistics of the new mosaics minus those of the reference under the drift `(K,)`.
-        slopes: the derivatives of the reference's statistics by the kinds of drift `(K, drifts)`.
+        rest: the mean statistics of the new raw images minus those of the reference under the drift `(K,)`.
+        slopes: the derivatives of the reference's statistics with respect to the drifts `(K, drifts)`.
         by_class: the mean statistics of each class under the drift `(classes, K)`.
         covariance: the covariance of the rest `(K, K)`.
         chi: the chi-square of the rest.
@@ -111,19 +112,19 @@ def _statistics(mosaics: jax.Array, camera: isp.Camera) -> jax.Array:
 
 
 def _of(mosaics: np.ndarray | jax.Array, camera: isp.Camera) -> Float[np.ndarray, "n k"]:
-    """Computes the statistics of mosaics, in parts of one size."""
+    """Computes the statistics of raw images, in parts of one size."""
     filled = jnp.concatenate([jnp.asarray(mosaics), jnp.zeros((-len(mosaics) % _AT_ONCE, *mosaics.shape[1:]))])
     parts = [_statistics(filled[start : start + _AT_ONCE], camera) for start in range(0, len(filled), _AT_ONCE)]
     return np.concatenate(parts).astype(np.float64)[: len(mosaics)]
 
 
 class Comparison:
-    """Compares new mosaics with those of a reference under drift.
+    """Compares new raw images with those of a reference under drift.
 
     Args:
-        reference: the mosaics of the reference.
-        labels: their classes, or None for groups of mosaics with similar statistics.
-        new: the new mosaics.
+        reference: the raw images of the reference.
+        labels: their classes, or None for groups of raw images with similar statistics.
+        new: the new raw images.
         camera: the camera of the reference.
         seed: the seed of the noise.
     """
@@ -150,7 +151,7 @@ class Comparison:
         self._offset = (members / members.sum(0)).T @ known - self._members.T @ known[some]
 
     def _seen(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the statistics of the reference under drifts, and those of the new mosaics to compare them with.
+        """Computes the statistics of the reference under drifts, and those of the new raw images to compare them with.
 
         If there is more light than in the reference, both are dimmed, since the reference would have too much noise.
         """
@@ -258,7 +259,7 @@ class Comparison:
 
     def _changes(self, fit: Fit, name: str) -> Sequence[float]:
         if name == "saturation":
-            # It follows from the highest value of the new mosaics.
+            # It follows from the highest value of the new raw images.
             return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
         return (0.0,) if name == SCENE else DRIFT_TYPES[name].first
 
@@ -308,17 +309,18 @@ def diagnose(
     *,
     seed: int = 0,
 ) -> tuple[DriftEstimate, ...]:
-    """Diagnoses a change between mosaics, which need not show the same scenes.
+    """Diagnoses a change between raw images, which need not show the same scenes.
 
     Args:
-        reference: mosaics from before the change, with white at 1 and the black level in them; 128 or more are best.
-        labels: their classes, from 0, or None: then groups of similar mosaics take the place of classes.
-        new: mosaics to explain; about 64 are enough to name small drifts.
+        reference: raw images from before the change, with white at 1 and the black level not subtracted; 128 or more
+            are best.
+        labels: their classes, from 0; None replaces classes with groups of similar raw images.
+        new: raw images to explain; about 64 are enough to name small drifts.
         camera: the camera before the change.
         seed: the seed of the noise and of the intervals.
 
     Returns:
-        The drift types with their 95% confidence intervals, the strongest first; none if chance explains the change.
+        The drift types with their 95% confidence intervals, the strongest first; empty if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
@@ -335,7 +337,7 @@ def diagnose(
 
 
 def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, "n classes"]:
-    """Marks the class of each mosaic, or the group of mosaics with similar statistics."""
+    """Marks the class of each raw image, or the group of raw images with similar statistics."""
     groups = np.zeros(len(known)) if labels is None else np.asarray(labels)
     if not 1 < len(np.unique(groups)) <= _MOST_CLASSES:
         groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(known / (known.std(0) + 1e-9))
@@ -343,7 +345,7 @@ def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, 
 
 
 def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[DriftEstimate]:
-    """Counts the sites that have become dead or hot; the interval is that of Poisson counts."""
+    """Counts the sites that have become dead or hot, with Poisson intervals."""
     same = before.dead.shape == after.dead.shape
     for kind in ("dead", "hot"):
         old, now = getattr(before, kind), getattr(after, kind)

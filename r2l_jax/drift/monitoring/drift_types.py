@@ -48,7 +48,7 @@ class DriftEstimate(NamedTuple):
         low: the lower end of its 95% confidence interval.
         high: the upper end.
         unit: the unit of the three.
-        evidence: half of the chi-square that only this type explains, minus the part of chance; above 0.
+        evidence: half of the chi-square that only this type explains, minus the part due to chance; above 0.
     """
 
     name: str
@@ -63,7 +63,7 @@ class DriftEstimate(NamedTuple):
 
 
 class DriftType(NamedTuple):
-    """Describes how the size of a type of drift is stated as a number, and searched for.
+    """Describes how the size of a drift type is stated as a number, and searched for.
 
     Numbers are in stops, digital numbers and fractions of white; factors are logarithms of base 2; and amounts that are
     standard deviations, in pixels or in light, are squared, because statistics depend on the variance.
@@ -142,7 +142,7 @@ def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -
     """Returns the noise that a camera states, or measures it if the camera states none.
 
     The noise is measured at eight levels, by the median of the second differences along rows, minus those of the next
-    row with the same colors, which shows the same structure. Only sites count at which these are smallest two such rows
+    row with the same colors, which shows the same structure. Only sites count where these are smallest two such rows
     above, since only structure reaches that far. A line is fitted to most of the variances.
     """
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
@@ -157,7 +157,7 @@ def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -
     around = np.roll(uniform_filter1d(second, 8, axis=2), 2 * down, 1).ravel()
     level, second = level.ravel(), second.ravel()
     order = np.argsort(level)
-    # Without the highest levels, which may be white, unless there are no others.
+    # Leaves out the highest levels, which may be white, unless there are no others.
     lower = order[level[order] < 0.95 * level.max()]
     parts = np.array_split(lower if len(lower) >= 8 else order, 8)
     parts = [part[around[part] <= np.quantile(around[part], 0.3)] for part in parts]
@@ -199,16 +199,16 @@ def re_exposed(
     camera: isp.Camera,
     dimmed: Array | float = 1.0,
 ) -> Float[Array, "n height width"]:
-    """Takes mosaics again with a camera that has drifted; drifts apply in the order in which they arise in a camera.
+    """Re-exposes raw images with a drifted camera; drifts apply in the order in which they arise in a camera.
 
-    Mosaics keep their noise, and noise that they lack is added. Noise cannot be removed, so mosaics with more light
-    are too noisy, unless their light is `dimmed` again.
+    Raw images keep their noise, and missing noise is added. Noise cannot be removed, so raw images with more light are
+    too noisy unless their light is `dimmed` again.
 
     Args:
         numbers: the drifts, in the order of `DRIFT_TYPES`.
-        mosaics: mosaics of the camera before it drifted.
+        mosaics: raw images of the camera before it drifted.
         drawn: standard normal numbers for sites and for rows.
-        noise: the noise of the mosaics.
+        noise: the noise of the raw images.
         camera: the camera before it drifted.
         dimmed: divides the light of the drifted camera, with the noise of the light that is left.
     """
@@ -242,15 +242,15 @@ def under(
     noise: Noise | None = None,
     seed: int = 0,
 ) -> Float[Array, "n height width"]:
-    """Takes mosaics again with a camera that has drifted, see `re_exposed`.
+    """Re-exposes raw images with a drifted camera, see `re_exposed`.
 
     Factors on noise below 1, `scene` and `unexplained` change nothing.
 
     Args:
         drifts: the types and sizes of the drift.
-        mosaics: mosaics of the camera before it drifted.
+        mosaics: raw images of the camera before it drifted.
         camera: that camera, in whose electrons sizes are stated.
-        noise: the noise of the mosaics; None takes `noise_of` them.
+        noise: the noise of the raw images; None takes `noise_of` them.
         seed: the seed of the noise and of the dead sites.
     """
     site_key, row_key, dead_key, hot_key = jax.random.split(jax.random.key(seed), 4)

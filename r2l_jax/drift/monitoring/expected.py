@@ -26,7 +26,7 @@ from r2l_jax.training.run import BATCH, Run
 # The methods: the reference under the diagnosed drift; the confidence, by transport; the reference as it is.
 CAMERA, COT, NO_DRIFT = "camera", "COT", "reference"
 
-# Drift types that do not lie in the camera.
+# Drift types that are not in the camera.
 NOT_THE_CAMERA = ("scene", "unexplained")
 
 # How many times drifts are drawn from their intervals, and how many times samples are resampled for an interval.
@@ -70,7 +70,7 @@ class Remedy:
 
     @property
     def helps(self) -> bool:
-        """Whether the score would rise, by the tenth of a point that is shown."""
+        """Whether the score would rise at the displayed precision, a tenth of a point."""
         return self.gain is not None and self.gain[0] >= 0.0005
 
     def text(self, command: str) -> str:
@@ -83,12 +83,12 @@ class Remedy:
 
 
 def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
-    """Tells whether new images have a diagnosis whose strongest drift type lies in the camera."""
+    """Tells whether new images have a diagnosis whose strongest drift type is in the camera."""
     return bool(diagnosis) and diagnosis[0].name not in NOT_THE_CAMERA
 
 
 def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Outcomes:
-    """Measures the ensemble of the models on samples of the reference, with other mosaics in place of its own."""
+    """Measures the ensemble of the models on samples of the reference with other raw images."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
     found = measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
@@ -111,8 +111,8 @@ class Drifted(NamedTuple):
 
     Attributes:
         score: the score to expect.
-        raws: the mosaics under the estimated drift.
-        outcomes: the outcomes of these mosaics.
+        raws: the raw images under the estimated drift.
+        outcomes: the outcomes of these raw images.
     """
 
     score: ExpectedScore
@@ -123,9 +123,8 @@ class Drifted(NamedTuple):
 def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], seed: int = 0) -> Drifted:
     """Measures the score on the reference under the diagnosed drift.
 
-    The score is the mean over drifts that are drawn from their intervals, each with other noise and other defective
-    sites. The interval covers these draws and the samples. The effect of drawn drifts is measured on a part of the
-    samples.
+    The score is the mean over drifts that are drawn from their intervals, each with new noise and new defective sites.
+    The interval covers these draws and the samples. The effect of drawn drifts is measured on a part of the samples.
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
@@ -152,7 +151,7 @@ def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate
 
 
 def by_confidence(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> ExpectedScore:
-    """Estimates the accuracy on new images by the confidence of the models.
+    """Estimates the accuracy on new images from the confidence of the models.
 
     Args:
         targets: the classes of the reference.

@@ -1,4 +1,4 @@
-"""Judges windows of new images by a reference, and makes the result of a monitor."""
+"""Judges windows of new images against a reference, and makes the result of a monitor."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -107,7 +107,7 @@ class Monitor:
             self._undiagnosed = f"drift is diagnosed in images of at least {least} sites, and these have {these}"
 
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
-        """Tests a window of mosaics `(N, H, W)`; each window gets permutations of its own."""
+        """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
         new = see(self._run, raws)
         verdict = alarm.compare(self._reference.seen, new, self._level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
@@ -127,7 +127,7 @@ class Monitor:
     def explain(self) -> None:
         """Explains the drift in the latest windows with an alarm, as far back as the strongest drift type is the same.
 
-        Of windows that this monitor has judged, at most the latest 256 images are explained. Without another alarm, the
+        Of windows that this monitor has judged, at most the latest 256 images are explained. Without a new alarm, the
         explanation stays.
         """
         if not self._is_new:

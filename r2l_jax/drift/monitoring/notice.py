@@ -1,4 +1,4 @@
-"""Tells whether a model needs to be adapted to new images: whether these differ from clean ones.
+"""Tells whether a model needs adaptation: whether new images differ from clean ones.
 
 The confidence of a model cannot tell, because a model can be confident and wrong.
 """
@@ -13,16 +13,16 @@ from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.training.run import Run
 
-# The probability that images without a drift are adapted to.
+# The probability of adapting to images without drift.
 LEVEL = 0.05
 
 
 def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference]) -> str | None:
-    """Says that no drift is noticed in new images; None if one is, or if there is no reference, which it warns of.
+    """Returns a message if no drift is noticed in new images, else None; without a reference, warns and returns None.
 
     Args:
         run: the models.
-        raws: the mosaics of the new images, of the size of the training's.
+        raws: the new raw images, of the size of the training's.
         find_reference: returns the reference, or raises an InputError.
     """
     try:

@@ -18,7 +18,7 @@ from r2l_jax.training.run import Run
 
 FILE = "reference.safetensors"
 
-# The most samples in a reference, and the most bytes, for which it takes fewer samples of large mosaics.
+# The most samples and the most bytes in a reference, which holds fewer samples of large raw images.
 MOST = 512
 _BYTES = 2**25
 
@@ -31,7 +31,7 @@ class Reference:
     """Samples that no model of a run was trained on.
 
     Attributes:
-        mosaics: their mosaics, as fractions of white times 65535.
+        mosaics: their raw images, as fractions of white times 65535.
         targets: their classes or masks.
         labels: the class of each, or of its main object.
         measured: the kind of samples in the run, "test" or "validation".
@@ -49,11 +49,11 @@ class Reference:
 
     @functools.cached_property
     def raws(self) -> np.ndarray:
-        """The mosaics in [0, 1]."""
+        """The raw images in [0, 1]."""
         return self.mosaics.astype(np.float32) / 65535
 
     def dataset(self, run: Run, raws: np.ndarray) -> RawDataset:
-        """Returns the samples as a data set of a run, with other mosaics in place of their own."""
+        """Returns the samples as a data set of a run, with other raw images."""
         return RawDataset(
             name="reference",
             task=run.task.name,
@@ -101,7 +101,7 @@ def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
 
 
 def read(run: Run, file: pathlib.Path) -> Reference | None:
-    """Reads the reference of a run, and computes its statistics; returns None if there is none of its models.
+    """Reads the reference of a run, and computes its statistics; returns None if its models have none.
 
     Raises:
         InputError: it is damaged.

@@ -10,7 +10,7 @@ import isp
 # A site is defective beyond this many standard errors, if it also has lost half of its range.
 _SIGNIFICANT = 8.0
 _LOST = 0.5
-# A hot site is told from one of bright scenes where its neighbors stay at least this share of the range below white.
+# A site is hot, not part of a bright scene, if its neighbors are below white by at least this share of the range.
 _BELOW = 0.1
 
 
@@ -29,12 +29,12 @@ class Defects(NamedTuple):
 
 
 def found(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Defects:
-    """Finds the defective sites of a camera from mosaics of different scenes."""
+    """Finds the defective sites of a camera from raw images of different scenes."""
     mean = mosaics.mean(0, dtype=np.float64)
     tile, sides = isp.cfa.tile(camera.pattern).shape, mean.shape
     middle = np.median(_neighbors(mean, np.indices(sides).reshape(2, -1), tile), -1).reshape(sides)
     deviation = mean - middle
-    # The deviation of each mosaic, from the mean of two neighbors, which is fast.
+    # The deviation in each raw image from the mean of two neighbors, which is fast.
     left, right = (np.roll(mosaics, shift, 2) for shift in (tile[1], -tile[1]))
     error = (mosaics - (left + right) / 2).std(0) / np.sqrt(max(len(mosaics) - 1, 1))
     deviation = deviation / np.maximum(error, 1e-6)

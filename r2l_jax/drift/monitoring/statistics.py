@@ -1,4 +1,4 @@
-"""Computes the statistics by which drift is noticed: of mosaics, of processed images, and of the head."""
+"""Computes the statistics that reveal drift: of raw images, of processed images, and of the head."""
 
 import functools
 import math
@@ -30,13 +30,13 @@ _LEVELS = np.linspace(-0.5, 1.05, 32, dtype=np.float32)
 # The signal, as a share of white, around which the scale of tones turns from linear to logarithmic.
 _LINEAR_BELOW = 1 / 512
 
-# Quantiles are taken of about this many blocks of sites along the shorter side.
+# Quantiles are taken over about this many blocks of sites along the shorter side.
 _GRID = 32
 
 # The height and width of the small image whose gradient is a statistic.
 _SMALL = 16
 
-# The statistics of a mosaic. `_color_statistics` computes those of the first two lines, in this order.
+# The statistics of a raw image. `_color_statistics` computes those of the first two lines, in this order.
 MOSAIC = (
     *(f"{percent}% of {color}" for color in _COLORS for percent in _PERCENTS),
     *(f"{name} of {color}" for name in ("mean", "variance", "noise", "gradient") for color in _COLORS),
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
         image: those of `IMAGE`, averaged over the models.
         output: the confidence, the entropy and the probability of each class, averaged over the models, see
             `output_names`.
-        features: the statistics of all layers that normalize, projected, of one model after the other.
+        features: the projected statistics of all normalization layers, model by model.
         probabilities: the probabilities of each model, `(M, N, C)`; of segmentation, averaged over the sites.
     """
 
@@ -92,14 +92,14 @@ def output_names(task: Task) -> tuple[str, ...]:
 
 
 def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
-    """Computes the statistics of mosaics, in batches of one shape.
+    """Computes the statistics of raw images, in batches of one shape.
 
-    Mosaics are first rounded to 16 bits, as a reference holds them. Otherwise, the rounding of the reader would decide
-    on which side of the black level sites at that level lie.
+    Raw images are first rounded to 16 bits, as a reference holds them. Otherwise, the rounding of the reader would
+    decide on which side of the black level sites at that level lie.
 
     Args:
         run: the models.
-        raws: mosaics in [0, 1] of the size of the training's.
+        raws: raw images in [0, 1] of the size of the training's.
     """
     assert run.camera is not None
     raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535
@@ -122,7 +122,7 @@ def _of_mosaics() -> Callable[..., Array]:
 
 
 def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -> Float[Array, "N mosaic"]:
-    """Computes the statistics `MOSAIC` of mosaics of a camera."""
+    """Computes the statistics `MOSAIC` of raw images of a camera."""
     black = float(np.mean(camera.black_level))
     rgb = (isp.demosaic.binned(raw, camera.pattern) - black) / (1 - black)
     green = rgb[..., 1]
@@ -156,10 +156,10 @@ def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -
 
 
 def _color_statistics(rgb: Float[Array, "N rows cols 3"]) -> Float[Array, "N statistics"]:
-    """Computes statistics of each color that do not depend on the size of the mosaic.
+    """Computes statistics of each color that do not depend on the size of the raw image.
 
     They are seven quantiles, the mean, the variance, the noise (the mean difference between a block and the mean of its
-    four neighbors), and the gradient of the mosaic at 16 x 16 pixels, on scales on which a factor on the light adds
+    four neighbors), and the gradient of the raw image at 16 x 16 pixels, on scales on which a factor on the light adds
     about the same amount.
 
     Args:
@@ -211,7 +211,7 @@ def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
         images = model.processor(raws)
         layers = normalization.layers_of(model.normalizer, model.head)
         known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
-        # A share of 0 leaves the statistics of the training in place.
+        # A share of 0 leaves the training statistics in place.
         logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
         features = [_projected(name, moments[name], *known[name]) for name in layers]
         probabilities = task.probabilities(logits, raws.shape[1])
@@ -232,8 +232,8 @@ def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
 def _projected(name: str, moments: Float[Array, "2 N C"], mean: Array, var: Array) -> Float[Array, "N directions"]:
     """Projects the mean and the variance of each image by channel, relative to a layer's, onto random directions.
 
-    The directions depend only on the name of the layer: directions that are found in the reference would fit its own
-    images better than others.
+    The directions depend only on the name of the layer: directions found in the reference would fit its images better
+    than others.
     """
     means, variances = moments
     spread = var + normalization.EPSILON

@@ -43,8 +43,8 @@ def cost_of(
     """Computes the cost that a search lowers, and the deviation of images from their default rendering.
 
     The cost is the task loss or, for the worst direction, its negative, plus `aux_weight` times the deviation. The
-    published program sums square differences over a batch, as "l2_sum" does; "l2" takes their mean. For "l2_sum", a
-    weight counts more by the number of values in the batch, 6291456 for 32 images of 256x256.
+    published program sums square differences over a batch, as "l2_sum" does; "l2" takes their mean. For "l2_sum", the
+    weight is multiplied by the number of values in the batch, 6291456 for 32 images of 256x256.
     """
     away = deviation(images, default, aux_loss)
     price = aux_weight * (images.size if aux_loss == "l2_sum" else 1)

@@ -46,11 +46,11 @@ def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, Ar
 
 
 def apart(facts: Facts, default: Values, values: Values) -> Array:
-    """Computes how far parameters have moved as no single drift of a camera would move them.
+    """Computes how far parameters have moved in ways that no single camera drift would move them.
 
     One drift, such as another exposure or a warmer sensor, moves all elements of a vector together: all gains by one
-    factor, or all black levels by one shift. The square distances from such a common offset count, and those of the
-    elements of matrices and kernels from 0. They are averaged over the elements, and added up over the parameters.
+    factor, or all black levels by one shift. The squared distances from such a common offset count; for matrices and
+    kernels, those from 0. They are averaged over the elements and summed over the parameters.
     """
     total = jnp.zeros(())
     for name, value in values.items():

@@ -104,7 +104,7 @@ class Searcher:
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr.
 
-        Batches are drawn from the mosaics `raws` `(N, H, W)` with their targets. Parameters stay valid, see
+        Batches are drawn from the raw images `raws` `(N, H, W)` with their targets. Parameters stay valid, see
         `isp.Parameter`.
 
         Raises:

@@ -40,11 +40,11 @@ def mapped(function: Callable[..., PyTree], donates: bool = False) -> Callable[.
     """Compiles a function of one pytree for stacks of them, once for each structure and shape of its arguments.
 
     Each device computes its part of the stack at once (`jax.vmap`), and the devices run in parallel (`jax.pmap`). The
-    function must be defined in a module: compiled versions of it are kept for good, and serve all models, drifts and
+    function must be defined in a module: compiled versions of it are kept forever, and serve all models, drifts and
     members of a group.
 
     Args:
-        function: takes static options, two pytrees of its own arguments, and the pytree of shared arguments.
+        function: takes static options, two pytrees of its arguments, and the pytree of shared arguments.
         donates: whether a call consumes the first of the two stacks.
 
     Returns:

@@ -52,7 +52,7 @@ def _drops(tested: Sequence[Measured]) -> Table:
 def _differences(tested: Sequence[Measured]) -> Table | None:
     """Makes a table of how much more the first run or group loses than each other one with the same samples.
 
-    Only the difference of two groups is about the training recipes, since a single run cannot tell about its recipe.
+    Only the difference of two groups is about the training recipes, since a single run says nothing about its recipe.
     """
     first, *others = tested
     others = [each for each in others if len(first.samples) == 1 and each.samples == first.samples]

@@ -48,7 +48,7 @@ from r2l_jax.training.artifact import Artifact
 # A camera: the values of its quantities by name.
 Amounts = dict[str, float]
 
-# How much of itself a side of a proposal shrinks at a time, the share of its range below which it is closed, and how
+# The fraction by which a side of a proposal shrinks at a time, the share of its range below which it is closed, and how
 # often cameras are drawn to improve a proposal.
 _STEP, _LEAST = 0.1, 0.002
 _ATTEMPTS = 6
@@ -147,7 +147,7 @@ def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
 
 
 class _Envelope:
-    """The making of the result of one run or group."""
+    """Makes the result of one run or group."""
 
     def __init__(self, config: EvaluationConfig, folds: Sequence[TrainedFold], limits: Limits):
         self._config, self._settings, self._folds, self._limits = config, config.limits, folds, limits
@@ -173,7 +173,7 @@ class _Envelope:
             box = _smaller(known, self._neutral, settings.tolerance, (1 - settings.fraction) / 2)
             if box is None:
                 break
-            # Bonferroni: each proposal spends its part of what the confidence leaves.
+            # Bonferroni: each proposal spends its part of the allowed error.
             confidence, draws = 1 - (1 - settings.confidence) / settings.proposals, settings.draws
             allowed = statistics.most_failures(draws, settings.confidence, settings.fraction)
             while statistics.fraction_bound(allowed, draws, confidence) < settings.fraction:
@@ -217,7 +217,7 @@ class _Envelope:
         }
 
     def _draw(self, box: np.ndarray, number: int, draws: int, allowed: int) -> Cameras:
-        """Measures cameras, each drawn from a seed of its own, until more than the allowed number of them fail."""
+        """Measures cameras, each drawn from its own seed, until more than the allowed number of them fail."""
         random = [np.random.default_rng([self._config.seed, number, each]) for each in range(draws)]
         shares = [box[0] + each.random(len(self._limits)) * (box[1] - box[0]) for each in random]
         # All models of a call have one pipeline.
@@ -339,7 +339,7 @@ class _Envelope:
                 if proposed is not None:
                     low, high = (limit.share_of(proposed[name][end]) for end in ("low", "high"))
                     axes.barh(place, high - low, 0.5, low, color="C0", alpha=0.35, label="" if place else "proposed")
-                # Cameras have places of their own within a row, so that equal values do not overlap.
+                # Cameras are offset within a row, so that equal values do not overlap.
                 shares, places = drawn.shares[:, place], place + np.linspace(-0.18, 0.18, len(failing))
                 for chosen, color, label in ((~failing, INK, "passes"), (failing, "C1", "fails")):
                     style = {"color": color, "markersize": 3.5, "markeredgewidth": 0, "label": "" if place else label}

@@ -134,7 +134,7 @@ def _inputs(
     datasets = [fold.dataset, *map(load, dict.fromkeys(case.iso for case in tested if case.iso is not None))]
     samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
     # Pipelines start from the camera's calibration values, and exposures and sensor drift are computed with
-    # them. In other cases, the model's own values count.
+    # them. In other cases, the model's values apply.
     camera = None
     if group in ("pipelines", "exposures", "sensor"):
         camera = dataclasses.asdict(cases.camera_of(fold.dataset))

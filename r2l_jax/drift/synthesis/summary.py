@@ -53,7 +53,7 @@ def summarize(
         groups: groups of samples to score separately.
 
     Raises:
-        InputError: a single seed cannot tell about the training recipe.
+        InputError: a single seed says nothing about the training recipe.
     """
     about, several = tested.about, len(tested.members) > 1
     drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]

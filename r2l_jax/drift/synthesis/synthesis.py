@@ -1,4 +1,4 @@
-"""Writes a raw data set as pictures that other pipelines, exposures and corruptions make of it.
+"""Writes a raw data set as pictures under other pipelines, exposures and corruptions.
 
 <output>/<pipeline>/<acquisition>/<corruption>/         a set, such as parametrized/iso=0.05/gaussian_noise.3
 <set>/<class>/<sample>.tiff                             its pictures, for classification
@@ -45,7 +45,7 @@ from r2l_jax.runtime.result import Column, Result, Table
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
-# The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
+# The number of pixels in a batch: 16 raw images of 256x256, or one large frame.
 _PIXELS = 2**20
 
 # The most sets of one pipeline and acquisition that are made together from the same processed images.
@@ -57,8 +57,8 @@ def run(config: SynthesisConfig) -> None:
 
     Pictures are clipped to [0, 1]. TIFF files have 16 bits, so that 65535 is white, and PNG files have 8. Noise depends
     on the seed, on the names of the exposure and the corruption, and on the sample's index in the data set: an
-    evaluation with the same seed uses the same noise. A set of other settings, data, calibration values or code is made
-    anew.
+    evaluation with the same seed uses the same noise. A set of other settings, data, calibration values or code is
+    computed again.
 
     Raises:
         InputError: data is missing or processed already, or the output folder cannot be written to.
@@ -279,8 +279,8 @@ def _write(loaded: _Loaded, begun: _Begun) -> list[list[str]]:
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
     """Returns the paths of each sample's picture, and of its mask if there is one, within a set's folder.
 
-    A file is named as its sample, without the folder and the suffix of a raw file, with "_" for characters that a file
-    name should not have. Where two samples would get the same name, the sample's index is appended.
+    A file is named after its sample, without the folder and the suffix of a raw file, with "_" for characters that a
+    file name should not have. Where two samples would get the same name, the sample's index is appended.
     """
     task = task_of(dataset)
     taken: set[str] = set()
