@@ -1,8 +1,9 @@
 """Cuts frames with masks into tiles once, and reads the tiles back from their folder.
 
-<folder>/images/<tile>.tiff   16-bit raw images, value / 65535 <folder>/masks/<tile>.png     8-bit, 255 where the object
-is <folder>/labels.dat           one line per tile: its name, a tab and its class <folder>/camera.json          the
-frames' camera
+<folder>/images/<tile>.tiff   16-bit raw images, value / 65535
+<folder>/masks/<tile>.png     8-bit, 255 where the object is
+<folder>/labels.dat           one line per tile: its name, a tab and its class
+<folder>/camera.json          the frames' camera
 
 The name of a tile is its frame's name, followed by its row and column among the frame's tiles.
 """

@@ -2,8 +2,8 @@
 
 <root>/images/raw_scale{001,005,010,025,050,075,100}/<name>.tiff   16-bit raw images, value / 65535
 <root>/labels/labels.dat                                           one line per scene: its name, a space and its class
-<root>/masks/<name>.png                                            8-bit, 255 where the white cell is <root>/camera.json
-dataset.json                                   the camera; the settings that made the folder
+<root>/masks/<name>.png                                            8-bit, 255 where the white cell is
+<root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
 
 import functools
