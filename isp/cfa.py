@@ -198,7 +198,8 @@ def subtract_black_level(
     # The gradient of a product with NaN would be NaN, even if a later stage repairs the site.
     finite = jnp.where(jnp.isfinite(raw), raw, 0) if rescale else raw
     if is_bayer(pattern):
-        # Each pair of rows meets two full rows of levels, so that the gradient sums whole rows, which vectorizes.
+        # Each pair of rows meets two full rows of levels, so that the gradient sums whole rows, and these sums
+        # vectorize.
         levels = black_level.reshape(2, 2)
         above_black = finite.reshape(*batch, height // 2, 2, width) - planes.rows_of_sites(levels, height, width)
         if rescale:
@@ -247,7 +248,7 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
         rgb: Images `(..., H, W, 3)` with even H and W.
         pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
     """
-    tile(pattern)  # Refuses an unknown pattern.
+    tile(pattern)  # Rejects an unknown pattern.
     check_image(rgb)
     height, width = rgb.shape[-3:-1]
     if height % 2 or width % 2:

@@ -1,7 +1,7 @@
 """Color: gains, highlights, matrices, luma, color spaces and gamma. Nothing clips unless it says so.
 
-Functions compute channel by channel and stack the channels at the end. A broadcast along the last axis would have a sum
-over that axis as its gradient, and sums over only three neighbors are slow.
+Functions compute channel by channel and stack the channels at the end. The gradient of a broadcast along the last axis
+would be a sum over that axis, and sums over only three neighbors are slow.
 """
 
 import functools
@@ -68,7 +68,7 @@ def balance_mosaic(
     by_site = planes.rows_of_sites(gains[cfa.tile(pattern)], height, width)
     balanced = raw.reshape(*batch, height // len(by_site), len(by_site), width) * by_site
     if clip:
-        # Not jnp.min: XLA would compute the reduction anew for each site.
+        # Not jnp.min, because XLA would recompute the reduction for each site.
         balanced = jnp.minimum(balanced, functools.reduce(jnp.minimum, [gains[channel] for channel in range(3)]))
     return balanced.reshape(raw.shape)
 
@@ -109,7 +109,7 @@ def highlights(
 @jax.jit(static_argnames=("mode", "start"))
 def _highlights(rgb: Array, gains: Array, mode: Mode, start: float) -> Array:
     check_image(rgb)
-    # Not jnp.min: XLA would compute the reduction anew for each pixel.
+    # Not jnp.min, because XLA would recompute the reduction for each pixel.
     white = functools.reduce(jnp.minimum, [gains[channel] for channel in range(3)])
     channels = planes.split(rgb)
     clipped = [jnp.minimum(plane, white) for plane in channels]
@@ -247,7 +247,7 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     def channel(phase: int) -> Array:
         """Computes a channel: full for a third of the circle, absent for another third, with linear slopes between."""
         sixths = 6 * hue + phase
-        # This is the remainder; the operator % would call a C library function for each pixel.
+        # The remainder; the operator % would call a C library function for each pixel.
         sixths -= 6 * jnp.floor(sixths / 6)
         return value * (1 - saturation * jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1))
 

@@ -87,14 +87,14 @@ def malvar2004(
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics by gradient-corrected linear interpolation.
 
-    Adds a share of the Laplacian of the site's own color to the bilinear interpolation: H. S. Malvar, L. He and R.
-    Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP (2004). Equals
+    Adds to the bilinear interpolation a share of the Laplacian of the site's color: H. S. Malvar, L. He and R. Cutler,
+    "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP (2004). Equals
     colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`, borders included: the outermost sites are repeated beyond
     the border, and treated as the color that the pattern has there.
 
     Args:
-        border: The extension beyond the border: "symmetric" as above; "mirror" for a mosaic that is mirrored so that
-            its colors stay in place, which leaves no colored dots along the border; or "zero".
+        border: The extension beyond the border: "symmetric" as above; "mirror", which keeps the mosaic's colors in
+            place and leaves no colored dots along the border; or "zero".
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
@@ -118,8 +118,7 @@ def menon2007(
     The decisions are piecewise constant, so only the interpolations have a gradient.
 
     Args:
-        refine: Whether to smooth the differences along the decided directions at the end, as the paper's refining step
-            does.
+        refine: Whether to smooth the differences along the decided directions at the end (the paper's refining step).
 
     Example:
         A vertical edge between two grays stays sharp and free of color.
@@ -193,10 +192,10 @@ def normalized(
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics any color filter array by normalized convolution, with weighted means of nearby sites of each color.
 
-    A site keeps the color that it sees. Each other color is sum(w * value) / sum(w) over the sites of that color in a
-    window around it: H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with a
-    certainty of 1 at the sites of the color and 0 elsewhere. With its default weights, this is the bilinear
-    interpolation of Bayer mosaics, and LibRaw's linear interpolation of X-Trans.
+    A site keeps the color that it sees. Every other color is sum(w * value) / sum(w) over its sites in a window: H.
+    Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with a certainty of 1 at the
+    sites of the color and 0 elsewhere. With its default weights, this is the bilinear interpolation of Bayer mosaics,
+    and LibRaw's linear interpolation of X-Trans.
 
     Args:
         weights: One square kernel with an odd side per color, which can be learned. If None, from `normalized_kernel`.

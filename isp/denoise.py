@@ -1,6 +1,6 @@
 """Denoising: Gaussian smoothing, median filters, frequency cutoffs, total variation, and weighted means.
 
-Methods that work on the luma leave U and V as they are.
+Methods that work on the luma leave U and V unchanged.
 """
 
 import functools
@@ -72,7 +72,7 @@ def _chroma_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
     of_red, of_green, of_blue = (float(weight) for weight in color.RGB_TO_YUV[0])
     # U and V are multiples of these differences, so smoothing the differences smooths U and V.
     red, blue = (gaussian.smooth(plane - luma, sigma, size) for plane in (red, blue))
-    # The weighted differences sum to zero, which leaves the luma as it is.
+    # The weighted differences sum to zero, which leaves the luma unchanged.
     green = -(of_red / of_green) * red - (of_blue / of_green) * blue
     return jnp.stack([luma + red, luma + green, luma + blue], -1)
 
@@ -183,7 +183,7 @@ def tv_chambolle(
         eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
 
     Example:
-        Noise is flattened, and the edge stays.
+        Noise is flattened, and the edge stays sharp.
 
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
@@ -237,12 +237,12 @@ def bilateral(
 ) -> Float[Array, "*batch height width 3"]:
     """Averages each pixel with the pixels around it that have similar colors.
 
-    A neighbor's weight is exp(-(spatial distance / sigma_spatial)^2 / 2) * exp(-(color distance / sigma_color)^2 / 2):
-    C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", ICCV (1998).
+    The weight of a neighbor is exp(-(spatial distance / sigma_spatial)^2 / 2) * exp(-(color distance / sigma_color)^2 /
+    2): C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", ICCV (1998).
 
     Follows `skimage.restoration.denoise_bilateral` and its defaults where the paper leaves a choice. Color distances
     are Euclidean, divided by 3, and in images with negative values also multiplied by max / (max - min). The border is
-    surrounded by black, or by the least value of an image with negative values. A constant image stays as it is.
+    surrounded by black, or by the minimum of an image with negative values. A constant image stays unchanged.
 
     scikit-image (up to version 0.26 at least) builds its table of spatial weights with `size + 1` entries per row and
     reads it with `size`. Its spatial weights therefore do not peak at the pixel itself; with a `size` of 5 they peak

@@ -1,4 +1,4 @@
-"""Filters of planes that compile to fast code, and tools for your own functions of images.
+"""Plane filters that compile to fast code, and tools for custom image functions.
 
 On CPUs, XLA would recompute a filter for each value that the next filter reads. `apart` prevents that.
 """

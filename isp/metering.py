@@ -83,7 +83,7 @@ def auto_exposure(
     Args:
         target: The level to reach above black, as a fraction of white.
         power: The power of the mean, see `levels`.
-        share: The share of the gain in stops: 0 leaves images as they are, 1 reaches the target.
+        share: The share of the gain in stops: 0 leaves images unchanged, 1 reaches the target.
 
     Example:
         >>> isp.metering.auto_exposure(jnp.full((2, 4), 0.34), 0.18, black_level=(0.25, 0.25, 0.25, 0.25)).round(6)
@@ -115,7 +115,7 @@ def auto_white_balance(
         neutral: The levels of red, green and blue that count as neutral, up to a factor, such as the reciprocals of the
             camera's gains.
         power: The power of the mean, see `levels`.
-        share: The share of the gains in stops: 0 leaves images as they are, 1 reaches the neutral color.
+        share: The share of the gains in stops: 0 leaves images unchanged, 1 reaches the neutral color.
 
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])
@@ -138,7 +138,7 @@ def _above(raw: Array, black_level: tuple[float, ...], pattern: str) -> Array:
 
 
 def _minkowski(values: Array, power: Scalar, axis: int) -> Array:
-    # Dividing by the greatest value keeps large powers from underflowing. The mean does not depend on it.
+    # Dividing by the largest value keeps large powers from underflowing, and does not change the mean.
     top = jax.lax.stop_gradient(values.max(axis, keepdims=True))
     tiny = jnp.finfo(values.dtype).tiny
     lit = top > tiny
@@ -162,6 +162,6 @@ def _scaled(raw: Array, gains: Float[Array, "*batch 3"], black_level: tuple[floa
     repeats = -(-rows // tile.shape[0]), -(-width // tile.shape[1])
     by_row = gains[..., np.tile(tile, repeats)[:rows, :width]][..., None, :, :]
     above_black = _above(raw, black_level, pattern)
-    # Not black + gain * above black: a gain of 1 leaves a value exactly as it is.
+    # Not black + gain * above black: a gain of 1 leaves a value exactly unchanged.
     more = above_black.reshape(*batch, height // rows, rows, width) * (by_row - 1)
     return raw + more.reshape(raw.shape)

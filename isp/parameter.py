@@ -33,10 +33,10 @@ CAMERA_FIELDS = {
 class Parameter:
     """Declares a value that can be learned, and every fact about it that programs need.
 
-    Distances between values are counted in natural ranges, which makes parameters of different units comparable. Such a
-    distance from a start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it is the
-    value itself: offsets are logarithms of a factor, and values keep their sign. Ranges are never guessed: a linear
-    parameter without a `width` can be trained, but raises an error where offsets are needed.
+    Distances between values are measured in natural ranges, which makes parameters with different units comparable.
+    Such a distance from the start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it
+    is the value itself: offsets are logarithms of a factor, and values keep their sign. Ranges are never guessed: a
+    linear parameter without a `width` can be trained, but raises an error where offsets are needed.
 
     Two parameters that differ only in `value` are equal, so that pipelines at other values share compiled functions.
 
@@ -45,8 +45,8 @@ class Parameter:
             pipeline itself holds the values.
         scale: "linear" or "log".
         width: The natural range of a linear parameter, in its unit.
-        low: The least valid value. A start below it is valid as well.
-        high: The greatest valid value. On a log scale, values also stay within a factor of 100 of their start.
+        low: The smallest valid value. A start below it is valid as well.
+        high: The largest valid value. On a log scale, values also stay within a factor of 100 of their start.
         labels: Names of the elements along the leading axes, in C order, such as ("red", "green", "blue"). Elements
             along other axes are numbered.
         unit: The unit of one value in the singular, such as "gain", "level" or "pixels".
@@ -120,7 +120,7 @@ class Parameter:
 
     @property
     def has_range(self) -> bool:
-        """Tells whether offsets can be counted: on a log scale, or with a `width`."""
+        """Returns whether offsets can be computed: on a log scale, or with a `width`."""
         return self.scale == "log" or self.width is not None
 
     def moved(self, start: ArrayLike, offset: ArrayLike) -> ArrayLike:
@@ -143,7 +143,7 @@ class Parameter:
         return difference / self._known_width()
 
     def offset_limits(self, start: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-        """Computes the least and the greatest valid offset of each value.
+        """Computes the smallest and the largest valid offset of each value.
 
         Returns:
             The two limits. 0, the offset of the start itself, is always between them.

@@ -61,7 +61,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
     Args:
         additive_layer: Height and width of an image that a final stage `additive_layer` adds. The image is a parameter
             `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
-        half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does. There is then
+        half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does. Then there is
             no `debayer` to learn.
 
     Example:

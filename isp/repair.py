@@ -35,7 +35,7 @@ def defects(
     work.
 
     Args:
-        threshold: The difference, in fractions of white, up to which a site stays as it is. It can be learned if there
+        threshold: The difference, in fractions of white, up to which a site stays unchanged. It can be learned if there
             is a `softness`.
         softness: The difference beyond the threshold, in fractions of white, over which the median gradually replaces
             the site. If None, the replacement is abrupt, and the gradient for the threshold is zero.

@@ -119,7 +119,7 @@ def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 
 @_drift
 def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Blurs the light by a Gaussian with this standard deviation in pixels, as a lens out of focus does.
+    """Blurs the light with a Gaussian of this standard deviation in pixels, like a lens out of focus.
 
     See `smoothed` for the blur. The noise that it removes is added again, because the sensor keeps its noise.
     """
@@ -205,15 +205,15 @@ def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camer
 
 @_drift
 def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises the light of red sites by this many stops, and lowers the light of blue sites by as many."""
+    """Raises the light of red sites and lowers that of blue sites by this many stops."""
     return _lit(raw, key, camera, color_balance=amount)
 
 
 @_drift
 def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Moves red outward and blue inward, by this many pixels in the corners, as a lens with lateral color does.
+    """Moves red outward and blue inward, by this many pixels in the corners, like a lens with lateral color.
 
-    Elsewhere, the distance is proportional to that from the middle. Red and blue are interpolated linearly between
+    Elsewhere, the shift is proportional to the distance from the center. Red and blue are interpolated linearly between
     their sites, which smooths them and their noise a little.
     """
     height, width = raw.shape[-2:]
@@ -263,12 +263,12 @@ def together(
 
     Args:
         raw: Raw images `(..., H, W)` in [0, 1].
-        key: Draws what differs between exposures.
+        key: Draws the properties that differ between exposures.
         amounts: The amount of each drift, in the unit of the function of this name. Also, `exposure`, `red_gain` and
             `blue_gain` raise the light of all, red or blue sites by this many stops.
         camera: The camera that took the raw images.
-        sensor_key: Draws what stays the same in all images of a camera: defective sites, and the noise of columns. If
-            None, `key` draws it.
+        sensor_key: Draws the properties shared by all images of a camera: defective sites, and column noise. If None,
+            `key` draws them.
         counts: Whether photon noise follows from Poisson counts, see `isp.sensor.expose_again`.
 
     Returns:
@@ -335,7 +335,7 @@ def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Fl
 
 
 def fall_off(shape: tuple[int, ...], stops: Amount) -> Float[Array, "height width"]:
-    """Computes the share of the light that a vignetting lens lets through, 2 ** (-stops r^2), with r of 1 in corners.
+    """Computes the share of light that a vignetting lens transmits, 2 ** (-stops r^2), with r = 1 in the corners.
 
     Args:
         shape: A shape that ends with the height and the width.

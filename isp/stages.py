@@ -102,7 +102,7 @@ def auto_white_balance(
         neutral: The levels of red, green and blue to reach, up to a factor. If None, the levels that the camera's gains
             make gray.
         power: 1 for the gray world, large for the white patch.
-        share: 0 leaves images as they are, 1 reaches the neutral color.
+        share: 0 leaves images unchanged, 1 reaches the neutral color.
     """
     if neutral is None:
         neutral = 1 / np.abs(np.asarray(camera.white_balance))
@@ -121,7 +121,7 @@ def auto_exposure(camera: Camera, target: float | None = None, power: float = 6.
         target: The level to reach as a fraction of white. If None, the level of a gray card at 18%
             of white under the camera's gains.
         power: 1 for the mean, large for the brightest zone.
-        share: 0 leaves images as they are, 1 reaches the target.
+        share: 0 leaves images unchanged, 1 reaches the target.
     """
     if target is None:
         gray = 1 / np.abs(np.asarray(camera.white_balance))

@@ -43,7 +43,7 @@ def contrast(
     Args:
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
         amount: The factor; 1 changes nothing.
-        pivot: The value that stays as it is.
+        pivot: The value that stays unchanged.
     """
     check_image(rgb)
     return rgb * jnp.asarray(amount, rgb.dtype) + jnp.asarray(pivot * (1 - amount), rgb.dtype)
@@ -104,7 +104,7 @@ def local_tone_map(
 
     The logarithm of the luminance is split into a base, which a guided filter smooths except at strong edges, and the
     detail on top of it. The base is multiplied by 1 - strength and the detail by `detail`. The resulting change of
-    luminance is one factor for all channels of a pixel. White stays as it is, and dark areas are brightened.
+    luminance is one factor for all channels of a pixel. White stays unchanged, and dark areas are brightened.
 
     The base follows K. He, J. Sun and X. Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and
     Machine Intelligence 35(6) (2013), with the image as its own guide: means and variances over square windows give a

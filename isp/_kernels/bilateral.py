@@ -37,7 +37,7 @@ def bilateral_filter(
     dtype, rgb = rgb.dtype, rgb.astype(jnp.promote_types(rgb.dtype, jnp.float32))
     values = rgb.reshape(*rgb.shape[:-3], math.prod(rgb.shape[-3:]))
     low, high = (extreme(values, -1)[..., None, None] for extreme in (jnp.min, jnp.max))
-    # A constant image has a spread and a deviation of 0. They are replaced, and the image is returned as it is.
+    # A constant image has a spread and a deviation of 0. They are replaced, and the image is returned unchanged.
     constant = low == high
     if sigma_color is None:
         variance = jnp.var(values, -1)[..., None, None]
@@ -85,7 +85,7 @@ def _forward(
 def _backward(
     size: int, centered: bool, residuals: _Residuals, gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Array, Array, Rounding | None]:
-    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into its own image."""
+    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into a separate image."""
     # A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
     # sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
     # channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half.

@@ -173,7 +173,7 @@ _demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 
 
 
 def _tile(colors: Colors) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:
-    """Tells which sites of the tile are red or blue, and which of its rows have red."""
+    """Returns masks of the tile's red or blue sites, and of its rows with red."""
     tile = np.array(colors)
     return tile != 1, (tile == 0).any(1, keepdims=True)
 

@@ -100,7 +100,7 @@ _EXCESS = Statistic(
 
 
 def reach(tile: np.ndarray) -> int:
-    """Returns the greatest distance, in rows or columns, between a site and a neighbor of its neighbors."""
+    """Returns the largest distance, in rows or columns, between a site and a neighbor of its neighbors."""
     return 2 * max(_reach(_as_tuples(tile), statistic.fewest) for statistic in (_MEDIAN, _EXCESS))
 
 

@@ -50,7 +50,7 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
     """Makes a function of arrays a separate unit on CPUs, which XLA does not fuse with its surroundings.
 
     Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
-    Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
+    Values do not change. On other devices the function stays unchanged, because GPUs gain from fusing.
     """
 
     @functools.wraps(function)

@@ -109,7 +109,7 @@ def digital_numbers(values: Num[np.ndarray, "..."]) -> float | None:
     return float(candidates[best]) if errors[best] < _MOST_ROUNDING else None
 
 
-# The greatest number in a file of 16 bits.
+# The largest number in a 16-bit file.
 _MOST_NUMBERS = 65535
 # The mean deviation from whole numbers after rounding to 16 bits; continuous values have 0.25.
 _MOST_ROUNDING = 0.1

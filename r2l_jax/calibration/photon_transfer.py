@@ -62,7 +62,7 @@ def fit(
     fitted: Bool[np.ndarray, " points"],
     step: float,
 ) -> Line:
-    """Fits a line to temporal variances, each weighted by its own error.
+    """Fits a line to temporal variances, each weighted by its error.
 
     `means` are 0 for the dark, followed by the mean light of each exposure. `degrees` are the degrees of freedom of the
     variances, and `step` is the distance between two digital numbers, 0 without rounding. The gain of the line is

@@ -1,4 +1,4 @@
-"""Compiler options for the functions that take most of the time."""
+"""Compiler options for the most expensive functions."""
 
 import functools
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 class OneAhead:
-    """Keeps the devices at most one piece of work ahead of the host, since JAX returns before a result is computed.
+    """Keeps the devices at most one call ahead of the host, since JAX returns before a result is computed.
 
     Otherwise, the results of many calls would fill the devices' memory, and a stop request would take effect late.
     """

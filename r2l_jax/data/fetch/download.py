@@ -93,7 +93,7 @@ def download(
 
     Returns the folder of the data set, "Microscopy" or "Drone", in `data_dir`. The source is "zenodo" (record 5235536
     of the REST API at `zenodo_url`, no account needed) or "b2", which needs `b2_account`. After an error, such as a
-    full disk, the bytes received so far stay.
+    full disk, the bytes received so far are kept.
     """
     layout, folder = LAYOUTS[dataset], pathlib.Path(data_dir)
     root = folder / layout.folder

@@ -35,7 +35,7 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         image = ImageOps.exif_transpose(image)
         if image.mode == "I;16":
-            # Pillow's own conversion to RGB would clip at 255.
+            # Pillow's conversion to RGB would clip at 255.
             return np.repeat(np.asarray(image)[..., None], 3, -1), turned
         if image.mode == "P":
             # Pillow warns if a palette with several transparent colors does not become RGBA first.
