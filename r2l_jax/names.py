@@ -89,7 +89,7 @@ About = Literal["recipe", "model"]
 # The corruptions that a model is tested against by default.
 CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 
-# The facts about a shot, which are the fields of `data.files.shot.Shot`.
+# The metadata of a shot, which are the fields of `data.files.shot.Shot`.
 SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date", "iso", "camera")
 BY_SHOT = (
     f"also group scores by facts of the shots: of a Folder's files, {', '.join(SHOT_FIELDS[:-2])}; of a run of several "

@@ -39,7 +39,7 @@ PACKAGES = (
 
 
 class Sizes(NamedTuple):
-    """The shapes of mosaics: to render, denoise, train or evaluate with, and to demosaic."""
+    """The shapes of raw images: to render, denoise, train or evaluate with, and to demosaic."""
 
     batch: tuple[int, int, int] = (32, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)

@@ -39,7 +39,7 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
 def drifted(
     data: TrainingDataSettings, dataset: RawDataset, drift: Case, camera: isp.Camera | None, seed: int
 ) -> RawDataset:
-    """Returns a run's data set under an acquisition drift; a drift of the processing leaves it unchanged.
+    """Returns a run's data set under an acquisition drift; a processing drift leaves it unchanged.
 
     Noise depends on the seed and the drift's name. Mosaics of another camera keep the data set's color filter array.
 

@@ -166,14 +166,14 @@ def run_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
 
 
 def for_run(case: Case, processing: ProcessingSettings) -> Case:
-    """Returns a case whose pipeline makes images of the size on which a run was trained; the name stays."""
+    """Returns a case whose pipeline makes images of the size on which a run was trained; the name is kept."""
     if case.pipeline is None or not processing.half_size:
         return case
     return case._replace(pipeline=case.pipeline.half_sized())
 
 
 def is_clean(case: Case, config: TrainConfig) -> bool:
-    """Tells whether a run was trained on images like those of a case, so that the case is no drift for it."""
+    """Tells whether a run was trained on images like those of a case, so that the case is not a drift for it."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == run_pipeline(config.processing)
     return case.group == "clean" or case.iso in config.data.iso

@@ -376,7 +376,7 @@ def _processors(stacks: Sequence[_Stack], cases: Sequence[Case], dataset: RawDat
         return _Processors({each: Processor.of(each(camera_of(dataset))) for each in pipelines}, of_stacks)
     for stack, processors in zip(stacks, of_stacks, strict=True):
         for each in pipelines:
-            # Each model meters by its own target.
+            # Each model meters to its own target.
             processors[each] = Processor.of(each.metered_as(stack.model.processor)(camera_of(dataset)))
     return _Processors({}, of_stacks)
 

@@ -107,7 +107,7 @@ class Renderer:
         return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
 
     def targets(self, acquisition: Case, targets: Any) -> Any:
-        """Returns the targets of changed mosaics: masks move with the content, others stay."""
+        """Returns the targets of changed raw images: masks move with the content, others stay."""
         if targets.ndim == 1:
             return targets
         if acquisition.sensor is not None and acquisition.sensor[0] in sensor.MOVING:

@@ -1,4 +1,4 @@
-"""Groups samples by facts of their shots: on which camera does a model fail?"""
+"""Groups samples by the metadata of their shots: on which camera does a model fail?"""
 
 from collections.abc import Sequence
 

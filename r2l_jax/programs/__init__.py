@@ -1,4 +1,4 @@
-"""The programs: flags, one call, and the exit status. Each has a file in scripts/; `r2l <name>` starts it as well."""
+"""The programs: flags, one call, and the exit status. Each has a file in scripts/; `r2l <name>` also starts it."""
 
 import importlib
 import sys
@@ -6,7 +6,7 @@ import sys
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.stop import end_on_signals, exit_status
 
-# The programs by what they are for, in the order of a project.
+# The programs by purpose, in the order of a project.
 GROUPS = {
     "data": ("download", "unprocess", "synthesize"),
     "camera": ("calibrate", "process"),

@@ -5,7 +5,7 @@ python scripts/lab.py --run=runs/quickstart/small
 python scripts/lab.py --input=more_raw_files --camera=drone --port=9000
 
 Open the printed address in a browser, drop a raw file or pick a sample, choose a pipeline, and move its sliders. With a
-run, the page also shows the probabilities of the classes, the direction of each slider in which the loss rises, and the
+run, the page also shows the probabilities of the classes, the direction in which each slider raises the loss, and the
 intervals that the model tolerates, as measured by forensics.py. The page needs NiceGUI: pip install 'r2l_jax[lab]'.
 """
 

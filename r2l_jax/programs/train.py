@@ -53,7 +53,7 @@ def main(config: TrainingProgram) -> None:
         group.run(config.training, config.group, rule)
     else:
         train.run(config.training, rule)
-    # Test samples are measured on one host: after a training on several, by evaluate.py.
+    # Test samples are measured on one host; after training on several, evaluate.py measures them.
     measures = config.training.tracking.log_model and jax.process_count() == 1
     if measures and (line := measure.tested(str(config.training.run_dir), config.training.code)):
         print(line)

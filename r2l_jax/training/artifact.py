@@ -206,7 +206,7 @@ class Artifact:
         folder.mkdir(parents=True, exist_ok=True)
         clear_parts(folder, 0.0)
         self.write(folder / NAME)
-        # Last, since a fold exists once its metrics.json does.
+        # Written last, since a fold exists once its metrics.json does.
         write_json(folder / "metrics.json", self.metrics)
 
 

@@ -72,7 +72,7 @@ class Plan:
         _check_head(config, self.steps)
         if batch_size % jax.device_count():
             raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
-        # Last, since it hashes the data.
+        # Done last, since it hashes the data.
         self.described = describe(config, self.dataset)
 
     def check_folders(self) -> None:

@@ -90,7 +90,7 @@ class About(msgspec.Struct, kw_only=True):
 
     @property
     def epoch(self) -> int:
-        """The epoch after which this is the state, from 0 on."""
+        """The epoch that ended in this state, from 0 on."""
         return int(self._row["epoch"])
 
     @property
@@ -131,7 +131,7 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
 
 
 def about_of(content: Any, where: str, context: str = "") -> About:
-    """Returns the typed part of a metrics.json, which may come from anyone."""
+    """Returns the typed part of a metrics.json, which is not trusted."""
     try:
         about = msgspec.convert(content, About)
         if about.complete:
@@ -270,7 +270,7 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
 
 
 def _not_found(run: pathlib.Path) -> str:
-    """Says that a run's folder is not there, and names a run of this name in the folder of an experiment."""
+    """Says that a run's folder is missing, and suggests a run of this name in an experiment's folder."""
     deeper = [each for each in run.parent.glob(f"*/{run.name}") if fold_folders(each) or seed_folders(each)]
     return f"not found; did you mean {min(deeper)}?" if deeper else "not found"
 

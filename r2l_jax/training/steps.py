@@ -59,9 +59,9 @@ class Steps:
         self.stages, self._graph = model.processor.stage_names, nnx.graphdef(model)
         self._frozen = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
-        # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
+        # Compiled separately from the head, so that runs with other processing find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
-        # A function of its own, because frozen processing is computed before the training step.
+        # A separate function, because frozen processing is computed before the training step.
         self._re_expose = jit(self._re_exposed, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
@@ -73,7 +73,7 @@ class Steps:
 
     @property
     def summary(self) -> tuple[str, ...]:
-        """The numbers that sum a run up, by their names in its history."""
+        """The numbers that summarize a run, by their names in its history."""
         metrics = [f"{split}_{name}" for split in ("val", "train") for name in (self.task.score, "loss")]
         metrics += [f"{split}_{name}" for name in self.rule.metrics for split in ("val", "train")]
         return (*metrics, *(f"val_{name}" for name in self.task.metrics))
@@ -98,7 +98,7 @@ class Steps:
         return self._evaluate(state, sums, images, batch)
 
     def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
-        """Splits a model into its frozen processor, if it has one, and the rest, which updates compute with."""
+        """Splits a model into its frozen processor, if it has one, and the rest, which updates use."""
         frozen, trained = nnx.split_state(model, self._frozen, ...)
         return frozen, trained
 

@@ -40,7 +40,7 @@ def _trained(fold: Artifact) -> dict[str, Any]:
         "fold": fold.number,
         "epoch": fold.about.epoch,
         "score": {"name": fold.task.score, "value": fold.about.score},
-        # The head's images are normalized by these, per channel.
+        # These normalize the head's images, per channel.
         "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }
 

@@ -24,7 +24,7 @@ def samples_of(
         files: raw files; the middles of the first `COUNT` are read as `apps.predict` does.
         camera: their camera, as for `apps.predict`.
         size: height and width to which samples of the data are cropped or tiled, and files are cropped; None takes the
-            size of the training.
+            training size.
 
     Raises:
         InputError: the data is missing, or is not the data of the training; or the model takes no raw files, or a file

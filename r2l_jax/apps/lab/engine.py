@@ -122,7 +122,7 @@ class Engine:
 
 
 class Search:
-    """Moves positions along the slope of the loss by steps of Adam, each about `STEP` natural ranges.
+    """Moves positions along the slope of the loss with Adam steps of about `STEP` natural ranges.
 
     The direction "worst" raises the loss, "best" lowers it. Positions stay within the limits of the engine's knobs.
     """

@@ -35,7 +35,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> str:
 
 
 def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Returns the best and last scores of the validation and the length of the training."""
+    """Returns the best and last validation scores and the length of training."""
     found = {
         f"{which} {score}": [_mean(run, which, points) if run.score == score else "-" for run in runs]
         for score in dict.fromkeys(run.score for run in runs)

@@ -43,7 +43,7 @@ class Figures(NamedTuple):
 
 
 class Details(NamedTuple):
-    """Blocks that are folded away until the reader opens them."""
+    """Blocks that are collapsed until the reader opens them."""
 
     title: str
     blocks: Sequence["Block"]

@@ -75,7 +75,7 @@ class Fold(NamedTuple):
 
 
 class Facts(msgspec.Struct):
-    """The facts of a result that a report shows."""
+    """The metadata of a result that a report shows."""
 
     title: str = ""
     verdict: list[str] = []
@@ -89,7 +89,7 @@ class Found(NamedTuple):
     Attributes:
         place: the parts of its folder's path below the folder of the run.
         result: the result.
-        facts: the facts of it that are shown.
+        facts: its metadata that is shown.
     """
 
     place: tuple[str, ...]
@@ -177,7 +177,7 @@ def read_together(runs: Sequence[RunRecord]) -> tuple[list[Found], list[str]]:
 
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
+    """Returns the settings in which runs differ, with the value of each run, ignoring their names and places."""
     # The members of a group have their own seeds.
     flags = [
         {name: value for name, value in run.flags.items() if len(run.members) == 1 or not name.endswith("seed")}

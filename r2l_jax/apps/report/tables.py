@@ -62,5 +62,5 @@ def _number(content: Content) -> float | None:
 
 
 def breakable(name: str) -> str:
-    """Lets a long name, such as a pipeline's, be broken into lines at its dots and underscores."""
+    """Allows line breaks at the dots and underscores of a long name, such as a pipeline's."""
     return re.sub(r"[._](?=[a-z])", "\\g<0>\N{ZERO WIDTH SPACE}", name)

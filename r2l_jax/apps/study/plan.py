@@ -1,4 +1,4 @@
-"""The jobs of a study: runs, evaluations and searches, each of which can run in a process of its own."""
+"""The jobs of a study: runs, evaluations and searches, each of which can run in its own process."""
 
 import functools
 

@@ -47,7 +47,7 @@ class Published(NamedTuple):
         return "accuracy" if self.data == "microscopy" else "tile_iou"
 
     def is_of(self, dataset: str) -> bool:
-        """Tells whether the numbers are of a data set; otherwise they are for orientation only."""
+        """Tells whether the numbers are for a data set; otherwise they only give orientation."""
         return _NAMES[self.data] == dataset
 
     def note(self, dataset: str) -> str:

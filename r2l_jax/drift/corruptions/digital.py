@@ -15,7 +15,7 @@ from r2l_jax.drift.warps import elastic_warp
 
 @corruption("digital")
 def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Shifts, shears and wobbles the image a little by `elastic_warp` with uniform random numbers.
+    """Slightly shifts, shears and wobbles the image with uniform random numbers, see `elastic_warp`.
 
     The strengths, which CIFAR-10-C gives for 32 pixels, are fractions of the shorter side. The noise is drawn for each
     pixel, so that smoothing averages over more of it in a larger image: there, the wobble has the same amplitude in

@@ -20,7 +20,7 @@ def identity(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> 
 
 @corruption("tone and color")
 def contrast(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Reduces the distance of values from their channel's mean over the image, to 0.75 down to 0.15 of it."""
+    """Scales the distance of values from their channel's mean over the image by 0.75 down to 0.15."""
     share = strength(severity, (0.75, 0.5, 0.4, 0.3, 0.15))
     mean = images.mean((-3, -2), keepdims=True)
     return jnp.clip((images - mean) * share + mean, 0, 1)

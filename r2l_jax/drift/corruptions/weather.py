@@ -51,7 +51,7 @@ def fog(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Image
 
 @corruption("weather")
 def frost(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Adds 0.2 to 0.45 of a pattern of ice crystals to 1 to 0.75 of the image.
+    """Adds an ice crystal pattern, weighted by 0.2 to 0.45, to the image, weighted by 1 to 0.75.
 
     The published code crops photographs of frosted panes. Here the pattern is drawn from the key, with the mean color
     and about the contrast of those photographs, see `frost_pattern`: it agrees with them in kind, not in detail.

@@ -129,7 +129,7 @@ def _analyze_all(config: ForensicsConfig, trained: TrainedFold) -> dict[str, Res
 
 
 def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
-    """Makes the result of an analysis, and adds facts about the fold."""
+    """Makes the result of an analysis, and adds metadata about the fold."""
     found = analysis.make()
     measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"
     facts = {

@@ -1,6 +1,6 @@
 """Sensitivity: the change of the task loss with each parameter of a pipeline, and with the image after each stage.
 
-Numbers are changes of the loss to first order when values move by one percent of their natural range: gradients in
+Numbers are first-order changes of the loss when values move by one percent of their natural range: gradients in
 natural ranges, which makes parameters and images comparable.
 """
 
@@ -112,7 +112,7 @@ def measure(frozen: Frozen, samples: Samples) -> Sensitivity:
 def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
     """Compiles the sensitivity of each sample of a batch, once for all models of one structure.
 
-    Each sample is a batch of its own, since the Dice loss of a batch takes all its pixels together. Batch norms use
+    Each sample is a separate batch, since the Dice loss of a batch takes all its pixels together. Batch norms use
     their running statistics, so that no sample depends on the others.
     """
 

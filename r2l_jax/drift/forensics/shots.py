@@ -1,4 +1,4 @@
-"""Worst cases by facts of the shots: which shots does the worst processing of each group of parameters break?"""
+"""Worst cases by shot metadata: which shots does the worst processing of each group of parameters break?"""
 
 from collections.abc import Sequence
 

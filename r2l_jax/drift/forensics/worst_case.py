@@ -73,7 +73,7 @@ def drawn(fold: Artifact, settings: WorstCaseSettings, seed: int) -> np.ndarray:
 
 
 def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
-    """Returns the model to search: the fold's, with an additive layer after its pipeline if that is asked for."""
+    """Returns the model to search: the fold's, with an additive layer after its pipeline if requested."""
     pipeline = pipeline_of(fold.model)
     if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
         return fold.model
@@ -181,7 +181,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
 
 
 def verdict(results: Sequence[Result]) -> list[str]:
-    """Says how many points the worst black level that was found costs; without one, the worst processing."""
+    """Says how many points the worst black level found costs, or else the worst processing."""
     drops: dict[str, list[float]] = {}
     for result in results:
         of_rows = result.tables["worst_case"].numbers("drop")

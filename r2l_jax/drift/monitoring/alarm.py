@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         p_value: of all tests together.
-        tests: the p-value of each test by itself.
+        tests: the p-value of each test alone.
         permutations: the number of permutations.
     """
 

@@ -131,7 +131,7 @@ def numbers_of(drifts: Sequence[DriftEstimate], camera: isp.Camera) -> Float[np.
 
 
 class Noise(NamedTuple):
-    """The noise of mosaics: the variance per light, the variance without light, and the unit of `read_noise`."""
+    """The noise of raw images: the variance per light, the variance without light, and the unit of `read_noise`."""
 
     gain: float
     dark: float

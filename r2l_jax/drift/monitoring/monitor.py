@@ -36,7 +36,7 @@ class Window:
         alarm: whether they have drifted.
         p_value: the probability of such a difference, or a greater one, among images without drift.
         diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
-        tests: the p-value of each test by itself, see `alarm`.
+        tests: the p-value of each test alone, see `alarm`.
         statistics: the statistics that have changed most.
         confidence: the mean confidence of the models.
     """

@@ -35,7 +35,7 @@ def values_at(facts: Facts, default: Values, offsets: Values) -> dict[str, Array
     The gradient is taken through `moved`.
     """
     values = moved(facts, default, offsets)
-    # Clipping by itself would leave a value at its limit a smaller gradient, or none.
+    # Clipping alone would reduce the gradient of a value at its limit, or remove it.
     rounding = {name: facts[name].valid(default[name], value) - value for name, value in values.items()}
     return {name: value + jax.lax.stop_gradient(rounding[name]) for name, value in values.items()}
 

@@ -97,7 +97,7 @@ def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]])
 
 
 def _groups_of_samples(config: EvaluationConfig, folds: Sequence[TrainedFold]) -> summary.Groups:
-    """Groups the measured samples of all models by their class, and by the facts of shots that were asked for."""
+    """Groups the measured samples of all models by their class, and by the requested shot metadata."""
     fold = folds[0].fold
     indices = np.unique(np.concatenate([trained.fold.measured_indices for trained in folds]))
     of_classes = fold.task.groups(fold.dataset.labels[indices])

@@ -21,7 +21,7 @@ _SMALL_PANEL = 240
 
 
 def run(config: EvaluationConfig) -> None:
-    """Draws the first measured sample of the first run in the cases of `config.sheet`, in place of an earlier sheet.
+    """Draws the first measured sample of the first run in the cases of `config.sheet`, replacing an earlier sheet.
 
     Sensor drifts and corruptions have a row for each kind, and a column for each severity.
 

@@ -157,7 +157,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
 
 
 def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
-    """Makes sets of one pipeline and acquisition, unless they are there; threads write while the device works."""
+    """Makes sets of one pipeline and acquisition, unless they exist; threads write while the device works."""
     loaded = _load(settings)
     config, output = loaded.config, pathlib.Path(loaded.config.output)
     sets = {name_of(rendering): rendering for rendering in config.sets()}
