@@ -77,7 +77,7 @@ def calibrate(
         _, first = read_raw(darks[0], stated)
     dim: dict[Path, list[str]] = {}
 
-    # The flats are read twice.
+    # Flat frames are read twice.
     with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame", disable=None) as progress:
 
         def mosaic(file: Path) -> Float32[np.ndarray, "rows cols"]:
@@ -118,7 +118,7 @@ def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> 
 
 
 def _write(output: Path, camera: Mapping[str, Any], measured: Calibration) -> None:
-    # Removed first and written last: whenever the camera exists, the files that it names belong to it.
+    # Removed first and written last, so that the files that an existing camera names always belong to it.
     (output / CAMERA).unlink(missing_ok=True)
     for name in ("dark", "flat"):
         with replacing(output / CORRECTIONS[name]) as part:

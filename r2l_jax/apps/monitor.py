@@ -38,7 +38,7 @@ _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "
 # The limits of an envelope that correspond to a drift type with another name.
 _LIMITS = {"white_balance.red": "red_gain", "white_balance.blue": "blue_gain", "blur": "defocus"}
 
-# Seconds between two looks at a folder. A file is read once it has not changed from one look to the next.
+# Seconds between two checks of a folder. A file is read once it is unchanged between two checks.
 _PAUSE = 2.0
 
 
@@ -264,7 +264,7 @@ def _count(windows: Sequence[Window], key: str) -> int:
 
 
 def _wait() -> None:
-    """Waits until the next look at a folder, or until the program is asked to stop."""
+    """Waits until the next check of a folder, or until the program is asked to stop."""
     until = time.monotonic() + _PAUSE
     while time.monotonic() < until and not stop.requested():
         time.sleep(0.05)

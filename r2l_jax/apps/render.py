@@ -76,7 +76,7 @@ def _raw_files(places: Iterable[Place]) -> list[Place]:
 
 
 def _below(folder: Place) -> str:
-    """Completes the message that a folder holds no raw files: they are further down, or the files are pictures."""
+    """Completes the message that a folder holds no raw files: they are in deeper folders, or the files are pictures."""
     if not isinstance(folder, Path):
         return ""
     if deeper := _raw_files(folder.glob("*/*/*")):
@@ -229,7 +229,7 @@ def _render_file(pictures: Pictures, processing: Processing, file: Place) -> Non
         pipeline = processing.pipeline(own)
         if pictures.stages:
             rgb, trace = pipeline.trace(raw)
-            # Drawn while other pictures wait, because memory holds the stages of one large picture, not of several.
+            # Drawn while other pictures wait, because memory holds only the stages of one large picture.
             sheet = contact_sheet({name: np.asarray(image) for name, image in trace.items()})
             del trace
         else:

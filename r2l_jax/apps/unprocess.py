@@ -35,8 +35,8 @@ def unprocess_folder(
 
     A picture is turned upright as its EXIF orientation says; a picture with a mask must be upright already. Alpha and
     color profiles are ignored, and the tone curve is assumed to be a gamma of 2.2. An odd height or width is cropped by
-    one at the bottom or the right. Otherwise pictures keep their size. Brooks et al. halve theirs first, which removes
-    the traces of noise, compression and the first demosaicing.
+    one at the bottom or the right. Otherwise, pictures keep their size; Brooks et al. first halve theirs, which removes
+    traces of noise, compression and the first demosaicing.
 
     Args:
         source: the folder of pictures.

@@ -99,7 +99,7 @@ def _raw_to_logit(training: bool, channels_last: bool, compiled: bool, device: s
 
 
 def _awaited(call: Call, device: str) -> Call:
-    """Makes a call return when its work is done: on a GPU, PyTorch's calls return earlier."""
+    """Makes a call wait for its work, since on a GPU, PyTorch's calls return earlier."""
     import torch
 
     def awaited():

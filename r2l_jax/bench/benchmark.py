@@ -158,7 +158,7 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
     samples, best = measured.samples_ms, measured.value
     medians = {f"{name}_ms": statistics.median(times) for name, times in samples.items()}
     if "baseline" in samples:
-        # A row misses its bar only by more than noise: even if the better quartiles are compared.
+        # A row misses its bar only by more than noise, that is, even when the better quartiles are compared.
         best = float(np.quantile(samples["baseline"], 0.75) / np.quantile(samples["ours"], 0.25))
     return {
         "name": row.name,

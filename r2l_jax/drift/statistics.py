@@ -251,7 +251,7 @@ def shares(outcomes: Float[np.ndarray, "C M S"]) -> Shares:
 def members_needed(outcomes: Float[np.ndarray, "M S"], half_width: float) -> int | None:
     """Computes how many members an interval about the training recipe takes, given these samples.
 
-    `half_width` is the wanted distance of the ends from the estimate.
+    `half_width` is the target distance of the ends from the estimate.
 
     Returns:
         The least number of members; None if the samples are too few for any number of up to 1,000 members.

@@ -1,4 +1,4 @@
-"""The trained folds of a run or of a group of seeds: each is analyzed by itself, and then their tables are combined."""
+"""The trained folds of a run or of a group of seeds: each is analyzed alone, and then their tables are combined."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -25,7 +25,7 @@ def augment(
     """Changes each image of a batch at random, as its key decides (see `sample_keys`).
 
     - "none" changes nothing.
-    - "weak" flips and turns images by right angles, see `orient`.
+    - "weak" flips images and rotates them by right angles, see `orient`.
     - "strong" does the same. Then, each with probability 1/2, it adds noise of standard deviation 0.0005, and sets the
       sharpness to 0.5: half of the image plus half of its 3x3 smoothing (torchvision's `adjust_sharpness` without
       clipping).
@@ -46,7 +46,7 @@ def augment(
 def augment_masks(
     masks: Shaped[Array, "batch height width"], keys: Key[Array, " batch"], augmentation: str
 ) -> Shaped[Array, "batch height width"]:
-    """Flips and turns masks as `augment` does with their images for the same keys."""
+    """Flips and rotates masks as `augment` does with their images for the same keys."""
     if augmentation == "none":
         return masks
     orient_keys, *_ = _split(keys)

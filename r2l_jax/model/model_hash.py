@@ -73,7 +73,7 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return [function_name(function), *(described(each, outer) for each in _held(function))]
     if hasattr(value, "__dict__") and vars(value):
         return [_type_name(value), described(vars(value), outer)]
-    # The default repr shows an object's address, so results that depend on such an object are never found again.
+    # The default repr shows an object's address, so stored results that depend on such an object are never found.
     return repr(value)
 
 

@@ -39,7 +39,7 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
     except ValueError as error:
         _, *misfits = str(error).splitlines()
-        # The last one is of a tensor that the network does not have, if there is any.
+        # The last one names a tensor that the network does not have, if any.
         shown = "; ".join(dict.fromkeys([misfits[0], misfits[-1]]))
         raise InputError(
             f"{source} does not hold the weights of a {network}: {len(misfits)} tensors do not fit, such as {shown}"

@@ -150,7 +150,7 @@ def _progress(state: TrainState) -> PyTree:
 
 
 def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
-    key: Any = operator.itemgetter("quality")  # declared to be a number, but only sorted by
+    key: Any = operator.itemgetter("quality")  # declared as a number, but only used for sorting
     best = BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)
     options: dict[str, Any] = {"read_only": True, "create": False}
     if not reads_only:

@@ -93,7 +93,7 @@ class Steps:
         return state.replace(model=nnx.merge_state(frozen, state.model)), loss
 
     def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
-        """Adds to sums (and consumes them) what task and rule measure, and the `samples (C,)` that hold each class."""
+        """Adds task and rule measurements to the consumed sums, and the `samples (C,)` that contain each class."""
         images = self._process(state.model, batch["raw"])
         return self._evaluate(state, sums, images, batch)
 

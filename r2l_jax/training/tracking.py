@@ -76,7 +76,7 @@ class Tracker:
             self._writer.add_scalar(name, value, epoch)
 
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
-        """Records the processing's parameters, by element or as a histogram, and the norm of the gradient of each."""
+        """Records the processing's parameters, by element or as a histogram, and the norm of each one's gradient."""
         for name, value in parameters.items():
             if value.size > MOST_ELEMENTS:
                 self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)

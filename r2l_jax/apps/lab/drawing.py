@@ -31,7 +31,7 @@ def draw(view: View, name: str) -> bytes | None:
 
 
 def png(image: Bytes, compressed: bool = False) -> bytes:
-    """Encodes an image as PNG; compression takes longer than everything else between a slider and its picture."""
+    """Encodes an image as PNG; compression takes longer than all other steps between a slider and its picture."""
     return _encoded(Image.fromarray(image), "png", compress_level=6 if compressed else 0)
 
 

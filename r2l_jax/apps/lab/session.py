@@ -168,7 +168,7 @@ class Session:
             return
         self._work = None
         self._announce("")
-        # Odd values in a file, or a user's stage, may raise anything, and a result may be too large for the memory.
+        # Odd values in a file, or a user's stage, may raise anything, and a result may not fit in memory.
         if error is not None:
             self._tell("notice", in_words(error))
             self._tell("view")

@@ -27,8 +27,8 @@ _COMPARISONS = {
 def run(config: StudyConfig) -> bool:
     """Runs the chosen controls, except for jobs that earlier calls have finished, and compares published numbers.
 
-    Writes to the output folder: every trained run as an ordinary run's folder; the result of each control, in the
-    control's folder; and `study.html`. Prints how each job ended, and the most important numbers.
+    Writes to the output folder: each trained run as an ordinary run folder, the result of each control in its folder,
+    and `study.html`. Prints how each job ended, and the most important numbers.
 
     Returns:
         Whether all jobs have succeeded. Runs of failed jobs are left out of the results.

@@ -7,10 +7,10 @@ It is the `--adv_training` of the program of Oala et al. (TMLR 2023), with these
 
 - The head is frozen with or without `--freeze_classifier`; that program stops without it.
 - Deviation from the default rendering is penalized. That program lowers the structural similarity itself, times the
-  weight, which drives images away; and its l2 is a sum over the batch, here a mean.
-- Deviation is measured on processed images in [0, 1], there on normalized ones.
+  weight, which drives images away; and its l2 is a sum over the batch, while here it is a mean.
+- Deviation is measured on processed images in [0, 1], in that program on normalized ones.
 - The optimizer counts in natural ranges, and parameters stay valid, see `isp.Parameter`.
-- A normalization that no earlier run provides has the statistics of the default rendering, there zero and one.
+- A normalization that no earlier run provides has the default rendering's statistics, in that program 0 and 1.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ class Attack(GradientDescent):
     metrics: tuple[str, ...] = ("deviation",)
     sign = -1
     keeps_statistics = True
-    state_is_result = True  # It holds the default rendering, which the attacked one is compared with.
+    state_is_result = True  # It holds the default rendering to compare the attacked one with.
 
     def __init__(self, settings: StepSettings, model: RawToLogit):
         processor = model.processor
@@ -88,7 +88,7 @@ class Attack(GradientDescent):
                 raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
 
     def begin(self, model: nnx.State) -> AttackState:
-        """Returns the state of an attack on a model as it is: its rendering is the default."""
+        """Returns the initial state of an attack, in which the model's rendering is the default."""
         # A copy, since a step consumes model and state, and no array can be consumed twice.
         default = {name: jnp.copy(variable[...]) for name, variable in model["processor"].items()}
         offsets = jax.tree.map(jnp.zeros_like, default)

@@ -65,7 +65,7 @@ _UNEXPLAINED = 1e-4
 _TRUST, _ERROR = 0.02, 0.002
 # The share by which correlations are shrunk, since few raw images estimate them.
 _SHRINKAGE = 0.05
-# The most drift types, candidates for the next one, and steps of a fit.
+# The maximum numbers of drift types, of candidates for the next one, and of steps of a fit.
 _MOST, _TRIED, _ROUNDS = 4, 3, 5
 # Above this value, sites are white.
 _WHITE = 0.998
@@ -259,7 +259,7 @@ class Comparison:
 
     def _changes(self, fit: Fit, name: str) -> Sequence[float]:
         if name == "saturation":
-            # It follows from the highest value of the new raw images.
+            # Determined by the highest value of the new raw images.
             return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
         return (0.0,) if name == SCENE else DRIFT_TYPES[name].first
 

@@ -29,7 +29,7 @@ CAMERA, COT, NO_DRIFT = "camera", "COT", "reference"
 # Drift types that are not in the camera.
 NOT_THE_CAMERA = ("scene", "unexplained")
 
-# How many times drifts are drawn from their intervals, and how many times samples are resampled for an interval.
+# The number of drifts drawn from their intervals, and the number of resamples for an interval.
 _DRAWS, _RESAMPLES = 6, 500
 
 # The samples on which drawn drifts are measured.
@@ -144,7 +144,7 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
-    """Draws the value of a drift type from its interval, whose halves may differ in length."""
+    """Draws the value of a drift type from its interval, which may be asymmetric."""
     deviation = rng.normal() / _DEVIATIONS
     end = estimate.high if deviation > 0 else estimate.low
     return estimate._replace(value=estimate.value + abs(deviation) * (end - estimate.value))

@@ -94,8 +94,8 @@ def output_names(task: Task) -> tuple[str, ...]:
 def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
     """Computes the statistics of raw images, in batches of one shape.
 
-    Raw images are first rounded to 16 bits, as a reference holds them. Otherwise, the rounding of the reader would
-    decide on which side of the black level sites at that level lie.
+    Raw images are first rounded to 16 bits, as a reference holds them. Otherwise, the reader's rounding would decide on
+    which side of the black level a site at that level lies.
 
     Args:
         run: the models.

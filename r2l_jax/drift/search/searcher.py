@@ -69,7 +69,7 @@ class _State(NamedTuple):
 
 
 class _Fixed(NamedTuple):
-    """The fixed part of a search: which parameters are free (1 or 0), the weight of deviation, the batches' key."""
+    """The constant part of a search: which parameters are free (1 or 0), the weight of deviation, the batches' key."""
 
     free: Mapping[str, Array]
     aux_weight: Array
@@ -88,7 +88,7 @@ class Searcher:
         price: the weight of the penalty on changes that no single drift of a camera would make, see `ranges.apart`.
         aux_loss: the measure of deviation, see `deviation`.
         learning_rate: Adam's learning rate, in natural ranges: about the length of a parameter's first step. It falls
-            to 0 along half a cosine, so that searches settle although their batches are noisy.
+            to 0 along half a cosine, so that searches settle despite noisy batches.
         batch_size: samples in a step of one search. Each search draws its own, from its seed.
     """
 

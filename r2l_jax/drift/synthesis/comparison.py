@@ -80,7 +80,7 @@ def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tu
     diagonal = {label: names[0] if len(names) == 1 else CLEAN.name for label, names in unchanged.items()}
     if CLEAN.name not in diagonal.values():
         del columns[CLEAN.name]
-    # This order of the rows puts the clean images near the diagonal.
+    # This row order puts the clean images near the diagonal.
     rows = sorted(tested, key=lambda each: [*columns].index(diagonal[each.label]))
     values = [[each.score(*of_column) for of_column in columns.values()] for each in rows]
     framed = {

@@ -255,7 +255,7 @@ class _Envelope:
         for attempt in range(_ATTEMPTS):
             fails = latest.failing(tolerance)
             if fails.mean() > 0.5:
-                # Failures alone tell little, so the next cameras are nearer to the neutral one.
+                # Failures alone say little, so the next cameras are closer to the neutral one.
                 scale /= 4
                 box = np.stack([self._neutral * (1 - scale), self._neutral + (1 - self._neutral) * scale])
             else:

@@ -36,7 +36,7 @@ _UNDER = {
     "corruptions": " under common corruptions",
 }
 
-# The wanted distance of the ends of an interval from the estimate.
+# The target half width of an interval.
 _HALF_WIDTH = 0.02
 
 
