@@ -125,7 +125,7 @@ class Artifact:
 
     @functools.cached_property
     def cameras(self) -> dict[str, isp.Camera]:
-        """The cameras of the training by name, if there were several."""
+        """The training cameras by name, if there were several."""
         return {name: isp.Camera.from_json(json.dumps(each)) for name, each in (self.about.cameras or {}).items()}
 
     @property

@@ -100,7 +100,7 @@ class About(msgspec.Struct, kw_only=True):
 
     @property
     def split(self) -> Split:
-        """The samples of the training, by their indices in the data set."""
+        """The training samples, by their indices in the data set."""
         return Split(*(np.array(getattr(self, f"{name}_indices"), np.int64) for name in Split._fields))
 
 

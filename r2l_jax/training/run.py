@@ -75,7 +75,7 @@ class Run:
 
     @property
     def calibration(self) -> isp.Camera | None:
-        """The camera for files without calibration values, with the white level of the training.
+        """The camera for files without calibration values, with the white level of training.
 
         None if images are processed already, or if the run was trained on several cameras.
         """
@@ -87,8 +87,8 @@ class Run:
     def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
         """Returns what `read_raw` takes in place of a file's camera, to read the file as the models take it.
 
-        A raw image of another camera is brought to the run's: its black level and, after a training on several
-        cameras, its gains.
+        A raw image of another camera is brought to the run's: its black level and, after training on several cameras,
+        its gains.
         """
         if self.camera is None:
             raise InputError("the model was trained on images that are processed already: it takes no raw files")
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The height and width of the training's raw images."""
+        """The height and width of the raw images in training."""
         return self.about.shape[0], self.about.shape[1]
 
     @property

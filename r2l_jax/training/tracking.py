@@ -1,4 +1,4 @@
-"""The output of a training: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
+"""The output of training: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
 
 import json
 import pathlib

@@ -74,7 +74,7 @@ def _interface(part: Part, model: Run) -> dict[str, Any]:
 
 
 def learned_camera(model: Run) -> isp.Camera | None:
-    """Returns the camera of the training with the learned values; None if no parameter started from the camera."""
+    """Returns the training camera with the learned values; None if no parameter started from the camera."""
     pipeline, camera = model.pipeline, model.camera
     if pipeline is None or camera is None or not any(facts.camera for facts in pipeline.facts.values()):
         return None

@@ -27,7 +27,7 @@ def samples_of(
             training size.
 
     Raises:
-        InputError: the data is missing, or is not the data of the training; or the model takes no raw files, or a file
+        InputError: the data is missing, or is not the training data; or the model takes no raw files, or a file
             cannot be read, is smaller, or has another pattern.
     """
     if files and model.camera is None:

@@ -133,7 +133,7 @@ class RunRecord(NamedTuple):
 
     @property
     def flags(self) -> Mapping[str, Any]:
-        """The settings of the training; those that an earlier version did not have are at their defaults."""
+        """The training settings; those that an earlier version did not have are at their defaults."""
         return flat(TrainConfig()) | dict(self.folds[0].metrics["flags"])
 
     @property

@@ -100,7 +100,7 @@ class _Adaptation:
         return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:
-        """Searches for the processing that brings the features' statistics back to those of the training.
+        """Searches for the processing that brings the features' statistics back to the training statistics.
 
         The searches start from the exposures with the smallest distances. Statistics are mixed again at each end.
         """

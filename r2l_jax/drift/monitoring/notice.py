@@ -22,7 +22,7 @@ def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference
 
     Args:
         run: the models.
-        raws: the new raw images, of the size of the training's.
+        raws: the new raw images, of the training size.
         find_reference: returns the reference, or raises an InputError.
     """
     try:

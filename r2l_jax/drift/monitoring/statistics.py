@@ -99,7 +99,7 @@ def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
 
     Args:
         run: the models.
-        raws: raw images in [0, 1] of the size of the training's.
+        raws: raw images in [0, 1] of the training size.
     """
     assert run.camera is not None
     raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535

@@ -79,7 +79,7 @@ class Frozen:
         return self.task.sums(self.logits(images), batch)
 
     def distance(self, images: Array) -> Array:
-        """Computes how far the features of processed images are from those of the training, see `observed`.
+        """Computes how far the features of processed images are from the training features, see `observed`.
 
         Each layer sees the images as it would if the statistics of all layers before it were theirs.
         """
