@@ -294,9 +294,9 @@ def together(
         result = expose_again(result, key, camera=camera, light=light, read_noise=noise, kept=kept, counts=counts)
     if "photon_noise" in amounts:
         result = jnp.clip(from_light(gain * site_light(result, camera), camera), 0, 1)
-    for number, (name, of_camera) in enumerate(_READ_OUT.items(), len(_LENS) + 1):
+    for number, name in enumerate(_READ_OUT, len(_LENS) + 1):
         if name in amounts:
-            drawn = sensor_key if of_camera and sensor_key is not None else key
+            drawn = sensor_key if name in _OF_CAMERA and sensor_key is not None else key
             result = globals()[name](result, jax.random.fold_in(drawn, number), amounts[name], camera=camera)
     return result.astype(raw.dtype)
 
@@ -388,19 +388,11 @@ LIGHT: dict[str, Callable[[Array, Array, Array, Camera], Array]] = {
     "flicker": lambda raw, key, percent, camera: _of_bands(raw, key, percent),
 }
 
-# The other drifts in the order in which `together` applies them: before and in the exposure, and after it, with whether
-# they are the same in all images of a camera.
-_LENS = ("chromatic_aberration", "motion")
-_EXPOSED = ("defocus", "read_noise", "photon_noise")
-_READ_OUT = {
-    "row_noise": False,
-    "column_noise": True,
-    "hot_sites": True,
-    "dead_sites": True,
-    "black_level": False,
-    "bits": False,
-    "pattern_shift": False,
-}
+# The other drifts in the order in which `together` applies them: before, in and after the exposure; and those that are
+# the same in all images of a camera.
+_LENS, _EXPOSED = ("chromatic_aberration", "motion"), ("defocus", "read_noise", "photon_noise")
+_READ_OUT = ("row_noise", "column_noise", "hot_sites", "dead_sites", "black_level", "bits", "pattern_shift")
+_OF_CAMERA = ("column_noise", "hot_sites", "dead_sites")
 
 
 def _lit(raw: Array, key: PRNGKeyArray, camera: Camera, drawn: PRNGKeyArray | None = None, **amounts: Amount) -> Array:
