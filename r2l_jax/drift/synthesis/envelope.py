@@ -222,25 +222,24 @@ class _Envelope:
         shares = [box[0] + each.random(len(self._limits)) * (box[1] - box[0]) for each in random]
         # All models of a call have one pipeline.
         at_once = 1 if any(name.startswith(PIPELINE) for name in self._limits) else measure.TOGETHER
-        losses, resolution = [], []
+        losses, resolution, drawn = [], [], Cameras(*np.zeros((3, 0)))
         for start in range(0, draws, at_once):
             amounts = [_amounts(self._limits, each) for each in shares[start : start + at_once]]
             cases = [_case(f"camera {number}.{start + place}", each) for place, each in enumerate(amounts)]
             found = [self._measure(of_set, cases, amounts[0]) for of_set in self._sets]
             blocks = [clean.joined(each) for clean, each in zip(self._clean, found, strict=True)]
+            members = measure.by_member(blocks).values()
             for case in cases:
-                members = measure.by_member(blocks).values()
                 lost = [measure.over_folds(folds) - measure.over_folds(folds, case.name) for folds in members]
                 worst = max(lost, key=np.mean)
                 estimate, low, _ = statistics.interval(worst[None], "model")
                 losses.append(float(estimate))
                 resolution.append(float(estimate - low))
-                if sum(each > self._settings.tolerance + _ROUNDING for each in losses) > allowed:
-                    break
-            else:
-                continue
-            break
-        return Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
+            drawn = Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
+            beyond = np.flatnonzero(np.cumsum(drawn.failing(self._settings.tolerance)) > allowed)
+            if len(beyond):
+                return Cameras(*(part[: beyond[0] + 1] for part in drawn))
+        return drawn
 
     def _measure(self, of_set: Sequence[TrainedFold], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
         """Measures models, whose pipelines have the same parameters in all cases."""
