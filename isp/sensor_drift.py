@@ -205,7 +205,7 @@ def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camer
 
 @_drift
 def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises the light of red sites and lowers that of blue sites by this many stops."""
+    """Makes red sites brighter and blue sites darker by this many stops of light."""
     return _lit(raw, key, camera, color_balance=amount)
 
 

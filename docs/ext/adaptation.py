@@ -68,7 +68,7 @@ class Scores(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What is measured on a model.
+    """The scores of a model under one drift.
 
     Attributes:
         scores: by drift.

@@ -39,7 +39,7 @@ _STYLE = """
   .back-head { fill: var(--back) }
 """
 
-# What the picture calls stages and parameters, whose published names are long.
+# Short names of stages and parameters; the published names are too long for the picture.
 _SHORT = {
     "demosaic": "demosaic",
     "color_correct": "color",

@@ -72,7 +72,7 @@ def _filled(tile: Tile, raw: Array) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _is_finite(raw: Array) -> Array:
-    """Returns whether all values are finite; under `vmap`, those of the whole batch, so the branch stays a branch."""
+    """Tells whether all values are finite: of the whole batch under `vmap`, so that a branch stays a branch."""
     return jnp.isfinite(raw).all()
 
 

@@ -48,7 +48,7 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     """Returns the parts of a model in evaluation mode, by name; a model of processed images has no "isp".
 
     Parts compute in float32 even if the head was trained in bfloat16, which few readers of exports support. `shape` is
-    that of a raw image `(H, W)`, or of a processed image `(H, W, 3)`.
+    `(H, W)` for raw images and `(H, W, 3)` for processed images.
     """
     model = nnx.clone(model)
     for _, module in nnx.iter_modules(model.head):

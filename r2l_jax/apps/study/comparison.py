@@ -33,7 +33,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 class Scores(NamedTuple):
     """The scores, on each sample, of models that were each trained on the images of one pipeline.
 
-    Of the published models, only the means over the samples are known, so each mean takes the place of one sample.
+    The study published only means over the samples, so each published mean counts as one sample.
 
     Attributes:
         pipelines: the pipelines that models were trained with, and tested under.

@@ -39,8 +39,8 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
 
     `kind` names the facts, and everything that they depend on apart from the files; `find` computes the facts of one
     file, as JSON values, and is called in several threads; `doing` is the text of the progress bar. The facts are kept
-    in the user's cache folder. If two processes add facts at the same time, those of one may be lost and computed
-    again.
+    in the user's cache folder. If two processes add facts at the same time, one of them may lose its facts and computes
+    them again.
     """
     if not paths:
         return []

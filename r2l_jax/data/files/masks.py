@@ -102,7 +102,7 @@ def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray
     raw, own = read_raw(frame, camera)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
-    # Raw images are cropped to even size; a mask may still have the odd size of the sensor.
+    # Raw images are cropped to even size; a mask may still have the sensor's odd size.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
         raise InputError(f"{mask_file} must have the size of {frame}, {raw.shape}, got {mask.shape}")
     return raw, mask[:rows, :cols], own
