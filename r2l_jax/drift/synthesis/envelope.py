@@ -43,6 +43,7 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.result import DROP, INK, Column, Figure, Result, Table, cached, points
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
 
 # A camera: the values of its quantities by name.
@@ -115,7 +116,10 @@ def run(config: EvaluationConfig) -> Result:
         [[trained.name, trained.fold.identity, trained.fold.training] for trained in folds],
     )
     with writing_to(folder), stop.after_step():
-        result = cached(folder, inputs, lambda: _Envelope(config, folds, limits).result(folder, inputs))
+        try:
+            result = cached(folder, inputs, lambda: _Envelope(config, folds, limits).result(folder, inputs))
+        except Interrupted:
+            raise Interrupted("stopped; an envelope is one result, so the same command begins again") from None
     shown = {name: table for name, table in result.tables.items() if name != "cameras"}
     print("\n\n".join([dataclasses.replace(result, tables=shown).text(), *result.facts["verdict"]]))
     if camera is not None:

@@ -12,6 +12,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import Run
 
 # All samples are bright by a quarter of a stop, so that less light loses all of them.
@@ -94,6 +95,12 @@ def test_drawing_stops_once_the_statement_cannot_be_reached(settings):
     assert test["draws"] == len(found.tables["cameras"].rows) < 10
     assert test["fraction"] == statistics.fraction_bound(0, test["draws"] - 1, 0.95)
     assert found.facts["verdict"][-1] == "This is less than the 95% asked for."
+
+
+def test_a_stopped_call_says_that_it_begins_again(settings, monkeypatch):
+    monkeypatch.setattr(measure.stop, "requested", lambda: True)
+    with pytest.raises(Interrupted, match="the same command begins again"):
+        envelope.run(settings({"exposure": [-1, 0.3]}))
 
 
 def test_parameters_of_the_pipeline_are_limited_as_well(settings):
