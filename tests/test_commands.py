@@ -1,4 +1,4 @@
-"""The training commands of README.md and docs/ reach the scores that docs/results/scores.md states."""
+"""The training commands of README.md and docs/ reach the scores that docs/results/scores.csv states."""
 
 import os
 import re
@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import dng
+import measurements
 import numpy as np
 import pytest
 from layouts import write_drone, write_microscopy
-from pages import PAGES, ROOT, commands, custom_stage
+from pages import ROOT, commands, custom_stage
 from PIL import Image
 
 import isp
@@ -29,9 +30,8 @@ def name_of(command):
 
 
 def stated():
-    """The least score of each run, in the last column of the table."""
-    rows = re.findall(r"^\| `(\w+)` \| .* \| at least ([\d.]+) ", PAGES["docs/results/scores.md"], re.MULTILINE)
-    return {name: float(score) for name, score in rows}
+    """The lowest score that each run may have."""
+    return {row["run"]: float(row["at_least"]) for row in measurements.read("scores")}
 
 
 TRAININGS = [

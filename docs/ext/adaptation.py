@@ -1,7 +1,8 @@
 """Measures what adapting without labels gains and loses, and what it refuses.
 
-python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/metered writes docs/results/adaptation.md, in one or
-two minutes for each model on one core. It takes runs, or groups of seeds, of an embedded set with test samples.
+python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/metered writes adaptation.csv and refused_sets.csv
+to docs/results, in one or two minutes for each model on one core. It takes runs, or groups of seeds, of an embedded set
+with test samples.
 
 Half of these samples are the reference. Sets of 64 images of all classes, and sets of one class, come from the others,
 without a drift and under some. The scores are measured on samples that the model is not adapted by.
@@ -9,9 +10,10 @@ without a drift and under some. The scores are measured on samples that the mode
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import measurements
 import numpy as np
 
 from r2l_jax.data.raw_dataset import RawDataset
@@ -24,8 +26,6 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run, load
 
-RESULTS = pathlib.Path(__file__).parents[1] / "results/adaptation.md"
-
 DRIFTS = (None, *cases.exposures([0.5, 0.05]), *cases.sensor(["color_balance"], [4]))
 TITLES = {
     None: "none",
@@ -34,28 +34,6 @@ TITLES = {
     "color_balance.4": "red 0.7 stops brighter, blue 0.7 darker",
 }  # Sets of one class come from fewer drifts.
 OF_ONE_CLASS = (None, "exposure=0.5")
-
-_TEXT = """---
-orphan: true
----
-
-# Adapting without labels: gains, costs and refusals
-
-This page is written by `python docs/ext/adaptation.py {runs}`;
-[Adaptation](../adaptation.md) explains the methods. Each model is adapted to {most} test images and measured on
-{measured} others. Scores are in points, as the mean of the models, from the least to the most in parentheses. A
-drift is noticed if the test of the monitor, at a level of 5%, tells the {most} images from the {clean} clean ones of
-the reference; without that, the model stays as it is. Models that are not in the table were not measured.
-
-{scores}
-
-## Refused sets
-
-A set is refused if its images are no mixture of the classes. The sets of one class are without a drift and at
-half the light. The noise is evenly distributed values, white frames, and clean images whose sites are shuffled.
-
-{refused}
-"""
 
 
 class Scores(NamedTuple):
@@ -119,47 +97,43 @@ def measure(fold: Artifact) -> Measured:
     return measured
 
 
-def tables(measured: dict[str, list[Measured]]) -> Iterator[str]:
-    """Formats the scores and the refused sets of the models of each run."""
-    rows = [["run", "drift", "noticed", "nothing", "all statistics", "adapted", "adapted minus nothing"]]
+def scores_of(measured: dict[str, list[Measured]]) -> Iterator[dict[str, object]]:
+    """Yields the scores of each run under each drift: the mean of its models, the lowest and the highest."""
     for name, models in measured.items():
         for drift, title in TITLES.items():
             found = [each.scores[drift] for each in models]
-            noticed = f"{sum(each.noticed for each in found)} of {len(found)}"
-            gains = [each.adapted - each.nothing for each in found]
-            columns = [[each[place] for each in found] for place in (1, 2, 3)]
-            rows.append([name, title, noticed, *map(spread, columns), spread(gains)])
-    yield table(rows)
-    kinds = ["all classes", "one class", "noise"]
-    rows = [["run", *(f"refused sets of {kind}" for kind in kinds)]]
+            points = {
+                "nothing": [each.nothing for each in found],
+                "all statistics": [each.replaced for each in found],
+                "adapted": [each.adapted for each in found],
+                "adapted minus nothing": [each.adapted - each.nothing for each in found],
+            }
+            noticed = sum(each.noticed for each in found)
+            for method, values in points.items():
+                numbers = zip(("points", "lowest", "highest"), (np.mean(values), min(values), max(values)), strict=True)
+                yield {
+                    **{"run": name, "drift": title, "models": len(found), "noticed": noticed, "method": method},
+                    **{column: f"{value:.1f}" for column, value in numbers},
+                }
+
+
+def refused_of(measured: dict[str, list[Measured]]) -> Iterator[dict[str, object]]:
+    """Yields how many sets of each kind the models of each run refuse."""
     for name, models in measured.items():
-        each = [[refused for model in models for refused in model.refused[kind]] for kind in kinds]
-        rows.append([name, *(f"{sum(refused)} of {len(refused)}" for refused in each)])
-    yield table(rows)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Formats rows as a table in Markdown."""
-    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])
-
-
-def spread(values: Sequence[float]) -> str:
-    """Formats the mean of values, from the least to the most."""
-    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+        for kind in ("all classes", "one class", "noise"):
+            refused = [refused for model in models for refused in model.refused[kind]]
+            yield {"run": name, "images": kind, "sets": len(refused), "refused": sum(refused)}
 
 
 def main(runs: str) -> None:
-    """Measures the models of runs, and writes the page after each of them."""
+    """Measures the models of runs, and writes the tables after each of them."""
     measured = dict[str, list[Measured]]()
     for name in runs.split(","):
         models = measured.setdefault(pathlib.Path(name).name, [])
         for fold in load(name).folds:
             models.append(measure(fold))
-            samples = len(fold.measured_indices)
-            numbers = {"most": MOST, "measured": samples - MOST, "clean": (samples + 1) // 2}
-            scores, refused = tables(measured)
-            RESULTS.write_text(_TEXT.format(runs=runs, scores=scores, refused=refused, **numbers))
+            measurements.write("adaptation", [*scores_of(measured)])
+            measurements.write("refused_sets", [*refused_of(measured)])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ python docs/ext/alarms.py <run> <folder> needs a run of the embedded data set wi
 alarms of each drift to the folder, resumes there, and draws docs/images/alarms.png.
 
 python docs/ext/alarms.py <run> <folder> 1000 64 takes windows of 64 images without a drift, and counts the alarms of a
-monitor that promises one in 1000 windows; it ends when 25 are expected, and resumes in the folder.
+monitor that promises one in 1000 windows; it ends when 25 are expected, and resumes in the folder. The counts of all
+such calls go to docs/results/false_alarms.csv.
 """
 
 import functools
@@ -14,9 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import jax
+import measurements
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from scipy import stats
 
 from isp import sensor_drift
 from r2l_jax.data.sets import datasets
@@ -112,6 +115,20 @@ def count_false_alarms(run: Run, raws: np.ndarray, folder: pathlib.Path, every: 
         print(f"{sum(value <= level for value in found)} alarms in {len(found)} windows", flush=True)
 
 
+def counted(folder: pathlib.Path) -> list[dict[str, object]]:
+    """Returns the false alarms that are counted in a folder, with the 95% confidence intervals of their rates."""
+    rows = []
+    for file in folder.glob("windows_*_*.json"):
+        every, window = map(int, file.stem.split("_")[1:])
+        values = json.loads(file.read_text())
+        alarms = sum(value <= 1 / every for value in values)
+        low, high = stats.binomtest(alarms, len(values)).proportion_ci(method="exact")
+        percent = {"percent": alarms / len(values), "low": low, "high": high}
+        counts = {"promised_one_in": every, "images": window, "windows": len(values), "alarms": alarms}
+        rows.append({**counts, **{name: f"{100 * value:.2g}" for name, value in percent.items()}})
+    return sorted(rows, key=lambda row: (row["promised_one_in"], row["images"]))
+
+
 def main(uri: str, folder: pathlib.Path, every: str | None = None, window: str = "64") -> None:
     """Counts the alarms under all drifts and draws them, or counts false alarms."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +138,7 @@ def main(uri: str, folder: pathlib.Path, every: str | None = None, window: str =
         draw(powers(load(uri), raws, folder)).savefig(PICTURE, dpi=110)
     else:
         count_false_alarms(load(uri), raws, folder, int(every), int(window))
+        measurements.write("false_alarms", counted(folder))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Counts how often the intervals of `r2l_jax.drift.statistics` hold the truth, over accuracies, samples and members.
 
-python docs/ext/coverage_of_intervals.py writes docs/results/coverage_of_intervals.md, in two minutes on one core.
+python docs/ext/coverage_of_intervals.py writes docs/results/coverage_of_intervals.csv, in two minutes on one core.
 """
 
 import itertools
-import pathlib
+from collections.abc import Iterator
 
+import measurements
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 from r2l_jax.drift import statistics
-
-RESULTS = pathlib.Path(__file__).parents[1] / "results/coverage_of_intervals.md"
 
 ACCURACIES = (0.9, 0.95, 0.98, 0.99, 0.995, 1)
 SAMPLES = (20, 30, 60, 120, 500)
@@ -23,28 +22,6 @@ DRAWS = 4000
 CLEAN = 0.99
 
 _AT_ONCE = 500
-
-_TEXT = """---
-orphan: true
----
-
-# Coverage of the intervals
-
-The share of {draws} simulated 95% confidence intervals that hold the truth and, in parentheses, their median width in
-points. One member has an interval about the model, several have one about the training recipe. This page is written by
-`python docs/ext/coverage_of_intervals.py`; [Confidence intervals](../confidence.md) says how intervals are made.
-
-The error rates of members have a standard deviation of half their mean. Some images are hard for all members: half of
-the variance of what decides between right and wrong belongs to the image. If the accuracy is 1, nothing varies.
-
-## Scores
-
-{scores}
-
-## Drops from an accuracy of {clean}
-
-{drops}
-"""
 
 
 def right(
@@ -84,23 +61,19 @@ def coverage(accuracy: float, samples: int, members: int, clean: float | None = 
     return np.array([np.mean(np.concatenate(held)), np.median(np.concatenate(widths))])
 
 
-def table(clean: float | None) -> str:
-    """Formats the coverage of scores, or of drops from an accuracy."""
-    lines = ["| accuracy | images | 1 member | " + " | ".join(f"{count} members" for count in MEMBERS[1:]) + " |"]
-    lines.append("| --- " * (2 + len(MEMBERS)) + "|")
-    for accuracy, samples in itertools.product(ACCURACIES, SAMPLES):
-        cells = [coverage(accuracy, samples, members, clean) for members in MEMBERS]
-        texts = [f"{100 * share:.1f} ({100 * width:.1f})" for share, width in cells]
-        lines.append(f"| {accuracy:g} | {samples} | {' | '.join(texts)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+def rows(quantity: str, clean: float | None) -> Iterator[dict[str, object]]:
+    """Yields the coverage of scores, or of drops from an accuracy, in percent, and the median width in points."""
+    for accuracy, samples, members in itertools.product(ACCURACIES, SAMPLES, MEMBERS):
+        share, width = coverage(accuracy, samples, members, clean)
+        yield {
+            **{"quantity": quantity, "accuracy": f"{accuracy:g}", "images": samples, "members": members},
+            **{"coverage_percent": f"{100 * share:.1f}", "median_width": f"{100 * width:.1f}"},
+        }
 
 
 def main() -> None:
-    """Writes the page of both tables."""
-    text = _TEXT.format(draws=f"{DRAWS:,}", scores=table(None), clean=CLEAN, drops=table(CLEAN))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
+    """Writes the table of scores and drops."""
+    measurements.write("coverage_of_intervals", [*rows("score", None), *rows(f"drop from {CLEAN:g}", CLEAN)])
 
 
 if __name__ == "__main__":

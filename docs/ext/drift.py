@@ -4,12 +4,11 @@ python docs/ext/drift.py writes docs/images/drift.png.
 """
 
 import pathlib
-import re
 
 import matplotlib.pyplot as plt
+import measurements
 
-DOCS = pathlib.Path(__file__).parents[1]
-PICTURE = DOCS / "images/drift.png"
+PICTURE = pathlib.Path(__file__).parents[1] / "images/drift.png"
 
 # The drifts of each band, by their names in the tables.
 COSTS = (
@@ -28,18 +27,22 @@ _CLEAN, _BEFORE, _AFTER = "#44617f", "#c2410c", "#15803d"
 
 def main() -> None:
     """Draws the picture."""
-    metering, adaptation = (_table(DOCS / f"results/{name}.md") for name in ("metering", "adaptation"))
-    by_drift = {row[0].strip("*"): [_interval(cell) for cell in row[1:]] for row in metering}
-    clean = by_drift["clean"][0][0]
-    seeds = {row[1]: row for row in adaptation if row[0] == "six"}
+    by_drift, adapted = {}, {}
+    for row in measurements.read("metering"):
+        by_drift[row["training"], row["drift"]] = _numbers(row, "low", "high")
+    for row in measurements.read("adaptation"):
+        if row["run"] == "six":
+            adapted[row["drift"], row["method"]] = _numbers(row, "lowest", "highest")
+    clean, metered = by_drift["six", "clean"][0], by_drift["metered", "clean"][0]
     bands = {
-        "Drift synthesis: what does a drift cost?": [(name, _left(by_drift[name][0], clean), None) for name in COSTS],
+        "Drift synthesis: what does a drift cost?": [
+            (name, _left(by_drift["six", name], clean), None) for name in COSTS
+        ],
         "Drift forensics: the gains break it; metering sets them": [
-            (name, _left(by_drift[name][0], clean), _left(by_drift[name][2], by_drift["clean"][2][0]))
-            for name in PREVENTED
+            (name, _left(by_drift["six", name], clean), _left(by_drift["metered", name], metered)) for name in PREVENTED
         ],
         "Drift adjustment: adapting without labels": [
-            (name, _interval(seeds[name][3]), _interval(seeds[name][5])) for name in ADAPTED
+            (name, adapted[name, "nothing"], adapted[name, "adapted"]) for name in ADAPTED
         ],
     }
     heights = [len(rows) for rows in bands.values()]
@@ -79,16 +82,8 @@ def _left(drop: tuple[float, float, float], clean: float) -> tuple[float, float,
     return clean - middle, clean - high, clean - low
 
 
-def _interval(cell: str) -> tuple[float, float, float]:
-    """Reads "64.8 (55.8 to 73.7)"; an empty cell is not a number."""
-    middle, low, high = [*map(float, re.findall(r"-?\d+\.?\d*", cell)), *[float("nan")] * 3][:3]
-    return middle, low, high
-
-
-def _table(file: pathlib.Path) -> list[list[str]]:
-    """Returns the rows of the first table of a page, without its heading."""
-    lines = next(line for line in file.read_text().split("\n\n") if line.startswith("|")).strip().split("\n")
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def _numbers(row: dict[str, str], low: str, high: str) -> tuple[float, float, float]:
+    return float(row["points"]), float(row[low]), float(row[high])
 
 
 if __name__ == "__main__":

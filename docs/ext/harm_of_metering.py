@@ -1,14 +1,17 @@
 """Shows where metering harms: classes that differ in brightness or color alone, scenes of one color, small images.
 
-python docs/ext/harm_of_metering.py <folder> writes docs/results/harm_of_metering.md, in a quarter of an hour on two
-busy cores. The folder gets the raw files and the trained models.
+python docs/ext/harm_of_metering.py <folder> writes harm_of_metering.csv, metering_of_small_images.csv and
+black_level_estimates.csv to docs/results, in a quarter of an hour on two busy cores. The folder gets the raw files and
+the trained models.
 """
 
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import imageio.v3
+import measurements
 import numpy as np
 
 import isp
@@ -17,8 +20,6 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import build
 from r2l_jax.training import train
-
-RESULTS = pathlib.Path(__file__).parents[1] / "results/harm_of_metering.md"
 
 # The light of the two classes of each set, as gains of red, green and blue.
 CLASSES = {"brightness": ((1, 1, 1), (0.8, 0.8, 0.8)), "color": ((1, 1, 1), (0.8, 1, 1))}
@@ -32,39 +33,6 @@ import isp
 def make(camera):
     pipeline = isp.metered(isp.parametrized(camera), camera)
     return pipeline.with_values({{"exposure_share": {share}, "balance_share": {share}}})
-"""
-
-_TEXT = """---
-orphan: true
----
-
-# Where metering harms
-
-This page is written by `python docs/ext/harm_of_metering.py <folder>`; [Metering](../processing.md#metering) explains
-the method. All raw images are of the embedded set.
-
-## Classes that are brightness or color
-
-Each set has two classes of 200 scenes. Those of the second class have four fifths of the light, or of the red light.
-The accuracy on 100 test images, without a drift and at nine tenths of the light, in points, is the mean of {seeds}
-seeds and, in parentheses, the least and the most. A share is the part of the gain, in stops, that metering applies.
-
-{accuracies}
-
-## Scenes of one color, and small images
-
-The gain that metering finds for clean images, as the standard deviation of its exposure and of its gain of red, in
-stops. The smaller the image, the more its content decides.
-
-{gains}
-
-An image whose zones all have one color is turned to the neutral color of the training images, whatever it shows.
-
-## Why the black level is not metered
-
-A shift of black could be told from the darkest sites of an image if they were always the same fraction of its mean.
-Over clean images, estimates from the half percent of darkest sites of each color, by the median of these fractions,
-scatter by {black} digital numbers of 12 bits (standard deviation, red, green, blue): more than drifts of black.
 """
 
 
@@ -122,59 +90,59 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
     return clean, darker
 
 
-def spreads() -> list[list[str]]:
-    """Computes how much gains of metering differ over clean images, by the side of their middle."""
+def spreads() -> Iterator[dict[str, str]]:
+    """Yields how much gains of metering differ over clean images, by the side of their middle, in stops."""
     dataset = datasets.load("Synthetic", synthetic_images=400, synthetic_size=64)
     raws, _ = dataset.samples(np.arange(len(dataset)))
     camera = dataset.camera
     assert camera is not None
-    rows = []
     for side in SIDES:
         start = (raws.shape[1] - side) // 2
         middle = raws[:, start : start + side, start : start + side]
         settings = {"black_level": tuple(camera.black_level), "pattern": camera.pattern}
         levels = np.log2(np.asarray(isp.metering.levels(middle, 6.0, **settings)))
         red = levels[:, 0] - levels[:, 1]
-        rows.append([f"{side}x{side}", f"{levels.mean(1).std():.2f}", f"{red.std():.2f}"])
-    return rows
+        yield {
+            "image": f"{side}x{side}",
+            "exposure": f"{levels.mean(1).std():.2f}",
+            "gain_of_red": f"{red.std():.2f}",
+        }
 
 
-def black_spread() -> str:
-    """Computes how much estimates of the black level scatter over clean images, for each color."""
+def black_spread() -> Iterator[dict[str, str]]:
+    """Yields how much estimates of the black level scatter over clean images, for each color."""
     dataset = datasets.load("Synthetic", synthetic_images=400, synthetic_size=64)
     raws, _ = dataset.samples(np.arange(len(dataset)))
     camera = dataset.camera
     assert camera is not None
-    found = []
-    for sites in (raws[:, ::2, ::2], raws[:, ::2, 1::2], raws[:, 1::2, 1::2]):
+    sites_of = {"red": raws[:, ::2, ::2], "green": raws[:, ::2, 1::2], "blue": raws[:, 1::2, 1::2]}
+    for color, sites in sites_of.items():
         sites = sites.reshape(len(raws), -1) - camera.black_level[0]
         darkest, mean = np.percentile(sites, 0.5, axis=1), sites.mean(1)
         fraction = np.median(darkest / mean)
-        found.append(4095 * ((darkest - fraction * mean) / (1 - fraction)).std())
-    return ", ".join(f"{each:.0f}" for each in found)
+        deviation = 4095 * ((darkest - fraction * mean) / (1 - fraction)).std()
+        yield {"color": color, "digital_numbers": f"{deviation:.0f}"}
 
 
-def table(rows: list[list[str]]) -> str:
-    """Formats rows as a table in Markdown."""
-    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])
-
-
-def spread(values: list[float]) -> str:
-    """Formats the mean of values, from the least to the most."""
-    return f"{np.mean(values):.1f} ({min(values):.0f} to {max(values):.0f})"
+def rows(name: str, share: float, clean: list[float], darker: list[float]) -> Iterator[dict[str, str]]:
+    """Yields the accuracies of the models at a share: the mean of the seeds, the lowest and the highest."""
+    for light, found in (("clean", clean), ("nine tenths of the light", darker)):
+        yield {
+            **{"classes_differ_in": name, "share": f"{share:g}", "light": light},
+            **{"accuracy": f"{np.mean(found):.1f}", "lowest": f"{min(found):.0f}", "highest": f"{max(found):.0f}"},
+        }
 
 
 def main(folder: str) -> None:
-    """Trains the models, and writes the page."""
-    root = pathlib.Path(folder).absolute()
-    rows = [["classes differ in", "share", "clean", "nine tenths of the light"]]
+    """Trains the models, and writes the tables."""
+    measurements.write("metering_of_small_images", [*spreads()])
+    measurements.write("black_level_estimates", [*black_spread()])
+    root, found = pathlib.Path(folder).absolute(), []
     for name, gains in CLASSES.items():
         write_set(root / name, gains)
-        rows += [[name, f"{share:g}", *map(spread, accuracies(root, root / name, share))] for share in SHARES]
-    gains = [["image", "exposure", "gain of red"], *spreads()]
-    known = {"accuracies": table(rows), "gains": table(gains), "black": black_spread()}
-    RESULTS.write_text(_TEXT.format(seeds=len(SEEDS), **known))
+        for share in SHARES:
+            found += rows(name, share, *accuracies(root, root / name, share))
+    measurements.write("harm_of_metering", found)
 
 
 if __name__ == "__main__":

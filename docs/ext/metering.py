@@ -1,14 +1,15 @@
 """Compares training recipes under the same drifts, as evaluate.py has measured them.
 
-python docs/ext/metering.py <folder>... writes docs/results/metering.md from the results of evaluate.py in the folders.
+python docs/ext/metering.py <folder>... writes docs/results/metering.csv from the results of evaluate.py in the folders.
 """
 
 import pathlib
+import re
 import sys
 
-from r2l_jax.runtime.result import read
+import measurements
 
-RESULTS = pathlib.Path(__file__).parents[1] / "results/metering.md"
+from r2l_jax.runtime.result import read
 
 CASES = {
     "half the light": "exposure=0.5",
@@ -34,42 +35,30 @@ GROUPS = {
     "corruptions: digital": "digital",
 }
 
-_TEXT = """---
-orphan: true
----
-
-# Metering and augmentation, side by side
-
-This page is written by `python docs/ext/metering.py <folder>...` from the results of `evaluate.py`. Accuracies
-of clean images, and what drifts cost, in points, with 95% confidence intervals about the training recipe. Single drifts
-are measured with `--against=exposures,sensor --exposures=0.5,0.05 --severities=3,4`, and groups, the means over their
-cases, with `--against=pipelines,sensor,corruptions --severities=3`. [Prevent
-drift](../drift_controls.md#prevent-drift) trains `six`, which does not meter, and `metered`, which meters and saw less
-light in training. `metered_alone` saw no other light (`--epochs=12`, without `--camera_augmentation`), and
-`three_purposes` also saw other optics and read-outs (`--camera_augmentation=light,optics,readout`).
-
-{table}
-"""
-
 
 def main(*folders: str) -> None:
-    """Writes the page from results of evaluate.py."""
-    found: dict[str, dict[str, str]] = {}
+    """Writes the table from results of evaluate.py."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
     for folder in folders:
         if (result := read(pathlib.Path(folder))) is None:
             raise SystemExit(f"{folder} holds no result of evaluate.py")
         members = result.facts["members"]
-        cells = found.setdefault(f"{members[0].split('/')[0]}, {len(members)} seeds", {})
+        cells = found.setdefault((members[0].split("/")[0], len(members)), {})
         for table in (result.tables["cases"], result.tables["drops"]):
             cells |= {row[0].split(" (mean of")[0]: table.columns[1].text(row[1]) for row in table.rows}
         cells["clean"] = result.tables["drops"].columns[2].text(result.tables["drops"].rows[0][2])
-    rows = [["", *found]]
-    for title, name in {"**clean**": "clean", **CASES, **GROUPS}.items():
-        rows.append([title, *(cells.get(name, "") for cells in found.values())])
-    rows = [row for row in rows if any(row[1:])]
-    heading, *others = (f"| {' | '.join(row)} |" for row in rows)
-    table = "\n".join([heading, "| --- " * len(rows[0]) + "|", *others])
-    RESULTS.write_text(_TEXT.format(table=table))
+    rows = [
+        {"training": training, "seeds": seeds, "drift": title, **_numbers(cells[name])}
+        for (training, seeds), cells in found.items()
+        for title, name in {"clean": "clean", **CASES, **GROUPS}.items()
+        if cells.get(name)
+    ]
+    measurements.write("metering", rows)
+
+
+def _numbers(cell: str) -> dict[str, str]:
+    """Reads "64.8 (55.8 to 73.7)"."""
+    return dict(zip(("points", "low", "high"), re.findall(r"-?[\d.]+", cell), strict=True))
 
 
 if __name__ == "__main__":
