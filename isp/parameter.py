@@ -1,4 +1,4 @@
-"""A stage parameter: its start, and every fact about it that searches, analyses and plots need."""
+"""A stage parameter: its start value, and everything else that searches, analyses and plots need to know."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ CAMERA_FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Declares a value that can be learned, and every fact about it that programs need.
+    """Declares a value that can be learned, and everything else that programs need to know about it.
 
     Distances between values are measured in natural ranges, which makes parameters with different units comparable.
     Such a distance from the start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it
@@ -41,7 +41,7 @@ class Parameter:
     Two parameters that differ only in `value` are equal, so that pipelines at other values share compiled functions.
 
     Attributes:
-        value: The start, a number or an array, which may be traced. It is None in `Pipeline.facts`, because the
+        value: The start, a number or an array, which may be traced. It is None in `Pipeline.declarations`, because the
             pipeline itself holds the values.
         scale: "linear" or "log".
         width: The natural range of a linear parameter, in its unit.

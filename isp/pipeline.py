@@ -99,10 +99,10 @@ class Pipeline(nnx.Module):
 
     def parameters(self) -> dict[str, Array]:
         """Returns the values of all parameters."""
-        return {name: getattr(self, name)[...] for name in self.facts}
+        return {name: getattr(self, name)[...] for name in self.declarations}
 
     @property
-    def facts(self) -> dict[str, Parameter]:
+    def declarations(self) -> dict[str, Parameter]:
         """The declarations of all parameters by name, in the order of `parameters`. Each has a `value` of None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
@@ -117,8 +117,8 @@ class Pipeline(nnx.Module):
             >>> pipeline.gamma_correct[...]
             Array(1.8, dtype=float32)
         """
-        if unknown := sorted(set(values) - set(self.facts)):
-            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
+        if unknown := sorted(set(values) - set(self.declarations)):
+            raise ValueError(f"values must be for the parameters {list(self.declarations)}, got also {unknown}")
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():

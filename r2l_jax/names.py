@@ -92,7 +92,7 @@ CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 # The metadata of a shot, which are the fields of `data.files.shot.Shot`.
 SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date", "iso", "camera")
 BY_SHOT = (
-    f"also group scores by facts of the shots: of a Folder's files, {', '.join(SHOT_FIELDS[:-2])}; of a run of several "
+    f"also group scores by shot metadata: of a Folder's files, {', '.join(SHOT_FIELDS[:-2])}; of a run of several "
     "intensities, iso, or of several cameras, camera"
 )
 

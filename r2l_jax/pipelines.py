@@ -175,7 +175,11 @@ def metering_of(processor: object) -> tuple[str, ...]:
 
 def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:
     """Returns a camera with the values of the pipeline's parameters that start from a camera."""
-    started = {facts.camera: values[name] for name, facts in pipeline.facts.items() if facts.camera is not None}
+    started = {
+        parameter.camera: values[name]
+        for name, parameter in pipeline.declarations.items()
+        if parameter.camera is not None
+    }
     return dataclasses.replace(camera, **{name: np.asarray(value, np.float64) for name, value in started.items()})
 
 
@@ -214,6 +218,6 @@ def _make_once(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, 
     if split is None:
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
     for name in _RESERVED:
-        if name in pipeline.facts:
+        if name in pipeline.declarations:
             raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
     return split

@@ -42,7 +42,7 @@ def main(*folders: str) -> None:
     for folder in folders:
         if (result := read(pathlib.Path(folder))) is None:
             raise SystemExit(f"{folder} holds no result of evaluate.py")
-        members = result.facts["members"]
+        members = result.metadata["members"]
         cells = found.setdefault((members[0].split("/")[0], len(members)), {})
         for table in (result.tables["cases"], result.tables["drops"]):
             cells |= {row[0].split(" (mean of")[0]: table.columns[1].text(row[1]) for row in table.rows}

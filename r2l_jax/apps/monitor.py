@@ -140,9 +140,9 @@ class _Call:
     def run(self) -> bool:
         """Judges all windows, and returns whether there is an alarm."""
         found = self._follow() if self._config.follow else self._judge_all()
-        print("\n\n".join([found.text(), *found.facts["verdict"]]))
+        print("\n\n".join([found.text(), *found.metadata["verdict"]]))
         print(closing(self._output, [self._config.run], self._config.output is None))
-        return found.facts["alarm"]
+        return found.metadata["alarm"]
 
     def _judge_all(self) -> result.Result:
         """Judges the windows of all files. The probability of a false alarm in any of them is at most `level`."""
@@ -207,7 +207,7 @@ class _Call:
         monitor.explain()
         drifted = [file for window in monitor.windows if window.alarm for file in window.files]
         folders = dict.fromkeys(str(remote.place(file).parent) for file in drifted)
-        facts = {
+        metadata = {
             "training": {f"{fold.folder.parent.name}/{fold.number}": fold.training for fold in self._run},
             "flags": flat(self._config),
             "identity": self._identity,
@@ -215,8 +215,10 @@ class _Call:
         }
         least = min((window.p_value for window in monitor.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
-        made = monitor.result(min(1.0, count * least), remedy, facts)
-        made = dataclasses.replace(made, facts={**made.facts, "notes": [*made.facts["notes"], *self._placed(monitor)]})
+        made = monitor.result(min(1.0, count * least), remedy, metadata)
+        made = dataclasses.replace(
+            made, metadata={**made.metadata, "notes": [*made.metadata["notes"], *self._placed(monitor)]}
+        )
         result.write(self._output, made)
         return made
 
@@ -239,10 +241,10 @@ class _Call:
         earlier = result.read(self._output)
         if earlier is None:
             return [], Explained()
-        if reasons := store.differences(earlier.facts.get("identity"), self._identity):
+        if reasons := store.differences(earlier.metadata.get("identity"), self._identity):
             raise InputError(f"{self._output / result.FILE} has {', '.join(reasons)}: choose another --output")
         try:
-            parts = earlier.facts["windows"], earlier.facts["explained"]
+            parts = earlier.metadata["windows"], earlier.metadata["explained"]
             return msgspec.convert(parts, tuple[list[Window], Explained])
         except (LookupError, msgspec.ValidationError) as error:
             raise InputError(f"{self._output / result.FILE} is damaged ({error}): choose another --output") from None

@@ -93,4 +93,4 @@ def _part(
         with tqdm(work(files), total=len(files), unit="file", leave=False, disable=None) as ended:
             return Result({"ended": [[each.result, each.error, each.warnings] for each in ended]})
 
-    return result.cached(folder, inputs, make).facts["ended"]
+    return result.cached(folder, inputs, make).metadata["ended"]

@@ -161,21 +161,21 @@ def render_files(
     """
     output, (pipeline, camera, stored) = pictures.output, processing
     _check_targets(files, pictures)
-    facts: dict[str, Any] = {"pipeline": pipeline.description, "camera": camera.described}
+    metadata: dict[str, Any] = {"pipeline": pipeline.description, "camera": camera.described}
     if stored is not camera:
-        facts["stored_camera"] = stored.described
+        metadata["stored_camera"] = stored.described
     with writing_to(output):
-        rows = _earlier(files, pictures, facts)
+        rows = _earlier(files, pictures, metadata)
         # Written before the pictures, so that another call knows their settings.
-        result.write(output, Result(facts, {"manifest": _table(rows)} if rows else {}))
+        result.write(output, Result(metadata, {"manifest": _table(rows)} if rows else {}))
         work = functools.partial(_render_each, pictures, load if scheduler != "serial" and load else lambda: processing)
-        settings = {**facts, "format": pictures.file_format, "stages": pictures.stages}
+        settings = {**metadata, "format": pictures.file_format, "stages": pictures.stages}
         done = in_parts(files, output / ".parts", work, settings, pipeline.identity, pictures.of, scheduler)
         # Lost workers leave partial files.
         clear_parts(output)
         made = {target.name: str(file) for file in done.results for target in pictures.of(file)}
         if rows := [row for row in rows if row[0] not in made] + [list(row) for row in made.items()]:
-            result.write(output, Result(facts, {"manifest": _table(rows)}))
+            result.write(output, Result(metadata, {"manifest": _table(rows)}))
         else:
             # The next call may have other settings, since the folder holds no pictures of these.
             (output / result.FILE).unlink()
@@ -186,7 +186,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Table:
     return Table("Pictures", [Column("picture"), Column("file")], rows)
 
 
-def _earlier(files: Sequence[Place], pictures: Pictures, facts: Mapping[str, Any]) -> list[list[str]]:
+def _earlier(files: Sequence[Place], pictures: Pictures, metadata: Mapping[str, Any]) -> list[list[str]]:
     """Returns the rows of the pictures that earlier calls have left in the folder.
 
     Raises:
@@ -200,8 +200,8 @@ def _earlier(files: Sequence[Place], pictures: Pictures, facts: Mapping[str, Any
                     f"{target} would be overwritten, but no {result.FILE} says how it was made: choose another folder"
                 )
         return []
-    for name in {**facts, **earlier.facts}:
-        if facts.get(name) != earlier.facts.get(name):
+    for name in {**metadata, **earlier.metadata}:
+        if metadata.get(name) != earlier.metadata.get(name):
             raise InputError(f"{pictures.output / result.FILE} lists pictures of another {name}: choose another folder")
     table = earlier.tables.get("manifest", _table([]))
     return [list(map(str, row)) for row in table.rows if (pictures.output / str(row[0])).exists()]

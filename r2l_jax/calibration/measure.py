@@ -55,7 +55,7 @@ class Calibration:
     with mean 1 over the good sites of each color and 1 at defects. `sites` are the places in the tile, row by row;
     `exposures` are the numbers of flats, in the order of light. `error` is the standard error of the mean gain, as a
     fraction of it, and `numbers` is the digital number of the white level. `bits` is the resolution of the converter,
-    None for continuous values. `remarks` are facts about the frames that the user must know, one line each.
+    None for continuous values. `remarks` say that the user must know, one line each.
     """
 
     dark: Map

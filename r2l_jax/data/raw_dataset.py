@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 import isp
-from r2l_jax.data.files.file_facts import hash_files
+from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
 
@@ -34,7 +34,7 @@ class RawDataset:
         provenance: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels; None is their full range.
-        shot: reads the facts about sample i's shot; None if samples have no such facts.
+        shot: reads the metadata of sample i's shot; None if samples have none.
         per_scene: the number of adjacent samples that show the same scene.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
     """

@@ -112,7 +112,7 @@ def possible(camera: isp.Camera, knobs: Mapping[str, Knob]) -> dict[str, Limit]:
         found["bits"] = found["bits"]._replace(neutral=float(isp.sensor.noise_of(camera).bits))
     for name, knob in knobs.items():
         low, high = sorted((knob.value(knob.low), knob.value(knob.high)))
-        distribution = "log-uniform" if knob.facts.scale == "log" else "uniform"
+        distribution = "log-uniform" if knob.declaration.scale == "log" else "uniform"
         found[PIPELINE + name] = Limit(low, high, knob.quantity, knob.default, distribution)
     return found
 

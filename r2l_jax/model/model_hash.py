@@ -34,7 +34,7 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
         {
             "name": stage.name,
             "function": described(stage.function),
-            "parameters": {name: repr(facts) for name, facts in stage.parameters.items()},
+            "parameters": {name: repr(parameter) for name, parameter in stage.parameters.items()},
             "options": described(stage.options),
         }
         for stage in getattr(processor, "stages", ())

@@ -1,7 +1,7 @@
-"""Program results: facts, tables, figures and outcomes, with one way to write, find and print them.
+"""Program results: metadata, tables, figures and outcomes, with one way to write, find and print them.
 
-A result is a folder: `result.json` (facts, tables and the identity of all inputs), a CSV file for each table, PNG and
-SVG files for each figure, TensorBoard events with the pictures, and `outcomes.safetensors`.
+A result is a folder: `result.json` (metadata, tables and the identity of all inputs), a CSV file for each table, PNG
+and SVG files for each figure, TensorBoard events with the pictures, and `outcomes.safetensors`.
 """
 
 import dataclasses
@@ -150,7 +150,7 @@ class Result:
     """The result of a program, or of a part of one.
 
     Attributes:
-        facts: all other content, as JSON values. The report shows `title`, and the sentences of `verdict` and, below
+        metadata: all other content, as JSON values. The report shows `title`, and the sentences of `verdict` and, below
             the tables, of `notes`; `training` has the ids of the trained models.
         tables: tables by name.
         figures: plots and pictures by name; their PNG files once the result is read.
@@ -159,7 +159,7 @@ class Result:
         captions: the captions of pictures, by name; plots include theirs.
     """
 
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
     figures: "Mapping[str, Figure | Image.Image | pathlib.Path]" = dataclasses.field(default_factory=dict)
     outcomes: Arrays | None = None
@@ -168,7 +168,7 @@ class Result:
 
     def text(self) -> str:
         """Formats the tables and the notes for a terminal."""
-        notes = "\n".join(self.facts.get("notes", ()))
+        notes = "\n".join(self.metadata.get("notes", ()))
         return "\n\n".join([*(table.text() for table in self.tables.values()), *([notes] if notes else [])])
 
 
@@ -249,7 +249,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         files += _draw(folder, result.figures)
         files += [path.name for path in folder.glob(EVENTS + _EVENTS_SUFFIX)]
     content = {
-        "facts": result.facts,
+        "metadata": result.metadata,
         "tables": {name: table._asdict() for name, table in result.tables.items()},
         "figures": figures,
         "captions": captions,
@@ -258,7 +258,7 @@ def write(folder: pathlib.Path, result: Result, inputs: store.Identity | None = 
         **environment(),
     }
     write_json(folder / FILE, json.loads(json.dumps(content, default=_plain)))
-    # Written last, so that a program killed earlier leaves the earlier result's facts and tables, to be replaced.
+    # Written last, so that a program killed earlier leaves the earlier result's metadata and tables, to be replaced.
     _remove(folder, earlier or {}, keep=files)
 
 
@@ -282,7 +282,7 @@ def read(folder: pathlib.Path) -> Result | None:
         }
         figures = {name: inside(folder, file) for name, file in content["figures"].items()}
         captions = dict(content["captions"])
-        return Result(dict(content["facts"]), read_tables, figures, outcomes, content["files"], captions)
+        return Result(dict(content["metadata"]), read_tables, figures, outcomes, content["files"], captions)
     except (OSError, LookupError, TypeError, ValueError, AttributeError, InputError) as error:
         raise _damaged(folder / FILE, error) from None
 

@@ -50,9 +50,9 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
     figures |= {name: picture for name, (picture, _) in pictures.items()}
-    facts = {"title": "Course of the training", "training": {f"fold_{fold.number}": training_id(content)}}
+    metadata = {"title": "Course of the training", "training": {f"fold_{fold.number}": training_id(content)}}
     captions = {name: caption for name, (_, caption) in pictures.items()}
-    result.write(fold.folder / FOLDER, Result(facts, tables, figures, captions=captions))
+    result.write(fold.folder / FOLDER, Result(metadata, tables, figures, captions=captions))
 
 
 def _classes(content: Numbers) -> Table:
@@ -87,12 +87,12 @@ def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
 def _processing(folder: pathlib.Path, processor: Processor) -> dict[str, Figure]:
     """Draws the change of each parameter that changes, and the norms of the gradients."""
     start, parameters, norms = _recorded(folder)
-    known = processor.facts if isinstance(processor, isp.Pipeline) else {}
+    known = processor.declarations if isinstance(processor, isp.Pipeline) else {}
     since, figures = "the end of the first epoch" if start is None else "the start", {}
     for name, courses in parameters.items():
         shape = [max(places) + 1 for places in zip(*courses, strict=True)]
-        facts = known.get(name, isp.Parameter(0.0))
-        titles = dict(zip(np.ndindex(*shape), facts.element_names(name, shape), strict=True))
+        parameter = known.get(name, isp.Parameter(0.0))
+        titles = dict(zip(np.ndindex(*shape), parameter.element_names(name, shape), strict=True))
         lines = []
         for place, (epochs, values) in sorted(courses.items()):
             if start is not None:
@@ -100,7 +100,7 @@ def _processing(folder: pathlib.Path, processor: Processor) -> dict[str, Figure]
             lines.append((titles[place].removeprefix(f"{name}."), epochs, values - values[0]))
         if any(values.any() for _, _, values in lines):
             words = f"{name.replace('_', ' ')}: change since {since}"
-            figures[f"parameter_{name}"] = _plot(words, facts.unit or "change", lines)
+            figures[f"parameter_{name}"] = _plot(words, parameter.unit or "change", lines)
     moved = [(name, *course) for name, course in norms.items() if course[1].any()]
     if moved:
         figures["gradient_norms"] = _plot("norms of the loss's gradients", "mean norm", moved, scale="log")

@@ -34,7 +34,7 @@ def test_a_picture_comes_back_in_its_colors():
 
 def test_parameters_that_differ_from_the_camera_do_not_claim_to_start_from_it():
     def fields(camera):
-        return {facts.camera for facts in isp.full(camera).facts.values() if facts.camera}
+        return {parameter.camera for parameter in isp.full(camera).declarations.values() if parameter.camera}
 
     assert fields(CAMERA) == {"black_level", "white_balance", "color_matrix"}
     assert fields(isp.CAMERAS["microscopy"]) == {"black_level"}
@@ -42,7 +42,7 @@ def test_parameters_that_differ_from_the_camera_do_not_claim_to_start_from_it():
 
 def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
     module = isp.full(CAMERA)
-    assert all(facts.has_range for facts in module.facts.values())
+    assert all(parameter.has_range for parameter in module.declarations.values())
     weight = RNG.standard_normal((*RAW.shape, 3)).astype(np.float32)
     gradients = jax.jit(jax.value_and_grad(lambda p, raw: (module.with_values(p)(raw) * weight).sum(), (0, 1)))
     spoiled = RAW.copy()

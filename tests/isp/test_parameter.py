@@ -63,7 +63,7 @@ def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
 
 
 @pytest.mark.parametrize(
-    ("value", "facts", "message"),
+    ("value", "declared", "message"),
     [
         (math.nan, {}, "value must be finite, got nan"),
         (1e-60, {"scale": "log"}, r"a log scale cannot start at 0, which no factor moves; got 0\.0"),  # in float32
@@ -72,9 +72,9 @@ def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
         ([1.0, 2.0], {"width": 1, "neutral": [0.0]}, r"neutral must have the value's shape \(2,\), got \(1,\)"),
     ],
 )
-def test_refuses_facts_that_contradict_each_other(value, facts, message):
+def test_refuses_declared_that_contradict_each_other(value, declared, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        isp.Parameter(value, **facts)
+        isp.Parameter(value, **declared)
 
 
 def test_nothing_guesses_a_range(unchecked):

@@ -147,7 +147,7 @@ def test_additive_layer_is_added_last():
     module.additive_layer[...] = jnp.full((24, 32, 3), 0.25)
     rgb, stages = module.trace(GOLDEN["drone/raw"])
     np.testing.assert_allclose(rgb, stages["gamma_correct"] + 0.25, atol=1e-6)
-    assert module.facts["additive_layer"].has_range
+    assert module.declarations["additive_layer"].has_range
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_additive_layer_is_added_last():
 def test_weights_are_named_after_the_colors_that_they_connect(parameter, function):
     images = jnp.broadcast_to(jnp.eye(3)[:, None, None, :], (3, 4, 4, 3))  # A red, a green and a blue image.
     colors, shape = ("red", "green", "blue"), SHAPES[parameter]
-    for number, name in enumerate(drone().facts[parameter].element_names(parameter, shape)):
+    for number, name in enumerate(drone().declarations[parameter].element_names(parameter, shape)):
         weights = np.zeros(shape, np.float32)
         weights.flat[number] = 1
         ((source, to),) = np.argwhere(function(images, jnp.asarray(weights))[:, 1, 1] > 0)

@@ -1,4 +1,4 @@
-"""Facts that sensor drifts share; their amounts are measured back in tests/r2l_jax/drift/test_sensor.py."""
+"""Properties that sensor drifts share; their amounts are measured back in tests/r2l_jax/drift/test_sensor.py."""
 
 import dataclasses
 

@@ -101,8 +101,8 @@ def test_refuses_unknown_algorithms_and_invalid_settings(denoise, settings, mess
 @pytest.mark.parametrize("make", [isp.parametrized, isp.static])
 def test_every_parameter_has_a_natural_range_and_camera_fields_are_declared(make):
     pipeline = make(CAMERA)
-    assert all(facts.has_range for facts in pipeline.facts.values())
-    fields = {facts.camera: name for name, facts in pipeline.facts.items() if facts.camera}
+    assert all(parameter.has_range for parameter in pipeline.declarations.values())
+    fields = {parameter.camera: name for name, parameter in pipeline.declarations.items() if parameter.camera}
     assert set(fields) == {"black_level", "white_balance", "color_matrix"}
     for field, name in fields.items():
         np.testing.assert_allclose(pipeline.parameters()[name], getattr(CAMERA, field), rtol=1e-6)

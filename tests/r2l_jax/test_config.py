@@ -57,7 +57,7 @@ def test_a_flagfile_has_the_optimization_of_the_published_program():
 
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():
-    assert tuple(isp.parametrized(isp.CAMERAS["drone"]).facts) == PARAMETERS
+    assert tuple(isp.parametrized(isp.CAMERAS["drone"]).declarations) == PARAMETERS
 
 
 def test_intensities_are_in_order():

@@ -1,4 +1,4 @@
-"""Whole runs on sensors other than Bayer, at half size, and by the facts of shots."""
+"""Whole runs on sensors other than Bayer, at half size, and by the metadata of shots."""
 
 import jax
 import numpy as np
@@ -53,4 +53,4 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     searches = {"adv_parameters": ("all", "black_level"), "adv_aux_weight": (10.0,), "steps": 2, "starts": 1}
     which = {"analyses": ("sensitivity", "worst_case"), "adv_noise_layer": True}
     analyses = forensics.run(build(ForensicsConfig, run=str(config.run_dir), **which, **searches))
-    assert analyses["fold_0"]["worst_case"].facts["worst"].keys() == {"all", "black_level"}
+    assert analyses["fold_0"]["worst_case"].metadata["worst"].keys() == {"all", "black_level"}

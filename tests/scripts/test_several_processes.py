@@ -29,12 +29,12 @@ def test_one_device_and_four_find_the_same(trained_run, tmp_path):
             for row, other in zip(table.rows, theirs.tables[key].rows, strict=True):
                 numbers, others = ([cell for cell in each if isinstance(cell, float)] for each in (row, other))
                 assert numbers == pytest.approx(others, rel=1e-3, abs=1e-4), row[0]
-        assert ours.facts.get("score") == theirs.facts.get("score")
-        for parameter, limits in ours.facts.get("tolerated", {}).items():
-            assert limits == pytest.approx(theirs.facts["tolerated"][parameter], rel=1e-4), parameter
-        for title, values in ours.facts.get("parameters", {}).items():
+        assert ours.metadata.get("score") == theirs.metadata.get("score")
+        for parameter, limits in ours.metadata.get("tolerated", {}).items():
+            assert limits == pytest.approx(theirs.metadata["tolerated"][parameter], rel=1e-4), parameter
+        for title, values in ours.metadata.get("parameters", {}).items():
             for parameter, value in values.items():
-                other = theirs.facts["parameters"][title][parameter]
+                other = theirs.metadata["parameters"][title][parameter]
                 np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-4, err_msg=parameter)
 
 

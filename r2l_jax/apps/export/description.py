@@ -76,6 +76,6 @@ def _interface(part: Part, model: Run) -> dict[str, Any]:
 def learned_camera(model: Run) -> isp.Camera | None:
     """Returns the training camera with the learned values; None if no parameter started from the camera."""
     pipeline, camera = model.pipeline, model.camera
-    if pipeline is None or camera is None or not any(facts.camera for facts in pipeline.facts.values()):
+    if pipeline is None or camera is None or not any(parameter.camera for parameter in pipeline.declarations.values()):
         return None
     return camera_with(camera, pipeline, pipeline.parameters())

@@ -79,8 +79,8 @@ class Engine:
         self.pipeline = pipeline
         # In the order of the stages; as a pytree, it would be sorted by name.
         self._default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
-        ranges.check(pipeline.facts, self._default)
-        self.knobs = knobs_of(pipeline.facts, self._default)
+        ranges.check(pipeline.declarations, self._default)
+        self.knobs = knobs_of(pipeline.declarations, self._default)
         knobs = list(self.knobs.values())
         moved = {knob.parameter for knob in knobs}
         self.fixed = {name: value.size for name, value in self._default.items() if name not in moved}
@@ -96,7 +96,7 @@ class Engine:
     def values(self, positions: Positions) -> dict[str, np.ndarray]:
         """Computes the values of all parameters, clipped to valid ones."""
         placed = zip(self.knobs.values(), map(float, positions), strict=True)
-        return turned(self.pipeline.facts, self._default, placed)
+        return turned(self.pipeline.declarations, self._default, placed)
 
     def images(self, positions: Positions, raw: Mosaic) -> Images:
         """Computes the images of a raw image `(H, W)` after each stage."""
@@ -156,12 +156,12 @@ def _jit(function: Callable) -> Callable:
 def _moved(whole: Any, directions: Mapping[str, np.ndarray | Array], positions: Array) -> isp.Pipeline:
     """Returns the pipeline with its knobs at positions. `whole` is the pipeline, or the `RawToLogit` around it."""
     pipeline: isp.Pipeline = getattr(whole, "processor", whole)
-    facts, default = pipeline.facts, pipeline.parameters()
+    declarations, default = pipeline.declarations, pipeline.parameters()
     offsets = {name: jnp.tensordot(positions, each, 1) for name, each in directions.items()}
-    valid = ranges.valid_offsets(facts, default, offsets)
+    valid = ranges.valid_offsets(declarations, default, offsets)
     # The derivative ignores the clipping of offsets.
     clipped = {name: offset + jax.lax.stop_gradient(valid[name] - offset) for name, offset in offsets.items()}
-    return pipeline.with_values(ranges.values_at(facts, default, clipped))
+    return pipeline.with_values(ranges.values_at(declarations, default, clipped))
 
 
 def _images(graph: nnx.GraphDef, numbers: _Numbers, positions: Array, raw: Array) -> list[Array]:

@@ -93,8 +93,8 @@ def tolerated(run: str, model: Run) -> dict[str, tuple[float, float]]:
         found = result.read(folder) if pathlib.Path(run).is_dir() else None
         if found is None:
             return {}
-        if found.facts["model"] == model.identity:
-            return {name: (float(low), float(high)) for name, (low, high) in found.facts["tolerated"].items()}
+        if found.metadata["model"] == model.identity:
+            return {name: (float(low), float(high)) for name, (low, high) in found.metadata["tolerated"].items()}
         warn(f"{folder}: the tolerances belong to another model, and are not shown")
     except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
         warn(f"{folder}: the tolerances are damaged, and are not shown ({error})")

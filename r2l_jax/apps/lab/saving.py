@@ -39,7 +39,7 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
         InputError: some values belong to stages that the pipeline does not have for the shot's camera, such as an
             additive layer.
     """
-    if more := sorted(values.keys() - named(shot).facts.keys()):
+    if more := sorted(values.keys() - named(shot).declarations.keys()):
         raise InputError(f"the pipeline has parameters that a file cannot make: {', '.join(more)}")
     # Half-size classical pipelines are named after "binned", which cannot be chosen by name: any demosaicing will do.
     name = named.name.replace("binned.", "bilinear.")

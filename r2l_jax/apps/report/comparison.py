@@ -27,7 +27,7 @@ def comparison_table(runs: Sequence[RunRecord]) -> str:
     """
     settings = {f"--{name}": [_text(value) for value in each] for name, each in differing_flags(runs).items()}
     names = [run.name for run in runs]
-    rows = [[fact, *map(_cut, values)] for fact, values in {"": names, **_scores(runs), **settings}.items()]
+    rows = [[name, *map(_cut, values)] for name, values in {"": names, **_scores(runs), **settings}.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     fitting = max((WIDTH - widths[0]) // (2 + max(widths[1:])), 1)
     parts = [slice(start, start + fitting) for start in range(1, len(rows[0]), fitting)]
@@ -105,5 +105,5 @@ def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     each = [measure.over_folds(folds) for member, folds in members.items() if member != measure.ENSEMBLE]
     same = len({len(outcomes) for outcomes in each}) == 1
     samples = [block.samples.tolist() for block in blocks]
-    checkpoints = [each.facts.get("flags", {}).get("checkpoint") for each in found]
+    checkpoints = [each.metadata.get("flags", {}).get("checkpoint") for each in found]
     return (run.folds[0].metrics["fingerprint"], samples, checkpoints), np.stack(each) if same else np.zeros((0, 0))

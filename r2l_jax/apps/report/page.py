@@ -108,7 +108,7 @@ def blocks_of(result: Result) -> list[Block]:
         shown.append(Plot(file.with_suffix(".svg"), caption) if is_plot else Picture(file, caption))
     plots, others = ([each for each in shown if isinstance(each, kind)] for kind in (Plot, Picture))
     blocks: list[Block] = [Figures(plots), *result.tables.values(), Figures(others)]
-    return [block for block in blocks if block != Figures([])] + [*result.facts.get("notes", ())]
+    return [block for block in blocks if block != Figures([])] + [*result.metadata.get("notes", ())]
 
 
 def _sections(runs: Sequence[RunRecord]) -> list[Section]:
@@ -118,7 +118,7 @@ def _sections(runs: Sequence[RunRecord]) -> list[Section]:
     for run, found in named:
         sections, parts = controls.setdefault(found.control, ([], []))
         of_run = run.name if run and len(runs) > 1 else ""
-        title = ", ".join(filter(None, [found.facts.title or "/".join(found.place), of_run, found.of]))
+        title = ", ".join(filter(None, [found.metadata.title or "/".join(found.place), of_run, found.of]))
         if found.of and run and len(run.folds) > 1:
             parts.append(Details(title, blocks_of(found.result)))
         else:
@@ -129,7 +129,7 @@ def _sections(runs: Sequence[RunRecord]) -> list[Section]:
         blocks = [_models(runs)] if control == "training" else []
         inner = [*sections, *([Section("Each model", parts)] if parts else [])]
         shown.append(Section(control.capitalize(), blocks, inner))
-    joint = [sentence for found in together for sentence in found.facts.verdict]
+    joint = [sentence for found in together for sentence in found.metadata.verdict]
     return [
         _of_runs("Verdict", [*([Findings(joint)] if joint else []), *left_out], runs, _verdict),
         *shown,
@@ -148,12 +148,12 @@ def _of_runs(
 
 def _verdict(run: RunRecord) -> list[Block]:
     """Collects the sentences of all results. Those on single models count only if no sentence is about all."""
-    on_all = {found.control for found in run.results if not found.of and found.facts.verdict}
+    on_all = {found.control for found in run.results if not found.of and found.metadata.verdict}
     sentences = dict.fromkeys(
         sentence
         for found in run.results
         if not found.of or found.control not in on_all
-        for sentence in found.facts.verdict
+        for sentence in found.metadata.verdict
     )
     blocks: list[Block] = [Findings([*sentences] or [_scored(run)]), *run.left_out]
     if all(fold.is_finished for fold in run.folds) and all(found.control == "training" for found in run.results):
@@ -205,7 +205,7 @@ def _value(value: Any) -> Cell:
 
 def _reproduction(run: RunRecord) -> list[Block]:
     numbers, fingerprint = run.folds[0].numbers, run.folds[0].metrics["fingerprint"]
-    facts = {
+    metadata = {
         "commit": numbers.git_commit,
         "versions": ", ".join(f"{name} {version}" for name, version in numbers.versions.items() if version),
         "devices": ", ".join(numbers.devices),
@@ -213,11 +213,11 @@ def _reproduction(run: RunRecord) -> list[Block]:
         "data": fingerprint,
         "folder": str(run.folder),
     }
-    known = [[name, value] for name, value in facts.items() if value not in (None, "")]
+    known = [[name, value] for name, value in metadata.items() if value not in (None, "")]
     settings = [[f"--{name}", _value(value)] for name, value in run.flags.items()]
     return [
         Code(run.command),
-        Table("Where it was trained", [Column("fact"), Column("value")], known),
+        Table("Where it was trained", [Column("setting"), Column("value")], known),
         Details(
             "All settings",
             [Table("Settings, with those at their defaults", [Column("setting"), Column("value")], settings)],

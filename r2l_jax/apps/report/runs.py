@@ -74,7 +74,7 @@ class Fold(NamedTuple):
         return len(self.metrics["history"]) if self.metrics["flags"].get("epochs") != 0 else 0
 
 
-class Facts(msgspec.Struct):
+class Metadata(msgspec.Struct):
     """The metadata of a result that a report shows."""
 
     title: str = ""
@@ -89,12 +89,12 @@ class Found(NamedTuple):
     Attributes:
         place: the parts of its folder's path below the folder of the run.
         result: the result.
-        facts: its metadata that is shown.
+        metadata: its metadata that is shown.
     """
 
     place: tuple[str, ...]
     result: Result
-    facts: Facts
+    metadata: Metadata
 
     @property
     def control(self) -> str:
@@ -228,13 +228,13 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
         if result.FILE not in files or (read := result.read(folder)) is None:
             continue
         try:
-            facts = msgspec.convert(read.facts, Facts)
+            metadata = msgspec.convert(read.metadata, Metadata)
             read.text()  # A table that cannot be printed cannot be shown.
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             reason = str(error).replace("`", "")
             raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it, or make it anew") from None
-        if present.issuperset(facts.training.values()):
-            found.append(Found(folder.relative_to(root).parts, read, facts))
+        if present.issuperset(metadata.training.values()):
+            found.append(Found(folder.relative_to(root).parts, read, metadata))
         else:
             again = "the same command makes it anew for the present ones"
             left_out.append(f"{folder / result.FILE} is left out: it belongs to other models; {again}")

@@ -98,10 +98,10 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
         "numbers. Log ratios are natural logarithms, and left out if the interval of the drop under other pipelines "
         "includes 0.",
     ]
-    return Result(_facts("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
+    return Result(_metadata("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
 
 
-def _facts(
+def _metadata(
     title: str, config: StudyConfig, theirs: Published, verdict: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> dict[str, Any]:
     about = {"title": title, "score": theirs.recorded, "flags": flat(config), "verdict": verdict}
@@ -234,7 +234,7 @@ def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
 
     caption = "Worst cases: the smaller the weight, the farther a search may go from the default rendering."
     return Result(
-        _facts("Drift forensics", config, theirs),
+        _metadata("Drift forensics", config, theirs),
         {"worst_cases": _table("Scores in the worst cases", "group and weight of the distance", rows)},
         {"worst_cases": Figure(draw, (7.0, 4.5), caption)},
     )
@@ -265,7 +265,7 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
 
     caption = f"Learned and frozen processing at intensity {config.choice.low_intensity:g} while models train."
     return Result(
-        _facts("Drift adjustment", config, theirs),
+        _metadata("Drift adjustment", config, theirs),
         {"ends": _table("Scores after the last epoch", "processing", rows)},
         {"curves": Figure(draw, caption=caption)},
     )
@@ -302,7 +302,7 @@ def _worst_cases(run: TrainConfig, fold: int) -> dict[str, float]:
     """Returns the scores of a fold by default and in each worst case."""
     found = _read(run.run_dir / "forensics" / f"fold_{fold}" / "worst_case")
     table = found.tables["worst_case"]
-    return {"default": found.facts["score"], **table.numbers(table.columns[1].name)}
+    return {"default": found.metadata["score"], **table.numbers(table.columns[1].name)}
 
 
 def _read(folder: pathlib.Path) -> Result:

@@ -49,7 +49,7 @@ def run(config: StudyConfig) -> bool:
         results = _compare(config, task, failed)
         _write_page(config, results, failed)
     for result in results.values():
-        print(next(iter(result.tables.values())).text(), *result.facts["verdict"], sep="\n", end="\n\n")
+        print(next(iter(result.tables.values())).text(), *result.metadata["verdict"], sep="\n", end="\n\n")
     for name, error in failed.items():
         print(f"failed: {name}: {error}")
     return not failed
@@ -76,8 +76,8 @@ def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapp
     """Writes `study.html`."""
     sections = []
     for result in results.values():
-        verdict = [Findings(result.facts["verdict"])] if result.facts["verdict"] else []
-        sections.append(Section(result.facts["title"], [*verdict, *blocks_of(result)]))
+        verdict = [Findings(result.metadata["verdict"])] if result.metadata["verdict"] else []
+        sections.append(Section(result.metadata["title"], [*verdict, *blocks_of(result)]))
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
         sections.append(Section("Failed jobs, which the tables leave out", missing))

@@ -57,8 +57,8 @@ class GainMap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """Holds the facts that the main image of a DNG states.
+class Metadata:
+    """Holds the metadata of a DNG's main image.
 
     Attributes:
         active_origin: the corner (row, column) of the active area, where the tiles of CFAPattern and BlackLevel start.
@@ -74,12 +74,12 @@ class Facts:
     gain_maps: tuple[GainMap, ...] = ()
 
 
-def read_facts(path: Path) -> Facts:
-    """Reads the facts of the main image, which is the first that is not a preview.
+def read_metadata(path: Path) -> Metadata:
+    """Reads the metadata of the main image, which is the first that is not a preview.
 
     Checks that all images are in the file, because LibRaw allocates all the memory that their tiles declare.
     """
-    facts = None
+    metadata = None
     with tifffile.TiffFile(path) as tiff:
         # Most images of a DNG are in subdirectories of the first one.
         pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
@@ -94,21 +94,21 @@ def read_facts(path: Path) -> Facts:
             if is_float and tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1:
                 raise InputError("its tiles state their sizes in 16 bits, which LibRaw reads as 32")
             check_declared(page.nbytes, sum(sizes))
-            if facts is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
-                facts = _facts(page)
+            if metadata is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
+                metadata = _metadata(page)
                 if is_float and not np.isfinite(page.asarray(maxworkers=1)).all():
                     raise InputError("holds values that are not finite")  # LibRaw reads them as zeros.
-    return facts or Facts()
+    return metadata or Metadata()
 
 
-def _facts(page: tifffile.TiffPage) -> Facts:
+def _metadata(page: tifffile.TiffPage) -> Metadata:
     active = None
     if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
         top, left, *_ = map(int, page.tags["ActiveArea"].value)
         active = (top, left)
     opcodes = page.tags.get("OpcodeList2")
     maps = () if opcodes is None else tuple(_gain_maps(bytes(opcodes.value)))
-    return Facts(active, _pattern(page), maps)
+    return Metadata(active, _pattern(page), maps)
 
 
 def _pattern(page: tifffile.TiffPage) -> str | None:

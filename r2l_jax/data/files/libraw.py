@@ -50,12 +50,12 @@ def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
             "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
             "bytes"
         )
-    facts = dng.read_facts(path) if path.suffix.lower() == ".dng" else dng.Facts()
+    metadata = dng.read_metadata(path) if path.suffix.lower() == ".dng" else dng.Metadata()
     with rawpy.RawPy() as raw:
         raw.open_file(str(path))
         check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
         raw.unpack()
-        return _mosaic_and_camera(path, raw, facts, stated)
+        return _mosaic_and_camera(path, raw, metadata, stated)
 
 
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
@@ -89,9 +89,9 @@ class _Sensor(NamedTuple):
 
 
 def _mosaic_and_camera(
-    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: KnownCamera
+    path: Path, raw: rawpy.RawPy, metadata: dng.Metadata, stated: KnownCamera
 ) -> tuple[Mosaic, isp.Camera]:
-    sensor = _sensor(raw, facts)
+    sensor = _sensor(raw, metadata)
     pattern = _chosen_pattern(path, sensor.pattern, stated)
     colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
     origin = (raw.sizes.top_margin, raw.sizes.left_margin)
@@ -106,19 +106,19 @@ def _mosaic_and_camera(
     mosaic = _visible_samples(raw, sensor, pattern)
     mosaic = mosaic / np.asarray(isp.cfa.tiled(used.astype(np.float32), *mosaic.shape))
     np.minimum(mosaic, 1, out=mosaic)
-    if facts.gain_maps:
+    if metadata.gain_maps:
         levels = isp.cfa.tiled((black / white)[colors].astype(np.float32), *mosaic.shape)
-        _correct_shading(mosaic, np.asarray(levels), facts, origin)
+        _correct_shading(mosaic, np.asarray(levels), metadata, origin)
     if stated.camera is not None and stated.camera.pattern == pattern:
         return mosaic, stated.camera
 
     figures: dict[str, Any] = dict(stated.figures) | {"pattern": pattern}
     if "black_level" not in figures:
         if isp.cfa.is_bayer(pattern) and colors.shape == (2, 2) and sensor.pattern is not None:
-            tile = np.roll(black[colors], np.subtract(facts.active_origin or origin, origin), (0, 1))
+            tile = np.roll(black[colors], np.subtract(metadata.active_origin or origin, origin), (0, 1))
             figures["black_level"] = (tile / used).ravel()
         else:
-            figures["black_level"] = _by_color(black / white, pattern, facts)
+            figures["black_level"] = _by_color(black / white, pattern, metadata)
     if pattern != isp.cfa.MONO:
         figures.setdefault("white_balance", _gains(raw.camera_whitebalance, raw.daylight_whitebalance))
         if "color_matrix" not in figures:
@@ -129,12 +129,12 @@ def _mosaic_and_camera(
         raise InputError(f"with the pattern {pattern}, {error}") from None
 
 
-def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
+def _sensor(raw: rawpy.RawPy, metadata: dng.Metadata) -> _Sensor:
     """Determines the kind of a sensor, whose colors must be red, green and blue."""
     margins = (raw.sizes.top_margin, raw.sizes.left_margin)
-    if facts.pattern is not None:
-        start = facts.active_origin or (0, 0)
-        tile = np.roll(isp.cfa.tile(facts.pattern), np.subtract(start, margins), (0, 1))
+    if metadata.pattern is not None:
+        start = metadata.active_origin or (0, 0)
+        tile = np.roll(isp.cfa.tile(metadata.pattern), np.subtract(start, margins), (0, 1))
         return _Sensor(dng.named(tile), tile)
     if raw.raw_type == rawpy.RawType.Stack:
         if raw.num_colors != 3:
@@ -189,19 +189,19 @@ def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.nd
 
 
 def _correct_shading(
-    mosaic: Mosaic, black: Float32[np.ndarray, "rows cols"], facts: dng.Facts, origin: tuple[int, int]
+    mosaic: Mosaic, black: Float32[np.ndarray, "rows cols"], metadata: dng.Metadata, origin: tuple[int, int]
 ) -> None:
-    top, left = np.maximum(np.subtract(facts.active_origin or origin, origin), 0)
+    top, left = np.maximum(np.subtract(metadata.active_origin or origin, origin), 0)
     light = mosaic - black
-    for gain_map in facts.gain_maps:
+    for gain_map in metadata.gain_maps:
         gain_map.apply(light[top:, left:])
     np.clip(light + black, 0, 1, out=mosaic)
 
 
-def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
+def _by_color(black: Float64[np.ndarray, "4"], pattern: str, metadata: dng.Metadata) -> list[float]:
     """Returns the black levels of a sensor that has one per color."""
     # LibRaw assigns the levels of unknown color filter arrays to the wrong colors.
-    if facts.pattern is not None:
+    if metadata.pattern is not None:
         black = np.full(4, black.mean())
     if isp.cfa.is_bayer(pattern):
         return [float(black[channel]) for channel in isp.cfa.tile(pattern).ravel()]

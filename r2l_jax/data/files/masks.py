@@ -70,10 +70,10 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
     return masks[0]
 
 
-def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str, **facts: Any) -> RawDataset:
+def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str, **metadata: Any) -> RawDataset:
     """Makes a data set of raw images that a program stored in 16 bits, and of their masks.
 
-    `side` is their height and width, `advice` says what to do about damaged files, and `facts` are other fields of
+    `side` is their height and width, `advice` says what to do about damaged files, and `metadata` are other fields of
     `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels.
     """
 
@@ -82,7 +82,7 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
         with advising(advice):
             raw = read_stored(image, (side, side))
             if not segmentation:
-                return raw, facts["labels"][index]
+                return raw, metadata["labels"][index]
             mask = read_mask(mask_file)
             if mask.shape != raw.shape:
                 raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
@@ -92,12 +92,12 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
         task="segmentation" if segmentation else "classification",
         read=read,
         files=tuple(pair if segmentation else pair[:1] for pair in pairs),
-        **facts,
+        **metadata,
     )
 
 
 def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """Reads a frame with the known facts about its camera; returns the raw image, the mask (same size), the camera."""
+    """Reads a frame with what is known of its camera; returns the raw image, the mask (same size), the camera."""
     frame, mask_file = pair
     raw, own = read_raw(frame, camera)
     mask = read_mask(mask_file)

@@ -80,12 +80,12 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
     states another pattern than the file.
 
     Args:
-        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). For camera formats, its
+        camera: the camera, or what is known of it (`known_camera.read_known_camera`). For camera formats, its
             values replace the file's; all other files need a whole camera.
 
     Returns:
         The raw image `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and its camera, or the
-        reference camera of the known facts.
+        known reference camera.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     with reading(path):

@@ -15,7 +15,7 @@ from r2l_jax.data.files.libraw import is_container
 from r2l_jax.data.files.tiff import TIFF_SUFFIXES
 from r2l_jax.names import SHOT_FIELDS
 
-# The names of the tags of TIFF and EXIF 2.32 that hold the facts, and of the tag that holds EXIF in a TIFF.
+# The TIFF and EXIF 2.32 tags that hold the metadata, and the tag that holds EXIF in a TIFF.
 _EXIF = "ExifTag"
 _TAGS = (
     *("Make", "Model", "LensModel", "ExposureTime", "FNumber"),
@@ -30,7 +30,7 @@ _LONGEST = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shot:
-    """Holds the facts about a shot. None means unknown.
+    """Holds the metadata of a shot. None means unknown.
 
     The exposure time is in seconds, and the date in ISO 8601, on the camera's clock. `iso` is the intensity at which
     the scene was measured, as a fraction of the full light, which no file records; `camera` is a name in a data set of
@@ -54,9 +54,9 @@ class Shot:
 
 
 def read_shot(path: Path) -> Shot:
-    """Reads the facts about a shot from a raw file.
+    """Reads the metadata of a shot from a raw file.
 
-    They come from the tags of TIFF and of camera formats based on it, otherwise from LibRaw. Facts that cannot be read
+    It comes from the tags of TIFF and of camera formats based on it, otherwise from LibRaw. Fields that cannot be read
     are unknown; `read_raw` reports damaged files.
     """
     found = Shot()

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 import isp
-from r2l_jax.data.files import file_facts, tiles
+from r2l_jax.data.files import file_metadata, tiles
 from r2l_jax.data.files.known_camera import (
     KnownCamera,
     common_camera,
@@ -33,7 +33,7 @@ TILE_SIZE = 256
 # The file of the camera of a sub-folder.
 CAMERA_FILE = "camera.json"
 
-# Increase this whenever the same files give different facts.
+# Increase this whenever the same files give different metadata.
 _VERSION = 2
 
 _CLASSES = ("object",)
@@ -56,7 +56,7 @@ def load(
       different models are treated as from several cameras as well.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
-    the known facts about the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
+    what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
     if smaller, the shortest side of any file to classify.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
@@ -129,12 +129,14 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
     if empty:
         others = f" (nor do {len(empty) - 1} others)" if len(empty) > 1 else ""
         warn(f"{min(empty)} holds no raw files{others}: it is left out of the classes")
-    facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]
-    for path, own in zip(files, facts, strict=True):
+    metadata = [each for part, of_part in of_parts.items() for each in _metadata_of(of_part, parts[part])]
+    for path, own in zip(files, metadata, strict=True):
         if tile_size and min(own.shape) < tile_size:
             raise InputError(f"{path} is {own.shape[0]}x{own.shape[1]}, smaller than --tile_size={tile_size}")
-    warn_once([f"{path}: {text}" for path, own in zip(files, facts, strict=True) for text in own.warnings], len(files))
-    sides = [min(tile_size or TILE_SIZE, *own.shape) for own in facts]
+    warn_once(
+        [f"{path}: {text}" for path, own in zip(files, metadata, strict=True) for text in own.warnings], len(files)
+    )
+    sides = [min(tile_size or TILE_SIZE, *own.shape) for own in metadata]
     side = min(sides)
     if cropped := sum(own > side for own in sides):
         warn(
@@ -143,7 +145,7 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         )
 
     def read_middle(index: int) -> Sample:
-        with collected_warnings():  # `_facts_of_mosaics` has warned.
+        with collected_warnings():  # `_metadata_of` has warned.
             raw, own = read_raw(files[index], parts[owners[index]])
         return center_crop(raw, side, side, own.pattern), labels[index]
 
@@ -162,8 +164,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    names = [part or own.model for part, own in zip(owners, facts, strict=True)]
-    return _with_cameras(dataset, names, files, [own.camera for own in facts])
+    names = [part or own.model for part, own in zip(owners, metadata, strict=True)]
+    return _with_cameras(dataset, names, files, [own.camera for own in metadata])
 
 
 def _with_cameras(
@@ -209,14 +211,14 @@ def _with_cameras(
 
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
-    """Lists the stated facts about a camera that raw images depend on, as JSON values."""
+    """Lists what is stated of a camera and affects raw images, as JSON values."""
     layout = None if camera.layout is None else msgspec.structs.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
-class _Facts(NamedTuple):
-    """The facts about a file that a data set needs before reading its samples.
+class _Metadata(NamedTuple):
+    """The metadata of a file that a data set needs before reading its samples.
 
     `model` is the name of the camera; empty if a whole camera is stated for all files.
     """
@@ -227,8 +229,8 @@ class _Facts(NamedTuple):
     warnings: list[str]
 
 
-def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Facts]:
-    """Returns the facts about each file; decodes only files that are new or have changed."""
+def _metadata_of(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Metadata]:
+    """Returns the metadata of each file; decodes only files that are new or have changed."""
 
     def find(path: pathlib.Path) -> list[Any]:
         with collected_warnings() as warnings:
@@ -238,8 +240,8 @@ def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> lis
         return [raw.shape, dataclasses.asdict(own), read_shot(path).title if camera.camera is None else "", texts]
 
     described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
-    found = file_facts.of_files(f"mosaic_facts/{described}", files, find, "reading raw files")
-    return [_Facts(tuple(shape), isp.Camera(**own), model, texts) for shape, own, model, texts in found]
+    found = file_metadata.of_files(f"mosaic_metadata/{described}", files, find, "reading raw files")
+    return [_Metadata(tuple(shape), isp.Camera(**own), model, texts) for shape, own, model, texts in found]
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
@@ -261,7 +263,7 @@ def _segmentation(
         models = [""] * len(pairs)
         if not part and known.camera is None:
             frames = [frame for frame, _ in pairs]
-            models = file_facts.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
+            models = file_metadata.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
         for pair, model in zip(pairs, models, strict=True):
             groups.setdefault((part, model), []).append(pair)
     side = tile_size or TILE_SIZE

@@ -107,7 +107,7 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
     for drift in config.drifts:
         pipeline = drifted(config, fold, drift).pipeline
         free_parameters(config.searches.parameters, pipeline)
-        ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
+        ranges.check(pipeline.declarations, jax.device_get(pipeline.parameters()))
 
 
 def _adapted_to_all(config: AdjustmentConfig, trained: TrainedFold) -> dict[str, Result]:
@@ -134,8 +134,8 @@ def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean:
         origin = {"run": str(fold.folder), "drift": drift.name, "settings": flat(config.searches)}
         pipeline = cases.for_run(drift, fold.config.processing).pipeline
         fold.adapted(model, origin, pipeline).write_fold(adapted_run)
-        facts = {"title": f"Adjustment to {drift.name}, fold {fold.number}", "training": {number: fold.training}}
-        return Result({**facts, **made.facts, "flags": flags}, made.tables, made.figures, made.outcomes)
+        metadata = {"title": f"Adjustment to {drift.name}, fold {fold.number}", "training": {number: fold.training}}
+        return Result({**metadata, **made.metadata, "flags": flags}, made.tables, made.figures, made.outcomes)
 
     if not (adapted_run / "metrics.json").exists():
         # The model was moved away.
@@ -168,8 +168,8 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     if tried.refusal:
         notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts in any case.")
     notes.append(f"of the {fold.about.checkpoint} checkpoint")
-    facts = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
-    return Result(facts, tables, figures, packed_blocks([clean(), outcomes])), adapted
+    metadata = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
+    return Result(metadata, tables, figures, packed_blocks([clean(), outcomes])), adapted
 
 
 def _over_models(
@@ -192,11 +192,11 @@ def _over_models(
                 words = change(found, ("wins back", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
-        notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].facts["measured"]))
+        notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].metadata["measured"]))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
     table = Table(f"{score} by method", columns, [*rows.values()], f"{_WON_BACK}: {result_row} minus {NOTHING}")
-    facts = {
+    metadata = {
         "title": "Adjustment",
         "verdict": verdict,
         "notes": [*dict.fromkeys(notes)],
@@ -207,7 +207,7 @@ def _over_models(
         "members": [name for name in members if name],
         "scores": scores,
     }
-    return Result(facts, {"adjustment": table})
+    return Result(metadata, {"adjustment": table})
 
 
 def _outcomes(members: Sequence[Sequence[Result]], row: str) -> np.ndarray:
@@ -226,7 +226,7 @@ def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) 
             " ".join(map(format_value, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
             for each in values
         ]
-        rows.append([name, *cells, float(np.abs(np.asarray(pipeline.facts[name].offset(*values))).max())])
+        rows.append([name, *cells, float(np.abs(np.asarray(pipeline.declarations[name].offset(*values))).max())])
     columns = [*map(Column, ("parameter", "default", "adapted")), Column("farthest in natural ranges", format=".3f")]
     return Table("Parameters", columns, rows)
 

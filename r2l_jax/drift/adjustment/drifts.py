@@ -95,7 +95,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
     for name in names:
         if name not in known:
             raise InputError(f"--parameters must be one of all, {', '.join(known)}, got {name!r}")
-    return names or tuned(pipeline.facts)
+    return names or tuned(pipeline.declarations)
 
 
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:

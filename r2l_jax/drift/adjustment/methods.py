@@ -162,7 +162,7 @@ class _Adaptation:
         steps: int,
     ) -> dict[str, Found]:
         """Searches from several exposures, or only the default if no gain is free; returns the ends by their starts."""
-        stops = stops if gains(frozen.facts, self._group) else (0,)
+        stops = stops if gains(frozen.declarations, self._group) else (0,)
         searches = [Search(self._group, 0.0, self._settings.seed, exposure=2.0**each) for each in stops]
         found = searcher.run(frozen, searches, *samples, steps and (self._settings.steps or steps))
         return {f"{each:+d} stops": one for each, one in zip(stops, found, strict=True)}

@@ -75,10 +75,10 @@ class Attack(GradientDescent):
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
         """Raises an InputError unless the attack can move the parameters that it is to move."""
         assert pipeline is not None
-        ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
+        ranges.check(pipeline.declarations, jax.device_get(pipeline.parameters()))
         layer = settings.attack.adv_noise_layer
-        known = ("all", *pipeline.facts, *([ADDITIVE_LAYER] if layer else []))
-        if layer and ADDITIVE_LAYER in (*pipeline.facts, *pipeline.stage_names):
+        known = ("all", *pipeline.declarations, *([ADDITIVE_LAYER] if layer else []))
+        if layer and ADDITIVE_LAYER in (*pipeline.declarations, *pipeline.stage_names):
             raise InputError(
                 f"--adv_noise_layer: {settings.architecture.processing.flag} has an {ADDITIVE_LAYER} of its own"
             )
@@ -98,7 +98,7 @@ class Attack(GradientDescent):
         """Returns the deviation, and a gradient's norm for each parameter."""
         return {
             "deviation": jnp.zeros(()),
-            "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.facts},
+            "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.declarations},
         }
 
     def update(self, model: nnx.State, state: AttackState, batch: Batch, keys: jax.Array) -> Updated:
@@ -116,12 +116,12 @@ class Attack(GradientDescent):
         free: dict[str, jax.Array | float] = {
             name: float(name in self._parameters or "all" in self._parameters) for name in state.default
         }
-        facts = self._pipeline.facts
+        declarations = self._pipeline.declarations
         offsets, opt_state, sums = descend(
-            self._optimizer, facts, state.default, cost, state.offsets, state.opt_state, free
+            self._optimizer, declarations, state.default, cost, state.offsets, state.opt_state, free
         )
         norms, _ = cast(tuple[dict[str, jax.Array], Any], opt_state)
-        model = with_parameters(model, valid_values(facts, state.default, offsets))
+        model = with_parameters(model, valid_values(declarations, state.default, offsets))
         loss = sums["loss"] / count
         return Updated(model, AttackState(state.default, offsets, opt_state), loss, {**sums, "gradient_norm": norms})
 

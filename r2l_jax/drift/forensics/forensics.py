@@ -132,33 +132,35 @@ def _made(name: str, analysis: _Analysis, fold: Artifact) -> Result:
     """Makes the result of an analysis, and adds metadata about the fold."""
     found = analysis.make()
     measured = f"measured on {len(fold.measured_indices)} {fold.measured} samples, {fold.about.checkpoint} checkpoint"
-    facts = {
-        **found.facts,
+    metadata = {
+        **found.metadata,
         "title": _TITLES.get(name, name.capitalize()),
-        "notes": [*found.facts.get("notes", ()), measured],
+        "notes": [*found.metadata.get("notes", ()), measured],
         "training": {f"fold_{fold.number}": fold.training},
         "model": fold.identity,
         "checkpoint": fold.about.checkpoint,
         "flags": analysis.flags,
     }
-    return dataclasses.replace(found, facts=facts)
+    return dataclasses.replace(found, metadata=metadata)
 
 
 def _over(name: str, results: Mapping[str, Result]) -> Result:
     """Combines the results of one analysis of several models."""
     first, notes = next(iter(results.values())), []
     if name == "tolerances":
-        samples, allowed = (first.facts[key] for key in ("samples", "tolerance"))
-        notes = tolerance.too_few(samples, allowed, max(each.facts["samples_needed"] or 0 for each in results.values()))
-    facts = {
-        **{key: first.facts[key] for key in ("title", "checkpoint", "flags")},
-        "training": {fold: id for fold, each in results.items() for id in each.facts["training"].values()},
-        "notes": [*notes, first.facts["notes"][-1]],
+        samples, allowed = (first.metadata[key] for key in ("samples", "tolerance"))
+        notes = tolerance.too_few(
+            samples, allowed, max(each.metadata["samples_needed"] or 0 for each in results.values())
+        )
+    metadata = {
+        **{key: first.metadata[key] for key in ("title", "checkpoint", "flags")},
+        "training": {fold: id for fold, each in results.items() for id in each.metadata["training"].values()},
+        "notes": [*notes, first.metadata["notes"][-1]],
         "verdict": worst_case.verdict(list(results.values())) if name == "worst_case" else [],
     }
     # Maps are left out, since their positions differ between models.
     tables = {key: table for key, table in over_models(results).items() if not key.startswith("map")}
-    return Result(facts, tables, {"dots": _dots(list(results.values()), *_DOTS[name])} if name in _DOTS else {})
+    return Result(metadata, tables, {"dots": _dots(list(results.values()), *_DOTS[name])} if name in _DOTS else {})
 
 
 def _dots(

@@ -16,7 +16,7 @@ from isp.parameter import MOST_ELEMENTS
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.measure import Samples, of_each_sample
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import Facts, moved
+from r2l_jax.drift.search.ranges import Declarations, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.heat_map import heat_map
@@ -76,10 +76,10 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
     found = measure(frozen, Samples.of(fold, batch_size))
     classes = {name: taken for name, taken in fold.task.groups(fold.dataset.labels[indices]).items() if taken.any()}
     stages = {f"after {name}": change for name, change in found.stages.items()}
-    widths = {name: "its value" if each.scale == "log" else each.width for name, each in frozen.facts.items()}
+    widths = {name: "its value" if each.scale == "log" else each.width for name, each in frozen.declarations.items()}
     values = [
         [name, float(change.mean()), float(np.abs(change).mean())]
-        for name, change in _each_element(frozen.facts, found).items()
+        for name, change in _each_element(frozen.declarations, found).items()
     ]
     columns = (Column("value"), Column("mean", format=_SIGNED), Column("mean of absolute values", format=_DIGITS))
     tables = {
@@ -120,7 +120,7 @@ def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
         batch, default = jax.tree.map(lambda leaf: leaf[None], sample), frozen.default
 
         def loss(offsets, perturbations):
-            pipeline = frozen.pipeline(moved(frozen.facts, default, offsets))
+            pipeline = frozen.pipeline(moved(frozen.declarations, default, offsets))
             images, _ = pipeline.trace(batch["raw"], perturbations)
             return frozen.sums(images, batch)["loss"]
 
@@ -146,13 +146,15 @@ def _change(each: jax.Array) -> Change:
     return Change(jnp.abs(each).sum(), each.sum())
 
 
-def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
+def _each_element(declarations: Declarations, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
     """Returns the change of each sample with each single value, by the value's name."""
     return {
         name: values
         for parameter, of_all in sensitivity.elements.items()
         for name, values in zip(
-            facts[parameter].element_names(parameter, of_all.shape[1:]), of_all.reshape(len(of_all), -1).T, strict=True
+            declarations[parameter].element_names(parameter, of_all.shape[1:]),
+            of_all.reshape(len(of_all), -1).T,
+            strict=True,
         )
     }
 

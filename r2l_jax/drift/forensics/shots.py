@@ -21,7 +21,7 @@ def analyze(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
         worst: the worst cases of the same samples, with their outcomes.
     """
     outcomes, score = Outcomes.unpacked(worst.outcomes), fold.task.score
-    columns, tables, figures = {DEFAULT: DEFAULT, **worst.facts["worst"]}, {}, {}
+    columns, tables, figures = {DEFAULT: DEFAULT, **worst.metadata["worst"]}, {}, {}
     for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, by).items():
         title, taken = field.replace("_", " "), {name: np.isin(outcomes.samples, each) for name, each in groups.items()}
         scores = [[outcomes.score(model, CLEAN.name, each) for model in columns.values()] for each in taken.values()]

@@ -96,10 +96,10 @@ class _Scores:
     def measure(self, points: Iterable[Point], title: str) -> None:
         """Measures points that are not known yet, all together."""
         left = [point for point in dict.fromkeys(points) if point not in self._known]
-        facts, default = self.frozen.facts, self.frozen.default
+        metadata, default = self.frozen.declarations, self.frozen.default
         models = {
             f"{number}": Model(
-                self._model, turned(facts, default, [(self.knobs[name], position) for name, position in point])
+                self._model, turned(metadata, default, [(self.knobs[name], position) for name, position in point])
             )
             for number, point in enumerate(left)
         }
@@ -166,8 +166,8 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     needed = [end.samples_needed for both in ends.values() for end in both if end.samples_needed is not None]
     samples_needed = math.ceil(max(needed)) if needed else None
     moved = {knob.parameter for knob in scores.knobs.values()}
-    left_out = {name: scores.frozen.default[name].size for name in scores.frozen.facts if name not in moved}
-    facts = {
+    left_out = {name: scores.frozen.default[name].size for name in scores.frozen.declarations if name not in moved}
+    metadata = {
         "score": float(scores.default[0]),
         "tolerance": tolerance,
         "samples": samples,
@@ -184,7 +184,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     for number, pair in enumerate(_pairs(settings)):
         name = f"map_{number + 1}" if number else "map"
         tables[name], figures[name] = _map(scores, pair, ends, score)
-    return Result(facts, tables, figures)
+    return Result(metadata, tables, figures)
 
 
 def too_few(samples: int, tolerance: float, needed: int | None) -> list[str]:

@@ -75,7 +75,7 @@ def drawn(fold: Artifact, settings: WorstCaseSettings, seed: int) -> np.ndarray:
 def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
     """Returns the model to search: the fold's, with an additive layer after its pipeline if requested."""
     pipeline = pipeline_of(fold.model)
-    if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
+    if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.declarations:
         return fold.model
     if ADDITIVE_LAYER in pipeline.stage_names:
         raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
@@ -98,7 +98,7 @@ def searches_of(pipeline: isp.Pipeline, settings: WorstCaseSettings, seed: int) 
         if name not in known:
             hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
             raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
-    groups = names or ("all", *tuned(pipeline.facts))
+    groups = names or ("all", *tuned(pipeline.declarations))
     return {
         (group, weight, start): Search(known[group], weight, seed=seed + start, spread=_SPREAD if start else 0.0)
         for group, weight, start in itertools.product(groups, settings.adv_aux_weight, range(settings.starts))
@@ -175,9 +175,9 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
         figures |= {f"worst_{group}": _differences(frozen, values, few) for group, values in shown.items()}
     places = [outcomes.models.index(name) for name in (DEFAULT, *worst.values())]
     of_rows = {name: getattr(outcomes, name)[places] for name in ("counted", "total", "loss")}
-    facts = {"score": order[DEFAULT][0], "worst": of_groups, "parameters": parameters}
-    result = Result(facts, tables, figures, outcomes._replace(models=(DEFAULT, *worst), **of_rows).packed())
-    return dataclasses.replace(result, facts={**facts, "verdict": verdict([result])})
+    metadata = {"score": order[DEFAULT][0], "worst": of_groups, "parameters": parameters}
+    result = Result(metadata, tables, figures, outcomes._replace(models=(DEFAULT, *worst), **of_rows).packed())
+    return dataclasses.replace(result, metadata={**metadata, "verdict": verdict([result])})
 
 
 def verdict(results: Sequence[Result]) -> list[str]:
@@ -185,7 +185,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
     drops: dict[str, list[float]] = {}
     for result in results:
         of_rows = result.tables["worst_case"].numbers("drop")
-        for group, title in result.facts["worst"].items():
+        for group, title in result.metadata["worst"].items():
             drops.setdefault(group, []).append(of_rows[title])
     is_searched = "black_level" in drops
     group = "black_level" if is_searched else max(drops, key=lambda group: np.median(drops[group]))
@@ -212,7 +212,8 @@ def _swept(
     parameters = {name for search in searches.values() for name in search.group}
     moved = [(knob, position) for knob in frozen.knobs.values() if knob.parameter in parameters for position in _SWEPT]
     starts = {
-        f"{number}": _Start(*each, turned(frozen.facts, frozen.default, [each])) for number, each in enumerate(moved)
+        f"{number}": _Start(*each, turned(frozen.declarations, frozen.default, [each]))
+        for number, each in enumerate(moved)
     }
     samples = Samples(fold.task, fold.dataset, indices[:_SWEPT_SAMPLES], batch_size)
     models = {DEFAULT: Model(model, frozen.default)} | {
@@ -239,11 +240,11 @@ def _swept(
 def _values(frozen: Frozen, worst: Mapping[str, Mapping[str, np.ndarray]]) -> Table:
     """Makes a table of the values of small parameters, by default and in the worst case of each group."""
     rows: list[list[Cell]] = []
-    for name, facts in frozen.facts.items():
+    for name, parameter in frozen.declarations.items():
         value = frozen.default[name]
         if value.size <= MOST_ELEMENTS:
             columns = (np.ravel(each[name]).tolist() for each in (frozen.default, *worst.values()))
-            rows += map(list, zip(facts.element_names(name, value.shape), *columns, strict=True))
+            rows += map(list, zip(parameter.element_names(name, value.shape), *columns, strict=True))
     columns = [Column(name, format=".3g") for name in ("value", DEFAULT, *worst)]
     return Table("values in the worst case of each group", columns, rows)
 

@@ -150,13 +150,13 @@ class Monitor:
             return []
         return list(diagnose(self._reference.raws, self._reference.labels, raws, self._run.camera))
 
-    def result(self, p_value: float, command: str, facts: Mapping[str, Any]) -> Result:
+    def result(self, p_value: float, command: str, metadata: Mapping[str, Any]) -> Result:
         """Returns the result of all windows.
 
         Args:
             p_value: of all windows together.
             command: the command that predicts with adapted models.
-            facts: further facts.
+            metadata: further metadata.
         """
         alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score
         verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
@@ -170,7 +170,7 @@ class Monitor:
                 notes.append(self._undiagnosed or said)
             if found.remedy is not None:
                 notes.append(found.remedy.text(command))
-        facts = {
+        metadata = {
             "title": "Monitor over the camera",
             "verdict": [verdict],
             "notes": notes,
@@ -178,10 +178,10 @@ class Monitor:
             "p_value": p_value,
             "windows": self.windows,
             "explained": found,
-            **facts,
+            **metadata,
         }
         figures = {"p_values": Figure(self._draw_p_values), "confidence": Figure(self._draw_confidence, (7.0, 2.5))}
-        return Result(facts, self._tables(alarms, score), figures if self.windows else {})
+        return Result(metadata, self._tables(alarms, score), figures if self.windows else {})
 
     def _tables(self, alarms: Sequence[Window], score: str) -> dict[str, Table]:
         if not self.windows:

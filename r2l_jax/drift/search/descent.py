@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 import tasks
-from r2l_jax.drift.search.ranges import Facts, valid_offsets, values_at
+from r2l_jax.drift.search.ranges import Declarations, valid_offsets, values_at
 
 PyTree = Any
 
@@ -53,7 +53,7 @@ def cost_of(
 
 def descend(
     optimizer: optax.GradientTransformation,
-    facts: Facts,
+    declarations: Declarations,
     default: dict[str, Array],
     cost: Callable[[dict[str, Array]], tuple[Array, PyTree]],
     offsets: dict[str, Array],
@@ -68,8 +68,8 @@ def descend(
     Returns:
         The next offsets, the optimizer's next state, and the other results of the cost.
     """
-    gradients, others = jax.grad(lambda offsets: cost(values_at(facts, default, offsets)), has_aux=True)(offsets)
+    gradients, others = jax.grad(lambda offsets: cost(values_at(declarations, default, offsets)), has_aux=True)(offsets)
     gradients = {name: free[name] * gradient for name, gradient in gradients.items()}
     updates, opt_state = optimizer.update(gradients, opt_state)
     moved_offsets = cast(dict[str, Array], optax.apply_updates(offsets, updates))
-    return valid_offsets(facts, default, moved_offsets), opt_state, others
+    return valid_offsets(declarations, default, moved_offsets), opt_state, others

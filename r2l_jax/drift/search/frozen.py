@@ -14,7 +14,7 @@ import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import Knob, knobs_of
-from r2l_jax.drift.search.ranges import Facts
+from r2l_jax.drift.search.ranges import Declarations
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
@@ -35,7 +35,7 @@ class Frozen:
     def __init__(self, model: RawToLogit, task: Task):
         pipeline = pipeline_of(model)
         self.task, self.default = task, jax.device_get(pipeline.parameters())
-        ranges.check(pipeline.facts, self.default)
+        ranges.check(pipeline.declarations, self.default)
         # The pipeline is kept as well, since it may have other variables besides its parameters.
         self._graph, state = nnx.split((pipeline, model.normalizer, model.head))
         self._state = jax.device_get(state)
@@ -52,14 +52,14 @@ class Frozen:
         return frozen
 
     @functools.cached_property
-    def facts(self) -> Facts:
+    def declarations(self) -> Declarations:
         """The declarations of the parameters."""
-        return self._parts()[0].facts
+        return self._parts()[0].declarations
 
     @functools.cached_property
     def knobs(self) -> dict[str, Knob]:
-        """The knobs in the order of the stages, which `facts` has; `default`, a tree, is sorted by name."""
-        return knobs_of(self.facts, {name: self.default[name] for name in self.facts})
+        """The knobs in the order of the stages, as in `declarations`; `default`, a tree, is sorted by name."""
+        return knobs_of(self.declarations, {name: self.default[name] for name in self.declarations})
 
     def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
         """Returns the model's pipeline with other parameters."""

@@ -12,7 +12,7 @@ import numpy as np
 
 import isp
 from isp.parameter import MOST_ELEMENTS
-from r2l_jax.drift.search.ranges import Facts, valid_values
+from r2l_jax.drift.search.ranges import Declarations, valid_values
 
 # How far values without limits move, in natural ranges.
 _FARTHEST = 4.0
@@ -30,7 +30,7 @@ class Knob(NamedTuple):
     Attributes:
         name: the knob's name, such as `white_balance.red`.
         parameter: the parameter that the knob moves.
-        facts: the scale of the number.
+        declaration: the scale of the number.
         direction: the offsets of the parameter's values at position 1.
         default: the number at position 0, in its unit.
         low: the least position.
@@ -40,7 +40,7 @@ class Knob(NamedTuple):
 
     name: str
     parameter: str
-    facts: isp.Parameter
+    declaration: isp.Parameter
     direction: np.ndarray
     default: float
     low: float
@@ -49,14 +49,14 @@ class Knob(NamedTuple):
 
     def value(self, position: float) -> float:
         """Computes the number at a position."""
-        return float(np.asarray(self.facts.moved(self.default, float(position))))
+        return float(np.asarray(self.declaration.moved(self.default, float(position))))
 
     def position(self, value: float) -> float:
         """Computes the position of a number, the inverse of `value`."""
-        return float(np.asarray(self.facts.offset(self.default, float(value))))
+        return float(np.asarray(self.declaration.offset(self.default, float(value))))
 
 
-def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Knob]:
+def knobs_of(declarations: Declarations, parameters: Mapping[str, np.ndarray]) -> dict[str, Knob]:
     """Makes the knobs of a pipeline, by name.
 
     There are three kinds of knobs:
@@ -73,17 +73,17 @@ def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Kn
     """
     knobs = []
     for name, value in parameters.items():
-        if not facts[name].tuned:
+        if not declarations[name].tuned:
             continue
-        if facts[name].neutral is not None:
-            knobs.append(_strength(name, facts[name], value))
+        if declarations[name].neutral is not None:
+            knobs.append(_strength(name, declarations[name], value))
         elif value.size <= MOST_ELEMENTS:
-            knobs += _joint(name, facts[name], value) + _single(name, facts[name], value)
-    return {knob.name: knob for knob in knobs if _moves(facts, knob, parameters)}
+            knobs += _joint(name, declarations[name], value) + _single(name, declarations[name], value)
+    return {knob.name: knob for knob in knobs if _moves(declarations, knob, parameters)}
 
 
 def turned(
-    facts: Facts, default: Mapping[str, np.ndarray], positions: Iterable[tuple[Knob, float]]
+    declarations: Declarations, default: Mapping[str, np.ndarray], positions: Iterable[tuple[Knob, float]]
 ) -> dict[str, np.ndarray]:
     """Computes all parameters with some knobs at positions.
 
@@ -93,7 +93,7 @@ def turned(
     for knob, position in positions:
         offset = np.float32(position) * knob.direction
         offsets[knob.parameter] = offsets.get(knob.parameter, np.zeros_like(offset)) + offset
-    return {**default, **jax.device_get(valid_values(facts, default, offsets))}
+    return {**default, **jax.device_get(valid_values(declarations, default, offsets))}
 
 
 def format_value(value: float) -> str:
@@ -102,43 +102,43 @@ def format_value(value: float) -> str:
     return f"{round(value, 7) + 0.0:.3g}"
 
 
-def _moves(facts: Facts, knob: Knob, parameters: Mapping[str, np.ndarray]) -> bool:
+def _moves(declarations: Declarations, knob: Knob, parameters: Mapping[str, np.ndarray]) -> bool:
     default = parameters[knob.parameter]
-    ends = (turned(facts, parameters, [(knob, end)])[knob.parameter] for end in (knob.low, knob.high))
+    ends = (turned(declarations, parameters, [(knob, end)])[knob.parameter] for end in (knob.low, knob.high))
     return any((end != default).any() for end in ends)
 
 
-def _single(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
+def _single(name: str, parameter: isp.Parameter, value: np.ndarray) -> list[Knob]:
     """Makes a knob for each value of a parameter."""
-    low, high = _limits(facts, value)
+    low, high = _limits(parameter, value)
     knobs = []
-    for place, title in zip(np.ndindex(*value.shape), facts.element_names(name, value.shape), strict=True):
+    for place, title in zip(np.ndindex(*value.shape), parameter.element_names(name, value.shape), strict=True):
         direction = np.zeros_like(value)
         direction[place] = 1
         ends = (float(low[place]), float(high[place]))
-        knobs.append(Knob(title, name, facts, direction, float(value[place]), *ends, facts.unit or "value"))
+        knobs.append(Knob(title, name, parameter, direction, float(value[place]), *ends, parameter.unit or "value"))
     return knobs
 
 
-def _joint(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
+def _joint(name: str, parameter: isp.Parameter, value: np.ndarray) -> list[Knob]:
     """Makes a knob for all values of a vector together, or none for a matrix, whose values have no common direction."""
     if value.ndim != 1 or value.size < 2:
         return []
-    kind, default = ("factor on", 1.0) if facts.scale == "log" else ("shift of", 0.0)
+    kind, default = ("factor on", 1.0) if parameter.scale == "log" else ("shift of", 0.0)
     # Most units are given in the singular, but some only exist in the plural, such as "pixels".
-    unit = facts.unit or "value"
+    unit = parameter.unit or "value"
     quantity = f"{kind} all {unit if unit.endswith('s') else unit + 's'}"
-    low, high = _limits(facts, value)
-    return [Knob(name, name, facts, np.ones_like(value), default, float(low.max()), float(high.min()), quantity)]
+    low, high = _limits(parameter, value)
+    return [Knob(name, name, parameter, np.ones_like(value), default, float(low.max()), float(high.min()), quantity)]
 
 
-def _strength(name: str, facts: isp.Parameter, kernel: np.ndarray) -> Knob:
+def _strength(name: str, parameter: isp.Parameter, kernel: np.ndarray) -> Knob:
     """Makes a knob for the strength of a filter, from the kernel that changes nothing to this kernel and beyond."""
-    direction = ((kernel - np.array(facts.neutral)) / facts.width).astype(kernel.dtype)
+    direction = ((kernel - np.array(parameter.neutral)) / parameter.width).astype(kernel.dtype)
     return Knob(name, name, _STRENGTH, direction, 1.0, -1.0, _GREATEST_STRENGTH - 1, STRENGTH)
 
 
-def _limits(facts: isp.Parameter, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _limits(parameter: isp.Parameter, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the least and the greatest offset of each value."""
-    low, high = (np.broadcast_to(np.asarray(limit), value.shape) for limit in facts.offset_limits(value))
+    low, high = (np.broadcast_to(np.asarray(limit), value.shape) for limit in parameter.offset_limits(value))
     return np.where(np.isinf(low), -_FARTHEST, low), np.where(np.isinf(high), _FARTHEST, high)

@@ -143,7 +143,7 @@ class Searcher:
 
     def _found(self, frozen: Frozen, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
         """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""
-        found = Found(jax.device_get(valid_values(frozen.facts, frozen.default, offsets)), *losses.T)
+        found = Found(jax.device_get(valid_values(frozen.declarations, frozen.default, offsets)), *losses.T)
         if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
             raise InputError(
                 f"the search over {', '.join(search.group)} has diverged: try a learning rate below "
@@ -160,13 +160,13 @@ class Searcher:
             name: free[name] * search.spread * jax.random.normal(key, value.shape)
             for key, (name, value) in zip(keys, default.items(), strict=True)
         }
-        for name in gains(frozen.facts, search.group):
+        for name in gains(frozen.declarations, search.group):
             offsets[name] += math.log(search.exposure)
         if search.turned is not None:
             name, position = search.turned
             knob = frozen.knobs[name]
             offsets[knob.parameter] += np.float32(position) * knob.direction
-        offsets = valid_offsets(frozen.facts, default, offsets)
+        offsets = valid_offsets(frozen.declarations, default, offsets)
         state = _State(offsets, optax.adam(self.learning_rate).init(offsets), jnp.zeros((), jnp.int32))
         return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))))
 
@@ -177,7 +177,7 @@ def _loss_of_all(
     del stacked
     frozen, samples = shared
     batch = _batch(samples, jnp.arange(len(samples["raw"])))
-    price = searcher.price * apart(frozen.facts, frozen.default, values)
+    price = searcher.price * apart(frozen.declarations, frozen.default, values)
     return searcher.loss(frozen, frozen.images(values, batch), batch) + price
 
 
@@ -185,7 +185,7 @@ def _step(
     searcher: Searcher, state: _State, fixed: _Fixed, shared: tuple[Frozen, dict[str, Array], Array]
 ) -> tuple[_State, Array]:
     frozen, samples, steps = shared
-    count, facts, default = len(samples["raw"]), frozen.facts, frozen.default
+    count, declarations, default = len(samples["raw"]), frozen.declarations, frozen.default
     key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
     batch = _batch(samples, jax.random.permutation(key, count)[: min(searcher.batch_size, count)])
     by_default = frozen.images(default, batch)
@@ -195,11 +195,13 @@ def _step(
         loss = searcher.loss(frozen, images, batch)
         total, away = cost_of(searcher.direction, loss, images, by_default, searcher.aux_loss, fixed.aux_weight)
         if searcher.price:
-            total += searcher.price * apart(facts, default, values)
+            total += searcher.price * apart(declarations, default, values)
         return total, jnp.stack([loss, away])
 
     optimizer = optax.adam(searcher.learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
-    offsets, opt_state, losses = descend(optimizer, facts, default, cost, state.offsets, state.opt_state, fixed.free)
+    offsets, opt_state, losses = descend(
+        optimizer, declarations, default, cost, state.offsets, state.opt_state, fixed.free
+    )
     return _State(offsets, opt_state, state.step + 1), losses
 
 

@@ -15,12 +15,12 @@ from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Ta
 _FEW = 3
 
 
-def compare(tested: Sequence[Measured], facts: Mapping[str, Any]) -> Result:
+def compare(tested: Sequence[Measured], metadata: Mapping[str, Any]) -> Result:
     """Makes the result of several runs or groups: their differences and drops, and their scores in all cases.
 
     Args:
         tested: the runs or groups.
-        facts: further facts.
+        metadata: further metadata.
     """
     tables, figures = {"drops": _drops(tested)}, {"dots": summary.figure(tested)}
     if found := _differences(tested):
@@ -28,7 +28,7 @@ def compare(tested: Sequence[Measured], facts: Mapping[str, Any]) -> Result:
     for group, cases in grouped(tested[0].cases[1:], lambda case: case.group):
         tables[group], figures[group] = _matrix(tested, summary.TITLES[group], cases)
     notes = [*dict.fromkeys(each.stated for each in tested)]
-    kept = {"title": "Runs under drift", "score": tested[0].score_name, "notes": notes, **facts}
+    kept = {"title": "Runs under drift", "score": tested[0].score_name, "notes": notes, **metadata}
     return Result(kept, tables, figures)
 
 

@@ -121,7 +121,7 @@ def run(config: EvaluationConfig) -> Result:
         except Interrupted:
             raise Interrupted("stopped; an envelope is one result, so the same command begins again") from None
     shown = {name: table for name, table in result.tables.items() if name != "cameras"}
-    print("\n\n".join([dataclasses.replace(result, tables=shown).text(), *result.facts["verdict"]]))
+    print("\n\n".join([dataclasses.replace(result, tables=shown).text(), *result.metadata["verdict"]]))
     if camera is not None:
         print(f"\n{_placed(of_limits.of_camera(camera, reference), limits, config.limits.camera)}")
     print(f"\n{closing(folder, config.run, config.output is None)}")
@@ -197,11 +197,11 @@ class _Envelope:
         write_json(folder / FILE, {**stated, **about})
         proposed = None if stated is first else stated["limits"]
         verdict, notes = self._sentences(tests, drawn)
-        facts = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
-        facts |= {"training": ids_of(self._folds), "flags": flat(self._config)}
+        metadata = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
+        metadata |= {"training": ids_of(self._folds), "flags": flat(self._config)}
         figures = {"limits": self._figure(drawn, proposed), "worst": self._picture(drawn)}
         captions = {"worst": "Images of the reference camera, and of the camera that loses most"}
-        return Result(facts, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
+        return Result(metadata, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
 
     def _test(self, box: np.ndarray, number: int, draws: int, confidence: float) -> tuple[Cameras, dict[str, Any]]:
         """Draws cameras in a box of shares, and states how many of all such cameras do not fail."""
@@ -391,7 +391,7 @@ def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:
         return None
     frozen = Frozen(fold.model, fold.task)
     moved = [(frozen.knobs[name], frozen.knobs[name].position(value)) for name, value in named.items()]
-    return turned(frozen.facts, frozen.default, moved)
+    return turned(frozen.declarations, frozen.default, moved)
 
 
 def _correlation(distances: np.ndarray, losses: np.ndarray) -> tuple[float, float, float] | None:

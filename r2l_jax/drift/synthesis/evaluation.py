@@ -54,8 +54,8 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
             blocks = _blocks(config, label, of_run, folders[label])
             found, ensemble = Measured.of(label, of_run[0].fold, config.cases, blocks, config.about)
             tested.append(found)
-            facts = {"training": ids_of(of_run), "flags": flat(config)}
-            summaries[label] = summary.summarize(config, found, ensemble, facts, groups[label])
+            metadata = {"training": ids_of(of_run), "flags": flat(config)}
+            summaries[label] = summary.summarize(config, found, ensemble, metadata, groups[label])
             write(folders[label], summaries[label])
         shown = summaries[tested[0].label]
         if len(tested) > 1:
@@ -179,7 +179,7 @@ def _make(
     ]
     blocks = [before.joined(part) for before, part in zip(clean, found, strict=True)] if clean else found
     tested, _ = Measured.of(label, fold, [CLEAN, *of_group], blocks)
-    facts = {
+    metadata = {
         "title": summary.TITLES[group],
         "notes": [f"measured on {tested.clean.shape[1]} {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
@@ -191,7 +191,7 @@ def _make(
         "flags": flat(config),
     }
     figures = {} if group == CLEAN.group else {"scores": _scores(tested, of_group, blocks)}
-    return Result(facts, {"models": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
+    return Result(metadata, {"models": _table(tested, of_group, blocks)}, figures, measure.packed_blocks(found))
 
 
 def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes]) -> Table:

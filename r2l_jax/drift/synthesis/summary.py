@@ -41,7 +41,7 @@ _HALF_WIDTH = 0.02
 
 
 def summarize(
-    config: EvaluationConfig, tested: Measured, ensemble: Measured | None, facts: Mapping[str, Any], groups: Groups
+    config: EvaluationConfig, tested: Measured, ensemble: Measured | None, metadata: Mapping[str, Any], groups: Groups
 ) -> Result:
     """Makes the summary of a run or a group of seeds.
 
@@ -49,7 +49,7 @@ def summarize(
         config: the settings of the evaluation.
         tested: the run or the group.
         ensemble: the ensemble of the group.
-        facts: further facts.
+        metadata: further metadata.
         groups: groups of samples to score separately.
 
     Raises:
@@ -85,7 +85,7 @@ def summarize(
             "shares": shares,
             "members_needed": needed,
             "log_ratio": ratio,
-            **facts,
+            **metadata,
         },
         tables,
         {"dots": figure([tested])} if tested.groups else {},

@@ -205,7 +205,7 @@ def _described(
 ) -> Result:
     """Describes a set: its origin, and for each sample the class or the mask, and the SHA-256 of its files."""
     pipeline, camera = _pipeline_of(rendering), camera_of(dataset)
-    facts = {
+    metadata = {
         "title": f"{dataset.name}: {name_of(rendering)}",
         "pipeline": pipeline.description,
         "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
@@ -219,7 +219,7 @@ def _described(
     names = ["file", "sha256", *(["mask", "mask_sha256"] if len(files[0]) > 1 else ["class"]), "sample", "index"]
     cells = [[*row, name, index] for index, (row, name) in enumerate(zip(rows, dataset.names, strict=True))]
     table = Table("Pictures", [Column(name) for name in names], cells)
-    return Result(facts, {"manifest": table}, files=[name for of_sample in files for name in of_sample])
+    return Result(metadata, {"manifest": table}, files=[name for of_sample in files for name in of_sample])
 
 
 class _Begun(NamedTuple):

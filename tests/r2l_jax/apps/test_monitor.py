@@ -73,11 +73,11 @@ def write(folder, raws):
 
 
 def monitored(run_dir, folder, *flags, status=2):
-    """Runs the program on a folder; returns its output, the result and its facts."""
+    """Runs the program on a folder; returns its output, the result and its metadata."""
     done = call("monitor.py", f"--run={run_dir}", f"--input={folder}", *flags)
     assert done.returncode == status, done.stderr
     written = result.read(run_dir / "monitor")
-    return done.stdout, written, written.facts
+    return done.stdout, written, written.metadata
 
 
 def brighter(raws, camera):
@@ -130,18 +130,18 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     write(pathlib.Path(tuesday), brighter(raws[24:48], camera))
     flags = ["--by=folder", "--window=24"]
     done = call("monitor.py", f"--run={run_dir}", f"--input={monday}", *flags, f"--output={tmp_path}/out")
-    assert (done.returncode, result.read(tmp_path / "out").facts["alarm"]) == (0, False), done.stderr
-    said, written, facts = monitored(run_dir, f"{tmp_path}/monday,{tmp_path}/tuesday", *flags)
-    first, second = facts["windows"]
+    assert (done.returncode, result.read(tmp_path / "out").metadata["alarm"]) == (0, False), done.stderr
+    said, written, metadata = monitored(run_dir, f"{tmp_path}/monday,{tmp_path}/tuesday", *flags)
+    first, second = metadata["windows"]
     assert [first["name"], second["name"]] == [f"{monday} 1", f"{tuesday} 1"]
-    assert [first["alarm"], second["alarm"], facts["alarm"]] == [False, True, True]
+    assert [first["alarm"], second["alarm"], metadata["alarm"]] == [False, True, True]
     # Two windows share the level.
-    assert facts["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
-    assert facts["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
-    assert facts["verdict"][0] in said
+    assert metadata["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
+    assert metadata["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
+    assert metadata["verdict"][0] in said
     assert "drift is diagnosed in images of at least 64x64 sites, and these have 32x32" in said
     assert "the camera does not explain" not in said
-    assert facts["explained"]["diagnosis"] == []
+    assert metadata["explained"]["diagnosis"] == []
     expected = [[f"{monday} 1", 24, False], [f"{tuesday} 1", 24, True]]
     assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == expected
     assert written.tables["statistics"].rows[0][4] < 0.01
@@ -176,7 +176,7 @@ def follow(run_dir, tmp_path, monkeypatch):
         monkeypatch.setattr(monitor, "stop", stops)
         given = {"run": str(run_dir), "input": (str(tmp_path / "new"),), "window": 16, "false_alarm_every": 100}
         alarm = monitor.run(build(MonitorConfig, follow=True, **given | flags))
-        return alarm, result.read(run_dir / "monitor").facts
+        return alarm, result.read(run_dir / "monitor").metadata
 
     return judged
 
@@ -248,10 +248,10 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     within = limits.written({"exposure": limits.Limit(-1.0, 1.5)})
     statement = {"models": [load(run_dir).identity], "limits": within, "tolerance": 0.02, "fraction": 0.9504}
     write_json(run_dir / "envelope/envelope.json", {**statement, "holds": True})
-    said, found, facts = monitored(run_dir, tmp_path / "new", "--window=24")
+    said, found, metadata = monitored(run_dir, tmp_path / "new", "--window=24")
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
     assert found.tables["diagnosis"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
-    assert facts["windows"][0]["diagnosis"] == facts["explained"]["diagnosis"]
+    assert metadata["windows"][0]["diagnosis"] == metadata["explained"]["diagnosis"]
     methods = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)
@@ -259,16 +259,16 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
         true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
         assert methods == ["camera", "COT", "reference"]
         assert found.tables["expected"].rows[0][1][0] == pytest.approx(true, abs=0.05)
-        assert facts["notes"][0].startswith("adapting by statistics would ")
+        assert metadata["notes"][0].startswith("adapting by statistics would ")
     else:
         assert methods == ["COT", "reference"]
         assert "the camera does not explain this drift" in said
-        assert facts["explained"]["remedy"] is None
+        assert metadata["explained"]["remedy"] is None
     where = "inside the operating envelope" if name == "exposure" else "outside the operating envelope by scene"
     states = "which states a loss of at most 2 points in at least 95% of cameras"
-    assert facts["notes"][-1] == f"the diagnosis is {where}, {states}"
+    assert metadata["notes"][-1] == f"the diagnosis is {where}, {states}"
     estimate = found.tables["expected"].rows[0][1][0]
-    assert f"expected accuracy {estimate:.3f}" in facts["verdict"][0]
+    assert f"expected accuracy {estimate:.3f}" in metadata["verdict"][0]
 
 
 def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch):

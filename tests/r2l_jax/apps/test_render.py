@@ -215,17 +215,17 @@ def test_a_run_renders_as_it_has_learned(one_epoch, model, tmp_path):
         flags = (f"--input={file}", f"--output={tmp_path / name}", f"--run={one_epoch.run_dir}", *flags)
         done = programs.call("process.py", *flags)
         assert done.stdout == f"{one_epoch.run_dir}: the best checkpoint\n1 rendered, 0 failed\n", done.stderr
-        return tifffile.imread(tmp_path / name / "noise.tiff") / 65535, result.read(tmp_path / name).facts
+        return tifffile.imread(tmp_path / name / "noise.tiff") / 65535, result.read(tmp_path / name).metadata
 
-    image, facts = rendered("out")
-    assert facts["pipeline"].startswith("learned by one_epoch, fold 0, best checkpoint (")
-    assert facts["stored_camera"]["white_balance"] == list(model.calibration.white_balance)
+    image, metadata = rendered("out")
+    assert metadata["pipeline"].startswith("learned by one_epoch, fold 0, best checkpoint (")
+    assert metadata["stored_camera"]["white_balance"] == list(model.calibration.white_balance)
     raw = tifffile.imread(file).astype(np.float32) / 65535
     np.testing.assert_allclose(image, np.clip(model.render(raw), 0, 1), atol=1e-4)
     assert np.abs(image - isp.parametrized(model.camera)(raw)).mean() > 1e-4
     # The camera that is named is that of TIFF as well, and its black level is brought to the run's.
-    named, facts = rendered("named", "--camera=microscopy")
-    assert facts["camera"]["white_balance"] == list(other.white_balance)
-    assert "stored_camera" not in facts
+    named, metadata = rendered("named", "--camera=microscopy")
+    assert metadata["camera"]["white_balance"] == list(other.white_balance)
+    assert "stored_camera" not in metadata
     np.testing.assert_allclose(named, np.clip(model.render(read_raw(file, model.reading(other))[0]), 0, 1), atol=1e-4)
     assert np.abs(named - image).mean() > 1e-3

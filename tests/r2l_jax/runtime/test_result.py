@@ -20,10 +20,10 @@ TABLE = Table(
 )
 
 
-def made(**facts):
+def made(**metadata):
     figures = {"line": Figure(lambda axes: axes.plot([0, 1], [1, 0])), "picture": Image.new("RGB", (3, 2), (9, 8, 7))}
     arrays = Arrays({"counted": np.arange(6.0).reshape(2, 3)}, {"models": "[]"})
-    return Result({"notes": ["One note."], **facts}, {"drops": TABLE}, figures, arrays)
+    return Result({"notes": ["One note."], **metadata}, {"drops": TABLE}, figures, arrays)
 
 
 def stored(folder) -> Any:
@@ -47,7 +47,7 @@ def test_text_shows_points_intervals_missing_numbers_and_notes():
 def test_what_was_written_is_read_again(tmp_path):
     write(tmp_path, made(score=0.5))
     found = stored(tmp_path)
-    assert found.facts["score"] == 0.5
+    assert found.metadata["score"] == 0.5
     assert found.text() == made().text()
     np.testing.assert_array_equal(found.outcomes.arrays["counted"], np.arange(6.0).reshape(2, 3))
     assert found.outcomes.about == {"models": "[]"}
@@ -64,7 +64,7 @@ def test_a_result_is_made_once_for_its_inputs(tmp_path, capsys):
         calls.append(1)
         return made(number=len(calls))
 
-    numbers = [cached(tmp_path, identity(seed=seed), make).facts["number"] for seed in (1, 1, 2)]
+    numbers = [cached(tmp_path, identity(seed=seed), make).metadata["number"] for seed in (1, 1, 2)]
     assert numbers == [1, 1, 2]
     assert capsys.readouterr().err == f"{tmp_path}: made anew (other settings)\n"
 
@@ -119,7 +119,7 @@ def test_files_outside_the_folder_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[1]", '{"files": [], "tables": 3, "figures": {}, "facts": {}}', '{"files": 1}']
+    "content", ["{", "[1]", '{"files": [], "tables": 3, "figures": {}, "metadata": {}}', '{"files": 1}']
 )
 def test_damaged_results_are_refused_in_a_line(tmp_path, content):
     (tmp_path / FILE).write_text(content)

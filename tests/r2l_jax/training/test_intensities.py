@@ -48,10 +48,10 @@ def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     cases = {"against": ("intensities", "exposures"), "intensities": (0.05, 0.25, 1.0), "exposures": (0.5,)}
     config = EvaluationConfig(run=(str(several.run_dir),), by=("iso",), output=str(tmp_path), **cases)
     summary = evaluation.run(config)["several"]
-    assert summary.facts["clean"] == ["iso=0.05", "iso=1"]
+    assert summary.metadata["clean"] == ["iso=0.05", "iso=1"]
     tables = [read(tmp_path / group).tables["models"] for group in ("clean", "intensities")]
     loss = {case: loss for table in tables for _, case, _, loss, _ in table.rows}
     assert loss["clean"] == pytest.approx((loss["iso=0.05"] + loss["iso=1"]) / 2, rel=1e-5)
     assert [(row[0], row[1]) for row in summary.tables["by_iso"].rows] == [("0.05", 8), ("1", 8)]
-    assert summary.facts["samples"] == 8
+    assert summary.metadata["samples"] == 8
     assert [row[0] for row in summary.tables["drops"].rows][3:] == ["iso=0.25", "exposure=0.5"]

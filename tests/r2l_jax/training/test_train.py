@@ -100,12 +100,12 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     config, _ = finished
     fold = config.run_dir / "fold_0"
     found = result.read(fold / "training")
-    assert found.facts["training"] == {"fold_0": training_id(metrics(config))}
+    assert found.metadata["training"] == {"fold_0": training_id(metrics(config))}
     assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
     assert found.captions["parameter_white_balance"] == "white balance: change since the start"
     assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss's gradient, epoch 2"
     assert [row[0] for row in found.tables["classes"].rows] == metrics(config)["classes"]
-    assert result.read(config.run_dir / "fold_1" / "training").facts["training"].keys() == {"fold_1"}
+    assert result.read(config.run_dir / "fold_1" / "training").metadata["training"].keys() == {"fold_1"}
 
 
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):

@@ -37,8 +37,11 @@ def test_images_are_those_of_the_pipeline_with_the_knobs_turned(make, raw):
     pipeline = make(CAMERA)
     engine = Engine(pipeline)
     positions = some_positions(engine)
-    facts, default = pipeline.facts, {name: np.asarray(value) for name, value in pipeline.parameters().items()}
-    values = turned(facts, default, zip(engine.knobs.values(), positions, strict=True))
+    declarations, default = (
+        pipeline.declarations,
+        {name: np.asarray(value) for name, value in pipeline.parameters().items()},
+    )
+    values = turned(declarations, default, zip(engine.knobs.values(), positions, strict=True))
     expected, stages = pipeline.with_values(values).trace(raw)
     images = engine.images(positions, raw)
     assert list(images) == list(stages)

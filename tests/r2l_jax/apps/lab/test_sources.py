@@ -63,6 +63,6 @@ def test_tolerances_of_another_fold_or_model_and_damaged_ones_are_not_shown(mode
         assert tolerated(str(tmp_path), model) == ({} if words else knobs)
         assert words in capsys.readouterr().err
         assert tolerated(str(tmp_path), other) == {}
-    (folder / result.FILE).write_text('{"facts": 3}')
+    (folder / result.FILE).write_text('{"metadata": 3}')
     assert tolerated(str(tmp_path), model) == {}
     assert "cannot be read" in capsys.readouterr().err

@@ -30,7 +30,7 @@ METRICS, EVALUATION = "fold_0/metrics.json", "evaluation/result.json"
     ("file", "change", "reason"),
     [
         (METRICS, lambda c: c.pop("history"), "missing required field history"),
-        (EVALUATION, lambda c: c["facts"].update(verdict="all is well"), "Expected array, got str"),
+        (EVALUATION, lambda c: c["metadata"].update(verdict="all is well"), "Expected array, got str"),
         (EVALUATION, lambda c: c["figures"].update(sheet="../../secret.png"), "does not stay in its folder"),
     ],
 )
@@ -101,7 +101,7 @@ def test_results_of_adapted_runs_inside_are_theirs(tmp_path):
     # Beside the adapted model stands the result of its adaptation.
     report_runs.write_result(adapted, {"fold_0": report_runs.training(folder)}, numbers, "Adapted")
     (run,) = read_runs([str(folder)])
-    assert [(found.control, found.facts.title) for found in run.results] == [("adjustment", "Adapted")]
+    assert [(found.control, found.metadata.title) for found in run.results] == [("adjustment", "Adapted")]
     assert run.left_out == []
 
 
@@ -110,7 +110,7 @@ def test_runs_evaluated_together_are_the_present_ones(tmp_path):
     of = {folder.name: report_runs.training(folder) for folder in folders}
     report_runs.write_result(tmp_path / "evaluation", of, report_runs.Numbers(500), "Together")
     found, left_out = read_together(read_runs([str(folder) for folder in folders]))
-    assert ([each.facts.title for each in found], left_out) == (["Together"], [])
+    assert ([each.metadata.title for each in found], left_out) == (["Together"], [])
     assert read_together(read_runs([str(folders[0])])) == ([], [])
     retrain(folders[1])
     found, (line,) = read_together(read_runs([str(folder) for folder in folders]))

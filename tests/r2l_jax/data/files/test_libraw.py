@@ -124,7 +124,7 @@ def test_a_preview_is_not_the_main_image(tmp_path):
         for kind, cfa in ((1, QUAD), (0, "RGB/GBR/BRG")):
             tags = [(33421, "H", 2, isp.cfa.tile(cfa).shape), (33422, "B", isp.cfa.tile(cfa).size, indices(cfa))]
             file.write(ramp(), **layout, subfiletype=kind, extratags=tags)
-    assert dng.read_facts(tmp_path / "a.dng").pattern == "RGB/GBR/BRG"
+    assert dng.read_metadata(tmp_path / "a.dng").pattern == "RGB/GBR/BRG"
 
 
 @pytest.mark.parametrize("opcodes", [b"\0\0", struct.pack(">5I", 1, 9, 0, 1, 400), struct.pack(">5I", 1, 9, 0, 1, 0)])

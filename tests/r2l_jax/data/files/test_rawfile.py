@@ -210,7 +210,7 @@ def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indi
     sizes = types.SimpleNamespace(top_margin=margins[0], left_margin=margins[1])
     kind = {"raw_type": rawpy.RawType.Flat, "num_colors": 3, "color_desc": b"RGBG"}
     raw = types.SimpleNamespace(**kind, raw_pattern=np.array(tile, np.uint8), sizes=sizes)
-    assert _sensor(raw, dng.Facts()).colors.ravel().tolist() == indices
+    assert _sensor(raw, dng.Metadata()).colors.ravel().tolist() == indices
 
 
 # The numbers of bytes by which LibRaw takes a file without a header for one of AVT's cameras.

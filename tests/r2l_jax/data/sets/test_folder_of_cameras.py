@@ -88,9 +88,9 @@ def test_a_camera_beside_the_files_of_a_class_is_no_layout_of_cameras(root):
 
 
 def test_files_of_two_models_are_of_two_cameras(tmp_path, write_dng):
-    def write(name, **facts):
+    def write(name, **metadata):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_dng(np.full((32, 32), 1000, np.uint16), **facts).rename(tmp_path / name)
+        write_dng(np.full((32, 32), 1000, np.uint16), **metadata).rename(tmp_path / name)
 
     other = {"camera": ("Maker", "Other"), "black": (128,) * 4}
     for name, red in (("a/0.dng", 0.4), ("b/1.dng", 0.5), ("a/2.dng", 0.8)):

@@ -98,8 +98,8 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     printed = capsys.readouterr().out
     assert "fold_0: exposure=0.25\n" in printed
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
-    assert over_all.facts["verdict"] == ["Adjustment to an exposure of 0.25 wins back 12 to 88 points."]
-    assert over_all.facts["scores"]["exposure=0.25"]["before"] == [0.5]
+    assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 wins back 12 to 88 points."]
+    assert over_all.metadata["scores"]["exposure=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
     for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
@@ -183,9 +183,9 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     for name, paired, least in (("labels", after, 0.0), ("won back", after - before, -1.0)):
         assert scores[name] == pytest.approx(statistics.bounded(paired, "recipe", least)), name
     members = ["seed_1", "seed_2", "seed_10"]
-    assert found.facts["members"] == members
-    assert list(found.facts["training"]) == [f"{member}/fold_{number}" for member in members for number in (0, 1)]
-    assert found.facts["scores"]["exposure=0.25"]["before"] == [2 / 8, 1 / 8, 1 / 8]
+    assert found.metadata["members"] == members
+    assert list(found.metadata["training"]) == [f"{member}/fold_{number}" for member in members for number in (0, 1)]
+    assert found.metadata["scores"]["exposure=0.25"]["before"] == [2 / 8, 1 / 8, 1 / 8]
     assert "about the training recipe (3 seeds, 8 validation samples)" in capsys.readouterr().out
     link = tmp_path / "six/adjustment/exposure=0.25/seed_10"
     assert link.resolve() == tmp_path / "six/seed_10/adjustment/exposure=0.25"

@@ -55,7 +55,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     assert list(scores) == [
         "clean", "nothing", "all statistics", "mixed statistics", "processing", "labels", "won back"
     ]  # fmt: skip
-    assert found.facts["score"] == "accuracy"
+    assert found.metadata["score"] == "accuracy"
     model = r2l_jax.load(config.output_dir / "black_level.5")
     (fold,) = load(config.run)
     (drift,) = cases.sensor(["black_level"], [5])
@@ -64,7 +64,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(scores["labels"])
     assert model.about.adapted["drift"] == "black_level.5"
     of_fold = result.read(config.output_dir / "fold_0/black_level.5")
-    assert of_fold.facts["notes"][0].startswith("Statistics of 16 images, whose share is ")
+    assert of_fold.metadata["notes"][0].startswith("Statistics of 16 images, whose share is ")
     moved = {row[0]: row[3] for row in of_fold.tables["parameters"].rows}
     assert moved["gamma_correct"] > 0
     gamma = fold.model.processor.parameters()["gamma_correct"]

@@ -66,11 +66,11 @@ def test_a_result_is_made_once_and_says_what_it_is_about(config, calls, capsys):
     for name in ANALYSES:
         kept = read(config.output_dir / "fold_0" / name)
         assert kept is not None
-        assert kept.facts == found[name].facts
-        assert kept.facts["notes"][-1] == "measured on 8 validation samples, best checkpoint"
+        assert kept.metadata == found[name].metadata
+        assert kept.metadata["notes"][-1] == "measured on 8 validation samples, best checkpoint"
         assert f"fold_0: {kept.text()}\nresults in {config.output_dir}/fold_0/{name}\n" in printed
-    assert found["worst_case"].facts["flags"]["steps"] == 60
-    assert found["worst_case"].facts["title"] == "Worst cases"
+    assert found["worst_case"].metadata["flags"]["steps"] == 60
+    assert found["worst_case"].metadata["title"] == "Worst cases"
     assert forensics.run(config)["fold_0"].keys() == found.keys()
     forensics.run(replace(config, tolerance=3.0))
     assert calls[3:] == ["tolerance"]
@@ -84,12 +84,12 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     assert list(results) == names
     whole = {name: read(group / "forensics" / name) for name in ANALYSES}
     assert whole["worst_case"].tables["worst_case"].rows == [["black_level, weight 1", pytest.approx((0.3, 0.2, 0.4))]]
-    assert whole["worst_case"].facts["verdict"] == [
+    assert whole["worst_case"].metadata["verdict"] == [
         "The worst black level that a search found costs 20.0 to 40.0 points in 3 models, 30.0 points in the median."
     ]
-    assert list(whole["worst_case"].facts["training"]) == names
+    assert list(whole["worst_case"].metadata["training"]) == names
     assert "map" not in whole["tolerances"].tables
-    assert whole["tolerances"].facts["notes"] == [
+    assert whole["tolerances"].metadata["notes"] == [
         "8 samples are too few to show a drop of 2 points at every end: that takes 205",
         "measured on 8 validation samples, best checkpoint",
     ]

@@ -112,6 +112,6 @@ def test_the_tables_have_means_over_all_samples_and_over_each_class(case):
             assert_close(row[4:], [change.worst[number == LABELS].mean() for number in range(3)])
     values = found.tables["values"].numbers("mean of absolute values")
     for name, each in whole.elements.items():
-        titles = frozen.facts[name].element_names(name, each.shape[1:])
+        titles = frozen.declarations[name].element_names(name, each.shape[1:])
         expected = np.abs(each).mean(0).ravel()
         np.testing.assert_allclose([values[title] for title in titles], expected, rtol=1e-3, atol=1e-8)

@@ -17,8 +17,8 @@ def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     titles = ("default", "all, weight 1", "all, weight 10", "gains, weight 1")
     counted = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.float32)[:, None]
     outcomes = Outcomes(titles, ("clean",), np.array(valid), counted, np.ones_like(counted), np.zeros((4, 1)))
-    facts = {"worst": {"all": "all, weight 1", "gains": "gains, weight 1"}}
-    found = shots.analyze(fold, ["model"], Result(facts, outcomes=outcomes.packed()))
+    metadata = {"worst": {"all": "all, weight 1", "gains": "gains, weight 1"}}
+    found = shots.analyze(fold, ["model"], Result(metadata, outcomes=outcomes.packed()))
     table = found.tables["model"]
     assert [column.name for column in table.columns] == ["model", "samples", "default", "all", "gains"]
     assert table.rows == [["A", 3, 1, 1 / 3, 1 / 3], ["B", 2, 1, 0, 0.5]]

@@ -56,9 +56,9 @@ def test_intervals_end_where_the_third_sample_is_lost_or_at_the_limit(analysis):
         )
         # Darker, nothing is lost.
         assert low == pytest.approx(value / 100, rel=1e-5)
-        assert analysis.facts["tolerated"][name] == pytest.approx([low, high])
+        assert analysis.metadata["tolerated"][name] == pytest.approx([low, high])
     assert ends(analysis, "black_level") == [pytest.approx((-0.1,) * 3), pytest.approx((0.85,) * 3)]
-    assert (analysis.facts["score"], analysis.facts["samples"]) == (1, 20)
+    assert (analysis.metadata["score"], analysis.metadata["samples"]) == (1, 20)
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def test_too_few_samples_for_the_tolerance_are_stated(measure, samples):
     """At an end, the share of samples that is lost is the tolerance."""
     measure(lambda raws, gain: np.log(gain) >= 0.5 - raws)
     found = analyze(dark_images(np.linspace(0.1, 0.4, samples)))
-    needed = found.facts["samples_needed"]
+    needed = found.metadata["samples_needed"]
     assert needed == pytest.approx((1.959964 / 0.02) ** 2 * 0.02 * 0.98 * samples / (samples - 1), rel=0.01)
     line = f"{samples} samples are too few to show a drop of 2 points at every end: that takes {needed}"
-    assert (line in found.facts["notes"]) == (samples < needed) == (samples == 120)
+    assert (line in found.metadata["notes"]) == (samples < needed) == (samples == 120)
 
 
 def test_resamples_draw_scenes_each_compared_with_its_default(measure, monkeypatch):
@@ -123,7 +123,7 @@ def test_resamples_draw_scenes_each_compared_with_its_default(measure, monkeypat
     dataset = dark_images([0.2] * 10 + [0.9] * 10)
     monkeypatch.setattr(RawDataset, "scenes", lambda self, indices: np.asarray(indices) // 10)
     found = analyze(dataset)
-    assert found.facts["score"] == 0.5
+    assert found.metadata["score"] == 0.5
     high, first, last = ends(found, "white_balance")[1]
     assert_near(math.log(high), 0.3)
     assert first == pytest.approx(high, rel=0.02)

@@ -49,7 +49,7 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert [row[0] for row in table.rows] == titles
     numbers = {column.name: table.numbers(column.name) for column in table.columns[1:]}
     outcomes = Outcomes.unpacked(analysis.outcomes)
-    assert analysis.facts["score"] == outcomes.score("default") == 1
+    assert analysis.metadata["score"] == outcomes.score("default") == 1
     for title in titles:
         score = numbers["accuracy"][title]
         assert outcomes.score(title) == score == pytest.approx(1 - numbers["drop"][title])
@@ -60,9 +60,9 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert numbers["loss"][cheap] > outcomes.loss_of("default")
     values = {row[0]: row[1:] for row in analysis.tables["values"].rows}
     default, _, of_gamma, of_layer = values["gamma_correct"]
-    assert of_gamma == pytest.approx(analysis.facts["parameters"][cheap]["gamma_correct"])
+    assert of_gamma == pytest.approx(analysis.metadata["parameters"][cheap]["gamma_correct"])
     assert of_gamma > default == of_layer
-    assert not np.any(analysis.facts["parameters"][cheap]["additive_layer"])
+    assert not np.any(analysis.metadata["parameters"][cheap]["additive_layer"])
     # A heavy price keeps the default.
     assert numbers["SSIM"][cheap] < numbers["SSIM"][dear]
     for name in ("largest change", "CIEDE2000", "CIEDE2000, 95%"):

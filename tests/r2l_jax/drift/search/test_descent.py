@@ -9,7 +9,9 @@ from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.training.settings import AUX_LOSSES
 
 LEVELS = jnp.asarray(np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32))
-FACTS = {name: isp.parametrized(isp.CAMERAS["drone"]).facts[name] for name in ("black_level", "gamma_correct")}
+DECLARATIONS = {
+    name: isp.parametrized(isp.CAMERAS["drone"]).declarations[name] for name in ("black_level", "gamma_correct")
+}
 DEFAULT = {"black_level": LEVELS, "gamma_correct": jnp.float32(2.2)}
 START = jax.tree.map(jnp.zeros_like, DEFAULT)
 RNG = np.random.default_rng(0)
@@ -35,7 +37,7 @@ def test_every_rendered_value_is_valid_and_a_limit_is_left_again(sign, limit):
         def cost(values):
             return sign * sum(value.sum() for value in values.values()), values
 
-        return descend(optimizer, FACTS, DEFAULT, cost, offsets, state, free)
+        return descend(optimizer, DECLARATIONS, DEFAULT, cost, offsets, state, free)
 
     offsets, state, values = step(START, optimizer.init(START), sign)
     np.testing.assert_array_equal(values["black_level"], LEVELS)
@@ -54,7 +56,7 @@ def test_what_is_not_free_stays_and_the_rest_goes_downhill():
         return values["black_level"].sum() + values["gamma_correct"], "seen"
 
     offsets, _, seen = descend(
-        optimizer, FACTS, DEFAULT, cost, START, optimizer.init(START), {"black_level": 0.0, "gamma_correct": 1.0}
+        optimizer, DECLARATIONS, DEFAULT, cost, START, optimizer.init(START), {"black_level": 0.0, "gamma_correct": 1.0}
     )
     assert seen == "seen"
     np.testing.assert_array_equal(offsets["black_level"], 0)

@@ -10,16 +10,16 @@ PIPELINES = {
     "static": isp.static(isp.CAMERAS["microscopy"], "bilinear", "unsharp_masking", "tv_chambolle"),
 }
 # By name, the declarations of all of their parameters.
-FACTS = {name: facts for pipeline in PIPELINES.values() for name, facts in pipeline.facts.items()}
+DECLARATIONS = {name: each for pipeline in PIPELINES.values() for name, each in pipeline.declarations.items()}
 DRONE = jax.device_get(PIPELINES["drone"].parameters())
 
 
 def knobs_of(parameters):
-    return knobs_module.knobs_of(FACTS, parameters)
+    return knobs_module.knobs_of(DECLARATIONS, parameters)
 
 
 def turned(default, positions):
-    return knobs_module.turned(FACTS, default, positions)
+    return knobs_module.turned(DECLARATIONS, default, positions)
 
 
 @pytest.fixture(params=PIPELINES)
@@ -46,7 +46,7 @@ def test_a_knob_moves_its_parameter_alone_along_its_direction_in_its_unit(defaul
             for other, value in values.items():
                 if other != knob.parameter:
                     np.testing.assert_array_equal(value, default[other])
-            offsets = FACTS[knob.parameter].offset(default[knob.parameter], values[knob.parameter])
+            offsets = DECLARATIONS[knob.parameter].offset(default[knob.parameter], values[knob.parameter])
             # Nothing is cut off: the limits are where the first value stops being valid.
             np.testing.assert_allclose(offsets, position * knob.direction, atol=2e-5, err_msg=f"{name} at {position}")
             value = knob.value(position)
@@ -67,7 +67,7 @@ def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("value", "facts", "quantities"),
+    ("value", "declared", "quantities"),
     [
         (
             [1, 2],
@@ -80,7 +80,7 @@ def test_the_strength_of_a_filter_counts_from_the_kernel_that_changes_nothing():
         ([1, 2], {"width": 1, "tuned": False}, {}),
     ],
 )
-def test_the_knobs_of_a_parameter_follow_from_its_facts(value, facts, quantities):
+def test_the_knobs_of_a_parameter_follow_from_its_declaration(value, declared, quantities):
     value = np.array(value, np.float32)
-    knobs = knobs_module.knobs_of({"p": isp.Parameter(value, **facts)}, {"p": value})
+    knobs = knobs_module.knobs_of({"p": isp.Parameter(value, **declared)}, {"p": value})
     assert {name: knob.quantity for name, knob in knobs.items()} == quantities

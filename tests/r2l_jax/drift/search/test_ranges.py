@@ -15,27 +15,27 @@ PIPELINES = {
 @pytest.fixture(params=PIPELINES)
 def pipeline(request):
     """The declarations of the parameters of a pipeline, and their values."""
-    return PIPELINES[request.param].facts, PIPELINES[request.param].parameters()
+    return PIPELINES[request.param].declarations, PIPELINES[request.param].parameters()
 
 
 def test_what_one_cause_moves_together_costs_nothing(pipeline):
-    facts, default = pipeline
-    together = moved(facts, default, {name: np.full(np.shape(value), 0.1) for name, value in default.items()})
+    declarations, default = pipeline
+    together = moved(declarations, default, {name: np.full(np.shape(value), 0.1) for name, value in default.items()})
     matrices = [name for name, value in default.items() if np.ndim(value) > 1]
-    assert float(ranges.apart(facts, default, together)) == pytest.approx(0.01 * len(matrices), rel=1e-3)
-    red = moved(facts, default, {"white_balance": np.float32([0.3, 0, 0])})
-    assert float(ranges.apart(facts, default, red)) == pytest.approx(0.02, rel=1e-3)
+    assert float(ranges.apart(declarations, default, together)) == pytest.approx(0.01 * len(matrices), rel=1e-3)
+    red = moved(declarations, default, {"white_balance": np.float32([0.3, 0, 0])})
+    assert float(ranges.apart(declarations, default, red)) == pytest.approx(0.02, rel=1e-3)
 
 
 def test_offsets_that_cannot_be_counted_are_refused():
     pipeline = PIPELINES["static"]
     shading = isp.Stage("shading", lambda image, strength: image, {"strength": isp.Parameter(0.0)})
     edited = pipeline.inserted(shading, before="gamma_correct")
-    ranges.check(pipeline.facts, pipeline.parameters())
+    ranges.check(pipeline.declarations, pipeline.parameters())
     with pytest.raises(
         InputError, match=r"^parameter strength has no natural range, .* isp.Parameter\(..., width=...\)"
     ):
-        ranges.check(edited.facts, edited.parameters())
+        ranges.check(edited.declarations, edited.parameters())
     black = pipeline.parameters() | {"white_balance": np.float32([1, 0, 1])}  # as no training leaves it
     with pytest.raises(InputError, match=r"^parameter white_balance has a value of 0, which no factor moves"):
-        ranges.check(pipeline.facts, black)
+        ranges.check(pipeline.declarations, black)

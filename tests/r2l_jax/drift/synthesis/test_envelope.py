@@ -49,7 +49,7 @@ def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp
     assert written["limits"]["exposure"] | {"unit": ""} == {**limits.Limit(-0.2, 0.3)._asdict()}
     assert written["identity"].keys() >= {"settings", "data", "model", "source"}
     sentence = "With 95% confidence, the model loses at most 2 points of accuracy in at least 95% of the cameras "
-    assert found.facts["verdict"] == [sentence + "within the limits (0 of 59 cameras failed)."]
+    assert found.metadata["verdict"] == [sentence + "within the limits (0 of 59 cameras failed)."]
     assert {path.name for path in (tmp_path / "envelope").iterdir()} >= {"limits.svg", "worst.png", "cameras.csv"}
     printed = capsys.readouterr().out
     assert "measured on 10 validation samples, best checkpoint; losses below 27.1 points are not resolved" in printed
@@ -63,7 +63,7 @@ def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):
     exposures = np.array([row[table.columns.index(result.Column("exposure"))] for row in table.rows])
     fails = np.array([row[2] for row in table.rows])
     np.testing.assert_array_equal(fails, exposures < STOPS)
-    first, *_, last = found.facts["tests"]
+    first, *_, last = found.metadata["tests"]
     assert (first["failures"], first["holds"], last["holds"]) == (int(fails.sum()), False, True)
     assert first["fraction"] == pytest.approx(statistics.fraction_bound(int(fails.sum()), 59, 0.95))
     # The proposal keeps nearly all of what the model tolerates, and the blur, which does it no harm.
@@ -90,11 +90,11 @@ def test_draws_depend_neither_on_the_batch_nor_on_their_number(settings, monkeyp
 
 def test_drawing_stops_once_the_statement_cannot_be_reached(settings):
     found = envelope.run(settings({"exposure": [-1, 0.3]}, stop_early=True, proposals=0))
-    (test,) = found.facts["tests"]
+    (test,) = found.metadata["tests"]
     assert test["failures"] == 1
     assert test["draws"] == len(found.tables["cameras"].rows) < 10
     assert test["fraction"] == statistics.fraction_bound(0, test["draws"] - 1, 0.95)
-    assert found.facts["verdict"][-1] == "This is less than the 95% asked for."
+    assert found.metadata["verdict"][-1] == "This is less than the 95% asked for."
 
 
 def test_a_stopped_call_says_that_it_begins_again(settings, monkeypatch):

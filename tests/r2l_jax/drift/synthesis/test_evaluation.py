@@ -95,9 +95,9 @@ def test_each_group_of_cases_has_its_result_and_all_have_a_summary(settings, mea
     each = [[noise[f"fold_{number}", f"gaussian_noise.{severity}"]["drop"] for severity in (1, 5)] for number in (0, 1)]
     assert drop[0] == pytest.approx(np.average(np.mean(each, 1), weights=[10, 6]))
     assert score == pytest.approx(1 - drop[0])
-    facts = summary.facts
-    assert (facts["about"], facts["samples"], facts["measured"]) == ("model", 16, "validation samples")
-    assert facts["training"] == {f"fold_{number}": fold.training for number, fold in enumerate(FOLDS)}
+    metadata = summary.metadata
+    assert (metadata["about"], metadata["samples"], metadata["measured"]) == ("model", 16, "validation samples")
+    assert metadata["training"] == {f"fold_{number}": fold.training for number, fold in enumerate(FOLDS)}
     assert "95% confidence intervals about the model (16 validation samples)" in capsys.readouterr().out
     block = measure.unpacked_blocks(result.read(output / "corruptions").outcomes)[1]
     np.testing.assert_array_equal(block.samples, range(10, 16))
@@ -117,7 +117,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     drifts = {"intensities": (0.5, 1.0), "exposures": (0.01,)}
     settings = EvaluationConfig(run=("several",), against=(*drifts,), **drifts, by=("iso",), output=settings.output)
     summary = evaluation.run(settings)["several"]
-    assert summary.facts["clean"] == ["iso=0.5", "iso=1"]
+    assert summary.metadata["clean"] == ["iso=0.5", "iso=1"]
     dark = 1 - labels[4:12].mean()
     assert dark == 0.5
     scores = {case: row["accuracy"] for (_, case), row in found(settings, "intensities").items()}
@@ -128,7 +128,10 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    assert (summary.facts["samples"], [*rows(summary.tables["drops"])]) == (8, ["clean", "exposures", "exposure=0.01"])
+    assert (summary.metadata["samples"], [*rows(summary.tables["drops"])]) == (
+        8,
+        ["clean", "exposures", "exposure=0.01"],
+    )
     assert "cases" not in summary.tables
     assert "95% confidence intervals about the model (8 validation scenes)" in capsys.readouterr().out
 
@@ -182,8 +185,8 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     summary = evaluation.run(settings)["group"]
     names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
     assert [models for models, _ in measured] == [names, names]
-    assert summary.facts["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
-    assert summary.facts["about"] == "recipe"
+    assert summary.metadata["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
+    assert summary.metadata["about"] == "recipe"
     clean = {name: row["accuracy"] for (name, _), row in found(settings, "clean").items()}
     assert len({clean[name] for name in names}) > 1
     assert rows(summary.tables["drops"])["clean"][1][0] == pytest.approx(np.mean([clean[name] for name in names]))
@@ -199,7 +202,7 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
     apart = evaluation.run(settings)["group"]
     assert [models for models, _ in measured[2:4]] == [names[:2], names[2:]]
-    assert [*rows(apart.tables["members"])] == summary.facts["members"]
+    assert [*rows(apart.tables["members"])] == summary.metadata["members"]
 
 
 def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
@@ -210,7 +213,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     runs["masks"] = [brightness.fold(masks, [0], [1, 2, 3])]
     settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
     summary = evaluation.run(settings)["masks"]
-    assert (summary.facts["score"], "by_class" in summary.tables) == ("iou", False)
+    assert (summary.metadata["score"], "by_class" in summary.tables) == ("iou", False)
     clean, bright = (
         found(settings, "clean")["fold_0", "clean"],
         found(settings, "corruptions")["fold_0", "brightness.5"],

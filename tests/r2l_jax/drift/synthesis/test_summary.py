@@ -53,7 +53,7 @@ def rows(table):
 
 def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
     found = summary(measured())
-    assert (found.facts["about"], found.facts["samples"], found.facts["clean"]) == ("recipe", 400, [PIPELINE])
+    assert (found.metadata["about"], found.metadata["samples"], found.metadata["clean"]) == ("recipe", 400, [PIPELINE])
     (clean, low, high), drops = found.tables["drops"].rows[0][2], rows(found.tables["drops"])
     drop = drops[OTHER][0]
     assert drop[1] < 0.1 < drop[2]
@@ -63,10 +63,10 @@ def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
     assert drops["corruptions"][0][0] == pytest.approx(0.3, abs=0.03)
     assert PIPELINE not in drops
     # Members differ little; what changes nothing is no case that drops differ in.
-    assert found.facts["shares"]["member"] < 0.05 < found.facts["shares"]["case"]
+    assert found.metadata["shares"]["member"] < 0.05 < found.metadata["shares"]["case"]
     without = measured(of=[case for case in CASES if case.kind != "identity"])
-    assert found.facts["shares"] == summary(without).facts["shares"]
-    assert found.facts["members_needed"].keys() == {"pipelines", "corruptions"}
+    assert found.metadata["shares"] == summary(without).metadata["shares"]
+    assert found.metadata["members_needed"].keys() == {"pipelines", "corruptions"}
 
 
 def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
@@ -79,16 +79,16 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     assert clean[1] == "-"
     assert float(clean[2]) - float(pipelines[1]) == pytest.approx(float(pipelines[-1]), abs=0.11)
     assert lines[-1] == "95% confidence intervals about the model (400 validation samples)"
-    assert (alone.facts["shares"], alone.facts["members_needed"], "members" in alone.tables) == (None, {}, False)
+    assert (alone.metadata["shares"], alone.metadata["members_needed"], "members" in alone.tables) == (None, {}, False)
     assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("clean", OTHER)]
 
 
 def test_the_log_ratio_is_there_if_asked_for_and_known():
-    assert summary(measured()).facts["log_ratio"] is None
+    assert summary(measured()).metadata["log_ratio"] is None
     found = summary(measured(), as_published=True)
-    assert found.facts["log_ratio"].low < np.log(0.3 / 0.1) < found.facts["log_ratio"].high
-    assert "logarithm of the drop under corruptions over that under pipelines: 1." in found.facts["notes"][1]
-    assert summary(measured(malvar2004__none__none=0.9), as_published=True).facts["log_ratio"] is None
+    assert found.metadata["log_ratio"].low < np.log(0.3 / 0.1) < found.metadata["log_ratio"].high
+    assert "logarithm of the drop under corruptions over that under pipelines: 1." in found.metadata["notes"][1]
+    assert summary(measured(malvar2004__none__none=0.9), as_published=True).metadata["log_ratio"] is None
 
 
 def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():

@@ -118,13 +118,17 @@ def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, wr
         for corruption in ("uncorrupted", "gaussian_noise.5")
     }
     assert {str(path.parent.relative_to(base.output)) for path in folder(base).rglob("result.json")} == names
-    facts = result.read(folder(base, f"{OTHER}/exposure=0.3/gaussian_noise.5")).facts
-    assert (facts["pipeline"], facts["acquisition"], facts["corruption"]) == (OTHER, "exposure=0.3", "gaussian_noise.5")
-    assert isp.Camera(**facts["camera"]) == written.camera
-    assert facts["flags"]["seed"] == 0
-    facts = result.read(folder(base, "parametrized/iso=1/uncorrupted")).facts
-    assert facts["corruption"] is None
-    np.testing.assert_allclose(facts["parameters"]["black_level"], written.camera.black_level, rtol=1e-6)
+    metadata = result.read(folder(base, f"{OTHER}/exposure=0.3/gaussian_noise.5")).metadata
+    assert (metadata["pipeline"], metadata["acquisition"], metadata["corruption"]) == (
+        OTHER,
+        "exposure=0.3",
+        "gaussian_noise.5",
+    )
+    assert isp.Camera(**metadata["camera"]) == written.camera
+    assert metadata["flags"]["seed"] == 0
+    metadata = result.read(folder(base, "parametrized/iso=1/uncorrupted")).metadata
+    assert metadata["corruption"] is None
+    np.testing.assert_allclose(metadata["parameters"]["black_level"], written.camera.black_level, rtol=1e-6)
 
 
 def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from r2l_jax.data.files import file_facts
-from r2l_jax.data.files.file_facts import hash_files, of_files
+from r2l_jax.data.files import file_metadata
+from r2l_jax.data.files.file_metadata import hash_files, of_files
 from r2l_jax.runtime import startup
 
 
@@ -17,14 +17,14 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def settled(monkeypatch):
-    monkeypatch.setattr(file_facts, "_TICK", 0)
+    monkeypatch.setattr(file_metadata, "_TICK", 0)
 
 
 @pytest.fixture
 def read(monkeypatch):
     """Records the names of the files that are read."""
-    names, read = [], file_facts._sha256
-    monkeypatch.setattr(file_facts, "_sha256", lambda path: names.append(path.name) or read(path))
+    names, read = [], file_metadata._sha256
+    monkeypatch.setattr(file_metadata, "_sha256", lambda path: names.append(path.name) or read(path))
     return names
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path, read, monk
     assert hash_files(paths) == hash_files(paths)
     assert read == ["one", "one"]
     later = time.time_ns() + 3 * 10**9
-    monkeypatch.setattr(file_facts.time, "time_ns", lambda: later)
+    monkeypatch.setattr(file_metadata.time, "time_ns", lambda: later)
     assert hash_files(paths) == hash_files(paths)
     assert read == ["one"] * 3
 
@@ -82,7 +82,7 @@ def test_without_readable_or_writable_hashes_files_are_read_again(tmp_path, sett
     assert hash_files([path]) == [expected]
 
 
-def test_a_file_that_changes_while_its_facts_are_found_is_read_again(tmp_path, settled):
+def test_a_file_that_changes_while_its_metadata_are_found_is_read_again(tmp_path, settled):
     (path,) = write(tmp_path, one="1")
 
     def find(path):

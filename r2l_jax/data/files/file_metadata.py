@@ -1,7 +1,7 @@
-"""File facts, such as hashes, computed once and cached by path, size and modification times.
+"""File metadata, such as hashes, computed once and cached by path, size and modification times.
 
-Facts of a file that changed within the last two seconds are not cached. If the file changed again within one tick of
-the file system's clock, to the same size, only its content would show it. Git's index has the same rule.
+The metadata of a file that changed within the last two seconds is not cached. If the file changed again within one tick
+of the file system's clock, to the same size, only its content would show it. Git's index has the same rule.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ def _sha256(path: Path) -> str:
 
 
 def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doing: str) -> list[Any]:
-    """Returns the facts of each file; computes them only for files that are new or have changed.
+    """Returns the metadata of each file; computes it only for files that are new or have changed.
 
-    `kind` names the facts, and everything that they depend on apart from the files; `find` computes the facts of one
-    file, as JSON values, and is called in several threads; `doing` is the text of the progress bar. The facts are kept
-    in the user's cache folder. If two processes add facts at the same time, one of them may lose its facts and computes
-    them again.
+    `kind` names the metadata, and everything that it depends on apart from the files; `find` computes it for one file,
+    as JSON values, and is called in several threads; `doing` is the text of the progress bar. The metadata is kept in
+    the user's cache folder. If two processes add metadata at the same time, one of them may lose its own and computes
+    it again.
     """
     if not paths:
         return []
@@ -51,7 +51,7 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     memory = _recall(memory_file)
 
     def found(path: Path) -> tuple[list[int] | None, Any]:
-        """Returns the state of a file before it is read, or None if it changed recently; and its facts."""
+        """Returns the state of a file before it is read, or None if it changed recently; and its metadata."""
         with reading(path):
             now, before = time.time_ns(), _state(path)
             settled = all(abs(now - changed) > _TICK for changed in before[1:])
@@ -75,10 +75,10 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
 
 
 def _recall(memory_file: Path) -> dict[str, Any]:
-    """Reads the states and facts of files by their paths; returns an empty dict if they cannot be read."""
+    """Reads the states and metadata of files by their paths; returns an empty dict if they cannot be read."""
     try:
         content = json.loads(memory_file.read_text())
-        return {full: (state, facts) for full, (state, facts) in content.items()}
+        return {full: (state, metadata) for full, (state, metadata) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
