@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -214,6 +215,9 @@ def prepare(scheduler: str) -> None:
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
             raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'")
+        if scheduler.endswith(".json") and shutil.which("sbatch") is None:
+            # Dask would report it in its background, and wait for workers forever.
+            raise InputError(f"--scheduler={scheduler} needs Slurm: this machine has no sbatch")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
@@ -274,6 +278,9 @@ def _joined(scheduler: str) -> Iterator[Any]:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:
             raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
+        except MemoryError:
+            # Dask takes the first bytes of the answer, such as "HTTP/1.1", for the length of a message.
+            raise InputError(f"--scheduler={scheduler}: another server answers there, not a Dask scheduler") from None
         client.register_worker_callbacks(prepare_worker)
         yield client
 

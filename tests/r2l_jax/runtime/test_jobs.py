@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import threading
 import time
 import types
@@ -47,6 +48,14 @@ def test_other_schedulers_are_refused(tmp_path):
         jobs.prepare("local:0")
     (tmp_path / "slurm.json").write_text('{"cores": 8}')
     with pytest.raises(InputError, match=r"slurm.json must be a file with .*: 'jobs'$"):
+        jobs.prepare(f"{tmp_path}/slurm.json")
+
+
+def test_a_machine_without_slurm_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "slurm.json").write_text('{"jobs": 8}')
+    with pytest.raises(InputError, match=r"slurm.json needs Slurm: this machine has no sbatch$"):
         jobs.prepare(f"{tmp_path}/slurm.json")
 
 
@@ -154,6 +163,21 @@ class TestWorkers:
         with pytest.raises(InputError, match=r"^--scheduler=tcp://127.0.0.1:9 cannot be reached: ") as refused:
             list(jobs.run([], "tcp://127.0.0.1:9"))
         assert "\n" not in str(refused.value)
+
+    def test_another_server_at_the_address_of_the_scheduler_is_said_in_one_line(self):
+        pytest.importorskip("distributed")
+
+        def answer():
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                while connection.recv(1024):
+                    pass
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=answer).start()
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+            with pytest.raises(InputError, match=f"^--scheduler={address}: another server answers there"):
+                list(jobs.run([], address))
 
     def test_a_signal_stops_work_elsewhere(self):
         work = [Job(str(seconds), functools.partial(time.sleep, seconds)) for seconds in (0, 60)]
