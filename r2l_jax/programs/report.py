@@ -10,10 +10,10 @@ the same samples are paired by sample.
 """
 
 import dataclasses
-import os
 import pathlib
 
 from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.files import common_folder
 from r2l_jax.runtime.flags import Settings, setting
 
 
@@ -54,7 +54,7 @@ class ReportConfig(Settings):
         if self.output is not None:
             return pathlib.Path(self.output)
         first, *others = self.run
-        return pathlib.Path(os.path.commonpath(map(os.path.abspath, self.run)) if others else first) / "report.html"
+        return (common_folder(self.run) if others else pathlib.Path(first)) / "report.html"
 
 
 def main(config: ReportConfig) -> None:

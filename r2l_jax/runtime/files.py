@@ -151,6 +151,12 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
 
 
+def common_folder(folders: Sequence[str]) -> pathlib.Path:
+    """Returns the innermost folder that contains all folders, as a relative path unless one of them is absolute."""
+    common = os.path.commonpath([os.path.abspath(each) for each in folders])
+    return pathlib.Path(common if any(map(os.path.isabs, folders)) else os.path.relpath(common))
+
+
 def make_output_folder(folder: pathlib.Path) -> None:
     """Makes a folder and its parents; raises an InputError if it cannot be made."""
     try:

@@ -23,6 +23,7 @@ from r2l_jax.names import (
 )
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import common_folder
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
 
 if TYPE_CHECKING:
@@ -196,9 +197,9 @@ class EvaluationConfig(Settings):
             return pathlib.Path(self.output)
         if len(self.run) == 1:
             return pathlib.Path(self.run[0]) / "evaluation"
-        runs = [os.path.abspath(uri) for uri in self.run]
-        common = pathlib.Path(os.path.commonpath(runs))
-        return common / "evaluation" / (TOGETHER if str(common) in runs else "")
+        common = common_folder(self.run)
+        is_run = os.path.abspath(common) in map(os.path.abspath, self.run)
+        return common / "evaluation" / (TOGETHER if is_run else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

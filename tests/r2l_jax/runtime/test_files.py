@@ -7,6 +7,7 @@ from r2l_jax.runtime.errors import one_line
 from r2l_jax.runtime.files import (
     atomic_folder,
     clear_parts,
+    common_folder,
     read_csv,
     replacing,
     write_csv,
@@ -46,3 +47,10 @@ def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
         "a.tiff",
         "tiles",
     ]
+
+
+def test_relative_folders_have_a_relative_common_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(common_folder(["runs/a", "./runs/a/b"])) == "runs/a"
+    assert str(common_folder(["a", "b/../c"])) == "."
+    assert common_folder(["a", str(tmp_path / "b")]) == tmp_path
