@@ -36,7 +36,7 @@ def meet(timeout: float, multi_host: bool) -> None:
             jax.distributed.initialize(**options)
     except Exception as error:  # The packages that JAX calls raise their own exceptions.
         raise InputError(
-            f"the hosts cannot meet: {one_line(error)}; start them by srun, mpirun or Kubernetes, or set "
+            f"the hosts cannot meet: {one_line(error).rstrip('.')}; start them by srun, mpirun or Kubernetes, or set "
             "JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
 
