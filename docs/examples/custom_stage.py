@@ -1,4 +1,4 @@
-"""Adds a stage of your own to a pipeline, and learns its parameter: how much haze to remove."""
+"""Adds a custom stage to a pipeline, and learns its parameter, the amount of haze to remove."""
 
 import jax
 import jax.numpy as jnp

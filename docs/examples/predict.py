@@ -1,4 +1,4 @@
-"""Trains a small model on synthetic blood cells, and classifies mosaics with it."""
+"""Trains a small model on synthetic blood cells, and classifies raw images with it."""
 
 import tempfile
 
@@ -15,7 +15,7 @@ with tempfile.TemporaryDirectory() as folder:
     train.run(config)
     model = r2l_jax.load(config.run_dir)
 
-# A larger set begins with the same 40 scenes; the model has not seen those that follow.
+# A larger set begins with the same 40 scenes; the model has not seen the others.
 raws, targets = datasets.load("Synthetic", synthetic_images=45, synthetic_size=32).samples(np.arange(40, 45))
 for target, probabilities in zip(targets, model.predict(raws), strict=True):
     found = probabilities.argmax()

@@ -1,4 +1,4 @@
-"""Learns a camera's white balance from pictures and their mosaics, in a plain JAX training loop."""
+"""Learns a camera's white balance from pictures and their raw images, in a plain JAX training loop."""
 
 import jax
 import jax.numpy as jnp

@@ -55,19 +55,19 @@ def calibrate(
     Existing files of these names are replaced.
 
     Args:
-        dark: raw files and folders of them, taken without light.
-        flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
+        dark: raw files and folders of frames taken without light.
+        flat: raw files and folders of frames of an evenly lit surface, at least two per exposure.
         output: the folder to write to.
         camera: the camera to start from, as for `find_known_camera`. Corrections that it names are not applied.
-        threshold: the number of standard deviations from which a site is defective.
+        threshold: the number of standard deviations beyond which a site is defective.
 
     Raises:
-        InputError: a file cannot be read, would be overwritten, or is given twice; the frames do not fit each other or
-            the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
+        InputError: a file cannot be read, would be overwritten, or is given twice; the frames do not match each other
+            or the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
     """
     darks, flats, output = find_paths(dark), find_paths(flat), Path(output)
     if shared := {file.resolve() for file in darks} & {file.resolve() for file in flats}:
-        raise InputError(f"{min(shared)} is both in --dark and in --flat")
+        raise InputError(f"{min(shared)} is in both --dark and --flat")
     targets = {(output / name).resolve() for name in (CAMERA, CURVE, FIGURE, *CORRECTIONS.values())}
     for file in (*darks, *flats):
         if file.resolve() in targets:

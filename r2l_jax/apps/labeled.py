@@ -45,9 +45,9 @@ def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     if right.size < 2:
         raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
     accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(right, "model", 0.0))
-    lines = [f"accuracy, with its 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files right"]
+    lines = [f"accuracy with 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files correct"]
     for name in sorted({label for label, _ in pairs}):
         counts = Counter(predicted for label, predicted in pairs if label == name)
         wrong = [f"{count} as {other}" for other, count in counts.most_common() if other != name]
-        lines.append(", ".join([f"{name}: {counts[name]} of {counts.total()} right", *wrong]))
+        lines.append(", ".join([f"{name}: {counts[name]} of {counts.total()} correct", *wrong]))
     return lines

@@ -1,4 +1,4 @@
-"""Monitors the images of a camera: makes windows of raw files, judges them, and writes the result."""
+"""Monitors a camera: groups its raw files into windows, tests them for drift, and writes the result."""
 
 import contextlib
 import dataclasses
@@ -88,14 +88,14 @@ def key_of(file: Place, by: str | None) -> str:
 
 
 def said_of_unknown(keyed: Mapping[str, Sequence[Place]], by: str | None) -> str | None:
-    """Returns a warning if windows mix files of days or models that are not known; None otherwise."""
+    """Returns a warning if windows mix files whose day or camera model is unknown; None otherwise."""
     if by not in ("day", "model") or UNKNOWN not in keyed:
         return None
     known = "the date" if by == "day" else "the camera"
     count, files = len(keyed[UNKNOWN]), sum(map(len, keyed.values()))
     return (
-        f"{count} of {files} files do not name {known}, and share windows: to keep them apart, put the files of each "
-        f"{by} in a folder of its own, and give --by=folder"
+        f"{count} of {files} files do not name {known}, so they share windows; to separate them, put the files of each "
+        f"{by} in their own folder and give --by=folder"
     )
 
 
@@ -154,15 +154,15 @@ class _Call:
         windows = windows_of(keyed, self._config.window)
         left = len(files) - sum(map(len, windows.values()))
         if not windows:
-            raise InputError(f"a window takes {LEAST_WINDOW} files, and there are {len(files)}")
+            raise InputError(f"a window takes at least {LEAST_WINDOW} files, got {len(files)}")
         if left:
-            print(f"{left} of {len(files)} files are left over: a window takes {LEAST_WINDOW}")
+            print(f"{left} of {len(files)} files are left over: a window takes at least {LEAST_WINDOW}")
         # Bonferroni's correction: the call's level is divided among the windows.
         monitor = Monitor(self._run, self._known, self._config.level / len(windows))
         for name, members in windows.items():
             self._judge(monitor, name, members)
         if not monitor.windows:
-            raise InputError(f"no window has {LEAST_WINDOW} files that can be read")
+            raise InputError(f"no window has {LEAST_WINDOW} readable files")
         return self._write(monitor, len(windows), f"at most {self._config.level:g} of calls")
 
     def _follow(self) -> result.Result:
@@ -172,7 +172,7 @@ class _Call:
         write = functools.partial(self._write, monitor, 1, f"one in {every} windows")
         done = {file for window in monitor.windows for file in window.files}
         versions: dict[Place, str] = {}
-        print(f"monitoring {', '.join(self._config.input)}  (Ctrl-C ends it)", flush=True)
+        print(f"monitoring {', '.join(self._config.input)}  (Ctrl-C to stop)", flush=True)
         with stop.after_step(), contextlib.suppress(Interrupted):
             while not stop.requested():
                 new = [file for file in _present(self._config.input) if str(file) not in done]
@@ -228,15 +228,15 @@ class _Call:
         if not diagnosis or statement is None or not statement["holds"]:
             return []
         beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in diagnosis})
-        within = f"outside the operating envelope by {', '.join(beyond)}" if beyond else "inside the operating envelope"
-        lost = f"{100 * statement['tolerance']:g} points in at least {limits.percent(statement['fraction'])} of cameras"
-        return [f"the diagnosis is {within}, which states a loss of at most {lost}"]
+        within = f"outside the operating envelope ({', '.join(beyond)})" if beyond else "inside the operating envelope"
+        share, lost = limits.percent(statement["fraction"]), f"{100 * statement['tolerance']:g} points"
+        return [f"the diagnosis is {within}, inside which at least {share} of cameras lose at most {lost}"]
 
     def _earlier(self) -> tuple[list[Window], Explained]:
         """Reads the windows that an earlier call has judged, and their explanation.
 
         Raises:
-            InputError: they are of other models or settings.
+            InputError: they belong to other models or settings, or are damaged.
         """
         earlier = result.read(self._output)
         if earlier is None:
@@ -255,7 +255,7 @@ def _present(inputs: Sequence[str]) -> list[Place]:
     found = []
     for name in inputs:
         if not pathlib.Path(name).is_dir():
-            raise InputError(f"--follow monitors folders on this machine: {name} is not one")
+            raise InputError(f"--follow monitors folders on this machine, got {name}")
         with contextlib.suppress(InputError):  # The folder is still empty.
             found += find_raw_files([name])
     return list({file.resolve(): file for file in found}.values())

@@ -21,7 +21,7 @@ _PARTS, _BATCHES = 32, 8
 
 
 class Worked(NamedTuple):
-    """The results in the order of the files, the number of files that failed, and of those with an earlier result."""
+    """Results in the order of the files, and how many files failed or had an earlier result."""
 
     results: dict[Place, Any]
     failed: int
@@ -39,13 +39,13 @@ def in_parts(
 ) -> Worked:
     """Works on files, with a progress bar and, at the end, the errors on stderr.
 
-    Parts of other settings, models, code or versions of files are computed again, as are those in which a file failed.
+    Parts are computed again if their settings, models, code or files have changed, or if a file in them failed.
 
     Args:
         files: the raw files.
         folder: a folder for the parts' results alone.
         work: works on files, and yields an `Ended` for each, in order, with a result that JSON can hold.
-        settings: everything besides files and models that results depend on.
+        settings: everything that results depend on besides files and models.
         model: the identities of models and pipelines.
         targets: the files that the work on a file writes.
         scheduler: where parts are worked on, see `jobs.SETTING`.

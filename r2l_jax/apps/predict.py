@@ -74,7 +74,7 @@ def adapted_run(
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), chosen, AT_ONCE)
     read = [each.result for each in decoded if each.result is not None]
     if not read:
-        raise InputError("--adapt=statistics: no file can be read to adapt by")
+        raise InputError("--adapt=statistics: no file can be read")
     raws = np.stack(read)
     if not force:
         reason = notice.unnoticed(run, raws, lambda: reference.read(run, stored) or reference.make(run))
@@ -90,7 +90,7 @@ class Predictor(NamedTuple):
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera. None takes each file's own calibration for camera formats,
             and the training's for other files.
-        unadapted: why the run was not adapted, if that was requested.
+        unadapted: why the run was not adapted, if adaptation was requested.
     """
 
     run: Run
@@ -174,11 +174,11 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
     if unknown:
         raise InputError(
             f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
-            "by --camera"
+            "with --camera"
         )
     columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
     if len(set(columns)) < len(columns):
-        raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
+        raise InputError(f"two columns of {output} would have the same name: {', '.join(columns)}")
     check_output_folder(output.parent)
     if output.exists():
         names = {str(file) for file in files}
@@ -187,7 +187,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
         except (OSError, ValueError, csv.Error):
             is_ours = False
         if not is_ours:
-            raise InputError(f"{output} holds other rows than predictions of these files: choose another file")
+            raise InputError(f"{output} holds rows that are not predictions of these files: choose another file")
     return columns
 
 
@@ -197,7 +197,7 @@ def _predict(
     """Predicts files; raises an InputError if a worker has loaded other models than the program."""
     predictor = load()
     if [fold.identity for fold in predictor.run] != list(models):
-        raise InputError("the run has changed since the program was started")
+        raise InputError("the run has changed since the program started")
     return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
 
 
@@ -269,7 +269,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
 
 
 def _is_stored(file: Place) -> bool:
-    """Tells whether a file is of a format without calibration values."""
+    """Tells whether a file's format has no calibration values."""
     return file.suffix.lower() in READERS
 
 

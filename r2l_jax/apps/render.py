@@ -35,13 +35,13 @@ def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> 
         warns: whether to warn of the files in these folders that are left out.
 
     Raises:
-        InputError: a file is not there, a folder holds no file with the suffix of a raw file, or a URL cannot be
+        InputError: a file does not exist, a folder holds no file with the suffix of a raw file, or a URL cannot be
             reached.
     """
     files, there = list[Place](), list[Place]()
     for name in inputs:
         if not name:
-            raise InputError("the name of an input is empty")
+            raise InputError("an input has an empty name")
         place = remote.place(os.fspath(name))
         if isinstance(place, Url):
             with remote.named(place):
@@ -76,7 +76,7 @@ def _raw_files(places: Iterable[Place]) -> list[Place]:
 
 
 def _below(folder: Place) -> str:
-    """Completes the message that a folder holds no raw files: they are in deeper folders, or the files are pictures."""
+    """Completes the message that a folder holds no raw files: they are in deeper folders, or the files are JPEG."""
     if not isinstance(folder, Path):
         return ""
     if deeper := _raw_files(folder.glob("*/*/*")):
@@ -102,7 +102,7 @@ class Processing(NamedTuple):
     """The pipeline and the calibration with which raw files are rendered.
 
     Attributes:
-        pipeline: makes the pipeline for the camera of a file.
+        pipeline: makes the pipeline for a file's camera.
         camera: the known calibration of a file's camera.
         stored: the same for files that hold no calibration values, such as TIFF.
     """
@@ -202,7 +202,7 @@ def _earlier(files: Sequence[Place], pictures: Pictures, metadata: Mapping[str, 
         return []
     for name in {**metadata, **earlier.metadata}:
         if metadata.get(name) != earlier.metadata.get(name):
-            raise InputError(f"{pictures.output / result.FILE} lists pictures of another {name}: choose another folder")
+            raise InputError(f"{pictures.output / result.FILE} lists pictures with another {name}: choose a new folder")
     table = earlier.tables.get("manifest", _table([]))
     return [list(map(str, row)) for row in table.rows if (pictures.output / str(row[0])).exists()]
 

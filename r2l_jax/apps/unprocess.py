@@ -29,7 +29,7 @@ def unprocess_folder(
     - `<source>/<class>/<name>.jpg` (.jpeg, .png) becomes `<target>/<class>/<name>.tiff`.
     - If `<source>` has the sub-folders `images` and `masks`, `images/<name>.jpg` becomes `images/<name>.tiff`. Its mask
       `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0.
-    - `<target>/camera.json` is the camera, with the noise that was asked for.
+    - `<target>/camera.json` is the camera with the requested noise.
 
     Raw images have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
 
@@ -61,7 +61,7 @@ def unprocess_folder(
         raise InputError(f"camera: {error}") from None
     jobs = find_jobs(source)
     if target.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"the output {target} must not be inside the input {source}: its files would become pictures")
+        raise InputError(f"the output {target} must not be inside the input {source}: its files would become inputs")
     refuse_shared_targets((job.picture, target / job.target) for job in jobs)
     with writing_to(target):
         # The lock clears the folder itself.

@@ -41,7 +41,7 @@ def main() -> None:
         end_on_signals()
         sys.exit(exit_status(lambda: print(listing())))
     else:
-        sys.exit(f"r2l: error: unknown program {given}: r2l lists all programs")
+        sys.exit(f"r2l: error: unknown program {given}; run r2l for a list")
 
 
 def listing() -> str:

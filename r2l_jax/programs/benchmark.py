@@ -5,8 +5,8 @@ python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 JAX_PLATFORMS=cpu python scripts/benchmark.py
 
 All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
-Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: even if
-the better quartiles of both sides are compared.
+Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise, that is,
+even when the better quartiles of both sides are compared.
 """
 
 import dataclasses
@@ -20,11 +20,9 @@ from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 class BenchmarkConfig(Settings):
     """Benchmark."""
 
-    rows: tuple[str, ...] = setting("names of the rows to measure, or the beginnings of names; default: all", ())
+    rows: tuple[str, ...] = setting("rows to measure, by name or the start of a name; default: all", ())
     json: bool = setting("print JSON with every sample instead of the table", False)
-    repeats: int | None = setting(
-        "how often each row is measured; default: as often as time allows", None, bound=POSITIVE
-    )
+    repeats: int | None = setting("measurements of each row; default: as many as time allows", None, bound=POSITIVE)
 
 
 def main(config: BenchmarkConfig) -> int:

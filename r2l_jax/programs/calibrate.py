@@ -3,7 +3,7 @@
 python scripts/calibrate.py --dark=darks --flat=flats --output=my_camera
 python scripts/calibrate.py --dark=darks --flat=dim,medium,bright --camera=base.json --output=my_camera
 
-Dark frames are taken without light, and flat frames of an evenly lit surface, at least two of each exposure. The output
+Dark frames are taken without light, and flat frames show an evenly lit surface, at least two per exposure. The output
 holds camera.json with the measured values, the corrections that it names (dark.tiff, flat.tiff, defects.csv), and the
 photon transfer curve of EMVA Standard 1288 (photon_transfer.json and .png).
 """
@@ -19,16 +19,16 @@ class CalibrationConfig(Settings):
 
     dark: tuple[str, ...] = setting("frames without light: raw files and folders, separated by commas", kind="repeated")
     flat: tuple[str, ...] = setting(
-        "frames of an evenly lit surface, given in the same way; exposures are recognized by the means of frames",
+        "frames of an evenly lit surface, given in the same way; frames with about the same mean are one exposure",
         kind="repeated",
     )
     output: str = setting("folder for the camera and its corrections")
     camera: str = setting(
-        "the values that frames do not show: drone, microscopy, a JSON file, or auto to take them from the raw files",
+        "source of the values that frames do not show: drone, microscopy, a JSON file, or auto for the raw files",
         "auto",
     )
     threshold: float = setting(
-        "a site is defective if it deviates from its neighbors by more standard deviations than this",
+        "standard deviations by which a defective site differs from its neighbors",
         6.0,
         bound=POSITIVE,
     )

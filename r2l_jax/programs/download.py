@@ -16,11 +16,11 @@ from r2l_jax.runtime.flags import Settings, setting
 class DownloadConfig(Settings):
     """Download."""
 
-    dataset: str = setting("which data set", choices=("Microscopy", "Drone"))
+    dataset: str = setting("the data set", choices=("Microscopy", "Drone"))
     source: str = setting("zenodo needs no account; b2 needs an application key", "zenodo", choices=SOURCES)
     data_dir: str | None = setting(
-        "folder in which the data set becomes the sub-folder microscopy or drone; default: your cache folder, where "
-        "the other programs look for it",
+        "parent folder of the data set's own folder, microscopy or drone; default: your cache folder, where the other "
+        "programs look for it",
         None,
     )
     zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", ZENODO_URL, needs="source=zenodo")

@@ -4,8 +4,8 @@ python scripts/export.py --run=runs/quickstart/small --output=exported
 python scripts/export.py --run=runs/quickstart/small --output=isp_to_tune --parts=isp --formats=stablehlo --gradient
 
 Each file is compared with the model on samples of the run's data, or on raw files, and is refused if it differs by more
-than 1e-4. The output also has model.json, which describes the model, and example.py, which runs ONNX with only NumPy
-and onnxruntime. The exit status is 1 if something could not be exported.
+than 1e-4. The output also has model.json, which describes the model, and example.py, which runs the ONNX files with
+only NumPy and onnxruntime. The exit status is 1 if something could not be exported.
 """
 
 import dataclasses
@@ -22,31 +22,31 @@ class ExportConfig(Settings):
     """Export."""
 
     run: str = setting(
-        "folder of a finished run or of one of its folds, or a file model.safetensors; or the folder of a group of "
-        "seeds, exported as one function that computes the mean of their probabilities"
+        "folder of a finished run, one of its folds or a group of seeds, or a file model.safetensors; a group is "
+        "exported as one function, which averages the probabilities of its members"
     )
-    output: str = setting("folder for the export; it must not contain an earlier one")
+    output: str = setting("folder for the export; it must not hold an earlier export")
     parts: tuple[str, ...] | None = setting(
         f"some of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has",
         None,
         each=EXPORT_PARTS,
     )
     formats: tuple[str, ...] | None = setting(
-        f"some of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all, but camera only if the processing "
-        "starts from one",
+        f"some of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all; camera only if the processing "
+        "starts from a camera",
         None,
         each=EXPORT_FORMATS,
     )
     size: tuple[int, ...] | None = setting(
-        "height,width of the raw images that the files take, in pixels; default: those in training",
+        "height,width of the raw images that the export takes, in pixels; default: the training size",
         None,
         bound=POSITIVE,
     )
-    gradient: bool = setting("include the reverse-mode derivative in StableHLO, to tune the parameters", False)
-    fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
+    gradient: bool = setting("include the reverse-mode derivative in StableHLO, for tuning parameters", False)
+    fold: int = setting("number of the fold to export", 0, bound=NOT_NEGATIVE)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     input: tuple[str, ...] = setting(
-        "raw files and folders of them to check the export on; default: samples of the run's data", (), kind="repeated"
+        "raw files and folders to check the export on; default: samples of the run's data", (), kind="repeated"
     )
     camera: str | None = setting(
         "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None, needs="input"
@@ -83,7 +83,7 @@ def main(config: ExportConfig) -> int:
     status = report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
     if weights_of(model.model.head):
         print(
-            "export the network with its own framework. Its input is (image - mean) / standard_deviation, with the "
-            f'numbers of "normalization" in {output / "model.json"}, which differ after adaptation'
+            "export the network with its own framework; its input is (image - mean) / standard_deviation, with the "
+            f'values of "normalization" in {output / "model.json"}, which adaptation changes'
         )
     return status

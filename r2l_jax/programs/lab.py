@@ -22,8 +22,8 @@ class LabConfig(Settings):
     """Page."""
 
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: the model that predicts; of a group of "
-        "seeds, the first one does",
+        "the model that predicts: a finished run, one of its folds, or a file model.safetensors; for a group of "
+        "seeds, its first member",
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")
@@ -32,15 +32,13 @@ class LabConfig(Settings):
         None,
         needs="run",
     )
-    input: tuple[str, ...] = setting(
-        "raw files and folders of them to choose from, separated by commas", (), kind="repeated"
-    )
+    input: tuple[str, ...] = setting("raw files and folders to choose from, separated by commas", (), kind="repeated")
     camera: str | None = setting(
         "the camera to start with: drone, microscopy, or a JSON file; the page offers others", None
     )
-    pipeline: str | None = setting("a pipeline of your own to choose from, as <file>.py:<function>", None)
+    pipeline: str | None = setting("a custom pipeline to offer as well, as <file>.py:<function>", None)
     code: tuple[str, ...] = setting(f"with --run, {CODE}", (), needs="run")
-    port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
+    port: int = setting("the port to listen on; 0 for any free port", 8080, bound=_PORT)
 
 
 def main(config: LabConfig) -> None:

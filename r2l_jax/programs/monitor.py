@@ -7,7 +7,7 @@ python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --f
 The first command only stores the reference: samples that the run was measured on, and their statistics. From then on,
 the data is not needed. New images are compared with the reference in windows. The program writes result.json, a figure
 over the windows and TensorBoard events. The exit status is 2 on an alarm. Without drift, at most a fraction --level of
-calls raise one; with --follow, one in --false_alarm_every windows does. The members of a group of seeds predict
+calls raise an alarm; with --follow, one in --false_alarm_every windows does. The members of a group of seeds predict
 together, and their disagreement is a separate test.
 """
 
@@ -17,7 +17,7 @@ ALARM = 2
 
 
 def main(config: MonitorConfig) -> int:
-    """Monitors as the flags say, and returns the exit status."""
+    """Monitors the images that the flags name, and returns the exit status."""
     from r2l_jax.apps import monitor
 
     return ALARM if monitor.run(config) else 0

@@ -31,43 +31,43 @@ class PredictionConfig(Settings):
     """Prediction."""
 
     run: str = setting(
-        "folder of a finished run, of one of its folds, or of a group of seeds, which predict together; or a file "
+        "folder of a finished run, one of its folds, or a group of seeds, which predict together; or a file "
         "model.safetensors"
     )
     input: tuple[str, ...] = setting(
-        f"raw files, folders of them, and folders of such folders, separated by commas, each {remote.BY_URL}",
+        f"raw files, folders, and folders of folders, separated by commas, each {remote.BY_URL}",
         kind="repeated",
     )
-    output: str = setting("the table, a CSV file")
+    output: str = setting("CSV file for the table")
     folds: tuple[str, ...] = setting(
-        "numbers of the folds whose probabilities are averaged, of each member of a group; or all", ("0",)
+        "numbers of the folds whose probabilities are averaged, or all; for a group, the folds of each member", ("0",)
     )
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    masks: str | None = setting("for segmentation: folder for the masks, 8-bit PNG of probabilities", None)
+    masks: str | None = setting("for segmentation: folder for the masks, as 8-bit PNG of probabilities", None)
     camera: str | None = setting(
-        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
-        "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
+        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for camera "
+        "formats, and the training camera for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
     code: tuple[str, ...] = setting(CODE, ())
     labels: str | None = setting(
-        "folder: each file lies in a folder named after its class; print the accuracy, and the counts of each class",
+        "folder: each file's folder is its class; print the accuracy, and the counts of each class",
         None,
         choices=("folder",),
     )
     adapt: str | None = setting(
-        "statistics: test-time adaptation: if a drift is noticed in up to 64 of the files, mix their batch-norm "
-        "statistics with those of training (AdaBN) before the model predicts, without labels",
+        "statistics: test-time adaptation without labels (AdaBN); if drift is detected in up to 64 of the files, mix "
+        "their batch-norm statistics with the training statistics before predicting",
         None,
         choices=("statistics",),
     )
     force: bool = setting(
-        "with --adapt, adapt even if no drift is noticed, or if the files do not suit, such as files of one class",
+        "with --adapt, adapt even without detected drift, or to unsuitable files, such as files of a single class",
         False,
         needs="adapt",
     )
     save_adapted: str | None = setting(
-        "with --adapt, folder for the adapted model, a run that all programs take", None, needs="adapt"
+        "with --adapt, folder for the adapted model, which all programs take as a run", None, needs="adapt"
     )
     scheduler: str = setting(jobs.SETTING, "serial")
 
@@ -75,7 +75,7 @@ class PredictionConfig(Settings):
         super().__post_init__()
         differ = len(set(self.folds)) == len(self.folds) > 0
         if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
-            raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(self.folds)}")
+            raise InputError(f"--folds must be all, or different fold numbers, got {','.join(self.folds)}")
         for name in ("output", "masks", "save_adapted"):
             remote.on_disk(name, getattr(self, name) or "")
 
@@ -125,7 +125,7 @@ def main(config: PredictionConfig) -> int:
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
     if unadapted is not None:
-        print(f"the model stays as it is: {unadapted}")
+        print(f"the model is not adapted: {unadapted}")
     for fold in run:
         if fold.adaptation is not None:
             found = fold.adaptation
@@ -139,7 +139,7 @@ def main(config: PredictionConfig) -> int:
     load = functools.partial(_load, config)
     predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load)
     before = len(files) - predicted - failed
-    earlier = f", {before} had been predicted before" if before else ""
+    earlier = f", {before} predicted earlier" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")
     if labels is not None and failed < len(files):
         print("\n".join(scored(output, labels)))

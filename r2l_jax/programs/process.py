@@ -34,22 +34,22 @@ class RenderConfig(ProcessingChoice):
     """Rendering."""
 
     input: tuple[str, ...] = setting(
-        f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
+        f"raw files and folders, separated by commas, each {remote.BY_URL}", kind="repeated"
     )
     output: str = setting("folder for the pictures, which get the names of the raw files")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
-        "camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
+        "training camera for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
     )
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: renders with its learned processing; of a "
-        "group of seeds, with the first one's",
+        "render with the learned processing of a finished run, one of its folds, or a file model.safetensors; for a "
+        "group of seeds, of its first member",
         None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS, needs="run")
     processing_mode: str = setting(
-        "parametrized: the differentiable pipeline at its start values; static: a pipeline of classical algorithms",
+        "parametrized: the differentiable pipeline at its initial values; static: a pipeline of classical algorithms",
         "parametrized",
         choices=("parametrized", "static"),
     )
@@ -67,7 +67,7 @@ class RenderConfig(ProcessingChoice):
     def __post_init__(self):
         for name in ("processing_mode", "pipeline", *STATIC_FLAGS, "half_size", "auto"):
             if self.run is not None and getattr(self, name) != getattr(type(self), name):
-                raise InputError(f"--run={self.run} is the processing: leave --{name} out")
+                raise InputError(f"--run={self.run} sets the processing: leave --{name} out")
         super().__post_init__()
 
 
@@ -106,6 +106,6 @@ def main(config: RenderConfig) -> int:
     load = functools.partial(_load, config)
     rendered, failed = render_files(files, pictures, processing, config.scheduler, load)
     before = len(files) - rendered - failed
-    earlier = f", {before} had been rendered before" if before else ""
+    earlier = f", {before} rendered earlier" if before else ""
     print(f"{rendered} rendered, {failed} failed{earlier}")
     return 1 if failed else 0

@@ -22,7 +22,7 @@ class ReportConfig(Settings):
     """Report.
 
     Raises:
-        InputError: no run, a comparison of one, or an output that does not end in .html.
+        InputError: no run is given, --compare has only one, or the output does not end in .html.
     """
 
     run: tuple[str, ...] = setting(
@@ -34,8 +34,8 @@ class ReportConfig(Settings):
         None,
     )
     compare: bool = setting(
-        "also print the runs side by side: scores, settings that differ, and the paired difference of every two "
-        "scores with its 95% confidence interval",
+        "also print the runs side by side: scores, settings that differ, and paired differences of scores with 95% "
+        "confidence intervals",
         False,
     )
 
@@ -46,7 +46,7 @@ class ReportConfig(Settings):
         if self.compare and len(self.run) < 2:
             raise InputError(f"--compare takes two or more runs, got --run={','.join(self.run)}")
         if self.file.suffix not in (".html", ".htm"):
-            raise InputError(f"--output must be a file that ends in .html, got {self.output!r}")
+            raise InputError(f"--output must end in .html, got {self.output!r}")
 
     @property
     def file(self) -> pathlib.Path:
@@ -68,4 +68,4 @@ def main(config: ReportConfig) -> None:
         runs = read_runs(config.run)
         print(f"{comparison_table(runs)}\n\n{differences_table(runs)}\n")
     size = write_report(config.run, config.file)
-    print(one_line(f"{config.file}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
+    print(one_line(f"{config.file}: {size / 1e6:.1f} MB, for {', '.join(config.run)}"))

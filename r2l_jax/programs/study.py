@@ -4,9 +4,9 @@ python scripts/study.py --flagfile=configs/study_small.flags
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --dry_run
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --scheduler=local:2
 
-Writes the results of each control and study.html to the output folder. Each trained run there has an ordinary run
-folder. The settings of training are the published ones, whose learning rate suits pretrained weights; without them,
-give --lr=1e-3, for example. Repeat the command to resume. The exit status is 1 if any job has failed.
+Writes the results of each control and study.html to the output folder, in which each trained run has an ordinary run
+folder. The default training settings are the published ones, whose learning rate suits pretrained weights; without
+pretrained weights, give --lr=1e-3, for example. Repeat the command to resume. The exit status is 1 if any job failed.
 """
 
 from r2l_jax.apps.study.config import StudyConfig
@@ -20,5 +20,5 @@ def main(config: StudyConfig) -> int:
         print("\n".join(job.name for job in plan.make_jobs(config)))
         return 0
     has_succeeded = study.run(config)
-    print(f"results in {config.output_dir}, to read in study.html")
+    print(f"results in {config.output_dir}; study.html shows them")
     return 0 if has_succeeded else 1

@@ -21,7 +21,7 @@ class HostSettings(Settings):
         "join the processes that Slurm, Open MPI or Kubernetes has started for this run", False, rare=True
     )
     host_timeout: float = setting(
-        "seconds without an answer from a host after which the run ends on the other hosts as well",
+        "if a host has not answered for this many seconds, end the run on the other hosts as well",
         100.0,
         bound=POSITIVE,
         rare=True,
@@ -38,7 +38,7 @@ class TrainingProgram(Settings):
 
 
 def main(config: TrainingProgram) -> None:
-    """Trains as the flags say."""
+    """Trains the run or the group that the flags describe."""
     import jax
 
     from r2l_jax.drift import measure

@@ -38,7 +38,7 @@ def main(config: UnprocessConfig) -> int:
 
     camera = find_camera(config.camera)
     if camera is None:
-        raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
+        raise InputError("--camera=auto: pictures contain no calibration; name a camera or a JSON file")
     summary = unprocess_folder(
         config.input,
         config.output,
@@ -50,7 +50,7 @@ def main(config: UnprocessConfig) -> int:
         seed=config.seed,
     )
     print(
-        f"{summary.written} written, {summary.failed} failed; of the sites, {summary.too_bright:.2%} saturate and "
-        f"{summary.too_dark:.2%} are black for a color outside the camera's gamut"
+        f"{summary.written} written, {summary.failed} failed; {summary.too_bright:.2%} of the sites are saturated, and "
+        f"{summary.too_dark:.2%} are black because their color is outside the camera's gamut"
     )
     return 1 if summary.failed else 0

@@ -97,7 +97,7 @@ def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, cap
     with pytest.raises(InputError, match="--parts=whole: this model can be exported only as isp"):
         export.main(build(export.ExportConfig, **run, parts=("whole",), formats=["stablehlo"]))
     assert export.main(build(export.ExportConfig, **run, formats=["safetensors"])) == 0
-    assert "export the network with its own framework. Its input is (image - mean) / " in capsys.readouterr().out
+    assert "export the network with its own framework; its input is (image - mean) / " in capsys.readouterr().out
     kept = json.loads((tmp_path / "model.json").read_text())["normalization"]
     np.testing.assert_allclose(kept["mean"], model(taken)["normalizer.mean"])
 

@@ -72,7 +72,7 @@ REFUSED = [
     ("forensics", "--run=x --analyses=tolerances --steps=3", "--steps has no effect without --analyses=worst_case"),
     ("lab", "--port={taken}", "cannot listen on --port={taken}: Address already in use"),
     ("monitor", "--run=x --input=raw --follow --level=0.1", "--level has no effect with --follow"),
-    ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
+    ("process", "--input=raw --output=out --run=r --half_size", "--run=r sets the processing: leave --half_size out"),
     ("report", "--run=a --compare", "--compare takes two or more runs, got --run=a"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
     ("train", "--run_name=r --sp_debayer=menon2007", "--sp_debayer has no effect without --processing_mode=static"),

@@ -48,7 +48,7 @@ def _trained(fold: Artifact) -> dict[str, Any]:
 def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     """Describes the raw images that the model takes: the samples of a file, divided by its white level.
 
-    `white_level` is left out if no camera states one: then it is the file's own, or the range of its samples. After a
+    `white_level` is left out if no camera states one: then it is the file's own, or the range of its samples. After
     training on several cameras, `white_balance` has the gains of the reference camera, to which raw images are scaled.
     """
     white_level = model.about.white_level or camera.white_level

@@ -77,12 +77,10 @@ def export_model(
     found = parts_of(model.model, samples.shape[1:]) if alone else ensemble_of(model, samples.shape[1:])
     values = _reference(model, found, samples)
     if any(weights_of(fold.model.head) for fold in model):
-        # JAX does not compute the head; the framework that does exports it.
+        # Only the framework that computes the head can export it.
         found = {name: part for name, part in found.items() if name == "isp"}
         if not found:
-            raise InputError(
-                "a head that JAX does not compute, on images that are processed already: nothing to export"
-            )
+            raise InputError("nothing to export: JAX does not compute the head, and the model takes processed images")
     writers = {"stablehlo": functools.partial(stablehlo.write, gradient=gradient), "onnx": onnx_files.write}
     readers = {"stablehlo": stablehlo.run, "onnx": onnx_files.run}
     camera = learned_camera(model) if alone else None
@@ -93,7 +91,7 @@ def export_model(
         onnx_files.check_installed()
     with writing_to(output):
         if (output / NAME).exists():
-            raise InputError(f"--output={output} holds an export: choose another folder")
+            raise InputError(f"--output={output} already holds an export: choose another folder")
         clear_parts(output, 0.0)
         about, outcomes = described(model, chosen), []
         for part in chosen.values():
@@ -127,7 +125,7 @@ def report(outcomes: Sequence[Outcome]) -> int:
         if error is not None:
             print(f"error: {file}: {error}", file=sys.stderr)
         else:
-            print(file if difference is None else f"{file}: differs by {difference:.1e}")
+            print(file if difference is None else f"{file}: differs from the model by {difference:.1e}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 

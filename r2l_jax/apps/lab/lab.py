@@ -57,7 +57,7 @@ def make_lab(
     pipeline: str | None,
     code: Sequence[str] = (),
 ) -> Lab:
-    """Collects everything that can be chosen from the flags of the program. Of a group, the first member predicts.
+    """Collects everything that can be chosen, given the program's flags. For a group, the first member predicts.
 
     Raises:
         InputError: the run, a file, the camera or the pipeline cannot be used.

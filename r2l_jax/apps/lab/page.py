@@ -21,8 +21,8 @@ _THROTTLE = 0.03
 
 _EMPTY = (
     "Drop a raw file here",
-    "DNG, NEF, CR2, ARW and other camera formats, or a raw image as TIFF, PNG, PGM or NPY together with a camera. A "
-    "camera's JSON file sets the camera.",
+    "DNG, NEF, CR2, ARW and other camera formats, or TIFF, PNG, PGM and NPY with the chosen camera. Drop a JSON file "
+    "to add a camera.",
 )
 
 _SELECT = "dense outlined options-dense"
@@ -39,7 +39,7 @@ class Page:
         self._follows = False
 
     def build(self) -> None:
-        """Lays the page out, and lets it follow the session."""
+        """Lays out the page, and lets it follow the session."""
         ui.add_css(_COMPONENTS / "lab.css")
         with ui.element("header").classes("lab-header"):
             Text("h1", "r2l lab")
@@ -86,7 +86,7 @@ class Page:
         ui.run_javascript(f"({drop})({box.html_id!r}, {self._upload.id})")
         with ui.element("div").classes("lab-bar-below"):
             compare = ui.checkbox("Compare", on_change=lambda event: update(self._viewer, compare=event.value))
-            compare.classes("lab-toggle").props["title"] = "wipe between the default and now"
+            compare.classes("lab-toggle").props["title"] = "wipe between the default and the current rendering"
             ui.element("div").classes("lab-gap")
             Button("Reset sliders", self._session.reset)
         self._strip = Strip().on("show", lambda event: self._session.show_stage(str(event.args)))
@@ -116,8 +116,8 @@ class Page:
             self._classes = Classes().on("choose", lambda event: self._session.choose_target(int(event.args)))
             self._classes.props["choosable"] = not segments
             with ui.element("div").classes("lab-search"):
-                Button("Toward the worst", lambda: self._session.search("worst"))
-                Button("Toward the best", lambda: self._session.search("best"))
+                Button("Toward worst case", lambda: self._session.search("worst"))
+                Button("Toward best case", lambda: self._session.search("best"))
                 Button("Stop", self._session.stop)
 
     def _show(self, change: Change, message: str = "") -> None:
@@ -128,7 +128,7 @@ class Page:
                 ui.notify(words, color="grey-10", multi_line=True, timeout=0, close_button="Close")
             return
         session, search = self._session, self._session.searching
-        going = "" if search is None else f"toward the {search.direction}: step {search.steps} of {MOST_STEPS}"
+        going = "" if search is None else f"toward {search.direction} case: step {search.steps} of {MOST_STEPS}"
         self._busy.text = session.busy or going
         self._busy.classes(toggle=None, **{"add" if self._busy.text else "remove": "working"})
         self._versions[change] += 1

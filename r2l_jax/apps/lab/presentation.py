@@ -34,12 +34,12 @@ def sliders(session: Session) -> list[dict[str, Any]]:
             "position": position,
         }
         if slope:
-            words = f"the loss rises to the {'right' if slope > 0 else 'left'}: {abs(slope):.2g} per range"
+            words = f"the loss rises to the {'right' if slope > 0 else 'left'}: {abs(slope):.2g} per natural range"
             rows[name] |= {"slope": slope / steepest, "slopeTitle": words}
         if name in tolerances:
             band = sorted(map(knob.position, tolerances[name]))
             words = " to ".join(format_value(knob.value(end)) for end in band)
-            rows[name] |= {"band": band, "bandTitle": f"tolerated by itself: {words}"}
+            rows[name] |= {"band": band, "bandTitle": f"tolerated if only this slider moves: {words}"}
     groups = []
     for stage in engine.pipeline.stages:
         knobs = [rows[name] for name, knob in engine.knobs.items() if knob.parameter in stage.parameters]
@@ -52,7 +52,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
 def verdict(session: Session) -> tuple[str, bool | None]:
     """Says what the model predicts, such as "now EOS, true LYT: wrong", and returns whether that is right.
 
-    Without a known target, it says whether the prediction is the class that is taken as true. For segmentation, it
+    Without a known target, it says whether the prediction is the class that is assumed true. For segmentation, it
     gives the overlap with the mask, which is neither right nor wrong. Without a prediction, the text is empty.
     """
     view, model = session.view, session.lab.model
@@ -63,11 +63,11 @@ def verdict(session: Session) -> tuple[str, bool | None]:
         found, target = probabilities > 0.5, np.asarray(view.target) > 0
         either = np.count_nonzero(found | target)
         overlap = np.count_nonzero(found & target) / either if either else 1.0
-        mask = "true mask" if view.target_known else "mask at the default"
+        mask = "true mask" if view.target_known else "mask of the default rendering"
         return f"now IoU {overlap:.3f} with the {mask}", None
     now, target = int(probabilities.argmax()), int(view.target)
     is_right = now == target
-    known, words = ("true", ("wrong", "right")) if view.target_known else ("taken as true", ("different", "the same"))
+    known, words = ("true", ("wrong", "right")) if view.target_known else ("assumed true", ("different", "the same"))
     return f"now {model.classes[now]}, {known} {model.classes[target]}: {words[is_right]}", is_right
 
 
@@ -85,5 +85,5 @@ def classes(session: Session) -> list[dict[str, Any]]:
         for name, share in zip(model.classes, probabilities, strict=True)
     ]
     if view.target is not None:
-        rows[int(view.target)]["target"] = "true" if view.target_known else "taken as true"
+        rows[int(view.target)]["target"] = "true" if view.target_known else "assumed true"
     return rows

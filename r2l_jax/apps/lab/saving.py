@@ -11,7 +11,7 @@ from r2l_jax.runtime.errors import InputError
 
 Value = np.ndarray | Array
 
-_FILE = '''"""A pipeline with the values that were chosen on the page of lab.py.
+_FILE = '''"""A pipeline with values chosen on the page of lab.py.
 
 python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
 """
@@ -40,7 +40,7 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
             additive layer.
     """
     if more := sorted(values.keys() - named(shot).declarations.keys()):
-        raise InputError(f"the pipeline has parameters that a file cannot make: {', '.join(more)}")
+        raise InputError(f"a settings file cannot hold these parameters of the pipeline: {', '.join(more)}")
     # Half-size classical pipelines are named after "binned", which cannot be chosen by name: any demosaicing will do.
     name = named.name.replace("binned.", "bilinear.")
     half, metered = ".half_sized()" * named.half_size, f".metered({named.auto!r})" if named.auto else ""

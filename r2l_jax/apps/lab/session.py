@@ -136,7 +136,7 @@ class Session:
         """Returns the pipeline with the present values, see `saving.pipeline_file`."""
         view, model = self.view, self.lab.model
         if view is None:
-            raise InputError("nothing is open")
+            raise InputError("no file is open")
         named = view.named
         if self.pipeline_name == LEARNED and model is not None:
             # The learned pipeline is a named one with other values.
@@ -153,7 +153,7 @@ class Session:
                     await self._render(self.view)
                 except Exception as error:  # Other settings can be chosen.
                     self.stop()
-                    self._tell("notice", f"cannot be rendered: {in_words(error)}")
+                    self._tell("notice", f"rendering failed: {in_words(error)}")
 
     async def _do(self, words: str, work: Coroutine[Any, Any, None]) -> None:
         """Replaces any work in progress with other work, and reports its error."""

@@ -16,7 +16,7 @@ from r2l_jax.runtime.errors import InputError, collected_warnings, warn
 from r2l_jax.training.run import Run
 
 # The names of two choices of a camera: each file's own, and the one that the flag --camera names.
-OWN_CAMERA, GIVEN_CAMERA = "each file's own", "the program's camera"
+OWN_CAMERA, GIVEN_CAMERA = "each file's own", "from --camera"
 
 # The height and width of an example, in sites.
 _EXAMPLE = 256
@@ -30,14 +30,11 @@ class Source(NamedTuple):
 
 
 def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
-    """Returns the cameras to choose from, by name; the first one is the default.
-
-    The camera that the program was given comes first, and the camera of a model's training is among them.
-    """
+    """Returns the cameras to choose from, by name; the first, which is the default, is the given one if any."""
     found = {} if given is None else {GIVEN_CAMERA: given}
     found[OWN_CAMERA] = KnownCamera()
     if model is not None and model.calibration is not None:
-        found["camera of the training"] = KnownCamera.of(model.calibration)
+        found["training camera"] = KnownCamera.of(model.calibration)
     return found | {name: KnownCamera.of(camera) for name, camera in isp.CAMERAS.items()}
 
 

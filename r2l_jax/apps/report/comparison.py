@@ -87,13 +87,13 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
         if missing := [name for name in (first.name, second.name) if not len(tested[name][1])]:
             lines.append(f"{pair}: no paired difference: {command('evaluate')} has not tested {' and '.join(missing)}")
         elif samples != others:
-            lines.append(f"{pair}: no paired difference: other samples, or another checkpoint")
+            lines.append(f"{pair}: no paired difference: the samples or the checkpoints differ")
         else:
             about = "recipe" if min(len(ours), len(theirs)) > 1 else "model"
             estimate, low, high, probability = map(float, statistics.difference(ours, theirs, about))
             rows.append([f"{pair} ({about})", (estimate, low, high), probability])
     columns = [Column("first - second"), Column("difference", "points", DROP), Column("first is better", "", ".0%")]
-    made = Table(f"Differences of {runs[0].score} on the clean images, with 95% confidence intervals", columns, rows)
+    made = Table(f"Differences in {runs[0].score} on clean images, with 95% confidence intervals", columns, rows)
     return "\n\n".join([*([made.text()] if rows else []), *(["\n".join(lines)] if lines else [])])
 
 

@@ -58,7 +58,7 @@ def make_page(runs: Sequence[RunRecord]) -> str:
         if size <= LARGEST:
             return page
     raise InputError(
-        f"the report would have {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f} are allowed: name fewer runs"
+        f"the report would take {size / 1e6:.0f} MB, more than the limit of {LARGEST / 1e6:.0f} MB: name fewer runs"
     )
 
 
@@ -147,7 +147,7 @@ def _of_runs(
 
 
 def _verdict(run: RunRecord) -> list[Block]:
-    """Collects the sentences of all results. Those on single models count only if no sentence is about all."""
+    """Collects the sentences of all results; sentences on single models only if none is about all models."""
     on_all = {found.control for found in run.results if not found.of and found.metadata.verdict}
     sentences = dict.fromkeys(
         sentence
@@ -162,7 +162,7 @@ def _verdict(run: RunRecord) -> list[Block]:
 
 
 def _scored(run: RunRecord) -> str:
-    """Says how the models score in validation, or that training is not finished."""
+    """States the validation scores of the models, or that training is not finished."""
     best = [fold.numbers.best for fold in run.folds if fold.is_finished and fold.numbers.best is not None]
     if not best:
         return f"Training is not finished: {run.folds[0].epochs} epochs so far."
@@ -171,7 +171,7 @@ def _scored(run: RunRecord) -> str:
     planned = len(run.folds) + missing
     of = f" of {len(best)}{f' of {planned}' if planned > len(best) else ''} models" if planned > 1 else ""
     ends = " to ".join(dict.fromkeys([points(min(best)), points(max(best))]))
-    return f"The {run.score} in the validation{of} is {ends} points (best checkpoint)."
+    return f"The validation {run.score}{of} is {ends} points (best checkpoint)."
 
 
 def _models(runs: Sequence[RunRecord]) -> Table:
@@ -179,7 +179,7 @@ def _models(runs: Sequence[RunRecord]) -> Table:
     score = runs[0].score if len({run.score for run in runs}) == 1 else "score"
     columns = [Column("model"), Column("finished"), Column("epochs"), Column(f"best {score}", "", SCORE)]
     columns += [Column("best epoch"), Column(f"last {score}", "", SCORE), Column("best loss", "", ".3g")]
-    columns += [Column("last loss", "", ".3g"), Column("samples to train"), Column("to validate")]
+    columns += [Column("last loss", "", ".3g"), Column("training samples"), Column("validation samples")]
     rows = []
     for run in runs:
         for fold in run.folds:
@@ -189,7 +189,7 @@ def _models(runs: Sequence[RunRecord]) -> Table:
             scores = [numbers.best, best, numbers.last, numbers.best_loss, numbers.val_loss]
             rows.append([run.title(fold), fold.is_finished, fold.epochs, *scores, *counts])
     note = "The best checkpoint is from the best epoch, and the last checkpoint from the last epoch."
-    return Table("Scores and losses of the validation", columns, rows, note)
+    return Table("Validation scores and losses", columns, rows, note)
 
 
 def _differences(runs: Sequence[RunRecord]) -> list[Block]:
@@ -220,6 +220,6 @@ def _reproduction(run: RunRecord) -> list[Block]:
         Table("Where it was trained", [Column("setting"), Column("value")], known),
         Details(
             "All settings",
-            [Table("Settings, with those at their defaults", [Column("setting"), Column("value")], settings)],
+            [Table("Settings, including defaults", [Column("setting"), Column("value")], settings)],
         ),
     ]

@@ -47,7 +47,7 @@ def plot(file: pathlib.Path, prefix: str, alternative: str) -> markupsafe.Markup
         if _local(root.tag) != "svg":
             raise ValueError(f"a {_local(root.tag):.20}")
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-        raise InputError(f"{file} is not a plot that can be shown ({error}): move it away") from None
+        raise InputError(f"{file} cannot be shown as a plot ({error}): remove it from the folder") from None
     for element in root.iter():
         element.tag = _local(element.tag)
         for child in list(element):
@@ -89,7 +89,7 @@ def picture(file: pathlib.Path, width: int, alternative: str) -> markupsafe.Mark
         image.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
         image.save(stream, "webp", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{file} is not a picture that can be shown ({error}): move it away") from None
+        raise InputError(f"{file} cannot be shown as a picture ({error}): remove it from the folder") from None
     content = base64.b64encode(stream.getvalue()).decode()
     return markupsafe.Markup('<img{} src="data:image/webp;base64,{}" width="{}" height="{}" alt="{}">').format(
         markupsafe.Markup(' class="small"') if image.width < _SMALL else "", content, *image.size, alternative

@@ -116,7 +116,7 @@ class RunRecord(NamedTuple):
         members: the folders of the members of a group, or the run's own.
         folds: the folds of all members.
         results: the results of its present models, in the order of the page.
-        left_out: a line for each result that an earlier run has left in the folder.
+        left_out: a line for each result that an earlier run left in the folder.
     """
 
     name: str
@@ -232,11 +232,11 @@ def _read_results(root: pathlib.Path, where: pathlib.Path, folds: Sequence[Fold]
             read.text()  # A table that cannot be printed cannot be shown.
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             reason = str(error).replace("`", "")
-            raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it, or make it anew") from None
+            raise InputError(f"{folder / result.FILE} is damaged ({reason}): remove it or compute it again") from None
         if present.issuperset(metadata.training.values()):
             found.append(Found(folder.relative_to(root).parts, read, metadata))
         else:
-            again = "the same command makes it anew for the present ones"
+            again = "repeat its command for the present models"
             left_out.append(f"{folder / result.FILE} is left out: it belongs to other models; {again}")
             warn(left_out[-1])
     return sorted(found, key=_place), sorted(left_out)

@@ -31,7 +31,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """The scores, on each sample, of models that were each trained on the images of one pipeline.
+    """The scores on each sample of models that were each trained on one pipeline's images.
 
     The study published only means over the samples, so each published mean counts as one sample.
 
@@ -94,9 +94,8 @@ def synthesis(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     notes = [
         "Rows are the pipelines that models were trained with. As in the study's program, unsharp_masking blurs along "
         "columns only.",
-        "95% confidence intervals are about other models and samples, and about other models only for the published "
-        "numbers. Log ratios are natural logarithms, and left out if the interval of the drop under other pipelines "
-        "includes 0.",
+        "95% confidence intervals cover other models and samples; for the published numbers, only other models. Log "
+        "ratios are natural logarithms, and left out if the interval of the drop under other pipelines includes 0.",
     ]
     return Result(_metadata("Drift synthesis", config, theirs, _verdict(tables["log_ratio"]), notes), tables, figures)
 
@@ -152,7 +151,7 @@ def _headline(ours: Scores, published: Scores, same: bool) -> Table:
         rows.append(["ours minus published", *map(tuple, difference.tolist())])
     scores = [Column(name, format=SCORE) for name in ("clean images", "other pipelines", "corruptions")]
     drops = [Column(f"drop under {each.name}", format=DROP) for each in scores[1:]]
-    return Table("Mean score of all models, and its drops", [Column("models"), *scores, *drops], rows)
+    return Table("Mean scores and drops of all models", [Column("models"), *scores, *drops], rows)
 
 
 def _log_ratios(ours: Scores, published: Scores) -> Table:
@@ -174,9 +173,9 @@ def _log_ratios(ours: Scores, published: Scores) -> Table:
         Column("log ratio", format=".2f"),
         Column("without the worst pipeline", format=".2f"),
         Column("worst pipeline"),
-        Column("its share of the drop under pipelines", format=".0%"),
+        Column("its share of all drops under pipelines", format=".0%"),
     ]
-    return Table("Natural logarithm of the drop under corruptions over that under other pipelines", columns, rows)
+    return Table("Log ratio of the drops under corruptions and under other pipelines", columns, rows)
 
 
 def _verdict(log_ratios: Table) -> list[str]:
@@ -232,7 +231,7 @@ def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
         # As published, the weight falls from left to right.
         axes.invert_xaxis()
 
-    caption = "Worst cases: the smaller the weight, the farther a search may go from the default rendering."
+    caption = "Worst cases: a smaller weight lets a search move farther from the default rendering."
     return Result(
         _metadata("Drift forensics", config, theirs),
         {"worst_cases": _table("Scores in the worst cases", "group and weight of the distance", rows)},
@@ -249,7 +248,7 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
     name, rows, curves, published = f"val_{theirs.recorded}", [], {}, {}
     for processing, run in runs.items():
         contents = [
-            read_metrics(run.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
+            read_metrics(run.run_dir / f"fold_{fold}" / "metrics.json", "repeat the command to train it again")
             for fold in range(config.data.n_splits)
         ]
         updates = Batches.of(len(contents[0]["train_indices"]), run.optimization.batch_size).per_epoch
@@ -263,7 +262,7 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
         _draw_curves(axes, curves, published)
         axes.set(xlabel="step", ylabel=f"validation {theirs.recorded}")
 
-    caption = f"Learned and frozen processing at intensity {config.choice.low_intensity:g} while models train."
+    caption = f"Learned and frozen processing at intensity {config.choice.low_intensity:g}, during training."
     return Result(
         _metadata("Drift adjustment", config, theirs),
         {"ends": _table("Scores after the last epoch", "processing", rows)},
@@ -272,7 +271,7 @@ def adjustment(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
 
 
 def _row(title: str, of_folds: np.ndarray | Sequence[float], published: float | None, same: bool) -> list[Cell]:
-    """Makes a row of the mean over the folds (with the least and the greatest), the published score, the difference."""
+    """Makes a row: the mean over the folds with the lowest and highest, the published score, and the difference."""
     values = np.asarray(of_folds)
     mean = values.mean().item()
     ours = (mean, values.min().item(), values.max().item()) if len(values) > 1 else mean
@@ -281,7 +280,7 @@ def _row(title: str, of_folds: np.ndarray | Sequence[float], published: float | 
 
 def _table(title: str, first: str, rows: Sequence[Sequence[Cell]]) -> Table:
     columns = [Column(first), Column("ours", format=SCORE), Column("published", format=SCORE)]
-    note = "Ours: mean (least to greatest) of the folds."
+    note = "Ours: mean over the folds (lowest to highest)."
     return Table(title, [*columns, Column("ours minus published", format=DROP)], rows, note)
 
 
@@ -299,7 +298,7 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
 
 
 def _worst_cases(run: TrainConfig, fold: int) -> dict[str, float]:
-    """Returns the scores of a fold by default and in each worst case."""
+    """Returns the scores of a fold with the default processing and in each worst case."""
     found = _read(run.run_dir / "forensics" / f"fold_{fold}" / "worst_case")
     table = found.tables["worst_case"]
     return {"default": found.metadata["score"], **table.numbers(table.columns[1].name)}
@@ -307,5 +306,5 @@ def _worst_cases(run: TrainConfig, fold: int) -> dict[str, float]:
 
 def _read(folder: pathlib.Path) -> Result:
     if (found := read(folder)) is None:
-        raise InputError(f"{folder} holds no result: the same command makes it anew")
+        raise InputError(f"{folder} holds no result: repeat the command to compute it")
     return found

@@ -32,8 +32,8 @@ DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not 
 GROUPS = ("all", *(name for name in PARAMETERS if name != "debayer"))
 WEIGHTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
-_SEVERITY = Bound(lambda value: value in SEVERITIES, f"be of {', '.join(map(str, SEVERITIES))}")
-_INTENSITY = Bound(lambda value: value in INTENSITIES, f"be of {', '.join(map('{:g}'.format, INTENSITIES))}")
+_SEVERITY = Bound(lambda value: value in SEVERITIES, f"be one of {', '.join(map(str, SEVERITIES))}")
+_INTENSITY = Bound(lambda value: value in INTENSITIES, f"be one of {', '.join(map('{:g}'.format, INTENSITIES))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class StudyData(DataSettings):
     """Splits."""
 
     dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
-    n_splits: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE)
+    n_splits: int = setting("number of random splits on which each model is trained", 5, bound=POSITIVE)
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION, rare=True)
 
 
@@ -54,42 +54,46 @@ class StudyOptimization(with_defaults(OptimizationSettings, PUBLISHED_OPTIMIZATI
 class StudyChoice(Settings):
     """Study."""
 
-    output: str = setting("folder of all runs and results", "runs/study")
+    output: str = setting("folder for all runs and results", "runs/study")
     controls: tuple[str, ...] = setting(
-        "the drift controls: synthesis: models of twelve static pipelines under all twelve and under corruptions; "
-        "forensics: the worst cases for each weight of the distance; adjustment: learned beside frozen processing at "
-        "low intensity",
+        "drift controls to run: synthesis (models of twelve static pipelines, tested under all twelve and under "
+        "corruptions), forensics (worst cases for each weight of the distance), adjustment (learned and frozen "
+        "processing at low intensity)",
         CONTROLS,
         each=CONTROLS,
     )
-    dry_run: bool = setting("print the jobs, and do nothing", False)
+    dry_run: bool = setting("only print the jobs", False)
     scheduler: str = setting(jobs.SETTING, "serial")
     corruptions: tuple[str, ...] = setting(
-        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}",
+        f"for synthesis: some of the corruptions {', '.join(CORRUPTIONS)}",
         CHANGES,
         each=CORRUPTIONS,
         needs="controls=synthesis",
     )
     severities: tuple[int, ...] = setting(
-        "for synthesis: the severities of the corruptions", (3,), bound=_SEVERITY, needs="controls=synthesis"
+        "for synthesis: severities of the corruptions", (3,), bound=_SEVERITY, needs="controls=synthesis"
     )
     adv_aux_weight: tuple[float, ...] = setting(
-        "for forensics: the weights of the distance to the default rendering (the study's lambda)",
+        "for forensics: weights of the distance from the default rendering (the study's lambda)",
         WEIGHTS,
         bound=NOT_NEGATIVE,
         needs="controls=forensics",
     )
     adv_parameters: tuple[str, ...] = setting(
-        "for forensics: groups of parameters to search, all or single ones",
+        "for forensics: parameters to search, all together or single ones",
         GROUPS,
         each=("all", *PARAMETERS),
         needs="controls=forensics",
     )
     steps: int = setting(
-        "for forensics: the steps of each search", 40, bound=POSITIVE, rare=True, needs="controls=forensics"
+        "for forensics: steps of each search", 40, bound=POSITIVE, rare=True, needs="controls=forensics"
     )
     low_intensity: float = setting(
-        "for adjustment: the measured intensity", 0.01, bound=_INTENSITY, rare=True, needs="controls=adjustment"
+        "for adjustment: measured intensity of raw images",
+        0.01,
+        bound=_INTENSITY,
+        rare=True,
+        needs="controls=adjustment",
     )
 
     def __post_init__(self):
@@ -104,7 +108,7 @@ class StudyConfig(Settings):
     """A study.
 
     Raises:
-        InputError: values that contradict each other or are out of range.
+        InputError: values contradict each other or are out of range.
     """
 
     choice: StudyChoice = StudyChoice()
@@ -116,7 +120,7 @@ class StudyConfig(Settings):
         super().__post_init__()
         if "adjustment" in self.choice.controls and self.data.dataset == "Folder":
             raise InputError(
-                "--controls=adjustment needs raw images at a low intensity, and a Folder holds one intensity: give "
+                "--controls=adjustment needs a low intensity, and --dataset=Folder has only one intensity: give "
                 "--controls=synthesis,forensics"
             )
         # Settings that are not valid for a run end the study before its first job.

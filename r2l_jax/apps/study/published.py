@@ -23,7 +23,7 @@ class Published(NamedTuple):
         corruptions: the corruptions, of which the first one changes nothing.
         processing: the mean scores of the models (in rows) under each pipeline.
         corruption: the mean scores of the models under each corruption.
-        default: the accuracy of the searched model by default.
+        default: the accuracy of the searched model with its default processing.
         worst: for each group of parameters, the accuracy that searches left, by the weight of the distance.
         searched: the data set of that model.
         ends: the scores at the end of training, with the processing `learned` and `frozen`.
@@ -47,13 +47,13 @@ class Published(NamedTuple):
         return "accuracy" if self.data == "microscopy" else "tile_iou"
 
     def is_of(self, dataset: str) -> bool:
-        """Tells whether the numbers are for a data set; otherwise they only give orientation."""
+        """Tells whether the numbers are for a data set; otherwise they are only a rough guide."""
         return _NAMES[self.data] == dataset
 
     def note(self, dataset: str) -> str:
-        """Says where the numbers come from, and whether they are of a data set."""
-        other = "" if self.is_of(dataset) else ", which is different data: they are for orientation only"
-        return f"The published numbers are of {_NAMES[self.data]}{other}. Source: {self.source}."
+        """States the source of the numbers, and whether they are for a data set."""
+        other = "" if self.is_of(dataset) else ", which is different data: they are only a rough guide"
+        return f"The published numbers are for {_NAMES[self.data]}{other}. Source: {self.source}."
 
 
 _NAMES = {"microscopy": "Microscopy", "drone_segmentation": "DroneSegmentation"}

@@ -1,4 +1,4 @@
-"""A study from its settings to the results of its controls and its page."""
+"""Runs a study: its jobs, the comparisons with the published numbers, and its page."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ _COMPARISONS = {
 
 
 def run(config: StudyConfig) -> bool:
-    """Runs the chosen controls, except for jobs that earlier calls have finished, and compares published numbers.
+    """Runs the chosen controls, except for jobs that earlier calls have finished, and compares the results.
 
     Writes to the output folder: each trained run as an ordinary run folder, the result of each control in its folder,
     and `study.html`. Prints how each job ended, and the most important numbers.
@@ -80,8 +80,8 @@ def _write_page(config: StudyConfig, results: Mapping[str, Result], failed: Mapp
         sections.append(Section(result.metadata["title"], [*verdict, *blocks_of(result)]))
     missing = [f"{name}: {error}" for name, error in failed.items()]
     if missing:
-        sections.append(Section("Failed jobs, which the tables leave out", missing))
+        sections.append(Section("Failed jobs (not in the tables)", missing))
     changed = " ".join(arguments(StudyConfig, flat(config)))
-    sections.append(Section("Reproduction", [Code(f"{command('study')} {changed}")]))
+    sections.append(Section("How to reproduce", [Code(f"{command('study')} {changed}")]))
     with replacing(config.output_dir / "study.html") as part:
         part.write_text(render(f"The study on {config.data.dataset}", sections), encoding="utf-8")

@@ -85,7 +85,7 @@ def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
     ("change", "message"),
     [
         ({"camera": "auto"}, r"dark/000\.tiff: .* no calibration values: a camera must be given; .*--camera"),
-        ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is both in --dark and in --flat"),
+        ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is in both --dark and --flat"),
         ({"flat": ["dark.tiff"], "output": "."}, r"dark\.tiff is a frame and would be overwritten"),
     ],
 )

@@ -16,9 +16,9 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
     labels = {file: file[0] for file in [*predicted, "c/1"] if file != "other/1"}
     _, low, high = map(points, bounded(np.array([[1, 1, 0, 0, 0, 0, 1]], float), "model", 0.0))
     assert scored(tmp_path / "p.csv", labels) == [
-        f"accuracy, with its 95% confidence interval: 42.9 ({low} to {high}); 3 of 7 files right",
-        "a: 2 of 3 right, 1 as c",
-        "b: 1 of 4 right, 2 as c, 1 as a",
+        f"accuracy with 95% confidence interval: 42.9 ({low} to {high}); 3 of 7 files correct",
+        "a: 2 of 3 correct, 1 as c",
+        "b: 1 of 4 correct, 2 as c, 1 as a",
     ]
 
 

@@ -235,7 +235,7 @@ def test_what_cannot_be_monitored_is_one_line(run_dir, scenes, tmp_path):
         assert done.returncode == 1
         return done.stderr
 
-    assert "a window takes 8 files, and there are 7" in refused(f"--input={tmp_path}/few").splitlines()[-1]
+    assert "a window takes at least 8 files, got 7" in refused(f"--input={tmp_path}/few").splitlines()[-1]
     assert "--follow monitors folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
 
 
@@ -264,8 +264,8 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
         assert methods == ["COT", "reference"]
         assert "the camera does not explain this drift" in said
         assert metadata["explained"]["remedy"] is None
-    where = "inside the operating envelope" if name == "exposure" else "outside the operating envelope by scene"
-    states = "which states a loss of at most 2 points in at least 95% of cameras"
+    where = "inside the operating envelope" if name == "exposure" else "outside the operating envelope (scene)"
+    states = "inside which at least 95% of cameras lose at most 2 points"
     assert metadata["notes"][-1] == f"the diagnosis is {where}, {states}"
     estimate = found.tables["expected"].rows[0][1][0]
     assert f"expected accuracy {estimate:.3f}" in metadata["verdict"][0]

@@ -56,4 +56,4 @@ def test_pictures_of_files_on_object_storage_are_those_of_files_on_a_disk(raw, t
     assert contents(tmp_path / "pictures") == contents(tmp_path / "out")
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
     again = call("process.py", *flags)
-    assert again.stdout == "31 rendered, 1 failed, 38 had been rendered before\n"
+    assert again.stdout == "31 rendered, 1 failed, 38 rendered earlier\n"

@@ -107,7 +107,7 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
     (other,), before = unequal_folds(run, -1), read_csv(output)
     assert predict_files(files, output, other) == (6, 0)
     assert read_csv(output) != before
-    with pytest.raises(InputError, match=r"p.csv holds other rows than predictions of these files: choose"):
+    with pytest.raises(InputError, match=r"p.csv holds rows that are not predictions of these files: choose"):
         predict_files(files[:5], output, model)
     assert len(read_csv(output)) == 6
 
@@ -155,13 +155,13 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
 def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tmp_path, monkeypatch):
     adapting = [f"--run={run.run_dir}", "--adapt=statistics", "--force", f"--save_adapted={tmp_path}/kept"]
     given = [f"--input={tmp_path}/copied", f"--output={tmp_path}/adapted.csv"]
-    for said in ("16 predicted, 0 failed", "0 predicted, 0 failed, 16 had been predicted before"):
+    for said in ("16 predicted, 0 failed", "0 predicted, 0 failed, 16 predicted earlier"):
         done = call("predict.py", *adapting, *given)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (0, said), done.stderr
     (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
     monkeypatch.setattr(predict, "adapted_run", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
-        (f"--output={tmp_path}/foreign.csv", "foreign.csv holds other rows than predictions of these files: choose"),
+        (f"--output={tmp_path}/foreign.csv", "foreign.csv holds rows that are not predictions of these files: choose"),
         (f"--output={files[0]}/p.csv", "not a folder to write to"),
         (f"--masks={tmp_path}/masks", "--masks is not for classification"),
     ]:

@@ -138,7 +138,7 @@ def test_a_killed_call_repeats_its_last_part_alone(tmp_path, monkeypatch, read):
         patch.setattr(result, "cached", killed)
         with pytest.raises(KeyboardInterrupt):
             render_files(files, out, CAMERA)
-    with pytest.raises(InputError, match="lists pictures of another camera"):
+    with pytest.raises(InputError, match="lists pictures with another camera"):
         render_files(files, out, isp.CAMERAS["microscopy"])
     read.clear()
     assert render_files(files, out, CAMERA) == (2, 0)

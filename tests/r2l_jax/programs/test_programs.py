@@ -42,7 +42,7 @@ def test_r2l_starts_the_program_that_it_is_given(monkeypatch):
     programs.main()
     assert started == [("lab", "/usr/bin/r2l lab", "--port=0")]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/r2l", "forensic"])
-    with pytest.raises(SystemExit, match=r"^r2l: error: unknown program forensic: r2l lists all programs$"):
+    with pytest.raises(SystemExit, match=r"^r2l: error: unknown program forensic; run r2l for a list$"):
         programs.main()
 
 

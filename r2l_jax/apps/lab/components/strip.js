@@ -1,4 +1,4 @@
-// The pictures after each stage, in order, all of them parts of one image; one of them can be shown large.
+// The images after each stage, in order, as parts of one picture; one of them can be shown large.
 export default {
   template: `
     <div class="lab-strip" role="group" aria-label="the image after each stage">
@@ -16,7 +16,7 @@ export default {
     async load(url) {
       if (!url) return;
       const asked = ++this.asked;
-      // The large picture comes first, and images that are replaced soon are not asked for.
+      // The large picture comes first, and images that will soon be replaced are not requested.
       await new Promise((resolve) => setTimeout(resolve, this.shown ? 150 : 0));
       if (asked !== this.asked) return;
       const picture = new Image();
@@ -25,7 +25,7 @@ export default {
         await picture.decode();
         if (asked === this.asked) this.shown = picture.src;
       } catch {
-        // A later one is under way.
+        // A later one is loading.
       }
     },
   },

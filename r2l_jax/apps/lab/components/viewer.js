@@ -12,7 +12,7 @@ export default {
         <template v-if="compare">
           <img class="lab-before" :class="{pixelated: width < 400}" :src="path(before)" alt="default rendering"
                draggable="false">
-          <div class="lab-wipe" role="slider" tabindex="0" aria-label="wipe between the default and now"
+          <div class="lab-wipe" role="slider" tabindex="0" aria-label="wipe between the default and the current rendering"
                :aria-valuenow="Math.round(cut * 100)" aria-valuemin="0" aria-valuemax="100"
                :aria-valuetext="Math.round(cut * 100) + ' % default'" @keydown="step"></div>
           <span class="lab-tag left">default</span><span class="lab-tag right">now</span>

@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables are sorted by a click on the title of a column: by the number behind a cell, or else by its text.
+// A click on a column title sorts the table: by the number behind each cell, or else by its text.
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   const titles = [...table.tHead.rows[0].cells];
@@ -32,7 +32,7 @@ function compare(first, second, sign) {
 // On a narrow page, the verdict comes before the contents.
 if (matchMedia("(max-width: 40rem)").matches) document.querySelector("nav details").open = false;
 
-// Folded parts are printed as well.
+// Collapsed parts are printed as well.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details:not([open])")) {
     details.dataset.printed = "";

@@ -111,7 +111,7 @@ def test_a_dropped_file_and_a_slider_show_other_pictures_and_other_probabilities
     page.wait_for_selector(".lab-slope")
     default, of_default = picture(page), page.evaluate(SHARES)
     assert of_default != of_sample
-    assert page.locator(".lab-name em").inner_text() == "taken as true"
+    assert page.locator(".lab-name em").inner_text() == "assumed true"
     move(page, "white_balance.red", 1)
     assert picture(page) != default
     page.wait_for_function(f"before => {SHARES} !== before", arg=of_default)

@@ -125,7 +125,7 @@ async def test_the_model_predicts_and_searches(model):
         await found.until("judgement")
         judgement = found.view.judgement
         assert judgement.loss == pytest.approx(-np.log(judgement.probabilities[0]), rel=1e-3)
-        assert classes(found)[0]["target"] == "taken as true"
+        assert classes(found)[0]["target"] == "assumed true"
 
 
 @pytest.mark.parametrize("end", ["move", "reset", "open while it compiles"])
@@ -168,7 +168,7 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model, tmp
         np.testing.assert_allclose([row["slope"] for row in rows.values()], slope, rtol=1e-6)
         gamma = rows["gamma_correct"]
         assert [found.view.engine.knobs["gamma_correct"].value(end) for end in gamma["band"]] == pytest.approx([1.5, 3])
-        assert gamma["bandTitle"] == "tolerated by itself: 1.5 to 3"
+        assert gamma["bandTitle"] == "tolerated if only this slider moves: 1.5 to 3"
         assert (gamma["text"], rows["black_level.green_2"]["label"]) == ("gamma 2.2", "black level, green 2")
         assert "band" not in rows["white_balance.red"]
         name = custom_code.write(tmp_path / "my_isp.py", found.pipeline_file())

@@ -59,7 +59,7 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
     found = rows(comparison_table(runs))
     assert (found["members"], found["--seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
     lines = differences_table(runs).splitlines()
-    assert lines[0] == "Differences of accuracy on the clean images, with 95% confidence intervals"
+    assert lines[0] == "Differences in accuracy on clean images, with 95% confidence intervals"
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
     for line, (first, second) in zip(lines[3:], ("ab", "ag", "ah", "bg", "bh", "gh"), strict=True):
         about = "recipe" if first + second == "gh" else "model"

@@ -17,7 +17,7 @@ from r2l_jax.runtime.result import SCORE, Column, Table
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
 
-SCORES = "Scores and losses of the validation"
+SCORES = "Validation scores and losses"
 
 
 def made(*folders):
@@ -65,8 +65,8 @@ def test_scores_of_the_validation_are_those_of_metrics_json(tmp_path):
             "last loss": content["val_loss"],
             "best epoch": content["best_epoch"] + 1,
             "epochs": 3,
-            "samples to train": len(content["train_indices"]),
-            "to validate": len(content["valid_indices"]),
+            "training samples": len(content["train_indices"]),
+            "validation samples": len(content["valid_indices"]),
         }
         for column, value in wanted.items():
             assert read.value(SCORES, f"run/fold_{fold}", column) == value
@@ -128,7 +128,7 @@ def test_a_group_is_shown_while_it_is_trained(tmp_path):
         (folder / f"seed_{seed}").mkdir()
     read = Page(made(folder))
     best = 100 * read.value(SCORES, "group", "best accuracy")
-    assert f"The accuracy in the validation of 1 of 3 models is {best:.1f} points (best checkpoint)." in read.texts
+    assert f"The validation accuracy of 1 of 3 models is {best:.1f} points (best checkpoint)." in read.texts
     assert f"Not tested under drift yet: python scripts/evaluate.py --run={folder}" in read.texts
 
 
@@ -163,5 +163,5 @@ def test_pictures_shrink_until_the_page_is_small_enough(everything, text, monkey
     widths = {attributes["width"] for tag, attributes in Page(made(everything)).tags if tag == "img"}
     assert widths == {"30"}
     monkeypatch.setattr(page, "LARGEST", 1000)
-    with pytest.raises(InputError, match=r"^the report would have 0 MB, at most 0 are allowed: name fewer runs$"):
+    with pytest.raises(InputError, match=r"^the report would take 0 MB, more than the limit of 0 MB: name fewer runs$"):
         made(everything)

@@ -38,5 +38,5 @@ def test_of_a_plot_of_others_only_shapes_are_taken(tmp_path):
     assert "data:image/png;base64,AA==" in found
     for content in ("<svg/>", "no plot", "<svg viewBox='a b'/>"):
         (tmp_path / "a.svg").write_text(content)
-        with pytest.raises(InputError, match=r"a\.svg is not a plot that can be shown"):
+        with pytest.raises(InputError, match=r"a\.svg cannot be shown as a plot"):
             plot(tmp_path / "a.svg", "p", "a")

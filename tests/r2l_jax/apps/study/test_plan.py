@@ -58,7 +58,7 @@ def test_runs_are_as_published_by_default():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"dataset": "Folder"}, "--controls=adjustment needs raw images at a low intensity, and a Folder holds one"),
+        ({"dataset": "Folder"}, "--controls=adjustment needs a low intensity, and --dataset=Folder has only one"),
         ({"controls": []}, "--controls is empty"),
     ],
 )
