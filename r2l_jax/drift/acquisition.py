@@ -32,7 +32,7 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
     dataset = datasets.pooled(dict.fromkeys(data.iso, datasets.load(data.dataset, **settings)))
     if dataset.fingerprint != fingerprint:
         own = ",".join(map("{:g}".format, data.iso))
-        raise InputError(f"--intensities={iso:g} has other samples than --iso={own}")
+        raise InputError(f"--intensities={iso:g} and --iso={own} have different samples")
     return dataset
 
 
@@ -44,7 +44,7 @@ def drifted(
     Noise depends on the seed and the drift's name. Mosaics of another camera keep the data set's color filter array.
 
     Raises:
-        InputError: the intensity is not there.
+        InputError: the intensity is missing.
     """
     if drift.iso is not None:
         return at_intensity(data, drift.iso, dataset.fingerprint)
@@ -77,8 +77,8 @@ def rephotograph(
 ) -> Float[Array, "height width"]:
     """Re-exposes the scene of a raw image with another camera, adding the noise of that camera's sensor.
 
-    The raw image is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix.
-    The other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
+    The raw image is demosaiced bilinearly and converted to linear sRGB with its camera's white balance and color
+    matrix. The other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
     """
     sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)
     light = isp.demosaic.normalized(sites, pattern=camera.pattern)

@@ -63,7 +63,7 @@ def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     With `half_size`, all of them make images of half the size.
 
     Raises:
-        InputError: a name without a pipeline, or two pipelines with one title.
+        InputError: a name has no pipeline, or two pipelines have one title.
     """
     found = {}
     for name in names:
@@ -83,7 +83,7 @@ def intensities(values: Sequence[float]) -> list[Case]:
     for value in values:
         if value not in INTENSITIES:
             measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-            raise InputError(f"--intensities must be one of those measured, {measured}, got {value:g}")
+            raise InputError(f"--intensities must be one of the measured {measured}, got {value:g}")
     return [Case(f"iso={value:g}", "intensities", iso=value) for value in values]
 
 
@@ -185,17 +185,15 @@ def equals_clean(case: Case, config: TrainConfig) -> bool:
 
 
 def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: str) -> None:
-    """Raises an InputError unless a run can be tested in cases, whose groups are in `names.DRIFTS`."""
+    """Raises an InputError unless a run can be tested in these cases, whose groups are in `names.DRIFTS`."""
     for group in dict.fromkeys(case.group for case in cases):
         reason = None
         if group in ("pipelines", "exposures", "sensor") and dataset.camera is None:
-            reason = f"was trained on {dataset.name}, which is processed already: there is no raw data"
+            reason = f"was trained on {dataset.name}, which is already processed and has no raw data"
         elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
-            reason = (
-                f"was trained with {config.processing.flag}, on images of half the size of those that pipelines make"
-            )
+            reason = f"was trained with {config.processing.flag}, whose images have half the size of other pipelines'"
         elif group == "intensities" and config.data.dataset == "Folder":
-            reason = "was trained on a Folder, which holds one intensity: --against=exposures computes others"
+            reason = "was trained on a Folder, which has only one intensity: --against=exposures simulates others"
         elif group == "corruptions" and config.processing.processing_mode == "neural_network":
             reason = "was trained with --processing_mode=neural_network, whose images are not in [0, 1]"
         if reason:

@@ -20,7 +20,7 @@ from r2l_jax.training.run import Run
 # The folder of a run, and the file in it, with the statement about its operating envelope.
 FOLDER, FILE = "envelope", "envelope.json"
 
-# Begins the names of the parameters of a pipeline; other names are drifts, see `isp.sensor_drift.together`.
+# The prefix of a pipeline's parameters; other names are drifts, see `isp.sensor_drift.together`.
 PIPELINE = "pipeline."
 
 DISTRIBUTIONS = ("uniform", "log-uniform")
@@ -40,7 +40,7 @@ _DEFAULT = {
     "photon_noise": (1.0, 2.0),
 }
 
-# The shares of the default values of gamma and of the strength of sharpening.
+# The default limits of gamma and of the sharpening strength, as factors on their values.
 _OF_PIPELINE = {"pipeline.gamma_correct": (0.9, 1.1), "pipeline.sharpening_filter": (0.75, 1.25)}
 
 _STOPS = sensor.Kind("light", "stops", (), valid=(-20.0, 20.0))
@@ -153,7 +153,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
 
 def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
     if name not in widest:
-        reason = "needs a sensor with color filters" if name in _KINDS else f"is none of {', '.join(widest)}"
+        reason = "needs a sensor with color filters" if name in _KINDS else f"is not one of {', '.join(widest)}"
         raise InputError(f"{where} {reason}")
     valid = widest[name]
     given = dict(zip(("low", "high"), given, strict=True)) if isinstance(given, list) and len(given) == 2 else given
@@ -167,7 +167,7 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
     if distribution not in DISTRIBUTIONS:
         raise InputError(f"{where}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
     if not -np.inf < low <= high < np.inf:
-        raise InputError(f"{where} must have its low limit first, got {low:g} and {high:g}")
+        raise InputError(f"{where} must have the lower limit first, got {low:g} and {high:g}")
     if low < valid.low or high > valid.high:
         raise InputError(f"{where} must be from {valid.low:g} to {valid.high:g} {valid.unit}, got {low:g} to {high:g}")
     if distribution == "log-uniform" and low <= 0:
@@ -201,7 +201,7 @@ def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
 
 
 def stated(run: Run) -> dict[str, Any] | None:
-    """Returns the statement that `evaluate.py --envelope` has written about these models, or more, if there is one."""
+    """Returns the statement of `evaluate.py --envelope` that covers all models of a run; None if there is none."""
     folder = run.folds[0].folder
     for place in (folder, *folder.parents[:2]):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -229,5 +229,5 @@ def reaches(limits: Limits, drifts: Mapping[str, float]) -> dict[str, float]:
 
 
 def percent(fraction: float) -> str:
-    """Formats a fraction that is reached, which rounding must not raise."""
+    """Formats a fraction as a percentage, rounded down."""
     return f"{math.floor(1000 * fraction + 1e-6) / 10:g}%"

@@ -1,7 +1,7 @@
 """Measures models on samples in cases: the outcome of each sample, the basis of every control's numbers.
 
-An outcome is two numbers, see `Task.outcome`: 1 or 0 of 1 for classification; for segmentation, the intersection and
-the union, as shares of the image. Outcomes of the same samples make all comparisons of models and cases paired.
+An outcome is two numbers, see `Task.outcome`: 1 or 0 of 1 for classification, and for segmentation the intersection
+and the union, as shares of the image. Outcomes of the same samples make all comparisons of models and cases paired.
 """
 
 import contextlib
@@ -125,7 +125,7 @@ class Outcomes(NamedTuple):
 
     def _place(self, model: str, case: str) -> tuple[int, int]:
         if model not in self.models or case not in self.cases:
-            raise InputError(f"there are no outcomes of {model} in the case {case}: make them anew")
+            raise InputError(f"there are no outcomes of {model} in the case {case}: measure them again")
         return self.models.index(model), self.cases.index(case)
 
     def loss_of(self, model: str, case: str = CLEAN.name) -> float:
@@ -163,7 +163,7 @@ class Outcomes(NamedTuple):
 
     @classmethod
     def unpacked(cls, packed: Arrays | None) -> "Outcomes":
-        """Reads what `packed` has returned; raises an InputError for anything else."""
+        """Reads the arrays of `packed`; raises an InputError for anything else."""
         try:
             arrays, about = packed or Arrays({})
             samples, loss, scenes = arrays["samples"], arrays["loss"], arrays.get("scenes")
@@ -179,7 +179,7 @@ class Outcomes(NamedTuple):
             if scenes is not None and (scenes.shape != samples.shape or not np.isin(scenes, range(len(samples))).all()):
                 raise ValueError("scenes do not fit the samples")
         except (LookupError, TypeError, ValueError) as error:
-            raise InputError(f"the outcomes of samples are damaged ({error}): make them anew") from None
+            raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
         return cls(models, cases, samples, counted, total, loss, scenes)
 
     def joined(self, other: "Outcomes") -> "Outcomes":
@@ -201,7 +201,7 @@ def packed_blocks(blocks: Sequence[Outcomes]) -> Arrays:
 
 
 def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
-    """Reads what `packed_blocks` has returned; raises an InputError for anything else."""
+    """Reads the arrays of `packed_blocks`; raises an InputError for anything else."""
     parts: list[dict[str, dict[str, Any]]] = [{}, {}]
     for part, named in zip(parts, packed or (), strict=False):
         for name, value in named.items():
@@ -225,7 +225,7 @@ def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = CLEAN.name) ->
 def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]]]:
     """Returns the names of the folds of each member of a group with their outcomes, by the member's name.
 
-    The name of a run alone is empty, and `ENSEMBLE` is that of an ensemble.
+    A run alone has an empty name, and an ensemble the name `ENSEMBLE`.
     """
     found: dict[str, list[tuple[str, Outcomes]]] = {}
     for block in blocks:

@@ -145,7 +145,7 @@ def check_about(about: About, *members: int) -> None:
     """Raises an InputError if groups of these sizes say nothing about their training recipes."""
     if about == "recipe" and min(members) < 2:
         raise InputError(
-            "one seed cannot tell about the training recipe: train more with --seeds, or ask with --about=model"
+            "one seed says nothing about the training recipe: train more with --seeds, or give --about=model"
         )
 
 

@@ -32,7 +32,7 @@ class TrainedFold(NamedTuple):
 
 
 def member_of(name: str) -> str:
-    """Returns the name of the member of a group from that of its fold; empty for a run alone."""
+    """Returns the name of a group's member from the name of its fold; empty for a run alone."""
     return name.rpartition("/")[0]
 
 
@@ -75,7 +75,7 @@ def over_models(results: Mapping[str, Result]) -> dict[str, Table]:
     first = next(iter(results.values()))
     if len(results) == 1:
         return dict(first.tables)
-    note = f"median (least to greatest) of {len(results)} models"
+    note = f"median (lowest to highest) of {len(results)} models"
     return {
         name: _over(table, [result.tables[name] for result in results.values() if name in result.tables], note)
         for name, table in first.tables.items()

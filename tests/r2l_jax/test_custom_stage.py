@@ -42,5 +42,5 @@ def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(ba
     config = replace(base, run_name="no_range", pipeline=name, epochs=1, save_locally=True)
     train.run(config)
     assert model(config)["processor.strength"] != 0
-    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
+    with pytest.raises(InputError, match=r"^parameter strength needs a natural range: declare it as"):
         forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path), code=(name,)))

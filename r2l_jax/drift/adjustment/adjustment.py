@@ -46,7 +46,7 @@ _SHOWN = 4
 # a page shrinks the sheet.
 _PICTURES, _PANEL = 5, 256
 
-_CLEAN, _WON_BACK = "clean", "won back"
+_CLEAN, _WON_BACK = "clean", "recovered"
 
 # A function that measures a model without a drift.
 Clean = Callable[[], Outcomes]
@@ -64,8 +64,8 @@ def run(config: AdjustmentConfig) -> Result:
     run, which every program takes; for a group, it is a group of links to its members' adapted runs.
 
     Raises:
-        InputError: a folder that is not a finished run, a processing without parameters, a drift that does not fit the
-            data, or another program that writes to the output folder.
+        InputError: a folder is not a finished run, the processing has no parameters, a drift does not fit the data, or
+            another program is writing to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call keeps the finished drifts.
     """
     folds = folds_of(config)
@@ -78,7 +78,7 @@ def run(config: AdjustmentConfig) -> Result:
         result.write(config.output_dir, found)
     print(f"{found.text()}\n")
     for drift in config.drifts:
-        print(f"the model for {drift.name} is the run {config.output_dir / drift.name}")
+        print(f"the model adapted to {drift.name} is the run {config.output_dir / drift.name}")
     print(f"\n{closing(config.output_dir, [config.run], config.output is None)}")
     return found
 
@@ -100,8 +100,8 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
     Run([fold]).check_parameters()
     if config.intensities and fold.config.data.dataset == "Folder":
         raise InputError(
-            f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
-            "computes others"
+            f"--intensities: --run={config.run} was trained on a Folder, which has only one intensity; "
+            "--exposures simulates others"
         )
     cases.check_camera([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
     for drift in config.drifts:
@@ -166,8 +166,8 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     figures["pictures"] = _pictures(fold, under, adapted)
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
     if tried.refusal:
-        notes.append(f"Nothing is adapted without labels: {tried.refusal}; --force adapts in any case.")
-    notes.append(f"of the {fold.about.checkpoint} checkpoint")
+        notes.append(f"The unlabeled images were not used: {tried.refusal}; --force uses them anyway.")
+    notes.append(f"{fold.about.checkpoint} checkpoint")
     metadata = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
     return Result(metadata, tables, figures, packed_blocks([clean(), outcomes])), adapted
 
@@ -189,7 +189,7 @@ def _over_models(
             found = statistics.bounded(each, about, -1.0 if name == _WON_BACK else 0.0)
             rows[name].append(found)
             if name == _WON_BACK:
-                words = change(found, ("wins back", "loses", "shows no gain"))
+                words = change(found, ("recovers", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
         notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].metadata["measured"]))
@@ -217,7 +217,7 @@ def _outcomes(members: Sequence[Sequence[Result]], row: str) -> np.ndarray:
 
 
 def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) -> Table:
-    """Makes a table of the distance that each parameter of a group has moved, with the values of small parameters."""
+    """Makes a table of the largest offset of each parameter of a group, with the values of small parameters."""
     ends = [jax.device_get(each.parameters()) for each in (pipeline, pipeline_of(adapted))]
     rows = []
     for name in group:
@@ -227,7 +227,7 @@ def _parameters_table(pipeline: Any, adapted: RawToLogit, group: Sequence[str]) 
             for each in values
         ]
         rows.append([name, *cells, float(np.abs(np.asarray(pipeline.declarations[name].offset(*values))).max())])
-    columns = [*map(Column, ("parameter", "default", "adapted")), Column("farthest in natural ranges", format=".3f")]
+    columns = [*map(Column, ("parameter", "default", "adapted")), Column("largest offset", format=".3f")]
     return Table("Parameters", columns, rows)
 
 

@@ -34,21 +34,19 @@ class MethodSettings(Settings):
     """Methods of test-time adaptation."""
 
     method: str = setting(
-        "statistics: mix the batch-norm statistics of the drifted images with those of training (AdaBN); processing: "
+        "statistics: mix the drifted images' batch-norm statistics with the training statistics (AdaBN); processing: "
         "also tune the processing until the features look as in training; labels: then tune it with labels; all: every "
         "method that --unlabeled and --labeled allow",
         "all",
         choices=(*METHODS, "all"),
     )
-    unlabeled: int = setting("how many images without labels to adapt with, 0 or at least 2", 64, bound=NOT_NEGATIVE)
+    unlabeled: int = setting("number of unlabeled images to adapt to, 0 or at least 2", 64, bound=NOT_NEGATIVE)
     labeled: int = setting(
-        "how many labeled images to adapt with, the first of those without labels", 0, bound=NOT_NEGATIVE
+        "number of labeled images to adapt to, which are the first of the unlabeled ones", 0, bound=NOT_NEGATIVE
     )
-    force: bool = setting(
-        "adapt even if the images look unlike the training classes, or if no drift is noticed in them", False
-    )
+    force: bool = setting("adapt even if the images look unlike the training classes, or show no drift", False)
     parameters: tuple[str, ...] = setting(
-        "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
+        "parameters to adapt, or all; default: those that are tuned by hand (see isp.Parameter)", ()
     )
     steps: int | None = setting(
         f"steps of each search; default: {BY_LABELS[0]} with labels, {BY_FEATURES[0]} without",
@@ -56,7 +54,7 @@ class MethodSettings(Settings):
         bound=POSITIVE,
         rare=True,
     )
-    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
+    batch_size: int = setting("samples at once, and in each step of a search", 16, bound=POSITIVE, rare=True)
     seed: int = setting(
         f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}",
         0,
@@ -73,7 +71,7 @@ class MethodSettings(Settings):
         if self.method in ("statistics", "processing") and not self.unlabeled:
             raise InputError(f"--method={self.method} needs images without labels, got --unlabeled=0")
         if not self.labeled and not self.unlabeled:
-            raise InputError("nothing to adapt by: give --unlabeled or --labeled")
+            raise InputError("nothing to adapt to: give --unlabeled or --labeled")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -94,16 +92,16 @@ class AdjustmentConfig(FinishedRun):
     """Drift adjustment."""
 
     intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
-    exposures: tuple[float, ...] = setting("adapt to exposures by the sensor model, as factors on the light", ())
+    exposures: tuple[float, ...] = setting("adapt to simulated exposures, as factors on the light", ())
     pipelines: tuple[str, ...] = setting(
         f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
     )
     sensor: tuple[str, ...] = setting(f"adapt to sensor, lens and lamp drift: {', '.join(SENSOR)}", ())
     severities: tuple[int, ...] = setting(
-        f"for --sensor: severities, of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
+        f"for --sensor: severities, some of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
     )
     cameras: tuple[str, ...] = setting(
-        "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
+        "adapt to the same scenes as other cameras would record them: drone, microscopy, JSON files", ()
     )
     drifted_data_dir: str | None = setting(
         "adapt to other data of the same classes: a folder with a sub-folder of raw files for each class, or with "
@@ -111,8 +109,8 @@ class AdjustmentConfig(FinishedRun):
         None,
     )
     drifted_camera: str | None = setting(
-        "for --drifted_data_dir: its camera, as train.py's --camera; default: that of the training; after training on "
-        "an embedded set, each file's own for the formats of cameras",
+        "camera of --drifted_data_dir, as for --camera of train.py; default: the training camera; after training on an "
+        "embedded set, each file's own for camera formats",
         None,
     )
     searches: MethodSettings = MethodSettings()
@@ -123,7 +121,7 @@ class AdjustmentConfig(FinishedRun):
         if self.drifted_camera and not self.drifted_data_dir:
             raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
         if len({camera_title(name) for name in self.cameras}) < len(set(self.cameras)):
-            raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
+            raise InputError(f"--cameras: two of {', '.join(self.cameras)} have the same name")
         if not self.drifts:
             raise InputError(
                 "no drift to adapt to: give --intensities, --exposures, --pipelines, --sensor, --cameras or "

@@ -101,7 +101,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     camera = find_camera(name, "--cameras")
     if camera is None:
-        raise InputError("--cameras=auto: raw images are taken of the data set's scenes; name a camera or a JSON file")
+        raise InputError("--cameras must be names of cameras or JSON files, got auto")
     _check_pattern(f"--cameras={name}", camera, dataset)
     return camera
 
@@ -110,7 +110,7 @@ def _check_pattern(flag: str, camera: isp.Camera, dataset: RawDataset) -> None:
     wanted = cases.camera_of(dataset).pattern
     if camera.pattern != wanted:
         raise InputError(
-            f"{flag} must have the pattern {wanted}, got {camera.pattern}; no parameter of the processing adjusts that"
+            f"{flag} must have the pattern {wanted}, got {camera.pattern}; no processing parameter adjusts that"
         )
 
 
@@ -129,7 +129,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
         raise InputError(f"--drifted_data_dir={name} is not a folder")
     if fold.config.data.dataset in PUBLISHED_SETS:
         if config.drifted_camera:
-            raise InputError(f"--drifted_camera: {fold.config.data.dataset} has a camera of its own; leave it out")
+            raise InputError(f"--drifted_camera: {fold.config.data.dataset} has its own camera: leave it out")
         dataset = datasets.load(fold.config.data.dataset, **(source | dict[str, Any](data_dir=name)))
     else:
         if fold.config.data.dataset == "Folder":

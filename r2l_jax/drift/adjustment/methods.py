@@ -1,4 +1,4 @@
-"""The methods of adaptation, and the baseline that they have to beat: each adapts a model that is under a drift."""
+"""The adaptation methods and the baseline that they have to beat; each adapts a model under a drift."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +86,7 @@ class _Adaptation:
         return adapt(model, self.raws, self._fold.task, self._fold.about.score, self._fold.clean)
 
     def unnoticed(self) -> str | None:
-        """Returns a message if no drift is noticed in the unlabeled images, else None; see `notice.unnoticed`.
+        """Returns a message if no drift is detected in the unlabeled images, else None; see `notice.unnoticed`.
 
         Training images are compared with other training images, because a model may tell these from images that it has
         never seen.
@@ -116,9 +116,9 @@ class _Adaptation:
         mixed = [statistics, *map(self.mixed, ends)]
         information = [one.mutual_information for one in mixed]
         chosen = choose(distances.tolist(), information)
-        columns = [Column("distance of features", format=".4f"), Column("mutual information", format=".4f")]
+        columns = [Column("feature distance", format=".4f"), Column("mutual information", format=".4f")]
         table = _ends(columns, found, zip(distances.tolist(), information, strict=True), chosen)
-        return mixed[chosen], Searched("distance of the features", found, table)
+        return mixed[chosen], Searched("feature distance", found, table)
 
     def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
         """Searches for the processing with the lowest task loss on the labeled images.
@@ -140,14 +140,14 @@ class _Adaptation:
         )
         chosen = int(np.argmin([labeled.loss_of(start) for start in ends]))
         columns = [
-            Column("loss of labeled images", format=".4f"),
-            Column(f"{task.score} of labeled images", format=SCORE),
+            Column("loss on labeled images", format=".4f"),
+            Column(f"{task.score} on labeled images", format=SCORE),
             Column(task.score, format=SCORE),
         ]
         numbers = ((labeled.loss_of(start), labeled.score(start), measured.score(start)) for start in ends)
         table = _ends(columns, found, numbers, chosen)
         pipeline = pipeline_of(model).with_values(list(ends.values())[chosen])
-        return model.processed_by(pipeline), Searched("task loss of labeled images", found, table)
+        return model.processed_by(pipeline), Searched("task loss on labeled images", found, table)
 
     def _searcher(self, objective: Objective, steps: tuple[int, float]) -> Searcher:
         size = self._settings.batch_size
@@ -182,4 +182,4 @@ def _ends(
     """Makes a table of the ends of searches, which begins with no search and marks the chosen end."""
     rows = [[start, *cells] for start, cells in zip((_NO_SEARCH, *found), numbers, strict=True)]
     rows[chosen][0] = f"{rows[chosen][0]} *"
-    return Table("Ends of the searches", [Column("start"), *columns], rows, "* the chosen one")
+    return Table("Ends of the searches", [Column("start"), *columns], rows, "* chosen")

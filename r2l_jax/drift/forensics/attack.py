@@ -73,14 +73,14 @@ class Attack(GradientDescent):
 
     @staticmethod
     def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
-        """Raises an InputError unless the attack can move the parameters that it is to move."""
+        """Raises an InputError unless the attack can move the chosen parameters."""
         assert pipeline is not None
         ranges.check(pipeline.declarations, jax.device_get(pipeline.parameters()))
         layer = settings.attack.adv_noise_layer
         known = ("all", *pipeline.declarations, *([ADDITIVE_LAYER] if layer else []))
         if layer and ADDITIVE_LAYER in (*pipeline.declarations, *pipeline.stage_names):
             raise InputError(
-                f"--adv_noise_layer: {settings.architecture.processing.flag} has an {ADDITIVE_LAYER} of its own"
+                f"--adv_noise_layer: {settings.architecture.processing.flag} already has an {ADDITIVE_LAYER}"
             )
         for name in _parameters(settings.attack):
             if name not in known:

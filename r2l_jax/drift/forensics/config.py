@@ -16,10 +16,10 @@ class ToleranceSettings(Settings):
     """Tolerances."""
 
     tolerance: float = setting(
-        "how many points (hundredths) the score may fall", 2.0, bound=POSITIVE, needs="analyses=tolerances"
+        "points (hundredths) by which the score may fall", 2.0, bound=POSITIVE, needs="analyses=tolerances"
     )
     map: tuple[str, ...] = setting(
-        "two knobs: also measure the scores while both move; once for each pair",
+        "two knobs to move together, for a map of the scores; repeat the flag for more pairs",
         (),
         kind="repeated",
         needs="analyses=tolerances",
@@ -31,7 +31,7 @@ class WorstCaseSettings(Settings):
     """Worst cases.
 
     Raises:
-        InputError: no weight.
+        InputError: no weight is given.
     """
 
     adv_parameters: tuple[str, ...] = setting(
@@ -40,26 +40,26 @@ class WorstCaseSettings(Settings):
         needs="analyses=worst_case",
     )
     adv_aux_loss: str = setting(
-        "the measure of the distance to the default rendering",
+        "measure of the distance from the default rendering",
         "ssim",
         choices=AUX_LOSSES,
         needs="analyses=worst_case",
     )
     adv_aux_weight: tuple[float, ...] = setting(
-        "the weight of that distance beside the task loss; each of several is tried",
+        "weights of that distance relative to the task loss, each of which is tried",
         (10.0, 100.0, 1000.0),
         bound=NOT_NEGATIVE,
         needs="analyses=worst_case",
     )
     adv_noise_layer: bool = setting(
-        "also search over an image that is added to the result", False, rare=True, needs="analyses=worst_case"
+        "also search over an image that is added to the processed image", False, rare=True, needs="analyses=worst_case"
     )
     adv_track_differences: bool = setting(
         "write pictures of the default, the worst case and their difference", False, needs="analyses=worst_case"
     )
     starts: int = setting(
-        "starts of the search for each group and weight: the default, the worst point where one number alone is moved, "
-        "and random points around the default",
+        "searches for each group and weight: from the default, from the worst point at which a single value is moved, "
+        "and from random points around the default",
         2,
         bound=POSITIVE,
         rare=True,
@@ -74,14 +74,14 @@ class WorstCaseSettings(Settings):
         needs="analyses=worst_case",
     )
     samples: int = setting(
-        "the greatest number of training samples that searches draw from",
+        "maximum number of training samples that searches draw from",
         512,
         bound=POSITIVE,
         rare=True,
         needs="analyses=worst_case",
     )
     track_n_images: int = setting(
-        "how many samples the pictures show", 5, bound=POSITIVE, rare=True, needs="adv_track_differences"
+        "number of samples in the pictures", 5, bound=POSITIVE, rare=True, needs="adv_track_differences"
     )
 
     def __post_init__(self):
@@ -98,11 +98,11 @@ class ForensicsConfig(FinishedRun):
         InputError: a value is unknown or out of range.
     """
 
-    analyses: tuple[str, ...] = setting(f"the analyses to make, of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
+    analyses: tuple[str, ...] = setting(f"analyses to run, some of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
     by: tuple[str, ...] = setting(
         f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS, needs="analyses=worst_case"
     )
-    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE, rare=True)
+    batch_size: int = setting("samples at once, and in each step of a search", 16, bound=POSITIVE, rare=True)
     seed: int = setting(
         f"the seed of samples, starts and batches{NOT_OF_TRAINING}",
         0,

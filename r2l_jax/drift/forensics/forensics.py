@@ -32,13 +32,13 @@ _DOTS = {
         ("worst",),
         "log",
         1.0,
-        "rise of the task loss, moved by 1% of the range",
+        "rise in task loss when moved by 1% of the range",
     ),
-    "tolerances": (("distances",), ("low", "high"), "symlog", 1.0, "ends, in natural ranges from the value"),
+    "tolerances": (("distances",), ("low", "high"), "symlog", 1.0, "ends, in natural ranges from the default"),
     "worst_case": (("worst_case",), ("drop",), "linear", 100.0, "points lost in the worst case"),
 }
 
-_TITLES = {"worst_case": "Worst cases", "shots": "Worst cases by shots"}
+_TITLES = {"worst_case": "Worst cases", "shots": "Worst cases by shot metadata"}
 
 
 class _Analysis(NamedTuple):
@@ -59,8 +59,8 @@ def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
         The results by fold and by analysis.
 
     Raises:
-        InputError: a folder that is not a finished run, a processing without parameters, a group or a pair that the
-            processing does not have, or another program that writes to the output folder.
+        InputError: a folder is not a finished run, the processing has no parameters or lacks a group or a pair, or
+            another program is writing to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call keeps the finished analyses.
     """
     folds = folds_of(config)
@@ -85,7 +85,7 @@ def _check(config: ForensicsConfig, fold: Artifact) -> None:
     for name in config.analyses:
         if name != "tolerances" and not has_gradient(fold.model.head):
             raise InputError(
-                f"--analyses={name} needs the gradient of the head, and a head of ONNX has none; "
+                f"--analyses={name} needs the gradient of the head, which an ONNX head does not have; "
                 "--analyses=tolerances works without it"
             )
     if "tolerances" in config.analyses:

@@ -87,7 +87,7 @@ def analyze(fold: Artifact, batch_size: int) -> Result:
         "stages": _table("images", stages, dict.fromkeys(stages, 1.0), classes)._replace(
             note=_CAUTION if "clipped" in found.stages else ""
         ),
-        "values": Table("change of the loss with single values", columns, values),
+        "values": Table("change of the loss when single values move", columns, values),
     }
     figures = {"parameters": _figure(found.parameters, classes), "stages": _figure(stages, classes)}
     return Result({"notes": [f"the mean loss is {float(np.mean(found.loss)):.4f}"]}, tables, figures)
@@ -182,8 +182,8 @@ def _figure(changes: Mapping[str, Change], classes: Mapping[str, np.ndarray]) ->
         np.array([[change.worst.mean(), *_of_classes(change, classes)] for change in changes.values()]),
         list(changes),
         ["all", *classes],
-        label="rise of the task loss",
+        label="rise in task loss",
         number="#.2g",
         logarithmic=True,
-        caption="moved by 1% of their range, the worst way",
+        caption="moved by 1% of their range, in the worst direction",
     )

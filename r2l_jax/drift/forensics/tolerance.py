@@ -174,7 +174,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
         "samples_needed": samples_needed,
         "tolerated": {name: [scores.knobs[name].value(end.position) for end in both] for name, both in ends.items()},
         "notes": [
-            f"{score} {scores.default[0]:.4f} by default; in parentheses: percentiles 5 and 95 of resampled samples",
+            f"{score} {scores.default[0]:.4f} by default; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
             *too_few(samples, tolerance, samples_needed),
         ],
@@ -273,11 +273,11 @@ def _tables(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]], word
         distances.append([name, *(end.position for end in both), *(end.at_limit for end in both)])
     numbers = [Column(name, format=".3g") for name in ("value", "low", "high", "fails below", "fails above")]
     limits = [Column("low"), Column("high"), Column("low is the limit"), Column("high is the limit")]
-    note = f"{words} from low to high, while one knob moves; fails: a paired test at 5% finds the drop to exceed that"
+    note = f"{words} from low to high, while one knob moves; fails: a paired test at 5% shows a larger drop"
     return {
-        "tolerances": Table("tolerances", [Column("tolerated"), Column("of"), *numbers], rows, note),
+        "tolerances": Table("tolerances", [Column("knob"), Column("quantity"), *numbers], rows, note),
         "distances": Table(
-            "ends of the tolerances, in natural ranges from the value", [Column("knob"), *limits], distances
+            "ends of the tolerances, in natural ranges from the default", [Column("knob"), *limits], distances
         ),
     }
 
@@ -299,7 +299,7 @@ def _figure(knobs: Mapping[str, Knob], ends: Mapping[str, tuple[End, End]]) -> F
         axes.set_xscale("symlog", linthresh=LINEAR)
         axes.grid(axis="x", alpha=0.3)
 
-    caption = "where one number alone may move; whiskers: percentiles 5 and 95 of resamples"
+    caption = "where a single value may move; whiskers: 5th and 95th percentiles over resamples"
     return Figure(draw, (7, 1 + 0.25 * len(knobs)), caption)
 
 

@@ -53,7 +53,7 @@ _COLUMNS = (
         Column("range of starts", format=DROP),
     ),
 )
-_RANGE_OF_STARTS = "range of starts: how far apart the scores of a search's starts are; the lowest of them counts"
+_RANGE_OF_STARTS = "range of starts: the spread of the scores over a search's starts, the lowest of which counts"
 
 # The group, the weight and the number of the start of a search.
 Key = tuple[str, float, int]
@@ -78,7 +78,7 @@ def searched(fold: Artifact, settings: WorstCaseSettings) -> RawToLogit:
     if not settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.declarations:
         return fold.model
     if ADDITIVE_LAYER in pipeline.stage_names:
-        raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
+        raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} already has a stage {ADDITIVE_LAYER}")
     layer = additive_layer_stage(image_size(pipeline, fold.dataset.shape))
     return fold.model.processed_by(pipeline.inserted(layer, after=pipeline.stage_names[-1]))
 
@@ -113,7 +113,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
 
     The penalty on deviation keeps some searches at the default although a small shift of one value costs points. So the
     second start is the worst point of a sweep that moves each knob alone. That point itself counts if the search from
-    it ends at a better score. Only points whose penalty is at most the loss of a guess are taken.
+    it ends at a better score. Only points whose penalty is at most the loss of guessing are used.
 
     The result has the outcomes of the default and of each worst case.
 
@@ -181,7 +181,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
 
 
 def verdict(results: Sequence[Result]) -> list[str]:
-    """Says how many points the worst black level found costs, or else the worst processing."""
+    """States the points that the worst black level found costs, or else the worst processing."""
     drops: dict[str, list[float]] = {}
     for result in results:
         of_rows = result.tables["worst_case"].numbers("drop")
@@ -193,7 +193,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
     sentence = f"The worst {'black level' if is_searched else 'processing'} that a search found costs "
     if len(results) == 1:
         return [f"{sentence}{median} points."]
-    return [f"{sentence}{' to '.join(ends)} points in {len(results)} models, {median} points in the median."]
+    return [f"{sentence}{' to '.join(ends)} points in {len(results)} models ({median} in the median)."]
 
 
 def _swept(
@@ -207,7 +207,7 @@ def _swept(
 ) -> dict[Key, _Start]:
     """Moves each knob of the searched parameters alone, and returns the worst point for each second start.
 
-    It has the greatest loss of all points that raise the loss and whose penalty is at most the loss of a guess.
+    It has the greatest loss of all points that raise the loss and whose penalty is at most the loss of guessing.
     """
     parameters = {name for search in searches.values() for name in search.group}
     moved = [(knob, position) for knob in frozen.knobs.values() if knob.parameter in parameters for position in _SWEPT]

@@ -24,27 +24,27 @@ class MonitorConfig(FinishedRun):
     """
 
     input: tuple[str, ...] = setting(
-        f"the new raw files: files, folders of them, and folders of such folders, separated by commas, each "
+        f"new raw files, folders, and folders of folders, separated by commas, each "
         f"{remote.BY_URL}; default: only store the reference",
         (),
         kind="repeated",
     )
     camera: str | None = setting(
-        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
-        "cameras, and the camera of the training for TIFF, PNG, PGM, NPY, CZI and ND2",
+        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for camera "
+        "formats, and the training camera for TIFF, PNG, PGM, NPY, CZI and ND2",
         None,
         needs="input",
     )
     by: str | None = setting(
-        "make windows of images of the same day, camera model or folder, in this order; default: of all images, in the "
-        "order of --input",
+        "form windows of images from the same day, camera model or folder; default: of all images, in the order of "
+        "--input",
         None,
         choices=BY,
         needs="input",
     )
-    window: int = setting("images in a window", 64, bound=_WINDOW, needs="input")
+    window: int = setting("images per window", 64, bound=_WINDOW, needs="input")
     level: float = setting(
-        "the probability of a false alarm among all windows", 0.05, bound=FRACTION, needs="input !follow"
+        "probability of a false alarm in any of the windows", 0.05, bound=FRACTION, needs="input !follow"
     )
     follow: bool = setting("monitor the folders of --input for new files until the program is interrupted", False)
     false_alarm_every: int = setting(
@@ -56,4 +56,4 @@ class MonitorConfig(FinishedRun):
     def __post_init__(self):
         super().__post_init__()
         if self.follow and not self.input:
-            raise InputError("--follow monitors folders: give them by --input")
+            raise InputError("--follow monitors folders: give them with --input")

@@ -21,8 +21,8 @@ SCENE = "scene"
 # The units of values. Without a drift, values in stops, digital numbers, pixels and electrons are 0, and factors are 1.
 UNITS = {
     "exposure": "stops",
-    "white_balance.red": "stops against green",
-    "white_balance.blue": "stops against green",
+    "white_balance.red": "stops relative to green",
+    "white_balance.blue": "stops relative to green",
     "black_level": "digital numbers of 12 bits",
     "gamma": "exponent",
     "blur": "pixels RMS",
@@ -103,7 +103,7 @@ NEUTRAL, LOW, HIGH, STEP = (
 
 
 def unit_of(name: str, camera: isp.Camera) -> str:
-    """Returns the unit of a drift type; that of read noise names typical values if the camera states none."""
+    """Returns the unit of a drift type; for read noise, with typical values if the camera states none."""
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     is_known = name != "read_noise" or _states_noise(camera)
     return UNITS[name] if is_known else f"times {read_noise:g} of {full_well:g} electrons"

@@ -74,12 +74,12 @@ class Remedy:
         return self.gain is not None and self.gain[0] >= 0.0005
 
     def text(self, command: str) -> str:
-        """Says how much adapting would gain, with the command that predicts with adapted models if it helps."""
+        """States the gain of adapting, with the command that predicts with adapted models if it helps."""
         if self.gain is None:
             return f"adapting by statistics would not help: {self.refused}"
         gain, low, high = map(points, self.gain)
-        brings = f"would bring {gain} ({low} to {high}) points"
-        return f"adapting by statistics {f'{brings}: {command}' if self.helps else f'would not help: it {brings}'}"
+        gains = f"would gain {gain} ({low} to {high}) points"
+        return f"adapting by statistics {f'{gains}: {command}' if self.helps else f'would not help: it {gains}'}"
 
 
 def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:

@@ -1,4 +1,4 @@
-"""Judges windows of new images against a reference, and makes the result of a monitor."""
+"""Tests windows of new images against a reference, and makes the result of a monitor."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -73,17 +73,17 @@ class Explained:
 
 
 class Monitor:
-    """Judges windows of new images.
+    """Tests windows of new images for drift.
 
     Args:
         run: the models.
         reference: the reference of the run.
         level: the probability of a false alarm for each window.
-        windows: windows that an earlier monitor has judged.
+        windows: windows that an earlier monitor has tested.
         explained: its explanation.
 
     Attributes:
-        windows: all windows that were judged.
+        windows: all windows that were tested.
         explained: the explanation of the latest windows with an alarm, see `explain`.
     """
 
@@ -104,7 +104,7 @@ class Monitor:
         if min(height, width) < LEAST_SIDE:
             least = f"{LEAST_SIDE}x{LEAST_SIDE}"
             these = f"{height}x{width}"
-            self._undiagnosed = f"drift is diagnosed in images of at least {least} sites, and these have {these}"
+            self._undiagnosed = f"drift is diagnosed in images of at least {least} sites, got {these}"
 
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
@@ -162,16 +162,16 @@ class Monitor:
         verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
         if alarms:
             verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
-            verdict += f"; now {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
+            verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
             for mean, low, high, _ in found.expected[:1]:
                 verdict += f"; expected {score} {mean:.3f} ({low:.3f} to {high:.3f})"
             if not expected.explained_by_camera(found.diagnosis):
-                said = "the camera does not explain this drift, so the reference cannot tell the score"
+                said = "the camera does not explain this drift, so the reference cannot predict the score"
                 notes.append(self._undiagnosed or said)
             if found.remedy is not None:
                 notes.append(found.remedy.text(command))
         metadata = {
-            "title": "Monitor over the camera",
+            "title": "Camera monitor",
             "verdict": [verdict],
             "notes": notes,
             "alarm": bool(alarms),
@@ -192,7 +192,7 @@ class Monitor:
         tables = {
             "windows": Table("Windows of new images", columns, [each.row for each in self.windows]),
             "tests": Table(
-                "P-value of each test by itself, and mean confidence",
+                "P-value of each test alone, and mean confidence",
                 [*map(Column, ("window", *tests)), Column("confidence", "", ".3f")],
                 [[each.name, *(each.tests[name] for name in tests), each.confidence] for each in self.windows],
             ),
@@ -213,7 +213,7 @@ class Monitor:
                 f"Expected {score}",
                 [Column("method"), Column(score, "points", SCORE)],
                 [[each.method, (each.mean, each.low, each.high)] for each in scores],
-                "95% confidence intervals; reference: without drift",
+                "95% confidence intervals; the reference is without drift",
             )
         return tables
 

@@ -18,7 +18,7 @@ LEVEL = 0.05
 
 
 def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference]) -> str | None:
-    """Returns a message if no drift is noticed in new images, else None; without a reference, warns and returns None.
+    """Returns a message if no drift is detected in new images, else None; without a reference, warns and returns None.
 
     Args:
         run: the models.
@@ -33,4 +33,4 @@ def unnoticed(run: Run, raws: np.ndarray, find_reference: Callable[[], Reference
     p_value = alarm.compare(known.seen, see(run, raws), LEVEL).p_value
     if p_value <= LEVEL:
         return None
-    return f"no drift is noticed in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"
+    return f"no drift is detected in {len(raws)} images, compared with {len(known)} clean ones (p = {p_value:.2g})"

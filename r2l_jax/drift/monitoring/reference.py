@@ -22,7 +22,7 @@ FILE = "reference.safetensors"
 MOST = 512
 _BYTES = 2**25
 
-# With fewer samples, only the largest drifts would be noticed.
+# With fewer samples, only the largest drifts would be detected.
 LEAST = 32
 
 
@@ -84,7 +84,7 @@ def make(run: Run) -> Reference:
     chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST))])
     if len(chosen) < LEAST:
         raise InputError(
-            f"a reference takes {LEAST} samples that no model of the run was trained on, and there are {len(chosen)}: "
+            f"a reference needs {LEAST} samples that no model of the run was trained on, got {len(chosen)}: "
             "train with a larger --test_size"
         )
     raws, targets = dataset.samples(chosen)
@@ -116,7 +116,7 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
             mosaics, targets, labels = map(opened.get_tensor, ("mosaics", "targets", "labels"))
         return Reference(mosaics, targets, labels, about["measured"], see(run, mosaics.astype(np.float32) / 65535))
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
-        raise InputError(f"{file} is damaged: remove it; the same command makes it anew from the run's data") from None
+        raise InputError(f"{file} is damaged: remove it; the same command makes another from the run's data") from None
 
 
 def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
@@ -131,7 +131,7 @@ def of_run(run: Run, file: pathlib.Path) -> tuple[Reference, bool]:
     try:
         made = make(run)
     except InputError as error:
-        why = f"{file} is of another model" if file.exists() else f"there is no {file}"
+        why = f"{file} belongs to another model" if file.exists() else f"there is no {file}"
         raise InputError(f"{why}, and it cannot be made: {error}") from None
     write(made, run, file)
     return made, True

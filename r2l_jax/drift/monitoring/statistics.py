@@ -38,10 +38,10 @@ _SMALL = 16
 
 # The statistics of a raw image. `_color_statistics` computes those of the first two lines, in this order.
 MOSAIC = (
-    *(f"{percent}% of {color}" for color in _COLORS for percent in _PERCENTS),
+    *(f"{percent}% quantile of {color}" for color in _COLORS for percent in _PERCENTS),
     *(f"{name} of {color}" for name in ("mean", "variance", "noise", "gradient") for color in _COLORS),
     *("saturated sites", "sites at black", "red to green", "blue to green", "corners to middle"),
-    *("noise of dark sites", "noise of bright sites", "unrest of rows", "unrest of columns"),
+    *("noise of dark sites", "noise of bright sites", "variation of rows", "variation of columns"),
     *(f"spectrum, octave {octave}" for octave in range(1, _BANDS + 1)),
 )
 IMAGE = (

@@ -79,8 +79,8 @@ def check(declarations: Declarations, default: Values) -> None:
     for name, parameter in declarations.items():
         if not parameter.has_range:
             raise InputError(
-                f"parameter {name} has no natural range, which this needs: declare it as isp.Parameter(..., width=...) "
+                f"parameter {name} needs a natural range: declare it as isp.Parameter(..., width=...) "
                 'or isp.Parameter(..., scale="log")'
             )
         if parameter.scale == "log" and not np.all(np.asarray(default[name])):
-            raise InputError(f"parameter {name} has a value of 0, which no factor moves, but a log scale")
+            raise InputError(f"parameter {name} has a log scale, but a value of 0, which no factor changes")

@@ -120,7 +120,7 @@ class Searcher:
             state, of_step = step(self, state, fixed, shared)
             losses.append(ahead.begun(of_step))
             if stop.requested() and len(losses) < steps:
-                raise Interrupted("stopped; the same command begins this analysis anew")
+                raise Interrupted("stopped; the same command starts this analysis again")
         ends = stacks.unstack(state.offsets, len(searches))
         ways = np.zeros((len(searches), 0, 2))
         if losses:

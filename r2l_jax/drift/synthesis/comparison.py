@@ -65,7 +65,7 @@ def _differences(tested: Sequence[Measured]) -> Table | None:
             rows.append([lines[name], f"{first.label} - {other.label} ({wanted})", (estimate, low, high), probability])
     columns = [Column("test"), Column("runs"), Column("difference of drops", "points", DROP)]
     columns.append(Column("probability", format=".0%"))
-    note = "how much more the first run loses, and how probable it is that it loses more"
+    note = "how much more the first run loses, and the probability that it loses more"
     return Table("Differences with 95% confidence intervals", columns, rows, note) if rows else None
 
 

@@ -48,20 +48,20 @@ class EnvelopeSettings(Settings):
     """
 
     envelope: str | None = setting(
-        "draw cameras within these limits, and state which fraction of all such cameras a run, or a group of seeds, "
-        'tolerates: a JSON file such as {"exposure": [-1, 0.3]}, or default',
+        "state the fraction of cameras that a run, or a group of seeds, tolerates, from cameras drawn within these "
+        'limits: a JSON file such as {"exposure": [-1, 0.3]}, or default',
         None,
     )
     draws: int = setting("cameras to draw", 59, bound=POSITIVE, rare=True, needs="envelope")
-    confidence: float = setting("the confidence of the statement", 0.95, bound=FRACTION, rare=True, needs="envelope")
+    confidence: float = setting("confidence of the statement", 0.95, bound=FRACTION, rare=True, needs="envelope")
     fraction: float = setting(
-        "the fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
+        "fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
     )
     tolerance: float = setting(
-        "the loss of the score above which a camera fails, as a fraction", 0.02, bound=FRACTION, needs="envelope"
+        "a camera fails if the score drops by more than this fraction", 0.02, bound=FRACTION, needs="envelope"
     )
     proposals: int = setting(
-        "how many smaller envelopes to propose and test if the statement does not hold",
+        "smaller envelopes to propose and test if the statement does not hold",
         3,
         bound=NOT_NEGATIVE,
         rare=True,
@@ -69,7 +69,7 @@ class EnvelopeSettings(Settings):
     )
     stop_early: bool = setting("stop drawing once too many cameras have failed", False, rare=True, needs="envelope")
     camera: str | None = setting(
-        "say whether this camera is inside: a camera file, such as calibrate.py writes, or a known camera",
+        "check whether this camera is inside: a known camera, or a camera file such as calibrate.py writes",
         None,
         rare=True,
         needs="envelope",
@@ -98,14 +98,14 @@ class EvaluationConfig(Settings):
         "folders of finished runs, of groups of seeds, or of folds, separated by commas", kind="repeated"
     )
     about: str | None = setting(
-        "whether intervals are about the training recipe, with other seeds and samples, or about the models at hand, "
-        "with other samples; default: recipe for a group of seeds, else model",
+        "whether confidence intervals are about the training recipe (other seeds and samples) or about these models "
+        "(other samples); default: recipe for a group of seeds, else model",
         None,
         choices=("recipe", "model"),
         needs="!envelope",
     )
     against: tuple[str, ...] = setting(
-        f"the kinds of drift to test against, of {', '.join(DRIFTS)}",
+        f"kinds of drift to test against, some of {', '.join(DRIFTS)}",
         ("pipelines", "corruptions"),
         each=DRIFTS,
         needs="!envelope",
@@ -117,13 +117,13 @@ class EvaluationConfig(Settings):
         "other measured intensities", INTENSITIES, needs="against=intensities !envelope"
     )
     exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light; for any raw data",
+        "simulated exposures, as factors on the light; for any raw data",
         INTENSITIES[:-1],
         needs="against=exposures !envelope",
     )
     sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor !envelope")
     corruptions: tuple[str, ...] = setting(
-        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}",
+        f"corruptions of the processed images, some of {', '.join(CORRUPTIONS)}",
         CHANGES,
         needs="against=corruptions !envelope",
     )
@@ -138,7 +138,7 @@ class EvaluationConfig(Settings):
     code: tuple[str, ...] = setting(CODE, ())
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS, needs="!envelope")
     as_published: bool = setting(
-        "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm",
+        "also give the study's log ratio of the drops under corruptions and pipelines",
         False,
         needs="against=pipelines against=corruptions !envelope",
     )
@@ -151,7 +151,7 @@ class EvaluationConfig(Settings):
     )
 
     sheet: str | None = setting(
-        "only draw a sample of the run side by side in the cases of this group of --against, as a PNG file",
+        "only draw one sample in all cases of this group of --against, side by side in a PNG file",
         None,
         choices=DRIFTS,
         needs="!envelope",
@@ -161,7 +161,7 @@ class EvaluationConfig(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.sheet not in (None, *self.against):
-            raise InputError(f"--sheet={self.sheet} is for --against={self.sheet}: give both")
+            raise InputError(f"--sheet={self.sheet} needs --against={self.sheet}")
         graded = ["severities"] if {"sensor", "corruptions"}.intersection(self.against) else []
         for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
@@ -214,17 +214,19 @@ class SynthesisConfig(DataSettings):
     pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",), needs="!pipeline")
     pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
     intensities: tuple[float, ...] | None = setting(
-        f"measured intensities, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has only one",
+        f"measured intensities, some of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has one",
         None,
     )
     exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light of the raw images at full intensity, or of a Folder's",
+        "simulated exposures, as factors on the light of the raw images at full intensity, or of a Folder's",
         (),
     )
     sensor: tuple[str, ...] = setting(f"{_SENSOR}; on raw images as for exposures", ())
-    corruptions: tuple[str, ...] = setting(f"corruptions, besides a set without one, of {', '.join(CORRUPTIONS)}", ())
+    corruptions: tuple[str, ...] = setting(
+        f"corruptions to add to the uncorrupted set, some of {', '.join(CORRUPTIONS)}", ()
+    )
     severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES, needs="sensor|corruptions")
-    half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
+    half_size: bool = setting("demosaic at half the size, as with --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     seed: int = setting(
         "the seed of the noise of exposures, sensors and corruptions",
@@ -237,7 +239,7 @@ class SynthesisConfig(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.dataset == "Folder" and self.intensities is not None:
-            raise InputError("--intensities: a Folder has only its own intensity; --exposures computes others")
+            raise InputError("--intensities: a Folder has only one intensity; --exposures simulates others")
         for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")

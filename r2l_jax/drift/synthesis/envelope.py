@@ -105,7 +105,7 @@ def run(config: EvaluationConfig) -> Result:
     reference, camera = camera_of(fold.dataset), find_camera(config.limits.camera or "auto")
     if config.limits.camera is not None and (camera is None or camera.pattern != reference.pattern):
         raise InputError(
-            f"--camera={config.limits.camera} must have the color filters of the run's, {reference.pattern}"
+            f"--camera={config.limits.camera} must have the color filter array of the run, {reference.pattern}"
         )
     folder = pathlib.Path(config.output or pathlib.Path(uri) / FOLDER)
     samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
@@ -200,7 +200,7 @@ class _Envelope:
         metadata = {"title": "Operating envelope", "verdict": verdict, "notes": notes, "tests": tests, **about}
         metadata |= {"training": ids_of(self._folds), "flags": flat(self._config)}
         figures = {"limits": self._figure(drawn, proposed), "worst": self._picture(drawn)}
-        captions = {"worst": "Images of the reference camera, and of the camera that loses most"}
+        captions = {"worst": "Images from the reference camera, and from the camera with the largest loss"}
         return Result(metadata, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
 
     def _test(self, box: np.ndarray, number: int, draws: int, confidence: float) -> tuple[Cameras, dict[str, Any]]:
@@ -281,16 +281,16 @@ class _Envelope:
         settings, last = self._settings, tests[-1]
         models = f"each of {self._members} models loses" if self._members > 1 else "the model loses"
         most = f"{models} at most {100 * settings.tolerance:g} points of {self._fold.task.score}"
-        said = {"the limits": tests[0]} | ({"smaller limits, which were proposed": last} if len(tests) > 1 else {})
+        said = {"the limits": tests[0]} | ({"the proposed smaller limits": last} if len(tests) > 1 else {})
         verdict = [
-            f"With {percent(settings.confidence)} confidence, {most} in at least {percent(test['fraction'])} of the "
+            f"With {percent(settings.confidence)} confidence, {most} with at least {percent(test['fraction'])} of the "
             f"cameras within {where} ({test['failures']} of {test['draws']} cameras failed)."
             for where, test in said.items()
             if test is tests[0] or test["holds"]
         ]
         if not last["holds"]:
-            none = "; no smaller limits can be stated" if settings.proposals else ""
-            verdict.append(f"This is less than the {percent(settings.fraction)} asked for{none}.")
+            none = "; no proposed limits hold either" if settings.proposals else ""
+            verdict.append(f"This is less than the required {percent(settings.fraction)}{none}.")
         checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
         samples = f"{self._scenes} {self._fold.measured} {self._fold.dataset.counted}"
         notes = [f"measured on {samples}, {checkpoint} checkpoint; losses below {shown} points are not resolved"]
@@ -299,7 +299,7 @@ class _Envelope:
         if len(tests) > 1:
             confidence = percent(settings.confidence)
             of_all = f"{confidence} jointly for up to {settings.proposals} proposals (Bonferroni)"
-            notes.append(f"confidence: {confidence} for the limits asked for, {of_all}")
+            notes.append(f"confidence: {confidence} for the given limits, {of_all}")
         return verdict, notes
 
     def _tables(
@@ -317,7 +317,7 @@ class _Envelope:
         columns += [Column(f"proposed {end}", "", ".3g") for end in ("low", "high")] if proposed is not None else []
         note = "rank correlation of the loss with the distance from neutral towards each end; 95% confidence interval"
         of_tests = [
-            [f"proposal {number}" if number else "asked for", each["draws"], each["failures"], each["fraction"]]
+            [f"proposal {number}" if number else "given", each["draws"], each["failures"], each["fraction"]]
             for number, each in enumerate(tests)
         ]
         counts = [Column("limits"), Column("cameras"), Column("failures"), Column("fraction at least", "", ".3f")]
@@ -385,7 +385,7 @@ def _case(name: str, amounts: Amounts) -> Case:
 
 
 def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:
-    """Returns the parameters of a pipeline, of which some have other values; None without any."""
+    """Returns a pipeline's parameters with the values in a camera's amounts; None if it has none."""
     named = {name.removeprefix(PIPELINE): value for name, value in amounts.items() if name.startswith(PIPELINE)}
     if not named:
         return None

@@ -39,8 +39,8 @@ def run(config: EvaluationConfig) -> dict[str, Result]:
         The summaries by the names of the runs.
 
     Raises:
-        InputError: folders that are not finished runs, cases that do not fit the runs, or another program that writes
-            to the output folder.
+        InputError: a folder is not a finished run, the cases do not fit the runs, or another program is writing to the
+            output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes with the group of cases where this one stopped.
     """
     uris = dict(zip(run_names(config.run), config.run, strict=True))
@@ -88,7 +88,7 @@ def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]])
         counts = {name: sum(len(each.fold.measured_indices) for each in folds) for name, folds in of_run.items()}
         if len({*counts.values()}) > 1:
             found = ", ".join(f"{count} ({label}/{name})" for name, count in counts.items())
-            raise InputError(f"--run={uri}: all members must have as many samples to measure on, got {found}")
+            raise InputError(f"--run={uri}: all members must be measured on as many samples, got {found}")
         fold = folds[label][0].fold
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
             data = f"{fold.dataset.name}, not on the {first.name} of --run={config.run[0]}"

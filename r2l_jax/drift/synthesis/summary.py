@@ -23,7 +23,7 @@ TITLES = {
     "clean": "Clean images",
     "pipelines": "Other pipelines",
     "intensities": "Other measured intensities",
-    "exposures": "Other exposures by the sensor model",
+    "exposures": "Other simulated exposures",
     "sensor": "Sensor drift",
     "corruptions": "Common corruptions",
 }
@@ -158,12 +158,12 @@ def figure(tested: Sequence[Measured]) -> Figure:
             Row(title, each.groups[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]
     words = "a dot for each seed, a line at their mean, a bar for its 95% confidence interval"
-    return dots(rows, f"drop of the {tested[0].score_name}, points", f"Drops: {words}")
+    return dots(rows, f"drop in {tested[0].score_name}, points", f"Drops: {words}")
 
 
 def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
     """States the score without drift, and for each kind of drift the loss and the worst case."""
-    guess = f"; a guess: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
+    guess = f"; chance: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
     score = f"The {tested.score_name} without drift is {whole_points(*clean[1:])} ({checkpoint} checkpoint{guess})."
     sentences, words = [score], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
@@ -193,8 +193,8 @@ def _notes(
     if shares:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         counts = ", ".join(f"{count or 'more samples'} for {kind}" for kind, count in needed.items())
-        found.append(f"{tested.label}: shares of the variance of drops: {parts}; members for ±2 points: {counts}")
+        found.append(f"{tested.label}: variance of the drops: {parts}; seeds needed for ±2 points: {counts}")
     if ratio:
         numbers = f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-        found.append(f"{tested.label}: logarithm of the drop under corruptions over that under pipelines: {numbers}")
+        found.append(f"{tested.label}: log ratio of the drops under corruptions and pipelines: {numbers}")
     return [*found, tested.stated]

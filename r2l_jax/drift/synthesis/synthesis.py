@@ -100,10 +100,10 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
     loaded = {iso: datasets.load(config.dataset, iso=iso, **settings) for iso in isos}
     first = next(iter(loaded.values()))
     if first.camera is None:
-        raise InputError(f"--dataset={config.dataset} is processed already: there is no raw data")
+        raise InputError(f"--dataset={config.dataset} is already processed and has no raw data")
     for iso, dataset in loaded.items():
         if dataset.fingerprint != first.fingerprint:
-            raise InputError(f"--intensities={iso:g} has other samples than the other intensities")
+            raise InputError(f"--intensities={iso:g} and the other intensities have different samples")
     return loaded
 
 

@@ -108,7 +108,7 @@ def test_a_reference_of_another_model_or_a_damaged_one_is_not_used(run_dir, monk
     run.model.head.fc.kernel[...] *= 2
     assert reference.read(run, file) is None
     monkeypatch.setattr(reference, "make", Mock(side_effect=InputError("the data is gone")))
-    with pytest.raises(InputError, match="is of another model, and it cannot be made: the data is gone"):
+    with pytest.raises(InputError, match="belongs to another model, and it cannot be made: the data is gone"):
         reference.of_run(run, file)
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"reference\.safetensors is damaged: remove it"):
@@ -139,7 +139,7 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     assert metadata["p_value"] == min(1, 2 * min(first["p_value"], second["p_value"]))
     assert metadata["verdict"][0].startswith("drift in 1 of 2 windows, p = ")
     assert metadata["verdict"][0] in said
-    assert "drift is diagnosed in images of at least 64x64 sites, and these have 32x32" in said
+    assert "drift is diagnosed in images of at least 64x64 sites, got 32x32" in said
     assert "the camera does not explain" not in said
     assert metadata["explained"]["diagnosis"] == []
     expected = [[f"{monday} 1", 24, False], [f"{tuesday} 1", 24, True]]

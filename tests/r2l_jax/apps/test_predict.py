@@ -139,7 +139,7 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     monkeypatch.setattr(adaptation.Adapted, "refusal", None)
     found, unadapted = predict.adapted_run(model, files, None, stored)
     assert found is model
-    assert re.fullmatch(r"no drift is noticed in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
+    assert re.fullmatch(r"no drift is detected in 16 images, compared with 32 clean ones \(p = [01]\.?\d*\)", unadapted)
     for file in files:
         tifffile.imwrite(file, tifffile.imread(file) // 2 + 32)
     found, unadapted = predict.adapted_run(model, files, None, stored)
@@ -149,7 +149,7 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     assert (
         predict.adapted_run(model, files, None, reference.file_of(tmp_path / "elsewhere"))[0].identity == found.identity
     )
-    assert "warning: the model is adapted without a test for drift: a reference takes 32 s" in capsys.readouterr().err
+    assert "warning: the model is adapted without a test for drift: a reference needs 32 s" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_results_find_the_group_of_a_kind_by_its_name_alone():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cases.intensities([0.3]), r"--intensities must be one of those measured, 0.01, .*1, got 0.3"),
+        (lambda: cases.intensities([0.3]), r"--intensities must be one of the measured 0.01, .*1, got 0.3"),
         (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
         (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be one of identity, .*, got 'rain'"),
         (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be one of 1, 2, 3, 4, 5, got 6"),
@@ -70,9 +70,9 @@ def test_an_intensity_that_was_trained_at_is_no_drift_but_one_of_several_only_a_
 @pytest.mark.parametrize(
     ("group", "config", "camera", "message"),
     [
-        ("pipelines", NONE, None, "on Microscopy, which is processed already"),
-        ("pipelines", NEURAL, CAMERA, "on images of half the size"),
-        ("intensities", build(TrainConfig, dataset="Folder"), CAMERA, "one intensity: --against=exposures computes"),
+        ("pipelines", NONE, None, "on Microscopy, which is already processed"),
+        ("pipelines", NEURAL, CAMERA, "whose images have half the size"),
+        ("intensities", build(TrainConfig, dataset="Folder"), CAMERA, "one intensity: --against=exposures simulates"),
         ("corruptions", NEURAL, CAMERA, r"whose images are not in \[0, 1\]"),
     ],
 )

@@ -19,7 +19,7 @@ def test_the_tables_of_models_become_medians_with_ranges():
         ["all", 7.0, None],
         ["third", 4.0, 0.5],
     ]
-    assert table.note == "a note. median (least to greatest) of 3 models"
+    assert table.note == "a note. median (lowest to highest) of 3 models"
 
 
 def test_a_column_that_a_training_lacks_is_that_of_the_others():

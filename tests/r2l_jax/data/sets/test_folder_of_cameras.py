@@ -83,7 +83,7 @@ def test_a_camera_beside_the_files_of_a_class_is_no_layout_of_cameras(root):
     (root / "far/blue/camera.json").write_text(NEAR.to_json())
     dataset = load(root / "far", "drone")
     assert (dataset.camera, dataset.cameras) == (isp.CAMERAS["drone"], {})
-    with pytest.raises(InputError, match=r"--by=camera: the samples of Folder are of one camera"):
+    with pytest.raises(InputError, match=r"--by=camera: all samples of Folder are from one camera"):
         shot_groups.groups(dataset, np.arange(6), ["camera"])
 
 

@@ -80,9 +80,9 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(found):
     assert list(column(starts, 3).values())[:4] == [0.5, 0.5, 0.5, 1]
     scores = column(over_all.tables["adjustment"])
     estimates = {name: interval[0] for name, interval in scores.items()}
-    assert estimates == {"clean": 1, "nothing": 0.5, "labels": 1, "won back": 0.5}
+    assert estimates == {"clean": 1, "nothing": 0.5, "labels": 1, "recovered": 0.5}
     assert column(of_fold.tables["methods"]) == {"nothing": 0.5, "labels": 1}
-    for name, of_samples, least in (("nothing", ~BRIGHT[:8], 0), ("won back", BRIGHT[:8], -1)):
+    for name, of_samples, least in (("nothing", ~BRIGHT[:8], 0), ("recovered", BRIGHT[:8], -1)):
         low, high = statistics.interval(of_samples[None].astype(float), "model")[1:]
         assert scores[name][1:] == pytest.approx((max(low, least), min(high, 1))), name
     # The search goes on from a gain of four, downhill, and the other parameters stay.
@@ -98,7 +98,7 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     printed = capsys.readouterr().out
     assert "fold_0: exposure=0.25\n" in printed
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
-    assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 wins back 12 to 88 points."]
+    assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 recovers 12 to 88 points."]
     assert over_all.metadata["scores"]["exposure=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
@@ -180,7 +180,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     found = adjustment.run(config)
     before, after = np.moveaxis(np.array(each, float), 1, 0)
     scores = column(found.tables["adjustment"])
-    for name, paired, least in (("labels", after, 0.0), ("won back", after - before, -1.0)):
+    for name, paired, least in (("labels", after, 0.0), ("recovered", after - before, -1.0)):
         assert scores[name] == pytest.approx(statistics.bounded(paired, "recipe", least)), name
     members = ["seed_1", "seed_2", "seed_10"]
     assert found.metadata["members"] == members
@@ -260,7 +260,7 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
         ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt to and 8 others"),
-        ({"cameras": ("auto",)}, "--cameras=auto: raw images are taken of the data set's scenes"),
+        ({"cameras": ("auto",)}, "--cameras must be names of cameras or JSON files, got auto"),
     ],
 )
 def test_refuses(config, change, message):

@@ -53,7 +53,7 @@ def found(config):
 def test_the_adapted_run_predicts_as_was_measured(config, found):
     scores = {row: interval[0] for row, interval in found.tables["adjustment"].rows}
     assert list(scores) == [
-        "clean", "nothing", "all statistics", "mixed statistics", "processing", "labels", "won back"
+        "clean", "nothing", "all statistics", "mixed statistics", "processing", "labels", "recovered"
     ]  # fmt: skip
     assert found.metadata["score"] == "accuracy"
     model = r2l_jax.load(config.output_dir / "black_level.5")

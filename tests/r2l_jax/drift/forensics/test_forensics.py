@@ -85,7 +85,7 @@ def test_a_group_has_medians_ranges_and_dots_over_its_members(group, calls, caps
     whole = {name: read(group / "forensics" / name) for name in ANALYSES}
     assert whole["worst_case"].tables["worst_case"].rows == [["black_level, weight 1", pytest.approx((0.3, 0.2, 0.4))]]
     assert whole["worst_case"].metadata["verdict"] == [
-        "The worst black level that a search found costs 20.0 to 40.0 points in 3 models, 30.0 points in the median."
+        "The worst black level that a search found costs 20.0 to 40.0 points in 3 models (30.0 in the median)."
     ]
     assert list(whole["worst_case"].metadata["training"]) == names
     assert "map" not in whole["tolerances"].tables
@@ -112,7 +112,7 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     [
         ({"adv_parameters": ("hue",)}, "--adv_parameters must be one of all, black_level, .* got 'hue'"),
         ({"map": ("gamma_correct", "gamma_correct")}, "--map must be two of .* got 'gamma_correct,gamma_correct'"),
-        ({"by": ("lens",)}, "--by=lens: .* does not know with what its samples were taken"),
+        ({"by": ("lens",)}, "--by=lens: .* has no shot metadata; a Folder has"),
     ],
 )
 def test_refuses_before_anything_is_analyzed(config, calls, change, message):

@@ -120,9 +120,9 @@ def test_adaptation_is_measured_on_other_images(reference, monkeypatch):
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (0.02, "would bring 2.0 (1.0 to 3.0) points: predict it"),
-        (0.0004, "would not help: it would bring 0.0 (-1.0 to 1.0) points"),
-        (-0.1, "would not help: it would bring -10.0 (-11.0 to -9.0) points"),
+        (0.02, "would gain 2.0 (1.0 to 3.0) points: predict it"),
+        (0.0004, "would not help: it would gain 0.0 (-1.0 to 1.0) points"),
+        (-0.1, "would not help: it would gain -10.0 (-11.0 to -9.0) points"),
         (None, "would not help: it stays as it is"),
     ],
 )

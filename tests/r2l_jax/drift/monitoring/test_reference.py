@@ -30,5 +30,5 @@ def test_a_reference_has_the_samples_that_no_member_was_trained_on(one_epoch):
     np.testing.assert_allclose(found.seen.probabilities, each, atol=1e-5)
     np.testing.assert_allclose(found.seen.output[:, 2:], each.mean(0), atol=1e-5)
     assert np.ptp(each, axis=0).max() > 0.05
-    with pytest.raises(InputError, match="takes 32 samples that no model of the run was trained on, and there are 31"):
+    with pytest.raises(InputError, match="needs 32 samples that no model of the run was trained on, got 31"):
         reference.make(group(one_epoch, *measured[:2], np.arange(2, 34)))

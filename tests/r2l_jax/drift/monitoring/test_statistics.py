@@ -74,8 +74,8 @@ def test_statistics_of_colors_do_not_depend_on_the_size():
 
 def test_rows_and_columns_are_told_apart():
     rows, columns = of(drifted("row_noise", 300.0)), of(drifted("column_noise", 300.0))
-    assert rows["unrest of rows"] > columns["unrest of rows"] + 0.3
-    assert columns["unrest of columns"] > rows["unrest of columns"] + 0.3
+    assert rows["variation of rows"] > columns["variation of rows"] + 0.3
+    assert columns["variation of columns"] > rows["variation of columns"] + 0.3
 
 
 def test_images_have_statistics_of_their_names():

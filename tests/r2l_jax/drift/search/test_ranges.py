@@ -33,7 +33,7 @@ def test_offsets_that_cannot_be_counted_are_refused():
     edited = pipeline.inserted(shading, before="gamma_correct")
     ranges.check(pipeline.declarations, pipeline.parameters())
     with pytest.raises(
-        InputError, match=r"^parameter strength has no natural range, .* isp.Parameter\(..., width=...\)"
+        InputError, match=r"^parameter strength needs a natural range: .* isp.Parameter\(..., width=...\)"
     ):
         ranges.check(edited.declarations, edited.parameters())
     black = pipeline.parameters() | {"white_balance": np.float32([1, 0, 1])}  # as no training leaves it

@@ -48,7 +48,7 @@ def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp
     ]  # fmt: skip
     assert written["limits"]["exposure"] | {"unit": ""} == {**limits.Limit(-0.2, 0.3)._asdict()}
     assert written["identity"].keys() >= {"settings", "data", "model", "source"}
-    sentence = "With 95% confidence, the model loses at most 2 points of accuracy in at least 95% of the cameras "
+    sentence = "With 95% confidence, the model loses at most 2 points of accuracy with at least 95% of the cameras "
     assert found.metadata["verdict"] == [sentence + "within the limits (0 of 59 cameras failed)."]
     assert {path.name for path in (tmp_path / "envelope").iterdir()} >= {"limits.svg", "worst.png", "cameras.csv"}
     printed = capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_drawing_stops_once_the_statement_cannot_be_reached(settings):
     assert test["failures"] == 1
     assert test["draws"] == len(found.tables["cameras"].rows) < 10
     assert test["fraction"] == statistics.fraction_bound(0, test["draws"] - 1, 0.95)
-    assert found.metadata["verdict"][-1] == "This is less than the 95% asked for."
+    assert found.metadata["verdict"][-1] == "This is less than the required 95%."
 
 
 def test_a_stopped_call_says_that_it_begins_again(settings, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_camera_is_inside_or_not(settings, tmp_path, capsys):
         assert f"--camera={file} {words}" in capsys.readouterr().out
     for other in ("auto", str(file)):
         file.write_text(isp.Camera([0.1], pattern="MONO").to_json())
-        with pytest.raises(InputError, match=f"--camera={other} must have the color filters of the run's, RGGB"):
+        with pytest.raises(InputError, match=f"--camera={other} must have the color filter array of the run, RGGB"):
             envelope.run(settings({"black_level": [-20, 20]}, camera=other))
 
 

@@ -25,4 +25,4 @@ def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_sev
 
 def test_a_sheet_is_of_a_group_that_is_tested(one_epoch):
     done = call("evaluate.py", f"--run={one_epoch.run_dir}", "--sheet=sensor")
-    assert done.stderr == "evaluate.py: error: --sheet=sensor is for --against=sensor: give both\n"
+    assert done.stderr == "evaluate.py: error: --sheet=sensor needs --against=sensor\n"

@@ -87,7 +87,7 @@ def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured()).metadata["log_ratio"] is None
     found = summary(measured(), as_published=True)
     assert found.metadata["log_ratio"].low < np.log(0.3 / 0.1) < found.metadata["log_ratio"].high
-    assert "logarithm of the drop under corruptions over that under pipelines: 1." in found.metadata["notes"][1]
+    assert "log ratio of the drops under corruptions and pipelines: 1." in found.metadata["notes"][1]
     assert summary(measured(malvar2004__none__none=0.9), as_published=True).metadata["log_ratio"] is None
 
 

@@ -251,7 +251,7 @@ def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
 def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     processed = dataclasses.replace(written, camera=None)
     monkeypatch.setattr(datasets, "load", lambda name, **settings: processed)
-    with pytest.raises(InputError, match="--dataset=Synthetic is processed already: there is no raw data"):
+    with pytest.raises(InputError, match="--dataset=Synthetic is already processed and has no raw data"):
         synthesis.run(base)
 
 
@@ -260,7 +260,7 @@ def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
     [
         ({"corruptions": ("contrast",), "severities": ()}, r"--severities is empty"),
         ({"intensities": ()}, r"--intensities, --exposures and --sensor are all empty"),
-        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder has only its own intensity"),
+        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder has only one intensity"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
