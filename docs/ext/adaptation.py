@@ -1,11 +1,11 @@
-"""Measures what adapting without labels gains and loses, and what it refuses.
+"""Measures the gains and losses of adapting without labels, and the image sets that it refuses.
 
 python docs/ext/adaptation.py runs/quickstart/six,runs/quickstart/metered writes adaptation.csv and refused_sets.csv
 to docs/results, in one or two minutes for each model on one core. It takes runs, or groups of seeds, of an embedded set
 with test samples.
 
 Half of these samples are the reference. Sets of 64 images of all classes, and sets of one class, come from the others,
-without a drift and under some. The scores are measured on samples that the model is not adapted by.
+without a drift and under some. The scores are measured on samples that the model is not adapted to.
 """
 
 import pathlib
@@ -32,12 +32,13 @@ TITLES = {
     "exposure=0.5": "half the light",
     "exposure=0.05": "a twentieth of the light",
     "color_balance.4": "red 0.7 stops brighter, blue 0.7 darker",
-}  # Sets of one class come from fewer drifts.
+}
+# Sets of one class come from fewer drifts.
 OF_ONE_CLASS = (None, "exposure=0.5")
 
 
 class Scores(NamedTuple):
-    """The scores of a model under a drift: as it is, with all statistics replaced, and adapted."""
+    """The scores of a model under a drift: unchanged, with all statistics replaced, and adapted."""
 
     noticed: bool
     nothing: float

@@ -1,4 +1,4 @@
-"""Draws how often a monitor raises an alarm, over the size of drifts and the images in a window.
+"""Plots how often a monitor raises an alarm, over the size of drifts and the images per window.
 
 python docs/ext/alarms.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It writes the
 alarms of each drift to the folder, resumes there, and draws docs/images/alarms.png.
@@ -29,7 +29,7 @@ from r2l_jax.training.run import Run, load
 
 PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/alarms.png"
 
-# The severities of `isp.sensor_drift`, from none to what any window notices.
+# The amounts of `isp.sensor_drift`, from none to one that any window detects.
 AMOUNTS = {
     "underexposure": (0, 0.025, 0.05, 0.1),
     "color_balance": (0, 0.0125, 0.025, 0.05),

@@ -1,4 +1,4 @@
-"""Counts how often the intervals of `r2l_jax.drift.statistics` hold the truth, over accuracies, samples and members.
+"""Counts how often the intervals of `r2l_jax.drift.statistics` contain the truth, over accuracies, samples and members.
 
 python docs/ext/coverage_of_intervals.py writes docs/results/coverage_of_intervals.csv, in two minutes on one core.
 """
@@ -18,7 +18,7 @@ SAMPLES = (20, 30, 60, 120, 500)
 MEMBERS = (1, 2, 3, 4, 5, 6)
 DRAWS = 4000
 
-# The accuracy without drift that drops are from.
+# The accuracy without drift, from which drops are counted.
 CLEAN = 0.99
 
 _AT_ONCE = 500
@@ -38,7 +38,7 @@ def right(
 
 
 def coverage(accuracy: float, samples: int, members: int, clean: float | None = None, draws: int = DRAWS) -> np.ndarray:
-    """Returns the share of intervals that hold the truth, and their median width.
+    """Returns the share of intervals that contain the truth, and their median width.
 
     Args:
         accuracy: the accuracy that is estimated.

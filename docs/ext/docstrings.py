@@ -34,7 +34,7 @@ _ALIASES = {
 
 
 def mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Turns code that is no name into a literal, in place; code may go on in the next line."""
+    """Turns code that is not a name into a literal, in place; code may continue in the next line."""
     lines[:] = _CODE.sub(_marked, "\n".join(lines)).split("\n")
     if what in ("property", "attribute") and lines:
         # Napoleon would take the beginning of the first line, up to a colon, for a type.

@@ -1,4 +1,4 @@
-"""Draws what drift costs a model, and what prevents or undoes it, from the tables in docs/results.
+"""Plots the cost of drift, and how metering and adaptation reduce it, from the tables in docs/results.
 
 python docs/ext/drift.py writes docs/images/drift.png.
 """
@@ -77,7 +77,7 @@ def _dot(axes: plt.Axes, place: float, found: tuple[float, float, float], color:
 
 
 def _left(drop: tuple[float, float, float], clean: float) -> tuple[float, float, float]:
-    """Returns the accuracy that a drop leaves."""
+    """Returns the accuracy after a drop."""
     middle, low, high = drop
     return clean - middle, clean - high, clean - low
 

@@ -1,4 +1,4 @@
-"""Plants sensor drifts, and draws the drift types that a monitor names, and the expected over the true scores.
+"""Simulates sensor drifts, and plots the drift types that a monitor names, and expected against true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
 writes the numbers of each drift to the folder, resumes there, and draws expected_scores.png and diagnosis.png in it.
@@ -30,7 +30,7 @@ NAMED = (
 OTHERS = ("motion", "hot_sites", "flicker", "pattern_shift")
 DRIFTS = (*cases.sensor(NAMED, (2, 3, 4, 5)), *cases.sensor(OTHERS, (3, 5)))
 
-# Each drift is noticed in some new images; the true score is of others.
+# Each drift is detected in some new images; the true score is measured on others.
 _WINDOW, _MEASURED, _OWN, _FRESH = 64, 480, 1080, 1080
 
 # The drift is diagnosed in this many windows; the score is estimated in the first.
@@ -67,7 +67,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the mean errors of all methods in points, where the camera explains the drift and elsewhere."""
+    """Formats the mean errors of all methods in points, for drifts that the camera explains and others."""
     lines = []
     for title, explained in (("explained by the camera", True), ("not explained", False)):
         chosen = [row for row in rows.values() if (expected.CAMERA in row["expected"]) == explained]
@@ -79,13 +79,15 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 if method in row["expected"]
             ]
             if errors:
-                words = f"mean error {100 * np.mean(errors):.1f} points, {np.mean(inside):.0%} of intervals hold"
+                words = (
+                    f"mean error {100 * np.mean(errors):.1f} points, {np.mean(inside):.0%} of intervals with the truth"
+                )
                 lines.append(f"{title}, {len(errors)} drifts, {method}: {words}")
     return "\n".join(lines)
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws expected over true scores, with intervals of the camera's."""
+    """Plots expected against true scores, with the intervals of the method `CAMERA`."""
     figure = Figure(figsize=(5.4, 5.0), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
@@ -101,7 +103,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draws how often each drift type is named first under each kind of drift, over its severities and windows."""
+    """Plots how often each drift type is named first under each kind of drift, over its severities and windows."""
     counts: dict[str, collections.Counter[str]] = {}
     for name, row in rows.items():
         counts.setdefault(name.rpartition(".")[0], collections.Counter()).update(row["named"])
@@ -116,7 +118,7 @@ def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.text(column, row, str(count), ha="center", va="center")
     axes.set_xticks(range(len(names)), [each.replace("_", " ") for each in names], rotation=40, ha="right")
     axes.set_yticks(range(len(counts)), [f"{each.replace('_', ' ')}, {row.total()}" for each, row in counts.items()])
-    axes.set(xlabel="drift type that is named first", ylabel="planted drift, windows")
+    axes.set(xlabel="drift type that is named first", ylabel="simulated drift, windows")
     return figure
 
 

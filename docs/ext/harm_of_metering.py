@@ -91,7 +91,7 @@ def accuracies(folder: pathlib.Path, data: pathlib.Path, share: float) -> tuple[
 
 
 def spreads() -> Iterator[dict[str, str]]:
-    """Yields how much gains of metering differ over clean images, by the side of their middle, in stops."""
+    """Yields the spread of metering gains over clean images, in stops, by the side of their cropped middle."""
     dataset = datasets.load("Synthetic", synthetic_images=400, synthetic_size=64)
     raws, _ = dataset.samples(np.arange(len(dataset)))
     camera = dataset.camera
@@ -110,7 +110,7 @@ def spreads() -> Iterator[dict[str, str]]:
 
 
 def black_spread() -> Iterator[dict[str, str]]:
-    """Yields how much estimates of the black level scatter over clean images, for each color."""
+    """Yields the scatter of black level estimates over clean images, for each color."""
     dataset = datasets.load("Synthetic", synthetic_images=400, synthetic_size=64)
     raws, _ = dataset.samples(np.arange(len(dataset)))
     camera = dataset.camera

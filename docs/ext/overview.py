@@ -1,7 +1,6 @@
-"""Draws how raw data becomes a decision, and what the three drift controls do to it.
+"""Draws the path from raw data to a decision, and the three drift controls along it.
 
-python docs/ext/overview.py writes docs/images/overview.svg. The stages and their
-parameters are read from `isp.parametrized`.
+python docs/ext/overview.py writes docs/images/overview.svg. Stages and parameters are read from `isp.parametrized`.
 """
 
 import base64
@@ -93,7 +92,7 @@ def _as_filters(raw: np.ndarray, camera: isp.Camera) -> np.ndarray:
 
 
 def _picture(left: float, image: np.ndarray) -> str:
-    """Embeds an image of linear or finished values, brightened alike so that linear ones can be seen."""
+    """Embeds an image of linear or finished values, each brightened so that linear ones can be seen."""
     most = np.quantile(image, 0.99)
     pixels = Image.fromarray((255 * (image / max(most, 1e-6)).clip(0, 1) ** (1 / 1.4)).astype(np.uint8))
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Draws mosaics of the embedded data set with their masks, and the masks that a model predicts.
+"""Draws raw images of the embedded data set with their masks, and the masks that a model predicts.
 
 python docs/ext/segmentation.py <run> takes a run of SyntheticSegmentation, and writes docs/images/segmentation.png: its
 first three validation samples.
@@ -23,7 +23,7 @@ def draw(run: str) -> None:
     model = r2l_jax.load(run)
     dataset = datasets.load(metrics["flags"]["dataset"], synthetic_size=metrics["flags"]["synthetic_size"])
     raws, masks = dataset.samples(np.array(metrics["valid_indices"][:3]))
-    # A mosaic is linear: without a tone curve, it would look nearly black.
+    # A raw image is linear: without a tone curve, it would look nearly black.
     columns = {
         "mosaic": raws ** (1 / 2.2),
         "learned processing": model.render(raws),

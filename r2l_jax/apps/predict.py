@@ -62,7 +62,7 @@ def adapted_run(
         files: the raw files; those that cannot be read are left out.
         camera: as for `predict_files`.
         stored: the file of the run's reference, which is made from its data if `monitor.py` has not stored it.
-        force: whether to adapt even if no drift is noticed, and even if `Run.adapted` would refuse.
+        force: whether to adapt even if no drift is detected, or if `Run.adapted` would refuse.
 
     Returns:
         The adapted run and None, or the run as it is and the reason.

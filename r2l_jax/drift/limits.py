@@ -1,4 +1,4 @@
-"""Limits on what a camera may do: ranges of drifts and of a pipeline's parameters, in their physical units."""
+"""Limits on a camera: ranges of drifts and of a pipeline's parameters, in physical units."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ class Limit(NamedTuple):
     def reach(self, value: float) -> float:
         """Computes how far a value is from the neutral one: 1 at the limit on its side, and more beyond the limits.
 
-        It is infinite beyond limits on the other side of the neutral value, or at it.
+        It is infinite beyond limits at or on the other side of the neutral value.
         """
         value, low, high, neutral = self._spaced(value, self.low, self.high, self.neutral)
         end = high if value > neutral else low
@@ -93,7 +93,7 @@ class Limit(NamedTuple):
         return share if share > 1 else np.inf
 
     def _spaced(self, *values: float) -> list[float]:
-        """Returns values on the scale on which they are uniform."""
+        """Returns values on the scale of their uniform distribution."""
         return [math.log(max(each, _ROUNDING)) for each in values] if self.distribution == "log-uniform" else [*values]
 
 

@@ -268,7 +268,7 @@ def measure(
 ) -> Outcomes:
     """Measures models in cases on the same samples; the numbers depend on no other model or case.
 
-    Raw images are read once for all cases of one intensity, and those of a drift are drawn once for all models. Images
+    Raw images are read once for all cases of one intensity, and drifted ones are drawn once for all models. Images
     of a pipeline that models share are rendered once. Consecutive models that differ only in `values` are processed
     together, at most `TOGETHER` at once. Functions are compiled once for all heads of one structure.
 

@@ -67,7 +67,7 @@ def bounded(outcomes: Float[np.ndarray, "M S"], about: About, least: float) -> t
 
 
 def stated(about: About, members: int, samples: int, measured: str) -> str:
-    """Says what intervals are about, such as "95% confidence intervals about the model (480 test samples)"."""
+    """Describes confidence intervals, such as "95% confidence intervals about the model (480 test samples)"."""
     seeds = f"{members} seeds, " if members > 1 else ""
     what = "training recipe" if about == "recipe" else about
     return f"95% confidence intervals about the {what} ({seeds}{samples} {measured})"

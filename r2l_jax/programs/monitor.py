@@ -1,4 +1,4 @@
-"""Monitors a camera: detects drift in new images without labels, says what has changed, and what it costs.
+"""Monitors a camera: detects drift in new images without labels, diagnoses it, and estimates its cost.
 
 python scripts/monitor.py --run=runs/quickstart/small
 python scripts/monitor.py --run=runs/quickstart/small --input=more_raw_files --by=day

@@ -51,7 +51,7 @@ class Judgement(NamedTuple):
         probabilities: of each class `(C,)`, or of the object at each site `(H, W)`.
         loss: the task loss for the target.
         slope: the derivative of the loss with respect to each knob's position. Where a value is clipped to a limit, it
-            ignores the clipping, so that it still tells which way the loss rises.
+            ignores the clipping, so that it still shows which way the loss rises.
     """
 
     probabilities: Float32[np.ndarray, "..."]

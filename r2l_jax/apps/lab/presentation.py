@@ -50,7 +50,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
 
 
 def verdict(session: Session) -> tuple[str, bool | None]:
-    """Says what the model predicts, such as "now EOS, true LYT: wrong", and returns whether that is right.
+    """States the model's prediction, such as "now EOS, true LYT: wrong", and returns whether that is right.
 
     Without a known target, it says whether the prediction is the class that is assumed true. For segmentation, it
     gives the overlap with the mask, which is neither right nor wrong. Without a prediction, the text is empty.

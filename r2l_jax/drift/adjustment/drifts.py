@@ -84,7 +84,7 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
 
 
 def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str, ...]:
-    """Returns the parameters that an adaptation may move: the named ones or "all", by default those tuned by hand.
+    """Returns the parameters that an adaptation may move: the named ones or "all"; by default, all tuned by hand.
 
     Raises:
         InputError: a name that no parameter of the pipeline has.

@@ -88,8 +88,8 @@ class _Adaptation:
     def unnoticed(self) -> str | None:
         """Returns a message if no drift is detected in the unlabeled images, else None; see `notice.unnoticed`.
 
-        Training images are compared with other training images, because a model may tell these from images that it has
-        never seen.
+        Training images are compared with other training images, because a model may distinguish these from images that
+        it has never seen.
         """
         fold, under = self._fold, self._under
         clean = fold.measured_indices
@@ -171,7 +171,7 @@ class _Adaptation:
 def choose(distances: Sequence[float], information: Sequence[float]) -> int:
     """Chooses the end, or no search (the first), at which the mutual information is greatest.
 
-    Ends farther from training than no search are left out: their features look less like those of training.
+    Ends farther from training than no search are left out, since their features look less like training.
     """
     return int(np.argmax(np.where(np.array(distances) <= distances[0], information, -np.inf)))
 

@@ -44,9 +44,9 @@ def quantization(quality: int) -> np.ndarray:
 def compressed(
     images: Float[Array, "*batch height width 3"], steps: Float[Array, "2 8 8"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Computes how images look after they were rounded to 8 bits, written as JPEG files and read again.
+    """Computes images as if rounded to 8 bits, written as JPEG files and read again.
 
-    The steps of the coefficients are those of `quantization`.
+    The steps of the coefficients come from `quantization`.
     """
     height, width = images.shape[-3:-1]
     # Blocks of chroma cover 16x16 pixels.
@@ -115,5 +115,5 @@ def _through_coefficients(plane: Array, steps: Array) -> Array:
     eighths = jnp.round(8 * coefficients)
     levels = jnp.sign(eighths) * jnp.floor((abs(eighths) + 4 * steps) / (8 * steps))
     values = jnp.einsum("ij,...aibl,lk->...ajbk", transform, levels * steps, transform, precision="highest")
-    # In flat blocks, values lie halfway between whole numbers, and are rounded up whatever float32 makes of them.
+    # In flat blocks, values lie halfway between whole numbers, and are rounded up despite float32 rounding.
     return jnp.clip(jnp.floor(values + 128.5 + 1e-3), 0, 255).reshape(plane.shape)

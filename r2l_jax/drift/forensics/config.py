@@ -100,7 +100,7 @@ class ForensicsConfig(FinishedRun):
 
     analyses: tuple[str, ...] = setting(f"analyses to run, some of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
     by: tuple[str, ...] = setting(
-        f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS, needs="analyses=worst_case"
+        f"{BY_SHOT}; under the default and in the worst cases", (), each=SHOT_FIELDS, needs="analyses=worst_case"
     )
     batch_size: int = setting("samples at once, and in each step of a search", 16, bound=POSITIVE, rare=True)
     seed: int = setting(

@@ -50,7 +50,7 @@ def compared(
     samples: Samples,
     title: str,
 ) -> list[dict[str, np.ndarray]]:
-    """Compares the images of each sample under several processings with those of the default.
+    """Compares the images of each sample under several processings with its default rendering.
 
     Args:
         compare: computes numbers, by name, from an image and its default rendering. Equal functions are compiled once.

@@ -80,7 +80,7 @@ def run(config: ForensicsConfig) -> dict[str, dict[str, Result]]:
 
 
 def _check(config: ForensicsConfig, fold: Artifact) -> None:
-    """Raises an InputError unless a fold can be analyzed as the settings say."""
+    """Raises an InputError unless a fold can be analyzed with the settings."""
     Frozen(fold.model, fold.task)
     for name in config.analyses:
         if name != "tolerances" and not has_gradient(fold.model.head):

@@ -13,7 +13,7 @@ from r2l_jax.training.artifact import Artifact
 
 
 def analyze(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
-    """Scores the samples of each group of shots by default, and in the worst case of each group of parameters.
+    """Scores the samples of each group of shots, under the default and in the worst case of each parameter group.
 
     Args:
         fold: the trained model.

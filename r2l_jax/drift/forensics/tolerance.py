@@ -64,7 +64,7 @@ class End(NamedTuple):
         interval: its bootstrap interval, sorted.
         at_limit: whether all positions up to the knob's limit pass.
         failing: the nearest position at which failure is shown, if any.
-        samples_needed: how many samples it takes to show a drop of the tolerance at the end; None at the limit.
+        samples_needed: the samples needed to show a drop of the tolerance at the end; None at the limit.
     """
 
     position: float
@@ -121,7 +121,7 @@ class _Scores:
         return fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100)
 
     def samples_needed(self, point: Point) -> int:
-        """Computes how many samples it takes to show a drop of the tolerance, from the outcomes at a known point."""
+        """Computes the samples needed to show a drop of the tolerance, from the outcomes at a known point."""
         lost = self._known[()][1] - self._known[point][1]
         return statistics.samples_needed(lost[None], self._tolerance) if len(lost) > 1 else 0
 
@@ -174,7 +174,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
         "samples_needed": samples_needed,
         "tolerated": {name: [scores.knobs[name].value(end.position) for end in both] for name, both in ends.items()},
         "notes": [
-            f"{score} {scores.default[0]:.4f} by default; in parentheses: 5th and 95th percentiles over resamples",
+            f"default {score} {scores.default[0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
             *too_few(samples, tolerance, samples_needed),
         ],

@@ -163,7 +163,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
         ]
         for (title, name), each, spread in zip(worst.items(), away, spreads, strict=True)
     ]
-    note = f"{score} {points(order[DEFAULT][0])} by default; {_RANGE_OF_STARTS}"
+    note = f"default {score} {points(order[DEFAULT][0])}; {_RANGE_OF_STARTS}"
     columns = [Column("worst case"), Column(score, format=SCORE), *_COLUMNS]
     parameters = {title: values[name] for title, name in worst.items()}
     shown = {group: parameters[title] for group, title in of_groups.items()}
@@ -238,7 +238,7 @@ def _swept(
 
 
 def _values(frozen: Frozen, worst: Mapping[str, Mapping[str, np.ndarray]]) -> Table:
-    """Makes a table of the values of small parameters, by default and in the worst case of each group."""
+    """Makes a table of the values of small parameters, in the default and in the worst case of each group."""
     rows: list[list[Cell]] = []
     for name, parameter in frozen.declarations.items():
         value = frozen.default[name]
@@ -266,7 +266,7 @@ def _curves(ways: Sequence[tuple[Key, Found]], name: str) -> Figure:
 
 
 def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Batch[np.ndarray]) -> Image.Image:
-    """Draws samples by default and in the worst case, each with its prediction, and their difference, scaled."""
+    """Draws the default and the worst rendering of samples, with predictions, and their scaled difference."""
     processings = {"default": frozen.default, "worst": parameters}
     images = {name: frozen.images(values, samples) for name, values in processings.items()}
     logits = {name: jax.device_get(frozen.logits(each)) for name, each in images.items()}

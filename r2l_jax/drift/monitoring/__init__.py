@@ -1,1 +1,1 @@
-"""Monitors a camera: detects drift without labels, says what has changed, and what it costs."""
+"""Monitors a camera: detects drift without labels, diagnoses it, and estimates its cost."""

@@ -90,7 +90,7 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
 
     Args:
         reference: the statistics of the reference.
-        new: those of the new images.
+        new: the statistics of the new images.
         level: the probability of a false alarm that the p-value must resolve.
         seed: decides the permutations.
     """
@@ -192,7 +192,7 @@ def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> lis
 
     Args:
         reference: the statistics of the reference.
-        new: those of the new images.
+        new: the statistics of the new images.
         names: the names of the statistics of raw images, processed images and outputs.
     """
     before, after = (np.concatenate(each[:3], 1) for each in (reference, new))

@@ -1,7 +1,7 @@
-"""Diagnoses what changed in a camera between reference raw images and new ones of other scenes, in camera terms.
+"""Diagnoses the drift of a camera between reference raw images and new ones of other scenes, in camera terms.
 
 Defective sites are found by their positions. At all other sites, the alarm's statistics are compared. The reference is
-re-exposed with drifted cameras until its mean statistics match those of the new raw images. Differences are weighted by
+re-exposed with drifted cameras until its mean statistics match the new raw images. Differences are weighted by
 the inverse of their covariance over samples of raw images, which is the method of simulated moments (D. McFadden,
 Econometrica 57(5), 1989). Drift types are added one by one, as long as they explain more than chance, and removed again
 if others explain their part. So where two types together look like a third, such as both gains like the exposure, the
@@ -50,7 +50,7 @@ CONFIDENCE = 0.95
 LEAST_SIDE = 64
 
 _NAMES = tuple(DRIFT_TYPES)
-# How many raw images of the reference are re-exposed; the statistics without drift are those of all of them.
+# How many raw images of the reference are re-exposed; statistics without drift are from all of them.
 _SIMULATED = 128
 # The batch size of the statistics, so that they are compiled for one size.
 _AT_ONCE = 64
@@ -79,7 +79,7 @@ class Fit(NamedTuple):
         kinds: their names.
         numbers: the drifts, see `drift_types.DRIFT_TYPES`.
         shares: the shares of the classes.
-        rest: the mean statistics of the new raw images minus those of the reference under the drift `(K,)`.
+        rest: the mean statistics of the new raw images minus the reference under the drift `(K,)`.
         slopes: the derivatives of the reference's statistics with respect to the drifts `(K, drifts)`.
         by_class: the mean statistics of each class under the drift `(classes, K)`.
         covariance: the covariance of the rest `(K, K)`.
@@ -119,7 +119,7 @@ def _of(mosaics: np.ndarray | jax.Array, camera: isp.Camera) -> Float[np.ndarray
 
 
 class Comparison:
-    """Compares new raw images with those of a reference under drift.
+    """Compares new raw images with a reference under drift.
 
     Args:
         reference: the raw images of the reference.
@@ -151,7 +151,7 @@ class Comparison:
         self._offset = (members / members.sum(0)).T @ known - self._members.T @ known[some]
 
     def _seen(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the statistics of the reference under drifts, and those of the new raw images to compare them with.
+        """Computes the statistics of the reference under drifts, and of the new raw images to compare with.
 
         If there is more light than in the reference, both are dimmed, since the reference would have too much noise.
         """
@@ -361,7 +361,7 @@ def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[DriftEsti
 
 
 def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[DriftEstimate]:
-    """States the drift types of a fit, with intervals from its curvature, and the change that it leaves unexplained."""
+    """Yields the drift types of a fit, with intervals from its curvature, and the unexplained change if it is large."""
     names = [name for name in fit.kinds if name != SCENE]
     basis = _directions(len(fit.shares)) if SCENE in fit.kinds else np.zeros((len(fit.shares), 0))
     slopes = np.concatenate([fit.slopes, fit.by_class.T @ basis], 1)

@@ -141,9 +141,9 @@ class Noise(NamedTuple):
 def noise_of(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> Noise:
     """Returns the noise that a camera states, or measures it if the camera states none.
 
-    The noise is measured at eight levels, by the median of the second differences along rows, minus those of the next
-    row with the same colors, which shows the same structure. Only sites count where these are smallest two such rows
-    above, since only structure reaches that far. A line is fitted to most of the variances.
+    The noise is measured at eight levels, by the median second difference along rows, minus the second difference in
+    the next row with the same colors, which shows the same structure. Only sites count where it is smallest two such
+    rows above, since only structure reaches that far. A line is fitted to most of the variances.
     """
     full_well, read_noise, _ = isp.sensor.noise_of(camera)
     unit = (read_noise / full_well) ** 2

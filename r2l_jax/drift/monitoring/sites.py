@@ -1,4 +1,4 @@
-"""Defective sites, found without dark frames: their mean over many scenes differs from that of their neighbors."""
+"""Defective sites, found without dark frames: their mean over many scenes differs from their neighbors'."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Defects(NamedTuple):
     Attributes:
         dead: sites that stay near the black level `(H, W)`.
         hot: sites that stay near the highest value `(H, W)`.
-        deviation: by how many standard errors each site deviates from its neighbors `(H, W)`.
+        deviation: the standard errors by which each site deviates from its neighbors `(H, W)`.
     """
 
     dead: Bool[np.ndarray, "height width"]
@@ -48,7 +48,7 @@ def found(mosaics: Float[np.ndarray, "n height width"], camera: isp.Camera) -> D
 def repaired(
     mosaics: Float[np.ndarray, "n height width"], defects: Defects, camera: isp.Camera
 ) -> Float[np.ndarray, "n height width"]:
-    """Replaces defective sites by the median of the eight nearest sites at the same place of other tiles."""
+    """Replaces defective sites with the median of the eight nearest sites at the same place of other tiles."""
     places = np.argwhere(defects.dead | defects.hot).T
     if not places.size:
         return mosaics

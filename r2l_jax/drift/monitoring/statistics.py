@@ -36,7 +36,7 @@ _GRID = 32
 # The height and width of the small image whose gradient is a statistic.
 _SMALL = 16
 
-# The statistics of a raw image. `_color_statistics` computes those of the first two lines, in this order.
+# The statistics of a raw image. `_color_statistics` computes the first two lines, in this order.
 MOSAIC = (
     *(f"{percent}% quantile of {color}" for color in _COLORS for percent in _PERCENTS),
     *(f"{name} of {color}" for name in ("mean", "variance", "noise", "gradient") for color in _COLORS),
@@ -61,8 +61,8 @@ class Seen(NamedTuple):
     """The statistics of images.
 
     Attributes:
-        mosaic: those of `MOSAIC`.
-        image: those of `IMAGE`, averaged over the models.
+        mosaic: the statistics `MOSAIC`.
+        image: the statistics `IMAGE`, averaged over the models.
         output: the confidence, the entropy and the probability of each class, averaged over the models, see
             `output_names`.
         features: the projected statistics of all normalization layers, model by model.

@@ -46,7 +46,7 @@ class Frozen:
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: Any) -> "Frozen":
-        """Makes a frozen model from what `tree_flatten` returns."""
+        """Makes a frozen model from the results of `tree_flatten`."""
         frozen = object.__new__(cls)
         (frozen.default, frozen._state), (frozen._graph, frozen.task) = children, aux
         return frozen

@@ -24,7 +24,7 @@ from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
 
-# The objective of searches: the task loss, which needs labels, or the distance of the features from those of training.
+# The objective of searches: the task loss, which needs labels, or the distance from the training features.
 Objective = Literal["task", "features"]
 
 

@@ -79,7 +79,7 @@ def _folder(config: EvaluationConfig, label: str, uri: str) -> pathlib.Path:
 
 
 def _check(config: EvaluationConfig, folds: Mapping[str, Sequence[TrainedFold]]) -> None:
-    """Raises an InputError unless all runs share one data set, and can be tested as the settings say."""
+    """Raises an InputError unless all runs share one data set, and can be tested with the settings."""
     members = {label: dict(grouped(of_run, lambda each: member_of(each.name))) for label, of_run in folds.items()}
     if config.about == "recipe":
         statistics.check_about("recipe", *map(len, members.values()))
