@@ -217,7 +217,7 @@ def _reproduction(run: RunRecord) -> list[Block]:
     settings = [[f"--{name}", _value(value)] for name, value in run.flags.items()]
     return [
         Code(run.command),
-        Table("Where it was trained", [Column("setting"), Column("value")], known),
+        Table("Training environment", [Column("setting"), Column("value")], known),
         Details(
             "All settings",
             [Table("Settings, including defaults", [Column("setting"), Column("value")], settings)],

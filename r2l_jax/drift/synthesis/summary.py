@@ -192,8 +192,10 @@ def _notes(
     found = []
     if shares:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        counts = ", ".join(f"{count or 'more samples'} for {kind}" for kind, count in needed.items())
-        found.append(f"{tested.label}: variance of the drops: {parts}; seeds needed for ±2 points: {counts}")
+        counts = ", ".join(
+            f"{f'{count} seeds' if count else 'more samples'} for {kind}" for kind, count in needed.items()
+        )
+        found.append(f"{tested.label}: variance of the drops: {parts}; needed for ±2 points: {counts}")
     if ratio:
         numbers = f"{ratio.estimate:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         found.append(f"{tested.label}: log ratio of the drops under corruptions and pipelines: {numbers}")

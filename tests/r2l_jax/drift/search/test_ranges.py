@@ -37,5 +37,5 @@ def test_offsets_that_cannot_be_counted_are_refused():
     ):
         ranges.check(edited.declarations, edited.parameters())
     black = pipeline.parameters() | {"white_balance": np.float32([1, 0, 1])}  # as no training leaves it
-    with pytest.raises(InputError, match=r"^parameter white_balance has a value of 0, which no factor moves"):
+    with pytest.raises(InputError, match=r"^parameter white_balance has a log scale, but a value of 0"):
         ranges.check(pipeline.declarations, black)
