@@ -8,6 +8,7 @@ use of confidence or fiducial limits", Biometrika 26(4), 1934). ISO/IEC 24029-2 
 import dataclasses
 import math
 import pathlib
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -242,7 +243,10 @@ class _Envelope:
             drawn = Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
             beyond = np.flatnonzero(np.cumsum(drawn.failing(self._settings.tolerance)) > allowed)
             if len(beyond):
-                return Cameras(*(part[: beyond[0] + 1] for part in drawn))
+                drawn = Cameras(*(part[: beyond[0] + 1] for part in drawn))
+                break
+        failed = drawn.failing(self._settings.tolerance).sum()
+        print(f"{failed} of {len(drawn.losses)} cameras failed", file=sys.stderr, flush=True)
         return drawn
 
     def _measure(self, of_set: Sequence[TrainedFold], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
