@@ -7,7 +7,7 @@ from isp import cfa, metering, stages
 from isp.camera import Camera
 from isp.pipeline import Pipeline
 
-# The functions of the stages that meter, by the arguments of `metered`.
+# The functions of metering stages, by the arguments of `metered`.
 METERING = {"exposure": metering.auto_exposure, "white_balance": metering.auto_white_balance}
 
 # The powers of the mean that are tried: gray world, shades of gray, and nearly the brightest zone.

@@ -156,7 +156,7 @@ class Camera:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
-            raise ValueError(f"a camera may have only the fields {sorted(known)}, got also {unknown}")
+            raise ValueError(f"a camera may have only the fields {sorted(known)}, got {unknown}")
         figures = {name: value for name, value in fields.items() if value is not None}
         shapes = dict(CAMERA_FIELDS)
         if "pattern" in figures:

@@ -17,7 +17,7 @@ from isp._kernels.checks import Scalar, check_image
 from isp._kernels.median import window_median
 from isp.filter import gaussian_filter
 
-# scikit-image gives patches at a greater distance no weight.
+# Patches at a greater distance get no weight, as in scikit-image.
 _CUTOFF = 5.0
 
 
@@ -143,7 +143,7 @@ def _filter_rows(rgb: Array, gains: Array) -> Array:
     """Multiplies the discrete Fourier transform of each row by real gains; takes the real part of the inverse."""
     width = rgb.shape[-2]
     dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # Shorter formats have no transform.
-    # A real row holds a frequency and its negative alike, so taking the real part gives both the mean of their gains.
+    # A real row has a frequency and its negative in equal parts, so the real part gives both the mean of their gains.
     gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
     if xla.is_plain():
         return _circulated(rgb.astype(dtype), gains).astype(rgb.dtype)

@@ -1,4 +1,4 @@
-"""A stage parameter: its start value, and everything else that searches, analyses and plots need to know."""
+"""A stage parameter: its initial value, scale, valid range, unit and labels."""
 
 import dataclasses
 import math
@@ -16,8 +16,8 @@ from isp._kernels.checks import is_traced
 # of Oala et al. (TMLR 2023) differ by a factor of a hundred.
 LARGEST_FACTOR = 100.0
 
-# The largest number of elements that are examined one by one. A parameter with more elements, such as an interpolation
-# kernel, is examined as a whole.
+# The largest number of elements that are analyzed one by one. A parameter with more elements, such as an interpolation
+# kernel, is analyzed as a whole.
 MOST_ELEMENTS = 9
 
 # The fields of `isp.Camera` that a parameter can start from, and their shapes. The number of black levels depends on
@@ -31,7 +31,7 @@ CAMERA_FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Declares a value that can be learned, and everything else that programs need to know about it.
+    """Declares a learnable value with its scale, valid range, unit and labels.
 
     Distances between values are measured in natural ranges, which makes parameters with different units comparable.
     Such a distance from the start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it
@@ -116,7 +116,7 @@ class Parameter:
         if not np.isfinite(values).all():
             raise ValueError(f"value must be finite, got {values.tolist()}")
         if self.scale == "log" and not values.all():
-            raise ValueError(f"a log scale cannot start at 0, which no factor moves; got {values.tolist()}")
+            raise ValueError(f"value must not be 0 on a log scale, as no factor changes 0, got {values.tolist()}")
 
     @property
     def has_range(self) -> bool:
@@ -195,7 +195,7 @@ class Parameter:
 
     def _known_width(self) -> float | int:
         if self.width is None:
-            raise ValueError("a linear parameter has a natural range only if it declares its width")
+            raise ValueError("a linear parameter must declare a width, the unit of its offsets")
         return self.width
 
 

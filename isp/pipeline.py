@@ -118,7 +118,7 @@ class Pipeline(nnx.Module):
             Array(1.8, dtype=float32)
         """
         if unknown := sorted(set(values) - set(self.declarations)):
-            raise ValueError(f"values must be for the parameters {list(self.declarations)}, got also {unknown}")
+            raise ValueError(f"values must be for the parameters {list(self.declarations)}, got {unknown}")
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():

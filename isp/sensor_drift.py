@@ -278,7 +278,7 @@ def together(
         ValueError: a name in `amounts` is unknown, or a color drift is given for a camera without color filters.
     """
     if unknown := amounts.keys() - {*_LENS, *LIGHT, *_EXPOSED, *_READ_OUT}:
-        raise ValueError(f"amounts must be of drifts, got {', '.join(sorted(unknown))}")
+        raise ValueError(f"amounts must be named after drifts, got {', '.join(sorted(unknown))}")
     cfa.check_mosaic(raw)
     result, kept = raw.astype(jnp.promote_types(raw.dtype, jnp.float32)), 1.0
     for number, name in enumerate(_LENS):
@@ -303,7 +303,7 @@ def together(
 
 @jax.jit
 def shifted_rows(values: Array, percent: Amount) -> Array:
-    """Shifts the last rows by one column to the left; the last column repeats the one before its neighbor.
+    """Shifts the last rows by one column to the left; the last column gets the values of its left neighbor.
 
     Args:
         values: Mosaics or masks `(..., H, W)`.
@@ -458,7 +458,7 @@ def _by_plane(raw: Array, blur: Callable[..., Array], camera: Camera) -> Array:
 
 
 def _period(camera: Camera) -> int:
-    """Returns the distance in pixels of the rows of planes that are blurred: of a tile of at most 2x2 sites, or 1."""
+    """Returns the distance in pixels between the rows of a plane to blur: a tile of at most 2x2 sites, or 1."""
     rows, columns = cfa.tile(camera.pattern).shape
     return rows if rows == columns <= 2 else 1
 
@@ -499,7 +499,7 @@ def _moved(planes: Array, *, steps: Array, taps: Array) -> Array:
 
 
 def _line(variance: Array, reach: int) -> Array:
-    """Computes the weights at distances of 0 to `reach` steps of lines with exactly this variance in steps."""
+    """Computes the weights of lines with exactly this variance, at distances of 0 to `reach` steps."""
     variance, distances = variance[..., None], jnp.arange(reach + 1)
     # A line of m whole steps to both sides has the variance m (m + 1) / 3.
     whole = jnp.floor((jnp.sqrt(1 + 12 * variance) - 1) / 2)

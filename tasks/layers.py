@@ -1,4 +1,4 @@
-"""Network layers that compute the same as PyTorch's, in forms whose gradients are fast even on CPUs.
+"""Network layers that compute the same as PyTorch's, with gradients that are fast even on CPUs.
 
 Flax's layers differ in two ways. Their batch norm keeps a biased running variance, while PyTorch keeps an unbiased one.
 And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
@@ -90,7 +90,7 @@ class Mixing(nnx.Variable):
 
 
 def mixing_of(share: Array, mean: Array, var: Array) -> Mixing:
-    """Returns the `Mixing` of a share of a batch's statistics into those of known images, `(C,)` each."""
+    """Returns the `Mixing` of statistics `(C,)`: the batch gets this share, and known images get the rest."""
     return Mixing(jnp.stack([jnp.full_like(mean, share), mean, var]))
 
 
@@ -169,7 +169,7 @@ class BatchNorm(nnx.BatchNorm):
 
 
 def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns values in a precision in which many of them can be summed."""
+    """Converts values to a precision in which many can be summed."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

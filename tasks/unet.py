@@ -94,14 +94,14 @@ class UnetPlusPlusDecoder(nnx.Module):
     The blocks form chains. Each chain starts at the features of one resolution, and carries them step by step to the
     finer ones. `x_{start}_{layer}` is the block of the chain that starts at the features `start` (0 is the coarsest)
     which upsamples to the resolution of skip `layer`. It appends the results of all chains that start finer, and the
-    skip. Arguments are those of `UnetDecoder`; `outputs` are of the blocks of the first chain.
+    skip. Arguments are as for `UnetDecoder`; `outputs` has the channels of the first chain's blocks.
     """
 
     def __init__(self, features: Sequence[int], outputs: Sequence[int], *, rngs: nnx.Rngs):
         skips = (*features[1:], 0)
         blocks = {}
         for layer, skip in enumerate(skips):
-            # At the resolution of the output there are no features to append, so only the first chain goes there.
+            # At the resolution of the output there are no features to append, so only the first chain reaches it.
             for start in range(layer + 1 if skip else 1):
                 inputs = features[layer] if start or not layer else outputs[layer - 1]
                 width = skip if start else outputs[layer]

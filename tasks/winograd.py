@@ -62,9 +62,8 @@ _OUTPUT: _Matrix = (
 # With fewer channels or tiles, the transforms take longer than the products save.
 _FEWEST_CHANNELS, _FEWEST_TILES = 64, 64
 
-# With fewer products, a short training would not make up for the additional twenty seconds that a ResNet-18 takes to
-# compile. With 32 images of 128x128, which need 2**30 products, a step gains 0.13 s, a sixth; with images of 256x256,
-# 0.7 s, a quarter.
+# With fewer products, a short run would not make up for twenty more seconds of compiling a ResNet-18. With 32 images of
+# 128x128, which need 2**30 products, a step gains 0.13 s, a sixth; with images of 256x256, 0.7 s, a quarter.
 _FEWEST_PRODUCTS = 2**31
 
 

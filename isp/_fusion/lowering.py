@@ -59,7 +59,7 @@ def _distance(work: Work, parameters: Mapping[str, Array]) -> int | None:
 
 
 def _works(stages: Sequence[Stage]) -> list[Work]:
-    """Groups the stages that are computed together; greedily from the first, as many as one function can compute."""
+    """Groups stages greedily from the first, as many at a time as one function can compute together."""
     works, rest = [], tuple(stages)
     while rest:
         count = next((n for n in (4, 2) if _signature(rest[:n]) in _TOGETHER), 1)

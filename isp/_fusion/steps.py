@@ -92,7 +92,7 @@ def _filtered_forward(raw: Array, black_level: Array, kernels: Array) -> tuple[A
 
 
 def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    """Computes the gradients; XLA drops the mosaic's unless it is read. A level lowers all pixels of a site alike."""
+    """Computes the gradients; XLA drops the mosaic's if it is unused. A black level lowers all pixels of its site."""
     above_black, black_level, kernels = residuals
     of_mosaic, of_kernels = jax.vjp(_correlate, above_black, kernels)[1](gradient)
     # Rows are added first, since that vectorizes.

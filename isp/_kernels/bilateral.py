@@ -31,7 +31,7 @@ class _Residuals(NamedTuple):
 def bilateral_filter(
     rgb: Array, sigma_spatial: Scalar, sigma_color: Scalar | None, size: int, bins: int | None, centered: bool
 ) -> Array:
-    """Applies `isp.denoise.bilateral`, whose arguments have been checked, with a window of a given size."""
+    """Applies `isp.denoise.bilateral` with checked arguments and a given window size."""
     check_image(rgb)
     # The squares of small differences need more than the range of float16.
     dtype, rgb = rgb.dtype, rgb.astype(jnp.promote_types(rgb.dtype, jnp.float32))
@@ -85,7 +85,7 @@ def _forward(
 def _backward(
     size: int, centered: bool, residuals: _Residuals, gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Array, Array, Rounding | None]:
-    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into a separate image."""
+    """Gathers the gradients from the same windows; JAX would scatter the gradient of each shift into its own image."""
     # A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
     # sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
     # channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half.

@@ -24,7 +24,7 @@ def is_traced(value: object) -> TypeGuard[Array]:
 def check_image(rgb: Shaped[Array, "..."]) -> None:
     """Checks that `rgb` is a floating-point image `(..., H, W, 3)`."""
     if not jnp.issubdtype(rgb.dtype, jnp.floating):
-        raise ValueError(f"rgb must be floating point with white at 1, got {rgb.dtype}: divide by its white first")
+        raise ValueError(f"rgb must be floating point with white at 1, got {rgb.dtype}: divide by the white level")
     if rgb.ndim < 3 or rgb.shape[-1] != 3:
         raise ValueError(f"rgb must be (..., H, W, 3), channels last, got shape {rgb.shape}")
 

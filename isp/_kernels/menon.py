@@ -1,4 +1,4 @@
-"""Menon, Andriani & Calvagno (2007) for `isp.demosaic.menon2007`, multiplied out to a few filters.
+"""Menon, Andriani & Calvagno (2007) for `isp.demosaic.menon2007`, reduced to a few filters.
 
 All filters read D: color minus green at red and blue sites, zero at green ones. A filter of D that reads neighbors in a
 row or column is zero at red and blue sites; one that reads every second site is zero at green ones. So each site needs
@@ -10,8 +10,8 @@ With h(D) the mean of the two neighbors in the row, and v(D) the mean of the two
     at green sites: color of the row = raw + h(D), color of the column = raw + v(D);
     at red and blue sites: green = raw - D, third color = raw + o(D).
 
-o(D) = h(v(D) - h(D)) at sites decided along the row, and -v(v(D) - h(D)) at the others. Multiplied out, it is the mean
-of the four diagonal neighbors minus the mean of D over every second site along the decided direction, weighted by
+o(D) = h(v(D) - h(D)) at sites decided along the row, and -v(v(D) - h(D)) at the others. Expanded, o(D) is the mean of
+the four diagonal neighbors minus the mean of D over every second site along the decided direction, weighted by
 [1 2 1] / 4.
 
 Refinement averages D with its means along the decided direction, which gives [1 4 1] / 6 over every second site. It

@@ -21,7 +21,7 @@ Tile = tuple[tuple[int, ...], ...]
 
 
 class Statistic(NamedTuple):
-    """Defines a statistic of a site's value and of two of its neighbors' values, which are given by their ranks."""
+    """Defines a statistic of a site's value and two of its neighbors' values, chosen by rank."""
 
     fewest: int  # The smallest number of neighbors, see `neighborhoods`.
     ranks: Callable[[int], tuple[int, int]]
@@ -72,7 +72,7 @@ def _filled(tile: Tile, raw: Array) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _is_finite(raw: Array) -> Array:
-    """Tells whether all values are finite: of the whole batch under `vmap`, so that a branch stays a branch."""
+    """Returns whether all values are finite, under `vmap` in the whole batch, so that a branch stays a branch."""
     return jnp.isfinite(raw).all()
 
 
@@ -110,7 +110,7 @@ def _as_tuples(tile: np.ndarray) -> Tile:
 
 @functools.cache
 def neighborhoods(tile: Tile, fewest: int) -> dict[Offsets, np.ndarray]:
-    """Lists the sets of neighbors that occur, and for each the sites of the tile that have it, as a mask.
+    """Lists the distinct sets of neighbors, each with a mask of the sites of the tile that have it.
 
     A site's neighbors are the `fewest` nearest sites of its color, and all others as near as the farthest of them.
     """
@@ -209,7 +209,7 @@ def _masks(tile: Tile, fewest: int, width: int) -> dict[Offsets, Bool[np.ndarray
 
 
 def _masks_beyond(tile: Tile, fewest: int, height: int, width: int) -> dict[Offsets, Bool[np.ndarray, "rows cols"]]:
-    """Lays out the masks for a padded plane and as much padding around it again; beyond the mosaic they are false."""
+    """Lays out the masks for a padded plane, padded by the same margin again; they are false beyond the mosaic."""
     reach = _reach(tile, fewest)
     inside = np.ix_(np.arange(height - 2 * reach) % len(tile), np.arange(width - 2 * reach) % len(tile[0]))
     return {offsets: np.pad(mask[inside], 2 * reach) for offsets, mask in neighborhoods(tile, fewest).items()}
@@ -250,7 +250,7 @@ def _part(planes: Array, places: np.ndarray, axis: int) -> Array:
 
 
 def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the rows that stand in for those before and after a mosaic, a whole number of tiles farther inside."""
+    """Chooses the rows, whole tiles farther inside, that stand in for the rows before and after a mosaic."""
     tiles = min(2 * reach // period + 1, (side - 1) // period)
     shift = tiles * period
     before = np.arange(-reach, 0) + shift

@@ -15,7 +15,7 @@ def split(rgb: Array) -> tuple[Array, Array, Array]:
 
 
 def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
-    """Repeats a tile along rows, since full rows vectorize; over the height, only if its rows do not divide it."""
+    """Repeats a tile along rows, since full rows vectorize, and over the height only if its rows do not divide it."""
     rows, cols = by_site.shape
     count = height if height % rows else rows
 

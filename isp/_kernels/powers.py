@@ -1,8 +1,8 @@
-"""Logarithms and exponentials for powers, `exp2(exponent * log2(base))`, and the tone curve that is a power.
+"""Logarithms and exponentials for powers, `exp2(exponent * log2(base))`, and power-law tone curves.
 
-On CPUs, XLA's functions take almost twice as long, because they handle every number. The functions here split off the
-bits of the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are no larger
-than XLA's.
+On CPUs, XLA's functions take almost twice as long, because they handle all special cases. The functions here split off
+the bits of the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are no
+larger than XLA's.
 """
 
 import functools

@@ -16,7 +16,7 @@ from isp._kernels.checks import Scalar, check_image
 from isp._kernels.iterate import iterate
 from isp._kernels.xla import apart, apart_with, is_plain
 
-# The dual field of `chambolle` (rows, columns) and the image that belongs to it.
+# The dual field of `chambolle` (rows, columns) and its image.
 ChambolleState = tuple[tuple[Array, Array], Array]
 
 # The framed image of `bregman`, its sums (rows, columns), and its shares: one if isotropic, else (rows, columns).
@@ -25,7 +25,7 @@ BregmanState = tuple[Array, tuple[Array, Array], tuple[Array, ...]]
 
 @jax.jit(static_argnames=("eps", "max_iterations"))
 def chambolle(rgb: Array, weight: Scalar, eps: float, max_iterations: int) -> Float[Array, "*batch height width 3"]:
-    """Applies `isp.denoise.tv_chambolle`, whose settings have been checked."""
+    """Applies `isp.denoise.tv_chambolle` with checked settings."""
     check_image(rgb)
     weight = jnp.asarray(weight, rgb.dtype)
     stop = functools.partial(_energy_settled, eps)
@@ -45,7 +45,7 @@ _STEP = 1 / 4
 
 
 def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> tuple[ChambolleState, Array]:
-    """Computes the image that belongs to the dual field, and moves the field by one step, as scikit-image does."""
+    """Computes the image of the dual field, and moves the field by one step, as scikit-image does."""
     field, _ = state
     image, weight = parameters
     denoised = _minus_divergence(image, *field)
@@ -84,7 +84,7 @@ def _energy_settled(eps: float, first: Array, previous: Array, energy: Array) ->
 def bregman(
     rgb: Array, weight: Scalar, eps: float, max_iterations: int, isotropic: bool
 ) -> Float[Array, "*batch height width 3"]:
-    """Applies `isp.denoise.tv_bregman`, whose settings have been checked."""
+    """Applies `isp.denoise.tv_bregman` with checked settings."""
     check_image(rgb)
     if min(rgb.shape[-3:-1]) < 2:
         raise ValueError(f"rgb must have a height and width of at least 2, got shape {rgb.shape}")
@@ -234,7 +234,7 @@ def _add_moved(moves: int, backwards: bool, change: Array) -> Array:
 
 
 def _length(x: Array, y: Array) -> Array:
-    """Computes the length of a vector; the floor makes the derivative at length zero zero instead of infinite."""
+    """Computes the length of a vector; the floor makes its derivative zero, not infinite, at length zero."""
     return jnp.sqrt(jnp.maximum(x * x + y * y, jnp.finfo(x.dtype).tiny))
 
 

@@ -67,7 +67,7 @@ def test_json_has_as_many_levels_as_the_array_needs():
     ("text", "message"),
     [
         ("[]", "a camera must be a JSON object, got list"),
-        ('{"gain": 1}', r"got also \['gain'\]"),
+        ('{"gain": 1}', r"got \['gain'\]"),
         ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
         ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, state the white_"),
         ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),

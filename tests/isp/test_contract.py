@@ -180,7 +180,7 @@ def test_an_empty_batch_stays_empty_and_float16_stays_float16(name):
 REFUSED = {
     "image": [
         (np.zeros((3, 8, 8), np.float32), r"\w+ must be \(..., H, W, 3\), channels last, got shape \(3, 8, 8\)"),
-        (np.zeros((8, 8, 3), np.uint8), "\\w+ must be floating point with white at 1, got uint8: divide by its white"),
+        (np.zeros((8, 8, 3), np.uint8), "\\w+ must be floating point with white at 1, got uint8: divide by the white"),
     ],
     "mosaic": [
         (np.zeros((4, 4), np.uint16), r"\w+ must be floating point with the white level at 1, got uint16: divide by"),

@@ -230,7 +230,7 @@ def clips(*parameters):
         (lambda: isp.Stage("clip", jnp.clip, options={"high": np.ones(3)}), "option 'high' of .* must be hashable"),
         (lambda: drone().without("gamma"), "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'"),
         (lambda: drone().inserted(DOUBLE, after="a", before="b"), "exactly one of after and before must be given"),
-        (lambda: drone().with_values({"gain": 1.0}), r"values must be for the parameters .*, got also \['gain'\]"),
+        (lambda: drone().with_values({"gain": 1.0}), r"values must be for the parameters .*, got \['gain'\]"),
         (lambda: drone()(RAW[:5]), r"raw must have an even height and width, got shape \(5, 8\)"),
     ],
 )

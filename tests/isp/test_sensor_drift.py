@@ -137,7 +137,7 @@ def test_several_drifts_expose_a_sensor_once():
     variance = (4 * 0.35 / well) * (1 - 0.5 / 4) + (4 * 6.0 / well) ** 2 * (9 - (0.5 / 4) ** 2)
     assert drifted.mean() == pytest.approx(0.35, rel=2e-3)
     assert float(drifted.var()) == pytest.approx(variance, rel=0.05)
-    with pytest.raises(ValueError, match=r"^amounts must be of drifts, got blur, gamma"):
+    with pytest.raises(ValueError, match=r"^amounts must be named after drifts, got blur, gamma"):
         sensor_drift.together(raw, KEY, {"gamma": 1.0, "defocus": 1.0, "blur": 1.0}, camera=CAMERA)
 
 
