@@ -1,7 +1,7 @@
-"""The settings of a run, joined from those of data, model and training. Other programs share some of them.
+"""The settings of a training run: data, model and training. Other programs share some of them.
 
-Names follow the published PyTorch program where it has the same setting. Each flag of scripts/train.py is a field of
-one of these classes, with its default, its help and its bounds; see `runtime.flags`.
+Settings that the published PyTorch program also has keep its names. Each flag of scripts/train.py is a field of one of
+these classes, with its default, its help and its bounds; see `runtime.flags`.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from r2l_jax.training.settings import AttackSettings, OptimizationSettings, Trac
 
 # For programs that take a finished run.
 CHECKPOINTS = ("best", "last")
-WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
+WHICH_CHECKPOINT = "checkpoint to load: after the best epoch, or after the last"
 # Ends the help of --seed in programs that take trained models.
-NOT_OF_TRAINING = "; it is not the seed of the training, so that models of all seeds get the same"
+NOT_OF_TRAINING = "; independent of the training seed, so all models of a group get the same"
 
 CODE = (
-    "the Python code of the run's own pipeline and head, each as <file>.py:<function>; it must be unchanged since the "
-    "training, and is not run unless it is named here"
+    "Python code of the run's custom pipeline and head, each as <file>.py:<function>; it must be unchanged since "
+    "training, and runs only if named here"
 )
 
 
@@ -42,47 +42,47 @@ class TrainConfig(Settings):
         processing, model, attack = self.processing, self.model, self.attack
         trains = self.optimization.epochs > 0
         if not trains and attack.adv_training:
-            raise InputError("--adv_training trains: give it --epochs")
+            raise InputError("--adv_training needs --epochs of at least 1, got 0")
         if not trains and not model.has_custom_head and not model.classifier_uri:
             raise InputError(
-                "--epochs=0 measures a trained head: name one by --classifier_network=<file>.py:<function> or "
+                "--epochs=0 evaluates a trained head: name one with --classifier_network=<file>.py:<function> or "
                 "--classifier_uri"
             )
         if trains and processing.freeze_processor and model.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
         if trains and model.freeze_classifier and not processing.learns:
-            raise InputError(f"{processing.flag} learns nothing: with --freeze_classifier nothing is left to train")
+            raise InputError(f"{processing.flag} has no learned parameters: with --freeze_classifier, nothing trains")
         if model.classifier_pretrained and model.freeze_classifier and not attack.adv_training:
             raise InputError(
-                "--freeze_classifier would freeze the layers that --classifier_pretrained leaves random: train them "
-                "first"
+                "--freeze_classifier would freeze the layers that --classifier_pretrained initializes at random: train "
+                "them first"
             )
         if attack.adv_training and not processing.learns_pipeline:
             raise InputError(
                 f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {processing.processing_mode}"
             )
         if attack.adv_training and processing.freeze_processor:
-            raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
+            raise InputError("--adv_training trains the processor's parameters, which --freeze_processor freezes")
 
     @property
     def run_dir(self) -> pathlib.Path:
-        """The folder of the run's folds."""
+        """The folder that holds the run's folds."""
         return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The functions of Python files that make the pipeline and the head."""
+        """The functions in Python files that make the pipeline and the head."""
         names = self.processing.pipeline, self.model.classifier_network
         return tuple(name for name in names if name and named_code.is_file(name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupSettings(Settings):
-    """Many runs."""
+    """Group of runs."""
 
     seeds: tuple[int, ...] = setting(
-        "train a group of runs that differ in their seeds alone, in folders seed_<s> of the run's folder: the seeds, "
-        "separated by commas, or a number n for 1 to n",
+        "train one run per seed, in subfolders seed_<s> of the run's folder: seeds separated by commas, or a number n "
+        "for the seeds 1 to n",
         (),
         bound=NOT_NEGATIVE,
     )
@@ -92,7 +92,7 @@ class GroupSettings(Settings):
         super().__post_init__()
         if len(set(self.seeds)) < len(self.seeds) or self.seeds == (0,):
             given = ",".join(map(str, self.seeds))
-            raise InputError(f"--seeds must be seeds that differ, or their number, got {given}")
+            raise InputError(f"--seeds must be distinct seeds, or their number, got {given}")
 
     def members(self, config: TrainConfig) -> dict[str, TrainConfig]:
         """Returns the settings of each run of a group by the name of its folder. All runs have the same split."""
@@ -114,8 +114,8 @@ Finished = TypeVar("Finished", bound="FinishedRun")
 class FinishedRun(Settings):
     """Finished run."""
 
-    run: str = setting("folder of a finished run, of one of its folds, or of a group of seeds")
-    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    run: str = setting("folder of a finished run, one of its folds, or a group of seeds")
+    data_dir: str | None = setting("data set folder; default: the one used in training", None)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     code: tuple[str, ...] = setting(CODE, ())
@@ -128,7 +128,7 @@ class FinishedRun(Settings):
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / self.results
 
     def of_member(self: Finished, folder: pathlib.Path) -> Finished:
-        """Returns the settings for a member of a group: its results go to its own folder, or to one in --output."""
+        """Returns the settings for a group member, whose results go to its own folder or a subfolder of --output."""
         if folder == pathlib.Path(self.run):
             return self
         return replace(self, run=str(folder), output=self.output and str(pathlib.Path(self.output) / folder.name))

@@ -26,7 +26,7 @@ PUBLISHED_PIPELINES = tuple(
     for denoise in ("median_denoising", "gaussian_denoising")
 )
 
-# The intensities at which scenes were measured, as fractions of the full light.
+# The light intensities of the published raw images, as fractions of full light.
 INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 # The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; in the
@@ -92,8 +92,8 @@ CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 # The metadata of a shot, which are the fields of `data.files.shot.Shot`.
 SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date", "iso", "camera")
 BY_SHOT = (
-    f"also group scores by shot metadata: of a Folder's files, {', '.join(SHOT_FIELDS[:-2])}; of a run of several "
-    "intensities, iso, or of several cameras, camera"
+    f"also group scores by shot metadata: for a Folder, {', '.join(SHOT_FIELDS[:-2])}; for a run on several "
+    "intensities, iso; for a run on several cameras, camera"
 )
 
 EXPORT_PARTS = ("whole", "isp", "head")

@@ -13,11 +13,11 @@ from jaxtyping import Array
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
-    """The learning rate by the number of updates done.
+    """A learning rate schedule.
 
-    It rises from 0 to `peak` over `warmup` updates, and falls to 0 at update `end` along half a cosine (I. Loshchilov
-    and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017); without an `end`, it stays at
-    `peak`.
+    The rate rises from 0 to `peak` over `warmup` updates, and falls to 0 at update `end` along half a cosine
+    (I. Loshchilov and F. Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017); without an `end`,
+    it stays at `peak`.
     """
 
     peak: float
@@ -40,7 +40,7 @@ class LearningRate:
 
 @functools.cache
 def _compiled(rate: LearningRate) -> Callable[[int], Array]:
-    # As one function, because otherwise each of its operations would be compiled separately.
+    # Outside of a compiled function, JAX would compile each operation separately.
     return jax.jit(rate.schedule())
 
 

@@ -29,8 +29,7 @@ _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametriz
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
-# The algorithm that demosaics to half the size. The flag --half_size chooses it, since the size matters elsewhere as
-# well.
+# The algorithm that demosaics to half size. The flag --half_size chooses it, because other code depends on the size.
 BINNED = "binned"
 
 # Names that parameters must not have, because results use them for all parameters, images, and the curves of searches.
@@ -113,7 +112,7 @@ class NamedPipeline:
         return pipeline if self.meter is None else self.meter(pipeline, camera)
 
     def check(self, camera: isp.Camera, height: int, width: int) -> None:
-        """Raises an InputError if a custom pipeline does not make an image from a raw image of this size."""
+        """Raises an InputError if a custom pipeline cannot process a raw image of this size."""
         if self.source is None:
             return
         pipeline, mosaic = self(camera), jax.ShapeDtypeStruct((1, height, width), np.float32)
@@ -127,8 +126,8 @@ class NamedPipeline:
             height, width = height // side, width // side
         if image.shape != (1, height, width, 3) or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
-                f"{self.name} must make floating-point images (1, {height}, {width}, 3) of raw images "
-                f"{mosaic.shape}, got {image.dtype} of shape {image.shape}"
+                f"{self.name} must make floating-point images of shape (1, {height}, {width}, 3) from raw images of "
+                f"shape {mosaic.shape}, got {image.dtype} of shape {image.shape}"
             )
 
 
@@ -162,11 +161,11 @@ def metered(
     try:
         return isp.metered(pipeline, camera, **kinds, like=like) if auto else pipeline
     except ValueError as error:
-        raise InputError(f"the pipeline cannot have --auto={','.join(auto)} before it: {error}") from None
+        raise InputError(f"--auto={','.join(auto)} does not fit the pipeline: {error}") from None
 
 
 def metering_of(processor: object) -> tuple[str, ...]:
-    """Returns what a processor meters, as a value of the setting `auto`; nothing if it is not a pipeline."""
+    """Returns the kinds of metering in a processor, as in the setting `auto`; empty if it is not a pipeline."""
     if not isinstance(processor, isp.Pipeline):
         return ()
     functions = [stage.function for stage in processor.stages]
@@ -191,7 +190,7 @@ def _algorithms(name: str) -> dict[str, str]:
 def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
     pipeline = dataclasses.replace(named, half_size=False, meter=None)(camera)
     if not any(stage.name == "demosaic" and not stage.parameters for stage in pipeline.stages):
-        raise InputError(f"--half_size needs a stage demosaic without parameters, which {named.name} does not have")
+        raise InputError(f"--half_size needs a pipeline with a stage demosaic without parameters, got {named.name}")
     options = {"pattern": camera.pattern}
     return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
 
@@ -219,5 +218,5 @@ def _make_once(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, 
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
     for name in _RESERVED:
         if name in pipeline.declarations:
-            raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
+            raise InputError(f"{named.name} has a parameter called {name!r}, which is a reserved name: rename it")
     return split

@@ -1,1 +1,1 @@
-"""The benchmark: the speed of this library beside the programs in use today."""
+"""The benchmark: the speed of this library compared with widely used programs."""

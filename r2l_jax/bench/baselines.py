@@ -1,4 +1,4 @@
-"""The baselines of the benchmark: the same work in other libraries, as users write it today.
+"""The baselines of the benchmark: the same work in other libraries, as users write it.
 
 Each function prepares a piece of work with NumPy arrays and returns the call to time: raw images `raw` `(B, H, W)`
 and their classes `labels`. The libraries are not dependencies of this project, so each function imports its own, and a

@@ -1,12 +1,12 @@
-"""Compares the speed of this library with the programs in use today (see `r2l_jax.bench.baselines`).
+"""Compares the speed of this library with widely used programs (see `r2l_jax.bench.baselines`).
 
 Each row of the table is a piece of work with a bar to reach. Ours and the baseline take turns, because the speed of a
 machine drifts from minute to minute by more than many changes gain: trust the ratio within a row, but do not compare
 times of different runs. Each side has its own process and runs as it does in use: ours as `r2l_jax.runtime.startup`
 prepares it, the baseline without preparation. Functions are compiled before the clock starts.
 
-The floor is the time that the device needs to read the input once and to write the result once, into memory that is
-mapped already. It includes an exp and a log of each value where there is a tone curve.
+The floor is the time to read the input once and write the result once, into mapped memory. Where there is a tone curve,
+it includes an exp and a log of each value.
 
 On a GPU, PyTorch computes on the same GPU, and rows have no bars.
 """
@@ -136,9 +136,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     known = rows(sizes or Sizes(), jax.default_backend() == "gpu")
     for name in names:
         if not any(row.name.startswith(name) for row in known):
-            raise InputError(
-                f"--rows: no row's name begins with {name!r}; the rows are {', '.join(row.name for row in known)}"
-            )
+            raise InputError(f"--rows must be prefixes of {', '.join(row.name for row in known)}, got {name!r}")
     chosen = [row for row in known if not names or row.name.startswith(tuple(names))]
     results = []
     for row in (progress := tqdm(chosen, unit="row", disable=None)):

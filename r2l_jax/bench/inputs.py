@@ -1,4 +1,4 @@
-"""The inputs that both sides of a comparison are given, and the floors: times that no function of them can beat."""
+"""The inputs of both sides of a comparison, and the floors: times that no function of these inputs can beat."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
 
 
 def raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Returns raw images made from such images."""
+    """Returns raw images made from `images`."""
     (photographs,) = images(shape)
     return (np.array(isp.cfa.mosaic(photographs, CAMERA.pattern)),)
 

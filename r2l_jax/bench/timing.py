@@ -32,7 +32,7 @@ class Measured(NamedTuple):
 SECONDS = 10.0
 FEWEST, MOST = 3, 50
 
-# After a call, a library's threads spin for a while. The next library waits until they no longer use the cores.
+# After a call, a library's threads spin for a while, so the next library waits until the cores are free.
 REST_SECONDS = 0.02
 
 # A turn repeats its call for this long, and only the last call counts. Threads that wake from a longer rest share one
@@ -67,7 +67,7 @@ def milliseconds(call: Call) -> float:
 
 
 class BaselineError(Exception):
-    """Raised when a baseline could not be timed; the message says why in a few words."""
+    """Raised when a baseline could not be timed; the message is a short reason."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Finding defective sites by comparison with the median of their neighbors, which a few defects do not change."""
+"""Finds defective sites by comparison with the median of their neighbors, which a few defects do not affect."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ _BLOCK = 64
 _MAD = 0.6745
 # Sites that deviate by less than this many estimated standard deviations are good.
 _GOOD = 5
-# How many windows are sorted at once.
+# The number of windows sorted at once.
 _AT_ONCE = 2**17
 # The highest power of a row or column in the smooth surface of light and lens.
 _DEGREE = 4

@@ -19,7 +19,7 @@ def color_names(calibration: Calibration) -> dict[int, str]:
 def photon_transfer_curve(calibration: Calibration) -> Figure:
     """Plots the variance added by light against the mean light, in digital numbers, with the fitted line.
 
-    Exposures that the line is not fitted to are hollow.
+    Exposures left out of the fit have hollow markers.
     """
     number, names = calibration.numbers, color_names(calibration)
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
@@ -35,8 +35,8 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
     label = f"{gain:.4g} electrons per digital number"
     axes.plot([0, longest], [0, longest / gain], color="black", linewidth=1, label=label)
     axes.set(
-        xlabel="mean above the darks, digital numbers",
-        ylabel="variance above the darks, digital numbers squared",
+        xlabel="mean above the darks (digital numbers)",
+        ylabel="variance above the darks (squared digital numbers)",
         xlim=(0, None),
         ylim=(0, None),
     )

@@ -1,4 +1,4 @@
-"""Frames that are read one at a time, their mean and variance at each site, and the places in the color tile."""
+"""Frames, read one at a time; their mean and variance at each site; and the places in the color tile."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +82,7 @@ def places(tile: Tile, *frames: Map) -> list[Place]:
 
 
 def mean_of(values: Map, good: Mask) -> float:
-    """Computes the mean over the good sites, or 0 without any."""
+    """Computes the mean over the good sites, or 0 if there are none."""
     return float(values[good].mean(dtype=float)) if good.any() else 0.0
 
 

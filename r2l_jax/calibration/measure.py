@@ -20,7 +20,7 @@ _SIGNIFICANT = 4
 _DRIFT = 0.2
 # Gains are capped where light is below this fraction of the mean, which is outside the lens's image circle.
 _LEAST_LIGHT = 0.01
-# Digital numbers of files without steps.
+# The digital number of white in files with continuous values.
 _NUMBERS = 65535.0
 
 
@@ -55,7 +55,7 @@ class Calibration:
     with mean 1 over the good sites of each color and 1 at defects. `sites` are the places in the tile, row by row;
     `exposures` are the numbers of flats, in the order of light. `error` is the standard error of the mean gain, as a
     fraction of it, and `numbers` is the digital number of the white level. `bits` is the resolution of the converter,
-    None for continuous values. `remarks` say that the user must know, one line each.
+    None for continuous values. `remarks` are notes for the user, one line each.
     """
 
     dark: Map
@@ -94,8 +94,8 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
     coarsest = max(place.step for place in in_tile)
     if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(coarsest)):
         remarks.append(
-            f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; read noise excludes this, "
-            "but black level and flats can be off by as much: let the camera warm up, and take darks and flats in turn"
+            f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; the read noise excludes this, "
+            "but the black level and flats may be off by as much: let the camera warm up, and alternate darks and flats"
         )
     flats = read_flats(flat, light, exposures, darks, bad, in_tile, threshold)
     lines = [_line(number, place, flats, darks, bad) for number, place in enumerate(in_tile)]
@@ -119,7 +119,7 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
 
 
 def _noticed_in_the_dark(darks: Moments, in_tile: Sequence[Place], threshold: float) -> Mask:
-    """Makes a map of the sites that deviate in the dark, in their mean or in their noise."""
+    """Makes a map of the sites whose mean or noise deviates in the dark."""
     bad, variances = np.zeros(darks.mean.shape, bool), darks.variance
     for place in in_tile:
         mean, variance = darks.mean[place.sites], variances[place.sites]
@@ -152,11 +152,11 @@ def _check_lines(flat: Frames, exposures: Sequence[Sequence[int]], flats: Flats,
     slopes = _above_dark(flats, lines).mean(0) / flats.means.mean(0)
     if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
         names = ", ".join(flat.names[index] for index in exposures[-1][:3])
-        raise InputError(f"saturated flats: the noise of the brightest ({names}, ...) falls: take them with less light")
+        raise InputError(f"saturated flats: the noise falls in the brightest ({names}, ...): use less light")
     if not all(0 < line.gain < np.inf for line in lines) or mean_error(lines) * _SIGNIFICANT > 1:
         raise InputError(
-            "the flats are hardly noisier than the darks, so no gain can be measured: single exposures are needed, not "
-            "averages or copies of one, with more light"
+            "the gain cannot be measured, because the flats are hardly noisier than the darks: take single exposures "
+            "(not averages or copies) with more light"
         )
 
 
@@ -240,5 +240,5 @@ def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line]) -> list[
 
 
 def _bits(numbers: float) -> int:
-    """Returns the bits of whole numbers up to this one."""
+    """Returns the number of bits for whole numbers up to this one."""
     return int(np.clip(np.ceil(np.log2(numbers + 1) - 1e-3), 1, 16))

@@ -109,7 +109,7 @@ def _without_rounding(
 
 
 def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray, " points"]:
-    """Chooses the exposures for the line: those below 70 % of the range from black to white or, if none are, all."""
+    """Chooses the exposures to fit: those below 70 % of the range from black to white or, if there are none, all."""
     below = means < _LINEAR * span
     return below if below.any() else np.ones_like(below)
 

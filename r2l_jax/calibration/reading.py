@@ -1,4 +1,4 @@
-"""Reads dark and flat frames one at a time, and computes their sums and their averages at each exposure."""
+"""Reads dark and flat frames one at a time, and computes their sums and averages at each exposure."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
     All frames are shifted to one level, so that a drifting black level does not count as noise.
     """
     if len(dark) < 2:
-        raise InputError(f"at least two dark frames are needed, and more measure better: got {len(dark)}")
+        raise InputError(f"at least two dark frames are needed (more are better), got {len(dark)}")
     frames = dark.of()
     first = next(frames)
     least = _FEWEST_TILES * np.array(tile.shape)
@@ -47,13 +47,13 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
     moments.mean += np.float32(fmean(drift))
     if (middle := float(np.median(moments.mean))) > _BRIGHT:
         raise InputError(
-            f"the darks are bright, with a median of {middle:.2g} of white: are --dark and --flat swapped?"
+            f"the darks must have a median below {_BRIGHT:g} of white, got {middle:.2g}: are --dark and --flat swapped?"
         )
     remarks = []
     if zeros > 0.01:
         remarks.append(
-            f"{zeros:.0%} of the values in the dark are 0: the camera cuts noise off below black, so black level and "
-            "read noise are not the sensor's own"
+            f"{zeros:.0%} of the values in the dark are 0: the camera clips the noise below black, so the black level "
+            "and read noise do not describe the sensor"
         )
     return moments, first, drift, remarks
 
@@ -68,7 +68,7 @@ def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
         if light[-1] <= 0:
             raise InputError(f"the darks are as bright as the flat {name}: are --dark and --flat swapped?")
         if share := _saturated(frame[usable]):
-            raise InputError(f"saturated flats: {name} ({share:.1%} of its sites), take them with less light")
+            raise InputError(f"saturated flats: {share:.1%} of the sites in {name}: use less light")
     return light, first
 
 
@@ -94,15 +94,15 @@ def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
             groups.append([index])
     if alone := [group[0] for group in groups if len(group) < 2]:
         raise InputError(
-            f"{flat.names[alone[0]]} is the only flat of its exposure (mean light {light[alone[0]]:.4g} of white): at "
-            f"least two with means within {SAME_EXPOSURE:.0%} are needed"
+            f"each exposure needs at least two flats with means within {SAME_EXPOSURE:.0%}, got only "
+            f"{flat.names[alone[0]]} with a mean of {light[alone[0]]:.4g} of white"
         )
     return groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Flats:
-    """The mean light `(H, W)` of all flats, their temporal variance within exposures, and the mean weighted like it.
+    """The mean light `(H, W)` of all flats, their temporal variance within exposures, and the mean with its weights.
 
     `means`, `variances` and their degrees of freedom `samples` are averages over good sites at each exposure.
     """

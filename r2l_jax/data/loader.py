@@ -35,8 +35,7 @@ class _Samples:
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
         if keep_decoded:
-            # Done here, not first in each of Grain's threads, because reading a sample allocates memory for all of
-            # them.
+            # Read here, before Grain's threads start, because the first read allocates memory for all samples.
             dataset[int(indices[0])]
 
     def __len__(self) -> int:
@@ -56,7 +55,7 @@ def batch_of(dataset: RawDataset, indices: np.ndarray) -> Batch[np.ndarray]:
 
 
 def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:
-    """Returns the shapes and types of a batch of all processes, to compile functions before the first is loaded."""
+    """Returns the shapes and types of a global batch, to compile functions before the first batch is loaded."""
 
     def stacked(leaf: np.ndarray | np.number) -> jax.ShapeDtypeStruct:
         of_jax = jax.dtypes.canonicalize_dtype(leaf.dtype)

@@ -1,4 +1,4 @@
-"""The data set that the rest of the program works with: raw images and targets by index."""
+"""A data set: raw images and targets by index."""
 
 import concurrent.futures
 import dataclasses
@@ -22,7 +22,7 @@ Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-    """Raw images of one size, or images that are already processed, with their targets.
+    """Raw images or processed images of one size, with their targets.
 
     Attributes:
         task: "classification" or "segmentation".
@@ -71,7 +71,7 @@ class RawDataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a sample's raw image `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
+        """The shape of each raw image `(H, W)` or image `(H, W, 3)`, from the first sample."""
         return self._first[0].shape
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ class RawDataset:
         return np.argsort(np.argsort(first))[inverse]
 
     def one_of_each_scene(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the first of some samples of each scene, in their order."""
+        """Returns the first sample of each scene among some samples, in order."""
         _, first = np.unique(indices // self.per_scene, return_index=True)
         return indices[np.sort(first)]
 
@@ -117,8 +117,8 @@ class RawDataset:
         for wanted, found in zip(self._first, sample, strict=True):
             if np.shape(found) != np.shape(wanted):
                 raise InputError(
-                    f"{self.name}: all samples must have one shape, {np.shape(wanted)}; {self.names[index]} has "
-                    f"{np.shape(found)}"
+                    f"{self.name}: all samples must have the shape {np.shape(wanted)}, got {np.shape(found)} for "
+                    f"{self.names[index]}"
                 )
         return sample
 

@@ -21,35 +21,35 @@ class DataSettings(Settings):
 
     dataset: str = setting(f"one of {', '.join(DATASETS)}", "Synthetic")
     data_dir: str | None = setting(
-        "folder of the data set; a synthetic one is also written there; default: your cache folder", None
+        "data set folder, where a synthetic data set is also written; default: the user's cache folder", None
     )
     download: bool = setting(
-        "download a published data set from Zenodo if it is not there",
+        "download a published data set from Zenodo if it is missing",
         False,
         rare=True,
         needs=f"dataset={'|'.join(PUBLISHED_SETS)}",
     )
     camera: str = setting(
-        "for Folder: drone, microscopy, a JSON file, or auto: each file's own calibration",
+        "for Folder: drone, microscopy, a JSON file, or auto, which reads the calibration from each file",
         "auto",
         needs="dataset=Folder",
     )
     tile_size: int | None = setting(
-        "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
-        "default: 256, or the shortest side of any file to classify if it is smaller",
+        "for Folder: side length of the tiles cut from frames (segmentation) or of the center crop (classification); "
+        "default: 256, or the shortest side of any file to classify if that is smaller",
         None,
         rare=True,
         needs="dataset=Folder",
     )
     synthetic_images: int = setting(
-        "number of scenes in a synthetic data set",
+        "number of scenes in the synthetic data set",
         600,
         bound=POSITIVE,
         rare=True,
         needs=f"dataset={'|'.join(SYNTHETIC_SETS)}",
     )
     synthetic_size: int = setting(
-        "height and width of its scenes in pixels",
+        "height and width of the synthetic scenes in pixels",
         128,
         bound=POSITIVE,
         rare=True,
@@ -68,29 +68,29 @@ class TrainingDataSettings(DataSettings):
     """Training data."""
 
     iso: tuple[float, ...] = setting(
-        f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
-        "commas: batches mix them, and splits keep all raw images of a scene together",
+        f"light intensity, one of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by commas: "
+        "batches mix them, and splits keep all raw images of a scene together",
         (1.0,),
         needs="!dataset=Folder",
     )
-    n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE, rare=True)
+    n_splits: int = setting("number of random splits, each trained as one fold", 1, bound=POSITIVE, rare=True)
     train_size: float = setting(
-        "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION, rare=True
+        "fraction of the samples outside of --test_size to train on", 0.8, bound=FRACTION, rare=True
     )
     test_size: float = setting(
-        "samples kept from training and from the choice of the best epoch, on which all controls then measure: "
-        "a share if below 1, else a number",
+        "held-out test samples, used neither for training nor to choose the best epoch, on which all drift controls "
+        "then measure: a fraction if below 1, else a number",
         0.0,
         bound=NOT_NEGATIVE,
         needs="!split !state_dict_uri",
     )
     split: str | None = setting(
-        "your own split: a JSON file with the names of images in lists train, test and, if you like, valid",
+        "a custom split: a JSON file with lists of image names under train, test and, optionally, valid",
         None,
         rare=True,
         needs="!state_dict_uri",
     )
-    state_dict_uri: str | None = setting("earlier run whose splits are used again", None, rare=True)
+    state_dict_uri: str | None = setting("earlier run whose splits to reuse", None, rare=True)
     test_run: bool = setting(
         "use only one batch of training samples and one batch of validation samples", False, rare=True
     )
@@ -101,9 +101,9 @@ class TrainingDataSettings(DataSettings):
         object.__setattr__(self, "iso", tuple(sorted(self.iso)))
         if len(set(self.iso)) < max(len(self.iso), 1):
             named = ",".join(map("{:g}".format, self.iso))
-            raise InputError(f"--iso must be one or several intensities, each once, got {named or 'none'}")
+            raise InputError(f"--iso must be one or more distinct intensities, got {named or 'none'}")
         if self.test_size > 1 and not self.test_size.is_integer():
-            raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
+            raise InputError(f"--test_size must be a fraction below 1 or a whole number, got {self.test_size:g}")
 
     @property
     def source(self) -> dict[str, Any]:

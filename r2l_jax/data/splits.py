@@ -46,14 +46,16 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, scenes in found if not scenes]:
         others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise InputError(f"--split={file}: the data has no {unknown[0]}{others}; its names are such as {names[0][0]}")
+        raise InputError(
+            f"--split={file} must name images of the data, such as {names[0][0]}, got {unknown[0]}{others}"
+        )
     parts = np.full(len(names), "", "<U5")
     for name, part, scenes in found:
         if parts[scenes].any():
             raise InputError(f"--split={file} names {name} twice")
         parts[scenes] = part
     if len(left_out := np.flatnonzero(parts == "")):
-        warn(f"--split={file} leaves {len(left_out)} of {len(names)} images out, such as {names[left_out[0]][0]}")
+        warn(f"--split={file} omits {len(left_out)} of {len(names)} images, such as {names[left_out[0]][0]}")
     return parts
 
 
@@ -77,9 +79,9 @@ def given_splits(
     """
     given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
     if not len(given.train):
-        raise InputError(f"{where}: no image to train on")
+        raise InputError(f"{where}: must name an image to train on")
     if lacking := set(labels[parts != ""].tolist()) - set(labels[given.train].tolist()):
-        raise InputError(f"{where}: the class {names[min(lacking)]} has no image to train on")
+        raise InputError(f"{where}: must name an image of the class {names[min(lacking)]} to train on")
     if len(given.valid):
         return [given] * n_splits
     drawn = stratified_splits(labels[given.train], n_splits, train_size, seed, names)
@@ -108,7 +110,7 @@ def stratified_splits(
         except ValueError as error:
             ((name, size),) = sizes.items()
             rarest = _rarest(labels, names)
-            raise InputError(f"--{name}={size:g} of {len(labels)} images{rarest} cannot be drawn: {error}") from None
+            raise InputError(f"--{name}={size:g} is not possible for {len(labels)} images{rarest}: {error}") from None
 
     test, rest = np.zeros(0, np.int64), np.arange(len(labels))
     if count := round(test_size * len(labels)) if test_size < 1 else int(test_size):
@@ -118,14 +120,14 @@ def stratified_splits(
 
 
 def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
-    """Says how many images the rarest class has, if its name is known."""
+    """Returns the number of images in the rarest class, in words, if its name is known."""
     counts = np.bincount(labels, minlength=len(names))
     index = int(np.where(counts, counts, len(labels)).argmin())
-    return f" (of class {names[index]}: {counts[index]})" if index < len(names) else ""
+    return f" ({counts[index]} of class {names[index]})" if index < len(names) else ""
 
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of at most `count` samples in turns of classes: the first of each, the second, ..."""
+    """Returns the indices of at most `count` samples, cycling through the classes."""
     order = np.argsort(labels, kind="stable")
     of_class = labels[order]
     place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)

@@ -84,7 +84,7 @@ def write_mosaics(
 
 
 def find_jobs(source: Path) -> list[Job]:
-    """Finds the pictures of a folder, which has classes or masks."""
+    """Finds the pictures of a folder, which contains classes or masks."""
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if (source / "images").is_dir() and (source / "masks").is_dir():
@@ -97,7 +97,7 @@ def find_jobs(source: Path) -> list[Job]:
     )
     if not pictures:
         raise InputError(
-            f"{source} must have a sub-folder of pictures ({', '.join(PICTURE_SUFFIXES)}) for each class, or "
+            f"{source} must contain a sub-folder of pictures ({', '.join(PICTURE_SUFFIXES)}) for each class, or "
             "images/ and masks/; found none"
         )
     return [Job(picture, Path(picture.parent.name, f"{picture.stem}.tiff")) for picture in pictures]
@@ -112,7 +112,7 @@ def _write(job: Job, folder: Path, camera: isp.Camera, exposure: float, key: PRN
     if job.mask is not None:
         mask_file, mask_target = job.mask
         if turned:
-            raise InputError(f"{job.picture} is turned by its EXIF orientation, and its mask is not: save it upright")
+            raise InputError(f"{job.picture} is rotated by its EXIF orientation but its mask is not: save it upright")
         mask = read_mask(mask_file)
         if mask.shape != picture.shape[:2]:
             raise InputError(f"{mask_file} must have the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")

@@ -45,10 +45,10 @@ Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A model with other batch-norm statistics.
+    """A model with adapted batch-norm statistics.
 
-    `share` is the weight of the new images in the mixture, from 0 to 1. `mutual_information` is that of the
-    predictions with these images; below `needed`, the images are refused.
+    `share` is the weight of the new images in the mixture, from 0 to 1. `mutual_information` is between the predictions
+    and these images; below `needed`, the images are refused.
     """
 
     model: RawToLogit
@@ -61,19 +61,19 @@ class Adapted:
     def refusal(self) -> str | None:
         """The reason why the model should not be adapted to the new images; None if it may be."""
         if self.images < LEAST:
-            return f"{self.images} images are too few to adapt to: it takes {LEAST}"
+            return f"at least {LEAST} images are needed to adapt, got {self.images}"
         if self.mutual_information < self.needed:
             return (
-                f"the {self.images} images are not a mixture of those that the model knows, such as images of one "
-                f"class or of other scenes: the mutual information of predictions and images would be "
-                f"{self.mutual_information:.2f}, and {self.needed:.2f} is needed"
+                f"the {self.images} images are unlike the training images, for example all of one class or of other "
+                f"scenes: the mutual information of predictions and images must be at least {self.needed:.2f}, got "
+                f"{self.mutual_information:.2f}"
             )
         return None
 
     @property
     def description(self) -> str:
-        """Describes the mixture in words, such as "64 images, whose share is 80%"."""
-        return f"{self.images} images, whose share is {100 * self.share:.0f}%"
+        """Describes the mixture, such as "64 images with a weight of 80%"."""
+        return f"{self.images} images with a weight of {100 * self.share:.0f}%"
 
 
 def mutual_information(probabilities: Float[Array, "... classes"]) -> Float[Array, ""]:
@@ -174,5 +174,5 @@ def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
             probabilities = jnp.stack([1 - probabilities, probabilities], -1)
         return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)
 
-    # Made at first use, so that importing this module does not ask the compiler for its options.
+    # Made on first use, so that importing this module does not query the compiler.
     return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())

@@ -1,4 +1,4 @@
-"""Random changes of processed images during training, drawn for each sample from its key."""
+"""Random augmentation of processed images during training, drawn for each sample from its key."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " 
 def augment(
     images: Float[Array, "batch height width 3"], keys: Key[Array, " batch"], augmentation: str
 ) -> Float[Array, "batch height width 3"]:
-    """Changes each image of a batch at random, as its key decides (see `sample_keys`).
+    """Augments each image of a batch at random, from its key (see `sample_keys`).
 
     - "none" changes nothing.
     - "weak" flips images and rotates them by right angles, see `orient`.

@@ -51,7 +51,7 @@ class Architecture:
         shape: Sequence[int],
         additive_layer: bool = False,
     ) -> "Architecture":
-        """Describes the models of a processing and a task, with the pipeline that the processing names now."""
+        """Describes the models for a processing and a task, with the pipeline that the processing names now."""
         return cls(processing, processing.named_pipeline, task, camera, tuple(shape), additive_layer)
 
     def processor(self) -> isp.Pipeline | Unprocessed:

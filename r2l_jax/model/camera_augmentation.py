@@ -10,17 +10,17 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 from isp import Camera, sensor_drift
 from isp.sensor import noise_of
 
-# The most stops by which the exposure is lowered, and the fewest electrons at white then: the square of its
-# signal-to-noise ratio.
+# The maximum reduction of the exposure in stops, and the minimum electrons at white: the square of its signal-to-noise
+# ratio.
 _STOPS = math.log2(24)
 _WHITE = 8**2
 
-# The most stops that the corners lose, and the greatest standard deviation of the blur in pixels.
+# The maximum loss of light in the corners in stops, and the maximum standard deviation of the blur in pixels.
 _CORNERS = 1.0
 _BLUR = 0.8
 
-# The greatest read noise, as a multiple of the camera's, and the standard deviation of the black level: 80 digital
-# numbers of 12 bits.
+# The maximum read noise, as a multiple of the camera's, and the standard deviation of the black level in 12-bit digital
+# numbers.
 _READ_NOISE = 4.0
 _BLACK = 80.0
 

@@ -83,10 +83,10 @@ class NamedHead:
             raise InputError(f"{_FLAG}={self.name}: {error}") from None
         except Exception as error:  # The user's module may raise anything.
             reason = named_code.in_one_line(error, self.source.file if self.source else "")
-            raise InputError(f"{_FLAG}={self.name} does not take images {images}: {reason}") from error
+            raise InputError(f"{_FLAG}={self.name} rejects images of shape {images}: {reason}") from error
         if getattr(found, "shape", None) != logits:
             raise InputError(
-                f"{_FLAG}={self.name} must return logits {logits} for images {images} of this data, got "
+                f"{_FLAG}={self.name} must return logits of shape {logits} for images of shape {images}, got "
                 f"{getattr(found, 'shape', type(found).__name__)}"
             )
 
@@ -111,14 +111,14 @@ class NamedHead:
             if getattr(variable[...], "dtype", None) != jnp.float32:
                 place = ".".join(map(str, path))
                 raise InputError(
-                    f"{named} has the variable {place} of {getattr(variable[...], 'dtype', 'no array')}: a head holds "
-                    "float32 alone, and no random state such as that of dropout"
+                    f"{named} must have only float32 variables, and no random state such as for dropout, got "
+                    f"{getattr(variable[...], 'dtype', 'no array')} for {place}"
                 )
         if weights_of(made) and jax.device_count() > 1:
             # Devices that share a batch would wait for each other while one of them calls the network.
             raise InputError(
-                f"{named} is a network from outside of JAX, which takes one device, found {jax.device_count()}: choose "
-                "one, such as by CUDA_VISIBLE_DEVICES=0 or JAX_NUM_CPU_DEVICES=1"
+                f"{named} is not a JAX network and needs a single device, found {jax.device_count()}: select one, for "
+                "example with CUDA_VISIBLE_DEVICES=0 or JAX_NUM_CPU_DEVICES=1"
             )
         if self.groups is None:
             return made
@@ -128,9 +128,9 @@ class NamedHead:
 
 
 class Chosen(nnx.Module):
-    """A network some of whose outputs stand for the classes of the data.
+    """A network with outputs grouped into the classes of the data.
 
-    `groups` are the outputs of each class, whose probabilities add up, or only those of the object to segment.
+    `groups` are the outputs of each class, whose probabilities add up, or only the outputs of the object to segment.
     """
 
     def __init__(self, network: nnx.Module, groups: tuple[tuple[int, ...], ...]):
@@ -141,7 +141,7 @@ class Chosen(nnx.Module):
         logits = self.network(images)
         every = {output for group in self.groups for output in group}
         if max(every) >= logits.shape[-1]:
-            raise InputError(f"--classes names the output {max(every)}, and the network has {logits.shape[-1]}, from 0")
+            raise InputError(f"--classes must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
         groups = self.groups
         if len(groups) == 1:
             groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))
@@ -178,7 +178,7 @@ def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...
         raise InputError(f"--classes must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
     found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
     if sorted(name for name, _ in found) != sorted(classes):
-        raise InputError(f"--classes must name each class of the data once, {', '.join(classes)}, got {given}")
+        raise InputError(f"--classes must name each class of the data once ({', '.join(classes)}), got {given}")
     every = [output for _, places in found for output in places]
     if len(set(every)) < len(every):
         raise InputError(f"--classes must name each output once, got {given}")
@@ -187,7 +187,7 @@ def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...
 
 @functools.cache
 def _made_once(named: NamedHead, classes: int) -> nnx.Module:
-    """Makes a head once: a PyTorch head as it is, a Flax head only in its shapes."""
+    """Makes a head once: a PyTorch head with its weights, a Flax head with shapes in place of arrays."""
     made: list[nnx.Module] = []
 
     def make() -> nnx.Module:

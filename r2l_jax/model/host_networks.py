@@ -1,7 +1,7 @@
-"""Frozen PyTorch and ONNX networks, which compute outside of JAX while the rest of a model stays in it.
+"""Frozen PyTorch and ONNX networks, which compute outside of JAX as part of a JAX model.
 
-`jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`: images mapped over by `vmap`, such as those of searches that
-run together, reach the network in one call. On a GPU, images pass through the memory of the host.
+`jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`. Images mapped over by `vmap`, such as the images of parallel
+searches, reach the network in one call. On a GPU, images pass through host memory.
 """
 
 import abc
@@ -53,7 +53,7 @@ class HostNetwork(abc.ABC):
 class OnnxNetwork(HostNetwork):
     """A network in an ONNX file, computed by onnxruntime, without gradients.
 
-    `size` is the height and width that the file asks for; None if it takes others.
+    `size` is the height and width that the file requires; None if it accepts any.
     """
 
     kind = "ONNX"
@@ -70,11 +70,11 @@ class OnnxNetwork(HostNetwork):
             raise InputError(f"{file}: {error.strerror}") from None
         self.identity, self._file = hashlib.sha256(content).hexdigest(), file
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # What it would log, it also raises.
+        options.log_severity_level = 4  # Anything that it would log, it also raises.
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many kinds of errors.
-            raise InputError(f"{file} is not an ONNX file that can be read: {in_one_line(error):.200}") from None
+            raise InputError(f"{file} cannot be read as ONNX: {in_one_line(error):.200}") from None
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 else []
         if len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type != "tensor(float)":
@@ -90,7 +90,7 @@ class OnnxNetwork(HostNetwork):
         return (images[0], *self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
-        """Computes the logits of images, in the batches that the file asks for."""
+        """Computes the logits of images, in batches of the size that the file requires."""
         array = np.asarray(images)
         array = np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self._last else array
         size = self._batch or len(array)
@@ -98,7 +98,7 @@ class OnnxNetwork(HostNetwork):
         logits = np.concatenate([self._computed(filled[start : start + size]) for start in range(0, len(filled), size)])
         logits = logits[: len(array)]
         if np.isnan(logits).any() and np.isfinite(array).all():
-            raise InputError(f"{self._file} returns logits that are not numbers (NaN)")
+            raise InputError(f"{self._file} returns NaN logits for finite images")
         return np.moveaxis(logits, -1, 1) if self._last and logits.ndim == 4 else logits
 
     def _computed(self, array: np.ndarray) -> np.ndarray:
@@ -106,9 +106,9 @@ class OnnxNetwork(HostNetwork):
             logits = self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
         except Exception as error:  # onnxruntime has many kinds of errors.
             shape = ", ".join(map(str, array.shape[1:]))
-            raise InputError(f"{self._file} does not take images (B, {shape}): {in_one_line(error):.200}") from None
+            raise InputError(f"{self._file} rejects images of shape (B, {shape}): {in_one_line(error):.200}") from None
         if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
-            raise InputError(f"{self._file} must return logits (B, C) or of the pixels, got shape {np.shape(logits)}")
+            raise InputError(f"{self._file} must return logits of rank 2 or 4, got shape {np.shape(logits)}")
         return np.asarray(logits, np.float32)
 
 
@@ -123,7 +123,7 @@ class TorchNetwork(HostNetwork):
         if not isinstance(module, torch.nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}")
         if any(each.training for each in module.modules()):
-            warn(f"the module {type(module).__name__} was in training mode; it is set to evaluation")
+            warn(f"the module {type(module).__name__} was in training mode; switched to evaluation mode")
         self._module = module.eval().requires_grad_(False)
         first = next((each for each in module.state_dict().values() if each.is_floating_point()), torch.zeros(()))
         self._place = {"device": first.device, "dtype": first.dtype}
@@ -153,8 +153,8 @@ class TorchNetwork(HostNetwork):
         if not logits.requires_grad:
             name = type(self._module).__name__
             raise InputError(
-                f"{name} returns logits without a gradient for its images: something in its forward stops it, such as "
-                "torch.no_grad, detach or numpy"
+                f"{name} must return logits with a gradient for its images; torch.no_grad, detach or NumPy in its "
+                "forward method may stop the gradient"
             )
         self._kept.append((leaf, logits))
         return _array(logits)
@@ -181,7 +181,7 @@ class TorchNetwork(HostNetwork):
                 logits = self._module(images.to(**self._place))
         except Exception as error:  # Modules may raise anything for images of a size or channels that they do not take.
             shape = ", ".join(map(str, images.shape[1:]))
-            raise InputError(f"{name} does not take images (B, {shape}): {in_one_line(error):.300}") from error
+            raise InputError(f"{name} rejects images of shape (B, {shape}): {in_one_line(error):.300}") from error
         if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 4) or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
             raise InputError(
@@ -189,7 +189,7 @@ class TorchNetwork(HostNetwork):
             )
         logits = logits.to("cpu", torch.float32)
         if logits.isnan().any() and images.isfinite().all():
-            raise InputError(f"{name} returns logits that are not numbers (NaN)")
+            raise InputError(f"{name} returns NaN logits for finite images")
         return logits
 
 
@@ -236,7 +236,7 @@ def _plain(network: HostNetwork, images: Array) -> Array:
 
 def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
     if not isinstance(network, TorchNetwork):
-        raise InputError(f"this needs the gradient of the head, and a head of {network.kind} has none")
+        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
     return _call(network.kept_logits, network.shape(images.shape), images), images
 
 

@@ -43,7 +43,7 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
 
 
 def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
-    """Describes an option or a function, and the values that it holds, in terms that JSON can write.
+    """Describes an option or a function, and the values that it captures, as JSON values.
 
     The description of a function is its name, the values that it captures, its defaults and, in a user's file, the
     globals that it refers to. `outer` has the ids of the values that contain this one, to end recursion.

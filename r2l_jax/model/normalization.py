@@ -1,4 +1,4 @@
-"""The statistics with which a model normalizes: observed on images, and mixed with those of new images."""
+"""The normalization statistics of a model: observed on images, and mixed with statistics of new images."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ def statistics_of(layer: BatchNorm | Standardize) -> Statistics:
 
 
 def undone(normalizer: BatchNorm | Standardize, images: Float[Array, "batch height width 3"]) -> Array:
-    """Computes the images that a normalizer has normalized."""
+    """Undoes the normalization of images."""
     if isinstance(normalizer, Standardize):
         return images * normalizer.std[...] + normalizer.mean[...]
     return images * jnp.sqrt(normalizer.var[...] + normalizer.epsilon) + normalizer.mean[...]

@@ -81,9 +81,9 @@ def from_onnx(
 ) -> NormalizedHead:
     """Makes a head from an ONNX network, which onnxruntime computes. It has no derivatives.
 
-    Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output has the logits `(B, C)`, or those of
-    the pixels in the layout of its input. `mean`, `std` and `size` are as for `from_torch`; the default of `size` is
-    the size that the file asks for, if it does.
+    Its only input is a batch `(B, 3, H, W)` or `(B, H, W, 3)`; its first output has the logits `(B, C)`, or pixel
+    logits in the layout of its input. `mean`, `std` and `size` are as for `from_torch`; `size` defaults to the size
+    that the file requires, if any.
     """
     network = OnnxNetwork(file)
     return from_flax(FrozenHead(network), mean, std, network.size if size is None else size)
@@ -102,7 +102,7 @@ def from_flax(
     """
     means, stds = tuple(map(float, mean)), tuple(map(float, std))
     if len(means) != 3 or len(stds) != 3 or not np.isfinite([*means, *stds]).all() or min(stds) <= 0:
-        raise InputError(f"mean and std must be three numbers each, those of std positive, got {means} and {stds}")
+        raise InputError(f"mean and std must be three numbers each, and std positive, got {means} and {stds}")
     if size is None:
         return NormalizedHead(means, stds, module)
     sides = (size, size) if isinstance(size, int) else size
@@ -118,12 +118,12 @@ def _resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
 
 
 def weights_of(head: nnx.Module) -> str | None:
-    """Returns the hash of the weights that a head does not hold as variables; None if it holds all."""
+    """Returns the hash of a head's weights outside of JAX; None if all weights are variables of the head."""
     return next((network.identity for network in _frozen(head)), None)
 
 
 def has_gradient(head: nnx.Module) -> bool:
-    """Tells whether a head has a gradient with respect to its images."""
+    """Returns whether a head has a gradient with respect to its images."""
     return not any(isinstance(network, OnnxNetwork) for network in _frozen(head))
 
 

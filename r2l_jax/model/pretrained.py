@@ -34,7 +34,7 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:
-        raise InputError(f"{source} is not a safetensors file, which PyTorch's .pth is not either: {error}") from None
+        raise InputError(f"{source} must be a safetensors file (not a PyTorch .pth): {error}") from None
     try:
         tasks.load_torch_state(getattr(head, "encoder", head), state, keep=_CLASSIFIER)
     except ValueError as error:
@@ -42,5 +42,5 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         # The last one names a tensor that the network does not have, if any.
         shown = "; ".join(dict.fromkeys([misfits[0], misfits[-1]]))
         raise InputError(
-            f"{source} does not hold the weights of a {network}: {len(misfits)} tensors do not fit, such as {shown}"
+            f"{source} does not contain the weights of a {network}: {len(misfits)} tensors do not fit, such as {shown}"
         ) from None

@@ -107,7 +107,7 @@ class NeuralProcessor(nnx.Module):
 
 
 class Unprocessed(nnx.Module):
-    """Leaves images `(B, H, W, 3)` as they are; its only stage is `rgb`."""
+    """Leaves images `(B, H, W, 3)` unchanged; its only stage is `rgb`."""
 
     stage_names = ("rgb",)
 

@@ -39,7 +39,7 @@ class RawToLogit(nnx.Module):
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits of processed images, after an augmentation that the keys decide, see `augment`."""
+        """Computes the logits of processed images, after an augmentation drawn from the keys, see `augment`."""
         images = self.normalizer(images)
         if augmentation != "none":
             if keys is None:
@@ -61,7 +61,7 @@ class RawToLogit(nnx.Module):
         return RawToLogit(processor, self.normalizer, self.head)
 
     def on_one_device(self) -> "RawToLogit":
-        """Returns a copy on this process's default device; a run's arrays are spread over those of all processes."""
+        """Returns a copy on this process's default device; a run's arrays may be spread over the devices of several."""
         graph, state = nnx.split(self)
         return nnx.merge(graph, jax.tree.map(jnp.asarray, jax.device_get(state)))
 

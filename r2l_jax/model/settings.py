@@ -22,7 +22,7 @@ STATIC_FLAGS = {"sp_debayer": "demosaic", "sp_sharpening": "sharpen", "sp_denois
 
 PIPELINE_NAMES = (
     "parametrized, full, algorithms for demosaicing, sharpening and denoising such as "
-    "bilinear.sharpening_filter.median_denoising, or your own function make(camera) -> isp.Pipeline, my_isp.py:make"
+    "bilinear.sharpening_filter.median_denoising, or a custom function make(camera) -> isp.Pipeline, my_isp.py:make"
 )
 
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
@@ -34,36 +34,34 @@ class ProcessingChoice(Settings):
 
     processing_mode: str = setting(
         "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
-        "RGB from the raw image; none: this RGB unchanged",
+        "RGB from the raw image; none: half-size RGB without further processing",
         "parametrized",
         choices=("parametrized", "static", "neural_network", "none"),
     )
     sp_debayer: str = setting(
-        "with --processing_mode=static, the demosaicing",
+        "demosaicing algorithm for --processing_mode=static",
         "bilinear",
         choices=DEMOSAICING,
         rare=True,
         needs="processing_mode=static",
     )
     sp_sharpening: str = setting(
-        "with --processing_mode=static, the sharpening",
+        "sharpening algorithm for --processing_mode=static",
         "sharpening_filter",
         choices=SHARPENING,
         rare=True,
         needs="processing_mode=static",
     )
     sp_denoising: str = setting(
-        "with --processing_mode=static, the denoising",
+        "denoising algorithm for --processing_mode=static",
         "gaussian_denoising",
         choices=DENOISING,
         rare=True,
         needs="processing_mode=static",
     )
-    pipeline: str | None = setting(
-        f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
-    )
+    pipeline: str | None = setting(f"pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None)
     half_size: bool = setting(
-        "demosaic and shrink in one step: one pixel for each 2x2 sites of the raw image, or 3x3 sites for X-Trans",
+        "demosaic and shrink in one step: one pixel per 2x2 sites of the raw image, or per 3x3 sites for X-Trans",
         False,
         rare=True,
     )
@@ -71,7 +69,7 @@ class ProcessingChoice(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.pipeline is not None and self.processing_mode != "parametrized":
-            raise InputError(f"{self.flag} is the processing: leave --processing_mode={self.processing_mode} out")
+            raise InputError(f"{self.flag} replaces --processing_mode={self.processing_mode}: omit one of them")
 
     @property
     def flag(self) -> str:
@@ -101,21 +99,21 @@ class ProcessingSettings(ProcessingChoice):
     """Processing."""
 
     auto: tuple[str, ...] | None = setting(
-        "meter each raw image before the pipeline: exposure, white_balance, or none; see isp.metering; default: both, "
-        "or with --processor_uri what that run meters; none for a head that stays as it is, without a pipeline, and "
-        "for one that meters by itself",
+        "metering of each raw image before the pipeline: exposure, white_balance, or none; see isp.metering; default: "
+        "both, or as in the run of --processor_uri; none for a frozen head, without a pipeline, and for a pipeline "
+        "that already meters",
         None,
         each=AUTO,
     )
     processor_uri: str | None = setting(
-        "earlier run; training starts from its processor and normalization", None, rare=True
+        "earlier run whose processor and normalization initialize this one", None, rare=True
     )
-    freeze_processor: bool = setting("do not train the processor's parameters", False, rare=True)
+    freeze_processor: bool = setting("freeze the processor's parameters", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
         if not self.learns and self.processor_uri:
-            raise InputError(f"{self.flag} has no learned parameters that --processor_uri could provide")
+            raise InputError(f"{self.flag} has no learned parameters to initialize from --processor_uri")
 
     @property
     def learns_pipeline(self) -> bool:
@@ -129,7 +127,7 @@ class ProcessingSettings(ProcessingChoice):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether training leaves the processor as it is."""
+        """Whether training leaves the processor unchanged."""
         return self.freeze_processor or not self.learns
 
 
@@ -138,39 +136,39 @@ class NetworkSettings(Settings):
     """Network."""
 
     classifier_network: str = setting(
-        f"for classification, the head: {', '.join(CLASSIFIERS)}; for any task, a head of your own: my_head.py:make, "
-        "a function make(classes, rngs) that returns a flax.nnx.Module, which is trained, or a torch.nn.Module, which "
-        "is frozen; or model.onnx, which is frozen and has no gradients",
+        f"head for classification: {', '.join(CLASSIFIERS)}; or a custom head for any task: my_head.py:make, a "
+        "function make(classes, rngs) that returns a flax.nnx.Module (trained) or a torch.nn.Module (frozen), or "
+        "model.onnx (frozen, without gradients)",
         "ResNet18",
     )
     smp_encoder: str = setting(
-        "for segmentation: the encoder of the U-Net++",
+        "encoder of the U-Net++, for segmentation",
         "resnet34",
         choices=("resnet18", "resnet34", "resnet50"),
         rare=True,
     )
     precision: str = setting(
-        "the type in which the head computes; parameters, statistics, losses and the pipeline are float32",
+        "precision of the head; parameters, statistics, losses and the pipeline stay in float32",
         "float32",
         choices=("float32", "bfloat16"),
         rare=True,
     )
     classifier_pretrained: bool = setting(
-        "start the head's ResNet from torchvision's ImageNet weights, downloaded from the Hugging Face hub; its last "
-        "layer, or the decoder, still starts from random values",
+        "initialize the head's ResNet with torchvision's ImageNet weights, downloaded from the Hugging Face hub; its "
+        "last layer, or the decoder, is still initialized at random",
         False,
         rare=True,
     )
     pretrained_weights: str | None = setting(
-        "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
-        "names",
+        "safetensors file with the weights for --classifier_pretrained, under torchvision's names; needs no network "
+        "access",
         None,
         rare=True,
         needs="classifier_pretrained",
     )
     classes: str | None = setting(
-        "for a head of your own that tells other classes apart: pairs <class of the data>:<output>, with outputs "
-        "counted from 0 and + between several, as in cat:281+282,dog:207",
+        "for a custom head with other classes: pairs <class of the data>:<output>, with outputs counted from 0 and "
+        "joined by +, as in cat:281+282,dog:207",
         None,
         rare=True,
     )
@@ -189,11 +187,11 @@ class NetworkSettings(Settings):
         if self.has_custom_head:
             if not (named_code.is_file(name) or name.endswith(".onnx")):
                 raise InputError(
-                    f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function of a file such as "
-                    f"my_head.py:make, or a file model.onnx, got {name!r}"
+                    f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, a function in a file such as "
+                    f"my_head.py:make, or an ONNX file such as model.onnx, got {name!r}"
                 )
             if self.classifier_pretrained:
-                raise InputError(f"--classifier_pretrained is for {', '.join(CLASSIFIERS)}, not for the head {name}")
+                raise InputError(f"--classifier_pretrained needs one of {', '.join(CLASSIFIERS)}, got the head {name}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,11 +199,11 @@ class ModelSettings(NetworkSettings):
     """Model."""
 
     classifier_uri: str | None = setting(
-        "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None, rare=True
+        "earlier run whose head initializes this one, except for the last layer if the classes differ", None, rare=True
     )
-    freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False, rare=True)
+    freeze_classifier: bool = setting("freeze the head's parameters and batch statistics", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()
         if self.classifier_pretrained and self.classifier_uri:
-            raise InputError("--classifier_pretrained and --classifier_uri both set the head's start: leave one out")
+            raise InputError("--classifier_pretrained and --classifier_uri both initialize the head: omit one")

@@ -1,7 +1,7 @@
-"""The tasks that models are trained for: classification and segmentation, each with its head, loss, score and pictures.
+"""The tasks of models: classification and segmentation, each with its head, loss, score and pictures.
 
-A task lets other code treat both kinds of data sets alike. Tasks are frozen and hashable, so that compiled functions
-can take them as static arguments.
+Tasks let other code treat both kinds of data sets alike. They are frozen and hashable, so that compiled functions can
+take them as static arguments.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from r2l_jax.model.augment import augment_masks
 from r2l_jax.model.heads import NamedHead, find_head
 from r2l_jax.model.settings import NetworkSettings
 
-# The probability of a guess in the loss of a frozen head under cameras that are drawn at random.
+# The probability of a guess in the loss of a frozen head under random cameras.
 _GUESSED = 0.1
 
 
@@ -50,11 +50,11 @@ class _Task:
         return batch
 
     def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the total sums of an evaluation, in which the loss is again its mean times the number of samples."""
+        """Returns the total sums of an evaluation, in which the loss is the mean loss times the number of samples."""
         return {**sums}
 
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns which samples belong to each class, `(N,)` booleans, if each is of one class."""
+        """Returns masks `(N,)` of the samples of each class, if each sample has one class."""
         return {}
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
@@ -97,9 +97,8 @@ class Classification(_Task):
     def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> "Classification":
         """Returns the task with the training loss: `balanced` weighs classes inversely to their numbers of samples.
 
-        `guesses` counts one answer in ten as a guess, which bounds the loss of an image. Under cameras that are drawn
-        at random, a frozen head confidently predicts wrong classes for the darkest images. Their loss would outweigh
-        all others.
+        `guesses` counts one answer in ten as a guess, which bounds the loss of an image. Under random cameras, a frozen
+        head confidently predicts wrong classes for the darkest images, whose loss would outweigh all others.
         """
         weights = None
         if balanced:
@@ -149,7 +148,7 @@ class Classification(_Task):
         return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
 
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns which samples belong to each class, `(N,)` booleans, for results by class."""
+        """Returns masks `(N,)` of the samples of each class, for results by class."""
         return {name: labels == number for number, name in enumerate(self.classes)}
 
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -234,7 +233,7 @@ class Segmentation(_Task):
         }
 
     def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the total sums of an evaluation, with the Dice loss of all samples times their number as the loss."""
+        """Returns the total sums of an evaluation, whose loss is the Dice loss of all samples times their number."""
         return {**sums, "loss": tasks.losses.dice_of(*jnp.asarray(sums["loss"])) * sums["confusion"].sum()}
 
     def contained(self, target: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ def report_command(runs: Iterable[str]) -> str:
 
 
 def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
-    """Tells where results about runs are, and the commands that show them; reports find only the default place."""
+    """Returns the location of results, and commands that show them; reports find results only in the default folder."""
     lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
     return "\n".join(lines + [report_command(runs)] * is_default)
 

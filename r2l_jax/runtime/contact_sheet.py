@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-# How many values are quantized at once.
+# The number of values quantized at once.
 _PART = 2**16
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
@@ -19,9 +19,9 @@ def contact_sheet(
 ) -> Image.Image:
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
-    `images` are all of one size: `(H, W, 3)`, or raw images `(H, W)`, which are drawn in gray. Values are only clipped
-    to [0, 1], so images before the tone curve are linear and look dark. A row has `columns` images, whose longer sides
-    have `panel` pixels. Names that are wider than an image take several lines.
+    All images have the same size: `(H, W, 3)`, or `(H, W)` for raw images, which are drawn in gray. Values are clipped
+    to [0, 1] and otherwise unchanged, so images before the tone curve are linear and look dark. Each row has `columns`
+    images, whose longer side has `panel` pixels. A name wider than an image takes several lines.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)

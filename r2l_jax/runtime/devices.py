@@ -44,7 +44,7 @@ class OneAhead:
         self._previous: Any = None
 
     def begun(self, result: Begun) -> Begun:
-        """Waits for the previous work, and returns this work's arrays, which no later call may consume."""
+        """Waits for the previous call, and returns the arrays of this one, which no later call may donate."""
         jax.block_until_ready(self._previous)
         self._previous = result
         return result

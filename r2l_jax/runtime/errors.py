@@ -59,7 +59,7 @@ def warn(message: str) -> None:
 def warn_once(messages: Sequence[str], files: int) -> None:
     """Writes the first of several warnings about files, and the number of the others."""
     if messages:
-        others = f" (and so for {len(messages) - 1} more of {files} files)" if len(messages) > 1 else ""
+        others = f" (and likewise for {len(messages) - 1} more of {files} files)" if len(messages) > 1 else ""
         warn(f"{min(messages)}{others}")
 
 

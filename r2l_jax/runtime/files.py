@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all."""
+"""Atomic writes: files and folders appear complete or not at all."""
 
 import contextlib
 import csv
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from r2l_jax.runtime.errors import InputError
 
-# The number of files processed at once: enough to hide disk latency, but each may hold a whole picture in memory.
+# The number of files processed at once, which hides disk latency. Each may hold a whole picture in memory.
 AT_ONCE = 4
 
 # TensorBoard's files of a folder; times and hosts are in their names.
@@ -37,7 +37,7 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
     """
     path = pathlib.PureWindowsPath(name)
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
-        raise InputError(f"the name {name!r:.200} does not stay in its folder")
+        raise InputError(f"the name {name!r:.200} leads out of its folder")
     if len(path.parts) > _MAX_DEPTH:
         raise InputError(f"the name {name!r:.200} has {len(path.parts)} parts, more than {_MAX_DEPTH}")
     return root.joinpath(*path.parts)
@@ -77,7 +77,7 @@ def naming(target: pathlib.Path, *temporary: str) -> Iterator[None]:
 
 
 def clear_parts(folder: pathlib.Path, seconds: float = 60.0) -> None:
-    """Removes temporary files (see `replacing`) left by killed programs, if unchanged for so many seconds."""
+    """Removes temporary files (see `replacing`) that killed programs left, if unchanged for this many seconds."""
     for part in folder.glob(".*.part"):
         if _is_left(part, seconds):
             part.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def _is_left(path: pathlib.Path, seconds: float) -> bool:
 
 
 def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Mapping[str, str]) -> None:
-    """Writes NumPy arrays with a description."""
+    """Writes NumPy arrays and text fields to a safetensors file."""
     # Imported here, because `--help` of programs needs neither.
     import numpy as np
     import safetensors.numpy
@@ -114,7 +114,7 @@ def open_csv(file: pathlib.Path, mode: str = "r") -> IO[Any]:
 
 
 def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Writes rows, as cells by column, to a CSV file; `columns` defaults to those of the first row."""
+    """Writes rows (cells by column) to a CSV file; `columns` defaults to the columns of the first row."""
     with replacing(target) as part, open_csv(part, "w") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
@@ -162,7 +162,7 @@ def make_output_folder(folder: pathlib.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: not a folder to write to ({error.strerror})") from None
+        raise InputError(f"{folder}: cannot write to this folder ({error.strerror})") from None
 
 
 def check_output_folder(folder: pathlib.Path) -> None:
@@ -172,7 +172,7 @@ def check_output_folder(folder: pathlib.Path) -> None:
         place = place.parent
     number = errno.ENOTDIR if not place.is_dir() else 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
     if number:
-        raise InputError(f"{folder}: not a folder to write to ({os.strerror(number)})")
+        raise InputError(f"{folder}: cannot write to this folder ({os.strerror(number)})")
 
 
 def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:

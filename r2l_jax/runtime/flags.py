@@ -54,9 +54,9 @@ class Declared(NamedTuple):
         switches: for a list of texts, boolean flags of the published program, each with the element that it adds.
             `--help` does not list them.
         rare: whether the flag is listed only by `--helpfull`.
-        needs: the flags without which this one has no effect, separated by spaces: "run" must be given, one of
-            "sensor|exposures" must be, "against=sensor|corruptions" must have (a list: contain) one of the values, and
-            "!check" must not be given.
+        needs: the conditions, separated by spaces, without which this flag has no effect: "run" requires a flag,
+            "sensor|exposures" one of two flags, "against=sensor|corruptions" a flag with (or a list that contains) one
+            of two values, and "!check" excludes a flag.
     """
 
     help: str
@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any], values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes settings from parsed flags. A flag without effect raises an InputError, unless it is 0, false or none."""
+    """Makes settings from parsed flags. A flag without effect raises an InputError unless its value is falsy."""
     config = build(settings, {leaf.name: _value(leaf, values) for leaf in leaves(settings)})
     used = flat(config)
     for leaf in leaves(settings):
@@ -301,7 +301,7 @@ def parse(settings: type, title: str, argv: Sequence[str], values: flags.FlagVal
     try:
         if not (stray := list(values(argv)[1:])):
             return argv[:1]
-        reason = f"unexpected arguments {stray}; every option has the form --name=value, quoted if it has spaces"
+        reason = f"unexpected arguments {stray}; options have the form --name=value; quote values with spaces"
     except flags.Error as error:
         reason = " ".join(str(error).split())
     sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")

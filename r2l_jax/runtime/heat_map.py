@@ -24,7 +24,7 @@ def heat_map(
     logarithmic: bool = False,
     caption: str = "",
 ) -> Figure:
-    """Makes the figure of a matrix: colored cells with their values.
+    """Plots a matrix as colored cells with their values.
 
     Args:
         values: `(rows, columns)`.

@@ -1,7 +1,7 @@
-"""Joins the processes of several hosts for one training run.
+"""Connects the processes of several hosts for one training run.
 
-All processes of a training run call these functions at the same places and in the same order. A process that calls one
-waits for the others; a single process does not wait and sends nothing.
+All processes of a training run call these functions in the same order. A process that calls one waits for the others; a
+single process does not wait and sends nothing.
 """
 
 import math
@@ -18,11 +18,10 @@ from r2l_jax.runtime.errors import InputError, one_line
 
 
 def meet(timeout: float, multi_host: bool) -> None:
-    """Joins the other processes of this run, if there are any. Must be called before this process computes anything.
+    """Connects to the other processes of this run, if any. Must be called before this process computes anything.
 
-    After `timeout` seconds without an answer, JAX considers a process dead, and ends the others. With `multi_host`,
-    settings that no environment variable holds come from the cluster; otherwise JAX_COORDINATOR_ADDRESS must be set to
-    join.
+    After `timeout` seconds without an answer, JAX considers a process dead, and ends the others. `multi_host` takes
+    settings that no environment variable holds from the cluster; without it, only JAX_COORDINATOR_ADDRESS connects.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and not multi_host:
         return
@@ -36,15 +35,15 @@ def meet(timeout: float, multi_host: bool) -> None:
             jax.distributed.initialize(**options)
     except Exception as error:  # The packages that JAX calls raise their own exceptions.
         raise InputError(
-            f"the hosts cannot meet: {one_line(error).rstrip('.')}; start them by srun, mpirun or Kubernetes, or set "
-            "JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+            f"the hosts cannot connect: {one_line(error).rstrip('.')}; start them with srun, mpirun or Kubernetes, or "
+            "set JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
 
 
 def refuse_several_processes() -> None:
     """Raises an InputError if there are several processes, for work that they cannot share."""
     if jax.process_count() > 1:
-        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
+        raise InputError(f"this program runs in a single process, got {jax.process_count()}")
 
 
 def is_first() -> bool:

@@ -35,7 +35,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 SETTING = (
-    "where jobs run: serial, in this process; local:<n>, in n processes of this machine; tcp://<host>:<port>, on the "
+    "where jobs run: serial, in this process; local:<n>, in n processes on this machine; tcp://<host>:<port>, on the "
     "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
 )
 
@@ -48,7 +48,7 @@ _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 
 class Ended(NamedTuple):
-    """The outcome of an item or of a job, given by name: a result, or an error in one line."""
+    """The outcome of an item, or of a job by its name: a result, or a one-line error."""
 
     item: Any
     result: Any = None
@@ -59,7 +59,7 @@ class Ended(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A call that a process can make by itself.
+    """An independent call, which any process can make.
 
     A cluster pickles `work` and its result; `work` is a module-level function, or `functools.partial` of one. `after`
     names earlier jobs in the list whose results it needs.
@@ -71,9 +71,9 @@ class Job:
 
 
 def run(jobs: Iterable[Job], scheduler: str = "serial", logs: pathlib.Path | None = None) -> Iterator[Ended]:
-    """Runs jobs, each after those that it needs, and yields their outcomes in the order of completion.
+    """Runs jobs, each after the jobs that it needs, and yields their outcomes in the order of completion.
 
-    Only jobs that need a failed one are not started. `logs` is the folder for the output of jobs in other processes,
+    Jobs that need a failed one are not started. `logs` is the folder for the output of jobs in other processes,
     one file per job.
     """
     if scheduler != "serial":
@@ -116,7 +116,7 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
                 else:
                     error = future.exception()
                     is_lost = type(error).__name__ in ("KilledWorker", "NoneType")
-                    yield Ended(names[future.key], error="its worker was lost" if is_lost else in_words(error))
+                    yield Ended(names[future.key], error="the worker was lost" if is_lost else in_words(error))
                 # Dask would recompute a stored result if its worker were lost.
                 future.release()
 
@@ -124,7 +124,7 @@ def run_elsewhere(jobs: Iterable[Job], scheduler: str, logs: pathlib.Path | None
 def _call(name: str, work: Callable[[], Any], needed: Sequence[Ended], retried: bool) -> Ended:
     """Calls a job. With `retried`, raises errors that a retry may avoid."""
     if failed := [other.item for other in needed if other.error is not None]:
-        return Ended(name, error=f"not started, since {failed[0]} failed")
+        return Ended(name, error=f"not started because {failed[0]} failed")
     started = time.monotonic()
     try:
         return Ended(name, work(), seconds=time.monotonic() - started)
@@ -141,7 +141,7 @@ def _call_elsewhere(
     name: str, work: Callable[[], Any], needed: Sequence[Ended], folder: str, logs: pathlib.Path | None
 ) -> Ended:
     """Calls a job in a worker, in the folder of the program that submitted it, and keeps its output."""
-    # A worker on another machine may lack that folder, and needs none then.
+    # A worker on another machine may lack that folder, and then does not need it.
     with contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext():
         if logs is None:
             return _call(name, work, needed, retried=True)
@@ -186,10 +186,10 @@ def in_threads(
 
 
 def finished(ended: Generator[Ended, None, None], items: Collection[Item]) -> tuple[dict[Item, Any], int]:
-    """Finishes work, with a progress bar; returns the results, and the number of failed items.
+    """Collects outcomes with a progress bar; returns the results, and the number of failed items.
 
-    At the end, prints the errors of failed items on stderr, in the items' order; warnings about several items become
-    one line with their number.
+    Prints the errors of failed items on stderr at the end, in the items' order, and the first warning with the number
+    of others.
     """
     results, errors, warnings = dict[Item, Any](), dict[Item, str](), list[str]()
     try:
@@ -214,7 +214,7 @@ def prepare(scheduler: str) -> None:
     asked_for(scheduler)
     if scheduler != "serial":
         if importlib.util.find_spec("distributed") is None:
-            raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'")
+            raise InputError(f"--scheduler={scheduler} needs Dask: pip install 'r2l_jax[cluster]'")
         if scheduler.endswith(".json") and shutil.which("sbatch") is None:
             # Dask would report it in its background, and wait for workers forever.
             raise InputError(f"--scheduler={scheduler} needs Slurm: this machine has no sbatch")
@@ -240,7 +240,7 @@ def prepare_worker(dask_worker: Any) -> None:
 
 @contextlib.contextmanager
 def _joined(scheduler: str) -> Iterator[Any]:
-    """Yields a client of the workers that a `--scheduler` names, and ends those that it started."""
+    """Yields a client for the workers of a `--scheduler`, and ends the workers that it started."""
     import dask.config
 
     # Set before the import: Dask also reports the start and the end of workers.

@@ -13,10 +13,10 @@ from r2l_jax.runtime.files import clear_parts, make_output_folder
 
 @contextlib.contextmanager
 def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
-    """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
+    """Makes a folder, and keeps other programs from writing to it within the context.
 
     The lock ends with the process, however it ends, and a killed program's temporary files are removed. A training
-    run's first process takes the lock for all. With `file`, other files and folders in it may be written to.
+    run's first process takes the lock for all. With `file`, only this file in the folder is locked.
     """
     # Imported here, since the help of programs with --scheduler is printed without JAX.
     from r2l_jax.runtime.hosts import is_first
@@ -50,7 +50,7 @@ def writing_to(folder: pathlib.Path, file: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_to_all(folders: Iterable[pathlib.Path]) -> Iterator[None]:
-    """Does the same for several folders, some of which may be equal."""
+    """Locks several folders, each once, as `writing_to` does."""
     with contextlib.ExitStack() as held:
         for folder in sorted({folder.absolute() for folder in folders}):
             held.enter_context(writing_to(folder))

@@ -1,4 +1,4 @@
-"""Functions in the user's Python files, named as `<file>.py:<function>` in the call that needs them.
+"""Functions in the user's Python files, which the user names as `<file>.py:<function>`.
 
 A run or a model file records the file of its pipeline or its head. Anyone who shares a run could record any file there,
 so a recorded file is never run. Instead, `training.run` takes the file that the user names, if its content is the same.
@@ -42,7 +42,7 @@ class Source:
 
 
 def is_file(name: str) -> bool:
-    """Returns whether a name has the form of a function in a Python file, or of a file whose function is missing."""
+    """Returns whether a name has the form `<file>.py:<function>`, or `<file>.py` without the function."""
     return name.endswith(".py") or name.rpartition(":")[0].endswith(".py")
 
 
@@ -59,7 +59,7 @@ def load(name: str, flag: str, noun: str) -> tuple[Source, Callable[..., Any]]:
     """
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
-        raise InputError(f"{flag}={name} must be the function in a file that makes the {noun}, as my_file.py:make")
+        raise InputError(f"{flag} must be <file>.py:<function>, a function that makes the {noun}, got {name}")
     try:
         content = pathlib.Path(path).read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Program results: metadata, tables, figures and outcomes, with one way to write, find and print them.
+"""Program results: metadata, tables, figures and outcomes, and how to write, find and print them.
 
 A result is a folder: `result.json` (metadata, tables and the identity of all inputs), a CSV file for each table, PNG
 and SVG files for each figure, TensorBoard events with the pictures, and `outcomes.safetensors`.
@@ -43,7 +43,7 @@ _EVENTS_SUFFIX = ".result"
 # The color of text and lines in figures, which pages replace with their text color, see `write`.
 INK = "#1b2733"
 
-# Formats for scores and score differences, in hundredths, such as "12.3".
+# Formats for scores and score differences in points (hundredths), such as "12.3".
 SCORE, DROP = "score", "drop"
 
 _STYLE: Any = {
@@ -98,7 +98,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table: the first cell of a row is its title. `note` says how to read it."""
+    """A table: the first cell of a row is its title. `note` explains how to read it."""
 
     title: str
     columns: Sequence[Column]
@@ -213,14 +213,14 @@ def holds(folder: pathlib.Path, inputs: store.Identity) -> bool:
 
 
 def _holds(folder: pathlib.Path, content: Mapping[str, Any] | None, inputs: store.Identity) -> bool:
-    """Returns whether a folder's content is the result for some inputs; prints why an earlier one is not."""
+    """Returns whether a folder's content is the result for some inputs; prints the reasons if it must be recomputed."""
     if content is None:
         return False
     reasons = store.differences(content.get("identity"), inputs)
     if not reasons and not all((folder / name).exists() for name in _listed(folder, content)):
         reasons = ["files are missing"]
     if reasons:
-        print(f"{folder}: made anew ({'; '.join(reasons)})", file=sys.stderr)
+        print(f"{folder}: recomputing ({'; '.join(reasons)})", file=sys.stderr)
     return not reasons
 
 
@@ -298,7 +298,7 @@ def _content(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _damaged(file: pathlib.Path, error: Exception) -> InputError:
-    return InputError(f"{file} cannot be read ({error}): remove it, and the same command makes it anew")
+    return InputError(f"{file} cannot be read ({error}): delete it and run the same command again")
 
 
 def _read_arrays(file: pathlib.Path) -> Arrays:
@@ -348,7 +348,7 @@ def _draw(folder: pathlib.Path, figures: "Mapping[str, Figure | Image.Image | pa
     with naming(folder / EVENTS), writer, matplotlib.rc_context(_STYLE):
         for name, figure in figures.items():
             if isinstance(figure, pathlib.Path):
-                raise ValueError(f"figure {name} is a file already")
+                raise ValueError(f"figure {name} is already a file")
             if isinstance(figure, Figure):
                 canvas = Canvas(figsize=figure.size, dpi=_DPI, layout="constrained")
                 figure.draw(canvas.subplots())

@@ -1,4 +1,4 @@
-"""Ending every program: at the request of the user or the scheduler, or with an error in one line."""
+"""Ends programs: when the user or the scheduler requests it, or with a one-line error."""
 
 import contextlib
 import errno
@@ -68,7 +68,7 @@ def end_on_signals() -> None:
 
 
 def exit_status(main: Callable[[], int | None]) -> int:
-    """Calls a program and returns its exit status: that of `main`, 1 after an error, or 130 after an interruption.
+    """Calls a program and returns its exit status: from `main`, or 1 after an error, or 130 after an interruption.
 
     An InputError, or an OSError about a file, becomes one line on stderr; any other exception is raised. If the reader
     of the output, such as `head`, closes it, the program ends quietly.

@@ -1,4 +1,4 @@
-"""Opens trained models in one way: a fold of a run, an adapted model, or a file model.safetensors."""
+"""Opens trained models: a fold of a run, an adapted model, or a file model.safetensors."""
 
 import dataclasses
 import functools
@@ -55,8 +55,8 @@ _datasets: weakref.WeakValueDictionary[Any, RawDataset] = weakref.WeakValueDicti
 class Artifact:
     """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
-    `config` has the current paths of the data and the user's code. `folder` is the folder of the fold or of the
-    model file. `adaptation` says how the model was adapted after it was opened.
+    `config` has the current paths of the data and the user's code. `folder` contains the fold or the model file.
+    `adaptation` describes how the model was adapted after it was opened.
     """
 
     folder: pathlib.Path
@@ -70,31 +70,31 @@ class Artifact:
 
     @property
     def train_indices(self) -> np.ndarray:
-        """The samples that it was trained on."""
+        """The training samples."""
         return self.split.train
 
     @property
     def valid_indices(self) -> np.ndarray:
-        """The samples that it was validated on."""
+        """The validation samples."""
         return self.split.valid
 
     @property
     def test_indices(self) -> np.ndarray:
-        """The samples that its training never saw, if any."""
+        """The test samples, which training never saw, if any."""
         return self.split.test
 
     @property
     def measured(self) -> str:
-        """Which samples the controls measure: "test" if there are test samples, else "validation"."""
+        """The samples that drift controls measure: "test" if there are test samples, else "validation"."""
         return "test" if len(self.split.test) else "validation"
 
     @property
     def measured_indices(self) -> np.ndarray:
-        """The samples that the controls measure."""
+        """The samples that drift controls measure."""
         return self.split.test if len(self.split.test) else self.split.valid
 
     def measuring(self, indices: np.ndarray) -> "Artifact":
-        """Returns the model with some of its measured samples in place of all."""
+        """Returns the model with only some of its measured samples."""
         part = "test" if len(self.split.test) else "valid"
         return dataclasses.replace(self, split=self.split._replace(**{part: indices}))
 
@@ -140,7 +140,7 @@ class Artifact:
 
     @functools.cached_property
     def clean(self) -> Known | None:
-        """The statistics of clean training images, with which a model that has seen many cameras is adapted."""
+        """The statistics of clean training images, from which a model trained with camera augmentation is adapted."""
         if not self.config.optimization.camera_augmentation or self.about.adapted or len(self.train_indices) < MOST:
             return None
         drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
@@ -178,7 +178,7 @@ class Artifact:
         pipeline: NamedPipeline | None = None,
         adaptation: Adapted | None = None,
     ) -> "Artifact":
-        """Returns the artifact of a model that was made from this one, whose data, splits and scores it keeps.
+        """Returns the artifact of a model derived from this one, with the same data, splits and scores.
 
         `origin` says where the model came from, in a form that JSON can hold; `pipeline` replaces this model's.
         """
@@ -202,7 +202,7 @@ class Artifact:
         write_safetensors(target, self.arrays, metadata)
 
     def write_fold(self, folder: pathlib.Path) -> None:
-        """Writes the model as the fold of a run."""
+        """Writes the model as a fold of a run."""
         folder.mkdir(parents=True, exist_ok=True)
         clear_parts(folder, 0.0)
         self.write(folder / NAME)
@@ -214,7 +214,7 @@ class Artifact:
 class Opening:
     """Opens folds and model files.
 
-    User pipelines and heads come from `codes`, by the names given now. Files that a run records are never executed.
+    User pipelines and heads come from `codes`, which the user names. Files that a run records are never executed.
     """
 
     checkpoint: str
@@ -225,9 +225,9 @@ class Opening:
     def fold(self, folder: pathlib.Path) -> Artifact:
         """Opens a fold's folder."""
         where = str(folder)
-        metrics = read_metrics(folder / "metrics.json", "name a finished run")
+        metrics = read_metrics(folder / "metrics.json", "choose a finished run")
         if not metrics["complete"]:
-            raise InputError(f"{where} is not trained to its end: to train the rest, repeat the command that began it")
+            raise InputError(f"{where} is not fully trained: run the training command again to resume")
         number = fold_number(folder.resolve()) or 0
 
         def stored() -> PyTree:
@@ -236,18 +236,18 @@ class Opening:
         return self._artifact(folder, metrics, number, stored, where)
 
     def file(self, file: pathlib.Path) -> Artifact:
-        """Opens a model's file, which is not trusted: everything in it is checked."""
+        """Opens a model file, which is not trusted: all of its content is checked."""
         metrics, arrays, identity = read_file(file)
         number, checkpoint = metrics.pop("fold"), metrics.pop("checkpoint")
         if checkpoint != self.checkpoint:
-            raise InputError(f"{file} holds the {checkpoint} checkpoint, not the {self.checkpoint} one: ask for that")
+            raise InputError(f"{file} holds only the {checkpoint} checkpoint, got checkpoint={self.checkpoint}")
 
         def stored() -> PyTree:
             return jax.device_put(arrays, self.sharding)
 
         artifact = self._artifact(file.parent, metrics, number, stored, str(file))
         if artifact.identity != identity:
-            raise InputError(f"{file} is damaged: its arrays have changed since it was written")
+            raise InputError(f"{file} is damaged: its arrays do not match their hash")
         return artifact
 
     def _artifact(
@@ -266,8 +266,8 @@ class Opening:
             dataset = _load_data(config.data)
             if dataset.fingerprint != about.fingerprint:
                 raise InputError(
-                    f"{where} was trained on other data: the samples or classes of {dataset.name} in "
-                    f"{config.data.data_dir} differ"
+                    f"{where} was trained on different data: the samples or classes of {dataset.name} in "
+                    f"{config.data.data_dir} have changed"
                 )
             check_split(about, dataset, where)
             return dataset
@@ -285,12 +285,12 @@ class Opening:
         """Returns the recorded settings of a training run, with the current paths of the user's code and data."""
         flags = dict(about.flags)
         if unknown := sorted(flags.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
-            raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
+            raise InputError(f"{where} is from another version: unknown flags {', '.join(unknown)}")
         for flag, source in (("pipeline", about.pipeline), ("classifier_network", about.head)):
             name = flags.get(flag)
             if isinstance(name, str) and named_code.is_file(name):
                 if source is None:
-                    raise InputError(f"{where} is damaged: it lacks the file of --{flag}={name}")
+                    raise InputError(f"{where} is damaged: it does not record the file of --{flag}={name}")
                 flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
         if self.data_dir is not None:
             flags["data_dir"] = self.data_dir
@@ -308,10 +308,10 @@ class Opening:
         for name, given in self.codes.items():
             if given.identity == recorded.identity:
                 return name
-        changed = [f"; --code={name} is another" for name in self.codes]
+        changed = [f"; --code={name} has different content" for name in self.codes]
         raise InputError(
-            f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which is not run unless you name "
-            f"it: if you trust it, give --code={recorded.file}:{recorded.function}{''.join(changed)}"
+            f"{where} was trained with Python code of SHA-256 {recorded.sha256[:12]}, which runs only if you name it: "
+            f"if you trust it, pass --code={recorded.file}:{recorded.function}{''.join(changed)}"
         )
 
 
@@ -322,7 +322,7 @@ def stored_arrays(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpo
         return stored_model(folder, sharding, checkpoint, where)
     about, arrays, _ = read_file(file)
     if about["checkpoint"] != checkpoint:
-        raise InputError(f"{where} holds no {checkpoint} checkpoint")
+        raise InputError(f"{where} has no {checkpoint} checkpoint")
     return jax.device_put(arrays, sharding)
 
 
@@ -355,8 +355,8 @@ def replace_parts(
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
                 raise InputError(
-                    f"{where} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
-                    f"this run's {want.get(name, 'not at all')}"
+                    f"{where} does not fit this run: {part}.{name} expects {want.get(name, 'no array')}, got "
+                    f"{have.get(name, 'no array')}"
                 )
     nnx.replace_by_pure_dict(model, ours | loaded)
     return stayed
@@ -381,7 +381,7 @@ def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawT
     architecture = _architecture(about, config)
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
-        raise InputError(f"{where}: the weights of --classifier_network={custom.name} have changed since the run")
+        raise InputError(f"{where}: the weights of --classifier_network={custom.name} have changed since training")
     graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)
     return nnx.merge(graph, state)
@@ -395,21 +395,20 @@ def _load_data(data: TrainingDataSettings) -> RawDataset:
 
 
 def read_file(source: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Returns what a model's file holds: its metrics with its fold and checkpoint, its nested arrays, its identity."""
+    """Reads a model file: its metrics with the fold and checkpoint, its nested arrays, and its identity."""
     with reading(source), safetensors.safe_open(source, "np") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != _FORMAT:
             raise InputError(
-                f"no model that r2l_jax.load takes: its metadata has the format {metadata.get('format')!r:.40}, not "
-                f"{_FORMAT!r}"
+                f"the format in the metadata of a model file must be {_FORMAT!r}, got {metadata.get('format')!r:.40}"
             )
         about = json.loads(metadata["about"])
         if not about["complete"]:
-            raise InputError("its training has not come to its end")
+            raise InputError("its training is incomplete")
         about |= {name: getattr(about_of(about, "its metadata"), name) for name in ("checkpoint", "fold")}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
         if wrong := [name for name, array in arrays.items() if array.dtype != np.float32]:
-            raise InputError(f"its array {wrong[0]:.80} must be float32, got {arrays[wrong[0]].dtype}")
+            raise InputError(f"the array {wrong[0]:.80} must be float32, got {arrays[wrong[0]].dtype}")
         return about, flax.traverse_util.unflatten_dict(arrays, sep="."), metadata["identity"]
 
 

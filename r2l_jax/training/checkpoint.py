@@ -43,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, enabled: bool = True):
         self._folder = folder
-        with _one_line(f"{folder} cannot be continued; start anew with --overwrite"):
+        with _one_line(f"{folder} cannot be resumed; start over with --overwrite"):
             self._manager = _manager(folder) if enabled else None
         self._clear()
 
@@ -65,7 +65,7 @@ class Checkpoints:
     def save(self, state: TrainState, history: Sequence[Mapping[str, Any]], quality: Quality | None) -> None:
         """Starts to write a checkpoint, which becomes the last one once it is complete.
 
-        The quality is that of the epoch that ended in this state; None within an epoch, or without a validation.
+        `quality` belongs to the epoch that ended in this state; None within an epoch, or without validation.
         """
         if self._manager is None:
             return
@@ -85,7 +85,7 @@ class Checkpoints:
     def restore(self, state: TrainState) -> tuple[TrainState, list[dict]]:
         """Returns the state and the history of the last checkpoint; without one, the given state.
 
-        A finished run has dropped its optimizer's state; the given one is kept then.
+        A finished run has dropped its optimizer state; the given one is then kept.
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, []
@@ -96,7 +96,7 @@ class Checkpoints:
         }
         if whole:
             items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
-        with _one_line(f"{self._folder} cannot be continued; start anew with --overwrite"):
+        with _one_line(f"{self._folder} cannot be resumed; start over with --overwrite"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
         if not whole:
@@ -113,8 +113,8 @@ class Checkpoints:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise InputError(
-                f"{self._folder}: a checkpoint needs {needed} bytes, and only {free} are free on the disk; the same "
-                "command resumes from the last checkpoint"
+                f"{self._folder}: a checkpoint needs {needed} bytes of disk space, got {free}; the same command "
+                "resumes from the last checkpoint"
             )
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
@@ -126,7 +126,7 @@ class Checkpoints:
 def drop_optimizer(folder: pathlib.Path) -> None:
     """Removes the optimizer's state, which is most of a checkpoint, from the checkpoints of a finished run."""
     for progress in folder.glob(f"[0-9]*/{_PROGRESS}"):
-        # Renamed first: a checkpoint has its progress whole or not at all.
+        # Renamed first, so that the progress of a checkpoint is complete or absent.
         progress.rename(progress.with_name(f".{_PROGRESS}"))
     for dropped in folder.glob(f"[0-9]*/.{_PROGRESS}"):
         shutil.rmtree(dropped)
@@ -134,7 +134,7 @@ def drop_optimizer(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _one_line(message: str) -> Iterator[None]:
-    """Turns whatever Orbax and TensorStore raise into one line, and hides their warnings."""
+    """Turns errors of Orbax and TensorStore into one line, and hides their warnings."""
     try:
         with errors_only("absl"):
             yield
@@ -169,7 +169,7 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
 
 def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
     """Loads the model of the best or the last checkpoint of a fold; `where` names the run in an error."""
-    reading = _one_line(f"{where} holds no checkpoint that can be read")
+    reading = _one_line(f"{where} has no readable checkpoint")
     with reading, _manager(folder / "checkpoints", reads_only=True) as manager:
         step = manager.best_step() if checkpoint == "best" else manager.latest_step()
         if step is not None:
@@ -178,4 +178,4 @@ def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoi
                 dict(manager.item_metadata(step).model.tree),
             )
             return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
-    raise InputError(f"{where} holds no {'checkpoint of a best epoch' if checkpoint == 'best' else 'last checkpoint'}")
+    raise InputError(f"{where} has no {checkpoint} checkpoint")

@@ -29,7 +29,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
     folder, started = config.run_dir, time.monotonic()
     members = settings.members(config)
     if fold_folders(folder):
-        raise InputError(f"{folder} holds a single run: choose another --run_name for the group")
+        raise InputError(f"{folder} is a single run: choose another --run_name for the group")
     with writing_to(folder):
         # Readers of the group can see how many runs it will have.
         on_first_process(lambda: [member.run_dir.mkdir(exist_ok=True) for member in members.values()])
@@ -48,7 +48,7 @@ def run(config: TrainConfig, settings: GroupSettings, rule: type[GradientDescent
 def _train_elsewhere(
     members: Mapping[str, TrainConfig], scheduler: str, rule: type[GradientDescent], logs: pathlib.Path
 ) -> None:
-    """Trains members as jobs, and says how each ended. A failure does not stop the others."""
+    """Trains members as jobs, and prints the outcome of each. A failure does not stop the others."""
     refuse_several_processes()
     # Rendered or downloaded once here, not by each worker.
     data = next(iter(members.values())).data
@@ -59,11 +59,11 @@ def _train_elsewhere(
 
 
 def _table(members: Mapping[str, TrainConfig]) -> str:
-    """Formats the scores of the members in points, means over their folds, with the mean and the range of all."""
+    """Formats the members' scores in points, averaged over folds, with the mean and range over members."""
     scores, first, names = {}, {}, ()
     for name, member in members.items():
         files = [folder / "metrics.json" for folder in fold_folders(member.run_dir)]
-        first, *others = [read_metrics(file, "start anew with --overwrite") for file in files]
+        first, *others = [read_metrics(file, "start over with --overwrite") for file in files]
         score = next(task.score for task in TASKS if task.name == first["task"])
         names = (f"val_{score}", f"best_val_{score}")
         scores[name] = [100 * np.mean([fold[each] for fold in (first, *others)]) for each in names]
@@ -72,4 +72,4 @@ def _table(members: Mapping[str, TrainConfig]) -> str:
     rows += [[member, *(f"{value:.3g}" for value in values)] for member, values in scores.items()]
     rows.append(["mean", *(f"{np.mean(column):.3g}" for column in columns)])
     rows.append(["range", *(f"{min(column):.3g} to {max(column):.3g}" for column in columns)])
-    return f"{table(rows)}\nPoints, on {len(first['valid_indices'])} validation samples"
+    return f"{table(rows)}\nScores in points, on {len(first['valid_indices'])} validation samples"

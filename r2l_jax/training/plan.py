@@ -38,12 +38,12 @@ class Batches(NamedTuple):
         devices = jax.device_count()
         size = min(batch_size, samples // devices * devices)
         if size == 0:
-            raise InputError(f"{samples} training samples are fewer than the {devices} devices")
+            raise InputError(f"there must be at least one training sample per device ({devices}), got {samples}")
         return cls(size, samples // size)
 
 
 class Plan:
-    """A run before its training: the settings, completed from the data, and the data, folds and steps."""
+    """A run before training: its settings, completed from the data, and its data, folds and steps."""
 
     def __init__(self, config: TrainConfig, rule: type[GradientDescent] = GradientDescent):
         # A wrong pipeline name ends the run before data is downloaded or rendered.
@@ -71,8 +71,8 @@ class Plan:
         _check_pipeline(self.steps, self.dataset, rule)
         _check_head(config, self.steps)
         if batch_size % jax.device_count():
-            raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
-        # Done last, since it hashes the data.
+            raise InputError(f"--batch_size must be a multiple of {jax.device_count()} devices, got {batch_size}")
+        # Last, because this hashes the data.
         self.described = describe(config, self.dataset)
 
     def check_folders(self) -> None:
@@ -80,14 +80,14 @@ class Plan:
         begun = [fold for fold in self.folds if fold.metrics_file.exists() and not self.config.tracking.overwrite]
         for fold in begun:
             where = str(fold.metrics_file)
-            earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+            earlier = read_metrics(fold.metrics_file, "start over with --overwrite")
             found = differences(earlier, self.described)
             if not found and not all(map(np.array_equal, about_of(earlier, where).split, fold.split)):
-                found = ["it has another split"]
+                found = ["another split"]
             if found:
                 raise InputError(
-                    f"{fold.folder.parent} holds another run ({'; '.join(found)}): "
-                    "choose another --run_name, or start anew with --overwrite"
+                    f"{fold.folder.parent} is a different run ({'; '.join(found)}): "
+                    "choose another --run_name, or start over with --overwrite"
                 )
         others = [fold for fold in self.folds if fold not in begun]
         for fold in others:
@@ -120,7 +120,7 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
 
 
 def _untrained(split: Split) -> Split:
-    """Returns the split of a run without training: test samples, or else all, are measured; searches use the others."""
+    """Returns the split of a run without training: test samples, or else all, are measured; searches use the rest."""
     others = np.setdiff1d(np.concatenate([split.train, split.valid]), split.test)
     if not len(split.test):
         return Split(others, others, others)
@@ -128,7 +128,7 @@ def _untrained(split: Split) -> Split:
 
 
 def _names(dataset: RawDataset) -> list[list[str]]:
-    """Returns the names by which a user may call each scene."""
+    """Returns the names that a user may use for each scene."""
     scenes = [name.partition("@iso=")[0] for name in dataset.names[:: dataset.per_scene]]
     return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in scenes]
 
@@ -137,16 +137,16 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
     file = fold_folder(uri, fold, f"--state_dict_uri={uri}") / "metrics.json"
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
+        raise InputError(f"--state_dict_uri={uri} must have the samples and classes of {dataset.name}, got other data")
     about = about_of(earlier, str(file))
     check_split(about, dataset, str(file))
     if trains and np.intersect1d(about.split.train, about.split.valid).size:
-        raise InputError(f"--state_dict_uri={uri} trained nothing, and keeps no samples apart to train on")
+        raise InputError(f"--state_dict_uri={uri} has no separate training samples, because it was run with --epochs=0")
     return about.split
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the metering from the processor's run or the setting; by default all of it if a head is trained."""
+    """Returns the metering of the processor's run or the setting; defaults to both kinds if a head is trained."""
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()
@@ -158,8 +158,8 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         known = tuple(read_metrics(begun, f"--processor_uri={uri}")["flags"].get("auto") or ())
         if processing.auto not in (None, known):
             raise InputError(
-                f"--processor_uri={uri} has --auto={','.join(known) or 'none'}, which this run takes over, got "
-                f"--auto={','.join(processing.auto or ()) or 'none'}"
+                f"--auto must be {','.join(known) or 'none'}, as in --processor_uri={uri}, got "
+                f"{','.join(processing.auto or ()) or 'none'}"
             )
         return known
     if processing.auto is not None:
@@ -173,15 +173,14 @@ def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:
     processing = steps.architecture.processing
     if dataset.camera is None and processing.processing_mode != "none":
         raise InputError(
-            f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
-            f"got {processing.flag}"
+            f"--dataset={dataset.name} has processed images and needs --processing_mode=none, got {processing.flag}"
         )
     height, width = dataset.shape[:2]
     for part, multiple in steps.architecture.multiples.items():
         if height % multiple or width % multiple:
             raise InputError(
-                f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {part}, "
-                f"got {height}x{width}"
+                f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {part}, got "
+                f"{height}x{width}"
             )
 
 
@@ -195,7 +194,7 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
     named.check(camera, *raw.shape)
     processing = steps.architecture.processing
     if not pipeline.declarations and (steps.freezes_head or steps.attack.adv_training) and processing.learns:
-        raise InputError(f"{processing.flag} has no parameters to learn, and everything else is frozen")
+        raise InputError(f"{processing.flag} has no learned parameters, and everything else is frozen")
     rule.check(steps, metered(pipeline, camera, processing.auto or ()))
 
 
@@ -207,10 +206,10 @@ def _check_head(config: TrainConfig, steps: StepSettings) -> None:
         unused.append("classifier_network")
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
-            raise InputError(f"--{flag}={value} has no effect on a {steps.task.name}: leave it out")
+            raise InputError(f"--{flag}={value} has no effect on {steps.task.name}: omit it")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(
-            f"--classifier_network={network.classifier_network} is a trained network that stays as it is: give "
-            "--freeze_classifier to learn the processing for it, or --epochs=0 to measure it"
+            f"--classifier_network={network.classifier_network} is a frozen network: add --freeze_classifier to train "
+            "the processing for it, or --epochs=0 to evaluate it"
         )

@@ -1,4 +1,4 @@
-"""The folders of runs, and the metrics.json of each fold: its numbers, and how to reproduce them."""
+"""Run folders, and the metrics.json of each fold: its scores, and how to reproduce them."""
 
 import dataclasses
 import hashlib
@@ -19,8 +19,8 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 
-# Settings that may differ when a run is continued: where things are, and how much is recorded. Pipelines, heads and the
-# custom split are compared by their content, not by the names of their files.
+# Settings that may change when a run is resumed: locations, and how much is recorded. Pipelines, heads and the custom
+# split are compared by their content, not by their file names.
 _FREE_TO_CHANGE = frozenset(
     {
         *("logdir", "data_dir", "split", "pipeline", "classifier_network", "download", "overwrite"),
@@ -28,12 +28,12 @@ _FREE_TO_CHANGE = frozenset(
     }
 )
 
-# What a run records about its data, and the message if another run differs in it.
+# What a run records about its data, and the message if two runs differ in it.
 _DATA = {
-    "fingerprint": "other samples or classes",
-    "data": "other data",
-    "camera": "another camera",
-    "cameras": "other cameras",
+    "fingerprint": "different samples or classes",
+    "data": "different data",
+    "camera": "a different camera",
+    "cameras": "different cameras",
 }
 
 # Settings in which the members of a group may differ.
@@ -52,7 +52,7 @@ class PipelineFile(msgspec.Struct):
 
 
 class About(msgspec.Struct, kw_only=True):
-    """Describes a trained model: the keys of a metrics.json that are read. It may hold more.
+    """Describes a trained model: the keys of a metrics.json that are read. The file may have more.
 
     Attributes:
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
@@ -114,14 +114,14 @@ class Fold:
 
     @property
     def metrics_file(self) -> pathlib.Path:
-        """The numbers so far, and how to reproduce them."""
+        """The file with the scores so far, and how to reproduce them."""
         return self.folder / "metrics.json"
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
     """Reads and checks a metrics.json; `context` ends the message of an error."""
     if not file.exists():
-        raise InputError(f"{file.parent} is not trained yet: it has no {file.name}; {context}")
+        raise InputError(f"{file.parent} is not a trained fold: it has no {file.name}; {context}")
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -147,9 +147,9 @@ def about_of(content: Any, where: str, context: str = "") -> About:
 
 
 def training_id(content: Mapping[str, Any]) -> str:
-    """Identifies the training of a metrics.json, which results name: a hash of the epochs' numbers and seconds.
+    """Computes the id of a training run, which results record: a hash of the epochs' numbers and seconds.
 
-    A later training into the same folder and an adapted model have another one; more pictures do not change it.
+    Training again into the same folder, or adapting the model, changes the id; recording more pictures does not.
     """
     parts = [content["history"], *([content["adapted"]] if content.get("adapted") else [])]
     return hashlib.sha256("".join(map(json.dumps, parts)).encode()).hexdigest()
@@ -159,9 +159,9 @@ def check_split(about: About, dataset: RawDataset, where: str) -> None:
     """Raises an InputError if there are no samples to train or validate on, or if the data set is smaller."""
     for name, indices in about.split._asdict().items():
         if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
-            found = f"one of {indices.max()}" if len(indices) else "none"
+            found = f"index {indices.max()}" if len(indices) else "none"
             raise InputError(
-                f"{where} is damaged: {name}_indices must be some of the {len(dataset)} samples, found {found}"
+                f"{where} is damaged: {name}_indices must be below the number of samples, {len(dataset)}, got {found}"
             )
 
 
@@ -187,14 +187,14 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
 
 
 def _describe_data(dataset: RawDataset) -> dict[str, Any]:
-    """Describes the content of the data, and the camera as JSON gives it back."""
+    """Describes the data and the camera, as they are read back from JSON."""
     camera = dataset.camera and json.loads(dataset.camera.to_json())
     several = {name: json.loads(each.to_json()) for name, each in dataset.cameras.items()}
     return {"data": dataset.content, "camera": camera, **({"cameras": several} if several else {})}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = _FREE_TO_CHANGE) -> list[str]:
-    """Lists what differs between two runs (see `describe`), as in "lr was 0.1, is 0.2"; `free` settings may differ."""
+    """Lists differences between two runs (see `describe`), such as "lr was 0.1, is 0.2", except in `free` settings."""
     before, after = (_settings(each, free) for each in (was, now))
     found = [
         f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
@@ -215,7 +215,7 @@ def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, An
 
 
 def fold_number(folder: pathlib.Path) -> int | None:
-    """Returns the number in the name of a fold's folder; None for another folder, such as a copy of one."""
+    """Returns the number in the name of a fold's folder; None for other folders, such as a copy."""
     return _number(folder, "fold")
 
 
@@ -249,14 +249,14 @@ def members(uri: str) -> list[pathlib.Path]:
     for file, content in known.items():
         if found := differences(first, content, _FREE_IN_A_GROUP):
             name = file.parent.parent.name
-            raise InputError(f"{uri}: {name} differs from its first member in more than its seed: {'; '.join(found)}")
+            raise InputError(f"{uri}: {name} differs from the first member in more than the seed: {'; '.join(found)}")
     return folders
 
 
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
-    """Returns the folder of an earlier run's fold of the same number; a fold's folder stands for itself.
+    """Returns the folder of a fold in an earlier run; a fold's folder stands for itself.
 
-    `where` is the name of `uri` in an error, such as its flag with the value.
+    `where` names `uri` in an error, such as the flag with its value.
     """
     root = pathlib.Path(uri)
     # Resolved for links with another name and for ".".
@@ -265,12 +265,12 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"
     found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
-    reason = f"it has {found}" if root.is_dir() else _not_found(root)
-    raise InputError(f"{where} is not a run's folder with a fold_{fold}: {reason}")
+    reason = f"found {found}" if root.is_dir() else _not_found(root)
+    raise InputError(f"{where} must be a run folder with a fold_{fold}: {reason}")
 
 
 def _not_found(run: pathlib.Path) -> str:
-    """Says that a run's folder is missing, and suggests a run of this name in an experiment's folder."""
+    """Describes a missing run folder, and suggests a run of the same name in an experiment folder."""
     deeper = [each for each in run.parent.glob(f"*/{run.name}") if fold_folders(each) or seed_folders(each)]
     return f"not found; did you mean {min(deeper)}?" if deeper else "not found"
 

@@ -1,4 +1,4 @@
-"""The result of a fold's training: curves over the epochs, scores by class, and pictures of the stages."""
+"""The training result of a fold: learning curves, scores by class, and pictures of the stages."""
 
 import json
 import pathlib
@@ -61,14 +61,14 @@ def _classes(content: Numbers) -> Table:
         for name, samples in content["val_samples"].items()
     ]
     columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in _BY_CLASS)]
-    return Table("Validation by class", columns, rows, "Of the last checkpoint.")
+    return Table("Validation scores by class", columns, rows, "At the last checkpoint.")
 
 
 def _epochs(history: Sequence[Numbers], score: str) -> Table:
     names = [*dict.fromkeys(name for row in history for name in row if name not in ("epoch", "seconds")), "seconds"]
     columns = [Column(name.replace("_", " "), "", SCORE if name.endswith(score) else ".3g") for name in names]
     rows = [[row["epoch"] + 1, *(row.get(name) for name in names)] for row in history]
-    return Table("Numbers of each epoch", [Column("epoch"), *columns], rows)
+    return Table("Losses and scores by epoch", [Column("epoch"), *columns], rows)
 
 
 def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
@@ -103,12 +103,12 @@ def _processing(folder: pathlib.Path, processor: Processor) -> dict[str, Figure]
             figures[f"parameter_{name}"] = _plot(words, parameter.unit or "change", lines)
     moved = [(name, *course) for name, course in norms.items() if course[1].any()]
     if moved:
-        figures["gradient_norms"] = _plot("norms of the loss's gradients", "mean norm", moved, scale="log")
+        figures["gradient_norms"] = _plot("gradient norms of the loss", "mean norm", moved, scale="log")
     return figures
 
 
 def _recorded(folder: pathlib.Path) -> tuple[dict | None, dict[str, dict[tuple[int, ...], Any]], dict[str, Any]]:
-    """Reads the processing's parameters at the start, and the epochs and values of each element and gradient norm."""
+    """Reads the initial processing parameters, and the epochs and values of each element and gradient norm."""
     from tensorboard.backend.event_processing.event_accumulator import (
         DEFAULT_SIZE_GUIDANCE,
         SCALARS,
@@ -156,8 +156,8 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     names = [name.replace("$", r"\$") for name in classes]
     rows = [f"{name} ({count:.0f})" for name, count in zip(names, matrix.sum(1), strict=True)]
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    caption = "confusion in the validation, last checkpoint: targets (samples) in rows, predictions in columns"
-    return heat_map(shares, rows, names, label="% of a target's samples", number=".0f", caption=caption)
+    caption = "validation confusion matrix, last checkpoint: targets (samples) in rows, predictions in columns"
+    return heat_map(shares, rows, names, label="% of the samples of a target", number=".0f", caption=caption)
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
@@ -170,7 +170,7 @@ def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:
             gradient = epoch / "gradients" / file.name
             parts = [file, *([gradient] if gradient.exists() else [])]
             if len(parts) > 1:
-                words += ", and the magnitude of the loss's gradient"
+                words += ", and the magnitude of the loss gradient"
             joined = np.concatenate([np.asarray(Image.open(part).convert("RGB")) for part in parts])
             found[f"{epoch.name}_{file.stem}"] = Image.fromarray(joined), f"{words}, epoch {int(epoch.name[6:]) + 1}"
     return found

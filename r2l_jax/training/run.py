@@ -1,4 +1,4 @@
-"""Finished runs, opened in one way for every program: models, data and predictions."""
+"""Finished runs, as all programs open them: models, data and predictions."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
 from r2l_jax.training.record import fold_folder, fold_folders, members
 
-# How many raw images are processed at once by default.
+# The default number of raw images processed at once.
 BATCH = 32
 
 Raws = Shaped[Array | np.ndarray, "..."]
@@ -45,7 +45,7 @@ class Run:
         self.folds = tuple(folds)
         first = self.folds[0]
         self.about, self.config, self.task = first.about, first.config, first.task
-        # Raw images of other cameras are brought to the first one when they are read, see `reading`.
+        # Raw images of other cameras are converted to the first one when they are read, see `reading`.
         self.camera, self.cameras = first.camera, first.cameras
         # All at once, since several processes load each checkpoint together.
         self.model, *_ = [fold.model for fold in self.folds]
@@ -85,13 +85,13 @@ class Run:
         return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
 
     def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
-        """Returns what `read_raw` takes in place of a file's camera, to read the file as the models take it.
+        """Returns the camera argument of `read_raw` for files to be processed by this run.
 
-        A raw image of another camera is brought to the run's: its black level and, after training on several cameras,
-        its gains.
+        Raw images of other cameras are converted to the run's camera: in the black level and, after training on several
+        cameras, the gains.
         """
         if self.camera is None:
-            raise InputError("the model was trained on images that are processed already: it takes no raw files")
+            raise InputError("the model was trained on processed images and cannot read raw files")
         return dataclasses.replace(KnownCamera.of(known), reference=Reference(self.camera, self.cameras))
 
     @property
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def named_pipeline(self) -> NamedPipeline:
-        """The processing as a pipeline by name, with the learned values whatever camera it is made for."""
+        """The processing as a named pipeline, which keeps its learned values for any camera."""
         pipeline, about = self.pipeline, self.about
         if pipeline is None:
             raise InputError(f"the run was trained with {self.config.processing.flag}, which is not a pipeline")
@@ -133,26 +133,26 @@ class Run:
         """
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
-            raise InputError(f"a model is adapted to raw images (N, H, W), got an array of shape {np.shape(raws)}")
+            raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
-                raise InputError(f"{fold.folder} stays as it is: {found.refusal}")
+                raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")
             origin = {"run": str(fold.folder), "by": found.description}
             folds.append(fold.adapted(found.model, origin, adaptation=found))
         return Run(folds)
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes an adapted run to a folder, which may hold the same one, or a part of it, from an earlier call."""
+        """Writes an adapted run to a folder, which may contain all or part of the same run from an earlier call."""
         runs = [fold.folder.resolve().parent for fold in self.folds]
         for run, fold in zip(runs, self.folds, strict=True):
             target = (folder / run.name if len(set(runs)) > 1 else folder) / f"fold_{fold.number}"
             if not (target / "metrics.json").exists():
                 (fold if fold.about.adapted else fold.adapted(fold.model, {})).write_fold(target)
             elif not (target / NAME).exists() or read_file(target / NAME)[-1] != fold.identity:
-                raise InputError(f"{folder} holds another run: choose another folder")
+                raise InputError(f"{folder} contains a different run: choose another folder")
 
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""
@@ -160,8 +160,8 @@ class Run:
             processor = fold.model.processor
             if not isinstance(processor, isp.Pipeline) or not processor.parameters():
                 raise InputError(
-                    f"--run={fold.folder} was trained with {fold.config.processing.flag}, which has no processing "
-                    "parameters"
+                    f"--run={fold.folder} must have processing parameters, got {fold.config.processing.flag}, which "
+                    "has none"
                 )
 
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
@@ -171,7 +171,7 @@ class Run:
         if height % side or width % side:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
-            raise InputError(f"the additive layer is for raw images of {self.shape}, got {height}x{width}")
+            raise InputError(f"raw images must have the additive layer's shape {self.shape}, got {height}x{width}")
         compute = _jit(_probabilities, (0, 1))
         each = [
             self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
@@ -222,7 +222,7 @@ class Run:
 
 @functools.cache
 def _jit(function: Callable, static: tuple[int, ...]) -> Callable:
-    # Made at first use, so that importing this module does not ask the compiler for its options.
+    # Made on first use, so that importing this module does not query the compiler.
     return jax.jit(function, static_argnums=static, compiler_options=compiler.options())
 
 
@@ -255,11 +255,11 @@ def load(
     or members that differ in more than their seeds, raise an `InputError`.
 
     Args:
-        path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
-            the folder of a group of seeds, which predict together, with the mean of their probabilities.
-        fold: which fold of the run's folder, or of each member's; several of them; or None for all.
+        path: the folder of a run, or of one of its folds; a file that training with --save_locally has written; or the
+            folder of a group of seeds, which predict as an ensemble, with the mean of their probabilities.
+        fold: the number of the fold to load (of each member of a group); several numbers; or None for all.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
-        code: the current path of the unchanged file of the run's pipeline or head, as `<file>.py:<function>`; or both.
+        code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both.
         data_dir: the current folder of the data; None if it has not moved.
         with_data: whether to check now that the data exists, and to place arrays on all devices.
 

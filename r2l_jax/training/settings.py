@@ -1,4 +1,4 @@
-"""The settings of how a model is trained and recorded."""
+"""The settings of training and tracking."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,7 @@ PARAMETERS = (
     *("sharpening_filter", "gaussian_blur", "gamma_correct"),
 )
 
-# How an image's distance from its default rendering is measured, see `drift.search.frozen.deviation`.
+# Measures of an image's deviation from its default rendering, see `drift.search.frozen.deviation`.
 AUX_LOSSES = ("ssim", "l2", "l2_sum")
 
 # The optimization of the published program, which are also the settings of configs/published.flags.
@@ -39,70 +39,70 @@ PUBLISHED_OPTIMIZATION: dict[str, Any] = {
 class OptimizationSettings(Settings):
     """Optimization."""
 
-    lr: float = setting("the learning rate", 1e-3, bound=POSITIVE)
+    lr: float = setting("learning rate", 1e-3, bound=POSITIVE)
     epochs: int = setting(
-        "passes over the training samples; 0 trains nothing, and measures a trained head as it is",
+        "passes over the training samples; 0 evaluates a trained head without training",
         30,
         bound=NOT_NEGATIVE,
     )
     optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adamw", choices=("adam", "adamw", "sgd"), rare=True)
     weight_decay: float = setting(
-        "with --optimizer=adamw, the decay of the head's kernels",
+        "weight decay of the head's kernels, with --optimizer=adamw",
         0.05,
         bound=NOT_NEGATIVE,
         rare=True,
         needs="optimizer=adamw",
     )
     schedule: str = setting(
-        "how the learning rate changes: constant, or a cosine that falls to 0 in the last epoch",
+        "learning rate schedule: constant, or cosine, which falls to 0 in the last epoch",
         "cosine",
         choices=("constant", "cosine"),
         rare=True,
     )
     warmup_epochs: float = setting(
-        "the epochs over which the learning rate rises from 0: their share of --epochs if below 1, else their number",
+        "warmup of the learning rate from 0: a fraction of --epochs if below 1, else a number of epochs",
         1 / 15,
         bound=NOT_NEGATIVE,
         rare=True,
     )
     label_smoothing: float = setting(
-        "for classification: in training, this share of each target is spread over all classes",
+        "fraction of each training target that is spread over all classes, for classification",
         0.1,
         bound=NOT_NEGATIVE,
         rare=True,
     )
     class_weights: str = setting(
-        "for classification: balanced gives rare classes more weight in the training loss, by their number of samples",
+        "class weights in the classification loss: balanced weighs classes inversely to their frequency",
         "balanced",
         choices=("none", "balanced"),
         rare=True,
     )
     ema: float = setting(
-        "use a moving average of the weights over the updates, with this decay; 0 uses the last weights",
+        "decay of the exponential moving average of the weights over the updates; 0 uses the last weights",
         0.98,
         bound=NOT_NEGATIVE,
         rare=True,
     )
     batch_size: int = setting("samples per update, over all devices", 8, bound=POSITIVE)
     augmentation: str = setting(
-        "weak: flips and right-angle turns; strong: also noise and smoothing",
+        "image augmentation; weak: flips and 90-degree rotations; strong: also noise and smoothing",
         "weak",
         choices=("none", "weak", "strong"),
     )
     camera_augmentation: tuple[str, ...] = setting(
-        "take each raw image again with random light (down to 1/24, and its photon noise), optics (vignetting, blur), "
+        "re-expose each raw image with random light (down to 1/24, with photon noise), optics (vignetting, blur), "
         "readout (black level, read noise), several of them, or none",
         (),
         each=PURPOSES,
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)
     seed: int = setting(
-        "the seed of the splits, the initial weights, the order of samples and the augmentation; the default is that "
-        "of the published program and of the first of --seeds",
+        "seed of the splits, the initial weights, the order of samples and the augmentation; defaults to the seed of "
+        "the published program",
         1,
         bound=NOT_NEGATIVE,
     )
-    split_seed: int | None = setting("the seed of the splits; default: --seed", None, bound=NOT_NEGATIVE, rare=True)
+    split_seed: int | None = setting("seed of the splits; default: --seed", None, bound=NOT_NEGATIVE, rare=True)
 
     def build(self, epoch_steps: int) -> Optimizer:
         """Makes the optimizer of a run with this many updates per epoch."""
@@ -120,7 +120,7 @@ class OptimizationSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         if 1 <= self.warmup_epochs > self.epochs:
-            raise InputError(f"--warmup_epochs={self.warmup_epochs:g} is more than --epochs={self.epochs}")
+            raise InputError(f"--warmup_epochs must be at most --epochs={self.epochs}, got {self.warmup_epochs:g}")
         for name in ("label_smoothing", "ema"):
             if (value := getattr(self, name)) >= 1:
                 raise InputError(f"--{name} must be below 1, got {value:g}")
@@ -131,44 +131,44 @@ class AttackSettings(Settings):
     """Adversarial training."""
 
     adv_training: bool = setting(
-        "search for the processing that breaks a model: only the processor is trained, to raise the task loss. It "
+        "search for the processing that breaks a model: only the processor is trained, to increase the task loss. It "
         "starts from the camera's values or --processor_uri, and --lr is in natural ranges of the parameters. The head "
-        "of --classifier_uri and all batch statistics are frozen, even without --freeze_classifier (the published "
-        "program then stops). The best epoch has the lowest score",
+        "of --classifier_uri and all batch statistics are frozen, even without --freeze_classifier (unlike in the "
+        "published program, which then stops). The best epoch has the lowest score",
         False,
         rare=True,
     )
     adv_parameters: str = setting(
-        "with --adv_training, a list of the parameters that may move: all, additive_layer, or parameters of the "
-        f"pipeline, such as {', '.join(PARAMETERS)}",
+        "parameters to train with --adv_training: all, or a list of additive_layer and parameters of the pipeline, "
+        f"such as {', '.join(PARAMETERS)}",
         "all",
         rare=True,
         needs="adv_training",
     )
     adv_aux_loss: str = setting(
-        "with --adv_training, how deviation from the default rendering is measured: ssim: 1 minus the structural "
-        "similarity (the published program minimizes the similarity itself); l2: the mean squared difference; l2_sum: "
-        "the sum over a batch, as in the published program, which is l2 times the batch size, height, width and 3",
+        "measure of deviation from the default rendering with --adv_training: ssim: 1 minus the structural similarity "
+        "(the published program minimizes the similarity itself); l2: the mean squared difference; l2_sum: the sum "
+        "over a batch, as in the published program, which is l2 times the batch size, height, width and 3",
         "ssim",
         choices=AUX_LOSSES,
         rare=True,
         needs="adv_training",
     )
     adv_aux_weight: float = setting(
-        "with --adv_training, the weight of the deviation relative to the task loss",
+        "weight of the deviation relative to the task loss, with --adv_training",
         1.0,
         bound=NOT_NEGATIVE,
         rare=True,
         needs="adv_training",
     )
     adv_noise_layer: bool = setting(
-        "with --adv_training, also train an image that is added to the pipeline's images",
+        "also train an image that is added to the pipeline's images, with --adv_training",
         False,
         rare=True,
         needs="adv_training",
     )
     adv_track_differences: bool = setting(
-        "with --adv_training, record pictures in the default rendering and under attack, and their difference",
+        "record pictures in the default rendering and under attack, and their difference, with --adv_training",
         False,
         rare=True,
         needs="adv_training",
@@ -179,12 +179,12 @@ class AttackSettings(Settings):
 class TrackingSettings(Settings):
     """Tracking."""
 
-    experiment_name: str = setting("folder of runs that belong together", "experiment")
-    run_name: str = setting("folder of this run, within the experiment's folder", "run")
-    logdir: str = setting("folder of all experiments, for TensorBoard", "runs", rare=True)
-    overwrite: bool = setting("start over instead of continuing a run of this name", False)
+    experiment_name: str = setting("folder for runs that belong together", "experiment")
+    run_name: str = setting("folder for this run, inside the experiment's folder", "run")
+    logdir: str = setting("folder for all experiments, as for TensorBoard's --logdir", "runs", rare=True)
+    overwrite: bool = setting("start over instead of resuming an existing run of this name", False)
     log_model: bool = setting(
-        "write checkpoints (true or false); without them a run cannot be continued", True, kind="value", rare=True
+        "write checkpoints (true or false); a run without checkpoints cannot be resumed", True, kind="value", rare=True
     )
     save_locally: bool = setting(
         "also write the best model as model.safetensors, which r2l_jax.load reads without the run's folder",
@@ -192,9 +192,9 @@ class TrackingSettings(Settings):
         rare=True,
     )
     track: tuple[str, ...] = setting(
-        "what to record of a few samples: processing, the picture after every stage; gradients, of the "
-        "loss for these pictures; predictions, with targets; arrays, all of this also as .npy; every_epoch, not only "
-        "the last",
+        "what to record for a few samples: processing, the picture after every stage; gradients, of the loss with "
+        "respect to these pictures; predictions, with targets; arrays, all of these also as .npy; every_epoch, not "
+        "only the last",
         (),
         each=("processing", "gradients", "predictions", "arrays", "every_epoch"),
         switches={
@@ -206,7 +206,7 @@ class TrackingSettings(Settings):
         },
     )
     track_n_images: int = setting(
-        "how many samples to record, of all classes in turn", 5, bound=POSITIVE, rare=True, needs="track"
+        "number of samples to record, cycling through the classes", 5, bound=POSITIVE, rare=True, needs="track"
     )
 
     @property
@@ -219,4 +219,4 @@ class TrackingSettings(Settings):
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:
-                raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
+                raise InputError(f"--{name} must be a relative folder name, got {getattr(self, name)!r}")

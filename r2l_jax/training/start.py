@@ -1,4 +1,4 @@
-"""The state in which a fold's training begins."""
+"""The initial training state of a fold."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ _METERED = 64
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """The earlier runs of the processor (and, if it `normalizes`, of the normalization) and of the head to start from.
+    """The earlier runs that provide the processor (and, if it `normalizes`, the normalization) and the head.
 
     `pretrained` heads start from ImageNet weights, which are downloaded if `weights` names no file.
     """
@@ -48,7 +48,7 @@ class Sources:
 
     @property
     def _runs(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """The flag and the folder of each run, and the parts that it provides."""
+        """The flag and folder of each run, and the parts that it provides."""
         of_processor = ("processor", "normalizer") if self.normalizes else ("processor",)
         runs = (
             ("processor_uri", self.processor, of_processor),
@@ -59,13 +59,13 @@ class Sources:
     def check(self, fold: Fold, fingerprint: str, removed: pathlib.Path | None) -> None:
         """Raises an InputError unless the runs that a fold starts from are trained, and not in a folder to be removed.
 
-        Warns of scored samples that these runs were trained on, if they split data with this fingerprint.
+        Warns about scored samples that these runs were trained on, if their data has this fingerprint.
         """
         for flag, uri, _ in self._runs:
             where = f"--{flag}={uri}"
             folder = fold_folder(uri, fold.number, where).resolve()
             if removed is not None and removed.resolve() in folder.parents:
-                raise InputError(f"{where} is in the run that --overwrite is to remove")
+                raise InputError(f"{where} is inside the run that --overwrite would remove")
             earlier = read_metrics(folder / "metrics.json", where)
             stored_arrays(folder, shardings().everywhere, "best", where)
             parts = {"validation": fold.split.valid, "test": fold.split.test}
@@ -76,8 +76,8 @@ class Sources:
             ]
             if seen and earlier["flags"].get("epochs") and earlier["fingerprint"] == fingerprint and is_first():
                 warn(
-                    f"{where} was trained on {' and '.join(seen)} of this run, by name, whose scores are too good: "
-                    f"--state_dict_uri={uri} takes its splits"
+                    f"{where} was trained on {' and '.join(seen)} of this run, which inflates their scores: "
+                    f"--state_dict_uri={uri} reuses its splits"
                 )
 
     def check_weights(self, task: Task) -> None:
@@ -90,9 +90,9 @@ class Sources:
         for flag, uri, parts in self._runs:
             where = f"--{flag}={uri}"
             stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
-            anew = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
-            if anew and jax.process_index() == 0:
-                print(f"{where} has other classes: the layer {', '.join(anew)} of the head starts anew")
+            fresh = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+            if fresh and jax.process_index() == 0:
+                print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
         if self.pretrained:
             head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
             nnx.update(head, model["head"])
@@ -127,8 +127,8 @@ def initial_state(
     if architecture.processing.auto and not sources.processor:
         _put(model, "processor", to_devices(nnx.to_pure_dict(nnx.state(processor)), everywhere))
     if learns_pipeline and measures and not sources.processor:
-        # Without a step that changes them, the head would see images unlike those it was trained on. With such steps,
-        # a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
+        # If no step updates the statistics, the head would see images unlike its training images. If steps do, initial
+        # values of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
         indices = train if steps.rule.keeps_statistics else train[:_SAMPLES]
         mean, var = _moments(processor, dataset, indices, batch_size)
         _put(model, "normalizer", {"mean": mean, "var": var})
@@ -157,7 +157,7 @@ def fixed_statistics(
 ) -> Statistics:
     """Returns the mean and standard deviation of each channel over the training images, or the published ones.
 
-    The images are the processed ones, or those that a neural network processes.
+    The images are the processed images, or the input images of a neural network.
     """
     half = architecture.processing.processing_mode in HALF_SIZE_MODES
     known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS

@@ -25,7 +25,7 @@ _CAMERA = 2**31 - 1
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a training step changes, or its shapes; `sums` are over the epoch so far."""
+    """The state that a training step updates, or its shapes; `sums` are over the epoch so far."""
 
     step: Any
     model: nnx.State
@@ -46,7 +46,7 @@ def make_steps(settings: StepSettings, rule: type[GradientDescent] = GradientDes
 
 
 class Steps:
-    """The functions of a run, compiled at their first use. They depend on shapes alone, so that all folds share them.
+    """The functions of a run, compiled on first use. They depend only on shapes, so all folds share them.
 
     Attributes:
         init: makes a model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
@@ -79,7 +79,7 @@ class Steps:
         return (*metrics, *(f"val_{name}" for name in self.task.metrics))
 
     def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
-        """Updates once, and returns the next state and the mean loss; consumes the state.
+        """Updates once, and returns the next state and the mean loss; donates the state.
 
         Augmentation depends on the epoch's key and the sample's index, not on its batch and device.
         """
@@ -93,7 +93,7 @@ class Steps:
         return state.replace(model=nnx.merge_state(frozen, state.model)), loss
 
     def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
-        """Adds task and rule measurements to the consumed sums, and the `samples (C,)` that contain each class."""
+        """Adds task and rule measurements to the donated sums, and the `samples (C,)` that contain each class."""
         images = self._process(state.model, batch["raw"])
         return self._evaluate(state, sums, images, batch)
 

@@ -1,4 +1,4 @@
-"""The output of training: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
+"""Training output: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ from r2l_jax.training.steps import Steps, TrainState
 Numbers = dict[str, Any]
 Row = Mapping[str, Any]
 
-# The name of the text, among the events, with the processing's parameters before the first step.
+# The name of the TensorBoard text with the initial processing parameters.
 START = "processor_start"
 
 
@@ -112,7 +112,7 @@ class Tracker:
                 Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
 
     def tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:
-        """Writes an array, if arrays are wanted."""
+        """Writes an array if `save_tensors` is set."""
         if self._save_tensors:
             with replacing(self._path(f"{name}.npy", epoch)) as part, part.open("wb") as file:
                 np.save(file, tensor)
@@ -122,14 +122,14 @@ class Tracker:
 
 
 def _single(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a pipeline's parameters, but not those of a network (nested dicts), which are too many to look at."""
+    """Returns a pipeline's parameters, without network parameters (nested dicts), which are too many to view."""
     return {name: value for name, value in parameters.items() if not isinstance(value, dict)}
 
 
 def record_samples(
     tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
-    """Records stages, their gradients, and predictions of samples of all classes in turn, as the flags ask for."""
+    """Records stages, their gradients, and predictions for samples from all classes, as the flags request."""
     differences = steps.settings.attack.adv_track_differences
     if not (wanted.records or differences):
         return
@@ -153,7 +153,7 @@ def record_samples(
 
 
 def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
-    """Returns the summary line of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
+    """Returns the summary line of an epoch, at most 80 characters: losses, scores, seconds, and * if best."""
     parts = [f"epoch {row['epoch'] + 1:>{len(str(epochs))}}/{epochs}"]
     for name in ("loss", score):
         validated = f" val {row[f'val_{name}']:.4f}" if f"val_{name}" in row else ""
@@ -162,7 +162,7 @@ def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
 
 
 def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
-    """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
+    """Formats the final scores of a run: a row for each fold, and mean and standard deviation over several."""
     names, score = list(summary), next(iter(summary))  # of the validation
     rows = [["", *(name.replace("_", " ") for name in names), f"best {score.replace('_', ' ')}"]]
     for fold, result in enumerate(results):
@@ -175,9 +175,9 @@ def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
 
 
 def class_table(results: Sequence[Row]) -> str:
-    """Returns the table of the last epoch's validation by class: means over the folds, and samples of all folds.
+    """Formats the last epoch's validation scores by class: means over the folds, and samples of all folds.
 
-    Samples of several classes count for each.
+    A sample of several classes counts for each.
     """
     metrics = ("precision", "recall", "f1")
     rows = [["class", "samples", *metrics]]
@@ -189,19 +189,19 @@ def class_table(results: Sequence[Row]) -> str:
 
 
 def closing(config: TrainConfig, seconds: float, has_gradient: bool = True) -> str:
-    """Says how long this call took, where everything is, and which commands come next.
+    """Returns the closing lines of a call: its duration, the location of the results, and the next commands.
 
-    The search for the worst processing needs a gradient, which some heads lack.
+    The worst-case search needs a gradient, which some heads lack.
     """
     run, (minutes, rest) = shlex.quote(str(config.run_dir)), divmod(round(seconds), 60)
     run += f" --code={shlex.quote(','.join(config.code))}" if config.code else ""
     lines = [
         f"done in {minutes} min {rest} s; results in {config.run_dir}",
         f"curves and pictures:  tensorboard --logdir {shlex.quote(config.tracking.logdir)}",
-        f"under drift:          {command('evaluate')} --run={run}",
+        f"scores under drift:   {command('evaluate')} --run={run}",
     ]
     if config.processing.learns_pipeline and has_gradient:
-        lines.append(f"worst processing:     {command('forensics')} --run={run}")
+        lines.append(f"worst-case search:    {command('forensics')} --run={run}")
     elif config.processing.learns_pipeline:
-        lines.append(f"tolerated processing: {command('forensics')} --run={run} --analyses=tolerances")
-    return "\n".join([*lines, f"all on one page:      {report_command([str(config.run_dir)])}"])
+        lines.append(f"tolerances:           {command('forensics')} --run={run} --analyses=tolerances")
+    return "\n".join([*lines, f"report:               {report_command([str(config.run_dir)])}"])

@@ -52,7 +52,7 @@ def run(config: TrainConfig, rule: type[GradientDescent] = GradientDescent, show
     on_first_process(lambda: check_output_folder(run_dir))
     plan = Plan(config, rule)
     if seed_folders(run_dir):
-        raise InputError(f"{run_dir} holds a group of seeds: choose another --run_name")
+        raise InputError(f"{run_dir} is a group of seeds: choose another --run_name")
     with writing_to(run_dir):
         plan.check_folders()
         if is_first() and config.tracking.overwrite:
@@ -96,15 +96,15 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
         print(f"\n{tracking.run_table(results, summary)}")
     elif task.score == "accuracy" and _is_a_guess(found := summary["val_accuracy"]["mean"], len(task.classes)):
         warn(
-            f"an accuracy of {found:.3f} is little better than a guess, so that drift can cost little: if the network "
-            "has done better, check its mean and std, its size and the order of the classes"
+            f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
+            "better, check its mean and std, its size and the order of its classes"
         )
     head = plan.steps.architecture.frozen_head
     print(f"\n{tracking.closing(plan.config, seconds, head is None or has_gradient(head))}")
 
 
 def _is_a_guess(accuracy: float, classes: int) -> bool:
-    """Tells whether an accuracy is at most a fifth of the way from chance to 100%."""
+    """Returns whether an accuracy is at most a fifth of the way from chance to 100%."""
     return accuracy <= 1 / classes + 0.2 * (1 - 1 / classes)
 
 
@@ -116,15 +116,15 @@ class FoldTraining:
         self._optimization, self._wanted = plan.config.optimization, plan.config.tracking
         self._finished, self._adds = None, False
         if fold.metrics_file.exists():
-            earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+            earlier = read_metrics(fold.metrics_file, "start over with --overwrite")
             if earlier["complete"] and earlier["flags"] == plan.described["flags"]:
                 self._finished = earlier
-            self._adds = earlier["complete"]  # what this call asks to be recorded, and the earlier one did not
+            self._adds = earlier["complete"]  # pictures that this call requests and the earlier one did not
         self._history: list[Numbers] = []
         self._validated: Numbers | None = None  # the sums of the last validation
 
     def finish(self) -> Numbers:
-        """Trains from the start or from the last checkpoint to the end, and returns the content of metrics.json."""
+        """Trains from the start or the last checkpoint to the end, and returns the content of metrics.json."""
         content, folder = self._finished, self._fold.folder / "checkpoints"
         if content is None:
             with Checkpoints(folder, enabled=self._wanted.log_model) as checkpoints:
@@ -226,7 +226,7 @@ class FoldTraining:
         batches, epochs = self._plan.batches, self._optimization.epochs
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
-            raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
+            raise InputError(f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower --lr")
         state = state.replace(sums=self._steps.zero_sums())
         row = {"epoch": epoch, **self._means("train", sums), "seconds": batches.per_epoch * batches.size / speed}
         if (epoch + 1) % self._optimization.check_val_every_n_epoch == 0 or epoch + 1 == epochs:
@@ -286,7 +286,7 @@ class FoldTraining:
         return np.nan_to_num(numbers, nan=-np.inf).tolist()
 
     def _interrupted(self, where: str) -> Interrupted:
-        left = "the same command resumes there" if self._wanted.log_model else "nothing is kept"
+        left = "the same command resumes there" if self._wanted.log_model else "no checkpoint was written"
         return Interrupted(f"stopped {where}; {left}")
 
     def _content(self, final: Mapping[str, Any] | None = None) -> Numbers:

@@ -1,4 +1,4 @@
-"""Update rules: how a training step changes a model. The step itself is the same for all of them, see `steps`."""
+"""Update rules for a training step. The step itself is the same for all rules, see `steps`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """Everything that a run's compiled steps depend on; runs with equal settings share the steps.
+    """All settings of a run's compiled steps; runs with equal settings share the steps.
 
     `task` has the loss that training lowers; `ema` is the decay of averaged weights.
     """
@@ -61,12 +61,12 @@ class StepSettings:
 
     @property
     def freezes_processor(self) -> bool:
-        """Whether the processor stays as it is."""
+        """Whether the processor stays unchanged."""
         return self.architecture.processing.is_frozen
 
 
 class Updated(NamedTuple):
-    """The next variables and rule's state, the batch's mean task loss before the update, and its sums.
+    """The next variables and rule state, the mean task loss of the batch before the update, and its sums.
 
     The sums are the task's, and those that `GradientDescent.zero_sums` names.
     """
@@ -86,10 +86,10 @@ class Averaging(NamedTuple):
 
 
 class GradientDescent:
-    """How a training step changes a model: gradient descent in the task loss for everything that is not frozen.
+    """Updates a model by gradient descent on the task loss, for all parameters that are not frozen.
 
-    With averaged weights, the model that is validated, kept and used is the average; the state has the latest model,
-    from which the next update starts. Another rule overrides these methods.
+    With averaged weights, the average is validated, kept and used; the state has the latest model, from which the next
+    update starts. Other rules override these methods.
 
     Attributes:
         metrics: names of sums, beside the task's, whose means over samples are reported.
@@ -128,7 +128,7 @@ class GradientDescent:
         optimizer = self._optimizer.init(self._split(model)[0])
         if not self._decay:
             return optimizer
-        # A copy, since a step consumes model and state, and no array can be consumed twice.
+        # A copy, since a step donates model and state, and no array can be donated twice.
         latest = nnx.to_pure_dict(jax.tree.map(jnp.copy, model))
         return Averaging(optimizer, latest, jnp.zeros((), jnp.int32))
 
@@ -146,7 +146,7 @@ class GradientDescent:
         latest = jax.tree.map(lambda variable: variable, model)
         nnx.replace_by_pure_dict(latest, state.latest)
         updated = self._updated(latest, state.optimizer, batch, keys)
-        # Few updates are averaged over all of them, so that the start is soon forgotten.
+        # The decay is smaller for the first updates, so that the average soon forgets the initial weights.
         decay = jnp.minimum(self._decay, (1 + state.updates) / (10 + state.updates))
 
         def averaged(before: jax.Array, now: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from attacks import command, finish, reference, results
 
-FULL = re.compile(r"No space left on device|bytes are free on the disk|are free on the disk|File too large")
+FULL = re.compile(r"No space left on device|bytes of disk space|File too large")
 
 
 @pytest.fixture

@@ -81,9 +81,7 @@ def test_the_processor_of_another_run_keeps_its_metering(base, one_epoch, fold):
     metered, plain = str(fold.folder.parent), str(one_epoch.run_dir)
     for uri, auto, has in ((metered, (), "exposure,white_balance"), (plain, BOTH, "none")):
         config = replace(base, run_name="taken", processor_uri=uri, auto=auto)
-        with pytest.raises(
-            InputError, match=f"^--processor_uri={uri} has --auto={has}, which this run takes over, got"
-        ):
+        with pytest.raises(InputError, match=f"^--auto must be {has}, as in --processor_uri={uri}, got"):
             Plan(config)
     # A run that has begun knows it, also when the other run is gone.
     config = replace(base, run_name="begun", processor_uri="gone", auto=None)

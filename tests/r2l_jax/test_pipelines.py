@@ -90,7 +90,7 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
     ("name", "message"),
     [
         ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; the pipelines are par.*:<function>"),
-        ("my_isp.py", "--pipeline=my_isp.py must be the function in a file that makes the pipeline, as .*:make"),
+        ("my_isp.py", "--pipeline must be <file>.py:<function>, a function that makes the pipeline, got my_isp.py"),
         ("nowhere.py:make", "--pipeline=nowhere.py:make: nowhere.py: No such file or directory"),
     ],
 )
@@ -110,7 +110,7 @@ def test_unknown_names_are_refused(name, message):
         ("def make(camera):\n    return 1", "{name} must return an isp.Pipeline, got int"),
         (
             "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'all': isp.Parameter(1.)})])",
-            "{name} has a parameter called 'all', a name that results use: rename it",
+            "{name} has a parameter called 'all', which is a reserved name: rename it",
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_the_error_of_a_file_that_makes_no_pipeline_is_one_line(write, code, mes
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("lambda image: image[:1]", r"must make floating-point images \(1, 8, 8, 3\) .* got float32 of shape"),
+        ("lambda image: image[:1]", r"must make floating-point images of shape \(1, 8, 8, 3\) .* got float32 of"),
         ("lambda image: image + undefined", r"cannot process a raw image of 8x8: NameError: .* \(line 3\)"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_second_call_changes_nothing_and_it_is_never_trained_on(taken):
     before = metrics(taken)
     train.run(taken)
     assert metrics(taken) == before
-    with pytest.raises(InputError, match=r"holds another run .*epochs was 0, is 2"):
+    with pytest.raises(InputError, match=r"is a different run .*epochs was 0, is 2"):
         train.run(replace(taken, epochs=2, freeze_classifier=True))
 
 
@@ -114,7 +114,7 @@ def test_the_processing_is_learned_for_it(base, file):
 
 def test_a_frozen_network_is_not_trained(base, file):
     config = replace(base, run_name="wrong", classifier_network=f"{file}:make")
-    with pytest.raises(InputError, match=r"is a trained network that stays as it is: give --freeze_classifier to"):
+    with pytest.raises(InputError, match=r"is a frozen network: add --freeze_classifier to"):
         train.run(config)
 
 
@@ -143,7 +143,7 @@ def test_all_images_are_scored_and_nothing_speaks_of_a_training(taken, file, tmp
     assert not [name for name in summary if "train" in name]
     runs = read_runs([str(config.run_dir)])
     assert runs[0].folds[0].epochs == 0
-    assert "Numbers of each epoch" not in make_page(runs)
+    assert "Losses and scores by epoch" not in make_page(runs)
     # Half of them are left to measure an adaptation.
     run = load(config.run_dir, code=f"{file}:make")
     settings = build(AdjustmentConfig, run=str(config.run_dir), intensities=(0.25,), unlabeled=64, labeled=8)
@@ -156,5 +156,5 @@ def test_several_devices_are_refused(file, monkeypatch):
     head = heads.find_head(build(NetworkSettings, classifier_network=f"{file}:make"), tuple("abcde"))
     heads._made_once.cache_clear()
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="is a network from outside of JAX, which takes one device, found 2: choose"):
+    with pytest.raises(InputError, match="is not a JAX network and needs a single device, found 2: select"):
         head.weights(5)

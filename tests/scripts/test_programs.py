@@ -65,7 +65,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
 
 
 REFUSED = [
-    ("adjust", "--run=nowhere --exposures=0.5", "nowhere is not a run's folder with a fold_0: not found"),
+    ("adjust", "--run=nowhere --exposures=0.5", "nowhere must be a run folder with a fold_0: not found"),
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
     ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without --against=sensor|"),
     ("export", "--output=out --run=x --size=512,767", "--size must be an even height and an even width, such as"),

@@ -25,12 +25,12 @@ MAX_FILES = 10**6
 _CHUNK = 2**20
 # The maximum bytes of a tar header, such as a long name; file systems allow names of 4 KiB.
 _MOST_HEADER = 2**20
-_SPARSE = "a sparse file, which takes more room than the archive"
+_SPARSE = "a sparse file, which takes more space than the archive"
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class _Member(NamedTuple):
-    """A file or folder in an archive; `refusal` says why it must not be unpacked, if it must not."""
+    """A file or folder in an archive; `refusal` is the reason not to unpack it, if there is one."""
 
     name: str
     is_folder: bool
@@ -75,7 +75,7 @@ def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
         if member.refusal:
             raise InputError(f"{member.name!r:.200} is {member.refusal}")
         if count > MAX_FILES:
-            raise InputError(f"it has more than {MAX_FILES} files")
+            raise InputError(f"holds more than {MAX_FILES} files")
         # An archive of a whole folder often starts with that folder itself.
         if member.is_folder and member.name in (".", "./"):
             continue
@@ -91,14 +91,14 @@ def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
             while chunk := source.read(_CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise InputError(f"it unpacks to more than {MAX_RATIO} times its size, which no data set does")
+                    raise InputError(f"unpacks to more than {MAX_RATIO} times its size, unlike any data set")
                 file.write(chunk)
 
 
 def _zip_members(archive: pathlib.Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as opened:
         if sum(member.compress_size for member in opened.infolist()) > archive.stat().st_size:
-            raise InputError("its files overlap, as in a zip bomb")
+            raise InputError("holds overlapping files, like a zip bomb")
         for member in opened.infolist():
             is_folder = member.filename.endswith(("/", "\\"))
             yield _Member(member.filename, is_folder, _refusal_in_zip(member), functools.partial(opened.open, member))
@@ -122,7 +122,7 @@ class _Header(tarfile.TarInfo):
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise InputError(f"{self.name!r:.200} is {_SPARSE}")
         if not self.isreg() and self.size > _MOST_HEADER:
-            raise InputError(f"the header of one of its members has more than {_MOST_HEADER} bytes")
+            raise InputError(f"holds a member whose header exceeds {_MOST_HEADER} bytes")
         return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]  # documented for subclasses
 
 
@@ -141,4 +141,4 @@ def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
         file = cast(IO[bytes], opened.fileobj)
         file.seek(opened.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise InputError("the header of a member is damaged")
+            raise InputError("holds a member whose header is damaged")

@@ -27,7 +27,7 @@ from r2l_jax.runtime.errors import InputError, one_line
 # Most files are small, so most of the time is spent waiting for the server. B2 allows many more requests at once.
 THREADS = 16
 
-# The empty file that B2's programs mark a folder with.
+# The empty file that marks a folder in B2.
 _FOLDER_MARK = ".bzEmpty"
 
 
@@ -51,7 +51,7 @@ def find_account(bucket: str, key_id: str | None = None, key: str | None = None)
     if not key_id or not key:
         raise InputError(
             "--source=b2 needs an application key: "
-            "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or give --b2_key_id and --b2_key"
+            "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or pass --b2_key_id and --b2_key"
         )
     return Account(bucket, key_id, key)
 

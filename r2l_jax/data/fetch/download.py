@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The last part of the name of each folder in the bucket, and the folder's name in the layout."""
+        """The folder names in the layout, by the last part of the folder names in the bucket."""
         return {name.rsplit("/", 1)[-1]: place for name, place in self.b2_folders.items()}
 
     def missing(self, root: pathlib.Path) -> list[str]:
@@ -129,7 +129,7 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
     for archive in packed:
         archive.unlink()
     if missing := layout.missing(root):
-        raise InputError(f"{root}: bucket {account.bucket} lacks {', '.join(missing)}")
+        raise InputError(f"{root}: missing from bucket {account.bucket}: {', '.join(missing)}")
 
 
 def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
@@ -138,12 +138,12 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     unpacked = {file.name: file.checksum for file in files.values()}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
-            raise InputError(f"{root} exists, but differs from {record}: move it away, or download to another folder")
+            raise InputError(f"{root} exists but differs from {record}: move it, or choose another --data_dir")
     else:
         for target, file in files.items():
             algorithm, _, expected = file.checksum.partition(":")
             if target.exists() and pooch.file_hash(str(target), algorithm) != expected:
-                raise InputError(f"{target} exists, but is not {file.name}: move it away")
+                raise InputError(f"{target} exists but does not match the checksum of {file.name}: move it")
             fetch(file.url, target, file.checksum, file.size)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
@@ -213,8 +213,8 @@ def _unpack_in_place(archive: pathlib.Path, scratch: pathlib.Path) -> None:
 def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
     chosen = [file for file in files if layout.folder in file.name.lower() and archives.is_archive(file.name)]
     if not chosen:
-        names = ", ".join(file.name for file in files)[:1000] or "none at all"
-        raise InputError(f"{record}: no archive with {layout.folder} in its name; its files are: {names}")
+        names = ", ".join(file.name for file in files)[:1000] or "no files"
+        raise InputError(f"{record}: expected an archive with {layout.folder} in its name, found {names}")
     for file in chosen:
         if len(inside(pathlib.Path(), file.name).parts) != 1:
             raise InputError(f"{record}: {file.name!r} is not a file name")
@@ -237,7 +237,7 @@ def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Pa
         _unpack_in_place(archive, scratch / "unpacked")
         archive.unlink()
     if missing := layout.missing(unfinished):
-        raise InputError(f"{', '.join(map(str, files))}: the unpacked files lack {', '.join(missing)}")
+        raise InputError(f"{', '.join(map(str, files))}: missing after unpacking: {', '.join(missing)}")
     return unfinished
 
 
@@ -251,4 +251,4 @@ def _find_folder(layout: Layout, tree: pathlib.Path, archive: pathlib.Path) -> p
         if any((folder / name).is_dir() for pair in layout.aliases.items() for name in pair):
             return folder
     names = ", ".join(sorted(path.name for path in tree.iterdir()))
-    raise InputError(f"{archive}: it has no folder {layout.folder}, only {names or 'nothing'}")
+    raise InputError(f"{archive}: expected a folder {layout.folder}, found {names or 'nothing'}")

@@ -1,4 +1,4 @@
-"""Downloads with pooch, which are verified, and continue where an earlier call was interrupted."""
+"""Verified downloads with pooch, which continue where an earlier call was interrupted."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from r2l_jax.runtime.errors import InputError, errors_only, root_cause
 
-# Seconds to connect, and between two pieces of an answer. Zenodo may need a while to find the first byte of a file.
+# Timeouts in seconds: to connect, and between two chunks. Zenodo may take a while to send the first byte of a file.
 _TIMEOUT = (30, 120)
 # How often a failed or dropped connection is reopened; each continues where the previous one ended.
 _RETRIES = 3
@@ -26,7 +26,7 @@ def get(url: str, start: int = 0) -> requests.Response:
         if url.startswith("https:") and any(
             not each.url.startswith("https:") for each in [*response.history, response]
         ):
-            raise InputError(f"{url}: refused to leave HTTPS")
+            raise InputError(f"{url}: the server redirects from HTTPS to another scheme")
         response.raise_for_status()
     except (InputError, requests.HTTPError):
         response.close()
@@ -56,7 +56,7 @@ def fetch(url: str, target: pathlib.Path, checksum: str, size: int) -> None:
                         if file.tell() > size:
                             break
             if file.tell() < size:
-                raise requests.ConnectionError(f"the source sent no more after {file.tell()} of {size} bytes")
+                raise requests.ConnectionError(f"the connection ended after {file.tell()} of {size} bytes")
         part.replace(output_file)
 
     files = pooch.create(target.parent, "", registry={target.name: checksum}, retry_if_failed=_RETRIES)

@@ -1,1 +1,1 @@
-"""Raw files and pictures on disk: reading them, cutting them into tiles, hashing them."""
+"""Raw files and pictures on disk: reading, cutting into tiles, and hashing."""

@@ -17,7 +17,7 @@ def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
     with path.open("rb") as file:
         header = _PGM.match(file.read(2**16))
     if header is None:
-        raise ValueError("no header of P5, width, height and largest value")
+        raise ValueError("the header must be P5, width, height and largest value")
     width, height, white = map(int, header.groups())
     if not 1 <= white <= 65535:
         raise ValueError(f"the largest value must be from 1 to 65535, got {white}")
@@ -31,7 +31,7 @@ def read_npy(path: Path) -> tuple[Shaped[np.ndarray, "..."], None]:
     with path.open("rb") as file:
         samples = np.load(file, allow_pickle=False)
         if file.read(1):
-            raise ValueError("bytes follow the samples")
+            raise ValueError("extra bytes follow the samples")
     return _native(samples), None
 
 

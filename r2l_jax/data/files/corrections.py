@@ -21,7 +21,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 # A defect is replaced from at least this many sites of its color, defective or not.
 _NEIGHBORS = 4
-# How many values of neighbors are held at once.
+# The number of neighbor values held at once.
 _AT_ONCE = 2**22
 
 
@@ -58,11 +58,13 @@ class Corrections:
         rows, cols = mosaic.shape
         for name, array in (("dark", self.dark), ("flat", self.flat)):
             if array is not None and array.shape != mosaic.shape:
-                raise InputError(f"the frame is {rows}x{cols}, but the camera's {name} has the shape {array.shape}")
+                raise InputError(
+                    f"the frame must have the shape of the camera's {name}, {array.shape}, got {mosaic.shape}"
+                )
         outside = ((self.defects < 0) | (self.defects >= mosaic.shape)).any(1)
         if outside.any():
             row, col = self.defects[outside][0]
-            raise InputError(f"the frame is {rows}x{cols}, but the camera has a defect at row {row} and column {col}")
+            raise InputError(f"the camera's defect at row {row}, column {col} is outside of the frame of {rows}x{cols}")
         levels = np.asarray(camera.black_level, np.float32)
         black = np.asarray(isp.cfa.black_levels(levels, camera.pattern, *mosaic.shape))
         light = mosaic - (black if self.dark is None else self.dark)
@@ -92,7 +94,7 @@ def _read_map(path: Path) -> Mosaic:
         if values.ndim != 2 or values.dtype.kind != "f":
             raise InputError(f"must be one channel in floating point, got {values.dtype} of shape {values.shape}")
         if not np.isfinite(values).all():
-            raise InputError("holds values that are not finite")
+            raise InputError("must contain only finite values")
         return values.astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r2l_jax.runtime.errors import InputError, one_line
 
-# Deflate shrinks data by at most this factor, and other common methods by less.
+# Deflate shrinks data by at most this factor; other common methods shrink it less.
 MOST_SHRUNK = 1032
 # A picture of this many bytes is harmless, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
@@ -49,7 +49,7 @@ def advising(advice: str) -> Iterator[None]:
 def check_declared(declared: int, present: int) -> None:
     """Raises a ValueError if no common compression could shrink the declared bytes of samples to the bytes present."""
     if declared > max(ALWAYS_ALLOWED, MOST_SHRUNK * present):
-        raise ValueError(f"it declares {declared} bytes of samples, and {present} bytes cannot hold them")
+        raise ValueError(f"the {declared} bytes of samples that it declares cannot be compressed to {present} bytes")
 
 
 def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
@@ -57,8 +57,8 @@ def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path}: expected text of at most {most} bytes")
+        raise InputError(f"{path}: a text file must have at most {most} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -92,12 +92,12 @@ def read_metadata(path: Path) -> Metadata:
             is_float = page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP
             tag = page.tags.get("TileByteCounts")
             if is_float and tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1:
-                raise InputError("its tiles state their sizes in 16 bits, which LibRaw reads as 32")
+                raise InputError("its tile sizes must have 32 bits, got 16, which LibRaw misreads")
             check_declared(page.nbytes, sum(sizes))
             if metadata is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
                 metadata = _metadata(page)
                 if is_float and not np.isfinite(page.asarray(maxworkers=1)).all():
-                    raise InputError("holds values that are not finite")  # LibRaw reads them as zeros.
+                    raise InputError("must contain only finite values")  # LibRaw reads them as zeros.
     return metadata or Metadata()
 
 

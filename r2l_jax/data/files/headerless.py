@@ -55,7 +55,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             known = ", ".join(str(bits) for packing, bits in _GROUPS if packing == self.packing)
             raise InputError(f"bits must be one of {known} for the packing {self.packing}, got {self.bits}")
         if self.packing != "unpacked" and (self.byte_order, self.align) != ("little", "low"):
-            raise InputError(f"byte_order and align are for the packing unpacked, got {self.packing}")
+            raise InputError(f"byte_order and align need the packing unpacked, got {self.packing}")
         least, _ = self._row_bytes(self.width)
         if self.stride is not None and self.stride < least:
             raise InputError(f"stride must be at least the {least} bytes of a row, got {self.stride}")
@@ -93,7 +93,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.offset + (rows - 1) * stride + least, self.offset + rows * stride
 
     def read(self, path: Path) -> UInt16[np.ndarray, "height width"]:
-        """Reads the samples of a file, which must have one of the two lengths of a complete file."""
+        """Reads the samples of a file, which may omit the gap after the last row."""
         found, lengths = path.stat().st_size, self.file_bytes
         if found not in lengths:
             gap = f" or {lengths[1]}" if lengths[0] != lengths[1] else ""
@@ -132,8 +132,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return (words >> (8 * words.itemsize - self.bits)).astype(np.uint16)
         if (highest := int(words.max())) > self.largest:
             raise InputError(
-                f"holds the value {highest}, which does not fit in {self.bits} bits: check the bits, byte_order and "
-                "align in the camera's JSON file"
+                f"the value {highest} does not fit in {self.bits} bits: check bits, byte_order and align in the "
+                "camera's JSON file"
             )
         return words.astype(np.uint16)
 

@@ -1,4 +1,4 @@
-"""The user's statements about a camera, which add to or replace the calibration values in files.
+"""Camera values that the user states, which add to or replace the calibration values in files.
 
 A camera's JSON file has the fields of `isp.Camera`. For files that name their camera, it may have only some of them;
 each replaces the value in the file. It may also have
@@ -28,17 +28,17 @@ from r2l_jax.runtime.errors import InputError
 _CORRECTIONS = ("dark", "flat", "defects")
 _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 
-# Advice at the end of an error message, for unknown calibration values: to start with values that change nothing.
+# Advice at the end of an error message: unknown calibration values may start from values that change nothing.
 NEUTRAL_MATRIX = '"color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 NEUTRAL_START = (
-    "if its values are unknown, start from a JSON file (--camera) with the pattern of the sensor, such as "
+    "if its calibration is unknown, start with a JSON file (--camera) that states the sensor's pattern, such as "
     f'{{"pattern": "RGGB", "black_level": [0, 0, 0, 0], "white_balance": [1, 1, 1], {NEUTRAL_MATRIX}}}'
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KnownCamera:
-    """Holds a user's statements about a camera.
+    """Holds the camera values that a user states.
 
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
@@ -56,7 +56,7 @@ class KnownCamera:
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
-        """Returns a camera's values as statements; none if it is None."""
+        """Returns all values of a camera as stated; no values for None."""
         if isinstance(camera, KnownCamera):
             return camera
         if camera is None:
@@ -107,7 +107,7 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
         given = [name for name, file in named.items() if file is not None]
         raw = fields.pop("raw", None)
         if not fields and raw is None:
-            raise InputError(f"states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}")
+            raise InputError(f"a camera must have some of the fields {', '.join((*_FIELDS, 'raw'))}, got none")
         try:
             figures = isp.Camera.figures_of(fields)
             # A whole camera may be invalid even if each of its values is valid.
@@ -127,10 +127,10 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
 
 
 def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
-    """Returns a flag's statements about the camera of raw files.
+    """Returns the camera values that a flag states for raw files.
 
-    The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing, so each raw file names
-    its camera. Errors name the flag.
+    The name is one of `isp.CAMERAS`, the path of a JSON file, or "auto", which leaves the camera to each raw file.
+    Errors name the flag.
     """
     if name in isp.CAMERAS:
         return KnownCamera.of(isp.CAMERAS[name])
@@ -145,7 +145,7 @@ def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
 
 
 def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
-    """Returns a known camera, a whole camera from a JSON file, or None for "auto", as `find_known_camera`."""
+    """Returns a known camera, a whole camera from a JSON file, or None for "auto"; see `find_known_camera`."""
     stated = find_known_camera(name, flag)
     return None if name == "auto" else stated.whole(f"{flag}={name}")
 
@@ -164,8 +164,8 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:
             raise InputError(
-                f"all files must have one color filter array: {files[0]} has {cameras[0].pattern}, "
-                f"{path} {camera.pattern}"
+                f"all files must have the same color filter array: {files[0]} has {cameras[0].pattern}, {path} has "
+                f"{camera.pattern}"
             )
     black, gains, matrix = (
         np.median([getattr(camera, name) for camera in cameras], axis=0)

@@ -47,8 +47,7 @@ def read(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
     """Reads the raw image of a camera file, and its calibration values unless they are stated."""
     if _is_guessed(path):
         raise InputError(
-            "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
-            "bytes"
+            "does not name its camera: LibRaw would guess the size, pattern and levels from the number of bytes"
         )
     metadata = dng.read_metadata(path) if path.suffix.lower() == ".dng" else dng.Metadata()
     with rawpy.RawPy() as raw:
@@ -160,14 +159,14 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera) -> str:
     given = stated.figures.get("pattern")
     if own is None:
         if not isp.cfa.is_bayer(given or _SAMPLED):
-            raise InputError(f"its pixels are demosaiced already: the camera's pattern must be Bayer, got {given}")
+            raise InputError(f"for a demosaiced file, the camera's pattern must be Bayer, got {given}")
         return given or _SAMPLED
     if given is None or given == own:
         return own
     # A stated pattern takes precedence, since phones declare Bayer patterns for their quad Bayer sensors.
     if not stated.states_pattern or isp.cfa.MONO in (own, given):
-        raise InputError(f"the sensor's pattern is {own}, but the given camera's is {given}")
-    warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
+        raise InputError(f"the camera must have the sensor's pattern {own}, got {given}")
+    warn(f"{path}: read with the pattern {given} of the camera's JSON file; the file states {own}")
     return given
 
 
@@ -224,7 +223,7 @@ def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
         raise InputError(
-            "holds no color matrix, and LibRaw knows none for this camera: a camera must be given; if the matrix is "
-            f"unknown, start from a JSON file (--camera) with {{{NEUTRAL_MATRIX}}}"
+            "neither the file nor LibRaw has a color matrix for this camera: give one in a JSON file (--camera); if it "
+            f"is unknown, start with {{{NEUTRAL_MATRIX}}}"
         )
     return camera_to_srgb(table)

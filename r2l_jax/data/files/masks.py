@@ -30,11 +30,11 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     """
     frames = _visible_files(folder, suffixes)
     if not frames:
-        raise InputError(f"{folder} must hold frames ({', '.join(suffixes)}), found none")
+        raise InputError(f"{folder} must contain frames ({', '.join(suffixes)}), found none")
     masks: dict[str, list[Path]] = {}
     for frame in frames:
         if frame.stem in masks:
-            raise InputError(f"{folder} must have only one frame {frame.stem}, whatever its suffix; found several")
+            raise InputError(f"{folder} must contain only one frame {frame.stem}, whatever the suffix; found several")
         masks[frame.stem] = []
     for mask in _visible_files(masks_folder, MASK_SUFFIXES):
         if stem := _longest_part(mask.stem, masks):
@@ -64,7 +64,7 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
         masks = [mask for mask in masks if word.search(mask.stem)]
     if len(masks) != 1:
         raise InputError(
-            f"{frame} must have one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
+            f"{frame} must have exactly one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
             f"{frame.stem!r}, found {len(masks)}"
         )
     return masks[0]
@@ -97,7 +97,7 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
 
 
 def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """Reads a frame with what is known of its camera; returns the raw image, the mask (same size), the camera."""
+    """Reads a frame with the stated camera values; returns the raw image, the mask (same size), the camera."""
     frame, mask_file = pair
     raw, own = read_raw(frame, camera)
     mask = read_mask(mask_file)

@@ -1,7 +1,7 @@
 """Microscope files with one frame of a color camera: CZI, ND2 and OME-TIFF.
 
-They can hold many planes; a file with more than one is rejected. CZI is read with Zeiss's pylibCZIrw (LGPL), and ND2
-with nd2 (BSD), from the extra `microscopy`; OME-TIFF is read like any other TIFF.
+A file with more than one plane is rejected. CZI is read with Zeiss's pylibCZIrw (LGPL), and ND2 with nd2 (BSD), from
+the extra `microscopy`; OME-TIFF is read like any other TIFF.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def read_czi(path: Path) -> tuple[np.ndarray, None]:
         )
         # At the seams of a stitched picture, the colors of the mosaic would not alternate.
         if sum(width * height for width, height in tiles) != sizes["X"] * sizes["Y"]:
-            raise InputError(f"expected one frame of a camera, got {len(tiles)} tiles that overlap or leave gaps")
+            raise InputError(f"expected one camera frame, got {len(tiles)} tiles that overlap or leave gaps")
         check_declared(2 * sizes["X"] * sizes["Y"], path.stat().st_size)
         samples = file.read(roi=file.total_bounding_rectangle_no_pyramid)
     return (samples[..., 0] if samples.shape[-1] == 1 else samples), None
@@ -49,7 +49,7 @@ def read_nd2(path: Path) -> tuple[np.ndarray, None]:
         samples = np.array(file.asarray())
     # The package fills missing frames with zeros.
     if not samples.any():
-        raise ValueError("its frame is missing, or black throughout")
+        raise ValueError("its frame is missing or entirely black")
     return samples, None
 
 
@@ -75,4 +75,4 @@ def _check_planes(sizes: Mapping[str, int]) -> None:
         f"{size} {_AXES.get(axis, f'in {axis}')}" for axis, size in sizes.items() if axis not in "XY" and size > 1
     ]
     if several:
-        raise InputError(f"expected one plane, the mosaic of a color camera, got {', '.join(several)}")
+        raise InputError(f"expected a single plane, one raw image, got {', '.join(several)}")

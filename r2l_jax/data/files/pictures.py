@@ -27,7 +27,7 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
     with reading(path), Image.open(path, formats=("JPEG", "PNG")) as image:
         if image.format == "PNG":
             if check_png(path) == 16 and image.mode != "I;16":
-                raise InputError("a 16-bit PNG must be gray: pillow cuts 16-bit colors to 8 bits; save it with 8")
+                raise InputError("a 16-bit PNG must be gray: pillow truncates 16-bit colors; save it with 8 bits")
         else:
             check_declared(image.width * image.height * len(image.getbands()), path.stat().st_size)
         if image.mode not in (*_LOSSLESS_MODES, "I;16"):
@@ -51,7 +51,7 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "rows cols"]:
             colors = values.shape[-1] - (values.shape[-1] in (2, 4))
             values = values[..., :colors].max(-1)
         if values.ndim != 2:
-            raise InputError(f"a mask must be a picture of at most four channels, got shape {values.shape}")
+            raise InputError(f"a mask must be a picture with at most four channels, got shape {values.shape}")
         return (values > 0).astype(np.uint8)
 
 
@@ -80,7 +80,7 @@ def check_png(path: Path) -> int:
     check_declared(needed, len(content))
     held = len(zlib.decompressobj().decompress(b"".join(_image_data(content)), needed or 1))
     if held < needed:
-        raise ValueError(f"it declares {height} rows of {width} and holds {held * height // needed}")
+        raise ValueError(f"it declares {height} rows of {width} pixels and holds {held * height // needed}")
     return bits
 
 

@@ -24,14 +24,14 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 def from_pictures() -> str:
     """Explains how to convert pictures to raw files, at the end of an error message."""
-    return f"{command('unprocess')} makes raw files of JPEG and PNG pictures"
+    return f"{command('unprocess')} converts JPEG and PNG pictures to raw files"
 
 
 def read_gray_png(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], None]:
     """Reads the raw image that is stored in the samples of a PNG."""
     samples, mode = read_png(path)
     if mode not in ("L", "I;16"):
-        raise InputError(f"expected raw data, one channel of 8 or 16 bits, got a PNG of mode {mode}; {from_pictures()}")
+        raise InputError(f"expected one channel with 8 or 16 bits of raw data, got PNG mode {mode}; {from_pictures()}")
     return samples, None
 
 
@@ -75,17 +75,17 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
     JSON file names are applied to the whole frame.
 
     A file that is missing, cannot be read or does not fit the camera raises an InputError, whose message is one line
-    that starts with the path. Warnings on stderr are printed if the camera has no `white_level` and a file without
-    levels uses less than an eighth of its range, like a 10-bit raw image in a 16-bit TIFF; and if a camera's JSON file
-    states another pattern than the file.
+    that starts with the path. A warning is printed if the camera has no `white_level` and a file without levels uses
+    less than an eighth of its range, like a 10-bit raw image in a 16-bit TIFF; and if the patterns of a file and of a
+    camera's JSON file differ.
 
     Args:
-        camera: the camera, or what is known of it (`known_camera.read_known_camera`). For camera formats, its
+        camera: the camera, or some of its values (`known_camera.read_known_camera`). For camera formats, its
             values replace the file's; all other files need a whole camera.
 
     Returns:
         The raw image `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and its camera, or the
-        known reference camera.
+        stated reference camera.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     with reading(path):
@@ -101,7 +101,7 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
             mosaic, camera = _by_libraw(path, stated)
         rows, cols = mosaic.shape
         if rows % 2 or cols % 2 or not mosaic.size:
-            raise InputError(f"a mosaic must have an even height and width of at least 2, got {rows}x{cols}")
+            raise InputError(f"a raw image must have an even height and width of at least 2, got {rows}x{cols}")
         if stated.corrections is not None:
             mosaic = stated.corrections.apply(mosaic, camera)
         if (reference := stated.reference) is not None:
@@ -120,21 +120,21 @@ def _by_libraw(path: Path, stated: KnownCamera) -> tuple[Mosaic, isp.Camera]:
             if file.read(3) == b"\xff\xd8\xff":
                 raise InputError(f"expected a raw file, got a JPEG; {from_pictures()}") from error
         if stated.layout is None and not libraw.is_container(path):
-            advice = "if its samples have no header, describe them in the camera's JSON file, such as"
+            advice = "if the file has no header, describe its layout in the camera's JSON file, such as"
             raise InputError(f"{error}; {advice} {headerless.EXAMPLE}") from error
         raise
 
 
 def _whole(stated: KnownCamera, who: str) -> isp.Camera:
-    """Returns the stated camera, for files that hold no calibration values."""
+    """Returns the stated camera, for files without calibration values."""
     if stated.camera is None:
-        lacks = f", and the given one lacks {', '.join(stated.missing)}" if stated.figures else ""
-        raise InputError(f"{who} no calibration values: a camera must be given{lacks}; {NEUTRAL_START}")
+        lacks = f" that also has {', '.join(stated.missing)}" if stated.figures else ""
+        raise InputError(f"{who} no calibration values: give a camera (--camera){lacks}; {NEUTRAL_START}")
     return stated.camera
 
 
 def warn_of_others(files: Iterable[Place]) -> None:
-    """Warns in one line of the number of files in a folder that no search for raw files finds.
+    """Warns about files in a folder without the suffix of a raw file, in one line.
 
     Hidden files, and the tables and settings that programs write beside raw files, are expected there.
     """
@@ -142,28 +142,28 @@ def warn_of_others(files: Iterable[Place]) -> None:
     others = [file for file in files if file.suffix.lower() not in expected and not file.name.startswith(".")]
     if others:
         number = "1 file" if len(others) == 1 else f"{len(others)} files"
-        warn(f"left out, without the suffix of a raw file: {number}, such as {min(others, key=str)}")
+        warn(f"skipped {number} without the suffix of a raw file, such as {min(others, key=str)}")
 
 
 def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: KnownCamera) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:
         is_picture = samples.ndim == 3 and {3, 4} & {samples.shape[0], samples.shape[-1]}
-        advice = f", as of a color picture; {from_pictures()}" if is_picture else ""
+        advice = f", like a color picture; {from_pictures()}" if is_picture else ""
         raise InputError(f"expected one raw image (H, W), got samples of shape {samples.shape}{advice}")
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
+        raise InputError(f"samples must have 8 bits, 16 bits or floating point, got {samples.dtype}")
     lowest, highest = samples.min(initial=0), samples.max(initial=0)
     if not np.isfinite([lowest, highest]).all():
-        raise InputError("holds values that are not finite")
+        raise InputError("must contain only finite values")
     white = stated.figures.get("white_level")
     full = white or maximum or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
     if lowest < 0 or (white is None and highest > full):
         raise InputError(f"samples must be in [0, {full:g}], got {lowest:g} to {highest:g}")
     if highest < _DIM * full and (white is None or stated.guesses_white_level):
         warn(
-            f"{path}: the highest value is {highest:g} of {full:g}: if the sensor saturates at less, give that value "
-            'as "white_level" in the camera\'s JSON file'
+            f"{path}: the highest value is {highest:g} of {full:g}: if the sensor saturates below {full:g}, give that "
+            'level as "white_level" in the camera\'s JSON file'
         )
     if white is not None:
         # Divided in float64 in small parts: for a whole frame, float64 would take four times the result's memory.

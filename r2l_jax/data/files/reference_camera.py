@@ -1,7 +1,7 @@
 """Converts raw images of several cameras to one of them, the reference camera.
 
-When a file is read, its levels and gains are scaled to those of the reference camera. Everything after that sees a
-single camera, with the color matrix of the reference camera.
+When a file is read, its levels and gains are scaled to the reference camera's. Everything after that sees a single
+camera, with the reference camera's color matrix.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Reference:
     cameras: Mapping[str, isp.Camera]
 
     def scaled(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
-        """Scales a raw image; a model of one camera has fixed gains, which apply to images of any camera."""
+        """Scales a raw image; a model trained on one camera applies its fixed gains to images of any camera."""
         if not self.cameras:
             own = dataclasses.replace(own, white_balance=self.camera.white_balance)
         return scaled(raw, own, self.camera)
@@ -36,15 +36,15 @@ class Reference:
 def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Scales a raw image to the black level and the gains of a reference camera.
 
-    The reference camera's black level and gains turn the result into the same light as the original camera's turn the
-    raw image, which starts with a whole tile of the color filter array. White is 1 for both. The result is clipped to
+    The result has the same light under the reference camera's black level and gains as the raw image has under its own.
+    The raw image starts with a whole tile of the color filter array. White is 1 for both. The result is clipped to
     [0, 1], because the reference camera saturates there.
     """
     if own.pattern != reference.pattern:
-        raise InputError(f"its color filter array must be {reference.pattern}, got {own.pattern}")
+        raise InputError(f"the color filter array must be {reference.pattern}, got {own.pattern}")
     gains, wanted = np.array(own.white_balance), np.array(reference.white_balance)
     if (gains * wanted <= 0).any():
-        raise InputError(f"its gains must have the signs of {wanted.tolist()}, got {gains.tolist()}")
+        raise InputError(f"the gains must have the signs of {wanted.tolist()}, got {gains.tolist()}")
     colors = isp.cfa.tile(reference.pattern)
     black, level = (
         np.reshape(camera.black_level, (2, 2))

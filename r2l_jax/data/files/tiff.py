@@ -1,4 +1,4 @@
-"""Reading TIFF files, only if they hold all samples that they declare."""
+"""Reads TIFF files, and rejects those that lack samples they declare."""
 
 import itertools
 import logging
@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from r2l_jax.data.files.decoding import check_declared, reading
 from r2l_jax.runtime.errors import InputError
 
-# tifffile also logs damaged files, and one line about each is enough.
+# tifffile also logs damaged files, which the error already reports.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -63,11 +63,11 @@ def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
     kind, file, expected = "tile" if page.is_tiled else "strip", page.parent.filehandle, math.prod(page.chunked)
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:expected]
     if len(places) < expected:
-        raise ValueError(f"it declares {expected} {kind}s and has {len(places)}")
+        raise ValueError(f"it declares {expected} {kind}s and holds {len(places)}")
     inflate = _INFLATE.get(page.compression)
     for index, (offset, count) in enumerate(places):
         if offset <= 0 or count <= 0 or offset + count > file.size:
-            raise ValueError(f"{kind} {index} of {expected} is not in the file")
+            raise ValueError(f"{kind} {index} of {expected} lies outside of the file")
         needed, most = _chunk_bytes(page, index)
         check_declared(most, count)
         held = needed  # PackBits shrinks little, and the others know the size of their output.

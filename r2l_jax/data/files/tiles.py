@@ -61,7 +61,7 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCam
                 parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
-                raise InputError(f"{pairs[0][0].parent}: no tile of any frame has an object in its mask")
+                raise InputError(f"{pairs[0][0].parent}: the masks of all tiles are empty")
             (unfinished / "labels.dat").write_text("".join(lines))
             common = common_camera([frame for frame, _ in pairs], [camera for _, camera, _ in parts])
             (unfinished / "camera.json").write_text(common.to_json())
@@ -110,15 +110,15 @@ def load(
     """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
     advice, lines = f"delete {folder} to cut the tiles again", []
     with advising(advice):
-        # A line of labels for each of a million tiles.
+        # Enough bytes for a million tiles.
         for line in read_text(folder / "labels.dat", 2**28).splitlines():
             stem, separator, label = line.rpartition("\t")
             if not separator or label not in classes:
-                wanted = f"a line must be a tile, a tab and {' or '.join(classes)}"
+                wanted = f"each line must be a tile, a tab and {' or '.join(classes)}"
                 raise InputError(f"{folder / 'labels.dat'}: {wanted}, got {line!r:.100}")
             lines.append((stem, classes.index(label)))
         if not lines:
-            raise InputError(f"{folder / 'labels.dat'}: no tiles")
+            raise InputError(f"{folder / 'labels.dat'}: must list tiles, found none")
         camera = camera or read_camera_file(folder / "camera.json")
     names, labels = zip(*lines, strict=True)
     return stored_set(

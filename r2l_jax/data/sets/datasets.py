@@ -39,7 +39,7 @@ def load(
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-        raise InputError(f"--iso must be one of the measured intensities {measured}, got {unknown[0]:g}")
+        raise InputError(f"--iso must be one of the published intensities {measured}, got {unknown[0]:g}")
     root = data_dir or startup.cache_dir()
 
     def at(intensity: float) -> RawDataset:
@@ -64,7 +64,7 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
         return dataset
     for iso, other in others:
         if other.fingerprint != dataset.fingerprint:
-            raise InputError(f"--iso={iso:g} has other samples than --iso={first:g}")
+            raise InputError(f"--iso={iso:g} and --iso={first:g} must have the same samples")
     isos, each = list(found), list(found.values())
 
     def read(index: int) -> Sample:

@@ -53,10 +53,10 @@ def load(
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its center.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
       Samples are converted to the first camera by name, see `reference_camera`. If no camera is stated, files that name
-      different models are treated as from several cameras as well.
+      different models also count as several cameras.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
-    what is known of the one camera of all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
+    the values of a single camera for all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
     if smaller, the shortest side of any file to classify.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
@@ -65,19 +65,19 @@ def load(
             f"got {data_dir}"
         )
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
-        raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
+        raise InputError(f"--tile_size must be positive and even, to keep whole 2x2 tiles of colors, got {tile_size}")
     root = pathlib.Path(data_dir)
     parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera)
     layouts = {_has_masks(root / name) for name in parts}
     if len(layouts) > 1:
-        raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
+        raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
     if layouts == {True}:
         return _segmentation(root, parts, tile_size, tiles_dir or root)
     return _classification(root, parts, tile_size)
 
 
 def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
-    """Finds the camera of each sub-folder, by name, or of all files; a sub-folder with raw files is a class."""
+    """Returns the cameras by sub-folder, or one under "" for all files; a sub-folder of raw files is a class."""
     folders = [
         folder
         for folder in sorted(root.glob("[!.]*/"))
@@ -87,11 +87,11 @@ def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
     if not with_camera:
         return {"": find_known_camera(camera)}
     if lacking := [folder for folder in folders if folder not in with_camera]:
-        raise InputError(f"{lacking[0]} must hold a {CAMERA_FILE}, as {with_camera[0]} does")
+        raise InputError(f"{lacking[0]} must contain a {CAMERA_FILE}, as {with_camera[0]} does")
     if camera != "auto":
         raise InputError(
-            f"--camera={camera}: the sub-folders of {root} have cameras of their own, such as "
-            f"{with_camera[0] / CAMERA_FILE}, which --camera=auto takes"
+            f"--camera must be auto for {root}, whose sub-folders state their cameras, such as "
+            f"{with_camera[0] / CAMERA_FILE}, got {camera}"
         )
     return {folder.name: read_known_camera(folder / CAMERA_FILE) for folder in folders}
 
@@ -108,7 +108,7 @@ def _has_masks(folder: pathlib.Path) -> bool:
     there = [name for name in ("images", "masks") if (folder / name).is_dir()]
     if len(there) == 1:
         missing = "masks" if there == ["images"] else "images"
-        raise InputError(f"{folder} has the sub-folder {there[0]}, and lacks {missing}: segmentation needs both")
+        raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
     return bool(there)
 
 
@@ -127,8 +127,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
     warn_of_others(path for paths in there.values() for path in paths if path.parts[-2] in classes and path.is_file())
     empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
     if empty:
-        others = f" (nor do {len(empty) - 1} others)" if len(empty) > 1 else ""
-        warn(f"{min(empty)} holds no raw files{others}: it is left out of the classes")
+        others = f" (likewise {len(empty) - 1} others)" if len(empty) > 1 else ""
+        warn(f"{min(empty)} contains no raw files{others}, so it is not a class")
     metadata = [each for part, of_part in of_parts.items() for each in _metadata_of(of_part, parts[part])]
     for path, own in zip(files, metadata, strict=True):
         if tile_size and min(own.shape) < tile_size:
@@ -140,8 +140,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
     side = min(sides)
     if cropped := sum(own > side for own in sides):
         warn(
-            f"{files[sides.index(side)]} has a side of only {side}, to which {cropped} of {len(files)} files are "
-            "cropped: all must have one size; leave it out to keep more of the others"
+            f"{cropped} of {len(files)} files are cropped to {side}x{side}, because {files[sides.index(side)]} is that "
+            "small and all samples must have the same size: remove it to keep more of the others"
         )
 
     def read_middle(index: int) -> Sample:
@@ -174,7 +174,7 @@ def _with_cameras(
     files: Sequence[pathlib.Path],
     cameras: Sequence[isp.Camera],
 ) -> RawDataset:
-    """Sets the camera of a data set, or converts all samples to the first of several cameras by name."""
+    """Sets the camera of a data set; if there are several, converts all samples to the first one by name."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(name, []).append(index)
@@ -189,7 +189,7 @@ def _with_cameras(
         try:
             scaled(np.zeros((2, 2), np.float32), camera, first)
         except InputError as error:
-            raise InputError(f"camera {name}: {error}, since all are brought to {next(iter(found))}") from None
+            raise InputError(f"camera {name}: {error}, to be converted to the camera {next(iter(found))}") from None
     shot = dataset.shot
     assert shot is not None
 
@@ -211,7 +211,7 @@ def _with_cameras(
 
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
-    """Lists what is stated of a camera and affects raw images, as JSON values."""
+    """Lists the stated camera values that affect raw images, as JSON values."""
     layout = None if camera.layout is None else msgspec.structs.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]

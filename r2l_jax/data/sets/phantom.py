@@ -70,7 +70,7 @@ _LOOKS = {
 # The values of one cell, by the names of `_LOOKS`.
 Cell = dict[str, Array]
 
-# The maximum numbers in a scene; a random part of each is left out.
+# The maximum numbers in a scene, of which a random part is visible.
 _GRANULES = 140
 _RED_CELLS = 9
 _PLATELETS = 3

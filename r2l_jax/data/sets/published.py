@@ -73,7 +73,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
 
 def download_name(name: str) -> str:
-    """Returns the one of the two downloads that holds a data set of `settings.PUBLISHED_SETS`."""
+    """Returns the download that holds a data set of `settings.PUBLISHED_SETS`."""
     return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 
@@ -84,13 +84,13 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     with reading(labels_file):
         for line in filter(str.strip, read_text(labels_file).splitlines()):
             if len(fields := line.split()) != 2:
-                raise InputError(f"a line must be a name and a class, got {line!r:.100}")
+                raise InputError(f"each line must be a name and a class, got {line!r:.100}")
             pairs.append(fields)
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
     pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
     if len(classes) < 2:
-        raise InputError(f"{labels_file} names fewer than two of the classes {', '.join(CELLS)} more than {RARE} times")
+        raise InputError(f"{labels_file} must name two of the classes {', '.join(CELLS)} more than {RARE} times")
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
     _require(name, root, *paths)
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)
@@ -136,16 +136,16 @@ def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Pat
 
 
 def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
-    """Raises an InputError that says what to do, unless all paths exist and no download into them is unfinished."""
+    """Raises an InputError with advice unless all paths exist and their download is finished."""
     if missing := [path for path in paths if not path.exists()]:
         raise InputError(
-            f"--dataset={name}: {missing[0].relative_to(root)} is not in --data_dir={root}; get the data set by "
+            f"--dataset={name}: {missing[0].relative_to(root)} is not in --data_dir={root}; download it with "
             f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
         )
     if part := _unfinished_file(*paths):
         raise InputError(
-            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} was left by an interrupted download: "
-            "the same download continues it"
+            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is from an interrupted download: run the "
+            "same download again to continue it"
         )
 
 

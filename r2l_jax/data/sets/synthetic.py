@@ -1,4 +1,4 @@
-"""The embedded data set: phantoms of a stained blood smear, photographed and written in the published layout.
+"""The synthetic data set: phantoms of a stained blood smear, rendered and written in the published layout.
 
 <root>/images/raw_scale{001,005,010,025,050,075,100}/<name>.tiff   16-bit raw images, value / 65535
 <root>/labels/labels.dat                                           one line per scene: its name, a space and its class
@@ -96,9 +96,9 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     the same files for the same seed.
     """
     if not len(CLASSES) <= images <= _IMAGES:
-        raise InputError(f"--synthetic_images must be {len(CLASSES)}, one of each class, to {_IMAGES}, got {images}")
+        raise InputError(f"--synthetic_images must be from {len(CLASSES)} (one per class) to {_IMAGES}, got {images}")
     if not 32 <= size <= _SIZE or size % 2:
-        raise InputError(f"--synthetic_size must be even, and 32 to {_SIZE}, got {size}")
+        raise InputError(f"--synthetic_size must be even and from 32 to {_SIZE}, got {size}")
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():

@@ -123,7 +123,7 @@ def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, t
     flags.append(f"--input={','.join(map(str, files[:4]))}")
     refused, forced = (call("predict.py", *flags, *more) for more in ([], ["--force"]))
     assert (refused.returncode, forced.returncode) == (1, 0)
-    assert "4 images are too few to adapt to: it takes 8" in refused.stderr
+    assert "at least 8 images are needed to adapt, got 4" in refused.stderr
     assert "4 predicted, 0 failed" in forced.stdout
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_written_is_said_before_a_model_is_adapted(run, files, tm
     monkeypatch.setattr(predict, "adapted_run", lambda *_: pytest.fail("the model was adapted"))
     for changed, message in [
         (f"--output={tmp_path}/foreign.csv", "foreign.csv holds rows that are not predictions of these files: choose"),
-        (f"--output={files[0]}/p.csv", "not a folder to write to"),
+        (f"--output={files[0]}/p.csv", "cannot write to this folder"),
         (f"--masks={tmp_path}/masks", "--masks is not for classification"),
     ]:
         done = call("predict.py", *adapting, *given, changed)
@@ -181,7 +181,7 @@ def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, caps
         f"{bad}: truncated, corrupt",
         f"{small} is 16x16, smaller than the raw images in training, 32x32",
         f"{gone}: no such file",
-        f"{other}: its color filter array must be RGGB, got BGGR",
+        f"{other}: the color filter array must be RGGB, got BGGR",
     ]
     for line, message in zip(capsys.readouterr().err.splitlines(), said, strict=True):
         assert line.startswith(f"error: {message}")

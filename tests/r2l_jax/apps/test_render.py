@@ -192,13 +192,13 @@ def test_finds_raw_files_in_folders_once(tmp_path):
         found = find_raw_files([tmp_path / "p.csv", tmp_path, tmp_path / "a.tiff"], warns=True)
         find_raw_files([tmp_path / "a.tiff"], warns=True)
     assert [file.name for file in found] == ["p.csv", "a.tiff", "b.DNG"]
-    assert warnings == [f"left out, without the suffix of a raw file: 1 file, such as {tmp_path}/c.jpg"]
+    assert warnings == [f"skipped 1 file without the suffix of a raw file, such as {tmp_path}/c.jpg"]
     # Without raw files of its own, a folder stands for its sub-folders.
     for name in names[:2]:
         (tmp_path / name).unlink()
     assert find_raw_files([tmp_path]) == [tmp_path / "folder.dng" / "deep.dng"]
     for given, message in (
-        (tmp_path / "photos", r"no raw files in this folder, but JPEG; python scripts/unprocess\.py makes raw files "),
+        (tmp_path / "photos", r"no raw files in this folder, but JPEG; python scripts/unprocess\.py converts JPEG "),
         (tmp_path / "x", r"no raw files in this folder, only further down, such as in near/red$"),
         ("", "empty"),
         (tmp_path / "gone.dng", r"gone\.dng: no such file$"),

@@ -147,7 +147,7 @@ def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": "pictures/cats"}, r"pictures/cats must have a sub-folder of pictures \(.jpg, .jpeg, .png\) for "),
+        ({"source": "pictures/cats"}, r"pictures/cats must contain a sub-folder of pictures \(.jpg, .jpeg, .png\) "),
         ({"target": "pictures/raw"}, "the output pictures/raw must not be inside the input pictures"),
         ({"source": "twice"}, r"1\.jpg and .*1\.png would both be written to raw/cats/1\.tiff"),
     ],

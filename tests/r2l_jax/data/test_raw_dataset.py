@@ -170,6 +170,6 @@ def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shap
     dataset, _ = in_memory([np.zeros((8, 8), np.float32), np.full(shape, 0.5, np.float32)])
     if not is_kept:
         monkeypatch.setattr("os.sysconf", lambda name: 1)
-    expected = rf"^memory: all samples must have one shape, \(8, 8\); b has {re.escape(str(shape))}$"
+    expected = rf"^memory: all samples must have the shape \(8, 8\), got {re.escape(str(shape))} for b$"
     with pytest.raises(InputError, match=expected):
         dataset.samples(np.arange(2))

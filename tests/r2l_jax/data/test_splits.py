@@ -26,7 +26,7 @@ def write(folder, content):
 def test_a_file_names_the_part_of_each_sample(tmp_path, content, capsys):
     file = write(tmp_path, content)
     assert splits.named_parts(file, NAMES).tolist() == ["test", "train", "valid", "", "test"]
-    assert capsys.readouterr().err == f"warning: --split={file} leaves 1 of 5 images out, such as b/4.tiff\n"
+    assert capsys.readouterr().err == f"warning: --split={file} omits 1 of 5 images, such as b/4.tiff\n"
 
 
 def test_a_frame_stands_for_all_of_its_tiles(tmp_path):
@@ -38,7 +38,7 @@ def test_a_frame_stands_for_all_of_its_tiles(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"the data has no a/7.tiff \(and 1 more\); .* such as a/1.tiff$"),
+        ({"train": ["a/1.tiff", "a/7.tiff", "c"]}, r"must name .* such as a/1.tiff, got a/7.tiff \(and 1 more\)$"),
         ({"train": ["a/1.tiff"], "test": ["a/1.tiff"]}, "names a/1.tiff twice"),
         ({"training": ["a/1.tiff"]}, "not a valid JSON .Object contains unknown field `training`"),
     ],
@@ -63,5 +63,5 @@ def test_samples_to_validate_on_are_drawn_from_those_to_train_on_unless_they_are
 
 
 def test_refuses_a_split_without_images_to_train_on():
-    with pytest.raises(InputError, match=r"^x: no image to train on$"):
+    with pytest.raises(InputError, match=r"^x: must name an image to train on$"):
         splits.given_splits(np.array(["test"] * 4), np.array([0, 1, 0, 1]), 1, 0.8, 1, ("a", "b"), "x")

@@ -102,7 +102,7 @@ def test_a_module_in_training_is_set_to_evaluation_and_that_is_said_once(capsys)
     from_torch(module)
     jax.jit(head)(IMAGES)
     printed = capsys.readouterr().err
-    assert printed == "warning: the module Net was in training mode; it is set to evaluation\n"
+    assert printed == "warning: the module Net was in training mode; switched to evaluation mode\n"
     assert not module.norm.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
@@ -110,7 +110,7 @@ def test_a_module_in_training_is_set_to_evaluation_and_that_is_said_once(capsys)
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (torch.nn.Conv2d(4, 5, 3), r"Conv2d does not take images \(B, 3, 8, 8\): RuntimeError: Given groups=1"),
+        (torch.nn.Conv2d(4, 5, 3), r"Conv2d rejects images of shape \(B, 3, 8, 8\): RuntimeError: Given groups=1"),
         (torch.nn.AdaptiveMaxPool2d(1, return_indices=True), "got a tuple for 1 images"),
     ],
 )
@@ -123,9 +123,9 @@ def test_modules_that_do_not_fit(module, message):
 def test_logits_that_are_not_numbers_are_named(module, head):
     head(IMAGES)
     module.last.bias.fill_(torch.nan)
-    with pytest.raises(Exception, match="not numbers") as error:
+    with pytest.raises(Exception, match="NaN logits") as error:
         head(IMAGES)
-    assert str(of_callback(error.value)) == "Net returns logits that are not numbers (NaN)"
+    assert str(of_callback(error.value)) == "Net returns NaN logits for finite images"
     # Images that are not numbers are not the module's fault.
     assert np.isnan(head(np.full_like(IMAGES, np.nan))).all()
 
@@ -141,6 +141,6 @@ def test_a_module_without_gradients_says_so(module):
     module.forward = torch.no_grad()(module.forward)
     head = from_torch(module, MEAN, STD)
     assert head(IMAGES).shape == (4, 5)
-    with pytest.raises(Exception, match="without a gradient") as error:
+    with pytest.raises(Exception, match="with a gradient") as error:
         jax.grad(lambda images: head(images).sum())(IMAGES)
-    assert str(of_callback(error.value)).startswith("Net returns logits without a gradient for its images")
+    assert str(of_callback(error.value)).startswith("Net must return logits with a gradient for its images")

@@ -137,7 +137,7 @@ def test_train_has_a_flag_for_each_setting():
     ("argument", "message"),
     [
         ("--step=2", "Unknown command line flag 'step'. Did you mean: steps ?"),
-        ("words", "unexpected arguments ['words']; every option has the form --name=value, quoted if it has spaces"),
+        ("words", "unexpected arguments ['words']; options have the form --name=value; quote values with spaces"),
     ],
 )
 def test_a_wrong_flag_is_one_line(argument, message):

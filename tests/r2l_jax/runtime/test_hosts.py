@@ -82,7 +82,7 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(environment):
     # JAX itself, but for its refusal of a process that has computed before, as that of the tests has.
     environment.setattr(jax.distributed, "initialize", distributed.State().initialize)
     with pytest.raises(
-        InputError, match=r"^the hosts cannot meet: coordinator_address should be defined; start them by srun, "
+        InputError, match=r"^the hosts cannot connect: coordinator_address should be defined; start them with srun, "
     ):
         hosts.meet(100.0, multi_host=True)
 

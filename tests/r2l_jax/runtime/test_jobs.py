@@ -36,8 +36,8 @@ def test_jobs_run_in_their_order_and_one_that_fails_stops_only_those_that_need_i
     assert [each.error or each.result for each in ended] == [
         None,
         "no number",
-        "not started, since wrong failed",
-        "not started, since needs it failed",
+        "not started because wrong failed",
+        "not started because needs it failed",
         5,
     ]
     assert 0.1 <= ended[0].seconds < 5
@@ -95,7 +95,7 @@ def test_warnings_about_items_are_one_line_with_their_number(capsys):
             warn(f"{name}: is dark")
 
     finished(in_threads(work, "dacb"), "dacb")
-    assert capsys.readouterr().err == "warning: a: is dark (and so for 2 more of 4 files)\n"
+    assert capsys.readouterr().err == "warning: a: is dark (and likewise for 2 more of 4 files)\n"
 
 
 def test_only_some_items_are_taken_ahead():
@@ -150,7 +150,7 @@ class TestWorkers:
             "wrong": "no number",
             "mistake": "--lr must be positive",
             "needs wrong": "no number",
-            "needs mistake": "not started, since mistake failed",
+            "needs mistake": "not started because mistake failed",
         }
         assert [(tmp_path / name).read_text().count("called") for name in ("wrong", "mistake")] == [3, 1]
         assert (tmp_path / "logs" / "wrong.txt").read_text().count("before the error") == 3

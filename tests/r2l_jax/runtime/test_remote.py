@@ -26,7 +26,7 @@ def test_places_are_paths_or_urls():
     with pytest.raises(InputError, match=r"nowhere://bucket/raw: .*'nowhere'"):
         remote.place("nowhere://bucket/raw")
     assert remote.on_disk("output", "out") == pathlib.Path("out")
-    with pytest.raises(InputError, match=r"^--output must be on this machine, got s3://bucket/out$"):
+    with pytest.raises(InputError, match=r"^--output must be a local path, got s3://bucket/out$"):
         remote.on_disk("output", "s3://bucket/out")
 
 
@@ -36,7 +36,7 @@ def test_raw_files_of_a_folder_are_found_as_on_a_disk(memory):
     with collected_warnings() as warnings:
         files = find_raw_files(["memory://raw"], warns=True)
     assert [str(file) for file in files] == ["memory://raw/a.tiff", "memory://raw/b.tiff"]
-    assert warnings == ["left out, without the suffix of a raw file: 1 file, such as memory://raw/a.jpg"]
+    assert warnings == ["skipped 1 file without the suffix of a raw file, such as memory://raw/a.jpg"]
     assert find_raw_files(["memory://raw/a.tiff"]) == files[:1]
     with pytest.raises(InputError, match="memory://above: no raw files in this folder"):
         find_raw_files(["memory://above"])

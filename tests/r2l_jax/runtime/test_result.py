@@ -66,7 +66,7 @@ def test_a_result_is_made_once_for_its_inputs(tmp_path, capsys):
 
     numbers = [cached(tmp_path, identity(seed=seed), make).metadata["number"] for seed in (1, 1, 2)]
     assert numbers == [1, 1, 2]
-    assert capsys.readouterr().err == f"{tmp_path}: made anew (other settings)\n"
+    assert capsys.readouterr().err == f"{tmp_path}: recomputing (other settings)\n"
 
 
 def test_a_result_without_one_of_its_files_is_made_anew(tmp_path, capsys):
@@ -74,7 +74,7 @@ def test_a_result_without_one_of_its_files_is_made_anew(tmp_path, capsys):
     (tmp_path / "drops.csv").unlink()
     cached(tmp_path, identity(seed=1), made)
     assert (tmp_path / "drops.csv").exists()
-    assert capsys.readouterr().err == f"{tmp_path}: made anew (files are missing)\n"
+    assert capsys.readouterr().err == f"{tmp_path}: recomputing (files are missing)\n"
 
 
 def test_a_result_of_other_inputs_goes_with_its_files_alone(tmp_path):
@@ -123,5 +123,5 @@ def test_files_outside_the_folder_stay(tmp_path):
 )
 def test_damaged_results_are_refused_in_a_line(tmp_path, content):
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(InputError, match=f"{FILE} cannot be read .*: remove it"):
+    with pytest.raises(InputError, match=f"{FILE} cannot be read .*: delete it"):
         read(tmp_path)

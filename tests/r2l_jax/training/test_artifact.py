@@ -68,15 +68,15 @@ def test_the_file_alone_is_the_model_of_the_run(file, one_epoch, tmp_path, monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metadata": {"format": None}}, "its metadata has the format None, not 'r2l_jax 2'"),
+        ({"metadata": {"format": None}}, "the metadata of a model file must be 'r2l_jax 2', got None"),
         ({"metadata": {"about": "[" * 10**5}}, "truncated, corrupt or not a valid SAFETENSORS"),
-        ({"about": {"flags": {"pipeline": "x.py:make", "processing_mode": None}}}, "is damaged: it lacks the file of"),
-        ({"about": {"checkpoint": "last"}}, "holds the last checkpoint, not the best one: ask for that"),
+        ({"about": {"flags": {"pipeline": "x.py:make", "processing_mode": None}}}, "damaged: it does not record the"),
+        ({"about": {"checkpoint": "last"}}, "holds only the last checkpoint, got checkpoint=best"),
         ({"about": {"camera": None}}, "is damaged: a camera is not valid: --processing_mode=param.* needs one"),
-        ({"arrays": {"head.fc.bias": None}}, r"its head has fc.bias not at all, this run's \(5,\)"),
-        ({"arrays": {"head.fc.bias": np.zeros(5)}}, "its array head.fc.bias must be float32, got float64"),
+        ({"arrays": {"head.fc.bias": None}}, r"head.fc.bias expects \(5,\), got no array"),
+        ({"arrays": {"head.fc.bias": np.zeros(5)}}, "the array head.fc.bias must be float32, got float64"),
         ({"arrays": {"head.fc.bias.more": np.zeros(5, np.float32)}}, "truncated, corrupt or not a valid SAFETENSORS"),
-        ({"arrays": {"head.fc.bias": np.ones(5, np.float32)}}, "its arrays have changed since it was written"),
+        ({"arrays": {"head.fc.bias": np.ones(5, np.float32)}}, "its arrays do not match their hash"),
     ],
 )
 def test_a_file_of_others_is_refused_in_one_line(changed, changes, message):
@@ -99,7 +99,7 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
         np.testing.assert_array_equal(opened.train_indices, fold.train_indices)
         assert opened.training != fold.training
     # It says which state it holds.
-    with pytest.raises(InputError, match="holds no last checkpoint"):
+    with pytest.raises(InputError, match="has no last checkpoint"):
         r2l_jax.load(tmp_path / "dark", checkpoint="last")
 
 
@@ -116,9 +116,9 @@ def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistic
 
 def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     run = Run([fold])
-    with pytest.raises(InputError, match="stays as it is: 4 images are too few to adapt to: it takes 8"):
+    with pytest.raises(InputError, match="cannot be adapted: at least 8 images are needed to adapt, got 4"):
         run.adapted(raws[:4])
-    with pytest.raises(InputError, match=r"adapted to raw images \(N, H, W\), got an array of shape \(32, 32\)"):
+    with pytest.raises(InputError, match=r"raw images \(N, H, W\) to adapt to, got shape \(32, 32\)"):
         run.adapted(raws[0])
     found = run.adapted(raws, force=True)
     (after,) = found
@@ -128,7 +128,7 @@ def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
     kept = r2l_jax.load(tmp_path / "adapted")
     np.testing.assert_allclose(kept.predict(raws), found.predict(raws), atol=1e-6)
     assert kept.about.adapted == found.about.adapted
-    with pytest.raises(InputError, match=r"adapted holds another run: choose another folder$"):
+    with pytest.raises(InputError, match=r"adapted contains a different run: choose another folder$"):
         run.adapted(raws / 2, force=True).write(tmp_path / "adapted")
     # What an earlier call was killed over is written again.
     (tmp_path / "adapted/fold_0/metrics.json").unlink()

@@ -60,7 +60,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path, scores, expected):
 
 def test_a_run_goes_on_with_the_best_of_earlier_calls_from_within_an_epoch(tmp_path):
     train(tmp_path / "first", [], stops_at=5)
-    with pytest.raises(InputError, match=r"--run=.*first holds no checkpoint of a best epoch"):
+    with pytest.raises(InputError, match=r"--run=.*first has no best checkpoint"):
         best(tmp_path / "first")
     checkpoints = train(tmp_path, [0.9, 0.7], stops_at=25)
     assert (steps(checkpoints), best(tmp_path)) == ([10, 25], 10)
@@ -109,8 +109,8 @@ def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path):
     checkpoints = train(tmp_path, [0.5])
     shutil.rmtree(checkpoints / "10" / "model")
     reads = {
-        "holds no checkpoint that can be read": lambda: best(tmp_path),
-        "cannot be continued": lambda: Checkpoints(checkpoints).restore(state(0)),
+        "has no readable checkpoint": lambda: best(tmp_path),
+        "cannot be resumed": lambda: Checkpoints(checkpoints).restore(state(0)),
     }
     for message, read in reads.items():
         with pytest.raises(InputError, match=message) as raised:

@@ -70,7 +70,7 @@ def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recip
         assert rows[name] == [f"{value:.3g}" for value in expected]
     low, high = sorted(first for first, _ in scores)
     assert rows["range"][:3] == [f"{low:.3g}", "to", f"{high:.3g}"]
-    assert "\nPoints, on 7 validation samples\n" in out
+    assert "\nScores in points, on 7 validation samples\n" in out
     assert f"python scripts/evaluate.py --run={recipe.run_dir}\n" in out
 
 
@@ -97,7 +97,7 @@ def test_a_group_predicts_with_the_mean_of_its_members(recipe, members):
     assert np.abs(each[0] - each[1]).max() > 1e-3
     np.testing.assert_array_equal(together.predict(raws), np.mean(each, axis=0))
     assert [fold.folder for fold in together] == [member.run_dir / "fold_0" for member in members.values()]
-    with pytest.raises(InputError, match=r"^.*group/seed_2 is not a run's folder with a fold_1: it has fold_0$"):
+    with pytest.raises(InputError, match=r"^.*group/seed_2 must be a run folder with a fold_1: found fold_0$"):
         r2l_jax.load(recipe.run_dir, fold=1)
 
 
@@ -123,12 +123,12 @@ def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, m
 
 @pytest.mark.parametrize("seeds", [(1, 1), (0,)])
 def test_refused_settings_of_a_group(seeds):
-    with pytest.raises(InputError, match="--seeds must be seeds that differ, or their number, got "):
+    with pytest.raises(InputError, match="--seeds must be distinct seeds, or their number, got "):
         GroupSettings(seeds=seeds)
 
 
 def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):
-    with pytest.raises(InputError, match="holds a group of seeds: choose another --run_name"):
+    with pytest.raises(InputError, match="is a group of seeds: choose another --run_name"):
         train.run(recipe)
-    with pytest.raises(InputError, match="holds a single run: choose another --run_name for the group"):
+    with pytest.raises(InputError, match="is a single run: choose another --run_name for the group"):
         group.run(one_epoch, GroupSettings(seeds=(2,)))

@@ -53,7 +53,7 @@ def test_adam_moves_a_constant_slope_by_the_scheduled_rate():
 
 def test_an_epoch_has_whole_batches():
     assert [Batches.of(*each) for each in ((32, 8), (32, 5), (32, 100))] == [(8, 4), (5, 6), (32, 1)]
-    with pytest.raises(InputError, match="0 training samples are fewer than the 1 devices"):
+    with pytest.raises(InputError, match=r"at least one training sample per device \(1\), got 0"):
         Batches.of(0, 8)
 
 

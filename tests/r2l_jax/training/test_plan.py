@@ -22,7 +22,7 @@ def copy(one_epoch, tmp_path):
 
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
     with pytest.raises(
-        InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
+        InputError, match=r"is a different run \(seed was 1, is 2\): choose another --run_name, or start"
     ):
         train.run(replace(copy, seed=2))
     shutil.copytree(copy.run_dir / "fold_0", copy.run_dir / "fold_1")
@@ -61,14 +61,14 @@ def test_a_split_of_the_user_s_own(custom_split):
     (fold,) = Plan(replace(config, iso=(0.1, 1.0))).folds
     assert fold.split.test.tolist() == list(range(70, 80))
     file.write_text(json.dumps({"train": names[5:6], "test": names[:5]}))
-    with pytest.raises(InputError, match=rf"--split={file}: the class \w+ has no image to train on"):
+    with pytest.raises(InputError, match=rf"--split={file}: must name an image of the class \w+ to train on"):
         Plan(config)
 
 
 def test_a_run_is_not_continued_with_another_split(custom_split, copy):
     config, *_ = custom_split
     plan = Plan(replace(copy, split=config.data.split))
-    with pytest.raises(InputError, match=r"one_epoch holds another run \(it has another split\): choose another"):
+    with pytest.raises(InputError, match=r"one_epoch is a different run \(another split\): choose another"):
         plan.check_folders()
 
 
@@ -91,15 +91,15 @@ def test_all_samples_test_an_untrained_network_unless_some_are_kept_apart(custom
             {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
             r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",
         ),
-        ({"classifier_uri": "{data_dir}"}, "is not a run's folder with a fold_0: it has no fold_.* folder"),
+        ({"classifier_uri": "{data_dir}"}, "must be a run folder with a fold_0: found no fold_.* folder"),
         (
             {"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"},
-            "does not fit this run: its head has bn1.bias",
+            "does not fit this run: head.bn1.bias",
         ),
-        ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
-        ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "--label_smoothing=0.2 has no effect on a seg"),
+        ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "must be a run folder with a fold_1: found fold_0"),
+        ({"dataset": "SyntheticSegmentation", "label_smoothing": 0.2}, "--label_smoothing=0.2 has no effect on seg"),
         ({"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"}, "--classifier_network=ResNet34 has"),
-        ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on a classification: leave it out"),
+        ({"smp_encoder": "resnet18"}, "--smp_encoder=resnet18 has no effect on classification: omit it"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):
@@ -117,8 +117,8 @@ def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda root: change_pixel(min((root / "images/raw_scale100").iterdir())), "other data"),
-        (lambda root: change_camera(root / "camera.json"), "another camera"),
+        (lambda root: change_pixel(min((root / "images/raw_scale100").iterdir())), "different data"),
+        (lambda root: change_camera(root / "camera.json"), "a different camera"),
     ],
 )
 def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
@@ -126,7 +126,7 @@ def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
     config, before = replace(copy, data_dir=str(tmp_path / "data")), metrics(copy)
     (root,) = (tmp_path / "data").glob("synthetic_40x32_*")
     change(root)
-    refusal = rf"holds another run \({reason}\): choose another --run_name, or start anew with --overwrite"
+    refusal = rf"is a different run \({reason}\): choose another --run_name, or start over with --overwrite"
     with pytest.raises(InputError, match=refusal):
         train.run(config)
     assert metrics(config) == before
@@ -134,7 +134,7 @@ def test_a_run_does_not_go_on_with_changed_data(copy, tmp_path, change, reason):
 
 def test_overwrite_spares_its_source_however_their_folders_are_written(copy, monkeypatch):
     monkeypatch.chdir(copy.run_dir.parent)
-    with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
+    with pytest.raises(InputError, match=r"--classifier_uri=.* is inside the run that --overwrite would remove"):
         train.run(replace(copy, overwrite=True, classifier_uri="one_epoch/fold_0"))
     assert metrics(copy)["complete"]
 

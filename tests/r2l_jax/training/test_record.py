@@ -43,13 +43,13 @@ def put(*path):
     ("change", "reason"),
     [
         (put("complete", "no"), r"was not written by a run of this program \(Expected bool, got str - at complete\)"),
-        (put("valid_indices", [40]), "is damaged: valid_indices must be some of the 40 samples, found one of 40"),
+        (put("valid_indices", [40]), "is damaged: valid_indices must be below the number of samples, 40, got index 40"),
         (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
-        (put("complete", False), "is not trained to its end"),
-        (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* differ"),
-        (put("flags", "new", 1), "trained by another version: it has the flags new"),
+        (put("complete", False), "is not fully trained"),
+        (put("fingerprint", "other"), "was trained on different data: the samples or classes of Synthetic in .*"),
+        (put("flags", "new", 1), "is from another version: unknown flags new"),
         (put("camera", {"black_level": 3}), "is damaged: a camera is not valid"),
-        (put("classes", ["a", "b"]), r"does not fit this run: its head has fc.bias \(5,\), this run's \(2,\)"),
+        (put("classes", ["a", "b"]), r"does not fit this run: head.fc.bias expects \(2,\), got \(5,\)"),
         (put("best_epoch", 7), "its history lacks"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_file_of_another_kind_is_named(tmp_path, text):
     file = tmp_path / "metrics.json"
     file.write_text(text)
     with pytest.raises(InputError, match=r"metrics.json (cannot be read|was not written by)") as raised:
-        read_metrics(file, "start anew")
+        read_metrics(file, "start over")
     assert "\n" not in str(raised.value)
 
 
@@ -111,13 +111,13 @@ def test_members_are_in_the_order_of_their_seeds(group):
             put("pipeline", {"file": "", "function": "make", "sha256": 64 * "0"}),
             "pipeline was None, is 'make of a file of SHA-256 000",
         ),
-        (put("data", "other"), "other data"),
-        (put("camera", "black_level", [0.0]), "another camera"),
+        (put("data", "other"), "different data"),
+        (put("camera", "black_level", [0.0]), "a different camera"),
     ],
 )
 def test_members_that_differ_in_more_than_seeds_are_refused(group, change, named):
     with pytest.raises(
-        InputError, match=f"seed_10 differs from its first member in more than its seed: {named}"
+        InputError, match=f"seed_10 differs from the first member in more than the seed: {named}"
     ) as raised:
         members(str(group(change)))
     assert "\n" not in str(raised.value)

@@ -98,7 +98,7 @@ def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch,
     assert load(str(tmp_path / "link")).folds[0].number == 0
     shutil.copytree(one_epoch.run_dir, tmp_path / "experiment/cells")
     copy = shutil.copytree(one_epoch.run_dir / "fold_0", tmp_path / "experiment/cells/fold_0 (copy)")
-    with pytest.raises(InputError, match=r"fold_0 \(copy\) is not a run's folder with a fold_0: it has no fold_"):
+    with pytest.raises(InputError, match=r"fold_0 \(copy\) must be a run folder with a fold_0: found no fold_"):
         load(copy)
     assert len(load(tmp_path / "experiment/cells", fold=None).folds) == 1
     with pytest.raises(InputError, match=r"a fold_0: not found; did you mean .*/experiment/cells\?$"):

@@ -80,7 +80,7 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, t
     if wanted is None:
         with pytest.raises(InputError, match=r"plain.npy names no camera, .* on several \(far, near\): name one"):
             predict_files([path], tmp_path / "p.csv", run)
-        with pytest.raises(InputError, match=r"plain.npy: .*a camera must be given"):
+        with pytest.raises(InputError, match=r"plain.npy: .*give a camera"):
             file_source(path, run).read(KnownCamera())
         return
     own = r2l_jax.data.read_raw(path)[1] if wanted == "stated" else wanted

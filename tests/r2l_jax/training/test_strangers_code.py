@@ -14,7 +14,7 @@ from small_runs import metrics
 import r2l_jax
 from r2l_jax.runtime.errors import InputError
 
-REFUSED = "which is not run unless you name it: if you trust it, give --code="
+REFUSED = "which runs only if you name it: if you trust it, pass --code="
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_the_result_of_a_training_has_curves_from_its_start(finished):
     assert found.metadata["training"] == {"fold_0": training_id(metrics(config))}
     assert {"loss", "accuracy", "parameter_white_balance", "gradient_norms", "confusion"} <= found.figures.keys()
     assert found.captions["parameter_white_balance"] == "white balance: change since the start"
-    assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss's gradient, epoch 2"
+    assert found.captions["epoch_0001_0_demosaic"] == "demosaic, and the magnitude of the loss gradient, epoch 2"
     assert [row[0] for row in found.tables["classes"].rows] == metrics(config)["classes"]
     assert result.read(config.run_dir / "fold_1" / "training").metadata["training"].keys() == {"fold_1"}
 
@@ -148,13 +148,13 @@ def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_no
     config = replace(base, run_name="stopped_at_the_end", epochs=1, log_model=False)
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        with pytest.raises(Interrupted, match="stopped at step 2 of 4; nothing is kept"):
+        with pytest.raises(Interrupted, match="stopped at step 2 of 4; no checkpoint was written"):
             train.run(config)
     stop_at(monkeypatch, 4)
     train.run(config)
     assert metrics(config)["complete"]
     assert not (config.run_dir / "fold_0" / "checkpoints").exists()
-    with pytest.raises(InputError, match=r"--processor_uri=.*the_end holds no checkpoint"):
+    with pytest.raises(InputError, match=r"--processor_uri=.*the_end has no best checkpoint"):
         train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
@@ -226,5 +226,5 @@ def test_a_run_that_was_killed_after_a_checkpoint_has_every_event_once(base, mon
 
 def test_a_run_that_diverges_says_so(base):
     config = replace(base, run_name="diverged", lr=1e30, processing_mode="static")
-    with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
+    with pytest.raises(InputError, match="training diverged in epoch 1: loss or parameters are not finite; lower --lr"):
         train.run(config)

@@ -31,7 +31,7 @@ METRICS, EVALUATION = "fold_0/metrics.json", "evaluation/result.json"
     [
         (METRICS, lambda c: c.pop("history"), "missing required field history"),
         (EVALUATION, lambda c: c["metadata"].update(verdict="all is well"), "Expected array, got str"),
-        (EVALUATION, lambda c: c["figures"].update(sheet="../../secret.png"), "does not stay in its folder"),
+        (EVALUATION, lambda c: c["figures"].update(sheet="../../secret.png"), "leads out of its folder"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(everything, file, change, reason):

@@ -86,8 +86,8 @@ SPARSE = {"pax_headers": {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)
 @pytest.mark.parametrize(
     ("archive", "names", "details", "message"),
     [
-        *(("a.zip", ["good", name], {}, "does not stay in its folder") for name in ("a/../../x", "/x", "..\\x")),
-        *(("a.tar.gz", ["good", name], {}, "does not stay in its folder") for name in ("a/../../x", "/x", "..\\x")),
+        *(("a.zip", ["good", name], {}, "leads out of its folder") for name in ("a/../../x", "/x", "..\\x")),
+        *(("a.tar.gz", ["good", name], {}, "leads out of its folder") for name in ("a/../../x", "/x", "..\\x")),
         *(("a.tar.gz", ["x"], details, "'x' is a link or a device") for details in LINKS),
         *(("a.zip", ["x"], details, "'x' is a link or a device") for details in DEVICES),
         ("a.tar.gz", ["x"], SPARSE, "'x' is a sparse file"),
@@ -125,7 +125,7 @@ def test_refuses_files_that_overlap(tmp_path, refused):
             for detail in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
                 setattr(copy, detail, getattr(first, detail))
             file.filelist.append(copy)
-    refused(tmp_path / "a.zip", "its files overlap")
+    refused(tmp_path / "a.zip", "holds overlapping files")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
@@ -136,7 +136,7 @@ def test_refuses_names_that_fill_the_memory(tmp_path, refused, kind, packed):
     content = member.tobuf() + bytes(2**23) + tarfile.TarInfo("x").tobuf() + bytes(1024)
     (tmp_path / "a.tar").write_bytes(packed(content))
     tracemalloc.start()
-    refused(tmp_path / "a.tar", "the header of one of its members has more than 1048576 bytes")
+    refused(tmp_path / "a.tar", "holds a member whose header exceeds 1048576 bytes")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**22
@@ -148,4 +148,4 @@ def test_refuses_what_follows_a_damaged_header(tmp_path, refused, packed):
     flipped = content[:1024] + bytes([content[1024] ^ 1]) + content[1025:]
     for damaged in (flipped, content[:1024], content[:1100]):
         (tmp_path / "a.tar").write_bytes(packed(damaged))
-        refused(tmp_path / "a.tar", "the header of a member is damaged")
+        refused(tmp_path / "a.tar", "holds a member whose header is damaged")

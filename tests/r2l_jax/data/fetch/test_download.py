@@ -211,7 +211,7 @@ def test_an_existing_archive_is_checked_and_used(zenodo, tmp_path):
     assert zenodo.asked == []
     shutil.rmtree(tmp_path / "microscopy")
     (tmp_path / NAME).write_bytes(b"the user's own")
-    with pytest.raises(InputError, match=rf"{NAME} exists, but is not {NAME}: move it away"):
+    with pytest.raises(InputError, match=rf"{NAME} exists but does not match the checksum of {NAME}: move it"):
         fetch(zenodo, tmp_path)
     assert contents(tmp_path) == {NAME: b"the user's own"}
 
@@ -223,13 +223,13 @@ SPOILT = ARCHIVE[:-1] + b"?"
     ("changes", "message", "left"),
     [
         ({"sends": {NAME: SPOILT}}, rf"^{NAME}: .*{hashlib.md5(SPOILT).hexdigest()}", []),
-        ({"sends": {NAME: ARCHIVE[:9]}}, rf"the source sent no more after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
+        ({"sends": {NAME: ARCHIVE[:9]}}, rf"the connection ended after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead", [f"{NAME}.part"]),
         ({"status": 503}, rf"^{NAME}: 503 Server Error: Service Unavailable", []),
         ({"sends": {"record": b'{"files": [{"key": "x"}]}'}}, r"not a Zenodo record .*KeyError\('size'\)", []),
-        ({"files": {"a.zip": b"", "b.txt": b""}}, r"no archive with microscopy .* are: a.zip, b.txt$", []),
+        ({"files": {"a.zip": b"", "b.txt": b""}}, r"an archive with microscopy .*, found a.zip, b.txt$", []),
         ({"fields": {"checksum": "foo:12"}}, rf"the checksum of '{NAME}' must be .*, got 'foo:12'$", []),
-        ({"fields": {"key": "../microscopy.zip"}}, r"does not stay in its folder", []),
+        ({"fields": {"key": "../microscopy.zip"}}, r"leads out of its folder", []),
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_incomplete_file(zenodo, tmp_path, changes, message, left):
@@ -248,7 +248,7 @@ def test_redirects_never_leave_https(monkeypatch):
         response.url, response.status_code, response.raw = url, 200, io.BytesIO()
     responses[-1].history = responses[:-1]
     monkeypatch.setattr(requests, "get", lambda url, **options: responses[-1])
-    with pytest.raises(InputError, match=r"^https://a.org/: refused to leave HTTPS$"):
+    with pytest.raises(InputError, match=r"^https://a.org/: the server redirects from HTTPS"):
         get("https://a.org/")
     assert get("http://a.org/") is responses[-1]
 
@@ -262,8 +262,8 @@ INCOMPLETE = pack_zip(
     ("archive", "message"),
     [
         (b"no archive", "damaged or not an archive"),
-        (pack_zip({"x/y": b"", "z": b""}), "it has no folder microscopy, only x, z"),
-        (INCOMPLETE, "the unpacked files lack images/raw_scale025, labels/Ma190c_annotations.dat"),
+        (pack_zip({"x/y": b"", "z": b""}), "expected a folder microscopy, found x, z"),
+        (INCOMPLETE, "missing after unpacking: images/raw_scale025, labels/Ma190c_annotations.dat"),
     ],
 )
 def test_a_refused_archive_stays_and_is_not_downloaded_again(zenodo, tmp_path, archive, message):
@@ -295,6 +295,6 @@ def test_a_locked_folder_and_files_of_another_origin_are_not_touched(zenodo, tmp
     labels = tmp_path / "microscopy/labels/Ma190c_annotations.dat"
     labels.rename(labels.with_name("mine.dat"))
     there = contents(tmp_path)
-    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away"):
+    with pytest.raises(InputError, match=r"microscopy exists but differs from .*: move it, or"):
         fetch(zenodo, tmp_path)
     assert contents(tmp_path) == there

@@ -43,9 +43,9 @@ def npy(array):
         ("a.pgm", b"P5 2 2 0\n1234", "the largest value must be from 1 to 65535, got 0"),
         ("a.pgm", b"P5 2 2 256\n123456789", "its size must be a divisor of the total size"),
         ("a.pgm", b"P5 2 2 9\n1234", r"samples must be in \[0, 9\], got 0 to 52"),
-        ("a.pgm", b"P5 0 2 255\n", "a mosaic must have an even height and width of at least 2, got 2x0"),
+        ("a.pgm", b"P5 0 2 255\n", "a raw image must have an even height and width of at least 2, got 2x0"),
         ("a.npy", npy(np.array([[{}]])), "truncated, corrupt or not a valid NPY"),
-        ("a.npy", npy(np.zeros((2, 2))) + b"1", "bytes follow the samples"),
+        ("a.npy", npy(np.zeros((2, 2))) + b"1", "extra bytes follow the samples"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, name, content, message):

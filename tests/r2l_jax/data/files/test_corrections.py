@@ -75,9 +75,9 @@ def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"dark": random((12, 18))}, r"the frame is 12x16, but the camera's dark has the shape \(12, 18\)"),
-        ({"defects": at((3, 3), (12, 5))}, "has a defect at row 12 and column 5"),
-        ({"defects": at((3, -1))}, "has a defect at row 3 and column -1"),
+        ({"dark": random((12, 18))}, r"the frame must have the shape of the camera's dark, \(12, 18\), got \(12, 16\)"),
+        ({"defects": at((3, 3), (12, 5))}, "defect at row 12, column 5 is outside of the frame of 12x16"),
+        ({"defects": at((3, -1))}, "defect at row 3, column -1 is outside of the frame of 12x16"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts, message):
@@ -122,7 +122,7 @@ def test_reads_the_files_that_a_camera_names(tmp_path):
     ("parts", "message"),
     [
         ({"dark": random().astype(np.uint16)}, "dark.tiff: must be one channel in floating point, got uint16"),
-        ({"dark": random() + np.float32("nan")}, r"dark.tiff: holds values that are not finite"),
+        ({"dark": random() + np.float32("nan")}, r"dark.tiff: must contain only finite values"),
         ({"flat": random() - np.float32(0.5)}, r"flat.tiff: gains must be greater than 0, got -0.29"),
         ({"defects": "row,col\n1,2\n"}, "defects.csv: truncated, corrupt or not a valid CSV .'column'"),
     ],

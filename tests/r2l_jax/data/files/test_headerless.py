@@ -67,7 +67,7 @@ def test_words_may_be_big_endian_and_aligned_high(tmp_path):
     (tmp_path / "a.raw").write_bytes((values << 4).astype(">u2").tobytes())
     layout = Layout(width=8, height=6, bits=12, byte_order="big", align="high")
     np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
-    with pytest.raises(InputError, match=r"holds the value \d+, which does not fit in 12 bits: check the bits"):
+    with pytest.raises(InputError, match=r"the value \d+ does not fit in 12 bits: check bits, byte_order"):
         Layout(width=8, height=6, bits=12).read(tmp_path / "a.raw")
     values = samples(6)
     (tmp_path / "a.raw").write_bytes((values << 2).astype(np.uint8).tobytes())
@@ -89,7 +89,7 @@ def test_a_file_of_another_length_is_refused(tmp_path, packing, bits, missing):
     [
         ({"width": 7, "height": 6, "bits": 8}, "multiple of 2 - at `.*width`"),
         ({"width": 8, "height": 6, "bits": 11, "packing": "mipi"}, "bits must be one of 10, 12, 14 for the packing m"),
-        ({"width": 8, "height": 6, "bits": 10, "packing": "mipi", "align": "high"}, "are for the packing unpacked"),
+        ({"width": 8, "height": 6, "bits": 10, "packing": "mipi", "align": "high"}, "need the packing unpacked"),
         ({"width": 8, "height": 6, "bits": 10, "stride": 15}, "stride must be at least the 16 bytes of a row, got 15"),
     ],
 )
@@ -116,9 +116,9 @@ def test_levels_are_digital_numbers(tmp_path, stated):
 
 def test_a_missing_layout_or_figure_is_named(tmp_path, stated):
     (tmp_path / "a.bin").write_bytes(bytes(4))
-    expected = r'a\.bin: .*if its samples have no header, describe them in .*"raw": \{"width"'
+    expected = r'a\.bin: .*if the file has no header, describe its layout in .*"raw": \{"width"'
     with pytest.raises(InputError, match=expected):
         read_raw(tmp_path / "a.bin", isp.CAMERAS["drone"])
     camera = stated(black_level=[0] * 4, raw={"width": 2, "height": 2, "bits": 8})
-    with pytest.raises(InputError, match=r"a\.bin: .* given, and the given one lacks white_balance, color_matrix;"):
+    with pytest.raises(InputError, match=r"a\.bin: .* that also has white_balance, color_matrix;"):
         read_raw(tmp_path / "a.bin", camera)

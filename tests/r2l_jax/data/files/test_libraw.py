@@ -62,7 +62,7 @@ def test_a_demosaiced_dng_is_sampled_by_the_pattern(write_dng, stated):
         mosaic, own = read_raw(path, camera)
         assert own.pattern == pattern
         np.testing.assert_allclose(mosaic, isp.cfa.mosaic(planes / np.float32(4095), pattern), rtol=1e-6)
-    with pytest.raises(InputError, match=r"demosaiced already: the camera's pattern must be Bayer, got R"):
+    with pytest.raises(InputError, match=r"for a demosaiced file, the camera's pattern must be Bayer, got R"):
         read_raw(path, stated(pattern=QUAD))
 
 
@@ -88,7 +88,7 @@ def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, sta
     with collected_warnings() as lines:
         mosaic, camera = read_raw(path := write_dng(ramp()), stated(pattern=QUAD))
     assert (mosaic.shape, camera.pattern, len(camera.black_level)) == ((48, 72), QUAD, 3)
-    assert lines == [f"{path}: the file's pattern is RGGB; the camera's JSON file states {QUAD}, which is used"]
+    assert lines == [f"{path}: read with the pattern {QUAD} of the camera's JSON file; the file states RGGB"]
 
 
 @pytest.mark.parametrize("level", [1200, 3000])

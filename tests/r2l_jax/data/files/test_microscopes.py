@@ -71,13 +71,13 @@ def test_a_plane_is_a_mosaic_and_a_damaged_file_is_named(tmp_path, write):
 @pytest.mark.parametrize(
     ("write", "options", "message"),
     [
-        (write_czi, {"places": ((0, 0),) * 2}, "expected one plane, the mosaic of a color camera, got 2 channels"),
+        (write_czi, {"places": ((0, 0),) * 2}, "expected a single plane, one raw image, got 2 channels"),
         (write_czi, {"places": ((0, 0),) * 3, "axis": "Z"}, "got 3 planes in Z"),
         (write_czi, {"places": ((0, 0), (70, 0)), "scenes": True}, "got 2 scenes"),
         (write_czi, {"places": ((0, 0), (50, 0))}, "got 2 tiles that overlap or leave gaps"),
-        (write_czi, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture"),
+        (write_czi, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), like a color picture"),
         (write_nd2, {"samples": PICTURE[..., :2]}, "got 2 channels"),
-        (write_nd2, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), as of a color picture"),
+        (write_nd2, {"samples": PICTURE}, r"got samples of shape \(40, 60, 3\), like a color picture"),
         (write_nd2, {"frames": 0}, "its frame is missing"),
     ],
 )
@@ -114,7 +114,7 @@ def test_the_only_plane_of_an_ome_tiff_is_read(tmp_path):
 def test_an_ome_tiff_of_several_planes_is_refused(tmp_path, axis, message):
     planes = np.stack([SAMPLES] * 2)
     tifffile.imwrite(tmp_path / "a.ome.tif", planes, metadata={"axes": f"{axis}YX"}, photometric="minisblack")
-    with pytest.raises(InputError, match=f"expected one plane, the mosaic of a color camera, got {message}$"):
+    with pytest.raises(InputError, match=f"expected a single plane, one raw image, got {message}$"):
         read_raw(tmp_path / "a.ome.tif", CAMERA)
 
 

@@ -16,7 +16,7 @@ from r2l_jax.runtime.errors import InputError
 CAMERA = isp.CAMERAS["drone"]
 TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)
 BLACK = (100, 200, 300, 400)
-FROM_PICTURES = r"color picture.*; python scripts/unprocess\.py makes raw files of JPEG and PNG pictures$"
+FROM_PICTURES = r"color picture.*; python scripts/unprocess\.py converts JPEG and PNG pictures to raw files$"
 PATTERNS = {"RGGB": (0, 1, 1, 2), "BGGR": (2, 1, 1, 0), "GRBG": (1, 0, 2, 1), "GBRG": (1, 2, 0, 1)}
 # XYZ to camera RGB: the matrix of the DNG fixture, and that of the Sony ILCE-7M3 in LibRaw's table.
 MATRIX = np.array([[0.9, -0.3, -0.1], [-0.45, 1.3, 0.15], [-0.1, 0.25, 0.6]])
@@ -120,7 +120,7 @@ def test_without_a_matrix_in_the_file_libraws_table_is_used(write_dng):
 def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     path = write_dng(tiled(TILE), matrix=None)
     assert read_raw(path, CAMERA)[1] == CAMERA
-    refuse(path, "holds no color matrix, and LibRaw knows none for this camera: a camera must be given", None)
+    refuse(path, "neither the file nor LibRaw has a color matrix for this camera: give one in a JSON file", None)
 
 
 def refuse(path, message, camera=CAMERA):
@@ -157,13 +157,13 @@ def lit(value, dtype=np.float32):
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
-        *(("raw.tiff", lit(value), "holds values that are not finite") for value in (np.nan, np.inf)),
+        *(("raw.tiff", lit(value), "must contain only finite values") for value in (np.nan, np.inf)),
         *(("raw.tiff", lit(value), r"samples must be in \[0, 1\], got ") for value in (-0.01, 1.01)),
-        ("raw.tiff", np.zeros((4, 4), np.int16), "expected samples of 8 or 16 bits"),
-        ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one raw image .*\(4, 4, 3\), as of a {FROM_PICTURES}"),
+        ("raw.tiff", np.zeros((4, 4), np.int16), "samples must have 8 bits, 16 bits or"),
+        ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one raw image .*\(4, 4, 3\), like a {FROM_PICTURES}"),
         ("raw.tiff", np.zeros((9, 6, 6), np.uint16), r"expected one raw image .*\(9, 6, 6\)$"),
-        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width of at least 2, got 5x4"),
-        ("raw.png", np.zeros((4, 4, 3), np.uint8), "PNG of mode RGB; .* makes raw files of JPEG and PNG pictures$"),
+        ("raw.tiff", np.zeros((5, 4), np.uint8), "a raw image must have an even height and width .*, got 5x4"),
+        ("raw.png", np.zeros((4, 4, 3), np.uint8), "PNG mode RGB; .* converts JPEG and PNG pictures to raw files$"),
     ],
 )
 def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):
@@ -173,13 +173,13 @@ def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message
 def test_other_files_are_refused(write_dng, tmp_path):
     refuse(tmp_path / "gone.dng", "no such file")
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "raw.nef", "JPEG")
-    refuse(tmp_path / "raw.nef", r"expected a raw file, got a JPEG; python scripts/unprocess\.py makes raw files of")
-    refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, but the given camera's is RGGB")
-    refuse(write_dng(lit(np.nan), white=1), "not finite")
+    refuse(tmp_path / "raw.nef", r"expected a raw file, got a JPEG; python scripts/unprocess\.py converts JPEG")
+    refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "the camera must have the sensor's pattern BGGR, got RGGB")
+    refuse(write_dng(lit(np.nan), white=1), "only finite values")
     magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
     refuse(magenta, "the sensor's colors must be red, green and blue, got ")
     for name in ("raw.tiff", "raw.png"):
-        refuse(write(tmp_path / name, np.zeros((4, 4), np.uint8)), "a camera must be given", camera=None)
+        refuse(write(tmp_path / name, np.zeros((4, 4), np.uint8)), "give a camera", camera=None)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_what_libraw_would_guess_from_the_number_of_bytes_is_refused(tmp_path, s
     (tmp_path / "frame.RAW").write_bytes(np.random.default_rng(0).bytes(size))
     with rawpy.imread(str(tmp_path / "frame.RAW")) as guessed:
         assert guessed.raw_image.size == size
-    refuse(tmp_path / "frame.RAW", "does not say which camera it is from: LibRaw would guess", camera)
+    refuse(tmp_path / "frame.RAW", "does not name its camera: LibRaw would guess", camera)
 
 
 def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(write_dng):
@@ -230,4 +230,4 @@ def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_take
         tiff.pages[0].tags["Compression"].overwrite(7)
         for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
             tiff.pages[0].tags[name].overwrite(30000, dtype="I")
-    refuse(path, "it declares 1800000000 bytes of samples")
+    refuse(path, "the 1800000000 bytes of samples that it declares")

@@ -38,8 +38,8 @@ def test_files_are_cropped_to_the_smallest_one_on_the_bayer_grid(classes, capsys
         top, left = divmod(round(float(raw[0, 0]) * 65535), 256)
         assert (top % 2, left % 2) == (0, 0)
     err = capsys.readouterr().err
-    assert f"{classes / 'a/two.tif'} has a side of only 36, to which 2 of 3 files are cropped" in err
-    assert "left out, without the suffix of a raw file: " in err
+    assert f"2 of 3 files are cropped to 36x36, because {classes / 'a/two.tif'} is that small" in err
+    assert " without the suffix of a raw file, such as " in err
 
 
 def test_tile_size_crops_each_file_to_its_middle(classes, capsys):
@@ -180,7 +180,7 @@ def test_a_white_level_in_the_cameras_file_is_what_files_are_divided_by(tmp_path
     load(tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'a/0.tiff'}: the highest value is 1023 of 65535")
-    assert line.endswith("(and so for 1 more of 2 files)")
+    assert line.endswith("(and likewise for 1 more of 2 files)")
 
 
 def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
@@ -194,10 +194,10 @@ def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
 
 def test_frames_need_masks_and_names_of_their_own(frames):
     (frames / "images/a.tif").touch()
-    with pytest.raises(InputError, match=r"images must have only one frame a, whatever its suffix; found several"):
+    with pytest.raises(InputError, match=r"images must contain only one frame a, whatever the suffix; found several"):
         load(frames, tile_size=32)
     (frames / "masks").rename(frames / "misspelled")
-    with pytest.raises(InputError, match="has the sub-folder images, and lacks masks"):
+    with pytest.raises(InputError, match="has a sub-folder images but no masks"):
         load(frames, tile_size=32)
 
 

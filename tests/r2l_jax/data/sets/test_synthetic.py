@@ -68,8 +68,8 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
     ("arguments", "message"),
     [
         ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
-        ({"synthetic_size": 33}, "synthetic data set: --synthetic_size must be even, and 32 to 1024, got 33"),
-        ({"synthetic_images": 4}, "--synthetic_images must be 5, one of each class, to 1000000, got 4"),
+        ({"synthetic_size": 33}, "synthetic data set: --synthetic_size must be even and from 32 to 1024, got 33"),
+        ({"synthetic_images": 4}, r"--synthetic_images must be from 5 \(one per class\) to 1000000, got 4"),
     ],
 )
 def test_refuses_settings(tmp_path, arguments, message):

@@ -64,7 +64,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(scores["labels"])
     assert model.about.adapted["drift"] == "black_level.5"
     of_fold = result.read(config.output_dir / "fold_0/black_level.5")
-    assert of_fold.metadata["notes"][0].startswith("Statistics of 16 images, whose share is ")
+    assert of_fold.metadata["notes"][0].startswith("Statistics of 16 images with a weight of ")
     moved = {row[0]: row[3] for row in of_fold.tables["parameters"].rows}
     assert moved["gamma_correct"] > 0
     gamma = fold.model.processor.parameters()["gamma_correct"]
