@@ -25,7 +25,7 @@ def draw(run: str) -> None:
     raws, masks = dataset.samples(np.array(metrics["valid_indices"][:3]))
     # A raw image is linear: without a tone curve, it would look nearly black.
     columns = {
-        "mosaic": raws ** (1 / 2.2),
+        "raw image": raws ** (1 / 2.2),
         "learned processing": model.render(raws),
         "mask": masks.astype(np.float32),
         "prediction": (model.predict(raws) > 0.5).astype(np.float32),

@@ -24,7 +24,7 @@ def _figure(width: float, height: float) -> Any:
 
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    figure = _figure(2.0 * len(images), 2.6)
+    figure = _figure(2.0 * len(images), 2.5)
     for axes, image, logit, target in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):
@@ -32,7 +32,7 @@ def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, cla
         axes.set_axis_off()
         right = int(logit.argmax()) == target
         title = verdict(logit, int(target), classes).replace(", ", "\n")
-        axes.set_title(title, fontsize="small", color="darkgreen" if right else "darkred")
+        axes.set_title(title, fontsize="medium", color="darkgreen" if right else "darkred")
     return drawn(figure)
 
 

@@ -21,19 +21,21 @@ def contact_sheet(
 
     All images have the same size: `(H, W, 3)`, or `(H, W)` for raw images, which are drawn in gray. Values are clipped
     to [0, 1] and otherwise unchanged, so images before the tone curve are linear and look dark. Each row has `columns`
-    images, whose longer side has `panel` pixels. A name wider than an image takes several lines.
+    images, whose longer side has `panel` pixels. A name wider than an image takes several lines;
+    its letters grow with the sheet, because pages shrink a wide sheet to their width.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)
         for image in images.values()
     ]
     width, height = panels[0].size
-    # A letter is about 9 pixels wide.
-    titles = ["\n".join(textwrap.wrap(name, max(width // 9, 1))) for name in images]
-    gap, title = 8, 6 + 22 * (1 + max(text.count("\n") for text in titles))
-    rows = -(-len(panels) // columns)
+    gap, rows = 8, -(-len(panels) // columns)
+    letters = max(18, columns * (width + gap) // 56)
+    # A letter is about half as wide as it is high.
+    titles = ["\n".join(textwrap.wrap(name, max(2 * width // letters, 1))) for name in images]
+    title = 6 + (letters + 4) * (1 + max(text.count("\n") for text in titles))
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (title + height) + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(letters)
     for place, (text, picture) in enumerate(zip(titles, panels, strict=True)):
         row, column = divmod(place, columns)
         left, top = gap + column * (width + gap), row * (title + height)

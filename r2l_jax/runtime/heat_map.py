@@ -19,6 +19,8 @@ def heat_map(
     columns: Sequence[str],
     *,
     label: str,
+    row_title: str = "",
+    column_title: str = "",
     framed: Collection[tuple[int, int]] = (),
     number: str = ".3f",
     logarithmic: bool = False,
@@ -32,6 +34,8 @@ def heat_map(
             the dots.
         columns: the titles of the columns, likewise.
         label: the label of the color bar.
+        row_title: what the rows are, along their axis.
+        column_title: what the columns are, likewise.
         framed: cells to draw a frame around.
         number: the format of the numbers, as `format` takes it.
         logarithmic: use a logarithmic color scale, for nonnegative values; zeros get no color.
@@ -46,9 +50,11 @@ def heat_map(
         image = fill_heat_map(
             axes, matrix, rows, columns, _color_scale(matrix, logarithmic), framed=framed, number=number
         )
+        axes.set(xlabel=column_title, ylabel=row_title)
         axes.figure.colorbar(image, ax=axes, label=label)
 
-    return Figure(draw, _size(rows, columns), caption)
+    letters = max(len(f"{value:{number}}") for value in matrix.flat)
+    return Figure(draw, _size(rows, columns, letters), caption)
 
 
 def fill_heat_map(
@@ -77,14 +83,14 @@ def fill_heat_map(
     return image
 
 
-def _size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
-    """Computes the width and height in inches that fit a heat map's titles and numbers."""
-    lines = max(name.count("\n") for name in rows) + 1
+def _size(rows: Sequence[str], columns: Sequence[str], letters: int) -> tuple[float, float]:
+    """Computes the width and height in inches that fit a heat map's titles and its numbers of so many letters."""
+    row_lines, column_lines = (max(name.count("\n") for name in names) + 1 for names in (rows, columns))
     row_length, column_length = (
         max(len(line) for name in names for line in name.split("\n")) for names in (rows, columns)
     )
-    width = 1.8 + 0.09 * row_length + 0.72 * len(columns)
-    return width, 1.0 + 0.09 * column_length + max(0.5, 0.19 * lines) * len(rows)
+    width = 2.0 + 0.08 * row_length + max(0.42, 0.12 + 0.08 * letters, 0.16 * column_lines) * len(columns)
+    return width, 1.2 + 0.08 * column_length + max(0.36, 0.16 * row_lines) * len(rows)
 
 
 def _color_scale(values: np.ndarray, logarithmic: bool) -> "Normalize":

@@ -201,7 +201,8 @@ def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[s
 
 def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
     same = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
-    return heat_map(values, rows, columns, label="score", framed=same, number=".2f", caption=title)
+    titles = {"label": "score", "row_title": "trained with", "column_title": "tested with"}
+    return heat_map(values, rows, columns, framed=same, number=".2f", caption=title, **titles)
 
 
 def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:
@@ -294,7 +295,7 @@ def _draw_curves(axes: Axes, ours: Mapping[str, Curve], published: Mapping[str, 
         label = f"{name.replace('_', ' ')}, published"
         axes.plot(places, scores, "--", color=colors[name], linewidth=1, alpha=0.7, label=label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", frameon=False)
+    axes.figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
 
 
 def _worst_cases(run: TrainConfig, fold: int) -> dict[str, float]:

@@ -259,7 +259,7 @@ def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Imag
     if under.dataset.fingerprint == fold.dataset.fingerprint:
         judged = {_CLEAN: seen(fold.model, loader.batch_of(fold.dataset, indices)), **judged}
     pictures = {
-        f"{number} {name}: {of_model[number][1]}": of_model[number][0]
+        f"image {number + 1}, {name}: {of_model[number][1]}": of_model[number][0]
         for number in range(len(indices))
         for name, of_model in judged.items()
     }

@@ -313,7 +313,7 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
     scores.measure(cells, "map")
     found = scores.at(cells)[:, 0].reshape([len(positions) for positions in axes])
     rows, columns = (
-        [f"{knob.value(position):.6g}" for position in positions] for knob, positions in zip(knobs, axes, strict=True)
+        [f"{knob.value(position):.4g}" for position in positions] for knob, positions in zip(knobs, axes, strict=True)
     )
     table = Table(
         f"{score} while {' and '.join(pair)} move",
@@ -321,8 +321,9 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
         [[value, *row] for value, row in zip(rows, found.tolist(), strict=True)],
     )
     framed = [(row, column) for row, column in np.argwhere(found >= scores.floor[0]).tolist()]
-    caption = f"rows: {pair[0]}; columns: {pair[1]}; framed: tolerated"
-    return table, heat_map(found, rows, columns, label=score, framed=framed, caption=caption)
+    of_rows, of_columns = (f"{knob.name} ({knob.quantity})" for knob in knobs)
+    options = {"row_title": of_rows, "column_title": of_columns, "framed": framed, "caption": "framed: tolerated"}
+    return table, heat_map(found, rows, columns, label=score, **options)
 
 
 def _axis(knob: Knob, ends: Iterable[End]) -> list[float]:

@@ -275,9 +275,9 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
     for number, target in enumerate(samples["target"]):
         for name in processings:
             picture, words = frozen.task.judged(images[name][number], logits[name][number], target)
-            pictures[f"{number} {name}: {words}"] = picture
+            pictures[f"image {number + 1}, {name}: {words}"] = picture
         difference = images["worst"][number] - images["default"][number]
         # A power of two, so that the factor is short; the few largest differences may be clipped.
         factor = 2.0 ** np.floor(-np.log2(max(2 * np.quantile(abs(difference), 0.99), 1 / 256)))
-        pictures[f"{number} difference x {factor:g}"] = np.clip(0.5 + factor * difference, 0, 1)
-    return contact_sheet(pictures, columns=3)
+        pictures[f"image {number + 1}, difference x {factor:g}"] = np.clip(0.5 + factor * difference, 0, 1)
+    return contact_sheet(pictures, columns=3, panel=256)

@@ -228,8 +228,10 @@ class Monitor:
         label = f"level {self._level:.2g}"
         axes.axhline(self._level, color="tab:red", linestyle="--", linewidth=1, label=label)
         axes.set(yscale="log", xlabel="window", ylabel="p-value")
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.locator_params("x", integer=True)
+        axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
 
     def _draw_confidence(self, axes: "Axes") -> None:
         axes.plot(np.arange(1, len(self.windows) + 1), [each.confidence for each in self.windows], "o-")
         axes.set(xlabel="window", ylabel="confidence", ylim=(0, 1.02))
+        axes.locator_params("x", integer=True)

@@ -217,9 +217,8 @@ def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcome
         graded: dict[Any, Case] = {case.sensor or case.corruption: case for case in of_group}
         kinds, severities = (list(dict.fromkeys(part)) for part in zip(*graded, strict=True))
         values = [[tested.score(graded[kind, severity]) for severity in severities] for kind in kinds]
-        return heat_map(
-            values, kinds, [str(each) for each in severities], label=label, caption=f"By severity; {caption}"
-        )
+        titles = [str(each) for each in severities]
+        return heat_map(values, kinds, titles, label=label, column_title="severity", caption=caption)
     names = {name: block for block in blocks for name in block.models}
     framed = [(row, place) for row in range(len(names)) for place, case in enumerate(of_group) if tested.is_clean(case)]
     values = [[block.score(name, tested.source(case)) for case in of_group] for name, block in names.items()]

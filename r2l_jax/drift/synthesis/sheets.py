@@ -34,8 +34,9 @@ def run(config: EvaluationConfig) -> None:
     cases.check(chosen, fold.config, fold.dataset, f"--run={uri}")
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]
     pictures, output = _images(fold, tested, config.seed), config.output_dir / f"sheet_{group}.png"
-    graded = {"columns": len(dict.fromkeys(config.severities)), "panel": _SMALL_PANEL}
-    sheet = contact_sheet(pictures, **(graded if group in ("sensor", "corruptions") else {}))
+    # Of the study's pipelines, four demosaic alike.
+    columns = len(dict.fromkeys(config.severities)) if group in ("sensor", "corruptions") else 4
+    sheet = contact_sheet(pictures, columns, _SMALL_PANEL)
     with writing_to(output.parent), replacing(output) as part:
         sheet.save(part, "png")
     print(f"sheet in {output}")
@@ -54,4 +55,6 @@ def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarr
         raw, index = jnp.asarray(batch["raw"]), jnp.asarray(batch["index"])
         for rendering, made in Renderer(seed).images(names, raw, index, dataset.camera, processors):
             images[names[rendering]] = np.asarray(made[0])
-    return {case.name: images[case.name] for case in tested}
+    # A line may end between the parts of a pipeline's name.
+    titles = {case.name: case.name.replace(".", ", ") if case.pipeline else case.name for case in tested}
+    return {title: images[name] for name, title in titles.items()}

@@ -13,11 +13,11 @@ def test_a_contact_sheet_has_the_given_number_of_columns():
     }
     images["d"] = np.full((20, 30, 3), 0.8)
     three, four = (contact_sheet(images, columns) for columns in (3, 4))
-    assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 28) + 8)
+    assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 36) + 8)
     colors = [(51, 51, 51), (102, 102, 102), (255, 153, 0), (204, 204, 204)]
     assert [four.getpixel((250 + 488 * column, 200)) for column in range(4)] == colors
     assert [three.getpixel((250 + 488 * column, 200)) for column in range(3)] == colors[:3]
-    assert three.getpixel((250, 200 + 348)) == colors[3]
+    assert three.getpixel((250, 200 + 356)) == colors[3]
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((300, 400, 3), np.uint8), ((2, 70_000), np.uint16)])
