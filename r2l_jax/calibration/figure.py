@@ -35,8 +35,8 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
     label = f"{gain:.4g} electrons per digital number"
     axes.plot([0, longest], [0, longest / gain], color="black", linewidth=1, label=label)
     axes.set(
-        xlabel="mean above the darks (digital numbers)",
-        ylabel="variance above the darks (squared digital numbers)",
+        xlabel="mean above dark (digital numbers)",
+        ylabel="variance above dark (digital numbers²)",
         xlim=(0, None),
         ylim=(0, None),
     )
