@@ -24,7 +24,7 @@ def _figure(width: float, height: float) -> Any:
 
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    figure = _figure(2.0 * len(images), 2.35)
+    figure = _figure(2.0 * len(images), 2.5)
     for axes, image, logit, target in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):

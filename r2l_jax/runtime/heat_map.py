@@ -36,7 +36,7 @@ def heat_map(
         label: the label of the color bar.
         row_title: what the rows are, along their axis.
         column_title: what the columns are, likewise.
-        framed: cells to draw a frame around.
+        framed: cells to draw a frame around; neighbors have one frame.
         number: the format of the numbers, as `format` takes it.
         logarithmic: use a logarithmic color scale, for nonnegative values; zeros get no color.
         caption: the caption.
@@ -68,18 +68,26 @@ def fill_heat_map(
     number: str = ".3f",
 ) -> "AxesImage":
     """Draws a matrix on axes as `heat_map` does, without breaking titles; returns the image, for a color bar."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import LineCollection
 
     image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
-    upright = all(len(name) < 5 for name in columns)
+    upright = all(len(name) < 6 for name in columns)
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
     for (row, column), value in np.ndenumerate(values):
         # Formats such as "#.2g" leave a point after a whole number.
         text, dark = f"{value:{number}}".removesuffix("."), norm(value) < 0.6
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
-    for row, column in framed:
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
+    # Each cell has the sides that it shares with no other framed one, so neighbors have one frame.
+    sides = [
+        [(column + x / 2, row + y / 2) for x, y in ((down - right, right - down), (down + right, right + down))]
+        for row, column in framed
+        for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0))
+        if (row + down, column + right) not in framed
+    ]
+    axes.add_collection(
+        LineCollection(sides, colors="red", linewidths=2, capstyle="projecting", zorder=3), autolim=False
+    )
     return image
 
 

@@ -156,8 +156,16 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     names = [name.replace("$", r"\$") for name in classes]
     rows = [f"{name} ({count:.0f})" for name, count in zip(names, matrix.sum(1), strict=True)]
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    titles = {"row_title": "target (samples)", "column_title": "prediction", "label": "% of a target's samples"}
-    return heat_map(shares, rows, names, number=".0f", caption="confusion in the validation, last checkpoint", **titles)
+    return heat_map(
+        shares,
+        rows,
+        names,
+        label="% of a target's samples",
+        row_title="target (samples)",
+        column_title="prediction",
+        number=".0f",
+        caption="confusion in the validation, last checkpoint",
+    )
 
 
 def _pictures(folder: pathlib.Path) -> dict[str, tuple[Image.Image, str]]:

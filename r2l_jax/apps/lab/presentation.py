@@ -43,7 +43,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
     groups = []
     for stage in engine.pipeline.stages:
         knobs = [rows[name] for name, knob in engine.knobs.items() if knob.parameter in stage.parameters]
-        fixed = [f"{name}: {engine.fixed[name]} values, fixed" for name in stage.parameters if name in engine.fixed]
+        fixed = [f"{name}: {engine.fixed[name]} values, frozen" for name in stage.parameters if name in engine.fixed]
         if knobs or fixed:
             groups.append({"stage": stage.name, "knobs": knobs, "note": "; ".join(fixed)})
     return groups

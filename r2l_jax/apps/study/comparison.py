@@ -201,8 +201,17 @@ def _aligned(scores: Scores, kind: str, rows: Sequence[str], columns: Sequence[s
 
 def _heat_map(title: str, rows: Sequence[str], columns: Sequence[str], values: np.ndarray) -> Figure:
     same = [(row, columns.index(name)) for row, name in enumerate(rows) if name in columns]
-    titles = {"label": "score", "row_title": "trained with", "column_title": "tested with"}
-    return heat_map(values, rows, columns, framed=same, number=".2f", caption=title, **titles)
+    return heat_map(
+        values,
+        rows,
+        columns,
+        label="score",
+        row_title="trained with",
+        column_title="tested with",
+        framed=same,
+        number=".2f",
+        caption=title,
+    )
 
 
 def forensics(config: StudyConfig, theirs: Published, runs: Runs) -> Result:

@@ -322,8 +322,16 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
     )
     framed = [(row, column) for row, column in np.argwhere(found >= scores.floor[0]).tolist()]
     of_rows, of_columns = (f"{knob.name} ({knob.quantity})" for knob in knobs)
-    options = {"row_title": of_rows, "column_title": of_columns, "framed": framed, "caption": "framed: tolerated"}
-    return table, heat_map(found, rows, columns, label=score, **options)
+    return table, heat_map(
+        found,
+        rows,
+        columns,
+        label=score,
+        row_title=of_rows,
+        column_title=of_columns,
+        framed=framed,
+        caption="framed: tolerated",
+    )
 
 
 def _axis(knob: Knob, ends: Iterable[End]) -> list[float]:

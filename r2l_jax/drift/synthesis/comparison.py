@@ -93,6 +93,14 @@ def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tu
     heading = [Column("trained"), *(Column(name, format=SCORE) for name in columns)]
     cells = [[each.label, *scores] for each, scores in zip(rows, values, strict=True)]
     mean = "; means over the severities" if graded else ""
-    titles = {"row_title": "trained", "column_title": "tested", "caption": f"{title}{mean}"}
-    names = [each.label for each in rows]
-    return Table(title, heading, cells), heat_map(values, names, [*columns], label=label, framed=framed, **titles)
+    names, caption = [each.label for each in rows], f"{title}{mean}"
+    return Table(title, heading, cells), heat_map(
+        values,
+        names,
+        [*columns],
+        label=label,
+        row_title="trained",
+        column_title="tested",
+        framed=framed,
+        caption=caption,
+    )

@@ -161,7 +161,7 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model, tmp
         assert int(found.view.target) == found.view.judgement.probabilities.argmax()
         groups = sliders(found)
         assert [group["stage"] for group in groups][:2] == ["demosaic", "color_correct"]
-        assert groups[1]["note"] == "debayer: 81 values, fixed"
+        assert groups[1]["note"] == "debayer: 81 values, frozen"
         rows = {row["name"]: row for group in groups for row in group["knobs"]}
         assert list(rows) == list(found.view.engine.knobs)
         slope = found.view.judgement.slope / abs(found.view.judgement.slope).max()
