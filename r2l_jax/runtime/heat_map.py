@@ -80,7 +80,7 @@ def fill_heat_map(
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     # Each cell has the sides that it shares with no other framed one, so neighbors have one frame.
     sides = [
-        [(column + x / 2, row + y / 2) for x, y in ((down - right, right - down), (down + right, right + down))]
+        [(column + x / 2, row + y / 2) for x, y in ((right - down, down - right), (right + down, down + right))]
         for row, column in framed
         for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0))
         if (row + down, column + right) not in framed
