@@ -160,11 +160,11 @@ def _confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         shares,
         rows,
         names,
-        label="% of a target's samples",
+        label="% of the samples of a target",
         row_title="target (samples)",
         column_title="prediction",
         number=".0f",
-        caption="confusion in the validation, last checkpoint",
+        caption="validation confusion matrix, last checkpoint",
     )
 
 
