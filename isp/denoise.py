@@ -324,20 +324,20 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
     planes = [padding.pad(image[..., channel], reach, reach, "mirror").plane for channel in range(3)]
     padded = jnp.stack(planes)
     outer = (3, height + side - 1, width + side - 1)
-    own = padded[:, reach - before :, reach - before :][:, : outer[1], : outer[2]]
+    unmoved = padded[:, reach - before :, reach - before :][:, : outer[1], : outer[2]]
 
-    def seen(padded: Array, own: Array, rate: Array, shift: Array) -> tuple[Array, Array]:
+    def seen(padded: Array, unmoved: Array, rate: Array, shift: Array) -> tuple[Array, Array]:
         """Computes the weights of the pixels that are one shift away, and these pixels times the weights."""
         there = reach - before + shift
         moved = jax.lax.dynamic_slice(padded, (0, there[0], there[1]), outer)
-        squares = xla.apart(_squared_distance)(own, moved)
+        squares = xla.apart(_squared_distance)(unmoved, moved)
         rows = xla.apart_with(_sums, side, 0)(squares)
         values = jax.lax.dynamic_slice(padded, (0, reach + shift[0], reach + shift[1]), (3, height, width))
         return xla.apart_with(_weighted, side, not centered)(rows, rate, values)
 
     def add(sums: tuple[Array, Array], shift: Array) -> tuple[tuple[Array, Array], None]:
         # The gradient computes the weights of each shift again, so that they are never all in memory.
-        weights, weighted = jax.checkpoint(seen)(padded, own, rate, shift)
+        weights, weighted = jax.checkpoint(seen)(padded, unmoved, rate, shift)
         return (sums[0] + weights, sums[1] + weighted), None
 
     zeros = jnp.zeros((height, width), image.dtype), jnp.zeros((3, height, width), image.dtype)
@@ -347,8 +347,8 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
     return jnp.moveaxis(weighted / total, 0, -1)
 
 
-def _squared_distance(own: Array, moved: Array) -> Array:
-    differences = [own[channel] - moved[channel] for channel in range(3)]
+def _squared_distance(unmoved: Array, moved: Array) -> Array:
+    differences = [unmoved[channel] - moved[channel] for channel in range(3)]
     return stencil.total(difference * difference for difference in differences)
 
 

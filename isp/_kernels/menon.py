@@ -101,17 +101,17 @@ def _forward(raw: Array, colors: Colors, refine: bool) -> tuple[Array, Array]:
             return _opposite(values, _along(values, 2, direction(0, 0)))
 
         def channels(site: Site) -> Array:
-            own = _around_mosaic(mosaic, site, size)(0, 0)
+            center = _around_mosaic(mosaic, site, size)(0, 0)
             values = _around(refined, site, size)
             if colored[site]:
                 third = opposite(refined, site)
                 if refine:
                     third = (opposite(unrefined, site) + 2 * third) / 3
-                of_row, green, of_col = own, own - values(0, 0), own + third
+                of_row, green, of_col = center, center - values(0, 0), center + third
             else:
-                of_row = own + (values(0, -1) + values(0, 1)) / 2
-                green = own
-                of_col = own + (values(-1, 0) + values(1, 0)) / 2
+                of_row = center + (values(0, -1) + values(0, 1)) / 2
+                green = center
+                of_col = center + (values(-1, 0) + values(1, 0)) / 2
             return jnp.stack([of_row, green, of_col] if red_rows[site[0], 0] else [of_col, green, of_row], -1)
 
         return stencil.woven([[channels((y, x)) for x in range(2)] for y in range(2)])

@@ -257,7 +257,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
     """
     known = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
     with remote.downloaded(file) as path:
-        raw, own = read_raw(path, run.reading(known))
+        raw, file_camera = read_raw(path, run.reading(known))
     if size is None:
         return raw
     height, width = size
@@ -265,7 +265,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
         images = "raw images in training" if size == run.shape else "raw images of --size"
         raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {images}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
-    return center_crop(raw, height, width, own.pattern).copy()
+    return center_crop(raw, height, width, file_camera.pattern).copy()
 
 
 def _is_stored(file: Place) -> bool:

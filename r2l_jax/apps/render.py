@@ -222,11 +222,11 @@ def _render_each(pictures: Pictures, load: Callable[[], Processing], files: Sequ
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:
     """Renders a file, and writes its pictures."""
     with remote.downloaded(file) as path:
-        raw, own = read_raw(path, processing.of(file))
+        raw, file_camera = read_raw(path, processing.of(file))
     is_png, sheet = pictures.file_format == "png", None
     with one_picture_at_a_time:
-        processing.pipeline.check(own, *raw.shape)
-        pipeline = processing.pipeline(own)
+        processing.pipeline.check(file_camera, *raw.shape)
+        pipeline = processing.pipeline(file_camera)
         if pictures.stages:
             rgb, trace = pipeline.trace(raw)
             # Drawn while other pictures wait, because memory holds only the stages of one large picture.

@@ -44,11 +44,11 @@ def file_source(file: pathlib.Path, model: Run | None) -> Source:
     def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
         with collected_warnings() as warnings:
             if model is None:
-                raw, own = read_raw(file, camera)
+                raw, file_camera = read_raw(file, camera)
             else:
-                raw, own = read_file(file, model, camera if camera.figures else None, model.shape), model.camera
-                assert own is not None
-        return Frame(raw, own), warnings
+                raw, file_camera = read_file(file, model, camera if camera.figures else None, model.shape), model.camera
+                assert file_camera is not None
+        return Frame(raw, file_camera), warnings
 
     return Source(file.name, read)
 

@@ -154,19 +154,19 @@ def _sensor(raw: rawpy.RawPy, metadata: dng.Metadata) -> _Sensor:
     return _Sensor(dng.named(np.where(tile == 3, 1, tile)), tile)
 
 
-def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera) -> str:
+def _chosen_pattern(path: Path, stored: str | None, stated: KnownCamera) -> str:
     """Returns the color filter array with which to read a file."""
     given = stated.figures.get("pattern")
-    if own is None:
+    if stored is None:
         if not isp.cfa.is_bayer(given or _SAMPLED):
             raise InputError(f"for a demosaiced file, the camera's pattern must be Bayer, got {given}")
         return given or _SAMPLED
-    if given is None or given == own:
-        return own
+    if given is None or given == stored:
+        return stored
     # A stated pattern takes precedence, since phones declare Bayer patterns for their quad Bayer sensors.
-    if not stated.states_pattern or isp.cfa.MONO in (own, given):
-        raise InputError(f"the camera must have the sensor's pattern {own}, got {given}")
-    warn(f"{path}: read with the pattern {given} of the camera's JSON file; the file states {own}")
+    if not stated.states_pattern or isp.cfa.MONO in (stored, given):
+        raise InputError(f"the camera must have the sensor's pattern {stored}, got {given}")
+    warn(f"{path}: read with the pattern {given} of the camera's JSON file; the file states {stored}")
     return given
 
 
@@ -183,8 +183,8 @@ def _visible_samples(raw: rawpy.RawPy, sensor: _Sensor, pattern: str) -> Shaped[
 
 def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.ndarray, "4"]:
     """Returns the white level of each color index, from LibRaw's `white_level` and its `linear_max`, 0 if unknown."""
-    own = np.array(by_channel or (0, 0, 0, 0))
-    return np.where((own > 0) & (own < common), own, common)
+    stored = np.array(by_channel or (0, 0, 0, 0))
+    return np.where((stored > 0) & (stored < common), stored, common)
 
 
 def _correct_shading(
@@ -217,9 +217,9 @@ def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, 
 
 def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
     """Returns the matrix from camera RGB to linear sRGB, from the file or from LibRaw's table of cameras."""
-    own = raw.color_matrix[:, :3]
-    if own.any():
-        return own
+    stored = raw.color_matrix[:, :3]
+    if stored.any():
+        return stored
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
         raise InputError(

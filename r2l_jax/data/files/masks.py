@@ -99,10 +99,10 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
 def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame with the stated camera values; returns the raw image, the mask (same size), the camera."""
     frame, mask_file = pair
-    raw, own = read_raw(frame, camera)
+    raw, file_camera = read_raw(frame, camera)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
     # Raw images are cropped to even size; a mask may still have the sensor's odd size.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
         raise InputError(f"{mask_file} must have the size of {frame}, {raw.shape}, got {mask.shape}")
-    return raw, mask[:rows, :cols], own
+    return raw, mask[:rows, :cols], file_camera

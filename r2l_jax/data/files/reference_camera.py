@@ -26,31 +26,31 @@ class Reference:
     camera: isp.Camera
     cameras: Mapping[str, isp.Camera]
 
-    def scaled(self, raw: Mosaic, own: isp.Camera) -> Mosaic:
+    def scaled(self, raw: Mosaic, camera: isp.Camera) -> Mosaic:
         """Scales a raw image; a model trained on one camera applies its fixed gains to images of any camera."""
         if not self.cameras:
-            own = dataclasses.replace(own, white_balance=self.camera.white_balance)
-        return scaled(raw, own, self.camera)
+            camera = dataclasses.replace(camera, white_balance=self.camera.white_balance)
+        return scaled(raw, camera, self.camera)
 
 
-def scaled(raw: Mosaic, own: isp.Camera, reference: isp.Camera) -> Mosaic:
+def scaled(raw: Mosaic, camera: isp.Camera, reference: isp.Camera) -> Mosaic:
     """Scales a raw image to the black level and the gains of a reference camera.
 
     The result has the same light under the reference camera's black level and gains as the raw image has under its own.
     The raw image starts with a whole tile of the color filter array. White is 1 for both. The result is clipped to
     [0, 1], because the reference camera saturates there.
     """
-    if own.pattern != reference.pattern:
-        raise InputError(f"the color filter array must be {reference.pattern}, got {own.pattern}")
-    gains, wanted = np.array(own.white_balance), np.array(reference.white_balance)
+    if camera.pattern != reference.pattern:
+        raise InputError(f"the color filter array must be {reference.pattern}, got {camera.pattern}")
+    gains, wanted = np.array(camera.white_balance), np.array(reference.white_balance)
     if (gains * wanted <= 0).any():
         raise InputError(f"the gains must have the signs of {wanted.tolist()}, got {gains.tolist()}")
     colors = isp.cfa.tile(reference.pattern)
     black, level = (
-        np.reshape(camera.black_level, (2, 2))
+        np.reshape(each.black_level, (2, 2))
         if isp.cfa.is_bayer(reference.pattern)
-        else np.array(camera.black_level)[colors]
-        for camera in (own, reference)
+        else np.array(each.black_level)[colors]
+        for each in (camera, reference)
     )
     scale = (1 - level) / (1 - black) * (gains / wanted)[colors]
     shift = level - black * scale

@@ -76,10 +76,10 @@ def _cut_frame(
     """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
     frame, _ = pair
     with collected_warnings() as warnings:
-        raw, mask, own = read_frame(pair, camera)
+        raw, mask, file_camera = read_frame(pair, camera)
     # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
     # of X-Trans may not, a few rows and columns between them are left out.
-    row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(own.pattern).shape)
+    row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(file_camera.pattern).shape)
     corners = [
         (row, col)
         for row in range(0, raw.shape[0] - side + 1, row_step)
@@ -96,7 +96,7 @@ def _cut_frame(
         tifffile.imwrite(unfinished / "images" / f"{stem}.tiff", values, metadata=None)
         Image.fromarray(mask[tiles[index]] * 255).save(unfinished / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
-    return lines, own, warnings
+    return lines, file_camera, warnings
 
 
 def load(

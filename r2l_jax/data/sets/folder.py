@@ -130,15 +130,15 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         others = f" (likewise {len(empty) - 1} others)" if len(empty) > 1 else ""
         warn(f"{min(empty)} contains no raw files{others}, so it is not a class")
     metadata = [each for part, of_part in of_parts.items() for each in _metadata_of(of_part, parts[part])]
-    for path, own in zip(files, metadata, strict=True):
-        if tile_size and min(own.shape) < tile_size:
-            raise InputError(f"{path} is {own.shape[0]}x{own.shape[1]}, smaller than --tile_size={tile_size}")
+    for path, each in zip(files, metadata, strict=True):
+        if tile_size and min(each.shape) < tile_size:
+            raise InputError(f"{path} is {each.shape[0]}x{each.shape[1]}, smaller than --tile_size={tile_size}")
     warn_once(
-        [f"{path}: {text}" for path, own in zip(files, metadata, strict=True) for text in own.warnings], len(files)
+        [f"{path}: {text}" for path, each in zip(files, metadata, strict=True) for text in each.warnings], len(files)
     )
-    sides = [min(tile_size or TILE_SIZE, *own.shape) for own in metadata]
+    sides = [min(tile_size or TILE_SIZE, *each.shape) for each in metadata]
     side = min(sides)
-    if cropped := sum(own > side for own in sides):
+    if cropped := sum(each > side for each in sides):
         warn(
             f"{cropped} of {len(files)} files are cropped to {side}x{side}, because {files[sides.index(side)]} is that "
             "small and all samples must have the same size: remove it to keep more of the others"
@@ -146,8 +146,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
 
     def read_middle(index: int) -> Sample:
         with collected_warnings():  # `_metadata_of` has warned.
-            raw, own = read_raw(files[index], parts[owners[index]])
-        return center_crop(raw, side, side, own.pattern), labels[index]
+            raw, file_camera = read_raw(files[index], parts[owners[index]])
+        return center_crop(raw, side, side, file_camera.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
     decoding = [_decoding_identity(known) for known in parts.values()]
@@ -164,8 +164,8 @@ def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_s
         shot=lambda index: read_shot(files[index]),
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    names = [part or own.model for part, own in zip(owners, metadata, strict=True)]
-    return _with_cameras(dataset, names, files, [own.camera for own in metadata])
+    names = [part or each.model for part, each in zip(owners, metadata, strict=True)]
+    return _with_cameras(dataset, names, files, [each.camera for each in metadata])
 
 
 def _with_cameras(
@@ -234,14 +234,19 @@ def _metadata_of(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Me
 
     def find(path: pathlib.Path) -> list[Any]:
         with collected_warnings() as warnings:
-            raw, own = read_raw(path, camera)
+            raw, file_camera = read_raw(path, camera)
         # Leaves out the path, which may be spelled differently next time.
         texts = [text.removeprefix(f"{path}: ") for text in warnings]
-        return [raw.shape, dataclasses.asdict(own), read_shot(path).title if camera.camera is None else "", texts]
+        return [
+            raw.shape,
+            dataclasses.asdict(file_camera),
+            read_shot(path).title if camera.camera is None else "",
+            texts,
+        ]
 
     described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
     found = file_metadata.of_files(f"mosaic_metadata/{described}", files, find, "reading raw files")
-    return [_Metadata(tuple(shape), isp.Camera(**own), model, texts) for shape, own, model, texts in found]
+    return [_Metadata(tuple(shape), isp.Camera(**camera), model, texts) for shape, camera, model, texts in found]
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
