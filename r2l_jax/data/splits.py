@@ -46,9 +46,7 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, scenes in found if not scenes]:
         others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise InputError(
-            f"--split={file} must name images of the data, such as {names[0][0]}, got {unknown[0]}{others}"
-        )
+        raise InputError(f"--split={file} must name images such as {names[0][0]}, got {unknown[0]}{others}")
     parts = np.full(len(names), "", "<U5")
     for name, part, scenes in found:
         if parts[scenes].any():

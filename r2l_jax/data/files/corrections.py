@@ -58,9 +58,7 @@ class Corrections:
         rows, cols = mosaic.shape
         for name, array in (("dark", self.dark), ("flat", self.flat)):
             if array is not None and array.shape != mosaic.shape:
-                raise InputError(
-                    f"the frame must have the shape of the camera's {name}, {array.shape}, got {mosaic.shape}"
-                )
+                raise InputError(f"the frame must have the shape {array.shape} of {name}, got {mosaic.shape}")
         outside = ((self.defects < 0) | (self.defects >= mosaic.shape)).any(1)
         if outside.any():
             row, col = self.defects[outside][0]

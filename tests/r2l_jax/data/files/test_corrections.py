@@ -75,7 +75,7 @@ def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"dark": random((12, 18))}, r"the frame must have the shape of the camera's dark, \(12, 18\), got \(12, 16\)"),
+        ({"dark": random((12, 18))}, r"the frame must have the shape \(12, 18\) of dark, got \(12, 16\)"),
         ({"defects": at((3, 3), (12, 5))}, "defect at row 12, column 5 is outside of the frame of 12x16"),
         ({"defects": at((3, -1))}, "defect at row 3, column -1 is outside of the frame of 12x16"),
     ],
