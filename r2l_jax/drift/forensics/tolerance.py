@@ -313,7 +313,7 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
     scores.measure(cells, "map")
     found = scores.at(cells)[:, 0].reshape([len(positions) for positions in axes])
     rows, columns = (
-        [f"{knob.value(position):.4g}" for position in positions] for knob, positions in zip(knobs, axes, strict=True)
+        [f"{knob.value(position):.6g}" for position in positions] for knob, positions in zip(knobs, axes, strict=True)
     )
     table = Table(
         f"{score} while {' and '.join(pair)} move",
@@ -322,10 +322,11 @@ def _map(scores: _Scores, pair: Sequence[str], ends: Mapping[str, tuple[End, End
     )
     framed = [(row, column) for row, column in np.argwhere(found >= scores.floor[0]).tolist()]
     of_rows, of_columns = (f"{knob.name} ({knob.quantity})" for knob in knobs)
+    # Four digits fit under a cell; the table has six.
     return table, heat_map(
         found,
-        rows,
-        columns,
+        [f"{float(value):.4g}" for value in rows],
+        [f"{float(value):.4g}" for value in columns],
         label=score,
         row_title=of_rows,
         column_title=of_columns,
