@@ -62,6 +62,8 @@ def _mean(run: RunRecord, name: str, form: Callable[[float], str]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value)) or "none"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

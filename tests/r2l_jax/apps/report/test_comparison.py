@@ -13,14 +13,17 @@ def rows(text):
 
 
 def test_the_table_has_scores_and_settings_that_differ(tmp_path):
-    first = report_runs.write_run(tmp_path / "first")
-    second = report_runs.write_run(tmp_path / "second", start=500, lr=0.5, processing_mode="static", folds=2)
+    first = report_runs.write_run(tmp_path / "first", auto=[])
+    second = report_runs.write_run(
+        tmp_path / "second", start=500, lr=0.5, auto=["exposure"], processing_mode="static", folds=2
+    )
     runs = read_runs([str(first), str(second)])
     text = comparison_table(runs)
     assert text.splitlines()[0].split() == ["first", "second"]
     found = rows(text)
     assert found["--lr"] == ["0.001", "0.5"]
     assert found["--processing_mode"] == ["parametrized", "static"]
+    assert found["--auto"] == ["none", "exposure"]
     assert "--run_name" not in found
     assert "--epochs" not in found
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
