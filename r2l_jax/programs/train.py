@@ -43,10 +43,10 @@ def main(config: TrainingProgram) -> None:
 
     from r2l_jax.drift import measure
     from r2l_jax.drift.forensics import attack
-    from r2l_jax.runtime.hosts import meet
+    from r2l_jax.runtime.hosts import initialize
     from r2l_jax.training import group, train
 
-    meet(config.hosts.host_timeout, config.hosts.multi_host)
+    initialize(config.hosts.host_timeout, config.hosts.multi_host)
     jobs.prepare(config.group.scheduler)
     rule = attack.rule_of(config.training)
     if config.group.seeds:

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from r2l_jax.runtime.errors import InputError, one_line
 
 
-def meet(timeout: float, multi_host: bool) -> None:
+def initialize(timeout: float, multi_host: bool) -> None:
     """Connects to the other processes of this run, if any. Must be called before this process computes anything.
 
     After `timeout` seconds without an answer, JAX considers a process dead, and ends the others. `multi_host` takes

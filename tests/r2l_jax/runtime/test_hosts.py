@@ -21,7 +21,7 @@ from r2l_jax.runtime import hosts, stop
 import jax
 
 def main():
-    hosts.meet(5.0, multi_host=False)
+    hosts.initialize(5.0, multi_host=False)
     number, done = jax.process_index(), []
     hosts.on_first_process(lambda: done.append(number))
     print(hosts.is_first(), done, hosts.any_process(number == 1), hosts.any_process(False), flush=True)
@@ -84,7 +84,7 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(environment):
     with pytest.raises(
         InputError, match=r"^the hosts cannot connect: coordinator_address should be defined; start them with srun, "
     ):
-        hosts.meet(100.0, multi_host=True)
+        hosts.initialize(100.0, multi_host=True)
 
 
 @pytest.mark.parametrize("multi_host", [True, False])
@@ -92,13 +92,13 @@ def test_a_process_asks_the_cluster_if_the_flag_says_so(environment, multi_host)
     asked = []
     environment.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
     environment.setenv("SLURM_JOB_ID", "1")
-    hosts.meet(99.5, multi_host)
+    hosts.initialize(99.5, multi_host)
     assert asked == [{"heartbeat_timeout_seconds": 100}] * multi_host
 
 
 @pytest.mark.slow
 def test_training_leaves_jax_alone_until_the_hosts_have_met():
     # Which JAX refuses once it has computed anything.
-    meet = f"import jax; jax.distributed.initialize({free_address()!r}, 1, 0)"
+    initialize = f"import jax; jax.distributed.initialize({free_address()!r}, 1, 0)"
     imports = "import r2l_jax.drift.forensics.attack, r2l_jax.training.group"
-    subprocess.run([sys.executable, "-c", f"{imports}\n{meet}"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", f"{imports}\n{initialize}"], check=True, timeout=120)
