@@ -55,8 +55,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     done = program("report.py", f"--run={trained_run}", f"--output={tmp_path}/report.html")
     assert done.returncode == 0, done.stderr
     page = Page((tmp_path / "report.html").read_text())
-    cells = [cell for tables in page.tables.values() for table in tables for cell, _ in table.values()]
-    shown = {float(cell["data-value"]) for cell in cells if "data-value" in cell}
+    shown = {float(cell["data-value"]) for _, cell in page.tags if "data-value" in cell}
     for file in trained_run.rglob(result.FILE):
         for table in result.read(file.parent).tables.values():
             cells = [cell[0] if isinstance(cell, tuple) else cell for row in table.rows for cell in row]
