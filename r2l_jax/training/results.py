@@ -50,7 +50,7 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
     figures |= {name: picture for name, (picture, _) in pictures.items()}
-    metadata = {"title": "Course of the training", "training": {f"fold_{fold.number}": training_id(content)}}
+    metadata = {"title": "Training curves", "training": {f"fold_{fold.number}": training_id(content)}}
     captions = {name: caption for name, (_, caption) in pictures.items()}
     result.write(fold.folder / FOLDER, Result(metadata, tables, figures, captions=captions))
 

@@ -152,7 +152,7 @@ def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> di
     """Computes the statistic of each test under each permutation."""
     found = {
         name: _distances(weights, below).max(1)
-        for name, below in (("mosaics", prepared.mosaic), ("images", prepared.image), ("outputs", prepared.output))
+        for name, below in (("raw images", prepared.mosaic), ("images", prepared.image), ("outputs", prepared.output))
     }
     found["features"] = _discrepancies(weights, prepared.kernel)
     if prepared.disagreement is not None:

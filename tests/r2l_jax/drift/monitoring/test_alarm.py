@@ -36,11 +36,11 @@ def test_false_alarms_are_right_although_the_tests_depend_on_each_other(few, mon
         assert stats.binomtest(int((p_values <= level).sum()), 200, level).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("place", ["mosaics", "images", "outputs", "features", "disagreement"])
+@pytest.mark.parametrize("place", ["raw images", "images", "outputs", "features", "disagreement"])
 def test_each_test_finds_the_drift_in_its_place(few, place):
     rng = np.random.default_rng(1)
     reference, new = drawn(rng, 60), drawn(rng, 30)
-    fields = {"mosaics": "mosaic", "images": "image", "outputs": "output", "features": "features"}
+    fields = {"raw images": "mosaic", "images": "image", "outputs": "output", "features": "features"}
     if place == "disagreement":
         confident = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
         new = new._replace(probabilities=np.stack([confident, np.roll(confident, 1, 1)]))
