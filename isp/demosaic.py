@@ -1,7 +1,7 @@
 """Demosaicing: from one color per site to three colors per pixel.
 
 `bilinear`, `malvar2004` and `menon2007` are for the Bayer patterns. Their colors repeat in 2x2 tiles, so linear methods
-such as `bilinear` and `malvar2004` are one stencil whose weights depend on the site of the tile. `menon2007` first
+such as `bilinear` and `malvar2004` are one stencil whose weights depend on the position in the tile. `menon2007` first
 decides on a direction at each red and blue site, and is linear after that. Reverse-mode derivatives are written out, so
 forward mode does not work.
 

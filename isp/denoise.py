@@ -169,9 +169,9 @@ def tv_chambolle(
 ) -> Float[Array, "*batch height width 3"]:
     """Denoises each channel by total variation, with Chambolle's projections of the dual problem.
 
-    Minimizes half the squared distance to the channel plus `weight` times the sum of slopes: L. I. Rudin, S. Osher and
-    E. Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D (1992); A. Chambolle, "An algorithm
-    for total variation minimization and applications", Journal of Mathematical Imaging and Vision (2004).
+    Minimizes half the squared distance to the channel plus `weight` times its total variation: L. I. Rudin, S. Osher
+    and E. Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D (1992); A. Chambolle, "An
+    algorithm for total variation minimization and applications", Journal of Mathematical Imaging and Vision (2004).
 
     Equals scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`, stopping rule included. One difference does not
     affect results: a constant channel stops at once, whereas scikit-image iterates to the end.
@@ -203,7 +203,7 @@ def tv_bregman(
 ) -> Float[Array, "*batch height width 3"]:
     """Denoises by total variation, with the split Bregman method.
 
-    Approximately minimizes the sum of slopes plus half of `weight` times the squared distance to the channel: T.
+    Approximately minimizes the total variation plus half of `weight` times the squared distance to the channel: T.
     Goldstein and S. Osher, "The split Bregman method for L1-regularized problems", SIAM Journal on Imaging Sciences
     (2009). The result equals scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, which departs from the paper:
 
@@ -282,7 +282,8 @@ def nlm_denoising(
     Follows scikit-image's `denoise_nl_means` with `channel_axis=-1`, `h=strength` and its fast mode where it departs
     from the paper: the sums over patches leave out their first row and their first column but divide by the whole
     number of pixels, and weights below exp(-5) are zero. (scikit-image also approximates the exponential to within four
-    percent.) `centered=True` gives the weights of the paper. The border mirrors the image.
+    percent.) `centered=True` uses whole patches and keeps all weights; the paper also weights the pixels of a patch by
+    a Gaussian. The border mirrors the image.
 
     The gradient ignores this cutoff of small weights. Time is proportional to `(2 * patch_distance + 1) ** 2`, so the
     defaults, which are scikit-image's, take hundreds of times as long as other denoisers.

@@ -33,8 +33,8 @@ def levels(
     The mean of each color estimates the color of the light: G. D. Finlayson and E. Trezzi, "Shades of gray and colour
     constancy", Color Imaging Conference (2004), who recommend a power of 6. A power of 1 is the gray-world assumption,
     and a large power treats the brightest value of each color as white. Zones are blocks of 8x8 sites, or of 12x12 for
-    X-Trans arrays, whose plain means count: noise is averaged before a large power would favor its peaks. An incomplete
-    zone at the right or lower border is left out, and a smaller image is one zone.
+    X-Trans arrays, and are reduced to arithmetic means first, which averages noise before a large power favors its
+    peaks. An incomplete zone at the right or lower border is left out, and a smaller image is one zone.
 
     Saturated sites are included. They lower the level of an overexposed image, but leaving them out would lower it
     more, since the brightest values would be missing.

@@ -33,10 +33,11 @@ CAMERA_FIELDS = {
 class Parameter:
     """Declares a learnable value with its scale, valid range, unit and labels.
 
-    Distances between values are measured in natural ranges, which makes parameters with different units comparable.
-    Such a distance from the start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it
-    is the value itself: offsets are logarithms of a factor, and values keep their sign. Ranges are never guessed: a
-    linear parameter without a `width` can be trained, but raises an error where offsets are needed.
+    The natural range of a parameter is a typical change of its value: `width` on a linear scale, and a factor of e on a
+    log scale. The distance of a value from the start, in natural ranges, is its *offset*, which makes parameters with
+    different units comparable. On a log scale, offsets are logarithms of a factor, and values keep their sign. Ranges
+    are never guessed: a linear parameter without a `width` can be trained, but raises an error where offsets are
+    needed.
 
     Two parameters that differ only in `value` are equal, so that pipelines at other values share compiled functions.
 

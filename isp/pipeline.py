@@ -64,7 +64,7 @@ class Pipeline(nnx.Module):
                     raise ValueError(f"parameter {name!r} of stage {stage.name!r} has no value to start at")
                 owners[name] = stage.name
                 setattr(self, name, nnx.Param(jnp.asarray(parameter.value, jnp.float32)))
-        # Without values: the compiled function of these stages serves all values.
+        # Without values, so that one compiled function serves all values.
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
@@ -77,9 +77,9 @@ class Pipeline(nnx.Module):
         """Processes raw images like a call, and keeps the image after each stage.
 
         Args:
-            perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
-                zero is the gradient for the image after the stage, so one backward pass gives the gradients for all
-                stages.
+            perturbations: Images to add to the results of stages, by stage name. The gradient with respect to a
+                perturbation of zero is the gradient with respect to the image after the stage, so one backward pass
+                gives the gradients for all stages.
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
@@ -110,7 +110,8 @@ class Pipeline(nnx.Module):
         """Returns a pipeline with the same stages and other values of some parameters.
 
         Args:
-            values: Values by the name of a parameter, which may be traced.
+            values: Values by the name of a parameter, in its shape; they become float32, and may be traced. For other
+                values for each image, map over pairs of values and raw images with `jax.vmap`.
 
         Example:
             >>> pipeline = isp.parametrized(isp.CAMERAS["drone"]).with_values({"gamma_correct": 1.8})
@@ -122,7 +123,10 @@ class Pipeline(nnx.Module):
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():
-            variables[(name,)] = variables[(name,)].replace(jnp.asarray(value, jnp.float32))
+            value, shape = jnp.asarray(value, jnp.float32), variables[(name,)].shape
+            if value.shape != shape:
+                raise ValueError(f"{name} must have the shape {shape}, got {value.shape}")
+            variables[(name,)] = variables[(name,)].replace(value)
         return nnx.merge(graphdef, nnx.from_flat_state(variables.items()))
 
     def inserted(self, stage: Stage, *, after: str | None = None, before: str | None = None) -> "Pipeline":

@@ -1,4 +1,4 @@
-"""Repair of defective sensor sites, which are always bright, always dark, or not finite."""
+"""Repair of defective pixels, which are stuck bright or dark, or not finite."""
 
 import math
 

@@ -127,8 +127,8 @@ def expose_again(
 
     The raw image keeps its noise, which is scaled with its light, and gets only the noise that is missing: dimming
     light to the fraction f scales the variance of its photon noise by f^2, whereas real photon noise scales by f.
-    Brighter results are noisier than a real exposure, because noise cannot be removed. A saturated site counts as light
-    that just saturates. Gradients treat the added noise as a constant.
+    Brighter results are noisier than a real exposure, because noise cannot be removed. A saturated site is treated as
+    exactly at full well. Gradients treat the added noise as a constant.
 
     Args:
         camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.

@@ -72,7 +72,7 @@ def _within_reach(drift: Drift) -> Drift:
 
 @_drift
 def read_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises the read-out noise to a multiple of the camera's, as in a warm amplifier. 1 changes nothing."""
+    """Raises the read-out noise to a multiple of the camera's, as in a noisier amplifier. 1 changes nothing."""
     return expose_again(raw, key, camera=camera, read_noise=amount)
 
 
@@ -93,7 +93,8 @@ def column_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Came
 def photon_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Divides the light and multiplies the gain by this factor, at the same brightness. 1 changes nothing.
 
-    This is a higher ISO speed: photon noise grows by the square root of the gain, and read-out noise by the gain.
+    As at a higher ISO speed, photon noise grows by the square root of the gain. Read-out noise grows by the gain; in
+    cameras that amplify before they add most of it, it grows less.
     """
     dimmed = site_light(expose_again(raw, key, camera=camera, light=1 / amount), camera)
     return from_light(amount * dimmed, camera)
@@ -196,7 +197,7 @@ def bits(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> M
 
 @_drift
 def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises all sites by this many 12-bit digital numbers, as when a sensor warms up.
+    """Raises all sites by this many 12-bit digital numbers, as dark current does, but without its noise.
 
     A digital number is 1/4095 of white, whatever the camera's `bits`, so an amount is the same for all cameras.
     """

@@ -24,8 +24,8 @@ class Stage:
 
     Attributes:
         name: The name in traces, plots and perturbations.
-        function: `(image, *parameters, **options) -> image`. Preferably a module-level function: one that is defined
-            again for each pipeline is also compiled again. `isp.local` declares how far it looks.
+        function: `(image, *parameters, **options) -> image`. Preferably a module-level function, because redefining
+            it triggers recompilation. `isp.local` declares how far it looks.
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
 

@@ -261,7 +261,7 @@ def load(
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
         code: the custom pipeline or head, in a file with unchanged content, as `<file>.py:<function>`; or both.
         data_dir: the current folder of the data; None if it has not moved.
-        with_data: whether to check now that the data exists, and to place arrays on all devices.
+        with_data: whether to find the data at once, and to place the model's arrays on all devices, not on the first.
 
     Example:
         ::

@@ -231,6 +231,8 @@ def clips(*parameters):
         (lambda: drone().without("gamma"), "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'"),
         (lambda: drone().inserted(DOUBLE, after="a", before="b"), "exactly one of after and before must be given"),
         (lambda: drone().with_values({"gain": 1.0}), r"values must be for the parameters .*, got \['gain'\]"),
+        # Three gains for each of three images would broadcast as a matrix.
+        (lambda: drone().with_values({"white_balance": np.ones((3, 3))}), r"white_balance .* \(3,\), got \(3, 3\)"),
         (lambda: drone()(RAW[:5]), r"raw must have an even height and width, got shape \(5, 8\)"),
     ],
 )
