@@ -43,19 +43,15 @@ class TrainConfig(Settings):
         trains = self.optimization.epochs > 0
         if not trains and attack.adv_training:
             raise InputError("--adv_training needs --epochs of at least 1, got 0")
-        if not trains and not model.has_custom_head and not model.classifier_uri:
-            raise InputError(
-                "--epochs=0 evaluates a trained head: name one with --classifier_network=<file>.py:<function> or "
-                "--classifier_uri"
-            )
         if trains and processing.freeze_processor and model.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
         if trains and model.freeze_classifier and not processing.learns:
             raise InputError(f"{processing.flag} has no learned parameters: with --freeze_classifier, nothing trains")
-        if model.classifier_pretrained and model.freeze_classifier and not attack.adv_training:
+        is_frozen = not trains or (model.freeze_classifier and not attack.adv_training)
+        if is_frozen and not model.has_custom_head and not model.classifier_uri:
             raise InputError(
-                "--freeze_classifier would freeze the layers that --classifier_pretrained initializes at random: train "
-                "them first"
+                f"{'--freeze_classifier' if trains else '--epochs=0'} needs a trained head: name one with "
+                "--classifier_network=<file>.py:<function> or --classifier_uri"
             )
         if attack.adv_training and not processing.learns_pipeline:
             raise InputError(

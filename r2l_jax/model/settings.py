@@ -100,8 +100,8 @@ class ProcessingSettings(ProcessingChoice):
 
     auto: tuple[str, ...] | None = setting(
         "metering of each raw image before the pipeline: exposure, white_balance, or none; see isp.metering; default: "
-        "both, or as in the run of --processor_uri; none for a frozen head, without a pipeline, and for a pipeline "
-        "that already meters",
+        "as in the run of --processor_uri or, for a frozen head, of --classifier_uri, otherwise both; none for another "
+        "frozen head, without a pipeline, and for a pipeline that already meters",
         None,
         each=AUTO,
     )
@@ -201,7 +201,7 @@ class ModelSettings(NetworkSettings):
     classifier_uri: str | None = setting(
         "earlier run whose head initializes this one, except for the last layer if the classes differ", None, rare=True
     )
-    freeze_classifier: bool = setting("freeze the head's parameters and batch statistics", False, rare=True)
+    freeze_classifier: bool = setting("freeze the parameters and batch statistics of a trained head", False, rare=True)
 
     def __post_init__(self):
         super().__post_init__()

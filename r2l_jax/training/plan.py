@@ -146,16 +146,13 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
 
 
 def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the metering of the processor's run or the setting; defaults to both kinds if a head is trained."""
+    """Returns the metering of the run that the processor or a frozen head comes from, or the setting, or both kinds."""
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()
-    begun = config.run_dir / "fold_0/metrics.json"
-    if (uri := processing.processor_uri) and (config.tracking.overwrite or not begun.exists()):
-        where = f"--processor_uri={uri}"
-        begun = fold_folder(uri, 0, where) / "metrics.json"
-    if uri:
-        known = tuple(read_metrics(begun, f"--processor_uri={uri}")["flags"].get("auto") or ())
+    is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
+    if uri := processing.processor_uri:
+        known = _metering_of_run(config, f"--processor_uri={uri}", uri)
         if processing.auto not in (None, known):
             raise InputError(
                 f"--auto must be {','.join(known) or 'none'}, as in --processor_uri={uri}, got "
@@ -164,8 +161,18 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         return known
     if processing.auto is not None:
         return processing.auto
-    stays = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
-    return () if stays or metering_of(named(camera)) else AUTO
+    if metering_of(named(camera)):
+        return ()
+    if is_frozen and (uri := config.model.classifier_uri):
+        return _metering_of_run(config, f"--classifier_uri={uri}", uri)
+    return () if is_frozen else AUTO
+
+
+def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ...]:
+    begun = config.run_dir / "fold_0/metrics.json"
+    if config.tracking.overwrite or not begun.exists():
+        begun = fold_folder(uri, 0, where) / "metrics.json"
+    return tuple(read_metrics(begun, where)["flags"].get("auto") or ())
 
 
 def _check_networks(steps: StepSettings, dataset: RawDataset) -> None:

@@ -15,12 +15,12 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "--epochs=0 evaluates a trained head: name one with --classifier_network=<file>.py:<function>"),
+        ({"epochs": 0}, "--epochs=0 needs a trained head: name one with --classifier_network=<file>.py:<function> or"),
         ({"iso": (0.1, 1.0, 0.1)}, "--iso must be one or more distinct intensities, got 0.1,0.1,1"),
         ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
         ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none has no learned parameters"),
         ({"processing_mode": "static", "processor_uri": "x"}, "--processing_mode=static has no learned parameters"),
-        ({"classifier_pretrained": True, "freeze_classifier": True}, "--freeze_classifier would freeze the layers"),
+        ({"classifier_pretrained": True, "freeze_classifier": True}, "--freeze_classifier needs a trained head"),
         ({"adv_training": True, "processing_mode": "static"}, "--adv_training needs --processing_mode=parametrized"),
         ({"adv_training": True, "freeze_processor": True}, "--adv_training trains the processor's parameters"),
         ({"pipeline": "full", "processing_mode": "static"}, "--pipeline=full replaces --processing_mode=static"),
