@@ -1,6 +1,6 @@
 """Writes docs/results/speed.csv from the JSON of the benchmark.
 
-python scripts/benchmark.py --json > <file> && python docs/ext/speed.py <file>
+python scripts/benchmark.py --json > <file>; python docs/ext/speed.py <file>
 """
 
 import json

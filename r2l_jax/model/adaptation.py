@@ -7,9 +7,8 @@ the mutual information of the predictions. The caller decides whether to adapt a
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -64,9 +63,9 @@ class Adapted:
             return f"at least {LEAST} images are needed to adapt, got {self.images}"
         if self.mutual_information < self.needed:
             return (
-                f"the {self.images} images are unlike the training images, for example all of one class or of other "
-                f"scenes: the mutual information of predictions and images must be at least {self.needed:.2f}, got "
-                f"{self.mutual_information:.2f}"
+                f"the {self.images} images are not a mixture of the training classes, such as images of one class or "
+                f"of other scenes: the mutual information of predictions and images must be at least "
+                f"{self.needed:.2f}, got {self.mutual_information:.2f}"
             )
         return None
 
@@ -148,7 +147,7 @@ class _Mixed(NamedTuple):
 
 def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> _Mixed:
     graph, state = nnx.split(model)
-    information, moments, statistics = _observe()(graph, task, state, raws, np.float32(share), known)
+    information, moments, statistics = compiler.jit(_observe, 0, 1)(graph, task, state, raws, np.float32(share), known)
     return _Mixed(nnx.merge(graph, nnx.merge_state(state, statistics)), float(information), moments)
 
 
@@ -157,22 +156,17 @@ def _statistics(model: RawToLogit) -> Known:
     return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
 
 
-@functools.cache
-def _observe() -> Callable[..., tuple[Array, dict[str, Array], nnx.State]]:
-    def compute(
-        graph: nnx.GraphDef,
-        task: Task,
-        state: nnx.State,
-        raws: Array,
-        share: Array,
-        known: Mapping[str, normalization.Statistics],
-    ):
-        model = nnx.merge(graph, state)
-        logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
-        probabilities = task.probabilities(logits, raws.shape[1])
-        if task.name == "segmentation":
-            probabilities = jnp.stack([1 - probabilities, probabilities], -1)
-        return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)
-
-    # Made on first use, so that importing this module does not query the compiler.
-    return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())
+def _observe(
+    graph: nnx.GraphDef,
+    task: Task,
+    state: nnx.State,
+    raws: Array,
+    share: Array,
+    known: Mapping[str, normalization.Statistics],
+) -> tuple[Array, dict[str, Array], nnx.State]:
+    model = nnx.merge(graph, state)
+    logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
+    probabilities = task.probabilities(logits, raws.shape[1])
+    if task.name == "segmentation":
+        probabilities = jnp.stack([1 - probabilities, probabilities], -1)
+    return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)

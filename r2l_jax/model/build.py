@@ -13,7 +13,7 @@ from isp.published import additive_layer_stage
 from r2l_jax.model.normalized_heads import NormalizedHead
 from r2l_jax.model.processors import NeuralProcessor, OwnNormalization, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.settings import ProcessingSettings
+from r2l_jax.model.settings import HALF_SIZE_MODES, ProcessingSettings
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metered
 from tasks.layers import BatchNorm
@@ -112,8 +112,8 @@ class Architecture:
         if self.processing.processing_mode == "neural_network" and camera is not None:
             multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(camera.pattern)
         if self.task.multiple > 1:
-            side = 1
-            if camera is not None and self.processing.images_are_half_size:
+            side, processing = 1, self.processing
+            if camera is not None and (processing.half_size or processing.processing_mode in HALF_SIZE_MODES):
                 side = isp.demosaic.bin_side(camera.pattern)
             multiples[f"a U-Net++ after {self.processing.flag}"] = side * self.task.multiple
         return multiples

@@ -108,7 +108,8 @@ class OnnxNetwork(HostNetwork):
             shape = ", ".join(map(str, array.shape[1:]))
             raise InputError(f"{self._file} rejects images of shape (B, {shape}): {in_one_line(error):.200}") from None
         if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
-            raise InputError(f"{self._file} must return logits of rank 2 or 4, got shape {np.shape(logits)}")
+            found = f"{np.shape(logits)} for {len(array)} images"
+            raise InputError(f"{self._file} must return logits (B, C) or of rank 4, got shape {found}")
         return np.asarray(logits, np.float32)
 
 

@@ -88,11 +88,6 @@ class ProcessingChoice(Settings):
         found = find_pipeline(static if self.processing_mode == "static" else self.pipeline or "parametrized")
         return found.half_sized() if self.half_size else found
 
-    @property
-    def images_are_half_size(self) -> bool:
-        """Whether images have one pixel for each block of sites of the raw image."""
-        return self.half_size or self.processing_mode in HALF_SIZE_MODES
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessingSettings(ProcessingChoice):

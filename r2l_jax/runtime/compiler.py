@@ -1,7 +1,8 @@
 """Compiler options for the most expensive functions."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,12 @@ def options() -> dict[str, str | int]:
     if jax.default_backend() != "cpu":
         return {}
     return known({"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"})
+
+
+@functools.cache
+def jit(function: Callable, *static: int) -> Callable[..., Any]:
+    """Compiles a function with `options`, to be called at its first use: the options start a backend."""
+    return jax.jit(function, static_argnums=static, compiler_options=options())
 
 
 def for_one_call() -> dict[str, str | int]:

@@ -21,8 +21,8 @@ def contact_sheet(
 
     All images have the same size: `(H, W, 3)`, or `(H, W)` for raw images, which are drawn in gray. Values are clipped
     to [0, 1] and otherwise unchanged, so images before the tone curve are linear and look dark. Each row has `columns`
-    images, whose longer side has `panel` pixels. A name wider than an image takes several lines;
-    its letters grow with the sheet, because pages shrink a wide sheet to their width.
+    images, whose longer side has `panel` pixels. A name wider than an image takes several lines.
+    Letters grow with the sheet, because pages shrink a wide sheet to their width.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)

@@ -279,6 +279,8 @@ def _joined(scheduler: str) -> Iterator[Any]:
         except OSError as error:
             raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
         except MemoryError:
+            if not scheduler.startswith("tcp://"):
+                raise
             # Dask takes the first bytes of the answer, such as "HTTP/1.1", for the length of a message.
             raise InputError(f"--scheduler={scheduler}: another server answers there, not a Dask scheduler") from None
         client.register_worker_callbacks(prepare_worker)

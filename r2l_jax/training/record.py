@@ -161,7 +161,7 @@ def check_split(about: About, dataset: RawDataset, where: str) -> None:
         if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
             found = f"index {indices.max()}" if len(indices) else "none"
             raise InputError(
-                f"{where} is damaged: {name}_indices must be below the number of samples, {len(dataset)}, got {found}"
+                f"{where} is damaged: {name}_indices must be indices of the {len(dataset)} samples, got {found}"
             )
 
 

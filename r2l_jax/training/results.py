@@ -120,7 +120,7 @@ def _recorded(folder: pathlib.Path) -> tuple[dict | None, dict[str, dict[tuple[i
     events = EventAccumulator(str(folder), dict.fromkeys(DEFAULT_SIZE_GUIDANCE, 1) | {SCALARS: 0})
     events.Reload()
     start, parameters, norms = None, {}, {}
-    if (tag := f"{START}/text_summary") in events.Tags()[TENSORS]:  # Earlier versions recorded no start.
+    if (tag := f"{START}/text_summary") in events.Tags()[TENSORS]:  # Absent if its event file was deleted.
         start = json.loads(events.Tensors(tag)[0].tensor_proto.string_val[0])
     for tag in events.Tags()[SCALARS]:
         kind, *parts = tag.split("/")

@@ -172,7 +172,7 @@ class Run:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
         if self.config.attack.adv_noise_layer and self.shape != (height, width):
             raise InputError(f"raw images must have the additive layer's shape {self.shape}, got {height}x{width}")
-        compute = _jit(_probabilities, (0, 1))
+        compute = compiler.jit(_probabilities, 0, 1)
         each = [
             self.in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
             for graph, state in self._split
@@ -181,11 +181,11 @@ class Run:
 
     def render(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
         """Computes the processed images `(..., H, W, 3)`, before the normalization for the network."""
-        return self.in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size)
+        return self.in_batches(functools.partial(compiler.jit(_images, 0), *self._split[0]), raws, batch_size)
 
     def trace(self, raws: Raws, batch_size: int = BATCH) -> dict[str, Float32[np.ndarray, "..."]]:
         """Computes the images after each stage, by the names of the stages, in order."""
-        compute = functools.partial(_jit(_stages, (0,)), *self._split[0])
+        compute = functools.partial(compiler.jit(_stages, 0), *self._split[0])
         images = self.in_batches(compute, raws, batch_size)
         return dict(zip(self.model.processor.stage_names, images, strict=True))
 
@@ -218,12 +218,6 @@ class Run:
             results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
         leading = array.shape[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
-
-
-@functools.cache
-def _jit(function: Callable, static: tuple[int, ...]) -> Callable:
-    # Made on first use, so that importing this module does not query the compiler.
-    return jax.jit(function, static_argnums=static, compiler_options=compiler.options())
 
 
 def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> Array:

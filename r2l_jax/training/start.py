@@ -91,7 +91,7 @@ class Sources:
             where = f"--{flag}={uri}"
             stored = stored_arrays(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
             fresh = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
-            if fresh and jax.process_index() == 0:
+            if fresh and is_first():
                 print(f"{where} has different classes: layer {', '.join(fresh)} of the head keeps random weights")
         if self.pretrained:
             head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))

@@ -94,18 +94,13 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
     print(tracking.class_table(results))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
-    elif task.score == "accuracy" and _is_a_guess(found := summary["val_accuracy"]["mean"], len(task.classes)):
+    elif task.score == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
         warn(
             f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
             "better, check its mean and std, its size and the order of its classes"
         )
     head = plan.steps.architecture.frozen_head
     print(f"\n{tracking.closing(plan.config, seconds, head is None or has_gradient(head))}")
-
-
-def _is_a_guess(accuracy: float, classes: int) -> bool:
-    """Returns whether an accuracy is at most a fifth of the way from chance to 100%."""
-    return accuracy <= 1 / classes + 0.2 * (1 - 1 / classes)
 
 
 class FoldTraining:

@@ -72,7 +72,7 @@ def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
         ([1.0, 2.0], {"width": 1, "neutral": [0.0]}, r"neutral must have the value's shape \(2,\), got \(1,\)"),
     ],
 )
-def test_refuses_declared_that_contradict_each_other(value, declared, message):
+def test_refuses_declarations_that_contradict_each_other(value, declared, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         isp.Parameter(value, **declared)
 

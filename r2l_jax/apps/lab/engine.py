@@ -4,8 +4,7 @@ All numbers are arguments of compiled functions, so that nothing is compiled aga
 frame of the same size.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +99,7 @@ class Engine:
 
     def images(self, positions: Positions, raw: Mosaic) -> Images:
         """Computes the images of a raw image `(H, W)` after each stage."""
-        found = jax.device_get(_jit(_images)(self._graph, self._numbers, positions, raw))
+        found = jax.device_get(compiler.jit(_images, 0)(self._graph, self._numbers, positions, raw))
         return dict(zip(self.pipeline.stage_names, found, strict=True))
 
     def target(self, raw: Mosaic) -> np.ndarray:
@@ -117,7 +116,9 @@ class Engine:
     def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> Judgement:
         """Computes the model's prediction for a raw image `(H, W)`, and the slope of its loss for a target."""
         structure = self._graph, self._task
-        (loss, probabilities), slope = _jit(_loss_and_slope)(structure, self._numbers, positions, raw, target)
+        (loss, probabilities), slope = compiler.jit(_loss_and_slope, 0)(
+            structure, self._numbers, positions, raw, target
+        )
         return Judgement(np.asarray(probabilities), float(loss), np.asarray(slope))
 
 
@@ -145,12 +146,6 @@ def _directions(knobs: Sequence[Knob], default: Mapping[str, np.ndarray]) -> dic
     for number, knob in enumerate(knobs):
         directions[knob.parameter][number] = knob.direction
     return directions
-
-
-@functools.cache
-def _jit(function: Callable) -> Callable:
-    # Made at first use, so that importing this module does not ask the compiler for its options.
-    return jax.jit(function, static_argnums=0, compiler_options=compiler.options())
 
 
 def _moved(whole: Any, directions: Mapping[str, np.ndarray | Array], positions: Array) -> isp.Pipeline:

@@ -237,12 +237,8 @@ def _metadata_of(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Me
             raw, file_camera = read_raw(path, camera)
         # Leaves out the path, which may be spelled differently next time.
         texts = [text.removeprefix(f"{path}: ") for text in warnings]
-        return [
-            raw.shape,
-            dataclasses.asdict(file_camera),
-            read_shot(path).title if camera.camera is None else "",
-            texts,
-        ]
+        model = read_shot(path).title if camera.camera is None else ""
+        return [raw.shape, dataclasses.asdict(file_camera), model, texts]
 
     described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
     found = file_metadata.of_files(f"mosaic_metadata/{described}", files, find, "reading raw files")

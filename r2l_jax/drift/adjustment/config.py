@@ -44,7 +44,9 @@ class MethodSettings(Settings):
     labeled: int = setting(
         "number of labeled images to adapt to, which are the first of the unlabeled ones", 0, bound=NOT_NEGATIVE
     )
-    force: bool = setting("adapt even if the images look unlike the training classes, or show no drift", False)
+    force: bool = setting(
+        "adapt even if the images look unlike a mixture of the training classes, or show no drift", False
+    )
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: those that are tuned by hand (see isp.Parameter)", ()
     )

@@ -96,10 +96,10 @@ class _Scores:
     def measure(self, points: Iterable[Point], title: str) -> None:
         """Measures points that are not known yet, all together."""
         left = [point for point in dict.fromkeys(points) if point not in self._known]
-        metadata, default = self.frozen.declarations, self.frozen.default
+        declarations, default = self.frozen.declarations, self.frozen.default
         models = {
             f"{number}": Model(
-                self._model, turned(metadata, default, [(self.knobs[name], position) for name, position in point])
+                self._model, turned(declarations, default, [(self.knobs[name], position) for name, position in point])
             )
             for number, point in enumerate(left)
         }

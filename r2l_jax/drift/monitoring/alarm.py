@@ -11,9 +11,8 @@ with the smallest p-value under each permutation (P. Westfall, S. Young, "Resamp
 false alarm rate is therefore correct, however the tests depend on each other.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -99,8 +98,8 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
     disagreement = None
     if reference.disagreement is not None and new.disagreement is not None:
         disagreement = np.concatenate([reference.disagreement, new.disagreement])
-    prepare, _ = _compiled()
-    prepared, sizes = prepare(pooled, disagreement), (len(reference.mosaic), len(new.mosaic))
+    prepared = compiler.jit(_prepare)(pooled, disagreement)
+    sizes = len(reference.mosaic), len(new.mosaic)
     verdict = _test(prepared, sizes, _FIRST, seed)
     while verdict.permutations < needed and verdict.p_value <= max(_BEYOND / (verdict.permutations + 1), 2 * level):
         more = min(10 * (verdict.permutations + 1) - 1, needed)
@@ -111,8 +110,7 @@ def compare(reference: Seen, new: Seen, level: float, seed: int = 0) -> Verdict:
 def _test(prepared: _Prepared, sizes: tuple[int, int], permutations: int, seed: int) -> Verdict:
     own = np.repeat(np.array([-1 / sizes[0], 1 / sizes[1]], np.float32), sizes)
     rng = np.random.default_rng((seed, permutations))
-    _, compute = _compiled()
-    found = []
+    compute, found = compiler.jit(_under_permutations), []
     for start in range(0, permutations + 1, _TOGETHER):
         weights = np.tile(own, (_TOGETHER, 1))
         # The first row has the true labels.
@@ -134,13 +132,6 @@ def _with_ties(values: np.ndarray) -> np.ndarray:
 def _tail(values: np.ndarray) -> np.ndarray:
     """Returns the share of values that are at least as large as each."""
     return (len(values) - np.searchsorted(np.sort(values), values)) / len(values)
-
-
-@functools.cache
-def _compiled() -> tuple[Callable[..., _Prepared], Callable[[Array, _Prepared], dict[str, Array]]]:
-    # Made at first use, so that importing this module does not ask the compiler for its options.
-    options = compiler.options()
-    return jax.jit(_prepare, compiler_options=options), jax.jit(_under_permutations, compiler_options=options)
 
 
 def _prepare(pooled: Sequence[Array], disagreement: Array | None) -> _Prepared:

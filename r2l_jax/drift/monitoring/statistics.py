@@ -3,7 +3,6 @@
 import functools
 import math
 import zlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -103,22 +102,14 @@ def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
     """
     assert run.camera is not None
     raws = quantized(np.asarray(raws), np.uint16).astype(np.float32) / 65535
-    mosaic = run.in_batches(functools.partial(_of_mosaics(), run.camera), raws, BATCH)
+    mosaic = run.in_batches(lambda images: compiler.jit(mosaic_statistics, 1)(images, run.camera), raws, BATCH)
     found = []
     for fold in run:
         graph, state = nnx.split(fold.model)
-        found.append(run.in_batches(functools.partial(_of_model(), graph, fold.task, state), raws, BATCH))
+        compute = functools.partial(compiler.jit(_of_model, 0, 1), graph, fold.task, state)
+        found.append(run.in_batches(compute, raws, BATCH))
     images, outputs, features, probabilities = zip(*found, strict=True)
     return Seen(mosaic, np.mean(images, 0), np.mean(outputs, 0), np.concatenate(features, 1), np.stack(probabilities))
-
-
-@functools.cache
-def _of_mosaics() -> Callable[..., Array]:
-    def compute(camera: isp.Camera, raws: Array) -> Array:
-        return mosaic_statistics(raws, camera)
-
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
-    return jax.jit(compute, static_argnums=0, compiler_options=compiler.options())
 
 
 def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -> Float[Array, "N mosaic"]:
@@ -204,29 +195,24 @@ def _image_statistics(images: Float[Array, "N height width 3"]) -> Float[Array, 
     return jnp.concatenate([images.mean((1, 2)), jnp.stack(single, 1)], 1)
 
 
-@functools.cache
-def _of_model() -> Callable[..., tuple[Array, Array, Array, Array]]:
-    def compute(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array):
-        model = nnx.merge(graph, state)
-        images = model.processor(raws)
-        layers = normalization.layers_of(model.normalizer, model.head)
-        known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
-        # A share of 0 leaves the training statistics in place.
-        logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
-        features = [_projected(name, moments[name], *known[name]) for name in layers]
-        probabilities = task.probabilities(logits, raws.shape[1])
-        if task.name == "segmentation":
-            probabilities = jnp.stack([1 - probabilities, probabilities], -1)
-        sites = tuple(range(1, probabilities.ndim - 1))
-        entropy = jax.scipy.special.entr(probabilities).sum(-1)
-        confidence, entropy = (each.mean(sites) for each in (probabilities.max(-1), entropy))
-        probabilities = probabilities.mean(sites)
-        output = jnp.concatenate([jnp.stack([confidence, entropy], 1), probabilities], 1)
-        features += [task.logits_of(probabilities)] if task.name == "classification" else [probabilities]
-        return _image_statistics(images), output, jnp.concatenate(features, 1), probabilities
-
-    # Made at the first use: the compiler is not asked for its options when this module is imported.
-    return jax.jit(compute, static_argnums=(0, 1), compiler_options=compiler.options())
+def _of_model(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> tuple[Array, Array, Array, Array]:
+    model = nnx.merge(graph, state)
+    images = model.processor(raws)
+    layers = normalization.layers_of(model.normalizer, model.head)
+    known = {name: normalization.statistics_of(layer) for name, layer in layers.items()}
+    # A share of 0 leaves the training statistics in place.
+    logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
+    features = [_projected(name, moments[name], *known[name]) for name in layers]
+    probabilities = task.probabilities(logits, raws.shape[1])
+    if task.name == "segmentation":
+        probabilities = jnp.stack([1 - probabilities, probabilities], -1)
+    sites = tuple(range(1, probabilities.ndim - 1))
+    entropy = jax.scipy.special.entr(probabilities).sum(-1)
+    confidence, entropy = (each.mean(sites) for each in (probabilities.max(-1), entropy))
+    probabilities = probabilities.mean(sites)
+    output = jnp.concatenate([jnp.stack([confidence, entropy], 1), probabilities], 1)
+    features += [task.logits_of(probabilities)] if task.name == "classification" else [probabilities]
+    return _image_statistics(images), output, jnp.concatenate(features, 1), probabilities
 
 
 def _projected(name: str, moments: Float[Array, "2 N C"], mean: Array, var: Array) -> Float[Array, "N directions"]:

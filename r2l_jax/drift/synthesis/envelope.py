@@ -293,8 +293,9 @@ class _Envelope:
             if test is tests[0] or test["holds"]
         ]
         if not last["holds"]:
-            none = "; no proposed limits hold either" if settings.proposals else ""
-            verdict.append(f"This is less than the required {percent(settings.fraction)}{none}.")
+            none = "proposed limits hold either" if len(tests) > 1 else "smaller limits can be proposed"
+            rest = f"; no {none}" if settings.proposals else ""
+            verdict.append(f"This is less than the required {percent(settings.fraction)}{rest}.")
         checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
         samples = f"{self._scenes} {self._fold.measured} {self._fold.dataset.counted}"
         notes = [f"measured on {samples}, {checkpoint} checkpoint; losses below {shown} points are not resolved"]

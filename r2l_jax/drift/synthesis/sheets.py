@@ -17,7 +17,7 @@ from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training.artifact import Artifact
 
 # The longer side of a panel in pixels, so that a row of five severities fits on a screen.
-_SMALL_PANEL = 240
+_PANEL = 240
 
 
 def run(config: EvaluationConfig) -> None:
@@ -36,7 +36,7 @@ def run(config: EvaluationConfig) -> None:
     pictures, output = _images(fold, tested, config.seed), config.output_dir / f"sheet_{group}.png"
     # Of the study's pipelines, four demosaic alike.
     columns = len(dict.fromkeys(config.severities)) if group in ("sensor", "corruptions") else 4
-    sheet = contact_sheet(pictures, columns, _SMALL_PANEL)
+    sheet = contact_sheet(pictures, columns, _PANEL)
     with writing_to(output.parent), replacing(output) as part:
         sheet.save(part, "png")
     print(f"sheet in {output}")

@@ -82,7 +82,7 @@ def variants():
     ]
 
 
-def test_metadata_and_the_values_that_a_function_holds_change_the_hash():
+def test_declarations_and_the_values_that_a_function_holds_change_the_hash():
     hashes = [processor_hash(each) for each in variants()]
     assert hashes == [processor_hash(each) for each in variants()]
     assert len({*hashes}) == len(hashes)

@@ -67,5 +67,6 @@ def test_help_shows_at_most_twenty_flags():
 def test_a_report_is_in_the_folder_of_its_run_and_of_several_in_the_innermost_of_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ReportConfig(run=("runs/a",)).file == pathlib.Path("runs/a/report.html")
-    assert ReportConfig(run=("runs/a/x", "runs/a/y/z")).file == tmp_path / "runs/a/report.html"
+    assert ReportConfig(run=("runs/a/x", "runs/a/y/z")).file == pathlib.Path("runs/a/report.html")
+    assert ReportConfig(run=("runs/a/x", str(tmp_path / "runs/b"))).file == tmp_path / "runs/report.html"
     assert ReportConfig(run=("runs/a",), output="mine.html").file == pathlib.Path("mine.html")

@@ -174,7 +174,7 @@ class TestWorkers:
                     pass
 
         with socket.create_server(("127.0.0.1", 0)) as server:
-            threading.Thread(target=answer).start()
+            threading.Thread(target=answer, daemon=True).start()
             address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
             with pytest.raises(InputError, match=f"^--scheduler={address}: another server answers there"):
                 list(jobs.run([], address))

@@ -43,7 +43,7 @@ def put(*path):
     ("change", "reason"),
     [
         (put("complete", "no"), r"was not written by a run of this program \(Expected bool, got str - at complete\)"),
-        (put("valid_indices", [40]), "is damaged: valid_indices must be below the number of samples, 40, got index 40"),
+        (put("valid_indices", [40]), "is damaged: valid_indices must be indices of the 40 samples, got index 40"),
         (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
         (put("complete", False), "is not fully trained"),
         (put("fingerprint", "other"), "was trained on different data: the samples or classes of Synthetic in .*"),
