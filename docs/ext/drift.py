@@ -38,7 +38,7 @@ def main() -> None:
         "Drift synthesis: what does a drift cost?": [
             (name, _left(by_drift["six", name], clean), None) for name in COSTS
         ],
-        "Drift forensics: gains break models; metering sets them": [
+        "Drift forensics: light breaks it, metering corrects": [
             (name, _left(by_drift["six", name], clean), _left(by_drift["metered", name], metered)) for name in PREVENTED
         ],
         "Drift adjustment: adapting without labels": [
