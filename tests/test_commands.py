@@ -34,7 +34,7 @@ def stated():
     return {row["run"]: float(row["at_least"]) for row in measurements.read("scores")}
 
 
-TRAININGS = [
+COMMANDS = [
     command for command in commands("train.py") if not _ELSEWHERE.search(command) and name_of(command) in stated()
 ]
 
@@ -85,10 +85,10 @@ def started(home, program, command):
 
 
 def test_every_stated_score_has_its_command():
-    assert sorted(map(name_of, TRAININGS)) == sorted(stated())
+    assert sorted(map(name_of, COMMANDS)) == sorted(stated())
 
 
-@pytest.mark.parametrize("command", TRAININGS, ids=name_of)
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
 def test_a_training_reaches_its_score(home, command):
     started(home, "train.py", command)
     (file,) = home.glob(f"runs/*/{name_of(command)}/fold_0/metrics.json")

@@ -48,7 +48,7 @@ MODULES = [
 
 
 def render(module):
-    """Processes an image, traced anew for each size of patches; counts the loops of the program as well."""
+    """Processes an image, traced again for each patch size; counts the loops of the program as well."""
     run = functools.partial(pipeline._run.__wrapped__, module.stages)
     program = jax.jit(lambda parameters: run(parameters, jnp.array(RAW))).lower(module.parameters())
     return np.asarray(program.compile()(module.parameters())), program.as_text().count("while")

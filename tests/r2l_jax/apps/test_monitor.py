@@ -194,7 +194,7 @@ def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follo
     alarm, content = follow(*[lambda: write(tmp_path / "new", arriving.pop(0)), lambda: None] * 2)
     assert alarm
     assert [window["alarm"] for window in content["windows"]] == [False, True, True]
-    # Each alarm is explained anew, together with the one before.
+    # Each alarm is explained again, together with the one before.
     assert [each[-1] for each in content["explained"]["diagnosis"]] == [32]
     # Without another alarm, the explanation stays.
     assert follow()[1]["explained"] == content["explained"]

@@ -1,4 +1,4 @@
-"""Changes make anew the results that depend on them, and no others."""
+"""Changes recompute the results that depend on them, and no others."""
 
 import contextlib
 import shutil
@@ -138,7 +138,7 @@ def place(one_epoch, finished, tmp_path):
 
 @pytest.fixture
 def made():
-    """The names of what is made anew."""
+    """The names of what is recomputed."""
     with watched() as names:
         yield names
 
@@ -189,12 +189,12 @@ SLOW = ("labeled", "intensity", "model", "jaxlib", "batch_size")
 
 
 @pytest.mark.parametrize("change", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CHANGES])
-def test_what_depends_on_a_change_is_made_anew_and_nothing_else(place, made, monkeypatch, change):
-    changes, *anew = CHANGES[change]
+def test_what_depends_on_a_change_is_recomputed_and_nothing_else(place, made, monkeypatch, change):
+    changes, *recomputed = CHANGES[change]
     flags = changes if isinstance(changes, dict) else {}
     if callable(changes):
         changes(place, monkeypatch)
-    for run, config, names in zip(RUNS, place.configs, anew, strict=True):
+    for run, config, names in zip(RUNS, place.configs, recomputed, strict=True):
         if names is not None:
             config = replace(config, **flags)
             made.clear()

@@ -1,4 +1,4 @@
-"""Trainings that differ in their seeds alone, and everything that takes them as one model."""
+"""Runs that differ only in their seeds, and what treats them as one model."""
 
 import contextlib
 import functools

@@ -221,7 +221,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
-    # The same scenes taken anew are split as in training.
+    # The same scenes, taken again, are split as in training.
     others = DATASET
     under = drifts.drifted(config, fold, *config.drifts)
     assert set(under.labeled) < set(range(8, 40))

@@ -216,7 +216,7 @@ def other_pixel(dataset):
 
 
 @pytest.mark.parametrize(
-    ("flags", "change", "anew"),
+    ("flags", "change", "made"),
     [
         ({}, None, 0),
         ({}, "picture", 1),
@@ -226,7 +226,7 @@ def other_pixel(dataset):
     ],
 )
 def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
-    tmp_path, monkeypatch, capsys, flags, change, anew
+    tmp_path, monkeypatch, capsys, flags, change, made
 ):
     small = SynthesisConfig(output=str(tmp_path / "small"), corruptions=("gaussian_noise",), severities=(5,))
     synthesis.run(small)
@@ -241,7 +241,7 @@ def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
         changed = change(scenes("classification", 1.0))
         monkeypatch.setattr(datasets, "load", lambda name, **settings: changed)
     synthesis.run(dataclasses.replace(small, **flags))
-    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == anew
+    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == made
     files = [path for path in folder(small).rglob("*.tiff") if path != mine]
     assert len(files) == (0 if "format" in flags else 2 * IMAGES)
     assert mine.exists()
