@@ -19,7 +19,7 @@ scene = jax.random.uniform(jax.random.key(0), (64, 64, 3), minval=0.4, maxval=0.
 clear = isp.parametrized(camera)(isp.unprocess(scene, camera))
 hazy = isp.unprocess((0.7 * scene**2.2 + 0.3) ** (1 / 2.2), camera)
 
-haze, loss = 0.0, jax.jit(lambda haze: jnp.mean((pipeline.with_values({"haze": haze})(hazy) - clear) ** 2))
+haze, slope = 0.0, jax.jit(jax.grad(lambda haze: jnp.mean((pipeline.with_values({"haze": haze})(hazy) - clear) ** 2)))
 for _ in range(200):
-    haze -= 0.5 * jax.grad(loss)(haze)
+    haze -= 0.5 * slope(haze)
 print(f"stages: {', '.join(pipeline.stage_names)}; learned haze {haze:.2f}, true haze 0.30")
