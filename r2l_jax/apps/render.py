@@ -176,8 +176,8 @@ def render_files(
         made = {target.name: str(file) for file in done.results for target in pictures.of(file)}
         if rows := [row for row in rows if row[0] not in made] + [list(row) for row in made.items()]:
             result.write(output, Result(metadata, {"manifest": _table(rows)}))
-        else:
-            # The next call may have other settings, since the folder holds no pictures of these.
+        elif not any(target.exists() for file in files for target in pictures.of(file)):
+            # The next call may have other settings, since no file left a picture, not even one whose sheet failed.
             (output / result.FILE).unlink()
     return len(done.results) - done.before, done.failed
 

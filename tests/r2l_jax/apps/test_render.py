@@ -1,3 +1,4 @@
+import errno
 import functools
 
 import numpy as np
@@ -144,6 +145,23 @@ def test_a_killed_call_repeats_its_last_part_alone(tmp_path, monkeypatch, read):
     assert render_files(files, out, CAMERA) == (2, 0)
     assert sorted(read) == files[4:]
     assert len(read_csv(out / "manifest.csv")) == 6
+
+
+def test_a_picture_whose_sheet_cannot_be_written_is_rendered_again(tmp_path, monkeypatch):
+    files, out = raw_files(tmp_path, 2), tmp_path / "out"
+
+    class Unwritable:
+        def save(self, part, format):
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(render, "contact_sheet", lambda images: Unwritable())
+        assert render_files(files, out, CAMERA, stages=True) == (0, 2)
+    assert written(out) == ["00.tiff", "01.tiff", "result.json"]
+    with pytest.raises(InputError, match="lists pictures with another pipeline"):
+        render_files(files, out, CAMERA, stages=True, pipeline=find_pipeline("full"))
+    assert render_files(files, out, CAMERA, stages=True) == (2, 0)
+    assert {row["picture"] for row in read_csv(out / "manifest.csv")} == set(written(out)[:4])
 
 
 def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
