@@ -17,7 +17,7 @@ def brightness(parameters):
 start = pipeline.parameters()
 gradient = jax.grad(brightness)(start)
 for name, value in start.items():
-    step = 0.001 * abs(value).max()
+    step = 0.001 * max(abs(value).max(), 1)
     higher, lower = (brightness(start | {name: value + sign * step}) for sign in (1, -1))
     difference = (higher - lower) / (2 * step)
     print(f"{name:20} gradient {gradient[name].sum():8.4f}, finite difference {difference:8.4f}")
