@@ -141,7 +141,7 @@ class RawDataset:
         return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
-        """Hashes each sample: its files (or its arrays if it has none), its label, and the provenance."""
+        """Hashes each sample's label and files, or arrays if it has no files, with the data set's provenance."""
         indices = [int(index) for index in indices]
         missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
         if self.files is None:

@@ -73,7 +73,7 @@ def given_splits(
     """Returns splits with given parts; if there are no validation samples, they are drawn from the training samples.
 
     `parts` has "train", "valid" or "test" for each sample; other samples are left out. `where` names the source of the
-    parts in errors. The other arguments are those of `stratified_splits`.
+    parts in errors. `stratified_splits` explains the other arguments.
     """
     given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
     if not len(given.train):

@@ -173,7 +173,7 @@ def for_run(case: Case, processing: ProcessingSettings) -> Case:
 
 
 def is_clean(case: Case, config: TrainConfig) -> bool:
-    """Tells whether a run was trained on images like those of a case, so that the case is not a drift for it."""
+    """Tells whether a case is no drift for a run, because the run was trained on such images."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == run_pipeline(config.processing)
     return case.group == "clean" or case.iso in config.data.iso

@@ -201,7 +201,7 @@ def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
 
 
 def stated(run: Run) -> dict[str, Any] | None:
-    """Returns the statement of `evaluate.py --envelope` that covers all models of a run; None if there is none."""
+    """Returns the result of `evaluate.py --envelope` if it covers all models of a run, else None."""
     folder = run.folds[0].folder
     for place in (folder, *folder.parents[:2]):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):

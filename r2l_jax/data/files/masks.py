@@ -25,8 +25,8 @@ Pair = tuple[Path, Path]
 def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> list[Pair]:
     """Pairs every frame of a folder with its mask, in the order of the frames' names; suffixes are in lower case.
 
-    A mask's name contains the name of its frame. If it contains several frame names, the longest counts, because the
-    name of frame 10's mask also contains that of frame 1.
+    A mask's name contains the name of its frame. If it contains several frame names, the longest counts:
+    `frame_10_mask` also contains `frame_1`.
     """
     frames = _visible_files(folder, suffixes)
     if not frames:

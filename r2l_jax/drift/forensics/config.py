@@ -16,7 +16,7 @@ class ToleranceSettings(Settings):
     """Tolerances."""
 
     tolerance: float = setting(
-        "points (hundredths) by which the score may fall", 2.0, bound=POSITIVE, needs="analyses=tolerances"
+        "tolerated drop of the score, in points (hundredths)", 2.0, bound=POSITIVE, needs="analyses=tolerances"
     )
     map: tuple[str, ...] = setting(
         "two knobs to move together, for a map of the scores; repeat the flag for more pairs",

@@ -63,7 +63,7 @@ _CHANCE = 0.01
 _UNEXPLAINED = 1e-4
 # The expected errors of the simulation: a share of the change of a statistic, and an error in its unit.
 _TRUST, _ERROR = 0.02, 0.002
-# The share by which correlations are shrunk, since few raw images estimate them.
+# How much correlations shrink toward 0, because they are estimated from few raw images.
 _SHRINKAGE = 0.05
 # The maximum numbers of drift types, of candidates for the next one, and of steps of a fit.
 _MOST, _TRIED, _ROUNDS = 4, 3, 5

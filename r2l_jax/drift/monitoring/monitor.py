@@ -127,7 +127,7 @@ class Monitor:
     def explain(self) -> None:
         """Explains the drift in the latest windows with an alarm, as far back as the strongest drift type is the same.
 
-        Of windows that this monitor has judged, at most the latest 256 images are explained. Without a new alarm, the
+        Explains at most the latest 256 images of the windows judged by this monitor. Without a new alarm, the
         explanation stays.
         """
         if not self._is_new:

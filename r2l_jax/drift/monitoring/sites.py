@@ -20,7 +20,7 @@ class Defects(NamedTuple):
     Attributes:
         dead: sites that stay near the black level `(H, W)`.
         hot: sites that stay near the highest value `(H, W)`.
-        deviation: the standard errors by which each site deviates from its neighbors `(H, W)`.
+        deviation: the deviation of each site from its neighbors, in standard errors `(H, W)`.
     """
 
     dead: Bool[np.ndarray, "height width"]

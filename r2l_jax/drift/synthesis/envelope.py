@@ -50,9 +50,9 @@ from r2l_jax.training.artifact import Artifact
 # A camera: the values of its quantities by name.
 Amounts = dict[str, float]
 
-# The fraction by which a side of a proposal shrinks at a time, the share of its range below which it is closed, and how
-# often cameras are drawn to improve a proposal.
+# A side of a proposal shrinks by the first fraction at a time, and closes below the second fraction of its range.
 _STEP, _LEAST = 0.1, 0.002
+# How often cameras are drawn to improve a proposal.
 _ATTEMPTS = 6
 
 # The loss that a proposal avoids, and the greatest loss that it learns from, as multiples of the tolerance.
