@@ -46,7 +46,7 @@ _SHOWN = 4
 # a page shrinks the sheet.
 _PICTURES, _PANEL = 5, 256
 
-_CLEAN, _WON_BACK = "clean", "recovered"
+_CLEAN, _RECOVERED = "clean", "recovered"
 
 # A function that measures a model without a drift.
 Clean = Callable[[], Outcomes]
@@ -179,23 +179,23 @@ def _over_models(
     members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
     score, result_row = folds[0].fold.task.score, config.searches.rows[-1]
-    rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _WON_BACK)}
+    rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _RECOVERED)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
         of_members = [[results[name][drift.name] for name in names] for names in members.values()]
         outcomes = {name: _outcomes(of_members, name) for name in (_CLEAN, *config.searches.rows)}
-        outcomes[_WON_BACK] = outcomes[result_row] - outcomes[NOTHING]
+        outcomes[_RECOVERED] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
-            found = statistics.bounded(each, about, -1.0 if name == _WON_BACK else 0.0)
+            found = statistics.bounded(each, about, -1.0 if name == _RECOVERED else 0.0)
             rows[name].append(found)
-            if name == _WON_BACK:
+            if name == _RECOVERED:
                 words = change(found, ("recovers", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
         notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].metadata["measured"]))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
-    table = Table(f"{score} by method", columns, [*rows.values()], f"{_WON_BACK}: {result_row} minus {NOTHING}")
+    table = Table(f"{score} by method", columns, [*rows.values()], f"{_RECOVERED}: {result_row} minus {NOTHING}")
     metadata = {
         "title": "Adjustment",
         "verdict": verdict,

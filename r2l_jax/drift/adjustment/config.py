@@ -40,7 +40,9 @@ class MethodSettings(Settings):
         "all",
         choices=(*METHODS, "all"),
     )
-    unlabeled: int = setting("number of unlabeled images to adapt to, 0 or at least 2", 64, bound=NOT_NEGATIVE)
+    unlabeled: int = setting(
+        "number of unlabeled images to adapt to: 0, at least 8, or at least 2 with --force", 64, bound=NOT_NEGATIVE
+    )
     labeled: int = setting(
         "number of labeled images to adapt to, which are the first of the unlabeled ones", 0, bound=NOT_NEGATIVE
     )
