@@ -98,6 +98,17 @@ def test_drawing_stops_once_the_statement_cannot_be_reached(settings):
     assert found.metadata["verdict"][-1] == "This is less than the required 95%."
 
 
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [(None, "smaller limits can be proposed"), ([[0.0], [1.0]], "proposed limits hold either")],
+)
+def test_the_verdict_tells_missing_proposals_from_failed_ones(settings, monkeypatch, box, said):
+    monkeypatch.setattr(envelope, "_smaller", lambda *_: None if box is None else np.array(box))
+    monkeypatch.setattr(envelope, "_ATTEMPTS", 0)
+    found = envelope.run(settings({"exposure": [-1, 0.3]}, stop_early=True, proposals=1))
+    assert found.metadata["verdict"][-1] == f"This is less than the required 95%; no {said}."
+
+
 def test_a_stopped_call_says_that_it_begins_again(settings, monkeypatch):
     monkeypatch.setattr(measure.stop, "requested", lambda: True)
     with pytest.raises(Interrupted, match="the same command begins again"):
