@@ -8,12 +8,14 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 import isp
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
+from r2l_jax.data.groups import numbered
 from r2l_jax.runtime.errors import InputError
 
 # A raw image or image, and its target.
@@ -35,7 +37,9 @@ class RawDataset:
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels; None is their full range.
         shot: reads the metadata of sample i's shot; None if samples have none.
-        per_scene: the number of adjacent samples that show the same scene.
+        groups: the group of each sample, any values, kept as numbers from 0: samples of one group depend on each other,
+            such as the cells of a patient, the tiles of a frame, or a scene at several intensities. None if all samples
+            are independent.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
     """
 
@@ -50,8 +54,18 @@ class RawDataset:
     provenance: str = ""
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
-    per_scene: int = 1
+    groups: Any = None
     cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.groups is None:
+            return
+        if len(self.groups) != len(self.labels):
+            raise InputError(
+                f"{self.name}: groups must have one for each of {len(self)} samples, got {len(self.groups)}"
+            )
+        numbers = numbered(np.asarray(self.groups).tolist())
+        object.__setattr__(self, "groups", numbers if numbers.max(initial=0) + 1 < len(self) else None)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,26 +95,18 @@ class RawDataset:
         raws, targets = zip(*samples, strict=True)
         return np.stack(raws), np.stack(targets)
 
-    def samples_of(self, scenes: np.ndarray) -> np.ndarray:
-        """Returns the indices of all samples of some scenes, scene by scene."""
-        return (scenes[:, None] * self.per_scene + np.arange(self.per_scene)).ravel()
+    def groups_of(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the number of each sample's group; the samples themselves if all are independent."""
+        indices = np.asarray(indices)
+        return indices if self.groups is None else self.groups[indices]
 
-    @property
-    def counted(self) -> str:
-        """The unit of confidence intervals: "samples", or "scenes" if several samples show one."""
-        return "samples" if self.per_scene == 1 else "scenes"
-
-    def scenes(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns the scenes of some samples, numbered from 0 as they appear; None if each sample has its own scene."""
-        if self.per_scene == 1:
-            return None
-        _, first, inverse = np.unique(indices // self.per_scene, return_index=True, return_inverse=True)
-        return np.argsort(np.argsort(first))[inverse]
-
-    def one_of_each_scene(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the first sample of each scene among some samples, in order."""
-        _, first = np.unique(indices // self.per_scene, return_index=True)
-        return indices[np.sort(first)]
+    def taking_turns(self, indices: np.ndarray) -> np.ndarray:
+        """Orders samples so that their groups take turns, in the order in which the groups appear."""
+        groups = numbered(self.groups_of(indices).tolist())
+        order = np.argsort(groups, kind="stable")
+        turns = np.empty_like(order)
+        turns[order] = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+        return np.asarray(indices)[np.lexsort((groups, turns))]
 
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:
@@ -134,11 +140,12 @@ class RawDataset:
         return self.content_of(range(len(self)))
 
     def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """Hashes some samples: their indices, names, raw images and targets, but not the camera."""
+        """Hashes some samples: their indices, names, groups, raw images and targets, but not the camera."""
         indices = [int(index) for index in indices]
         hashes = self.sample_hashes(indices)
         lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
-        return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
+        groups = [] if self.groups is None else [self.groups[indices].tolist()]
+        return hashlib.sha256(json.dumps([self.task, self.classes, lines, *groups]).encode()).hexdigest()
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
         """Hashes each sample's label and files, or arrays if it has no files, with the data set's provenance."""

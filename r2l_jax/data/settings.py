@@ -12,6 +12,9 @@ from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, se
 
 SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
 PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+# The value of --n_splits for which each group is left out once.
+LEAVE_ONE_OUT = "groups"
+
 DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
 
 
@@ -41,6 +44,14 @@ class DataSettings(Settings):
         rare=True,
         needs="dataset=Folder",
     )
+    group: str | None = setting(
+        "for Folder: which samples depend on each other, such as cells of one patient: folder (each class folder has "
+        "one for each group), a pattern whose first group matches a part of the file name, such as '(p\\d+)_', or a "
+        "CSV file with the columns name and group; splits keep groups together, and intervals count groups; default: "
+        "the tiles of a frame",
+        None,
+        needs="dataset=Folder",
+    )
     synthetic_images: int = setting(
         "number of scenes in the synthetic data set",
         600,
@@ -59,7 +70,7 @@ class DataSettings(Settings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
-        names = ("data_dir", "camera", "tile_size", "synthetic_images", "synthetic_size")
+        names = ("data_dir", "camera", "tile_size", "group", "synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -73,7 +84,11 @@ class TrainingDataSettings(DataSettings):
         (1.0,),
         needs="!dataset=Folder",
     )
-    n_splits: int = setting("number of random splits, each trained as one fold", 1, bound=POSITIVE, rare=True)
+    n_splits: int | str = setting(
+        "number of random splits, each trained as one fold; groups: one fold for each group, which validates on it",
+        1,
+        rare=True,
+    )
     train_size: float = setting(
         "fraction of the samples outside of --test_size to train on", 0.8, bound=FRACTION, rare=True
     )
@@ -97,6 +112,12 @@ class TrainingDataSettings(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        if str(self.n_splits).isdigit():
+            object.__setattr__(self, "n_splits", int(self.n_splits))
+        if self.n_splits != LEAVE_ONE_OUT and not (isinstance(self.n_splits, int) and self.n_splits > 0):
+            raise InputError(f"--n_splits must be a positive number or {LEAVE_ONE_OUT}, got {self.n_splits}")
+        if self.n_splits == LEAVE_ONE_OUT and self.state_dict_uri is not None:
+            raise InputError(f"--n_splits must be a number with --state_dict_uri, got {LEAVE_ONE_OUT}")
         # Sorted, since equal runs must record equal settings.
         object.__setattr__(self, "iso", tuple(sorted(self.iso)))
         if len(set(self.iso)) < max(len(self.iso), 1):

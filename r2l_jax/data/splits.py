@@ -1,5 +1,6 @@
 """Splits of a data set into training, validation and test samples."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,10 +9,16 @@ import msgspec
 import numpy as np
 
 from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.settings import LEAVE_ONE_OUT
 from r2l_jax.runtime.errors import InputError, warn
 
 # Enough bytes for the names of a few million images.
 _LONGEST = 2**28
+
+# The number of random orders in which groups of different sizes are offered to a part.
+_ORDERS = 8
+
+_ROUNDING = 1e-9
 
 
 class Split(NamedTuple):
@@ -31,9 +38,9 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns each scene's part in a file, "train", "valid" or "test"; "" for a scene that the file leaves out.
+    """Returns each sample's part in a file, "train", "valid" or "test"; "" for a sample that the file leaves out.
 
-    The file is JSON with a list of names for each part. Their suffixes may differ from those in `names`. Scenes may
+    The file is JSON with a list of names for each part. Their suffixes may differ from those in `names`. Samples may
     share a name, as the tiles of a frame do.
     """
     numbers: dict[str, list[int]] = {}
@@ -44,14 +51,14 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
         named = msgspec.json.decode(read_text(file, _LONGEST), type=_Named)
     given = [(name, part) for part in Split._fields for name in getattr(named, part)]
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
-    if unknown := [name for name, _, scenes in found if not scenes]:
+    if unknown := [name for name, _, samples in found if not samples]:
         others = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise InputError(f"--split={file} must name images such as {names[0][0]}, got {unknown[0]}{others}")
     parts = np.full(len(names), "", "<U5")
-    for name, part, scenes in found:
-        if parts[scenes].any():
+    for name, part, samples in found:
+        if parts[samples].any():
             raise InputError(f"--split={file} names {name} twice")
-        parts[scenes] = part
+        parts[samples] = part
     if len(left_out := np.flatnonzero(parts == "")):
         warn(f"--split={file} omits {len(left_out)} of {len(names)} images, such as {names[left_out[0]][0]}")
     return parts
@@ -64,7 +71,8 @@ def _stem(name: str) -> str:
 def given_splits(
     parts: np.ndarray,
     labels: np.ndarray,
-    n_splits: int,
+    groups: np.ndarray | None,
+    n_splits: int | str,
     train_size: float,
     seed: int,
     names: Sequence[str],
@@ -73,7 +81,10 @@ def given_splits(
     """Returns splits with given parts; if there are no validation samples, they are drawn from the training samples.
 
     `parts` has "train", "valid" or "test" for each sample; other samples are left out. `where` names the source of the
-    parts in errors. `stratified_splits` explains the other arguments.
+    parts in errors. `random_splits` explains the other arguments.
+
+    Raises:
+        InputError: a class without training samples, or as for `random_splits`.
     """
     given = Split(*(np.flatnonzero(parts == part) for part in Split._fields))
     if not len(given.train):
@@ -81,40 +92,141 @@ def given_splits(
     if lacking := set(labels[parts != ""].tolist()) - set(labels[given.train].tolist()):
         raise InputError(f"{where}: must name an image of the class {names[min(lacking)]} to train on")
     if len(given.valid):
-        return [given] * n_splits
-    drawn = stratified_splits(labels[given.train], n_splits, train_size, seed, names)
+        return [given] * (n_splits if isinstance(n_splits, int) else 1)
+    of_train = None if groups is None else groups[given.train]
+    drawn = random_splits(labels[given.train], of_train, n_splits, train_size, seed, names)
     return [Split(given.train[each.train], given.train[each.valid], given.test) for each in drawn]
 
 
-def stratified_splits(
+def check_groups(parts: np.ndarray, groups: np.ndarray, names: Sequence[str], where: str) -> None:
+    """Raises an InputError if samples of one group have different parts; `names` are the samples'."""
+    named = np.flatnonzero(parts != "")
+    _, first, inverse = np.unique(groups[named], return_index=True, return_inverse=True)
+    first = named[first][inverse]
+    if len(divided := np.flatnonzero(parts[named] != parts[first])):
+        one, other = named[divided[0]], first[divided[0]]
+        raise InputError(
+            f"{where}: {names[other]} and {names[one]} are of one group, such as tiles of one frame or cells of one "
+            f"patient, and must be in one part, got {parts[other]} and {parts[one]}"
+        )
+
+
+def random_splits(
     labels: np.ndarray,
-    n_splits: int,
+    groups: np.ndarray | None,
+    n_splits: int | str,
     train_size: float,
     seed: int,
     names: Sequence[str] = (),
     test_size: float = 0.0,
 ) -> list[Split]:
-    """Draws random splits with the same proportions of classes in each part (`StratifiedShuffleSplit`).
+    """Draws random splits with about the same proportions of classes in each part, and all classes in training.
 
-    All splits have the same test samples: `test_size` is their share if it is below 1, else their number. `train_size`
-    is the fraction of the other samples to train on. `names` holds the class names, for errors.
+    All splits have the same test samples. Samples of a group stay together. If all groups have one class and one size,
+    such as groups of one sample, the proportions are exact (`StratifiedShuffleSplit`).
+
+    Args:
+        labels: the class of each sample.
+        groups: the group of each sample; None if all samples are independent.
+        n_splits: the number of splits, or "groups" for one that validates on each group.
+        train_size: the fraction of the samples outside of the test samples to train on.
+        seed: the seed.
+        names: the names of the classes, for errors.
+        test_size: the share of test samples if it is below 1, else their number.
+
+    Raises:
+        InputError: too few samples, or too few groups of a class.
     """
+    groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    counts = np.zeros((groups.max(initial=-1) + 1, labels.max(initial=-1) + 1), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    rest, test = np.arange(len(counts)), np.zeros(0, np.int64)
+    if len(counts) < len(labels):
+        for alone in np.flatnonzero((counts > 0).sum(0) == 1):
+            name = names[alone] if alone < len(names) else alone
+            warn(f"class {name} is in a single group, so that it can only be trained on: no other part has it")
+    draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() else _grouped
+    if test_size:
+        share = test_size if test_size < 1 else test_size / len(labels)
+        ((rest, test),) = draw(counts, 1, seed, names, f"--test_size={test_size:g}", 1 - max(share, 1 / len(counts)))
+        rest, test = np.sort(rest), np.sort(test)
+    if isinstance(n_splits, str):
+        drawn = _each_left_out(counts[rest], names)
+    else:
+        drawn = draw(counts[rest], n_splits, seed, names, f"--train_size={train_size:g}", train_size)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(groups))[:-1])
+
+    def samples(part: np.ndarray) -> np.ndarray:
+        return np.concatenate([members[group] for group in part]) if len(part) else np.zeros(0, np.int64)
+
+    return [Split(samples(rest[train]), samples(rest[valid]), samples(test)) for train, valid in drawn]
+
+
+def _each_left_out(counts: np.ndarray, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns, for each group, all others and the group."""
+    if len(counts) < 2:
+        raise InputError(f"--n_splits={LEAVE_ONE_OUT} needs at least two groups, got {len(counts)}")
+    if len(alone := np.flatnonzero((counts > 0).sum(0) == 1)):
+        name = names[alone[0]] if alone[0] < len(names) else alone[0]
+        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of class {name}: it needs two")
+    every = np.arange(len(counts))
+    return [(np.delete(every, group), every[group : group + 1]) for group in every]
+
+
+def _stratified(
+    counts: np.ndarray, n_splits: int, seed: int, names: Sequence[str], flag: str, stays: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draws groups of one class and one size, in exact proportions; returns those that stay and those held out."""
     # Imported here, because scikit-learn takes a second, and some programs split nothing.
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    def drawn(labels: np.ndarray, count: int, **sizes: float | int) -> list[tuple[np.ndarray, np.ndarray]]:
-        try:
-            return list(StratifiedShuffleSplit(count, random_state=seed, **sizes).split(np.zeros(len(labels)), labels))
-        except ValueError as error:
-            ((name, size),) = sizes.items()
-            rarest = _rarest(labels, names)
-            raise InputError(f"--{name}={size:g} is not possible for {len(labels)} images{rarest}: {error}") from None
+    labels = counts.argmax(1)
+    # The number of test samples is rounded; scikit-learn rounds the number of training samples down.
+    size = {"test_size": round((1 - stays) * len(labels))} if "test" in flag else {"train_size": stays}
+    try:
+        return list(StratifiedShuffleSplit(n_splits, random_state=seed, **size).split(np.zeros(len(labels)), labels))
+    except ValueError as error:
+        unit = "images" if counts.max() == 1 else "groups"
+        raise InputError(f"{flag} is not possible for {len(labels)} {unit}{_rarest(labels, names)}: {error}") from None
 
-    test, rest = np.zeros(0, np.int64), np.arange(len(labels))
-    if count := round(test_size * len(labels)) if test_size < 1 else int(test_size):
-        ((rest, test),) = (map(np.sort, parts) for parts in drawn(labels, 1, test_size=count))
-    splits = drawn(labels[rest], n_splits, train_size=train_size)
-    return [Split(rest[train], rest[valid], test) for train, valid in splits]
+
+def _grouped(
+    counts: np.ndarray, n_splits: int, seed: int, names: Sequence[str], flag: str, stays: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draws groups of any classes `(groups, classes)`; returns those that stay and those held out.
+
+    Groups in random order are held out where that brings each class, and all samples, closer to their shares. Of
+    several orders, the one with the closest shares is taken, and one that differs from earlier splits if there is any.
+    A class always keeps a group.
+    """
+    random, held_out, drawn = np.random.default_rng(seed), 1 - stays, []
+    # All samples together count as one more class.
+    shares = np.concatenate([counts, counts.sum(1, keepdims=True)], 1).astype(float)
+    shares = shares[:, shares.sum(0) > 0] / shares.sum(0)[shares.sum(0) > 0]
+    for _ in range(n_splits):
+        best, least = np.zeros(len(counts), bool), (True, math.inf)
+        for order in (random.permutation(len(counts)) for _ in range(_ORDERS)):
+            taken, share = np.zeros(len(counts), bool), np.zeros(shares.shape[1])
+            for group in order:
+                after = share + shares[group]
+                # The first one is taken in any case, since no part may be empty.
+                closer = ((after - held_out) ** 2).sum() < ((share - held_out) ** 2).sum() or not taken.any()
+                if closer and (after < 1 - _ROUNDING).all():
+                    taken[group], share = True, after
+            rank = any(np.array_equal(taken, other) for _, other in drawn), ((share - held_out) ** 2).sum()
+            if taken.any() and rank < least:
+                best, least = taken, rank
+        if not best.any():
+            few = (counts > 0).sum(0)
+            rare = int(np.where(few, few, len(counts) + 1).argmin())
+            of_class = f"class {names[rare]} is" if rare < len(names) else f"class {rare} is"
+            raise InputError(
+                f"{flag} is not possible: each group has the last samples of a class, which must stay for "
+                f"training; {of_class} in {few[rare]} of {len(counts)} groups"
+            )
+        drawn.append((~best, best))
+    return [(np.flatnonzero(stay), np.flatnonzero(leave)) for stay, leave in drawn]
 
 
 def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:

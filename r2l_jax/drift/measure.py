@@ -92,9 +92,9 @@ class Samples(NamedTuple):
         return jax.device_count() * -(-min(self.batch_size, few) // jax.device_count())
 
     @property
-    def scenes(self) -> np.ndarray | None:
-        """The number of each sample's scene, from 0; None if all samples show different scenes."""
-        return self.dataset.scenes(self.indices)
+    def groups(self) -> np.ndarray | None:
+        """The group of each sample, numbered in the data set; None if all are independent."""
+        return None if self.dataset.groups is None else self.dataset.groups[self.indices]
 
 
 class Outcomes(NamedTuple):
@@ -107,7 +107,7 @@ class Outcomes(NamedTuple):
         counted: the numerator of each outcome.
         total: its denominator.
         loss: the task loss of all samples.
-        scenes: the number of each sample's scene, from 0; None if all samples show different scenes.
+        groups: the group of each sample, numbered in the data set; None if all samples are independent.
     """
 
     models: tuple[str, ...]
@@ -116,7 +116,7 @@ class Outcomes(NamedTuple):
     counted: Float[np.ndarray, "M K S"]
     total: Float[np.ndarray, "M K S"]
     loss: Float[np.ndarray, "M K"]
-    scenes: Int[np.ndarray, " S"] | None = None
+    groups: Int[np.ndarray, " S"] | None = None
 
     def at(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the numerators and denominators of a model in a case, `(S,)` each."""
@@ -138,16 +138,22 @@ class Outcomes(NamedTuple):
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
     def of_samples(self, model: str, case: str = CLEAN.name) -> np.ndarray:
-        """Computes the score of each sample or scene, which the study averages; 1 if no object is there or found."""
+        """Computes a number for each group of samples whose mean is the mean score of samples, as the study has it.
+
+        The score of a sample is 1 if no object is there or found.
+        """
         counted, total = self.at(model, case)
-        return self._by_scene(np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total)))
+        scores = np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
+        return statistics.by_group(scores, np.ones_like(scores), self.groups_or_samples)
 
-    def by_scene(self, model: str, case: str = CLEAN.name) -> np.ndarray:
-        """Computes a number for each scene whose mean is the score, see `statistics.contributions`."""
-        return self._by_scene(statistics.contributions(*self.at(model, case)))
+    def by_group(self, model: str, case: str = CLEAN.name) -> np.ndarray:
+        """Computes a number for each group of samples whose mean is the score, see `statistics.by_group`."""
+        return statistics.by_group(*self.at(model, case), self.groups_or_samples)
 
-    def _by_scene(self, each: np.ndarray) -> np.ndarray:
-        return each if self.scenes is None else statistics.by_scene(each, self.scenes)
+    @property
+    def groups_or_samples(self) -> np.ndarray:
+        """The group of each sample, or the samples if all are independent."""
+        return self.samples if self.groups is None else self.groups
 
     def packed(self) -> Arrays:
         """Returns the outcomes as arrays for a file: as bits if each outcome is 1 or 0 of 1."""
@@ -157,8 +163,8 @@ class Outcomes(NamedTuple):
             arrays["bits"] = np.packbits(self.counted.astype(bool), axis=-1)
         else:
             arrays |= {"counted": self.counted.astype(np.float32), "total": self.total.astype(np.float32)}
-        if self.scenes is not None:
-            arrays["scenes"] = self.scenes
+        if self.groups is not None:
+            arrays["groups"] = self.groups
         return Arrays(arrays, {"models": json.dumps(self.models), "cases": json.dumps(self.cases)})
 
     @classmethod
@@ -166,7 +172,7 @@ class Outcomes(NamedTuple):
         """Reads the arrays of `packed`; raises an InputError for anything else."""
         try:
             arrays, about = packed or Arrays({})
-            samples, loss, scenes = arrays["samples"], arrays["loss"], arrays.get("scenes")
+            samples, loss, groups = arrays["samples"], arrays["loss"], arrays.get("groups")
             models, cases = (tuple(json.loads(about[name])) for name in ("models", "cases"))
             shape = (len(models), len(cases), len(samples))
             if "bits" in arrays:
@@ -176,11 +182,11 @@ class Outcomes(NamedTuple):
                 counted, total = arrays["counted"], arrays["total"]
             if counted.shape != shape or total.shape != shape or loss.shape != shape[:2]:
                 raise ValueError(f"{counted.shape} outcomes of {shape}")
-            if scenes is not None and (scenes.shape != samples.shape or not np.isin(scenes, range(len(samples))).all()):
-                raise ValueError("scenes do not fit the samples")
+            if groups is not None and groups.shape != samples.shape:
+                raise ValueError("groups do not fit the samples")
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
-        return cls(models, cases, samples, counted, total, loss, scenes)
+        return cls(models, cases, samples, counted, total, loss, groups)
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Adds other cases of the same models and samples."""
@@ -213,13 +219,30 @@ def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
 
 
 def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = CLEAN.name) -> np.ndarray:
-    """Computes a number for each scene of a run, given the names of its folds with their outcomes.
+    """Computes a number for each group of a run's samples, given the names of its folds with their outcomes.
 
-    Folds that measure the same samples, such as test samples, are averaged; otherwise, their scenes are concatenated.
+    Folds that measure the same samples, such as test samples, are averaged. The outcomes of a sample that only some
+    folds measure, as random splits validate on it, are averaged over these folds.
     """
-    each = [outcomes.by_scene(name, case) for name, outcomes in folds]
-    same = all(np.array_equal(outcomes.samples, folds[0][1].samples) for _, outcomes in folds)
-    return np.mean(each, 0) if same else np.concatenate(each)
+    first = folds[0][1]
+    if all(np.array_equal(outcomes.samples, first.samples) for _, outcomes in folds):
+        return np.mean([outcomes.by_group(name, case) for name, outcomes in folds], 0)
+    samples, groups = joined_samples(outcomes for _, outcomes in folds)
+    sums = np.zeros((3, len(samples)))
+    for name, outcomes in folds:
+        sums[:, np.searchsorted(samples, outcomes.samples)] += (
+            *outcomes.at(name, case),
+            np.ones(len(outcomes.samples)),
+        )
+    counted, total, times = sums
+    return statistics.by_group(counted / times, total / times, groups)
+
+
+def joined_samples(blocks: Iterable[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the samples of several outcomes, sorted and each once, and the group of each."""
+    each = list(blocks)
+    samples, first = np.unique(np.concatenate([block.samples for block in each]), return_index=True)
+    return samples, np.concatenate([block.groups_or_samples for block in each])[first]
 
 
 def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]]]:
@@ -237,25 +260,25 @@ def by_member(blocks: Iterable[Outcomes]) -> dict[str, list[tuple[str, Outcomes]
 def tested(uri: str, code: tuple[str, ...]) -> str | None:
     """Scores a run, or the members of a group, on its test samples: a line with the 95% confidence interval.
 
-    Returns None if there are fewer than two test samples, or if folds or members have different ones.
+    Returns None if there are fewer than two groups of test samples, or if folds or members have different ones.
 
     Raises:
         InputError: the folder holds no finished run with checkpoints.
     """
     folds = folds_of(FinishedRun(run=uri, code=code))
     samples = {tuple(trained.fold.test_indices.tolist()) for trained in folds}
-    if len(samples) > 1 or len(*samples) < 2:
-        return None
     fold = folds[0].fold
+    groups = len(np.unique(fold.dataset.groups_of(fold.test_indices)))
+    if len(samples) > 1 or groups < 2:
+        return None
     found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     several = len(outcomes) > 1
     score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", 0.0))
     of = f"mean of {len(outcomes)} seeds, " if several else ""
     title = f"test {fold.task.score}:".ljust(22)
-    return (
-        f"{title}{score} (95% confidence interval: {low} to {high}; {of}{len(*samples)} test samples, best checkpoint)"
-    )
+    drawn = statistics.drawn(len(fold.test_indices), groups, "test")
+    return f"{title}{score} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
 
 
 def measure(
@@ -314,7 +337,7 @@ def measure(
     outcomes, losses = (np.stack(parts, 1)[kept] for parts in zip(*whole, strict=True))
     named = tuple(case.name for case in cases)
     counted, total = outcomes[:, :, 0], outcomes[:, :, 1]
-    return Outcomes((*names,), named, samples.indices, counted, total, losses, samples.scenes)
+    return Outcomes((*names,), named, samples.indices, counted, total, losses, samples.groups)
 
 
 class _Stack(NamedTuple):

@@ -2,6 +2,8 @@
 
 Outcomes are arrays `(..., M, S)`: M members (runs of one training recipe with different seeds) by S samples, the same
 for all members and cases. The mean over both axes is a score, or a drop when outcomes are differences of two cases.
+Samples must be independent: `by_group` turns the outcomes of samples that depend on each other into one for each group,
+which then takes the place of a sample.
 
 An interval is either about the training recipe, for which members and samples are random draws, or about these models,
 for which only the samples are. Its half width comes from the mean squares of a two-way table of members and samples.
@@ -29,6 +31,12 @@ CONFIDENCE = 0.95
 NORMAL_QUANTILE = stats.norm.ppf((1 + CONFIDENCE) / 2)
 
 _MOST_MEMBERS = 1000
+
+# Below this number of groups, intervals are stated as uncertain.
+_FEW_GROUPS = 10
+
+# Below this number of samples, the two added ones narrow intervals too much.
+_FEW_SAMPLES = 5
 
 # Differences of outcomes below this are rounding.
 _ROUNDING = 1e-9
@@ -66,34 +74,42 @@ def bounded(outcomes: Float[np.ndarray, "M S"], about: About, least: float) -> t
     return float(found.estimate), max(float(found.low), least), min(float(found.high), 1.0)
 
 
-def stated(about: About, members: int, samples: int, measured: str) -> str:
+def drawn(samples: int, groups: int, measured: str) -> str:
+    """Describes samples, such as "480 test samples" or "272 test samples of 8 groups", and warns of few groups."""
+    if groups == samples:
+        return f"{samples} {measured} samples"
+    few = ", so few that intervals are uncertain" if groups < _FEW_GROUPS else ""
+    return f"{samples} {measured} samples of {groups} groups{few}"
+
+
+def stated(about: About, members: int, drawn: str) -> str:
     """Describes confidence intervals, such as "95% confidence intervals about the model (480 test samples)"."""
     seeds = f"{members} seeds, " if members > 1 else ""
     what = "training recipe" if about == "recipe" else about
-    return f"95% confidence intervals about the {what} ({seeds}{samples} {measured})"
+    return f"95% confidence intervals about the {what} ({seeds}{drawn})"
 
 
-def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"]) -> np.ndarray:
-    """Computes outcomes whose mean over the samples is a ratio of sums, such as intersection over union.
+def by_group(
+    counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"], groups: Int[np.ndarray, " S"]
+) -> Float[np.ndarray, "*lead G"]:
+    """Computes a number for each group of dependent samples; their mean is a ratio of sums, such as accuracy.
+
+    Their spread is that of the ratio without one group (the delete-one-group jackknife; Tukey, 1958): the mean squared
+    deviation of the numbers, divided by G - 1, is the squared standard error (G - 1) / G times the sum of the squared
+    deviations of these ratios. For an accuracy of groups of one sample, they are the numerators.
 
     Args:
         counted: the numerator of each sample: 1 for a sample that is classified correctly.
-        total: its denominator: 1 for classification.
-
-    Returns:
-        The ratio of the sums plus each sample's influence on it (Hampel, 1974); of ones, the numerators themselves.
-        Without any total, the ratio is 0, as in `tasks.metrics.iou`.
+        total: its denominator: 1 for classification. Without any total, the ratio is 0.
+        groups: the group of each sample.
     """
-    sums = total.sum(-1, keepdims=True)
-    ratio = np.where(sums == 0, 0.0, counted.sum(-1, keepdims=True) / np.maximum(sums, 1e-12))
-    mean = np.where(sums == 0, 1.0, sums / total.shape[-1])
-    return ratio + (counted - ratio * total) / mean
-
-
-def by_scene(outcomes: Float[np.ndarray, " S"], scenes: Int[np.ndarray, " S"]) -> Float[np.ndarray, " scenes"]:
-    """Joins the outcomes of samples of the same scene, numbered from 0, which are not independent; the mean stays."""
-    summed = np.bincount(scenes, outcomes)
-    return summed * (len(summed) / len(scenes))
+    order, starts = np.argsort(groups, kind="stable"), np.unique(np.sort(groups), return_index=True)[1]
+    joined = np.add.reduceat(np.stack([counted, total])[..., order], starts, -1)
+    (numerator, denominator), sums = joined, joined.sum(-1, keepdims=True)
+    whole, rest = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], _ROUNDING), 0.0), sums[1] - denominator
+    # How much the score falls without each group; without any total, it falls to 0.
+    falls = np.where(rest > _ROUNDING, (numerator - whole * denominator) / np.maximum(rest, _ROUNDING), whole)
+    return whole + (len(starts) - 1) * (falls - falls.mean(-1, keepdims=True))
 
 
 def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") -> Interval:
@@ -202,6 +218,8 @@ def _half_width(of_samples: Float[np.ndarray, "*lead S"], drawn: Sequence[np.nda
     squares = ((of_samples - of_samples.mean(-1, keepdims=True)) ** 2).sum(-1) + 2 * farthest**2
     samples = of_samples.shape[-1] + 2
     about_models = _quantile(samples) ** 2 * squares / (samples - 1) / samples
+    if (count := of_samples.shape[-1]) < _FEW_SAMPLES:
+        about_models = np.maximum(about_models, _quantile(count) ** 2 * of_samples.var(-1, ddof=1) / count)
     about_recipes = about_models
     for group in drawn:
         of_table, (members, count) = _mean_squares(group), group.shape[-2:]

@@ -156,7 +156,9 @@ def define(settings: type, values: flags.FlagValues = flags.FLAGS) -> None:
         elif declared.kind == "value":
             flags.DEFINE(flags.BooleanParser(), leaf.name, default, serializer=flags.ArgumentSerializer(), **options)
         else:
-            _MAKERS[leaf.type](leaf.name, default, **options)
+            # A text may have a number as its default.
+            text = leaf.type is str and default is not None
+            _MAKERS[leaf.type](leaf.name, _text(default) if text else default, **options)
         for name, element in declared.switches.items():
             flags.DEFINE_boolean(name, None, f"--{leaf.name}={element}", flag_values=values)
 

@@ -16,7 +16,7 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
-from r2l_jax.data.splits import Split, given_splits, named_parts, stratified_splits
+from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError
@@ -100,23 +100,23 @@ class Plan:
 def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains: bool = True) -> Sequence[Split]:
     """Draws a run's splits from the seed, or takes a custom split or an earlier run's.
 
-    All samples of a scene go to the same part. If nothing is trained, see `_untrained`.
+    All samples of a group go to the same part. If nothing is trained, see `_untrained`.
     """
     if data.state_dict_uri is not None:
-        return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(data.n_splits)]
-    sizes, labels = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene]
+        return [_earlier_split(data.state_dict_uri, fold, dataset, trains) for fold in range(int(data.n_splits))]
+    sizes, labels, where = (data.n_splits, data.train_size, seed), dataset.labels, f"--split={data.split}"
     parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
+    if parts is not None and dataset.groups is not None:
+        check_groups(parts, dataset.groups, dataset.names, where)
     if trains and parts is not None:
-        of_scenes = given_splits(parts, labels, *sizes, seed, dataset.classes, f"--split={data.split}")
+        splits = given_splits(parts, labels, dataset.groups, *sizes, dataset.classes, where)
     elif trains or data.test_size:
-        of_scenes = stratified_splits(labels, *sizes, seed, dataset.classes, data.test_size)
+        splits = random_splits(labels, dataset.groups, *sizes, dataset.classes, data.test_size)
     else:
         everything = np.arange(len(labels)) if parts is None else np.flatnonzero(parts != "")
         kept = np.zeros(0, np.int64) if parts is None else np.flatnonzero(parts == "test")
-        of_scenes = [Split(everything, everything, kept)] * data.n_splits
-    if not trains:
-        of_scenes = [_untrained(split) for split in of_scenes]
-    return [Split(*map(dataset.samples_of, split)) for split in of_scenes]
+        splits = [Split(everything, everything, kept)] * (data.n_splits if isinstance(data.n_splits, int) else 1)
+    return splits if trains else [_untrained(split) for split in splits]
 
 
 def _untrained(split: Split) -> Split:
@@ -128,9 +128,9 @@ def _untrained(split: Split) -> Split:
 
 
 def _names(dataset: RawDataset) -> list[list[str]]:
-    """Returns the names that a user may use for each scene."""
-    scenes = [name.partition("@iso=")[0] for name in dataset.names[:: dataset.per_scene]]
-    return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in scenes]
+    """Returns the names that a user may use for each sample."""
+    names = [name.partition("@iso=")[0] for name in dataset.names]
+    return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in names]
 
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:

@@ -131,6 +131,7 @@ def load(
         camera=camera,
         names=names,
         labels=np.array(labels, np.int32),
+        groups=list(map(frame_of, names)),
     )
 
 

@@ -23,6 +23,7 @@ def load(
     iso: float | tuple[float, ...] = 1.0,
     camera: str = "auto",
     tile_size: int | None = None,
+    group: str | None = None,
     synthetic_images: int = 600,
     synthetic_size: int = 128,
     download: bool = False,
@@ -35,7 +36,7 @@ def load(
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":
-        return folder.load(data_dir, camera, tile_size)
+        return folder.load(data_dir, camera, tile_size, group=group)
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
@@ -79,7 +80,7 @@ def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
         read=read,
         files=dataset.files and tuple(paths for of_scene in files for paths in of_scene),
         shot=lambda index: Shot(iso=isos[index % len(isos)]),
-        per_scene=len(isos),
+        groups=np.repeat(dataset.groups_of(np.arange(len(dataset))), len(isos)),
     )
 
 

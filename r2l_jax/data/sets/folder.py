@@ -24,6 +24,7 @@ from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
+from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn, warn_once
 from r2l_jax.runtime.hosts import on_first_process
@@ -44,6 +45,7 @@ def load(
     camera: str | KnownCamera,
     tile_size: int | None,
     tiles_dir: pathlib.Path | None = None,
+    group: str | None = None,
 ) -> RawDataset:
     """Loads the raw files of a folder.
 
@@ -57,7 +59,9 @@ def load(
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
     the values of a single camera for all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
-    if smaller, the shortest side of any file to classify.
+    if smaller, the shortest side of any file to classify. `group` tells which files depend on each other (see
+    `groups.named_groups`); "folder" is for classification, where each class then has a sub-folder for each group. By
+    default, the tiles of a frame are a group.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -67,21 +71,31 @@ def load(
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to keep whole 2x2 tiles of colors, got {tile_size}")
     root = pathlib.Path(data_dir)
-    parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera)
+    folders = "*/*/" if group == FOLDER else "*/"
+    parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera, folders)
     layouts = {_has_masks(root / name) for name in parts}
     if len(layouts) > 1:
         raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
-    if layouts == {True}:
-        return _segmentation(root, parts, tile_size, tiles_dir or root)
-    return _classification(root, parts, tile_size)
+    segmentation = layouts == {True}
+    if segmentation and group == FOLDER:
+        raise InputError(f"--group={group} is for classification: for frames and masks, give a pattern or a CSV file")
+    if segmentation:
+        dataset = _segmentation(root, parts, tile_size, tiles_dir or root)
+    else:
+        dataset = _classification(root, parts, tile_size, folders)
+    images = list(map(tiles.frame_of, dataset.names)) if segmentation else dataset.names
+    given = images if segmentation else None
+    if group is not None:
+        given = named_groups(group, list(map(pathlib.PurePath, images)))
+    return dataclasses.replace(dataset, groups=given)
 
 
-def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
+def _parts(root: pathlib.Path, camera: str, levels: str) -> dict[str, KnownCamera]:
     """Returns the cameras by sub-folder, or one under "" for all files; a sub-folder of raw files is a class."""
     folders = [
         folder
         for folder in sorted(root.glob("[!.]*/"))
-        if not any(_raw_files(folder.iterdir())) and any(_raw_files(folder.glob("*/*")))
+        if not any(_raw_files(folder.iterdir())) and any(_raw_files(folder.glob(f"{levels}*")))
     ]
     with_camera = [folder for folder in folders if (folder / CAMERA_FILE).is_file()]
     if not with_camera:
@@ -112,19 +126,28 @@ def _has_masks(folder: pathlib.Path) -> bool:
     return bool(there)
 
 
-def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
-    there = {part: sorted((root / part).glob("*/[!.]*")) for part in parts}
+def _classification(
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, folders: str
+) -> RawDataset:
+    """Loads the files in a sub-folder for each class; `folders` is "*/", or "*/*/" if these have one for each group."""
+    there = {part: sorted((root / part).glob(f"{folders}[!.]*")) for part in parts}
     of_parts = {part: list(_raw_files(paths)) for part, paths in there.items()}
     files = [path for of_part in of_parts.values() for path in of_part]
     owners = [part for part, of_part in of_parts.items() for _ in of_part]
-    class_names = [path.parts[-2] for path in files]
+
+    def class_of(file: pathlib.Path) -> str:
+        return file.parts[-1 - folders.count("/")]
+
+    class_names = list(map(class_of, files))
+    if folders != "*/" and (ungrouped := [file for part in parts for file in _raw_files((root / part).glob("*/*"))]):
+        raise InputError(f"--group={FOLDER}: {min(ungrouped)} must be in the folder of a group")
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
-    warn_of_others(path for paths in there.values() for path in paths if path.parts[-2] in classes and path.is_file())
+    warn_of_others(path for paths in there.values() for path in paths if class_of(path) in classes and path.is_file())
     empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
     if empty:
         others = f" (likewise {len(empty) - 1} others)" if len(empty) > 1 else ""
@@ -286,6 +309,7 @@ def _segmentation(
         tiled[places[0][0]],
         names=tuple(os.path.join(group[0], tiled[group].names[place]) for group, place in places),
         labels=np.concatenate([of_group.labels for of_group in tiled.values()]),
+        groups=None,  # `load` sets them.
         read=read,
         files=paths,
         shot=shot,

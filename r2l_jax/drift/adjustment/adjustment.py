@@ -19,7 +19,16 @@ from r2l_jax.drift.adjustment.config import NOTHING, AdjustmentConfig, MethodSet
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.adjustment.methods import Searched, try_all
 from r2l_jax.drift.cases import CLEAN, Case
-from r2l_jax.drift.measure import Model, Outcomes, Samples, measure, over_folds, packed_blocks, unpacked_blocks
+from r2l_jax.drift.measure import (
+    Model,
+    Outcomes,
+    Samples,
+    joined_samples,
+    measure,
+    over_folds,
+    packed_blocks,
+    unpacked_blocks,
+)
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import format_value
@@ -168,7 +177,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     if tried.refusal:
         notes.append(f"The unlabeled images were not used: {tried.refusal}; --force uses them anyway.")
     notes.append(f"{fold.about.checkpoint} checkpoint")
-    metadata = {"notes": notes, "measured": f"{under.measured} {under.dataset.counted}"}
+    metadata = {"notes": notes, "measured": under.measured}
     return Result(metadata, tables, figures, packed_blocks([clean(), outcomes])), adapted
 
 
@@ -192,7 +201,10 @@ def _over_models(
                 words = change(found, ("recovers", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
-        notes.append(statistics.stated(about, len(members), after.shape[1], of_members[0][0].metadata["measured"]))
+        blocks = [block for fold in of_members[0] for block in unpacked_blocks(fold.outcomes)]
+        samples, _ = joined_samples(block for block in blocks if result_row in block.models)
+        drawn = statistics.drawn(len(samples), after.shape[1], of_members[0][0].metadata["measured"])
+        notes.append(statistics.stated(about, len(members), drawn))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
     table = Table(f"{score} by method", columns, [*rows.values()], f"{_RECOVERED}: {result_row} minus {NOTHING}")

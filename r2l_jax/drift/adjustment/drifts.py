@@ -31,7 +31,7 @@ class Drifted(NamedTuple):
     Attributes:
         model: the model, with the pipeline of a processing drift.
         dataset: the raw images, under an acquisition drift.
-        unlabeled: the samples to adapt to without labels, each of another scene.
+        unlabeled: the samples to adapt to without labels, of as many groups as possible.
         labeled: the samples to adapt to with labels: the first of `unlabeled`, or all of these and more.
         samples: the samples to measure on.
         measured: the kind of `samples`: the run's "test" or "validation" samples, or "other" ones of drifted data.
@@ -67,14 +67,18 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     every, measured = np.arange(len(dataset)), "other"
     source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
-        # These are the run's scenes, so training samples must not be measured.
+        # These are the run's samples, so those of training must not be measured.
         source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
-    drawn = dataset.one_of_each_scene(rng.permutation(source))
-    # Half of the scenes are left to measure on, unless others are measured.
-    most = len(drawn) // 2 if np.isin(tested, source).any() else len(drawn)
-    labeled, unlabeled = drawn[:wanted], drawn[: min(unlabeled, most)]
-    used_scenes = dataset.samples_of(max(labeled, unlabeled, key=len) // dataset.per_scene)
-    samples = tested[~np.isin(tested, used_scenes)]
+    order = rng.permutation(source)
+    groups = list(dict.fromkeys(dataset.groups_of(order).tolist()))
+    # Half of the groups are left to measure on, unless others are measured.
+    most = len(groups) // 2 if np.isin(tested, source).any() else len(groups)
+    is_first = np.isin(dataset.groups_of(order), groups[:most])
+    first, others = (dataset.taking_turns(order[each]) for each in (is_first, ~is_first))
+    drawn = np.concatenate([first, others])
+    labeled, unlabeled = drawn[:wanted], first[:unlabeled]
+    used = dataset.groups_of(max(labeled, unlabeled, key=len))
+    samples = tested[~np.isin(dataset.groups_of(tested), used)]
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt to and "

@@ -94,8 +94,7 @@ class _Adaptation:
         fold, under = self._fold, self._under
         clean = fold.measured_indices
         if under.dataset.fingerprint == fold.dataset.fingerprint:
-            used_scenes = under.dataset.samples_of(under.unlabeled // under.dataset.per_scene)
-            clean = np.setdiff1d(fold.train_indices, used_scenes)
+            clean = np.setdiff1d(fold.train_indices, under.unlabeled)
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
         return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
 

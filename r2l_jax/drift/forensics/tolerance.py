@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from r2l_jax.data.groups import numbered
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.dots import LINEAR
@@ -75,7 +76,7 @@ class End(NamedTuple):
 
 
 class _Scores:
-    """Measures the scores at points of a processing, each once: on all samples, then on each resample of the scenes.
+    """Measures the scores at points of a processing, each once: on all samples, then on each resample of the groups.
 
     `default` has the scores of the default rendering, and `floor` the least scores that pass.
     """
@@ -83,11 +84,10 @@ class _Scores:
     def __init__(self, fold: Artifact, tolerance: float, batch_size: int, seed: int):
         self.frozen, self._model = Frozen(fold.model, fold.task), fold.model
         self.knobs, self._samples = self.frozen.knobs, Samples.of(fold, batch_size)
-        scenes = self._samples.scenes
-        scenes = np.arange(len(fold.measured_indices)) if scenes is None else scenes
-        count = int(scenes.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, scenes]
-        self._counts = np.concatenate([np.ones((1, len(scenes))), drawn])
+        groups = numbered(fold.dataset.groups_of(fold.measured_indices).tolist())
+        count = int(groups.max()) + 1
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
+        self._counts = np.concatenate([np.ones((1, len(groups))), drawn])
         self._known: dict[Point, tuple[np.ndarray, np.ndarray]] = {}
         self.measure([()], "default")
         self.default, self._tolerance = self.at([()])[0], tolerance
@@ -109,7 +109,7 @@ class _Scores:
         for name, point in zip(models, left, strict=True):
             counted, total = (self._counts @ part for part in found.at(name, CLEAN.name))
             scores = np.where(total > 0, counted / np.maximum(total, 1e-12), 0.0)
-            self._known[point] = scores, found.by_scene(name)
+            self._known[point] = scores, found.by_group(name)
 
     def at(self, points: Iterable[Point]) -> np.ndarray:
         """Returns the scores at known points `(points, 1 + RESAMPLES)`."""
@@ -123,7 +123,10 @@ class _Scores:
     def samples_needed(self, point: Point) -> int:
         """Computes the samples needed to show a drop of the tolerance, from the outcomes at a known point."""
         lost = self._known[()][1] - self._known[point][1]
-        return statistics.samples_needed(lost[None], self._tolerance) if len(lost) > 1 else 0
+        if len(lost) < 2:
+            return 0
+        # Groups of as many samples as these have on average.
+        return statistics.samples_needed(lost[None], self._tolerance) * len(self._samples.indices) // len(lost)
 
 
 def check(fold: Artifact, settings: ToleranceSettings) -> None:
@@ -148,7 +151,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     in which the line interpolates. Only an end within the first step, 0.02 natural ranges, is known less well, to a
     sixteenth of that step.
 
-    The uncertainty of each end is a bootstrap interval over the samples, or over the scenes: the 5th to the 95th
+    The uncertainty of each end is a bootstrap interval over the groups of samples: the 5th to the 95th
     percentile of the ends of 200 resamples, each compared with its default. Doubling continues until failure is shown,
     so that few resamples end beyond the measured positions. An end at the limit counts as the limit.
 

@@ -72,7 +72,7 @@ def file_of(run: str | os.PathLike) -> pathlib.Path:
 
 
 def make(run: Run) -> Reference:
-    """Takes random samples that no model of a run was trained on, at most one of each scene.
+    """Takes random samples that no model of a run was trained on, of as many groups as possible.
 
     Raises:
         InputError: the data is missing, or there are too few such samples.
@@ -80,7 +80,7 @@ def make(run: Run) -> Reference:
     common = functools.reduce(np.intersect1d, [fold.measured_indices for fold in run])
     dataset = run.dataset
     size = 2 * int(np.prod(run.shape)) + dataset[int(common[0])][1].nbytes if len(common) else 1
-    drawn = dataset.one_of_each_scene(np.random.default_rng(0).permutation(common))
+    drawn = dataset.taking_turns(np.random.default_rng(0).permutation(common))
     chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST))])
     if len(chosen) < LEAST:
         raise InputError(

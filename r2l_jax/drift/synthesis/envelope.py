@@ -161,7 +161,9 @@ class _Envelope:
         self._sets = [of_set for _, of_set in sets]
         self._clean = [self._measure(of_set, [CLEAN], {}) for of_set in self._sets]
         members = measure.by_member(self._clean)
-        self._scenes, self._members = len(measure.over_folds(next(iter(members.values())))), len(members)
+        of_member = next(iter(members.values()))
+        self._groups, self._members = len(measure.over_folds(of_member)), len(members)
+        self._samples = len(measure.joined_samples(outcomes for _, outcomes in of_member)[0])
         self._neutral = np.array([limit.share_of(limit.neutral) for limit in limits.values()])
 
     def result(self, folder: pathlib.Path, inputs: store.Identity) -> Result:
@@ -189,7 +191,8 @@ class _Envelope:
         about = {
             "about": "recipe" if self._members > 1 else "model",
             "score": self._fold.task.score,
-            "samples": self._scenes,
+            "samples": self._samples,
+            "groups": self._groups,
             "models": [trained.fold.identity for trained in self._folds],
             "identity": inputs,
         }
@@ -297,7 +300,7 @@ class _Envelope:
             rest = f"; no {none}" if settings.proposals else ""
             verdict.append(f"This is less than the required {percent(settings.fraction)}{rest}.")
         checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
-        samples = f"{self._scenes} {self._fold.measured} {self._fold.dataset.counted}"
+        samples = statistics.drawn(self._samples, self._groups, self._fold.measured)
         notes = [f"measured on {samples}, {checkpoint} checkpoint; losses below {shown} points are not resolved"]
         if np.median(drawn.resolution) > settings.tolerance:
             notes.append("these samples are too few for the tolerance: measure on more")

@@ -181,9 +181,9 @@ def _make(
     tested, _ = Measured.of(label, fold, [CLEAN, *of_group], blocks)
     metadata = {
         "title": summary.TITLES[group],
-        "notes": [f"measured on {tested.clean.shape[1]} {tested.drawn}, {fold.about.checkpoint} checkpoint"],
+        "notes": [f"measured on {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
-        "measured": tested.drawn,
+        "measured": f"{fold.measured} samples",
         "cases": [case.name for case in of_group],
         "dataset": fold.dataset.name,
         "classes": fold.task.classes,

@@ -9,7 +9,7 @@ import numpy as np
 from r2l_jax.drift import cases as known_cases
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN, GROUPS, Case
-from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, over_folds
+from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, joined_samples, over_folds
 from r2l_jax.names import About
 from r2l_jax.runtime.result import Interval
 from r2l_jax.training.artifact import Artifact
@@ -93,15 +93,20 @@ class Measured:
         """The samples of the members' folds; a single element if all members have the same."""
         return {tuple(tuple(found.samples.tolist()) for _, found in folds) for folds in self.members.values()}
 
+    @functools.cached_property
+    def count(self) -> int:
+        """The number of samples of a member."""
+        return len(joined_samples(outcomes for _, outcomes in next(iter(self.members.values())))[0])
+
     @property
     def drawn(self) -> str:
-        """What intervals count, such as "test samples" or "validation scenes"."""
-        return f"{self.fold.measured} {self.fold.dataset.counted}"
+        """What intervals are computed from, such as "480 test samples" or "272 test samples of 8 groups"."""
+        return statistics.drawn(self.count, self.clean.shape[1], self.fold.measured)
 
     @property
     def stated(self) -> str:
         """What intervals are about, in words."""
-        return statistics.stated(self.about, len(self.members), self.clean.shape[1], self.drawn)
+        return statistics.stated(self.about, len(self.members), self.drawn)
 
 
 def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:

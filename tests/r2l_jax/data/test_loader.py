@@ -86,7 +86,7 @@ def test_a_single_pass_reads_only_its_samples_and_keeps_none():
 
 def test_splits_are_those_of_the_published_program():
     labels = np.repeat([0, 1], [13, 8])
-    pairs = splits.stratified_splits(labels, 2, 0.7, seed=1)
+    pairs = splits.random_splits(labels, None, 2, 0.7, seed=1)
     expected = StratifiedShuffleSplit(2, train_size=0.7, random_state=1).split(labels, labels)
     np.testing.assert_equal([[*pair] for pair in pairs], [[*pair, np.zeros(0)] for pair in expected])
 
@@ -94,10 +94,10 @@ def test_splits_are_those_of_the_published_program():
 @pytest.mark.parametrize(("test_size", "count"), [(0.3, 30), (20.0, 20)])
 def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_size, count):
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 30, 20]))
-    first, second = splits.stratified_splits(labels, 2, 0.8, seed=1, test_size=test_size)
+    first, second = splits.random_splits(labels, None, 2, 0.8, seed=1, test_size=test_size)
     np.testing.assert_array_equal(first.test, second.test)
     assert not np.array_equal(first.valid, second.valid)
-    (fewer,) = splits.stratified_splits(labels, 1, 0.5, seed=1, test_size=test_size)
+    (fewer,) = splits.random_splits(labels, None, 1, 0.5, seed=1, test_size=test_size)
     np.testing.assert_array_equal(first.test, fewer.test)
     for split in (first, second):
         assert sorted(np.concatenate(split)) == list(range(100))
@@ -109,13 +109,13 @@ def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_s
 @pytest.mark.parametrize(
     ("labels", "train_size", "test_size", "message"),
     [
-        ([0, 1] * 5, 0.5, 0.1, "--test_size=1 is not possible for 10 images .5 of class EOS.: "),
+        ([0, 1] * 5, 0.5, 0.1, "--test_size=0.1 is not possible for 10 images .5 of class EOS.: "),
         ([0] * 8 + [1] * 2, 0.5, 5.0, "--train_size=0.5 is not possible for 5 images .1 of class BAS.: .* least"),
     ],
 )
 def test_each_part_of_a_split_has_a_sample_of_each_class(labels, train_size, test_size, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        splits.stratified_splits(np.array(labels), 1, train_size, 1, ("EOS", "BAS"), test_size)
+        splits.random_splits(np.array(labels), None, 1, train_size, 1, ("EOS", "BAS"), test_size)
 
 
 def test_a_few_samples_are_of_all_classes_in_turn():

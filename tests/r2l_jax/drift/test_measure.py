@@ -131,7 +131,7 @@ def test_contributions_to_a_segmentation_average_to_its_intersection_over_union(
     assert np.ptp(counted / total) > 0.3
     _, confusion = by_hand.evaluate(fold, fold.model.processor)
     assert found.score("model") == pytest.approx(confusion[1, 1] / (confusion.sum() - confusion[0, 0]), rel=1e-5)
-    assert found.by_scene("model").mean() == pytest.approx(found.score("model"))
+    assert found.by_group("model").mean() == pytest.approx(found.score("model"))
 
 
 def test_masks_move_with_the_shifted_pattern():
@@ -189,16 +189,16 @@ BITS = np.arange(9) % 2
 SHARES = np.stack([np.linspace(0, 0.4, 9), np.linspace(0, 0.5, 9)]).astype(np.float32)
 
 
-def outcomes(counted, total=None, samples=SAMPLES, scenes=None, model="a"):
+def outcomes(counted, total=None, samples=SAMPLES, groups=None, model="a"):
     """The outcomes of a model on its clean images."""
     counted = np.asarray(counted, np.float32)[None, None]
     total = np.ones_like(counted) if total is None else np.asarray(total, np.float32)[None, None]
-    return Outcomes((model,), ("clean",), np.asarray(samples), counted, total, np.ones((1, 1)), scenes)
+    return Outcomes((model,), ("clean",), np.asarray(samples), counted, total, np.ones((1, 1)), groups)
 
 
 def test_bits_and_shares_come_back_as_they_were_packed():
-    scenes = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
-    blocks = [outcomes(BITS), outcomes(*SHARES, model="b"), outcomes(BITS, scenes=scenes)]
+    groups = np.array([0, 0, 7, 7, 2, 2, 3, 3, 4])
+    blocks = [outcomes(BITS), outcomes(*SHARES, model="b"), outcomes(BITS, groups=groups)]
     blocks[0] = blocks[0].joined(outcomes(1 - BITS)._replace(cases=("contrast.1",)))
     packed = measure.packed_blocks(blocks)
     assert packed.arrays["0/bits"].nbytes == 4
@@ -207,16 +207,30 @@ def test_bits_and_shares_come_back_as_they_were_packed():
         assert (before.models, before.cases) == (after.models, after.cases)
         for name in ("samples", "counted", "total", "loss"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
-    assert found[0].scenes is None
-    np.testing.assert_array_equal(found[2].scenes, scenes)
-    # Four scenes have one of two right, and the last none of one.
-    np.testing.assert_allclose(found[2].by_scene("a"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
+    assert found[0].groups is None
+    np.testing.assert_array_equal(found[2].groups, groups)
+    # Four groups have one of two right, and group 4 none of one: without it, 4 of 8, and without another, 3 of 7.
+    left = np.array([3 / 7, 3 / 7, 3 / 7, 0.5, 3 / 7])
+    np.testing.assert_allclose(found[2].by_group("a"), 4 / 9 + 4 * (left.mean() - left))
 
 
-def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
+def test_folds_of_the_same_samples_are_averaged_and_others_joined():
     first, same = outcomes([1, 1], samples=[3, 5]), outcomes([0, 1], samples=[3, 5])
-    assert measure.over_folds([("a", first), ("a", same)]).tolist() == [0.5, 1]
-    assert measure.over_folds([("a", first), ("a", outcomes([0, 1, 0], samples=[4, 6, 7]))]).tolist() == [1, 1, 0, 1, 0]
+    np.testing.assert_allclose(measure.over_folds([("a", first), ("a", same)]), [0.5, 1])
+    apart = outcomes([0, 1, 0], samples=[4, 6, 7])
+    np.testing.assert_allclose(measure.over_folds([("a", first), ("a", apart)]), [1, 0, 1, 1, 0], atol=1e-12)
+
+
+def test_a_sample_of_several_folds_is_one_sample():
+    """Samples 3 and 5 are validated in two random splits each, in which they are right once and twice."""
+    folds = [outcomes([0, 1], samples=[3, 5]), outcomes([1, 0], samples=[3, 8]), outcomes([1, 1], samples=[5, 9])]
+    np.testing.assert_allclose(measure.over_folds([("a", each) for each in folds]), [0.5, 1, 0, 1], atol=1e-12)
+    grouped = [each._replace(groups=each.samples // 4) for each in folds]
+    # Samples 3, then 5, then 8 and 9 are groups: without them, 2 of 3, 1.5 of 3 and 1.5 of 2 are right.
+    left = np.array([2 / 3, 1.5 / 3, 1.5 / 2])
+    np.testing.assert_allclose(
+        measure.over_folds([("a", each) for each in grouped]), 2.5 / 4 + 2 * (left.mean() - left)
+    )
 
 
 def test_a_training_ends_with_the_score_of_its_test_samples(base, one_epoch, tmp_path):

@@ -112,30 +112,81 @@ def test_groups_share_their_samples():
     assert statistics.difference(second, first + 0.05).probability == pytest.approx(1 - paired.probability, abs=1e-12)
 
 
-def test_contributions_average_to_the_ratio_of_sums():
+def test_the_spread_of_groups_is_that_of_the_ratio_without_one():
     random = np.random.default_rng(0)
     total = random.integers(1, 100, (2, 30)).astype(float)
     counted = np.floor(total * random.uniform(size=(2, 30)))
-    outcomes = statistics.contributions(counted, total)
+    groups = np.array([5] * 12 + [2] * 3 + [9] * 15)[random.permutation(30)]
+    outcomes = statistics.by_group(counted, total, groups)
     np.testing.assert_allclose(outcomes.mean(-1), counted.sum(-1) / total.sum(-1))
-    # The influence of a sample is how fast the ratio changes with the sample's weight.
-    heavier = 1 + 1e-6 * (np.arange(30) == 7)
-    slope = ((heavier * counted).sum(-1) / (heavier * total).sum(-1) - outcomes.mean(-1)) / 1e-6
-    np.testing.assert_allclose((outcomes[:, 7] - outcomes.mean(-1)) / 30, slope, rtol=1e-3)
+    left = np.array(
+        [[c[groups != g].sum() / t[groups != g].sum() for g in (2, 5, 9)] for c, t in zip(counted, total, strict=True)]
+    )
+    squared_error = 2 / 3 * ((left - left.mean(-1, keepdims=True)) ** 2).sum(-1)
+    np.testing.assert_allclose(outcomes.var(-1, ddof=1) / 3, squared_error)
 
 
-def test_mosaics_of_one_scene_do_not_narrow_an_interval():
+def test_an_accuracy_of_groups_of_one_sample_is_estimated_from_the_samples():
+    right = np.random.default_rng(0).random((3, 50)) < 0.9
+    np.testing.assert_allclose(
+        statistics.by_group(right, np.ones((3, 50)), np.arange(50)[::-1])[:, ::-1], right, atol=1e-12
+    )
+
+
+def test_groups_of_other_sizes_and_equal_scores_have_no_spread():
+    right, groups = np.tile([1.0, 0], 20), np.repeat([0, 1, 2], [2, 8, 30])
+    np.testing.assert_allclose(statistics.by_group(right, np.ones(40), groups), 0.5)
+
+
+def test_a_score_without_any_object_is_0_and_so_is_one_whose_only_group_is_left_out():
+    np.testing.assert_array_equal(statistics.by_group(np.zeros(4), np.zeros(4), np.arange(4)), 0)
+    outcomes = statistics.by_group(np.array([1.0, 0, 0]), np.array([2.0, 0, 0]), np.arange(3))
+    np.testing.assert_allclose(outcomes, 0.5 + 2 * (1 / 3 - np.array([0, 0.5, 0.5])))
+
+
+def test_copies_of_samples_do_not_narrow_an_interval():
     outcomes = np.random.default_rng(0).random(40)
     alone = statistics.interval(outcomes[None], "model")
-    scenes, copies = np.repeat(np.arange(40), 3), np.repeat(outcomes, 3)
-    together = statistics.interval(statistics.by_scene(copies, scenes)[None], "model")
+    groups, copies = np.repeat(np.arange(40), 3), np.repeat(outcomes, 3)
+    together = statistics.interval(statistics.by_group(copies, np.ones(120), groups)[None], "model")
     np.testing.assert_allclose(together, alone)
     low, high = statistics.interval(copies[None], "model")[1:]
     assert high - low < 0.7 * (alone.high - alone.low)
-    # The mean stays, also where scenes have different numbers of samples.
-    joined = statistics.by_scene(outcomes, np.array([0] * 10 + [1] * 30))
-    assert joined.shape == (2,)
-    assert joined.mean() == pytest.approx(outcomes.mean())
+
+
+@pytest.mark.parametrize(
+    ("groups", "of_group", "correlation", "members"), [(5, 20, 0.06, 1), (8, 34, 0.3, 1), (20, 10, 0.3, 3)]
+)
+def test_intervals_of_dependent_samples_cover_the_truth(groups, of_group, correlation, members):
+    """Each group has its own accuracy, from a beta distribution with a mean of 0.8; samples alone cover far less."""
+    random, numbers = np.random.default_rng(1), np.repeat(np.arange(groups), of_group)
+    size = 1 / correlation - 1
+    accuracy = random.beta(0.8 * size, 0.2 * size, (1000, 1, groups))[..., numbers]
+    # Members fail on the same hard samples.
+    hard = random.random((1000, 1, len(numbers)))
+    noise = 0.1 * (random.random((1000, members, len(numbers))) - 0.5) if members > 1 else 0
+    right = (hard + noise < accuracy).astype(float)
+    about = "recipe" if members > 1 else "model"
+
+    def coverage(numbers):
+        low, high = statistics.interval(statistics.by_group(right, np.ones_like(right), numbers), about)[1:]
+        return ((np.maximum(low, 0) <= 0.8) & (np.minimum(high, 1) >= 0.8)).mean()
+
+    assert coverage(numbers) >= 0.93
+    assert coverage(np.arange(len(numbers))) < 0.9
+
+
+def test_a_statement_names_groups_and_warns_of_few():
+    assert statistics.drawn(480, 480, "test") == "480 test samples"
+    assert statistics.drawn(480, 10, "test") == "480 test samples of 10 groups"
+    few = "272 validation samples of 8 groups, so few that intervals are uncertain"
+    assert statistics.drawn(272, 8, "validation") == few
+    assert statistics.stated("model", 3, "x") == "95% confidence intervals about the model (3 seeds, x)"
+
+
+def test_two_groups_have_the_interval_of_students_t():
+    found = statistics.interval(np.array([[0.5, 0.7]]), "model")
+    assert found.high - found.estimate == pytest.approx(12.706 * 0.1, rel=1e-4)
 
 
 def test_shares_find_the_variances():

@@ -16,14 +16,14 @@ from r2l_jax.training.plan import Plan
 @pytest.fixture(scope="module")
 def several(base):
     """A finished run of two intensities, with test samples."""
-    config = replace(base, run_name="several", iso=(0.05, 1.0), epochs=1, test_size=8)
+    config = replace(base, run_name="several", iso=(0.05, 1.0), epochs=1, test_size=16)
     train.run(config)
     return config
 
 
 def test_splits_keep_the_mosaics_of_a_scene_together(base):
-    folds = Plan(replace(base, iso=(0.05, 0.5, 1.0), n_splits=2, test_size=8)).folds
-    alone = Plan(replace(base, n_splits=2, test_size=8)).folds
+    folds = Plan(replace(base, iso=(0.05, 0.5, 1.0), n_splits=2, test_size=0.2)).folds
+    alone = Plan(replace(base, n_splits=2, test_size=0.2)).folds
     for fold, of_one in zip(folds, alone, strict=True):
         parts = fold.split._asdict()
         assert sorted(np.concatenate([*parts.values()])) == list(range(120))
@@ -53,5 +53,5 @@ def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     loss = {case: loss for table in tables for _, case, _, loss, _ in table.rows}
     assert loss["clean"] == pytest.approx((loss["iso=0.05"] + loss["iso=1"]) / 2, rel=1e-5)
     assert [(row[0], row[1]) for row in summary.tables["by_iso"].rows] == [("0.05", 8), ("1", 8)]
-    assert summary.metadata["samples"] == 8
+    assert (summary.metadata["samples"], summary.metadata["groups"]) == (16, 8)
     assert [row[0] for row in summary.tables["drops"].rows][3:] == ["iso=0.25", "exposure=0.5"]

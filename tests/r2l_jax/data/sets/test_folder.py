@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from PIL import Image
 import isp
 from r2l_jax.data.files import file_metadata
 from r2l_jax.data.sets import datasets, folder
+from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build
+from r2l_jax.training.plan import splits_of
 
 
 @pytest.fixture
@@ -108,6 +112,36 @@ def test_frames_with_masks_are_segmented_in_tiles_on_the_bayer_grid(frames):
     np.testing.assert_array_equal(np.round(raw * 65535), expected)
     np.testing.assert_array_equal(mask, expected % 7 == 0)
     assert (raw.dtype, mask.dtype) == (np.float32, np.uint8)
+
+
+def test_tiles_of_one_frame_are_never_on_both_sides_of_a_split(frames):
+    for number in range(2, 12):
+        shutil.copy(frames / "images/a.tiff", frames / f"images/b{number}.tiff")
+        shutil.copy(frames / "masks/mask of a.png", frames / f"masks/b{number}.png")
+    dataset = load(frames, tile_size=32)
+    settings = build(TrainingDataSettings, dataset="Folder", n_splits=3, test_size=0.25)
+    for split in splits_of(settings, 1, dataset):
+        of_parts = [{dataset.names[index][:-6] for index in part} for part in split]
+        assert list(map(len, of_parts)) == [7, 2, 3]
+        assert len(set.union(*of_parts)) == 12
+    # Frames of one flight can be one group.
+    found = load(frames, tile_size=32, group="^(.)")
+    assert found.groups.tolist() == [0] * 12 + [1] * 60
+    with pytest.raises(InputError, match="--group=folder is for classification"):
+        load(frames, tile_size=32, group="folder")
+
+
+def test_classes_may_have_a_folder_for_each_group(classes):
+    for path in ("a/p1/1.tiff", "a/p2/2.tiff", "b/p2/3.tiff"):
+        (classes / path).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(classes / path, np.zeros((32, 32), np.uint16))
+    with pytest.raises(InputError, match=r"--group=folder: .*a/one.tiff must be in the folder of a group"):
+        load(classes, group="folder")
+    for path in classes.glob("*/*.tif*"):
+        path.unlink()
+    dataset = load(classes, group="folder")
+    assert dataset.names == ("a/p1/1.tiff", "a/p2/2.tiff", "b/p2/3.tiff")
+    assert (dataset.classes, dataset.labels.tolist(), dataset.groups.tolist()) == (("a", "b"), [0, 0, 1], [0, 1, 1])
 
 
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"

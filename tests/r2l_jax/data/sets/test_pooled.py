@@ -50,12 +50,26 @@ def test_pools_of_other_intensities_are_other_data(pool):
         datasets.pooled({0.1: TENTH, 0.5: dataclasses.replace(HALF, names=HALF.names[::-1])})
 
 
-def test_samples_and_scenes_follow_from_each_other(pool):
-    assert pool.samples_of(np.array([4, 1])).tolist() == [12, 13, 14, 3, 4, 5]
-    assert pool.scenes(np.array([3, 12, 5, 14, 0])).tolist() == [0, 1, 0, 1, 2]
-    assert pool.one_of_each_scene(np.array([14, 3, 12, 5, 0])).tolist() == [14, 3, 0]
-    assert FULL.samples_of(np.array([4, 1])).tolist() == FULL.one_of_each_scene(np.array([4, 1])).tolist() == [4, 1]
-    assert FULL.scenes(np.array([4, 1])) is None
+def test_the_intensities_of_a_scene_are_a_group(pool):
+    assert pool.groups.tolist() == np.repeat(np.arange(5), 3).tolist()
+    assert FULL.groups is None
+    assert FULL.groups_of(np.array([4, 1])).tolist() == [4, 1]
+    # Patients stay groups, whatever the number of intensities.
+    patients = [dataclasses.replace(each, groups=["p", "q", "p", "q", "q"]) for each in (TENTH, FULL)]
+    found = datasets.pooled({0.1: patients[0], 1.0: patients[1]})
+    assert found.groups.tolist() == np.repeat([0, 1, 0, 1, 1], 2).tolist()
+
+
+def test_groups_take_turns(pool):
+    assert pool.taking_turns(np.array([14, 3, 12, 5, 0, 4])).tolist() == [14, 3, 0, 12, 5, 4]
+    assert FULL.taking_turns(np.array([4, 1])).tolist() == [4, 1]
+
+
+def test_other_groups_are_other_content(pool):
+    others = [dataclasses.replace(FULL, groups=groups) for groups in ([0, 0, 1, 1, 1], [0, 1, 1, 1, 1], None)]
+    assert len({each.content for each in others}) == 3
+    with pytest.raises(InputError, match="groups must have one for each of 5 samples, got 4"):
+        dataclasses.replace(FULL, groups=[0, 0, 1, 1])
 
 
 def test_intensities_that_are_not_there_are_refused():

@@ -168,7 +168,7 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
         samples = np.arange(8)[part]
         rows = {"nothing": before[part], "labels": after[part]}
         blocks = [block({"clean": np.ones(len(samples))}, samples), block(rows, samples)]
-        return Result({"measured": "validation samples"}, outcomes=packed_blocks(blocks)), fold.model
+        return Result({"measured": "validation"}, outcomes=packed_blocks(blocks)), fold.model
 
     folds = [dataclasses.replace(fold, about=fold.about) for _ in range(2)]
     monkeypatch.setattr(type(fold), "number", property(lambda self: int(self is folds[1])))

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import brightness
@@ -5,7 +6,6 @@ import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
 
-from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import tolerance
 from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Outcomes
@@ -71,7 +71,7 @@ def measure(monkeypatch):
             gains = [each.values["white_balance"][1] for each in models.values()]
             counted = 1 - np.array([np.broadcast_to(lost(raws, gain), raws.shape) for gain in gains])[:, None]
             total, loss = np.ones_like(counted), np.zeros(counted.shape[:2])
-            return Outcomes(tuple(models), ("clean",), samples.indices, counted, total, loss, samples.scenes)
+            return Outcomes(tuple(models), ("clean",), samples.indices, counted, total, loss, samples.groups)
 
         monkeypatch.setattr(tolerance, "measure", measured)
 
@@ -117,17 +117,16 @@ def test_too_few_samples_for_the_tolerance_are_stated(measure, samples):
     assert (line in found.metadata["notes"]) == (samples < needed) == (samples == 120)
 
 
-def test_resamples_draw_scenes_each_compared_with_its_default(measure, monkeypatch):
-    """Two scenes, of which one is lost by default: a resample loses all of its other scene, or has none to lose."""
+def test_resamples_draw_groups_each_compared_with_its_default(measure):
+    """Two groups, of which one is lost by default: a resample loses all of its other group, or has none to lose."""
     measure(lambda raws, gain: np.log(gain) >= np.where(raws > 0.5, -9, 0.3))
-    dataset = dark_images([0.2] * 10 + [0.9] * 10)
-    monkeypatch.setattr(RawDataset, "scenes", lambda self, indices: np.asarray(indices) // 10)
+    dataset = dataclasses.replace(dark_images([0.2] * 10 + [0.9] * 10), groups=np.arange(20) // 10)
     found = analyze(dataset)
     assert found.metadata["score"] == 0.5
     high, first, last = ends(found, "white_balance")[1]
     assert_near(math.log(high), 0.3)
     assert first == pytest.approx(high, rel=0.02)
-    # A quarter of the resamples has the lost scene alone.
+    # A quarter of the resamples has the lost group alone.
     assert last == pytest.approx(100)
     assert of_knob(found, "white_balance")[5:] == [None, None]
 
