@@ -137,14 +137,10 @@ class Outcomes(NamedTuple):
         counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
         return float(counted.sum() / total.sum()) if total.sum() else 0.0
 
-    def of_samples(self, model: str, case: str = CLEAN.name) -> np.ndarray:
-        """Computes a number for each group of samples whose mean is the mean score of samples, as the study has it.
-
-        The score of a sample is 1 if no object is there or found.
-        """
-        counted, total = self.at(model, case)
-        scores = np.where(total == 0, 1.0, counted / np.where(total == 0, 1.0, total))
-        return statistics.by_group(scores, np.ones_like(scores), self.groups_or_samples)
+    def of_samples(self) -> "Outcomes":
+        """Returns outcomes whose score is the mean score of samples: 1 if no object is there or found."""
+        scores = np.where(self.total == 0, 1.0, self.counted / np.where(self.total == 0, 1.0, self.total))
+        return self._replace(counted=scores, total=np.ones_like(scores))
 
     def by_group(self, model: str, case: str = CLEAN.name) -> np.ndarray:
         """Computes a number for each group of samples whose mean is the score, see `statistics.by_group`."""

@@ -15,7 +15,7 @@ from r2l_jax.apps.study.published import Published
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import unpacked_blocks
+from r2l_jax.drift.measure import Outcomes, over_folds, unpacked_blocks
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.heat_map import heat_map
@@ -121,13 +121,13 @@ def _scores(config: StudyConfig, runs: Runs) -> Scores:
 
 
 def _samples(run: TrainConfig) -> dict[str, np.ndarray]:
-    """Returns, for each case, the scores of the samples, or of the scenes, of all folds of a run."""
-    found: dict[str, list[np.ndarray]] = {}
+    """Returns, for each case, numbers of groups of samples whose mean is the mean score of samples (`over_folds`)."""
+    found: dict[str, list[tuple[str, Outcomes]]] = {}
     for group in (CLEAN.group, "pipelines", "corruptions"):
         for block in unpacked_blocks(_read(run.run_dir / "evaluation" / group).outcomes):
             for name, case in itertools.product(block.models, block.cases):
-                found.setdefault(case, []).append(block.of_samples(name, case))
-    return {case: np.concatenate(each) for case, each in found.items()}
+                found.setdefault(case, []).append((name, block.of_samples()))
+    return {case: over_folds(folds, case) for case, folds in found.items()}
 
 
 def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:
