@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import math
+import os
 import pathlib
 import shlex
 import shutil
@@ -279,6 +280,9 @@ def run(main: types.FunctionType, any_thread: bool = False) -> None:
     # At absl's default level, Orbax and Grain report every step, and print errors with a traceback besides raising
     # them.
     logging.set_verbosity(logging.FATAL)
+    # Some versions of XLA report an error for each compiled function that they read from the cache, though they use it.
+    # XLA raises its other errors besides reporting them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Imports and JAX's tracing make many objects; with Python's default of 700, training starts 0.4 s later.
     gc.set_threshold(20_000)
     define(settings)
