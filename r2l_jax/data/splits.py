@@ -137,6 +137,8 @@ def random_splits(
     Raises:
         InputError: too few samples, or too few groups of a class.
     """
+    if groups is None and isinstance(n_splits, str):
+        raise InputError(f"--n_splits={n_splits} needs samples in groups: give --group")
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     counts = np.zeros((groups.max(initial=-1) + 1, labels.max(initial=-1) + 1), np.int64)
     np.add.at(counts, (groups, labels), 1)

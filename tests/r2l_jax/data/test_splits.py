@@ -129,6 +129,8 @@ def test_each_group_is_left_out_once():
     assert all(len(patients(split.train)) == 7 - len(tested) for split in found)
     with pytest.raises(InputError, match=r"^--n_splits=groups leaves out the only group of class b: it needs two$"):
         splits.random_splits((PATIENTS == 3).astype(int), PATIENTS, "groups", 0.8, 1, ("a", "b"))
+    with pytest.raises(InputError, match=r"^--n_splits=groups needs samples in groups: give --group$"):
+        splits.random_splits(CELLS, None, "groups", 0.8, 1)
 
 
 def test_the_only_group_of_a_class_stays_for_training(capsys):

@@ -124,6 +124,10 @@ def test_tiles_of_one_frame_are_never_on_both_sides_of_a_split(frames):
         of_parts = [{dataset.names[index][:-6] for index in part} for part in split]
         assert list(map(len, of_parts)) == [7, 2, 3]
         assert len(set.union(*of_parts)) == 12
+    each = splits_of(build(TrainingDataSettings, dataset="Folder", n_splits="groups"), 1, dataset)
+    assert [{dataset.names[index][:-6] for index in split.valid} for split in each] == [
+        {name} for name in dict.fromkeys(name[:-6] for name in dataset.names)
+    ]
     # Frames of one flight can be one group.
     found = load(frames, tile_size=32, group="^(.)")
     assert found.groups.tolist() == [0] * 12 + [1] * 60
