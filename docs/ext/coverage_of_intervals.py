@@ -1,7 +1,7 @@
 """Counts how often the intervals of `r2l_jax.drift.statistics` contain the truth, over accuracies, samples and members.
 
 python docs/ext/coverage_of_intervals.py writes coverage_of_intervals.csv and coverage_of_groups.csv to docs/results, in
-ten minutes on one core.
+six minutes on one core.
 """
 
 import itertools
@@ -73,7 +73,7 @@ def rows(quantity: str, clean: float | None) -> Iterator[dict[str, object]]:
         }
 
 
-def of_groups(sizes: np.ndarray, correlation: float, members: int, folds: int, draws: int = DRAWS // 4) -> np.ndarray:
+def of_groups(sizes: np.ndarray, correlation: float, members: int, folds: int, draws: int = DRAWS // 8) -> np.ndarray:
     """Returns the share of intervals that contain an accuracy, counting groups or samples, and the median width.
 
     The accuracies of groups have a beta distribution around 0.8. Each model fails on samples of its own in a fifth of

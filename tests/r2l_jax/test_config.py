@@ -20,7 +20,7 @@ from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
         ({"n_splits": 0}, "--n_splits must be a positive number or groups, got 0"),
         (
             {"n_splits": "groups", "state_dict_uri": "x"},
-            "--n_splits must be a number with --state_dict_uri, got groups",
+            "--n_splits must be a number with --state_dict_uri",
         ),
         ({"iso": (0.1, 1.0, 0.1)}, "--iso must be one or more distinct intensities, got 0.1,0.1,1"),
         ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
