@@ -8,9 +8,11 @@ import abc
 import collections
 import hashlib
 import importlib
+import inspect
 import logging
 import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,19 +29,16 @@ logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
 
 
 class HostNetwork(abc.ABC):
-    """A frozen network that computes outside of JAX. Networks are equal if the hashes of layers and weights are."""
+    """A frozen network that computes outside of JAX.
+
+    Compiled functions tell networks apart as objects. Stored results know them by their `identity`, a hash.
+    """
 
     identity: str
     kind: str
 
     def __init__(self):
         let_callbacks_read()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HostNetwork) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
 
     @abc.abstractmethod
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
@@ -179,7 +178,8 @@ class TorchNetwork(HostNetwork):
         torch, name = import_torch(), type(self._module).__name__
         try:
             with warnings.catch_warnings(action="ignore"):
-                logits = self._module(images.to(**self._place))
+                # A copy, since the module may change its images in place: a leaf of a gradient, or the memory of JAX.
+                logits = self._module(images.to(**self._place, copy=True))
         except Exception as error:  # Modules may raise anything for images of a size or channels that they do not take.
             shape = ", ".join(map(str, images.shape[1:]))
             raise InputError(f"{name} rejects images of shape (B, {shape}): {in_one_line(error):.300}") from error
@@ -203,11 +203,65 @@ def import_torch() -> Any:
 
 
 def _hash(module: Any) -> str:
-    torch, digest = import_torch(), hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    """Hashes a module's layers and weights, the code of its classes, and the values that the code reads.
+
+    These are numbers, strings, tensors and arrays, and collections of them, in attributes of its submodules and their
+    classes, and in variables outside of the code. Not hashed are other objects, functions that the code calls, and
+    hooks. PyTorch's own classes are known by their names alone.
+    """
+    torch = import_torch()
+    own, codes, unknown = vars(torch.nn.Module()).keys(), dict[type, Any](), set[str]()
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in (module.state_dict() | dict(module.named_buffers())).items():
+        digest.update(f"\n{name} {_described(tensor)}".encode())
+    for name, each in module.named_modules():
+        for kind in type(each).__mro__[:-1]:
+            if kind not in codes and not kind.__module__.startswith("torch."):
+                held = {key: value for key, value in vars(kind).items() if callable(value) or not key.startswith("__")}
+                codes[kind] = _code(held, kind.__qualname__, unknown)
+        attributes = {key: value for key, value in vars(each).items() if key not in own}
+        code = [codes.get(kind) for kind in type(each).__mro__]
+        digest.update(f"\n{name} {code} {_code(attributes, type(each).__qualname__, unknown)}".encode())
+    if unknown:
+        warn(f"the source of {', '.join(sorted(unknown))} is not available: stored results ignore changes of its code")
     return digest.hexdigest()
+
+
+def _code(attributes: dict[str, Any], owner: str, unknown: set[str]) -> list[Any]:
+    """Describes attributes; adds the owner to `unknown` if the source of a function among them is not available."""
+    found = []
+    for name, value in sorted(attributes.items()):
+        held = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        function = inspect.unwrap(held) if callable(held) else None
+        if not inspect.isfunction(function) or function.__module__.startswith("torch."):
+            found.append((name, _described(value)))
+            continue
+        try:
+            outer = inspect.getclosurevars(function)
+            read = [outer.globals, outer.nonlocals, function.__defaults__, function.__kwdefaults__]
+            found.append((name, inspect.getsource(function), *map(_described, read)))
+        except (OSError, TypeError, ValueError):
+            unknown.add(owner)
+    return found
+
+
+def _described(value: Any) -> Any:
+    """Describes plain values, tensors, arrays and collections of them; functions by name, and others by their type."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return value
+    torch = import_torch()
+    if isinstance(value, torch.Tensor):
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        return str(value.dtype), tuple(value.shape), hashlib.sha256(content).hexdigest()
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufc":
+        return str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Mapping):
+        return sorted((repr(key), _described(each)) for key, each in value.items() if isinstance(key, int | str))
+    if isinstance(value, list | tuple):
+        return [_described(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(repr(_described(each)) for each in value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _tensor(array: jax.Array | np.ndarray) -> Any:

@@ -59,7 +59,8 @@ def from_torch(
     The head takes images `(B, H, W, 3)` in [0, 1]. `mean` and `std` normalize them as in the module's training. They
     are resized to `size`, a side or a height and width; None keeps their size. The module, on any PyTorch device,
     takes images `(B, 3, H, W)` and returns logits `(B, C)`, or `(B, C, H, W)` for segmentation.
-    It is set to evaluation mode, and must not change afterwards.
+    It is set to evaluation mode, and must not change afterwards. Runs and stored results recognize it by its weights,
+    the source of its classes, and the numbers, strings and tensors among its attributes.
 
     The head has only first derivatives with respect to its images, in reverse mode (`jax.grad`, `jax.vjp`).
 
@@ -118,8 +119,8 @@ def _resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
 
 
 def weights_of(head: nnx.Module) -> str | None:
-    """Returns the hash of a head's weights outside of JAX; None if all weights are variables of the head."""
-    return next((network.identity for network in _frozen(head)), None)
+    """Returns the hashes of a head's networks outside of JAX; None if all weights are variables of the head."""
+    return "+".join(network.identity for network in _frozen(head)) or None
 
 
 def has_gradient(head: nnx.Module) -> bool:

@@ -381,7 +381,9 @@ def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawT
     architecture = _architecture(about, config)
     custom = architecture.task.custom
     if custom is not None and custom.weights(architecture.task.outputs) != about.weights:
-        raise InputError(f"{where}: the weights of --classifier_network={custom.name} have changed since training")
+        raise InputError(
+            f"{where}: the weights or code of --classifier_network={custom.name} have changed since training"
+        )
     graph, state = nnx.split(architecture.abstract())
     replace_parts(state, stored, ("processor", "normalizer", "head"), where)
     return nnx.merge(graph, state)

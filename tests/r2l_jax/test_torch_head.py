@@ -129,7 +129,7 @@ def test_other_weights_are_another_network(base, file, tmp_path):
     train.run(config)
     (tmp_path / "number").write_text("1")
     heads._made_once.cache_clear()  # as in a new process
-    with pytest.raises(InputError, match=r"the weights of --classifier_network=.*:weighted have changed since"):
+    with pytest.raises(InputError, match=r"the weights or code of --classifier_network=.*:weighted have changed since"):
         r2l_jax.load(config.run_dir, code=other)
 
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from r2l_jax.runtime.errors import InputError, of_callback
 
 torch = pytest.importorskip("torch")
 
 from r2l_jax import from_torch  # noqa: E402
+from r2l_jax.model.normalized_heads import weights_of  # noqa: E402
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8, 3), np.float32)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -144,3 +146,75 @@ def test_a_module_without_gradients_says_so(module):
     with pytest.raises(Exception, match="with a gradient") as error:
         jax.grad(lambda images: head(images).sum())(IMAGES)
     assert str(of_callback(error.value)).startswith("Net must return logits with a gradient for its images")
+
+
+@pytest.mark.parametrize("first", [lambda images: images.sub_(0.5), torch.nn.ReLU(inplace=True)])
+def test_a_first_operation_in_place_leaves_the_images_and_has_a_gradient(first):
+    class InPlace(torch.nn.Module):
+        def forward(self, images):
+            return torch.square(first(images)).sum((2, 3))
+
+    images = jnp.asarray(IMAGES - 0.5)
+    before = np.array(images)
+    logits, pull_back = jax.vjp(from_torch(InPlace().eval()), images)
+    after = before - 0.5 if logits[0, 0] > 8 else np.maximum(before, 0)
+    np.testing.assert_allclose(logits, np.square(after).sum((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(pull_back(jnp.ones((4, 3)))[0], 2 * after, atol=1e-6)
+    np.testing.assert_array_equal(images, before)
+
+
+CODE = """
+import torch
+
+SHIFT = 0.25
+
+class Tempered(torch.nn.Module):
+    factor = 3.0
+
+    def __init__(self, temperature=1.0):
+        super().__init__()
+        self.temperature, self.offset = temperature, torch.tensor([0.0, 0.5, 1.0])
+
+    def forward(self, images):
+        return self.factor * images.mean((2, 3)) / self.temperature + SHIFT + self.offset
+"""
+
+
+def tempered(tmp_path, old="", new="", **settings):
+    """A module of no weights, of a class in a file of its own, as of a cell that was run again."""
+    file, code = tmp_path / f"{len(list(tmp_path.iterdir()))}.py", CODE.replace(old, new)
+    file.write_text(code)
+    exec(compile(code, str(file), "exec"), found := {"__name__": "cell"})
+    return found["Tempered"](**settings).eval()
+
+
+def test_networks_of_equal_layers_and_weights_are_computed_apart(tmp_path):
+    compute = jax.jit(lambda graph, state, images: nnx.merge(graph, state)(images), static_argnums=0)
+    for temperature in (1.0, 2.0):
+        logits = compute(*nnx.split(from_torch(tempered(tmp_path, temperature=temperature))), IMAGES)
+        wanted = 3 * IMAGES.mean((1, 2)) / temperature + np.array([0.25, 0.75, 1.25])
+        np.testing.assert_allclose(logits, wanted, rtol=1e-5)
+
+
+def test_the_identity_on_disk_has_the_code_and_the_values_that_the_code_reads(tmp_path):
+    changes = [
+        ("mean((", "amax(("),
+        ("factor = 3", "factor = 2"),
+        ("SHIFT = 0.25", "SHIFT = 0.5"),
+        ("[0.0, ", "[0.1, "),
+    ]
+    modules = [tempered(tmp_path, *change) for change in (("", ""), *changes)]
+    modules += [tempered(tmp_path, temperature=2.0), torch.nn.Sequential(modules[0])]
+    hashes = [weights_of(from_torch(each)) for each in modules]
+    assert len({*hashes}) == 7
+    assert weights_of(from_torch(tempered(tmp_path))) == hashes[0]
+    # A head of several networks has all of their hashes.
+    assert weights_of(nnx.List([from_torch(each) for each in modules[:2]])) == "+".join(hashes[:2])
+
+
+def test_classes_without_source_are_named(tmp_path, capsys):
+    module = tempered(tmp_path)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    from_torch(torch.nn.Sequential(module))
+    assert "the source of Tempered is not available" in capsys.readouterr().err
