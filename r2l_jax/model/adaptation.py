@@ -95,7 +95,7 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     classifier must be on them. `clean` has the statistics of clean images (see `known_of`); None uses the training
     statistics, which do not describe one camera's images after training on several.
     """
-    known = _statistics(model) if clean is None else clean
+    known = statistics(model) if clean is None else clean
     moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)
     share = len(raws) / (len(raws) + pseudo_images(moments, known))
     tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
@@ -107,13 +107,25 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
     """Returns a model with only the statistics of new images in all normalization layers."""
-    return _mixed(model, raws, task, 1.0, _statistics(model)).model
+    return _mixed(model, raws, task, 1.0, statistics(model)).model
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
-    """Observes the statistics of images in all normalization layers of the unchanged model."""
-    moments = jax.device_get(_mixed(model, raws, task, 0.0, _statistics(model)).moments)
-    return {name: (means.mean(0), variances.mean(0) + means.var(0)) for name, (means, variances) in moments.items()}
+    """Observes the statistics of images in all normalization layers of the unchanged model.
+
+    The images are processed `LEAST` at a time, so their number is a multiple of it.
+    """
+    parts = np.split(np.asarray(raws), len(raws) // LEAST)
+    known = statistics(model)
+    moments = [jax.device_get(_mixed(model, part, task, 0.0, known).moments) for part in parts]
+    of_layers = {name: np.concatenate([part[name] for part in moments], 1) for name in known}
+    return {name: (means.mean(0), variances.mean(0) + means.var(0)) for name, (means, variances) in of_layers.items()}
+
+
+def statistics(model: RawToLogit) -> Known:
+    """Returns the statistics that the normalization layers of a model use."""
+    layers = normalization.layers_of(model.normalizer, model.head)
+    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
 
 
 def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
@@ -147,13 +159,8 @@ class _Mixed(NamedTuple):
 
 def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> _Mixed:
     graph, state = nnx.split(model)
-    information, moments, statistics = compiler.jit(_observe, 0, 1)(graph, task, state, raws, np.float32(share), known)
-    return _Mixed(nnx.merge(graph, nnx.merge_state(state, statistics)), float(information), moments)
-
-
-def _statistics(model: RawToLogit) -> Known:
-    layers = normalization.layers_of(model.normalizer, model.head)
-    return jax.device_get({name: normalization.statistics_of(layer) for name, layer in layers.items()})
+    information, moments, changed = compiler.jit(_observe, 0, 1)(graph, task, state, raws, np.float32(share), known)
+    return _Mixed(nnx.merge(graph, nnx.merge_state(state, changed)), float(information), moments)
 
 
 def _observe(

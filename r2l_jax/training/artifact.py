@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import safetensors
+import safetensors.numpy
 from flax import nnx
 
 import isp
@@ -25,7 +26,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split
-from r2l_jax.model.adaptation import MOST, Adapted, Known, known_of
+from r2l_jax.model.adaptation import LEAST, MOST, Adapted, Known, known_of, statistics
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -45,6 +46,9 @@ PyTree = Any
 
 NAME = "model.safetensors"
 
+# The statistics of clean images in the checkpoints of a fold that was trained with camera augmentation.
+CLEAN = "clean.safetensors"
+
 _FORMAT = "r2l_jax 2"
 
 # Data sets in use, so that models with the same data share the samples that were read.
@@ -56,7 +60,8 @@ class Artifact:
     """A trained model. `about` is the typed part of `metrics`, the content of metrics.json.
 
     `config` has the current paths of the data and the user's code. `folder` contains the fold or the model file.
-    `adaptation` describes how the model was adapted after it was opened.
+    `adaptation` describes how the model was adapted after it was opened. `load_clean` returns the statistics of clean
+    images, none if they were not stored.
     """
 
     folder: pathlib.Path
@@ -66,6 +71,7 @@ class Artifact:
     split: Split
     load_model: Callable[[], RawToLogit]
     load_data: Callable[[], RawDataset]
+    load_clean: Callable[[], Known] = dict
     adaptation: Adapted | None = None
 
     @property
@@ -140,21 +146,37 @@ class Artifact:
 
     @functools.cached_property
     def clean(self) -> Known | None:
-        """The statistics of clean training images, from which a model trained with camera augmentation is adapted."""
-        if not self.config.optimization.camera_augmentation or self.about.adapted or len(self.train_indices) < MOST:
+        """The statistics of clean training images, from which a model trained with camera augmentation is adapted.
+
+        They were observed at the end of the training, or adapted with the model. None for a training without camera
+        augmentation. If they are missing, an InputError is raised.
+        """
+        if not self.config.optimization.camera_augmentation:
             return None
-        drawn = np.random.default_rng(0).permutation(self.train_indices)[:MOST]
-        try:
-            raws, _ = self.dataset.samples(drawn)
-        except InputError:
-            return None
+        known = self.load_clean()
+        if jax.tree.map(np.shape, known) != jax.tree.map(np.shape, statistics(self.model)):
+            few = f"at least {LEAST} training samples, got {len(self.train_indices)}"
+            reason = "a training by this version" if len(self.train_indices) >= LEAST else few
+            raise InputError(
+                f"{self.folder}: after training with --camera_augmentation, adapting starts from stored statistics of "
+                f"clean images, which need {reason}"
+            )
+        return known
+
+    def observed(self) -> Known:
+        """Observes the statistics of up to `MOST` clean training images; none of fewer than `LEAST`."""
+        count = min(len(self.train_indices), MOST) // LEAST * LEAST
+        if not count:
+            return {}
+        raws, _ = self.dataset.samples(np.random.default_rng(0).permutation(self.train_indices)[:count])
         return known_of(self.model.on_one_device(), raws, self.task)
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The model's variables by their dotted paths."""
+        """The model's variables, and the statistics of clean images, by their dotted paths."""
         flat = nnx.to_flat_state(nnx.state(self.model))
-        return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
+        variables = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in flat}
+        return variables | named(self.load_clean(), "clean")
 
     @functools.cached_property
     def identity(self) -> str:
@@ -183,6 +205,9 @@ class Artifact:
         `origin` says where the model came from, in a form that JSON can hold; `pipeline` replaces this model's.
         """
         config, metrics = self.config, {**self.metrics, "adapted": {"from": self.identity, **origin}}
+        clean = self.load_clean()
+        if clean and not jax.tree.all(jax.tree.map(np.array_equal, statistics(model), statistics(self.model))):
+            clean = statistics(model)
         if pipeline is not None:
             # A named pipeline is followed by a batch norm, unless the head has its own normalization.
             model = RawToLogit(model.processor, _as_batch_norm(model.normalizer), model.head)
@@ -193,7 +218,7 @@ class Artifact:
             metrics |= {"flags": {**self.metrics["flags"], **flags}, "pipeline": source}
         about = about_of({**metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}, str(self.folder))
         changed = {"metrics": metrics, "about": about, "config": config, "adaptation": adaptation}
-        return dataclasses.replace(self, **changed, load_model=lambda: model)
+        return dataclasses.replace(self, **changed, load_model=lambda: model, load_clean=lambda: clean)
 
     def write(self, target: pathlib.Path) -> None:
         """Writes the model to one file, with its description."""
@@ -233,7 +258,10 @@ class Opening:
         def stored() -> PyTree:
             return stored_arrays(folder, self.sharding, self.checkpoint, where)
 
-        return self._artifact(folder, metrics, number, stored, where)
+        def clean() -> Known:
+            return _stored_clean(folder, self.checkpoint)
+
+        return self._artifact(folder, metrics, number, stored, clean, where)
 
     def file(self, file: pathlib.Path) -> Artifact:
         """Opens a model file, which is not trusted: all of its content is checked."""
@@ -242,16 +270,25 @@ class Opening:
         if checkpoint != self.checkpoint:
             raise InputError(f"{file} holds only the {checkpoint} checkpoint, got checkpoint={self.checkpoint}")
 
+        with reading(file):
+            clean = _known(arrays.pop("clean", {}))
+
         def stored() -> PyTree:
             return jax.device_put(arrays, self.sharding)
 
-        artifact = self._artifact(file.parent, metrics, number, stored, str(file))
+        artifact = self._artifact(file.parent, metrics, number, stored, lambda: clean, str(file))
         if artifact.identity != identity:
             raise InputError(f"{file} is damaged: its arrays do not match their hash")
         return artifact
 
     def _artifact(
-        self, folder: pathlib.Path, metrics: dict[str, Any], number: int, stored: Callable[[], PyTree], where: str
+        self,
+        folder: pathlib.Path,
+        metrics: dict[str, Any],
+        number: int,
+        stored: Callable[[], PyTree],
+        clean: Callable[[], Known],
+        where: str,
     ) -> Artifact:
         about = about_of({**metrics, "checkpoint": self.checkpoint, "fold": number}, where)
         config = self._settings(about, where)
@@ -272,7 +309,7 @@ class Opening:
             check_split(about, dataset, where)
             return dataset
 
-        artifact = Artifact(folder, metrics, about, config, about.split, load_model, load_data)
+        artifact = Artifact(folder, metrics, about, config, about.split, load_model, load_data, functools.cache(clean))
         try:
             _ = artifact.camera, artifact.cameras
             if artifact.camera is None and config.processing.processing_mode != "none":
@@ -324,6 +361,29 @@ def stored_arrays(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpo
     if about["checkpoint"] != checkpoint:
         raise InputError(f"{where} has no {checkpoint} checkpoint")
     return jax.device_put(arrays, sharding)
+
+
+def named(known: Known, start: str) -> dict[str, np.ndarray]:
+    """Returns the means and variances of layers by their names in a file, after `start`."""
+    pairs = {name: zip(("mean", "var"), pair, strict=True) for name, pair in known.items()}
+    return {f"{start}.{name}.{kind}": array for name, pair in pairs.items() for kind, array in pair}
+
+
+def _known(nested: PyTree) -> Known:
+    """Returns the means and variances of layers from the nested arrays of a file."""
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(nested, sep=".")
+    layers = [name.removesuffix(".mean") for name in flat if name.endswith(".mean")]
+    return {name: (flat[f"{name}.mean"], flat[f"{name}.var"]) for name in layers if f"{name}.var" in flat}
+
+
+def _stored_clean(folder: pathlib.Path, checkpoint: str) -> Known:
+    """Loads the statistics of clean images of a fold, from its own file or from its model's, as after adapting."""
+    if (file := folder / CLEAN).is_file():
+        with reading(file):
+            flat = safetensors.numpy.load_file(file)
+        return _known(flax.traverse_util.unflatten_dict(flat, sep=".").get(checkpoint, {}))
+    about, arrays, _ = read_file(folder / NAME) if (folder / NAME).is_file() else ({}, {}, "")
+    return _known(arrays.get("clean", {})) if about.get("checkpoint") == checkpoint else {}
 
 
 def replace_parts(

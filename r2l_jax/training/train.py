@@ -1,5 +1,6 @@
 """Trains the folds of a run, from a TrainConfig to metrics.json."""
 
+import dataclasses
 import pathlib
 import shutil
 import sys
@@ -21,12 +22,12 @@ from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json
+from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import tracking
-from r2l_jax.training.artifact import NAME, Artifact, stored_arrays
+from r2l_jax.training.artifact import CLEAN, NAME, Artifact, named, stored_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import Fold, about_of, fold_folders, read_metrics, seed_folders
@@ -125,9 +126,9 @@ class FoldTraining:
             with Checkpoints(folder, enabled=self._wanted.log_model) as checkpoints:
                 state, final = self._train(checkpoints)
             content = self._content(final)
-            if self._wanted.save_locally:
+            if self._wanted.save_locally or self._optimization.camera_augmentation:
                 # After the checkpoints are complete, and before the fold counts as finished.
-                self._write_model(content, state)
+                self._write_models(content, state)
             if is_first():
                 processor = self._plan.steps.architecture.abstract().processor
                 write_result(self._fold, content, self._steps.task, processor)
@@ -298,14 +299,27 @@ class FoldTraining:
         if is_first():
             write_json(self._fold.metrics_file, content)
 
-    def _write_model(self, content: Numbers, state: TrainState) -> None:
-        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
-        fold, which = self._fold, "best" if self._wanted.log_model else "last"
-        if which == "best":
-            stored = stored_arrays(fold.folder, shardings().everywhere, which, str(fold.folder))
-            nnx.replace_by_pure_dict(state.model, stored)
-        if is_first():
+    def _write_models(self, content: Numbers, state: TrainState) -> None:
+        """Writes the statistics of clean images after camera augmentation; if wanted, the best model to one file.
+
+        Without checkpoints, the model of the last epoch is the only one.
+        """
+        fold, clean = self._fold, dict[str, np.ndarray]()
+        for which in ("last", "best") if self._wanted.log_model else ("last",):
+            if which == "best":
+                stored = stored_arrays(fold.folder, shardings().everywhere, which, str(fold.folder))
+                nnx.replace_by_pure_dict(state.model, stored)
+            if not is_first():
+                continue
             about = about_of({**content, "checkpoint": which, "fold": fold.number}, str(fold.folder))
             model = nnx.merge(nnx.graphdef(self._plan.steps.architecture.abstract()), state.model)
-            loading = (lambda: model), (lambda: self._plan.dataset)
-            Artifact(fold.folder, content, about, self._plan.config, fold.split, *loading).write(fold.folder / NAME)
+            loading = (lambda model=model: model), (lambda: self._plan.dataset)
+            artifact = Artifact(fold.folder, content, about, self._plan.config, fold.split, *loading)
+            if self._optimization.camera_augmentation:
+                known = artifact.observed()
+                clean |= named(known, which)
+                artifact = dataclasses.replace(artifact, load_clean=lambda known=known: known)
+            if self._wanted.save_locally and which == ("best" if self._wanted.log_model else "last"):
+                artifact.write(fold.folder / NAME)
+        if clean:
+            write_safetensors(fold.folder / CLEAN, clean, {})

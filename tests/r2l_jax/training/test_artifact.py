@@ -6,16 +6,19 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from safetensors import safe_open
 
 import r2l_jax
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.adaptation import MOST, adapt, known_of
+from r2l_jax.model.adaptation import adapt
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.training import artifact, train
 from r2l_jax.training.run import Run, load
+from r2l_jax.training.update import GradientDescent
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +106,62 @@ def test_an_adapted_model_is_a_run_and_a_file(fold, raws, tmp_path):
         r2l_jax.load(tmp_path / "dark", checkpoint="last")
 
 
-def test_a_model_that_was_trained_with_other_cameras_is_adapted_by_the_statistics_of_clean_images(fold, raws):
-    fold = dataclasses.replace(fold, split=fold.split._replace(train=np.resize(fold.train_indices, MOST)))
-    assert fold.clean is None
-    of_many = dataclasses.replace(fold, config=replace(fold.config, camera_augmentation=("light",)))
-    clean = known_of(fold.model, fold.dataset.samples(fold.train_indices)[0], fold.task)
-    found = adapt(fold.model, raws, fold.task, 0.0, clean=clean).model.normalizer.mean[...]
-    adapted = Run([of_many]).adapted(raws, force=True).folds[0].model.normalizer.mean[...]
-    np.testing.assert_allclose(adapted, found, rtol=1e-4)
-    assert np.abs(Run([fold]).adapted(raws, force=True).folds[0].model.normalizer.mean[...] - found).max() > 1e-4
+class Ascent(GradientDescent):
+    """Trains uphill, so that an early epoch is the best."""
+
+    def __init__(self, settings, model):
+        super().__init__(settings, model)
+        self._optimizer = optax.adam(-settings.optimizer.rate.peak)
+
+
+@pytest.fixture(scope="module")
+def augmented(base):
+    """A run whose best epoch is not its last, and which other cameras took as well."""
+    config = replace(base, run_name="augmented", camera_augmentation=("light",), lr=1e-2, save_locally=True)
+    train.run(config, Ascent)
+    return config.run_dir
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_a_model_of_camera_augmentation_stores_statistics_of_clean_images(augmented, checkpoint):
+    (fold,) = run = load(augmented, checkpoint=checkpoint)
+    images = run.render(fold.dataset.samples(fold.train_indices)[0]).astype(np.float64)
+    assert len(images) == 32
+    mean, var = fold.clean["normalizer"]
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, images.var((0, 1, 2)), rtol=1e-4)
+    assert fold.about.best_epoch == 0 < fold.about.history[-1]["epoch"]
+
+
+def test_it_is_adapted_from_them_without_its_data(augmented, tmp_path, monkeypatch):
+    (fold,) = run = load(augmented)
+    raws = fold.dataset.samples(fold.train_indices[:16])[0] / 2
+    wanted = adapt(fold.model, raws, fold.task, 0.0, clean=fold.clean).model(jnp.asarray(raws))
+    others = adapt(fold.model, raws, fold.task, 0.0).model(jnp.asarray(raws))
+    assert np.abs(wanted - others).max() > 0.01
+    run.write(tmp_path / "kept")
+    monkeypatch.setattr(datasets, "load", None)
+    monkeypatch.setattr(artifact, "_datasets", {})
+    for path in (augmented, augmented / "fold_0/model.safetensors", tmp_path / "kept"):
+        adapted = load(path).adapted(raws, force=True)
+        np.testing.assert_allclose(adapted.model(jnp.asarray(raws)), wanted, atol=1e-5)
+    # The next adaptation starts from this one.
+    adapted.write(tmp_path / "adapted")
+    (found,) = load(tmp_path / "adapted")
+    np.testing.assert_array_equal(found.clean["normalizer"][0], found.model.normalizer.mean[...])
+
+
+def test_statistics_of_clean_images_that_were_not_stored_are_missed(augmented, tmp_path):
+    shutil.copytree(augmented, tmp_path / "run")
+    for file in (tmp_path / "run/fold_0").glob("*.safetensors"):
+        file.unlink()
+    run, raws = load(tmp_path / "run"), np.random.default_rng(0).random((16, 32, 32), np.float32)
+    with pytest.raises(InputError, match=r"statistics of clean images, which need a training by this version$"):
+        run.adapted(raws, force=True)
+    few = [dataclasses.replace(fold, split=fold.split._replace(train=fold.train_indices[:7])) for fold in run]
+    assert few[0].observed() == {}
+    with pytest.raises(InputError, match=r"statistics of clean images, which need at least 8 training samples, got 7$"):
+        Run(few).adapted(raws, force=True)
 
 
 def test_a_run_is_adapted_in_python_and_kept_as_a_run(fold, raws, tmp_path):
