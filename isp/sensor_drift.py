@@ -2,15 +2,17 @@
 
 All functions have one signature, `(raw, key, amount, *, camera)`: a raw image `(..., H, W)` in [0, 1], a random key,
 the amount in the unit that each function states, and the camera that took the image. They return the raw image of the
-drifted camera, clipped to [0, 1]. An amount of 0 changes nothing, unless a function states another one. One compiled
-function serves all amounts. Deterministic functions ignore the key. Gradients treat noise as a constant and the steps
-of a converter as a straight line.
+drifted camera, clipped to [0, 1]. An amount of 0 changes nothing, unless a function states another one. An amount
+outside of its range in `VALID` raises a ValueError; a traced one cannot be compared, and may give NaN or meaningless
+raw images. One compiled function serves all amounts. Deterministic functions ignore the key. Gradients treat noise as a
+constant and the steps of a converter as a straight line.
 
 Light is measured in fractions of the full well, so electrons follow from the camera's `full_well` and `read_noise`, see
 `isp.sensor`. Where light is lost, a raw image gets the noise of the remaining light, see `isp.sensor.expose_again`.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jax.scipy.special import i0e
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from isp import cfa, demosaic, unprocessing
 from isp._kernels.checks import is_traced
@@ -27,10 +29,21 @@ from isp.camera import Camera
 from isp.sensor import expose_again, from_light, noise_of, site_light
 
 Mosaic = Float[Array, "*batch height width"]
-Amount = Float[Array, ""] | float
+Amount = Real[Array, ""] | float | int
 
 # The longest motion blur in pixels.
 LONGEST_MOTION = 32
+
+# The least and the greatest valid amounts of drifts. All finite amounts of the others are valid.
+VALID = {
+    **dict.fromkeys(("defocus", "row_noise", "column_noise"), (0.0, math.inf)),
+    **dict.fromkeys(("read_noise", "photon_noise"), (1.0, math.inf)),
+    **dict.fromkeys(("hot_sites", "dead_sites"), (0.0, 1e6)),
+    **dict.fromkeys(("flicker", "pattern_shift"), (0.0, 100.0)),
+    "motion": (0.0, LONGEST_MOTION),
+    "lamp_color": (-113.0, 446.0),
+    "bits": (1.0, 16.0),
+}
 
 # The color temperature of the white of sRGB, in mired (a million divided by kelvins).
 DAYLIGHT = 1e6 / 6504
@@ -45,29 +58,31 @@ _XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, 
 
 
 def _drift(function: Drift) -> Drift:
-    """Compiles a drift for all amounts, checks and clips its raw images, and computes in at least 32 bits."""
+    """Compiles a drift for all amounts, checks them, clips its raw images, and computes in at least 32 bits."""
 
     @jax.jit(static_argnames="camera")
-    @functools.wraps(function)
     def drifted(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
         cfa.check_mosaic(raw)
         exact = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
         result = function(exact, key, jnp.asarray(amount, exact.dtype), camera=camera)
         return jnp.clip(result, 0, 1).astype(raw.dtype)
 
-    return drifted
-
-
-def _within_reach(drift: Drift) -> Drift:
-    """Rejects motion beyond the reach of its kernel; a traced amount cannot be compared."""
-
-    @functools.wraps(drift)
-    def checked(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-        if not is_traced(amount) and not amount <= LONGEST_MOTION:
-            raise ValueError(f"amount must be at most {LONGEST_MOTION} pixels, got {amount}")
-        return drift(raw, key, amount, camera=camera)
+    @functools.wraps(function)
+    def checked(raw: Mosaic | np.ndarray, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+        _check(function.__name__, amount)
+        return drifted(raw, key, amount, camera=camera)
 
     return checked
+
+
+def _check(name: str, amount: Amount) -> None:
+    """Raises a ValueError if an amount is out of range; a traced one cannot be compared."""
+    if is_traced(amount):
+        return
+    low, high = VALID.get(name, (-math.inf, math.inf))
+    if not (math.isfinite(amount) and low <= amount <= high):
+        valid = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}" if name in VALID else "finite"
+        raise ValueError(f"{name} must be {valid}, got {amount}")
 
 
 @_drift
@@ -128,15 +143,13 @@ def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -
     return expose_again(blurred, key, camera=camera, kept=kept)
 
 
-@_within_reach
 @_drift
 def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Blurs the light along a line of this many pixels, as a camera that moves during the exposure does.
 
     The direction is drawn for each raw image of a batch: along rows, along columns, or along one of the diagonals. The
     blur has the variance of a line, amount^2 / 12. Tiles of more than 2x2 sites are interpolated first, as in
-    `smoothed`. The sensor keeps its noise, as for `defocus`. An amount above 32 pixels raises a ValueError; a traced
-    one cannot be compared, and is cut off there.
+    `smoothed`. The sensor keeps its noise, as for `defocus`. A traced amount above 32 pixels is cut off there.
     """
     direction_key, noise_key = jax.random.split(key)
     steps = jnp.array([[0, 1], [1, 0], [1, 1], [1, -1]])
@@ -247,9 +260,8 @@ def pattern_shift(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Cam
     return shifted_rows(raw, amount)
 
 
-@jax.jit(static_argnames=("camera", "counts"))
 def together(
-    raw: Mosaic,
+    raw: Mosaic | np.ndarray,
     key: PRNGKeyArray,
     amounts: Mapping[str, Amount],
     *,
@@ -276,10 +288,26 @@ def together(
         Raw images `(..., H, W)` in [0, 1].
 
     Raises:
-        ValueError: a name in `amounts` is unknown, or a color drift is given for a camera without color filters.
+        ValueError: a name in `amounts` is unknown, an amount is outside of its range in `VALID`, or a color drift is
+            given for a camera without color filters.
     """
     if unknown := amounts.keys() - {*_LENS, *LIGHT, *_EXPOSED, *_READ_OUT}:
         raise ValueError(f"amounts must be named after drifts, got {', '.join(sorted(unknown))}")
+    for name, amount in amounts.items():
+        _check(name, amount)
+    # Multiplied, because whole numbers would compile functions of their own.
+    return _together(raw, key, {name: 1.0 * amount for name, amount in amounts.items()}, sensor_key, camera, counts)
+
+
+@jax.jit(static_argnames=("camera", "counts"))
+def _together(
+    raw: Mosaic,
+    key: PRNGKeyArray,
+    amounts: dict[str, Amount],
+    sensor_key: PRNGKeyArray | None,
+    camera: Camera,
+    counts: bool,
+) -> Mosaic:
     cfa.check_mosaic(raw)
     result, kept = raw.astype(jnp.promote_types(raw.dtype, jnp.float32)), 1.0
     for number, name in enumerate(_LENS):

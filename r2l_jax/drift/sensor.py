@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import isp
 from isp import cfa, sensor_drift
+from isp.sensor_drift import VALID
 from r2l_jax.drift.corruptions.declare import strength
 from r2l_jax.model.augment import sample_keys
 
@@ -49,33 +50,41 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "underexposure": Kind("light", "stops", (0.5, 1.0, 2.0, 3.0, 4.5)),
     "overexposure": Kind("light", "stops", (0.25, 0.5, 1.0, 1.5, 2.5)),
-    "lamp_color": Kind("light", "mired", (10.0, 30.0, 60.0, 110.0, 180.0), needs_colors=True, valid=(-113.0, 446.0)),
+    "lamp_color": Kind(
+        "light", "mired", (10.0, 30.0, 60.0, 110.0, 180.0), needs_colors=True, valid=VALID["lamp_color"]
+    ),
     "color_balance": Kind("light", "stops", (0.1, 0.2, 0.4, 0.7, 1.0), needs_colors=True, valid=(-np.inf, np.inf)),
-    "flicker": Kind("light", "percent", (2.0, 5.0, 10.0, 25.0, 50.0), valid=(0.0, 100.0)),
+    "flicker": Kind("light", "percent", (2.0, 5.0, 10.0, 25.0, 50.0), valid=VALID["flicker"]),
     "vignetting": Kind("lens", "stops in the corners", (0.25, 0.5, 1.0, 2.0, 3.0)),
     "defocus": Kind("lens", "pixels RMS", (0.5, 1.0, 1.5, 2.5, 4.0)),
-    "motion": Kind("lens", "pixels", (2.0, 4.0, 6.0, 10.0, 16.0), valid=(0.0, sensor_drift.LONGEST_MOTION)),
+    "motion": Kind("lens", "pixels", (2.0, 4.0, 6.0, 10.0, 16.0), valid=VALID["motion"]),
     "chromatic_aberration": Kind(
         "lens", "pixels in the corners", (0.25, 0.5, 1.0, 2.0, 4.0), needs_colors=True, valid=(-np.inf, np.inf)
     ),
     "read_noise": Kind(
-        "read-out", "times the camera's", (4.0, 12.0, 30.0, 75.0, 200.0), valid=(1.0, np.inf), neutral=1.0
+        "read-out", "times the camera's", (4.0, 12.0, 30.0, 75.0, 200.0), valid=VALID["read_noise"], neutral=1.0
     ),
     "row_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0)),
     "column_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0), is_fixed=True),
-    "photon_noise": Kind("read-out", "times the gain", (2.0, 5.0, 15.0, 50.0, 150.0), valid=(1.0, np.inf), neutral=1.0),
+    "photon_noise": Kind(
+        "read-out", "times the gain", (2.0, 5.0, 15.0, 50.0, 150.0), valid=VALID["photon_noise"], neutral=1.0
+    ),
     "hot_sites": Kind(
-        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=(0.0, 1e6)
+        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=VALID["hot_sites"]
     ),
     "dead_sites": Kind(
-        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=(0.0, 1e6)
+        "read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True, valid=VALID["dead_sites"]
     ),
-    "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0), valid=(1.0, 16.0), neutral=16.0),
+    "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0), valid=VALID["bits"], neutral=16.0),
     "black_level": Kind(
         "read-out", "digital numbers of 12 bits", (16.0, 40.0, 80.0, 160.0, 320.0), valid=(-4095.0, 4095.0)
     ),
     "pattern_shift": Kind(
-        "read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True, valid=(0.0, 100.0)
+        "read-out",
+        "percent of the rows",
+        (2.0, 10.0, 30.0, 60.0, 100.0),
+        needs_colors=True,
+        valid=VALID["pattern_shift"],
     ),
 }
 

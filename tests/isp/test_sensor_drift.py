@@ -39,8 +39,29 @@ def test_motion_beyond_the_reach_of_the_kernel_is_refused():
     streak = np.asarray(sensor.site_light(sensor_drift.motion(point, KEY, 32.0, camera=camera), camera), np.float64)
     y, x = np.mgrid[:128, :128] - 64
     assert np.sqrt(12 * (streak * (y**2 + x**2)).sum() / streak.sum()) == pytest.approx(32, rel=0.01)
-    with pytest.raises(ValueError, match=r"^amount must be at most 32 pixels, got 33.0$"):
-        sensor_drift.motion(point, KEY, 33.0, camera=camera)
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "valid"),
+    [
+        ("motion", 33.0, "from 0 to 32"),
+        ("photon_noise", 0, "at least 1"),
+        ("read_noise", jnp.float32(0.5), "at least 1"),
+        ("bits", 0, "from 1 to 16"),
+        ("defocus", -1.0, "at least 0"),
+        ("lamp_color", 500, "from -113 to 446"),
+        ("exposure", np.nan, "finite"),
+        ("black_level", np.inf, "finite"),
+    ],
+)
+def test_amounts_out_of_range_are_refused(name, amount, valid):
+    raw = jnp.full((4, 4), 0.5)
+    with pytest.raises(ValueError, match=rf"^{name} must be {valid}, got {amount}$"):
+        sensor_drift.together(raw, KEY, {"row_noise": 1.0, name: amount}, camera=CAMERA)
+    if name != "exposure":
+        with pytest.raises(ValueError, match=rf"^{name} must be {valid}, got {amount}$"):
+            getattr(sensor_drift, name)(raw, KEY, amount, camera=CAMERA)
+        jax.eval_shape(lambda amount: sensor_drift.together(raw, KEY, {name: amount}, camera=CAMERA), 0.0)
 
 
 @pytest.mark.parametrize("light", [0.02, 0.3])
