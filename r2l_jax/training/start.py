@@ -121,7 +121,8 @@ def initial_state(
     if resumes:
         return steps.begin(steps.init(key, statistics))
     processor = start_of_processor(architecture, dataset, train)
-    if statistics is not None and measures:
+    # A neural network normalizes its input, whatever the head does with its output.
+    if statistics is not None and (measures or architecture.processing.learns):
         statistics = fixed_statistics(architecture, processor, dataset, train, batch_size)
     model = steps.init(key, statistics)
     if architecture.processing.auto and not sources.processor:

@@ -1,5 +1,7 @@
 """The state in which training begins."""
 
+import custom_code
+import jax
 import numpy as np
 import pytest
 import tifffile
@@ -7,10 +9,13 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from small_runs import model
 
+import isp
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
+from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import load
+from r2l_jax.training.steps import make_steps
 from r2l_jax.training.update import StepSettings
 
 
@@ -80,3 +85,27 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
         start.fixed_statistics(made, made.processor(), dataset, np.arange(10), batch_size=size) for size in (4, 10)
     )
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
+
+
+OWN = """
+from flax import nnx
+import r2l_jax
+
+def make(rngs):
+    mean, std = (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)
+    return r2l_jax.from_flax(nnx.Sequential(lambda images: images.mean((1, 2)), nnx.Linear(3, 5, rngs=rngs)), mean, std)
+"""
+
+
+def test_a_neural_processor_is_normalized_before_a_head_with_its_own_normalization(base, tmp_path):
+    head = custom_code.write(tmp_path / "own.py", OWN)
+    plan = Plan(replace(base, run_name="neural", processing_mode="neural_network", classifier_network=head))
+    (fold,), steps = plan.folds, make_steps(plan.steps)
+    state = start.initial_state(steps, plan.sources, plan.dataset, fold, 8, jax.random.key(0), resumes=False)
+    normalizer = state.processor["normalizer"]
+    raws = plan.dataset.samples(fold.split.train)[0].astype(np.float64)
+    tiles = raws.reshape(-1, 16, 2, 16, 2).swapaxes(2, 3).reshape(-1, 4)
+    colors = isp.cfa.tile(plan.dataset.camera.pattern).ravel()
+    pixels = np.stack([tiles[:, colors == color].mean(1) for color in range(3)], -1)
+    np.testing.assert_allclose(normalizer["mean"], pixels.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(normalizer["std"], np.sqrt(pixels.var(0) + 1e-5), rtol=1e-3)
