@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import isp
+from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.groups import numbered
@@ -126,6 +127,7 @@ class RawDataset:
                     f"{self.name}: all samples must have the shape {np.shape(wanted)}, got {np.shape(found)} for "
                     f"{self.names[index]}"
                 )
+        check_finite(sample[0], f"{self.name}: {self.names[index]}")
         return sample
 
     @property

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float32, Shaped
 
 import isp
 from r2l_jax.config import CHECKPOINTS
+from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
@@ -134,6 +135,7 @@ class Run:
         self._size(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
+        check_finite(np.asarray(raws), "raw images")
         folds = []
         for fold in self.folds:
             mosaics = jnp.asarray(raws, jnp.float32)
@@ -206,6 +208,7 @@ class Run:
         self._size(raws)
         rank = 2 if self.camera is not None else 3
         array = np.asarray(raws, np.float32)
+        check_finite(array, "raw images")
         flat = array.reshape(-1, *array.shape[-rank:])
         size, results = min(batch_size, len(flat)), []
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Num
 
 import isp
-from r2l_jax.data.files.decoding import reading
+from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
@@ -91,8 +91,7 @@ def _read_map(path: Path) -> Mosaic:
         values = read_tiff(path)
         if values.ndim != 2 or values.dtype.kind != "f":
             raise InputError(f"must be one channel in floating point, got {values.dtype} of shape {values.shape}")
-        if not np.isfinite(values).all():
-            raise InputError("must contain only finite values")
+        check_finite(values)
         return values.astype(np.float32)
 
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from r2l_jax.runtime.errors import InputError, one_line
 
 # Deflate shrinks data by at most this factor; other common methods shrink it less.
@@ -35,6 +37,13 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         kind = Path(path).suffix[1:].upper() or "file of this kind"
         reason = reason or type(error).__name__
         raise InputError(f"{path}: truncated, corrupt or not a valid {kind} ({reason})") from error
+
+
+def check_finite(values: np.ndarray, what: str = "") -> None:
+    """Raises an InputError with the place of the first value that is NaN or infinite; `what` begins its message."""
+    if not np.isfinite(values).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+        raise InputError(f"{what}{' ' * bool(what)}must contain only finite values, got {values[place]} at {place}")
 
 
 @contextlib.contextmanager

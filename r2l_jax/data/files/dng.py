@@ -14,7 +14,7 @@ import tifffile
 from jaxtyping import Float32, Float64, Int
 
 import isp
-from r2l_jax.data.files.decoding import check_declared
+from r2l_jax.data.files.decoding import check_declared, check_finite
 from r2l_jax.data.files.tiff import check_page
 from r2l_jax.runtime.errors import InputError
 
@@ -96,8 +96,8 @@ def read_metadata(path: Path) -> Metadata:
             check_declared(page.nbytes, sum(sizes))
             if metadata is None and page.photometric in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
                 metadata = _metadata(page)
-                if is_float and not np.isfinite(page.asarray(maxworkers=1)).all():
-                    raise InputError("must contain only finite values")  # LibRaw reads them as zeros.
+                if is_float:
+                    check_finite(page.asarray(maxworkers=1))  # LibRaw reads NaN as 0.
     return metadata or Metadata()
 
 

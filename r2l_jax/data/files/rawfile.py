@@ -10,7 +10,7 @@ from jaxtyping import Float32, Shaped
 import isp
 from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import read_npy, read_pgm
-from r2l_jax.data.files.decoding import reading
+from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.known_camera import NEUTRAL_START, KnownCamera
 from r2l_jax.data.files.microscopes import read_czi, read_nd2, read_plane_of_tiff
 from r2l_jax.data.files.pictures import read_png
@@ -155,7 +155,7 @@ def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: Kno
         raise InputError(f"samples must have 8 bits, 16 bits or floating point, got {samples.dtype}")
     lowest, highest = samples.min(initial=0), samples.max(initial=0)
     if not np.isfinite([lowest, highest]).all():
-        raise InputError("must contain only finite values")
+        check_finite(samples)
     white = stated.figures.get("white_level")
     full = white or maximum or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
     if lowest < 0 or (white is None and highest > full):

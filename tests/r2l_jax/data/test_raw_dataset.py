@@ -133,6 +133,14 @@ def test_samples_without_files_are_hashed_by_their_arrays():
     assert dataset.content_of(np.array([0, 1])) == dataset.content_of([0, 1])
 
 
+def test_samples_with_nan_are_refused_with_its_place():
+    raws = np.zeros((4, 8, 8), np.float32)
+    raws[2, 3, 7] = np.nan
+    dataset, _ = in_memory(raws)
+    with pytest.raises(InputError, match=r"^memory: c must contain only finite values, got nan at \(3, 7\)$"):
+        dataset.samples(np.array([0, 2]))
+
+
 def test_the_fingerprint_has_names_labels_and_classes():
     dataset, _ = in_memory()
     changes = ({"names": tuple("abce")}, {"labels": np.array([0, 1, 1, 1])}, {"classes": ("a", "c")})

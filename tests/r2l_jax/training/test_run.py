@@ -55,6 +55,14 @@ def test_results_depend_neither_on_batches_nor_on_leading_axes(loaded, samples):
     assert loaded.render(raws[0]).shape == (32, 32, 3)
 
 
+@pytest.mark.parametrize("compute", ["predict", "render", "trace", "adapted"])
+def test_raw_images_with_nan_are_refused_with_its_place(loaded, compute):
+    raws = np.full((8, 32, 32), 0.5, np.float32)
+    raws[2, 5, 31] = np.nan
+    with pytest.raises(InputError, match=r"^raw images must contain only finite values, got nan at \(2, 5, 31\)$"):
+        getattr(loaded, compute)(raws)
+
+
 def test_several_folds_predict_their_mean(base):
     """Of masks, which have the size of the mosaics."""
     config = replace(base, dataset="SyntheticSegmentation")

@@ -157,7 +157,7 @@ def lit(value, dtype=np.float32):
 @pytest.mark.parametrize(
     ("name", "samples", "message"),
     [
-        *(("raw.tiff", lit(value), "must contain only finite values") for value in (np.nan, np.inf)),
+        *(("raw.tiff", lit(value), rf"only finite values, got {value} at \(3, 4\)$") for value in (np.nan, np.inf)),
         *(("raw.tiff", lit(value), r"samples must be in \[0, 1\], got ") for value in (-0.01, 1.01)),
         ("raw.tiff", np.zeros((4, 4), np.int16), "samples must have 8 bits, 16 bits or"),
         ("raw.tiff", np.zeros((4, 4, 3), np.uint8), rf"expected one raw image .*\(4, 4, 3\), like a {FROM_PICTURES}"),
@@ -175,7 +175,7 @@ def test_other_files_are_refused(write_dng, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "raw.nef", "JPEG")
     refuse(tmp_path / "raw.nef", r"expected a raw file, got a JPEG; python scripts/unprocess\.py converts JPEG")
     refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "the camera must have the sensor's pattern BGGR, got RGGB")
-    refuse(write_dng(lit(np.nan), white=1), "only finite values")
+    refuse(write_dng(lit(np.nan), white=1), r"contain only finite values, got nan at \(3, 4\)$")
     magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
     refuse(magenta, "the sensor's colors must be red, green and blue, got ")
     for name in ("raw.tiff", "raw.png"):
