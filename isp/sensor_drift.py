@@ -99,8 +99,11 @@ def row_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera)
 
 @_drift
 def column_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Adds a random level to each column, with this standard deviation in electrons, as from unequal amplifiers."""
-    level = jax.random.normal(key, (*raw.shape[:-2], 1, raw.shape[-1]), raw.dtype)
+    """Adds a random level to each column, with this standard deviation in electrons, as from unequal amplifiers.
+
+    One key draws the same levels for every raw image.
+    """
+    level = jax.random.normal(key, raw.shape[-1:], raw.dtype)
     return _with_electrons(raw, amount * level, camera)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from small_runs import history
 
 from r2l_jax.data import loader
@@ -51,6 +52,24 @@ def test_static_pipelines_share_the_program_of_the_head(base):
         _, trained = steps._parts(state.model)
         programs.append(steps._train.lower(state.replace(model=trained), {**batch, "raw": images}, key).as_text())
     assert programs[0] == programs[1]
+
+
+def test_a_frozen_head_normalizes_with_its_own_statistics_and_keeps_them(base):
+    config = replace(base, augmentation="none", freeze_classifier=True, classifier_uri="of an earlier run")
+    dataset = datasets.load(base.data.dataset, **base.data.source)
+    steps, batch = make_steps(StepSettings.of(config, dataset, 4)), loader.batch_of(dataset, np.arange(8))
+    model = steps.init(jax.random.key(0), None)
+    # Far from those of any batch.
+    model["head"]["bn1"]["mean"][...] += 0.5
+    before, merged = jax.device_get(nnx.to_pure_dict(model)), nnx.merge(steps._graph, jax.tree.map(jnp.copy, model))
+    state, loss = steps.train(steps.begin(model), to_devices(batch, shardings().split), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.model)["head"], before["head"])
+    assert (state.model["normalizer"]["mean"][...] != before["normalizer"]["mean"]).all()
+    images = np.asarray(merged.processor(batch["raw"]))
+    normalized = (images - images.mean((0, 1, 2))) / np.sqrt(images.var((0, 1, 2)) + 1e-5)
+    logits = merged.head(jnp.asarray(normalized))
+    losses = -jax.nn.log_softmax(logits)[np.arange(8), batch["target"]]
+    assert float(loss) == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
 class Seen(GradientDescent):
