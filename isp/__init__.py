@@ -25,6 +25,10 @@ Example:
     (4, 6, 3)
 """
 
+import warnings
+
+import jaxlib.version
+
 from isp import (
     cfa,
     color,
@@ -81,3 +85,10 @@ __all__ = [
     "tone",
     "unprocess",
 ]
+
+if jaxlib.version.__version__ == "0.10.2":
+    warnings.warn(
+        "jaxlib 0.10.2 computes some sums of matrix products wrongly on CPUs; install another version "
+        "(https://github.com/jax-ml/jax/issues/39103)",
+        stacklevel=2,
+    )
