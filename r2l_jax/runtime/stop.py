@@ -26,6 +26,9 @@ class Interrupted(BaseException):
 
 _asked = threading.Event()
 
+# The number of signals to which `after_step` has reacted in the main thread.
+_served = 0
+
 
 def requested() -> bool:
     """Returns whether, within `after_step`, a signal has requested a stop after the step."""
@@ -37,9 +40,10 @@ def after_step() -> Iterator[None]:
     """Makes a first SIGINT or SIGTERM request a stop after the step, see `requested`; a second ends the program."""
 
     def ask(number: int, frame: object) -> None:
-        _asked.set()
+        global _served
+        _served += 1
         restore()
-        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
+        _ask()
 
     def restore() -> None:
         for number, handler in earlier.items():
@@ -54,6 +58,12 @@ def after_step() -> Iterator[None]:
         _asked.clear()
 
 
+def _ask() -> None:
+    if not _asked.is_set():
+        _asked.set()
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr, flush=True)
+
+
 def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
@@ -64,7 +74,36 @@ def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
 def end_on_signals() -> None:
     """Makes SIGINT and SIGTERM end this process at once, except in `after_step`; programs can resume from any point."""
     # No exception: it could interrupt the import of an extension module, or be raised where Python ignores it.
-    _handle(lambda number, frame: _end(130, "interrupted"))
+    _handle(_interrupt)
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # A forked process has no such thread, and would report its signals to this one.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _end(130, "interrupted")
+
+
+def _watch(reader: int) -> None:
+    """Reacts to signals where the main thread cannot: Python calls handlers only after XLA has compiled, for minutes.
+
+    `reader` yields the number of each signal as it arrives.
+    """
+    arrived = 0
+    while number := os.read(reader, 1):
+        handler = signal.getsignal(number[0])
+        if getattr(handler, "__module__", None) != __name__:
+            continue  # Of a server, which ends by itself.
+        arrived += 1
+        time.sleep(0.2)
+        if arrived > _served:
+            if handler is _interrupt or _asked.is_set():
+                _end(130, "interrupted")
+            _ask()
 
 
 def exit_status(main: Callable[[], int | None]) -> int:

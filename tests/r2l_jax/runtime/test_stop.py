@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -49,6 +50,38 @@ def test_a_signal_at_work_ends_a_program_in_one_line(moment):
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     said = "\nstopping after this step; interrupt again to stop at once\n" if moment == "stopping" else ""
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "working\n", f"{said}-c: interrupted\n")
+
+
+# As XLA while it compiles: long, in C, and without Python's lock.
+IN_C = """
+import contextlib, hashlib, pathlib, sys
+from r2l_jax.runtime import stop
+
+def main():
+    with stop.after_step() if sys.argv[1] == "2" else contextlib.nullcontext():
+        print("working", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+stop.end_on_signals()
+sys.exit(stop.exit_status(main))
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_last_signal_ends_a_program_that_computes_in_c(signals):
+    command, environment = [sys.executable, "-c", IN_C, str(signals)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as program:
+        ending = threading.Timer(20, program.kill)
+        ending.start()
+        assert program.stdout.readline() == "working\n"
+        for number in range(signals):
+            program.send_signal(signal.SIGINT)
+            if number + 1 < signals:
+                said = [program.stderr.readline() for _ in range(2)]
+                assert said == ["\n", "stopping after this step; interrupt again to stop at once\n"]
+        assert (program.wait(), program.stderr.read()) == (130, "-c: interrupted\n")
+        ending.cancel()
 
 
 def test_the_first_signal_asks_to_stop_and_leaves_the_handlers_as_they_were(capsys):
