@@ -9,7 +9,8 @@ import numpy as np
 
 from r2l_jax.data.raw_dataset import RawDataset
 
-_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)
+# The bytes of the batches that are loaded ahead: at least 1 batch, and at most 64.
+_AHEAD = 2**31
 
 Leaf = TypeVar("Leaf")
 
@@ -34,17 +35,23 @@ class _Samples:
     def __init__(self, dataset: RawDataset, indices: np.ndarray, weights: np.ndarray, keep_decoded: bool = True):
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
-        if keep_decoded:
-            # Read here, before Grain's threads start, because the first read allocates memory for all samples.
-            dataset[int(indices[0])]
+        # Read here, before Grain's threads start, because the first read allocates memory for all samples.
+        self._first = {0: self._sample(int(indices[0]))}
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Batch[np.ndarray | np.integer]:
         number = int(self._indices[index])
-        raw, target = self._sample(number)
+        raw, target = self._first.pop(index, None) or self._sample(number)
         return {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}
+
+    def options(self, batch_size: int) -> grain.ReadOptions:
+        """Returns how batches are loaded ahead; call it before any sample is taken."""
+        (sample,) = self._first.values()
+        of_batch = batch_size * sum(leaf.nbytes for leaf in (*sample, np.int32(0), self._weights[0]))
+        ahead = min(max(_AHEAD // of_batch, 1), 64)
+        return grain.ReadOptions(num_threads=min(4, ahead), prefetch_buffer_size=ahead)
 
 
 def batch_of(dataset: RawDataset, indices: np.ndarray) -> Batch[np.ndarray]:
@@ -73,10 +80,11 @@ def train_batches(
     process gets its part of the `batch_size` samples, at most `len(indices)`. The first `first_step` batches are
     skipped.
     """
-    source = grain.MapDataset.source(_Samples(dataset, indices, np.ones(len(indices), np.float32)))
-    shuffled = source.shuffle(seed=seed)[jax.process_index() :: jax.process_count()]
-    epoch = shuffled.batch(batch_size // jax.process_count(), drop_remainder=True)[: len(indices) // batch_size]
-    return iter(epoch.repeat()[first_step:].to_iter_dataset(_READ))
+    samples = _Samples(dataset, indices, np.ones(len(indices), np.float32))
+    of_process = batch_size // jax.process_count()
+    shuffled = grain.MapDataset.source(samples).shuffle(seed=seed)[jax.process_index() :: jax.process_count()]
+    epoch = shuffled.batch(of_process, drop_remainder=True)[: len(indices) // batch_size]
+    return iter(epoch.repeat()[first_step:].to_iter_dataset(samples.options(of_process)))
 
 
 def eval_batches(
@@ -89,6 +97,7 @@ def eval_batches(
     """
     padded = -len(indices) % batch_size + len(indices)
     weights = (np.arange(padded) < len(indices)).astype(np.float32)
-    source = grain.MapDataset.source(_Samples(dataset, np.resize(indices, padded), weights, keep_decoded))
-    source = source[jax.process_index() :: jax.process_count()]
-    return iter(source.batch(batch_size // jax.process_count()).to_iter_dataset(_READ))
+    samples = _Samples(dataset, np.resize(indices, padded), weights, keep_decoded)
+    source = grain.MapDataset.source(samples)[jax.process_index() :: jax.process_count()]
+    of_process = batch_size // jax.process_count()
+    return iter(source.batch(of_process).to_iter_dataset(samples.options(of_process)))

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+import time
 
 import jax
 import numpy as np
@@ -82,6 +83,23 @@ def test_a_single_pass_reads_only_its_samples_and_keeps_none():
     for _ in range(2):
         list(loader.eval_batches(dataset, np.arange(3, 8), 5, keep_decoded=False))
     assert sorted(read) == sorted(2 * [3, 4, 5, 6, 7])
+
+
+# A batch of 4 numbered samples takes 112 bytes: each has 16 of its raw image, and 4 each of target, index and weight.
+@pytest.mark.parametrize(("budget", "ahead"), [(100, 1), (112 * 6 - 1, 5), (112 * 6, 6), (2**31, 64)])
+@pytest.mark.parametrize("load", [functools.partial(loader.train_batches, seed=0), loader.eval_batches])
+def test_batches_are_loaded_ahead_within_a_budget_of_bytes(monkeypatch, load, budget, ahead):
+    monkeypatch.setattr(loader, "_AHEAD", budget)
+    loaded, dataset = [], numbered(400)
+    dataset = dataclasses.replace(dataset, read=lambda index: loaded.append(index) or numbered(400).read(index))
+    batches = load(dataset, np.arange(400), 4)
+    next(batches)
+    wanted = 1 + 4 * (1 + ahead)  # The first sample is read once more, for its shape.
+    ending = time.monotonic() + 10
+    while len(loaded) < wanted and time.monotonic() < ending:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert abs(len(loaded) - wanted) <= 1
 
 
 def test_splits_are_those_of_the_published_program():
