@@ -12,7 +12,7 @@ from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.model.settings import ModelSettings, ProcessingSettings
 from r2l_jax.runtime import jobs, named_code
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, Settings, replace, setting
+from r2l_jax.runtime.flags import SEED, Settings, replace, setting
 from r2l_jax.training.settings import AttackSettings, OptimizationSettings, TrackingSettings
 
 # For programs that take a finished run.
@@ -80,7 +80,7 @@ class GroupSettings(Settings):
         "train one run per seed, in subfolders seed_<s> of the run's folder: seeds separated by commas, or a number n "
         "for the seeds 1 to n",
         (),
-        bound=NOT_NEGATIVE,
+        bound=SEED,
     )
     scheduler: str = setting(f"with --seeds, {jobs.SETTING}", "serial", rare=True, needs="seeds")
 

@@ -39,6 +39,7 @@ class Bound(NamedTuple):
 POSITIVE = Bound(lambda value: 0 < value < math.inf, "be positive")
 NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
 SEED = Bound(lambda value: 0 <= value < 2**32, "be from 0 to 2**32 - 1")
+_INT32 = Bound(lambda value: -(2**31) <= value < 2**31, "be from -2**31 to 2**31 - 1")
 FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
@@ -87,7 +88,7 @@ def with_defaults(settings: type[Config], defaults: Mapping[str, Any]) -> type[C
 
 
 class Settings:
-    """The base of settings dataclasses, which checks choices and bounds."""
+    """The base of settings dataclasses, which checks choices and bounds; whole numbers but seeds are of 32 bits."""
 
     def __post_init__(self):
         for field in dataclasses.fields(typing.cast(Any, self)):
@@ -98,8 +99,10 @@ class Settings:
             for one in value if isinstance(value, tuple) else (value,):
                 if valid and one not in valid:
                     raise InputError(f"--{field.name} must be one of {', '.join(valid)}, got {one!r}")
-                if bound is not None and not bound.holds(one):
-                    raise InputError(f"--{field.name} must {bound.words}, got {one}")
+                of_type = _INT32 if isinstance(one, int) and bound is not SEED else None
+                for each in (bound, of_type):
+                    if each is not None and not each.holds(one):
+                        raise InputError(f"--{field.name} must {each.words}, got {one}")
 
 
 class _Leaf(NamedTuple):

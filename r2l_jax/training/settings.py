@@ -5,7 +5,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,9 +100,9 @@ class OptimizationSettings(Settings):
         "seed of the splits, the initial weights, the order of samples and the augmentation; defaults to the seed of "
         "the published program",
         1,
-        bound=NOT_NEGATIVE,
+        bound=SEED,
     )
-    split_seed: int | None = setting("seed of the splits; default: --seed", None, bound=NOT_NEGATIVE, rare=True)
+    split_seed: int | None = setting("seed of the splits; default: --seed", None, bound=SEED, rare=True)
 
     def build(self, epoch_steps: int) -> Optimizer:
         """Makes the optimizer of a run with this many updates per epoch."""

@@ -9,7 +9,7 @@ from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
@@ -62,7 +62,7 @@ class MethodSettings(Settings):
     seed: int = setting(
         f"the seed of the labeled images, the batches and the noise{NOT_OF_TRAINING}",
         0,
-        bound=NOT_NEGATIVE,
+        bound=SEED,
         rare=True,
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
 from r2l_jax.names import BY_SHOT, SHOT_FIELDS
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.training.settings import AUX_LOSSES
 
 ANALYSES = ("sensitivity", "tolerances", "worst_case")
@@ -106,7 +106,7 @@ class ForensicsConfig(FinishedRun):
     seed: int = setting(
         f"the seed of samples, starts and batches{NOT_OF_TRAINING}",
         0,
-        bound=NOT_NEGATIVE,
+        bound=SEED,
         rare=True,
         needs="analyses=tolerances|worst_case",
     )

@@ -24,7 +24,7 @@ from r2l_jax.names import (
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import common_folder
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
@@ -146,7 +146,7 @@ class EvaluationConfig(Settings):
     seed: int = setting(
         f"the seed of the noise of exposures, sensors and corruptions{NOT_OF_TRAINING}",
         0,
-        bound=NOT_NEGATIVE,
+        bound=SEED,
         needs="against=exposures|sensor|corruptions",
     )
 
@@ -231,7 +231,7 @@ class SynthesisConfig(DataSettings):
     seed: int = setting(
         "the seed of the noise of exposures, sensors and corruptions",
         0,
-        bound=NOT_NEGATIVE,
+        bound=SEED,
         needs="exposures|sensor|corruptions",
     )
     scheduler: str = setting(jobs.SETTING, "serial")

@@ -70,6 +70,8 @@ def test_flags_become_a_tree_of_settings():
         ([], "--input is required: files"),
         (["--input=a", "--weights=1,-2"], "--weights must be positive, got -2.0"),
         (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
+        (["--input=a", "--steps=2147483648"], "--steps must be from -2**31 to 2**31 - 1, got 2147483648"),
+        (["--input=a", "--sizes=7,99999999999"], "--sizes must be from -2**31 to 2**31 - 1, got 99999999999"),
         (["--input=a", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
     ],
 )
