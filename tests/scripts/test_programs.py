@@ -10,6 +10,7 @@ from programs import call, program
 from report_pages import Page
 
 from r2l_jax.runtime import result
+from r2l_jax.runtime.files import read_csv
 
 
 def test_calibrate_says_what_it_has_found_and_writes_it(tmp_path):
@@ -21,6 +22,10 @@ def test_calibrate_says_what_it_has_found_and_writes_it(tmp_path):
     assert "\ndefects: 2 hot, 2 dead, 2 flickering\n" in done.stdout
     names = ["camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
+    # A response of 0 is about 80 standard deviations below the others, and the light of hot and flickering sites more.
+    done = call("calibrate.py", *frames, f"--output={tmp_path}/few", "--threshold=150")
+    found = {(int(row["row"]), int(row["column"])) for row in read_csv(tmp_path / "few" / "defects.csv")}
+    assert found == {(*site,) for kind in ("hot", "flickering") for site in sensor.defects[kind].tolist()}
 
 
 def test_report_compares_runs_and_names_its_file(tmp_path):

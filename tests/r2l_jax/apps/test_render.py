@@ -69,6 +69,28 @@ def test_pictures_hold_the_rendering_and_sheets_its_stages(tmp_path, file_format
         np.testing.assert_allclose(picture / levels, rendering(file, CAMERA), atol=0.51 / levels)
 
 
+@pytest.mark.parametrize(
+    ("flags", "make"),
+    [
+        (
+            "--processing_mode=static --sp_debayer=malvar2004 --sp_sharpening=none --sp_denoising=none",
+            lambda: isp.static(CAMERA, demosaic="malvar2004", sharpen="none", denoise="none"),
+        ),
+        ("--auto=exposure", lambda: isp.metered(isp.parametrized(CAMERA), CAMERA, white_balance=False)),
+    ],
+)
+def test_the_program_renders_as_its_flags_say(tmp_path, flags, make):
+    file, out = raw_file(tmp_path / "a.tiff"), tmp_path / "out"
+    flags = (f"--input={file}", f"--output={out}", "--camera=drone", "--format=png", "--stages", *flags.split())
+    done = programs.call("process.py", *flags)
+    assert (done.returncode, done.stdout) == (0, "1 rendered, 0 failed\n"), done.stderr
+    assert written(out) == ["a.png", "a_stages.png", "manifest.csv", "result.json"]
+    picture = np.asarray(Image.open(out / "a.png"))
+    wanted = np.asarray(make()(read_raw(file, CAMERA)[0]))
+    np.testing.assert_allclose(picture / 255, wanted, atol=0.51 / 255)
+    assert np.abs(isp.parametrized(CAMERA)(read_raw(file, CAMERA)[0]) - wanted).mean() > 2 / 255
+
+
 def test_each_file_is_rendered_with_its_own_calibration_values(write_dng, tmp_path):
     raw = np.random.default_rng(0).integers(500, 3000, (24, 32), np.uint16)
     files = [write_dng(raw, "a.dng"), write_dng(raw, "b.dng", cfa=(2, 1, 1, 0), neutral=(0.4, 1.0, 0.8))]

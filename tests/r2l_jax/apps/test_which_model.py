@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from small_runs import metrics
 
 import r2l_jax
@@ -48,6 +49,18 @@ def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_pat
     model = r2l_jax.load(tmp_path / "out" / "model.safetensors", checkpoint=checkpoint)
     right = model.predict(raws)[np.arange(len(labels)), labels]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_files_are_rendered_by_the_checkpoint_that_is_named(run, folds, tmp_path, checkpoint):
+    settings = {"run": str(run.run_dir), "checkpoint": checkpoint, "output": str(tmp_path / "out")}
+    assert process.main(process.RenderConfig(input=(str(folds[0].dataset.files[0][0]),), **settings)) == 0
+    (picture,) = (tmp_path / "out").glob("*.tiff")
+    raws, _ = folds[0].dataset.samples(np.arange(1))
+    found = tifffile.imread(picture) / 65535
+    apart = {each: np.abs(load(run.run_dir, 0, each).render(raws)[0] - found).max() for each in ("best", "last")}
+    assert apart.pop(checkpoint) < 1e-4
+    assert min(apart.values()) > 1e-3
 
 
 def predicted(dataset, indices, tmp_path, **settings):

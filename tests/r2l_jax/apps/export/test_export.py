@@ -69,6 +69,7 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
 def test_stablehlo_predicts_any_number_of_images_on_every_platform(model, raws, exported):
     whole, parameters = loaded(exported, "whole.stablehlo"), dict(np.load(exported / "parameters.npz"))
     assert whole.platforms == ("cpu", "cuda", "tpu")
+    assert not whole.has_vjp()
     # Not the number of samples on which the export has compared the file with the model.
     probabilities = jax.nn.softmax(whole.call(parameters, raws[:3]))
     np.testing.assert_allclose(probabilities, model.predict(raws)[:3], atol=1e-5)
@@ -209,7 +210,8 @@ def test_files_to_check_on_are_cut_to_the_size(model, one_epoch, tmp_path):
     found = samples_of(model, [tmp_path / "frame.tiff"])
     np.testing.assert_allclose(found, frame[None, 16:48, 32:64] / 65535, atol=1e-6)
     flags = [f"--run={one_epoch.run_dir}", f"--output={tmp_path}/out", "--parts=isp", "--formats=stablehlo"]
-    done = programs.call("export.py", *flags, f"--input={tmp_path}/frame.tiff", "--size=64,80")
+    done = programs.call("export.py", *flags, f"--input={tmp_path}/frame.tiff", "--size=64,80", "--gradient")
     assert done.returncode == 0, done.stderr
+    assert loaded(tmp_path / "out", "isp.stablehlo").has_vjp()
     about = description(tmp_path / "out")
     assert about["parts"]["isp"]["input"]["shape"] == ["B", 64, 80]

@@ -1,10 +1,13 @@
+import dataclasses
 import io
 import zipfile
 
+import programs
 import pytest
 from b2sdk.v2 import B2Api, B2HttpApiConfig, InMemoryAccountInfo, RawSimulator
 
 from r2l_jax.data.fetch import b2
+from r2l_jax.data.fetch import download as downloads
 from r2l_jax.data.fetch.download import download
 from r2l_jax.runtime.errors import InputError
 
@@ -82,6 +85,22 @@ def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, 
     (tmp_path / "microscopy/images/raw_scale005/Ma190c_1.tiff").write_bytes(b"cut")
     download("Microscopy", tmp_path, "b2", b2_account=account)
     assert sorted(name for name, _ in server.asked) == ["Ma190c_1.tiff", "raw_scale100.zip"]
+    assert contents(tmp_path / "microscopy").items() >= disk.items()
+
+
+def test_the_program_takes_the_bucket_and_the_key_that_are_named(server, tmp_path, monkeypatch):
+    def simulated(*arguments, b2_account, **options):
+        account = dataclasses.replace(b2_account, api_config=server.config)
+        return download(*arguments, b2_account=account, **options)
+
+    monkeypatch.setattr(downloads, "download", simulated)
+    monkeypatch.setenv("B2_APPLICATION_KEY_ID", "another")
+    monkeypatch.setenv("B2_APPLICATION_KEY", "another")
+    bucket, disk = microscopy()
+    server.put(bucket)
+    flags = ("--b2_bucket=data", f"--b2_key_id={server.key_id}", f"--b2_key={server.key}", f"--data_dir={tmp_path}")
+    done = programs.call("download.py", "--dataset=Microscopy", "--source=b2", *flags)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/microscopy\n"), done.stderr
     assert contents(tmp_path / "microscopy").items() >= disk.items()
 
 

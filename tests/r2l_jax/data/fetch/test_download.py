@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import numpy as np
+import programs
 import pytest
 import requests
 import tifffile
@@ -171,6 +172,12 @@ def check_complete(place):
     found = contents(place)
     found.pop("microscopy/.unpacked.json")
     assert found == TREES["Microscopy"]
+
+
+def test_the_program_downloads_from_a_mirror_into_the_folder_that_is_named(zenodo, tmp_path):
+    done = programs.call("download.py", "--dataset=Microscopy", f"--zenodo_url={zenodo.url}", f"--data_dir={tmp_path}")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/microscopy\n"), done.stderr
+    check_complete(tmp_path)
 
 
 def test_a_dropped_connection_is_continued(zenodo, tmp_path):
