@@ -85,9 +85,9 @@ slow_tenth() {
     fi
 }
 
-# The tests with the Python of the environment on PATH.
+# The tests with the Python of the environment on PATH, and without Flax's graph mode, as will be its default.
 run_tests() {
-    timed eval "${tests#.venv/bin/}"
+    NNX_GRAPH_MODE=false timed eval "${tests#.venv/bin/}"
 }
 
 # Prints "MAJOR MINOR" of a Python, and nothing for one that does not start or is no final release.
