@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 import isp
 from r2l_jax.config import FinishedRun
@@ -35,6 +34,7 @@ from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler, stop
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.progress import Bar
 from r2l_jax.runtime.result import Arrays, points
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.artifact import Artifact
@@ -508,7 +508,7 @@ def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: st
 @contextlib.contextmanager
 def ticking(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Shows a progress bar, if it has a title, and yields the function that moves it and raises Interrupted."""
-    with tqdm(total=total, desc=title, unit="batch", disable=None if title else True) as bar:
+    with Bar(total=total, desc=title, unit="batch", disable=None if title else True) as bar:
 
         def tick() -> None:
             bar.update()

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 import tasks
 from r2l_jax.config import TrainConfig
@@ -25,6 +24,7 @@ from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json, write_safetensors
 from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.progress import Bar
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import tracking
 from r2l_jax.training.artifact import CLEAN, NAME, Artifact, named, stored_arrays
@@ -200,8 +200,8 @@ class FoldTraining:
                 tracking.record_samples(tracker, wanted, plan.dataset, steps, state, history[-1]["epoch"])
         return state, final
 
-    def _bar(self, first_step: int, steps: int) -> tqdm:
-        return tqdm(
+    def _bar(self, first_step: int, steps: int) -> Bar:
+        return Bar(
             total=steps,
             initial=first_step,
             desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
@@ -211,7 +211,7 @@ class FoldTraining:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}]",
         )
 
-    def _say(self, bar: tqdm, row: Numbers) -> None:
+    def _say(self, bar: Bar, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
             epochs, score = self._optimization.epochs, self._steps.task.score
