@@ -88,8 +88,8 @@ class Run:
     def reading(self, known: isp.Camera | KnownCamera | None = None) -> KnownCamera:
         """Returns the camera argument of `read_raw` for files to be processed by this run.
 
-        Raw images of other cameras are converted to the run's camera: in the black level and, after training on several
-        cameras, the gains.
+        Raw images of other cameras are converted to the run's camera: in the black level, and in the gains if these are
+        known here or if the run was trained on several cameras.
         """
         if self.camera is None:
             raise InputError("the model was trained on processed images and cannot read raw files")

@@ -7,7 +7,7 @@ import numpy as np
 
 from r2l_jax.apps.predict import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
 from r2l_jax.training.run import Run
 
 # Enough samples for every class of the published sets, and few enough for small files.
@@ -33,7 +33,10 @@ def samples_of(
     if files and model.camera is None:
         raise InputError("the model was trained on processed images: leave --input out")
     if files:
-        return np.stack([read_file(file, model, camera, size or model.shape) for file in files[:COUNT]])
+        with collected_warnings() as warnings:
+            found = np.stack([read_file(file, model, camera, size or model.shape) for file in files[:COUNT]])
+        warn_once(warnings, len(found))
+        return found
     try:
         dataset = model.dataset
     except InputError as error:

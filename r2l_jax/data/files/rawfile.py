@@ -107,7 +107,9 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
         if (reference := stated.reference) is not None:
             if reference.cameras and not stated.figures:
                 camera = reference.cameras.get(read_shot(path).title, camera)
-            return reference.scaled(mosaic, camera), reference.camera
+            if ignored := reference.explain_ignored(camera, stated.figures):
+                warn(f"{path}: {ignored}")
+            return reference.scaled(mosaic, camera, stated.figures), reference.camera
         return mosaic, camera
 
 

@@ -5,7 +5,7 @@ camera, with the reference camera's color matrix.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from jaxtyping import Float32
@@ -26,11 +26,27 @@ class Reference:
     camera: isp.Camera
     cameras: Mapping[str, isp.Camera]
 
-    def scaled(self, raw: Mosaic, camera: isp.Camera) -> Mosaic:
-        """Scales a raw image; a model trained on one camera applies its fixed gains to images of any camera."""
-        if not self.cameras:
+    def scaled(self, raw: Mosaic, camera: isp.Camera, stated: Collection[str]) -> Mosaic:
+        """Scales a raw image; `stated` names the values of its camera that the user states.
+
+        After training on one camera, gains are scaled only if they are stated: its files' own gains, such as their
+        as-shot white balance, were not used in training either.
+        """
+        if not self.cameras and ("white_balance" not in stated or "white_balance" in self._ignored(camera)):
             camera = dataclasses.replace(camera, white_balance=self.camera.white_balance)
         return scaled(raw, camera, self.camera)
+
+    def explain_ignored(self, camera: isp.Camera, stated: Collection[str]) -> str | None:
+        """Says which stated values of a camera do not scale raw images; None if all do or are the run's."""
+        named = [name for name in self._ignored(camera) if name in stated]
+        return f"the stated {' and '.join(named)} cannot be converted, so the run's apply" if named else None
+
+    def _ignored(self, camera: isp.Camera) -> list[str]:
+        signs = np.array(camera.white_balance) * np.array(self.camera.white_balance) > 0
+        known = [each.color_matrix for each in (self.camera, *self.cameras.values())]
+        different = {"white_balance": not self.cameras and not signs.all()}
+        different["color_matrix"] = camera.color_matrix not in known
+        return [name for name, differs in different.items() if differs]
 
 
 def scaled(raw: Mosaic, camera: isp.Camera, reference: isp.Camera) -> Mosaic:

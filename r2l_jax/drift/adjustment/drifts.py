@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, find_camera
+from r2l_jax.data.files.known_camera import KnownCamera, find_camera, find_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset, Sample
@@ -20,7 +21,7 @@ from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
@@ -159,20 +160,27 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             f"got {', '.join(dataset.classes)}"
         )
     _check_pattern(f"--drifted_data_dir={name}", cases.camera_of(dataset), fold.dataset)
-    return _converted(dataset, Run([fold]))
+    stated = find_known_camera(config.drifted_camera or "auto", "--drifted_camera").figures
+    return _converted(dataset, Run([fold]), stated)
 
 
-def _converted(dataset: RawDataset, run: Run) -> RawDataset:
-    """Scales a data set to the camera of a run, as files that the run predicts are scaled."""
+def _converted(dataset: RawDataset, run: Run, stated: Collection[str]) -> RawDataset:
+    """Scales a data set to the camera of a run, as files that the run predicts are scaled.
+
+    `stated` names the values of the camera that the user states.
+    """
     own, wanted = cases.camera_of(dataset), run.camera
     assert wanted is not None
+    reference = Reference(wanted, run.cameras)
+    if ignored := reference.explain_ignored(own, stated):
+        warn(f"--drifted_camera: {ignored}")
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)
-        return Reference(wanted, run.cameras).scaled(raw, own), target
+        return reference.scaled(raw, own, stated), target
 
     cameras = {name: camera.to_json() for name, camera in run.cameras.items()}
-    provenance = json.dumps([dataset.provenance, own.to_json(), wanted.to_json(), cameras])
+    provenance = json.dumps([dataset.provenance, own.to_json(), wanted.to_json(), cameras, sorted(stated)])
     return dataclasses.replace(dataset, camera=wanted, read=read, provenance=provenance)
 
 

@@ -49,7 +49,7 @@ def test_a_model_keeps_its_cameras(several, model, of_one):
     assert model.identity != of_one.identity
 
 
-OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 1, 2.5))
+OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 1, 2.5), color_matrix=np.eye(3))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,12 @@ OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 
     [
         # A file without calibration values.
         (False, "plain.npy", None, FAR),
+        (False, "plain.npy", OTHER, OTHER),
         (True, "plain.npy", None, None),
         (True, "plain.npy", OTHER, OTHER),
         # A file that names a camera of the training, and states other values: those of the training hold.
         (False, "near.dng", None, "stated"),
+        (False, "near.dng", OTHER, OTHER),
         (True, "near.dng", None, NEAR),
         (True, "near.dng", OTHER, OTHER),
         # A file of a camera that the training has not seen.
@@ -68,7 +70,7 @@ OTHER = dataclasses.replace(NEAR, black_level=(0.125,) * 4, white_balance=(1.6, 
     ],
 )
 def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, tmp_path, of_many, file, given, wanted):
-    """Its own black level and, after a training on several cameras, its gains; otherwise, the run's gains apply."""
+    """In the black level; and in the gains if they are given, or if the run was trained on several cameras."""
     samples = np.random.default_rng(0).integers(9000, 30000, (32, 32)).astype(np.uint16)
     path = tmp_path / file
     if file.endswith("npy"):
@@ -85,10 +87,14 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, t
         return
     own = r2l_jax.data.read_raw(path)[1] if wanted == "stated" else wanted
     black, reference = (np.tile(np.reshape(each.black_level, (2, 2)), (16, 16)) for each in (own, FAR))
-    gains = np.array(own.white_balance) / FAR.white_balance if of_many else np.ones(3)
+    gains = np.array(own.white_balance) / FAR.white_balance if of_many or given else np.ones(3)
     gains = np.tile(gains[isp.cfa.tile("RGGB")], (16, 16))
     raw = reference + (samples / 65535 - black) * (1 - reference) / (1 - black) * gains
     np.testing.assert_allclose(read_file(path, run, known, None), raw, atol=1e-6)
-    frame, _ = file_source(path, run).read(known or KnownCamera())
+    frame, warnings = file_source(path, run).read(known or KnownCamera())
     np.testing.assert_allclose(frame.raw, raw, atol=1e-6)
     assert frame.camera == FAR
+    # The run's color matrix applies; each camera of a training on several has its own.
+    said = [line for line in warnings if "color_matrix" in line]
+    line = f"{path}: the stated color_matrix cannot be converted, so the run's apply"
+    assert said == [line] * (given is OTHER)

@@ -44,13 +44,27 @@ def test_light_beyond_the_white_of_the_reference_camera_saturates_it():
     assert raw.min() == 0
 
 
-def test_a_model_of_one_camera_keeps_its_gains():
-    raw = np.full((2, 2), 0.5, np.float32)
+def test_a_model_of_one_camera_keeps_its_gains_unless_others_are_stated():
+    raw, gains, both = np.full((2, 2), 0.5, np.float32), ["white_balance"], {"far": FAR, "near": NEAR}
     same_gains = dataclasses.replace(NEAR, white_balance=FAR.white_balance)
-    np.testing.assert_array_equal(Reference(FAR, {}).scaled(raw, NEAR), scaled(raw, same_gains, FAR))
-    both = Reference(FAR, {"far": FAR, "near": NEAR}).scaled(raw, NEAR)
-    np.testing.assert_array_equal(both, scaled(raw, NEAR, FAR))
+    np.testing.assert_array_equal(Reference(FAR, {}).scaled(raw, NEAR, []), scaled(raw, same_gains, FAR))
+    for cameras, stated in (({}, gains), (both, []), (both, gains)):
+        np.testing.assert_array_equal(Reference(FAR, cameras).scaled(raw, NEAR, stated), scaled(raw, NEAR, FAR))
+    # Gains of other signs cannot be scaled, as those of the published microscope's camera.
     negative = dataclasses.replace(NEAR, white_balance=(-2.2, 1, 1.7))
-    Reference(FAR, {}).scaled(raw, negative)
+    for stated in ([], gains):
+        np.testing.assert_array_equal(Reference(FAR, {}).scaled(raw, negative, stated), scaled(raw, same_gains, FAR))
     with pytest.raises(InputError, match=r"gains must have the signs of \[1.2, 1.0, 3.0\], got \[-2.2, 1.0, 1.7\]"):
-        Reference(FAR, {"far": FAR}).scaled(raw, negative)
+        Reference(FAR, {"far": FAR}).scaled(raw, negative, gains)
+    fields, said = ["black_level", "white_balance", "color_matrix"], Reference(FAR, {}).explain_ignored
+    assert said(negative, fields) == "the stated white_balance and color_matrix cannot be converted, so the run's apply"
+    assert (said(negative, []), said(NEAR, gains), said(FAR, fields)) == (None, None, None)
+    assert Reference(FAR, both).explain_ignored(NEAR, fields) is None
+
+
+def test_saturated_light_stays_white():
+    """With gains of at least 1, every color of a saturated site is at least as bright as white after the gains."""
+    raw = scaled(np.ones((2, 2), np.float32), NEAR, FAR)
+    balanced = isp.sensor.site_light(raw, FAR) * np.array(FAR.white_balance)[isp.cfa.tile("RGGB")]
+    gains = np.minimum(NEAR.white_balance, FAR.white_balance)
+    np.testing.assert_allclose(balanced, gains[isp.cfa.tile("RGGB")], atol=1e-6)

@@ -228,7 +228,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     assert list(under.samples) == list(range(8))
 
 
-def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
+def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, capsys):
     """Files of 12x12 are cropped to their middle, 8x8 as in training, and read by the camera of the training."""
     levels = np.linspace(0.1, 0.85, 12)
     for number, level in enumerate(levels):
@@ -249,6 +249,16 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path):
     np.testing.assert_allclose(raws, np.broadcast_to(0.1 + bright_first, (12, 8, 8)), atol=1e-4)
     np.testing.assert_array_equal(targets, [0] * 6 + [1] * 6)
     assert under.dataset.camera == brightness.CAMERA
+    # The gains of another camera are brought to the run's; its matrix cannot be.
+    gains, matrix = np.array(brightness.CAMERA.white_balance) * (1.5, 1, 0.5), 2 * np.eye(3)
+    other = dataclasses.replace(brightness.CAMERA, white_balance=gains, color_matrix=matrix)
+    (tmp_path / "other.json").write_text(other.to_json())
+    under = drifts.drifted(replace(config, drifted_camera=str(tmp_path / "other.json")), fold, *config.drifts)
+    scaled, black = under.dataset.samples(np.arange(12))[0], brightness.CAMERA.black_level[0]
+    tile = np.tile([[1.5, 1], [1, 0.5]], (4, 4))
+    np.testing.assert_allclose(scaled, (black + (raws - black) * tile).clip(0, 1), atol=1e-6)
+    said = "warning: --drifted_camera: the stated color_matrix cannot be converted, so the run's apply\n"
+    assert capsys.readouterr().err == said
     (tmp_path / "mine/bright").rename(tmp_path / "mine/brilliant")
     with pytest.raises(InputError, match="must have the classes bright, dark, got brilliant, dark"):
         drifts.drifted(config, fold, *config.drifts)
