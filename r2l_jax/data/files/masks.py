@@ -18,6 +18,13 @@ from r2l_jax.runtime.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
+# The starts of files that hold boxes or polygons of objects: COCO or LabelMe, YOLO, and Pascal VOC.
+_BOXES = {
+    ".json": re.compile(rb'.*"(annotations|bbox|shapes)"', re.DOTALL),
+    ".txt": re.compile(rb"\s*\d+(\s+[-+.e\d]+){4}"),
+    ".xml": re.compile(rb".*<annotation", re.DOTALL),
+}
+
 # A frame and its mask.
 Pair = tuple[Path, Path]
 
@@ -42,6 +49,20 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     return [(frame, _only_mask(frame, masks[frame.stem], masks_folder)) for frame in frames]
 
 
+def refuse_boxes(folder: Path) -> None:
+    """Raises an InputError if a folder that lacks masks, or a folder in it, holds boxes or polygons instead."""
+    for path in sorted(folder.rglob("[!.]*")):
+        kind = _BOXES.get(path.suffix.lower())
+        if kind and path.is_file():
+            with path.open("rb") as file:
+                start = file.read(2**20)
+            if kind.match(start):
+                raise InputError(
+                    f"{path} holds boxes or polygons (COCO, LabelMe, YOLO or Pascal VOC): segmentation needs a mask "
+                    "of each frame, a PNG or TIFF in masks/ beside images/, and boxes cannot be trained on"
+                )
+
+
 def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Lists the files with these suffixes, without the hidden files that macOS leaves beside copied ones."""
     return sorted(
@@ -62,6 +83,8 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
         # Some may belong to frames in other folders: in this frame's mask, the frame's name is a whole word.
         word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
         masks = [mask for mask in masks if word.search(mask.stem)]
+    if not masks:
+        refuse_boxes(masks_folder)
     if len(masks) != 1:
         raise InputError(
             f"{frame} must have exactly one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
@@ -96,11 +119,16 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
     )
 
 
-def read_frame(pair: Pair, camera: isp.Camera | KnownCamera) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """Reads a frame with the stated camera values; returns the raw image, the mask (same size), the camera."""
+def read_frame(
+    pair: Pair, camera: isp.Camera | KnownCamera, several: bool = False
+) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
+    """Reads a frame with the stated camera values; returns the raw image, the mask (same size), the camera.
+
+    With `several`, all values of the mask are one object, see `read_mask`.
+    """
     frame, mask_file = pair
     raw, file_camera = read_raw(frame, camera)
-    mask = read_mask(mask_file)
+    mask = read_mask(mask_file, several)
     rows, cols = raw.shape
     # Raw images are cropped to even size; a mask may still have the sensor's odd size.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):

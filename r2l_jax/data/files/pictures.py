@@ -43,16 +43,26 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
         return np.asarray(image.convert("RGB")), turned
 
 
-def read_mask(path: Path) -> UInt8[np.ndarray, "rows cols"]:
-    """Reads a mask: 1 where any channel of the file other than alpha is greater than 0, else 0."""
+def read_mask(path: Path, several: bool = False) -> UInt8[np.ndarray, "rows cols"]:
+    """Reads a mask: 1 where any channel of the file other than alpha is greater than 0, else 0.
+
+    Raises an InputError if objects have different values or colors, such as classes, unless `several` are one object.
+    """
     with reading(path):
         values = read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else read_png(path)[0]
-        if values.ndim == 3 and values.shape[-1] <= 4:
-            colors = values.shape[-1] - (values.shape[-1] in (2, 4))
-            values = values[..., :colors].max(-1)
-        if values.ndim != 2:
+        if values.ndim == 2:
+            values = values[..., None]
+        elif values.ndim == 3 and values.shape[-1] <= 4:
+            values = values[..., : values.shape[-1] - (values.shape[-1] in (2, 4))]
+        else:
             raise InputError(f"a mask must be a picture with at most four channels, got shape {values.shape}")
-        return (values > 0).astype(np.uint8)
+        mask = np.asarray((values > 0).any(-1))
+        objects = values[mask]
+        if not several and (objects[1:] != objects[:-1]).any():
+            found = [tuple(each) if len(each) > 1 else each[0] for each in np.unique(objects, axis=0).tolist()]
+            said = ", ".join([*map(str, found[:5]), *["..."] * (len(found) > 5)])
+            raise InputError(f"a mask must have one value besides 0, such as 1 or 255, for one class, found {said}")
+        return mask.astype(np.uint8)
 
 
 def read_png(path: Path) -> tuple[np.ndarray, str]:

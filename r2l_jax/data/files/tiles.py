@@ -44,12 +44,19 @@ def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
-def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCamera, choose: Choose) -> None:
+def cut(
+    pairs: Sequence[Pair],
+    folder: pathlib.Path,
+    side: int,
+    camera: KnownCamera,
+    choose: Choose,
+    several: bool = False,
+) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     Incomplete tiles at the right and bottom of a frame are dropped. The folder appears complete or not at all; an
     existing one is left unchanged. Two processes may call this at the same time. `side` is even, and the frames' common
-    camera is written.
+    camera is written. With `several`, all values of a mask are one object.
     """
     if folder.exists():
         return
@@ -58,7 +65,7 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCam
             for part in ("images", "masks"):
                 (unfinished / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose), pairs))
+                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose, several), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: the masks of all tiles are empty")
@@ -71,12 +78,12 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: KnownCam
 
 
 def _cut_frame(
-    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose
+    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose, several: bool
 ) -> tuple[list[str], isp.Camera, list[str]]:
     """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
     frame, _ = pair
     with collected_warnings() as warnings:
-        raw, mask, file_camera = read_frame(pair, camera)
+        raw, mask, file_camera = read_frame(pair, camera, several)
     # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
     # of X-Trans may not, a few rows and columns between them are left out.
     row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(file_camera.pattern).shape)

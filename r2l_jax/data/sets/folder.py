@@ -20,7 +20,7 @@ from r2l_jax.data.files.known_camera import (
     find_known_camera,
     read_known_camera,
 )
-from r2l_jax.data.files.masks import Pair, pair_masks
+from r2l_jax.data.files.masks import Pair, pair_masks, refuse_boxes
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
@@ -121,6 +121,7 @@ def _raw_files(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
 def _has_masks(folder: pathlib.Path) -> bool:
     there = [name for name in ("images", "masks") if (folder / name).is_dir()]
     if len(there) == 1:
+        refuse_boxes(folder)
         missing = "masks" if there == ["images"] else "images"
         raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
     return bool(there)
@@ -143,6 +144,7 @@ def _classification(
         raise InputError(f"--group={FOLDER}: {min(ungrouped)} must be in the folder of a group")
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
+        refuse_boxes(root)
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
             f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"

@@ -120,3 +120,23 @@ def test_a_file_that_is_not_a_mask_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
     with pytest.raises(InputError, match=r"mask.tif: .* at most four channels, got shape \(6, 4, 5\)"):
         read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "found"),
+    [
+        ("L", (1, 2, 3), "1, 2, 3"),
+        ("L", (1, 255), "1, 255"),
+        ("I;16", (300, 600), "300, 600"),
+        ("RGB", ((255, 0, 0), (0, 255, 0)), r"\(0, 255, 0\), \(255, 0, 0\)"),
+        ("L", range(1, 9), r"1, 2, 3, 4, 5, \.\.\."),
+    ],
+)
+def test_a_mask_of_several_values_is_refused_unless_they_count_as_one_object(tmp_path, mode, values, found):
+    picture = Image.new("1", (4, 3)).convert("L").convert(mode)
+    for place, value in enumerate(values):
+        picture.putpixel((place % 4, place // 4), value)
+    picture.save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=rf"mask.png: a mask must have one value besides 0, .*, found {found}$"):
+        read_mask(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", True).ravel(), np.arange(12) < len(values))

@@ -239,6 +239,40 @@ def test_frames_need_masks_and_names_of_their_own(frames):
         load(frames, tile_size=32)
 
 
+BOXES = {
+    "masks/a.txt": "0 0.5 0.5 0.25 0.25\n",
+    "labels/a.txt": "\n2 .5 .5 1e-1 0.25\n",
+    "annotations/coco.json": '{"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}]}',
+    "Annotations/a.xml": "<annotation><object><bndbox></bndbox></object></annotation>",
+    "a.json": '{"version": "5.2", "shapes": []}',
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("frames_folder", ["images", "JPEGImages"])
+def test_files_of_boxes_are_no_masks(frames, name, frames_folder):
+    for mask in (frames / "masks").glob("mask*"):
+        mask.unlink()
+    (frames / "masks/._mask of a.png").unlink()
+    (frames / name).parent.mkdir(exist_ok=True)
+    (frames / name).write_text(BOXES[name])
+    for other, content in {"a.txt": "Frames of 2026", "camera.json": CAMERA_10_BITS}.items():
+        (frames / other).write_text(content)
+    if "masks" not in name:
+        (frames / "masks").rmdir()
+    (frames / "images").rename(frames / frames_folder)
+    with pytest.raises(InputError, match=rf"{name} holds boxes or polygons \(COCO, .*PNG or TIFF in masks/"):
+        load(frames, tile_size=32)
+
+
+def test_a_mask_of_several_classes_is_named(frames):
+    mask = Image.open(frames / "masks/mask of a1.png")
+    mask.putpixel((0, 1), 2)
+    mask.save(frames / "masks/mask of a1.png")
+    with pytest.raises(InputError, match=r"mask of a1.png: a mask must have one value besides 0, .*, found 1, 2"):
+        load(frames, tile_size=32)
+
+
 def test_another_packing_of_the_files_makes_other_data(tmp_path):
     camera, contents = tmp_path / "camera.json", []
     for label in "ab":
