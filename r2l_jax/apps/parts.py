@@ -1,6 +1,7 @@
 """Works on many raw files in parts, each of which is a cached result, so that another call resumes."""
 
 import functools
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.runtime import jobs, remote, result, store
 from r2l_jax.runtime.errors import one_line
 from r2l_jax.runtime.jobs import Ended, Job
@@ -52,9 +54,10 @@ def in_parts(
     """
     size = BATCH * int(np.clip(-(-len(files) // (_PARTS * BATCH)), 1, _BATCHES))
     parts, before, given = dict[str, Sequence[Place]](), set[str](), []
+    version_of = _versions(files)
     for start in range(0, len(files), size):
         part = files[start : start + size]
-        versions = [[str(file), remote.version(file)] for file in part]
+        versions = [[str(file), version_of[file]] for file in part]
         inputs = store.identity(settings, versions, model)
         name = store.hash_json(inputs)[:16]
         is_known = all(version for _, version in versions)
@@ -82,6 +85,12 @@ def in_parts(
             shutil.rmtree(other, ignore_errors=True)
     results, failed = jobs.finished(ended(), files)
     return Worked({file: results[file] for file in files if file in results}, failed, counts[0])
+
+
+def _versions(files: Sequence[Place]) -> dict[Place, str]:
+    """Returns a hash of the content of each file, of a URL's metadata instead; empty if unknown."""
+    here = [file for file in files if isinstance(file, Path) and file.is_file() and os.access(file, os.R_OK)]
+    return {file: remote.version(file) for file in files} | dict(zip(here, hash_files(here), strict=True))
 
 
 def _part(

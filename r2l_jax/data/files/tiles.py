@@ -21,6 +21,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.decoding import advising, read_text
+from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
 from r2l_jax.data.files.masks import Pair, read_frame, stored_set
 from r2l_jax.data.raw_dataset import RawDataset
@@ -32,16 +33,12 @@ Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
 def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
-    """Returns a hash of the camera and of the source files' names, sizes and modification times.
-
-    Hashing the content of gigabytes of frames would take minutes, and is unnecessary, because results depend on the
-    content of the tiles (see `RawDataset.files`).
-    """
-    lines = [json.dumps(camera.described).encode()]
-    for path in (path for pair in pairs for path in pair):
-        status = path.stat()
-        lines.append(os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode())
-    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+    """Returns a hash of the camera, and of the names and content of the source files."""
+    paths = [path for pair in pairs for path in pair]
+    named = [
+        os.fsencode(path.name) + b" " + content.encode() for path, content in zip(paths, hash_files(paths), strict=True)
+    ]
+    return hashlib.sha256(b"\n".join([json.dumps(camera.described).encode(), *named])).hexdigest()[:16]
 
 
 def cut(

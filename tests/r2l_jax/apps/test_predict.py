@@ -14,6 +14,7 @@ import r2l_jax
 from r2l_jax.apps import parts, predict
 from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame
+from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.monitoring import reference
@@ -103,6 +104,10 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
     assert predict_files(files, output, model) == (0, 0)
     assert [row["file"] for row in read_csv(output)] == list(map(str, files))
     os.utime(files[4], (0, 0))
+    assert predict_files(files, output, model) == (0, 0)
+    # Other samples of the same size, from the same time.
+    tifffile.imwrite(files[4], 1023 - tifffile.imread(files[4]))
+    os.utime(files[4], (0, 0))
     assert predict_files(files, output, model) == (2, 0)
     (other,), before = unequal_folds(run, -1), read_csv(output)
     assert predict_files(files, output, other) == (6, 0)
@@ -110,6 +115,20 @@ def test_another_call_predicts_parts_that_have_failed_or_changed(run, model, fil
     with pytest.raises(InputError, match=r"p.csv holds rows that are not predictions of these files: choose"):
         predict_files(files[:5], output, model)
     assert len(read_csv(output)) == 6
+
+
+def test_predictions_are_not_reused_under_another_camera(model, files, tmp_path):
+    names, output = [*files[:2], *files[-2:]], tmp_path / "p.csv"
+    fields = {"white_level": 1023, "black_level": [64] * 4, "color_matrix": np.eye(3).tolist()}
+    found = {}
+    for gains in ([1, 1, 1], [3, 1, 1], [1, 1, 1]):
+        (tmp_path / "camera.json").write_text(json.dumps({**fields, "white_balance": gains}))
+        camera = find_known_camera(str(tmp_path / "camera.json"))
+        assert predict_files(names, output, model, camera) == (4, 0)
+        assert predict_files(names, output, model, camera) == (0, 0)
+        rows = read_csv(output)
+        assert found.setdefault(gains[0], rows) == rows
+    assert found[1] != found[3]
 
 
 def test_models_are_adapted_to_files_that_are_evenly_spaced(run, model, files, tmp_path, monkeypatch):

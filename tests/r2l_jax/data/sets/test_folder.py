@@ -167,12 +167,30 @@ def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
         load(frames, camera, tile_size=32)
         return {path.name: path.stat().st_mtime_ns for path in (frames / "tiles_32").iterdir()}
 
-    first = cut()
+    first, mask = cut(), frames / "masks/mask of a.png"
+    os.utime(mask)
     assert cut() == first
-    os.utime(frames / "masks/mask of a.png")
+    before = mask.stat()
+    Image.new("L", (101, 70), 1).save(mask)
+    mask.write_bytes(mask.read_bytes().ljust(before.st_size, b"\0"))
+    os.utime(mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (mask.stat().st_size, mask.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     changed = cut()
     assert (len(changed), first.items() < changed.items()) == (2, True)
     assert len(cut("microscopy")) == 3
+
+
+def test_frames_of_equal_names_sizes_and_times_have_their_own_tiles(tmp_path):
+    """As `adjust.py` keeps the tiles of all folders in one."""
+    for name, level in (("bright", 50_000), ("dark", 10_000)):
+        for part in ("images", "masks"):
+            (tmp_path / name / part).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / name / "images/a.tiff", np.full((32, 32), level, np.uint16))
+        Image.new("L", (32, 32), 1).save(tmp_path / name / "masks/a.png")
+        for file in (tmp_path / name).glob("*/a.*"):
+            os.utime(file, (0, 0))
+        raw, _ = folder.load(tmp_path / name, "drone", 32, tmp_path / "tiles")[0]
+        np.testing.assert_allclose(raw * 65535, level, atol=0.1)
 
 
 def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
