@@ -31,6 +31,9 @@ from r2l_jax.training.record import fold_folder, fold_folders, members
 # The default number of raw images processed at once.
 BATCH = 32
 
+# Values may leave [0, 1] by this much, such as after a change of exposure; beyond it, they have another unit.
+_BEYOND = 0.1
+
 Raws = Shaped[Array | np.ndarray, "..."]
 
 
@@ -132,13 +135,12 @@ class Run:
                 them are processed at once; `adaptation.MOST` are plenty.
             force: whether to adapt even to unsuitable images.
         """
-        self._size(raws)
+        raws = self._checked(raws)
         if np.ndim(raws) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
-        check_finite(np.asarray(raws), "raw images")
         folds = []
         for fold in self.folds:
-            mosaics = jnp.asarray(raws, jnp.float32)
+            mosaics = jnp.asarray(raws)
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")
@@ -200,15 +202,27 @@ class Run:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]
 
+    def _checked(self, raws: Raws) -> Float32[np.ndarray, "..."]:
+        """Returns raw images in float32; raises an InputError unless they are floats in about [0, 1]."""
+        self._size(raws)
+        given = np.asarray(raws)
+        array = given.astype(np.float32, copy=False)
+        check_finite(array, "raw images")
+        low, high = array.min(), array.max()
+        if jnp.issubdtype(given.dtype, jnp.floating) and low >= -_BEYOND and high <= 1 + _BEYOND:
+            return array
+        raise InputError(
+            f"expected images of floats in [0, 1], got {given.dtype} from {low:g} to {high:g}: divide by the white level, "
+            "as r2l_jax.data.read_raw does"
+        )
+
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
         """Calls a function of raw images `(..., H, W)` with batches of one shape, and joins the results.
 
         The function returns arrays, or a tree of them, with an entry for each raw image. The last batch is filled up.
         """
-        self._size(raws)
         rank = 2 if self.camera is not None else 3
-        array = np.asarray(raws, np.float32)
-        check_finite(array, "raw images")
+        array = self._checked(raws)
         flat = array.reshape(-1, *array.shape[-rank:])
         size, results = min(batch_size, len(flat)), []
 

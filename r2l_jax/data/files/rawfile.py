@@ -57,6 +57,8 @@ RAW_SUFFIXES = (
 
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
+# Even in the dark, the median of a raw image is about the black level.
+_BELOW_BLACK = 0.9
 
 
 def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None) -> tuple[Mosaic, isp.Camera]:
@@ -76,8 +78,8 @@ def read_raw(path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = 
 
     A file that is missing, cannot be read or does not fit the camera raises an InputError, whose message is one line
     that starts with the path. A warning is printed if the camera has no `white_level` and a file without levels uses
-    less than an eighth of its range, like a 10-bit raw image in a 16-bit TIFF; and if the patterns of a file and of a
-    camera's JSON file differ.
+    less than an eighth of its range, like a 10-bit raw image in a 16-bit TIFF (an error for a model, if most samples
+    are below black); and if the patterns of a file and of a camera's JSON file differ.
 
     Args:
         camera: the camera, or some of its values (`known_camera.read_known_camera`). For camera formats, its
@@ -163,6 +165,12 @@ def _fractions(path: Path, samples: np.ndarray, maximum: int | None, stated: Kno
     if lowest < 0 or (white is None and highest > full):
         raise InputError(f"samples must be in [0, {full:g}], got {lowest:g} to {highest:g}")
     if highest < _DIM * full and (white is None or stated.guesses_white_level):
+        black = full * min(stated.figures.get("black_level", (0,)))
+        if stated.reference and samples.dtype.kind == "u" and np.median(samples) < _BELOW_BLACK * black:
+            raise InputError(
+                f"the white level is unknown: the highest value is {highest:g} of {full:g}, and most are below the "
+                f'black level, {black:.4g}: give it as "white_level" in the camera\'s JSON file (--camera)'
+            )
         warn(
             f"{path}: the highest value is {highest:g} of {full:g}: if the sensor saturates below {full:g}, give that "
             'level as "white_level" in the camera\'s JSON file'

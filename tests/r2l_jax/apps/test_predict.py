@@ -206,6 +206,29 @@ def test_bad_files_are_listed_at_the_end(model, files, tmp_path, write_dng, caps
         assert line.startswith(f"error: {message}")
 
 
+def test_integers_whose_white_level_is_unknown_are_refused_if_most_are_below_black(one_epoch, tmp_path, capsys):
+    """The black level of the embedded data set is 2048 of 65535; a site in the dark has about that value."""
+    model, rng = load(one_epoch.run_dir), np.random.default_rng(0)
+    black = 65535 * model.camera.black_level[0]
+    levels = {"of_12_bits": 1600, "dark": black + 1000, "darker": 0.95 * black}
+    files = [tmp_path / f"{name}.tiff" for name in levels]
+    for file, level in zip(files, levels.values(), strict=True):
+        tifffile.imwrite(file, rng.normal(level, 50, (32, 32)).astype(np.uint16))
+    assert predict_files(files, tmp_path / "p.csv", model) == (2, 1)
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {files[1]}: the highest value is")
+    assert re.fullmatch(
+        rf"error: {files[0]}: the white level is unknown: the highest value is 1\d\d\d of 65535, and most are below "
+        r'the black level, 2048: give it as "white_level" in the camera\'s JSON file \(--camera\)',
+        error,
+    )
+    # The white level makes them fractions of it.
+    fields = json.loads(model.camera.to_json()) | {"white_level": 4095, "black_level": [128] * 4}
+    (tmp_path / "camera.json").write_text(json.dumps(fields))
+    camera = find_known_camera(str(tmp_path / "camera.json"))
+    assert predict_files(files[:1], tmp_path / "q.csv", model, camera) == (1, 0)
+
+
 @pytest.fixture(scope="module")
 def segmenter(base):
     config = replace(base, dataset="SyntheticSegmentation", run_name="segmenter", **PLAIN)

@@ -63,6 +63,32 @@ def test_raw_images_with_nan_are_refused_with_its_place(loaded, compute):
         getattr(loaded, compute)(raws)
 
 
+@pytest.mark.parametrize("method", ["predict", "render", "trace", "adapted"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda raws: np.round(4095 * raws).astype(np.uint16),
+            r"uint16 from \d+ to \d+: divide",
+        ),
+        (
+            lambda raws: np.round(4095 * raws),
+            r"float32 from \d+ to [1-4]\d\d\d: divide .*white",
+        ),
+        (lambda raws: raws - 0.5, r"float32 from -0.4\d+ to 0.\d+: divide"),
+    ],
+)
+def test_raw_images_of_another_range_are_refused(loaded, samples, method, change, message):
+    with pytest.raises(InputError, match=rf"expected images of floats in \[0, 1\], got {message}"):
+        getattr(loaded, method)(change(samples[0]))
+
+
+def test_raw_images_may_exceed_their_range_by_rounding(loaded, samples):
+    raws = samples[0]
+    raws = 1.04 * (raws - raws.min()) / np.ptp(raws) - 0.02
+    assert np.isfinite(loaded.predict(raws.astype(jnp.bfloat16))).all()
+
+
 def test_several_folds_predict_their_mean(base):
     """Of masks, which have the size of the mosaics."""
     config = replace(base, dataset="SyntheticSegmentation")
