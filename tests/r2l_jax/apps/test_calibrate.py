@@ -2,12 +2,15 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from flawed_sensor import FlawedSensor, write_frames
+from programs import call
 
 from r2l_jax.apps.calibrate import calibrate
 from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import read_csv
 
 CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
 SENSOR = FlawedSensor(seed=1, black=(0.05, 0.06, 0.07, 0.08))
@@ -40,6 +43,54 @@ def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output)
     kept = set(base) - {"black_level"}
     assert {name: fields[name] for name in kept} == {name: base[name] for name in kept}
     assert set(fields) == {*base, *CORRECTIONS, "full_well", "read_noise", "bits"}
+
+
+def test_the_table_of_the_curve_is_in_digital_numbers_and_electrons(frames, output):
+    """The sensor's constants, and the moments of the frames, in 12 bits."""
+    found, black = json.loads((output / "photon_transfer.json").read_text()), np.array(SENSOR.black)
+    gains = SENSOR.full_well / (4095 * (1 - black))
+    assert (found["white_level"], found["bits"], found["flats_of_each_exposure"]) == (4095, 12, [8, 8, 8])
+    assert found["electrons_per_number"] == pytest.approx(gains.mean(), rel=0.02)
+    assert found["numbers_per_electron"] == pytest.approx(1 / gains.mean(), rel=0.02)
+    assert found["full_well_electrons"] == pytest.approx(15000, rel=0.02)
+    assert found["read_noise_electrons"] == pytest.approx(4, rel=0.05)
+    assert found["dsnu_electrons"] == pytest.approx(2, rel=0.05)
+    assert found["prnu"] == pytest.approx(0.01, rel=0.05)
+    assert found["dynamic_range_decibels"] == pytest.approx(20 * np.log10(15000 / 4), abs=0.5)
+    for site, level, gain in zip(found["sites"], black, gains, strict=True):
+        assert site["black_level"] == pytest.approx(4095 * level, abs=0.1)
+        assert site["electrons_per_number"] == pytest.approx(gain, rel=0.02)
+        assert site["full_well_electrons"] == pytest.approx(15000, rel=0.02)
+        assert site["read_noise_electrons"] == pytest.approx(4, rel=0.1)
+    darks, flats = (
+        4095 / 65535 * np.array([tifffile.imread(file)[::2, ::2] for file in sorted((frames / kind).iterdir())])
+        for kind in ("dark", "flat")
+    )
+    good = np.ones(SENSOR.shape, bool)
+    good[tuple(np.concatenate([*SENSOR.defects.values()]).T)] = False
+    good = good[::2, ::2]
+    red = [point for point in found["curve"] if point["color"] == "red"]
+    for point, exposure in zip(red, np.split(flats, 3), strict=True):
+        light = (exposure.mean(0) - darks.mean(0))[good].mean()
+        assert point["mean"] == pytest.approx(light, rel=1e-3)
+        assert point["variance"] == pytest.approx(
+            (exposure.var(0, ddof=1) - darks.var(0, ddof=1))[good].mean(), rel=1e-2
+        )
+        assert point["variance"] == pytest.approx(light / gains[0], rel=0.03)
+
+
+def test_the_threshold_decides_which_sites_are_defects(tmp_path):
+    """Ten sites are 25 electrons too bright, 11 standard deviations: of the 2 electrons of DSNU and the read noise."""
+    sensor = FlawedSensor(seed=2, shape=(128, 128), hot=0, dead=0, flickering=0)
+    sites = np.stack([12 * np.arange(10) + 5, (7 * np.arange(10) ** 2 + 3) % 128], 1)
+    sensor.offset[tuple(sites.T)] = 25
+    write_frames(tmp_path, sensor, exposures=(0.3, 0.6), flats=4)
+    flags = [f"--{name}={tmp_path}/{name}" for name in ("dark", "flat")] + [f"--camera={tmp_path}/base.json"]
+    for given, count in (([], 10), (["--threshold=20"], 0)):
+        done = call("calibrate.py", *flags, f"--output={tmp_path}/{count}", *given)
+        assert done.stdout.splitlines()[-1] == f"defects: {count} hot, 0 dead, 0 flickering", done.stderr
+        rows = read_csv(tmp_path / f"{count}/defects.csv")
+        assert [[int(row["row"]), int(row["column"])] for row in rows] == sites[:count].tolist()
 
 
 def test_corrected_frames_are_flat_and_without_defects(frames, output):

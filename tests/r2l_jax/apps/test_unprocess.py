@@ -127,6 +127,20 @@ def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
     assert all((one != other).mean() > 0.5 for other in others)
 
 
+def test_noise_does_not_repeat_along_rows_or_columns(tmp_path):
+    """The picture is larger than three of the bands that are exposed one by one."""
+    save(tmp_path / "gray/all/1.png", np.full((800, 512, 3), 120, np.uint8))
+    unprocess_folder(tmp_path / "gray", tmp_path / "raw", CAMERA)
+    noise = tifffile.imread(tmp_path / "raw/all/1.tiff").astype(float)
+    for row, col in np.ndindex(2, 2):
+        noise[row::2, col::2] -= noise[row::2, col::2].mean()
+        noise[row::2, col::2] /= noise[row::2, col::2].std()
+    for axis, sites in ((0, noise), (1, noise.T)):
+        for shift in range(2, len(sites) - 50, 2):
+            pairs = sites[shift:] * sites[:-shift]
+            assert abs(pairs.mean()) < 6 / np.sqrt(pairs.size), (axis, shift)
+
+
 @pytest.mark.parametrize("pattern", ["RGGB", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", "RGB/GBR", isp.cfa.MONO])
 def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, monkeypatch, pattern):
     monkeypatch.setattr(unprocessing, "_BAND", 8)
