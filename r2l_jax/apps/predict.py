@@ -166,9 +166,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
             output cannot be written, or holds something other than predictions of these files.
     """
     check_raw(run)
-    segments = run.task.name == "segmentation"
-    if segments != (masks is not None):
-        raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")
+    segments = check_masks(run.task.name, masks)
     refuse_shared_targets((file, target) for file in files for target in _mask_files(file, masks))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
@@ -189,6 +187,14 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
         if not is_ours:
             raise InputError(f"{output} holds rows that are not predictions of these files: choose another file")
     return columns
+
+
+def check_masks(task: str, masks: Path | None) -> bool:
+    """Returns whether a task is segmentation; raises an InputError unless a folder for masks is given just then."""
+    segments = task == "segmentation"
+    if segments != (masks is not None):
+        raise InputError(f"--masks is {'needed' if segments else 'not'} for {task}")
+    return segments
 
 
 def _predict(

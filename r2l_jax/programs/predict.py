@@ -80,6 +80,10 @@ class PredictionConfig(Settings):
             remote.on_disk(name, getattr(self, name) or "")
 
 
+def _folds(config: PredictionConfig) -> list[int] | None:
+    return None if config.folds == ("all",) else [*map(int, config.folds)]
+
+
 @functools.lru_cache(maxsize=1)
 def _open(config: PredictionConfig) -> Predictor:
     """Opens the model as it is, once per process."""
@@ -87,8 +91,7 @@ def _open(config: PredictionConfig) -> Predictor:
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import load
 
-    folds = None if config.folds == ("all",) else [*map(int, config.folds)]
-    opened = load(config.run, folds, config.checkpoint, config.code)
+    opened = load(config.run, _folds(config), config.checkpoint, config.code)
     return Predictor(opened, None if config.camera is None else find_known_camera(config.camera))
 
 
@@ -111,12 +114,14 @@ def _load(config: PredictionConfig) -> Predictor:
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
     from r2l_jax.apps.labeled import labels_of, scored
-    from r2l_jax.apps.predict import check, predict_files
+    from r2l_jax.apps.predict import check, check_masks, predict_files
     from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.training.run import task_of_run
 
     jobs.prepare(config.scheduler)
-    files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     masks = None if config.masks is None else pathlib.Path(config.masks)
+    check_masks(task_of_run(config.run, _folds(config)), masks)
+    files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:
         # Adaptation takes a minute or two, so invalid arguments are refused before it.

@@ -26,7 +26,7 @@ from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
-from r2l_jax.training.record import fold_folder, fold_folders, members
+from r2l_jax.training.record import fold_folder, fold_folders, members, read_metrics
 
 # The default number of raw images processed at once.
 BATCH = 32
@@ -294,6 +294,14 @@ def load(
     for each in folds if with_data else ():
         each.load_data()
     return Run(folds)
+
+
+def task_of_run(path: str | os.PathLike, fold: int | Sequence[int] | None = 0) -> str:
+    """Returns the name of the task of a finished model, see `load`, from its description alone."""
+    if pathlib.Path(path).is_file():
+        return read_file(pathlib.Path(path))[0]["task"]
+    folder, *_ = _folders(members(str(path))[0], fold)
+    return read_metrics(folder / "metrics.json", "choose a finished run")["task"]
 
 
 def _folders(run: pathlib.Path, fold: int | Sequence[int] | None) -> list[pathlib.Path]:

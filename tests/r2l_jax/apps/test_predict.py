@@ -24,6 +24,7 @@ from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.flags import replace
+from r2l_jax.training import run as training_run
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load
 
@@ -274,3 +275,15 @@ def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tm
         labels_of([tmp_path / "frame.tif"], first)
     with pytest.raises(InputError, match="--masks is needed for segmentation"):
         predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", first)
+
+
+def test_masks_are_needed_or_refused_before_a_model_is_loaded(run, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "load", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "frame.tif").touch()
+    given = [f"--input={tmp_path}/frame.tif", f"--output={tmp_path}/p.csv"]
+    for trained, more, message in (
+        (run, [f"--masks={tmp_path}/masks"], "--masks is not for classification"),
+        (segmenter, [], "--masks is needed for segmentation"),
+    ):
+        done = call("predict.py", f"--run={trained.run_dir}", *given, *more)
+        assert (done.returncode, done.stderr) == (1, f"predict.py: error: {message}\n")
