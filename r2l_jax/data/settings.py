@@ -38,10 +38,9 @@ class DataSettings(Settings):
         needs="dataset=Folder",
     )
     tile_size: int | None = setting(
-        "for Folder: side length of the tiles cut from frames (segmentation) or of the center crop (classification); "
-        "default: 256, or the shortest side of any file to classify if that is smaller",
+        "for Folder: side of the square tiles that frames with masks are cut into, or of the center crop of files to "
+        "classify; default: 256, or the shortest side of any file to classify if that is smaller",
         None,
-        rare=True,
         needs="dataset=Folder",
     )
     group: str | None = setting(
@@ -82,6 +81,7 @@ class TrainingDataSettings(DataSettings):
         f"light intensity, one of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by commas: "
         "batches mix them, and splits keep all raw images of a scene together",
         (1.0,),
+        rare=True,
         needs="!dataset=Folder",
     )
     n_splits: int | str = setting(

@@ -33,24 +33,23 @@ class UnprocessConfig(Settings):
 
 def main(config: UnprocessConfig) -> int:
     """Writes the raw images that the flags ask for, and returns the exit status."""
+    from isp.sensor import Noise, noise_of
     from r2l_jax.apps.unprocess import unprocess_folder
     from r2l_jax.data.files.known_camera import find_camera
 
     camera = find_camera(config.camera)
     if camera is None:
         raise InputError("--camera=auto: pictures contain no calibration; name a camera or a JSON file")
-    summary = unprocess_folder(
-        config.input,
-        config.output,
-        camera,
-        exposure=config.exposure,
-        full_well=config.full_well,
-        read_noise=config.read_noise,
-        bits=config.bits,
-        seed=config.seed,
-    )
+    given = {name: getattr(config, name) for name in Noise._fields}
+    summary = unprocess_folder(config.input, config.output, camera, exposure=config.exposure, seed=config.seed, **given)
     print(
         f"{summary.written} written, {summary.failed} failed; {summary.too_bright:.2%} of the sites are saturated, and "
         f"{summary.too_dark:.2%} are black because their color is outside the camera's gamut"
     )
+    noise = noise_of(camera)._replace(**{name: value for name, value in given.items() if value is not None})
+    if noise != (1e9, 0, 16):
+        print(
+            f"added the noise of a full well of {noise.full_well:g} electrons, read noise of {noise.read_noise:g} "
+            f"electrons and {noise.bits} bits; without noise: --full_well=1e9 --read_noise=0 --bits=16"
+        )
     return 1 if summary.failed else 0

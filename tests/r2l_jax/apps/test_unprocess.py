@@ -104,6 +104,14 @@ def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     flags = [f"--{name}={value}" for name, value in {**noise, "exposure": 0.5, "seed": 7}.items()]
     done = programs.call("unprocess.py", f"--input={source}", f"--output={tmp_path}/flags", "--camera=drone", *flags)
     assert re.match(r"4 written, 0 failed; [0-9.]+% of the sites are saturated, and ", done.stdout), done.stderr
+    said = "added the noise of a full well of 200 electrons, read noise of 0 electrons and 4 bits; "
+    assert done.stdout.endswith(f"{said}without noise: --full_well=1e9 --read_noise=0 --bits=16\n")
+    quiet = ["--full_well=1e9", "--read_noise=0", "--bits=16", "--exposure=0.9"]
+    done = programs.call("unprocess.py", f"--input={source}", f"--output={tmp_path}/quiet", "--camera=drone", *quiet)
+    raw = tifffile.imread(tmp_path / "quiet/cats/1.tiff")
+    np.testing.assert_allclose(raw, expected(samples(0)), atol=20)
+    assert abs(raw - expected(samples(0))).std() < 2
+    assert "added the noise" not in done.stdout
     assert files(tmp_path / "cameras") == files(tmp_path / "flags")
     assert isp.Camera.from_json((tmp_path / "cameras" / "camera.json").read_text()) == noisy
     steps = tifffile.imread(tmp_path / "flags" / "cats" / "1.tiff") / (65535 / 15)
