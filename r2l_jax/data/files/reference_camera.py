@@ -39,7 +39,7 @@ class Reference:
     def explain_ignored(self, camera: isp.Camera, stated: Collection[str]) -> str | None:
         """Says which stated values of a camera do not scale raw images; None if all do or are the run's."""
         named = [name for name in self._ignored(camera) if name in stated]
-        return f"the stated {' and '.join(named)} cannot be converted, so the run's apply" if named else None
+        return f"the stated {' and '.join(named)} cannot be converted; the run's values are used" if named else None
 
     def _ignored(self, camera: isp.Camera) -> list[str]:
         signs = np.array(camera.white_balance) * np.array(self.camera.white_balance) > 0

@@ -66,7 +66,9 @@ def test_help_shows_at_most_twenty_flags():
 
 def test_the_help_of_training_says_how_frames_are_cut():
     text = flags.help_text(flags.settings_of(importlib.import_module("r2l_jax.programs.train").main), "")
-    assert "--tile_size: for Folder: side of the square tiles that frames with masks are cut into" in " ".join(text.split())
+    assert "--tile_size: for Folder: side of the square tiles that frames with masks are cut into" in " ".join(
+        text.split()
+    )
 
 
 def test_a_report_is_in_the_folder_of_its_run_and_of_several_in_the_innermost_of_all(tmp_path, monkeypatch):

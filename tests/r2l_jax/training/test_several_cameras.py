@@ -96,5 +96,5 @@ def test_a_file_of_another_camera_is_brought_to_that_of_the_run(model, of_one, t
     assert frame.camera == FAR
     # The run's color matrix applies; each camera of a training on several has its own.
     said = [line for line in warnings if "color_matrix" in line]
-    line = f"{path}: the stated color_matrix cannot be converted, so the run's apply"
+    line = f"{path}: the stated color_matrix cannot be converted; the run's values are used"
     assert said == [line] * (given is OTHER)

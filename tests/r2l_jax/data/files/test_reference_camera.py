@@ -57,7 +57,10 @@ def test_a_model_of_one_camera_keeps_its_gains_unless_others_are_stated():
     with pytest.raises(InputError, match=r"gains must have the signs of \[1.2, 1.0, 3.0\], got \[-2.2, 1.0, 1.7\]"):
         Reference(FAR, {"far": FAR}).scaled(raw, negative, gains)
     fields, said = ["black_level", "white_balance", "color_matrix"], Reference(FAR, {}).explain_ignored
-    assert said(negative, fields) == "the stated white_balance and color_matrix cannot be converted, so the run's apply"
+    assert (
+        said(negative, fields)
+        == "the stated white_balance and color_matrix cannot be converted; the run's values are used"
+    )
     assert (said(negative, []), said(NEAR, gains), said(FAR, fields)) == (None, None, None)
     assert Reference(FAR, both).explain_ignored(NEAR, fields) is None
 
