@@ -1,11 +1,16 @@
 """Adds auto exposure and auto white balance to any pipeline."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from isp import cfa, metering, stages
+from isp import cfa, color, metering, repair, stages
+from isp._fusion import steps
 from isp.camera import Camera
 from isp.pipeline import Pipeline
+from isp.stage import Stage
 
 # The functions of metering stages, by the arguments of `metered`.
 METERING = {"exposure": metering.auto_exposure, "white_balance": metering.auto_white_balance}
@@ -25,7 +30,8 @@ def metered(
     """Returns a pipeline that meters each raw image first, see `isp.metering`.
 
     The first stages become `auto_white_balance` and `auto_exposure`, which undo changes of the light and of the
-    sensor's gains. The rest of the pipeline, wrong gains included, acts as before.
+    sensor's gains. Only `isp.repair.defects`, whose threshold is a fraction of white, comes before them. The rest of
+    the pipeline, wrong gains included, acts as before. If it makes saturated areas white, metering leaves them white.
 
     Args:
         camera: The camera, whose black level stays.
@@ -46,13 +52,11 @@ def metered(
         True
     """
     target, neutral, powers = (None, None, (6.0, 6.0)) if like is None else _levels_of(like, camera)
-    if exposure:
-        stage = stages.auto_exposure(camera, target, powers[0])
-        pipeline = pipeline.inserted(stage, before=pipeline.stage_names[0])
-    if white_balance and camera.pattern != cfa.MONO:
-        stage = stages.auto_white_balance(camera, neutral, powers[1])
-        pipeline = pipeline.inserted(stage, before=pipeline.stage_names[0])
-    return pipeline
+    made = (
+        [stages.auto_white_balance(camera, neutral, powers[1])] if white_balance and camera.pattern != cfa.MONO else []
+    )
+    made += [stages.auto_exposure(camera, target, powers[0])] if exposure else []
+    return _before_all_but_repairs(pipeline, made)
 
 
 def metered_like(pipeline: Pipeline, other: Pipeline) -> Pipeline:
@@ -61,9 +65,28 @@ def metered_like(pipeline: Pipeline, other: Pipeline) -> Pipeline:
     Args:
         other: The pipeline whose first stages may have been added by `metered`.
     """
-    for stage in reversed([stage for stage in other.stages if stage.function in METERING.values()]):
-        pipeline = pipeline.inserted(stage.starting_at(other.parameters()), before=pipeline.stage_names[0])
-    return pipeline
+    made = [stage.starting_at(other.parameters()) for stage in other.stages if stage.function in METERING.values()]
+    return _before_all_but_repairs(pipeline, made)
+
+
+def _before_all_but_repairs(pipeline: Pipeline, made: Sequence[Stage]) -> Pipeline:
+    """Puts metering stages first, behind the repair of defects; they keep white if a stage makes saturated areas so."""
+    if not made:
+        return pipeline
+    values = pipeline.parameters()
+    kept = [stage.starting_at(values) for stage in pipeline.stages]
+    repairs = [stage for stage in kept if stage.function is repair.defects]
+    keeps_white = any(map(_makes_saturated_white, kept))
+    for stage in made:
+        options = {name: option for name, option in stage.options.items() if name != "keeps_white"}
+        options |= {"keeps_white": True} if keeps_white else {}
+        repairs.append(dataclasses.replace(stage, options=options))
+    return Pipeline([*repairs, *(stage for stage in kept if stage.function is not repair.defects)])
+
+
+def _makes_saturated_white(stage: Stage) -> bool:
+    by_option = {color.balance_mosaic: "clip", steps.balance: "mode"}
+    return bool(stage.options.get(by_option.get(stage.function, "")))
 
 
 def _levels_of(raws: Array | np.ndarray, camera: Camera) -> tuple[float, list[float], tuple[float, float]]:

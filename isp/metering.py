@@ -7,6 +7,8 @@ little. Metering does not undo noise, and it discards differences in overall bri
 The functions scale raw images about the camera's black level, so any pipeline can follow.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,9 @@ from isp.parameter import LARGEST_FACTOR
 
 # The minimum side of a zone, in pixels.
 _ZONE = 8
+
+# The level from which a site counts as nearly saturated, as a fraction of white.
+_NEARLY_WHITE = 0.9
 
 
 @jax.jit(static_argnames=("black_level", "pattern"))
@@ -65,7 +70,7 @@ def levels(
     return _minkowski(means, power, axis=1).reshape(*batch, seen.shape[1])
 
 
-@jax.jit(static_argnames=("black_level", "pattern"))
+@jax.jit(static_argnames=("black_level", "pattern", "keeps_white"))
 def auto_exposure(
     raw: Shaped[Array | np.ndarray, "..."],
     target: Scalar,
@@ -74,6 +79,7 @@ def auto_exposure(
     *,
     black_level: tuple[float, ...],
     pattern: str = "RGGB",
+    keeps_white: bool = False,
 ) -> Float[Array, "*batch height width"]:
     """Multiplies each raw image by the gain that brings its level to a target.
 
@@ -84,6 +90,8 @@ def auto_exposure(
         target: The level to reach above black, as a fraction of white.
         power: The power of the mean, see `levels`.
         share: The share of the gain in stops: 0 leaves images unchanged, 1 reaches the target.
+        keeps_white: Whether a site stays unchanged if it and its neighbors of all colors are saturated. Otherwise, a
+            gain below 1 hides from later stages that they are saturated.
 
     Example:
         >>> isp.metering.auto_exposure(jnp.full((2, 4), 0.34), 0.18, black_level=(0.25, 0.25, 0.25, 0.25)).round(6)
@@ -93,10 +101,10 @@ def auto_exposure(
     known = {"black_level": black_level, "pattern": pattern}
     level = _minkowski(levels(raw, power, **known), power, axis=-1)
     gain = _bounded(jnp.where(level > 0, target / jnp.where(level > 0, level, 1), 1)) ** share
-    return _scaled(jnp.asarray(raw), jnp.broadcast_to(gain[..., None], (*gain.shape, 3)), **known)
+    return _scaled(jnp.asarray(raw), jnp.broadcast_to(gain[..., None], (*gain.shape, 3)), keeps_white, **known)
 
 
-@jax.jit(static_argnames=("black_level", "pattern"))
+@jax.jit(static_argnames=("black_level", "pattern", "keeps_white"))
 def auto_white_balance(
     raw: Shaped[Array | np.ndarray, "..."],
     neutral: Float[Array | np.ndarray, "3"],
@@ -105,6 +113,7 @@ def auto_white_balance(
     *,
     black_level: tuple[float, ...],
     pattern: str = "RGGB",
+    keeps_white: bool = False,
 ) -> Float[Array, "*batch height width"]:
     """Multiplies the red and blue sites of each raw image by gains that bring its colors to a neutral color.
 
@@ -116,6 +125,7 @@ def auto_white_balance(
             camera's gains.
         power: The power of the mean, see `levels`.
         share: The share of the gains in stops: 0 leaves images unchanged, 1 reaches the neutral color.
+        keeps_white: As for `auto_exposure`.
 
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])
@@ -130,7 +140,7 @@ def auto_white_balance(
     lit = (level > 0) & (level[..., 1:2] > 0)
     relative = jnp.asarray(neutral, level.dtype) / jnp.where(lit, level, 1)
     gains = jnp.where(lit, _bounded(relative / relative[..., 1:2]), 1) ** share
-    return _scaled(jnp.asarray(raw), gains, **known)
+    return _scaled(jnp.asarray(raw), gains, keeps_white, **known)
 
 
 def _above(raw: Array, black_level: tuple[float, ...], pattern: str) -> Array:
@@ -154,7 +164,9 @@ def _bounded(gain: Array) -> Array:
     return jnp.clip(gain, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
 
 
-def _scaled(raw: Array, gains: Float[Array, "*batch 3"], black_level: tuple[float, ...], pattern: str) -> Array:
+def _scaled(
+    raw: Array, gains: Float[Array, "*batch 3"], keeps_white: bool, black_level: tuple[float, ...], pattern: str
+) -> Array:
     """Multiplies the distance of each site from black by the gain of its color."""
     *batch, height, width = raw.shape
     tile = cfa.tile(pattern)
@@ -164,4 +176,18 @@ def _scaled(raw: Array, gains: Float[Array, "*batch 3"], black_level: tuple[floa
     above_black = _above(raw, black_level, pattern)
     # Not black + gain * above black: a gain of 1 leaves a value exactly unchanged.
     more = above_black.reshape(*batch, height // rows, rows, width) * (by_row - 1)
-    return raw + more.reshape(raw.shape)
+    more = more.reshape(raw.shape)
+    return raw + (more * (1 - _whiteness(raw, pattern)) if keeps_white else more)
+
+
+def _whiteness(raw: Array, pattern: str) -> Array:
+    """Computes how saturated all sites around each site are, in [0, 1]; a rim of gradual values avoids hard edges."""
+    # The fewest neighbors that include all colors in every known array. One saturated color alone is not white.
+    reach = 1 if cfa.is_bayer(pattern) else 2
+    least = raw
+    for axis in (raw.ndim - 2, raw.ndim - 1):
+        padded = jnp.pad(least, [(reach, reach) if each == axis else (0, 0) for each in range(raw.ndim)], mode="edge")
+        shifted = [jax.lax.slice_in_dim(padded, i, i + raw.shape[axis], axis=axis) for i in range(2 * reach + 1)]
+        least = functools.reduce(jnp.minimum, shifted)
+    rise = jnp.clip((least - _NEARLY_WHITE) / (1 - _NEARLY_WHITE), 0, 1)
+    return rise * rise * (3 - 2 * rise)

@@ -8,6 +8,7 @@ import pytest
 import isp
 
 CAMERA = isp.CAMERAS["drone"]
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
 RNG = np.random.default_rng(0)
 # Two mosaics with a black and a saturated part.
 RAW = RNG.uniform(0.05, 0.6, (2, 24, 32)).astype(np.float32)
@@ -20,6 +21,47 @@ def test_saturated_parts_are_white_and_black_ones_black(camera):
     white, black = isp.full(camera)(jnp.array([1.0, 0.0])[:, None, None] * jnp.ones_like(RAW))
     np.testing.assert_allclose(white, 1, atol=1e-3)
     assert black.max() < 0.05
+
+
+def clipping_images(camera):
+    """A pipeline whose images, not mosaics, become white where they are saturated."""
+    balance = isp.stages.white_balance(camera, "clip")
+    plain = isp.static(camera, "normalized", "none", "none").without("color_correct")
+    return plain.replaced("black_level", isp.stages.black_level(camera)).replaced("white_balance", balance)
+
+
+def with_white_square(camera, light):
+    """A gray card under a light, whose middle is saturated."""
+    black = np.asarray(isp.cfa.black_levels(np.array(camera.black_level), camera.pattern, 48, 48))
+    gray = np.broadcast_to(light / np.float32(camera.white_balance), (48, 48, 3))
+    raw = black + np.asarray(isp.cfa.mosaic(gray, camera.pattern)) * (1 - black)
+    raw[12:36, 12:36] = 1
+    return raw
+
+
+@pytest.mark.parametrize("make", [isp.full, clipping_images])
+@pytest.mark.parametrize("pattern", ["RGGB", XTRANS])
+def test_saturated_parts_stay_white_behind_a_metering_that_darkens(make, pattern):
+    black = np.full(isp.cfa.black_level_shape(pattern), 0.1)
+    camera = dataclasses.replace(CAMERA, pattern=pattern, black_level=black)
+    image, stages = isp.metered(make(camera), camera).trace(with_white_square(camera, 0.9))
+    assert stages["auto_exposure"][0, 1] < 0.5 * 0.9
+    np.testing.assert_allclose(image[20:28, 20:28], 1, atol=1e-3)
+    # Only the saturated part and its border are spared.
+    elsewhere = isp.metered(isp.static(camera, "normalized"), camera).trace(with_white_square(camera, 0.9))[1]
+    balanced, expected = stages["auto_white_balance"], elsewhere["auto_white_balance"]
+    np.testing.assert_allclose(balanced[:9], expected[:9], rtol=1e-5)
+    np.testing.assert_allclose(balanced[:, 39:], expected[:, 39:], rtol=1e-5)
+
+
+def test_metering_does_not_turn_noise_into_defects():
+    """At a hundredth of the light, metering multiplies the noise by 60, but a stuck site is still repaired."""
+    noise, black = RNG.normal(0, 0.004, (64, 64)), CAMERA.black_level[0]
+    raw = (black + 0.003 + noise).astype(np.float32)
+    raw[32, 32] = 0.8
+    stages = isp.metered(isp.full(CAMERA), CAMERA).trace(raw)[1]
+    assert np.std(stages["auto_exposure"][:16]) > 20 * np.std(raw[:16])
+    assert np.argwhere(stages["defects"] != raw).tolist() == [[32, 32]]
 
 
 def test_a_picture_comes_back_in_its_colors():

@@ -38,6 +38,18 @@ def test_levels_are_minkowski_means_of_zones(power):
     np.testing.assert_allclose(metering.levels(RAW[:, :6, :4], power, **KNOWN)[:, 0], of_one_zone, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("pattern", "side"), [(XTRANS, 12), ("RRGG/RRGG/GGBB/GGBB", 8), (cfa.MONO, 8)])
+def test_zones_of_other_arrays_hold_whole_tiles_of_at_least_8_sites(pattern, side):
+    rows, cols = 30 // side, 40 // side
+    raw = np.random.default_rng(1).random((30, 40)) ** 4
+    zones = raw[: rows * side, : cols * side].reshape(rows, side, cols, side).swapaxes(1, 2).reshape(-1, side, side)
+    letters = np.tile(cfa.tile(pattern), (side, side))[:side, :side]
+    means = np.stack([zones[:, letters == color].mean(-1) for color in range(letters.max() + 1)], -1)
+    black = (0.0,) * len(np.ravel(np.zeros(cfa.black_level_shape(pattern))))
+    found = metering.levels(raw.astype(np.float32), 6.0, black_level=black, pattern=pattern)
+    np.testing.assert_allclose(found, (means**6).mean(0) ** (1 / 6), rtol=1e-5)
+
+
 @pytest.mark.parametrize("pattern", ["GRBG", XTRANS, "RRGG/RRGG/GGBB/GGBB"])
 def test_each_color_counts_by_its_own_sites(pattern):
     """Each color has one value, however many sites see it; the sides are no multiples of a zone."""
@@ -106,6 +118,15 @@ def test_light_and_gains_of_the_sensor_leave_a_metered_image_as_it_is():
         # The tone curve magnifies the rounding of dark values.
         assert abs(changed).max() < 1e-2
         assert abs(changed).mean() < 1e-5
+
+
+@pytest.mark.parametrize("make", [isp.full, isp.static])
+def test_twice_the_light_gives_the_same_picture(make):
+    waves = np.sin(np.arange(32)[:, None] / 9) * np.cos(np.arange(40) / 8)
+    raw = (BLACK + 0.4 * np.exp(waves[None] - 1)).astype(np.float32)
+    plain, metered = make(CAMERA), isp.metered(make(CAMERA), CAMERA)
+    assert abs(plain(darker(raw, 2.0)) - plain(raw)).max() > 0.1
+    np.testing.assert_allclose(metered(darker(raw, 2.0)), metered(raw), atol=1e-5)
 
 
 def test_gray_cards_become_18_percent_of_white():

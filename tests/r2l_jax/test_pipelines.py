@@ -1,4 +1,5 @@
 import pathlib
+import textwrap
 
 import custom_code
 import jax
@@ -44,6 +45,39 @@ def test_the_known_names(name, pipeline):
     found = find_pipeline(name)
     assert (found.title, found.source, found.identity) == (name, None, (name,))
     assert found(CAMERA).stages == pipeline.stages
+
+
+STATIC = [
+    ".".join({**{"demosaic": "bilinear", "sharpen": "none", "denoise": "none"}, step: algorithm}.values())
+    for step, algorithms in isp.ALGORITHMS.items()
+    for algorithm in algorithms
+    if algorithm != "binned"
+]
+METERED = ["auto_white_balance", "auto_exposure"]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_metering_comes_first_in_all_pipelines_but_behind_the_repair_of_defects(write, half):
+    own = """
+        import isp
+
+        def make(camera):
+            shaded = isp.static(camera).inserted(isp.stages.lens_shading(camera.pattern), before="demosaic")
+            return shaded.inserted(isp.stages.defects(camera.pattern), before="demosaic")
+    """
+    for name in ("parametrized", "full", *STATIC, write(textwrap.dedent(own))):
+        named = find_pipeline(name)
+        named = named.half_sized() if half else named
+        plain = list(named(CAMERA).stage_names)
+        repairs = [stage for stage in plain if stage == "defects"]
+        assert len(repairs) == (name == "full" or "my_isp" in name)
+        expected = [*repairs, *METERED, *(stage for stage in plain if stage != "defects")]
+        metered = named.metered(("exposure", "white_balance"))(CAMERA)
+        assert list(metered.stage_names) == expected
+        like = isp.metered(isp.parametrized(CAMERA), CAMERA).with_values({"exposure_target": 0.3})
+        other = named.metered_as(like)(CAMERA)
+        assert list(other.stage_names) == expected
+        assert float(other.exposure_target[...]) == pytest.approx(0.3)
 
 
 def test_a_pipeline_at_half_size_is_another_one():
