@@ -9,11 +9,9 @@ from jaxtyping import Array, Shaped
 from isp import cfa, color, metering, repair, stages
 from isp._fusion import steps
 from isp.camera import Camera
+from isp.metering import METERING, Part
 from isp.pipeline import Pipeline
 from isp.stage import Stage
-
-# The functions of metering stages, by the arguments of `metered`.
-METERING = {"exposure": metering.auto_exposure, "white_balance": metering.auto_white_balance}
 
 # The powers of the mean that are tried: gray world, shades of gray, and nearly the brightest zone.
 _POWERS = (1.0, 6.0, 20.0)
@@ -25,7 +23,7 @@ def metered(
     *,
     exposure: bool = True,
     white_balance: bool = True,
-    like: Shaped[Array | np.ndarray, "images height width"] | None = None,
+    like: Shaped[Array | np.ndarray, "images height width"] | Part | None = None,
 ) -> Pipeline:
     """Returns a pipeline that meters each raw image first, see `isp.metering`.
 
@@ -89,8 +87,9 @@ def _makes_saturated_white(stage: Stage) -> bool:
     return bool(stage.options.get(by_option.get(stage.function, "")))
 
 
-def _levels_of(raws: Array | np.ndarray, camera: Camera) -> tuple[float, list[float], tuple[float, float]]:
+def _levels_of(raws: Array | np.ndarray | Part, camera: Camera) -> tuple[float, list[float], tuple[float, float]]:
     """Measures the level and the color of images, and chooses the powers of the means of both."""
+    raws = raws.frame if isinstance(raws, Part) else raws
     exposures, colors = {}, {}
     for power in _POWERS:
         found = metering.levels(raws, power, black_level=tuple(camera.black_level), pattern=camera.pattern)

@@ -4,10 +4,13 @@ With a fixed exposure and fixed gains, every change of the light reaches the mod
 each image until its level and colors are as expected, so that less light, another lamp or other sensor gains change
 little. Metering does not undo noise, and it discards differences in overall brightness or color.
 
-The functions scale raw images about the camera's black level, so any pipeline can follow.
+The functions scale raw images about the camera's black level, so any pipeline can follow. Tiles of a frame are metered
+together if a pipeline gets them as a `Part` of it.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,72 @@ _ZONE = 8
 
 # The level from which a site counts as nearly saturated, as a fraction of white.
 _NEARLY_WHITE = 0.9
+
+# The zones in each row and column of a frame's summary.
+_ZONES = 8
+
+# The default power of metering, whose levels a summary keeps.
+_SUMMARY_POWER = 6.0
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("raw", "frame"), meta_fields=())
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Parts of frames, such as tiles, which a pipeline meters as it meters their frames.
+
+    A pipeline takes it in place of raw images. It is a pytree; as a NumPy array, it is its raw images.
+
+    Attributes:
+        raw: The parts `(..., H, W)`.
+        frame: The raw image that is metered for each part `(..., rows, cols)`: its frame, or the frame's `summary`.
+    """
+
+    raw: Any
+    frame: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parts."""
+        return self.raw.shape
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of both arrays."""
+        return self.raw.nbytes + self.frame.nbytes
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.raw, dtype)
+
+
+@jax.jit(static_argnames=("black_level", "pattern"))
+def summary(
+    raw: Shaped[Array | np.ndarray, "..."], *, black_level: tuple[float, ...], pattern: str = "RGGB"
+) -> Float[Array, "*batch rows cols"]:
+    """Makes a small raw image with nearly the same levels, see `levels`: 64 uniform zones.
+
+    For each color, the means of the zones are sorted, and each zone of the summary has the Minkowski mean of a 64th of
+    them, with the power 6. Changes of the light or the sensor act on a summary as on its frame.
+
+    Returns:
+        The summaries `(..., 64, 64)`, or `(..., 96, 96)` for X-Trans arrays.
+    """
+    above_black = jnp.sort(jnp.maximum(_zone_means(_above(jnp.asarray(raw), black_level, pattern), pattern), 0), -2)
+    *batch, count, colors = above_black.shape
+    powers = above_black**_SUMMARY_POWER
+    sums = jnp.concatenate([jnp.zeros((*batch, 1, colors), raw.dtype), jnp.cumsum(powers, -2)], -2)
+    ends = jnp.linspace(0, count, _ZONES**2 + 1)
+    whole = jnp.clip(ends.astype(int), 0, count - 1)
+    at_ends = sums[..., whole, :] + (ends - whole)[:, None] * powers[..., whole, :]
+    means = (jnp.maximum(jnp.diff(at_ends, axis=-2), 0) * (_ZONES**2 / count)) ** (1 / _SUMMARY_POWER)
+    tile = cfa.tile(pattern)
+    height, width = (_ZONES * _zone(side) for side in tile.shape)
+    row, col = np.ogrid[:height, :width]
+    zone = row * _ZONES // height * _ZONES + col * _ZONES // width
+    site_levels = means[..., zone, tile[row % len(tile), col % len(tile[0])]]
+    return site_levels + cfa.black_levels(jnp.array(black_level, raw.dtype), pattern, height, width)
 
 
 @jax.jit(static_argnames=("black_level", "pattern"))
@@ -51,23 +120,31 @@ def levels(
     Returns:
         The levels of red, green and blue above black `(..., 3)`, or one level `(..., 1)` without color filters.
     """
-    above_black = _above(jnp.asarray(raw), black_level, pattern)
-    *batch, height, width = above_black.shape
+    means = _zone_means(_above(jnp.asarray(raw), black_level, pattern), pattern)
+    return _minkowski(means, power, axis=means.ndim - 2)
+
+
+def _zone(side: int) -> int:
+    """Returns the side of a zone for a side of the tile of the color filter array."""
+    return -(-_ZONE // side) * side
+
+
+def _zone_means(raw: Array, pattern: str) -> Float[Array, "*batch zones colors"]:
+    """Computes the mean of each color in each zone."""
+    *batch, height, width = raw.shape
     tile = cfa.tile(pattern)
-    rows, cols = (
-        side * min(-(-_ZONE // side), size // side) for size, side in zip((height, width), tile.shape, strict=True)
-    )
+    rows, cols = (min(_zone(side), size // side * side) for size, side in zip((height, width), tile.shape, strict=True))
     if not rows * cols:
         raise ValueError(f"raw must have at least one tile of {tile.shape[0]}x{tile.shape[1]} sites, got {raw.shape}")
     down, across = height // rows, width // cols
-    zones = above_black.reshape(-1, height, width)[:, : down * rows, : across * cols]
+    zones = raw.reshape(-1, height, width)[:, : down * rows, : across * cols]
     # Whole rows of the same place in the tile are added first, since that vectorizes.
     by_row = zones.reshape(-1, down, rows // tile.shape[0], tile.shape[0], across * cols).sum(2)
     by_site = by_row.reshape(-1, down, tile.shape[0], across, cols // tile.shape[1], tile.shape[1]).sum(4)
     at_sites = by_site.swapaxes(2, 3).reshape(-1, down * across, tile.size) / (rows * cols / tile.size)
-    seen = np.eye(tile.max() + 1, dtype=above_black.dtype)[tile.ravel()]
+    seen = np.eye(tile.max() + 1, dtype=raw.dtype)[tile.ravel()]
     means = jnp.matmul(at_sites, seen / seen.sum(0), precision="highest")
-    return _minkowski(means, power, axis=1).reshape(*batch, seen.shape[1])
+    return means.reshape(*batch, *means.shape[1:])
 
 
 @jax.jit(static_argnames=("black_level", "pattern", "keeps_white"))
@@ -80,6 +157,7 @@ def auto_exposure(
     black_level: tuple[float, ...],
     pattern: str = "RGGB",
     keeps_white: bool = False,
+    frame: Shaped[Array | np.ndarray, "..."] | None = None,
 ) -> Float[Array, "*batch height width"]:
     """Multiplies each raw image by the gain that brings its level to a target.
 
@@ -92,6 +170,7 @@ def auto_exposure(
         share: The share of the gain in stops: 0 leaves images unchanged, 1 reaches the target.
         keeps_white: Whether a site stays unchanged if it and its neighbors of all colors are saturated. Otherwise, a
             gain below 1 hides from later stages that they are saturated.
+        frame: The raw images to meter, see `Part`. If None, `raw`.
 
     Example:
         >>> isp.metering.auto_exposure(jnp.full((2, 4), 0.34), 0.18, black_level=(0.25, 0.25, 0.25, 0.25)).round(6)
@@ -99,7 +178,7 @@ def auto_exposure(
                [0.43, 0.43, 0.43, 0.43]], dtype=float32)
     """
     known = {"black_level": black_level, "pattern": pattern}
-    level = _minkowski(levels(raw, power, **known), power, axis=-1)
+    level = _minkowski(levels(raw if frame is None else frame, power, **known), power, axis=-1)
     gain = _bounded(jnp.where(level > 0, target / jnp.where(level > 0, level, 1), 1)) ** share
     return _scaled(jnp.asarray(raw), jnp.broadcast_to(gain[..., None], (*gain.shape, 3)), keeps_white, **known)
 
@@ -114,6 +193,7 @@ def auto_white_balance(
     black_level: tuple[float, ...],
     pattern: str = "RGGB",
     keeps_white: bool = False,
+    frame: Shaped[Array | np.ndarray, "..."] | None = None,
 ) -> Float[Array, "*batch height width"]:
     """Multiplies the red and blue sites of each raw image by gains that bring its colors to a neutral color.
 
@@ -126,6 +206,7 @@ def auto_white_balance(
         power: The power of the mean, see `levels`.
         share: The share of the gains in stops: 0 leaves images unchanged, 1 reaches the neutral color.
         keeps_white: As for `auto_exposure`.
+        frame: As for `auto_exposure`.
 
     Example:
         >>> raw = jnp.array([[0.2, 0.4], [0.4, 0.8]])
@@ -136,11 +217,15 @@ def auto_white_balance(
     if pattern == cfa.MONO:
         raise ValueError("a sensor without color filters has no colors to balance")
     known = {"black_level": black_level, "pattern": pattern}
-    level = levels(raw, power, **known)
+    level = levels(raw if frame is None else frame, power, **known)
     lit = (level > 0) & (level[..., 1:2] > 0)
     relative = jnp.asarray(neutral, level.dtype) / jnp.where(lit, level, 1)
     gains = jnp.where(lit, _bounded(relative / relative[..., 1:2]), 1) ** share
     return _scaled(jnp.asarray(raw), gains, keeps_white, **known)
+
+
+# The functions of metering stages, by the arguments of `isp.metered`.
+METERING = {"exposure": auto_exposure, "white_balance": auto_white_balance}
 
 
 def _above(raw: Array, black_level: tuple[float, ...], pattern: str) -> Array:

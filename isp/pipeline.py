@@ -1,6 +1,8 @@
 """An image signal processor as an ordered list of named stages, whose parameters can be learned."""
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 from isp import cfa
 from isp._fusion import lowering
 from isp._kernels.xla import plain, plain_for
+from isp.metering import METERING, Part
 from isp.parameter import Parameter
 from isp.stage import Stage
 
@@ -67,12 +70,15 @@ class Pipeline(nnx.Module):
         # Without values, so that one compiled function serves all values.
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
-    def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
-        """Turns raw images `(..., H, W)` with white at 1 into images `(..., H, W, 3)`; compiled once per shape."""
+    def __call__(self, raw: Shaped[Array | np.ndarray, "..."] | Part) -> Float[Array, "*batch height width 3"]:
+        """Turns raw images `(..., H, W)` with white at 1 into images `(..., H, W, 3)`; compiled once per shape.
+
+        Parts of frames are metered as their frames, see `isp.metering.Part`.
+        """
         return _run(self.stages, self.parameters(), raw)
 
     def trace(
-        self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
+        self, raw: Shaped[Array | np.ndarray, "..."] | Part, perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
         """Processes raw images like a call, and keeps the image after each stage.
 
@@ -187,7 +193,12 @@ def portable() -> contextlib.AbstractContextManager[None]:
 
 
 @jax.jit(static_argnums=0)
-def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]) -> Array:
+def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."] | Part) -> Array:
+    if isinstance(raw, Part):
+        first = _metering(stages)
+        for stage in stages[:first]:
+            raw = _after(stage, parameters, raw)
+        stages, raw = stages[first:], _alone(raw)
     cfa.check_mosaic(raw)
     with plain_for(raw):
         images = lowering.compute(stages, parameters, raw.reshape(-1, *raw.shape[-2:]))
@@ -198,13 +209,34 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
 def _trace(
     stages: tuple[Stage, ...],
     parameters: dict[str, Array],
-    raw: Shaped[Array, "..."],
+    raw: Shaped[Array, "..."] | Part,
     perturbations: dict[str, Array],
 ) -> tuple[Array, ...]:
-    images, image = [], raw
-    for stage in stages:
-        with lowering.naming(stage):
-            image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
-        image = image + perturbations[stage.name] if stage.name in perturbations else image
-        images.append(image)
+    images, image, first = [], raw, _metering(stages)
+    for place, stage in enumerate(stages):
+        image = _after(stage, parameters, image if place < first else _alone(image))
+        if stage.name in perturbations:
+            perturbed = _alone(image) + perturbations[stage.name]
+            image = dataclasses.replace(image, raw=perturbed) if isinstance(image, Part) else perturbed
+        images.append(_alone(image))
     return tuple(images)
+
+
+def _metering(stages: tuple[Stage, ...]) -> int:
+    """Returns the number of stages up to the last one that meters."""
+    return max((place + 1 for place, stage in enumerate(stages) if stage.function in METERING.values()), default=0)
+
+
+def _alone(raw: Array | Part) -> Array:
+    return raw.raw if isinstance(raw, Part) else raw
+
+
+def _after(stage: Stage, parameters: Mapping[str, Array], image: Array | Part) -> Array | Part:
+    """Computes a stage; parts of frames and their frames pass through it, and frames are metered."""
+    compute = functools.partial(stage.function, **stage.options)
+    values = [parameters[name] for name in stage.parameters]
+    with lowering.naming(stage):
+        if not isinstance(image, Part):
+            return compute(image, *values)
+        known = {"frame": image.frame} if stage.function in METERING.values() else {}
+        return Part(compute(image.raw, *values, **known), compute(image.frame, *values))

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 import isp
-from isp.auto import METERING
+from isp.metering import METERING, Part
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
@@ -154,7 +154,7 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
 
 
 def metered(
-    pipeline: isp.Pipeline, camera: isp.Camera, auto: Sequence[str], like: np.ndarray | None = None
+    pipeline: isp.Pipeline, camera: isp.Camera, auto: Sequence[str], like: np.ndarray | Part | None = None
 ) -> isp.Pipeline:
     """Returns a pipeline with the metering that the setting `auto` names, see `isp.metered`."""
     kinds = {"exposure": "exposure" in auto, "white_balance": "white_balance" in auto}

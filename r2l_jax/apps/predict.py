@@ -5,13 +5,15 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
 import isp
+from isp.metering import Part
 from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
@@ -75,9 +77,9 @@ def adapted_run(
     read = [each.result for each in decoded if each.result is not None]
     if not read:
         raise InputError("--adapt=statistics: no file can be read")
-    raws = np.stack(read)
+    raws = jax.tree.map(lambda *each: np.stack(each), *read)
     if not force:
-        reason = notice.unnoticed(run, raws, lambda: reference.read(run, stored) or reference.make(run))
+        reason = notice.unnoticed(run, np.asarray(raws), lambda: reference.read(run, stored) or reference.make(run))
         if reason is not None:
             return run, reason
     return run.adapted(raws, force=force), None
@@ -218,7 +220,8 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
             alike = [file for file, raw in raws.items() if raw.shape == shape]
             # Padded, because each batch size would be compiled separately.
             filled = alike + [alike[-1]] * (BATCH - len(alike)) * fills
-            probabilities = run.predict(np.stack([raws[file] for file in filled]))[: len(alike)]
+            stacked = jax.tree.map(lambda *each: np.stack(each), *(raws[file] for file in filled))
+            probabilities = run.predict(stacked)[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
                 rows[file] = {_CLASS: run.classes[values.argmax()], **found}
@@ -235,7 +238,8 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
             yield Ended(file, error=error)
             continue
         try:
-            mask = predict_frame(run.predict, raw, run.camera.pattern, run.multiple)
+            metered = run.metered_frame(raw) if run.about.in_parts or max(raw.shape) > SIDE else None
+            mask = predict_frame(run.predict, raw, run.camera.pattern, run.multiple, frame=metered)
         except InputError as error:
             yield Ended(file, error=f"{file}: {in_words(error)}")
             continue
@@ -249,8 +253,10 @@ def _mask_files(file: Place, masks: Path | None) -> list[Path]:
     return [] if masks is None else [masks / f"{file.stem}.png"]
 
 
-def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray:
+def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray | Part:
     """Reads the raw image of a file as a run's models take it, see `Run.reading`.
+
+    After training on tiles, the middle of a file is a part of it, by which it is metered.
 
     Args:
         file: the raw file.
@@ -271,7 +277,8 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int
         images = "raw images in training" if size == run.shape else "raw images of --size"
         raise InputError(f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the {images}, {height}x{width}")
     # Copied, because a view would keep the whole file in memory.
-    return center_crop(raw, height, width, file_camera.pattern).copy()
+    middle = center_crop(raw, height, width, file_camera.pattern).copy()
+    return middle if not run.about.in_parts or (frame := run.metered_frame(raw)) is None else Part(middle, frame)
 
 
 def _is_stored(file: Place) -> bool:
@@ -294,18 +301,20 @@ def spans(length: int, side: int, margin: int) -> list[tuple[slice, slice]]:
 
 
 def predict_frame(
-    predict: Callable[[Mosaic], Mosaic],
+    predict: Callable[[Any], Mosaic],
     raw: Mosaic,
     pattern: str,
     multiple: int,
     side: int = SIDE,
     margin: int = MARGIN,
+    frame: np.ndarray | None = None,
 ) -> Mosaic:
     """Computes the mask of a frame, tile by tile if it is larger than a tile (see `spans`).
 
     Tiles begin at whole periods of the color filter array and at multiples of `multiple`, as the network takes them,
     so that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin.
     A frame whose side is not such a multiple is padded with its last rows or columns, and the mask is cropped back.
+    Each tile is an `isp.metering.Part` with a `frame` to meter, if it is given.
     """
     periods = isp.cfa.tile(pattern).shape
     grid = int(np.lcm.reduce([multiple, *periods]))
@@ -318,7 +327,8 @@ def predict_frame(
     mask = np.empty(filled.shape, np.float32)
     for rows, kept_rows in spans(filled.shape[0], side, margin):
         for columns, kept_columns in spans(filled.shape[1], side, margin):
-            found = predict(filled[rows, columns])
+            tile = filled[rows, columns]
+            found = predict(tile if frame is None else Part(tile, frame))
             mask[kept_rows, kept_columns] = found[_within(kept_rows, rows), _within(kept_columns, columns)]
     return mask[: raw.shape[0], : raw.shape[1]]
 

@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 import isp
+from isp.metering import Part
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
@@ -20,7 +22,7 @@ from r2l_jax.data.groups import numbered
 from r2l_jax.runtime.errors import InputError
 
 # A raw image or image, and its target.
-Sample = tuple[np.ndarray, np.ndarray | np.integer]
+Sample = tuple[np.ndarray | Part, np.ndarray | np.integer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class RawDataset:
         groups: the group of each sample, any values, kept as numbers from 0: samples of one group depend on each other,
             such as the cells of a patient, the tiles of a frame, or a scene at several intensities. None if all samples
             are independent.
+        in_parts: whether raw images are parts of frames, which `read` returns with the frame's summary.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
     """
 
@@ -56,6 +59,7 @@ class RawDataset:
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
     groups: Any = None
+    in_parts: bool = False
     cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -89,12 +93,11 @@ class RawDataset:
         """The shape of each raw image `(H, W)` or image `(H, W, 3)`, from the first sample."""
         return self._first[0].shape
 
-    def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the raw images and the targets of some samples, stacked in the order of the indices."""
+    def samples(self, indices: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Returns the raw images, or the `Part`, and the targets of some samples, stacked in the indices' order."""
         indices = np.asarray(indices).tolist()
         samples = [self._checked(self[index], index) for index in indices]
-        raws, targets = zip(*samples, strict=True)
-        return np.stack(raws), np.stack(targets)
+        return jax.tree.map(lambda *each: np.stack(each), *samples)
 
     def groups_of(self, indices: np.ndarray) -> np.ndarray:
         """Returns the number of each sample's group; the samples themselves if all are independent."""
@@ -127,7 +130,7 @@ class RawDataset:
                     f"{self.name}: all samples must have the shape {np.shape(wanted)}, got {np.shape(found)} for "
                     f"{self.names[index]}"
                 )
-        check_finite(sample[0], f"{self.name}: {self.names[index]}")
+        check_finite(np.asarray(sample[0]), f"{self.name}: {self.names[index]}")
         return sample
 
     @property
@@ -171,6 +174,6 @@ class RawDataset:
 
     def _hash_of_arrays(self, index: int) -> str:
         digest = hashlib.sha256()
-        for array in map(np.asarray, self.read(index)):
+        for array in map(np.asarray, jax.tree.leaves(self.read(index))):
             digest.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
         return digest.hexdigest()

@@ -54,11 +54,13 @@ def drifted(
 
     def read(index: int) -> Sample:
         raw, target = dataset[index]
-        if camera is not None:
-            taken = rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera)
-        else:
-            taken = renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
-        return np.asarray(taken), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
+
+        def taken(raw: np.ndarray) -> np.ndarray:
+            if camera is not None:
+                return np.asarray(rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera))
+            return np.asarray(renderer.mosaics(drift, raw[None], np.array([index]), own))[0]
+
+        return jax.tree.map(taken, raw), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
 
     # The provenance identifies the new raw images, since hashing them would require drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from isp import sensor_drift
+from isp.metering import Part
 from isp.sensor import expose_again, noise_of
 from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import CLEAN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.model.augment import sample_keys
+from r2l_jax.model.raw_to_logit import Raws
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 
@@ -90,14 +92,16 @@ class Renderer:
     def mosaics(
         self,
         acquisition: Case,
-        raw: Float[Array | np.ndarray, "batch height width *channels"],
+        raw: Raws,
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
-    ) -> Float[Array | np.ndarray, "batch height width *channels"]:
+    ) -> Raws:
         """Exposes raw images again, or lets their sensor drift, as an acquisition says; else returns them unchanged.
 
-        Without a camera, they are processed images, which no acquisition changes.
+        Without a camera, they are processed images, which no acquisition changes. Frames change with their parts.
         """
+        if isinstance(raw, Part):
+            return jax.tree.map(lambda each: self.mosaics(acquisition, each, index, camera), raw)
         if acquisition.sensor is not None:
             return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
         if acquisition.amounts:
@@ -119,7 +123,7 @@ class Renderer:
     def images(
         self,
         renderings: Iterable[Rendering],
-        raw: Float[Array | np.ndarray, "batch height width *channels"],
+        raw: Raws,
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
@@ -174,7 +178,7 @@ def expose(
 def process(
     graph: nnx.GraphDef,
     state: nnx.State,
-    raw: Float[Array, "batch height width *channels"],
+    raw: Raws,
     count: int = 1,
 ) -> Float[Array, "images rows cols 3"]:
     """Processes raw or RGB images, as the processor takes them, see `Processor`."""

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from r2l_jax.model import normalization
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Raws, RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 
@@ -38,8 +38,6 @@ _PSEUDO_IMAGES = (0.0, *(2.0**power for power in range(11)), math.inf)
 
 # The mean and the variance by channel of each normalization layer.
 Known = Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-Raws = Shaped[Array | np.ndarray, "batch height width *channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +165,7 @@ def _observe(
     graph: nnx.GraphDef,
     task: Task,
     state: nnx.State,
-    raws: Array,
+    raws: Raws,
     share: Array,
     known: Mapping[str, normalization.Statistics],
 ) -> tuple[Array, dict[str, Array], nnx.State]:

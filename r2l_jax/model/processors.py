@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 import isp
 import tasks
+from isp.metering import Part
 from tasks.layers import Mixing, mix, mixing_of
 
 Images = Float[Array, "batch height width 3"]
@@ -91,16 +92,16 @@ class NeuralProcessor(nnx.Module):
             "unetplusplus", encoder="resnet34", depth=3, decoder_channels=(256, 128, 64), classes=3, rngs=rngs
         )
 
-    def __call__(self, raw: Float[Array, "batch height width"]) -> Float[Array, "batch rows cols 3"]:
+    def __call__(self, raw: Float[Array, "batch height width"] | Part) -> Float[Array, "batch rows cols 3"]:
         """Computes the images."""
         images, _ = self.trace(raw)
         return images
 
     def trace(
-        self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
+        self, raw: Float[Array, "batch height width"] | Part, perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "batch rows cols 3"], dict[str, Float[Array, "batch rows cols 3"]]]:
         """Computes the images, and the image after each stage."""
-        perturbations = perturbations or {}
+        perturbations, raw = perturbations or {}, raw.raw if isinstance(raw, Part) else raw
         mosaic = self.normalizer(isp.demosaic.binned(raw, self.pattern)) + perturbations.get("demosaic", 0)
         rgb = self.network(mosaic) + perturbations.get("rgb", 0)
         return rgb, {"demosaic": mosaic, "rgb": rgb}

@@ -4,13 +4,18 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
 import isp
+from isp.metering import Part
 from r2l_jax.model.augment import augment
 from r2l_jax.model.processors import Processor, Standardize
 from tasks.layers import BatchNorm
+
+# Raw images, parts of frames, or processed images.
+Raws = Float[Array | np.ndarray, "batch height width *channels"] | Part
 
 
 class RawToLogit(nnx.Module):
@@ -26,12 +31,13 @@ class RawToLogit(nnx.Module):
 
     def __call__(
         self,
-        raw: Float[Array, "batch height width *channels"],
+        raw: Raws,
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
         """Computes the logits of raw images, see `logits`."""
-        return self.logits(self.processor(raw), keys, augmentation)
+        # Only the processor `Unprocessed` takes no parts, and it processes no raw images.
+        return self.logits(self.processor(raw), keys, augmentation)  # pyright: ignore[reportArgumentType]
 
     def logits(
         self,
@@ -49,11 +55,11 @@ class RawToLogit(nnx.Module):
 
     def trace(
         self,
-        raw: Float[Array, "batch height width *channels"],
+        raw: Raws,
         perturbations: Mapping[str, Array] | None = None,
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
-        images, stages = self.processor.trace(raw, perturbations)
+        images, stages = self.processor.trace(raw, perturbations)  # pyright: ignore[reportArgumentType]  # as above
         return self.logits(images), stages
 
     def processed_by(self, processor: Processor) -> "RawToLogit":

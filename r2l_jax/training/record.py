@@ -58,6 +58,7 @@ class About(msgspec.Struct, kw_only=True):
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
             are processed already.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
+        in_parts: whether the raw images are parts of frames, by which they are metered.
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
         adapted: where the model came from, if it was adapted after its training.
@@ -72,6 +73,7 @@ class About(msgspec.Struct, kw_only=True):
     white_level: Annotated[float, msgspec.Meta(gt=0)] | None
     flags: dict[str, Any]
     history: list[dict[str, float]]
+    in_parts: bool = False
     fingerprint: str
     train_indices: Indices
     valid_indices: Indices
@@ -181,6 +183,7 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
         "classes": dataset.classes,
         "shape": list(dataset.shape),
         "white_level": dataset.white_level,
+        **({"in_parts": True} if dataset.in_parts else {}),
         "fingerprint": dataset.fingerprint,
         **_describe_data(dataset),
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Shaped
 
 import isp
+from isp.metering import Part
 from r2l_jax.config import CHECKPOINTS
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.known_camera import KnownCamera
@@ -21,7 +23,7 @@ from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
-from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
@@ -34,15 +36,15 @@ BATCH = 32
 # Values may leave [0, 1] by this much, such as after a change of exposure; beyond it, they have another unit.
 _BEYOND = 0.1
 
-Raws = Shaped[Array | np.ndarray, "..."]
+Raws = Shaped[Array | np.ndarray, "..."] | Part
 
 
 class Run:
     """A finished run, some of its folds, or the folds of the members of a group.
 
     It predicts with the mean of its folds' probabilities; its other attributes are those of its first fold. Raw images
-    are `(..., H, W)` in [0, 1]; a model of processed images takes images `(..., H, W, 3)`. Each size is compiled once,
-    and `batch_size` images are processed at once.
+    are `(..., H, W)` in [0, 1], or an `isp.metering.Part`; a model of processed images takes images `(..., H, W, 3)`.
+    Each size is compiled once, and `batch_size` images are processed at once.
     """
 
     def __init__(self, folds: Sequence[Artifact]):
@@ -136,11 +138,11 @@ class Run:
             force: whether to adapt even to unsuitable images.
         """
         raws = self._checked(raws)
-        if np.ndim(raws) != (4 if self.camera is None else 3):
+        if len(np.shape(raws)) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
         folds = []
         for fold in self.folds:
-            mosaics = jnp.asarray(raws)
+            mosaics = jax.tree.map(jnp.asarray, raws)
             found = adapt(fold.model, mosaics, fold.task, fold.about.score, fold.clean)
             if found.refusal and not force:
                 raise InputError(f"{fold.folder} cannot be adapted: {found.refusal}")
@@ -157,6 +159,18 @@ class Run:
                 (fold if fold.about.adapted else fold.adapted(fold.model, {})).write_fold(target)
             elif not (target / NAME).exists() or read_file(target / NAME)[-1] != fold.identity:
                 raise InputError(f"{folder} contains a different run: choose another folder")
+
+    def metered_frame(self, raw: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows cols"] | None:
+        """Returns what the models meter for all parts of a frame; None if they do not meter.
+
+        After training on tiles, it is the summary of the frame, as in training.
+        """
+        if self.camera is None or not metering_of(self.model.processor):
+            return None
+        if not self.about.in_parts:
+            return raw
+        black_level = tuple(map(float, np.ravel(self.camera.black_level)))
+        return np.asarray(isp.metering.summary(raw, black_level=black_level, pattern=self.camera.pattern))
 
     def check_parameters(self) -> None:
         """Raises an InputError if the processing has no parameters."""
@@ -202,19 +216,22 @@ class Run:
             raise InputError(f"expected {wanted}, got an array of shape {shape}")
         return shape[-rank], shape[1 - rank]
 
-    def _checked(self, raws: Raws) -> Float32[np.ndarray, "..."]:
+    def _checked(self, raws: Raws) -> Any:
         """Returns raw images in float32; raises an InputError unless they are floats in about [0, 1]."""
         self._size(raws)
-        given = np.asarray(raws)
-        array = given.astype(np.float32, copy=False)
-        check_finite(array, "raw images")
-        low, high = array.min(), array.max()
-        if jnp.issubdtype(given.dtype, jnp.floating) and low >= -_BEYOND and high <= 1 + _BEYOND:
-            return array
-        raise InputError(
-            f"expected images of floats in [0, 1], got {given.dtype} from {low:g} to {high:g}: divide by the white level, "
-            "as r2l_jax.data.read_raw does"
-        )
+
+        def checked(given: np.ndarray) -> np.ndarray:
+            array = given.astype(np.float32, copy=False)
+            check_finite(array, "raw images")
+            low, high = array.min(), array.max()
+            if jnp.issubdtype(given.dtype, jnp.floating) and low >= -_BEYOND and high <= 1 + _BEYOND:
+                return array
+            raise InputError(
+                f"expected images of floats in [0, 1], got {given.dtype} from {low:g} to {high:g}: divide by the white "
+                "level, as r2l_jax.data.read_raw does"
+            )
+
+        return jax.tree.map(lambda each: checked(np.asarray(each)), raws)
 
     def in_batches(self, function: Callable[..., Any], raws: Raws, batch_size: int) -> Any:
         """Calls a function of raw images `(..., H, W)` with batches of one shape, and joins the results.
@@ -222,8 +239,7 @@ class Run:
         The function returns arrays, or a tree of them, with an entry for each raw image. The last batch is filled up.
         """
         rank = 2 if self.camera is not None else 3
-        array = self._checked(raws)
-        flat = array.reshape(-1, *array.shape[-rank:])
+        flat = jax.tree.map(lambda each: each.reshape(-1, *each.shape[-rank:]), self._checked(raws))
         size, results = min(batch_size, len(flat)), []
 
         def fetched(result: Array, count: int) -> np.ndarray:
@@ -232,20 +248,21 @@ class Run:
         for start in range(0, len(flat), size):
             places = np.arange(start, start + size).clip(max=len(flat) - 1)
             count = min(size, len(flat) - start)
-            results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
-        leading = array.shape[:-rank]
+            batch = jax.tree.map(operator.itemgetter(places), flat)
+            results.append(jax.tree.map(functools.partial(fetched, count=count), function(batch)))
+        leading = np.shape(raws)[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
 
 
-def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> Array:
+def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array | Part) -> Array:
     return task.probabilities(nnx.merge(graph, state)(raws), raws.shape[1])
 
 
-def _images(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> Array:
+def _images(graph: nnx.GraphDef, state: nnx.State, raws: Array | Part) -> Array:
     return nnx.merge(graph, state).processor(raws)
 
 
-def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> list[Array]:
+def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array | Part) -> list[Array]:
     # A list, since a compiled function sorts a dict by its names.
     processor = nnx.merge(graph, state).processor
     _, stages = processor.trace(raws)

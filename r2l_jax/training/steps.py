@@ -109,14 +109,14 @@ class Steps:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
 
-    def _re_exposed(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
+    def _re_exposed(self, raw: Any, index: jax.Array, key: jax.Array) -> jax.Array:
         camera = self.settings.architecture.camera
         assert camera is not None
         # Keys that differ from the keys of the augmentation of images.
         keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)
-        return re_expose(raw, keys, camera, self.settings.camera_augmentation)
+        return jax.tree.map(lambda each: re_expose(each, keys, camera, self.settings.camera_augmentation), raw)
 
-    def _processed(self, model: nnx.State, raw: jax.Array) -> jax.Array:
+    def _processed(self, model: nnx.State, raw: Any) -> jax.Array:
         return nnx.merge(self._graph, model).processor(raw)
 
     def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -166,3 +167,34 @@ def test_gray_images_are_exposed_alone_and_each_kind_may_be_alone():
     metered = isp.metered(isp.parametrized(mono), mono, like=RAW)
     assert metered.stage_names[:2] == ("auto_exposure", "demosaic")
     np.testing.assert_allclose(metered(darker(RAW, 0.5)), metered(RAW), atol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", ["GRBG", XTRANS])
+@pytest.mark.parametrize(("power", "within"), [(6.0, 1e-4), (1.0, 0.03)])
+def test_a_summary_has_the_levels_of_its_frame(pattern, power, within):
+    """Against the zones of the frame, of which there are more than in the summary, and not a multiple of them."""
+    rng = np.random.default_rng(2)
+    blocks = np.kron(rng.lognormal(-2, 0.7, (20, 30)), np.ones((24, 24)))
+    frame = np.asarray(cfa.mosaic((blocks[..., None] * [0.5, 1, 0.7]).clip(0, 1), pattern), np.float32)
+    known = {"black_level": (0.05,) * np.prod(cfa.black_level_shape(pattern)), "pattern": pattern}
+    expected = metering.levels(frame, power, **known)
+    np.testing.assert_allclose(metering.levels(metering.summary(frame, **known), power, **known), expected, rtol=within)
+
+
+@pytest.mark.parametrize("make", [isp.parametrized, isp.full])
+def test_parts_are_metered_as_their_frame(make):
+    """Zones of a frame and of its parts differ in level, and in the share of each color."""
+    plain, pipeline = make(CAMERA), isp.metered(make(CAMERA), CAMERA)
+    blocks = np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.2, (4, 4, 3)), 0) - 2)
+    frame = (BLACK + cfa.mosaic(np.kron(blocks, np.ones((16, 16, 1))))).astype(np.float32)
+    tiles = frame.reshape(2, 32, 2, 32).swapaxes(1, 2).reshape(4, 32, 32)
+    parts = metering.Part(tiles, np.stack([frame] * 4))
+    image, stages = pipeline.trace(parts)
+    found = np.asarray(stages["auto_exposure"]).reshape(2, 2, 32, 32).swapaxes(1, 2).reshape(64, 64)
+    np.testing.assert_allclose(found, pipeline.trace(frame)[1]["auto_exposure"], rtol=1e-5)
+    np.testing.assert_allclose(pipeline(parts), image, atol=1e-5)
+    assert abs(pipeline(tiles) - image).max() > 0.05
+    np.testing.assert_array_equal(plain(parts), plain(tiles))
+    loss = jax.grad(lambda values: (pipeline.with_values(values)(parts) ** 2).sum())
+    gradients = loss({"exposure_share": 0.9, "balance_share": 0.9, "exposure_power": 5.0})
+    assert all(np.isfinite(each) and abs(each) > 1e-3 for each in gradients.values())

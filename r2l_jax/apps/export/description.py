@@ -10,9 +10,15 @@ import isp
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.drift.limits import stated
 from r2l_jax.model.processors import Standardize
-from r2l_jax.pipelines import camera_with
+from r2l_jax.pipelines import camera_with, metering_of
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
+
+# How an export sets its exposure and white balance, by whether the model was trained on parts of frames.
+_METERING = {
+    False: "by each raw image",
+    True: "by each raw image, which must be a whole frame (export with --size): training metered tiles by their frames",
+}
 
 
 def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
         **({} if white_level is None else {"white_level": white_level}),
         "black_level": list(map(float, np.ravel(camera.black_level))),
         **({"white_balance": camera.white_balance} if model.cameras else {}),
+        **({"metering": _METERING[model.about.in_parts]} if metering_of(model.model.processor) else {}),
     }
 
 

@@ -46,7 +46,8 @@ def file_source(file: pathlib.Path, model: Run | None) -> Source:
             if model is None:
                 raw, file_camera = read_raw(file, camera)
             else:
-                raw, file_camera = read_file(file, model, camera if camera.figures else None, model.shape), model.camera
+                raw = np.asarray(read_file(file, model, camera if camera.figures else None, model.shape))
+                file_camera = model.camera
                 assert file_camera is not None
         return Frame(raw, file_camera), warnings
 
@@ -77,7 +78,7 @@ def samples(model: Run) -> list[Source]:
         def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
             raw, target = dataset.read(index)
             assert dataset.camera is not None
-            return Frame(raw, dataset.camera, np.asarray(target)), []
+            return Frame(np.asarray(raw), dataset.camera, np.asarray(target)), []
 
         return Source(dataset.names[index], read)
 

@@ -94,13 +94,14 @@ def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
     return rows * row, page.rowsperstrip * row
 
 
-def read_stored(path: Path, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+def read_stored(path: Path, shape: tuple[int, ...] | None) -> Float32[np.ndarray, "..."]:
     """Reads the 16-bit samples, value / 65535, of a raw image `(H, W)` or an image `(H, W, 3)`.
 
-    The channels of an image may come first in the file.
+    The channels of an image may come first in the file. A raw image may have any size if `shape` is None.
     """
     with reading(path):
         values = read_tiff(path)
+        shape = values.shape[:2] if shape is None else shape
         if len(shape) == 3 and values.shape == (shape[2], *shape[:2]):
             values = np.moveaxis(values, 0, -1)
         if values.shape != shape or values.dtype != np.uint16:

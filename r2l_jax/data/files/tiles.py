@@ -2,6 +2,7 @@
 
 <folder>/images/<tile>.tiff   16-bit raw images, value / 65535
 <folder>/masks/<tile>.png     8-bit, 255 where the object is
+<folder>/frames/<frame>.tiff  the summary of each frame, by which its tiles are metered, as the raw images
 <folder>/labels.dat           one line per tile: its name, a tab and its class
 <folder>/camera.json          the frames' camera
 
@@ -38,7 +39,9 @@ def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
     named = [
         os.fsencode(path.name) + b" " + content.encode() for path, content in zip(paths, hash_files(paths), strict=True)
     ]
-    return hashlib.sha256(b"\n".join([json.dumps(camera.described).encode(), *named])).hexdigest()[:16]
+    return hashlib.sha256(b"\n".join([b"with summaries", json.dumps(camera.described).encode(), *named])).hexdigest()[
+        :16
+    ]
 
 
 def cut(
@@ -59,7 +62,7 @@ def cut(
         return
     try:
         with atomic_folder(folder) as unfinished:
-            for part in ("images", "masks"):
+            for part in ("images", "masks", "frames"):
                 (unfinished / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
                 parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose, several), pairs))
@@ -91,6 +94,10 @@ def _cut_frame(
     ]
     if not corners:
         raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={side}")
+    settings = {"black_level": tuple(map(float, np.ravel(file_camera.black_level))), "pattern": file_camera.pattern}
+    summary = np.asarray(isp.metering.summary(raw, **settings)).clip(0, 1)
+    values = np.round(summary * 65535).astype(np.uint16)
+    tifffile.imwrite(unfinished / "frames" / f"{frame.stem}.tiff", values, metadata=None)
     tiles = [np.s_[row : row + side, col : col + side] for row, col in corners]
     lines = []
     for index, label in choose([mask[tile].mean() for tile in tiles]):
@@ -130,6 +137,7 @@ def load(
         side,
         segmentation,
         advice,
+        [folder / "frames" / f"{frame_of(stem)}.tiff" for stem in names],
         name=name,
         classes=classes,
         camera=camera,

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import msgspec
 import numpy as np
 
@@ -220,7 +221,7 @@ def _with_cameras(
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)
-        return scaled(raw, found[names[index]], first), target
+        return jax.tree.map(lambda each: scaled(each, found[names[index]], first), raw), target
 
     described = {name: json.loads(camera.to_json()) for name, camera in found.items()}
     return dataclasses.replace(

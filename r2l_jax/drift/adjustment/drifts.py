@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import isp
@@ -177,7 +178,7 @@ def _converted(dataset: RawDataset, run: Run, stated: Collection[str]) -> RawDat
 
     def read(index: int) -> Sample:
         raw, target = dataset.read(index)
-        return reference.scaled(raw, own, stated), target
+        return jax.tree.map(lambda each: reference.scaled(each, own, stated), raw), target
 
     cameras = {name: camera.to_json() for name, camera in run.cameras.items()}
     provenance = json.dumps([dataset.provenance, own.to_json(), wanted.to_json(), cameras, sorted(stated)])

@@ -96,7 +96,7 @@ class _Adaptation:
         if under.dataset.fingerprint == fold.dataset.fingerprint:
             clean = np.setdiff1d(fold.train_indices, under.unlabeled)
         new = Run([dataclasses.replace(fold, load_model=lambda: under.model)])
-        return notice.unnoticed(new, self.raws, lambda: reference.make(Run([fold.measuring(clean)])))
+        return notice.unnoticed(new, np.asarray(self.raws), lambda: reference.make(Run([fold.measuring(clean)])))
 
     def by_features(self, statistics: Adapted) -> tuple[Adapted, Searched]:
         """Searches for the processing that brings the features' statistics back to the training statistics.

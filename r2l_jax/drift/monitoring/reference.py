@@ -88,6 +88,7 @@ def make(run: Run) -> Reference:
             "train with a larger --test_size"
         )
     raws, targets = dataset.samples(chosen)
+    raws = np.asarray(raws)  # Without their frames, as `monitor.py` reads files.
     mosaics = quantized(raws, np.uint16)
     return Reference(mosaics, targets, dataset.labels[chosen], run.folds[0].measured, see(run, raws))
 

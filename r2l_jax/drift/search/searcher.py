@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
+from isp.metering import Part
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
@@ -100,7 +101,7 @@ class Searcher:
     batch_size: int = 32
 
     def run(
-        self, frozen: Frozen, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int
+        self, frozen: Frozen, searches: Sequence[Search], raws: np.ndarray | Part, targets: np.ndarray, steps: int
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr.
 
@@ -128,7 +129,7 @@ class Searcher:
         return [self._found(frozen, *each) for each in zip(searches, ends, ways, strict=True)]
 
     def losses(
-        self, frozen: Frozen, ends: Sequence[Mapping[str, np.ndarray]], raws: np.ndarray, targets: np.ndarray
+        self, frozen: Frozen, ends: Sequence[Mapping[str, np.ndarray]], raws: np.ndarray | Part, targets: np.ndarray
     ) -> np.ndarray:
         """Computes the penalized objective on all samples at once, for several sets of values of all parameters."""
         values = stacks.stack([jax.tree.map(np.float32, dict(each)) for each in ends])

@@ -109,9 +109,9 @@ def test_frames_with_masks_are_segmented_in_tiles_on_the_bayer_grid(frames):
     assert dataset.names == tuple(f"{stem}_{place}" for stem in ("a", "a1") for place in places)
     raw, mask = dataset[7]  # the second tile of the second frame
     expected = 96 * np.arange(32)[:, None] + np.arange(32, 64)
-    np.testing.assert_array_equal(np.round(raw * 65535), expected)
+    np.testing.assert_array_equal(np.round(raw.raw * 65535), expected)
     np.testing.assert_array_equal(mask, expected % 7 == 0)
-    assert (raw.dtype, mask.dtype) == (np.float32, np.uint8)
+    assert (raw.raw.dtype, mask.dtype) == (np.float32, np.uint8)
 
 
 def test_tiles_of_one_frame_are_never_on_both_sides_of_a_split(frames):
@@ -159,7 +159,7 @@ def test_tiles_start_with_a_whole_tile_of_the_color_filter_array(tmp_path):
     tifffile.imwrite(tmp_path / "images/a.tiff", 10_000 * np.tile(colors, (14, 14)))
     Image.new("L", (84, 84)).save(tmp_path / "masks/a.png")
     raws, _ = load(tmp_path, str(tmp_path / "camera.json"), tile_size=32).samples(np.arange(4))
-    assert np.ptp(raws, axis=0).max() == 0 < np.ptp(raws[0])
+    assert np.ptp(raws.raw, axis=0).max() == 0 < np.ptp(raws.raw[0])
 
 
 def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):

@@ -127,7 +127,7 @@ def test_segmentation_tiles_are_those_with_a_car(drone):
     for index, (stem, tile) in ((1, ("DJI_1", np.s_[256:, 512:])), (3, ("DJI_10", np.s_[:256, 256:512]))):
         raw, mask = dataset[index]
         frame, frame_mask = frames[stem]
-        np.testing.assert_array_equal(np.round(raw * 65535), frame[tile])
+        np.testing.assert_array_equal(np.round(raw.raw * 65535), frame[tile])
         np.testing.assert_array_equal(mask, frame_mask[tile] > 0)
         assert mask.dtype == np.uint8
 
