@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -262,7 +261,7 @@ def _pictures(fold: Artifact, under: Drifted, adapted: RawToLogit) -> Image.Imag
     indices = under.samples[varied(under.dataset.labels[under.samples], _PICTURES)]
 
     def seen(model: RawToLogit, batch: Batch[np.ndarray]) -> list[tuple[np.ndarray, str]]:
-        images = model.processor(jnp.asarray(batch["raw"]))
+        images = model.processor(jax.device_put(batch["raw"]))
         shown = np.clip(np.asarray(undone(fold.model.normalizer, model.normalizer(images))), 0, 1)
         return list(map(fold.task.judged, shown, np.asarray(model.logits(images)), batch["target"]))
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
@@ -370,7 +370,7 @@ class _Envelope:
         number, fold, images = int(drawn.losses.argmax()), self._fold, {}
         amounts = _amounts(self._limits, drawn.shares[number])
         batch = loader.batch_of(fold.dataset, fold.measured_indices[:4])
-        raw, index = jnp.asarray(batch["raw"]), jnp.asarray(batch["index"])
+        raw, index = jax.device_put((batch["raw"], batch["index"]))
         values, renderer = _values(fold, amounts), Renderer(self._config.seed)
         changed = fold.model.processor if values is None else pipeline_of(fold.model).with_values(values)
         for title, case, processor in (

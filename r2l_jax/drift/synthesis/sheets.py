@@ -1,6 +1,6 @@
 """Sheets: one sample of a run side by side in the cases of a group."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from r2l_jax.data import loader
@@ -52,7 +52,7 @@ def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarr
         for pipeline in dict.fromkeys(case.pipeline for case in of_iso if case.pipeline is not None):
             processors[pipeline] = Processor.of(pipeline.metered_as(processor)(cases.camera_of(dataset)))
         names = {Rendering.of(case): case.name for case in of_iso}
-        raw, index = jnp.asarray(batch["raw"]), jnp.asarray(batch["index"])
+        raw, index = jax.device_put((batch["raw"], batch["index"]))
         for rendering, made in Renderer(seed).images(names, raw, index, dataset.camera, processors):
             images[names[rendering]] = np.asarray(made[0])
     # A line may end between the parts of a pipeline's name.
