@@ -58,7 +58,7 @@ class EnvelopeSettings(Settings):
         "fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
     )
     tolerance: float = setting(
-        "a camera fails if the score drops by more than this; 0.02 is 2 points", 0.02, bound=FRACTION, needs="envelope"
+        "a camera fails if the score drops by more points (hundredths) than this", 2.0, bound=POSITIVE, needs="envelope"
     )
     proposals: int = setting(
         "smaller envelopes to propose and test if the statement does not hold",

@@ -155,7 +155,9 @@ class _Envelope:
     """Makes the result of one run or group."""
 
     def __init__(self, config: EvaluationConfig, folds: Sequence[TrainedFold], limits: Limits):
-        self._config, self._settings, self._folds, self._limits = config, config.limits, folds, limits
+        self._config, self._folds, self._limits = config, folds, limits
+        # Losses are differences of scores, which are fractions.
+        self._settings = dataclasses.replace(config.limits, tolerance=config.limits.tolerance / 100)
         self._fold = folds[0].fold
         sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
         self._sets = [of_set for _, of_set in sets]

@@ -58,6 +58,16 @@ def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp
     assert printed.count(sentence) == 1
 
 
+def test_the_tolerance_is_in_points(settings, monkeypatch):
+    """Half the light loses 4 of the 10 samples, 40 points, with every camera."""
+    labels = (np.arange(12) < 6).astype(np.int32)
+    run = Run([brightness.fold(brightness.images(np.where(labels, 0.6, 0.2), labels), range(2), range(2, 12))])
+    monkeypatch.setattr(trained_folds, "load", lambda *_, **__: run)
+    limits = {"exposure": [-1, -1]}
+    tests = [envelope.run(settings(limits, tolerance=each, proposals=0)).metadata["tests"][0] for each in (39.0, 41.0)]
+    assert [(each["failures"], each["tolerance"]) for each in tests] == [(59, 0.39), (0, 0.41)]
+
+
 def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):
     found = envelope.run(settings({"exposure": [-1, 0.3], "defocus": [0, 1]}))
     table = found.tables["cameras"]
