@@ -175,6 +175,8 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
     notes = [f"Statistics of {tried.statistics}."] if tried.statistics else []
     if tried.refusal:
         notes.append(f"The unlabeled images were not used: {tried.refusal}; --force uses them anyway.")
+    if searched and searched.note:
+        notes.append(searched.note)
     notes.append(f"{fold.about.checkpoint} checkpoint")
     metadata = {"notes": notes, "measured": under.measured}
     return Result(metadata, tables, figures, packed_blocks([clean(), outcomes])), adapted

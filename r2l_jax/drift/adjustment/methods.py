@@ -4,16 +4,18 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from scipy import stats
 
 import isp
 from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.measure import Model, Outcomes, Samples, measure
 from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import gains
+from r2l_jax.drift.search.ranges import gains, valid_values
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
 from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -21,8 +23,8 @@ from r2l_jax.runtime.result import SCORE, Cell, Column, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
-# The exposures at which searches start, in stops: the first few with labels alone; without labels, the few whose
-# features are nearest to those of training.
+# The exposures at which searches start, in stops: with labels alone, one of the first few; without labels, the few
+# whose features are nearest to those of training.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 _BY_LABELS_ALONE, _NEAREST = 6, 3
 
@@ -31,13 +33,20 @@ _PRICE = 1.0
 
 _NO_SEARCH = "no search"
 
+# The most folds of the labeled images, and the level of the test of whether their search lowers the loss.
+_FOLDS, _LEVEL = 8, 0.05
+
 
 class Searched(NamedTuple):
-    """Searches over the processing: their objective in words, the ends by their starts, and a table of the ends."""
+    """Searches over the processing: their objective in words, the ends by their starts, and a table of the ends.
+
+    `note` says why no end was chosen, if so.
+    """
 
     objective: str
     found: Mapping[str, Found]
     table: Table
+    note: str | None = None
 
 
 class Tried(NamedTuple):
@@ -120,33 +129,52 @@ class _Adaptation:
         return mixed[chosen], Searched("feature distance", found, table)
 
     def by_labels(self, model: RawToLogit, goes_on: bool) -> tuple[RawToLogit, Searched]:
-        """Searches for the processing with the lowest task loss on the labeled images.
+        """Searches for the processing with the lowest task loss on the labeled images, if held-out labels confirm it.
 
-        With `goes_on`, the search continues from the processing of a model that was adapted without labels. Otherwise,
-        searches start from several exposures. The statistics are kept, since mixing them again after the search cost
-        accuracy on average.
+        The search starts from the exposure with the lowest loss, and is repeated without each of a few folds of the
+        labeled images. Each fold's images judge only the search that left them out; see `confirmed`.
+
+        With `goes_on`, the search continues from the processing of a model that was adapted without labels. The
+        statistics are kept, since mixing them again after the search cost accuracy on average.
         """
-        under, task = self._under, self._fold.task
+        under, task, labeled = self._under, self._fold.task, self._under.labeled
         frozen, stops = Frozen(model, task), STOPS[: 1 if goes_on else _BY_LABELS_ALONE]
-        samples = under.dataset.samples(under.labeled)
-        found = self._found(self._searcher("task", BY_LABELS), frozen, stops, samples, BY_LABELS[0])
-        # With few images, a search may be worse than no search, which is therefore also a choice.
-        ends = {_NO_SEARCH: frozen.default, **{start: one.parameters for start, one in found.items()}}
-        models = {start: Model(model, values) for start, values in ends.items()}
-        labeled, measured = (
-            measure(models, [CLEAN], Samples(task, under.dataset, indices, self._settings.batch_size), title=title)
-            for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
-        )
-        chosen = int(np.argmin([labeled.loss_of(start) for start in ends]))
-        columns = [
-            Column("loss on labeled images", format=".4f"),
-            Column(f"{task.score} on labeled images", format=SCORE),
-            Column(task.score, format=SCORE),
+        searcher, samples = self._searcher("task", BY_LABELS), under.dataset.samples(labeled)
+
+        def measured(ends: Iterable[Mapping[str, np.ndarray]], indices: np.ndarray) -> Outcomes:
+            models = {f"{place}": Model(model, values) for place, values in enumerate(ends)}
+            return measure(models, [CLEAN], Samples(task, under.dataset, indices, self._settings.batch_size))
+
+        folds = np.array_split(np.arange(len(labeled)), min(_FOLDS, len(labeled)))
+        sizes = np.array([[len(fold)] for fold in folds])
+        starts = self._found(searcher, frozen, stops, samples, 0)
+        begun = [one.parameters for one in starts.values()]
+        losses = sizes * [measured(begun, labeled[fold]).loss[:, 0] for fold in folds]
+        # The starts without each fold, and of all.
+        places = [*(losses.sum(0) - losses).argmin(1), losses.sum(0).argmin()]
+        searches = [
+            Search(self._group, 0.0, self._settings.seed, exposure=2.0 ** stops[place], left_out=(*map(int, fold),))
+            for place, fold in zip(places, [*folds, ()], strict=True)
         ]
-        numbers = ((labeled.loss_of(start), labeled.score(start), measured.score(start)) for start in ends)
-        table = _ends(columns, found, numbers, chosen)
-        pipeline = pipeline_of(model).with_values(list(ends.values())[chosen])
-        return model.processed_by(pipeline), Searched("task loss on labeled images", found, table)
+        found = searcher.run(frozen, searches, *samples, self._settings.steps or BY_LABELS[0])
+        paths = [
+            [frozen.default, begun[place], _halfway(frozen, begun[place], one.parameters), one.parameters]
+            for place, one in zip(places, found, strict=True)
+        ]
+        held_out = np.stack(
+            [measured(path, labeled[fold]).loss[:, 0] for path, fold in zip(paths, folds, strict=False)]
+        )
+        chosen = confirmed(held_out, sizes[:, 0])
+        start = [*starts][places[-1]]
+        others = measured(paths[-1], under.samples)
+        numbers = zip(np.average(held_out, 0, sizes[:, 0]).tolist(), map(others.score, others.models), strict=True)
+        columns = [Column("loss on held-out labels", format=".4f"), Column(task.score, format=SCORE)]
+        table = _ends(columns, (start, "half of the search", "search"), numbers, chosen)
+        note = None
+        if not chosen:
+            note = f"The labels were not used: {len(labeled)} are too few to tell whether the search lowers the loss."
+        pipeline = pipeline_of(model).with_values(paths[-1][chosen])
+        return model.processed_by(pipeline), Searched("task loss on labeled images", {start: found[-1]}, table, note)
 
     def _searcher(self, objective: Objective, steps: tuple[int, float]) -> Searcher:
         size = self._settings.batch_size
@@ -175,9 +203,25 @@ def choose(distances: Sequence[float], information: Sequence[float]) -> int:
     return int(np.argmax(np.where(np.array(distances) <= distances[0], information, -np.inf)))
 
 
-def _ends(
-    columns: Sequence[Column], found: Mapping[str, Found], numbers: Iterable[Sequence[Cell]], chosen: int
-) -> Table:
+def confirmed(losses: np.ndarray, sizes: np.ndarray) -> int:
+    """Chooses an end, or no search (the first), by the losses `(K, E)` of K folds of these sizes that it left out.
+
+    Ends count whose loss is lower than without a search in a paired one-sided t-test over the folds. Of these, the one
+    with the lowest loss is chosen.
+    """
+    gained = losses[:, :1] - losses
+    mean, count = np.average(gained, 0, sizes), len(losses)
+    least = stats.t.ppf(1 - _LEVEL, count - 1) * gained.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.inf
+    return int(np.where(mean > least, mean, 0).argmax())
+
+
+def _halfway(frozen: Frozen, start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Computes the values in the middle between a start and an end, in offsets."""
+    offsets = {name: each.offset(start[name], end[name]) / 2 for name, each in frozen.declarations.items()}
+    return jax.device_get(valid_values(frozen.declarations, start, offsets))
+
+
+def _ends(columns: Sequence[Column], found: Iterable[str], numbers: Iterable[Sequence[Cell]], chosen: int) -> Table:
     """Makes a table of the ends of searches, which begins with no search and marks the chosen end."""
     rows = [[start, *cells] for start, cells in zip((_NO_SEARCH, *found), numbers, strict=True)]
     rows[chosen][0] = f"{rows[chosen][0]} *"

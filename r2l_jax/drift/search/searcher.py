@@ -39,6 +39,7 @@ class Search(NamedTuple):
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
         exposure: factor on the group's gains at the start; only gains that start at a camera's white balance count.
         turned: a knob of the group (see `Frozen.knobs`) and its position at the start.
+        left_out: the places of the samples that the task loss leaves out.
     """
 
     group: tuple[str, ...]
@@ -47,6 +48,7 @@ class Search(NamedTuple):
     spread: float = 0.0
     exposure: float = 1.0
     turned: tuple[str, float] | None = None
+    left_out: tuple[int, ...] = ()
 
 
 class Found(NamedTuple):
@@ -70,11 +72,15 @@ class _State(NamedTuple):
 
 
 class _Fixed(NamedTuple):
-    """The constant part of a search: which parameters are free (1 or 0), the weight of deviation, the batches' key."""
+    """The constant part of a search: which parameters are free (1 or 0), the weight of deviation, the batches' key.
+
+    `weights` `(N,)` is 0 for the samples that are left out, and 1 for the others.
+    """
 
     free: Mapping[str, Array]
     aux_weight: Array
     key: Array
+    weights: Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ class Searcher:
             InputError: a search has diverged.
             Interrupted: a signal has asked to stop.
         """
-        state, fixed = zip(*(self._start(frozen, search) for search in searches), strict=True)
+        state, fixed = zip(*(self._start(frozen, search, len(raws)) for search in searches), strict=True)
         shared = frozen, {"raw": raws, "target": targets}, np.float32(steps)
         (state, fixed), shared = stacks.placed((stacks.stack(state), stacks.stack(fixed)), shared)
         ahead, losses, step = OneAhead(), list[Array](), stacks.mapped(_step, donates=True)
@@ -140,7 +146,7 @@ class Searcher:
         """Computes the objective of processed images."""
         if self.objective == "features":
             return frozen.distance(images)
-        return frozen.sums(images, batch)["loss"] / len(batch["raw"])
+        return frozen.sums(images, batch)["loss"] / batch["weight"].sum()
 
     def _found(self, frozen: Frozen, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
         """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""
@@ -152,7 +158,7 @@ class Searcher:
             )
         return found
 
-    def _start(self, frozen: Frozen, search: Search) -> tuple[_State, _Fixed]:
+    def _start(self, frozen: Frozen, search: Search, count: int) -> tuple[_State, _Fixed]:
         default = frozen.default
         start_key, key = jax.random.split(jax.random.key(search.seed))
         keys = jax.random.split(start_key, len(default))
@@ -169,7 +175,8 @@ class Searcher:
             offsets[knob.parameter] += np.float32(position) * knob.direction
         offsets = valid_offsets(frozen.declarations, default, offsets)
         state = _State(offsets, optax.adam(self.learning_rate).init(offsets), jnp.zeros((), jnp.int32))
-        return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))))
+        weights = jnp.ones(count).at[jnp.array(search.left_out, int)].set(0)
+        return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key), weights)))
 
 
 def _loss_of_all(
@@ -177,7 +184,8 @@ def _loss_of_all(
 ) -> Array:
     del stacked
     frozen, samples = shared
-    batch = _batch(samples, jnp.arange(len(samples["raw"])))
+    count = len(samples["raw"])
+    batch = _batch(samples, jnp.arange(count), jnp.ones(count))
     price = searcher.price * apart(frozen.declarations, frozen.default, values)
     return searcher.loss(frozen, frozen.images(values, batch), batch) + price
 
@@ -188,7 +196,9 @@ def _step(
     frozen, samples, steps = shared
     count, declarations, default = len(samples["raw"]), frozen.declarations, frozen.default
     key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
-    batch = _batch(samples, jax.random.permutation(key, count)[: min(searcher.batch_size, count)])
+    drawn = jax.random.permutation(key, count)
+    drawn = drawn[jnp.argsort(fixed.weights[drawn], descending=True, stable=True)][: min(searcher.batch_size, count)]
+    batch = _batch(samples, drawn, fixed.weights)
     by_default = frozen.images(default, batch)
 
     def cost(values):
@@ -206,10 +216,10 @@ def _step(
     return _State(offsets, opt_state, state.step + 1), losses
 
 
-def _batch(samples: Mapping[str, Any], drawn: Array) -> Any:
+def _batch(samples: Mapping[str, Any], drawn: Array, weights: Array) -> Any:
     """Returns some of the samples as a batch."""
     return {
         **jax.tree.map(lambda leaf: leaf[drawn], samples),
         "index": drawn.astype(jnp.int32),
-        "weight": jnp.ones(len(drawn)),
+        "weight": weights[drawn],
     }

@@ -1,7 +1,9 @@
 import dataclasses
+import itertools
 import shutil
 
 import brightness
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
@@ -13,6 +15,8 @@ from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.measure import Outcomes, packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Found
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
@@ -45,7 +49,7 @@ def config(tmp_path_factory):
         output=str(tmp_path_factory.mktemp("adjustment")),
         exposures=(0.25,),
         unlabeled=0,
-        labeled=8,
+        labeled=32,
         steps=2,
         batch_size=8,
         parameters=("white_balance", "gamma_correct"),
@@ -66,18 +70,13 @@ def column(table, place=1):
     return {row[0]: row[place] for row in table.rows}
 
 
-def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(found):
+def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     over_all, of_fold = found
     starts = of_fold.tables["starts"]
-    assert [row[0] for row in starts.rows] == [
-        "no search",
-        *(f"+{stops} stops" for stops in (0, 1)),
-        "+2 stops *",
-        *(f"+{stops} stops" for stops in (3, 4, 5)),
-    ]
+    assert [row[0] for row in starts.rows] == ["no search", "+2 stops", "half of the search", "search *"]
     losses = column(starts)
-    assert min(losses, key=losses.__getitem__) == "+2 stops *"
-    assert list(column(starts, 3).values())[:4] == [0.5, 0.5, 0.5, 1]
+    assert min(losses, key=losses.__getitem__) == "search *"
+    assert list(column(starts, 2).values()) == [0.5, 1, 1, 1]
     scores = column(over_all.tables["adjustment"])
     estimates = {name: interval[0] for name, interval in scores.items()}
     assert estimates == {"clean": 1, "nothing": 0.5, "labels": 1, "recovered": 0.5}
@@ -120,30 +119,68 @@ def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(conf
     assert (folder / "exposure=0.25/fold_0/metrics.json").exists()
 
 
-def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, fold, monkeypatch):
-    """Labeled images favor another end than the measured ones, whose losses and scores disagree as well."""
-    seen, favored = [], iter(([0.5, 0.3, 0.4, 0.6], [0.4, 0.6, 0.2, 0.7]))
+@pytest.mark.parametrize("helps", [True, False])
+def test_images_that_a_search_left_out_choose_and_never_the_measured_ones(config, fold, monkeypatch, helps):
+    """The loss of the measured images moves the other way than that of the labeled ones."""
+    config = replace(config, labeled=19, parameters=("gamma_correct",))
+    under, searched, judged = drifts.drifted(config, fold, *config.drifts), [], {}
 
-    def measure(models, cases, samples, title):
-        seen.append(set(samples.indices.tolist()))
-        ones = np.ones((len(models), 1, len(samples.indices)), np.float32)
-        return Outcomes(tuple(models), ("clean",), samples.indices, ones, ones, np.array(next(favored))[:, None])
+    def search(self, frozen, searches, raws, targets, steps):
+        np.testing.assert_array_equal(raws, under.dataset.samples(under.labeled)[0])
+        searched[:] = [under.labeled[list(each.left_out)].tolist() for each in searches]
+        gammas = [np.float32(2.2 + (steps > 0) * (1 + number)) for number in range(len(searches))]
+        return [Found(frozen.default | {"gamma_correct": gamma}, np.ones(1), np.zeros(1)) for gamma in gammas]
 
-    def search(self, frozen, searches, *options):
-        return [Found(frozen.default, np.ones(1), np.zeros(1)) for _ in searches]
+    def measure(models, cases, samples):
+        indices, gammas = samples.indices.tolist(), [float(model.values["gamma_correct"]) for model in models.values()]
+        judged[tuple(indices)] = gammas
+        sign = -1 if helps == set(indices).issubset(under.labeled) else 1
+        ones = np.ones((len(models), 1, len(indices)), np.float32)
+        return Outcomes(tuple(models), ("clean",), samples.indices, ones, ones, sign * np.array(gammas)[:, None])
 
     monkeypatch.setattr(methods, "measure", measure)
     monkeypatch.setattr(methods.Searcher, "run", search)
-    monkeypatch.setattr(methods, "_BY_LABELS_ALONE", 3)
-    config = replace(config, labeled=7)
+    found = methods.try_all(config.searches, fold, under)
+    assert [row[0] for row in found.searched.table.rows if "*" in row[0]] == ["search *" if helps else "no search *"]
+    gamma = found.models["labels"].processor.parameters()["gamma_correct"]
+    assert float(gamma) == pytest.approx(2.2 + 9 if helps else 2.2)
+    # Eight folds, and the search with all labels, which the measured images judge.
+    *folds, whole = searched
+    assert (sorted(itertools.chain(*folds)), whole, len(folds)) == (sorted(under.labeled), [], 8)
+    for number, indices in enumerate([*folds, under.samples]):
+        assert judged[tuple(indices)][-1] == pytest.approx(2.2 + 1 + number)
+    assert not set(under.labeled).intersection(under.samples)
+
+
+def test_labels_that_say_nothing_leave_the_model_as_it_is(config):
+    """Each brightness has as many labels of either class, so what lowers the loss of some raises that of others."""
+    dataset = brightness.images(np.repeat([0.3, 0.7], 20), np.random.default_rng(3).permutation(40) % 2)
+    fold = brightness.fold(dataset, np.arange(8, 40), np.arange(8))
+    config = replace(config, labeled=8, steps=20)
     under = drifts.drifted(config, fold, *config.drifts)
-    searched = methods.try_all(replace(config, parameters=("white_balance",)).searches, fold, under).searched
-    assert searched is not None
-    assert [row[0] for row in searched.table.rows] == ["no search", "+0 stops *", "+1 stops", "+2 stops"]
-    labeled, measured = seen
-    assert len(labeled) == 7
-    assert labeled < set(range(8, 40))
-    assert measured == set(range(8))
+    found = methods.try_all(config.searches, fold, under)
+    assert found.searched.table.rows[0][0] == "no search *"
+    values = (model.processor.parameters() for model in (under.model, found.models["labels"]))
+    for before, after in zip(*map(dict.values, values), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert found.searched.note.startswith("The labels were not used: 8 are too few to tell")
+
+
+@pytest.mark.parametrize(
+    ("losses", "sizes", "chosen"),
+    [
+        # All folds gain; the end gains most.
+        ([[1.0, 0.8, 0.6], [1.0, 0.7, 0.6], [2.0, 1.7, 1.6]], [3, 3, 2], 2),
+        # The mean of the last end is lowest, but only because of one fold.
+        ([[1.0, 0.9, 1.2], [1.0, 0.8, 1.1], [5.0, 4.9, 1.0]], [3, 3, 2], 1),
+        ([[1.0, 1.1, 1.2], [1.0, 1.1, 1.1], [5.0, 5.1, 1.0]], [3, 3, 2], 0),
+        ([[1.0, 1.1, 1.2], [1.0, 1.1, 1.1], [2.0, 2.1, 2.2]], [3, 3, 2], 0),
+        # A single label is left out by nothing that it could judge.
+        ([[1.0, 0.1, 0.1]], [1], 0),
+    ],
+)
+def test_an_end_is_chosen_by_a_paired_test_against_no_search(losses, sizes, chosen):
+    assert methods.confirmed(np.array(losses), np.array(sizes)) == chosen
 
 
 def block(rows, samples):
@@ -217,7 +254,7 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
     others = dataclasses.replace(DATASET, names=tuple(f"other {name}" for name in DATASET.names))
     monkeypatch.setattr(drifts.folder, "load", lambda *given: others)
-    config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path))
+    config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path), labeled=8)
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.samples]) == list(range(40))
@@ -276,3 +313,54 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, 
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
         adjustment.run(replace(config, **change))
+
+
+def test_masks_move_with_the_shifted_rows_that_a_model_is_adapted_to(config):
+    """The last 10 of 16 rows move one site to the left, and the object in the right half with them."""
+    dataset = brightness.half_images(0.3, 0.8, 6)
+    fold = brightness.fold(dataset, range(4), range(4, 6))
+    config = replace(config, exposures=(), sensor=("pattern_shift",), severities=(4,), labeled=3)
+    under = drifts.drifted(config, fold, *config.drifts)
+    for of_sample, own in zip(under.dataset.samples(under.labeled), dataset.samples(under.labeled), strict=True):
+        expected = own.copy()
+        expected[:, 6:, :-1] = own[:, 6:, 1:]
+        np.testing.assert_array_equal(of_sample, expected)
+        assert (expected != own).sum() == 3 * 10
+
+
+def test_searches_by_features_start_at_the_models_own_values_times_the_exposures_nearest_to_training(
+    fold, config, monkeypatch
+):
+    """A quarter of the light is four times too dark for a model of clean images."""
+    seen, run = [], methods.Searcher.run
+
+    def watched(self, frozen, searches, raws, targets, steps):
+        found = run(self, frozen, searches, raws, targets, min(steps, 1))
+        seen.append((frozen.default, searches, found, steps))
+        return found
+
+    monkeypatch.setattr(methods.Searcher, "run", watched)
+    own = brightness.model(DATASET, gamma=1.8)
+    images = np.asarray(own.processor(DATASET.samples(np.arange(40))[0]))
+    mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
+    normalizer = Standardize(*map(jnp.asarray, (mean, std)))
+    config = replace(config, unlabeled=32, labeled=0, method="processing", force=True, batch_size=32)
+    under = drifts.drifted(config, fold, *config.drifts)
+    under = under._replace(model=RawToLogit(own.processor, normalizer, own.head))
+    methods.try_all(config.searches, fold, under)
+    (default, tried, _, _), (again, searches, found, steps) = seen
+    raws, distances = under.dataset.samples(under.unlabeled)[0], []
+    for search in tried:
+        gained = own.processor.with_values(default | {"white_balance": np.full(3, search.exposure, np.float32)})
+        of_images = np.asarray(gained(raws), np.float64)
+        ratio = (of_images.var((0, 1, 2)) + 1e-5) / (std**2 + 1e-5)
+        away = (of_images.mean((0, 1, 2)) - mean) / std
+        distances.append((ratio + away**2 - 1 - np.log(ratio)).mean() / 2)
+    nearest = sorted(np.argsort(distances)[:3])
+    assert tried[np.argmin(distances)].exposure == 4
+    assert [search.exposure for search in tried] == [1, 2, 4, 8, 16, 32, 64, 0.5, 0.25]
+    assert [search.exposure for search in searches] == [tried[place].exposure for place in nearest]
+    assert (steps, {(search.spread, search.turned) for search in [*tried, *searches]}) == (2, {(0.0, None)})
+    assert default["gamma_correct"] == again["gamma_correct"] == pytest.approx(1.8)
+    for one, place in zip(found, nearest, strict=True):
+        assert one.task_loss[0] == pytest.approx(distances[place], rel=0.05)

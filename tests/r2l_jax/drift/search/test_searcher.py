@@ -71,6 +71,23 @@ def test_searches_of_a_stack_do_not_know_of_each_other(frozen):
     assert len({round(float(found.task_loss[0]), 6) for found in together}) == 3
 
 
+def test_samples_that_are_left_out_change_nothing(frozen):
+    """Each search is that of the other samples alone, whether or not a batch holds them all."""
+    raws = np.where(np.isin(EVERY, (2, 7))[:, None, None], 0.9, RAWS).astype(np.float32)
+    kept = np.delete(EVERY, (2, 7))
+    searcher, search = Searcher(direction="best", batch_size=100), Search(ALL, 0.0)
+    _, found = searcher.run(frozen, [search, search._replace(left_out=(2, 7))], raws, TARGETS, 3)
+    (expected,) = searcher.run(frozen, [search], RAWS[kept], TARGETS[kept], 3)
+    for each, other in zip(found[:2], expected[:2], strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), each, other)
+    # A batch of four is drawn from the ten others.
+    few = [
+        Searcher(direction="best", batch_size=4).run(frozen, [search._replace(left_out=(2, 7))], each, TARGETS, 3)
+        for each in (raws, np.where(np.isin(EVERY, (2, 7))[:, None, None], 0.1, RAWS).astype(np.float32))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *few)
+
+
 def test_a_request_stops_searches_before_their_last_step(frozen, monkeypatch):
     answers = iter([False, True])
     monkeypatch.setattr(stop, "requested", lambda: next(answers))
