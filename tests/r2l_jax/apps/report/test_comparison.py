@@ -35,13 +35,14 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
 SHARES = {"a": 0.9, "b": 0.6, "g/seed_1": 0.9, "g/seed_2": 0.8, "h/seed_1": 0.5, "h/seed_3": 0.4}
 
 
-def write_outcomes(folder, outcomes, samples):
+def write_outcomes(folder, outcomes, samples, checkpoint="best"):
     """Writes outcomes on the clean images as evaluate.py does: of the only fold of each member, and their mean."""
     names = [f"{name}/fold_0".removeprefix("/") for name in outcomes]
     counted = np.stack([*outcomes.values(), np.mean([*outcomes.values()], 0)])[:, None]
     models = (*names, "ensemble/fold_0")
     found = measure.Outcomes(models, ("clean",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
-    result.write(folder / "evaluation/clean", result.Result({}, outcomes=measure.packed_blocks([found])))
+    metadata = {"flags": {"checkpoint": checkpoint}}
+    result.write(folder / "evaluation/clean", result.Result(metadata, outcomes=measure.packed_blocks([found])))
 
 
 @pytest.fixture
@@ -69,3 +70,16 @@ def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, t
         found = statistics.difference(of[first], of[second], about)
         interval = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * each for each in found[:3]))
         assert line.split(maxsplit=4) == [first, "-", second, f"({about})", f"{interval}{found.probability:>17.0%}"]
+
+
+@pytest.mark.parametrize("other", [None, "checkpoint", "samples", "data"])
+def test_runs_are_paired_only_on_the_same_samples_with_the_same_checkpoint(outcomes, tmp_path, other):
+    """The data of "b" has the indices of the data of "a", and as many samples are right."""
+    checkpoint, samples = "best" if other == "checkpoint" else "last", np.arange(40) + (other == "samples")
+    write_outcomes(tmp_path / "a", {"": outcomes["a"]}, np.arange(40), "last")
+    write_outcomes(tmp_path / "b", {"": outcomes["b"]}, samples, checkpoint)
+    if other == "data":
+        report_runs.change_metrics(tmp_path / "b", lambda content: content | {"fingerprint": "other"})
+    text = differences_table(read_runs([str(tmp_path / name) for name in "ab"]))
+    assert ("a - b (model)" in text) == (other is None)
+    assert (text == "a - b: no paired difference: the samples or the checkpoints differ") == (other is not None)

@@ -8,6 +8,7 @@ from brightness import dark_images
 from r2l_jax.drift.forensics import worst_case
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.measure import Outcomes
+from r2l_jax.drift.search.searcher import Searcher
 
 SETTINGS = WorstCaseSettings(
     adv_parameters=("all", "gamma_correct", "additive_layer"),
@@ -41,6 +42,20 @@ def test_searches_see_no_sample_that_is_measured(fold):
     few = worst_case.drawn(fold, dataclasses.replace(SETTINGS, samples=2), 0)
     assert len(few) == 2
     assert set(few) < set(range(5, 10))
+
+
+def test_the_first_search_of_a_group_starts_at_the_default_and_others_beside_it(fold):
+    """Without a step, the first search of each group ends where the model is."""
+    settings = dataclasses.replace(SETTINGS, adv_parameters=("gamma_correct", "all"), adv_noise_layer=False, starts=3)
+    frozen = brightness.frozen(fold.dataset)
+    searches = worst_case.searches_of(frozen.pipeline(frozen.default), settings, 5)
+    samples = fold.dataset.samples(np.arange(4))
+    ends = Searcher(direction="worst").run(frozen, [*searches.values()], *samples, 0)
+    for (group, _, start), end in zip(searches, ends, strict=True):
+        for name, value in frozen.default.items():
+            stays = start == 0 or (group != "all" and name != group)
+            assert np.array_equal(end.parameters[name], value) == stays, (group, start, name)
+    assert len({float(end.parameters["gamma_correct"]) for end in ends}) == 3
 
 
 def test_a_row_for_each_group_and_weight(analysis):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import brightness
@@ -66,6 +67,16 @@ def test_the_tolerance_is_in_points(settings, monkeypatch):
     limits = {"exposure": [-1, -1]}
     tests = [envelope.run(settings(limits, tolerance=each, proposals=0)).metadata["tests"][0] for each in (39.0, 41.0)]
     assert [(each["failures"], each["tolerance"]) for each in tests] == [(59, 0.39), (0, 0.41)]
+
+
+def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
+    """Each of two seeds is measured on the same ten samples; what these resolve is that of ten, see above."""
+    for seed in (1, 2):
+        (tmp_path / f"bright/seed_{seed}/fold_0").mkdir(parents=True)
+    wanted = dataclasses.replace(settings({"exposure": [-0.2, 0.3]}), run=(str(tmp_path / "bright"),))
+    found = envelope.run(wanted).metadata
+    assert (len(found["models"]), found["samples"], found["about"]) == (2, 10, "recipe")
+    assert "measured on 10 validation samples, best checkpoint; losses below 27.1 points" in capsys.readouterr().out
 
 
 def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):

@@ -7,6 +7,7 @@ import brightness
 import folds_by_hand
 import numpy as np
 import pytest
+from scipy import stats
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
@@ -179,10 +180,10 @@ def group(runs, tmp_path):
     return tmp_path / "group"
 
 
-def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
+def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, capsys):
     settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
     assert settings.output_dir == group / "evaluation"
-    summary = evaluation.run(settings)["group"]
+    summary, printed = evaluation.run(settings)["group"], capsys.readouterr().out
     names = [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
     assert [models for models, _ in measured] == [names, names]
     assert summary.metadata["members"] == [f"group/seed_{seed}" for seed in (1, 2, 3)]
@@ -198,6 +199,18 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured):
     assert len(measured) == 2
     widths = [high - low for _, low, high in (rows(each.tables["drops"])["clean"][1] for each in (summary, narrower))]
     assert widths[1] < widths[0]
+    # Each of the 16 samples counts once, not once a seed: the interval is that of 16 means over the seeds.
+    (block,) = measure.unpacked_blocks(result.read(settings.output_dir / "clean").outcomes)
+    right = np.mean([block.at(name, "clean")[0] for name in names], 0)
+    apart = np.abs(right - np.median(right))
+    count = np.count_nonzero(apart)
+    squares = np.square(right - right.mean()).sum() + 2 * apart.max() ** (2 * count / (count + 1))
+    half = stats.t.ppf(0.975, 17) * np.sqrt(squares / 17 / 18)
+    assert rows(narrower.tables["drops"])["clean"][1] == pytest.approx(
+        (right.mean(), right.mean() - half, min(right.mean() + half, 1))
+    )
+    assert summary.metadata["samples"] == 16
+    assert "95% confidence intervals about the training recipe (3 seeds, 16 validation samples)" in printed
     # Members of other samples have no ensemble.
     runs["seed_3"] = [folds_by_hand.fold_of(DATASET, (), range(15, -1, -1), model=brightness.model(DATASET))]
     apart = evaluation.run(settings)["group"]
