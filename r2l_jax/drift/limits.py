@@ -184,19 +184,20 @@ def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
     """Computes the drifts by which a camera differs from another one, as far as their calibration values tell.
 
     A lower white balance gain stands for proportionally more light at the sites of its color. A camera with
-    less noise counts as one with the same noise.
+    less noise counts as one with the same noise. Calibration values have few digits, so that differences below half a
+    digital number of 12 bits, or half a hundredth of a stop or of a noise's factor, are rounding.
     """
     levels = np.mean(np.asarray(camera.black_level)) - np.mean(np.asarray(reference.black_level))
-    found = {"black_level": float(4095 * levels)}
+    found = {"black_level": float(round(4095 * levels))}
     if camera.pattern != isp.cfa.MONO:
         gains, known = (np.ravel(np.asarray(each.white_balance)) for each in (camera, reference))
         red, green, blue = np.log2(known / gains)
-        found |= {"red_gain": float(red - green), "blue_gain": float(blue - green)}
+        found |= {"red_gain": round(float(red - green), 2), "blue_gain": round(float(blue - green), 2)}
     new, old = isp.sensor.noise_of(camera), isp.sensor.noise_of(reference)
     if camera.full_well is not None:
-        found["photon_noise"] = max(old.full_well / new.full_well, 1.0)
+        found["photon_noise"] = round(max(old.full_well / new.full_well, 1.0), 2)
     if camera.read_noise is not None:
-        found["read_noise"] = max(new.read_noise / old.read_noise, 1.0)
+        found["read_noise"] = round(max(new.read_noise / old.read_noise, 1.0), 2)
     return found
 
 
@@ -226,6 +227,13 @@ def reaches(limits: Limits, drifts: Mapping[str, float]) -> dict[str, float]:
     neutral = {name: _KINDS[name].neutral if name in _KINDS else 0.0 for name in drifts}
     every = {name: Limit(value, value, neutral=value) for name, value in neutral.items()} | dict(limits)
     return {name: limit.reach(drifts.get(name, limit.neutral)) for name, limit in every.items()}
+
+
+def in_words(written: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lists `written` limits, such as "exposure -1 to 0.3 stops, red_gain -0.5 to 0.5 stops"."""
+    return ", ".join(
+        f"{name} {limit['low']:.3g} to {limit['high']:.3g} {limit['unit']}".strip() for name, limit in written.items()
+    )
 
 
 def percent(fraction: float) -> str:

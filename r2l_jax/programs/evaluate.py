@@ -3,7 +3,7 @@
 python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
 python scripts/evaluate.py --run=runs/quickstart/parametrized --against=corruptions --sheet=corruptions
-python scripts/evaluate.py --run=runs/quickstart/parametrized --envelope=default
+python scripts/evaluate.py --run=runs/quickstart/parametrized --envelope=default --tolerance=3
 
 Takes single runs and groups of seeds. Writes the outcome of each sample, tables and figures for each group of cases,
 and a summary of the drops. Repeat the command to resume.

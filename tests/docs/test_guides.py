@@ -90,7 +90,7 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     assert (home / "runs/microscope/cells/report.html").exists()
     statement = json.loads((home / "runs/microscope/cells/envelope/envelope.json").read_text())
     assert statement["limits"]["exposure"]["low"] == -1
-    assert statement["draws"] == 59
+    assert statement["draws"] == 90
     assert len(list((home / "runs/microscope/refocused").iterdir())) == 2
 
 

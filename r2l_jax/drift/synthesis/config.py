@@ -52,13 +52,28 @@ class EnvelopeSettings(Settings):
         'limits: a JSON file such as {"exposure": [-1, 0.3]}, or default',
         None,
     )
-    draws: int = setting("cameras to draw", 59, bound=POSITIVE, rare=True, needs="envelope")
-    confidence: float = setting("confidence of the statement", 0.95, bound=FRACTION, rare=True, needs="envelope")
+    draws: int | None = setting(
+        "cameras to draw; default: the fewest that can show the fraction",
+        None,
+        bound=POSITIVE,
+        rare=True,
+        needs="envelope",
+    )
+    confidence: float = setting(
+        "confidence of the statement, for images, cameras and proposals together",
+        0.95,
+        bound=FRACTION,
+        rare=True,
+        needs="envelope",
+    )
     fraction: float = setting(
         "fraction of the cameras that must not fail", 0.95, bound=FRACTION, rare=True, needs="envelope"
     )
     tolerance: float = setting(
-        "a camera fails if the score drops by more points (hundredths) than this", 2.0, bound=POSITIVE, needs="envelope"
+        "a camera fails unless the images show that the score drops by at most so many points (hundredths)",
+        2.0,
+        bound=POSITIVE,
+        needs="envelope",
     )
     proposals: int = setting(
         "smaller envelopes to propose and test if the statement does not hold",
@@ -77,13 +92,31 @@ class EnvelopeSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        # With n draws and no failure, the fraction is at least (1 - confidence) ** (1 / n).
-        least = math.ceil(math.log(1 - self.confidence) / math.log(self.fraction))
-        if self.draws < least:
+        if self.cameras < self._least:
             raise InputError(
                 f"--draws={self.draws} cannot show --fraction={self.fraction:g} with --confidence={self.confidence:g}: "
-                f"that takes {least} even if no camera fails"
+                f"that takes {self._least} even if no camera fails"
             )
+
+    @property
+    def cameras(self) -> int:
+        """The number of cameras to draw within the given limits."""
+        return self._least if self.draws is None else self.draws
+
+    @property
+    def _least(self) -> int:
+        # With n draws and no failure, the fraction is at least error ** (1 / n).
+        return math.ceil(math.log(self.errors[1]) / math.log(self.fraction))
+
+    @property
+    def errors(self) -> tuple[float, float, float]:
+        """The parts of the allowed error: of the images, of cameras within the given limits, and within all proposals.
+
+        Images have most of it, as more of them are harder to get than more cameras.
+        """
+        cameras = 0.2 * (1 - self.confidence)
+        given = cameras / 2 if self.proposals else cameras
+        return 1 - self.confidence - cameras, given, cameras - given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

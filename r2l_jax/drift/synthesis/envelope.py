@@ -1,11 +1,14 @@
 """The operating envelope of a model: limits on its camera, and how many cameras within them it tolerates.
 
-Cameras are drawn at random within the limits. A camera fails if the model loses more than the tolerance on its images.
-The number of failures bounds the fraction of all cameras within the limits that do not fail (Clopper & Pearson, "The
-use of confidence or fiducial limits", Biometrika 26(4), 1934). ISO/IEC 24029-2 calls this stability over a domain.
+Cameras are drawn at random within the limits. A camera fails if the upper confidence limit of the model's loss on its
+images exceeds the tolerance. The number of failures bounds the fraction of all cameras within the limits that do not
+fail (Clopper & Pearson, "The use of confidence or fiducial limits", Biometrika 26(4), 1934). Where none fails but some
+should, the images were favorable to the first of those, so the error of one upper limit bounds that of all. ISO/IEC
+24029-2 calls this stability over a domain.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -32,7 +35,7 @@ from r2l_jax.drift.measure import Model, Outcomes, Samples
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import turned
-from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EnvelopeSettings, EvaluationConfig
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.pipelines import NamedPipeline
@@ -52,10 +55,10 @@ Amounts = dict[str, float]
 
 # A side of a proposal shrinks by the first fraction at a time, and closes below the second fraction of its range.
 _STEP, _LEAST = 0.1, 0.002
-# How often cameras are drawn to improve a proposal.
-_ATTEMPTS = 6
+# How often cameras are drawn to improve a proposal, and how many each time.
+_ATTEMPTS, _DRAWN = 6, 64
 
-# The loss that a proposal avoids, and the greatest loss that it learns from, as multiples of the tolerance.
+# The loss that a proposal avoids, and the greatest loss that it learns from, where 0 is no loss and 1 the tolerance.
 _MARGIN, _GREATEST = 0.75, 4.0
 
 # Differences of scores below this are rounding.
@@ -67,17 +70,17 @@ class Cameras(NamedTuple):
 
     Attributes:
         shares: where the quantities of each camera are in their distributions, `(N, L)`, from 0 to 1.
-        losses: the greatest loss among the models on the images of each camera, `(N,)`.
-        resolution: the half width of the 95% confidence interval of each loss, `(N,)`.
+        losses: the loss on the images of each camera, `(N,)`, of the model with the greatest limit.
+        highest: the upper confidence limit of this loss, `(N,)`.
     """
 
     shares: np.ndarray
     losses: np.ndarray
-    resolution: np.ndarray
+    highest: np.ndarray
 
     def failing(self, tolerance: float) -> np.ndarray:
         """Tells which cameras fail."""
-        return self.losses > tolerance + _ROUNDING
+        return self.highest > tolerance + _ROUNDING
 
     def joined(self, others: "Cameras") -> "Cameras":
         """Adds other cameras."""
@@ -87,12 +90,13 @@ class Cameras(NamedTuple):
 def run(config: EvaluationConfig) -> Result:
     """Draws cameras within limits, measures the models of a run or a group with each, and writes the statement.
 
-    A camera fails if any member of a group loses more than the tolerance. If the statement does not hold, smaller
+    A camera fails unless each member of a group loses at most the tolerance. If the statement does not hold, smaller
     limits are proposed from all cameras so far, and tested on cameras of other seeds. The result is in the folder
     `envelope` of the run, and `envelope.json` there has the limits that hold.
 
     Raises:
-        InputError: the run is not finished or has no raw data, limits that are not valid, or draws that are too few.
+        InputError: the run is not finished or has no raw data, limits that are not valid, or draws or images that are
+            too few.
         Interrupted: SIGINT or SIGTERM arrived.
     """
     uri, *others = config.run
@@ -151,13 +155,17 @@ def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
     ).text()
 
 
+def as_fractions(settings: EnvelopeSettings) -> EnvelopeSettings:
+    """Returns settings with the tolerance as a difference of scores, which are fractions."""
+    return dataclasses.replace(settings, tolerance=settings.tolerance / 100)
+
+
 class _Envelope:
     """Makes the result of one run or group."""
 
     def __init__(self, config: EvaluationConfig, folds: Sequence[TrainedFold], limits: Limits):
         self._config, self._folds, self._limits = config, folds, limits
-        # Losses are differences of scores, which are fractions.
-        self._settings = dataclasses.replace(config.limits, tolerance=config.limits.tolerance / 100)
+        self._settings = as_fractions(config.limits)
         self._fold = folds[0].fold
         sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
         self._sets = [of_set for _, of_set in sets]
@@ -166,30 +174,52 @@ class _Envelope:
         of_member = next(iter(members.values()))
         self._groups, self._members = len(measure.over_folds(of_member)), len(members)
         self._samples = len(measure.joined_samples(outcomes for _, outcomes in of_member)[0])
-        self._neutral = np.array([limit.share_of(limit.neutral) for limit in limits.values()])
+        needed = statistics.samples_for_limit(self._settings.tolerance, self._settings.errors[0])
+        if self._groups < needed:
+            unit = "samples" if self._groups == self._samples else "groups"
+            raise InputError(
+                f"--tolerance={config.limits.tolerance:g} takes at least {needed} {unit}, even if no camera loses "
+                f"any: {self._images} show a loss of at most {_rounded_up(self._least)} points at best"
+            )
 
-    def result(self, folder: pathlib.Path, inputs: store.Identity) -> Result:
-        """Tests the limits and, if they do not hold, smaller ones; writes `envelope.json` and returns the result."""
+    @property
+    def _least(self) -> float:
+        """The upper limit of the loss of a camera that changes nothing."""
+        return float(statistics.upper_limit(np.zeros(self._groups), self._settings.errors[0]))
+
+    @functools.cached_property
+    def _neutral(self) -> np.ndarray:
+        return np.array([limit.share_of(limit.neutral) for limit in self._limits.values()])
+
+    def tested(self) -> tuple[Cameras, list[dict[str, Any]]]:
+        """Tests the limits and, if they do not hold, smaller ones; returns the first cameras, and the statements."""
         settings = self._settings
         whole = np.array([[0.0], [1.0]]).repeat(len(self._limits), 1)
-        drawn, first = self._test(whole, 0, settings.draws, settings.confidence)
+        _, given, proposed = settings.errors
+        drawn, first = self._test(whole, 0, settings.cameras, given)
         tests, known = [first], drawn
         if settings.proposals and not first["holds"]:
             known = self._explored(known)
         for number in range(1, settings.proposals + 1):
             if tests[-1]["holds"]:
                 break
-            box = _smaller(known, self._neutral, settings.tolerance, (1 - settings.fraction) / 2)
+            box = self._smaller(known)
             if box is None:
                 break
             # Bonferroni: each proposal spends its part of the allowed error.
-            confidence, draws = 1 - (1 - settings.confidence) / settings.proposals, settings.draws
-            allowed = statistics.most_failures(draws, settings.confidence, settings.fraction)
-            while statistics.fraction_bound(allowed, draws, confidence) < settings.fraction:
+            error, draws = proposed / settings.proposals, settings.cameras
+            allowed = statistics.most_failures(draws, 1 - given, settings.fraction)
+            while statistics.fraction_bound(allowed, draws, 1 - error) < settings.fraction:
                 draws += 1
-            found, statement = self._test(box, number, draws, confidence)
+            found, statement = self._test(box, number, draws, error)
             tests.append(statement)
             known = known.joined(found)
+        return drawn, tests
+
+    def result(self, folder: pathlib.Path, inputs: store.Identity) -> Result:
+        """Writes `envelope.json` and returns the result."""
+        drawn, tests = self.tested()
+        first = tests[0]
         about = {
             "about": "recipe" if self._members > 1 else "model",
             "score": self._fold.task.score,
@@ -209,10 +239,11 @@ class _Envelope:
         captions = {"worst": "Images from the reference camera, and from the camera with the largest loss"}
         return Result(metadata, self._tables(drawn, tests, proposed), figures, files=(FILE,), captions=captions)
 
-    def _test(self, box: np.ndarray, number: int, draws: int, confidence: float) -> tuple[Cameras, dict[str, Any]]:
+    def _test(self, box: np.ndarray, number: int, draws: int, error: float) -> tuple[Cameras, dict[str, Any]]:
         """Draws cameras in a box of shares, and states how many of all such cameras do not fail."""
-        settings = self._settings
-        allowed = statistics.most_failures(draws, confidence, settings.fraction) if settings.stop_early else draws
+        settings, confidence = self._settings, 1 - error
+        most = statistics.most_failures(draws, confidence, settings.fraction)
+        allowed = most if settings.stop_early else draws
         drawn = self._draw(box, number, draws, allowed)
         failures = int(drawn.failing(settings.tolerance).sum())
         bound = statistics.fraction_bound(failures, len(drawn.losses), confidence, failures > allowed)
@@ -224,6 +255,7 @@ class _Envelope:
             "tolerance": settings.tolerance,
             "fraction": bound,
             "holds": bound >= settings.fraction,
+            "loss_shown": None if failures > allowed else float(np.sort(drawn.highest)[-1 - most]),
         }
 
     def _draw(self, box: np.ndarray, number: int, draws: int, allowed: int) -> Cameras:
@@ -232,20 +264,13 @@ class _Envelope:
         shares = [box[0] + each.random(len(self._limits)) * (box[1] - box[0]) for each in random]
         # All models of a call have one pipeline.
         at_once = 1 if any(name.startswith(PIPELINE) for name in self._limits) else measure.TOGETHER
-        losses, resolution, drawn = [], [], Cameras(*np.zeros((3, 0)))
+        drawn = Cameras(np.zeros((0, len(self._limits))), *np.zeros((2, 0)))
         for start in range(0, draws, at_once):
-            amounts = [_amounts(self._limits, each) for each in shares[start : start + at_once]]
-            cases = [_case(f"camera {number}.{start + place}", each) for place, each in enumerate(amounts)]
-            found = [self._measure(of_set, cases, amounts[0]) for of_set in self._sets]
-            blocks = [clean.joined(each) for clean, each in zip(self._clean, found, strict=True)]
-            members = measure.by_member(blocks).values()
-            for case in cases:
-                lost = [measure.over_folds(folds) - measure.over_folds(folds, case.name) for folds in members]
-                worst = max(lost, key=np.mean)
-                estimate, low, _ = statistics.interval(worst[None], "model")
-                losses.append(float(estimate))
-                resolution.append(float(estimate - low))
-            drawn = Cameras(np.array(shares[: len(losses)]), np.array(losses), np.array(resolution))
+            block = np.stack(shares[start : start + at_once])
+            lost = self._lost(block, [f"camera {number}.{start + place}" for place in range(len(block))])
+            highest = np.asarray(statistics.upper_limit(lost, self._settings.errors[0]))
+            worst = np.arange(len(block)), highest.argmax(1)
+            drawn = drawn.joined(Cameras(block, lost.mean(-1)[worst], highest[worst]))
             beyond = np.flatnonzero(np.cumsum(drawn.failing(self._settings.tolerance)) > allowed)
             if len(beyond):
                 drawn = Cameras(*(part[: beyond[0] + 1] for part in drawn))
@@ -253,6 +278,17 @@ class _Envelope:
         failed = drawn.failing(self._settings.tolerance).sum()
         print(f"{failed} of {len(drawn.losses)} cameras failed", file=sys.stderr, flush=True)
         return drawn
+
+    def _lost(self, shares: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Computes the loss of each member on each scene as cameras see it, `(cameras, members, scenes)`."""
+        amounts = [_amounts(self._limits, each) for each in shares]
+        cases = [_case(*each) for each in zip(names, amounts, strict=True)]
+        found = [self._measure(of_set, cases, amounts[0]) for of_set in self._sets]
+        blocks = [clean.joined(each) for clean, each in zip(self._clean, found, strict=True)]
+        members = measure.by_member(blocks).values()
+        return np.array(
+            [[measure.over_folds(each) - measure.over_folds(each, case.name) for each in members] for case in cases]
+        )
 
     def _measure(self, of_set: Sequence[TrainedFold], cases: Sequence[Case], amounts: Amounts) -> Outcomes:
         """Measures models, whose pipelines have the same parameters in all cases."""
@@ -262,7 +298,7 @@ class _Envelope:
 
     def _explored(self, known: Cameras) -> Cameras:
         """Adds cameras in smaller limits, which show where a proposal must end; tests draw others."""
-        tolerance, draws, scale, size = self._settings.tolerance, self._settings.draws, 1.0, 0.0
+        tolerance, scale, size = self._settings.tolerance, 1.0, 0.0
         latest = known
         for attempt in range(_ATTEMPTS):
             fails = latest.failing(tolerance)
@@ -271,13 +307,17 @@ class _Envelope:
                 scale /= 4
                 box = np.stack([self._neutral * (1 - scale), self._neutral + (1 - self._neutral) * scale])
             else:
-                box = _smaller(known, self._neutral, tolerance, (1 - self._settings.fraction) / 2)
+                box = self._smaller(known)
                 grown, size = size, 0.0 if box is None else float(np.prod(box[1] - box[0]))
                 if box is None or (grown and not fails.any() and size < 1.1 * grown):
                     break
-            latest = self._draw(box, 1000 + attempt, draws, draws)
+            latest = self._draw(box, 1000 + attempt, _DRAWN, _DRAWN)
             known = known.joined(latest)
         return known
+
+    def _smaller(self, known: Cameras) -> np.ndarray | None:
+        scaled = (known.highest - self._least) / max(self._settings.tolerance - self._least, _ROUNDING)
+        return _smaller(known.shares, scaled, self._neutral, (1 - self._settings.fraction) / 2)
 
     def _cut(self, box: np.ndarray) -> dict[str, Limit]:
         """Returns the limits at a box of shares."""
@@ -289,28 +329,44 @@ class _Envelope:
     def _sentences(self, tests: Sequence[dict[str, Any]], drawn: Cameras) -> tuple[list[str], list[str]]:
         settings, last = self._settings, tests[-1]
         models = f"each of {self._members} models loses" if self._members > 1 else "the model loses"
-        most = f"{models} at most {100 * settings.tolerance:g} points of {self._fold.task.score}"
+        tolerance = f"{100 * settings.tolerance:g}"
+        parts = "images, cameras and proposals" if settings.proposals else "images and cameras"
         said = {"the limits": tests[0]} | ({"the proposed smaller limits": last} if len(tests) > 1 else {})
-        verdict = [
-            f"With {percent(settings.confidence)} confidence, {most} with at least {percent(test['fraction'])} of the "
-            f"cameras within {where} ({test['failures']} of {test['draws']} cameras failed)."
-            for where, test in said.items()
-            if test is tests[0] or test["holds"]
-        ]
+        verdict = []
+        for where, test in said.items():
+            # Other limits state the loss that is shown with the required fraction, if cameras were not stopped early.
+            lost, fraction = tolerance, test["fraction"]
+            if not test["holds"] and test["loss_shown"] is not None:
+                lost, fraction = _rounded_up(test["loss_shown"]), settings.fraction
+            if test is tests[0] or test["holds"]:
+                verdict.append(
+                    f"With {percent(settings.confidence)} confidence for {parts} together, {models} at most {lost} "
+                    f"points of {self._fold.task.score} on images like these {self._images} with at least "
+                    f"{percent(fraction)} of the cameras within {where}, simulated on these images "
+                    f"({test['failures']} of {test['draws']} cameras failed): {of_limits.in_words(test['limits'])}."
+                )
         if not last["holds"]:
             none = "proposed limits hold either" if len(tests) > 1 else "smaller limits can be proposed"
             rest = f"; no {none}" if settings.proposals else ""
-            verdict.append(f"This is less than the required {percent(settings.fraction)}{rest}.")
-        checkpoint, shown = self._fold.about.checkpoint, points(np.median(drawn.resolution))
-        samples = statistics.drawn(self._samples, self._groups, self._fold.measured)
-        notes = [f"measured on {samples}, {checkpoint} checkpoint; losses below {shown} points are not resolved"]
-        if np.median(drawn.resolution) > settings.tolerance:
-            notes.append("these samples are too few for the tolerance: measure on more")
-        if len(tests) > 1:
-            confidence = percent(settings.confidence)
-            of_all = f"{confidence} jointly for up to {settings.proposals} proposals (Bonferroni)"
-            notes.append(f"confidence: {confidence} for the given limits, {of_all}")
+            stopped = f"less than the required {percent(settings.fraction)}"
+            missed = stopped if tests[0]["loss_shown"] is None else f"more than the tolerance of {tolerance} points"
+            verdict.append(f"This is {missed}{rest}.")
+        above = points(np.median(drawn.highest - drawn.losses))
+        image, given, proposed = (f"{100 * error:.3g}%" for error in settings.errors)
+        notes = [
+            f"measured on {self._images}, {self._fold.about.checkpoint} checkpoint",
+            f"a camera fails if the upper {percent(1 - settings.errors[0])} confidence limit of its loss exceeds "
+            f"{tolerance} points; limits are {above} points above losses (median), half as much with four times the "
+            "images",
+            f"error of the whole procedure: {image} for the images, {given} for the cameras within the given limits"
+            + (f", {proposed} for those within all proposals" if settings.proposals else ""),
+        ]
         return verdict, notes
+
+    @property
+    def _images(self) -> str:
+        """The samples that are measured, in words."""
+        return statistics.drawn(self._samples, self._groups, self._fold.measured)
 
     def _tables(
         self, drawn: Cameras, tests: Sequence[dict[str, Any]], proposed: dict[str, Any] | None
@@ -333,10 +389,11 @@ class _Envelope:
         counts = [Column("limits"), Column("cameras"), Column("failures"), Column("fraction at least", "", ".3f")]
         failing = drawn.failing(self._settings.tolerance).tolist()
         cameras = [
-            [f"{number}", float(lost), fails, *_amounts(self._limits, shares).values()]
-            for number, (lost, fails, shares) in enumerate(zip(drawn.losses, failing, drawn.shares, strict=True))
+            [f"{number}", float(lost), fails, float(highest), *_amounts(self._limits, shares).values()]
+            for number, (shares, lost, highest, fails) in enumerate(zip(*drawn, failing, strict=True))
         ]
-        named = [Column("camera"), Column("loss", "points", DROP), Column("fails"), *map(Column, self._limits)]
+        named = [Column("camera"), Column("loss", "points", DROP), Column("fails")]
+        named += [Column("upper limit", "points", DROP), *map(Column, self._limits)]
         return {
             "limits": Table("Limits", columns, rows, note),
             "tests": Table("Tests", counts, of_tests),
@@ -377,12 +434,20 @@ class _Envelope:
         changed = fold.model.processor if values is None else pipeline_of(fold.model).with_values(values)
         for title, case, processor in (
             ("reference", CLEAN, fold.model.processor),
-            (f"camera {number}: {points(-drawn.losses[number])} points", _case(f"camera 0.{number}", amounts), changed),
+            (f"camera {number} {_change(drawn.losses[number])}", _case(f"camera 0.{number}", amounts), changed),
         ):
             processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
             ((_, made),) = renderer.images([Rendering.of(case)], raw, index, fold.dataset.camera, processors)
             images |= {f"{title}{' ' * place}": np.asarray(each) for place, each in enumerate(made)}
         return contact_sheet(images, columns=len(raw), panel=240)
+
+
+def _rounded_up(loss: float) -> str:
+    return f"{math.ceil(1000 * loss - _ROUNDING) / 10:g}"
+
+
+def _change(loss: float) -> str:
+    return f"{'gains' if loss < 0 else 'loses'} {points(abs(loss))} points"
 
 
 def _amounts(limits: Limits, shares: np.ndarray) -> Amounts:
@@ -413,24 +478,25 @@ def _correlation(distances: np.ndarray, losses: np.ndarray) -> tuple[float, floa
     return found, math.tanh(math.atanh(found) - half), math.tanh(math.atanh(found) + half)
 
 
-def _smaller(known: Cameras, neutral: np.ndarray, tolerance: float, fraction: float) -> np.ndarray | None:
+def _smaller(shares: np.ndarray, scaled: np.ndarray, neutral: np.ndarray, fraction: float) -> np.ndarray | None:
     """Proposes a box of shares `(2, L)` in which less than a fraction of the cameras is predicted to fail.
 
-    A Gaussian process predicts the losses. The box shrinks on that side whose outermost slab has the most predicted
-    failures, until few enough are left and none of the known cameras in it fails. None if the box would be a point.
+    A Gaussian process predicts the scaled losses, where 1 is the tolerance. The box shrinks on that side whose
+    outermost slab has the most predicted failures, until few enough are left and none of the known cameras in it fails.
+    None if the box would be a point.
     """
     scales: Any = np.ones(len(neutral))  # One for each quantity.
     kernel = ConstantKernel() * Matern(scales, (0.02, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
     process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
-    scaled = (known.losses / tolerance).clip(-1, _GREATEST)
+    scaled = scaled.clip(-1, _GREATEST)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        process.fit(known.shares, scaled)
+        process.fit(shares, scaled)
     box, cube = np.array([[0.0], [1.0]]).repeat(len(neutral), 1), np.random.default_rng(0).random((1024, len(neutral)))
     while (box[1] > box[0]).any():
         drawn = box[0] + cube * (box[1] - box[0])
         mean, deviation = process.predict(drawn, return_std=True)
         failing = stats.norm.sf((_MARGIN - mean) / deviation)
-        inside = ((known.shares >= box[0]) & (known.shares <= box[1])).all(1)
+        inside = ((shares >= box[0]) & (shares <= box[1])).all(1)
         if failing.mean() <= fraction and (scaled[inside] <= _MARGIN).all():
             return box
         slabs = {}

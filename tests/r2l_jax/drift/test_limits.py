@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -96,5 +97,22 @@ def test_a_camera_is_placed_by_its_calibration_values():
     other = isp.Camera((0.08,) * 4, (2.0, 2.0, 1.5), np.eye(3), full_well=4000, read_noise=2)
     found = limits.of_camera(other, known)
     # Gains of red and blue that are lower against green stand for more light.
-    wanted = {"black_level": 0.02 * 4095, "red_gain": 1, "blue_gain": 1, "photon_noise": 4, "read_noise": 1}
+    wanted = {"black_level": 82, "red_gain": 1, "blue_gain": 1, "photon_noise": 4, "read_noise": 1}
     assert found == pytest.approx(wanted)
+
+
+def test_rounded_calibration_values_are_no_drift():
+    """The published black levels have four digits, and a file of the same camera has 256 of 4095."""
+    published = isp.CAMERAS["drone"]
+    exact = dataclasses.replace(published, black_level=(256 / 4095,) * 4, full_well=15003.0)
+    assert np.mean(published.black_level) != 256 / 4095
+    found = limits.of_camera(exact, published)
+    assert found == {"black_level": 0, "red_gain": 0, "blue_gain": 0, "photon_noise": 1}
+    assert set(limits.reaches({"exposure": Limit(-1.0, 0.3)}, found).values()) == {0}
+    darker = dataclasses.replace(published, black_level=(250 / 4095,) * 4)
+    assert limits.of_camera(darker, published)["black_level"] == -6
+
+
+def test_limits_in_words_have_their_units():
+    given = limits.written({"exposure": Limit(-1.0, 0.3, "stops"), "pipeline.gamma_correct": Limit(1.95, 2.4567)})
+    assert limits.in_words(given) == "exposure -1 to 0.3 stops, pipeline.gamma_correct 1.95 to 2.46"

@@ -233,3 +233,27 @@ def test_members_that_an_interval_takes():
 def test_samples_that_an_interval_takes():
     outcomes = np.tile([0.0, 1], (2, 200))
     assert statistics.samples_needed(outcomes, 0.02) == pytest.approx((1.96 * 0.5 / 0.02) ** 2, rel=0.01)
+
+
+@pytest.mark.parametrize("error", [0.02, 0.04, 0.1])
+@pytest.mark.parametrize("samples", [60, 240, 480])
+def test_upper_limits_of_rare_losses_are_hardly_lower_than_the_exact_ones(error, samples):
+    lost = np.arange(9)
+    exact = stats.beta.isf(error, lost + 1, samples - lost)  # Clopper and Pearson, of samples that can only lose.
+    found = statistics.upper_limit((np.arange(samples) < lost[:, None]).astype(float), error)
+    assert (found > 0.99 * exact).all()
+    assert (found < 1.26 * exact).all()
+    needed = statistics.samples_for_limit(exact[0], error)
+    assert (
+        statistics.upper_limit(np.zeros(needed), error)
+        <= exact[0]
+        < statistics.upper_limit(np.zeros(needed - 1), error)
+    )
+
+
+@pytest.mark.parametrize("gains", [0.0, 0.02])
+def test_upper_limits_are_below_the_true_loss_as_rarely_as_they_say(gains):
+    """True losses of 2.11 points are just above the limit of one loss of 240; 0.8% are three standard deviations."""
+    random = np.random.default_rng(0).random((5000, 240))
+    losses = (random < 0.0211 + gains) - 1.0 * (random > 1 - gains)
+    assert 0.01 < (statistics.upper_limit(losses, 0.04) < 0.0211).mean() < 0.048
