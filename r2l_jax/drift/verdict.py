@@ -1,8 +1,16 @@
 """Verdict sentences: how much a score changes under drift, from the interval of the change."""
 
+from collections.abc import Mapping
+
+from scipy import stats
+
 from r2l_jax.drift.sensor import KINDS
-from r2l_jax.names import DEMOSAICING, DENOISING, SHARPENING
+from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE
+from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SHARPENING
 from r2l_jax.runtime.result import Interval
+
+# The most losses that a sentence names.
+_NAMED = 3
 
 
 def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str:
@@ -13,6 +21,35 @@ def change(found: Interval, words: tuple[str, str, str], under: str = "") -> str
     if high < 0:
         return f"{words[1]} {whole_points(-high, -low)}{under}"
     return f"{words[2]}{under} ({whole_points(low, high)})"
+
+
+def significant(losses: Mapping[str, Interval]) -> list[str]:
+    """Returns the names of losses that differ from 0 at 5%, the greatest first.
+
+    The level is corrected for the number of losses (Holm, "A simple sequentially rejective multiple test procedure",
+    1979).
+    """
+    positive = {name: found for name, found in losses.items() if found[0] > 0}
+    # The interval is that of a normal distribution; where its ends are the estimate, there is no doubt.
+    p_values = {
+        name: 2 * float(stats.norm.sf(NORMAL_QUANTILE * estimate / max(estimate - low, 1e-9)))
+        for name, (estimate, low, _) in positive.items()
+    }
+    found = list[str]()
+    for name in sorted(p_values, key=p_values.__getitem__):
+        if p_values[name] > (1 - CONFIDENCE) / (len(losses) - len(found)):
+            break
+        found.append(name)
+    return sorted(found, key=lambda name: -losses[name][0])
+
+
+def single(losses: Mapping[str, Interval]) -> str:
+    """Says how many of several cases lose significantly, and names those that lose most."""
+    found = significant(losses)
+    named = [f"{in_words(name)} ({whole_points(*losses[name][1:])})" for name in found[:_NAMED]]
+    named += [f"and {len(found) - _NAMED} others"] if len(found) > _NAMED else []
+    count = f"{len(found)} lose{'s' if len(found) == 1 else ''}" if found else "none loses"
+    return f"of {len(losses)} cases, {count} significantly (Holm){': ' if found else ''}{', '.join(named)}"
 
 
 def whole_points(low: float, high: float) -> str:
@@ -29,7 +66,7 @@ def in_words(name: str) -> str:
         steps = zip(parts, ("demosaicing", "sharpening", "denoising"), strict=True)
         first, *others = [f"no {step}" if part == "none" else part.replace("_", " ") for part, step in steps]
         return f"{first} with {' and '.join(others)}"
-    if parts[0] in KINDS:
+    if parts[0] in KINDS or parts[0] in CORRUPTIONS:
         kind, *severity = parts
         return " ".join([kind.replace("_", " "), *(f"of severity {each}" for each in severity)])
     return name.replace("iso=", "an intensity of ").replace("exposure=", "an exposure of ")

@@ -12,7 +12,7 @@ from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured, intervals
-from r2l_jax.drift.verdict import change, in_words, whole_points
+from r2l_jax.drift.verdict import change, in_words, single, whole_points
 from r2l_jax.names import CORRUPTIONS, DRIFTS, SENSOR
 from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Interval, Result, Table
 
@@ -163,23 +163,19 @@ def figure(tested: Sequence[Measured]) -> Figure:
 
 
 def _verdict(tested: Measured, clean: Interval, drops: Mapping[str, Interval], checkpoint: str) -> list[str]:
-    """States the score without drift, and for each kind of drift the loss and the worst case."""
+    """States the score without drift, and for each kind of drift the mean loss and the significant losses."""
     guess = f"; chance: {round(100 / len(tested.fold.task.classes))}" if tested.score_name == "accuracy" else ""
     score = f"The {tested.score_name} without drift is {whole_points(*clean[1:])} ({checkpoint} checkpoint{guess})."
     sentences, words = [score], ("Loses", "Gains", "Shows no loss")
     for kind, under in _UNDER.items():
         if kind not in tested.groups:
             continue
-        names = {"sensor": sensor.KINDS, "corruptions": ORDER}.get(kind) or [
-            case.name for case in tested.cases if case.group == kind
-        ]
+        names = [case.name for case in tested.cases if case.group == kind and case.kind != "identity"]
         parts = {name: drops[name] for name in names if name in drops}
-        most = max(parts, key=lambda name: parts[name][0], default="")
         if len(parts) == 1 and kind in ("intensities", "exposures"):
-            under = f" at {in_words(most)}"
-        is_shown = len(parts) > 1 and parts[most][1] > 0
-        ending = f"; the worst is {in_words(most)}" if is_shown else ""
-        sentences.append(f"{change(drops[kind], words, under)}{ending}.")
+            under = f" at {in_words(next(iter(parts)))}"
+        mean, ending = (" on average", f"; {single(parts)}") if len(parts) > 1 else ("", "")
+        sentences.append(f"{change(drops[kind], words, under + mean)}{ending}.")
     return sentences
 
 

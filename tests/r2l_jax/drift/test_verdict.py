@@ -1,6 +1,6 @@
 import pytest
 
-from r2l_jax.drift.verdict import change
+from r2l_jax.drift.verdict import change, significant, single
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,19 @@ from r2l_jax.drift.verdict import change
 )
 def test_a_loss_is_said_only_where_it_is_shown(low, high, sentence):
     assert change(((low + high) / 2, low, high), ("Loses", "Gains", "Shows no loss"), " under drift") == sentence
+
+
+def test_losses_are_significant_among_all_that_were_looked_at():
+    """Two-sided p-values, from the intervals: 0.004, 0.02, 0.04, and gains."""
+    losses = {"motion": (0.05, 0.01, 0.09), "defocus": (0.143, 0.046, 0.24), "bits": (0.03, 0.0015, 0.0585)}
+    gains = {"flicker": (-0.2, -0.3, -0.1), "row_noise": (-0.01, -0.05, 0.03), "dead_sites": (0.0, -0.02, 0.02)}
+    # A sixth of 5% is 0.8%, a fifth 1%, and for two losses alone, the second needs less than 5%.
+    assert significant(losses | gains) == ["defocus"]
+    assert significant({name: losses[name] for name in ("motion", "defocus")}) == ["defocus", "motion"]
+    assert single(losses | gains) == "of 6 cases, 1 loses significantly (Holm): defocus (5 to 24 points)"
+    assert single(gains) == "of 3 cases, none loses significantly (Holm)"
+    many = {
+        f"defocus.{severity}": (severity / 10, severity / 10 - 0.01, severity / 10 + 0.01) for severity in range(1, 6)
+    }
+    assert single(many).startswith("of 5 cases, 5 lose significantly (Holm): defocus of severity 5 (49 to 51 points), ")
+    assert single(many).endswith(", defocus of severity 3 (29 to 31 points), and 2 others")

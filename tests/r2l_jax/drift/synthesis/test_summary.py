@@ -83,6 +83,22 @@ def test_the_tables_of_a_run_alone_say_what_intervals_are_about():
     assert [*rows(alone.tables["cases"])] == [name for name in RIGHT if name not in ("clean", OTHER)]
 
 
+def test_the_verdict_names_a_loss_that_other_drifts_outweigh():
+    """One corruption loses 14 points, and five gain so much that the mean shows no loss."""
+    names = ["contrast", "gaussian_noise", "shot_noise", "impulse_noise", "gaussian_blur", "brightness"]
+    few = dict.fromkeys(("clean", OTHER, *(f"{name}.3" for name in names)), 0.73)
+    shares = few | {"clean": 0.7, OTHER: 0.7, "contrast.3": 0.56}
+    of = [cases.CLEAN, *cases.pipelines([OTHER]), *cases.corruptions(names, [3])]
+    found = summary(
+        measured("alone", count=1, of=of, **{name.replace(".", "__"): each for name, each in shares.items()})
+    )
+    _, _, said = found.metadata["verdict"]
+    _, low, high = rows(found.tables["drops"])["contrast.3"][0]
+    assert said.startswith("Shows no loss under common corruptions on average (")
+    points = f"{round(100 * low)} to {round(100 * high)} points"
+    assert said.endswith(f"; of 6 cases, 1 loses significantly (Holm): contrast of severity 3 ({points}).")
+
+
 def test_the_log_ratio_is_there_if_asked_for_and_known():
     assert summary(measured()).metadata["log_ratio"] is None
     found = summary(measured(), as_published=True)
@@ -147,3 +163,21 @@ def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     assert (bar.get_x(), bar.get_width()) == pytest.approx((100 * low, 100 * (high - low)))
     both = drawn(compare([group, measured("other", count=2)], {}).figures["dots"])
     assert [text.get_text() for text in both.get_legend().get_texts()] == ["group", "other"]
+
+
+def test_each_of_many_runs_has_its_color_in_the_legend():
+    """Each run has an entry with the color of its dots, also if the run lacks the first row of the figure."""
+    names = [f"run {number}" for number in range(5)]
+    lacking = measured(names[2], of=[cases.CLEAN, *cases.corruptions(["contrast"], [1, 5])])
+    runs = [lacking if name == names[2] else measured(name) for name in names]
+    axes = drawn(compare(runs, {}).figures["dots"])
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert colors == [f"C{number}" for number in range(5)]
+    # Dots within a row are below each other in the order of the runs.
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    row = sorted(
+        (line for line in dots if 0.5 < np.mean(line.get_ydata()) < 1.5), key=lambda line: np.mean(line.get_ydata())
+    )
+    assert [line.get_color() for line in row] == colors
