@@ -1,5 +1,6 @@
 """The figure of several models: a row for each number, with a dot for each model and a bar for the interval."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 # Symmetric logarithmic axes are linear up to here.
 LINEAR = 0.02
+
+# The most entries of the legend side by side.
+_COLUMNS = 3
 
 
 class Row(NamedTuple):
@@ -47,16 +51,14 @@ def dots(
             axes.axvline(0, color=INK, alpha=0.5, linewidth=1)
         for number, (name, rows) in enumerate(groups.items()):
             color = f"C{number}"
-            for title, each, (estimate, low, high) in rows:
+            for earlier, (title, each, (estimate, low, high)) in enumerate(rows):
                 place = titles.index(title) + (number + 0.5) * share - 0.5
                 axes.barh(place, factor * (high - low), 0.5 * share, factor * low, color=color, alpha=0.25, linewidth=0)
                 axes.plot([factor * estimate] * 2, [place - 0.32 * share, place + 0.32 * share], color=INK, linewidth=2)
                 # Models are offset within a row, so that equal numbers do not overlap.
                 places = place + share * np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [place]
                 style = {"alpha": 0.8, "markersize": 6, "markeredgewidth": 0, "clip_on": False}
-                axes.plot(
-                    factor * np.asarray(each), places, "o", color=color, label=name if place < share else None, **style
-                )
+                axes.plot(factor * np.asarray(each), places, "o", color=color, label=None if earlier else name, **style)
                 beside = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
                 text = points(estimate) if factor == 100 else f"{factor * estimate:.3g}"
                 axes.annotate(text, (1.015, place), color=INK if share == 1 else color, **beside)
@@ -68,6 +70,7 @@ def dots(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         if len(groups) > 1:
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(groups), frameon=False)
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(groups), _COLUMNS), frameon=False)
 
-    return Figure(draw, (5, 1 + 0.33 * len(titles) * (1 + len(groups)) / 2 + 0.3 * (len(groups) > 1)), caption)
+    height = 1 + 0.33 * len(titles) * (1 + len(groups)) / 2
+    return Figure(draw, (5, height + 0.3 * (len(groups) > 1) * math.ceil(len(groups) / _COLUMNS)), caption)
