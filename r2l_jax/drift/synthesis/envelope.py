@@ -179,7 +179,8 @@ class _Envelope:
             unit = "samples" if self._groups == self._samples else "groups"
             raise InputError(
                 f"--tolerance={config.limits.tolerance:g} takes at least {needed} {unit}, even if no camera loses "
-                f"any: {self._images} show a loss of at most {_rounded_up(self._least)} points at best"
+                f"any: {self._groups} {self._fold.measured} {unit} show a loss of at most {_rounded_up(self._least)} "
+                "points at best"
             )
 
     @property
@@ -280,7 +281,7 @@ class _Envelope:
         return drawn
 
     def _lost(self, shares: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Computes the loss of each member on each scene as cameras see it, `(cameras, members, scenes)`."""
+        """Computes the loss of each member on each group as cameras see it, `(cameras, members, groups)`."""
         amounts = [_amounts(self._limits, each) for each in shares]
         cases = [_case(*each) for each in zip(names, amounts, strict=True)]
         found = [self._measure(of_set, cases, amounts[0]) for of_set in self._sets]

@@ -67,18 +67,18 @@ def test_limits_without_a_failure_are_stated_with_their_confidence(settings, tmp
     assert printed.count(sentence) == 1
 
 
-def test_scenes_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
+def test_groups_are_stated_and_too_few_of_them_refused(settings, monkeypatch):
     for samples in (24, 12):
         images = brightness.images(np.full(samples, brightness.BRIGHT * 2**-STOPS), np.ones(samples, np.int32))
-        two_of_each = dataclasses.replace(images, per_scene=2)
+        two_of_each = dataclasses.replace(images, groups=np.arange(samples) // 2)
         run = Run([brightness.fold(two_of_each, range(4), range(4, samples))])
         monkeypatch.setattr(trained_folds, "load", lambda *_, run=run, **__: run)
         wanted = settings({"exposure": [-0.2, 0.3]}, proposals=0)
         if samples == 24:
-            assert "these 20 validation samples of 10 scenes with" in envelope.run(wanted).metadata["verdict"][0]
+            assert "these 20 validation samples of 10 groups with" in envelope.run(wanted).metadata["verdict"][0]
             continue
         assert stats.t.isf(0.04, 7) ** 2 / 8 > 0.5 > stats.t.isf(0.04, 8) ** 2 / 9
-        with pytest.raises(InputError, match=r"=50 takes at least 9 scenes, .* 4 validation scenes show a loss of at"):
+        with pytest.raises(InputError, match=r"=50 takes at least 9 groups, .* 4 validation groups show a loss of at"):
             envelope.run(wanted)
 
 
@@ -93,13 +93,13 @@ def test_the_tolerance_is_in_points(settings, monkeypatch):
 
 
 def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
-    """Each of two seeds is measured on the same ten samples; what these resolve is that of ten, see above."""
+    """Each of two seeds is measured on the same ten samples."""
     for seed in (1, 2):
         (tmp_path / f"bright/seed_{seed}/fold_0").mkdir(parents=True)
     wanted = dataclasses.replace(settings({"exposure": [-0.2, 0.3]}), run=(str(tmp_path / "bright"),))
     found = envelope.run(wanted).metadata
     assert (len(found["models"]), found["samples"], found["about"]) == (2, 10, "recipe")
-    assert "measured on 10 validation samples, best checkpoint; losses below 27.1 points" in capsys.readouterr().out
+    assert "measured on 10 validation samples, best checkpoint" in capsys.readouterr().out
 
 
 def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):
