@@ -2,6 +2,9 @@
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
 writes the numbers of each drift to the folder, resumes there, and draws expected_scores.png and diagnosis.png in it.
+
+python docs/ext/expected_scores.py <run> <folder> 40 measures random cameras of two and three drifts instead, each with
+another reference. The coverage of the expected scores goes to docs/results/expected_scores.csv.
 """
 
 import collections
@@ -11,15 +14,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import measurements
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
+from isp import sensor_drift
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.monitoring import alarm, expected, reference
 from r2l_jax.drift.monitoring.diagnosis import diagnose
 from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
+from r2l_jax.drift.monitoring.monitor import Monitor
 from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import Run, load
 
 # Kinds that the diagnosis can name, and others.
@@ -38,11 +47,22 @@ _WINDOWS = 5
 
 _STEPS = 2**12 - 1
 
-_METHODS = {expected.CAMERA: ("tab:blue", "o"), expected.COT: ("tab:orange", "s")}
+# The amounts of random cameras, see `isp.sensor_drift.together`, and the numbers of new images that show them.
+AMOUNTS = {
+    "exposure": (-1.0, 1.0),
+    **dict.fromkeys(("red_gain", "blue_gain"), (-0.6, 0.6)),
+    "black_level": (-60.0, 60.0),
+    "defocus": (0.4, 2.0),
+    "read_noise": (1.5, 5.0),
+    "photon_noise": (1.5, 4.0),
+    "vignetting": (0.3, 1.5),
+}
+IMAGES = (64, 256)
+_REFERENCE, _POOL = 480, 2000
 
 
 def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str, Any]:
-    """Measures the true score under a drift, and the expected ones by all methods."""
+    """Measures the true score under a drift, and the expected one."""
     fold = run.folds[0]
     fresh = datasets.load("Synthetic", synthetic_images=_OWN + _FRESH, synthetic_size=64)
     drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
@@ -54,51 +74,99 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     seen = see(run, windows[0])
     assert fresh.camera is not None
     diagnosis, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
-    found = {expected.COT: expected.by_confidence(known.targets, seen.probabilities.mean(0))}
+    found = None
     if expected.explained_by_camera(diagnosis):
-        found[expected.CAMERA] = expected.by_camera(run, known, diagnosis).score
+        drifted = expected.by_camera(run, known, diagnosis)
+        found = None if expected.still_differs(run, drifted, windows[0]) else drifted.score
     return {
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
         "diagnosis": diagnosis,
         "named": [each[0].name if each else "no drift type" for each in (diagnosis, *further)],
-        "expected": {name: [each.mean, each.low, each.high] for name, each in found.items()},
+        "expected": found,
     }
 
 
+def drawn(number: int) -> dict[str, float]:
+    """Draws the amounts of a random camera: two drifts if its number is even, and three if it is odd."""
+    random = np.random.default_rng(number)
+    chosen = random.choice([*AMOUNTS], 2 + number % 2, replace=False)
+    return {str(name): float(random.uniform(*AMOUNTS[name])) for name in chosen}
+
+
+def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> dict[str, Any]:
+    """Monitors a random camera with a random reference; the true score is measured on all other scenes."""
+    assert run.camera is not None
+    order = np.random.default_rng([number, 1]).permutation(len(raws))
+    known, others = np.sort(order[:_REFERENCE]), order[_REFERENCE:]
+    mosaics = quantized(raws[known], np.uint16)
+    held = reference.Reference(mosaics, targets[known], targets[known], "test", see(run, raws[known]))
+    amounts = drawn(number)
+    new = sensor_drift.together(raws[others], jax.random.key(number), amounts, camera=run.camera)
+    new = np.round(np.asarray(new) * _STEPS) / np.float32(_STEPS)
+    row: dict[str, Any] = {"drifts": amounts}
+    row["true"] = float((run.predict(new).argmax(1) == targets[others]).mean())
+    for images in IMAGES:
+        monitor = Monitor(run, held, 0.05)
+        monitor.judge("", [], new[:images])
+        monitor.explain()
+        found = monitor.explained
+        row[f"{images}"] = {"alarm": monitor.windows[0].alarm, "diagnosis": found.diagnosis, "stated": found.expected}
+        row[f"{images}"]["refused"] = found.refused
+    return row
+
+
+def coverage(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """Counts the cameras with an alarm, those with an expected score, and the scores whose interval has the truth."""
+    table = []
+    for drifts in (2, 3):
+        for images in IMAGES:
+            of_size = [(row["true"], row[f"{images}"]) for row in rows if len(row["drifts"]) == drifts]
+            stated = [(true, *each["stated"]) for true, each in of_size if each["stated"] is not None]
+            inside = sum(low <= true <= high for true, _, low, high in stated)
+            errors = [100 * abs(mean - true) for true, mean, *_ in stated]
+            alarms = sum(each["alarm"] for _, each in of_size)
+            counts = {"drifts": drifts, "images": images, "cameras": len(of_size), "alarms": alarms}
+            ends = stats.binomtest(inside, len(stated)).proportion_ci(method="exact") if stated else (0.0, 1.0)
+            shares = {"percent": inside / max(len(stated), 1), "low": ends[0], "high": ends[1]}
+            percents = {name: f"{100 * share:.0f}" for name, share in shares.items()}
+            error = f"{np.mean(errors):.1f}" if errors else ""
+            table.append({**counts, "stated": len(stated), "inside": inside, **percents, "mean_error": error})
+    return table
+
+
+def measure_cameras(run: Run, folder: pathlib.Path, count: int) -> None:
+    """Measures the random cameras that the folder lacks, and writes the coverage of all."""
+    fresh, rows = datasets.load("Synthetic", synthetic_images=_OWN + _POOL, synthetic_size=64), []
+    raws, targets = fresh.samples(np.arange(_OWN, len(fresh)))
+    for number in range(count):
+        file = folder / f"camera_{number}.json"
+        if not file.exists():
+            file.write_text(json.dumps(monitored(run, raws, targets, number)))
+        rows.append(json.loads(file.read_text()))
+        print(number, json.dumps(rows[-1]), flush=True)
+    measurements.write("expected_scores", coverage(rows))
+
+
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Formats the mean errors of all methods in points, for drifts that the camera explains and others."""
-    lines = []
-    for title, explained in (("explained by the camera", True), ("not explained", False)):
-        chosen = [row for row in rows.values() if (expected.CAMERA in row["expected"]) == explained]
-        for method in _METHODS:
-            errors = [abs(row["expected"][method][0] - row["true"]) for row in chosen if method in row["expected"]]
-            inside = [
-                row["expected"][method][1] <= row["true"] <= row["expected"][method][2]
-                for row in chosen
-                if method in row["expected"]
-            ]
-            if errors:
-                words = (
-                    f"mean error {100 * np.mean(errors):.1f} points, {np.mean(inside):.0%} of intervals with the truth"
-                )
-                lines.append(f"{title}, {len(errors)} drifts, {method}: {words}")
-    return "\n".join(lines)
+    """States the mean error in points, and how many intervals contain the truth."""
+    stated = [(row["true"], *row["expected"]) for row in rows.values() if row["expected"] is not None]
+    errors = [abs(mean - true) for true, mean, *_ in stated]
+    inside = np.mean([low <= true <= high for true, _, low, high in stated])
+    return (
+        f"{len(stated)} scores, mean error {100 * np.mean(errors):.1f} points, {inside:.0%} of intervals have the truth"
+    )
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plots expected against true scores, with the intervals of the method `CAMERA`."""
+    """Plots expected against true scores, with their intervals."""
     figure = Figure(figsize=(5.4, 5.0), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    for method, (color, marker) in reversed(_METHODS.items()):
-        points = [(row["true"], *row["expected"][method]) for row in rows if method in row["expected"]]
-        true, mean, low, high = np.transpose(points)
-        errors = np.maximum([mean - low, high - mean], 0) if method == expected.CAMERA else None
-        label = "reference under the diagnosed drift" if method == expected.CAMERA else f"confidence, {method}"
-        axes.errorbar(true, mean, errors, fmt=marker, color=color, markersize=5, elinewidth=0.8, alpha=0.8, label=label)
+    points = [(row["true"], *row["expected"]) for row in rows if row["expected"] is not None]
+    true, mean, low, high = np.transpose(points)
+    axes.errorbar(true, mean, np.maximum([mean - low, high - mean], 0), fmt="o", markersize=5, elinewidth=0.8)
     axes.set(xlabel="true accuracy", ylabel="expected accuracy", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
-    axes.legend(loc="lower right", fontsize="small")
     return figure
 
 
@@ -122,11 +190,14 @@ def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def main(uri: str, folder: pathlib.Path) -> None:
-    """Measures all drifts that the folder lacks, prints the mean errors, and draws the picture."""
+def main(uri: str, folder: pathlib.Path, cameras: str | None = None) -> None:
+    """Measures all drifts that the folder lacks, prints the mean errors, and draws the picture; or random cameras."""
     run = load(uri)
-    known, _ = reference.of_run(run, reference.file_of(uri))
     folder.mkdir(parents=True, exist_ok=True)
+    if cameras is not None:
+        measure_cameras(run, folder, int(cameras))
+        return
+    known, _ = reference.of_run(run, reference.file_of(uri))
     rows = {}
     for drift in DRIFTS:
         file = folder / f"{drift.name}.json"
@@ -135,12 +206,12 @@ def main(uri: str, folder: pathlib.Path) -> None:
         rows[drift.name] = row = json.loads(file.read_text())
         estimates = [DriftEstimate(*each) for each in row["diagnosis"][:3]]
         named = ", ".join(f"{each.name} {each.value:.3g}" for each in estimates)
-        scores = ", ".join(f"{name} {each[0]:.3f}" for name, each in row["expected"].items())
-        print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, {scores}; {named}", flush=True)
+        score = "not stated" if row["expected"] is None else f"{row['expected'][0]:.3f}"
+        print(f"{drift.name}: p {row['p_value']:.4f}, true {row['true']:.3f}, expected {score}; {named}", flush=True)
     print(table(rows))
     draw([*rows.values()]).savefig(folder / "expected_scores.png", dpi=110)
     confusion(rows).savefig(folder / "diagnosis.png", dpi=110)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], pathlib.Path(sys.argv[2]))
+    main(sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:])

@@ -169,7 +169,7 @@ class _Call:
         """Judges windows as files arrive, until the program is asked to stop."""
         every = self._config.false_alarm_every
         monitor = Monitor(self._run, self._known, 1 / every, *self._earlier())
-        write = functools.partial(self._write, monitor, 1, f"one in {every} windows")
+        write = functools.partial(self._write, monitor, 0, f"one in {every} windows")
         done = {file for window in monitor.windows for file in window.files}
         versions: dict[Place, str] = {}
         print(f"monitoring {', '.join(self._config.input)}  (Ctrl-C to stop)", flush=True)
@@ -202,8 +202,8 @@ class _Call:
             return None
         return monitor.judge(name, list(map(str, results)), np.stack(list(results.values())))
 
-    def _write(self, monitor: Monitor, count: int, false_alarms: str) -> result.Result:
-        """Writes the result of all windows so far, of which `count` share the level, and returns it."""
+    def _write(self, monitor: Monitor, planned: int, false_alarms: str) -> result.Result:
+        """Writes the result of all windows so far, which share the level if some were planned, and returns it."""
         monitor.explain()
         drifted = [file for window in monitor.windows if window.alarm for file in window.files]
         folders = dict.fromkeys(str(remote.place(file).parent) for file in drifted)
@@ -213,9 +213,8 @@ class _Call:
             "identity": self._identity,
             "false_alarms": false_alarms,
         }
-        least = min((window.p_value for window in monitor.windows), default=1.0)
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
-        made = monitor.result(min(1.0, count * least), remedy, metadata)
+        made = monitor.result(planned, remedy, metadata)
         made = dataclasses.replace(
             made, metadata={**made.metadata, "notes": [*made.metadata["notes"], *self._placed(monitor)]}
         )

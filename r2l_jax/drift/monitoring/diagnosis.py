@@ -49,6 +49,9 @@ CONFIDENCE = 0.95
 # In smaller raw images, the scene hides the noise: at sides of 32, a blur is also mistaken for less noise.
 LEAST_SIDE = 64
 
+# The validated numbers of new and of reference images: with fewer, several changes at once are taken for others.
+LEAST_IMAGES = 64, 128
+
 _NAMES = tuple(DRIFT_TYPES)
 # How many raw images of the reference are re-exposed; statistics without drift are from all of them.
 _SIMULATED = 128

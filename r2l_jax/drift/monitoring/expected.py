@@ -1,8 +1,6 @@
 """Estimates, without labels, the score to expect under a drift, and the gain of adapting to it.
 
-If the diagnosis is known, it is applied to the labeled reference, and the models are measured on it. Otherwise, the
-score is estimated from the models' confidence: by the cost of moving the predictions to the classes of the reference
-(Y. Lu et al., "Characterizing out-of-distribution error via optimal transport", NeurIPS 2023).
+The diagnosis is applied to the labeled reference, and the models are measured on it.
 """
 
 import dataclasses
@@ -12,19 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize
 
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.drift.monitoring import alarm
 from r2l_jax.drift.monitoring.drift_types import DriftEstimate, noise_of, under
 from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
 
-# The methods: the reference under the diagnosed drift; the confidence, by transport; the reference as it is.
-CAMERA, COT, NO_DRIFT = "camera", "COT", "reference"
+# A diagnosis is refuted if chance would leave as much of a difference with this probability.
+_REFUTED = 0.05
 
 # Drift types that are not in the camera.
 NOT_THE_CAMERA = ("scene", "unexplained")
@@ -45,12 +44,11 @@ Outcomes = Float[np.ndarray, "2 N"]
 
 
 class ExpectedScore(NamedTuple):
-    """A score to expect with the ends of its 95% confidence interval, by one of the methods."""
+    """A score to expect, with the ends of its 95% confidence interval."""
 
     mean: float
     low: float
     high: float
-    method: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ def score_of(outcomes: Outcomes) -> float:
 def without_drift(run: Run, reference: Reference) -> ExpectedScore:
     """Measures the score on the reference as it is."""
     outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
-    return ExpectedScore(score_of(outcomes), *_interval(lambda rng: score_of(_drawn(rng, outcomes))), NO_DRIFT)
+    return ExpectedScore(score_of(outcomes), *_interval(lambda rng: score_of(_drawn(rng, outcomes))))
 
 
 class Drifted(NamedTuple):
@@ -140,7 +138,7 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
     ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice([0, *changes]))
     low, high = np.clip(ends, 0, 1).tolist()
     mean = float(np.clip(score_of(outcomes) + np.mean([0, *changes]), 0, 1))
-    return Drifted(ExpectedScore(mean, low, high, CAMERA), drifted, outcomes)
+    return Drifted(ExpectedScore(mean, low, high), drifted, outcomes)
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
@@ -150,32 +148,13 @@ def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate
     return estimate._replace(value=estimate.value + abs(deviation) * (end - estimate.value))
 
 
-def by_confidence(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> ExpectedScore:
-    """Estimates the accuracy on new images from the confidence of the models.
-
-    Args:
-        targets: the classes of the reference.
-        new: the probabilities of the new images.
-    """
-
-    def again(rng: np.random.Generator) -> float:
-        chosen, others = (rng.integers(0, len(each), len(each)) for each in (targets, new))
-        return transported(targets[chosen], new[others])
-
-    return ExpectedScore(transported(targets, new), *_interval(again), COT)
-
-
-def transported(targets: np.ndarray, new: Float[np.ndarray, "M C"]) -> float:
-    """Estimates the accuracy by the cheapest transport of predictions to classes as frequent as in the reference (COT).
-
-    Moving a prediction to a class costs 1 minus its probability, and the mean cost is the estimated error.
-    """
-    frequencies = np.bincount(targets, minlength=new.shape[1]) / len(targets)
-    counts = np.floor(frequencies * len(new)).astype(int)
-    lacking = np.argsort(counts - frequencies * len(new), kind="stable")[: len(new) - counts.sum()]
-    counts[lacking] += 1
-    costs = 1 - new[:, np.repeat(np.arange(len(counts)), counts)]
-    return float(1 - costs[optimize.linear_sum_assignment(costs)].mean())
+def still_differs(run: Run, drifted: Drifted, new: np.ndarray) -> str:
+    """Tells new raw images from the reference under the diagnosed drift by the alarm's test; empty if it cannot."""
+    p_value = alarm.compare(see(run, drifted.raws), see(run, new), _REFUTED).p_value
+    if p_value > _REFUTED:
+        return ""
+    differs = f"under the diagnosis, the reference still differs from the new images (p = {p_value:.2g})"
+    return f"{differs}, so it cannot predict the score"
 
 
 def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:

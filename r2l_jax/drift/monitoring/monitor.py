@@ -8,7 +8,7 @@ import numpy as np
 
 from r2l_jax.drift.monitoring import alarm, expected
 from r2l_jax.drift.monitoring.alarm import Statistic
-from r2l_jax.drift.monitoring.diagnosis import LEAST_SIDE, diagnose
+from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, diagnose
 from r2l_jax.drift.monitoring.drift_types import DriftEstimate
 from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
 from r2l_jax.drift.monitoring.reference import Reference
@@ -63,13 +63,15 @@ class Explained:
 
     Attributes:
         diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
-        expected: the score to expect by each method, the best method first; empty if no method applies.
-        remedy: the gain of adapting by statistics, if the camera explains the drift.
+        expected: the score to expect, if the camera explains the drift.
+        remedy: the gain of adapting by statistics, likewise.
+        refused: why neither is stated.
     """
 
     diagnosis: list[DriftEstimate] = dataclasses.field(default_factory=list)
-    expected: list[ExpectedScore] = dataclasses.field(default_factory=list)
+    expected: ExpectedScore | None = None
     remedy: Remedy | None = None
+    refused: str = ""
 
 
 class Monitor:
@@ -97,14 +99,9 @@ class Monitor:
     ):
         self._run, self._reference, self._level = run, reference, level
         self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
-        self._alarmed: list[tuple[np.ndarray, np.ndarray, list[DriftEstimate]]] = []
+        # Raw images, and their diagnosis unless they are too few.
+        self._alarmed: list[tuple[np.ndarray, list[DriftEstimate] | None]] = []
         self._without_drift = expected.without_drift(run, reference)
-        height, width = run.shape
-        self._undiagnosed = ""
-        if min(height, width) < LEAST_SIDE:
-            least = f"{LEAST_SIDE}x{LEAST_SIDE}"
-            these = f"{height}x{width}"
-            self._undiagnosed = f"drift is diagnosed in images of at least {least} sites, got {these}"
 
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
@@ -114,10 +111,10 @@ class Monitor:
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
         alarmed, diagnosis = verdict.p_value <= self._level, []
         if alarmed:
-            diagnosis = self._diagnosed(raws)
-            self._is_new = True
-            self._alarmed.append((raws, new.probabilities.mean(0), diagnosis))
-            while sum(len(each) for each, *_ in self._alarmed[1:]) >= _MOST:
+            found, self._is_new = self._diagnosed(raws), True
+            self._alarmed.append((raws, found))
+            diagnosis = found or []
+            while sum(len(each) for each, _ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
         confidence = float(new.output[:, 0].mean())
         window = Window(name, list(files), alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence)
@@ -132,42 +129,65 @@ class Monitor:
         """
         if not self._is_new:
             return
-        strongest = [diagnosis[0].name if diagnosis else "" for *_, diagnosis in self._alarmed]
-        others = [place for place, name in enumerate(strongest) if name != strongest[-1]]
+        strongest = [diagnosis and diagnosis[0].name for _, diagnosis in self._alarmed]
+        last = next((name for name in reversed(strongest) if name is not None), None)
+        others = [place for place, name in enumerate(strongest) if name not in (None, last)]
         latest = self._alarmed[others[-1] + 1 if others else 0 :]
-        raws, probabilities = (np.concatenate(each)[-_MOST:] for each in list(zip(*latest, strict=True))[:2])
-        diagnosis = latest[0][2] if len(latest) == 1 else self._diagnosed(raws)
-        scores, remedy = [], None
-        if expected.explained_by_camera(diagnosis):
-            drifted = expected.by_camera(self._run, self._reference, diagnosis)
-            scores, remedy = [drifted.score], expected.remedy(self._run, self._reference, drifted)
-        if self._run.task.name == "classification":
-            scores.append(expected.by_confidence(self._reference.targets, probabilities))
-        self.explained, self._is_new = Explained(diagnosis, scores, remedy), False
+        raws = np.concatenate([each for each, _ in latest])[-_MOST:]
+        diagnosis = (latest[0][1] if len(latest) == 1 else self._diagnosed(raws)) or []
+        self.explained, self._is_new = self._explained(raws, diagnosis), False
 
-    def _diagnosed(self, raws: np.ndarray) -> list[DriftEstimate]:
-        if self._undiagnosed or self._run.camera is None:
-            return []
+    def _explained(self, raws: np.ndarray, diagnosis: list[DriftEstimate]) -> Explained:
+        if refused := self._undiagnosed(raws):
+            return Explained(refused=refused)
+        if not expected.explained_by_camera(diagnosis):
+            said = "the camera does not explain this drift, so the reference cannot predict the score"
+            return Explained(diagnosis, refused=said)
+        drifted = expected.by_camera(self._run, self._reference, diagnosis)
+        if refused := expected.still_differs(self._run, drifted, raws):
+            return Explained(diagnosis, refused=refused)
+        return Explained(diagnosis, drifted.score, expected.remedy(self._run, self._reference, drifted))
+
+    def _diagnosed(self, raws: np.ndarray) -> list[DriftEstimate] | None:
+        """Diagnoses the drift of raw images; None if they or the reference are too few or too small."""
+        if self._undiagnosed(raws) or self._run.camera is None:
+            return None
         return list(diagnose(self._reference.raws, self._reference.labels, raws, self._run.camera))
 
-    def result(self, p_value: float, command: str, metadata: Mapping[str, Any]) -> Result:
+    def _undiagnosed(self, raws: np.ndarray) -> str:
+        """Says why the drift of raw images is not diagnosed; empty if it is."""
+        (count, height, width), known = raws.shape, len(self._reference)
+        if min(height, width) < LEAST_SIDE:
+            return f"drift is diagnosed in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, got {height}x{width}"
+        least_new, least_known = LEAST_IMAGES
+        if count < least_new or known < least_known:
+            least = f"{least_new} new and {least_known} reference images"
+            return f"drift is diagnosed from at least {least}, got {count} and {known}"
+        return ""
+
+    def p_value(self, planned: int = 0) -> float:
+        """Computes the p-value of all windows together by Bonferroni's correction for their number, or that planned."""
+        least = min((window.p_value for window in self.windows), default=1.0)
+        return min(1.0, max(planned, len(self.windows)) * least)
+
+    def result(self, planned: int, command: str, metadata: Mapping[str, Any]) -> Result:
         """Returns the result of all windows.
 
         Args:
-            p_value: of all windows together.
+            planned: the number of windows that share the level; 0 if it is of each window.
             command: the command that predicts with adapted models.
             metadata: further metadata.
         """
         alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score
+        p_value = self.p_value(planned)
         verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
         if alarms:
             verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
             verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
-            for mean, low, high, _ in found.expected[:1]:
-                verdict += f"; expected {score} {mean:.3f} ({low:.3f} to {high:.3f})"
-            if not expected.explained_by_camera(found.diagnosis):
-                said = "the camera does not explain this drift, so the reference cannot predict the score"
-                notes.append(self._undiagnosed or said)
+            if found.expected is not None:
+                verdict += "; expected {} {:.3f} ({:.3f} to {:.3f})".format(score, *found.expected)
+            if found.refused:
+                notes.append(found.refused)
             if found.remedy is not None:
                 notes.append(found.remedy.text(command))
         metadata = {
@@ -208,12 +228,12 @@ class Monitor:
             rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in diagnosis]
             tables["diagnosis"] = Table("Diagnosis", columns, rows, "95% confidence intervals")
         if alarms:
-            scores = [*self.explained.expected, self._without_drift]
+            scores = {"under the diagnosis": self.explained.expected, "without drift": self._without_drift}
             tables["expected"] = Table(
-                f"Expected {score}",
-                [Column("method"), Column(score, "points", SCORE)],
-                [[each.method, (each.mean, each.low, each.high)] for each in scores],
-                "95% confidence intervals; the reference is without drift",
+                f"Expected {score}, measured on the reference",
+                [Column("reference"), Column(score, "points", SCORE)],
+                [[name, each] for name, each in scores.items() if each is not None],
+                "95% confidence intervals",
             )
         return tables
 

@@ -54,13 +54,13 @@ def run_dir(trained, tmp_path):
 def told(monkeypatch):
     """Finds the drift types that a function tells of new mosaics of any size."""
 
-    def tell(name_of, unit=""):
+    def tell(name_of, unit="", value=1.0, least=(16, 48)):
         def diagnose(reference, labels, new, camera):
             assert len(reference) == len(labels) == 48
-            return (DriftEstimate(name_of(new), 1.0, 0.9, 1.1, unit, len(new)),)
+            return (DriftEstimate(name_of(new), value, value - 0.1, value + 0.1, unit, len(new)),)
 
-        monkeypatch.setattr(judging, "diagnose", diagnose)
-        monkeypatch.setattr(judging, "LEAST_SIDE", 32)
+        for name, number in {"diagnose": diagnose, "LEAST_SIDE": 32, "LEAST_IMAGES": least}.items():
+            monkeypatch.setattr(judging, name, number)
 
     return tell
 
@@ -252,23 +252,56 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     np.testing.assert_allclose(means, [brighter(raws[:24], camera).mean((1, 2))], atol=1e-5)
     assert found.tables["diagnosis"].rows == [[name, (1.0, 0.9, 1.1), "stops", 24]]
     assert metadata["windows"][0]["diagnosis"] == metadata["explained"]["diagnosis"]
-    methods = [row[0] for row in found.tables["expected"].rows]
+    scores = [row[0] for row in found.tables["expected"].rows]
     if name == "exposure":
         model = load(run_dir)
         known, targets = model.dataset.samples(model.folds[0].test_indices)
         true = (model.predict(brighter(known, camera)).argmax(1) == targets).mean()
-        assert methods == ["camera", "COT", "reference"]
+        assert scores == ["under the diagnosis", "without drift"]
         assert found.tables["expected"].rows[0][1][0] == pytest.approx(true, abs=0.05)
         assert metadata["notes"][0].startswith("adapting by statistics would ")
     else:
-        assert methods == ["COT", "reference"]
+        assert scores == ["without drift"]
         assert "the camera does not explain this drift" in said
         assert metadata["explained"]["remedy"] is None
     where = "inside the operating envelope" if name == "exposure" else "outside the operating envelope (scene)"
     states = "inside which at least 95% of cameras lose at most 2 points"
     assert metadata["notes"][-1] == f"the diagnosis is {where}, {states}"
-    estimate = found.tables["expected"].rows[0][1][0]
-    assert f"expected accuracy {estimate:.3f}" in metadata["verdict"][0]
+    estimate = f"; expected accuracy {found.tables['expected'].rows[0][1][0]:.3f}"
+    assert (estimate in metadata["verdict"][0]) == (name == "exposure")
+
+
+def test_below_the_validated_number_of_images_there_is_an_alarm_without_causes_or_score(
+    run_dir, scenes, tmp_path, told
+):
+    raws, camera = scenes
+    write(tmp_path / "new", brighter(raws[:40], camera))
+    for least, got in (((64, 48), "got 40 and 48"), ((16, 49), "got 40 and 48")):
+        told(lambda new: pytest.fail("too few images are diagnosed"), "stops", least=least)
+        said, found, metadata = monitored(run_dir, tmp_path / "new", "--window=24")
+        assert f"drift is diagnosed from at least {least[0]} new and {least[1]} reference images, {got}" in said
+        assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
+        assert "diagnosis" not in found.tables
+        assert "expected accuracy" not in metadata["verdict"][0]
+        assert metadata["explained"]["remedy"] is None
+    # Both windows are too small, but not together.
+    told(lambda new: "exposure", "stops", least=(40, 48))
+    assert [row[-1] for row in monitored(run_dir, tmp_path / "new", "--window=24")[1].tables["diagnosis"].rows] == [40]
+    # The last window is too small, and does not hide the diagnosis of the one before.
+    told(lambda new: "exposure", "stops", least=(24, 48))
+    assert [row[-1] for row in monitored(run_dir, tmp_path / "new", "--window=24")[1].tables["diagnosis"].rows] == [40]
+
+
+def test_no_score_is_stated_where_the_diagnosis_leaves_a_difference(run_dir, scenes, tmp_path, told):
+    raws, camera = scenes
+    write(tmp_path / "new", brighter(raws[:24], camera))
+    told(lambda new: "exposure", "stops", value=0.5)
+    said, found, metadata = monitored(run_dir, tmp_path / "new", "--window=24")
+    assert "under the diagnosis, the reference still differs from the new images (p = " in said
+    assert [row[0] for row in found.tables["diagnosis"].rows] == ["exposure"]
+    assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
+    assert "expected accuracy" not in metadata["verdict"][0]
+    assert metadata["explained"]["remedy"] is None
 
 
 def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch):

@@ -1,0 +1,67 @@
+"""Sequences of windows, with p-values and statistics that NumPy draws."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from r2l_jax.drift.monitoring import alarm, expected, monitor
+from r2l_jax.drift.monitoring.expected import ExpectedScore
+from r2l_jax.drift.monitoring.monitor import Monitor, Window
+from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.statistics import Seen
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.model.tasks import make_task
+from r2l_jax.training.run import Run
+
+
+class Empty(Run):
+    """A run whose models are not asked."""
+
+    task, shape = make_task("classification", ("a", "b"), NetworkSettings()), (64, 64)
+
+    def __init__(self):
+        self.folds = ()
+
+
+@pytest.fixture
+def monitored(monkeypatch):
+    """Makes a monitor that knows the statistics of a reference; raw images stand for their own statistics."""
+    monkeypatch.setattr(expected, "without_drift", lambda *_: ExpectedScore(0.9, 0.8, 1.0))
+    monkeypatch.setattr(monitor, "see", lambda run, raws: of(raws))
+    monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [])
+    return lambda known, level, windows=(): Monitor(Empty(), Reference(known, *np.zeros((2, len(known)), int), "test", of(known)), level, windows)
+
+
+def of(values):
+    """Statistics of images `(N, 2, K)`, whose rows are numbers of the raw image and of the processed one."""
+    raw, image = np.float32(values).transpose(1, 0, 2)
+    return Seen(raw, image, raw[:, :2], image[:, :3], np.full((1, len(values), 2), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("count", [1, 10, 100])
+def test_p_of_all_windows_is_a_p_value_however_many_they_are(monitored, count):
+    sequences = 1000
+    values = np.random.default_rng(count).random((sequences, count))
+    p_values = []
+    for sequence in values:
+        windows = [Window("", [], False, float(value), [], {}, [], 0.5) for value in sequence]
+        p_values.append(monitored(np.zeros((8, 2, 4)), 0.001, windows).p_value())
+    for level in (0.05, 0.3):
+        found = int((np.array(p_values) <= level).sum())
+        assert stats.binomtest(found, sequences, level, "greater").pvalue > 1e-3
+    # It is not needlessly high: with the exact correction, 5% of the sequences would have at most 0.05.
+    assert stats.binomtest(int((np.array(p_values) <= 0.05).sum()), sequences, 0.05, "less").pvalue > 1e-3
+
+
+def test_one_reference_of_a_sequence_gives_the_promised_alarms(monitored, monkeypatch):
+    """Each window is compared with the whole reference, at the level of the monitor, with its own permutations."""
+    for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
+        monkeypatch.setattr(alarm, name, value)
+    random, alarms, windows = np.random.default_rng(0), [], 20
+    for _ in range(10):
+        followed = monitored(random.normal(size=(80, 2, 4)), 0.2)
+        found = [followed.judge("", [], random.normal(size=(10, 2, 4))) for _ in range(windows)]
+        assert [each.alarm for each in found] == [each.p_value <= 0.2 for each in found]
+        alarms.append(sum(each.alarm for each in found))
+    # The reference is eight times as large as a window, so that most of the chance is the window's.
+    assert stats.binomtest(sum(alarms), 10 * windows, 0.2).pvalue > 0.01
