@@ -18,7 +18,7 @@ from r2l_jax.apps.render import find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.shot import UNKNOWN, read_shot
 from r2l_jax.drift import limits
-from r2l_jax.drift.monitoring import reference
+from r2l_jax.drift.monitoring import alarm, reference
 from r2l_jax.drift.monitoring.config import LEAST_WINDOW, MonitorConfig
 from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
 from r2l_jax.runtime import remote, result, stop, store
@@ -160,10 +160,12 @@ class _Call:
         # Bonferroni's correction: the call's level is divided among the windows.
         monitor = Monitor(self._run, self._known, self._config.level / len(windows))
         for name, members in windows.items():
-            self._judge(monitor, name, members)
+            if (judged := self._judge(monitor, name, members)) is not None:
+                said = "alarm" if judged.alarm else "no alarm"
+                print(f"window {name}: {said}, p = {judged.p_value:.2g}", file=sys.stderr, flush=True)
         if not monitor.windows:
             raise InputError(f"no window has {LEAST_WINDOW} readable files")
-        return self._write(monitor, len(windows), f"at most {self._config.level:g} of calls")
+        return self._write(monitor, len(windows), f"at most {100 * self._config.level:.3g}% of calls")
 
     def _follow(self) -> result.Result:
         """Judges windows as files arrive, until the program is asked to stop."""
@@ -215,11 +217,22 @@ class _Call:
         }
         remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
         made = monitor.result(planned, remedy, metadata)
-        made = dataclasses.replace(
-            made, metadata={**made.metadata, "notes": [*made.metadata["notes"], *self._placed(monitor)]}
-        )
+        notes = [*made.metadata["notes"], *self._rates(monitor, planned, false_alarms), *self._placed(monitor)]
+        made = dataclasses.replace(made, metadata={**made.metadata, "notes": notes})
         result.write(self._output, made)
         return made
+
+    def _rates(self, monitor: Monitor, planned: int, false_alarms: str) -> list[str]:
+        """States the false alarm rate, whose mean over references is promised, and its range with one reference."""
+        largest, known = max((len(window.files) for window in monitor.windows), default=0), len(self._known)
+        if not largest:
+            return []
+        low, high = alarm.rates_of_one_reference(monitor.level, largest, known)
+        if planned:
+            ends = " to ".join(f"{min(1.0, planned * rate):.1%}" for rate in (low, high))
+        else:
+            ends = f"one in {1 / high:.0f} to {1 / low:.0f}"
+        return [f"false alarms: {false_alarms} on average; for 95% of references of {known} images, {ends}"]
 
     def _placed(self, monitor: Monitor) -> list[str]:
         """Says whether the diagnosis is inside the operating envelope of the run, if one is stated."""

@@ -178,6 +178,26 @@ def _discrepancies(weights: Float[Array, "P N"], kernel: Float[Array, "N N"]) ->
     return jnp.maximum((weights @ kernel * weights).sum(1), 0)
 
 
+def rates_of_one_reference(level: float, new: int, known: int) -> tuple[float, float]:
+    """Computes the lowest and the highest false alarm rate of 95% of references; their mean is the level.
+
+    The error of a reference shifts its differences from all windows alike. The rates are those of a test of one normal
+    statistic; several statistics average them.
+
+    Args:
+        level: the probability of a false alarm with a random reference.
+        new: the number of images in a window.
+        known: the number of images in the reference.
+    """
+    ratio = new / known
+    threshold = stats.norm.isf(level / 2) * math.sqrt(1 + ratio)
+    low, high = (
+        float(stats.norm.sf(threshold - shift) + stats.norm.sf(threshold + shift))
+        for shift in (0.0, stats.norm.isf(0.025) * math.sqrt(ratio))
+    )
+    return low, high
+
+
 def single_statistics(reference: Seen, new: Seen, names: tuple[str, ...]) -> list[Statistic]:
     """Tests each statistic by itself, with Holm's correction; returns the most extreme first.
 

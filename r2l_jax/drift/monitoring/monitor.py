@@ -85,6 +85,7 @@ class Monitor:
         explained: its explanation.
 
     Attributes:
+        level: the probability of a false alarm for each window.
         windows: all windows that were tested.
         explained: the explanation of the latest windows with an alarm, see `explain`.
     """
@@ -97,7 +98,7 @@ class Monitor:
         windows: Sequence[Window] = (),
         explained: Explained | None = None,
     ):
-        self._run, self._reference, self._level = run, reference, level
+        self._run, self._reference, self.level = run, reference, level
         self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
         # Raw images, and their diagnosis unless they are too few.
         self._alarmed: list[tuple[np.ndarray, list[DriftEstimate] | None]] = []
@@ -106,10 +107,10 @@ class Monitor:
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
         new = see(self._run, raws)
-        verdict = alarm.compare(self._reference.seen, new, self._level, seed=len(self.windows))
+        verdict = alarm.compare(self._reference.seen, new, self.level, seed=len(self.windows))
         names = (*MOSAIC, *IMAGE, *output_names(self._run.task))
         listed = alarm.single_statistics(self._reference.seen, new, names)[:_LISTED]
-        alarmed, diagnosis = verdict.p_value <= self._level, []
+        alarmed, diagnosis = verdict.p_value <= self.level, []
         if alarmed:
             found, self._is_new = self._diagnosed(raws), True
             self._alarmed.append((raws, found))
@@ -245,8 +246,8 @@ class Monitor:
         alarms = [(place, each.p_value) for place, each in zip(places, self.windows, strict=True) if each.alarm]
         if alarms:
             axes.plot(*zip(*alarms, strict=True), "o", color="tab:red", markersize=9, label="alarm", zorder=3)
-        label = f"level {self._level:.2g}"
-        axes.axhline(self._level, color="tab:red", linestyle="--", linewidth=1, label=label)
+        label = f"level {self.level:.2g}"
+        axes.axhline(self.level, color="tab:red", linestyle="--", linewidth=1, label=label)
         axes.set(yscale="log", xlabel="window", ylabel="p-value")
         axes.locator_params("x", integer=True)
         axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")

@@ -145,6 +145,16 @@ def test_drift_is_an_alarm_by_exit_status_and_its_window_is_named(run_dir, scene
     expected = [[f"{monday} 1", 24, False], [f"{tuesday} 1", 24, True]]
     assert [row[:2] + row[3:4] for row in written.tables["windows"].rows] == expected
     assert written.tables["statistics"].rows[0][4] < 0.01
+    # Each window of 24 images has a level of 2.5%, and the reference 48.
+    rates = "at most 5% of calls on average; for 95% of references of 48 images, 1.2% to 17.4%"
+    assert f"false alarms: {rates}" in said
+
+
+def test_a_line_of_each_window_is_written_as_it_goes(run_dir, scenes, tmp_path):
+    write(tmp_path / "new", scenes[0][:32])
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--window=16", "--level=0.001")
+    lines = [line for line in done.stderr.splitlines() if ": no alarm, p = " in line]
+    assert [line[:8] for line in lines] == ["window 1", "window 2"], done.stderr
 
 
 def test_windows_have_a_size_and_a_short_last_one_counts_from_eight_on():
@@ -189,11 +199,13 @@ def test_following_judges_files_as_they_come_and_resumes(scenes, tmp_path, follo
     # Four files wait for the next window.
     assert [(window["name"], len(window["files"])) for window in content["windows"]] == [("1", 16)]
     assert content["false_alarms"] == "one in 100 windows"
+    assert content["p_value"] == content["windows"][0]["p_value"]
     told(lambda new: "scene")
     arriving = [brighter(raws[start : start + 16], camera) for start in (20, 36)]
     alarm, content = follow(*[lambda: write(tmp_path / "new", arriving.pop(0)), lambda: None] * 2)
     assert alarm
     assert [window["alarm"] for window in content["windows"]] == [False, True, True]
+    assert content["p_value"] == 3 * min(window["p_value"] for window in content["windows"])
     # Each alarm is explained again, together with the one before.
     assert [each[-1] for each in content["explained"]["diagnosis"]] == [32]
     # Without another alarm, the explanation stays.

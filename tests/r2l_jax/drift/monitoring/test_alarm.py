@@ -36,6 +36,17 @@ def test_false_alarms_are_right_although_the_tests_depend_on_each_other(few, mon
         assert stats.binomtest(int((p_values <= level).sum()), 200, level).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("new", "known", "level"), [(64, 480, 0.05), (256, 480, 0.05), (64, 480, 0.005)])
+def test_false_alarm_rates_of_one_reference_have_the_stated_range(new, known, level):
+    random = np.random.default_rng(0)
+    references, windows = (random.normal(size=size) / count**0.5 for size, count in ((400, known), (20000, new)))
+    limit = stats.norm.isf(level / 2) * (1 / new + 1 / known) ** 0.5
+    rates = (abs(references[:, None] - windows) > limit).mean(1)
+    low, high = alarm.rates_of_one_reference(level, new, known)
+    assert rates.mean() == pytest.approx(level, rel=0.1)
+    assert np.quantile(rates, [0.005, 0.95]) == pytest.approx([low, high], rel=0.15)
+
+
 @pytest.mark.parametrize("place", ["raw images", "images", "outputs", "features", "disagreement"])
 def test_each_test_finds_the_drift_in_its_place(few, place):
     rng = np.random.default_rng(1)

@@ -29,7 +29,12 @@ def monitored(monkeypatch):
     monkeypatch.setattr(expected, "without_drift", lambda *_: ExpectedScore(0.9, 0.8, 1.0))
     monkeypatch.setattr(monitor, "see", lambda run, raws: of(raws))
     monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [])
-    return lambda known, level, windows=(): Monitor(Empty(), Reference(known, *np.zeros((2, len(known)), int), "test", of(known)), level, windows)
+
+    def made(known, level, windows=()):
+        classes = np.zeros(len(known), int)
+        return Monitor(Empty(), Reference(known, classes, classes, "test", of(known)), level, windows)
+
+    return made
 
 
 def of(values):
