@@ -120,6 +120,24 @@ def test_sites_that_were_defective_before_are_no_drift_type():
     assert estimate.value == pytest.approx(1e6 * (35 - 15) / 5000)
 
 
+def test_defective_sites_are_repaired_before_a_diagnosis(few, monkeypatch):
+    reference, labels, new, _ = drawn(few, 1, {}, known=48, new=24)
+    dead, hot = (np.random.default_rng(seed).random(new.shape[1:]) < 0.002 for seed in range(2))
+    old = np.where(dead, np.float32(smears.BLACK), reference)
+    now = np.where(hot, np.float32(1), np.where(dead, np.float32(smears.BLACK), new))
+    compared = []
+    monkeypatch.setattr(diagnosis, "Comparison", lambda *given: compared.append(given[:3:2]) or pytest.skip("seen"))
+    with pytest.raises(pytest.skip.Exception):
+        diagnose(old, labels, now, smears.CAMERA)
+    ((of_reference, of_new),) = compared
+    for sound, broken, repaired, defects in ((reference, old, of_reference, dead), (new, now, of_new, dead | hot)):
+        np.testing.assert_array_equal(repaired[:, ~defects], broken[:, ~defects])
+        for row, column in np.argwhere(defects[2:-2, 2:-2]) + 2:
+            around = broken[:, row - 2 : row + 3 : 2, column - 2 : column + 3 : 2].reshape(-1, 9)
+            np.testing.assert_array_equal(repaired[:, row, column], np.median(np.delete(around, 4, 1), 1))
+        assert abs(repaired - sound)[:, defects].mean() < 0.05 < abs(broken - sound)[:, defects].mean()
+
+
 @pytest.mark.slow
 def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(pool):
     # Such as the camera file of the guide to own data, without a black level.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import stats
 
 import isp
 from r2l_jax.drift.monitoring import expected
@@ -95,6 +96,39 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
     assert (confident.mean, confident.low, confident.high) == (1.0, 1.0, 1.0)
     assert unsure.low < 0.7
     assert unsure.low < unsure.mean < 1.0 == unsure.high
+
+
+def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(reference, monkeypatch):
+    """The ends are those of binomial scores, shifted by the changes that the drawn drifts cause, in plain NumPy."""
+    scores, measure = [], expected.outcomes_of
+
+    def outcomes_of(run, reference, raws, places):
+        light, bright = raws[places].mean((1, 2)), reference.targets[places] == 1
+        scores.append((((light > 0.3) == bright).mean(), len(places)))
+        return measure(run, reference, raws, places)
+
+    monkeypatch.setattr(expected, "outcomes_of", outcomes_of)
+    for half in (0.0, 0.6):
+        scores.clear()
+        (found, *_) = expected.by_camera(Bright(), reference, [estimate("exposure", -0.6, half)])
+        (own, count), *others = scores
+        assert len(others) == 6
+        changes = np.array([0.0, *(score - own for score, _ in others)])
+        assert (np.ptp(changes) > 0.1) == (half > 0)
+        assert found.mean == pytest.approx(own + changes.mean())
+        possible = (np.arange(count + 1) / count + changes[:, None]).ravel()
+        chances = np.tile(stats.binom.pmf(np.arange(count + 1), count, own), (7, 1)).ravel() / 7
+        order = np.argsort(possible)
+        low, high = np.interp([0.025, 0.975], np.cumsum(chances[order]), possible[order]).clip(0, 1)
+        # Of 500 draws, of multiples of a fortieth.
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.04)
+
+
+def test_drawn_drifts_fill_their_interval():
+    rng = np.random.default_rng(0)
+    drawn = [expected._redrawn(DriftEstimate("exposure", 1.0, 0.8, 2.0, "", 9.0), rng).value for _ in range(4000)]
+    # The ends of a 95% confidence interval, which is longer above the estimate.
+    assert np.quantile(drawn, [0.025, 0.5, 0.975]) == pytest.approx([0.8, 1.0, 2.0], abs=0.06)
 
 
 def test_adaptation_is_measured_on_other_images(reference, monkeypatch):
