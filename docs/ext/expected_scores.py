@@ -26,7 +26,6 @@ from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.monitoring import alarm, expected, reference
 from r2l_jax.drift.monitoring.diagnosis import diagnose
 from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
-from r2l_jax.drift.monitoring.monitor import Monitor
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import Run, load
@@ -107,12 +106,13 @@ def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> d
     row: dict[str, Any] = {"drifts": amounts}
     row["true"] = float((run.predict(new).argmax(1) == targets[others]).mean())
     for images in IMAGES:
-        monitor = Monitor(run, held, 0.05)
-        monitor.judge("", [], new[:images])
-        monitor.explain()
-        found = monitor.explained
-        row[f"{images}"] = {"alarm": monitor.windows[0].alarm, "diagnosis": found.diagnosis, "stated": found.expected}
-        row[f"{images}"]["refused"] = found.refused
+        window, found, refused = new[:images], None, ""
+        p_value = alarm.compare(held.seen, see(run, window), 0.05).p_value
+        diagnosis = diagnose(held.raws, held.labels, window, run.camera) if p_value <= 0.05 else ()
+        if expected.explained_by_camera(diagnosis):
+            drifted = expected.by_camera(run, held, diagnosis)
+            found, refused = drifted.score, expected.still_differs(run, drifted, window)
+        row[f"{images}"] = {"p_value": p_value, "diagnosis": diagnosis, "expected": found, "refused": refused}
     return row
 
 
@@ -122,10 +122,10 @@ def coverage(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     for drifts in (2, 3):
         for images in IMAGES:
             of_size = [(row["true"], row[f"{images}"]) for row in rows if len(row["drifts"]) == drifts]
-            stated = [(true, *each["stated"]) for true, each in of_size if each["stated"] is not None]
+            stated = [(true, *each["expected"]) for true, each in of_size if each["expected"] and not each["refused"]]
             inside = sum(low <= true <= high for true, _, low, high in stated)
             errors = [100 * abs(mean - true) for true, mean, *_ in stated]
-            alarms = sum(each["alarm"] for _, each in of_size)
+            alarms = sum(each["p_value"] <= 0.05 for _, each in of_size)
             counts = {"drifts": drifts, "images": images, "cameras": len(of_size), "alarms": alarms}
             ends = stats.binomtest(inside, len(stated)).proportion_ci(method="exact") if stated else (0.0, 1.0)
             shares = {"percent": inside / max(len(stated), 1), "low": ends[0], "high": ends[1]}
