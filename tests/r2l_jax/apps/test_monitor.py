@@ -54,12 +54,12 @@ def run_dir(trained, tmp_path):
 def told(monkeypatch):
     """Finds the drift types that a function tells of new mosaics of any size."""
 
-    def tell(name_of, unit="", value=1.0, least=(16, 48)):
+    def tell(name_of, unit="", value=1.0):
         def diagnose(reference, labels, new, camera):
             assert len(reference) == len(labels) == 48
             return (DriftEstimate(name_of(new), value, value - 0.1, value + 0.1, unit, len(new)),)
 
-        for name, number in {"diagnose": diagnose, "LEAST_SIDE": 32, "LEAST_IMAGES": least}.items():
+        for name, number in {"diagnose": diagnose, "LEAST_SIDE": 32, "LEAST_IMAGES": (16, 48)}.items():
             monkeypatch.setattr(judging, name, number)
 
     return tell
@@ -281,27 +281,6 @@ def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     assert metadata["notes"][-1] == f"the diagnosis is {where}, {states}"
     estimate = f"; expected accuracy {found.tables['expected'].rows[0][1][0]:.3f}"
     assert (estimate in metadata["verdict"][0]) == (name == "exposure")
-
-
-def test_below_the_validated_number_of_images_there_is_an_alarm_without_causes_or_score(
-    run_dir, scenes, tmp_path, told
-):
-    raws, camera = scenes
-    write(tmp_path / "new", brighter(raws[:40], camera))
-    for least, got in (((64, 48), "got 40 and 48"), ((16, 49), "got 40 and 48")):
-        told(lambda new: pytest.fail("too few images are diagnosed"), "stops", least=least)
-        said, found, metadata = monitored(run_dir, tmp_path / "new", "--window=24")
-        assert f"drift is diagnosed from at least {least[0]} new and {least[1]} reference images, {got}" in said
-        assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
-        assert "diagnosis" not in found.tables
-        assert "expected accuracy" not in metadata["verdict"][0]
-        assert metadata["explained"]["remedy"] is None
-    # Both windows are too small, but not together.
-    told(lambda new: "exposure", "stops", least=(40, 48))
-    assert [row[-1] for row in monitored(run_dir, tmp_path / "new", "--window=24")[1].tables["diagnosis"].rows] == [40]
-    # The last window is too small, and does not hide the diagnosis of the one before.
-    told(lambda new: "exposure", "stops", least=(24, 48))
-    assert [row[-1] for row in monitored(run_dir, tmp_path / "new", "--window=24")[1].tables["diagnosis"].rows] == [40]
 
 
 def test_no_score_is_stated_where_the_diagnosis_leaves_a_difference(run_dir, scenes, tmp_path, told):

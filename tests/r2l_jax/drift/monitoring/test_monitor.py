@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import smears
 from scipy import stats
 
 from r2l_jax.drift.monitoring import alarm, expected, monitor
+from r2l_jax.drift.monitoring.alarm import Statistic
+from r2l_jax.drift.monitoring.drift_types import DriftEstimate
 from r2l_jax.drift.monitoring.expected import ExpectedScore
 from r2l_jax.drift.monitoring.monitor import Monitor, Window
 from r2l_jax.drift.monitoring.reference import Reference
@@ -17,6 +20,7 @@ from r2l_jax.training.run import Run
 class Empty(Run):
     """A run whose models are not asked."""
 
+    camera = smears.CAMERA
     task, shape = make_task("classification", ("a", "b"), NetworkSettings()), (64, 64)
 
     def __init__(self):
@@ -28,7 +32,9 @@ def monitored(monkeypatch):
     """Makes a monitor that knows the statistics of a reference; raw images stand for their own statistics."""
     monkeypatch.setattr(expected, "without_drift", lambda *_: ExpectedScore(0.9, 0.8, 1.0))
     monkeypatch.setattr(monitor, "see", lambda run, raws: of(raws))
-    monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [])
+    monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [Statistic("mean", 0.0, 1.0, 1.0, 0.0)])
+    for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
+        monkeypatch.setattr(alarm, name, value)
 
     def made(known, level, windows=()):
         classes = np.zeros(len(known), int)
@@ -45,7 +51,7 @@ def of(values):
 
 @pytest.mark.parametrize("count", [1, 10, 100])
 def test_p_of_all_windows_is_a_p_value_however_many_they_are(monitored, count):
-    sequences = 1000
+    sequences = 400
     values = np.random.default_rng(count).random((sequences, count))
     p_values = []
     for sequence in values:
@@ -58,15 +64,37 @@ def test_p_of_all_windows_is_a_p_value_however_many_they_are(monitored, count):
     assert stats.binomtest(int((np.array(p_values) <= 0.05).sum()), sequences, 0.05, "less").pvalue > 1e-3
 
 
-def test_one_reference_of_a_sequence_gives_the_promised_alarms(monitored, monkeypatch):
+def test_one_reference_of_a_sequence_gives_the_promised_alarms(monitored):
     """Each window is compared with the whole reference, at the level of the monitor, with its own permutations."""
-    for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
-        monkeypatch.setattr(alarm, name, value)
     random, alarms, windows = np.random.default_rng(0), [], 20
     for _ in range(10):
-        followed = monitored(random.normal(size=(80, 2, 4)), 0.2)
-        found = [followed.judge("", [], random.normal(size=(10, 2, 4))) for _ in range(windows)]
+        known, new = random.normal(size=(80, 2, 4)), random.normal(size=(windows, 10, 2, 4))
+        followed = monitored(known, 0.2)
+        found = [followed.judge("", [], each) for each in new]
+        assert found[-1].p_value == alarm.compare(of(known), of(new[-1]), 0.2, windows - 1).p_value
         assert [each.alarm for each in found] == [each.p_value <= 0.2 for each in found]
         alarms.append(sum(each.alarm for each in found))
     # The reference is eight times as large as a window, so that most of the chance is the window's.
     assert stats.binomtest(sum(alarms), 10 * windows, 0.2).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("known", "windows", "named"), [(127, (64,), 0), (128, (63,), 0), (128, (40, 30), 70), (128, (64, 10), 74)]
+)
+def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
+    monitored, monkeypatch, known, windows, named
+):
+    monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
+    monkeypatch.setattr(monitor, "diagnose", lambda _, __, new, ___: (DriftEstimate("scene", 1, 1, 1, "", len(new)),))
+    random = np.random.default_rng(0)
+    followed = monitored(random.normal(size=(known, 2, 4)), 0.2)
+    for count in windows:
+        assert followed.judge("", [], random.normal(5, size=(count, 2, 4))).alarm
+    followed.explain()
+    # Small windows are diagnosed together, and do not hide the diagnosis of others.
+    assert [each.evidence for each in followed.explained.diagnosis] == [named] * (named > 0)
+    found = followed.result(0, "", {})
+    said = f"drift is diagnosed from at least 64 new and 128 reference images, got {sum(windows)} and {known}"
+    assert (found.metadata["notes"] == [said]) == (named == 0)
+    assert ("diagnosis" in found.tables) == ("diagnosis" in found.metadata["verdict"][0]) == (named > 0)
+    assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
