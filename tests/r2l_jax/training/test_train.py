@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import time
 
@@ -14,7 +15,7 @@ from small_runs import events, history, metrics, model, stop_at
 import isp
 import r2l_jax
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime import result
+from r2l_jax.runtime import progress, result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import writing_to
@@ -122,9 +123,13 @@ def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finishe
     np.testing.assert_allclose(rgb, traced, atol=1e-5)
 
 
-def test_training_learns_and_names_the_best_epoch(base):
+def test_training_learns_and_names_the_best_epoch(base, monkeypatch, capsys):
     config = replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none", log_model=False)
+    monkeypatch.setattr(progress, "_APART", 0.0)
     train.run(config)
+    # Where the output is no terminal, lines say how far the training is within an epoch.
+    steps = re.findall(r"^fold 1/1: step (\d+) of (\d+)$", capsys.readouterr().err, re.MULTILINE)
+    assert [int(step) for step, _ in steps] == [*range(1, int(steps[0][1]) + 1)]
     rows = history(config)
     # Without any knowledge of the five classes, the loss is log(5), and the accuracy 0.2.
     assert np.mean([row["train_loss"] for row in rows[-3:]]) < 0.9 * np.log(5)

@@ -102,13 +102,18 @@ def test_a_sample_of_several_seeds_counts_once(settings, capsys, tmp_path):
     assert "measured on 10 validation samples, best checkpoint" in capsys.readouterr().out
 
 
-def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path):
+def test_limits_that_fail_are_explained_and_shrunk(settings, tmp_path, monkeypatch):
+    titles, sheet = [], envelope.contact_sheet
+    monkeypatch.setattr(
+        envelope, "contact_sheet", lambda images, **size: titles.extend(images) or sheet(images, **size)
+    )
     found = envelope.run(settings({"exposure": [-1, 0.3], "defocus": [0, 1]}))
     table = found.tables["cameras"]
     exposures = np.array([row[table.columns.index(result.Column("exposure"))] for row in table.rows])
     fails = np.array([row[2] for row in table.rows])
     # Blur rounds the light of a camera that is as close to the threshold as this.
     np.testing.assert_array_equal((fails != (exposures < STOPS)) & (np.abs(exposures - STOPS) > 0.001), False)
+    assert titles[4].strip() == f"camera {fails.argmax()} loses 100 points"
     first, *_, last = found.metadata["tests"]
     assert (first["failures"], first["holds"], last["holds"]) == (int(fails.sum()), False, True)
     # As many failures or fewer among 104 cameras have a probability of 0.5% if the fraction is this one.
