@@ -33,7 +33,7 @@ _PRICE = 1.0
 
 _NO_SEARCH = "no search"
 
-# The most folds of the labeled images, and the level of the test of whether their search lowers the loss.
+# The most folds of the labeled images, and the level of the test of whether a search raises their score.
 _FOLDS, _LEVEL = 8, 0.05
 
 
@@ -132,7 +132,8 @@ class _Adaptation:
         """Searches for the processing with the lowest task loss on the labeled images, if held-out labels confirm it.
 
         The search starts from the exposure with the lowest loss, and is repeated without each of a few folds of the
-        labeled images. Each fold's images judge only the search that left them out; see `confirmed`.
+        labeled images. Each fold's images judge only the search that left them out, by the score: the loss of 64
+        images fell while the model became worse. See `confirmed`.
 
         With `goes_on`, the search continues from the processing of a model that was adapted without labels. The
         statistics are kept, since mixing them again after the search cost accuracy on average.
@@ -161,18 +162,17 @@ class _Adaptation:
             [frozen.default, begun[place], _halfway(frozen, begun[place], one.parameters), one.parameters]
             for place, one in zip(places, found, strict=True)
         ]
-        held_out = np.stack(
-            [measured(path, labeled[fold]).loss[:, 0] for path, fold in zip(paths, folds, strict=False)]
-        )
+        judged = [measured(path, labeled[fold]) for path, fold in zip(paths, folds, strict=False)]
+        held_out = np.array([[*map(each.score, each.models)] for each in judged])
         chosen = confirmed(held_out, sizes[:, 0])
         start = [*starts][places[-1]]
         others = measured(paths[-1], under.samples)
         numbers = zip(np.average(held_out, 0, sizes[:, 0]).tolist(), map(others.score, others.models), strict=True)
-        columns = [Column("loss on held-out labels", format=".4f"), Column(task.score, format=SCORE)]
+        columns = [Column(f"{task.score} on held-out labels", format=SCORE), Column(task.score, format=SCORE)]
         table = _ends(columns, (start, "half of the search", "search"), numbers, chosen)
         note = None
         if not chosen:
-            note = f"The labels were not used: {len(labeled)} are too few to tell whether the search lowers the loss."
+            note = f"The labels were not used: {len(labeled)} are too few to tell whether a search helps."
         pipeline = pipeline_of(model).with_values(paths[-1][chosen])
         return model.processed_by(pipeline), Searched("task loss on labeled images", {start: found[-1]}, table, note)
 
@@ -203,14 +203,14 @@ def choose(distances: Sequence[float], information: Sequence[float]) -> int:
     return int(np.argmax(np.where(np.array(distances) <= distances[0], information, -np.inf)))
 
 
-def confirmed(losses: np.ndarray, sizes: np.ndarray) -> int:
-    """Chooses an end, or no search (the first), by the losses `(K, E)` of K folds of these sizes that it left out.
+def confirmed(scores: np.ndarray, sizes: np.ndarray) -> int:
+    """Chooses an end, or no search (the first), by the scores `(K, E)` of K folds of these sizes that it left out.
 
-    Ends count whose loss is lower than without a search in a paired one-sided t-test over the folds. Of these, the one
-    with the lowest loss is chosen.
+    Ends count whose score is higher than without a search in a paired one-sided t-test over the folds. Of these, the
+    one with the highest score is chosen, and the first of equals, which changes least.
     """
-    gained = losses[:, :1] - losses
-    mean, count = np.average(gained, 0, sizes), len(losses)
+    gained = scores - scores[:, :1]
+    mean, count = np.average(gained, 0, sizes), len(scores)
     least = stats.t.ppf(1 - _LEVEL, count - 1) * gained.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.inf
     return int(np.where(mean > least, mean, 0).argmax())
 

@@ -73,9 +73,9 @@ def column(table, place=1):
 def test_a_search_that_held_out_labels_confirm_wins_the_score_back(found):
     over_all, of_fold = found
     starts = of_fold.tables["starts"]
-    assert [row[0] for row in starts.rows] == ["no search", "+2 stops", "half of the search", "search *"]
-    losses = column(starts)
-    assert min(losses, key=losses.__getitem__) == "search *"
+    assert [row[0] for row in starts.rows] == ["no search", "+2 stops *", "half of the search", "search"]
+    # Half of the labeled images are bright.
+    assert list(column(starts).values()) == pytest.approx([0.5, 1, 1, 1])
     assert list(column(starts, 2).values()) == [0.5, 1, 1, 1]
     scores = column(over_all.tables["adjustment"])
     estimates = {name: interval[0] for name, interval in scores.items()}
@@ -121,7 +121,7 @@ def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(conf
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_images_that_a_search_left_out_choose_and_never_the_measured_ones(config, fold, monkeypatch, helps):
-    """The loss of the measured images moves the other way than that of the labeled ones."""
+    """The score of the measured images moves the other way than that of the labeled ones."""
     config = replace(config, labeled=19, parameters=("gamma_correct",))
     under, searched, judged = drifts.drifted(config, fold, *config.drifts), [], {}
 
@@ -134,9 +134,11 @@ def test_images_that_a_search_left_out_choose_and_never_the_measured_ones(config
     def measure(models, cases, samples):
         indices, gammas = samples.indices.tolist(), [float(model.values["gamma_correct"]) for model in models.values()]
         judged[tuple(indices)] = gammas
-        sign = -1 if helps == set(indices).issubset(under.labeled) else 1
-        ones = np.ones((len(models), 1, len(indices)), np.float32)
-        return Outcomes(tuple(models), ("clean",), samples.indices, ones, ones, sign * np.array(gammas)[:, None])
+        sign = 1 if helps == set(indices).issubset(under.labeled) else -1
+        ones, scores = np.ones((len(models), 1, len(indices)), np.float32), sign * np.array(gammas)[:, None]
+        return Outcomes(
+            tuple(models), ("clean",), samples.indices, ones * scores[..., None], ones, np.zeros_like(scores)
+        )
 
     monkeypatch.setattr(methods, "measure", measure)
     monkeypatch.setattr(methods.Searcher, "run", search)
@@ -167,20 +169,21 @@ def test_labels_that_say_nothing_leave_the_model_as_it_is(config):
 
 
 @pytest.mark.parametrize(
-    ("losses", "sizes", "chosen"),
+    ("scores", "sizes", "chosen"),
     [
-        # All folds gain; the end gains most.
-        ([[1.0, 0.8, 0.6], [1.0, 0.7, 0.6], [2.0, 1.7, 1.6]], [3, 3, 2], 2),
-        # The mean of the last end is lowest, but only because of one fold.
-        ([[1.0, 0.9, 1.2], [1.0, 0.8, 1.1], [5.0, 4.9, 1.0]], [3, 3, 2], 1),
-        ([[1.0, 1.1, 1.2], [1.0, 1.1, 1.1], [5.0, 5.1, 1.0]], [3, 3, 2], 0),
-        ([[1.0, 1.1, 1.2], [1.0, 1.1, 1.1], [2.0, 2.1, 2.2]], [3, 3, 2], 0),
-        # A single label is left out by nothing that it could judge.
-        ([[1.0, 0.1, 0.1]], [1], 0),
+        # All folds gain; the last end gains most, or as much as the one before.
+        ([[0.2, 0.4, 0.6], [0.3, 0.6, 0.7], [0.0, 0.3, 0.4]], [3, 3, 2], 2),
+        ([[0.2, 0.5, 0.5], [0.3, 0.6, 0.6], [0.0, 0.4, 0.4]], [3, 3, 2], 1),
+        # The mean of the last end is highest, but only because of one fold.
+        ([[0.3, 0.4, 0.2], [0.3, 0.5, 0.2], [0.0, 0.1, 1.0]], [3, 3, 2], 1),
+        ([[0.3, 0.2, 0.2], [0.3, 0.2, 0.2], [0.0, 0.0, 1.0]], [3, 3, 2], 0),
+        ([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1], [0.2, 0.1, 0.0]], [3, 3, 2], 0),
+        # A search that leaves out the only label has none.
+        ([[0.0, 1.0, 1.0]], [1], 0),
     ],
 )
-def test_an_end_is_chosen_by_a_paired_test_against_no_search(losses, sizes, chosen):
-    assert methods.confirmed(np.array(losses), np.array(sizes)) == chosen
+def test_an_end_is_chosen_by_a_paired_test_against_no_search(scores, sizes, chosen):
+    assert methods.confirmed(np.array(scores), np.array(sizes)) == chosen
 
 
 def block(rows, samples):
