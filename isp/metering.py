@@ -62,6 +62,9 @@ class Part:
     def __len__(self) -> int:
         return len(self.raw)
 
+    def __getitem__(self, index: Any) -> "Part":
+        return Part(self.raw[index], self.frame[index])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.raw, dtype)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -248,8 +247,7 @@ class Run:
         for start in range(0, len(flat), size):
             places = np.arange(start, start + size).clip(max=len(flat) - 1)
             count = min(size, len(flat) - start)
-            batch = jax.tree.map(operator.itemgetter(places), flat)
-            results.append(jax.tree.map(functools.partial(fetched, count=count), function(batch)))
+            results.append(jax.tree.map(functools.partial(fetched, count=count), function(flat[places])))
         leading = np.shape(raws)[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
 

@@ -125,7 +125,7 @@ def test_frames_of_several_cameras_are_cut_apart(tmp_path):
     assert [dataset.files[index][0].relative_to(root).parts[0] for index in (0, 11)] == ["far", "near"]
     assert len(set(dataset.sample_hashes(range(12)))) == 2
     raws, _ = dataset.samples(np.arange(12))
-    np.testing.assert_allclose(raws[:6], 1000 / 65535, rtol=1e-3)
+    np.testing.assert_allclose(raws[:6].raw, 1000 / 65535, rtol=1e-3)
     wanted = scaled(np.full((32, 32), 2000 / 65535, np.float32), NEAR, FAR)
-    np.testing.assert_allclose(raws[6:], [wanted] * 6, atol=1e-6)
+    np.testing.assert_allclose(raws[6:].raw, [wanted] * 6, atol=1e-6)
     assert abs(wanted - 2000 / 65535).max() > 0.01
