@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
-from tqdm import tqdm
 
 from isp.metering import Part
 from r2l_jax.drift.search import stacks
@@ -23,6 +22,7 @@ from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_value
 from r2l_jax.runtime import stop
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.progress import Bar
 from r2l_jax.runtime.stop import Interrupted
 
 # The objective of searches: the task loss, which needs labels, or the distance from the training features.
@@ -123,11 +123,13 @@ class Searcher:
         (state, fixed), shared = stacks.placed((stacks.stack(state), stacks.stack(fixed)), shared)
         ahead, losses, step = OneAhead(), list[Array](), stacks.mapped(_step, donates=True)
         title = f"{len(searches)} search{'es' if len(searches) > 1 else ''}"
-        for _ in tqdm(range(steps), desc=title, unit="step", disable=None):
-            state, of_step = step(self, state, fixed, shared)
-            losses.append(ahead.begun(of_step))
-            if stop.requested() and len(losses) < steps:
-                raise Interrupted("stopped; the same command starts this analysis again")
+        with Bar(total=steps, desc=title, unit="step") as bar:
+            for _ in range(steps):
+                state, of_step = step(self, state, fixed, shared)
+                losses.append(ahead.begun(of_step))
+                bar.update()
+                if stop.requested() and len(losses) < steps:
+                    raise Interrupted("stopped; the same command starts this analysis again")
         ends = stacks.unstack(state.offsets, len(searches))
         ways = np.zeros((len(searches), 0, 2))
         if losses:

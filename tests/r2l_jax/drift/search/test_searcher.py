@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import brightness
 import jax
@@ -16,7 +17,7 @@ from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Search, Searcher, _step
-from r2l_jax.runtime import stop
+from r2l_jax.runtime import progress, stop
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
 
@@ -50,6 +51,14 @@ def test_the_task_loss_rises_in_the_worst_direction(frozen):
     for name, value in found.parameters.items():
         moved = value - frozen.default[name]
         assert (moved < 0 if name == "black_level" else moved > 0).all(), name
+
+
+def test_a_log_has_lines_of_a_long_search(frozen, monkeypatch, capsys):
+    seconds = iter(range(0, 10_000, 16))  # A clock that is 16 seconds later each time that it is asked.
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(progress.Bar, "_latest", 0)
+    run(frozen, [Search(("gamma_correct",))], steps=6)
+    assert capsys.readouterr().err.splitlines() == ["1 search: step 3 of 6", "1 search: step 5 of 6"]
 
 
 def test_losses_are_those_before_each_step(frozen):
