@@ -1,7 +1,7 @@
 """Loads batches with Grain, in a reproducible order, reading ahead in threads; each process loads its part."""
 
 from collections.abc import Iterator
-from typing import Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import grain
 import jax
@@ -41,7 +41,7 @@ class _Samples:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Batch[np.ndarray | np.integer]:
+    def __getitem__(self, index: int) -> Batch[Any]:
         number = int(self._indices[index])
         raw, target = self._first.pop(index, None) or self._sample(number)
         return {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}

@@ -104,7 +104,7 @@ def check_groups(parts: np.ndarray, groups: np.ndarray, names: Sequence[str], wh
     _, first, inverse = np.unique(groups[named], return_index=True, return_inverse=True)
     first = named[first][inverse]
     if len(divided := np.flatnonzero(parts[named] != parts[first])):
-        one, other = named[divided[0]], first[divided[0]]
+        one, other = int(named[divided[0]]), int(first[divided[0]])
         raise InputError(
             f"{where}: {names[other]} and {names[one]} are of one group, such as tiles of one frame or cells of one "
             f"patient, and must be in one part, got {parts[other]} and {parts[one]}"
@@ -144,7 +144,7 @@ def random_splits(
     np.add.at(counts, (groups, labels), 1)
     rest, test = np.arange(len(counts)), np.zeros(0, np.int64)
     if len(counts) < len(labels):
-        for alone in np.flatnonzero((counts > 0).sum(0) == 1):
+        for alone in np.flatnonzero((counts > 0).sum(0) == 1).tolist():
             name = names[alone] if alone < len(names) else alone
             warn(f"class {name} is in a single group, so that it can only be trained on: no other part has it")
     draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() else _grouped
@@ -169,7 +169,7 @@ def _each_left_out(counts: np.ndarray, names: Sequence[str]) -> list[tuple[np.nd
     """Returns, for each group, all others and the group."""
     if len(counts) < 2:
         raise InputError(f"--n_splits={LEAVE_ONE_OUT} needs at least two groups, got {len(counts)}")
-    if len(alone := np.flatnonzero((counts > 0).sum(0) == 1)):
+    if alone := np.flatnonzero((counts > 0).sum(0) == 1).tolist():
         name = names[alone[0]] if alone[0] < len(names) else alone[0]
         raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of class {name}: it needs two")
     every = np.arange(len(counts))
