@@ -35,6 +35,8 @@ def config(one_epoch, tmp_path_factory):
 def one_start():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "_NEAREST", 1)
+        # The few labels here confirm no search.
+        patch.setattr(methods, "confirmed", lambda scores, sizes: scores.shape[1] - 1)
         yield
 
 
@@ -109,7 +111,8 @@ def test_searches_by_features_see_no_labels_and_labels_go_on_where_these_end(con
     _, found = tried(config)
     (unlabeled, no_labels, exposures), (labeled, targets, start) = seen
     assert (unlabeled, no_labels, len(exposures)) == (16, {0}, 3)
-    assert (labeled, start) == (8, [1.0])
+    # Without each of eight labels, and with all.
+    assert (labeled, start) == (8, [1.0] * 9)
     assert len(targets) > 1
     before, after = (found.models[name] for name in ("processing", "labels"))
     assert jax.tree.all(jax.tree.map(np.array_equal, statistics_of(before), statistics_of(after)))
