@@ -88,7 +88,10 @@ def summary(
     ends = jnp.linspace(0, count, _ZONES**2 + 1)
     whole = jnp.clip(ends.astype(int), 0, count - 1)
     at_ends = sums[..., whole, :] + (ends - whole)[:, None] * powers[..., whole, :]
-    means = (jnp.maximum(jnp.diff(at_ends, axis=-2), 0) * (_ZONES**2 / count)) ** (1 / _SUMMARY_POWER)
+    shares = jnp.diff(at_ends, axis=-2) * (_ZONES**2 / count)
+    lit = shares > 0
+    # The root's infinite derivative at 0 would make gradients NaN.
+    means = jnp.where(lit, jnp.where(lit, shares, 1) ** (1 / _SUMMARY_POWER), 0)
     tile = cfa.tile(pattern)
     height, width = (_ZONES * _zone(side) for side in tile.shape)
     row, col = np.ogrid[:height, :width]
