@@ -87,7 +87,7 @@ def summary(
     sums = jnp.concatenate([jnp.zeros((*batch, 1, colors), raw.dtype), jnp.cumsum(powers, -2)], -2)
     ends = jnp.linspace(0, count, _ZONES**2 + 1)
     whole = jnp.clip(ends.astype(int), 0, count - 1)
-    at_ends = sums[..., whole, :] + (ends - whole)[:, None] * powers[..., whole, :]
+    at_ends = sums[..., whole, :] + (ends - whole)[:, None].astype(raw.dtype) * powers[..., whole, :]
     shares = jnp.diff(at_ends, axis=-2) * (_ZONES**2 / count)
     lit = shares > 0
     # The root's infinite derivative at 0 would make gradients NaN.
