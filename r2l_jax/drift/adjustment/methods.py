@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 import isp
+from r2l_jax.data.groups import numbered
 from r2l_jax.drift.adjustment.config import ALL_STATISTICS, BY_FEATURES, BY_LABELS, METHODS, MethodSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, free_parameters
 from r2l_jax.drift.cases import CLEAN
@@ -132,8 +133,8 @@ class _Adaptation:
         """Searches for the processing with the lowest task loss on the labeled images, if held-out labels confirm it.
 
         The search starts from the exposure with the lowest loss, and is repeated without each of a few folds of the
-        labeled images. Each fold's images judge only the search that left them out, by the score: the loss of 64
-        images fell while the model became worse. See `confirmed`.
+        labeled images, which keep groups together. Each fold's images judge only the search that left them out, by the
+        score: the loss of 64 images fell while the model became worse. See `confirmed`.
 
         With `goes_on`, the search continues from the processing of a model that was adapted without labels. The
         statistics are kept, since mixing them again after the search cost accuracy on average.
@@ -146,7 +147,10 @@ class _Adaptation:
             models = {f"{place}": Model(model, values) for place, values in enumerate(ends)}
             return measure(models, [CLEAN], Samples(task, under.dataset, indices, self._settings.batch_size))
 
-        folds = np.array_split(np.arange(len(labeled)), min(_FOLDS, len(labeled)))
+        groups = numbered(under.dataset.groups_of(labeled).tolist())
+        count = int(groups.max()) + 1
+        folds = np.array_split(np.arange(count), min(_FOLDS, count))
+        folds = [np.flatnonzero(np.isin(groups, fold)) for fold in folds]
         sizes = np.array([[len(fold)] for fold in folds])
         starts = self._found(searcher, frozen, stops, samples, 0)
         begun = [one.parameters for one in starts.values()]
