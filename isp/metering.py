@@ -84,7 +84,7 @@ def summary(
     above_black = jnp.sort(jnp.maximum(_zone_means(_above(jnp.asarray(raw), black_level, pattern), pattern), 0), -2)
     *batch, count, colors = above_black.shape
     powers = above_black**_SUMMARY_POWER
-    sums = jnp.concatenate([jnp.zeros((*batch, 1, colors), raw.dtype), jnp.cumsum(powers, -2)], -2)
+    sums = jnp.concatenate([jnp.zeros((*batch, 1, colors), raw.dtype), jnp.cumsum(powers, axis=-2)], -2)
     ends = jnp.linspace(0, count, _ZONES**2 + 1)
     whole = jnp.clip(ends.astype(int), 0, count - 1)
     at_ends = sums[..., whole, :] + (ends - whole)[:, None].astype(raw.dtype) * powers[..., whole, :]

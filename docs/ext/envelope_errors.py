@@ -56,14 +56,14 @@ class Simulated(envelope._Envelope):
 
     def __init__(self, kind: Kind, images: int, settings: EnvelopeSettings, seed: int):
         self._config = EvaluationConfig(run=("simulated",), seed=seed, limits=settings)
-        self._settings, self._scenes = envelope.as_fractions(settings), images
+        self._settings, self._groups = envelope.as_fractions(settings), images
         self._limits = {name: Limit(0.0, 1.0) for name in _DRIFTS[: kind.drifts]}
         self._kind, self._random = kind, np.random.default_rng(seed)
         self._thresholds = self._random.random((images, kind.drifts))
 
     def _lost(self, shares: np.ndarray, names: object) -> np.ndarray:
         losses = self._settings.tolerance * self._kind.loss(shares)
-        flipped = self._random.random((len(shares), self._scenes))
+        flipped = self._random.random((len(shares), self._groups))
         lost = 1.0 * (flipped < self._kind.flips) - (flipped > 1 - self._kind.flips)
         return np.where((self._thresholds < losses[:, None]).any(-1), 1.0, lost)[:, None]
 

@@ -43,7 +43,9 @@ def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
     else:
         found = _matched(how, files)
     if len(set(found)) < 2:
-        raise InputError(f"--group={how} must give at least two groups, got only {found[0]!r} for {len(files)} images")
+        raise InputError(
+            f"--group={how} must give at least two groups, got only {found[0]!r} for {len(set(files))} images"
+        )
     return found
 
 
@@ -75,8 +77,11 @@ def _listed(table: pathlib.Path, files: Sequence[pathlib.PurePath]) -> list[str]
             if not row["group"]:
                 raise InputError(f"must give {row['name']} a group")
             given[row["name"]] = row["group"]
-    found = [given.get(file.as_posix()) or given.get(file.with_suffix("").as_posix()) for file in files]
-    if lacking := [file for file, group in zip(files, found, strict=True) if group is None]:
+    # Names with and without a suffix, as in a split: frames have none.
+    stems = {name.removesuffix(pathlib.PurePath(name).suffix): group for name, group in given.items()}
+    names = [(file.as_posix(), file.with_suffix("").as_posix()) for file in files]
+    found = [given.get(name) or given.get(stem) or stems.get(name) for name, stem in names]
+    if lacking := [*dict.fromkeys(file for file, group in zip(files, found, strict=True) if group is None)]:
         others = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         raise InputError(f"--group={table} must name all images, but lacks {lacking[0]}{others}")
     return [group for group in found if group is not None]

@@ -46,8 +46,8 @@ class DataSettings(Settings):
     group: str | None = setting(
         "for Folder: which samples depend on each other, such as cells of one patient: folder (each class folder has "
         "one for each group), a pattern whose first group matches a part of the file name, such as '(p\\d+)_', or a "
-        "CSV file with the columns name and group; splits keep groups together, and intervals count groups; default: "
-        "the tiles of a frame",
+        "CSV file with the columns name and group; splits keep groups together, and intervals count groups; by "
+        "default, the tiles of a frame belong together",
         None,
         needs="dataset=Folder",
     )
@@ -112,9 +112,9 @@ class TrainingDataSettings(DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if str(self.n_splits).isdigit():
+        if str(self.n_splits).isdecimal():
             object.__setattr__(self, "n_splits", int(self.n_splits))
-        if self.n_splits != LEAVE_ONE_OUT and not (isinstance(self.n_splits, int) and self.n_splits > 0):
+        if self.n_splits != LEAVE_ONE_OUT and not (isinstance(self.n_splits, int) and 0 < self.n_splits < 2**31):
             raise InputError(f"--n_splits must be a positive number or {LEAVE_ONE_OUT}, got {self.n_splits}")
         if self.n_splits == LEAVE_ONE_OUT and self.state_dict_uri is not None:
             raise InputError(f"--n_splits must be a number with --state_dict_uri, got {LEAVE_ONE_OUT}")

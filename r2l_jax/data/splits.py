@@ -91,8 +91,10 @@ def given_splits(
         raise InputError(f"{where}: must name an image to train on")
     if lacking := set(labels[parts != ""].tolist()) - set(labels[given.train].tolist()):
         raise InputError(f"{where}: must name an image of the class {names[min(lacking)]} to train on")
+    if len(given.valid) and isinstance(n_splits, str):
+        raise InputError(f"--n_splits={n_splits} validates on each group, but {where} names images to validate on")
     if len(given.valid):
-        return [given] * (n_splits if isinstance(n_splits, int) else 1)
+        return [given] * int(n_splits)
     of_train = None if groups is None else groups[given.train]
     drawn = random_splits(labels[given.train], of_train, n_splits, train_size, seed, names)
     return [Split(given.train[each.train], given.train[each.valid], given.test) for each in drawn]
@@ -138,7 +140,7 @@ def random_splits(
         InputError: too few samples, or too few groups of a class.
     """
     if groups is None and isinstance(n_splits, str):
-        raise InputError(f"--n_splits={n_splits} needs samples in groups: give --group")
+        raise InputError(f"--n_splits={n_splits} needs groups of several images, and all images are independent")
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     counts = np.zeros((groups.max(initial=-1) + 1, labels.max(initial=-1) + 1), np.int64)
     np.add.at(counts, (groups, labels), 1)
@@ -146,12 +148,17 @@ def random_splits(
     if len(counts) < len(labels):
         for alone in np.flatnonzero((counts > 0).sum(0) == 1).tolist():
             name = names[alone] if alone < len(names) else alone
-            warn(f"class {name} is in a single group, so that it can only be trained on: no other part has it")
-    draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() else _grouped
+            warn(f"class {name} is in a single group, which stays for training")
+    has_rare = len(counts) < len(labels) and ((counts > 0).sum(0) == 1).any()
+    draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() and not has_rare else _grouped
     if test_size:
         share = test_size if test_size < 1 else test_size / len(labels)
+        if share >= 1:
+            raise InputError(f"--test_size={test_size:g} must be less than the {len(labels)} images")
         ((rest, test),) = draw(counts, 1, seed, names, f"--test_size={test_size:g}", 1 - max(share, 1 / len(counts)))
         rest, test = np.sort(rest), np.sort(test)
+        if len(rest) < 2:
+            raise InputError(f"--test_size={test_size:g} leaves {len(rest)} of {len(counts)} groups; two are needed")
     if isinstance(n_splits, str):
         drawn = _each_left_out(counts[rest], names)
     else:
@@ -232,7 +239,7 @@ def _grouped(
 
 
 def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
-    """Returns the number of images in the rarest class, in words, if its name is known."""
+    """Returns the number of images or groups of the rarest class, in words, if its name is known."""
     counts = np.bincount(labels, minlength=len(names))
     index = int(np.where(counts, counts, len(labels)).argmin())
     return f" ({counts[index]} of class {names[index]})" if index < len(names) else ""

@@ -191,7 +191,7 @@ def _compare(groups: Sequence[np.ndarray], about: About) -> Difference:
     """Estimates the mean of one group, or the difference of two."""
     samples = groups[0].shape[-1]
     if samples < 2:
-        raise InputError(f"an interval needs at least 2 samples, got {samples}")
+        raise InputError(f"an interval needs at least 2 independent samples or groups, got {samples}")
     check_about(about, *(group.shape[-2] for group in groups))
     first, *others = (group.mean(-2) for group in groups)
     of_samples = first - sum(others)

@@ -113,7 +113,7 @@ def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
 
     The images are processed `LEAST` at a time, so their number is a multiple of it.
     """
-    parts = np.split(np.asarray(raws), len(raws) // LEAST)
+    parts = [raws[start : start + LEAST] for start in range(0, len(raws), LEAST)]
     known = statistics(model)
     moments = [jax.device_get(_mixed(model, part, task, 0.0, known).moments) for part in parts]
     of_layers = {name: np.concatenate([part[name] for part in moments], 1) for name in known}

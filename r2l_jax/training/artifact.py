@@ -331,10 +331,11 @@ class Opening:
                 flags[flag] = self._present(Source(**msgspec.structs.asdict(source)), where)
         if self.data_dir is not None:
             flags["data_dir"] = self.data_dir
-            # The camera's file may have moved with the data.
-            camera = pathlib.Path(str(flags.get("camera")))
-            if (moved := pathlib.Path(self.data_dir, camera.name)).is_file() and not os.path.isfile(camera):
-                flags["camera"] = str(moved)
+            # These files may have moved with the data.
+            for flag in ("camera", "group"):
+                file = pathlib.Path(str(flags.get(flag)))
+                if (moved := pathlib.Path(self.data_dir, file.name)).is_file() and not os.path.isfile(file):
+                    flags[flag] = str(moved)
         try:
             return build(TrainConfig, flags)
         except InputError as error:

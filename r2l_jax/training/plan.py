@@ -56,9 +56,11 @@ class Plan:
         splits = splits_of(config.data, seed if split_seed is None else split_seed, self.dataset, trains)
         self.config = config
         if config.data.test_run:
-            splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
+            splits = [Split(*(self.dataset.taking_turns(part)[:batch_size] for part in split)) for split in splits]
         self.folds = [Fold(number, split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
-        self.batches = Batches.of(len(self.folds[0].split.train), batch_size)
+        # Folds of groups differ in size, and each must fill a batch.
+        size = Batches.of(min(len(fold.split.train) for fold in self.folds), batch_size).size
+        self.batches = Batches(size, len(self.folds[0].split.train) // size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
         self.sources = Sources(
             config.processing.processor_uri,
@@ -108,6 +110,8 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
     parts = None if data.split is None else named_parts(pathlib.Path(data.split), _names(dataset))
     if parts is not None and dataset.groups is not None:
         check_groups(parts, dataset.groups, dataset.names, where)
+    if not trains and isinstance(data.n_splits, str):
+        raise InputError(f"--n_splits={data.n_splits} needs training, got --epochs=0")
     if trains and parts is not None:
         splits = given_splits(parts, labels, dataset.groups, *sizes, dataset.classes, where)
     elif trains or data.test_size:
@@ -115,7 +119,7 @@ def splits_of(data: TrainingDataSettings, seed: int, dataset: RawDataset, trains
     else:
         everything = np.arange(len(labels)) if parts is None else np.flatnonzero(parts != "")
         kept = np.zeros(0, np.int64) if parts is None else np.flatnonzero(parts == "test")
-        splits = [Split(everything, everything, kept)] * (data.n_splits if isinstance(data.n_splits, int) else 1)
+        splits = [Split(everything, everything, kept)] * int(data.n_splits)
     return splits if trains else [_untrained(split) for split in splits]
 
 
@@ -142,6 +146,11 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Sp
     check_split(about, dataset, str(file))
     if trains and np.intersect1d(about.split.train, about.split.valid).size:
         raise InputError(f"--state_dict_uri={uri} has no separate training samples, because it was run with --epochs=0")
+    if dataset.groups is not None:
+        parts = np.full(len(dataset), "", "<U5")
+        for part, indices in about.split._asdict().items():
+            parts[indices] = part
+        check_groups(parts, dataset.groups, dataset.names, f"--state_dict_uri={uri}")
     return about.split
 
 

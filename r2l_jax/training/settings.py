@@ -179,7 +179,7 @@ class AttackSettings(Settings):
 class TrackingSettings(Settings):
     """Tracking."""
 
-    experiment_name: str = setting("folder for runs that belong together", "experiment")
+    experiment_name: str = setting("folder for runs that belong together", "experiment", rare=True)
     run_name: str = setting("folder for this run, inside the experiment's folder", "run")
     logdir: str = setting("folder for all experiments, as for TensorBoard's --logdir", "runs", rare=True)
     overwrite: bool = setting("start over instead of resuming an existing run of this name", False)

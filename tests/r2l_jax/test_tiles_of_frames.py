@@ -18,6 +18,7 @@ from r2l_jax.drift import acquisition
 from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.renderer import Renderer
+from r2l_jax.model import adaptation
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
@@ -135,5 +136,12 @@ def test_a_run_of_tiles_is_adapted_and_described(run):
     tiles, _ = run.dataset.samples(np.arange(16))
     adapted = run.adapted(tiles, force=True)
     assert not np.allclose(adapted.predict(tiles), run.adapted(tiles.raw, force=True).predict(tiles), atol=1e-3)
+    # The statistics of clean tiles are of tiles that are metered by their frame.
+    (fold,) = run.folds
+    known, of_bare = (adaptation.known_of(fold.model, each, fold.task) for each in (tiles, tiles.raw))
+    halves = [adaptation.known_of(fold.model, tiles[start : start + 8], fold.task) for start in (0, 8)]
+    for name, (mean, _) in known.items():
+        np.testing.assert_allclose(mean, np.mean([half[name][0] for half in halves], 0), rtol=1e-4, atol=1e-5)
+    assert any(abs(known[name][0] - of_bare[name][0]).max() > 1e-3 for name in known)
     assert "must be a whole frame" in described(run, {})["raw"]["metering"]
     assert json.loads((run.folds[0].folder / "metrics.json").read_text())["in_parts"] is True

@@ -89,7 +89,7 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
         if missing := [name for name in (first.name, second.name) if not len(tested[name][1])]:
             lines.append(f"{pair}: no paired difference: {command('evaluate')} has not tested {' and '.join(missing)}")
         elif samples != others:
-            lines.append(f"{pair}: no paired difference: the samples or the checkpoints differ")
+            lines.append(f"{pair}: no paired difference: the samples, their groups or the checkpoints differ")
         else:
             about = "recipe" if min(len(ours), len(theirs)) > 1 else "model"
             estimate, low, high, probability = map(float, statistics.difference(ours, theirs, about))
@@ -106,6 +106,6 @@ def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     members = measure.by_member(blocks)
     each = [measure.over_folds(folds) for member, folds in members.items() if member != measure.ENSEMBLE]
     same = len({len(outcomes) for outcomes in each}) == 1
-    samples = [block.samples.tolist() for block in blocks]
+    samples = [[block.samples.tolist(), block.groups_or_samples.tolist()] for block in blocks]
     checkpoints = [each.metadata.get("flags", {}).get("checkpoint") for each in found]
     return (run.folds[0].metrics["fingerprint"], samples, checkpoints), np.stack(each) if same else np.zeros((0, 0))

@@ -31,9 +31,9 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 class Scores(NamedTuple):
-    """The scores on each sample of models that were each trained on one pipeline's images.
+    """The scores on each group of samples of models that were each trained on one pipeline's images.
 
-    The study published only means over the samples, so each published mean counts as one sample.
+    The study published only means over the samples, so each published mean counts as one group.
 
     Attributes:
         pipelines: the pipelines that models were trained with, and tested under.
@@ -44,8 +44,8 @@ class Scores(NamedTuple):
 
     pipelines: Sequence[str]
     corruptions: Sequence[str]
-    processing: Float[np.ndarray, "models pipelines samples"]
-    corruption: Float[np.ndarray, "models corruptions samples"]
+    processing: Float[np.ndarray, "models pipelines groups"]
+    corruption: Float[np.ndarray, "models corruptions groups"]
 
     @property
     def clean(self) -> Float[np.ndarray, "models samples"]:

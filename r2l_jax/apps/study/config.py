@@ -77,6 +77,7 @@ class StudyChoice(Settings):
         "for forensics: weights of the distance from the default rendering (the study's lambda)",
         WEIGHTS,
         bound=NOT_NEGATIVE,
+        rare=True,
         needs="controls=forensics",
     )
     adv_parameters: tuple[str, ...] = setting(

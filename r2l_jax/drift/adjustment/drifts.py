@@ -86,6 +86,11 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt to and "
             f"{len(samples)} others to measure on"
         )
+    if dataset.groups is not None and np.isin(tested, source).any() and not 1 <= most < len(groups) - 1:
+        raise InputError(
+            f"{drift.name} has {len(groups)} groups of images, such as frames or patients: too few to adapt to some "
+            "and to measure on two others"
+        )
     return Drifted(_model(fold, drift), dataset, unlabeled, labeled, samples, measured)
 
 
@@ -144,7 +149,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             camera, side = config.drifted_camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
         try:
             # The folder is the user's: nothing is written to it.
-            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles")
+            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles", source["group"])
         except InputError as error:
             raise InputError(str(error).replace(f"--tile_size={side}", "the raw images in training")) from None
     if dataset.task != fold.dataset.task:

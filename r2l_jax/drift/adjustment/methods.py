@@ -158,7 +158,13 @@ class _Adaptation:
         # The starts without each fold, and of all.
         places = [*(losses.sum(0) - losses).argmin(1), losses.sum(0).argmin()]
         searches = [
-            Search(self._group, 0.0, self._settings.seed, exposure=2.0 ** stops[place], left_out=(*map(int, fold),))
+            Search(
+                self._group,
+                0.0,
+                self._settings.seed,
+                exposure=2.0 ** stops[place],
+                left_out=(*map(int, fold),) if count > 1 else (),
+            )
             for place, fold in zip(places, [*folds, ()], strict=True)
         ]
         found = searcher.run(frozen, searches, *samples, self._settings.steps or BY_LABELS[0])
@@ -176,7 +182,8 @@ class _Adaptation:
         table = _ends(columns, (start, "half of the search", "search"), numbers, chosen)
         note = None
         if not chosen:
-            note = f"The labels were not used: {len(labeled)} are too few to tell whether a search helps."
+            of_groups = f" of {count} group{'s' * (count > 1)}" if count < len(labeled) else ""
+            note = f"The labels were not used: {len(labeled)}{of_groups} are too few to tell whether a search helps."
         pipeline = pipeline_of(model).with_values(paths[-1][chosen])
         return model.processed_by(pipeline), Searched("task loss on labeled images", {start: found[-1]}, table, note)
 

@@ -86,6 +86,8 @@ class _Scores:
         self.knobs, self._samples = self.frozen.knobs, Samples.of(fold, batch_size)
         groups = numbered(fold.dataset.groups_of(fold.measured_indices).tolist())
         count = int(groups.max()) + 1
+        # Resamples of one group are all alike.
+        self.is_alone = count < 2
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
         self._counts = np.concatenate([np.ones((1, len(groups))), drawn])
         self._known: dict[Point, tuple[np.ndarray, np.ndarray]] = {}
@@ -118,7 +120,7 @@ class _Scores:
     def shown(self, points: Iterable[Point]) -> np.ndarray:
         """Tells at which known points failure is shown: on all samples, and on all but 5% of the resamples."""
         fails = self.at(points) < self.floor
-        return fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100)
+        return fails[:, 0] & (fails[:, 1:].mean(1) >= _PERCENTILES[1] / 100) & (not self.is_alone)
 
     def samples_needed(self, point: Point) -> int:
         """Computes the samples needed to show a drop of the tolerance, from the outcomes at a known point."""
@@ -180,6 +182,11 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
             f"default {score} {scores.default[0]:.4f}; in parentheses: 5th and 95th percentiles over resamples",
             *(f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in left_out.items()),
             *too_few(samples, tolerance, samples_needed),
+            *(
+                ["all samples are of one group, so no interval is known, and no failure is shown"]
+                if scores.is_alone
+                else []
+            ),
         ],
     }
     tables = _tables(scores.knobs, ends, f"{score} falls by at most {settings.tolerance:g} points")

@@ -81,7 +81,9 @@ def make(run: Run) -> Reference:
     dataset = run.dataset
     size = 2 * int(np.prod(run.shape)) + dataset[int(common[0])][1].nbytes if len(common) else 1
     drawn = dataset.taking_turns(np.random.default_rng(0).permutation(common))
-    chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST))])
+    # Images of one group depend on each other, so one of each is taken where there are enough groups.
+    of_groups = max(len(np.unique(dataset.groups_of(common))), LEAST)
+    chosen = np.sort(drawn[: min(MOST, max(_BYTES // size, LEAST), of_groups)])
     if len(chosen) < LEAST:
         raise InputError(
             f"a reference needs {LEAST} samples that no model of the run was trained on, got {len(chosen)}: "

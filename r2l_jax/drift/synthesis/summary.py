@@ -138,7 +138,8 @@ def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table
         present = [(fold, each) for fold, each in zip(folds, taken, strict=True) if each.any()]
         scores = [[out.score(name, tested.source(case), each) for case in cases] for (name, out), each in present]
         clean, *others = np.mean(scores, 0)
-        row: list[Cell] = [value, sum(int(each.sum()) for each in taken) // len(tested.members), clean]
+        samples = [outcomes.samples[each] for (_, outcomes), each in zip(folds, taken, strict=True)]
+        row: list[Cell] = [value, len(np.unique(np.concatenate(samples))), clean]
         worst = int(np.argmin(others)) if others else 0
         drops = [clean - np.mean(others), clean - others[worst], cases[1 + worst].name] if others else [None] * 3
         rows.append(row + drops)

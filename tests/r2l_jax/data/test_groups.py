@@ -21,6 +21,9 @@ def test_a_folder_a_pattern_or_a_table_names_the_groups(tmp_path):
     # As Excel writes it, with another column, a name without its suffix, and one that no file has.
     table.write_text("﻿name,stain,group\na/p2_1.tif,x,two\nb/p2_7,x,two\na/p10_1.tif,y,ten\nc/other.tif,x,none\n")
     assert named_groups(str(table), FILES) == ["two", "ten", "two"]
+    # Frames have no suffix.
+    table.write_text("name,group\nframe_1.dng,one\nframe_2,two\n")
+    assert named_groups(str(table), [pathlib.PurePath(name) for name in ("frame_1", "frame_2")]) == ["one", "two"]
 
 
 @pytest.mark.parametrize(

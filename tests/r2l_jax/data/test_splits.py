@@ -129,7 +129,7 @@ def test_each_group_is_left_out_once():
     assert all(len(patients(split.train)) == 7 - len(tested) for split in found)
     with pytest.raises(InputError, match=r"^--n_splits=groups leaves out the only group of class b: it needs two$"):
         splits.random_splits((PATIENTS == 3).astype(int), PATIENTS, "groups", 0.8, 1, ("a", "b"))
-    with pytest.raises(InputError, match=r"^--n_splits=groups needs samples in groups: give --group$"):
+    with pytest.raises(InputError, match=r"^--n_splits=groups needs groups of several images, and all images are i"):
         splits.random_splits(CELLS, None, "groups", 0.8, 1)
 
 
@@ -137,7 +137,7 @@ def test_the_only_group_of_a_class_stays_for_training(capsys):
     labels = (PATIENTS == 3).astype(int)
     for split in splits.random_splits(labels, PATIENTS, 5, 0.5, 1, ("a", "b"), 0.25):
         assert 3 in patients(split.train)
-    assert "warning: class b is in a single group, so that it can only be trained on" in capsys.readouterr().err
+    assert "warning: class b is in a single group, which stays for training" in capsys.readouterr().err
 
 
 def test_too_few_groups_of_a_class_are_named():
@@ -161,3 +161,29 @@ def test_a_given_split_must_not_divide_a_group():
         splits.check_groups(parts, groups, names, "x")
     # Samples that are left out do not matter.
     splits.check_groups(np.array(["train", "", "test", "test"]), groups, names, "x")
+
+
+def test_groups_of_one_size_with_a_class_in_a_single_group_are_split():
+    groups, labels = np.repeat(np.arange(6), 4), np.repeat([0, 1, 1, 1, 1, 1], 4)
+    for split in splits.random_splits(labels, groups, 3, 0.6, 1, ("a", "b"), 0.2):
+        assert 0 in groups[split.train]
+        assert all(map(len, split))
+
+
+@pytest.mark.parametrize(
+    ("test_size", "message"),
+    [
+        (500.0, r"^--test_size=500 must be less than the \d+ images$"),
+        (0.9, r"^--test_size=0\.9 leaves 1 of 2 groups; two are needed$"),
+    ],
+)
+def test_too_large_a_test_size_is_named(test_size, message):
+    few = PATIENTS < 2
+    with pytest.raises(InputError, match=message):
+        splits.random_splits(np.zeros(few.sum(), int), PATIENTS[few], 1, 0.8, 1, ("a",), test_size)
+
+
+def test_each_group_is_left_out_or_validation_samples_are_given():
+    parts = np.where(PATIENTS == 0, "valid", "train")
+    with pytest.raises(InputError, match=r"^--n_splits=groups validates on each group, but x names images to valid"):
+        splits.given_splits(parts, CELLS, PATIENTS, "groups", 0.8, 1, ("a", "b", "c"), "x")

@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 from changes import change_camera, change_pixel
 from small_runs import metrics
@@ -8,7 +10,7 @@ from small_runs import metrics
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train
+from r2l_jax.training import plan, train
 from r2l_jax.training.plan import Plan, splits_of
 
 
@@ -152,3 +154,30 @@ def test_a_head_that_was_trained_on_samples_to_score_is_warned_of(one_epoch, tmp
     parts = f"{seen[0]} of {len(split.valid)} validation samples and {seen[1]} of {len(split.test)} test samples"
     assert f"was trained on {parts} of this run" in said
     assert warnings(state_dict_uri=str(one_epoch.run_dir))[0] == ""
+
+
+@pytest.fixture
+def two_groups(base, monkeypatch):
+    """The data of `base` in two groups, of 10 and of 30 samples; returns the settings."""
+    dataset = datasets.load(base.data.dataset, **base.data.source)
+    grouped = dataclasses.replace(dataset, groups=np.arange(40) < 10)
+    monkeypatch.setattr(plan.datasets, "load", lambda *_, **__: grouped)
+    return replace(base, run_name="grouped", n_splits="groups")
+
+
+def test_the_smallest_fold_of_groups_fills_a_batch(two_groups):
+    made = Plan(replace(two_groups, batch_size=16))
+    assert [len(fold.split.train) for fold in made.folds] == [30, 10]
+    assert made.batches == (10, 3)
+
+
+def test_groups_are_left_out_only_in_training(two_groups):
+    settings = replace(two_groups.data, n_splits="groups")
+    with pytest.raises(InputError, match=r"^--n_splits=groups needs training, got --epochs=0$"):
+        splits_of(settings, 1, plan.datasets.load(), trains=False)
+
+
+def test_an_earlier_split_must_not_divide_a_group(two_groups, one_epoch):
+    uri = str(one_epoch.run_dir)
+    with pytest.raises(InputError, match=f"^--state_dict_uri={uri}: .* are of one group, .* must be in one part"):
+        Plan(replace(two_groups, n_splits=1, state_dict_uri=uri))

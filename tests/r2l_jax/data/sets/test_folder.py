@@ -190,7 +190,7 @@ def test_frames_of_equal_names_sizes_and_times_have_their_own_tiles(tmp_path):
         for file in (tmp_path / name).glob("*/a.*"):
             os.utime(file, (0, 0))
         raw, _ = folder.load(tmp_path / name, "drone", 32, tmp_path / "tiles")[0]
-        np.testing.assert_allclose(raw * 65535, level, atol=0.1)
+        np.testing.assert_allclose(np.asarray(raw) * 65535, level, atol=0.1)
 
 
 def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):

@@ -129,12 +129,13 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
     assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
-    assert (summary.metadata["samples"], [*rows(summary.tables["drops"])]) == (
+    assert (summary.metadata["groups"], [*rows(summary.tables["drops"])]) == (
         8,
         ["clean", "exposures", "exposure=0.01"],
     )
     assert "cases" not in summary.tables
-    assert "95% confidence intervals about the model (8 validation scenes)" in capsys.readouterr().out
+    stated = "95% confidence intervals about the model (16 validation samples of 8 groups, so few that intervals are "
+    assert stated in capsys.readouterr().out
 
 
 def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monkeypatch):
