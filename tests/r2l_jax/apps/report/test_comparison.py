@@ -82,4 +82,6 @@ def test_runs_are_paired_only_on_the_same_samples_with_the_same_checkpoint(outco
         report_runs.change_metrics(tmp_path / "b", lambda content: content | {"fingerprint": "other"})
     text = differences_table(read_runs([str(tmp_path / name) for name in "ab"]))
     assert ("a - b (model)" in text) == (other is None)
-    assert (text == "a - b: no paired difference: the samples, their groups or the checkpoints differ") == (other is not None)
+    assert (text == "a - b: no paired difference: the samples, their groups or the checkpoints differ") == (
+        other is not None
+    )
