@@ -117,21 +117,30 @@ def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> d
 
 
 def coverage(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
-    """Counts the cameras with an alarm, those with an expected score, and the scores whose interval has the truth."""
-    table = []
+    """Counts the cameras with an alarm, those with an expected score, and the scores whose interval has the truth.
+
+    The true score is itself measured on `_POOL - _REFERENCE` images. `inside` allows for its standard error, which adds
+    to that of the interval; `inside_as_measured` does not.
+    """
+    table, of_truth = [], _POOL - _REFERENCE
     for drifts in (2, 3):
         for images in IMAGES:
             of_size = [(row["true"], row[f"{images}"]) for row in rows if len(row["drifts"]) == drifts]
             stated = [(true, *each["expected"]) for true, each in of_size if each["expected"] and not each["refused"]]
-            inside = sum(low <= true <= high for true, _, low, high in stated)
+            as_measured = sum(low <= true <= high for true, _, low, high in stated)
+            inside = 0
+            for true, mean, low, high in stated:
+                error = 1.96 * np.sqrt(true * (1 - true) / of_truth)
+                inside += mean - np.hypot(mean - low, error) <= true <= mean + np.hypot(high - mean, error)
             errors = [100 * abs(mean - true) for true, mean, *_ in stated]
             alarms = sum(each["p_value"] <= 0.05 for _, each in of_size)
             counts = {"drifts": drifts, "images": images, "cameras": len(of_size), "alarms": alarms}
             ends = stats.binomtest(inside, len(stated)).proportion_ci(method="exact") if stated else (0.0, 1.0)
             shares = {"percent": inside / max(len(stated), 1), "low": ends[0], "high": ends[1]}
             percents = {name: f"{100 * share:.0f}" for name, share in shares.items()}
-            error = f"{np.mean(errors):.1f}" if errors else ""
-            table.append({**counts, "stated": len(stated), "inside": inside, **percents, "mean_error": error})
+            mean_error = f"{np.mean(errors):.1f}" if errors else ""
+            counts |= {"stated": len(stated), "inside_as_measured": as_measured, "inside": inside}
+            table.append({**counts, **percents, "mean_error": mean_error})
     return table
 
 
