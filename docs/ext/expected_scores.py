@@ -131,7 +131,7 @@ def coverage(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
             inside = 0
             for true, mean, low, high in stated:
                 error = 1.96 * np.sqrt(true * (1 - true) / of_truth)
-                inside += mean - np.hypot(mean - low, error) <= true <= mean + np.hypot(high - mean, error)
+                inside += bool(mean - np.hypot(mean - low, error) <= true <= mean + np.hypot(high - mean, error))
             errors = [100 * abs(mean - true) for true, mean, *_ in stated]
             alarms = sum(each["p_value"] <= 0.05 for _, each in of_size)
             counts = {"drifts": drifts, "images": images, "cameras": len(of_size), "alarms": alarms}
