@@ -256,7 +256,7 @@ def _mask_files(file: Place, masks: Path | None) -> list[Path]:
 def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray | Part:
     """Reads the raw image of a file as a run's models take it, see `Run.reading`.
 
-    After training on tiles, the middle of a file is a part of it, by which it is metered.
+    After training on tiles, the middle of a file is metered as the whole file.
 
     Args:
         file: the raw file.

@@ -58,7 +58,7 @@ class About(msgspec.Struct, kw_only=True):
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
             are processed already.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
-        in_parts: whether the raw images are parts of frames, by which they are metered.
+        in_parts: whether the raw images are parts of frames, and metered as their frames.
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
         adapted: where the model came from, if it was adapted after its training.

@@ -2,7 +2,7 @@
 
 <folder>/images/<tile>.tiff   16-bit raw images, value / 65535
 <folder>/masks/<tile>.png     8-bit, 255 where the object is
-<folder>/frames/<frame>.tiff  the summary of each frame, by which its tiles are metered, as the raw images
+<folder>/frames/<frame>.tiff  the summary of each frame for metering its tiles, stored as the raw images are
 <folder>/labels.dat           one line per tile: its name, a tab and its class
 <folder>/camera.json          the frames' camera
 

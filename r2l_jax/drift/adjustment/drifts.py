@@ -69,7 +69,7 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     every, measured = np.arange(len(dataset)), "other"
     source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
-        # These are the run's samples, so those of training must not be measured.
+        # The data are the run's own, so training samples must not be measured.
         source, tested, measured = fold.train_indices, fold.measured_indices, fold.measured
     order = rng.permutation(source)
     groups = list(dict.fromkeys(dataset.groups_of(order).tolist()))

@@ -100,7 +100,7 @@ class Measured:
 
     @property
     def drawn(self) -> str:
-        """What intervals are computed from, such as "480 test samples" or "272 test samples of 8 groups"."""
+        """The samples of all intervals, such as "480 test samples" or "272 test samples of 8 groups"."""
         return statistics.drawn(self.count, self.clean.shape[1], self.fold.measured)
 
     @property
