@@ -1,11 +1,25 @@
-"""Classification and segmentation metrics, all computed from a confusion matrix.
+"""Classification and segmentation metrics, all computed from confusion matrices.
 
-Confusion matrices can be added, so the metrics of an epoch follow from the sum of the matrices of its batches.
+Confusion matrices can be added, so the metrics of an epoch follow from the sum of the matrices of its batches, and
+those of weighted samples from a weighted sum. Metrics take matrices `(..., C, C)` of JAX or NumPy, or their `Counts`.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
+
+
+class Counts(NamedTuple):
+    """The numbers of samples of each class `(..., C)`: predicted correctly, truly of the class, and predicted as it.
+
+    They are all that the metrics need of a confusion matrix, and take less room for many classes.
+    """
+
+    correct: Any
+    true: Any
+    predicted: Any
 
 
 @jax.jit(static_argnames="num_classes")
@@ -34,60 +48,80 @@ def confusion_matrix(
     return jnp.tensordot(rows, columns, (summed, summed), precision="highest")
 
 
-@jax.jit
-def accuracy(confusion: Float[Array, "classes classes"]) -> Float[Array, ""]:
-    """Computes the accuracy: the share of samples that were predicted correctly; 0 if there are no samples."""
-    return _ratio(jnp.trace(confusion), confusion.sum())
+def counts(confusion: Any) -> Counts:
+    """Computes the counts of each class from confusion matrices `(..., C, C)`; counts stay as they are."""
+    if isinstance(confusion, Counts):
+        return confusion
+    return Counts(confusion.diagonal(axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2))
 
 
-@jax.jit
-def precision(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the precision of each class: the share of its predictions that are correct; 0 without predictions."""
-    return _ratio(jnp.diag(confusion), confusion.sum(0))
+def accuracy(confusion: Any) -> Any:
+    """Computes the accuracy `(...)`: the share of samples that were predicted correctly; 0 if there are no samples."""
+    correct, true, _ = counts(confusion)
+    return _ratio(correct.sum(-1), true.sum(-1))
 
 
-@jax.jit
-def recall(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the recall of each class: the share of its samples that are found; 0 without samples."""
-    return _ratio(jnp.diag(confusion), confusion.sum(1))
+def balanced_accuracy(confusion: Any) -> Any:
+    """Computes the mean recall `(...)` of the classes that have samples; 0 if there are none."""
+    return _mean(recall(confusion), counts(confusion).true > 0)
 
 
-@jax.jit
-def f1(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the F1 score of each class: the harmonic mean of precision and recall.
+def precision(confusion: Any) -> Any:
+    """Computes the precision `(..., C)`: the share of a class's predictions that are correct; 0 without predictions."""
+    correct, _, predicted = counts(confusion)
+    return _ratio(correct, predicted)
+
+
+def recall(confusion: Any) -> Any:
+    """Computes the recall of each class `(..., C)`: the share of its samples that are found; 0 without samples."""
+    correct, true, _ = counts(confusion)
+    return _ratio(correct, true)
+
+
+def f1(confusion: Any) -> Any:
+    """Computes the F1 score of each class `(..., C)`: the harmonic mean of precision and recall.
 
     It is 0 for a class that is neither present nor predicted.
     """
-    return _ratio(2 * jnp.diag(confusion), confusion.sum(0) + confusion.sum(1))
+    correct, true, predicted = counts(confusion)
+    return _ratio(2 * correct, true + predicted)
 
 
-@jax.jit
-def iou(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the intersection over union of each class.
+def macro_f1(confusion: Any) -> Any:
+    """Computes the mean F1 score `(...)` of the classes that are present or predicted; 0 if there are none."""
+    return _mean(f1(confusion), _found(confusion))
+
+
+def iou(confusion: Any) -> Any:
+    """Computes the intersection over union of each class `(..., C)`.
 
     It is the number of samples or pixels that are in the class and predicted as it, divided by the number that are in
     the class or predicted as it; 0 for a class that is neither present nor predicted. In a binary segmentation, class 1
     is the object.
     """
-    common = jnp.diag(confusion)
-    return _ratio(common, confusion.sum(0) + confusion.sum(1) - common)
+    correct, true, predicted = counts(confusion)
+    return _ratio(correct, true + predicted - correct)
 
 
-@jax.jit
-def iou_of_images(
-    predictions: Integer[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
-    targets: Integer[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
-) -> Float[Array, " batch"]:
-    """Computes the intersection over union of the object in each image of a binary segmentation.
+def mean_iou(confusion: Any) -> Any:
+    """Computes the mean intersection over union `(...)` of the classes that are present or predicted; 0 without any.
 
-    It is 1 if an image has no object and none is predicted. The mean differs from the `iou` of all pixels together,
-    because it weighs a small object as much as a large one.
+    From the summed matrices of a data set, it is the mean IoU of mmsegmentation's `IoUMetric`.
     """
-    predicted, true = predictions.astype(bool), targets.astype(bool)
-    pixels = tuple(range(1, targets.ndim))
-    common, union = (predicted & true).sum(pixels), (predicted | true).sum(pixels)
-    return jnp.where(union == 0, 1.0, common / jnp.maximum(union, 1))
+    return _mean(iou(confusion), _found(confusion))
 
 
-def _ratio(part: Float[Array, "*shape"], whole: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
+def _found(confusion: Any) -> Any:
+    """Tells which classes `(..., C)` are present or predicted."""
+    _, true, predicted = counts(confusion)
+    return (true + predicted) > 0
+
+
+def _mean(values: Any, taken: Any) -> Any:
+    """Computes the mean over some classes."""
+    return _ratio((values * taken).sum(-1), taken.sum(-1))
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    """Divides sums; 0 by 0 is 0."""
+    return part / (whole + (whole == 0))

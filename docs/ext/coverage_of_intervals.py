@@ -14,6 +14,7 @@ from scipy import stats
 
 from r2l_jax.drift import statistics
 from r2l_jax.drift.measure import Outcomes, over_folds
+from r2l_jax.model.scores import OfCounts
 
 ACCURACIES = (0.9, 0.95, 0.98, 0.99, 0.995, 1)
 SAMPLES = (20, 30, 60, 120, 500)
@@ -22,6 +23,8 @@ DRAWS = 4000
 
 # The accuracy without drift, from which drops are counted.
 CLEAN = 0.99
+
+ACCURACY = OfCounts("accuracy", ("wrong", "right"))
 
 _AT_ONCE = 500
 
@@ -94,8 +97,9 @@ def of_groups(sizes: np.ndarray, correlation: float, members: int, folds: int, d
         some = random.permutation(len(sizes))[: max(len(sizes) // 5, 1)]
         samples = np.flatnonzero(np.isin(groups, some) | (folds == 1))
         difficulty = np.where(random.random(len(groups)) < 0.2, random.random(len(groups)), hard)
-        right = (difficulty < accuracy)[None, None, samples]
-        return "", Outcomes(("",), ("clean",), samples, right, np.ones_like(right), right[..., 0], groups[samples])
+        right = (difficulty < accuracy)[None, None, samples].astype(np.uint8)
+        arrays = {"predicted": right, "target": np.ones_like(right)}
+        return "", Outcomes(("",), ("clean",), samples, arrays, np.zeros((1, 1)), ACCURACY, groups[samples])
 
     for _ in range(draws):
         hard, accuracy = random.random(len(groups)), random.beta(0.8 * size, 0.2 * size, len(sizes))[groups]

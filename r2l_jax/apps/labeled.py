@@ -19,10 +19,10 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
     """Returns the class of each file, which is the name of its folder, by the file's name in a table of predictions.
 
     Raises:
-        InputError: the model segments images, or a folder's name is not a class of the model.
+        InputError: the model is not a classifier, or a folder's name is not a class of the model.
     """
-    if run.task.name == "segmentation":
-        raise InputError("--labels=folder is for classification: this model segments images, whose labels are masks")
+    if not run.task.has_labels:
+        raise InputError(f"--labels=folder is for classification: this model is for {run.task.name}")
     labels = {}
     for file in files:
         # Made absolute for inputs such as ".", without following links, whose targets may be in other folders.
@@ -44,7 +44,7 @@ def scored(table: Path, labels: Mapping[str, str]) -> list[str]:
     right = np.array([[label == predicted for label, predicted in pairs]], float)
     if right.size < 2:
         raise InputError(f"--labels=folder needs at least 2 predicted files, got {right.size}")
-    accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(right, "model", 0.0))
+    accuracy = Column("accuracy", format=SCORE).text(statistics.bounded(right, "model"))
     lines = [f"accuracy with 95% confidence interval: {accuracy}; {right.sum():.0f} of {right.size} files correct"]
     for name in sorted({label for label, _ in pairs}):
         counts = Counter(predicted for label, predicted in pairs if label == name)

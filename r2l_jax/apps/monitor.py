@@ -215,7 +215,7 @@ class _Call:
             "identity": self._identity,
             "false_alarms": false_alarms,
         }
-        remedy = remedy_command(self._config, folders, self._run.task.name == "segmentation")
+        remedy = remedy_command(self._config, folders, self._run.task.has_masks)
         made = monitor.result(planned, remedy, metadata)
         notes = [*made.metadata["notes"], *self._rates(monitor, planned, false_alarms), *self._placed(monitor)]
         made = dataclasses.replace(made, metadata={**made.metadata, "notes": notes})

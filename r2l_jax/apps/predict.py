@@ -21,6 +21,7 @@ from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.model.adaptation import MOST
+from r2l_jax.model.tasks import has_masks
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError, in_words
@@ -192,8 +193,8 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
 
 
 def check_masks(task: str, masks: Path | None) -> bool:
-    """Returns whether a task is segmentation; raises an InputError unless a folder for masks is given just then."""
-    segments = task == "segmentation"
+    """Returns whether a task predicts masks; raises an InputError unless a folder for masks is given just then."""
+    segments = has_masks(task)
     if segments != (masks is not None):
         raise InputError(f"--masks is {'needed' if segments else 'not'} for {task}")
     return segments

@@ -63,23 +63,16 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
 
     def step():
         nonlocal state
-        state, loss = steps.train(state, batch, key)
-        return state, loss
+        state, outcome = steps.train(state, batch, key)
+        return state, outcome
 
     return step
 
 
 def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Prepares to add a batch's loss and confusion matrix, with parametrized pipeline and ResNet-18, to sums."""
+    """Prepares to compute a batch's outcomes, with parametrized pipeline and ResNet-18."""
     steps, state, batch = _prepared_run(raw, labels)
-    sums = steps.zero_evaluated()
-
-    def evaluate():
-        nonlocal sums
-        sums = steps.evaluate(state, sums, batch)
-        return sums
-
-    return evaluate
+    return partial(steps.evaluate, state, batch)
 
 
 def _prepared_run(raw: np.ndarray, labels: np.ndarray) -> tuple[Steps, TrainState, Batch]:

@@ -1,7 +1,6 @@
 """Measures models on samples in cases: the outcome of each sample, the basis of every control's numbers.
 
-An outcome is two numbers, see `Task.outcome`: 1 or 0 of 1 for classification, and for segmentation the intersection
-and the union, as shares of the image. Outcomes of the same samples make all comparisons of models and cases paired.
+Outcomes of the same samples, see `Task.outcome`, make all comparisons of models and cases paired.
 """
 
 import contextlib
@@ -29,7 +28,8 @@ from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.trained_folds import folds_of, member_of
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.model.tasks import Task, confusions
+from r2l_jax.model.scores import Score, recorded_score
+from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
 from r2l_jax.runtime import compiler, stop
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
@@ -44,6 +44,9 @@ TOGETHER = 16
 
 # The prefix of ensembles' names among the outcomes, where the prefix of folds' names is the member's folder.
 ENSEMBLE = "ensemble"
+
+# The prefix of the arrays of outcomes in a file.
+_OUTCOME = "outcome/"
 
 
 class Model(NamedTuple):
@@ -104,24 +107,24 @@ class Outcomes(NamedTuple):
         models: the names of the models.
         cases: the names of the cases.
         samples: the samples' indices in the data set.
-        counted: the numerator of each outcome.
-        total: its denominator.
+        arrays: all that the score needs of each sample, `(M, K, S, ...)` by name, see `Task.outcome`.
         loss: the task loss of all samples.
+        scoring: the score.
         groups: the group of each sample, numbered in the data set; None if all samples are independent.
     """
 
     models: tuple[str, ...]
     cases: tuple[str, ...]
     samples: Int[np.ndarray, " S"]
-    counted: Float[np.ndarray, "M K S"]
-    total: Float[np.ndarray, "M K S"]
+    arrays: dict[str, np.ndarray]
     loss: Float[np.ndarray, "M K"]
+    scoring: Score
     groups: Int[np.ndarray, " S"] | None = None
 
-    def at(self, model: str, case: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the numerators and denominators of a model in a case, `(S,)` each."""
+    def at(self, model: str, case: str = CLEAN.name) -> dict[str, np.ndarray]:
+        """Returns the outcomes of a model in a case, `(S, ...)` by name."""
         place = self._place(model, case)
-        return self.counted[place].astype(np.float64), self.total[place].astype(np.float64)
+        return {name: array[place] for name, array in self.arrays.items()}
 
     def _place(self, model: str, case: str) -> tuple[int, int]:
         if model not in self.models or case not in self.cases:
@@ -132,36 +135,36 @@ class Outcomes(NamedTuple):
         """Returns the task loss of a model in a case."""
         return float(self.loss[self._place(model, case)])
 
-    def score(self, model: str, case: str = CLEAN.name, taken: np.ndarray | None = None) -> float:
-        """Computes the score of a model in a case, on all or some samples; 0 if the total is 0."""
-        counted, total = (part if taken is None else part[taken] for part in self.at(model, case))
-        return float(counted.sum() / total.sum()) if total.sum() else 0.0
-
-    def of_samples(self) -> "Outcomes":
-        """Returns outcomes whose score is the mean score of samples: 1 if no object is there or found."""
-        scores = np.where(self.total == 0, 1.0, self.counted / np.where(self.total == 0, 1.0, self.total))
-        return self._replace(counted=scores, total=np.ones_like(scores))
+    def score(
+        self, model: str, case: str = CLEAN.name, taken: np.ndarray | None = None, scoring: Score | None = None
+    ) -> float:
+        """Computes the score of a model in a case, on all or some samples; by default, the outcomes' own score."""
+        weights = np.ones(len(self.samples)) if taken is None else taken.astype(np.float64)
+        return float((scoring or self.scoring)(self.at(model, case), weights))
 
     def by_group(self, model: str, case: str = CLEAN.name) -> np.ndarray:
         """Computes a number for each group of samples whose mean is the score, see `statistics.by_group`."""
-        return statistics.by_group(*self.at(model, case), self.groups_or_samples)
+        return statistics.by_group(self.scoring, self.at(model, case), self.groups_or_samples)
 
     @property
     def groups_or_samples(self) -> np.ndarray:
         """The group of each sample, or the samples if all are independent."""
         return self.samples if self.groups is None else self.groups
 
+    def of_models(self, names: Mapping[str, str]) -> "Outcomes":
+        """Returns the outcomes of some models, given their names in these outcomes by their new names."""
+        places = [self.models.index(name) for name in names.values()]
+        arrays = {name: array[places] for name, array in self.arrays.items()}
+        return self._replace(models=(*names,), arrays=arrays, loss=self.loss[places])
+
     def packed(self) -> Arrays:
-        """Returns the outcomes as arrays for a file: as bits if each outcome is 1 or 0 of 1."""
-        of_bits = bool((self.total == 1).all() and np.isin(self.counted, (0, 1)).all())
+        """Returns the outcomes as arrays for a file."""
         arrays = {"samples": self.samples, "loss": self.loss.astype(np.float64)}
-        if of_bits:
-            arrays["bits"] = np.packbits(self.counted.astype(bool), axis=-1)
-        else:
-            arrays |= {"counted": self.counted.astype(np.float32), "total": self.total.astype(np.float32)}
+        arrays |= {f"{_OUTCOME}{name}": array for name, array in self.arrays.items()}
         if self.groups is not None:
             arrays["groups"] = self.groups
-        return Arrays(arrays, {"models": json.dumps(self.models), "cases": json.dumps(self.cases)})
+        about = {"models": self.models, "cases": self.cases, "score": [self.scoring.name, *self.scoring.classes]}
+        return Arrays(arrays, {name: json.dumps(value) for name, value in about.items()})
 
     @classmethod
     def unpacked(cls, packed: Arrays | None) -> "Outcomes":
@@ -169,27 +172,23 @@ class Outcomes(NamedTuple):
         try:
             arrays, about = packed or Arrays({})
             samples, loss, groups = arrays["samples"], arrays["loss"], arrays.get("groups")
-            models, cases = (tuple(json.loads(about[name])) for name in ("models", "cases"))
+            models, cases, (score, *classes) = (tuple(json.loads(about[name])) for name in ("models", "cases", "score"))
+            found = {name[len(_OUTCOME) :]: array for name, array in arrays.items() if name.startswith(_OUTCOME)}
             shape = (len(models), len(cases), len(samples))
-            if "bits" in arrays:
-                counted = np.unpackbits(arrays["bits"], axis=-1).astype(np.float32)[..., : len(samples)]
-                total = np.ones_like(counted)
-            else:
-                counted, total = arrays["counted"], arrays["total"]
-            if counted.shape != shape or total.shape != shape or loss.shape != shape[:2]:
-                raise ValueError(f"{counted.shape} outcomes of {shape}")
+            if not found or any(array.shape[:3] != shape for array in found.values()) or loss.shape != shape[:2]:
+                raise ValueError(f"{ {array.shape for array in found.values()} } outcomes of {shape}")
             if groups is not None and groups.shape != samples.shape:
                 raise ValueError("groups do not fit the samples")
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
-        return cls(models, cases, samples, counted, total, loss, groups)
+        return cls(models, cases, samples, found, loss, recorded_score(score, classes), groups)
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Adds other cases of the same models and samples."""
-        counted, total, loss = (
-            np.concatenate([getattr(each, name) for each in (self, other)], 1) for name in ("counted", "total", "loss")
+        arrays = {name: np.concatenate([array, other.arrays[name]], 1) for name, array in self.arrays.items()}
+        return self._replace(
+            cases=self.cases + other.cases, arrays=arrays, loss=np.concatenate([self.loss, other.loss], 1)
         )
-        return self._replace(cases=self.cases + other.cases, counted=counted, total=total, loss=loss)
 
 
 def packed_blocks(blocks: Sequence[Outcomes]) -> Arrays:
@@ -214,24 +213,24 @@ def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
     return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {}))) for number in numbers]
 
 
-def over_folds(folds: Sequence[tuple[str, Outcomes]], case: str = CLEAN.name) -> np.ndarray:
+def over_folds(
+    folds: Sequence[tuple[str, Outcomes]], case: str = CLEAN.name, scoring: Score | None = None
+) -> np.ndarray:
     """Computes a number for each group of a run's samples, given the names of its folds with their outcomes.
 
-    Folds that measure the same samples, such as test samples, are averaged. The outcomes of a sample that only some
-    folds measure, as random splits validate on it, are averaged over these folds.
+    Folds that measure the same samples, such as test samples, are averaged. A sample that only some folds measure, as
+    random splits validate on it, counts once: each of its outcomes weighs as little as it has others.
     """
-    first = folds[0][1]
+    first, each = folds[0][1], [outcomes.at(name, case) for name, outcomes in folds]
+    score = scoring or first.scoring
     if all(np.array_equal(outcomes.samples, first.samples) for _, outcomes in folds):
-        return np.mean([outcomes.by_group(name, case) for name, outcomes in folds], 0)
-    samples, groups = joined_samples(outcomes for _, outcomes in folds)
-    sums = np.zeros((3, len(samples)))
-    for name, outcomes in folds:
-        sums[:, np.searchsorted(samples, outcomes.samples)] += (
-            *outcomes.at(name, case),
-            np.ones(len(outcomes.samples)),
-        )
-    counted, total, times = sums
-    return statistics.by_group(counted / times, total / times, groups)
+        return np.mean([statistics.by_group(score, outcome, first.groups_or_samples) for outcome in each], 0)
+    samples, groups = (
+        np.concatenate([getattr(outcomes, name) for _, outcomes in folds]) for name in ("samples", "groups_or_samples")
+    )
+    _, places, times = np.unique(samples, return_inverse=True, return_counts=True)
+    joined = {name: np.concatenate([outcome[name] for outcome in each]) for name in each[0]}
+    return statistics.by_group(score, joined, groups, 1 / times[places])
 
 
 def joined_samples(blocks: Iterable[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
@@ -270,9 +269,9 @@ def tested(uri: str, code: tuple[str, ...]) -> str | None:
     found = measure({trained.name: Model(trained.fold.model) for trained in folds}, [CLEAN], Samples.of(fold))
     outcomes = np.stack([over_folds(folds) for folds in by_member([found]).values()])
     several = len(outcomes) > 1
-    score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", 0.0))
+    score, low, high = map(points, statistics.bounded(outcomes, "recipe" if several else "model", found.scoring.bounds))
     of = f"mean of {len(outcomes)} seeds, " if several else ""
-    title = f"test {fold.task.score}:".ljust(22)
+    title = f"test {fold.task.score.name}:".ljust(22)
     drawn = statistics.drawn(len(fold.test_indices), groups, "test")
     return f"{title}{score} (95% confidence interval: {low} to {high}; {of}{drawn}, best checkpoint)"
 
@@ -328,12 +327,16 @@ def measure(
                     ]
                     found[renderings[rendering]].append((index, parts))
                     tick()
-    whole = [_whole(task, samples.indices, jax.device_get(found[case.name])) for case in cases]
+    whole = [_whole(samples.indices, jax.device_get(found[case.name])) for case in cases]
     kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
-    outcomes, losses = (np.stack(parts, 1)[kept] for parts in zip(*whole, strict=True))
+    arrays = jax.tree.map(lambda *of_cases: np.stack(of_cases, 1)[kept], *whole)
+    equal = np.ones(len(samples.indices))
+    losses = np.zeros((len(names), len(cases)))
+    for place in np.ndindex(*losses.shape):
+        losses[place] = task.mean_loss({name: array[place] for name, array in arrays.items()}, equal)
+    del arrays["loss"]
     named = tuple(case.name for case in cases)
-    counted, total = outcomes[:, :, 0], outcomes[:, :, 1]
-    return Outcomes((*names,), named, samples.indices, counted, total, losses, samples.groups)
+    return Outcomes((*names,), named, samples.indices, arrays, losses, task.score, samples.groups)
 
 
 class _Stack(NamedTuple):
@@ -452,31 +455,22 @@ def _average(task: Task, logits: Sequence[jax.Array], raw: jax.Array) -> jax.Arr
     return task.logits_of(jnp.mean(jnp.stack([task.probabilities(each, raw.shape[1]) for each in logits]), 0))
 
 
-def _outcomes(task: Task, logits: jax.Array, batch: Batch, count: int) -> tuple[jax.Array, jax.Array]:
-    """Computes the outcomes `(count, 2, B)` of a batch under `count` processings, and the sums of their losses."""
-
-    def of_one(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outcome = jnp.stack(task.outcome(confusions(task, logits, batch)))
-        return outcome, task.measure(logits, batch)["loss"]
-
-    return jax.vmap(of_one, in_axes=1)(logits.reshape(-1, count, *logits.shape[1:]))
+def _outcomes(task: Task, logits: jax.Array, batch: Batch, count: int) -> dict[str, jax.Array]:
+    """Computes the outcomes `(count, B, ...)` of a batch under `count` processings."""
+    each = logits.reshape(-1, count, *logits.shape[1:])
+    return jax.vmap(lambda logits: task.outcome(logits, batch), in_axes=1)(each)
 
 
 def _whole(
-    task: Task, samples: np.ndarray, batches: Sequence[tuple[np.ndarray, Sequence[tuple[np.ndarray, np.ndarray]]]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Joins the outcomes of batches in the order of the samples, `(M, 2, S)`, and computes the losses `(M,)`."""
+    samples: np.ndarray, batches: Sequence[tuple[np.ndarray, Sequence[dict[str, np.ndarray]]]]
+) -> dict[str, np.ndarray]:
+    """Joins the outcomes of batches `(M, S, ...)` in the order of the samples, without those that only pad a batch."""
     index = np.concatenate([index for index, _ in batches])
-    outcomes, losses = zip(*(map(np.concatenate, zip(*parts, strict=True)) for _, parts in batches), strict=True)
-    order = np.argsort(samples)
-    ordered = np.zeros((len(samples), *outcomes[0].shape[:2]), np.float32)
-    # Samples that only pad the last batch have outcomes of 0 of 0.
-    np.add.at(
-        ordered, order[np.searchsorted(samples, index, sorter=order)], np.moveaxis(np.concatenate(outcomes, -1), -1, 0)
-    )
-    count = np.array(float(len(samples)))
-    total = [task.totals({"loss": each, "confusion": count})["loss"] / count for each in np.sum(losses, 0)]
-    return np.moveaxis(ordered, 0, -1), np.array(total, float)
+    joined = [jax.tree.map(lambda *stacks: np.concatenate(stacks), *parts) for _, parts in batches]
+    # A sample that pads a batch comes again.
+    _, first = np.unique(index, return_index=True)
+    places = first[np.searchsorted(index[first], samples)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts, 1)[:, places], *joined)
 
 
 def of_each_sample(function: Callable[[Batch], Any], samples: Samples, title: str) -> Any:

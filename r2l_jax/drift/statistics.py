@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy import stats
 
+from r2l_jax.model.scores import Outcome, Score
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
 
@@ -69,10 +70,12 @@ class Shares(NamedTuple):
     rest: float
 
 
-def bounded(outcomes: Float[np.ndarray, "M S"], about: About, least: float) -> tuple[float, float, float]:
-    """Returns an `interval` whose ends stay between `least`, which is 0 for a score and -1 for a drop, and 1."""
+def bounded(
+    outcomes: Float[np.ndarray, "M S"], about: About, bounds: tuple[float, float] = (0, 1)
+) -> tuple[float, float, float]:
+    """Returns an `interval` whose ends stay within bounds: those of a score or of a drop, see `Score`."""
     found = interval(outcomes, about)
-    return float(found.estimate), max(float(found.low), least), min(float(found.high), 1.0)
+    return float(found.estimate), max(float(found.low), bounds[0]), min(float(found.high), bounds[1])
 
 
 def drawn(samples: int, groups: int, measured: str) -> str:
@@ -91,26 +94,24 @@ def stated(about: About, members: int, drawn: str) -> str:
 
 
 def by_group(
-    counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"], groups: Int[np.ndarray, " S"]
-) -> Float[np.ndarray, "*lead G"]:
-    """Computes a number for each group of dependent samples; their mean is a ratio of sums, such as accuracy.
+    score: Score, outcome: Outcome, groups: Int[np.ndarray, " S"], weights: Float[np.ndarray, " S"] | None = None
+) -> Float[np.ndarray, " G"]:
+    """Computes a number for each group of dependent samples; their mean is the score.
 
-    Their spread is that of the ratio without one group (the delete-one-group jackknife; Tukey, 1958): the mean squared
+    Their spread is that of the score without one group (the delete-one-group jackknife; Tukey, 1958): the mean squared
     deviation of the numbers, divided by G - 1, is the squared standard error (G - 1) / G times the sum of the squared
-    deviations of these ratios. For an accuracy of groups of one sample, they are the numerators.
+    deviations of these scores. For an accuracy of groups of one sample, they are 1 or 0.
 
     Args:
-        counted: the numerator of each sample: 1 for a sample that is classified correctly.
-        total: its denominator: 1 for classification. Without any total, the ratio is 0.
+        score: the score.
+        outcome: the outcomes of the samples, arrays `(S, ...)` by name.
         groups: the group of each sample.
+        weights: the weight of each sample; by default, all weigh 1.
     """
-    order, starts = np.argsort(groups, kind="stable"), np.unique(np.sort(groups), return_index=True)[1]
-    joined = np.add.reduceat(np.stack([counted, total])[..., order], starts, -1)
-    (numerator, denominator), sums = joined, joined.sum(-1, keepdims=True)
-    whole, rest = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], _ROUNDING), 0.0), sums[1] - denominator
-    # How much the score falls without each group; without any total, it falls to 0.
-    falls = np.where(rest > _ROUNDING, (numerator - whole * denominator) / np.maximum(rest, _ROUNDING), whole)
-    return whole + (len(starts) - 1) * (falls - falls.mean(-1, keepdims=True))
+    weights = np.ones(len(groups)) if weights is None else weights
+    whole, without = float(score(outcome, weights)), score.without_each(outcome, weights, groups)
+    falls = whole - without
+    return whole + (len(without) - 1) * (falls - falls.mean())
 
 
 def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") -> Interval:

@@ -98,8 +98,8 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     share = len(raws) / (len(raws) + pseudo_images(moments, known))
     tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
     share = max(tried, key=lambda each: tried[each].mutual_information)
-    # For segmentation, noise gives the same mutual information.
-    needed = _NEEDED * score if task.name == "classification" else 0.0
+    # For masks, noise gives the same mutual information.
+    needed = _NEEDED * score if task.has_labels else 0.0
     return Adapted(tried[share].model, share, tried[share].mutual_information, needed, len(raws))
 
 
@@ -171,7 +171,5 @@ def _observe(
 ) -> tuple[Array, dict[str, Array], nnx.State]:
     model = nnx.merge(graph, state)
     logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
-    probabilities = task.probabilities(logits, raws.shape[1])
-    if task.name == "segmentation":
-        probabilities = jnp.stack([1 - probabilities, probabilities], -1)
+    probabilities = task.distributions(task.probabilities(logits, raws.shape[1]))
     return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)

@@ -25,6 +25,8 @@ PIPELINE_NAMES = (
     "bilinear.sharpening_filter.median_denoising, or a custom function make(camera) -> isp.Pipeline, my_isp.py:make"
 )
 
+SCORES = "accuracy, balanced_accuracy, macro_f1, mean_iou, iou:<class>, auroc:<class>"
+
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 
 
@@ -160,6 +162,12 @@ class NetworkSettings(Settings):
         None,
         rare=True,
         needs="classifier_pretrained",
+    )
+    score: str | None = setting(
+        f"score by which models are compared: {SCORES}, or a function in a file that makes one, my_score.py:make; "
+        "default: accuracy, or the object's intersection over union",
+        None,
+        rare=True,
     )
     classes: str | None = setting(
         "for a custom head with other classes: pairs <class of the data>:<output>, with outputs counted from 0 and "

@@ -39,7 +39,7 @@ from r2l_jax.runtime.files import clear_parts, write_json, write_safetensors
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.named_code import Source
 from r2l_jax.training.checkpoint import stored_model
-from r2l_jax.training.record import About, about_of, check_split, fold_number, read_metrics, training_id
+from r2l_jax.training.record import CODE_FLAGS, About, about_of, check_split, fold_number, read_metrics, training_id
 from tasks.layers import BatchNorm
 
 PyTree = Any
@@ -214,8 +214,9 @@ class Artifact:
             flags = {"pipeline": pipeline.name, "auto": metering_of(model.processor)}
             flags |= {name: getattr(ProcessingSettings, name) for name in ("processing_mode", *STATIC_FLAGS)}
             config = replace(config, **flags)
-            source = pipeline.source and dataclasses.asdict(pipeline.source)
-            metrics |= {"flags": {**self.metrics["flags"], **flags}, "pipeline": source}
+            code = {flag: source for flag, source in self.metrics["code"].items() if flag != "pipeline"}
+            code |= {"pipeline": dataclasses.asdict(pipeline.source)} if pipeline.source else {}
+            metrics |= {"flags": {**self.metrics["flags"], **flags}, "code": code}
         about = about_of({**metrics, "checkpoint": self.about.checkpoint, "fold": self.about.fold}, str(self.folder))
         changed = {"metrics": metrics, "about": about, "config": config, "adaptation": adaptation}
         return dataclasses.replace(self, **changed, load_model=lambda: model, load_clean=lambda: clean)
@@ -323,8 +324,8 @@ class Opening:
         flags = dict(about.flags)
         if unknown := sorted(flags.keys() - {leaf.name for leaf in leaves(TrainConfig)}):
             raise InputError(f"{where} is from another version: unknown flags {', '.join(unknown)}")
-        for flag, source in (("pipeline", about.pipeline), ("classifier_network", about.head)):
-            name = flags.get(flag)
+        for flag in CODE_FLAGS:
+            name, source = flags.get(flag), about.code.get(flag)
             if isinstance(name, str) and named_code.is_file(name):
                 if source is None:
                     raise InputError(f"{where} is damaged: it does not record the file of --{flag}={name}")

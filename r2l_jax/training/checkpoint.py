@@ -24,7 +24,7 @@ PyTree = Any
 # The sort key of epochs from the worst to the best, see `train.FoldTraining`.
 Quality = list[float]
 
-_PROGRESS = "progress"
+_PROGRESS, _OUTCOMES = "progress", "outcomes"
 
 # The folder to which Orbax moves discarded checkpoints. If it deleted them in place, a kill could leave parts of them.
 _REMOVED = "removed"
@@ -37,7 +37,8 @@ class Checkpoints:
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all. It holds the `model`, the `progress`
-    (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch.
+    (the rest of the training state), the `history` of the epochs so far, and as `metrics` the quality of this epoch;
+    within an epoch, it also holds the `outcomes` of the samples so far.
     Leaving the context waits until everything is on disk. Unless `enabled`, nothing is saved or found.
     """
 
@@ -62,33 +63,41 @@ class Checkpoints:
         """Whether there is a last checkpoint to continue from."""
         return self._manager is not None and self._manager.latest_step() is not None
 
-    def save(self, state: TrainState, history: Sequence[Mapping[str, Any]], quality: Quality | None) -> None:
+    def save(
+        self,
+        state: TrainState,
+        history: Sequence[Mapping[str, Any]],
+        quality: Quality | None,
+        outcomes: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Starts to write a checkpoint, which becomes the last one once it is complete.
 
         `quality` belongs to the epoch that ended in this state; None within an epoch, or without validation.
         """
         if self._manager is None:
             return
-        items = ocp.args.Composite(
+        items = dict[str, Any](
             model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
             progress=ocp.args.StandardSave(_progress(state)),
             history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
         )
+        if outcomes:
+            items[_OUTCOMES] = ocp.args.StandardSave(dict(outcomes))
         metrics = None if quality is None else {"quality": quality}
         with self._writing():
             self._manager.wait_until_finished()
         self._clear()
         self._check_disk(state)
         with self._writing():
-            self._manager.save(int(state.step), metrics=metrics, args=items)
+            self._manager.save(int(state.step), metrics=metrics, args=ocp.args.Composite(**items))
 
-    def restore(self, state: TrainState) -> tuple[TrainState, list[dict]]:
-        """Returns the state and the history of the last checkpoint; without one, the given state.
+    def restore(self, state: TrainState) -> tuple[TrainState, list[dict], dict[str, np.ndarray]]:
+        """Returns the state, history and outcomes of the last checkpoint; without one, the given state.
 
         A finished run has dropped its optimizer state; the given one is then kept.
         """
         if self._manager is None or (step := self._manager.latest_step()) is None:
-            return state, []
+            return state, [], {}
         whole = (self._folder / str(step) / _PROGRESS).is_dir()
         items: dict[str, Any] = {
             "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
@@ -96,12 +105,15 @@ class Checkpoints:
         }
         if whole:
             items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
+        if (self._folder / str(step) / _OUTCOMES).is_dir():
+            items[_OUTCOMES] = ocp.args.StandardRestore()
         with _one_line(f"{self._folder} cannot be resumed; start over with --overwrite"):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         nnx.replace_by_pure_dict(state.model, restored["model"])
         if not whole:
-            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"]
-        return state.replace(**restored[_PROGRESS]), restored["history"]
+            return state.replace(step=jax.device_put(np.int32(step), state.step.sharding)), restored["history"], {}
+        outcomes = jax.device_get(restored[_OUTCOMES]) if _OUTCOMES in items else {}
+        return state.replace(**restored[_PROGRESS]), restored["history"], outcomes
 
     def _clear(self) -> None:
         if self._manager is not None and is_first():
@@ -162,6 +174,7 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
         item_handlers={
             "model": ocp.StandardCheckpointHandler(),
             _PROGRESS: ocp.StandardCheckpointHandler(),
+            _OUTCOMES: ocp.StandardCheckpointHandler(),
             "history": ocp.JsonCheckpointHandler(),
         },
     )

@@ -10,7 +10,6 @@ import numpy as np
 
 from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime import jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import is_first, on_first_process, refuse_several_processes
@@ -64,8 +63,7 @@ def _table(members: Mapping[str, TrainConfig]) -> str:
     for name, member in members.items():
         files = [folder / "metrics.json" for folder in fold_folders(member.run_dir)]
         first, *others = [read_metrics(file, "start over with --overwrite") for file in files]
-        score = next(task.score for task in TASKS if task.name == first["task"])
-        names = (f"val_{score}", f"best_val_{score}")
+        names = (f"val_{first['scored_by']}", f"best_val_{first['scored_by']}")
         scores[name] = [100 * np.mean([fold[each] for fold in (first, *others)]) for each in names]
     columns = list(zip(*scores.values(), strict=True))
     rows = [["", *(name.replace("_", " ") for name in names)]]

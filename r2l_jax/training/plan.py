@@ -17,6 +17,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
+from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
 from r2l_jax.runtime.errors import InputError
@@ -134,7 +135,7 @@ def _untrained(split: Split) -> Split:
 def _names(dataset: RawDataset) -> list[list[str]]:
     """Returns the names that a user may use for each sample."""
     names = [name.partition("@iso=")[0] for name in dataset.names]
-    return [[name, tiles.frame_of(name)] if dataset.task == "segmentation" else [name] for name in names]
+    return [[name, tiles.frame_of(name)] if task_of(dataset).has_masks else [name] for name in names]
 
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset, trains: bool) -> Split:
@@ -217,9 +218,7 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     """Raises an InputError unless the head's settings and the custom head fit the task, and it can be trained."""
     architecture, network = steps.architecture, config.model
-    unused = {"classification": ["smp_encoder"], "segmentation": ["label_smoothing"]}[steps.task.name]
-    if steps.task.name == "segmentation" and not network.has_custom_head:
-        unused.append("classifier_network")
+    unused = steps.task.unused + (() if network.has_custom_head else steps.task.unused_with_own_head)
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
             raise InputError(f"--{flag}={value} has no effect on {steps.task.name}: omit it")

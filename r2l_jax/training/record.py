@@ -14,19 +14,25 @@ import numpy as np
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split
-from r2l_jax.model.tasks import TASKS, task_of
+from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
+
+# Flags that may name a file of Python code.
+CODE_FLAGS = ("pipeline", "classifier_network", "score")
 
 # Settings that may change when a run is resumed: locations, and how much is recorded. Pipelines, heads and the custom
 # split are compared by their content, not by their file names.
 _FREE_TO_CHANGE = frozenset(
     {
-        *("logdir", "data_dir", "split", "pipeline", "classifier_network", "download", "overwrite"),
+        *("logdir", "data_dir", "split", "download", "overwrite", *CODE_FLAGS),
         *("save_locally", "track", "track_n_images", "adv_track_differences"),
     }
 )
+
+# Flags that are named otherwise in messages.
+_SAID = {"classifier_network": "head"}
 
 # What a run records about its data, and the message if two runs differ in it.
 _DATA = {
@@ -43,8 +49,8 @@ Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
 Shape = Annotated[list[Annotated[int, msgspec.Meta(ge=1, lt=2**31)]], msgspec.Meta(min_length=2, max_length=3)]
 
 
-class PipelineFile(msgspec.Struct):
-    """The file of the user's pipeline, or of the user's head."""
+class CodeFile(msgspec.Struct):
+    """A file of the user's, such as that of a pipeline or a head."""
 
     file: str
     function: str
@@ -61,10 +67,13 @@ class About(msgspec.Struct, kw_only=True):
         in_parts: whether the raw images are parts of frames, and metered as their frames.
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
+        scored_by: the name of the score.
+        code: the user's files, by the flags that name them.
         adapted: where the model came from, if it was adapted after its training.
     """
 
     complete: bool
+    scored_by: str
     task: Literal["classification", "segmentation"]
     classes: Annotated[list[str], msgspec.Meta(min_length=1)]
     camera: dict[str, Any] | None
@@ -79,8 +88,7 @@ class About(msgspec.Struct, kw_only=True):
     valid_indices: Indices
     test_indices: Indices = []
     best_epoch: int | None = None
-    pipeline: PipelineFile | None = None
-    head: PipelineFile | None = None
+    code: dict[str, CodeFile] = {}
     weights: str | None = None
     adapted: dict[str, Any] | None = None
     checkpoint: Literal["best", "last"] = "best"
@@ -98,7 +106,7 @@ class About(msgspec.Struct, kw_only=True):
     @property
     def score(self) -> float:
         """The score of this state on the validation samples."""
-        return self._row[f"val_{next(task.score for task in TASKS if task.name == self.task)}"]
+        return self._row[f"val_{self.scored_by}"]
 
     @property
     def split(self) -> Split:
@@ -171,15 +179,17 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     """Describes a run as metrics.json records it: its settings, environment and data."""
     named, task = config.processing.named_pipeline, task_of(dataset, config.model)
     head, weights = task.custom, task.custom and task.custom.weights(task.outputs)
+    sources = {"pipeline": named and named.source, "classifier_network": head and head.source}
+    sources["score"] = task.score.source
     return {
         # In the form that JSON returns, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()},
-        **({"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}),
-        **({"head": dataclasses.asdict(head.source)} if head and head.source else {}),
+        "code": {flag: dataclasses.asdict(source) for flag, source in sources.items() if source},
         **({"weights": weights} if weights else {}),
         **environment(),
         "seed": config.optimization.seed,
         "task": dataset.task,
+        "scored_by": task.score.name,
         "classes": dataset.classes,
         "shape": list(dataset.shape),
         "white_level": dataset.white_level,
@@ -210,10 +220,10 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: Collection
 def _settings(content: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
     """Returns the flags of a run, with its pipeline and its head by the content of the user's files."""
     flags = {name: value for name, value in content["flags"].items() if name not in free}
-    for part, flag in (("pipeline", "pipeline"), ("head", "classifier_network")):
-        source = content.get(part)
+    for flag in CODE_FLAGS:
+        source = content["code"].get(flag)
         said = source and f"{source['function']} of a file of SHA-256 {source['sha256'][:12]}"
-        flags[part] = said or content["flags"].get(flag)
+        flags[_SAID.get(flag, flag)] = said or content["flags"].get(flag)
     return {**flags, "weights": content.get("weights")}
 
 

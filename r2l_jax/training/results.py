@@ -43,10 +43,10 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
     history, tables = content["history"], {"classes": _classes(content)}
     figures: dict[str, Figure | Image.Image] = {}
     if content["flags"]["epochs"]:
-        tables["epochs"] = _epochs(history, task.score)
+        tables["epochs"] = _epochs(history, task.score.name)
     if len(history) > 1:
         figures |= _curves(history, task) | _processing(fold.folder, processor)
-    if task.name == "classification":
+    if task.has_labels:
         figures["confusion"] = _confusion(np.array(content["val_confusion_matrix"]), task.classes)
     pictures = _pictures(fold.folder / "results")
     figures |= {name: picture for name, (picture, _) in pictures.items()}
@@ -74,7 +74,7 @@ def _epochs(history: Sequence[Numbers], score: str) -> Table:
 def _curves(history: Sequence[Numbers], task: Task) -> dict[str, Figure]:
     figures = {}
     for metric in dict.fromkeys(name.partition("_")[2] for row in history for name in row if "_" in name):
-        in_points, lines = metric.endswith(task.score), []
+        in_points, lines = metric.endswith(task.score.name), []
         for split, name in (("validation", f"val_{metric}"), ("training", f"train_{metric}")):
             known = {row["epoch"] + 1: row[name] for row in history if name in row}
             lines.append((split, [*known], np.array([*known.values()]) * (100 if in_points else 1)))

@@ -20,12 +20,15 @@ from r2l_jax.training.update import GradientDescent, StepSettings
 
 PyTree = Any
 
+# Arrays `(B, ...)` of a batch by name, see `Task.outcome`.
+Outcome = dict[str, jax.Array]
+
 # Makes the keys of cameras from the key of an epoch.
 _CAMERA = 2**31 - 1
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """The state that a training step updates, or its shapes; `sums` are over the epoch so far."""
+    """The state that a training step updates, or its shapes; `sums` are the rule's, over the epoch so far."""
 
     step: Any
     model: nnx.State
@@ -64,22 +67,21 @@ class Steps:
         # A separate function, because frozen processing is computed before the training step.
         self._re_expose = jit(self._re_exposed, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
-        self._evaluate = jit(self._evaluated, donate_argnums=1)
+        self._evaluate = jit(self._evaluated)
         self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
         self.begin: Callable[[nnx.State], TrainState] = jit(self._begun)
         self.trace: Callable[[nnx.State, Batch], tuple[jax.Array, list, list]] = jit(self._traced)
-        self.zero_sums: Callable[[], PyTree] = jit(self._zero_sums)
-        self.zero_evaluated: Callable[[], PyTree] = jit(self._zero_evaluated)
+        self.zero_sums: Callable[[], PyTree] = jit(self.rule.zero_sums)
 
     @property
     def summary(self) -> tuple[str, ...]:
         """The numbers that summarize a run, by their names in its history."""
-        metrics = [f"{split}_{name}" for split in ("val", "train") for name in (self.task.score, "loss")]
+        metrics = [f"{split}_{name}" for split in ("val", "train") for name in (self.task.score.name, "loss")]
         metrics += [f"{split}_{name}" for name in self.rule.metrics for split in ("val", "train")]
         return (*metrics, *(f"val_{name}" for name in self.task.metrics))
 
-    def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
-        """Updates once, and returns the next state and the mean loss; donates the state.
+    def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Outcome]:
+        """Updates once, and returns the next state and the batch's outcome with its `weight`; donates the state.
 
         Augmentation depends on the epoch's key and the sample's index, not on its batch and device.
         """
@@ -89,13 +91,12 @@ class Steps:
             return self._train(state, batch, key)
         frozen, trained = self._parts(state.model)
         batch = {**batch, "raw": self._process(state.model, batch["raw"])}
-        state, loss = self._train(state.replace(model=trained), batch, key)
-        return state.replace(model=nnx.merge_state(frozen, state.model)), loss
+        state, outcome = self._train(state.replace(model=trained), batch, key)
+        return state.replace(model=nnx.merge_state(frozen, state.model)), outcome
 
-    def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
-        """Adds task and rule measurements to the donated sums, and the `samples (C,)` that contain each class."""
-        images = self._process(state.model, batch["raw"])
-        return self._evaluate(state, sums, images, batch)
+    def evaluate(self, state: TrainState, batch: Batch) -> Outcome:
+        """Computes a batch's outcome with its `weight`, and the rule's metrics."""
+        return self._evaluate(state, self._process(state.model, batch["raw"]), batch)
 
     def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
         """Splits a model into its frozen processor, if it has one, and the rest, which updates use."""
@@ -107,7 +108,7 @@ class Steps:
 
     def _begun(self, model: nnx.State) -> TrainState:
         _, trained = self._parts(model)
-        return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
+        return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self.rule.zero_sums())
 
     def _re_exposed(self, raw: Any, index: jax.Array, key: jax.Array) -> jax.Array:
         camera = self.settings.architecture.camera
@@ -119,37 +120,25 @@ class Steps:
     def _processed(self, model: nnx.State, raw: Any) -> jax.Array:
         return nnx.merge(self._graph, model).processor(raw)
 
-    def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
+    def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Outcome]:
         keys = sample_keys(key, batch["index"])
         batch = self.task.augmented(batch, keys, self.settings.augmentation)
         updated = self.rule.update(state.model, state.opt_state, batch, keys)
         sums = jax.tree.map(jnp.add, state.sums, updated.sums)
-        return TrainState(state.step + 1, updated.model, updated.state, sums), updated.loss
+        outcome = {**updated.outcome, "weight": batch["weight"]}
+        return TrainState(state.step + 1, updated.model, updated.state, sums), outcome
 
-    def _evaluated(self, state: TrainState, sums: PyTree, images: jax.Array, batch: Batch) -> PyTree:
-        logits = nnx.merge(self._graph, state.model).logits(images)
-        samples = batch["weight"] @ self.task.contained(batch["target"]).astype(jnp.float32)
-        measured = self.task.measure(logits, batch) | self.rule.measure(state.opt_state, images, batch)
-        return jax.tree.map(jnp.add, sums, measured | {"samples": samples})
+    def _evaluated(self, state: TrainState, images: jax.Array, batch: Batch) -> Outcome:
+        outcome = self.task.outcome(nnx.merge(self._graph, state.model).logits(images), batch)
+        return outcome | self.rule.measure(state.opt_state, images, batch) | {"weight": batch["weight"]}
 
     def _traced(self, model: nnx.State, batch: Batch) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
         def mean_loss(perturbations: PyTree) -> tuple[jax.Array, PyTree]:
             logits, images = nnx.merge(self._graph, model).trace(batch["raw"], perturbations)
-            return self.task.sums(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
+            return self.task.loss(logits, batch), (logits, images)
 
         _, shapes = jax.eval_shape(lambda: nnx.merge(self._graph, model).trace(batch["raw"]))
         unperturbed = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         gradients, (logits, images) = jax.grad(mean_loss, has_aux=True)(unperturbed)
         # Lists, since mapping over a dict as a JAX tree sorts it by name.
         return logits, [images[name] for name in self.stages], [gradients[name] for name in self.stages]
-
-    def _zeros(self, loss_shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
-        classes = len(self.task.classes)
-        return {"loss": jnp.zeros(loss_shape), "confusion": jnp.zeros((classes, classes))}
-
-    def _zero_sums(self) -> PyTree:
-        return self._zeros() | self.rule.zero_sums()
-
-    def _zero_evaluated(self) -> PyTree:
-        measured = {name: jnp.zeros(()) for name in (*self.task.metrics, *self.rule.metrics)}
-        return self._zeros(self.task.loss_shape) | measured | {"samples": jnp.zeros(len(self.task.classes))}

@@ -38,6 +38,9 @@ from r2l_jax.training.update import GradientDescent
 
 Numbers = dict[str, Any]
 
+# Arrays `(S, ...)` of samples by name, see `Task.outcome`.
+Outcome = dict[str, np.ndarray]
+
 # Wider progress bars break on small terminals and in logs.
 _COLUMNS = 80
 
@@ -95,13 +98,30 @@ def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, 
     print(tracking.class_table(results))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
-    elif task.score == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
+    elif task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
         warn(
             f"an accuracy of {found:.3f} is close to chance, so drift can hardly lower it: if the network should do "
             "better, check its mean and std, its size and the order of its classes"
         )
     head = plan.steps.architecture.frozen_head
     print(f"\n{tracking.closing(plan.config, seconds, head is None or has_gradient(head))}")
+
+
+def _joined(batches: Sequence[Mapping[str, Any]]) -> Outcome:
+    """Joins the outcomes of batches on the host, without samples that only pad a batch."""
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *map(dict, jax.device_get(batches)))
+    return {name: array[joined["weight"] > 0] for name, array in joined.items()}
+
+
+def _by_class(task: Task, outcome: Outcome) -> Numbers:
+    """Returns the validation scores of each class, with its samples, and the confusion matrix."""
+    confusion = task.confusion(outcome, outcome["weight"])
+    scores = {name: getattr(tasks.metrics, name)(confusion).tolist() for name in ("precision", "recall", "f1")}
+    return {
+        **{f"val_{name}": dict(zip(task.classes, values, strict=True)) for name, values in scores.items()},
+        "val_samples": task.class_samples(outcome),
+        "val_confusion_matrix": confusion.tolist(),
+    }
 
 
 class FoldTraining:
@@ -117,7 +137,7 @@ class FoldTraining:
                 self._finished = earlier
             self._adds = earlier["complete"]  # pictures that this call requests and the earlier one did not
         self._history: list[Numbers] = []
-        self._validated: Numbers | None = None  # the sums of the last validation
+        self._validated: Outcome | None = None  # the outcome of the last validation
 
     def finish(self) -> Numbers:
         """Trains from the start or the last checkpoint to the end, and returns the content of metrics.json."""
@@ -147,7 +167,7 @@ class FoldTraining:
             steps, plan.sources, plan.dataset, fold, plan.batches.size, init_key, checkpoints.found, epochs > 0
         )
         start = None if checkpoints.found else jax.device_get(state.processor)
-        state, history = checkpoints.restore(state)
+        state, history, earlier = checkpoints.restore(state)
         self._history = history
         batches = loader.train_batches(plan.dataset, fold.split.train, plan.batches.size, seed, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), "arrays" in wanted.track, enabled=is_first())
@@ -157,7 +177,7 @@ class FoldTraining:
                 tracker.start(start)
             if not epochs and not history:
                 started = time.perf_counter()
-                history.append({"epoch": 0, **self._means("val", self._validate(state))})
+                history.append({"epoch": 0, **self._scores("val", self._validate(state))})
                 history[0]["seconds"] = time.perf_counter() - started
                 tracking.record_samples(tracker, wanted, plan.dataset, steps, state, 0)
                 checkpoints.save(state, history, self._quality(history[0]))
@@ -165,24 +185,26 @@ class FoldTraining:
                 epoch = len(history)
                 ahead, started, first = OneAhead(), time.perf_counter(), int(state.step)
                 last, epoch_key = (epoch + 1) * per_epoch, jax.random.fold_in(step_key, epoch)
+                outcomes: list[Mapping[str, Any]] = [earlier] if earlier else []
+                earlier = {}
                 for step in range(first + 1, last + 1):
                     batch = to_devices(next(batches), shardings().split)
-                    state, loss = steps.train(state, batch, epoch_key)
-                    ahead.begun(loss)
+                    state, outcome = steps.train(state, batch, epoch_key)
+                    outcomes.append(ahead.begun(outcome))
                     if step == first + 1 < last:
                         # The clock starts after the first call, which may compile.
-                        jax.block_until_ready(loss)
+                        jax.block_until_ready(outcome)
                         started = time.perf_counter()
                     bar.update()
                     # The validation at an epoch's end still belongs to the epoch.
                     if step < last and jax.process_count() == 1 and stop.requested():
-                        checkpoints.save(state, history, None)
+                        checkpoints.save(state, history, None, _joined(outcomes))
                         raise self._interrupted(f"at step {step} of {epochs * per_epoch}")
                 # Waits for the last step, on which the device may still work, before the clock is read.
                 jax.block_until_ready(state.sums)
                 images = max(last - first - 1, 1) * plan.batches.size
                 speed = images / (time.perf_counter() - started)
-                state, row, sums = self._end_epoch(state, epoch, speed)
+                state, row, sums = self._end_epoch(state, _joined(outcomes), epoch, speed)
                 # Before the checkpoint: a call that resumes from it records only later epochs.
                 rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
                 tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
@@ -214,58 +236,58 @@ class FoldTraining:
     def _say(self, bar: Bar, row: Numbers) -> None:
         """Prints the line of an epoch to stderr, above the progress bar if there is one."""
         if is_first():
-            epochs, score = self._optimization.epochs, self._steps.task.score
+            epochs, score = self._optimization.epochs, self._steps.task.score.name
             bar.write(tracking.epoch_line(row, epochs, score, self._best is row), file=sys.stderr)
 
-    def _end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
+    def _end_epoch(
+        self, state: TrainState, outcome: Outcome, epoch: int, speed: float
+    ) -> tuple[TrainState, Numbers, Numbers]:
         """Validates if due, and returns the state of the next epoch, this one's numbers and its sums."""
         batches, epochs = self._plan.batches, self._optimization.epochs
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
             raise InputError(f"training diverged in epoch {epoch + 1}: loss or parameters are not finite; lower --lr")
         state = state.replace(sums=self._steps.zero_sums())
-        row = {"epoch": epoch, **self._means("train", sums), "seconds": batches.per_epoch * batches.size / speed}
+        weights, score = outcome["weight"], self._steps.task.score
+        row: Numbers = {"epoch": epoch}
+        row |= {f"train_{name}": float(sums[name] / weights.sum()) for name in ("loss", *self._steps.rule.metrics)}
+        row |= {f"train_{score.name}": float(score(outcome, weights))}
+        row["seconds"] = batches.per_epoch * batches.size / speed
         if (epoch + 1) % self._optimization.check_val_every_n_epoch == 0 or epoch + 1 == epochs:
-            row |= self._means("val", self._validate(state))
+            row |= self._scores("val", self._validate(state))
         return state, row, sums
 
     def _final(self, state: TrainState) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
         # The last epoch was validated in this state, unless an earlier call has trained it.
-        steps, task, sums = self._steps, self._steps.task, self._validated or self._validate(state)
-        last, best, confusion = self._history[-1], self._best, sums["confusion"]
+        steps, task, outcome = self._steps, self._steps.task, self._validated or self._validate(state)
+        last, best = self._history[-1], self._best
         assert best is not None  # the last epoch is always validated
         final = {
             **{name: last[name] for name in steps.summary if name in last},
             "best_epoch": best["epoch"],
-            **{f"best_val_{name}": best[f"val_{name}"] for name in (task.score, "loss", *task.metrics)},
-            **{
-                f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
-                for name in ("precision", "recall", "f1")
-            },
-            "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
-            "val_confusion_matrix": confusion.tolist(),
+            **{f"best_val_{name}": best[f"val_{name}"] for name in (task.score.name, "loss", *task.metrics)},
+            **(_by_class(task, outcome) if task.classes else {}),
         }
         if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
-            sums = self._validate(state.replace(model=reference))
-            by_default = {name: total for name, total in sums.items() if name not in steps.rule.metrics}
-            final |= self._means("default_val", by_default)
+            by_default = self._scores("default_val", self._validate(state.replace(model=reference)))
+            final |= {name: by_default[name] for name in by_default if name[12:] not in steps.rule.metrics}
         return final
 
-    def _validate(self, state: TrainState) -> Numbers:
-        """Computes the sums of the task and the rule over the validation samples."""
-        sums = self._steps.zero_evaluated()
+    def _validate(self, state: TrainState) -> Outcome:
+        """Computes the outcomes of the validation samples, with the rule's metrics and the samples' `weight`."""
+        found = []
         for batch in loader.eval_batches(self._plan.dataset, self._fold.split.valid, self._plan.batches.size):
-            sums = self._steps.evaluate(state, sums, to_devices(batch, shardings().split))
-        self._validated = totals = self._steps.task.totals(jax.device_get(sums))
-        return totals
+            found.append(self._steps.evaluate(state, to_devices(batch, shardings().split)))
+        self._validated = outcome = _joined(found)
+        return outcome
 
-    def _means(self, split: str, sums: Numbers) -> dict[str, float]:
-        """Computes the score, the mean loss and the means of the task's and the rule's metrics, named by the split."""
-        task, names = self._steps.task, ("loss", *self._steps.task.metrics, *self._steps.rule.metrics)
-        count = sums["confusion"].sum()
-        means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
-        return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
+    def _scores(self, split: str, outcome: Outcome) -> dict[str, float]:
+        """Computes the mean loss, the scores of the task, and the means of the rule's metrics, named by the split."""
+        weights = outcome["weight"]
+        scores = self._steps.task.scores(outcome, weights)
+        scores |= {name: float(np.average(outcome[name], weights=weights)) for name in self._steps.rule.metrics}
+        return {f"{split}_{name}": value for name, value in scores.items()}
 
     @property
     def _best(self) -> Numbers | None:
@@ -275,7 +297,7 @@ class FoldTraining:
 
     def _quality(self, row: Mapping[str, Any]) -> Quality | None:
         """Ranks an epoch by its score, then by its loss, then by its number; None if it was not validated."""
-        score, sign = f"val_{self._steps.task.score}", self._steps.rule.sign
+        score, sign = f"val_{self._steps.task.score.name}", self._steps.rule.sign
         if score not in row:
             return None
         numbers = np.array([sign * row[score], -sign * row["val_loss"], -row["epoch"]])

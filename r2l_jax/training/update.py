@@ -66,14 +66,14 @@ class StepSettings:
 
 
 class Updated(NamedTuple):
-    """The next variables and rule state, the mean task loss of the batch before the update, and its sums.
+    """The next variables and rule state, and the task's outcome of the batch before the update with its sums.
 
-    The sums are the task's, and those that `GradientDescent.zero_sums` names.
+    The sums are the `loss` times the batch's weight, and those that `GradientDescent.zero_sums` names.
     """
 
     model: nnx.State
     state: PyTree
-    loss: jax.Array
+    outcome: dict[str, jax.Array]
     sums: dict[str, Any]
 
 
@@ -92,7 +92,7 @@ class GradientDescent:
     update starts. Other rules override these methods.
 
     Attributes:
-        metrics: names of sums, beside the task's, whose means over samples are reported.
+        metrics: names of numbers of each sample whose means are reported.
         sign: 1 if the best epoch has the highest score, -1 if it has the lowest.
         keeps_statistics: whether the normalization's statistics stay as they are at the start.
         state_is_result: whether the results of a finished run need the rule's state. Otherwise it may be dropped.
@@ -133,8 +133,8 @@ class GradientDescent:
         return Averaging(optimizer, latest, jnp.zeros((), jnp.int32))
 
     def zero_sums(self) -> dict[str, Any]:
-        """Returns the rule's initial sums, which extend the task's: norms of the processor's gradients."""
-        return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
+        """Returns the initial sums of an epoch: the loss, and norms of the processor's gradients."""
+        return {"loss": jnp.zeros(()), "gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         """Updates a model, given without a frozen processor; the state is from `begin`, or from the update before.
@@ -157,7 +157,7 @@ class GradientDescent:
         return updated._replace(model=average, state=following)
 
     def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the sums of `metrics` for processed images, in evaluation."""
+        """Returns the numbers `(B,)` that `metrics` names for processed images, in evaluation."""
         return {}
 
     def reference(self, model: nnx.State, state: PyTree) -> nnx.State | None:
@@ -170,15 +170,15 @@ class GradientDescent:
         def mean_loss(parameters):
             module = nnx.merge(self._graph, parameters, rest, copy=True)  # A copy, whose statistics may change.
             logits = module(batch["raw"], keys, self._augmentation)
-            sums = self._task.sums(logits, batch)
             _, updated = self._split(nnx.state(module))
-            return sums["loss"] / batch["weight"].sum(), (sums, updated)
+            return self._task.loss(logits, batch), (self._task.outcome(logits, batch), updated)
 
-        (loss, (sums, rest)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
+        (loss, (outcome, rest)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
         norms = {name: _norm(tree) for name, tree in _of_processor(gradients).items()}
         updates, state = self._optimizer.update(gradients, state, parameters)
         parameters = cast(nnx.State, optax.apply_updates(parameters, updates))
-        return Updated(nnx.merge_state(parameters, rest), state, loss, {**sums, "gradient_norm": norms})
+        sums = {"loss": loss * batch["weight"].sum(), "gradient_norm": norms}
+        return Updated(nnx.merge_state(parameters, rest), state, outcome, sums)
 
     def _split(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
         trained, rest = nnx.split_state(model, self._trained, ...)

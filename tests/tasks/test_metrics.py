@@ -49,12 +49,19 @@ def test_unknown_classes_are_not_counted():
     np.testing.assert_array_equal(confusion([0, -1, 0, CLASSES], [-1, 0, CLASSES, 0]), np.zeros((CLASSES, CLASSES)))
 
 
-def test_iou_of_images_is_that_of_each_image_by_itself():
-    predictions, targets = np.random.default_rng(0).integers(0, 2, (2, 5, 4, 6))
-    targets[0] = 0
-    flat = (targets.reshape(5, -1), predictions.reshape(5, -1))
-    expected = [sklearn.metrics.jaccard_score(*pair) for pair in zip(*flat, strict=True)]
-    of_images = metrics.iou_of_images(jnp.asarray(predictions), jnp.asarray(targets, bool))
-    np.testing.assert_allclose(of_images, expected, rtol=1e-6)
-    assert expected[0] == 0
-    np.testing.assert_array_equal(metrics.iou_of_images(*[jnp.zeros((2, 3, 3), bool)] * 2), 1)
+@pytest.mark.parametrize(
+    ("name", "reference", "labels"),
+    [
+        ("balanced_accuracy", sklearn.metrics.recall_score, [0, 1, 2, 3]),  # of classes that are present
+        ("macro_f1", sklearn.metrics.f1_score, [0, 1, 2, 3, 4]),  # of classes that are present or predicted
+        ("mean_iou", sklearn.metrics.jaccard_score, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_means_over_classes_skip_absent_ones(name, reference, labels):
+    predictions, targets = samples()
+    expected = reference(targets, predictions, labels=labels, average="macro", zero_division=0)
+    metric = getattr(metrics, name)
+    assert float(metric(confusion(predictions, targets))) == pytest.approx(expected, rel=1e-6)
+    several = np.stack([confusion(predictions, targets), np.zeros((CLASSES, CLASSES))])
+    np.testing.assert_allclose(metric(several), [expected, 0], rtol=1e-6)
+    np.testing.assert_allclose(metric(metrics.counts(several)), [expected, 0], rtol=1e-6)

@@ -45,7 +45,7 @@ def _trained(fold: Artifact) -> dict[str, Any]:
         "run": fold.config.tracking.run_name,
         "fold": fold.number,
         "epoch": fold.about.epoch,
-        "score": {"name": fold.task.score, "value": fold.about.score},
+        "score": {"name": fold.task.score.name, "value": fold.about.score},
         # These normalize the head's images, per channel.
         "normalization": {"mean": layer.mean[...].tolist(), "standard_deviation": deviation.tolist()},
     }
@@ -71,7 +71,7 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
 def _interface(part: Part, model: Run) -> dict[str, Any]:
     output: dict[str, Any] = {"name": part.output, "dtype": "float32"}
     if part.output == "logits":
-        output["probability"] = "softmax over the last axis" if model.task.name == "classification" else "sigmoid"
+        output["probability"] = "softmax over the last axis" if model.task.has_labels else "sigmoid"
     return {
         "input": {"name": part.input, "shape": ["B", *part.shape], "dtype": "float32"},
         "output": output,

@@ -108,7 +108,7 @@ class Engine:
         It stands in for an unknown target.
         """
         assert self._task is not None
-        segments = self._task.name == "segmentation"
+        segments = self._task.has_masks
         any_target = np.zeros(raw.shape, np.uint8) if segments else np.zeros((), np.int32)
         found = self.judge(self.start, raw, any_target).probabilities
         return (found > 0.5).astype(np.uint8) if segments else np.asarray(found.argmax(), np.int32)
@@ -181,7 +181,7 @@ def _loss(
         "index": jnp.zeros(1, jnp.int32),
         "weight": jnp.ones(1),
     }
-    return task.sums(logits, batch)["loss"], task.probabilities(logits, raw.shape[0])[0]
+    return task.loss(logits, batch), task.probabilities(logits, raw.shape[0])[0]
 
 
 _loss_and_slope = jax.value_and_grad(_loss, argnums=2, has_aux=True)

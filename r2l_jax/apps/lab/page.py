@@ -97,7 +97,7 @@ class Page:
             self._pipeline = ui.select(list(self._lab.pipelines), with_input=True, on_change=choose)
             self._pipeline.props(f"{_SELECT} aria-label=pipeline")
         if self._lab.model is not None:
-            self._model(self._lab.model.task.name == "segmentation")
+            self._model(self._lab.model.task.has_masks)
         with section("Histogram"):
             # Safe without sanitizing: the drawing contains only numbers.
             self._histogram = ui.html(sanitize=False).classes("lab-histogram")

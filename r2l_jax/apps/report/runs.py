@@ -10,7 +10,6 @@ import msgspec
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.synthesis.config import TOGETHER, EvaluationConfig
-from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import arguments, flat
@@ -202,7 +201,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
 def _read_fold(folder: pathlib.Path, where: str) -> Fold:
     file = folder / "metrics.json"
     metrics = read_metrics(file, f"{where} cannot be shown")
-    score = next(task.score for task in TASKS if task.name == metrics["task"])
+    score = metrics["scored_by"]
     places = {"last": f"val_{score}", "best": f"best_val_{score}", "best_loss": "best_val_loss"}
     scores = {name: metrics.get(place) for name, place in places.items()}
     try:

@@ -16,6 +16,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Outcomes, over_folds, unpacked_blocks
+from r2l_jax.model.scores import MeanIou
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.heat_map import heat_map
@@ -126,8 +127,9 @@ def _samples(run: TrainConfig) -> dict[str, np.ndarray]:
     for group in (CLEAN.group, "pipelines", "corruptions"):
         for block in unpacked_blocks(_read(run.run_dir / "evaluation" / group).outcomes):
             for name, case in itertools.product(block.models, block.cases):
-                found.setdefault(case, []).append((name, block.of_samples()))
-    return {case: over_folds(folds, case) for case, folds in found.items()}
+                found.setdefault(case, []).append((name, block))
+    scoring = MeanIou("tile_iou") if "confusion" in next(iter(found.values()))[0][1].arrays else None
+    return {case: over_folds(folds, case, scoring) for case, folds in found.items()}
 
 
 def _drawn(values: np.ndarray) -> tuple[np.ndarray, statistics.About]:

@@ -159,7 +159,7 @@ def adapt(settings: MethodSettings, fold: Artifact, under: Drifted, clean: Clean
 
     Returns the result, and the model of the last method.
     """
-    tried, score = try_all(settings, fold, under), fold.task.score
+    tried, score = try_all(settings, fold, under), fold.task.score.name
     models = {NOTHING: under.model, **tried.models}
     samples = Samples(fold.task, under.dataset, under.samples, settings.batch_size)
     outcomes = measure({row: Model(model) for row, model in models.items()}, [CLEAN], samples)
@@ -188,7 +188,7 @@ def _over_models(
     """Combines the scores of all methods under all drifts, with intervals over the members of a group."""
     members = dict(grouped(results, member_of))
     about: About = "recipe" if len(members) > 1 else "model"
-    score, result_row = folds[0].fold.task.score, config.searches.rows[-1]
+    scoring, result_row = folds[0].fold.task.score, config.searches.rows[-1]
     rows: dict[str, list[Cell]] = {name: [name] for name in (_CLEAN, *config.searches.rows, _RECOVERED)}
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
@@ -196,7 +196,7 @@ def _over_models(
         outcomes = {name: _outcomes(of_members, name) for name in (_CLEAN, *config.searches.rows)}
         outcomes[_RECOVERED] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
-            found = statistics.bounded(each, about, -1.0 if name == _RECOVERED else 0.0)
+            found = statistics.bounded(each, about, scoring.drop_bounds if name == _RECOVERED else scoring.bounds)
             rows[name].append(found)
             if name == _RECOVERED:
                 words = change(found, ("recovers", "loses", "shows no gain"))
@@ -208,14 +208,14 @@ def _over_models(
         notes.append(statistics.stated(about, len(members), drawn))
         scores[drift.name] = {"before": before.mean(1).tolist(), "after": after.mean(1).tolist()}
     columns = [Column("method"), *(Column(drift.name, format=SCORE) for drift in config.drifts)]
-    table = Table(f"{score} by method", columns, [*rows.values()], f"{_RECOVERED}: {result_row} minus {NOTHING}")
+    table = Table(f"{scoring.name} by method", columns, [*rows.values()], f"{_RECOVERED}: {result_row} minus {NOTHING}")
     metadata = {
         "title": "Adjustment",
         "verdict": verdict,
         "notes": [*dict.fromkeys(notes)],
         "training": ids_of(folds),
         "flags": flat(config),
-        "score": score,
+        "score": scoring.name,
         "about": about,
         "members": [name for name in members if name],
         "scores": scores,

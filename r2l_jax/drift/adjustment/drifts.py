@@ -155,9 +155,9 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
     if dataset.task != fold.dataset.task:
         raise InputError(
             f"--drifted_data_dir={name} is for {dataset.task}, and the run for {fold.dataset.task}: it must have "
-            + ("images/ and masks/" if fold.task.name == "segmentation" else "a sub-folder of raw files for each class")
+            + ("images/ and masks/" if fold.task.has_masks else "a sub-folder of raw files for each class")
         )
-    if dataset.task == "segmentation":
+    if fold.task.has_masks:
         # A folder of masks does not name its object.
         dataset = dataclasses.replace(dataset, classes=fold.dataset.classes)
     if dataset.classes != fold.dataset.classes:

@@ -178,7 +178,7 @@ class _Adaptation:
         start = [*starts][places[-1]]
         others = measured(paths[-1], under.samples)
         numbers = zip(np.average(held_out, 0, sizes[:, 0]).tolist(), map(others.score, others.models), strict=True)
-        columns = [Column(f"{task.score} on held-out labels", format=SCORE), Column(task.score, format=SCORE)]
+        columns = [Column(f"{task.score.name} on held-out labels", format=SCORE), Column(task.score.name, format=SCORE)]
         table = _ends(columns, (start, "half of the search", "search"), numbers, chosen)
         note = None
         if not chosen:

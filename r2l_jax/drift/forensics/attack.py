@@ -50,8 +50,8 @@ class AttackState(NamedTuple):
 class Attack(GradientDescent):
     """Steps uphill in the task loss of a model whose processor is an `isp.Pipeline`.
 
-    The sums are the task's, the `deviation` of each sample's image from its default rendering, and the
-    `gradient_norm` of the cost for each parameter's offset, 0 where the parameter may not move.
+    The sums are the loss, the `deviation` of each sample's image from its default rendering, and the `gradient_norm` of
+    the cost for each parameter's offset, 0 where the parameter may not move.
 
     Args:
         settings: the learning rate in natural ranges, the augmentation, and the attack.
@@ -95,8 +95,9 @@ class Attack(GradientDescent):
         return AttackState(default, offsets, self._optimizer.init(offsets))
 
     def zero_sums(self) -> dict[str, Any]:
-        """Returns the deviation, and a gradient's norm for each parameter."""
+        """Returns the initial loss and deviation, and a gradient's norm for each parameter."""
         return {
+            "loss": jnp.zeros(()),
             "deviation": jnp.zeros(()),
             "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.declarations},
         }
@@ -108,31 +109,30 @@ class Attack(GradientDescent):
 
         def cost(values):
             images = self._render(values, batch)
-            sums = self._task.sums(attacked.logits(images, keys, self._augmentation), batch)
-            loss = sums["loss"] / count
+            logits = attacked.logits(images, keys, self._augmentation)
+            loss = self._task.loss(logits, batch)
             total, away = cost_of("worst", loss, images, by_default, self._aux_loss, self._aux_weight)
-            return total, {**sums, "deviation": away * count}
+            return total, (self._task.outcome(logits, batch), {"loss": loss * count, "deviation": away * count})
 
         free: dict[str, jax.Array | float] = {
             name: float(name in self._parameters or "all" in self._parameters) for name in state.default
         }
         declarations = self._pipeline.declarations
-        offsets, opt_state, sums = descend(
+        offsets, opt_state, (outcome, sums) = descend(
             self._optimizer, declarations, state.default, cost, state.offsets, state.opt_state, free
         )
         norms, _ = cast(tuple[dict[str, jax.Array], Any], opt_state)
         model = with_parameters(model, valid_values(declarations, state.default, offsets))
-        loss = sums["loss"] / count
-        return Updated(model, AttackState(state.default, offsets, opt_state), loss, {**sums, "gradient_norm": norms})
+        following = AttackState(state.default, offsets, opt_state)
+        return Updated(model, following, outcome, {**sums, "gradient_norm": norms})
 
     def measure(self, state: AttackState, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the sum of the images' deviations from their default rendering, each times its sample's weight."""
+        """Returns the images' deviations from their default rendering, `(B,)`."""
 
         def of_one(image, default):
             return deviation(image[None], default[None], self._aux_loss)
 
-        each = jax.vmap(of_one)(images, self._render(state.default, batch))
-        return {"deviation": jnp.vdot(each, batch["weight"])}
+        return {"deviation": jax.vmap(of_one)(images, self._render(state.default, batch))}
 
     def reference(self, model: nnx.State, state: AttackState) -> nnx.State:
         """Returns the model with its default rendering."""

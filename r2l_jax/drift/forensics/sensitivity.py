@@ -118,11 +118,12 @@ def compiled() -> Callable[[Frozen, Batch], Sensitivity]:
 
     def of_sample(frozen, sample):
         batch, default = jax.tree.map(lambda leaf: leaf[None], sample), frozen.default
+        batch = {**batch, "weight": jnp.ones(1)}
 
         def loss(offsets, perturbations):
             pipeline = frozen.pipeline(moved(frozen.declarations, default, offsets))
             images, _ = pipeline.trace(batch["raw"], perturbations)
-            return frozen.sums(images, batch)["loss"]
+            return frozen.loss(images, batch)
 
         _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))

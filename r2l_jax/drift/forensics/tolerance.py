@@ -109,9 +109,7 @@ class _Scores:
             return
         found = measure(models, [CLEAN], self._samples, title=title)
         for name, point in zip(models, left, strict=True):
-            counted, total = (self._counts @ part for part in found.at(name, CLEAN.name))
-            scores = np.where(total > 0, counted / np.maximum(total, 1e-12), 0.0)
-            self._known[point] = scores, found.by_group(name)
+            self._known[point] = np.asarray(found.scoring(found.at(name), self._counts)), found.by_group(name)
 
     def at(self, points: Iterable[Point]) -> np.ndarray:
         """Returns the scores at known points `(points, 1 + RESAMPLES)`."""
@@ -165,7 +163,7 @@ def analyze(fold: Artifact, settings: ToleranceSettings, batch_size: int, seed: 
     The map of two knobs reaches to twice their intervals, but not beyond their limits.
     The numbers do not depend on the `batch_size`; the `seed` is for the resamples.
     """
-    tolerance, score, samples = settings.tolerance / 100, fold.task.score, len(fold.measured_indices)
+    tolerance, score, samples = settings.tolerance / 100, fold.task.score.name, len(fold.measured_indices)
     scores = _Scores(fold, tolerance, batch_size, seed)
     ends = _ends(scores)
     needed = [end.samples_needed for both in ends.values() for end in both if end.samples_needed is not None]

@@ -124,7 +124,7 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
         InputError: a search has diverged.
         Interrupted: a signal has asked to stop.
     """
-    model, indices, score = searched(fold, settings), drawn(fold, settings, seed), fold.task.score
+    model, indices, score = searched(fold, settings), drawn(fold, settings, seed), fold.task.score.name
     frozen, samples = Frozen(model, fold.task), Samples.of(fold, batch_size)
     searches = searches_of(frozen.pipeline(frozen.default), settings, seed)
     starts = _swept(fold, frozen, model, searches, settings, batch_size, indices) if settings.starts > 1 else {}
@@ -173,10 +173,8 @@ def analyze(fold: Artifact, settings: WorstCaseSettings, batch_size: int, seed: 
     if settings.adv_track_differences:
         few: Batch = jax.tree.map(lambda leaf: leaf[: settings.track_n_images], seen)
         figures |= {f"worst_{group}": _differences(frozen, values, few) for group, values in shown.items()}
-    places = [outcomes.models.index(name) for name in (DEFAULT, *worst.values())]
-    of_rows = {name: getattr(outcomes, name)[places] for name in ("counted", "total", "loss")}
     metadata = {"score": order[DEFAULT][0], "worst": of_groups, "parameters": parameters}
-    result = Result(metadata, tables, figures, outcomes._replace(models=(DEFAULT, *worst), **of_rows).packed())
+    result = Result(metadata, tables, figures, outcomes.of_models({DEFAULT: DEFAULT, **worst}).packed())
     return dataclasses.replace(result, metadata={**metadata, "verdict": verdict([result])})
 
 

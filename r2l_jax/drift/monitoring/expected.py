@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
@@ -18,6 +17,7 @@ from r2l_jax.drift.monitoring.drift_types import DriftEstimate, noise_of, under
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.model.adaptation import MOST
+from r2l_jax.model.scores import Outcome, Score
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
@@ -38,9 +38,6 @@ _INTERVAL = (2.5, 97.5)
 
 # The ends of drift types' 95% confidence intervals, in standard deviations.
 _DEVIATIONS = 1.96
-
-# The numerators and denominators of the scores of samples, see `Task.outcome`.
-Outcomes = Float[np.ndarray, "2 N"]
 
 
 class ExpectedScore(NamedTuple):
@@ -85,23 +82,41 @@ def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
     return bool(diagnosis) and diagnosis[0].name not in NOT_THE_CAMERA
 
 
-def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Outcomes:
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The outcomes of samples, with their score."""
+
+    score: Score
+    outcome: Outcome
+
+    def of(self, weights: np.ndarray) -> float:
+        """Computes the score of weighted samples."""
+        return float(self.score(self.outcome, weights))
+
+    def of_all(self) -> float:
+        """Computes the score of all samples."""
+        return self.of(np.ones(len(self)))
+
+    def taken(self, places: np.ndarray) -> "Measured":
+        """Returns the outcomes of some samples."""
+        return Measured(self.score, {name: array[places] for name, array in self.outcome.items()})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.outcome.values())))
+
+
+def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Measured:
     """Measures the ensemble of the models on samples of the reference with other raw images."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
     found = measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
-    return np.stack(found.at(found.models[-1], CLEAN.name))
-
-
-def score_of(outcomes: Outcomes) -> float:
-    """Computes the score of outcomes."""
-    return float(outcomes[0].sum() / max(outcomes[1].sum(), 1e-12))
+    return Measured(found.scoring, found.at(found.models[-1]))
 
 
 def without_drift(run: Run, reference: Reference) -> ExpectedScore:
     """Measures the score on the reference as it is."""
     outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
-    return ExpectedScore(score_of(outcomes), *_interval(lambda rng: score_of(_drawn(rng, outcomes))))
+    return ExpectedScore(outcomes.of_all(), *_interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes)))))
 
 
 class Drifted(NamedTuple):
@@ -115,7 +130,7 @@ class Drifted(NamedTuple):
 
     score: ExpectedScore
     raws: np.ndarray
-    outcomes: Outcomes
+    outcomes: Measured
 
 
 def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], seed: int = 0) -> Drifted:
@@ -134,10 +149,11 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
     for number in range(1, _DRAWS + 1):
         raws = np.zeros_like(reference.raws)
         raws[part] = take([_redrawn(estimate, rng) for estimate in diagnosis], reference.raws[part], seed=seed + number)
-        changes.append(score_of(outcomes_of(run, reference, raws, part)) - score_of(outcomes[:, part]))
-    ends = _interval(lambda rng: score_of(_drawn(rng, outcomes)) + rng.choice([0, *changes]))
-    low, high = np.clip(ends, 0, 1).tolist()
-    mean = float(np.clip(score_of(outcomes) + np.mean([0, *changes]), 0, 1))
+        changes.append(outcomes_of(run, reference, raws, part).of_all() - outcomes.taken(part).of_all())
+    ends = _interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes))) + rng.choice([0, *changes]))
+    least = outcomes.score.least
+    low, high = np.clip(ends, least, 1).tolist()
+    mean = float(np.clip(outcomes.of_all() + np.mean([0, *changes]), least, 1))
     return Drifted(ExpectedScore(mean, low, high), drifted, outcomes)
 
 
@@ -168,17 +184,18 @@ def remedy(run: Run, reference: Reference, drifted: Drifted) -> Remedy:
         adapted = run.adapted(drifted.raws[by])
     except InputError as error:
         return Remedy(len(by), refused=str(error))
-    before, after = drifted.outcomes[:, rest], outcomes_of(adapted, reference, drifted.raws, rest)
+    before, after = drifted.outcomes.taken(rest), outcomes_of(adapted, reference, drifted.raws, rest)
 
     def gain(rng: np.random.Generator) -> float:
-        drawn = rng.integers(0, len(rest), len(rest))
-        return score_of(after[:, drawn]) - score_of(before[:, drawn])
+        drawn = _drawn(rng, len(rest))
+        return after.of(drawn) - before.of(drawn)
 
-    return Remedy(len(by), (score_of(after) - score_of(before), *_interval(gain)))
+    return Remedy(len(by), (after.of_all() - before.of_all(), *_interval(gain)))
 
 
-def _drawn(rng: np.random.Generator, outcomes: Outcomes) -> Outcomes:
-    return outcomes[:, rng.integers(0, outcomes.shape[1], outcomes.shape[1])]
+def _drawn(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Draws a resample of the samples: how often each is in it."""
+    return np.bincount(rng.integers(0, samples, samples), minlength=samples)
 
 
 def _interval(draw: Callable[[np.random.Generator], float]) -> tuple[float, float]:

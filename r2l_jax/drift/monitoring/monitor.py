@@ -179,7 +179,7 @@ class Monitor:
             command: the command that predicts with adapted models.
             metadata: further metadata.
         """
-        alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score
+        alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score.name
         p_value = self.p_value(planned)
         verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
         if alarms:

@@ -203,15 +203,13 @@ def _of_model(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) ->
     # A share of 0 leaves the training statistics in place.
     logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
     features = [_projected(name, moments[name], *known[name]) for name in layers]
-    probabilities = task.probabilities(logits, raws.shape[1])
-    if task.name == "segmentation":
-        probabilities = jnp.stack([1 - probabilities, probabilities], -1)
+    probabilities = task.distributions(task.probabilities(logits, raws.shape[1]))
     sites = tuple(range(1, probabilities.ndim - 1))
     entropy = jax.scipy.special.entr(probabilities).sum(-1)
     confidence, entropy = (each.mean(sites) for each in (probabilities.max(-1), entropy))
     probabilities = probabilities.mean(sites)
     output = jnp.concatenate([jnp.stack([confidence, entropy], 1), probabilities], 1)
-    features += [task.logits_of(probabilities)] if task.name == "classification" else [probabilities]
+    features += [task.logits_of(probabilities)] if task.has_labels else [probabilities]
     return _image_statistics(images), output, jnp.concatenate(features, 1), probabilities
 
 

@@ -17,7 +17,7 @@ from r2l_jax.drift.search.knobs import Knob, knobs_of
 from r2l_jax.drift.search.ranges import Declarations
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.model.tasks import Sums, Task
+from r2l_jax.model.tasks import Task
 
 
 @jax.tree_util.register_pytree_node_class
@@ -74,9 +74,9 @@ class Frozen:
         _, normalizer, head = self._parts()
         return head(normalizer(images))
 
-    def sums(self, images: Array, batch: Batch) -> Sums:
-        """Computes the task's sums for processed images."""
-        return self.task.sums(self.logits(images), batch)
+    def loss(self, images: Array, batch: Batch) -> Array:
+        """Computes the mean task loss of processed images."""
+        return self.task.loss(self.logits(images), batch)
 
     def distance(self, images: Array) -> Array:
         """Computes how far the features of processed images are from the training features, see `observed`.

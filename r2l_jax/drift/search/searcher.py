@@ -148,7 +148,7 @@ class Searcher:
         """Computes the objective of processed images."""
         if self.objective == "features":
             return frozen.distance(images)
-        return frozen.sums(images, batch)["loss"] / batch["weight"].sum()
+        return frozen.loss(images, batch)
 
     def _found(self, frozen: Frozen, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
         """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""

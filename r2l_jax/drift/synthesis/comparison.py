@@ -7,7 +7,7 @@ from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import summary
-from r2l_jax.drift.synthesis.measured import Measured, intervals
+from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.runtime.heat_map import heat_map
 from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
 
@@ -37,9 +37,9 @@ def _drops(tested: Sequence[Measured]) -> Table:
     lines = summary.lines(tested, with_cases=len(tested) <= _FEW)
     columns: list[list[Any]] = [["drop, points", f"(clean {tested[0].score_name})", *lines.values()]]
     for each in tested:
-        drops = intervals(each.groups | each.drops, each.about)
+        drops = each.intervals(each.groups | each.drops)
         # As text, since the other cells of its column are drops.
-        score = Column("", format=SCORE).text(statistics.bounded(each.clean, each.about, 0.0))
+        score = Column("", format=SCORE).text(statistics.bounded(each.clean, each.about, each.fold.task.score.bounds))
         columns.append([each.label, score, *(drops.get(name) for name in lines)])
     header, *rows = columns if len(tested) > _FEW else zip(*columns, strict=True)
     return Table(

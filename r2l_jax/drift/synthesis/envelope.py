@@ -223,7 +223,7 @@ class _Envelope:
         first = tests[0]
         about = {
             "about": "recipe" if self._members > 1 else "model",
-            "score": self._fold.task.score,
+            "score": self._fold.task.score.name,
             "samples": self._samples,
             "groups": self._groups,
             "models": [trained.fold.identity for trained in self._folds],
@@ -342,7 +342,7 @@ class _Envelope:
             if test is tests[0] or test["holds"]:
                 verdict.append(
                     f"With {percent(settings.confidence)} confidence for {parts} together, {models} at most {lost} "
-                    f"points of {self._fold.task.score} on images like these {self._images} with at least "
+                    f"points of {self._fold.task.score.name} on images like these {self._images} with at least "
                     f"{percent(fraction)} of the cameras within {where}, simulated on these images "
                     f"({test['failures']} of {test['draws']} cameras failed): {of_limits.in_words(test['limits'])}."
                 )

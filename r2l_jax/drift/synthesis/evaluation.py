@@ -214,13 +214,12 @@ def _table(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcomes
     columns = [Column("model"), Column("case"), Column(tested.score_name, "points", SCORE), Column("loss")]
     columns += [Column("drop", "points", DROP), *(Column(name, "points", SCORE) for name in fold.task.metrics)]
     for block in blocks:
-        of_samples = block.of_samples()
         for name in block.models:
             for case in of_group:
                 source, clean = tested.source(case), block.score(name)
                 score = block.score(name, source)
                 row = [name, case.name, score, block.loss_of(name, source), clean - score]
-                rows.append(row + [of_samples.score(name, source)] * len(fold.task.metrics))
+                rows.append(row + [block.score(name, source, None, each) for each in fold.task.metrics.values()])
     return Table("Models", columns, rows)
 
 

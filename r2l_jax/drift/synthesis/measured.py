@@ -86,7 +86,7 @@ class Measured:
     @property
     def score_name(self) -> str:
         """The name of the score."""
-        return self.fold.task.score
+        return self.fold.task.score.name
 
     @property
     def samples(self) -> set[tuple[tuple[int, ...], ...]]:
@@ -97,6 +97,11 @@ class Measured:
     def count(self) -> int:
         """The number of samples of a member."""
         return len(joined_samples(outcomes for _, outcomes in next(iter(self.members.values())))[0])
+
+    def intervals(self, drops: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+        """Estimates several drops."""
+        bounds = self.fold.task.score.drop_bounds
+        return {name: statistics.bounded(drop, self.about, bounds) for name, drop in drops.items()}
 
     @property
     def drawn(self) -> str:
@@ -122,8 +127,3 @@ def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
             if kind != "identity" and level < len(names):
                 groups.setdefault(names[level] or "", []).append(case.name)
     return groups
-
-
-def intervals(rows: Mapping[str, np.ndarray], about: About) -> dict[str, Interval]:
-    """Estimates several drops."""
-    return {name: statistics.bounded(row, about, -1.0) for name, row in rows.items()}

@@ -11,7 +11,7 @@ from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.measured import Measured, intervals
+from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.verdict import change, in_words, single, whole_points
 from r2l_jax.names import CORRUPTIONS, DRIFTS, SENSOR
 from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Interval, Result, Table
@@ -56,9 +56,9 @@ def summarize(
         InputError: a single seed says nothing about the training recipe.
     """
     about, several = tested.about, len(tested.members) > 1
-    drops, kinds = intervals(tested.groups | tested.drops, about), [name for name in DRIFTS if name in tested.groups]
+    drops, kinds = tested.intervals(tested.groups | tested.drops), [name for name in DRIFTS if name in tested.groups]
     changed = [of_case for name, of_case in tested.drops.items() if not name.startswith("identity.")]
-    clean = statistics.bounded(tested.clean, about, 0.0)
+    clean = statistics.bounded(tested.clean, about, tested.fold.task.score.bounds)
     needed = {kind: statistics.members_needed(tested.groups[kind], _HALF_WIDTH) for kind in kinds} if several else {}
     shares = statistics.shares(np.stack(changed))._asdict() if several and changed else None
     ratio = None
@@ -153,7 +153,7 @@ def figure(tested: Sequence[Measured]) -> Figure:
     """Draws the drops of each run's or group's members in groups of cases, with intervals."""
     rows: dict[str, list[Row]] = {}
     for each in tested:
-        found = intervals(each.groups, each.about)
+        found = each.intervals(each.groups)
         titles = {name: _UNDER[name].split(maxsplit=1)[1] for name in ("pipelines", "intensities", "exposures")}
         titles |= {name: f"sensor: {name}" for name in sensor.ORDER} | {name: f"corruptions: {name}" for name in ORDER}
         rows[each.label] = [

@@ -5,6 +5,7 @@ import by_hand
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from outcomes import ACCURACY, IOU, of_counts
 from programs import SCRIPTS, call
 from small_runs import metrics
 
@@ -12,7 +13,7 @@ import isp
 import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.runtime.result import points
 from r2l_jax.training.run import load
 
@@ -127,8 +128,8 @@ def test_contributions_to_a_segmentation_average_to_its_intersection_over_union(
 
     fold = brightness.fold(dataclasses.replace(as_made, read=read), (), range(5))
     found = measured(fold, [CLEAN], 2)
-    counted, total = found.at("model", "clean")
-    assert np.ptp(counted / total) > 0.3
+    (_, false_positive), (false_negative, positive) = np.moveaxis(found.at("model")["confusion"], 0, -1)
+    assert np.ptp(positive / (positive + false_positive + false_negative)) > 0.3
     _, confusion = by_hand.evaluate(fold, fold.model.processor)
     assert found.score("model") == pytest.approx(confusion[1, 1] / (confusion.sum() - confusion[0, 0]), rel=1e-5)
     assert found.by_group("model").mean() == pytest.approx(found.score("model"))
@@ -138,7 +139,7 @@ def test_masks_move_with_the_shifted_pattern():
     """The right half is the object; where the mask did not move with it, a column of 16 would be wrong."""
     fold = brightness.fold(brightness.half_images(0.3, 0.8, 4), (), range(4))
     found = measured(fold, [CLEAN, *cases.sensor(["pattern_shift"], [5])], 3)
-    own, shifted = (16 * found.at("model", case)[1].mean() for case in found.cases)
+    own, shifted = (16 * (1 - found.at("model", case)["confusion"][:, 0, 0].mean()) for case in found.cases)
     assert found.score("model", "pattern_shift.5") == pytest.approx(found.score("model"), abs=0.05)
     assert shifted == pytest.approx(own + 1, abs=0.5)
 
@@ -159,9 +160,9 @@ def test_an_ensemble_predicts_with_the_mean_of_the_probabilities(task):
         assert found.loss_of("ensemble") == pytest.approx(loss, rel=1e-4)
     else:
         predicted = together > 0.5
-        counted, total = found.at("ensemble", "clean")
-        np.testing.assert_allclose(counted, (predicted & (targets > 0)).mean((1, 2)), atol=1e-6)
-        np.testing.assert_allclose(total, (predicted | (targets > 0)).mean((1, 2)), atol=1e-6)
+        confusion = found.at("ensemble")["confusion"]
+        np.testing.assert_allclose(confusion[:, 1, 1], (predicted & (targets > 0)).mean((1, 2)), atol=1e-6)
+        np.testing.assert_allclose(1 - confusion[:, 0, 0], (predicted | (targets > 0)).mean((1, 2)), atol=1e-6)
     for name, each in models.items():
         alone = measure.measure({name: each}, [CLEAN], Samples.of(fold, 4))
         assert alone.loss_of(name) == found.loss_of(name)
@@ -181,7 +182,8 @@ def test_values_that_are_stacked_give_what_each_gives_alone(fold):
         alone = measure.measure({name: Model(model)}, known, Samples.of(fold, 8))
         for case in together.cases:
             assert alone.loss_of(name, case) == pytest.approx(together.loss_of(name, case), rel=1e-5)
-            np.testing.assert_array_equal(alone.at(name, case), together.at(name, case))
+            for array, other in zip(alone.at(name, case).values(), together.at(name, case).values(), strict=True):
+                np.testing.assert_array_equal(array, other)
 
 
 SAMPLES = np.array([7, 3, 11, 2, 5, 19, 4, 6, 8])
@@ -189,24 +191,22 @@ BITS = np.arange(9) % 2
 SHARES = np.stack([np.linspace(0, 0.4, 9), np.linspace(0, 0.5, 9)]).astype(np.float32)
 
 
-def outcomes(counted, total=None, samples=SAMPLES, groups=None, model="a"):
+def outcomes(counted, total=1.0, samples=SAMPLES, groups=None, model="a", scoring=ACCURACY):
     """The outcomes of a model on its clean images."""
-    counted = np.asarray(counted, np.float32)[None, None]
-    total = np.ones_like(counted) if total is None else np.asarray(total, np.float32)[None, None]
-    return Outcomes((model,), ("clean",), np.asarray(samples), counted, total, np.ones((1, 1)), groups)
+    counted, total = np.asarray(counted)[None, None], np.asarray(total)
+    return of_counts([model], ["clean"], samples, counted, total, np.ones((1, 1)), groups, scoring)
 
 
-def test_bits_and_shares_come_back_as_they_were_packed():
+def test_outcomes_come_back_as_they_were_packed():
     groups = np.array([0, 0, 7, 7, 2, 2, 3, 3, 4])
-    blocks = [outcomes(BITS), outcomes(*SHARES, model="b"), outcomes(BITS, groups=groups)]
+    blocks = [outcomes(BITS), outcomes(*SHARES, model="b", scoring=IOU), outcomes(BITS, groups=groups)]
     blocks[0] = blocks[0].joined(outcomes(1 - BITS)._replace(cases=("contrast.1",)))
-    packed = measure.packed_blocks(blocks)
-    assert packed.arrays["0/bits"].nbytes == 4
-    found = measure.unpacked_blocks(packed)
+    found = measure.unpacked_blocks(measure.packed_blocks(blocks))
     for before, after in zip(blocks, found, strict=True):
-        assert (before.models, before.cases) == (after.models, after.cases)
-        for name in ("samples", "counted", "total", "loss"):
+        assert (before.models, before.cases, before.scoring) == (after.models, after.cases, after.scoring)
+        for name in ("samples", "loss"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+        np.testing.assert_array_equal(before.arrays["confusion"], after.arrays["confusion"])
     assert found[0].groups is None
     np.testing.assert_array_equal(found[2].groups, groups)
     # Four groups have one of two right, and group 4 none of one: without it, 4 of 8, and without another, 3 of 7.

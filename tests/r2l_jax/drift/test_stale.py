@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from changes import change_camera, change_pixel
+from outcomes import of_counts
 from small_runs import metrics
 
 import isp
@@ -83,8 +84,7 @@ def watched():
     names, adapted = [], adjustment._adapted
 
     def outcomes(rows, cases, samples):
-        ones = np.ones((len(rows), len(cases), len(samples)), np.float32)
-        return measure.Outcomes((*rows,), (*cases,), samples, ones, ones, ones[..., 0])
+        return of_counts(rows, cases, samples, np.ones((len(rows), len(cases), len(samples))))
 
     def evaluated(models, cases, samples, **options):
         found = outcomes(models, [case.name for case in cases], samples.indices)

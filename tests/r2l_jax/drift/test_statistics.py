@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from outcomes import ACCURACY, IOU, confusion
 from scipy import stats
 
 from r2l_jax.drift import statistics
@@ -112,44 +113,44 @@ def test_groups_share_their_samples():
     assert statistics.difference(second, first + 0.05).probability == pytest.approx(1 - paired.probability, abs=1e-12)
 
 
-def test_the_spread_of_groups_is_that_of_the_ratio_without_one():
+def by_group(counted, total, groups, scoring=ACCURACY):
+    return statistics.by_group(scoring, confusion(counted, total), np.asarray(groups))
+
+
+@pytest.mark.parametrize("scoring", [ACCURACY, IOU])
+def test_the_spread_of_groups_is_that_of_the_ratio_without_one(scoring):
     random = np.random.default_rng(0)
-    total = random.integers(1, 100, (2, 30)).astype(float)
-    counted = np.floor(total * random.uniform(size=(2, 30)))
+    total = random.integers(1, 100, 30).astype(float)
+    counted = np.floor(total * random.uniform(size=30))
     groups = np.array([5] * 12 + [2] * 3 + [9] * 15)[random.permutation(30)]
-    outcomes = statistics.by_group(counted, total, groups)
-    np.testing.assert_allclose(outcomes.mean(-1), counted.sum(-1) / total.sum(-1))
-    left = np.array(
-        [[c[groups != g].sum() / t[groups != g].sum() for g in (2, 5, 9)] for c, t in zip(counted, total, strict=True)]
-    )
-    squared_error = 2 / 3 * ((left - left.mean(-1, keepdims=True)) ** 2).sum(-1)
-    np.testing.assert_allclose(outcomes.var(-1, ddof=1) / 3, squared_error)
+    outcomes = by_group(counted, total, groups, scoring)
+    assert outcomes.mean() == pytest.approx(counted.sum() / total.sum())
+    left = np.array([counted[groups != group].sum() / total[groups != group].sum() for group in (2, 5, 9)])
+    np.testing.assert_allclose(outcomes.var(ddof=1) / 3, 2 / 3 * ((left - left.mean()) ** 2).sum())
 
 
 def test_an_accuracy_of_groups_of_one_sample_is_estimated_from_the_samples():
-    right = np.random.default_rng(0).random((3, 50)) < 0.9
-    np.testing.assert_allclose(
-        statistics.by_group(right, np.ones((3, 50)), np.arange(50)[::-1])[:, ::-1], right, atol=1e-12
-    )
+    right = np.random.default_rng(0).random(50) < 0.9
+    np.testing.assert_allclose(by_group(right, 1, np.arange(50)[::-1])[::-1], right, atol=1e-12)
 
 
 def test_groups_of_other_sizes_and_equal_scores_have_no_spread():
     right, groups = np.tile([1.0, 0], 20), np.repeat([0, 1, 2], [2, 8, 30])
-    np.testing.assert_allclose(statistics.by_group(right, np.ones(40), groups), 0.5)
+    np.testing.assert_allclose(by_group(right, 1, groups), 0.5)
 
 
 def test_a_score_without_any_object_is_0_and_so_is_one_whose_only_group_is_left_out():
-    np.testing.assert_array_equal(statistics.by_group(np.zeros(4), np.zeros(4), np.arange(4)), 0)
-    outcomes = statistics.by_group(np.array([1.0, 0, 0]), np.array([2.0, 0, 0]), np.arange(3))
+    np.testing.assert_array_equal(by_group(np.zeros(4), np.zeros(4), np.arange(4)), 0)
+    outcomes = by_group(np.array([1.0, 0, 0]), np.array([2.0, 0, 0]), np.arange(3))
     np.testing.assert_allclose(outcomes, 0.5 + 2 * (1 / 3 - np.array([0, 0.5, 0.5])))
 
 
 def test_copies_of_samples_do_not_narrow_an_interval():
-    outcomes = np.random.default_rng(0).random(40)
+    outcomes = np.random.default_rng(0).random(40).astype(np.float32)
     alone = statistics.interval(outcomes[None], "model")
     groups, copies = np.repeat(np.arange(40), 3), np.repeat(outcomes, 3)
-    together = statistics.interval(statistics.by_group(copies, np.ones(120), groups)[None], "model")
-    np.testing.assert_allclose(together, alone)
+    together = statistics.interval(by_group(copies, 1, groups)[None], "model")
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
     low, high = statistics.interval(copies[None], "model")[1:]
     assert high - low < 0.7 * (alone.high - alone.low)
 
@@ -165,11 +166,12 @@ def test_intervals_of_dependent_samples_cover_the_truth(groups, of_group, correl
     # Members fail on the same hard samples.
     hard = random.random((1000, 1, len(numbers)))
     noise = 0.1 * (random.random((1000, members, len(numbers))) - 0.5) if members > 1 else 0
-    right = (hard + noise < accuracy).astype(float)
+    right = hard + noise < accuracy
     about = "recipe" if members > 1 else "model"
 
     def coverage(numbers):
-        low, high = statistics.interval(statistics.by_group(right, np.ones_like(right), numbers), about)[1:]
+        each = np.array([[by_group(of_member, 1, numbers) for of_member in draw] for draw in right])
+        low, high = statistics.interval(each, about)[1:]
         return ((np.maximum(low, 0) <= 0.8) & (np.minimum(high, 1) >= 0.8)).mean()
 
     assert coverage(numbers) >= 0.93

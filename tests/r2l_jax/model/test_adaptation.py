@@ -6,7 +6,7 @@ from flax import nnx
 from r2l_jax.model import adaptation, normalization
 from r2l_jax.model.processors import OwnNormalization, Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Classification
+from r2l_jax.model.tasks.classification import Classification
 from tasks.layers import BatchNorm
 
 TASK = Classification(("dark", "bright"), "ResNet18")

@@ -6,7 +6,8 @@ from PIL import Image
 from small_runs import metrics
 
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.tasks import Classification, Segmentation
+from r2l_jax.model.tasks.classification import Classification
+from r2l_jax.model.tasks.segmentation import Segmentation
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
@@ -46,7 +47,7 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
 
 
 def test_outlines_are_the_borders_of_both_masks():
-    task = Segmentation(("car",), "resnet18")
+    task = Segmentation(("background", "car"), "resnet18")
     target, logits = np.zeros((6, 8), np.uint8), np.full((6, 8, 1), -1.0)
     target[1:5, 1:5] = 1
     logits[1:5, 3:7] = 1
@@ -67,28 +68,29 @@ def test_the_iou_of_tiles_is_the_mean_of_each_tile():
     masks[1, 0, 0] = 1  # One pixel of the second, which is predicted exactly.
     predicted = np.copy(masks)
     predicted[0, 2:] = 1
-    logits, weight = jnp.asarray(2.0 * predicted - 1)[..., None], np.float32([1, 1, 0])
-    task, batch = Segmentation(("car",), "resnet18"), {"target": jnp.asarray(masks), "weight": jnp.asarray(weight)}
-    assert float(task.measure(logits, batch)["tile_iou"]) / 2 == pytest.approx((0.5 + 1) / 2)
+    logits, weights = jnp.asarray(2.0 * predicted - 1)[..., None], np.array([1, 1, 0])
+    task = Segmentation(("background", "car"), "resnet18")
+    found = task.scores(jax.device_get(task.outcome(logits, {"target": jnp.asarray(masks)})), weights)
+    assert found["tile_iou"] == pytest.approx((0.5 + 1) / 2)
     # Of all pixels together, 9 are common and 17 are true or predicted.
-    assert float(task.score_of(task.sums(logits, batch)["confusion"])) == pytest.approx(9 / 17)
+    assert found["iou"] == pytest.approx(9 / 17)
 
 
-def test_the_loss_of_a_segmentation_is_its_dice_loss_times_its_samples():
+def test_the_loss_of_a_segmentation_is_its_dice_loss():
     # Half of all pixels are objects and half are predicted, of which half are right.
     masks = jnp.tile(jnp.array([0, 1]), (2, 3, 4))
     logits = jnp.where(jnp.arange(8) < 4, -100.0, 100.0)[None, None, :, None] * jnp.ones((2, 3, 1, 1))
-    sums = Segmentation(("car",), "resnet18").sums(logits, {"target": masks, "weight": jnp.ones(2)})
-    assert float(sums["loss"]) == pytest.approx(2 * 0.5)
-    np.testing.assert_allclose(sums["confusion"], np.full((2, 2), 2 / 4), rtol=1e-6)
+    task, batch = Segmentation(("background", "car"), "resnet18"), {"target": masks, "weight": jnp.ones(2)}
+    assert float(task.loss(logits, batch)) == pytest.approx(0.5)
+    np.testing.assert_allclose(task.outcome(logits, batch)["confusion"], np.full((2, 2, 2), 1 / 4), rtol=1e-6)
 
 
 def test_logits_of_half_the_size_count_for_four_pixels_each():
     rng = np.random.default_rng(0)
     half, masks = rng.normal(size=(2, 3, 5, 1)).astype(np.float32), rng.integers(0, 2, (2, 6, 10))
     batch = {"target": jnp.asarray(masks), "weight": jnp.ones(2)}
-    task = Segmentation(("car",), "resnet18")
-    small, large = (task.sums(jnp.asarray(logits), batch) for logits in (half, half.repeat(2, 1).repeat(2, 2)))
+    task = Segmentation(("background", "car"), "resnet18")
+    small, large = (task.outcome(jnp.asarray(logits), batch) for logits in (half, half.repeat(2, 1).repeat(2, 2)))
     jax.tree.map(np.testing.assert_array_equal, small, large)
 
 
@@ -97,7 +99,7 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
     rng, taken = np.random.default_rng(0), np.arange(12) < 10
     if name == "segmentation":
         # Objects grow from scene to scene, and the first scenes have none.
-        task, shape = Segmentation(("car",), "resnet18"), (12, 8, 8, 1)
+        task, shape = Segmentation(("background", "car"), "resnet18"), (12, 8, 8, 1)
         targets = (rng.random((12, 8, 8)) < np.linspace(-0.2, 0.9, 12)[:, None, None]).astype(int)
         logits = rng.normal(size=shape) * np.linspace(4, 1, 12)[:, None, None, None]
         probabilities = 1 / (1 + np.exp(-logits[taken, ..., 0]))
@@ -109,11 +111,10 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
         expected = -np.log(of_classes[np.arange(12), targets])[taken].mean()
 
     def loss(size):
-        total = 0
+        parts = []
         for part in (slice(start, start + size) for start in range(0, 12, size)):
             batch = {"target": jnp.asarray(targets[part]), "weight": jnp.float32(taken[part])}
-            measured = task.measure(jnp.float32(logits[part]), batch)
-            total = measured if total == 0 else jax.tree.map(jnp.add, total, measured)
-        return task.totals(total)["loss"] / 10
+            parts.append(jax.device_get(task.outcome(jnp.float32(logits[part]), batch)))
+        return task.mean_loss(jax.tree.map(lambda *each: np.concatenate(each), *parts), taken)
 
     np.testing.assert_allclose([loss(3), loss(8), loss(12)], expected, rtol=1e-6)

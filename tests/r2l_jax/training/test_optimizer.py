@@ -11,7 +11,7 @@ from small_runs import model, stop_at
 
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.tasks import Classification
+from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
@@ -87,7 +87,7 @@ def test_by_default_targets_are_smoothed_and_balanced_classes_weigh_the_same_tog
     batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(10)}
     mixture = 0.9 * jax.nn.one_hot(labels, 4) + 0.1 / 4
     losses = optax.softmax_cross_entropy(logits, mixture) * weights[labels]
-    np.testing.assert_allclose(task.sums(logits, batch)["loss"], losses.sum(), rtol=1e-6)
+    np.testing.assert_allclose(task.loss(logits, batch), losses.mean(), rtol=1e-6)
 
 
 def test_only_a_frozen_head_under_drawn_cameras_may_guess():
@@ -104,7 +104,7 @@ def test_only_a_frozen_head_under_drawn_cameras_may_guess():
     batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(2)}
     hopeless = jnp.array([[-50.0, 50.0], [50.0, -50.0]])
     trained = OptimizationSettings(**drawn).loss_of(task, labels, True)
-    np.testing.assert_allclose(trained.sums(hopeless, batch)["loss"], 2 * np.log(20), rtol=1e-5)
+    np.testing.assert_allclose(trained.loss(hopeless, batch), np.log(20), rtol=1e-5)
 
 
 def test_averaged_weights_are_those_of_all_updates(base):

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import isp
-from r2l_jax.model.tasks import Classification
+from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.training import results
 from r2l_jax.training.tracking import Tracker
 

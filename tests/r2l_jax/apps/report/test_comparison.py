@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import report_runs
+from outcomes import of_counts
 
 from r2l_jax.apps.report.comparison import comparison_table, differences_table
 from r2l_jax.apps.report.runs import read_runs
@@ -39,8 +40,7 @@ def write_outcomes(folder, outcomes, samples, checkpoint="best"):
     """Writes outcomes on the clean images as evaluate.py does: of the only fold of each member, and their mean."""
     names = [f"{name}/fold_0".removeprefix("/") for name in outcomes]
     counted = np.stack([*outcomes.values(), np.mean([*outcomes.values()], 0)])[:, None]
-    models = (*names, "ensemble/fold_0")
-    found = measure.Outcomes(models, ("clean",), samples, counted, np.ones_like(counted), np.zeros(counted.shape[:2]))
+    found = of_counts([*names, "ensemble/fold_0"], ["clean"], samples, counted)
     metadata = {"flags": {"checkpoint": checkpoint}}
     result.write(folder / "evaluation/clean", result.Result(metadata, outcomes=measure.packed_blocks([found])))
 

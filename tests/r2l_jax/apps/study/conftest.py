@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from outcomes import of_counts
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES, runs_of
-from r2l_jax.drift.measure import Outcomes, packed_blocks
+from r2l_jax.drift.measure import packed_blocks
 from r2l_jax.runtime import result
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.result import Column, Result, Table
@@ -53,7 +54,14 @@ def finished(config):
         slope = 0.2 if name == "learned" else 0.1
         for fold in range(2):
             history = [{"epoch": epoch, "val_accuracy": slope * (epoch + 1 + fold)} for epoch in range(3)]
-            about = {"task": "classification", "classes": ["a", "b"], "shape": [64, 32], "white_level": None}
+            about = {
+                "task": "classification",
+                "scored_by": "accuracy",
+                "code": {},
+                "classes": ["a", "b"],
+                "shape": [64, 32],
+                "white_level": None,
+            }
             indices = {"train_indices": list(range(80)), "valid_indices": list(range(80, 100))}
             content = {"complete": True, "flags": flat(run), "history": history, "fingerprint": "", "camera": None}
             file = run.run_dir / f"fold_{fold}" / "metrics.json"
@@ -69,5 +77,4 @@ def evaluated(cases, fold):
     """
     lost = [{"clean": 0, "2": 10, "3": 30}.get(case.rpartition(".")[2], 5) for case in cases]
     counted = (np.arange(SAMPLES) < 45 + fold - np.array(lost)[:, None]).astype(np.float32)[None]
-    samples = np.arange(SAMPLES) + SAMPLES * fold
-    return Outcomes((f"fold_{fold}",), tuple(cases), samples, counted, np.ones_like(counted), counted[..., 0])
+    return of_counts([f"fold_{fold}"], cases, np.arange(SAMPLES) + SAMPLES * fold, counted)

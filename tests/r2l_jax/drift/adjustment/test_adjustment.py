@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
+from outcomes import of_counts
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import statistics, trained_folds
 from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
-from r2l_jax.drift.measure import Outcomes, packed_blocks, unpacked_blocks
+from r2l_jax.drift.measure import packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Found
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -135,10 +136,8 @@ def test_images_that_a_search_left_out_choose_and_never_the_measured_ones(config
         indices, gammas = samples.indices.tolist(), [float(model.values["gamma_correct"]) for model in models.values()]
         judged[tuple(indices)] = gammas
         sign = 1 if helps == set(indices).issubset(under.labeled) else -1
-        ones, scores = np.ones((len(models), 1, len(indices)), np.float32), sign * np.array(gammas)[:, None]
-        return Outcomes(
-            tuple(models), ("clean",), samples.indices, ones * scores[..., None], ones, np.zeros_like(scores)
-        )
+        scores = np.tile(sign * np.array(gammas)[:, None, None], (1, 1, len(indices)))
+        return of_counts(models, ["clean"], samples.indices, scores)
 
     monkeypatch.setattr(methods, "measure", measure)
     monkeypatch.setattr(methods.Searcher, "run", search)
@@ -188,10 +187,7 @@ def test_an_end_is_chosen_by_a_paired_test_against_no_search(scores, sizes, chos
 
 def block(rows, samples):
     """Outcomes of rows on samples."""
-    counted = np.array(list(rows.values()), np.float32)[:, None]
-    return Outcomes(
-        tuple(rows), ("clean",), np.array(samples), counted, np.ones_like(counted), np.zeros((len(rows), 1))
-    )
+    return of_counts(rows, ["clean"], samples, np.array([*rows.values()])[:, None])
 
 
 def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, config, tmp_path, monkeypatch, capsys):

@@ -2,10 +2,10 @@ import dataclasses
 
 import brightness
 import numpy as np
+from outcomes import of_counts
 
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.drift.forensics import shots
-from r2l_jax.drift.measure import Outcomes
 from r2l_jax.runtime.result import Result
 
 
@@ -16,7 +16,7 @@ def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():
     fold = brightness.fold(dataset, [0, 1, 3], valid)
     titles = ("default", "all, weight 1", "all, weight 10", "gains, weight 1")
     counted = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.float32)[:, None]
-    outcomes = Outcomes(titles, ("clean",), np.array(valid), counted, np.ones_like(counted), np.zeros((4, 1)))
+    outcomes = of_counts(titles, ["clean"], valid, counted)
     metadata = {"worst": {"all": "all, weight 1", "gains": "gains, weight 1"}}
     found = shots.analyze(fold, ["model"], Result(metadata, outcomes=outcomes.packed()))
     table = found.tables["model"]

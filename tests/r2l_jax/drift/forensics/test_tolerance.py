@@ -5,10 +5,10 @@ import brightness
 import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
+from outcomes import of_counts
 
 from r2l_jax.drift.forensics import tolerance
 from r2l_jax.drift.forensics.config import ToleranceSettings
-from r2l_jax.drift.measure import Outcomes
 
 INTENSITIES = np.linspace(0.15, 0.4, 20)
 PAIR = ("white_balance", "gamma_correct")
@@ -70,8 +70,7 @@ def measure(monkeypatch):
             raws = samples.dataset.samples(samples.indices)[0].mean((1, 2)) - 0.1
             gains = [each.values["white_balance"][1] for each in models.values()]
             counted = 1 - np.array([np.broadcast_to(lost(raws, gain), raws.shape) for gain in gains])[:, None]
-            total, loss = np.ones_like(counted), np.zeros(counted.shape[:2])
-            return Outcomes(tuple(models), ("clean",), samples.indices, counted, total, loss, samples.groups)
+            return of_counts(models, ["clean"], samples.indices, counted, groups=samples.groups)
 
         monkeypatch.setattr(tolerance, "measure", measured)
 

@@ -202,7 +202,8 @@ def test_a_group_is_measured_together_with_its_ensemble(group, runs, measured, c
     assert widths[1] < widths[0]
     # Each of the 16 samples counts once, not once a seed: the interval is that of 16 means over the seeds.
     (block,) = measure.unpacked_blocks(result.read(settings.output_dir / "clean").outcomes)
-    right = np.mean([block.at(name, "clean")[0] for name in names], 0)
+    each = [block.at(name, "clean") for name in names]
+    right = np.mean([outcome["predicted"] == outcome["target"] for outcome in each], 0)
     apart = np.abs(right - np.median(right))
     count = np.count_nonzero(apart)
     squares = np.square(right - right.mean()).sum() + 2 * apart.max() ** (2 * count / (count + 1))

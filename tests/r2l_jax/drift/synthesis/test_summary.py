@@ -2,10 +2,10 @@ import brightness
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from outcomes import of_counts
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import cases
-from r2l_jax.drift.measure import Outcomes
 from r2l_jax.drift.synthesis.comparison import compare
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured, intervals
@@ -38,8 +38,7 @@ def measured(label="group", count=3, first=0, demosaic="bilinear", of=None, **ri
     blocks = []
     for number, of_fold in enumerate(counted):
         names = [f"seed_{seed}/fold_{number}" if count > 1 else f"fold_{number}" for seed in range(count)]
-        samples, losses = first + 200 * number + np.arange(200), np.zeros(of_fold.shape[:2])
-        blocks.append(Outcomes((*names,), (*shares,), samples, of_fold, np.ones_like(of_fold), losses))
+        blocks.append(of_counts(names, shares, first + 200 * number + np.arange(200), of_fold))
     return Measured.of(label, fold(demosaic), of or CASES, blocks, None)[0]
 
 

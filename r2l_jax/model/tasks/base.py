@@ -1,0 +1,154 @@
+"""The interface of tasks, with what most tasks share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from r2l_jax.data.loader import Batch
+from r2l_jax.model.heads import NamedHead
+from r2l_jax.model.scores import Outcome, Score, confusion_of, counts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a model computes: its head, loss, outcomes, score and pictures. Other code treats all tasks alike.
+
+    Tasks are frozen and hashable, so that compiled functions can take them as static arguments. Methods take logits
+    from the task's head, and batches from the loader.
+
+    Attributes:
+        classes: the names of the rows and columns of the confusion matrix; empty if the task has none.
+        network: the name of a ResNet in `tasks.resnet`.
+        precision: the type in which the head computes.
+        custom: another head in place of the task's own.
+        scored: the score, if it is not the default one.
+    """
+
+    classes: tuple[str, ...] = ()
+    network: str = ""
+    precision: str = "float32"
+    custom: NamedHead | None = None
+    scored: Score | None = None
+
+    name: ClassVar[str]
+    # The scores of --score that its outcomes have.
+    known_scores: ClassVar[tuple[str, ...]] = ()
+    # The layers of the head whose shapes depend on the number of classes.
+    class_layers: ClassVar[tuple[str, ...]] = ()
+    # Flags without an effect on the task, and those without an effect on its own head.
+    unused: ClassVar[tuple[str, ...]] = ()
+    unused_with_own_head: ClassVar[tuple[str, ...]] = ()
+    # Whether each sample has one class, so that images of all classes are a mixture.
+    has_labels: ClassVar[bool] = False
+    # Whether targets and predictions are masks.
+    has_masks: ClassVar[bool] = False
+
+    @property
+    def score(self) -> Score:
+        """The score by which epochs, models and cases are compared."""
+        return self.scored or self.default_score
+
+    @property
+    def default_score(self) -> Score:
+        """The score without --score."""
+        raise NotImplementedError
+
+    @property
+    def multiple(self) -> int:
+        """The number that must divide the height and width of an image."""
+        return 1
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits of each image or pixel."""
+        return len(self.classes)
+
+    @property
+    def metrics(self) -> dict[str, Score]:
+        """Other scores that are recorded beside `score`."""
+        return {}
+
+    def scored_by(self, score: Score) -> "Task":
+        """Returns the task with another score."""
+        return dataclasses.replace(self, scored=score)
+
+    def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape."""
+        return (images[0], self.outputs)
+
+    def for_training(self, labels: np.ndarray, smoothing: float, balanced: bool, guesses: bool) -> Any:
+        """Returns the task with the training loss, which validation does not use."""
+        return self
+
+    def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the head, which turns normalized images `(B, H, W, 3)` into logits."""
+        raise NotImplementedError
+
+    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
+        """Returns the batch with targets that follow the augmentation of its images: those of whole images stay."""
+        return batch
+
+    def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
+        """Computes the mean loss of a batch, in which samples have the weights `batch["weight"]`."""
+        losses = self.outcome(logits, batch)["loss"]
+        return jnp.vdot(losses, batch["weight"]) / batch["weight"].sum()
+
+    def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Computes all that score and loss need of each sample: arrays `(B, ...)` by name, one of them `loss`."""
+        raise NotImplementedError
+
+    def mean_loss(self, outcome: Outcome, weights: np.ndarray) -> float:
+        """Computes the loss of samples from their outcomes."""
+        return float(np.average(outcome["loss"].astype(np.float64), weights=weights))
+
+    def confusion(self, outcome: Outcome, weights: np.ndarray) -> np.ndarray:
+        """Computes the confusion matrix `(C, C)` of samples: true classes in rows."""
+        return confusion_of(outcome, weights, len(self.classes))
+
+    def class_samples(self, outcome: Outcome) -> dict[str, int]:
+        """Counts the samples that contain each class."""
+        present = counts_of(outcome, len(self.classes)).true > 0
+        return dict(zip(self.classes, present.sum(0).tolist(), strict=True))
+
+    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+        """Computes the probabilities that predictions state, for raw images of a height."""
+        raise NotImplementedError
+
+    def distributions(self, probabilities: jax.Array) -> jax.Array:
+        """Returns the probability of every class, `(..., C)`, from the probabilities that predictions state."""
+        return probabilities
+
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+
+    def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns masks `(N,)` of the samples of each class, if each sample has one class."""
+        return {}
+
+    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
+        raise NotImplementedError
+
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: Any) -> tuple[np.ndarray, str]:
+        """Returns an image `(H, W, 3)` with its target and prediction, in words or drawn."""
+        raise NotImplementedError
+
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
+        """Returns the pictures of a sample besides its image."""
+        return []
+
+    def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
+        """Names the files of a sample in a folder of pictures."""
+        raise NotImplementedError
+
+    def scores(self, outcome: Outcome, weights: np.ndarray) -> dict[str, float]:
+        """Computes the loss, the score and the other metrics of weighted samples, by name."""
+        known: Mapping[str, Score] = {self.score.name: self.score, **self.metrics}
+        found = {name: float(score(outcome, weights)) for name, score in known.items()}
+        return {"loss": self.mean_loss(outcome, weights), **found}

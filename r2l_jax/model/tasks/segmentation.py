@@ -1,0 +1,135 @@
+"""Segmentation: the class of each pixel."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import tasks
+from r2l_jax.data.loader import Batch
+from r2l_jax.model import pictures
+from r2l_jax.model.augment import augment_masks
+from r2l_jax.model.heads import NamedHead
+from r2l_jax.model.scores import MeanIou, OfCounts, Outcome, Score
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.model.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation(Task):
+    """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
+
+    `network` is the name in `tasks.resnet` of the ResNet that encodes, `precision` the type in which the network
+    computes, and `custom` another head in its place.
+    """
+
+    name: ClassVar[str] = "segmentation"
+    known_scores: ClassVar[tuple[str, ...]] = ("iou", "mean_iou", "accuracy", "balanced_accuracy", "macro_f1")
+    unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    unused_with_own_head: ClassVar[tuple[str, ...]] = ("classifier_network",)
+    has_masks: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, classes: tuple[str, ...], model: NetworkSettings, custom: NamedHead | None) -> "Segmentation":
+        """Makes the task of a data set's object, whose name is given."""
+        return cls(("background", *classes), model.smp_encoder, model.precision, custom)
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits of each pixel."""
+        return 1
+
+    @property
+    def default_score(self) -> Score:
+        """The object's intersection over union over all pixels."""
+        return OfCounts("iou", self.classes, of=1)
+
+    @property
+    def metrics(self) -> dict[str, Score]:
+        """The mean intersection over union of images, which the published program reports."""
+        return {"tile_iou": MeanIou("tile_iou")}
+
+    @property
+    def multiple(self) -> int:
+        """The number that must divide height and width of an image: a U-Net halves its input five times."""
+        return 32 if self.custom is None else 1
+
+    def logits_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of the logits of images of a shape."""
+        return (*images[:3], self.outputs)
+
+    def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
+        if self.custom is not None:
+            return self.custom(self.outputs, rngs)
+        return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
+
+    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
+        """Returns the batch with masks that follow the augmentation of its images."""
+        return {**batch, "target": augment_masks(batch["target"], keys, augmentation)}
+
+    def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
+        """Computes the Dice loss of all pixels of a batch."""
+        masks = batch["target"].astype(jnp.int32)
+        return tasks.losses.dice(_enlarged(logits, masks.shape[1])[..., 0], masks, batch["weight"])
+
+    def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Computes the confusion matrix of each sample's pixels, and the sums of its Dice loss `(B, 3)`.
+
+        The pixels of an image count as one, since the pixels of a data set are too many to count in float32.
+        """
+        masks = batch["target"].astype(jnp.int32)
+        logits = _enlarged(logits, masks.shape[1])[..., 0]
+
+        def of_one(logits, mask):
+            confusion = tasks.metrics.confusion_matrix(logits[None] > 0, mask[None], 2) / mask.size
+            return confusion, jnp.stack(tasks.losses.dice_sums(logits[None], mask[None]))
+
+        confusion, loss = jax.vmap(of_one)(logits, masks)
+        return {"confusion": confusion, "loss": loss}
+
+    def mean_loss(self, outcome: Outcome, weights: np.ndarray) -> float:
+        """Computes the Dice loss of all samples together."""
+        return float(tasks.losses.dice_of(*jnp.asarray(weights @ outcome["loss"].astype(np.float64))))
+
+    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+        """Computes the probability of the object at each site `(B, H, W)` of raw images of a height."""
+        return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
+
+    def distributions(self, probabilities: jax.Array) -> jax.Array:
+        """Returns the probabilities of background and object."""
+        return jnp.stack([1 - probabilities, probabilities], -1)
+
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jax.scipy.special.logit(probabilities)[..., None]
+
+    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
+        images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
+        return pictures.masks(images, logits, targets)
+
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
+        """Returns an image `(H, W, 3)` with the outlines of its two masks, and their overlap in words."""
+        image, logits = (_enlarged(array[None], len(target))[0] for array in (image, logits))
+        predicted = logits[..., 0] > 0
+        union = np.count_nonzero(predicted | (target > 0))
+        overlap = f"IoU {np.count_nonzero(predicted & (target > 0)) / union:.2f}" if union else "no object, none found"
+        return pictures.outlined(image, target > 0, predicted), overlap
+
+    def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
+        """Names the files of a sample in a folder of pictures: a picture and a mask."""
+        return (f"images/{stem}.{suffix}", f"masks/{stem}.png")
+
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
+        """Returns the pictures of a sample besides its image: its mask, 255 where the object is."""
+        return [255 * np.asarray(target)]
+
+
+def _enlarged(images, height: int):
+    """Repeats the pixels of images `(B, H, W, C)`, such as images of half the size, up to a given height."""
+    factor = height // images.shape[1]
+    return images if factor == 1 else images.repeat(factor, 1).repeat(factor, 2)
