@@ -18,9 +18,9 @@ Leaf = TypeVar("Leaf")
 class Batch(TypedDict, Generic[Leaf]):
     """A batch of samples, as NumPy arrays when loaded and as JAX arrays in compiled functions.
 
-    `raw` has the raw images `(B, H, W)` or images `(B, H, W, 3)`, `target` the classes `(B,)` or masks `(B, H, W)`, and
-    `index` the samples' indices in the data set. `weight` is 0 for samples that fill up the last batch, and 1 for
-    others.
+    `raw` has the raw images `(B, H, W)` or images `(B, H, W, 3)`, `target` the classes `(B,)`, masks `(B, H, W)` or
+    boxes `(B, N, 6)`, and `index` the samples' indices in the data set. `weight` is 0 for samples that fill up the last
+    batch, and 1 for others.
     """
 
     raw: Leaf

@@ -51,6 +51,12 @@ class DataSettings(Settings):
         None,
         needs="dataset=Folder",
     )
+    annotations: str | None = setting(
+        "for Folder: COCO JSON file with boxes in pixels for a detector, whose images are the raw files of the folder",
+        None,
+        rare=True,
+        needs="dataset=Folder",
+    )
     synthetic_images: int = setting(
         "number of scenes in the synthetic data set",
         600,
@@ -69,7 +75,7 @@ class DataSettings(Settings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
-        names = ("data_dir", "camera", "tile_size", "group", "synthetic_images", "synthetic_size")
+        names = ("data_dir", "camera", "tile_size", "group", "annotations", "synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -60,7 +60,8 @@ def refuse_boxes(folder: Path) -> None:
             if kind.match(start):
                 raise InputError(
                     f"{path} holds boxes or polygons (COCO, LabelMe, YOLO or Pascal VOC): segmentation needs a mask "
-                    "of each frame, a PNG or TIFF in masks/ beside images/, and boxes cannot be trained on"
+                    "of each frame, a PNG or TIFF in masks/ beside images/; for boxes and a trained detector, give a "
+                    "COCO file as --annotations"
                 )
 
 

@@ -24,6 +24,7 @@ def load(
     camera: str = "auto",
     tile_size: int | None = None,
     group: str | None = None,
+    annotations: str | pathlib.Path | None = None,
     synthetic_images: int = 600,
     synthetic_size: int = 128,
     download: bool = False,
@@ -36,7 +37,7 @@ def load(
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":
-        return folder.load(data_dir, camera, tile_size, group=group)
+        return folder.load(data_dir, camera, tile_size, group=group, annotations=annotations)
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)

@@ -1,4 +1,4 @@
-"""Folders of your own raw files: one sub-folder per class, or frames and masks."""
+"""Folders of your own raw files: one sub-folder per class, frames and masks, or frames and a file of their boxes."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import file_metadata, tiles
+from r2l_jax.data.files.boxes import read_boxes
 from r2l_jax.data.files.known_camera import (
     KnownCamera,
     common_camera,
@@ -47,8 +48,12 @@ def load(
     tile_size: int | None,
     tiles_dir: pathlib.Path | None = None,
     group: str | None = None,
+    annotations: str | pathlib.Path | None = None,
 ) -> RawDataset:
     """Loads the raw files of a folder.
+
+    - If there are `annotations`, a COCO JSON file, the task is detection, of boxes in whole frames of one size, see
+      `boxes.read_boxes`. The targets are arrays `(N, 6)`: x1, y1, x2, y2, the class or -1, and 1 for a crowd.
 
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
@@ -66,14 +71,21 @@ def load(
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
-            "--dataset=Folder needs --data_dir, a folder with one sub-folder per class, or with images/ and masks/, "
-            f"got {data_dir}"
+            "--dataset=Folder needs --data_dir, a folder with one sub-folder per class, with images/ and masks/, or "
+            f"with the frames of --annotations, got {data_dir}"
         )
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to keep whole 2x2 tiles of colors, got {tile_size}")
     root = pathlib.Path(data_dir)
     folders = "*/*/" if group == FOLDER else "*/"
     parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera, folders)
+    if annotations is not None:
+        if tile_size is not None or "" not in parts:
+            refused = f"--tile_size={tile_size}" if tile_size is not None else "a camera.json in sub-folders"
+            raise InputError(f"--annotations={annotations} is for whole frames of one camera: omit {refused}")
+        dataset = _detection(root, pathlib.Path(annotations), parts[""])
+        given = named_groups(group, list(map(pathlib.PurePath, dataset.names))) if group else None
+        return dataclasses.replace(dataset, groups=given)
     layouts = {_has_masks(root / name) for name in parts}
     if len(layouts) > 1:
         raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
@@ -192,6 +204,47 @@ def _classification(
     )
     names = [part or each.model for part, each in zip(owners, metadata, strict=True)]
     return _with_cameras(dataset, names, files, [each.camera for each in metadata])
+
+
+def _detection(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera) -> RawDataset:
+    """Loads the frames that a COCO JSON file lists, with their boxes."""
+    there = [path for path in root.rglob("[!.]*") if not path.is_dir()]
+
+    def shapes_of(frames: Sequence[pathlib.Path]) -> list[tuple[int, int]]:
+        metadata.extend(_metadata_of(frames, known))
+        return [each.shape for each in metadata]
+
+    metadata: list[_Metadata] = []
+    boxes = read_boxes(annotations, root, _raw_files(there), shapes_of)
+    files, targets, first = boxes.frames, boxes.padded(), metadata[0].shape
+    for path, each in zip(files, metadata, strict=True):
+        if each.shape != first:
+            raise InputError(
+                f"{root}: all frames must have one size, got {first[0]}x{first[1]} for {files[0]} and "
+                f"{each.shape[0]}x{each.shape[1]} for {path}"
+            )
+    warn_once(
+        [f"{path}: {text}" for path, each in zip(files, metadata, strict=True) for text in each.warnings], len(files)
+    )
+
+    def read_frame(index: int) -> Sample:
+        with collected_warnings():  # `_metadata_of` has warned.
+            return read_raw(files[index], known)[0], targets[index]
+
+    dataset = RawDataset(
+        name="Folder",
+        task="detection",
+        classes=boxes.classes,
+        camera=None,
+        names=tuple(os.path.relpath(path, root) for path in files),
+        labels=np.zeros(len(files), np.int32),
+        read=read_frame,
+        files=tuple((path,) for path in files),
+        provenance=json.dumps([hashlib.sha256(targets.tobytes()).hexdigest(), *_decoding_identity(known)]),
+        shot=lambda index: read_shot(files[index]),
+        white_level=known.figures.get("white_level"),
+    )
+    return _with_cameras(dataset, [each.model for each in metadata], files, [each.camera for each in metadata])
 
 
 def _with_cameras(
