@@ -41,26 +41,32 @@ def match(
         `matched (D, 10)` int8, `RIGHT`, `WRONG` or `IGNORED`; and `objects (C,)` int32, the objects of each class
         without crowds.
     """
-    detections, objects = np.asarray(detections, np.float64), np.asarray(objects, np.float64)
+    objects = np.asarray(objects, np.float64)
     objects = objects[objects[:, 4] >= 0]
-    detections = detections[detections[:, 5] >= 0]
-    detections = detections[np.argsort(-detections[:, 4], kind="stable")]
+    detections = best(detections, size)
     labels = detections[:, 5].astype(np.int32)
-    counts = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        counts[np.flatnonzero(labels == label)[:MOST]] = True
-    detections, labels = detections[counts][:size], labels[counts][:size]
     matched = np.full((size, len(THRESHOLDS)), WRONG, np.int8)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         matched[rows] = _matched(detections[rows, :4], objects[objects[:, 4] == label])
     empty = (0, size - len(labels))
     return {
-        "scores": np.pad(detections[:, 4].astype(np.float32), empty),
+        "scores": np.pad(detections[:, 4], empty).astype(np.float32),
         "labels": np.pad(labels, empty, constant_values=-1),
         "matched": matched,
         "objects": np.bincount(objects[objects[:, 5] == 0, 4].astype(int), minlength=classes).astype(np.int32),
     }
+
+
+def best(detections: Float[np.ndarray, "found 6"], size: int) -> Float[np.ndarray, "kept 6"]:
+    """Returns the detections that count, see `match`, in the order of their scores."""
+    detections = np.asarray(detections, np.float64)
+    detections = detections[detections[:, 5] >= 0]
+    detections = detections[np.argsort(-detections[:, 4], kind="stable")]
+    counts = np.zeros(len(detections), bool)
+    for label in np.unique(detections[:, 5]):
+        counts[np.flatnonzero(detections[:, 5] == label)[:MOST]] = True
+    return detections[counts][:size]
 
 
 def _matched(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:

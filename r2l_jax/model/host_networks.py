@@ -1,4 +1,4 @@
-"""Frozen PyTorch and ONNX networks, which compute outside of JAX as part of a JAX model.
+"""Frozen PyTorch and ONNX networks, which compute outside of JAX as part of a JAX model: of logits, or of boxes.
 
 `jax.jit` and `jax.vmap` work, and for PyTorch `jax.grad`. Images mapped over by `vmap`, such as the images of parallel
 searches, reach the network in one call. On a GPU, images pass through host memory.
@@ -6,13 +6,15 @@ searches, reach the network in one call. On a GPU, images pass through host memo
 
 import abc
 import collections
+import contextlib
 import hashlib
 import importlib
 import inspect
 import logging
 import pathlib
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +25,9 @@ from jaxtyping import Array, Float
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.named_code import in_one_line
 from r2l_jax.runtime.startup import let_callbacks_read
+
+# What a network states of each object that it detects.
+_OF_OBJECTS = ("boxes", "scores", "labels")
 
 # JAX would also log the traceback of each error that a network raises.
 logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
@@ -47,6 +52,10 @@ class HostNetwork(abc.ABC):
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
+
+    @abc.abstractmethod
+    def detections(self, images: np.ndarray) -> list[np.ndarray]:
+        """Detects objects in images `(N, 3, H, W)`: for each image, x1, y1, x2, y2, score and label `(K, 6)`."""
 
 
 class OnnxNetwork(HostNetwork):
@@ -100,12 +109,31 @@ class OnnxNetwork(HostNetwork):
             raise InputError(f"{self._file} returns NaN logits for finite images")
         return np.moveaxis(logits, -1, 1) if self._last and logits.ndim == 4 else logits
 
-    def _computed(self, array: np.ndarray) -> np.ndarray:
+    def detections(self, images: np.ndarray) -> list[np.ndarray]:
+        """Detects objects in each image, with the outputs boxes, scores and labels, whatever their order."""
+        names = [each.name for each in self._session.get_outputs()]
+        if lacking := [name for name in _OF_OBJECTS if name not in names]:
+            raise InputError(
+                f"{self._file} must have the outputs {', '.join(_OF_OBJECTS)} for detection, lacks {', '.join(lacking)}"
+            )
+        array = np.ascontiguousarray(np.moveaxis(images, 1, -1)) if self._last else images
+        found = []
+        for image in array:
+            outputs = self._run(np.repeat(image[None], self._batch or 1, 0), list(_OF_OBJECTS))
+            # Files of torchvision's detectors have no batch axis, since images differ in their numbers of objects.
+            outputs = [each[0] if each.ndim > rank else each for each, rank in zip(outputs, (2, 1, 1), strict=True)]
+            found.append(_joined(outputs, self._file))
+        return found
+
+    def _run(self, array: np.ndarray, names: list[str] | None) -> list[np.ndarray]:
         try:
-            logits = self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
+            return list(map(np.asarray, self._session.run(names, {self._session.get_inputs()[0].name: array})))
         except Exception as error:  # onnxruntime has many kinds of errors.
             shape = ", ".join(map(str, array.shape[1:]))
             raise InputError(f"{self._file} rejects images of shape (B, {shape}): {in_one_line(error):.200}") from None
+
+    def _computed(self, array: np.ndarray) -> np.ndarray:
+        logits = self._run(array, None)[0]
         if getattr(logits, "ndim", 0) not in (2, 4) or len(logits) != len(array):
             found = f"{np.shape(logits)} for {len(array)} images"
             raise InputError(f"{self._file} must return logits (B, C) or of rank 4, got shape {found}")
@@ -113,7 +141,12 @@ class OnnxNetwork(HostNetwork):
 
 
 class TorchNetwork(HostNetwork):
-    """A trained PyTorch module, computed on arrays. It has gradients with respect to the images."""
+    """A trained PyTorch module, computed on arrays. It has gradients with respect to the images.
+
+    A module that detects objects takes a list of images `(3, H, W)`, as torchvision's detectors do, and returns a dict
+    with `boxes (K, 4)`, `scores (K,)` and `labels (K,)` for each. In training mode, it also takes a list of dicts with
+    the true `boxes` and `labels`, and returns a dict of losses.
+    """
 
     kind = "PyTorch"
 
@@ -131,6 +164,8 @@ class TorchNetwork(HostNetwork):
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         # The images and the logits of the latest call whose gradient was asked for.
         self._kept: collections.deque = collections.deque(maxlen=1)
+        # Held while the module is in training mode, since JAX may call it in several threads.
+        self._mode = threading.RLock()
 
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of the logits of images of a shape, found with a single black image."""
@@ -151,11 +186,7 @@ class TorchNetwork(HostNetwork):
         with import_torch().enable_grad():
             logits = self._computed(leaf)
         if not logits.requires_grad:
-            name = type(self._module).__name__
-            raise InputError(
-                f"{name} must return logits with a gradient for its images; torch.no_grad, detach or NumPy in its "
-                "forward method may stop the gradient"
-            )
+            raise InputError(_without_gradient(type(self._module).__name__, "logits"))
         self._kept.append((leaf, logits))
         return _array(logits)
 
@@ -172,6 +203,73 @@ class TorchNetwork(HostNetwork):
                 logits = self._computed(leaf)
         (gradient,) = torch.autograd.grad(logits, leaf, _tensor(cotangent), allow_unused=True)
         return np.zeros(leaf.shape, np.float32) if gradient is None else _array(gradient)
+
+    def detections(self, images: np.ndarray) -> list[np.ndarray]:
+        """Detects objects in each image."""
+        torch, name = import_torch(), type(self._module).__name__
+        with torch.no_grad(), self._mode:
+            found = self._called(images, list(torch.tensor(images, **self._place)))
+        if not isinstance(found, list | tuple) or len(found) != len(images):
+            raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
+        return [_joined(_parts(each, name), name) for each in found]
+
+    def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
+        """Computes the sum of a detector's losses for each image `(N,)`, and its gradient for the image `(N, 3, H, W)`.
+
+        Batch norm and dropout stay frozen, and losses that draw samples draw the same ones each time. `targets` are the
+        true boxes `(K, 4)` and labels `(K,)` of each image. Without `gradient`, it is 0.
+        """
+        torch = import_torch()
+        losses, gradients = np.zeros(len(images), np.float32), np.zeros(images.shape, np.float32)
+        device = self._place["device"]
+        with self._mode, self._in_training(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for number, (image, (boxes, labels)) in enumerate(zip(images, targets, strict=True)):
+                torch.manual_seed(0)
+                leaf = torch.tensor(image, requires_grad=gradient)
+                target = {"boxes": torch.tensor(boxes, **self._place), "labels": torch.tensor(labels, device=device)}
+                with torch.set_grad_enabled(gradient):
+                    found = self._called(images, [leaf.to(**self._place, copy=True)], [target])
+                    loss = self._sum(found)
+                losses[number] = loss.item()
+                if gradient and loss.requires_grad:
+                    (of_leaf,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+                    gradients[number] = 0 if of_leaf is None else _array(of_leaf)
+                elif gradient and len(boxes):
+                    raise InputError(_without_gradient(type(self._module).__name__, "losses"))
+        return losses, gradients
+
+    def _sum(self, found: Any) -> Any:
+        """Sums losses, which must be finite."""
+        torch, name = import_torch(), type(self._module).__name__
+        if not isinstance(found, Mapping) or not all(isinstance(each, torch.Tensor) for each in found.values()):
+            raise InputError(f"{name} must return a dict of losses in training mode, for a list of images and targets")
+        loss = sum(each.sum() for each in found.values())
+        if not found or not torch.isfinite(loss):
+            raise InputError(f"{name} must return finite losses, got {', '.join(map(str, found)) or 'none'}")
+        return loss
+
+    @contextlib.contextmanager
+    def _in_training(self) -> Iterator[None]:
+        """Switches the module to training mode, without its batch norm and dropout."""
+        nn = import_torch().nn.modules
+        self._module.train()
+        for each in self._module.modules():
+            if isinstance(each, nn.batchnorm._NormBase | nn.dropout._DropoutNd):
+                each.eval()
+        try:
+            yield
+        finally:
+            self._module.eval()
+
+    def _called(self, images: np.ndarray, *arguments: Any) -> Any:
+        """Calls the module, which may raise anything."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                return self._module(*arguments)
+        except Exception as error:
+            shape, name = ", ".join(map(str, images.shape[1:])), type(self._module).__name__
+            given = "images and targets" if len(arguments) > 1 else "a list of images"
+            raise InputError(f"{name} rejects {given} of shape ({shape}): {in_one_line(error):.300}") from error
 
     def _computed(self, images: Any) -> Any:
         """Computes the logits of a tensor, as a tensor of float32 on the CPU."""
@@ -200,6 +298,34 @@ def import_torch() -> Any:
         return importlib.import_module("torch")
     except ImportError:
         raise InputError("a PyTorch head needs the package torch: pip install 'r2l_jax[torch]'") from None
+
+
+def _without_gradient(name: str, what: str) -> str:
+    return (
+        f"{name} must return {what} with a gradient for its images; torch.no_grad, detach or NumPy in its forward "
+        "method may stop the gradient"
+    )
+
+
+def _parts(found: Any, name: str) -> list[np.ndarray]:
+    """Returns the boxes, scores and labels that a PyTorch detector states of an image."""
+    try:
+        return [_array(found[key]) for key in _OF_OBJECTS]
+    except (TypeError, KeyError, AttributeError, IndexError):
+        got = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        raise InputError(f"{name} must return a dict of {', '.join(_OF_OBJECTS)} for each image, got {got}") from None
+
+
+def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Joins boxes `(K, 4)`, scores `(K,)` and labels `(K,)` as `(K, 6)`."""
+    boxes, scores, labels = parts
+    if boxes.shape != (len(scores), 4) or scores.shape != labels.shape or scores.ndim != 1:
+        shapes = ", ".join(str(each.shape) for each in parts)
+        raise InputError(f"{name} must return boxes (K, 4), scores (K,) and labels (K,) of an image, got {shapes}")
+    found = np.column_stack([boxes, scores, labels]).astype(np.float32)
+    if not np.isfinite(found).all():
+        raise InputError(f"{name} must return finite boxes and scores, got NaN or infinity")
+    return found
 
 
 def _hash(module: Any) -> str:

@@ -1,0 +1,154 @@
+"""Frozen detectors of others as heads, and their losses, as parts of JAX models.
+
+All arrays have one row for each image. Functions of NumPy are called outside of JAX; axes that `vmap` adds become part
+of the batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+import tasks
+from r2l_jax.model.host_networks import HostNetwork, TorchNetwork
+from r2l_jax.runtime.errors import InputError
+
+# The most detections of an image that are kept, and their least number for several classes.
+_MOST = 300
+
+
+class Detector(nnx.Module):
+    """A frozen detector as a head.
+
+    `labels` are the numbers that the network gives to each class; others are no objects of the data. None stands for 1
+    to `classes`, as torchvision counts them.
+    """
+
+    def __init__(self, network: HostNetwork, classes: int, labels: Sequence[Sequence[int]] | None = None):
+        self.network, self.classes = network, classes
+        self.labels = None if labels is None else tuple(map(tuple, labels))
+
+    @property
+    def size(self) -> int:
+        """The most detections of an image that are kept."""
+        return min(tasks.detection.MOST * self.classes, _MOST)
+
+    def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> dict[str, Array]:
+        """Detects objects in normalized images.
+
+        Returns:
+            `boxes (B, D, 6)`: x1, y1, x2, y2 in pixels of the images, the score, and the class or -1 for an empty row,
+            in the order of the scores; and the `images`, of which `losses` has a gradient.
+        """
+        images = jnp.asarray(images)
+        shape = jax.ShapeDtypeStruct((self.size, 6), jnp.float32)
+        return {"boxes": of_images(self._detected, shape, (images, 3)), "images": images}
+
+    def losses(self, images: Float[Array, "batch height width 3"], targets: Array) -> Float[Array, " batch"]:
+        """Computes the sum of the network's losses for each image, with a gradient for the images.
+
+        `targets (B, N, 6)` are x1, y1, x2, y2 in pixels of the images, the class or -1, and 1 for a crowd, which the
+        losses leave out.
+
+        Raises:
+            InputError: the network has no gradients.
+        """
+        if not isinstance(self.network, TorchNetwork):
+            raise InputError(f"the head must have gradients, got an {self.network.kind} network, which has none")
+        return _losses(self, images, targets)
+
+    def _detected(self, images: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(images), self.size, 6), np.float32)
+        found[..., 5] = -1
+        for rows, detections in zip(found, self.network.detections(_channels_first(images)), strict=True):
+            detections[:, 5] = self._classes_of(detections[:, 5])
+            kept = tasks.detection.best(detections, self.size)
+            rows[: len(kept)] = kept
+        return found
+
+    def _classes_of(self, labels: np.ndarray) -> np.ndarray:
+        if self.labels is None:
+            if wrong := sorted(set(labels.tolist()) - set(range(1, self.classes + 1))):
+                raise InputError(
+                    f"the head must label its boxes from 1 to {self.classes}, in the order of the categories' ids, got "
+                    f"{wrong[0]:g}: name the labels of the data's classes with --classes"
+                )
+            return labels - 1
+        found = np.full(len(labels), -1)
+        for number, of_class in enumerate(self.labels):
+            found[np.isin(labels, of_class)] = number
+        return found
+
+    def _host_losses(self, gradient: bool, images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(self.network, TorchNetwork)
+        first = np.arange(1, self.classes + 1) if self.labels is None else np.array([each[0] for each in self.labels])
+        objects = [rows[(rows[:, 4] >= 0) & (rows[:, 5] == 0)] for rows in targets]
+        given = [(rows[:, :4], first[rows[:, 4].astype(int)].astype(np.int64)) for rows in objects]
+        losses, gradients = self.network.losses(_channels_first(images), given, gradient)
+        return losses, np.moveaxis(gradients, 1, -1)
+
+
+def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, int]) -> Any:
+    """Calls a function of NumPy arrays `(B, ...)`, each given with its number of axes for one image.
+
+    `shapes` are those that the function returns for one image, a tree; it returns arrays with a row for each.
+    """
+    ranks = [rank for _, rank in arrays]
+
+    def called(*given: jax.Array) -> Any:
+        hosted = [np.asarray(each) for each in given]
+        lead = hosted[0].shape[: hosted[0].ndim - ranks[0]]
+        flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(hosted, ranks, strict=True)]
+        return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
+
+    count = len(arrays[0][0])
+    result = jax.tree.map(lambda each: jax.ShapeDtypeStruct((count, *each.shape), each.dtype), shapes)
+    return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
+
+
+def matches(boxes: Array, targets: Array, classes: int) -> dict[str, Array]:
+    """Matches the boxes `(B, D, 6)` that a `Detector` finds with objects `(B, N, 6)`, see `tasks.detection.match`."""
+    size = boxes.shape[1]
+
+    def matched(boxes: np.ndarray, targets: np.ndarray) -> Mapping[str, np.ndarray]:
+        each = [tasks.detection.match(*image, classes, size) for image in zip(boxes, targets, strict=True)]
+        return {name: np.stack([of_image[name] for of_image in each]) for name in each[0]}
+
+    of_one = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in of_one.items()}
+    return of_images(matched, shapes, (boxes, 2), (targets, 2))
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1), np.float32)
+
+
+def _called(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
+    shapes = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+
+    def function(images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return detector._host_losses(gradient, images, targets)
+
+    return of_images(function, shapes, (images, 3), (targets, 2))
+
+
+def _plain(detector: Detector, images: Array, targets: Array) -> Array:
+    return _called(detector, False, images, targets)[0]
+
+
+def _forward(detector: Detector, images: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+    losses, gradients = _called(detector, True, images, targets)
+    return losses, (gradients, targets)
+
+
+def _backward(detector: Detector, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    gradients, targets = kept
+    return gradients * cotangent[:, None, None, None], jnp.zeros_like(targets)
+
+
+_losses = jax.custom_vjp(_plain, nondiff_argnums=(0,))
+_losses.defvjp(_forward, _backward)
