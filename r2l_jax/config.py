@@ -22,8 +22,8 @@ WHICH_CHECKPOINT = "checkpoint to load: after the best epoch, or after the last"
 NOT_OF_TRAINING = "; independent of the training seed, so all models of a group get the same"
 
 CODE = (
-    "Python code of the run's custom pipeline, head and score, each as <file>.py:<function>; it must be unchanged "
-    "since training, and runs only if named here"
+    "Python code of the run's custom pipeline, head, task and score, each as <file>.py:<function>; it must be "
+    "unchanged since training, and runs only if named here"
 )
 
 
@@ -67,8 +67,8 @@ class TrainConfig(Settings):
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The functions in Python files that make the pipeline, the head and the score."""
-        names = self.processing.pipeline, self.model.classifier_network, self.model.score
+        """The functions in Python files that make the pipeline, the head, the task and the score."""
+        names = self.processing.pipeline, self.model.classifier_network, self.model.task, self.model.score
         return tuple(name for name in names if name and named_code.is_file(name))
 
 

@@ -87,7 +87,7 @@ def measure(fold: Artifact) -> Measured:
         scores = Scores(noticed, *(score(model, fold, dataset, rest) for model in models))
         measured.scores[drift and drift.name] = scores
         measured.refused["all classes"].append(found.refusal is not None)
-        if (drift and drift.name) not in OF_ONE_CLASS or task.name != "classification":
+        if (drift and drift.name) not in OF_ONE_CLASS or not task.has_labels:
             continue
         for label in range(len(own.classes)):
             measured.refused["one class"].append(refused(dataset.samples(new[own.labels[new] == label][:MOST])[0]))

@@ -22,7 +22,7 @@ def labels_of(files: Sequence[Place], run: Run) -> dict[str, str]:
         InputError: the model is not a classifier, or a folder's name is not a class of the model.
     """
     if not run.task.has_labels:
-        raise InputError(f"--labels=folder is for classification: this model is for {run.task.name}")
+        raise InputError(f"--labels=folder is for classification: this model is for {run.task.title}")
     labels = {}
     for file in files:
         # Made absolute for inputs such as ".", without following links, whose targets may be in other folders.

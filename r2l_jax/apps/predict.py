@@ -21,7 +21,6 @@ from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.model.adaptation import MOST
-from r2l_jax.model.tasks import has_masks
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError, in_words
@@ -169,7 +168,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
             output cannot be written, or holds something other than predictions of these files.
     """
     check_raw(run)
-    segments = check_masks(run.task.name, masks)
+    check_masks(run.task.has_masks, masks)
     refuse_shared_targets((file, target) for file in files for target in _mask_files(file, masks))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
@@ -177,7 +176,7 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
             f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
             "with --camera"
         )
-    columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
+    columns = [_FILE, _CLASS, *run.classes] if run.task.has_labels else [_FILE, *run.classes]
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have the same name: {', '.join(columns)}")
     check_output_folder(output.parent)
@@ -192,12 +191,10 @@ def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | 
     return columns
 
 
-def check_masks(task: str, masks: Path | None) -> bool:
-    """Returns whether a task predicts masks; raises an InputError unless a folder for masks is given just then."""
-    segments = has_masks(task)
-    if segments != (masks is not None):
-        raise InputError(f"--masks is {'needed' if segments else 'not'} for {task}")
-    return segments
+def check_masks(has_masks: bool, masks: Path | None) -> None:
+    """Raises an InputError unless a folder for masks is given just if the model predicts masks."""
+    if has_masks != (masks is not None):
+        raise InputError(f"--masks is {'needed for' if has_masks else 'only for'} models that predict masks")
 
 
 def _predict(
@@ -211,7 +208,7 @@ def _predict(
 
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
-    """Classifies files in batches; yields the row or the error of each."""
+    """Predicts numbers for files in batches, such as probabilities; yields the row or the error of each."""
     run, camera, _ = predictor
     decoded = in_threads(lambda file: read_file(file, run, camera, run.shape), files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
@@ -225,7 +222,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
             probabilities = run.predict(stacked)[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
-                rows[file] = {_CLASS: run.classes[values.argmax()], **found}
+                rows[file] = {_CLASS: run.classes[values.argmax()], **found} if run.task.has_labels else found
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 

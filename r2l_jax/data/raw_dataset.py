@@ -30,11 +30,11 @@ class RawDataset:
     """Raw images or processed images of one size, with their targets.
 
     Attributes:
-        task: "classification", "segmentation" or "detection".
+        task: what the targets are: "classification", "segmentation", "detection" or "numbers".
         camera: the camera that the processing starts from; None for images.
         labels: the class of each sample, or of its main object, by its place in `classes`; splits are stratified by it.
         read: decodes sample i: its raw image `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target: an
-            int32, a mask `(H, W)` uint8, or boxes `(N, 6)` float32.
+            int32, a mask `(H, W)` uint8, boxes `(N, 6)` float32, or numbers `(N,)` float32.
         files: the files that `read` decodes for each sample; None for samples that are computed or held in memory.
         provenance: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.

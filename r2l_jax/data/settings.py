@@ -52,7 +52,8 @@ class DataSettings(Settings):
         needs="dataset=Folder",
     )
     annotations: str | None = setting(
-        "for Folder: COCO JSON file with boxes in pixels for a detector, whose images are the raw files of the folder",
+        "for Folder: COCO JSON file with boxes in pixels for a detector, whose images are the raw files of the folder; "
+        "or CSV file with the columns name and numbers, for --task",
         None,
         rare=True,
         needs="dataset=Folder",

@@ -112,7 +112,7 @@ class Renderer:
 
     def targets(self, acquisition: Case, targets: Any) -> Any:
         """Returns the targets of changed raw images: masks move with the content, others stay."""
-        if targets.ndim == 1:
+        if targets.ndim < 3:
             return targets
         if acquisition.sensor is not None and acquisition.sensor[0] in sensor.MOVING:
             return self._move(*acquisition.sensor, targets)

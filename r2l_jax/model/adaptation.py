@@ -171,5 +171,7 @@ def _observe(
 ) -> tuple[Array, dict[str, Array], nnx.State]:
     model = nnx.merge(graph, state)
     logits, moments = normalization.observed(model.normalizer, model.head, model.processor(raws), share, known)
-    probabilities = task.distributions(task.probabilities(logits, raws.shape[1]))
-    return mutual_information(probabilities), moments, nnx.state(model, nnx.BatchStat)
+    information = jnp.zeros(())
+    if task.has_distributions:
+        information = mutual_information(task.distributions(task.probabilities(logits, raws.shape[1])))
+    return information, moments, nnx.state(model, nnx.BatchStat)

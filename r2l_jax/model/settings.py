@@ -163,9 +163,16 @@ class NetworkSettings(Settings):
         rare=True,
         needs="classifier_pretrained",
     )
+    task: str | None = setting(
+        "a task of one's own, my_task.py:make: a function make(classes) that returns a r2l_jax.model.tasks.Task; "
+        "default: classification or segmentation, as the data set has classes or masks",
+        None,
+        rare=True,
+    )
     score: str | None = setting(
         f"score by which models are compared: {SCORES}, or a function in a file that makes one, my_score.py:make; "
-        "default: accuracy, or the object's intersection over union",
+        "default: the task's, which is accuracy or "
+        "the object's intersection over union",
         None,
         rare=True,
     )

@@ -116,11 +116,11 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.apps.labeled import labels_of, scored
     from r2l_jax.apps.predict import check, check_masks, predict_files
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.training.run import task_of_run
+    from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
     masks = None if config.masks is None else pathlib.Path(config.masks)
-    check_masks(task_of_run(config.run, _folds(config)), masks)
+    check_masks(predicts_masks(config.run, _folds(config)), masks)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:

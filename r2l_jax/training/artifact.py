@@ -185,6 +185,7 @@ class Artifact:
         pipeline, custom = architecture.pipeline, architecture.task.custom
         processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
         meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
+        meaning += [architecture.task.source.identity] if architecture.task.source else []
         meaning += [] if about.cameras is None else [about.cameras]
         meaning += [] if custom is None else [*custom.identity, custom.weights(architecture.task.outputs)]
         digest = hashlib.sha256(json.dumps(meaning).encode())

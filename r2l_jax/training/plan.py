@@ -221,7 +221,7 @@ def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     unused = steps.task.unused + (() if network.has_custom_head else steps.task.unused_with_own_head)
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:
-            raise InputError(f"--{flag}={value} has no effect on {steps.task.name}: omit it")
+            raise InputError(f"--{flag}={value} has no effect on {steps.task.title}: omit it")
     architecture.check_head()
     if architecture.frozen_head is not None and not network.freeze_classifier and config.optimization.epochs:
         raise InputError(

@@ -20,7 +20,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat
 
 # Flags that may name a file of Python code.
-CODE_FLAGS = ("pipeline", "classifier_network", "score")
+CODE_FLAGS = ("pipeline", "classifier_network", "task", "score")
 
 # Settings that may change when a run is resumed: locations, and how much is recorded. Pipelines, heads and the custom
 # split are compared by their content, not by their file names.
@@ -67,6 +67,8 @@ class About(msgspec.Struct, kw_only=True):
         in_parts: whether the raw images are parts of frames, and metered as their frames.
         fingerprint: a hash of the names and classes of the samples.
         weights: the hash of a frozen head's weights, which are not among the arrays.
+        task: what the targets are.
+        has_masks: whether predictions are masks.
         scored_by: the name of the score.
         code: the user's files, by the flags that name them.
         adapted: where the model came from, if it was adapted after its training.
@@ -74,7 +76,8 @@ class About(msgspec.Struct, kw_only=True):
 
     complete: bool
     scored_by: str
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "segmentation", "numbers"]
+    has_masks: bool
     classes: Annotated[list[str], msgspec.Meta(min_length=1)]
     camera: dict[str, Any] | None
     cameras: dict[str, dict[str, Any]] | None = None
@@ -180,7 +183,7 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     named, task = config.processing.named_pipeline, task_of(dataset, config.model)
     head, weights = task.custom, task.custom and task.custom.weights(task.outputs)
     sources = {"pipeline": named and named.source, "classifier_network": head and head.source}
-    sources["score"] = task.score.source
+    sources |= {"task": task.source, "score": task.score.source}
     return {
         # In the form that JSON returns, since earlier runs are compared with these.
         "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()},
@@ -189,6 +192,7 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
         **environment(),
         "seed": config.optimization.seed,
         "task": dataset.task,
+        "has_masks": task.has_masks,
         "scored_by": task.score.name,
         "classes": dataset.classes,
         "shape": list(dataset.shape),

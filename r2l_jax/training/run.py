@@ -311,12 +311,12 @@ def load(
     return Run(folds)
 
 
-def task_of_run(path: str | os.PathLike, fold: int | Sequence[int] | None = 0) -> str:
-    """Returns the name of the task of a finished model, see `load`, from its description alone."""
+def predicts_masks(path: str | os.PathLike, fold: int | Sequence[int] | None = 0) -> bool:
+    """Tells whether a finished model, see `load`, predicts masks, from its description alone."""
     if pathlib.Path(path).is_file():
-        return read_file(pathlib.Path(path))[0]["task"]
+        return read_file(pathlib.Path(path))[0]["has_masks"]
     folder, *_ = _folders(members(str(path))[0], fold)
-    return read_metrics(folder / "metrics.json", "choose a finished run")["task"]
+    return read_metrics(folder / "metrics.json", "choose a finished run")["has_masks"]
 
 
 def _folders(run: pathlib.Path, fold: int | Sequence[int] | None) -> list[pathlib.Path]:

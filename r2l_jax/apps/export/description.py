@@ -27,7 +27,7 @@ def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     return {
         **(each[0] if len(each) == 1 else {"members": each}),
         "checkpoint": model.about.checkpoint,
-        "task": model.task.name,
+        "task": model.task.title,
         "classes": list(model.classes),
         "processing": model.config.processing.flag.removeprefix("--"),
         "raw": None if camera is None else _mosaics(model, camera),
@@ -70,7 +70,7 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
 
 def _interface(part: Part, model: Run) -> dict[str, Any]:
     output: dict[str, Any] = {"name": part.output, "dtype": "float32"}
-    if part.output == "logits":
+    if part.output == "logits" and model.task.has_distributions:
         output["probability"] = "softmax over the last axis" if model.task.has_labels else "sigmoid"
     return {
         "input": {"name": part.input, "shape": ["B", *part.shape], "dtype": "float32"},

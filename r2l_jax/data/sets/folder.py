@@ -23,6 +23,7 @@ from r2l_jax.data.files.known_camera import (
     read_known_camera,
 )
 from r2l_jax.data.files.masks import Pair, pair_masks, refuse_boxes
+from r2l_jax.data.files.numbers import read_numbers
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
@@ -52,9 +53,9 @@ def load(
 ) -> RawDataset:
     """Loads the raw files of a folder.
 
-    - If there are `annotations`, a COCO JSON file, the task is detection, of boxes in whole frames of one size, see
-      `boxes.read_boxes`. The targets are arrays `(N, 6)`: x1, y1, x2, y2, the class or -1, and 1 for a crowd.
-
+    - If there are `annotations`, they are of whole frames of one size. A COCO JSON file is for detection of boxes, see
+      `boxes.read_boxes`: the targets are arrays `(N, 6)`: x1, y1, x2, y2, the class or -1, and 1 for a crowd. A CSV
+      file has the columns `name`, of a file, and numbers to predict, for a task of one's own.
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
       tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
@@ -83,7 +84,7 @@ def load(
         if tile_size is not None or "" not in parts:
             refused = f"--tile_size={tile_size}" if tile_size is not None else "a camera.json in sub-folders"
             raise InputError(f"--annotations={annotations} is for whole frames of one camera: omit {refused}")
-        dataset = _detection(root, pathlib.Path(annotations), parts[""])
+        dataset = _annotated(root, pathlib.Path(annotations), parts[""])
         given = named_groups(group, list(map(pathlib.PurePath, dataset.names))) if group else None
         return dataclasses.replace(dataset, groups=given)
     layouts = {_has_masks(root / name) for name in parts}
@@ -206,8 +207,8 @@ def _classification(
     return _with_cameras(dataset, names, files, [each.camera for each in metadata])
 
 
-def _detection(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera) -> RawDataset:
-    """Loads the frames that a COCO JSON file lists, with their boxes."""
+def _annotated(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera) -> RawDataset:
+    """Loads the frames that a file lists, with their boxes or numbers."""
     there = [path for path in root.rglob("[!.]*") if not path.is_dir()]
 
     def shapes_of(frames: Sequence[pathlib.Path]) -> list[tuple[int, int]]:
@@ -215,8 +216,13 @@ def _detection(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera
         return [each.shape for each in metadata]
 
     metadata: list[_Metadata] = []
-    boxes = read_boxes(annotations, root, _raw_files(there), shapes_of)
-    files, targets, first = boxes.frames, boxes.padded(), metadata[0].shape
+    if annotations.suffix.lower() == ".csv":
+        task, (files, targets, classes) = "numbers", read_numbers(annotations, root)
+        first = shapes_of(files)[0]
+    else:
+        boxes = read_boxes(annotations, root, _raw_files(there), shapes_of)
+        task, files, targets, classes = "detection", boxes.frames, boxes.padded(), boxes.classes
+        first = metadata[0].shape
     for path, each in zip(files, metadata, strict=True):
         if each.shape != first:
             raise InputError(
@@ -233,8 +239,8 @@ def _detection(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera
 
     dataset = RawDataset(
         name="Folder",
-        task="detection",
-        classes=boxes.classes,
+        task=task,
+        classes=classes,
         camera=None,
         names=tuple(os.path.relpath(path, root) for path in files),
         labels=np.zeros(len(files), np.int32),

@@ -144,6 +144,7 @@ def _under_permutations(weights: Float[Array, "P N"], prepared: _Prepared) -> di
     found = {
         name: _distances(weights, below).max(1)
         for name, below in (("raw images", prepared.mosaic), ("images", prepared.image), ("outputs", prepared.output))
+        if below.shape[-1]
     }
     found["features"] = _discrepancies(weights, prepared.kernel)
     if prepared.disagreement is not None:

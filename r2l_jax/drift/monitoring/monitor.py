@@ -38,7 +38,7 @@ class Window:
         diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
         tests: the p-value of each test alone, see `alarm`.
         statistics: the statistics that have changed most.
-        confidence: the mean confidence of the models.
+        confidence: the mean confidence of the models; None if they have none.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Window:
     diagnosis: list[DriftEstimate]
     tests: dict[str, float]
     statistics: list[Statistic]
-    confidence: float
+    confidence: float | None
 
     @property
     def row(self) -> list[Any]:
@@ -117,7 +117,7 @@ class Monitor:
             diagnosis = found or []
             while sum(len(each) for each, _ in self._alarmed[1:]) >= _MOST:
                 del self._alarmed[0]
-        confidence = float(new.output[:, 0].mean())
+        confidence = float(new.output[:, 0].mean()) if new.output.shape[1] else None
         window = Window(name, list(files), alarmed, verdict.p_value, diagnosis, verdict.tests, listed, confidence)
         self.windows.append(window)
         return window
@@ -253,6 +253,7 @@ class Monitor:
         axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
 
     def _draw_confidence(self, axes: "Axes") -> None:
-        axes.plot(np.arange(1, len(self.windows) + 1), [each.confidence for each in self.windows], "o-")
+        confidence = np.array([each.confidence for each in self.windows], float)
+        axes.plot(np.arange(1, len(self.windows) + 1), confidence, "o-")
         axes.set(xlabel="window", ylabel="confidence", ylim=(0, 1.02))
         axes.locator_params("x", integer=True)

@@ -56,7 +56,7 @@ class Reference:
         """Returns the samples as a data set of a run, with other raw images."""
         return RawDataset(
             name="reference",
-            task=run.task.name,
+            task=run.about.task,
             classes=run.classes,
             camera=run.camera,
             names=tuple(map(str, range(len(self)))),

@@ -86,8 +86,9 @@ class Seen(NamedTuple):
 
 
 def output_names(task: Task) -> tuple[str, ...]:
-    """Returns the names of the statistics of the head's output."""
-    return ("confidence", "entropy", *(f"probability of {name}" for name in task.classes))
+    """Returns the names of the statistics of the head's output; a task without probabilities of classes has none."""
+    names = ("confidence", "entropy", *(f"probability of {name}" for name in task.classes))
+    return names if task.has_distributions else ()
 
 
 def see(run: Run, raws: Float[np.ndarray, "N height width"]) -> Seen:
@@ -203,6 +204,9 @@ def _of_model(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) ->
     # A share of 0 leaves the training statistics in place.
     logits, moments = normalization.observed(model.normalizer, model.head, images, 0.0)
     features = [_projected(name, moments[name], *known[name]) for name in layers]
+    if not task.has_distributions:
+        none = jnp.zeros((len(images), 0))
+        return _image_statistics(images), none, jnp.concatenate(features, 1), none
     probabilities = task.distributions(task.probabilities(logits, raws.shape[1]))
     sites = tuple(range(1, probabilities.ndim - 1))
     entropy = jax.scipy.special.entr(probabilities).sum(-1)

@@ -180,7 +180,7 @@ def _make(
     group, fold = of_group[0].group, folds[0].fold
     sets = grouped(folds, lambda each: (each.fold.number, *each.fold.measured_indices.tolist()))
     members = {member_of(trained.name) for trained in folds}
-    together = len(members) > 1 and all(len(of_set) == len(members) for _, of_set in sets)
+    together = fold.task.can_average and len(members) > 1 and all(len(of_set) == len(members) for _, of_set in sets)
     found = [
         measure.measure(
             {trained.name: Model(trained.fold.model) for trained in of_set},

@@ -10,16 +10,21 @@ import numpy as np
 from flax import nnx
 
 from r2l_jax.data.loader import Batch
+from r2l_jax.model import pictures
 from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.scores import Outcome, Score, confusion_of, counts_of
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.named_code import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a model computes: its head, loss, outcomes, score and pictures. Other code treats all tasks alike.
 
-    Tasks are frozen and hashable, so that compiled functions can take them as static arguments. Methods take logits
-    from the task's head, and batches from the loader.
+    A task of one's own (`--task`) needs `outputs`, `default_score`, `make_head` and `outcome`. Without `probabilities`,
+    it makes no predictions; without `logits_of`, no ensembles; and without `distributions`, the monitor does not test
+    its outputs. Tasks are frozen dataclasses, so that compiled functions can take them as static arguments. Methods
+    take logits from the task's head, and batches from the loader.
 
     Attributes:
         classes: the names of the rows and columns of the confusion matrix; empty if the task has none.
@@ -27,6 +32,7 @@ class Task:
         precision: the type in which the head computes.
         custom: another head in place of the task's own.
         scored: the score, if it is not the default one.
+        source: the file of a task of one's own.
     """
 
     classes: tuple[str, ...] = ()
@@ -34,8 +40,8 @@ class Task:
     precision: str = "float32"
     custom: NamedHead | None = None
     scored: Score | None = None
+    source: Source | None = None
 
-    name: ClassVar[str]
     # The scores of --score that its outcomes have.
     known_scores: ClassVar[tuple[str, ...]] = ()
     # The layers of the head whose shapes depend on the number of classes.
@@ -62,6 +68,21 @@ class Task:
     def multiple(self) -> int:
         """The number that must divide the height and width of an image."""
         return 1
+
+    @property
+    def title(self) -> str:
+        """The name of the task."""
+        return type(self).__name__.lower()
+
+    @property
+    def can_average(self) -> bool:
+        """Whether an ensemble can predict the mean of its members' probabilities."""
+        return type(self).logits_of is not Task.logits_of
+
+    @property
+    def has_distributions(self) -> bool:
+        """Whether predictions are probabilities of classes."""
+        return type(self).distributions is not Task.distributions
 
     @property
     def outputs(self) -> int:
@@ -116,16 +137,16 @@ class Task:
         return dict(zip(self.classes, present.sum(0).tolist(), strict=True))
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
-        """Computes the probabilities that predictions state, for raw images of a height."""
-        raise NotImplementedError
+        """Computes what predictions state for raw images of a height: probabilities, or other numbers `(B, K)`."""
+        raise InputError(f"the task {self.title} has no method probabilities, and predictions need it")
 
     def distributions(self, probabilities: jax.Array) -> jax.Array:
-        """Returns the probability of every class, `(..., C)`, from the probabilities that predictions state."""
-        return probabilities
+        """Returns the probability of every class, `(..., C)`, from what predictions state."""
+        raise NotImplementedError
 
     def logits_of(self, probabilities: jax.Array) -> jax.Array:
-        """Computes logits that have these probabilities."""
-        return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+        """Computes logits from what predictions state, such as the mean over an ensemble."""
+        raise NotImplementedError
 
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns masks `(N,)` of the samples of each class, if each sample has one class."""
@@ -133,11 +154,11 @@ class Task:
 
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
-        raise NotImplementedError
+        return pictures.row_of(images)
 
     def judged(self, image: np.ndarray, logits: np.ndarray, target: Any) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with its target and prediction, in words or drawn."""
-        raise NotImplementedError
+        return image, ""
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures of a sample besides its image."""
@@ -145,7 +166,7 @@ class Task:
 
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
         """Names the files of a sample in a folder of pictures."""
-        raise NotImplementedError
+        return (f"images/{stem}.{suffix}",)
 
     def scores(self, outcome: Outcome, weights: np.ndarray) -> dict[str, float]:
         """Computes the loss, the score and the other metrics of weighted samples, by name."""

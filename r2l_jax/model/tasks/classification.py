@@ -34,7 +34,6 @@ class Classification(Task):
     class_weights: tuple[float, ...] | None = None
     guessed: float = 0.0
 
-    name: ClassVar[str] = "classification"
     known_scores: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "macro_f1", "mean_iou", "iou", "auroc")
     class_layers: ClassVar[tuple[str, ...]] = ("fc",)
     unused: ClassVar[tuple[str, ...]] = ("smp_encoder",)
@@ -94,6 +93,14 @@ class Classification(Task):
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
         """Computes the probability of each class, `(B, C)`, whatever the height of the raw images."""
         return jax.nn.softmax(logits)
+
+    def distributions(self, probabilities: jax.Array) -> jax.Array:
+        """Returns the probabilities, which are those of every class."""
+        return probabilities
+
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
 
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns masks `(N,)` of the samples of each class, for results by class."""

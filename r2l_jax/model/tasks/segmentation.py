@@ -26,7 +26,6 @@ class Segmentation(Task):
     computes, and `custom` another head in its place.
     """
 
-    name: ClassVar[str] = "segmentation"
     known_scores: ClassVar[tuple[str, ...]] = ("iou", "mean_iou", "accuracy", "balanced_accuracy", "macro_f1")
     unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
     unused_with_own_head: ClassVar[tuple[str, ...]] = ("classifier_network",)

@@ -108,7 +108,7 @@ def test_members_are_in_the_order_of_their_seeds(group):
     [
         (put("flags", "lr", 0.5), "lr was 0.001, is 0.5"),
         (
-            put("pipeline", {"file": "", "function": "make", "sha256": 64 * "0"}),
+            put("code", "pipeline", {"file": "", "function": "make", "sha256": 64 * "0"}),
             "pipeline was None, is 'make of a file of SHA-256 000",
         ),
         (put("data", "other"), "different data"),

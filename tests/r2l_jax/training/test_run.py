@@ -34,7 +34,7 @@ def test_it_predicts_as_the_run_was_validated(loaded, samples, one_epoch):
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
     assert (probabilities.argmax(-1) == targets).mean() == pytest.approx(metrics(one_epoch)["val_accuracy"])
     assert loaded.score == metrics(one_epoch)["best_val_accuracy"]
-    assert (loaded.task.name, loaded.shape, loaded.multiple) == ("classification", (32, 32), 1)
+    assert (loaded.task.title, loaded.shape, loaded.multiple) == ("classification", (32, 32), 1)
 
 
 def test_it_renders_and_traces_with_the_learned_processing(loaded, samples):
@@ -102,7 +102,7 @@ def test_several_folds_predict_their_mean(base):
     logits = [np.asarray(network(jnp.asarray(raws))[..., 0]) for network in networks]
     expected = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
     found = run.predict(raws)
-    assert (run.task.name, found.shape, run.multiple) == ("segmentation", masks.shape, 32)
+    assert (run.task.title, found.shape, run.multiple) == ("segmentation", masks.shape, 32)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(InputError, match="height and width must be multiples of 32 for this model, got 16x32"):
         run.predict(raws[:, :16])

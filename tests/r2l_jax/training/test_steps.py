@@ -22,10 +22,10 @@ def test_an_epoch_has_a_key_of_its_own_and_its_loss_is_the_mean_over_its_steps(b
     train_step, losses, keys = Steps.train, [], []
 
     def step(steps, state, batch, key):
-        state, loss = train_step(steps, state, batch, key)
-        losses.append(float(loss))
+        state, outcome = train_step(steps, state, batch, key)
+        losses.append(float(outcome["loss"].mean()))
         keys.append(jax.random.key_data(key).tolist())
-        return state, loss
+        return state, outcome
 
     monkeypatch.setattr(Steps, "train", step)
     config = replace(base, run_name="means", log_model=False)
@@ -76,7 +76,7 @@ class Seen(GradientDescent):
     """Changes nothing, and records the levels and the targets that an update gets."""
 
     def zero_sums(self):
-        target = jnp.zeros((32, 32, 32) if self._task.name == "segmentation" else 32, int)
+        target = jnp.zeros((32, 32, 32) if self._task.has_masks else 32, int)
         return {**super().zero_sums(), "levels": jnp.zeros(32), "target": target}
 
     def update(self, model, state, batch, *rest):

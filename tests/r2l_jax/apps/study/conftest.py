@@ -57,6 +57,7 @@ def finished(config):
             about = {
                 "task": "classification",
                 "scored_by": "accuracy",
+                "has_masks": False,
                 "code": {},
                 "classes": ["a", "b"],
                 "shape": [64, 32],

@@ -71,7 +71,8 @@ def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
     assert found.mean == 0.5  # all are dark
     assert 0.25 < found.low < 0.5 < found.high < 0.75
     np.testing.assert_allclose(raws.mean((1, 2)), reference.raws.mean((1, 2)) / 2, rtol=0.02)
-    np.testing.assert_array_equal(outcomes, [np.repeat([1, 0], 20), np.ones(40)])
+    outcome = outcomes.outcome
+    np.testing.assert_array_equal(outcome["predicted"] == outcome["target"], np.repeat([True, False], 20))
 
 
 def test_the_models_of_a_group_are_measured_together(reference):

@@ -8,7 +8,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis.comparison import compare
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.measured import Measured, intervals
+from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.synthesis.summary import summarize
 from r2l_jax.runtime.flags import build
 
@@ -118,7 +118,7 @@ def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     # The same corruptions cost both the same.
     interval, _ = differences["contrast (mean of 2 severities)", "worse - group (recipe)"]
     assert interval[1] < 0 < interval[2]
-    unpaired = [intervals(each.groups, "recipe")["pipelines"] for each in groups[:2]]
+    unpaired = [each.intervals(each.groups)["pipelines"] for each in groups[:2]]
     assert high - low < np.hypot(*(each[2] - each[1] for each in unpaired))
 
 
@@ -157,7 +157,7 @@ def test_dots_are_the_drops_of_the_seeds_and_bars_their_intervals():
     group = measured()
     dots = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(dots[1], 100 * group.groups["tone and color"].mean(-1))
-    _, low, high = intervals(group.groups, "recipe")["tone and color"]
+    _, low, high = group.intervals(group.groups)["tone and color"]
     bar = axes.patches[1]
     assert (bar.get_x(), bar.get_width()) == pytest.approx((100 * low, 100 * (high - low)))
     both = drawn(compare([group, measured("other", count=2)], {}).figures["dots"])
