@@ -167,8 +167,11 @@ class Outcomes(NamedTuple):
         return Arrays(arrays, {name: json.dumps(value) for name, value in about.items()})
 
     @classmethod
-    def unpacked(cls, packed: Arrays | None) -> "Outcomes":
-        """Reads the arrays of `packed`; raises an InputError for anything else."""
+    def unpacked(cls, packed: Arrays | None, scoring: Score | None = None) -> "Outcomes":
+        """Reads the arrays of `packed`; raises an InputError for anything else.
+
+        `scoring` is the score of the task, without which a score of one's own is unknown.
+        """
         try:
             arrays, about = packed or Arrays({})
             samples, loss, groups = arrays["samples"], arrays["loss"], arrays.get("groups")
@@ -181,7 +184,7 @@ class Outcomes(NamedTuple):
                 raise ValueError("groups do not fit the samples")
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
-        return cls(models, cases, samples, found, loss, recorded_score(score, classes), groups)
+        return cls(models, cases, samples, found, loss, scoring or recorded_score(score, classes), groups)
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Adds other cases of the same models and samples."""
@@ -201,8 +204,8 @@ def packed_blocks(blocks: Sequence[Outcomes]) -> Arrays:
     return Arrays(arrays, about)
 
 
-def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
-    """Reads the arrays of `packed_blocks`; raises an InputError for anything else."""
+def unpacked_blocks(packed: Arrays | None, scoring: Score | None = None) -> list[Outcomes]:
+    """Reads the arrays of `packed_blocks`, see `Outcomes.unpacked`; raises an InputError for anything else."""
     parts: list[dict[str, dict[str, Any]]] = [{}, {}]
     for part, named in zip(parts, packed or (), strict=False):
         for name, value in named.items():
@@ -210,7 +213,7 @@ def unpacked_blocks(packed: Arrays | None) -> list[Outcomes]:
             part.setdefault(number, {})[rest] = value
     arrays, about = parts
     numbers = sorted(arrays, key=lambda number: (len(number), number))
-    return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {}))) for number in numbers]
+    return [Outcomes.unpacked(Arrays(arrays[number], about.get(number, {})), scoring) for number in numbers]
 
 
 def over_folds(

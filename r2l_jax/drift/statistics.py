@@ -71,7 +71,7 @@ class Shares(NamedTuple):
 
 
 def bounded(
-    outcomes: Float[np.ndarray, "M S"], about: About, bounds: tuple[float, float] = (0, 1)
+    outcomes: Float[np.ndarray, "M S"], about: About, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float, float]:
     """Returns an `interval` whose ends stay within bounds: those of a score or of a drop, see `Score`."""
     found = interval(outcomes, about)

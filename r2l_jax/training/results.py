@@ -40,7 +40,7 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         task: the task.
         processor: the processing, which may be abstract.
     """
-    history, tables = content["history"], {"classes": _classes(content)}
+    history, tables = content["history"], {"classes": _classes(content)} if task.classes else {}
     figures: dict[str, Figure | Image.Image] = {}
     if content["flags"]["epochs"]:
         tables["epochs"] = _epochs(history, task.score.name)

@@ -95,7 +95,8 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
 
 
 def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
-    print(tracking.class_table(results))
+    if task.classes:
+        print(tracking.class_table(results))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
     elif task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):

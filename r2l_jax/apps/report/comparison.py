@@ -86,7 +86,9 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
     for first, second in itertools.combinations(runs, 2):
         pair = f"{_cut(first.name)} - {_cut(second.name)}"
         (samples, ours), (others, theirs) = tested[first.name], tested[second.name]
-        if missing := [name for name in (first.name, second.name) if not len(tested[name][1])]:
+        if own := [run.score for run in (first, second) if _is_own(run)]:
+            lines.append(f"{pair}: no paired difference: {own[0]} is computed by a file, which a report does not run")
+        elif missing := [name for name in (first.name, second.name) if not len(tested[name][1])]:
             lines.append(f"{pair}: no paired difference: {command('evaluate')} has not tested {' and '.join(missing)}")
         elif samples != others:
             lines.append(f"{pair}: no paired difference: the samples, their groups or the checkpoints differ")
@@ -99,9 +101,14 @@ def differences_table(runs: Sequence[RunRecord]) -> str:
     return "\n\n".join([*([made.text()] if rows else []), *(["\n".join(lines)] if lines else [])])
 
 
+def _is_own(run: RunRecord) -> bool:
+    """Tells whether a run's score comes from the user's file."""
+    return not {"task", "score"}.isdisjoint(run.folds[0].metrics["code"])
+
+
 def _tested(run: RunRecord) -> tuple[Any, np.ndarray]:
     """Returns the data, samples and checkpoint of a run's test on its clean images, and the outcomes `(M, S)`."""
-    found = [each.result for each in run.results if each.place == ("evaluation", "clean")]
+    found = [each.result for each in run.results if each.place == ("evaluation", "clean") and not _is_own(run)]
     blocks = [block for each in found for block in measure.unpacked_blocks(each.outcomes)]
     members = measure.by_member(blocks)
     each = [measure.over_folds(folds) for member, folds in members.items() if member != measure.ENSEMBLE]

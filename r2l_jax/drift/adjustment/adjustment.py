@@ -36,6 +36,7 @@ from r2l_jax.drift.verdict import change, in_words
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.scores import Score
 from r2l_jax.names import About
 from r2l_jax.runtime import result, store
 from r2l_jax.runtime.commands import closing
@@ -193,7 +194,7 @@ def _over_models(
     verdict, notes, scores = [], list[str](), {}
     for drift in config.drifts:
         of_members = [[results[name][drift.name] for name in names] for names in members.values()]
-        outcomes = {name: _outcomes(of_members, name) for name in (_CLEAN, *config.searches.rows)}
+        outcomes = {name: _outcomes(of_members, name, scoring) for name in (_CLEAN, *config.searches.rows)}
         outcomes[_RECOVERED] = outcomes[result_row] - outcomes[NOTHING]
         for name, each in outcomes.items():
             found = statistics.bounded(each, about, scoring.drop_bounds if name == _RECOVERED else scoring.bounds)
@@ -202,7 +203,7 @@ def _over_models(
                 words = change(found, ("recovers", "loses", "shows no gain"))
                 verdict.append(f"Adjustment to {in_words(drift.name)} {words}.")
         before, after = outcomes[NOTHING], outcomes[result_row]
-        blocks = [block for fold in of_members[0] for block in unpacked_blocks(fold.outcomes)]
+        blocks = [block for fold in of_members[0] for block in unpacked_blocks(fold.outcomes, scoring)]
         samples, _ = joined_samples(block for block in blocks if result_row in block.models)
         drawn = statistics.drawn(len(samples), after.shape[1], of_members[0][0].metadata["measured"])
         notes.append(statistics.stated(about, len(members), drawn))
@@ -223,9 +224,9 @@ def _over_models(
     return Result(metadata, {"adjustment": table})
 
 
-def _outcomes(members: Sequence[Sequence[Result]], row: str) -> np.ndarray:
+def _outcomes(members: Sequence[Sequence[Result]], row: str, scoring: Score) -> np.ndarray:
     """Returns the outcomes `(M, S)` of a row under a drift, given the results of each member's folds."""
-    blocks = [[block for fold in folds for block in unpacked_blocks(fold.outcomes)] for folds in members]
+    blocks = [[block for fold in folds for block in unpacked_blocks(fold.outcomes, scoring)] for folds in members]
     return np.stack([over_folds([(row, block) for block in each if row in block.models]) for each in blocks])
 
 

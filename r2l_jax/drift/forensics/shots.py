@@ -20,7 +20,7 @@ def analyze(fold: Artifact, by: Sequence[str], worst: Result) -> Result:
         by: the fields of shots.
         worst: the worst cases of the same samples, with their outcomes.
     """
-    outcomes, score = Outcomes.unpacked(worst.outcomes), fold.task.score.name
+    outcomes, score = Outcomes.unpacked(worst.outcomes, fold.task.score), fold.task.score.name
     columns, tables, figures = {DEFAULT: DEFAULT, **worst.metadata["worst"]}, {}, {}
     for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, by).items():
         title, taken = field.replace("_", " "), {name: np.isin(outcomes.samples, each) for name, each in groups.items()}

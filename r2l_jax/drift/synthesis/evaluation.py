@@ -131,7 +131,7 @@ def _blocks(config: EvaluationConfig, label: str, folds: Sequence[TrainedFold], 
         load = functools.cache(functools.partial(at_intensity, fold.config.data, fingerprint=fold.dataset.fingerprint))
         inputs = _inputs(config, folds, of_group, adapted, load)
         make = functools.partial(_make, config, label, folds, of_group, adapted, load, blocks)
-        found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes)
+        found = measure.unpacked_blocks(cached(folder / group, inputs, make).outcomes, fold.task.score)
         blocks = [whole.joined(part) for whole, part in zip(blocks, found, strict=True)] if blocks else found
     return blocks
 

@@ -47,7 +47,7 @@ class Task:
     # The layers of the head whose shapes depend on the number of classes.
     class_layers: ClassVar[tuple[str, ...]] = ()
     # Flags without an effect on the task, and those without an effect on its own head.
-    unused: ClassVar[tuple[str, ...]] = ()
+    unused: ClassVar[tuple[str, ...]] = ("classifier_network", "smp_encoder", "label_smoothing")
     unused_with_own_head: ClassVar[tuple[str, ...]] = ()
     # Whether each sample has one class, so that images of all classes are a mixture.
     has_labels: ClassVar[bool] = False

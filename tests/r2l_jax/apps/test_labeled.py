@@ -14,7 +14,7 @@ def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):
     (tmp_path / "p.csv").write_text(f"file,class,a,b,c\n{table}")
     # A file that could not be read has no row.
     labels = {file: file[0] for file in [*predicted, "c/1"] if file != "other/1"}
-    _, low, high = map(points, bounded(np.array([[1, 1, 0, 0, 0, 0, 1]], float), "model", 0.0))
+    _, low, high = map(points, bounded(np.array([[1, 1, 0, 0, 0, 0, 1]], float), "model"))
     assert scored(tmp_path / "p.csv", labels) == [
         f"accuracy with 95% confidence interval: 42.9 ({low} to {high}); 3 of 7 files correct",
         "a: 2 of 3 correct, 1 as c",

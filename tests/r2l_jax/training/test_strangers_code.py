@@ -27,9 +27,7 @@ def received(one_epoch, tmp_path, monkeypatch):
     source = {"file": "beside.py", "function": "make", "sha256": hashlib.sha256(code.encode()).hexdigest()}
     changes = {
         "flags": metrics(one_epoch)["flags"] | {"pipeline": "beside.py:make"},
-        "code": {
-            "pipeline": {"file": "beside.py", "function": "make", "sha256": hashlib.sha256(code.encode()).hexdigest()}
-        },
+        "code": {"pipeline": source},
     }
     (run / "fold_0/metrics.json").write_text(json.dumps(metrics(one_epoch) | changes))
     model = run / "fold_0/model.safetensors"

@@ -41,7 +41,7 @@ class Bright(Run):
     """Models of one camera, each of some gain."""
 
     camera, task = CAMERA, make_task("classification", ("dark", "bright"), NetworkSettings())
-    classes = ("dark", "bright")
+    classes, about = ("dark", "bright"), SimpleNamespace(task="classification")
 
     def __init__(self, *gains, refusal=""):
         self.gains, self.refusal = gains or (1.0,), refusal
