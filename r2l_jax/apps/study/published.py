@@ -63,7 +63,7 @@ def published(task: str) -> Published:
     """Reads the published numbers of the data set with a task, "classification" or "segmentation"."""
     file = importlib.resources.files("r2l_jax.apps.study").joinpath("published_scores.json")
     content = json.loads(file.read_text(encoding="utf-8"))
-    data = "microscopy" if task == "classification" else "drone_segmentation"
+    data = {"classification": "microscopy", "segmentation": "drone_segmentation"}[task]
     tables, searches = content[data], content["forensics"]
     return Published(
         data,
