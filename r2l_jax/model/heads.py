@@ -32,7 +32,7 @@ from r2l_jax.runtime.named_code import Source
 
 _FLAG = "--classifier_network"
 
-# A class and its outputs in --classes; names may contain commas.
+# A class and its outputs in --class_outputs; names may contain commas.
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 
@@ -141,7 +141,7 @@ class Chosen(nnx.Module):
         logits = self.network(images)
         every = {output for group in self.groups for output in group}
         if max(every) >= logits.shape[-1]:
-            raise InputError(f"--classes must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
+            raise InputError(f"--class_outputs must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
         groups = self.groups
         if len(groups) == 1:
             groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))
@@ -166,22 +166,22 @@ def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead |
     else:
         source, make = named_code.load(name, _FLAG, "head")
         head = NamedHead(name, make, source.identity, source)
-    if not network.classes:
+    if not network.class_outputs:
         return head
-    groups = outputs_of(network.classes, classes)
+    groups = outputs_of(network.class_outputs, classes)
     return dataclasses.replace(head, identity=(*head.identity, groups), groups=groups)
 
 
 def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Returns the numbers of the outputs of each class, which --classes gives as in `cat:281+282,dog:207`."""
+    """Returns the numbers of the outputs of each class, which --class_outputs gives as in `cat:281+282,dog:207`."""
     if not re.fullmatch(f"({_PAIR.pattern})+", given):
-        raise InputError(f"--classes must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
+        raise InputError(f"--class_outputs must be pairs such as cat:281,dog:207+208, got {given!r:.80}")
     found = [(name, tuple(map(int, places.split("+")))) for name, places in _PAIR.findall(given)]
     if sorted(name for name, _ in found) != sorted(classes):
-        raise InputError(f"--classes must name each class of the data once ({', '.join(classes)}), got {given}")
+        raise InputError(f"--class_outputs must name each class of the data once ({', '.join(classes)}), got {given}")
     every = [output for _, places in found for output in places]
     if len(set(every)) < len(every):
-        raise InputError(f"--classes must name each output once, got {given}")
+        raise InputError(f"--class_outputs must name each output once, got {given}")
     return tuple(dict(found)[name] for name in classes)
 
 

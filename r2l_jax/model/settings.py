@@ -176,8 +176,8 @@ class NetworkSettings(Settings):
         None,
         rare=True,
     )
-    classes: str | None = setting(
-        "for a custom head with other classes: pairs <class of the data>:<output>, with outputs counted from 0 and "
+    class_outputs: str | None = setting(
+        "for a custom head with other outputs: pairs <class of the data>:<output>, with outputs counted from 0 and "
         "joined by +, as in cat:281+282,dog:207",
         None,
         rare=True,

@@ -138,7 +138,7 @@ def test_the_outputs_of_a_head_are_those_of_the_classes(tmp_path):
         np.random.default_rng(0).random((2, 4, 4, 3), np.float32),
     )
     one, other = (
-        find_head(build(NetworkSettings, classifier_network=name, classes=classes), ("a", "b"))
+        find_head(build(NetworkSettings, classifier_network=name, class_outputs=classes), ("a", "b"))
         for classes in ("a:2,b:0", "b:2,a:0")
     )
     assert one != other
@@ -164,5 +164,5 @@ def test_probabilities_of_joined_outputs_add_up():
     (logit,) = Chosen(Fixed(), ((1, 4),))(images).T
     wanted = (chances[:, 1] + chances[:, 4]) / chances.sum(1)
     np.testing.assert_allclose(nnx.sigmoid(logit), wanted, rtol=1e-5)
-    with pytest.raises(InputError, match="--classes must name outputs from 0 to 5, got 6"):
+    with pytest.raises(InputError, match="--class_outputs must name outputs from 0 to 5, got 6"):
         Chosen(Fixed(), ((6,), (0,)))(images)
