@@ -28,7 +28,8 @@ def unprocess_folder(
 
     - `<source>/<class>/<name>.jpg` (.jpeg, .png) becomes `<target>/<class>/<name>.tiff`.
     - If `<source>` has the sub-folders `images` and `masks`, `images/<name>.jpg` becomes `images/<name>.tiff`. Its mask
-      `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0.
+      `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0; or
+      with its own values if `<source>/classes.json` names several classes, and is copied.
     - `<target>/camera.json` is the camera with the requested noise.
 
     Raw images have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.

@@ -31,10 +31,12 @@ class RawDataset:
 
     Attributes:
         task: what the targets are: "classification", "segmentation", "detection" or "numbers".
+        classes: the names of the classes; for segmentation, of the object, or of several classes by their indices.
         camera: the camera that the processing starts from; None for images.
         labels: the class of each sample, or of its main object, by its place in `classes`; splits are stratified by it.
         read: decodes sample i: its raw image `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target: an
-            int32, a mask `(H, W)` uint8, boxes `(N, 6)` float32, or numbers `(N,)` float32.
+            int32, boxes `(N, 6)` float32, numbers `(N,)` float32, or a mask `(H, W)` uint8: 1 where the object is, or
+            indices of classes, and 255 where pixels are ignored.
         files: the files that `read` decodes for each sample; None for samples that are computed or held in memory.
         provenance: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
@@ -45,6 +47,7 @@ class RawDataset:
             are independent.
         in_parts: whether raw images are parts of frames, which `read` returns with the frame's summary.
         cameras: several cameras by name, if samples are converted to the first of them, `camera`.
+        colors: the colors of the classes in pictures, such as "#ff8000"; empty for the default colors.
     """
 
     name: str
@@ -61,6 +64,7 @@ class RawDataset:
     groups: Any = None
     in_parts: bool = False
     cameras: Mapping[str, isp.Camera] = dataclasses.field(default_factory=dict)
+    colors: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.groups is None:

@@ -43,6 +43,14 @@ class DataSettings(Settings):
         None,
         needs="dataset=Folder",
     )
+    classes: tuple[str, ...] | None = setting(
+        "for masks of several classes: their names in the order of the indices, from 0 on; pixels of 255 are ignored; "
+        "by default, those of classes.json in the folder, or one object; SyntheticSegmentation has nucleus, cytoplasm "
+        "and red cell on a background, and by default one object, the white cell",
+        None,
+        rare=True,
+        needs="dataset=Folder|SyntheticSegmentation",
+    )
     group: str | None = setting(
         "for Folder: which samples depend on each other, such as cells of one patient: folder (each class folder has "
         "one for each group), a pattern whose first group matches a part of the file name, such as '(p\\d+)_', or a "
@@ -76,7 +84,8 @@ class DataSettings(Settings):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
-        names = ("data_dir", "camera", "tile_size", "group", "annotations", "synthetic_images", "synthetic_size")
+        names = ("data_dir", "camera", "tile_size", "classes", "group", "annotations")
+        names += ("synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
 
 

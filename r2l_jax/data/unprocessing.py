@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.data.files.masks import pair_masks
+from r2l_jax.data.files.masks import CLASSES_FILE, Classes, check_masks, pair_masks, read_classes
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
@@ -48,11 +49,15 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A picture, and the path of its raw image in the new folder; likewise its mask, if it has one."""
+    """A picture, and the path of its raw image in the new folder; likewise its mask, if it has one.
+
+    With `indices`, the mask holds classes, and otherwise one object.
+    """
 
     picture: Path
     target: Path
     mask: tuple[Path, Path] | None = None
+    indices: bool = False
 
     def __str__(self) -> str:
         return str(self.picture)
@@ -77,6 +82,8 @@ def write_mosaics(
         with replacing(target / "camera.json") as part:
             # The written raw images saturate at 65535, whatever the white level of the camera's files.
             part.write_text(dataclasses.replace(camera, white_level=None).to_json())
+        if any(job.indices for job in jobs):
+            shutil.copyfile(source / CLASSES_FILE, target / CLASSES_FILE)
     except OSError as error:
         raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, too_bright, too_dark = np.sum([np.zeros(3), *counts.values()], 0).tolist()
@@ -88,9 +95,17 @@ def find_jobs(source: Path) -> list[Job]:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if (source / "images").is_dir() and (source / "masks").is_dir():
+        pairs = pair_masks(source / "images", source / "masks", PICTURE_SUFFIXES)
+        names = (read_classes(source) or Classes(("object",))).names
+        check_masks([mask for _, mask in pairs], names)
         return [
-            Job(picture, Path("images", f"{picture.stem}.tiff"), (mask, Path("masks", f"{mask.stem}.png")))
-            for picture, mask in pair_masks(source / "images", source / "masks", PICTURE_SUFFIXES)
+            Job(
+                picture,
+                Path("images", f"{picture.stem}.tiff"),
+                (mask, Path("masks", f"{mask.stem}.png")),
+                indices=len(names) > 1,
+            )
+            for picture, mask in pairs
         ]
     pictures = sorted(
         path for path in source.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES
@@ -113,11 +128,11 @@ def _write(job: Job, folder: Path, camera: isp.Camera, exposure: float, key: PRN
         mask_file, mask_target = job.mask
         if turned:
             raise InputError(f"{job.picture} is rotated by its EXIF orientation but its mask is not: save it upright")
-        mask = read_mask(mask_file)
+        mask = read_mask(mask_file, job.indices)
         if mask.shape != picture.shape[:2]:
             raise InputError(f"{mask_file} must have the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
         with replacing(folder / mask_target) as part:
-            Image.fromarray(mask[:rows, :cols] * np.uint8(255)).save(part, format="png")
+            Image.fromarray(mask[:rows, :cols] * np.uint8(1 if job.indices else 255)).save(part, format="png")
     with one_picture_at_a_time:
         raw, outside = _photograph(picture[:rows, :cols], camera, exposure, key)
     with replacing(folder / job.target) as part:

@@ -1,17 +1,19 @@
-"""Frames (raw files) with masks: pairs them by name and reads them."""
+"""Frames (raw files) with masks: pairs them by name, checks and reads them."""
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import isp
 from isp.metering import Part
-from r2l_jax.data.files.decoding import advising
+from r2l_jax.data.files import file_metadata
+from r2l_jax.data.files.decoding import advising, read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.pictures import mask_values, read_mask
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
@@ -26,8 +28,92 @@ _BOXES = {
     ".xml": re.compile(rb".*<annotation", re.DOTALL),
 }
 
+# The names of the classes of masks, in a folder with images and masks.
+CLASSES_FILE = "classes.json"
+
+# In masks of several classes, the value of pixels that count neither in the loss nor in the score.
+IGNORED = 255
+
 # A frame and its mask.
 Pair = tuple[Path, Path]
+
+
+class Classes(NamedTuple):
+    """The classes of masks, in the order of their indices, or a single object; and colors such as "#ff8000", if any."""
+
+    names: tuple[str, ...]
+    colors: tuple[str, ...] = ()
+
+
+def read_classes(folder: Path) -> Classes | None:
+    """Reads the names of the classes, and their colors, from the `CLASSES_FILE` of a folder; None if it has none.
+
+    The file is a list of names, `["road", "car"]`, or names with colors, `{"road": "#808080", "car": "#ff8000"}`.
+    """
+    path = folder / CLASSES_FILE
+    if not path.is_file():
+        return None
+    with reading(path):
+        pairs = json.loads(read_text(path), object_pairs_hook=lambda pairs: pairs)
+        with_colors = isinstance(pairs, list) and all(isinstance(each, tuple) for each in pairs)
+        names, colors = (list(zip(*pairs, strict=True)) or [(), ()]) if with_colors else (pairs, ())
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise InputError('must be a list of names, or of names with colors, such as {"road": "#808080"}')
+        for color in colors:
+            if not re.fullmatch("#[0-9a-fA-F]{6}", str(color)):
+                raise InputError(f'a color must be six hexadecimal digits, such as "#ff8000", got {color!r}')
+        return Classes(check_names(tuple(names)), tuple(colors))
+
+
+def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of classes unless they are not usable: then raises an InputError."""
+    if not 0 < len(names) <= IGNORED or not all(names) or len(set(names)) < len(names):
+        said = f"got {', '.join(names)}" if len(names) <= IGNORED else f"got {len(names)}"
+        raise InputError(f"classes must be 1 to {IGNORED} different names in the order of their indices, {said}")
+    return names
+
+
+def check_masks(masks: Sequence[Path], names: Sequence[str]) -> None:
+    """Raises an InputError unless all masks mean classes by their indices, or one object by the same value.
+
+    The values of a mask are read once, and kept in the user's cache folder.
+    """
+    found = file_metadata.of_files("mask_values", masks, mask_values, "reading masks")
+    objects = {}
+    for path, values in zip(masks, found, strict=True):
+        inside = [value for value, _ in values if np.any(value)]
+        if len(names) < 2 and len(inside) > 1:
+            said = ", ".join([*map(_said, inside[:5]), *["..."] * (len(inside) > 5)])
+            raise InputError(
+                f"{path} holds the values {said}: a mask of one object has one value besides 0, such as 1 or 255; "
+                f"masks of several classes need their names from index 0 on: {_NAMING}"
+            )
+        objects |= {_said(value): path for value in inside}
+        for value, pixels in values if len(names) > 1 else ():
+            if value != IGNORED and value not in range(len(names)):
+                known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+                raise InputError(
+                    f"{path}: the value {_said(value)} of {pixels} pixels is not the index of a class: {known}, or "
+                    f"{IGNORED} where pixels are ignored"
+                )
+    if len(names) < 2 and len(objects) > 1:
+        (one, path), (other, of_other), *_ = objects.items()
+        raise InputError(
+            f"{path} means the object by {one}, and {of_other} by {other}: masks of one object have the same value "
+            f"besides 0; if these are classes, and {IGNORED} is ignored, name the classes: {_NAMING}"
+        )
+    if len(names) > 1 and objects.keys() == {str(IGNORED)}:
+        raise InputError(
+            f"{masks[0].parent}: all masks hold only 0 ({names[0]}) and {IGNORED}, which is ignored: name one class, "
+            f"or write indices from 0 to {len(names) - 1}"
+        )
+
+
+_NAMING = f"{CLASSES_FILE} beside masks/, or --classes=background,car,road"
+
+
+def _said(value: Any) -> str:
+    return str(tuple(value) if isinstance(value, list) else value)
 
 
 def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> list[Pair]:
@@ -101,13 +187,14 @@ def stored_set(
     segmentation: bool,
     advice: str,
     summaries: Sequence[Path] = (),
+    indices: bool = False,
     **metadata: Any,
 ) -> RawDataset:
     """Makes a data set of raw images that a program stored in 16 bits, and of their masks.
 
     `side` is their height and width, `advice` says what to do about damaged files, and `metadata` are other fields of
-    `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels. `summaries` are
-    the files of the summaries of the frames that the raw images are parts of.
+    `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels, with `indices` of
+    classes or of one object. `summaries` are the files of the summaries of the frames that the raw images are parts of.
     """
 
     def read(index: int) -> Sample:
@@ -117,7 +204,7 @@ def stored_set(
             sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
             if not segmentation:
                 return sample, metadata["labels"][index]
-            mask = read_mask(mask_file)
+            mask = read_mask(mask_file, indices)
             if mask.shape != raw.shape:
                 raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
             return sample, mask
@@ -133,15 +220,15 @@ def stored_set(
 
 
 def read_frame(
-    pair: Pair, camera: isp.Camera | KnownCamera, several: bool = False
+    pair: Pair, camera: isp.Camera | KnownCamera, indices: bool = False
 ) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame with the stated camera values; returns the raw image, the mask (same size), the camera.
 
-    With `several`, all values of the mask are one object, see `read_mask`.
+    With `indices`, the mask holds classes, see `read_mask`.
     """
     frame, mask_file = pair
     raw, file_camera = read_raw(frame, camera)
-    mask = read_mask(mask_file, several)
+    mask = read_mask(mask_file, indices)
     rows, cols = raw.shape
     # Raw images are cropped to even size; a mask may still have the sensor's odd size.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):

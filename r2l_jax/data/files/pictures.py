@@ -4,9 +4,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt, UInt8
+from jaxtyping import Shaped, UInt, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from r2l_jax.data.files.decoding import check_declared, reading
@@ -43,26 +44,48 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
         return np.asarray(image.convert("RGB")), turned
 
 
-def read_mask(path: Path, several: bool = False) -> UInt8[np.ndarray, "rows cols"]:
+def read_mask(path: Path, indices: bool = False) -> UInt8[np.ndarray, "rows cols"]:
     """Reads a mask: 1 where any channel of the file other than alpha is greater than 0, else 0.
 
-    Raises an InputError if objects have different values or colors, such as classes, unless `several` are one object.
+    With `indices`, it returns the values of the only channel: the index of each pixel's class, or 255 where pixels are
+    ignored. `masks.check_masks` has checked that these are indices of classes.
     """
     with reading(path):
-        values = read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else read_png(path)[0]
-        if values.ndim == 2:
-            values = values[..., None]
-        elif values.ndim == 3 and values.shape[-1] <= 4:
-            values = values[..., : values.shape[-1] - (values.shape[-1] in (2, 4))]
-        else:
-            raise InputError(f"a mask must be a picture with at most four channels, got shape {values.shape}")
-        mask = np.asarray((values > 0).any(-1))
-        objects = values[mask]
-        if not several and (objects[1:] != objects[:-1]).any():
-            found = [tuple(each) if len(each) > 1 else each[0] for each in np.unique(objects, axis=0).tolist()]
-            said = ", ".join([*map(str, found[:5]), *["..."] * (len(found) > 5)])
-            raise InputError(f"a mask must have one value besides 0, such as 1 or 255, for one class, found {said}")
-        return mask.astype(np.uint8)
+        values = _mask_samples(path)
+        if not indices:
+            return np.asarray((values > 0).any(-1), np.uint8)
+        if values.shape[-1] > 1 or not (values == values.astype(np.uint8)).all():
+            found = f"got {values.shape[-1]} of {values.dtype}"
+            raise InputError(f"a mask of several classes must have one channel with values from 0 to 255, {found}")
+        return values[..., 0].astype(np.uint8)
+
+
+def mask_values(path: Path) -> list[tuple[Any, int]]:
+    """Returns the values of a mask in increasing order, and the number of pixels of each; a color is a list."""
+    with reading(path):
+        values = _mask_samples(path)
+        flat = values.reshape(-1, values.shape[-1])
+        # Sorting runs of equal pixels is a hundred times faster than sorting pixels.
+        starts = np.flatnonzero(np.append(True, (flat[1:] != flat[:-1]).any(-1)))
+        found, kinds = np.unique(flat[starts], axis=0, return_inverse=True)
+        pixels = np.bincount(kinds.ravel(), np.diff(np.append(starts, len(flat)))).astype(int).tolist()
+        return list(zip((found[:, 0] if found.shape[1] == 1 else found).tolist(), pixels, strict=True))
+
+
+def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
+    """Reads the channels of a mask, without alpha."""
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        values = read_tiff(path)
+    else:
+        values, mode = read_png(path)
+        if mode == "L":
+            # Pillow stretches samples of 2 and 4 bits, which the header declares, to the range of 8 bits.
+            values = values // (255 // (2 ** path.read_bytes()[24] - 1))
+    if values.ndim == 2:
+        return values[..., None]
+    if values.ndim == 3 and values.shape[-1] <= 4:
+        return values[..., : values.shape[-1] - (values.shape[-1] in (2, 4))]
+    raise InputError(f"a mask must be a picture with at most four channels, got shape {values.shape}")
 
 
 def read_png(path: Path) -> tuple[np.ndarray, str]:

@@ -1,7 +1,7 @@
 """Cuts frames with masks into tiles once, and reads the tiles back from their folder.
 
 <folder>/images/<tile>.tiff   16-bit raw images, value / 65535
-<folder>/masks/<tile>.png     8-bit, 255 where the object is
+<folder>/masks/<tile>.png     8-bit, 255 where the object is; or the index of each pixel's class
 <folder>/frames/<frame>.tiff  the summary of each frame for metering its tiles, stored as the raw images are
 <folder>/labels.dat           one line per tile: its name, a tab and its class
 <folder>/camera.json          the frames' camera
@@ -33,15 +33,14 @@ from r2l_jax.runtime.files import AT_ONCE, atomic_folder
 Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
-def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
-    """Returns a hash of the camera, and of the names and content of the source files."""
+def version(pairs: Sequence[Pair], camera: KnownCamera, indices: bool = False) -> str:
+    """Returns a hash of the camera, of the names and content of the source files, and of how masks are read."""
     paths = [path for pair in pairs for path in pair]
     named = [
         os.fsencode(path.name) + b" " + content.encode() for path, content in zip(paths, hash_files(paths), strict=True)
     ]
-    return hashlib.sha256(b"\n".join([b"with summaries", json.dumps(camera.described).encode(), *named])).hexdigest()[
-        :16
-    ]
+    kind = b"with summaries and classes" if indices else b"with summaries"
+    return hashlib.sha256(b"\n".join([kind, json.dumps(camera.described).encode(), *named])).hexdigest()[:16]
 
 
 def cut(
@@ -50,13 +49,13 @@ def cut(
     side: int,
     camera: KnownCamera,
     choose: Choose,
-    several: bool = False,
+    indices: bool = False,
 ) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     Incomplete tiles at the right and bottom of a frame are dropped. The folder appears complete or not at all; an
     existing one is left unchanged. Two processes may call this at the same time. `side` is even, and the frames' common
-    camera is written. With `several`, all values of a mask are one object.
+    camera is written. With `indices`, masks hold classes (see `read_mask`).
     """
     if folder.exists():
         return
@@ -65,7 +64,7 @@ def cut(
             for part in ("images", "masks", "frames"):
                 (unfinished / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose, several), pairs))
+                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose, indices), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: the masks of all tiles are empty")
@@ -78,12 +77,12 @@ def cut(
 
 
 def _cut_frame(
-    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose, several: bool
+    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose, indices: bool
 ) -> tuple[list[str], isp.Camera, list[str]]:
     """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
     frame, _ = pair
     with collected_warnings() as warnings:
-        raw, mask, file_camera = read_frame(pair, camera, several)
+        raw, mask, file_camera = read_frame(pair, camera, indices)
     # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
     # of X-Trans may not, a few rows and columns between them are left out.
     row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(file_camera.pattern).shape)
@@ -105,7 +104,7 @@ def _cut_frame(
         stem = f"{frame.stem}_{row // row_step:02d}_{col // col_step:02d}"
         values = np.round(raw[tiles[index]] * 65535).astype(np.uint16)
         tifffile.imwrite(unfinished / "images" / f"{stem}.tiff", values, metadata=None)
-        Image.fromarray(mask[tiles[index]] * 255).save(unfinished / "masks" / f"{stem}.png")
+        Image.fromarray(mask[tiles[index]] * np.uint8(1 if indices else 255)).save(unfinished / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
     return lines, file_camera, warnings
 
@@ -117,6 +116,7 @@ def load(
     classes: tuple[str, ...],
     segmentation: bool,
     camera: isp.Camera | None = None,
+    indices: bool = False,
 ) -> RawDataset:
     """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
     advice, lines = f"delete {folder} to cut the tiles again", []
@@ -138,6 +138,7 @@ def load(
         segmentation,
         advice,
         [folder / "frames" / f"{frame_of(stem)}.tiff" for stem in names],
+        indices,
         name=name,
         classes=classes,
         camera=camera,

@@ -25,6 +25,7 @@ def load(
     tile_size: int | None = None,
     group: str | None = None,
     annotations: str | pathlib.Path | None = None,
+    classes: tuple[str, ...] | None = None,
     synthetic_images: int = 600,
     synthetic_size: int = 128,
     download: bool = False,
@@ -37,7 +38,7 @@ def load(
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     if name == "Folder":
-        return folder.load(data_dir, camera, tile_size, group=group, annotations=annotations)
+        return folder.load(data_dir, camera, tile_size, group=group, annotations=annotations, classes=classes)
     isos = iso if isinstance(iso, tuple) else (iso,)
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
@@ -46,7 +47,7 @@ def load(
 
     def at(intensity: float) -> RawDataset:
         if name in SYNTHETIC_SETS:
-            return synthetic.load(name, root, intensity, synthetic_images, synthetic_size)
+            return synthetic.load(name, root, intensity, synthetic_images, synthetic_size, classes)
         folder_name = synthetic.intensity_folder(intensity)
         if download:
             on_first_process(lambda: _download_missing(name, root, folder_name))

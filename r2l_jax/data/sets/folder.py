@@ -22,7 +22,16 @@ from r2l_jax.data.files.known_camera import (
     find_known_camera,
     read_known_camera,
 )
-from r2l_jax.data.files.masks import Pair, pair_masks, refuse_boxes
+from r2l_jax.data.files.masks import (
+    CLASSES_FILE,
+    Classes,
+    Pair,
+    check_masks,
+    check_names,
+    pair_masks,
+    read_classes,
+    refuse_boxes,
+)
 from r2l_jax.data.files.numbers import read_numbers
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
@@ -40,7 +49,8 @@ CAMERA_FILE = "camera.json"
 # Increase this whenever the same files give different metadata.
 _VERSION = 2
 
-_CLASSES = ("object",)
+# The object of masks without names.
+_OBJECT = ("object",)
 
 
 def load(
@@ -50,6 +60,7 @@ def load(
     tiles_dir: pathlib.Path | None = None,
     group: str | None = None,
     annotations: str | pathlib.Path | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> RawDataset:
     """Loads the raw files of a folder.
 
@@ -57,8 +68,9 @@ def load(
       `boxes.read_boxes`: the targets are arrays `(N, 6)`: x1, y1, x2, y2, the class or -1, and 1 for a crowd. A CSV
       file has the columns `name`, of a file, and numbers to predict, for a task of one's own.
     - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
-      name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
-      tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
+      name of its frame; a mask is greater than 0 where the object is, or holds the index of each pixel's class, if
+      `classes`, or the folder's `classes.json`, name several. The first call cuts the frames into adjacent tiles, and
+      writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its center.
     - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
       Samples are converted to the first camera by name, see `reference_camera`. If no camera is stated, files that name
@@ -94,7 +106,9 @@ def load(
     if segmentation and group == FOLDER:
         raise InputError(f"--group={group} is for classification: for frames and masks, give a pattern or a CSV file")
     if segmentation:
-        dataset = _segmentation(root, parts, tile_size, tiles_dir or root)
+        dataset = _segmentation(root, parts, tile_size, tiles_dir or root, _named(root, classes))
+    elif classes is not None:
+        raise InputError(f"--classes is for masks: the classes of {root} are its sub-folders")
     else:
         dataset = _classification(root, parts, tile_size, folders)
     images = list(map(tiles.frame_of, dataset.names)) if segmentation else dataset.names
@@ -102,6 +116,18 @@ def load(
     if group is not None:
         given = named_groups(group, list(map(pathlib.PurePath, images)))
     return dataclasses.replace(dataset, groups=given)
+
+
+def _named(root: pathlib.Path, given: tuple[str, ...] | None) -> Classes:
+    """Returns the classes of a folder's masks, as given or as its file names them."""
+    try:
+        names = check_names(given or _OBJECT)
+    except InputError as error:
+        raise InputError(f"--classes: {error}") from None
+    known = read_classes(root)
+    if known and given and known.names != given:
+        raise InputError(f"--classes={','.join(given)} differs from {root / CLASSES_FILE}: {', '.join(known.names)}")
+    return known or Classes(names)
 
 
 def _parts(root: pathlib.Path, camera: str, levels: str) -> dict[str, KnownCamera]:
@@ -339,7 +365,11 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 
 
 def _segmentation(
-    root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None, tiles_dir: pathlib.Path
+    root: pathlib.Path,
+    parts: Mapping[str, KnownCamera],
+    tile_size: int | None,
+    tiles_dir: pathlib.Path,
+    classes: Classes,
 ) -> RawDataset:
     """Cuts the frames of each camera separately, and joins their tiles."""
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
@@ -352,8 +382,11 @@ def _segmentation(
             models = file_metadata.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
         for pair, model in zip(pairs, models, strict=True):
             groups.setdefault((part, model), []).append(pair)
-    side = tile_size or TILE_SIZE
-    tiled = {group: _cut(tiles_dir / group[0], pairs, side, parts[group[0]]) for group, pairs in groups.items()}
+    check_masks([mask for pairs in groups.values() for _, mask in pairs], classes.names)
+    side, indices = tile_size or TILE_SIZE, len(classes.names) > 1
+    tiled = {
+        group: _cut(tiles_dir / group[0], pairs, side, parts[group[0]], indices) for group, pairs in groups.items()
+    }
     places = [(group, index) for group, of_group in tiled.items() for index in range(len(of_group))]
     frames = {(group, frame.stem): frame for group, pairs in groups.items() for frame, _ in pairs}
     shot_of_frame = functools.cache(read_shot)
@@ -369,6 +402,8 @@ def _segmentation(
     paths = tuple(paths for of_group in tiled.values() for paths in of_group.files or ())
     dataset = dataclasses.replace(
         tiled[places[0][0]],
+        classes=classes.names,
+        colors=classes.colors,
         names=tuple(os.path.join(group[0], tiled[group].names[place]) for group, place in places),
         labels=np.concatenate([of_group.labels for of_group in tiled.values()]),
         groups=None,  # `load` sets them.
@@ -382,12 +417,12 @@ def _segmentation(
     return _with_cameras(dataset, names, [image for image, *_ in paths], cameras)
 
 
-def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
+def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera, indices: bool) -> RawDataset:
     """Cuts frames into tiles unless these exist, and loads them."""
-    folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
+    folder = root / f"tiles_{side}" / tiles.version(pairs, camera, indices)
 
     def every_tile(fractions: list[float]) -> list[tuple[int, str]]:
-        return [(index, *_CLASSES) for index in range(len(fractions))]
+        return [(index, *_OBJECT) for index in range(len(fractions))]
 
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile))
-    return tiles.load("Folder", folder, side, _CLASSES, True)
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, indices))
+    return tiles.load("Folder", folder, side, _OBJECT, True, indices=indices)

@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 # Width and height of a scene.
 FIELD = 22.0
@@ -29,6 +29,9 @@ DYES = {
 # - monocyte: large, a kidney-shaped nucleus, gray-blue cytoplasm;
 # - segmented neutrophil: three to five lobes, pale pink cytoplasm with fine granules.
 CLASSES = ("BAS", "EOS", "LYT", "MON", "NGS")
+
+# The parts of a scene, by the values of `parts`.
+PARTS = ("background", "nucleus", "cytoplasm", "red cell")
 
 # The look of each class. A pair is a mean and a standard deviation. A nucleus is a chain of lobes along an arc: one
 # lobe for a round nucleus, overlapping lobes for a kidney shape, and lobes with bridges for a segmented nucleus.
@@ -70,6 +73,9 @@ _LOOKS = {
 # The values of one cell, by the names of `_LOOKS`.
 Cell = dict[str, Array]
 
+Plane = Float[Array, "size size"]
+Mask = Bool[Array, "size size"]
+
 # The maximum numbers in a scene, of which a random part is visible.
 _GRANULES = 140
 _RED_CELLS = 9
@@ -99,11 +105,8 @@ def render(
     `(size, size)`.
     """
     place_key, cell_key, white_key, red_key, platelet_key, stain_key, lamp_key, focus_key = jax.random.split(key, 8)
-    axis = FIELD * ((jnp.arange(size) + 0.5) / size - 0.5)
-
-    center = jax.random.uniform(place_key, (2,), minval=-1.5, maxval=1.5)
-    cell = _draw_cell(cell_key, cell_class)
-    azure, methylene_blue, eosin, inside = _white_cell(white_key, cell, axis, center)
+    axis, center, cell = _placed(place_key, cell_key, cell_class, size)
+    azure, methylene_blue, eosin, inside, _ = _white_cell(white_key, cell, axis, center)
     azure += _platelets(platelet_key, axis)
     hemoglobin = _red_cells(red_key, axis, center, cell["radius"])
     smear = jnp.stack([azure, methylene_blue, eosin, hemoglobin], -1)
@@ -116,6 +119,27 @@ def render(
     blur = _bells(axis, axis, psf_width)
     blur /= blur.sum(1, keepdims=True)
     return jnp.einsum("yi,ijc,xj->yxc", blur, light, blur), inside
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def parts(key: PRNGKeyArray, cell_class: Int[Array, ""] | int, size: int) -> UInt8[Array, "{size} {size}"]:
+    """Returns the part of the scene of `render` that each pixel shows, an index into PARTS.
+
+    The white cell, a nucleus in its cytoplasm, hides the red cells below it.
+    """
+    place_key, cell_key, white_key, red_key, *_ = jax.random.split(key, 8)
+    axis, center, cell = _placed(place_key, cell_key, cell_class, size)
+    *_, inside, in_nucleus = _white_cell(white_key, cell, axis, center)
+    red = _red_cells(red_key, axis, center, cell["radius"]) > 0
+    return jnp.where(inside, jnp.where(in_nucleus, 1, 2), jnp.where(red, 3, 0)).astype(jnp.uint8)
+
+
+def _placed(
+    place_key: PRNGKeyArray, cell_key: PRNGKeyArray, cell_class: Int[Array, ""] | int, size: int
+) -> tuple[Float[Array, " size"], Float[Array, "2"], Cell]:
+    """Returns the places of the pixels along an axis, the center of the white cell, and the cell."""
+    axis = FIELD * ((jnp.arange(size) + 0.5) / size - 0.5)
+    return axis, jax.random.uniform(place_key, (2,), minval=-1.5, maxval=1.5), _draw_cell(cell_key, cell_class)
 
 
 def _draw_cell(key: PRNGKeyArray, cell_class: Int[Array, ""] | int) -> Cell:
@@ -132,8 +156,8 @@ def _draw_cell(key: PRNGKeyArray, cell_class: Int[Array, ""] | int) -> Cell:
 
 def _white_cell(
     key: PRNGKeyArray, cell: Cell, axis: Float[Array, " size"], center: Float[Array, "2"]
-) -> tuple[Float[Array, "size size"], Float[Array, "size size"], Float[Array, "size size"], Bool[Array, "size size"]]:
-    """Returns azure, methylene blue and eosin in each pixel, and whether the pixel is inside the cell."""
+) -> tuple[Plane, Plane, Plane, Mask, Mask]:
+    """Returns azure, methylene blue and eosin in each pixel, and whether it is inside the cell, and in the nucleus."""
     warp_key, stretch_key, turn_key, nucleus_key, granule_key, fine_key, coarse_key, cytoplasm_key = jax.random.split(
         key, 8
     )
@@ -146,7 +170,8 @@ def _white_cell(
     to_edge = jnp.hypot(x * stretch, y / stretch) - cell["radius"]
     body = _soft_step(-to_edge, axis)
 
-    nucleus = body * _soft_step(-_nucleus(nucleus_key, cell, jnp.stack([x, y], -1)), axis)
+    to_nucleus = _nucleus(nucleus_key, cell, jnp.stack([x, y], -1))
+    nucleus = body * _soft_step(-to_nucleus, axis)
     clumps = jnp.exp(0.18 * _field(fine_key, axis, 0.35) + 0.12 * _field(coarse_key, axis, 0.9))
     granules = body * _granules(granule_key, cell, axis, center)
     granules *= 1 - (1 - cell["granules_on_nucleus"]) * nucleus
@@ -155,7 +180,7 @@ def _white_cell(
     azure = cell["chromatin"] * nucleus * clumps + cell["granule_azure"] * granules
     methylene_blue = cell["methylene_blue"] * cytoplasm
     eosin = cell["eosin"] * cytoplasm + cell["granule_eosin"] * granules
-    return azure, methylene_blue, eosin, to_edge < 0
+    return azure, methylene_blue, eosin, to_edge < 0, to_nucleus < 0
 
 
 def _nucleus(key: PRNGKeyArray, cell: Cell, place: Float[Array, "size size 2"]) -> Float[Array, "size size"]:

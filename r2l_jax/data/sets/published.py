@@ -160,7 +160,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
     def read(index: int) -> Sample:
         with collected_warnings():
-            raw, mask, _ = read_frame(pairs[index], camera, several=True)
+            raw, mask, _ = read_frame(pairs[index], camera)
         return raw, mask
 
     return RawDataset(
@@ -181,7 +181,7 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     folder = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity / tiles.version(frames, known)
     choose = _with_cars if segmentation else _balanced
     with collected_warnings():
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose, several=True))
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
     classes = ("car",) if segmentation else ("car", "no car")
     return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 

@@ -3,9 +3,11 @@
 <root>/images/raw_scale{001,005,010,025,050,075,100}/<name>.tiff   16-bit raw images, value / 65535
 <root>/labels/labels.dat                                           one line per scene: its name, a space and its class
 <root>/masks/<name>.png                                            8-bit, 255 where the white cell is
+<root>/parts/<name>.png                                            once asked for: 8-bit, an index into phantom.PARTS
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
 
+import dataclasses
 import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
-from jaxtyping import Array, Float32, Int, PRNGKeyArray, UInt8, UInt16
+from jaxtyping import Array, Float32, Int, Key, PRNGKeyArray, UInt8, UInt16
 from PIL import Image
 from tqdm import tqdm
 
@@ -25,8 +27,8 @@ from isp.unprocessing import to_camera
 from r2l_jax.data.files.decoding import advising
 from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.data.files.masks import stored_set
-from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets.phantom import CLASSES, render
+from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.sets.phantom import CLASSES, PARTS, parts, render
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import atomic_folder
@@ -55,13 +57,23 @@ def intensity_folder(intensity: float) -> str:
     return f"raw_scale{round(100 * intensity):03d}"
 
 
-def load(name: str, parent: str | Path, intensity: float, images: int, size: int) -> RawDataset:
+def load(
+    name: str, parent: str | Path, intensity: float, images: int, size: int, chosen: tuple[str, ...] | None = None
+) -> RawDataset:
     """Loads a synthetic data set, and renders it if it does not exist.
 
-    `name` is one of `settings.SYNTHETIC_SETS`, `intensity` one of `INTENSITIES`, and the rest as for `generate`.
+    `name` is one of `settings.SYNTHETIC_SETS`, `intensity` one of `INTENSITIES`, and the rest as for `generate`. For
+    segmentation, one `chosen` part of the scenes is the object, and several are classes after the background. By
+    default, the white cell is the object.
     """
+    background, *others = PARTS
+    if chosen is not None and (not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(others)):
+        raise InputError(f"--classes must be one or more of {', '.join(others)}, got {', '.join(chosen) or 'none'}")
+    segmentation = name == "SyntheticSegmentation"
     try:
         root = generate(parent, images=images, size=size)
+        if chosen:
+            _write_parts(root / "parts", images, size)
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
     advice, pairs = f"delete {root} to render the data set again", _names_and_classes(images)
@@ -69,19 +81,55 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
         camera = read_camera_file(root / "camera.json")
     names = tuple(stem for stem, _ in pairs)
     classes = tuple(sorted(CLASSES))
-    segmentation = name == "SyntheticSegmentation"
-    folder = root / "images" / intensity_folder(intensity)
-    return stored_set(
-        [(folder / f"{stem}.tiff", root / "masks" / f"{stem}.png") for stem in names],
+    folder, masks = root / "images" / intensity_folder(intensity), "parts" if chosen else "masks"
+    dataset = stored_set(
+        [(folder / f"{stem}.tiff", root / masks / f"{stem}.png") for stem in names],
         size,
         segmentation,
         advice,
+        indices=bool(chosen),
         name=name,
         classes=("white cell",) if segmentation else classes,
         camera=camera,
         names=names,
         labels=np.array([classes.index(label) for _, label in pairs], np.int32),
     )
+    if not chosen:
+        return dataset
+    # The places of the parts among the chosen ones; the others are background.
+    places = np.array([1 + chosen.index(part) if part in chosen else 0 for part in PARTS], np.uint8)
+
+    def read(index: int) -> Sample:
+        raw, mask = dataset.read(index)
+        return raw, places[mask]
+
+    names_of_masks = chosen if len(chosen) == 1 else (background, *chosen)
+    return dataclasses.replace(dataset, classes=names_of_masks, read=read, provenance=",".join(names_of_masks))
+
+
+def _write_parts(folder: Path, images: int, size: int) -> None:
+    """Writes the parts of the scenes that `generate` renders, unless the folder exists."""
+    if folder.exists():
+        return
+    names = [name for name, _ in _names_and_classes(images)]
+    keys, classes = _keys(images, 0), np.arange(images) % len(CLASSES)
+    with atomic_folder(folder) as unfinished:
+        for start in tqdm(range(0, images, _BATCH), desc="parts of scenes", unit="batch", disable=None):
+            batch = np.arange(max(min(start, images - _BATCH), 0), min(start + _BATCH, images))
+            masks = np.asarray(_parts(keys[batch], jnp.array(classes[batch]), size))
+            for index, mask in zip(batch, masks, strict=True):
+                Image.fromarray(mask).save(unfinished / f"{names[index]}.png")
+
+
+@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(jax.vmap, in_axes=(0, 0, None))
+def _parts(key: PRNGKeyArray, cell_class: Int[Array, ""], size: int) -> UInt8[Array, "{size} {size}"]:
+    render_key, _ = jax.random.split(key)
+    return parts(render_key, cell_class, size)
+
+
+def _keys(images: int, seed: int) -> Key[Array, " {images}"]:
+    return jax.random.split(jax.random.key(seed), images)
 
 
 def _names_and_classes(images: int) -> list[tuple[str, str]]:
@@ -122,7 +170,7 @@ def _write(root: Path, settings: dict[str, int]) -> None:
     pairs = _names_and_classes(images)
     names = [name for name, _ in pairs]
     classes = np.arange(images) % len(CLASSES)
-    keys = jax.random.split(jax.random.key(settings["seed"]), images)
+    keys = _keys(images, settings["seed"])
     with ThreadPoolExecutor() as pool:
         written = iter(())
         for start in tqdm(range(0, images, _BATCH), desc="synthetic data set", unit="batch", disable=None):

@@ -97,6 +97,17 @@ def test_masks_are_cropped_with_their_images(scenes, tmp_path):
         np.testing.assert_array_equal(Image.open(tmp_path / f"raw/masks/{stem}_mask.png"), mask)
 
 
+def test_masks_of_several_classes_keep_their_indices(scenes, tmp_path):
+    mask = np.array([0, 1, 2, 255], np.uint8)[np.arange(13 * 17).reshape(13, 17) % 4]
+    save(scenes / "masks" / "1_mask.png", mask)
+    with pytest.raises(InputError, match=r"1_mask.png holds the values 1, 2, 255: .* classes.json beside masks/"):
+        unprocess_folder(scenes, tmp_path / "raw", CAMERA, **QUIET)
+    (scenes / "classes.json").write_text('["road", "car", "tree"]')
+    unprocess_folder(scenes, tmp_path / "raw", CAMERA, **QUIET)
+    assert (tmp_path / "raw/classes.json").read_text() == '["road", "car", "tree"]'
+    np.testing.assert_array_equal(Image.open(tmp_path / "raw/masks/1_mask.png"), mask[:12, :16])
+
+
 def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     noise = {"full_well": 200.0, "read_noise": 0.0, "bits": 4}
     noisy = dataclasses.replace(CAMERA, **noise)

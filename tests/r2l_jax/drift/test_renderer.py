@@ -80,7 +80,8 @@ def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_
 
 
 def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
-    made, masks, labels = Renderer(0), np.uint8(RAWS > 0.4), np.int32([0, 1, 2])
+    made, labels = Renderer(0), np.int32([0, 1, 2])
+    masks = np.array([0, 1, 3, 255], np.uint8)[np.int32(4 * np.asarray(RAWS)).clip(0, 3)]
     for case in (CLEAN, *cases.exposures([0.5]), *cases.sensor(SENSOR, [5])):
         assert made.targets(case, labels) is labels
         if case.kind == "pattern_shift":

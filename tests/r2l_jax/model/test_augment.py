@@ -29,6 +29,11 @@ def test_weak_draws_each_of_the_eight_orientations():
 def test_masks_turn_with_their_images(augmentation):
     images, masks = augment(IMAGES, KEYS, augmentation), augment_masks(IMAGES[..., 0], KEYS, augmentation)
     np.testing.assert_array_equal(images[..., 0], masks)
+    # Indices of classes are moved, never mixed.
+    indices = (4 * IMAGES[..., 0]).astype(jnp.uint8) * 85
+    turned = augment_masks(indices, KEYS, augmentation)
+    assert turned.dtype == np.uint8
+    np.testing.assert_array_equal(turned, (4 * masks).astype(jnp.uint8) * 85)
 
 
 @pytest.mark.parametrize("augmentation", ["weak", "strong"])

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from r2l_jax.data.files.pictures import check_png, read_mask, read_picture, read_png
+from r2l_jax.data.files.pictures import check_png, mask_values, read_mask, read_picture, read_png
 from r2l_jax.runtime.errors import InputError
 
 
@@ -122,21 +122,47 @@ def test_a_file_that_is_not_a_mask_is_named(tmp_path):
         read_mask(tmp_path / "mask.tif")
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "I;16"])
+def test_a_mask_of_classes_keeps_its_values(tmp_path, suffix, mode):
+    indices = np.array([[0, 1, 2, 3], [255, 254, 9, 0]], np.uint8)
+    if suffix == "png":
+        picture = Image.fromarray(indices)
+        if mode == "P":
+            picture.putpalette(np.random.default_rng(0).permutation(768).astype(np.uint8).tobytes())
+        elif mode == "I;16":
+            picture = Image.fromarray(indices.astype(np.uint16))
+        else:
+            picture = picture.convert(mode)
+        assert picture.mode == mode
+        picture.save(tmp_path / "mask.png")
+    else:
+        tifffile.imwrite(tmp_path / "mask.tif", indices.astype(np.uint16 if mode == "I;16" else np.uint8))
+    mask = read_mask(tmp_path / f"mask.{suffix}", indices=True)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, indices)
+    assert mask_values(tmp_path / f"mask.{suffix}") == [(0, 2), *((value, 1) for value in (1, 2, 3, 9, 254, 255))]
+
+
+@pytest.mark.parametrize(("bits", "row", "indices"), [(2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\xef", [0, 1, 14, 15])])
+def test_gray_of_few_bits_holds_indices_as_stored(tmp_path, bits, row, indices):
+    """Pillow would return 85 and 17 times as much."""
+    path = write_chunks(tmp_path / "a.png", 4, 1, bits, False, b"\0" + row)
+    np.testing.assert_array_equal(read_mask(path, indices=True), [indices])
+
+
 @pytest.mark.parametrize(
-    ("mode", "values", "found"),
-    [
-        ("L", (1, 2, 3), "1, 2, 3"),
-        ("L", (1, 255), "1, 255"),
-        ("I;16", (300, 600), "300, 600"),
-        ("RGB", ((255, 0, 0), (0, 255, 0)), r"\(0, 255, 0\), \(255, 0, 0\)"),
-        ("L", range(1, 9), r"1, 2, 3, 4, 5, \.\.\."),
-    ],
+    ("samples", "found"),
+    [(np.zeros((2, 3, 3), np.uint8), "got 3 of uint8"), (np.full((2, 3), 256, np.uint16), "got 1 of uint16")],
 )
-def test_a_mask_of_several_values_is_refused_unless_they_count_as_one_object(tmp_path, mode, values, found):
-    picture = Image.new("1", (4, 3)).convert("L").convert(mode)
-    for place, value in enumerate(values):
-        picture.putpixel((place % 4, place // 4), value)
-    picture.save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match=rf"mask.png: a mask must have one value besides 0, .*, found {found}$"):
-        read_mask(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png", True).ravel(), np.arange(12) < len(values))
+def test_a_mask_of_classes_has_one_channel_of_8_bits(tmp_path, samples, found):
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=rf"a.png: .* one channel with values from 0 to 255, {found}"):
+        read_mask(tmp_path / "a.png", indices=True)
+
+
+def test_the_pixels_of_each_value_are_counted(tmp_path):
+    samples = np.random.default_rng(0).integers(0, 2, (30, 40, 3)).astype(np.uint8)
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    expected = [(list(bits), (samples == bits).all(-1).sum()) for bits in np.ndindex(2, 2, 2)]
+    assert mask_values(tmp_path / "a.png") == expected

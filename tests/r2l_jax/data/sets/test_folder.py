@@ -197,7 +197,7 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     for stem in ("a_1", "11"):
         tifffile.imwrite(frames / "images" / f"{stem}.tiff", np.full((32, 32), 100, np.uint16))
     for stem in ("a_1_mask", "mask 11"):
-        Image.new("L", (32, 32), 255).save(frames / "masks" / f"{stem}.png")
+        Image.new("L", (32, 32), 1).save(frames / "masks" / f"{stem}.png")
     dataset = load(frames, tile_size=32)
     objects = [name[:-6] for index, name in enumerate(dataset.names) if dataset[index][1].all()]
     assert objects == ["11", "a_1"]
@@ -283,12 +283,113 @@ def test_files_of_boxes_are_no_masks(frames, name, frames_folder):
         load(frames, tile_size=32)
 
 
-def test_a_mask_of_several_classes_is_named(frames):
-    mask = Image.open(frames / "masks/mask of a1.png")
-    mask.putpixel((0, 1), 2)
-    mask.save(frames / "masks/mask of a1.png")
-    with pytest.raises(InputError, match=r"mask of a1.png: a mask must have one value besides 0, .*, found 1, 2"):
+def write_masks(frames, *values):
+    """Writes masks in which stripes of 7 columns have these values, the first ones for the first frame."""
+    for stem, each, (rows, cols) in zip(("a", "a1"), values, ((70, 101), (66, 97)), strict=True):
+        mask = np.array(each, np.uint8)[np.arange(cols) // 7 % len(each)]
+        Image.fromarray(np.tile(mask, (rows, 1))).save(frames / "masks" / f"mask of {stem}.png")
+
+
+NAMES = ("road", "car", "tree", "roof")
+
+
+def test_masks_of_several_classes_keep_their_indices_in_tiles(frames):
+    write_masks(frames, (0, 1, 2, 3), (3, 255, 1))
+    dataset = load(frames, tile_size=32, classes=NAMES)
+    assert (dataset.task, dataset.classes, dataset.colors) == ("segmentation", NAMES, ())
+    for place, values in ((2, [0, 1, 2, 3]), (7, [3, 255, 1])):
+        _, mask = dataset[place]  # the third tile of the first frame, and the second tile of the second frame
+        columns = np.arange(64, 96) if place == 2 else np.arange(32, 64)
+        np.testing.assert_array_equal(mask, np.tile(np.array(values)[columns // 7 % len(values)], (32, 1)))
+        assert mask.dtype == np.uint8
+
+
+def test_a_file_names_classes_and_their_colors(frames):
+    write_masks(frames, (0, 1), (2, 3))
+    (frames / "classes.json").write_text(json.dumps(list(NAMES)))
+    assert load(frames, tile_size=32).classes == NAMES
+    colors = ("#808080", "#ff0000", "#00Ff00", "#0000ff")
+    (frames / "classes.json").write_text(json.dumps(dict(zip(NAMES, colors, strict=True))))
+    dataset = load(frames, tile_size=32, classes=NAMES)
+    assert (dataset.classes, dataset.colors) == (NAMES, colors)
+    with pytest.raises(InputError, match=r"--classes=car,road differs from .*classes.json: road, car, tree, roof$"):
+        load(frames, tile_size=32, classes=("car", "road"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"road": "gray"}', "a color must be six hexadecimal digits, such as .*, got 'gray'"),
+        ('["road", "road"]', "classes must be 1 to 255 different names in the order of their indices, got road, road"),
+        ('{"road": "#000000", "road": "#ffffff"}', ".* different names in .*, got road, road"),
+        ("[]", ".* different names"),
+        ('["road", 3]', "must be a list of names, or of names with colors"),
+        ('"road"', "must be a list of names"),
+        ("[", "truncated, corrupt or not a valid JSON"),
+    ],
+)
+def test_names_of_classes_are_checked(frames, content, message):
+    (frames / "classes.json").write_text(content)
+    with pytest.raises(InputError, match=f"classes.json: {message}"):
         load(frames, tile_size=32)
+
+
+def test_a_value_that_is_no_class_is_named_with_its_pixels(frames):
+    write_masks(frames, (0, 1, 2, 3), (0, 7, 1))
+    # Of the 97 columns of the second mask, 34 have the value 7.
+    with pytest.raises(
+        InputError,
+        match=r"mask of a1.png: the value 7 of 2244 pixels is not the index of a class: 0 \(road\), 1 \(car\), "
+        r"2 \(tree\), 3 \(roof\), or 255 where pixels are ignored$",
+    ):
+        load(frames, tile_size=32, classes=NAMES)
+
+
+def test_masks_of_one_object_have_one_value(frames):
+    of_ones = load(frames, tile_size=32)
+    np.testing.assert_array_equal(Image.open(of_ones.files[0][1]), 255 * of_ones[0][1])
+    for stem in ("a", "a1"):
+        mask = np.asarray(Image.open(frames / f"masks/mask of {stem}.png"))
+        Image.fromarray(255 * mask).save(frames / f"masks/mask of {stem}.png")
+    of_255 = load(frames, tile_size=32)
+    assert of_255.content == of_ones.content
+    named = load(frames, tile_size=32, classes=("cell",))
+    assert (named.classes, named[7][1].max()) == (("cell",), 1)
+    np.testing.assert_array_equal(named[7][1], of_ones[7][1])
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "message"),
+    [
+        (
+            ((0, 1), (0, 1, 2, 3)),
+            None,
+            r"a1.png holds the values 1, 2, 3: a mask of one object has one value b",
+        ),
+        (((0, 1), (*range(9),)), None, r"holds the values 1, 2, 3, 4, 5, \.\.\.: .*--classes=background,car,road$"),
+        (
+            ((0, 1), (0, 255)),
+            None,
+            r"a.png means the object by 1, and .*a1.png by 255: .* name the classes: ",
+        ),
+        (((0, 1), (0, 2)), ("car",), r"a.png means the object by 1, and .*a1.png by 2: "),
+        (
+            ((0, 255), (0,)),
+            ("road", "car"),
+            r"masks: all masks hold only 0 \(road\) and 255, which is ignored: ",
+        ),
+        (((0, 1), (0,)), ("road", ""), "--classes: classes must be 1 to 255 different names"),
+    ],
+)
+def test_masks_whose_meaning_is_unclear_are_refused(frames, values, classes, message):
+    write_masks(frames, *values)
+    with pytest.raises(InputError, match=message):
+        load(frames, tile_size=32, classes=classes)
+
+
+def test_sub_folders_name_the_classes_of_files(classes):
+    with pytest.raises(InputError, match=r"--classes is for masks: the classes of .* are its sub-folders"):
+        load(classes, classes=("a", "b"))
 
 
 def test_another_packing_of_the_files_makes_other_data(tmp_path):

@@ -64,6 +64,36 @@ def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
         np.testing.assert_array_equal(target, mask / 255)
 
 
+def test_parts_of_the_scenes_are_classes_or_an_object(root, tmp_path):
+    shutil.copytree(root, tmp_path / root.name)
+
+    def of(*chosen, iso=1.0):
+        settings = {"data_dir": tmp_path, "iso": iso, "synthetic_images": IMAGES, "synthetic_size": SIZE}
+        return datasets.load("SyntheticSegmentation", **settings, classes=chosen or None)
+
+    white, parts = of(), of("nucleus", "cytoplasm", "red cell")
+    assert parts.classes == ("background", "nucleus", "cytoplasm", "red cell")
+    raws, masks = parts.samples(np.arange(IMAGES))
+    white_raws, white_masks = white.samples(np.arange(IMAGES))
+    np.testing.assert_array_equal(raws, white_raws)
+    np.testing.assert_array_equal((masks == 1) | (masks == 2), white_masks)
+    # Hemoglobin hardly absorbs red light, and chromatin does.
+    reds = raws[:, ::2, ::2]
+    means = [reds[masks[:, ::2, ::2] == part].mean() for part in range(4)]
+    assert means[1] < means[2] < means[3] < means[0]
+
+    chosen = of("red cell", "nucleus")
+    assert chosen.classes == ("background", "red cell", "nucleus")
+    np.testing.assert_array_equal(chosen.samples(np.arange(IMAGES))[1], np.array([0, 2, 0, 1])[masks])
+    nucleus = of("nucleus", iso=0.1)
+    assert nucleus.classes == ("nucleus",)
+    np.testing.assert_array_equal(nucleus.samples(np.arange(IMAGES))[1], masks == 1)
+    assert len({each.content for each in (white, parts, chosen, of("nucleus"))}) == 4
+    for wrong in (("white cell",), ("nucleus", "nucleus")):
+        with pytest.raises(InputError, match="--classes must be one or more of nucleus, cytoplasm, red cell, got "):
+            of(*wrong)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
