@@ -1,14 +1,15 @@
 """Losses, and an image similarity.
 
 A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
-A segmentation loss is one number per batch, and takes weights; `dice_sums` gives the loss of several batches.
+A segmentation loss is one number per batch, and takes weights; `dice_sums` gives the loss of several batches, and
+`class_sums`, for several classes, the parts of each image.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int, Integer, Real
 
 
 def cross_entropy(
@@ -82,6 +83,40 @@ def dice_of(common: Float[Array, ""], predicted: Float[Array, ""], true: Float[A
     """Computes the Dice loss from the sums of `dice_sums`."""
     score = 2 * common / jnp.maximum(predicted + true, 1e-7)
     return jnp.where(true > 0, 1 - score, 0)
+
+
+def class_sums(
+    logits: Float[Array, "batch *pixels classes"], targets: Integer[Array, " batch *pixels"]
+) -> Float[Array, "batch 4 classes"]:
+    """Computes the sums of each image from which `class_loss` computes the loss of several classes.
+
+    For each class, with `p = softmax(logits)` and `t` 1 where a pixel is of the class and else 0, these are `sum(p t)`,
+    `sum(p)`, `sum(t)` and the cross-entropy `sum(-t log p)` in nats. Pixels whose target is not from 0 to classes - 1,
+    such as 255, count nowhere. The sums of images add up to those of a batch or a data set.
+
+    Args:
+        logits: Any real numbers, `(B, ..., classes)`.
+        targets: Class indices, `(B, ...)`.
+    """
+    logarithms = jax.nn.log_softmax(logits)
+    true = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+    predicted = jnp.exp(logarithms) * true.sum(-1, keepdims=True)
+    # Where the target is another class, log p may be -inf.
+    surprise = -jnp.where(true > 0, logarithms, 0)
+    pixels = tuple(range(1, targets.ndim))
+    return jnp.stack([each.sum(pixels) for each in (predicted * true, predicted, true, surprise)], 1)
+
+
+def class_loss(sums: Float[Array, "*batch 4 classes"]) -> Float[Array, "*batch"]:
+    """Computes the loss of several classes from the sums of `class_sums`: Dice loss plus cross-entropy.
+
+    The Dice loss is the mean over all classes of `1 - 2 sum(p t) / sum(p + t)`, to which a class without pixels
+    contributes 0: `DiceLoss(mode="multiclass", from_logits=True, ignore_index=255)` of segmentation_models_pytorch. The
+    cross-entropy is the mean over counted pixels, in nats. Without counted pixels, the loss is 0.
+    """
+    common, predicted, true, surprise = (sums[..., row, :] for row in range(4))
+    of_classes = jnp.where(true > 0, 1 - 2 * common / jnp.maximum(predicted + true, 1e-7), 0)
+    return of_classes.mean(-1) + surprise.sum(-1) / jnp.maximum(true.sum(-1), 1e-7)
 
 
 def ssim(

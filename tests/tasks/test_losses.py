@@ -81,6 +81,57 @@ def test_the_gradient_of_dice_for_a_large_logit_does_not_vanish():
     np.testing.assert_allclose(gradient[0, 0], np.exp(-30) * np.array([-4 / 9, 2 / 9]), rtol=1e-4)
 
 
+# Three images of four classes, of which the last one never occurs, with ignored pixels.
+PIXEL_LOGITS = 3 * np.random.default_rng(1).standard_normal((3, 5, 6, 4)).astype(np.float32)
+PIXELS = np.random.default_rng(2).choice([0, 1, 2, 255], (3, 5, 6), p=[0.6, 0.1, 0.1, 0.2]).astype(np.uint8)
+
+
+def expected_of_classes(logits, targets):
+    """Computes the multiclass Dice loss of segmentation_models_pytorch, plus PyTorch's cross-entropy, without 255."""
+    counted = targets.ravel() != 255
+    found = scipy.special.softmax(logits.reshape(-1, 4).astype(float)[counted], -1)
+    true = np.eye(4)[targets.ravel()[counted]]
+    scores = 2 * (found * true).sum(0) / np.maximum((found + true).sum(0), 1e-7)
+    dice = ((1 - scores) * (true.sum(0) > 0)).mean()
+    return dice - np.log(found[true > 0]).mean()
+
+
+def of_classes(logits, targets, weights=(1, 1, 1)):
+    sums = losses.class_sums(jnp.asarray(logits), jnp.asarray(targets))
+    return losses.class_loss(jnp.einsum("b,b...->...", jnp.array(weights, float), sums))
+
+
+def test_the_loss_of_classes_in_closed_form():
+    np.testing.assert_allclose(of_classes(PIXEL_LOGITS, PIXELS), expected_of_classes(PIXEL_LOGITS, PIXELS), rtol=1e-5)
+    each = losses.class_loss(losses.class_sums(jnp.asarray(PIXEL_LOGITS), jnp.asarray(PIXELS)))
+    alone = [expected_of_classes(*image) for image in zip(PIXEL_LOGITS, PIXELS, strict=True)]
+    np.testing.assert_allclose(each, alone, rtol=1e-5)
+    # All classes are equally probable: each of the three that occur covers a third of 90 pixels, so its score is
+    # 2 * (30 / 4) / (30 + 90 / 4), and the fourth contributes 0.
+    thirds = np.arange(90).reshape(3, 5, 6) % 3
+    expected = 3 / 4 * (1 - 2 / 7) + np.log(4)
+    np.testing.assert_allclose(of_classes(np.zeros_like(PIXEL_LOGITS), thirds), expected, rtol=1e-6)
+
+
+def test_the_loss_of_classes_counts_images_by_weight_and_no_ignored_pixel():
+    twice = expected_of_classes(*(np.concatenate([array, array[:1]]) for array in (PIXEL_LOGITS, PIXELS)))
+    np.testing.assert_allclose(of_classes(PIXEL_LOGITS, PIXELS, (2, 1, 1)), twice, rtol=1e-5)
+    others = expected_of_classes(PIXEL_LOGITS[1:], PIXELS[1:])
+    np.testing.assert_allclose(of_classes(PIXEL_LOGITS, PIXELS, (0, 1, 1)), others, rtol=1e-5)
+    gradient = np.asarray(jax.grad(of_classes)(jnp.asarray(PIXEL_LOGITS), jnp.asarray(PIXELS)))
+    np.testing.assert_array_equal(gradient.any(-1), PIXELS != 255)
+    np.testing.assert_array_equal(of_classes(PIXEL_LOGITS, np.full_like(PIXELS, 255)), 0)
+
+
+def test_the_gradient_of_the_loss_of_classes():
+    with jax.enable_x64():
+        logits = jnp.asarray(PIXEL_LOGITS, float)
+        check_grads(lambda logits: of_classes(logits, PIXELS), (logits,), order=1, modes=["rev"])
+    for scale, targets in itertools.product((1e4, 1e38), (PIXELS, np.full_like(PIXELS, 255))):
+        gradient = jax.grad(of_classes)(scale * jnp.sign(PIXEL_LOGITS), targets)
+        assert np.isfinite(gradient).all(), scale
+
+
 def test_ssim_of_each_image_and_its_gradient():
     image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
     np.testing.assert_allclose(jax.vmap(ssim)(image_a, image_b).mean(), GOLDEN["ssim"], rtol=1e-6)

@@ -11,14 +11,19 @@ def abstract(network="unet", encoder="resnet18", **options):
     return nnx.eval_shape(lambda: tasks.unet(network, encoder=encoder, **options, rngs=nnx.Rngs(0)))
 
 
-def test_every_parameter_has_a_finite_gradient(torch_state):
-    head = abstract("unetplusplus", encoder="resnet18", depth=2, inputs=4, decoder_channels=(16, 8))
+@pytest.mark.parametrize(("network", "classes"), [("unetplusplus", 1), ("unetplusplus", 4), ("unet", 4)])
+def test_every_parameter_has_a_finite_gradient(torch_state, network, classes):
+    head = abstract(network, encoder="resnet18", classes=classes, depth=2, inputs=4, decoder_channels=(16, 8))
     tasks.load_torch_state(head, torch_state(head))
     image = jnp.asarray(np.random.default_rng(0).random((2, 16, 24, 4), np.float32))
     graph, parameters, rest = nnx.split(head, nnx.Param, ...)
 
     def loss(parameters):
-        return tasks.losses.dice(nnx.merge(graph, parameters, rest, copy=True)(image), image[..., :1] > 0.5)
+        logits = nnx.merge(graph, parameters, rest, copy=True)(image)
+        assert logits.shape == (2, 16, 24, classes)
+        if classes == 1:
+            return tasks.losses.dice(logits, image[..., :1] > 0.5)
+        return tasks.losses.class_loss(tasks.losses.class_sums(logits, (4 * image[..., 0]).astype(int)).sum(0))
 
     leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(parameters))
     assert all(np.isfinite(leaf).all() and leaf.any() for leaf in leaves)
