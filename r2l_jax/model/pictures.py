@@ -54,6 +54,29 @@ def outlined(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np
     return image
 
 
+def palette(colors: Sequence[str], count: int) -> np.ndarray:
+    """Returns colors such as "#ff8000" as `(count, 3)` uint8, or by default those of PASCAL VOC: 0 is black."""
+    if colors:
+        return np.array([list(bytes.fromhex(color[1:])) for color in colors], np.uint8)
+    bits = (np.arange(count)[:, None, None] >> (3 * np.arange(8) + np.arange(3)[:, None])) & 1
+    return (bits << np.arange(7, -1, -1)).sum(-1).astype(np.uint8)
+
+
+def overlaid(image: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Mixes an image `(H, W, 3)` with the colors of the classes of a mask `(H, W)`; black ones leave it as it is."""
+    tints = colors[mask] / np.float32(255)
+    return np.where(tints.any(-1, keepdims=True), (np.clip(image, 0, 1) + tints) / 2, image)
+
+
+def class_masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks.
+
+    Pixels that are ignored are gray.
+    """
+    every = np.concatenate([colors, np.full((256 - len(colors), 3), 128, np.uint8)]) / 255
+    return np.concatenate([row_of(row) for row in (images, every[targets], every[predicted])])
+
+
 def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks."""
     rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))

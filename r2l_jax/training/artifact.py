@@ -435,7 +435,7 @@ def _camera(about: About) -> isp.Camera | None:
 
 
 def _architecture(about: About, config: TrainConfig) -> Architecture:
-    task = make_task(about.task, tuple(about.classes), config.model)
+    task = make_task(about.task, tuple(about.classes), config.model, tuple(about.colors))
     return Architecture.of(config.processing, task, _camera(about), about.shape, config.attack.adv_noise_layer)
 
 

@@ -72,6 +72,7 @@ class About(msgspec.Struct, kw_only=True):
         scored_by: the name of the score.
         code: the user's files, by the flags that name them.
         adapted: where the model came from, if it was adapted after its training.
+        colors: the colors of the classes in pictures, if the data states them.
     """
 
     complete: bool
@@ -94,6 +95,7 @@ class About(msgspec.Struct, kw_only=True):
     code: dict[str, CodeFile] = {}
     weights: str | None = None
     adapted: dict[str, Any] | None = None
+    colors: list[str] = []
     checkpoint: Literal["best", "last"] = "best"
     fold: Annotated[int, msgspec.Meta(ge=0)] = 0
 
@@ -195,6 +197,7 @@ def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
         "has_masks": task.has_masks,
         "scored_by": task.score.name,
         "classes": dataset.classes,
+        **({"colors": dataset.colors} if dataset.colors else {}),
         "shape": list(dataset.shape),
         "white_level": dataset.white_level,
         **({"in_parts": True} if dataset.in_parts else {}),

@@ -24,7 +24,7 @@ Numbers = Mapping[str, Any]
 
 FOLDER = "training"
 
-_BY_CLASS = ("precision", "recall", "f1")
+_BY_CLASS = ("precision", "recall", "f1", "iou")
 
 
 # The name of a line, its epochs, and its values.
@@ -56,11 +56,12 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
 
 
 def _classes(content: Numbers) -> Table:
+    names = [name for name in _BY_CLASS if f"val_{name}" in content]
     rows = [
-        [name, samples, *(content[f"val_{each}"][name] for each in _BY_CLASS)]
+        [name, samples, *(content[f"val_{each}"][name] for each in names)]
         for name, samples in content["val_samples"].items()
     ]
-    columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in _BY_CLASS)]
+    columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in names)]
     return Table("Validation scores by class", columns, rows, "At the last checkpoint.")
 
 

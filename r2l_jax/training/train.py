@@ -117,7 +117,8 @@ def _joined(batches: Sequence[Mapping[str, Any]]) -> Outcome:
 def _by_class(task: Task, outcome: Outcome) -> Numbers:
     """Returns the validation scores of each class, with its samples, and the confusion matrix."""
     confusion = task.confusion(outcome, outcome["weight"])
-    scores = {name: getattr(tasks.metrics, name)(confusion).tolist() for name in ("precision", "recall", "f1")}
+    names = ("precision", "recall", "f1", *(["iou"] if task.has_masks else []))
+    scores = {name: getattr(tasks.metrics, name)(confusion).tolist() for name in names}
     return {
         **{f"val_{name}": dict(zip(task.classes, values, strict=True)) for name, values in scores.items()},
         "val_samples": task.class_samples(outcome),

@@ -10,6 +10,7 @@ from r2l_jax.drift import cases as known_cases
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN, GROUPS, Case
 from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, joined_samples, over_folds
+from r2l_jax.model.scores import Score
 from r2l_jax.names import About
 from r2l_jax.runtime.result import Interval
 from r2l_jax.training.artifact import Artifact
@@ -53,9 +54,9 @@ class Measured:
         """Returns the name of a case among the outcomes: a case that equals the clean images shares theirs."""
         return CLEAN.name if known_cases.equals_clean(case, self.fold.config) else case.name
 
-    def outcomes(self, case: Case = CLEAN) -> np.ndarray:
-        """Returns the outcomes in a case, with the folds of each run joined."""
-        return np.stack([over_folds(folds, self.source(case)) for folds in self.members.values()])
+    def outcomes(self, case: Case = CLEAN, score: Score | None = None) -> np.ndarray:
+        """Returns the outcomes in a case, of the runs' or another score, with the folds of each run joined."""
+        return np.stack([over_folds(folds, self.source(case), score) for folds in self.members.values()])
 
     @functools.cached_property
     def clean(self) -> np.ndarray:

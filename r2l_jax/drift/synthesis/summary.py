@@ -67,6 +67,8 @@ def summarize(
     tables = {"drops": _drops(tested, clean, drops)}
     if several:
         tables["members"] = _members(tested, ensemble, kinds)
+    if tested.fold.task.class_scores:
+        tables["by_class"] = _by_class(tested)
     tables |= {f"by_{field}": _by(tested, field, values) for field, values in groups.items()}
     # The other cases have their rows among the drops.
     if rows := [[name, drops[name]] for name in tested.drops if name not in lines([tested])]:
@@ -147,6 +149,25 @@ def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table
     columns += [Column(f"clean {tested.score_name}", "points", SCORE)]
     columns += [Column("mean drop", "points", DROP), Column("largest drop", "points", DROP), Column("in")]
     return Table(f"By {field.replace('_', ' ')}", columns, rows)
+
+
+def _by_class(tested: Measured) -> Table:
+    """Makes a table of the score of each class: on clean images, and the mean and largest drop in other cases."""
+    names, rows = list(tested.drops), list[list[Cell]]()
+    task = tested.fold.task
+    for class_name, score in task.class_scores.items():
+        outcomes = {case.name: tested.outcomes(case, score) for case in [CLEAN, *tested.cases]}
+        clean = outcomes[CLEAN.name]
+        drops = {name: clean - outcomes[name] for name in names}
+        row: list[Cell] = [class_name, statistics.bounded(clean, tested.about, score.bounds), None, None, None]
+        if drops:
+            worst = max(drops, key=lambda name: drops[name].mean())
+            mean = statistics.bounded(np.mean([*drops.values()], 0), tested.about, score.drop_bounds)
+            row[2:] = mean, float(drops[worst].mean()), worst
+        rows.append(row)
+    columns = [Column("class"), Column("clean IoU", "points", SCORE), Column("mean drop", "points", DROP)]
+    columns += [Column("largest drop", "points", DROP), Column("in")]
+    return Table("By class", columns, rows)
 
 
 def figure(tested: Sequence[Measured]) -> Figure:

@@ -22,19 +22,19 @@ _KNOWN: dict[str, type[Classification | Segmentation]] = {
 
 def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
     """Returns the task of a data set, by default with the default networks."""
-    return make_task(dataset.task, dataset.classes, model or NetworkSettings())
+    return make_task(dataset.task, dataset.classes, model or NetworkSettings(), dataset.colors)
 
 
-def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Task:
+def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings, colors: tuple[str, ...] = ()) -> Task:
     """Makes the task for targets of a kind, such as "classification", or the user's. Runs the user's file.
 
-    `classes` are the names of the data set's classes, or of the object to segment.
+    `classes` are the names of the data set's classes, or of the object to segment, and `colors` those of the classes.
     """
     custom = find_head(model, classes)
     if model.task is not None:
         task = dataclasses.replace(_own(model.task, classes), custom=custom)
     elif name in _KNOWN:
-        task = _KNOWN[name].of(classes, model, custom)
+        task = dataclasses.replace(_KNOWN[name].of(classes, model, custom), colors=colors)
     else:
         raise InputError(f"targets that are {name} need a task of your own: name it with --task=my_task.py:make")
     return task if model.score is None else task.scored_by(find_score(model.score, task.classes, task.known_scores))

@@ -33,6 +33,7 @@ class Task:
         custom: another head in place of the task's own.
         scored: the score, if it is not the default one.
         source: the file of a task of one's own.
+        colors: the colors of the classes in pictures, such as "#ff8000"; empty for the default colors.
     """
 
     classes: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Task:
     custom: NamedHead | None = None
     scored: Score | None = None
     source: Source | None = None
+    colors: tuple[str, ...] = ()
 
     # The scores of --score that its outcomes have.
     known_scores: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +94,11 @@ class Task:
     @property
     def metrics(self) -> dict[str, Score]:
         """Other scores that are recorded beside `score`."""
+        return {}
+
+    @property
+    def class_scores(self) -> dict[str, Score]:
+        """The score of each class by its name, for tasks whose samples contain several classes."""
         return {}
 
     def scored_by(self, score: Score) -> "Task":

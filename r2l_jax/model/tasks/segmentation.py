@@ -1,7 +1,7 @@
-"""Segmentation: the class of each pixel."""
+"""Segmentation: the pixels of an object, or the class of each pixel."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,14 @@ class Segmentation(Task):
     known_scores: ClassVar[tuple[str, ...]] = ("iou", "mean_iou", "accuracy", "balanced_accuracy", "macro_f1")
     unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
     unused_with_own_head: ClassVar[tuple[str, ...]] = ("classifier_network",)
+    class_layers: ClassVar[tuple[str, ...]] = ("segmentation_head",)
     has_masks: ClassVar[bool] = True
 
     @classmethod
     def of(cls, classes: tuple[str, ...], model: NetworkSettings, custom: NamedHead | None) -> "Segmentation":
-        """Makes the task of a data set's object, whose name is given."""
+        """Makes the task of a data set's object, whose name is given, or of its classes, if there are several."""
+        if len(classes) > 1:
+            return ClassSegmentation(classes, model.smp_encoder, model.precision, custom)
         return cls(("background", *classes), model.smp_encoder, model.precision, custom)
 
     @property
@@ -61,10 +64,10 @@ class Segmentation(Task):
         return (*images[:3], self.outputs)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
+        """Makes the head, which turns normalized images into logits `(B, H, W, outputs)`."""
         if self.custom is not None:
             return self.custom(self.outputs, rngs)
-        return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
+        return tasks.unet("unetplusplus", encoder=self.network, classes=self.outputs, dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
         """Returns the batch with masks that follow the augmentation of its images."""
@@ -106,6 +109,10 @@ class Segmentation(Task):
         """Computes logits that have these probabilities."""
         return jax.scipy.special.logit(probabilities)[..., None]
 
+    def found(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the most probable class of each site, `(..., H, W)` uint8."""
+        return (probabilities > 0.5).astype(np.uint8)
+
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
         images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
@@ -126,6 +133,93 @@ class Segmentation(Task):
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures of a sample besides its image: its mask, 255 where the object is."""
         return [255 * np.asarray(target)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSegmentation(Segmentation):
+    """Finds the class of each pixel: trained by Dice loss plus cross-entropy, scored by the mean IoU of the classes.
+
+    Targets hold the indices of the classes; pixels of other values, such as 255, count nowhere.
+    """
+
+    known_scores: ClassVar[tuple[str, ...]] = ("mean_iou", "iou", "accuracy", "balanced_accuracy", "macro_f1")
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits of each pixel."""
+        return len(self.classes)
+
+    @property
+    def default_score(self) -> Score:
+        """The mean intersection over union of the classes, each over all pixels."""
+        return OfCounts("mean_iou", self.classes)
+
+    @property
+    def metrics(self) -> dict[str, Score]:
+        """No other scores: `class_scores` has those of the classes."""
+        return {}
+
+    @property
+    def class_scores(self) -> dict[str, Score]:
+        """The intersection over union of each class."""
+        return {name: OfCounts(f"iou:{name}", self.classes, of=place) for place, name in enumerate(self.classes)}
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colors of the classes in pictures, `(C, 3)` uint8."""
+        return pictures.palette(self.colors, len(self.classes))
+
+    def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
+        """Computes the loss of all pixels of a batch."""
+        sums = tasks.losses.class_sums(_enlarged(logits, batch["target"].shape[1]), batch["target"])
+        return tasks.losses.class_loss(jnp.tensordot(batch["weight"], sums, 1))
+
+    def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Computes the confusion matrix of each sample's pixels, as shares of the image, and its sums of the loss."""
+        masks = batch["target"]
+        logits = _enlarged(logits, masks.shape[1])
+
+        def of_one(predicted, mask):
+            return tasks.metrics.confusion_matrix(predicted[None], mask[None], len(self.classes)) / mask.size
+
+        return {
+            "confusion": jax.vmap(of_one)(logits.argmax(-1), masks),
+            "loss": tasks.losses.class_sums(logits, masks),
+        }
+
+    def mean_loss(self, outcome: Outcome, weights: np.ndarray) -> float:
+        """Computes the loss of all samples together."""
+        return float(tasks.losses.class_loss(jnp.asarray(np.tensordot(weights, outcome["loss"].astype(np.float64), 1))))
+
+    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+        """Computes the probability of each class at each site, `(B, H, W, C)`, of raw images of a height."""
+        return jax.nn.softmax(_enlarged(logits, height))
+
+    distributions = Task.distributions
+    logits_of = Task.logits_of
+
+    def found(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the most probable class of each site, `(..., H, W)` uint8."""
+        return probabilities.argmax(-1).astype(np.uint8)
+
+    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
+        images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
+        return pictures.class_masks(images, logits.argmax(-1), targets, self.palette)
+
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
+        """Returns an image `(H, W, 3)` overlaid with the predicted classes, and the mean IoU in words."""
+        image, logits = (_enlarged(array[None], len(target))[0] for array in (image, logits))
+        predicted = logits.argmax(-1)
+        batch: Any = {"target": target[None]}
+        score = OfCounts("mean_iou", self.classes).of_all(
+            jax.device_get(self.outcome(jnp.asarray(logits)[None], batch))
+        )
+        return pictures.overlaid(image, predicted, self.palette), f"mean IoU {score:.2f}"
+
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
+        """Returns the pictures of a sample besides its image: its mask, with the indices of classes."""
+        return [np.asarray(target)]
 
 
 def _enlarged(images, height: int):
