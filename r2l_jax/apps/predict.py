@@ -21,6 +21,7 @@ from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.model.adaptation import MOST
+from r2l_jax.model.tasks.segmentation import enlarged
 from r2l_jax.runtime import remote, result
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError, in_words
@@ -106,6 +107,7 @@ def predict_files(
     run: Run,
     camera: KnownCamera | None = None,
     masks: Path | None = None,
+    overlays: Path | None = None,
     scheduler: str = "serial",
     load: Callable[[], Predictor] | None = None,
 ) -> tuple[int, int]:
@@ -113,7 +115,9 @@ def predict_files(
 
     For classification, the columns are `file`, `class` (the most probable one) and a probability for each class. Files
     larger than the training's raw images are cropped to their center. For segmentation, the columns are `file` and the
-    fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
+    fraction of the frame that the object, or each class, covers; `<masks>/<name>.png` is the object's probability at
+    each site, times 255, or the index of each site's class, with the colors of the classes as palette. Overlays mix the
+    rendered frame with these colors.
 
     A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
     is no table. The hidden folder `.<output>.parts` names the models, and holds the rows for a call that resumes.
@@ -124,6 +128,7 @@ def predict_files(
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
+        overlays: for segmentation, the folder for pictures of the frames with their masks; None writes none.
         scheduler: where files are predicted, see `jobs.SETTING`.
         load: returns the `Predictor` of a worker.
 
@@ -133,26 +138,27 @@ def predict_files(
     Raises:
         InputError: see `check`; or another program is writing to the output.
     """
-    columns = check(files, output, run, camera, masks)
-    if masks is not None:
-        make_output_folder(masks)
+    folders = [each for each in (masks, overlays) if each is not None]
+    columns = check(files, output, run, camera, folders)
+    for each in folders:
+        make_output_folder(each)
     folder, predictor = output.with_name(f".{output.name}.parts"), Predictor(run, camera)
     models = [fold.identity for fold in run]
     settings = {
         "camera": "by default" if camera is None else camera.described,
-        "masks": None if masks is None else str(masks.resolve()),
+        "masks": [str(each.resolve()) for each in folders],
     }
     get = load if scheduler != "serial" and load else lambda: predictor
-    work = functools.partial(_predict, get, models, masks, len(files) > BATCH)
+    work = functools.partial(_predict, get, models, folders, len(files) > BATCH)
     with writing_to(output.parent, output.name):
         about = {"run": run.config.tracking.run_name, "checkpoint": run.about.checkpoint, "models": models}
         about |= {"envelope": envelope} if (envelope := stated(run)) else {}
         result.write(folder, Result({**about, **settings}))
-        targets = functools.partial(_mask_files, masks=masks)
+        targets = functools.partial(_mask_files, folders=folders)
         done = in_parts(files, folder, work, settings, models, targets, scheduler)
-        if masks is not None:
+        for each in folders:
             # Lost workers leave partial files.
-            clear_parts(masks)
+            clear_parts(each)
         if done.results:
             write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
         else:
@@ -160,16 +166,18 @@ def predict_files(
     return len(done.results) - done.before, done.failed
 
 
-def check(files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, masks: Path | None) -> list[str]:
-    """Checks the arguments of `predict_files`, and returns the columns of the table.
+def check(
+    files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, folders: Sequence[Path]
+) -> list[str]:
+    """Checks the arguments of `predict_files`, and returns the columns of the table; `folders` are for pictures.
 
     Raises:
         InputError: the models do not take raw files, or need a camera for them; two files would have one mask; the
             output cannot be written, or holds something other than predictions of these files.
     """
     check_raw(run)
-    check_masks(run.task.has_masks, masks)
-    refuse_shared_targets((file, target) for file in files for target in _mask_files(file, masks))
+    check_masks(run.task.has_masks, next(iter(folders), None))
+    refuse_shared_targets((file, target) for file in files for target in _mask_files(file, folders))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
         raise InputError(
@@ -198,13 +206,13 @@ def check_masks(has_masks: bool, masks: Path | None) -> None:
 
 
 def _predict(
-    load: Callable[[], Predictor], models: Sequence[str], masks: Path | None, fills: bool, files: Sequence[Place]
+    load: Callable[[], Predictor], models: Sequence[str], folders: Sequence[Path], fills: bool, files: Sequence[Place]
 ) -> Iterator[Ended]:
     """Predicts files; raises an InputError if a worker has loaded other models than the program."""
     predictor = load()
     if [fold.identity for fold in predictor.run] != list(models):
         raise InputError("the run has changed since the program started")
-    return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
+    return _masks(files, predictor, folders) if folders else _classes(files, predictor, fills)
 
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Iterator[Ended]:
@@ -226,9 +234,10 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Itera
         yield from (Ended(each.item, rows.get(each.item), each.error, each.warnings) for each in batch)
 
 
-def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterator[Ended]:
-    """Segments files one by one: writes the mask of each, then yields its row or its error."""
+def _masks(files: Sequence[Place], predictor: Predictor, folders: Sequence[Path]) -> Iterator[Ended]:
+    """Segments files one by one: writes the pictures of each, then yields its row or its error."""
     run, camera, _ = predictor
+    task = run.task
     assert run.camera is not None
     decoded = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
     for file, raw, error, warnings, _ in decoded:
@@ -237,18 +246,26 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Path) -> Iterato
             continue
         try:
             metered = run.metered_frame(raw) if run.about.in_parts or max(raw.shape) > SIDE else None
-            mask = predict_frame(run.predict, raw, run.camera.pattern, run.multiple, frame=metered)
+            by_tiles = functools.partial(predict_frame, raw=raw, pattern=run.camera.pattern, multiple=run.multiple)
+            stated = by_tiles(lambda tile: task.stated(run.predict(tile)), frame=metered)
+            pictures = [task.mask_file(stated)]
+            found = task.found(stated)
+            covered = np.bincount(found.ravel(), minlength=len(task.classes)) / found.size
+            if len(folders) > 1:
+                image = by_tiles(lambda tile: enlarged(run.render(tile)[None], tile.shape[0])[0], frame=metered)
+                pictures.append(Image.fromarray(quantized(task.overlaid(image, found), np.uint8)))
         except InputError as error:
             yield Ended(file, error=f"{file}: {in_words(error)}")
             continue
-        (target,) = _mask_files(file, masks)
-        with replacing(target) as part:
-            Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-        yield Ended(file, {run.classes[0]: f"{(mask > 0.5).mean():.7g}"}, warnings=warnings)
+        for target, picture in zip(_mask_files(file, folders), pictures, strict=True):
+            with replacing(target) as part:
+                picture.save(part, format="png")
+        row = {name: f"{covered[task.classes.index(name)]:.7g}" for name in run.classes}
+        yield Ended(file, row, warnings=warnings)
 
 
-def _mask_files(file: Place, masks: Path | None) -> list[Path]:
-    return [] if masks is None else [masks / f"{file.stem}.png"]
+def _mask_files(file: Place, folders: Sequence[Path]) -> list[Path]:
+    return [folder / f"{file.stem}.png" for folder in folders]
 
 
 def read_file(file: Place, run: Run, camera: KnownCamera | None, size: tuple[int, int] | None) -> np.ndarray | Part:
@@ -299,15 +316,15 @@ def spans(length: int, side: int, margin: int) -> list[tuple[slice, slice]]:
 
 
 def predict_frame(
-    predict: Callable[[Any], Mosaic],
+    predict: Callable[[Any], np.ndarray],
     raw: Mosaic,
     pattern: str,
     multiple: int,
     side: int = SIDE,
     margin: int = MARGIN,
     frame: np.ndarray | None = None,
-) -> Mosaic:
-    """Computes the mask of a frame, tile by tile if it is larger than a tile (see `spans`).
+) -> np.ndarray:
+    """Computes the mask `(H, W)` or image `(H, W, 3)` of a frame, tile by tile if it is large (see `spans`).
 
     Tiles begin at whole periods of the color filter array and at multiples of `multiple`, as the network takes them,
     so that a site has the same probability as in the whole frame, except for the influence of sites beyond the margin.
@@ -322,11 +339,13 @@ def predict_frame(
     # Rounded up to the grid; a margin is the least distance.
     margin = -(-margin // grid) * grid
     side = max(-(-side // grid) * grid, 2 * margin + grid)
-    mask = np.empty(filled.shape, np.float32)
+    mask = np.empty(0)
     for rows, kept_rows in spans(filled.shape[0], side, margin):
         for columns, kept_columns in spans(filled.shape[1], side, margin):
             tile = filled[rows, columns]
             found = predict(tile if frame is None else Part(tile, frame))
+            if not mask.size:
+                mask = np.empty((*filled.shape, *found.shape[2:]), found.dtype)
             mask[kept_rows, kept_columns] = found[_within(kept_rows, rows), _within(kept_columns, columns)]
     return mask[: raw.shape[0], : raw.shape[1]]
 

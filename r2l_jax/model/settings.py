@@ -171,8 +171,7 @@ class NetworkSettings(Settings):
     )
     score: str | None = setting(
         f"score by which models are compared: {SCORES}, or a function in a file that makes one, my_score.py:make; "
-        "default: the task's, which is accuracy or "
-        "the object's intersection over union",
+        "default: the task's, which is accuracy, the object's intersection over union, or the mean of the classes'",
         None,
         rare=True,
     )

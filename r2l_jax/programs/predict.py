@@ -43,7 +43,13 @@ class PredictionConfig(Settings):
         "numbers of the folds whose probabilities are averaged, or all; for a group, the folds of each member", ("0",)
     )
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    masks: str | None = setting("for segmentation: folder for the masks, as 8-bit PNG of probabilities", None)
+    masks: str | None = setting(
+        "for segmentation: folder for the masks, 8-bit PNG of the object's probabilities or of the classes' indices",
+        None,
+    )
+    overlays: str | None = setting(
+        "for segmentation: folder for pictures of the frames with their masks", None, rare=True, needs="masks"
+    )
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for camera "
         "formats, and the training camera for TIFF, PNG, PGM, NPY, CZI and ND2",
@@ -76,7 +82,7 @@ class PredictionConfig(Settings):
         differ = len(set(self.folds)) == len(self.folds) > 0
         if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
             raise InputError(f"--folds must be all, or different fold numbers, got {','.join(self.folds)}")
-        for name in ("output", "masks", "save_adapted"):
+        for name in ("output", "masks", "overlays", "save_adapted"):
             remote.on_disk(name, getattr(self, name) or "")
 
 
@@ -119,13 +125,13 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
-    masks = None if config.masks is None else pathlib.Path(config.masks)
-    check_masks(predicts_masks(config.run, _folds(config)), masks)
+    folders = [pathlib.Path(each) for each in (config.masks, config.overlays) if each is not None]
+    check_masks(predicts_masks(config.run, _folds(config)), next(iter(folders), None))
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:
         # Adaptation takes a minute or two, so invalid arguments are refused before it.
-        check(files, output, _open(config).run, _open(config).camera, masks)
+        check(files, output, _open(config).run, _open(config).camera, folders)
     run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -142,7 +148,7 @@ def main(config: PredictionConfig) -> int:
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'adapted ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     load = functools.partial(_load, config)
-    predicted, failed = predict_files(files, output, run, camera, masks, config.scheduler, load)
+    predicted, failed = predict_files(files, output, run, camera, *folders, scheduler=config.scheduler, load=load)
     before = len(files) - predicted - failed
     earlier = f", {before} predicted earlier" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

@@ -70,8 +70,11 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
 
 def _interface(part: Part, model: Run) -> dict[str, Any]:
     output: dict[str, Any] = {"name": part.output, "dtype": "float32"}
+    several = model.task.outputs > 1
     if part.output == "logits" and model.task.has_distributions:
-        output["probability"] = "softmax over the last axis" if model.task.has_labels else "sigmoid"
+        output["probability"] = "softmax over the last axis" if several else "sigmoid"
+    if part.output != "images" and model.task.has_masks and several:
+        output["channels"] = list(model.classes)
     return {
         "input": {"name": part.input, "shape": ["B", *part.shape], "dtype": "float32"},
         "output": output,

@@ -25,8 +25,8 @@ def draw(view: View, name: str) -> bytes | None:
     """
     if name in ("now", "before"):
         return png((view.images if name == "now" else view.before)[view.stage])
-    if name == "outline" and view.judgement is not None and view.judgement.probabilities.ndim > 1:
-        return outline(view.judgement.probabilities)
+    if name == "outline" and view.judgement is not None and view.judgement.found.ndim:
+        return outline(view.judgement.found)
     return strip(list(view.images.values())) if name == "strip" else None
 
 
@@ -43,12 +43,12 @@ def strip(images: Sequence[Bytes]) -> bytes:
     return _encoded(drawn, "jpeg", quality=88)
 
 
-def outline(probabilities: np.ndarray) -> bytes:
-    """Draws the outline of the object where its probability exceeds one half, on a transparent background, as PNG."""
-    inside = np.pad(probabilities > 0.5, 1)
-    surrounded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    drawn = np.zeros((*surrounded.shape, 4), np.uint8)
-    drawn[inside[1:-1, 1:-1] & ~surrounded] = (255, 214, 10, 255)
+def outline(mask: np.ndarray) -> bytes:
+    """Draws the outlines of the object, or of the classes but the first, on a transparent background, as PNG."""
+    padded = np.pad(mask, 1)
+    neighbors = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+    drawn = np.zeros((*mask.shape, 4), np.uint8)
+    drawn[(mask > 0) & (neighbors != mask).any(0)] = (255, 214, 10, 255)
     return _encoded(Image.fromarray(drawn), "png", compress_level=1)
 
 

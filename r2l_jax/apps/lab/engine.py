@@ -48,13 +48,15 @@ class Judgement(NamedTuple):
     """A model's prediction for a processed raw image.
 
     Attributes:
-        probabilities: of each class `(C,)`, or of the object at each site `(H, W)`.
+        probabilities: of each class `(C,)`, or of the object or each class at each site, `(H, W)` or `(H, W, C)`.
+        found: the most probable class `()`, or the mask `(H, W)`.
         loss: the task loss for the target.
         slope: the derivative of the loss with respect to each knob's position. Where a value is clipped to a limit, it
             ignores the clipping, so that it still shows which way the loss rises.
     """
 
     probabilities: Float32[np.ndarray, "..."]
+    found: np.ndarray
     loss: float
     slope: Positions
 
@@ -111,18 +113,19 @@ class Engine:
         It stands in for an unknown target.
         """
         assert self._task is not None
-        segments = self._task.has_masks
-        any_target = np.zeros(raw.shape, np.uint8) if segments else np.zeros((), np.int32)
-        found = self.judge(self.start, raw, any_target).probabilities
-        return (found > 0.5).astype(np.uint8) if segments else np.asarray(found.argmax(), np.int32)
+        any_target = np.zeros(raw.shape, np.uint8) if self._task.has_masks else np.zeros((), np.int32)
+        return self.judge(self.start, raw, any_target).found
 
     def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> Judgement:
         """Computes the model's prediction for a raw image `(H, W)`, and the slope of its loss for a target."""
+        assert self._task is not None
         structure = self._graph, self._task
         (loss, probabilities), slope = compiler.jit(_loss_and_slope, 0)(
             structure, self._numbers, positions, raw, target
         )
-        return Judgement(np.asarray(probabilities), float(loss), np.asarray(slope))
+        probabilities = np.asarray(probabilities)
+        found = self._task.found(self._task.stated(probabilities))
+        return Judgement(probabilities, found, float(loss), np.asarray(slope))
 
 
 class Search:

@@ -159,7 +159,7 @@ class Page:
         view = self._session.view
         if view is None:
             return
-        segments = view.judgement is not None and view.judgement.probabilities.ndim > 1
+        segments = view.judgement is not None and view.judgement.found.ndim > 0
         shows_last = view.stage == view.engine.pipeline.stage_names[-1]
         drawn = f"{self._versions['view']}.{self._versions['picture']}"
         update(

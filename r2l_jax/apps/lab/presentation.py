@@ -58,31 +58,31 @@ def verdict(session: Session) -> tuple[str, bool | None]:
     view, model = session.view, session.lab.model
     if model is None or view is None or view.judgement is None or view.target is None:
         return "", None
-    probabilities = view.judgement.probabilities
-    if probabilities.ndim > 1:
-        found, target = probabilities > 0.5, np.asarray(view.target) > 0
-        either = np.count_nonzero(found | target)
-        overlap = np.count_nonzero(found & target) / either if either else 1.0
+    found = view.judgement.found
+    if model.task.has_masks:
+        name, overlap = model.task.overlap(found, np.asarray(view.target))
         mask = "true mask" if view.target_known else "mask of the default rendering"
-        return f"now IoU {overlap:.3f} with the {mask}", None
-    now, target = int(probabilities.argmax()), int(view.target)
+        return f"now {name} {overlap:.3f} with the {mask}", None
+    now, target = int(found), int(view.target)
     is_right = now == target
     known, words = ("true", ("wrong", "right")) if view.target_known else ("assumed true", ("different", "the same"))
     return f"now {model.classes[now]}, {known} {model.classes[target]}: {words[is_right]}", is_right
 
 
 def classes(session: Session) -> list[dict[str, Any]]:
-    """Describes the probability of each class, or the part of the picture that the object covers."""
+    """Describes the probability of each class, or the part of the picture that the object, or each class, covers."""
     view, model = session.view, session.lab.model
     if view is None or view.judgement is None or model is None:
         return []
-    probabilities = view.judgement.probabilities
-    if probabilities.ndim > 1:
-        covered = float((probabilities > 0.5).mean())
-        return [{"name": model.classes[0], "share": covered, "text": f"{100 * covered:.1f} % of the picture"}]
+    if model.task.has_masks:
+        shares = {name: float((view.judgement.found == place).mean()) for place, name in enumerate(model.task.classes)}
+        return [
+            {"name": name, "share": shares[name], "text": f"{100 * shares[name]:.1f} % of the picture"}
+            for name in model.classes
+        ]
     rows = [
         {"name": name, "share": float(share), "text": f"{100 * share:.1f} %", "target": ""}
-        for name, share in zip(model.classes, probabilities, strict=True)
+        for name, share in zip(model.classes, view.judgement.probabilities, strict=True)
     ]
     if view.target is not None:
         rows[int(view.target)]["target"] = "true" if view.target_known else "assumed true"

@@ -109,7 +109,9 @@ def check_masks(masks: Sequence[Path], names: Sequence[str]) -> None:
         )
 
 
-_NAMING = f"{CLASSES_FILE} beside masks/, or --classes=background,car,road"
+_NAMING = (
+    f'{CLASSES_FILE} beside masks/, such as ["background", "car", "road"], or train.py --classes=background,car,road'
+)
 
 
 def _said(value: Any) -> str:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 from r2l_jax.data.loader import Batch
 from r2l_jax.model import pictures
@@ -151,6 +152,14 @@ class Task:
         """Returns the probability of every class, `(..., C)`, from what predictions state."""
         raise NotImplementedError
 
+    def stated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns what the files of predictions state, from probabilities: these."""
+        return probabilities
+
+    def found(self, stated: np.ndarray) -> np.ndarray:
+        """Returns the most probable class of each sample, from what is stated."""
+        return np.asarray(stated.argmax(-1), np.int32)
+
     def logits_of(self, probabilities: jax.Array) -> jax.Array:
         """Computes logits from what predictions state, such as the mean over an ensemble."""
         raise NotImplementedError
@@ -166,6 +175,18 @@ class Task:
     def judged(self, image: np.ndarray, logits: np.ndarray, target: Any) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with its target and prediction, in words or drawn."""
         return image, ""
+
+    def mask_file(self, stated: np.ndarray) -> Image.Image:
+        """Makes the picture of a predicted mask."""
+        raise NotImplementedError
+
+    def overlaid(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Mixes an image `(H, W, 3)` with the colors of the classes of a mask `(H, W)`."""
+        raise NotImplementedError
+
+    def overlap(self, found: np.ndarray, target: np.ndarray) -> tuple[str, float]:
+        """Returns a measure of the overlap of two masks `(H, W)`, its name and its value."""
+        raise NotImplementedError
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures of a sample besides its image."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 import tasks
 from r2l_jax.data.loader import Batch
@@ -16,6 +17,7 @@ from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.scores import MeanIou, OfCounts, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
+from r2l_jax.runtime.contact_sheet import quantized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Segmentation(Task):
     def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """Computes the Dice loss of all pixels of a batch."""
         masks = batch["target"].astype(jnp.int32)
-        return tasks.losses.dice(_enlarged(logits, masks.shape[1])[..., 0], masks, batch["weight"])
+        return tasks.losses.dice(enlarged(logits, masks.shape[1])[..., 0], masks, batch["weight"])
 
     def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the confusion matrix of each sample's pixels, and the sums of its Dice loss `(B, 3)`.
@@ -84,7 +86,7 @@ class Segmentation(Task):
         The pixels of an image count as one, since the pixels of a data set are too many to count in float32.
         """
         masks = batch["target"].astype(jnp.int32)
-        logits = _enlarged(logits, masks.shape[1])[..., 0]
+        logits = enlarged(logits, masks.shape[1])[..., 0]
 
         def of_one(logits, mask):
             confusion = tasks.metrics.confusion_matrix(logits[None] > 0, mask[None], 2) / mask.size
@@ -99,7 +101,7 @@ class Segmentation(Task):
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
         """Computes the probability of the object at each site `(B, H, W)` of raw images of a height."""
-        return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
+        return jax.nn.sigmoid(enlarged(logits, height)[..., 0])
 
     def distributions(self, probabilities: jax.Array) -> jax.Array:
         """Returns the probabilities of background and object."""
@@ -109,18 +111,40 @@ class Segmentation(Task):
         """Computes logits that have these probabilities."""
         return jax.scipy.special.logit(probabilities)[..., None]
 
-    def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the most probable class of each site, `(..., H, W)` uint8."""
-        return (probabilities > 0.5).astype(np.uint8)
+    def stated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns what predicted masks state of each site, `(..., H, W)`: the probability of the object."""
+        return probabilities
+
+    def found(self, stated: np.ndarray) -> np.ndarray:
+        """Returns the most probable class of each site, `(..., H, W)` uint8, from what masks state."""
+        return (stated > 0.5).astype(np.uint8)
+
+    def mask_file(self, stated: np.ndarray) -> Image.Image:
+        """Makes the picture of a mask `(H, W)`: 255 times the probability of the object."""
+        return Image.fromarray(quantized(stated, np.uint8))
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colors of the classes in pictures, `(C, 3)` uint8."""
+        return pictures.palette(self.colors, len(self.classes))
+
+    def overlaid(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Mixes an image `(H, W, 3)` with the colors of the classes of a mask `(H, W)`."""
+        return pictures.overlaid(image, mask, self.palette)
+
+    def overlap(self, found: np.ndarray, target: np.ndarray) -> tuple[str, float]:
+        """Returns the intersection over union of the object in two masks `(H, W)`; 1 if neither has one."""
+        union = np.count_nonzero(found | target)
+        return "IoU", np.count_nonzero(found & target) / union if union else 1.0
 
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
-        images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
+        images, logits = (enlarged(array, targets.shape[1]) for array in (images, logits))
         return pictures.masks(images, logits, targets)
 
     def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
         """Returns an image `(H, W, 3)` with the outlines of its two masks, and their overlap in words."""
-        image, logits = (_enlarged(array[None], len(target))[0] for array in (image, logits))
+        image, logits = (enlarged(array[None], len(target))[0] for array in (image, logits))
         predicted = logits[..., 0] > 0
         union = np.count_nonzero(predicted | (target > 0))
         overlap = f"IoU {np.count_nonzero(predicted & (target > 0)) / union:.2f}" if union else "no object, none found"
@@ -164,20 +188,15 @@ class ClassSegmentation(Segmentation):
         """The intersection over union of each class."""
         return {name: OfCounts(f"iou:{name}", self.classes, of=place) for place, name in enumerate(self.classes)}
 
-    @property
-    def palette(self) -> np.ndarray:
-        """The colors of the classes in pictures, `(C, 3)` uint8."""
-        return pictures.palette(self.colors, len(self.classes))
-
     def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
         """Computes the loss of all pixels of a batch."""
-        sums = tasks.losses.class_sums(_enlarged(logits, batch["target"].shape[1]), batch["target"])
+        sums = tasks.losses.class_sums(enlarged(logits, batch["target"].shape[1]), batch["target"])
         return tasks.losses.class_loss(jnp.tensordot(batch["weight"], sums, 1))
 
     def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the confusion matrix of each sample's pixels, as shares of the image, and its sums of the loss."""
         masks = batch["target"]
-        logits = _enlarged(logits, masks.shape[1])
+        logits = enlarged(logits, masks.shape[1])
 
         def of_one(predicted, mask):
             return tasks.metrics.confusion_matrix(predicted[None], mask[None], len(self.classes)) / mask.size
@@ -193,36 +212,48 @@ class ClassSegmentation(Segmentation):
 
     def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
         """Computes the probability of each class at each site, `(B, H, W, C)`, of raw images of a height."""
-        return jax.nn.softmax(_enlarged(logits, height))
+        return jax.nn.softmax(enlarged(logits, height))
 
     distributions = Task.distributions
     logits_of = Task.logits_of
 
-    def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the most probable class of each site, `(..., H, W)` uint8."""
+    def stated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns what predicted masks state of each site, `(..., H, W)` uint8: the most probable class."""
         return probabilities.argmax(-1).astype(np.uint8)
+
+    def found(self, stated: np.ndarray) -> np.ndarray:
+        """Returns the most probable class of each site, which is what masks state."""
+        return stated
+
+    def mask_file(self, stated: np.ndarray) -> Image.Image:
+        """Makes the picture of a mask `(H, W)`: the indices of classes, with their colors as palette."""
+        picture = Image.fromarray(stated)
+        picture.putpalette(self.palette.tobytes())
+        return picture
 
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
-        images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
+        images, logits = (enlarged(array, targets.shape[1]) for array in (images, logits))
         return pictures.class_masks(images, logits.argmax(-1), targets, self.palette)
 
+    def overlap(self, found: np.ndarray, target: np.ndarray) -> tuple[str, float]:
+        """Returns the mean intersection over union of the classes in two masks `(H, W)`."""
+        one = jnp.asarray(found)[None], jnp.asarray(target)[None]
+        return "mean IoU", float(tasks.metrics.mean_iou(tasks.metrics.confusion_matrix(*one, len(self.classes))))
+
     def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
-        """Returns an image `(H, W, 3)` overlaid with the predicted classes, and the mean IoU in words."""
-        image, logits = (_enlarged(array[None], len(target))[0] for array in (image, logits))
+        """Returns an image `(H, W, 3)` mixed with the colors of the predicted classes, and the overlap in words."""
+        image, logits = (enlarged(array[None], len(target))[0] for array in (image, logits))
         predicted = logits.argmax(-1)
-        batch: Any = {"target": target[None]}
-        score = OfCounts("mean_iou", self.classes).of_all(
-            jax.device_get(self.outcome(jnp.asarray(logits)[None], batch))
-        )
-        return pictures.overlaid(image, predicted, self.palette), f"mean IoU {score:.2f}"
+        name, overlap = self.overlap(predicted, target)
+        return self.overlaid(image, predicted), f"{name} {overlap:.2f}"
 
     def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures of a sample besides its image: its mask, with the indices of classes."""
         return [np.asarray(target)]
 
 
-def _enlarged(images, height: int):
+def enlarged(images: Any, height: int) -> Any:
     """Repeats the pixels of images `(B, H, W, C)`, such as images of half the size, up to a given height."""
     factor = height // images.shape[1]
     return images if factor == 1 else images.repeat(factor, 1).repeat(factor, 2)

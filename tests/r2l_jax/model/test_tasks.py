@@ -6,8 +6,13 @@ from PIL import Image
 from small_runs import metrics
 
 from r2l_jax.data.sets import datasets
+from r2l_jax.model import pictures
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.model.tasks import make_task
 from r2l_jax.model.tasks.classification import Classification
-from r2l_jax.model.tasks.segmentation import Segmentation
+from r2l_jax.model.tasks.segmentation import ClassSegmentation, Segmentation
+from r2l_jax.runtime import result
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
@@ -118,3 +123,117 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
         return task.mean_loss(jax.tree.map(lambda *each: np.concatenate(each), *parts), taken)
 
     np.testing.assert_allclose([loss(3), loss(8), loss(12)], expected, rtol=1e-6)
+
+
+NAMES = ("road", "car", "tree", "roof")
+CLASSES = ClassSegmentation(NAMES, "resnet18", colors=("#000000", "#ff0000", "#00ff00", "#0000ff"))
+
+
+def of_classes():
+    """Logits of three images, and masks in which a fifth of the pixels are ignored and no roof is ever found."""
+    rng = np.random.default_rng(0)
+    masks = rng.choice([0, 1, 2, 255], (3, 4, 6), p=[0.4, 0.3, 0.1, 0.2]).astype(np.uint8)
+    logits = rng.normal(size=(3, 4, 6, 4)).astype(np.float32) - np.float32([0, 0, 0, 99])
+    return logits, masks
+
+
+def test_the_mean_iou_is_that_of_all_pixels_without_ignored_ones_and_absent_classes():
+    logits, masks = of_classes()
+    outcome = jax.device_get(CLASSES.outcome(jnp.asarray(logits), {"target": jnp.asarray(masks)}))
+    predicted, counted = logits.argmax(-1), masks != 255
+    ious = []
+    for number in range(3):
+        found, true = (predicted == number) & counted, masks == number
+        ious.append((found & true).sum() / (found | true).sum())
+    weights = np.ones(3)
+    assert CLASSES.score.name == "mean_iou"
+    assert CLASSES.score.of_all(outcome) == pytest.approx(np.mean(ious), rel=1e-5)
+    scores = [score.of_all(outcome) for score in CLASSES.class_scores.values()]
+    np.testing.assert_allclose(scores, [*ious, 0], rtol=1e-5)
+    assert [*CLASSES.class_scores] == [*NAMES]
+    assert outcome["confusion"].sum() == pytest.approx(counted.mean() * 3, rel=1e-5)
+    assert CLASSES.class_samples(outcome)["roof"] == 0
+    # By images, the mean is another one.
+    of_images = np.mean([CLASSES.score(outcome, row) for row in np.eye(3)])
+    assert abs(of_images - CLASSES.score(outcome, weights)) > 1e-4
+
+
+def test_the_loss_of_classes_is_that_of_all_pixels_and_by_weight():
+    logits, masks = of_classes()
+    batch = {"target": jnp.asarray(masks), "weight": jnp.array([1.0, 1, 0])}
+    taken = masks[:2] != 255
+    probabilities = np.exp(logits[:2][taken]) / np.exp(logits[:2][taken]).sum(-1, keepdims=True)
+    true = np.eye(4)[masks[:2][taken]]
+    dice = 1 - 2 * (probabilities * true).sum(0) / (probabilities.sum(0) + true.sum(0))
+    expected = dice[:3].sum() / 4 - np.log((probabilities * true).sum(-1)).mean()
+    assert float(CLASSES.loss(jnp.asarray(logits), batch)) == pytest.approx(expected, rel=1e-5)
+    outcome = jax.device_get(CLASSES.outcome(jnp.asarray(logits), batch))
+    assert CLASSES.mean_loss(outcome, np.array([1, 1, 0])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_several_classes_make_a_task_of_their_own_and_one_makes_the_object():
+    one, several = (make_task("segmentation", names, NetworkSettings()) for names in (("car",), NAMES))
+    assert (type(one), one.classes, one.outputs) == (Segmentation, ("background", "car"), 1)
+    assert (type(several), several.classes, several.outputs) == (ClassSegmentation, NAMES, 4)
+    assert several.logits_shape((2, 64, 32, 3)) == (2, 64, 32, 4)
+    assert make_task("segmentation", NAMES, NetworkSettings(score="iou:car")).score.name == "iou:car"
+    with pytest.raises(InputError, match=r"--score=iou is for two classes: name one of road, car, tree, roof"):
+        make_task("segmentation", NAMES, NetworkSettings(score="iou"))
+
+
+def test_masks_of_classes_are_indices_in_files_and_colors_in_pictures():
+    logits, masks = of_classes()
+    probabilities = np.asarray(CLASSES.probabilities(jnp.asarray(logits[:, :2, :3]), 4))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    stated = CLASSES.stated(probabilities)
+    np.testing.assert_array_equal(stated, logits[:, :2, :3].repeat(2, 1).repeat(2, 2).argmax(-1))
+    picture = CLASSES.mask_file(stated[0])
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(picture, stated[0])
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]])
+    np.testing.assert_array_equal(picture.convert("RGB"), colors[stated[0]])
+    images = np.full((3, 4, 6, 3), 0.5)
+    drawn = CLASSES.predictions_picture(images, logits, masks)
+    every = np.concatenate([colors, np.full((252, 3), 128)]) / 255
+    np.testing.assert_allclose(drawn[4:8], np.concatenate(every[masks], 1))
+    np.testing.assert_allclose(drawn[8:], np.concatenate(every[logits.argmax(-1)], 1))
+    shown, words = CLASSES.judged(images[0], logits[0], masks[0])
+    # The color of the road is black, which leaves the image as it is.
+    expected = {0: (0.5, 0.5, 0.5), 1: (0.75, 0.25, 0.25), 2: (0.25, 0.75, 0.25)}
+    np.testing.assert_allclose(
+        shown, np.array([expected[each] for each in logits[0].argmax(-1).ravel()]).reshape(4, 6, 3)
+    )
+    assert words == f"mean IoU {CLASSES.overlap(logits[0].argmax(-1), masks[0])[1]:.2f}"
+    np.testing.assert_array_equal(CLASSES.mask_pictures(masks[0]), masks[:1])
+
+
+def test_default_colors_are_those_of_pascal_voc():
+    assert pictures.palette((), 22)[[0, 1, 2, 3, 15, 21]].tolist() == [
+        [0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [192, 128, 128], [128, 64, 128],
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def of_parts(base):
+    """A finished run on the parts of the scenes."""
+    settings = {"epochs": 6, "lr": 1e-2, "track": ("predictions",), "log_model": False, "augmentation": "weak"}
+    data = {"dataset": "SyntheticSegmentation", "classes": ("nucleus", "red cell")}
+    config = replace(base, run_name="parts", **data, **settings)
+    return config, train.run(config)
+
+
+def test_several_classes_are_trained_by_their_mean_iou(of_parts):
+    config, summary = of_parts
+    content = metrics(config)
+    assert list(summary) == ["val_mean_iou", "val_loss", "train_mean_iou", "train_loss"]
+    assert content["classes"] == ["background", "nucleus", "red cell"]
+    confusion = np.array(content["val_confusion_matrix"])
+    ious = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+    np.testing.assert_allclose([*content["val_iou"].values()], ious, rtol=1e-5)
+    assert content["val_mean_iou"] == pytest.approx(ious.mean(), rel=1e-5)
+    assert [*content["val_iou"]] == content["classes"]
+    table = result.read(config.run_dir / "fold_0/training").tables["classes"]
+    assert [column.name for column in table.columns] == ["class", "samples", "precision", "recall", "f1", "iou"]
+    np.testing.assert_allclose([row[-1] for row in table.rows], ious, rtol=1e-5)
+    # Calling every pixel background has a mean of 0.2.
+    assert content["best_val_mean_iou"] > 0.3
