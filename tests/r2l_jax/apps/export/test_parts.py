@@ -33,18 +33,24 @@ def test_a_head_of_bfloat16_is_exported_in_float32():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "flags"), [("segmentation", {}), ("classification", {"processing_mode": "neural_network"})]
+    ("task", "classes", "flags"),
+    [
+        ("segmentation", ("a",), {}),
+        ("segmentation", ("a", "b", "c"), {}),
+        ("classification", ("a", "b", "c"), {"processing_mode": "neural_network"}),
+    ],
 )
-def test_networks_become_onnx_and_stablehlo(task, flags, tmp_path):
+def test_networks_become_onnx_and_stablehlo(task, classes, flags, tmp_path):
     pytest.importorskip("jax2onnx")
     config = build(TrainConfig, **flags, smp_encoder="resnet18")
-    found = make_task(task, ("a", "b", "c"), config.model)
+    found = make_task(task, classes, config.model)
     architecture = Architecture.of(config.processing, found, isp.CAMERAS["drone"], (64, 64))
     made = architecture.model(nnx.Rngs(0), unknown_statistics())
     made.eval()
     part = parts_of(made, (64, 64))["whole"]
     raw = np.random.default_rng(0).random((2, 64, 64), np.float32)
     expected = np.asarray(part(raw))
+    assert expected.shape == found.logits_shape((2, 64, 64, 3))
     onnx_files.write(part, tmp_path / "whole.onnx")
     np.testing.assert_allclose(onnx_files.run(part, tmp_path / "whole.onnx", raw), expected, atol=LIMIT)
     stablehlo.write(part, tmp_path / "whole.stablehlo", gradient=False)

@@ -239,6 +239,26 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, settings):
     assert (bright["iou"], bright["tile_iou"]) == pytest.approx((1 / 3, 1 / 3), abs=0.01)
 
 
+def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, settings):
+    """Brightened, all pixels are taken for the bright half; the last quarter of a row, without a label, is left out."""
+    halves = brightness.half_images(0.3, 0.8, 4)
+    masks = np.repeat(np.uint8([0, 0, 1, 255]), 4) * np.ones((16, 1), np.uint8)
+    classes = {"classes": ("dark", "bright", "absent"), "read": lambda index: (halves.read(index)[0], masks)}
+    runs["masks"] = [brightness.fold(dataclasses.replace(halves, **classes), [0], [1, 2, 3])]
+    settings = dataclasses.replace(settings, run=("masks",), **BRIGHTENED)
+    summary = evaluation.run(settings)["masks"]
+    assert summary.metadata["score"] == "mean_iou"
+    assert summary.tables["drops"].rows[0][1:] == [None, [1, 1, 1]]
+    # Of the 12 columns with labels, 8 are dark.
+    assert found(settings, "corruptions")["fold_0", "brightness.5"]["mean_iou"] == pytest.approx(1 / 6)
+    by = rows(summary.tables["by_class"])
+    assert {name: (row[0][0], row[1][0], *row[2:]) for name, row in by.items()} == {
+        "dark": (1, 1, 1, "brightness.5"),
+        "bright": (1, pytest.approx(2 / 3), pytest.approx(2 / 3), "brightness.5"),
+        "absent": (0, 0, 0, "brightness.5"),
+    }
+
+
 def test_scores_by_class_are_its_recall(runs, settings):
     labels = (INTENSITIES > brightness.BRIGHT).astype(np.int32)
     runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16))]
