@@ -151,7 +151,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
         classes = fold.dataset.classes if fold.task.class_scores else None
         try:
             # The folder is the user's: nothing is written to it.
-            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles", source["group"], classes)
+            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles", source["group"], classes=classes)
         except InputError as error:
             raise InputError(str(error).replace(f"--tile_size={side}", "the raw images in training")) from None
     if dataset.task != fold.dataset.task:

@@ -169,6 +169,11 @@ class ClassSegmentation(Segmentation):
     known_scores: ClassVar[tuple[str, ...]] = ("mean_iou", "iou", "accuracy", "balanced_accuracy", "macro_f1")
 
     @property
+    def title(self) -> str:
+        """The name of the task."""
+        return "segmentation"
+
+    @property
     def outputs(self) -> int:
         """The number of logits of each pixel."""
         return len(self.classes)
@@ -214,8 +219,13 @@ class ClassSegmentation(Segmentation):
         """Computes the probability of each class at each site, `(B, H, W, C)`, of raw images of a height."""
         return jax.nn.softmax(enlarged(logits, height))
 
-    distributions = Task.distributions
-    logits_of = Task.logits_of
+    def distributions(self, probabilities: jax.Array) -> jax.Array:
+        """Returns the probabilities of the classes as they are."""
+        return probabilities
+
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
 
     def stated(self, probabilities: np.ndarray) -> np.ndarray:
         """Returns what predicted masks state of each site, `(..., H, W)` uint8: the most probable class."""
