@@ -179,7 +179,7 @@ def class_table(results: Sequence[Row]) -> str:
 
     A sample of several classes counts for each.
     """
-    metrics = ("precision", "recall", "f1")
+    metrics = [name for name in ("precision", "recall", "f1", "iou") if f"val_{name}" in results[0]]
     rows = [["class", "samples", *metrics]]
     for name in results[0]["val_f1"]:
         samples = f"{sum(result['val_samples'][name] for result in results):.0f}"

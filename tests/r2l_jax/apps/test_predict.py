@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 
+import custom_code
 import numpy as np
 import pytest
 import tifffile
@@ -275,6 +276,55 @@ def test_masks_are_pictures_of_the_mean_probabilities_of_all_folds(segmenter, tm
         labels_of([tmp_path / "frame.tif"], first)
     with pytest.raises(InputError, match="--masks is needed for segmentation"):
         predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", first)
+
+
+HEAD = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Channels(nnx.Module):
+    def __call__(self, images):
+        return 20 * images
+
+def make():
+    return Channels()
+"""
+
+
+def test_masks_of_several_classes_are_indices_with_the_classes_colors(base, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for stem in range(4):
+        tifffile.imwrite(tmp_path / f"data/images/{stem}.tif", rng.integers(0, 65536, (32, 32)).astype(np.uint16))
+        Image.fromarray(rng.choice([0, 1, 2, 255], (32, 32)).astype(np.uint8)).save(tmp_path / f"data/masks/{stem}.png")
+    (tmp_path / "data/classes.json").write_text('{"road": "#000000", "car": "#ff0000", "tree": "#00ff00"}')
+    data = {"dataset": "Folder", "data_dir": str(tmp_path / "data"), "camera": "drone", "tile_size": 32}
+    name = custom_code.write(tmp_path / "head.py", HEAD)
+    config = replace(base, **data, **PLAIN | {"epochs": 0}, run_name="classes", classifier_network=name, batch_size=2)
+    train.run(config)
+    model = r2l_jax.load(config.run_dir, code=name)
+    frame = rng.integers(0, 65536, (66, 130)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "frame.tif", frame)
+    probabilities = model.predict(frame.astype(np.float32) / 65535)
+    assert (model.classes, probabilities.shape) == (("road", "car", "tree"), (66, 130, 3))
+    folders = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", model, **folders) == (1, 0)
+    mask, found = Image.open(tmp_path / "masks/frame.png"), probabilities.argmax(-1)
+    assert len(np.unique(found)) == 3
+    np.testing.assert_array_equal(mask, found)
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]])
+    np.testing.assert_array_equal(mask.convert("RGB"), colors[found])
+    image = np.clip(model.render(frame.astype(np.float32) / 65535), 0, 1)
+    mixed = np.where(found[..., None] > 0, (image + colors[found] / 255) / 2, image)
+    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "overlays/frame.png")), 255 * mixed, atol=0.51)
+    (row,) = read_csv(tmp_path / "p.csv")
+    assert [*row] == ["file", "road", "car", "tree"]
+    shares = [float(row[each]) for each in model.classes]
+    np.testing.assert_allclose(shares, np.bincount(found.ravel()) / found.size, atol=1e-6)
+    # Pictures that are gone are made again.
+    (tmp_path / "overlays/frame.png").unlink()
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", model, **folders) == (1, 0)
 
 
 def test_masks_are_needed_or_refused_before_a_model_is_loaded(run, segmenter, tmp_path, monkeypatch):

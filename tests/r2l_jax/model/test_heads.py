@@ -83,11 +83,64 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
         train.run(replace(trained, classifier_network=other))
 
 
-def test_it_segments(head):
+@pytest.mark.parametrize(("classes", "outputs"), [(("cell",), 1), (("road", "car", "tree"), 3)])
+def test_it_segments(head, classes, outputs):
     file, shape = head.removesuffix(":make"), (1, 34, 38, 3)  # a size that a U-Net++ does not take
-    task = make_task("segmentation", ("cell",), NetworkSettings(classifier_network=f"{file}:segment"))
-    assert task.multiple == 1
-    assert task.make_head(nnx.Rngs(0))(np.zeros(shape, np.float32)).shape == task.logits_shape(shape) == (1, 34, 38, 1)
+    task = make_task("segmentation", classes, NetworkSettings(classifier_network=f"{file}:segment"))
+    assert (task.multiple, task.logits_shape(shape)) == (1, (1, 34, 38, outputs))
+    assert task.make_head(nnx.Rngs(0))(np.zeros(shape, np.float32)).shape == (1, 34, 38, outputs)
+
+
+NETWORKS = """
+import numpy as np
+
+WEIGHTS = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+
+def by_torch():
+    import torch
+
+    net = torch.nn.Conv2d(3, 3, 1, bias=False)
+    net.weight.data = torch.tensor(WEIGHTS)
+    return net
+"""
+
+
+def by_onnx(file, weights):
+    import onnx
+
+    given, made = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", 3, "H", "W"])
+        for name in ("images", "logits")
+    )
+    nodes = [onnx.helper.make_node("Conv", ["images", "weights"], ["logits"])]
+    graph = onnx.helper.make_graph(nodes, "net", [given], [made], [onnx.numpy_helper.from_array(weights, "weights")])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("framework", ["torch", "onnx"])
+def test_networks_of_other_frameworks_have_a_channel_for_each_class_of_pixels(tmp_path, framework):
+    pytest.importorskip(framework)
+    weights = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+    if framework == "torch":
+        name = f"{custom_code.write(tmp_path / 'net.py', NETWORKS).removesuffix(':make')}:by_torch"
+    else:
+        name = by_onnx(tmp_path / "net.onnx", weights)
+    images = np.random.default_rng(1).random((2, 6, 10, 3), np.float32)
+    logits = images @ weights[..., 0, 0].T
+    task = make_task("segmentation", ("road", "car", "tree"), NetworkSettings(classifier_network=name))
+    head = task.make_head(nnx.Rngs(0))
+    np.testing.assert_allclose(head(images), logits, atol=1e-5)
+    task.custom.check(head, images.shape, task.logits_shape(images.shape))
+    # Outputs may have another order, and several may be of one class.
+    settings = NetworkSettings(classifier_network=name, class_outputs="road:2,car:0+1")
+    joined = make_task("segmentation", ("road", "car"), settings).make_head(nnx.Rngs(0))(images)
+    expected = np.stack([logits[..., 2], np.log(np.exp(logits[..., 0]) + np.exp(logits[..., 1]))], -1)
+    np.testing.assert_allclose(joined, expected, atol=1e-5)
+    four = make_task("segmentation", tuple("abcd"), NetworkSettings(classifier_network=name))
+    with pytest.raises(InputError, match=r"must return logits of shape \(2, 6, 10, 4\) for .*, got \(2, 6, 10, 3\)"):
+        four.custom.check(four.make_head(nnx.Rngs(0)), images.shape, four.logits_shape(images.shape))
 
 
 @pytest.mark.parametrize(
