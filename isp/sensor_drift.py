@@ -347,6 +347,24 @@ def shifted_rows(values: Array, percent: Amount) -> Array:
     return jnp.where(jnp.arange(height)[:, None] >= first, shifted, values)
 
 
+@jax.jit(static_argnames="shape")
+def shifted_boxes(boxes: Array, percent: Amount, shape: tuple[int, ...]) -> Array:
+    """Moves boxes as `shifted_rows` moves what they hold: each holds the moved mask of its inside.
+
+    Args:
+        boxes: Boxes `(..., N, 4 or more)`: x1, y1, x2, y2 in pixels, and what else is known of them, which stays.
+        percent: The share of the rows, rounded to whole rows.
+        shape: The height and width of the mosaics.
+    """
+    height, width = shape
+    first = height - jnp.round(height * jnp.asarray(percent) / 100)
+    x1, y1, x2, y2 = jnp.moveaxis(boxes[..., :4], -1, 0)
+    # Beyond the last column, which repeats its neighbor, nothing can move in.
+    left = jnp.where(y2 > first, jnp.maximum(x1 - 1, 0), x1)
+    right = jnp.where((y1 >= first) & (x2 < width), x2 - 1, x2)
+    return jnp.concatenate([jnp.stack([left, y1, right, y2], -1), boxes[..., 4:]], -1)
+
+
 @jax.jit(static_argnames="camera")
 def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Float[Array, ""]]:
     """Smooths the light of raw images, and their noise, with a Gaussian.

@@ -60,7 +60,8 @@ def drifted(
                 return np.asarray(rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera))
             return np.asarray(renderer.mosaics(drift, raw[None], np.array([index]), own))[0]
 
-        return jax.tree.map(taken, raw), np.asarray(renderer.targets(drift, np.asarray(target)[None]))[0]
+        moved = renderer.targets(drift, np.asarray(target)[None], dataset.shape[:2])
+        return jax.tree.map(taken, raw), np.asarray(moved)[0]
 
     # The provenance identifies the new raw images, since hashing them would require drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]

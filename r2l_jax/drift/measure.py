@@ -27,7 +27,7 @@ from r2l_jax.drift.cases import CLEAN, Case, camera_of
 from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
 from r2l_jax.drift.trained_folds import folds_of, member_of
 from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
 from r2l_jax.model.scores import Score, recorded_score
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
@@ -323,7 +323,8 @@ def measure(
                     logits = [functions.logits(*stack.head, each) for stack, each in zip(stacks, rendered, strict=True)]
                     if ensemble:
                         logits.append(functions.average(task, logits, batch["raw"]))
-                    taken = {**batch, "target": renderer.targets(rendering.acquisition, batch["target"])}
+                    moved = renderer.targets(rendering.acquisition, batch["target"], dataset.shape[:2])
+                    taken = {**batch, "target": moved}
                     parts = [
                         ahead.begun(functions.outcomes(task, each, taken, n))
                         for each, n in zip(logits, counts, strict=True)
@@ -449,18 +450,18 @@ def _renderer(seed: int) -> Renderer:
     return Renderer(seed, shardings().split)
 
 
-def _logits(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+def _logits(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> Logits:
     return nnx.merge(graph, state)(images)
 
 
-def _average(task: Task, logits: Sequence[jax.Array], raw: jax.Array) -> jax.Array:
+def _average(task: Task, logits: Sequence[Logits], raw: jax.Array) -> jax.Array:
     """Computes the logits of the mean of several models' probabilities."""
     return task.logits_of(jnp.mean(jnp.stack([task.probabilities(each, raw.shape[1]) for each in logits]), 0))
 
 
-def _outcomes(task: Task, logits: jax.Array, batch: Batch, count: int) -> dict[str, jax.Array]:
+def _outcomes(task: Task, logits: Logits, batch: Batch, count: int) -> dict[str, jax.Array]:
     """Computes the outcomes `(count, B, ...)` of a batch under `count` processings."""
-    each = logits.reshape(-1, count, *logits.shape[1:])
+    each = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), logits)
     return jax.vmap(lambda logits: task.outcome(logits, batch), in_axes=1)(each)
 
 

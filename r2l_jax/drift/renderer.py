@@ -84,7 +84,7 @@ class Renderer:
         self._expose = jit(expose, static_argnames="camera")
         self._drift = jit(sensor.drifted, static_argnums=0, static_argnames="camera")
         self._together = jit(sensor.together, static_argnames="camera")
-        self._move = jit(sensor.moved, static_argnums=0)
+        self._move = jit(sensor.moved, static_argnums=(0, 3))
         self._process = jit(process, static_argnums=(0, 3))
         self._corrupt = jit(corrupt, static_argnums=0)
         self._key = functools.cache(functools.partial(random_key, seed=seed))
@@ -110,14 +110,14 @@ class Renderer:
             return raw
         return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
 
-    def targets(self, acquisition: Case, targets: Any) -> Any:
-        """Returns the targets of changed raw images: masks move with the content, others stay."""
+    def targets(self, acquisition: Case, targets: Any, shape: tuple[int, ...]) -> Any:
+        """Returns the targets of changed raw images `(H, W)`: masks and boxes move with the content, others stay."""
         if targets.ndim < 3:
             return targets
         if acquisition.sensor is not None and acquisition.sensor[0] in sensor.MOVING:
-            return self._move(*acquisition.sensor, targets)
+            return self._move(*acquisition.sensor, targets, shape)
         for name, amount in acquisition.amounts:
-            targets = sensor.MOVING[name](targets, amount) if name in sensor.MOVING else targets
+            targets = sensor.moved_by(name, amount, targets, shape) if name in sensor.MOVING else targets
         return targets
 
     def images(

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from isp import cfa, sensor_drift
@@ -88,8 +88,8 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# For kinds that move the content of raw images, the function that moves masks in the same way.
-MOVING = {"pattern_shift": sensor_drift.shifted_rows}
+# For kinds that move the content of raw images, the functions that move masks and boxes in the same way.
+MOVING = {"pattern_shift": (sensor_drift.shifted_rows, sensor_drift.shifted_boxes)}
 
 
 def takes(name: str, camera: isp.Camera) -> bool:
@@ -130,8 +130,14 @@ def together(
     return jax.vmap(one)(raw, sample_keys(key, index))
 
 
-def moved(
-    name: str, severity: Int[Array, ""] | int, masks: Shaped[Array, "batch height width"]
-) -> Shaped[Array, "batch height width"]:
-    """Moves masks with the content of their raw images, for a kind of `MOVING`."""
-    return MOVING[name](masks, strength(jnp.asarray(severity), KINDS[name].amounts))
+def moved(name: str, severity: Int[Array, ""] | int, targets: Array, shape: tuple[int, ...]) -> Array:
+    """Moves masks or boxes with the content of their raw images of a shape, for a kind of `MOVING`."""
+    return moved_by(name, strength(jnp.asarray(severity), KINDS[name].amounts), targets, shape)
+
+
+def moved_by(name: str, amount: Float[Array, ""] | float, targets: Array, shape: tuple[int, ...]) -> Array:
+    """Moves masks `(B, H, W)`, or boxes `(B, N, 6)` in float32, as a drift of this amount does."""
+    of_masks, of_boxes = MOVING[name]
+    if jnp.issubdtype(targets.dtype, jnp.floating):
+        return of_boxes(targets, amount, shape)
+    return of_masks(targets, amount)

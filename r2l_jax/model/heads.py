@@ -74,7 +74,7 @@ class NamedHead:
         head = self.frozen(classes)
         return None if head is None else weights_of(head)
 
-    def check(self, head: nnx.Module, images: tuple[int, ...], logits: tuple[int, ...]) -> None:
+    def check(self, head: nnx.Module, images: tuple[int, ...], logits: Any) -> None:
         """Raises an InputError unless the made head, which may be abstract, makes logits of this shape from images."""
         try:
             given = jax.ShapeDtypeStruct(images, jnp.float32)
@@ -84,10 +84,10 @@ class NamedHead:
         except Exception as error:  # The user's module may raise anything.
             reason = named_code.in_one_line(error, self.source.file if self.source else "")
             raise InputError(f"{_FLAG}={self.name} rejects images of shape {images}: {reason}") from error
-        if getattr(found, "shape", None) != logits:
+        if (shapes := jax.tree.map(lambda each: getattr(each, "shape", None), found)) != logits:
+            got = shapes if isinstance(shapes, tuple) else type(found).__name__
             raise InputError(
-                f"{_FLAG}={self.name} must return logits of shape {logits} for images of shape {images}, got "
-                f"{getattr(found, 'shape', type(found).__name__)}"
+                f"{_FLAG}={self.name} must return logits of shape {logits} for images of shape {images}, got {got}"
             )
 
     def _made(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:

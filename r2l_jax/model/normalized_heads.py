@@ -129,4 +129,5 @@ def has_gradient(head: nnx.Module) -> bool:
 
 
 def _frozen(head: nnx.Module) -> list[HostNetwork]:
-    return [module.network for _, module in nnx.iter_modules(head) if isinstance(module, FrozenHead)]
+    networks = (getattr(module, "network", None) for _, module in nnx.iter_modules(head))
+    return [network for network in networks if isinstance(network, HostNetwork)]

@@ -15,6 +15,10 @@ def drawn(figure: Any) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3] / 255
 
 
+# The colors of what is true and of what is found.
+TRUE, FOUND = (0, 0.8, 0), (1, 0, 1)
+
+
 def _figure(width: float, height: float) -> Any:
     # Imported here, because matplotlib takes a third of a second, and training begins without it.
     from matplotlib.figure import Figure
@@ -46,7 +50,7 @@ def verdict(logits: np.ndarray, target: int, classes: Sequence[str]) -> str:
 def outlined(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Draws the outlines of two masks `(H, W)` on an image `(H, W, 3)`: target in green, prediction in magenta."""
     image = np.array(image)
-    for mask, color in ((target, (0, 0.8, 0)), (predicted, (1, 0, 1))):
+    for mask, color in ((target, TRUE), (predicted, FOUND)):
         # The sites of the mask that touch a site outside it.
         inner = np.pad(mask, 1, mode="edge")
         inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
@@ -75,6 +79,17 @@ def class_masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, 
     """
     every = np.concatenate([colors, np.full((256 - len(colors), 3), 128, np.uint8)]) / 255
     return np.concatenate([row_of(row) for row in (images, every[targets], every[predicted])])
+
+
+def boxed(image: np.ndarray, boxes: np.ndarray, color: tuple[float, float, float]) -> np.ndarray:
+    """Draws the outlines of boxes `(N, 4 or more)`, x1, y1, x2, y2 in pixels, on an image `(H, W, 3)`."""
+    image = np.array(image)
+    for x1, y1, x2, y2 in boxes[:, :4]:
+        left, right = np.clip([round(x1), round(x2) - 1], 0, image.shape[1] - 1)
+        top, bottom = np.clip([round(y1), round(y2) - 1], 0, image.shape[0] - 1)
+        image[[top, bottom], left : right + 1] = color
+        image[top : bottom + 1, [left, right]] = color
+    return image
 
 
 def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

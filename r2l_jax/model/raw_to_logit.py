@@ -14,6 +14,9 @@ from r2l_jax.model.augment import augment
 from r2l_jax.model.processors import Processor, Standardize
 from tasks.layers import BatchNorm
 
+# Logits `(B, ...)`; for detection, the boxes and the images of a `Detector`.
+Logits = Float[Array, "batch ..."] | dict[str, Array]
+
 # Raw images, parts of frames, or processed images.
 Raws = Float[Array | np.ndarray, "batch height width *channels"] | Part
 
@@ -34,7 +37,7 @@ class RawToLogit(nnx.Module):
         raw: Raws,
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
-    ) -> Float[Array, "batch ..."]:
+    ) -> Logits:
         """Computes the logits of raw images, see `logits`."""
         # Only the processor `Unprocessed` takes no parts, and it processes no raw images.
         return self.logits(self.processor(raw), keys, augmentation)  # pyright: ignore[reportArgumentType]
@@ -44,7 +47,7 @@ class RawToLogit(nnx.Module):
         images: Float[Array, "batch height width 3"],
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
-    ) -> Float[Array, "batch ..."]:
+    ) -> Logits:
         """Computes the logits of processed images, after an augmentation drawn from the keys, see `augment`."""
         images = self.normalizer(images)
         if augmentation != "none":
@@ -57,7 +60,7 @@ class RawToLogit(nnx.Module):
         self,
         raw: Raws,
         perturbations: Mapping[str, Array] | None = None,
-    ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
+    ) -> tuple[Logits, dict[str, Float[Array, "batch ..."]]]:
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
         images, stages = self.processor.trace(raw, perturbations)  # pyright: ignore[reportArgumentType]  # as above
         return self.logits(images), stages

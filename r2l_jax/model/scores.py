@@ -23,13 +23,16 @@ Outcome = Mapping[str, np.ndarray]
 
 Scored = np.ndarray | np.floating | float
 
-# Scores of counts by name; `iou:<class>` and `auroc:<class>` are those of one class.
+# Scores of counts by name.
 OF_COUNTS: dict[str, Callable[[Counts], Any]] = {
     "accuracy": tasks.metrics.accuracy,
     "balanced_accuracy": tasks.metrics.balanced_accuracy,
     "macro_f1": tasks.metrics.macro_f1,
     "mean_iou": tasks.metrics.mean_iou,
 }
+
+# Scores that may be those of one class, as in `iou:<class>`.
+_OF_CLASS = ("iou", "auroc", "map", "map50")
 
 # The most weights that are held at once.
 _AT_ONCE = 2**22
@@ -143,6 +146,23 @@ class Auroc(Score):
 
 
 @dataclasses.dataclass(frozen=True)
+class AveragePrecision(Score):
+    """The mean average precision of boxes: "map" over ten thresholds, or "map50" at 0.5; or that of class `of`.
+
+    See `tasks.detection`. It is 0 without objects.
+    """
+
+    of: int | None = None
+
+    def __call__(self, outcome: Outcome, weights: Shaped[np.ndarray, "*lead S"]) -> Scored:
+        """Computes the mean average precision `(...)` for each weighting of the samples."""
+        found = tasks.detection.average_precision(outcome, weights)
+        found = found[..., :1] if self.name.startswith("map50") else found
+        found = found if self.of is None else found[..., self.of : self.of + 1, :]
+        return np.nan_to_num(tasks.detection.mean_average_precision(found))
+
+
+@dataclasses.dataclass(frozen=True)
 class OwnScore(Score):
     """A user's score: `function(outcome, weights)`, from the file `source`."""
 
@@ -175,7 +195,7 @@ def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score
         source, make = named_code.load(name, "--score", "score")
         made = _made(name, make, tuple(classes))
         return OwnScore(named_code.title(name), tuple(classes), -np.inf, source, made)
-    if kind not in known or (of and kind not in ("iou", "auroc")) or (of and of not in classes):
+    if kind not in known or (of and kind not in _OF_CLASS) or (of and of not in classes):
         of_class = f" with a class of {', '.join(classes)}" if of else ""
         raise InputError(
             f"--score must be one of {', '.join(known)}{of_class}, or a function in a file such as my_score.py:make, "
@@ -191,6 +211,8 @@ def recorded_score(name: str, classes: Sequence[str]) -> Score:
     kind, _, of = name.partition(":")
     if kind in OF_COUNTS:
         return OfCounts(name, tuple(classes))
+    if kind in ("map", "map50"):
+        return AveragePrecision(name, tuple(classes), of=classes.index(of) if of else None)
     if kind in ("iou", "auroc"):
         place = classes.index(of) if of else 1
         return (Auroc if kind == "auroc" else OfCounts)(name, tuple(classes), of=place)

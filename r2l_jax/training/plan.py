@@ -218,6 +218,10 @@ def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[Gradien
 def _check_head(config: TrainConfig, steps: StepSettings) -> None:
     """Raises an InputError unless the head's settings and the custom head fit the task, and it can be trained."""
     architecture, network = steps.architecture, config.model
+    if config.optimization.epochs and not steps.task.trains:
+        raise InputError(
+            f"--epochs must be 0 for {steps.task.title}, which trains nothing, got {config.optimization.epochs}"
+        )
     unused = steps.task.unused + (() if network.has_custom_head else steps.task.unused_with_own_head)
     for flag in unused:
         if (value := flat(config)[flag]) and value != flat(TrainConfig())[flag]:

@@ -77,7 +77,7 @@ class About(msgspec.Struct, kw_only=True):
 
     complete: bool
     scored_by: str
-    task: Literal["classification", "segmentation", "numbers"]
+    task: Literal["classification", "detection", "segmentation", "numbers"]
     has_masks: bool
     classes: Annotated[list[str], msgspec.Meta(min_length=1)]
     camera: dict[str, Any] | None

@@ -24,9 +24,6 @@ Numbers = Mapping[str, Any]
 
 FOLDER = "training"
 
-_BY_CLASS = ("precision", "recall", "f1", "iou")
-
-
 # The name of a line, its epochs, and its values.
 Line = tuple[str, Sequence[int], np.ndarray]
 
@@ -40,7 +37,8 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
         task: the task.
         processor: the processing, which may be abstract.
     """
-    history, tables = content["history"], {"classes": _classes(content)} if task.classes else {}
+    history = content["history"]
+    tables = {"classes": _classes(content, task.class_metrics)} if task.classes else {}
     figures: dict[str, Figure | Image.Image] = {}
     if content["flags"]["epochs"]:
         tables["epochs"] = _epochs(history, task.score.name)
@@ -55,13 +53,12 @@ def write_result(fold: Fold, content: Numbers, task: Task, processor: Processor)
     result.write(fold.folder / FOLDER, Result(metadata, tables, figures, captions=captions))
 
 
-def _classes(content: Numbers) -> Table:
-    names = [name for name in _BY_CLASS if f"val_{name}" in content]
+def _classes(content: Numbers, metrics: Sequence[str]) -> Table:
     rows = [
-        [name, samples, *(content[f"val_{each}"][name] for each in names)]
+        [name, samples, *(content[f"val_{each}"][name] for each in metrics)]
         for name, samples in content["val_samples"].items()
     ]
-    columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in names)]
+    columns = [Column("class"), Column("samples", "", ".0f"), *(Column(name, "", SCORE) for name in metrics)]
     return Table("Validation scores by class", columns, rows, "At the last checkpoint.")
 
 

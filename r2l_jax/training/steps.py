@@ -13,7 +13,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import re_expose
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Logits, RawToLogit
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.training.update import GradientDescent, StepSettings
@@ -70,7 +70,7 @@ class Steps:
         self._evaluate = jit(self._evaluated)
         self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
         self.begin: Callable[[nnx.State], TrainState] = jit(self._begun)
-        self.trace: Callable[[nnx.State, Batch], tuple[jax.Array, list, list]] = jit(self._traced)
+        self.trace: Callable[[nnx.State, Batch], tuple[Logits, list, list]] = jit(self._traced)
         self.zero_sums: Callable[[], PyTree] = jit(self.rule.zero_sums)
 
     @property
@@ -132,7 +132,7 @@ class Steps:
         outcome = self.task.outcome(nnx.merge(self._graph, state.model).logits(images), batch)
         return outcome | self.rule.measure(state.opt_state, images, batch) | {"weight": batch["weight"]}
 
-    def _traced(self, model: nnx.State, batch: Batch) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    def _traced(self, model: nnx.State, batch: Batch) -> tuple[Logits, list[jax.Array], list[jax.Array]]:
         def mean_loss(perturbations: PyTree) -> tuple[jax.Array, PyTree]:
             logits, images = nnx.merge(self._graph, model).trace(batch["raw"], perturbations)
             return self.task.loss(logits, batch), (logits, images)

@@ -148,7 +148,8 @@ def record_samples(
         tracker.images("differences", shown, epoch)
     if "predictions" in wanted.track:
         tracker.picture("predictions", steps.task.predictions_picture(images[-1], logits, targets), epoch)
-        tracker.tensor("predictions_logits", logits, epoch)
+        # Of a detector, its boxes.
+        tracker.tensor("predictions_logits", jax.tree.leaves(logits)[0], epoch)
         tracker.tensor("predictions_targets", targets, epoch)
 
 
@@ -174,14 +175,13 @@ def run_table(results: Sequence[Row], summary: Mapping[str, Row]) -> str:
     return table(rows)
 
 
-def class_table(results: Sequence[Row]) -> str:
+def class_table(results: Sequence[Row], metrics: Sequence[str]) -> str:
     """Formats the last epoch's validation scores by class: means over the folds, and samples of all folds.
 
     A sample of several classes counts for each.
     """
-    metrics = [name for name in ("precision", "recall", "f1", "iou") if f"val_{name}" in results[0]]
     rows = [["class", "samples", *metrics]]
-    for name in results[0]["val_f1"]:
+    for name in results[0]["val_samples"]:
         samples = f"{sum(result['val_samples'][name] for result in results):.0f}"
         means = (sum(result[f"val_{metric}"][name] for result in results) / len(results) for metric in metrics)
         rows.append([name, samples, *(f"{mean:.4f}" for mean in means)])

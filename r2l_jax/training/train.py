@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.model.normalized_heads import has_gradient
@@ -96,7 +95,7 @@ def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
 
 def _show(plan: Plan, task: Task, results: Sequence[Numbers], summary: Numbers, seconds: float) -> None:
     if task.classes:
-        print(tracking.class_table(results))
+        print(tracking.class_table(results, task.class_metrics))
     if plan.config.optimization.epochs > 0:
         print(f"\n{tracking.run_table(results, summary)}")
     elif task.score.name == "accuracy" and (found := summary["val_accuracy"]["mean"]) <= 0.2 + 0.8 / len(task.classes):
@@ -115,14 +114,13 @@ def _joined(batches: Sequence[Mapping[str, Any]]) -> Outcome:
 
 
 def _by_class(task: Task, outcome: Outcome) -> Numbers:
-    """Returns the validation scores of each class, with its samples, and the confusion matrix."""
-    confusion = task.confusion(outcome, outcome["weight"])
-    names = ("precision", "recall", "f1", *(["iou"] if task.has_masks else []))
-    scores = {name: getattr(tasks.metrics, name)(confusion).tolist() for name in names}
+    """Returns the validation scores of each class, with its samples, and the confusion matrix if the task has one."""
+    weights = outcome["weight"]
+    scores, confusion = task.by_class(outcome, weights), task.confusion(outcome, weights)
     return {
         **{f"val_{name}": dict(zip(task.classes, values, strict=True)) for name, values in scores.items()},
         "val_samples": task.class_samples(outcome),
-        "val_confusion_matrix": confusion.tolist(),
+        **({} if confusion is None else {"val_confusion_matrix": confusion.tolist()}),
     }
 
 

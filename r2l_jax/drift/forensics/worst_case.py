@@ -272,7 +272,9 @@ def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Bat
     pictures = {}
     for number, target in enumerate(samples["target"]):
         for name in processings:
-            picture, words = frozen.task.judged(images[name][number], logits[name][number], target)
+            picture, words = frozen.task.judged(
+                images[name][number], jax.tree.map(operator.itemgetter(number), logits[name]), target
+            )
             pictures[f"image {number + 1}, {name}: {words}"] = picture
         difference = images["worst"][number] - images["default"][number]
         # A power of two, so that the factor is short; the few largest differences may be clipped.

@@ -16,7 +16,7 @@ from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import Knob, knobs_of
 from r2l_jax.drift.search.ranges import Declarations
 from r2l_jax.model import normalization
-from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Task
 
 
@@ -69,7 +69,7 @@ class Frozen:
         """Processes a batch with other parameters."""
         return self.pipeline(parameters)(batch["raw"])
 
-    def logits(self, images: Array) -> Array:
+    def logits(self, images: Array) -> Logits:
         """Computes the logits of processed images."""
         _, normalizer, head = self._parts()
         return head(normalizer(images))

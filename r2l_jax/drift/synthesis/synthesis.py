@@ -253,7 +253,7 @@ def _begun(loaded: _Loaded, sets: Sequence[Rendering]) -> Iterator[_Begun]:
     for batch in loader.eval_batches(dataset, every, size, keep_decoded=False):
         samples = batch["index"][batch["weight"] > 0].tolist()
         raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
-        moved = np.asarray(renderer.targets(sets[0].acquisition, batch["target"]))
+        moved = np.asarray(renderer.targets(sets[0].acquisition, batch["target"], dataset.shape))
         for rendering, images in renderer.images(sets, raw, index, camera, processors):
             yield _Begun(rendering, task, samples, loaded.quantize(images), moved)
 

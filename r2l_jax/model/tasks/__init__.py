@@ -8,14 +8,16 @@ from r2l_jax.model.scores import find_score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
 from r2l_jax.model.tasks.classification import Classification
+from r2l_jax.model.tasks.detection import Detection
 from r2l_jax.model.tasks.segmentation import Segmentation
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 
 __all__ = ["Task", "make_task", "task_of"]
 
-_KNOWN: dict[str, type[Classification | Segmentation]] = {
+_KNOWN: dict[str, type[Classification | Detection | Segmentation]] = {
     "classification": Classification,
+    "detection": Detection,
     "segmentation": Segmentation,
 }
 

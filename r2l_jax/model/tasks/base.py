@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.model import pictures
 from r2l_jax.model.heads import NamedHead
@@ -56,6 +57,12 @@ class Task:
     has_labels: ClassVar[bool] = False
     # Whether targets and predictions are masks.
     has_masks: ClassVar[bool] = False
+    # Whether targets and predictions are boxes.
+    has_boxes: ClassVar[bool] = False
+    # Whether heads of the task can be trained.
+    trains: ClassVar[bool] = True
+    # The scores of each class that `by_class` computes.
+    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1")
 
     @property
     def score(self) -> Score:
@@ -122,12 +129,12 @@ class Task:
         """Returns the batch with targets that follow the augmentation of its images: those of whole images stay."""
         return batch
 
-    def loss(self, logits: jax.Array, batch: Batch) -> jax.Array:
+    def loss(self, logits: Any, batch: Batch) -> jax.Array:
         """Computes the mean loss of a batch, in which samples have the weights `batch["weight"]`."""
         losses = self.outcome(logits, batch)["loss"]
         return jnp.vdot(losses, batch["weight"]) / batch["weight"].sum()
 
-    def outcome(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    def outcome(self, logits: Any, batch: Batch) -> dict[str, jax.Array]:
         """Computes all that score and loss need of each sample: arrays `(B, ...)` by name, one of them `loss`."""
         raise NotImplementedError
 
@@ -135,16 +142,21 @@ class Task:
         """Computes the loss of samples from their outcomes."""
         return float(np.average(outcome["loss"].astype(np.float64), weights=weights))
 
-    def confusion(self, outcome: Outcome, weights: np.ndarray) -> np.ndarray:
-        """Computes the confusion matrix `(C, C)` of samples: true classes in rows."""
+    def confusion(self, outcome: Outcome, weights: np.ndarray) -> np.ndarray | None:
+        """Computes the confusion matrix `(C, C)` of samples, true classes in rows; None if the task has none."""
         return confusion_of(outcome, weights, len(self.classes))
+
+    def by_class(self, outcome: Outcome, weights: np.ndarray) -> dict[str, list[float]]:
+        """Computes scores of each class by the names in `class_metrics`."""
+        confusion = confusion_of(outcome, weights, len(self.classes))
+        return {name: getattr(tasks.metrics, name)(confusion).tolist() for name in self.class_metrics}
 
     def class_samples(self, outcome: Outcome) -> dict[str, int]:
         """Counts the samples that contain each class."""
         present = counts_of(outcome, len(self.classes)).true > 0
         return dict(zip(self.classes, present.sum(0).tolist(), strict=True))
 
-    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+    def probabilities(self, logits: Any, height: int) -> jax.Array:
         """Computes what predictions state for raw images of a height: probabilities, or other numbers `(B, K)`."""
         raise InputError(f"the task {self.title} has no method probabilities, and predictions need it")
 

@@ -83,8 +83,27 @@ def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
     made, labels = Renderer(0), np.int32([0, 1, 2])
     masks = np.array([0, 1, 3, 255], np.uint8)[np.int32(4 * np.asarray(RAWS)).clip(0, 3)]
     for case in (CLEAN, *cases.exposures([0.5]), *cases.sensor(SENSOR, [5])):
-        assert made.targets(case, labels) is labels
+        assert made.targets(case, labels, RAWS.shape[1:]) is labels
         if case.kind == "pattern_shift":
-            np.testing.assert_array_equal(made.targets(case, masks)[..., :-1], masks[..., 1:])
+            np.testing.assert_array_equal(made.targets(case, masks, RAWS.shape[1:])[..., :-1], masks[..., 1:])
         else:
-            assert made.targets(case, masks) is masks
+            assert made.targets(case, masks, RAWS.shape[1:]) is masks
+
+
+@pytest.mark.parametrize("severity", [2, 3, 5])
+def test_boxes_move_with_the_masks_of_their_insides(severity):
+    (case,), made, random = cases.sensor(["pattern_shift"], [severity]), Renderer(0), np.random.default_rng(0)
+    height, width = 20, 24
+    for _ in range(20):
+        x1, y1 = random.integers(0, width - 3), random.integers(0, height - 3)
+        # At the last column but one, the copy of its neighbor in the last column would be a part of the object.
+        x2 = random.choice([each for each in range(x1 + 2, width + 1) if each != width - 1])
+        y2 = random.integers(y1 + 1, height + 1)
+        mask = np.zeros((1, height, width), np.uint8)
+        mask[0, y1:y2, x1:x2] = 1
+        rows, columns = np.nonzero(np.asarray(made.targets(case, mask, (height, width)))[0])
+        boxes = np.array([[[x1, y1, x2, y2, 3, 1], [0, 0, 0, 0, -1, 0]]], np.float32)
+        found = made.targets(case, boxes, (height, width))[0]
+        expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 3, 1]
+        np.testing.assert_array_equal(found[0], expected, err_msg=str((x1, y1, x2, y2)))
+        assert found[1, 4] == -1
