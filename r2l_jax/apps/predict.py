@@ -1,4 +1,4 @@
-"""Predicts the classes or the masks of many raw files with a finished model."""
+"""Predicts the classes, the masks or the boxes of many raw files with a finished model."""
 
 import csv
 import functools
@@ -14,6 +14,7 @@ from PIL import Image
 
 import isp
 from isp.metering import Part
+from r2l_jax.apps import boxes
 from r2l_jax.apps.parts import in_parts
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
@@ -107,7 +108,7 @@ def predict_files(
     run: Run,
     camera: KnownCamera | None = None,
     masks: Path | None = None,
-    overlays: Path | None = None,
+    pictures: Path | None = None,
     scheduler: str = "serial",
     load: Callable[[], Predictor] | None = None,
 ) -> tuple[int, int]:
@@ -116,8 +117,9 @@ def predict_files(
     For classification, the columns are `file`, `class` (the most probable one) and a probability for each class. Files
     larger than the training's raw images are cropped to their center. For segmentation, the columns are `file` and the
     fraction of the frame that the object, or each class, covers; `<masks>/<name>.png` is the object's probability at
-    each site, times 255, or the index of each site's class, with the colors of the classes as palette. Overlays mix the
-    rendered frame with these colors.
+    each site, times 255, or the index of each site's class, with the colors of the classes as palette. For detection,
+    each box has a row with its file, class, score and corners in pixels, and the file `<output>.json` holds all boxes in
+    COCO's format.
 
     A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
     is no table. The hidden folder `.<output>.parts` names the models, and holds the rows for a call that resumes.
@@ -128,7 +130,7 @@ def predict_files(
         run: the folds of a run, whose probabilities are averaged.
         camera: the known calibration of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
-        overlays: for segmentation, the folder for pictures of the frames with their masks; None writes none.
+        pictures: for segmentation and detection, a folder for pictures of the rendered frames with masks or boxes.
         scheduler: where files are predicted, see `jobs.SETTING`.
         load: returns the `Predictor` of a worker.
 
@@ -138,8 +140,8 @@ def predict_files(
     Raises:
         InputError: see `check`; or another program is writing to the output.
     """
-    folders = [each for each in (masks, overlays) if each is not None]
-    columns = check(files, output, run, camera, folders)
+    folders = [each for each in (masks, pictures) if each is not None]
+    columns = check(files, output, run, camera, masks, pictures)
     for each in folders:
         make_output_folder(each)
     folder, predictor = output.with_name(f".{output.name}.parts"), Predictor(run, camera)
@@ -159,7 +161,10 @@ def predict_files(
         for each in folders:
             # Lost workers leave partial files.
             clear_parts(each)
-        if done.results:
+        if done.results and run.task.has_boxes:
+            write_csv(output, boxes.rows_of(done.results, run.classes), columns)
+            boxes.write_coco(output.with_suffix(".json"), done.results, run.classes)
+        elif done.results:
             write_csv(output, [{_FILE: str(file), **row} for file, row in done.results.items()], columns)
         else:
             output.unlink(missing_ok=True)
@@ -167,16 +172,24 @@ def predict_files(
 
 
 def check(
-    files: Sequence[Place], output: Path, run: Run, camera: KnownCamera | None, folders: Sequence[Path]
+    files: Sequence[Place],
+    output: Path,
+    run: Run,
+    camera: KnownCamera | None,
+    masks: Path | None,
+    pictures: Path | None = None,
 ) -> list[str]:
-    """Checks the arguments of `predict_files`, and returns the columns of the table; `folders` are for pictures.
+    """Checks the arguments of `predict_files`, and returns the columns of the table.
 
     Raises:
         InputError: the models do not take raw files, or need a camera for them; two files would have one mask; the
             output cannot be written, or holds something other than predictions of these files.
     """
     check_raw(run)
-    check_masks(run.task.has_masks, next(iter(folders), None))
+    check_masks(run.task.has_masks, masks)
+    if pictures is not None and not (run.task.has_masks or run.task.has_boxes):
+        raise InputError("--pictures is only for models that predict masks or boxes")
+    folders = [each for each in (masks, pictures) if each is not None]
     refuse_shared_targets((file, target) for file in files for target in _mask_files(file, folders))
     unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
     if unknown:
@@ -185,6 +198,7 @@ def check(
             "with --camera"
         )
     columns = [_FILE, _CLASS, *run.classes] if run.task.has_labels else [_FILE, *run.classes]
+    columns = [_FILE, *boxes.COLUMNS] if run.task.has_boxes else columns
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have the same name: {', '.join(columns)}")
     check_output_folder(output.parent)
@@ -208,10 +222,17 @@ def check_masks(has_masks: bool, masks: Path | None) -> None:
 def _predict(
     load: Callable[[], Predictor], models: Sequence[str], folders: Sequence[Path], fills: bool, files: Sequence[Place]
 ) -> Iterator[Ended]:
-    """Predicts files; raises an InputError if a worker has loaded other models than the program."""
+    """Predicts files; raises an InputError if a worker has loaded other models than the program.
+
+    Masks or pictures are written to a folder, if there is one.
+    """
     predictor = load()
     if [fold.identity for fold in predictor.run] != list(models):
         raise InputError("the run has changed since the program started")
+    if predictor.run.task.has_boxes:
+        run, camera, _ = predictor
+        whole = in_threads(lambda file: read_file(file, run, camera, None), files, AT_ONCE + 1)
+        return boxes.detect(whole, run, next(iter(folders), None))
     return _masks(files, predictor, folders) if folders else _classes(files, predictor, fills)
 
 

@@ -44,9 +44,9 @@ class Detector(nnx.Module):
             `boxes (B, D, 6)`: x1, y1, x2, y2 in pixels of the images, the score, and the class or -1 for an empty row,
             in the order of the scores; and the `images`, of which `losses` has a gradient.
         """
-        images = jnp.asarray(images)
-        shape = jax.ShapeDtypeStruct((self.size, 6), jnp.float32)
-        return {"boxes": of_images(self._detected, shape, (images, 3)), "images": images}
+        images, shape = jnp.asarray(images), jax.ShapeDtypeStruct((self.size, 6), jnp.float32)
+        # Boxes have no gradient.
+        return {"boxes": of_images(self._detected, shape, (jax.lax.stop_gradient(images), 3)), "images": images}
 
     def losses(self, images: Float[Array, "batch height width 3"], targets: Array) -> Float[Array, " batch"]:
         """Computes the sum of the network's losses for each image, with a gradient for the images.

@@ -16,7 +16,7 @@ def drawn(figure: Any) -> np.ndarray:
 
 
 # The colors of what is true and of what is found.
-TRUE, FOUND = (0, 0.8, 0), (1, 0, 1)
+TRUE, FOUND = (0.0, 0.8, 0.0), (1.0, 0.0, 1.0)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -1,4 +1,4 @@
-"""Runs a trained model on raw files: a table of classes, or masks.
+"""Runs a trained model on raw files: a table of classes, masks, or a table of boxes.
 
 python scripts/predict.py --run=runs/quickstart/small --input=more_raw_files --output=predictions.csv
 python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=cars.csv --masks=masks
@@ -6,7 +6,8 @@ python scripts/predict.py --run=runs/quickstart/small --input=my_cells --output=
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file: the most probable class, and the probability of each class. Files larger than the
-raw images that the model was trained on are cropped to their center; frames to segment are used whole. Repeat the
+raw images that the model was trained on are cropped to their center; frames to segment, and those in which a detector
+finds boxes, are used whole. Boxes are also written as a COCO JSON file beside the table, predictions.json. Repeat the
 command to resume. The exit status is 1 if any file could not be read.
 """
 
@@ -47,8 +48,8 @@ class PredictionConfig(Settings):
         "for segmentation: folder for the masks, 8-bit PNG of the object's probabilities or of the classes' indices",
         None,
     )
-    overlays: str | None = setting(
-        "for segmentation: folder for pictures of the frames with their masks", None, rare=True, needs="masks"
+    pictures: str | None = setting(
+        "for segmentation and detection: folder for pictures of the frames with their masks or boxes", None, rare=True
     )
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for camera "
@@ -82,7 +83,7 @@ class PredictionConfig(Settings):
         differ = len(set(self.folds)) == len(self.folds) > 0
         if self.folds != ("all",) and not (differ and all(fold.isdecimal() for fold in self.folds)):
             raise InputError(f"--folds must be all, or different fold numbers, got {','.join(self.folds)}")
-        for name in ("output", "masks", "overlays", "save_adapted"):
+        for name in ("output", "masks", "pictures", "save_adapted"):
             remote.on_disk(name, getattr(self, name) or "")
 
 
@@ -125,13 +126,13 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
-    folders = [pathlib.Path(each) for each in (config.masks, config.overlays) if each is not None]
-    check_masks(predicts_masks(config.run, _folds(config)), next(iter(folders), None))
+    masks, pictures = (each and pathlib.Path(each) for each in (config.masks, config.pictures))
+    check_masks(predicts_masks(config.run, _folds(config)), masks)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(config).run)
     if config.adapt:
         # Adaptation takes a minute or two, so invalid arguments are refused before it.
-        check(files, output, _open(config).run, _open(config).camera, folders)
+        check(files, output, _open(config).run, _open(config).camera, masks, pictures)
     run, camera, unadapted = _load(config)
     models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "run"
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
@@ -148,7 +149,7 @@ def main(config: PredictionConfig) -> int:
         needed += [f"--folds={','.join(config.folds)}"] * (config.folds not in (("0",), ("all",)))
         print(f"the {'adapted ' * (unadapted is None)}model is the run {' '.join([config.save_adapted, *needed])}")
     load = functools.partial(_load, config)
-    predicted, failed = predict_files(files, output, run, camera, *folders, scheduler=config.scheduler, load=load)
+    predicted, failed = predict_files(files, output, run, camera, masks, pictures, config.scheduler, load)
     before = len(files) - predicted - failed
     earlier = f", {before} predicted earlier" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

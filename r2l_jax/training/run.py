@@ -136,6 +136,7 @@ class Run:
                 them are processed at once; `adaptation.MOST` are plenty.
             force: whether to adapt even to unsuitable images.
         """
+        self.task.check_adapts()
         raws = self._checked(raws)
         if len(np.shape(raws)) != (4 if self.camera is None else 3):
             raise InputError(f"a model needs raw images (N, H, W) to adapt to, got shape {np.shape(raws)}")
@@ -182,7 +183,12 @@ class Run:
                 )
 
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
-        """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`."""
+        """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
+
+        For detection, it returns boxes `(..., D, 6)`: x1, y1, x2, y2 in pixels, score, and class or -1 in empty rows.
+        """
+        if self.task.has_boxes and len(self.folds) > 1:
+            raise InputError(f"boxes of {len(self.folds)} models have no mean: choose one fold of one run")
         side = self.multiple
         height, width = self._size(raws)
         if height % side or width % side:

@@ -91,7 +91,7 @@ class Engine:
         self.limits: tuple[Positions, Positions] = tuple(ends.clip(-REACH, REACH).T)
         whole = pipeline if model is None else model.model.processed_by(pipeline)
         self._task = None if model is None else model.task
-        if self._task is not None and not self._task.has_distributions:
+        if self._task is not None and (self._task.has_boxes or not self._task.has_distributions):
             raise InputError(f"the page shows classes and masks, and the task {self._task.title} predicts neither")
         self._graph, state = nnx.split(whole)
         # Committed to one device: if only some arrays were, such as a checkpoint's, functions would be compiled again.

@@ -122,6 +122,7 @@ def _check(config: AdjustmentConfig, fold: Artifact) -> None:
 def _adapted_to_all(config: AdjustmentConfig, trained: TrainedFold) -> dict[str, Result]:
     """Returns the results of adapting a model, by drift, made now or by an earlier call; prints their tables."""
     fold, samples = trained.fold, Samples.of(trained.fold, config.searches.batch_size)
+    fold.task.check_adapts()
     clean = functools.cache(functools.partial(measure, {_CLEAN: Model(fold.model)}, [CLEAN], samples))
     return {drift.name: _adapted(config, trained, drift, clean) for drift in config.drifts}
 

@@ -61,6 +61,8 @@ class Task:
     has_boxes: ClassVar[bool] = False
     # Whether heads of the task can be trained.
     trains: ClassVar[bool] = True
+    # Whether models can be adapted to new images by the statistics of their layers.
+    adapts: ClassVar[bool] = True
     # The scores of each class that `by_class` computes.
     class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1")
 
@@ -207,6 +209,11 @@ class Task:
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
         """Names the files of a sample in a folder of pictures."""
         return (f"images/{stem}.{suffix}",)
+
+    def check_adapts(self) -> None:
+        """Raises an InputError unless models can be adapted to new images."""
+        if not self.adapts:
+            raise InputError(f"adaptation by statistics is not for {self.title}, whose network stays as it is")
 
     def scores(self, outcome: Outcome, weights: np.ndarray) -> dict[str, float]:
         """Computes the loss, the score and the other metrics of weighted samples, by name."""

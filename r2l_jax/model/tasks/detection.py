@@ -36,6 +36,7 @@ class Detection(Task):
     unused: ClassVar[tuple[str, ...]] = ("smp_encoder", "label_smoothing")
     has_boxes: ClassVar[bool] = True
     trains: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     @classmethod
     def of(cls, classes: tuple[str, ...], model: NetworkSettings, custom: NamedHead | None) -> "Detection":
@@ -116,6 +117,11 @@ class Detection(Task):
         """Returns the boxes `(B, D, 6)` in pixels of raw images of a height: corners, score, and class or -1."""
         scale = height / logits["images"].shape[1]
         return logits["boxes"] * jnp.array([scale] * 4 + [1, 1], jnp.float32)
+
+    def distributions(self, probabilities: jax.Array) -> jax.Array:
+        """Returns the highest score of each class among the boxes `(..., D, 6)` of an image, 0 without a box."""
+        scores, labels = probabilities[..., 4:5], probabilities[..., 5:]
+        return jnp.where(labels == jnp.arange(len(self.classes)), scores, 0).max(-2)
 
     def predictions_picture(self, images: np.ndarray, logits: Any, targets: np.ndarray) -> np.ndarray:
         """Draws images `(N, H, W, 3)` in a row, with their true boxes in green and those found in magenta."""

@@ -308,7 +308,7 @@ def test_masks_of_several_classes_are_indices_with_the_classes_colors(base, tmp_
     tifffile.imwrite(tmp_path / "frame.tif", frame)
     probabilities = model.predict(frame.astype(np.float32) / 65535)
     assert (model.classes, probabilities.shape) == (("road", "car", "tree"), (66, 130, 3))
-    folders = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
+    folders = {"masks": tmp_path / "masks", "pictures": tmp_path / "pictures"}
     assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", model, **folders) == (1, 0)
     mask, found = Image.open(tmp_path / "masks/frame.png"), probabilities.argmax(-1)
     assert len(np.unique(found)) == 3
@@ -317,13 +317,13 @@ def test_masks_of_several_classes_are_indices_with_the_classes_colors(base, tmp_
     np.testing.assert_array_equal(mask.convert("RGB"), colors[found])
     image = np.clip(model.render(frame.astype(np.float32) / 65535), 0, 1)
     mixed = np.where(found[..., None] > 0, (image + colors[found] / 255) / 2, image)
-    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "overlays/frame.png")), 255 * mixed, atol=0.51)
+    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "pictures/frame.png")), 255 * mixed, atol=0.51)
     (row,) = read_csv(tmp_path / "p.csv")
     assert [*row] == ["file", "road", "car", "tree"]
     shares = [float(row[each]) for each in model.classes]
     np.testing.assert_allclose(shares, np.bincount(found.ravel()) / found.size, atol=1e-6)
     # Pictures that are gone are made again.
-    (tmp_path / "overlays/frame.png").unlink()
+    (tmp_path / "pictures/frame.png").unlink()
     assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", model, **folders) == (1, 0)
 
 
