@@ -1,9 +1,9 @@
 """Frozen detectors as heads: their boxes, and the gradients of their losses."""
 
+import detection_files
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 import pytest
 
 from r2l_jax.model.detectors import Detector, matches
@@ -176,34 +176,9 @@ def test_what_has_no_losses_is_named(losses, message):
         detector._host_losses(True, IMAGES, TARGETS)
 
 
-def write_onnx(file, names, batch=None, last=False):
-    """Writes a network with three boxes; the score of each is the mean of one channel."""
-    tensor, make = onnx.numpy_helper.from_array, onnx.helper.make_node
-    boxes = np.arange(12, dtype=np.float32).reshape(3, 4)
-    labels = np.array([1, 2, 1], np.int64)
-    if batch:
-        boxes, labels = boxes[None], labels[None]
-    constants = [tensor(boxes, "given_boxes"), tensor(labels, "given_labels"), tensor(np.array([0], np.int64), "first")]
-    constants.append(tensor(np.array([1, 2] if last else [2, 3], np.int64), "axes"))
-    nodes = [
-        make("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
-        make("Identity", ["means"], [names[1]]) if batch else make("Squeeze", ["means", "first"], [names[1]]),
-        make("Identity", ["given_boxes"], [names[0]]),
-        make("Identity", ["given_labels"], [names[2]]),
-    ]
-    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
-    shape = [batch or 1, 16, 24, 3] if last else [batch or 1, 3, 16, 24]
-    outputs = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(names, kinds, strict=True)]
-    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)
-    graph = onnx.helper.make_graph(nodes, "network", [given], [outputs[2], outputs[0], outputs[1]], constants)
-    opset = [onnx.helper.make_opsetid("", 18)]
-    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), file)
-    return OnnxNetwork(str(file))
-
-
 @pytest.mark.parametrize(("batch", "last"), [(None, False), (1, False), (1, True)])
 def test_onnx_files_detect_whatever_the_order_of_their_outputs(tmp_path, batch, last):
-    network = write_onnx(tmp_path / "net.onnx", ("boxes", "scores", "labels"), batch, last)
+    network = OnnxNetwork(detection_files.write_onnx(tmp_path / "net.onnx", batch=batch, last=last))
     found = np.asarray(jax.jit(Detector(network, 2))(IMAGES)["boxes"])
     for image, rows in zip(IMAGES, found, strict=True):
         scores = image.mean((0, 1))
@@ -214,10 +189,10 @@ def test_onnx_files_detect_whatever_the_order_of_their_outputs(tmp_path, batch, 
 
 
 def test_onnx_files_have_no_losses_and_need_the_three_outputs(tmp_path):
-    detector = Detector(write_onnx(tmp_path / "net.onnx", ("boxes", "scores", "labels")), 2)
+    detector = Detector(OnnxNetwork(detection_files.write_onnx(tmp_path / "net.onnx")), 2)
     with pytest.raises(InputError, match="the head must have gradients, got an ONNX network, which has none"):
         detector.losses(jnp.asarray(IMAGES), jnp.asarray(TARGETS))
-    network = write_onnx(tmp_path / "net.onnx", ("boxes", "confidence", "labels"))
+    network = OnnxNetwork(detection_files.write_onnx(tmp_path / "net.onnx", ("boxes", "confidence", "labels")))
     with pytest.raises(InputError, match=r"net.onnx must have the outputs boxes, scores, labels .*, lacks scores"):
         network.detections(np.moveaxis(IMAGES, -1, 1))
 
