@@ -118,8 +118,8 @@ def predict_files(
     larger than the training's raw images are cropped to their center. For segmentation, the columns are `file` and the
     fraction of the frame that the object, or each class, covers; `<masks>/<name>.png` is the object's probability at
     each site, times 255, or the index of each site's class, with the colors of the classes as palette. For detection,
-    each box has a row with its file, class, score and corners in pixels, and the file `<output>.json` holds all boxes in
-    COCO's format.
+    each box has a row with its file, class, score and corners in pixels, and `<output>.json` holds all boxes in COCO's
+    format.
 
     A file that cannot be predicted is reported on stderr at the end, and has no row. If no file can be predicted, there
     is no table. The hidden folder `.<output>.parts` names the models, and holds the rows for a call that resumes.

@@ -126,7 +126,7 @@ def main(config: PredictionConfig) -> int:
     from r2l_jax.training.run import predicts_masks
 
     jobs.prepare(config.scheduler)
-    masks, pictures = (each and pathlib.Path(each) for each in (config.masks, config.pictures))
+    masks, pictures = (None if each is None else pathlib.Path(each) for each in (config.masks, config.pictures))
     check_masks(predicts_masks(config.run, _folds(config)), masks)
     files, output = find_raw_files(config.input, warns=True), pathlib.Path(config.output)
     labels = None if config.labels is None else labels_of(files, _open(config).run)

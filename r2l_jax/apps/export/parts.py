@@ -10,7 +10,7 @@ from flax import nnx
 
 import isp
 from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import Logits, RawToLogit
 from r2l_jax.training.run import Run
 from tasks.resnet import ResNetTrunk
 
@@ -58,13 +58,13 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     parameters = processor.parameters() if isinstance(processor, isp.Pipeline) else {}
     image = jax.eval_shape(processor, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
 
-    def logits(_: Parameters, images: jax.Array) -> jax.Array:
+    def logits(_: Parameters, images: jax.Array) -> Logits:
         return model.logits(images)
 
     def processed(parameters: Parameters, raw: jax.Array) -> jax.Array:
         return processor.with_values(parameters)(raw) if isinstance(processor, isp.Pipeline) else processor(raw)
 
-    def whole(parameters: Parameters, raw: jax.Array) -> jax.Array:
+    def whole(parameters: Parameters, raw: jax.Array) -> Logits:
         return model.logits(processed(parameters, raw))
 
     parts = [

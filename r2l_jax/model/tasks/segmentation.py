@@ -33,6 +33,7 @@ class Segmentation(Task):
     unused_with_own_head: ClassVar[tuple[str, ...]] = ("classifier_network",)
     class_layers: ClassVar[tuple[str, ...]] = ("segmentation_head",)
     has_masks: ClassVar[bool] = True
+    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "iou")
 
     @classmethod
     def of(cls, classes: tuple[str, ...], model: NetworkSettings, custom: NamedHead | None) -> "Segmentation":
