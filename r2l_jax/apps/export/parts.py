@@ -35,11 +35,11 @@ class Part:
     name: str
     input: str
     output: str
-    function: Callable[[Parameters, jax.Array], jax.Array]
+    function: Callable[[Parameters, jax.Array], Logits]
     parameters: Parameters
     shape: tuple[int, ...]
 
-    def __call__(self, inputs: jax.Array | np.ndarray) -> jax.Array:
+    def __call__(self, inputs: jax.Array | np.ndarray) -> Logits:
         """Computes the output with the learned parameters."""
         return self.function(self.parameters, jnp.asarray(inputs))
 
