@@ -10,7 +10,7 @@ from flax import nnx
 
 import isp
 from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import Logits, RawToLogit
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.training.run import Run
 from tasks.resnet import ResNetTrunk
 
@@ -35,11 +35,11 @@ class Part:
     name: str
     input: str
     output: str
-    function: Callable[[Parameters, jax.Array], Logits]
+    function: Callable[[Parameters, jax.Array], jax.Array]
     parameters: Parameters
     shape: tuple[int, ...]
 
-    def __call__(self, inputs: jax.Array | np.ndarray) -> Logits:
+    def __call__(self, inputs: jax.Array | np.ndarray) -> jax.Array:
         """Computes the output with the learned parameters."""
         return self.function(self.parameters, jnp.asarray(inputs))
 
@@ -58,14 +58,15 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     parameters = processor.parameters() if isinstance(processor, isp.Pipeline) else {}
     image = jax.eval_shape(processor, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
 
-    def logits(_: Parameters, images: jax.Array) -> Logits:
-        return model.logits(images)
+    def logits(_: Parameters, images: jax.Array) -> jax.Array:
+        # Networks of other frameworks, such as detectors, are not exported.
+        return cast(jax.Array, model.logits(images))
 
     def processed(parameters: Parameters, raw: jax.Array) -> jax.Array:
         return processor.with_values(parameters)(raw) if isinstance(processor, isp.Pipeline) else processor(raw)
 
-    def whole(parameters: Parameters, raw: jax.Array) -> Logits:
-        return model.logits(processed(parameters, raw))
+    def whole(parameters: Parameters, raw: jax.Array) -> jax.Array:
+        return logits(parameters, processed(parameters, raw))
 
     parts = [
         Part("whole", RAW, LOGITS, whole, parameters, shape),
