@@ -81,6 +81,8 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
         if mode == "L":
             # Pillow stretches samples of 2 and 4 bits, which the header declares, to the range of 8 bits.
             values = values // (255 // (2 ** path.read_bytes()[24] - 1))
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
     if values.ndim == 2:
         return values[..., None]
     if values.ndim == 3 and values.shape[-1] <= 4:

@@ -1,3 +1,4 @@
+import json
 import struct
 import zlib
 
@@ -166,3 +167,7 @@ def test_the_pixels_of_each_value_are_counted(tmp_path):
     Image.fromarray(samples).save(tmp_path / "a.png")
     expected = [(list(bits), (samples == bits).all(-1).sum()) for bits in np.ndindex(2, 2, 2)]
     assert mask_values(tmp_path / "a.png") == expected
+    # A mask of one bit has the values of one of 8 bits.
+    Image.fromarray(samples[..., 0] > 0).save(tmp_path / "b.png")
+    ones = int(samples[..., 0].sum())
+    assert json.dumps(mask_values(tmp_path / "b.png")) == f"[[0, {1200 - ones}], [1, {ones}]]"
