@@ -123,6 +123,29 @@ def test_a_pytorch_model_leads_from_files_to_a_comparison_of_two_networks(home):
     assert (home / "mine.html").stat().st_size > 10_000
 
 
+def test_a_detector_leads_from_frames_to_drifts_and_boxes(home):
+    pytest.importorskip("torch")
+    page = PAGES["docs/tutorial_detector.md"]
+    write, detector, training = code_blocks("python", page)
+    (home / "write_frames.py").write_text(
+        changed(write, {"600, ": "60, ", '"train": 300, "test": 200': '"train": 8, "test": 6'})
+    )
+    (home / "my_detector.py").write_text(detector)
+    (home / "train_detector.py").write_text(changed(training, {"range(20)": "range(1)"}))
+    for name, arguments in lines(page):
+        if name in ("write_frames.py", "train_detector.py"):
+            subprocess.run([sys.executable, name], check=True)
+            continue
+        ended = program(name, *arguments, *(["--sensor=defocus"] if name == "evaluate.py" else []))
+        assert ended.returncode == 0, ended.stderr
+    found = json.loads((home / "runs/mine/detector/fold_0/metrics.json").read_text())
+    assert found["val_samples"].keys() == {"granulocyte", "lymphocyte", "monocyte"}
+    assert 0 < found["val_loss"] < 100
+    assert len(json.loads((home / "boxes.json").read_text())["images"]) == 6
+    assert len(list((home / "drawn").iterdir())) == 6
+    assert (home / "detector.html").stat().st_size > 10_000
+
+
 def test_a_custom_stage_is_tuned_and_becomes_onnx(home):
     pytest.importorskip("jax2onnx")
     stage, _, tune = code_blocks("python", PAGES["docs/tutorial_onnx.md"])
