@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 import tasks
 from r2l_jax.model.host_networks import HostNetwork, TorchNetwork
+from r2l_jax.model.normalized_heads import resized
 from r2l_jax.runtime.errors import InputError
 
 # The most detections of an image that are kept, and their least number for several classes.
@@ -25,11 +26,18 @@ class Detector(nnx.Module):
     """A frozen detector as a head.
 
     `labels` are the numbers that the network gives to each class; others are no objects of the data. None stands for 1
-    to `classes`, as torchvision counts them.
+    to `classes`, as torchvision counts them. `sides` are the height and width to which images are resized for the
+    network; None keeps their size.
     """
 
-    def __init__(self, network: HostNetwork, classes: int, labels: Sequence[Sequence[int]] | None = None):
-        self.network, self.classes = network, classes
+    def __init__(
+        self,
+        network: HostNetwork,
+        classes: int,
+        labels: Sequence[Sequence[int]] | None = None,
+        sides: tuple[int, int] | None = None,
+    ):
+        self.network, self.classes, self.sides = network, classes, sides
         self.labels = None if labels is None else tuple(map(tuple, labels))
 
     @property
@@ -45,8 +53,16 @@ class Detector(nnx.Module):
             in the order of the scores; and the `images`, of which `losses` has a gradient.
         """
         images, shape = jnp.asarray(images), jax.ShapeDtypeStruct((self.size, 6), jnp.float32)
+        seen, scale = self._seen(images)
         # Boxes have no gradient.
-        return {"boxes": of_images(self._detected, shape, (jax.lax.stop_gradient(images), 3)), "images": images}
+        boxes = of_images(self._detected, shape, (jax.lax.stop_gradient(seen), 3))
+        return {"boxes": boxes / scale, "images": images}
+
+    def _seen(self, images: Array) -> tuple[Array, Array]:
+        """Returns the images that the network sees, and the factors on their boxes `(6,)`."""
+        high, wide = (1.0, 1.0) if self.sides is None else np.divide(self.sides, images.shape[1:3]).tolist()
+        seen = images if self.sides is None else resized(images, self.sides)
+        return seen, jnp.array([wide, high, wide, high, 1, 1], jnp.float32)
 
     def losses(self, images: Float[Array, "batch height width 3"], targets: Array) -> Float[Array, " batch"]:
         """Computes the sum of the network's losses for each image, with a gradient for the images.
@@ -59,7 +75,8 @@ class Detector(nnx.Module):
         """
         if not isinstance(self.network, TorchNetwork):
             raise InputError(f"the head must have gradients, got an {self.network.kind} network, which has none")
-        return _losses(self, images, targets)
+        seen, scale = self._seen(images)
+        return _losses(self, seen, targets * scale)
 
     def _detected(self, images: np.ndarray) -> np.ndarray:
         found = np.zeros((len(images), self.size, 6), np.float32)

@@ -32,8 +32,8 @@ class Resized(nnx.Module):
 
     def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
         """Computes the logits of images, by antialiased bilinear interpolation."""
-        logits = self.network(_resized(images, self.size))
-        return logits if logits.ndim == 2 else _resized(logits, images.shape[1:3])
+        logits = self.network(resized(images, self.size))
+        return logits if logits.ndim == 2 else resized(logits, images.shape[1:3])
 
 
 class FrozenHead(nnx.Module):
@@ -112,7 +112,8 @@ def from_flax(
     return NormalizedHead(means, stds, Resized(module, sides))
 
 
-def _resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
+def resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:
+    """Resizes images `(B, H, W, C)` to a height and width by antialiased bilinear interpolation."""
     if images.shape[1:3] == tuple(sides):
         return jnp.asarray(images)
     return jax.image.resize(images, (len(images), *sides, images.shape[-1]), "linear")

@@ -176,8 +176,8 @@ class NetworkSettings(Settings):
         rare=True,
     )
     class_outputs: str | None = setting(
-        "for a custom head with other outputs: pairs <class of the data>:<output>, with outputs counted from 0 and "
-        "joined by +, as in cat:281+282,dog:207",
+        "for a custom head with other outputs: pairs <class of the data>:<output>, with outputs counted from 0, or the "
+        "labels of a detector, joined by +, as in cat:281+282,dog:207",
         None,
         rare=True,
     )

@@ -14,7 +14,7 @@ from r2l_jax.model import pictures
 from r2l_jax.model.detectors import Detector, matches
 from r2l_jax.model.heads import Chosen, NamedHead
 from r2l_jax.model.host_networks import TorchNetwork
-from r2l_jax.model.normalized_heads import FrozenHead, NormalizedHead
+from r2l_jax.model.normalized_heads import FrozenHead, NormalizedHead, Resized
 from r2l_jax.model.scores import AveragePrecision, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
@@ -58,18 +58,20 @@ class Detection(Task):
         """The network.
 
         Raises:
-            InputError: no network of the user's, or one that is not frozen or resizes images.
+            InputError: no network of the user's, or one that is not frozen.
         """
         head = self.custom and self.custom.frozen(self.outputs)
-        core, labels = getattr(head, "core", None), None
+        core, labels, sides = getattr(head, "core", None), None, None
         if isinstance(core, Chosen):
             core, labels = core.network, core.groups
+        if isinstance(core, Resized):
+            core, sides = core.network, core.size
         if not isinstance(core, FrozenHead):
             raise InputError(
                 f"--classifier_network={self.network} cannot detect: boxes need a trained detector, a torch.nn.Module "
-                "from my_detector.py:make, without size=, or an ONNX file of any size"
+                "from my_detector.py:make, or an ONNX file"
             )
-        return Detector(core.network, len(self.classes), labels)
+        return Detector(core.network, len(self.classes), labels, sides)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the frozen network with its normalization."""

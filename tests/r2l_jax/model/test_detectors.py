@@ -8,6 +8,7 @@ import pytest
 
 from r2l_jax.model.detectors import Detector, matches
 from r2l_jax.model.host_networks import OnnxNetwork, TorchNetwork
+from r2l_jax.model.normalized_heads import resized
 from r2l_jax.runtime.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -212,3 +213,14 @@ def test_matches_of_several_images_and_of_mapped_ones(network):
     mapped = jax.jit(jax.vmap(lambda boxes: matches(boxes, targets, 2)))(stacked)
     np.testing.assert_array_equal(mapped["matched"][0], matched["matched"])
     np.testing.assert_array_equal(mapped["matched"][1], matches(found[::-1], targets, 2)["matched"])
+
+
+def test_images_are_resized_for_the_network_and_boxes_are_those_of_the_images(network):
+    large = np.repeat(np.repeat(IMAGES, 2, 1), 3, 2)
+    detector = Detector(network, 2, sides=(16, 24))
+    found, expected = detector(large)["boxes"], Detector(network, 2)(resized(large, (16, 24)))["boxes"]
+    np.testing.assert_allclose(found[..., :4], expected[..., :4] * np.array([3, 2, 3, 2]), rtol=1e-6)
+    np.testing.assert_array_equal(found[..., 4:], expected[..., 4:])
+    targets = jnp.asarray(TARGETS * np.array([3, 2, 3, 2, 1, 1], np.float32))
+    losses = Detector(network, 2).losses(resized(large, (16, 24)), jnp.asarray(TARGETS))
+    np.testing.assert_allclose(detector.losses(jnp.asarray(large), targets), losses, rtol=1e-6)
