@@ -1,6 +1,7 @@
 """The normalization statistics of a model: observed on images, and mixed with statistics of new images."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -46,7 +47,7 @@ def observed(
     images: Float[Array, "batch height width 3"],
     share: Array | float,
     known: Mapping[str, Statistics] | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Any, dict[str, Array]]:
     """Computes the logits of images, and by layer the mean and the variance of each image by channel, `(2, B, C)`.
 
     Each layer mixes its statistics with the statistics of the images, normalizes by the mixture, and keeps it. The
