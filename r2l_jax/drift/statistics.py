@@ -111,7 +111,8 @@ def by_group(
     weights = np.ones(len(groups)) if weights is None else weights
     whole, without = float(score(outcome, weights)), score.without_each(outcome, weights, groups)
     falls = whole - without
-    return whole + (len(without) - 1) * (falls - falls.mean())
+    # Rounded, so that the outcomes of an accuracy are exactly 1 and 0.
+    return np.round(whole + (len(without) - 1) * (falls - falls.mean()), 12)
 
 
 def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe") -> Interval:

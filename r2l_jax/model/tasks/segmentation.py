@@ -33,7 +33,6 @@ class Segmentation(Task):
     unused_with_own_head: ClassVar[tuple[str, ...]] = ("classifier_network",)
     class_layers: ClassVar[tuple[str, ...]] = ("segmentation_head",)
     has_masks: ClassVar[bool] = True
-    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "iou")
 
     @classmethod
     def of(cls, classes: tuple[str, ...], model: NetworkSettings, custom: NamedHead | None) -> "Segmentation":
@@ -168,6 +167,7 @@ class ClassSegmentation(Segmentation):
     """
 
     known_scores: ClassVar[tuple[str, ...]] = ("mean_iou", "iou", "accuracy", "balanced_accuracy", "macro_f1")
+    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "iou")
 
     @property
     def title(self) -> str:

@@ -2,6 +2,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -24,7 +25,7 @@ def train(folder, scores, stops_at=None):
         for epoch, score in enumerate(scores):
             checkpoints.save(state(10 * (epoch + 1)), history[: epoch + 1], score and [score, -float(epoch)])
         if stops_at is not None:
-            checkpoints.save(state(stops_at), history, None)
+            checkpoints.save(state(stops_at), history, None, {"predicted": np.arange(stops_at, dtype=np.uint8) % 7})
     return folder / "fold_0" / "checkpoints"
 
 
@@ -52,7 +53,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path, scores, expected):
     assert steps(checkpoints) == [expected, 10 * len(scores)]
     assert best(tmp_path) == expected
     with Checkpoints(checkpoints) as again:
-        restored, history = again.restore(state(0))
+        restored, history, _ = again.restore(state(0))
     assert int(restored.step) == 10 * len(scores)
     assert float(restored.opt_state["moment"][0]) == 10 * len(scores) + 0.5
     assert [row["epoch"] for row in history] == list(range(len(scores)))
@@ -65,8 +66,9 @@ def test_a_run_goes_on_with_the_best_of_earlier_calls_from_within_an_epoch(tmp_p
     checkpoints = train(tmp_path, [0.9, 0.7], stops_at=25)
     assert (steps(checkpoints), best(tmp_path)) == ([10, 25], 10)
     with Checkpoints(checkpoints) as again:
-        restored, history = again.restore(state(0))
+        restored, history, outcomes = again.restore(state(0))
         assert int(restored.step) == 25
+        np.testing.assert_array_equal(outcomes["predicted"], np.arange(25) % 7)
         again.save(state(30), [*history, {"epoch": 2}], [0.8, -2.0])
     assert steps(checkpoints) == [10, 30]
     assert best(tmp_path) == 10
@@ -77,7 +79,7 @@ def test_a_checkpoint_that_was_not_finished_is_never_read_and_is_removed(tmp_pat
     shutil.copytree(checkpoints / "10", checkpoints / "20.orbax-checkpoint-tmp")
     assert best(tmp_path) == 10
     with Checkpoints(checkpoints) as again:
-        restored, history = again.restore(state(0))
+        restored, history, _ = again.restore(state(0))
         assert int(restored.step) == 10
         # Orbax removes in the background, and waits for that before it saves.
         again.save(state(30), [*history, {"epoch": 1}], [0.4, -1.0])
@@ -100,7 +102,7 @@ def test_a_finished_run_drops_its_optimizer_and_is_read_without_it(tmp_path):
     assert not list(checkpoints.rglob("*progress*"))
     assert best(tmp_path) == 10
     with Checkpoints(checkpoints) as again:
-        restored, history = again.restore(state(0))
+        restored, history, _ = again.restore(state(0))
     assert (int(restored.step), len(history)) == (20, 2)
     assert float(restored.model["head"]["kernel"][...][0]) == 20
 

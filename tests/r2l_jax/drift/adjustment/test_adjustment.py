@@ -243,7 +243,7 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
     assert len(set(under.labeled // 2)) == 20
     assert list(under.samples) == list(range(16))
     others = dataclasses.replace(pool, names=tuple(f"other {name}" for name in pool.names))
-    monkeypatch.setattr(drifts.folder, "load", lambda *given: others)
+    monkeypatch.setattr(drifts.folder, "load", lambda *given, **_: others)
     config = replace(config, intensities=(), drifted_data_dir=str(tmp_path))
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(set(under.labeled // 2)) == 20
@@ -253,7 +253,7 @@ def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tm
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
     others = dataclasses.replace(DATASET, names=tuple(f"other {name}" for name in DATASET.names))
-    monkeypatch.setattr(drifts.folder, "load", lambda *given: others)
+    monkeypatch.setattr(drifts.folder, "load", lambda *given, **_: others)
     config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path), labeled=8)
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
