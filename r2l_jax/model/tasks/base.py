@@ -151,7 +151,7 @@ class Task:
     def by_class(self, outcome: Outcome, weights: np.ndarray) -> dict[str, list[float]]:
         """Computes scores of each class by the names in `class_metrics`."""
         confusion = confusion_of(outcome, weights, len(self.classes))
-        return {name: getattr(tasks.metrics, name)(confusion).tolist() for name in self.class_metrics}
+        return {name: getattr(tasks.metrics, name.lower())(confusion).tolist() for name in self.class_metrics}
 
     def class_samples(self, outcome: Outcome) -> dict[str, int]:
         """Counts the samples that contain each class."""

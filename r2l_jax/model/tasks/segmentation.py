@@ -167,7 +167,8 @@ class ClassSegmentation(Segmentation):
     """
 
     known_scores: ClassVar[tuple[str, ...]] = ("mean_iou", "iou", "accuracy", "balanced_accuracy", "macro_f1")
-    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "iou")
+    # Not "iou", which is the score of a single object.
+    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1", "IoU")
 
     @property
     def title(self) -> str:

@@ -229,11 +229,11 @@ def test_several_classes_are_trained_by_their_mean_iou(of_parts):
     assert content["classes"] == ["background", "nucleus", "red cell"]
     confusion = np.array(content["val_confusion_matrix"])
     ious = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
-    np.testing.assert_allclose([*content["val_iou"].values()], ious, rtol=1e-5)
+    np.testing.assert_allclose([*content["val_IoU"].values()], ious, rtol=1e-5)
     assert content["val_mean_iou"] == pytest.approx(ious.mean(), rel=1e-5)
-    assert [*content["val_iou"]] == content["classes"]
+    assert [*content["val_IoU"]] == content["classes"]
     table = result.read(config.run_dir / "fold_0/training").tables["classes"]
-    assert [column.name for column in table.columns] == ["class", "samples", "precision", "recall", "f1", "iou"]
+    assert [column.name for column in table.columns] == ["class", "samples", "precision", "recall", "f1", "IoU"]
     np.testing.assert_allclose([row[-1] for row in table.rows], ious, rtol=1e-5)
     # Calling every pixel background has a mean of 0.2.
     assert content["best_val_mean_iou"] > 0.3
