@@ -7,7 +7,7 @@ for any weights of the images. Both compute in NumPy, in float64.
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 # The least intersections over unions of a detection and its object: 0.5, 0.55, ..., 0.95.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -100,7 +100,7 @@ def _overlaps(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def average_precision(
-    outcome: Mapping[str, np.ndarray], weights: Float[np.ndarray, "*weightings samples"]
+    outcome: Mapping[str, np.ndarray], weights: Real[np.ndarray, "*weightings samples"]
 ) -> Float[np.ndarray, "*weightings classes thresholds"]:
     """Computes the average precision of each class at each of `THRESHOLDS`; NaN for a class without objects.
 

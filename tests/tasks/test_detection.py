@@ -132,7 +132,7 @@ def test_weight_0_leaves_an_image_out_and_weight_2_counts_it_twice(seed):
 def test_order_and_copies_do_not_matter_even_for_equal_scores():
     outcome = outcome_of(scenes(0, ties=True, crowds=0.2))
     random = np.random.default_rng(0)
-    weights = random.integers(0, 3, 12).astype(float)
+    weights = random.integers(0, 3, 12)
     expected = detection.average_precision(outcome, weights)
     order = random.permutation(12)
     permuted = {name: array[order] for name, array in outcome.items()}
