@@ -47,7 +47,7 @@ def test_snippets_run(page, snippet):
     for package in re.findall(r"^(?:from|import) (torch\w*)", snippet, re.MULTILINE):
         pytest.importorskip(package)
     followed = ("README.md", "docs/monitoring.md", "docs/tutorial_microscope.md", "docs/tutorial_pytorch.md")
-    followed += ("docs/tutorial_detector.md",)
+    followed += ("docs/tutorial_detector.md", "docs/tutorial_own_task.md")
     if page in followed or "import my_isp" in snippet:
         pytest.skip("tests/docs/test_guides.py runs it")
     exec(compile(snippet, page, "exec"), {})

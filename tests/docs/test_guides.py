@@ -146,6 +146,26 @@ def test_a_detector_leads_from_frames_to_drifts_and_boxes(home):
     assert (home / "detector.html").stat().st_size > 10_000
 
 
+def test_a_task_of_ones_own_leads_from_fields_to_counts(home):
+    draw, counting, laws, score = code_blocks("python", PAGES["docs/tutorial_own_task.md"])
+    exec(changed(draw, {"range(400)": "range(40)"}), {})
+    (home / "counting.py").write_text(counting)
+    (home / "my_score.py").write_text(score)
+    exec(laws, {})
+    for name, arguments in lines(PAGES["docs/tutorial_own_task.md"]):
+        shorter = {
+            "--epochs=20": "--epochs=1",
+            "--warmup_epochs=2": "--warmup_epochs=0",
+            "--test_size=100": "--test_size=8",
+        }
+        flags = [shorter.get(each, each) for each in arguments] + ["--batch_size=8"] * (name == "train.py")
+        ended = program(name, *flags, *(["--sensor=defocus"] if name == "evaluate.py" else []))
+        assert ended.returncode == 0, ended.stderr
+    assert len((home / "counts.csv").read_text().splitlines()) == 41
+    found = result.read(home / "runs/cells/counting/evaluation")
+    assert found.metadata["score"] == "rightly_counted"
+
+
 def test_a_custom_stage_is_tuned_and_becomes_onnx(home):
     pytest.importorskip("jax2onnx")
     stage, _, tune = code_blocks("python", PAGES["docs/tutorial_onnx.md"])

@@ -41,7 +41,7 @@ def test_folders_of_these_layouts_load(tmp_path):
     write = {
         ".dng": lambda file, number: dng.write(file, np.full((64, 64), 100 + number, np.uint16), black=[0] * 4),
         ".tiff": lambda file, number: tifffile.imwrite(file, np.full((64, 64), 100 + number, np.uint16)),
-        ".png": lambda file, number: Image.fromarray(np.full((64, 64), number, np.uint8)).save(file),
+        ".png": lambda file, number: Image.fromarray(np.full((64, 64), 255, np.uint8)).save(file),
         ".json": lambda file, number: file.write_text(isp.CAMERAS["drone"].to_json()),
     }
     loaded = []

@@ -131,14 +131,20 @@ def _members(tested: Measured, ensemble: Measured | None, kinds: Sequence[str]) 
 
 
 def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table:
-    """Makes a table of groups of samples: the score on clean images, and the mean and largest drop in other cases."""
+    """Makes a table of groups of samples: the score on clean images, and the mean and largest drop in other cases.
+
+    Samples of one class have the default score, which is their recall: no other one makes sense without other classes.
+    """
+    scoring = tested.fold.task.default_score if field == "class" else tested.fold.task.score
     rows: list[list[Cell]] = []
     cases = [CLEAN, *(case for case in tested.cases if case.name in tested.drops)]
     folds = [fold for of_member in tested.members.values() for fold in of_member]
     for value, indices in values.items():
         taken = [np.isin(outcomes.samples, indices) for _, outcomes in folds]
         present = [(fold, each) for fold, each in zip(folds, taken, strict=True) if each.any()]
-        scores = [[out.score(name, tested.source(case), each) for case in cases] for (name, out), each in present]
+        scores = [
+            [out.score(name, tested.source(case), each, scoring) for case in cases] for (name, out), each in present
+        ]
         clean, *others = np.mean(scores, 0)
         samples = [outcomes.samples[each] for (_, outcomes), each in zip(folds, taken, strict=True)]
         row: list[Cell] = [value, len(np.unique(np.concatenate(samples))), clean]
@@ -146,7 +152,7 @@ def _by(tested: Measured, field: str, values: Mapping[str, np.ndarray]) -> Table
         drops = [clean - np.mean(others), clean - others[worst], cases[1 + worst].name] if others else [None] * 3
         rows.append(row + drops)
     columns = [Column(field.replace("_", " ")), Column("samples")]
-    columns += [Column(f"clean {tested.score_name}", "points", SCORE)]
+    columns += [Column(f"clean {scoring.name}", "points", SCORE)]
     columns += [Column("mean drop", "points", DROP), Column("largest drop", "points", DROP), Column("in")]
     return Table(f"By {field.replace('_', ' ')}", columns, rows)
 

@@ -259,9 +259,11 @@ def test_several_classes_of_pixels_are_scored_by_their_mean_iou_and_each(runs, s
     }
 
 
-def test_scores_by_class_are_its_recall(runs, settings):
-    labels = (INTENSITIES > brightness.BRIGHT).astype(np.int32)
-    runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16))]
+@pytest.mark.parametrize("score", ["accuracy", "macro_f1"])
+def test_scores_by_class_are_its_recall(runs, settings, score):
+    """Whatever the score: that of samples of one class would count the others as 0."""
+    labels, config = (INTENSITIES > brightness.BRIGHT).astype(np.int32), build(TrainConfig, score=score)
+    runs["learned"] = [brightness.fold(dataclasses.replace(DATASET, labels=labels), (), range(4, 16), config=config)]
     settings = dataclasses.replace(settings, run=("learned",), **BRIGHTENED)
     by = rows(evaluation.run(settings)["learned"].tables["by_class"])
     assert by == {"dark": [4, 1, 1, 1, "brightness.5"], "bright": [8, 1, 0, 0, "brightness.5"]}
