@@ -182,9 +182,10 @@ class Outcomes(NamedTuple):
                 raise ValueError(f"{ {array.shape for array in found.values()} } outcomes of {shape}")
             if groups is not None and groups.shape != samples.shape:
                 raise ValueError("groups do not fit the samples")
+            scoring = scoring or recorded_score(score, classes)
         except (LookupError, TypeError, ValueError) as error:
             raise InputError(f"the outcomes of samples are damaged ({error}): measure them again") from None
-        return cls(models, cases, samples, found, loss, scoring or recorded_score(score, classes), groups)
+        return cls(models, cases, samples, found, loss, scoring, groups)
 
     def joined(self, other: "Outcomes") -> "Outcomes":
         """Adds other cases of the same models and samples."""

@@ -13,7 +13,8 @@ import isp
 import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import CLEAN
-from r2l_jax.drift.measure import Model, Samples
+from r2l_jax.drift.measure import Model, Outcomes, Samples
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.result import points
 from r2l_jax.training.run import load
 
@@ -214,6 +215,13 @@ def test_outcomes_come_back_as_they_were_packed():
     # Four groups have one of two right, and group 4 none of one: without it, 4 of 8, and without another, 3 of 7.
     left = np.array([3 / 7, 3 / 7, 3 / 7, 0.5, 3 / 7])
     np.testing.assert_allclose(found[2].by_group("a"), 4 / 9 + 4 * (left.mean() - left))
+
+
+@pytest.mark.parametrize("change", [{"score": '["iou:z", "a", "b"]'}, {"models": '["a", "b"]'}, {"score": "["}])
+def test_damaged_outcomes_are_one_line(change):
+    packed = outcomes(BITS).packed()
+    with pytest.raises(InputError, match="the outcomes of samples are damaged .*: measure them again"):
+        Outcomes.unpacked(packed._replace(about={**packed.about, **change}))
 
 
 def test_folds_of_the_same_samples_are_averaged_and_others_joined():
