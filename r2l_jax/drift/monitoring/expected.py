@@ -95,7 +95,7 @@ class Measured:
 
     def of_all(self) -> float:
         """Computes the score of all samples."""
-        return self.of(np.ones(len(self)))
+        return self.score.of_all(self.outcome)
 
     def taken(self, places: np.ndarray) -> "Measured":
         """Returns the outcomes of some samples."""
