@@ -175,7 +175,8 @@ class OwnScore(Score):
         try:
             found = np.asarray(self.function(outcome, weights), np.float64)
         except Exception as error:  # The user's function may raise anything.
-            raise InputError(f"--score={self.name} raised {named_code.in_one_line(error, '')}") from error
+            file = self.source.file if self.source else ""
+            raise InputError(f"--score={self.name} raised {named_code.in_one_line(error, file)}") from error
         if found.shape != weights.shape[:-1] or not np.isfinite(found).all() or (found > 1 + 1e-6).any():
             said = f"shape {found.shape}" if found.shape != weights.shape[:-1] else f"{found.max():g}"
             raise InputError(
@@ -193,7 +194,7 @@ def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score
     kind, _, of = name.partition(":")
     if named_code.is_file(name):
         source, make = named_code.load(name, "--score", "score")
-        made = _made(name, make, tuple(classes))
+        made = _made(name, source, make, tuple(classes))
         return OwnScore(named_code.title(name), tuple(classes), -np.inf, source, made)
     if kind not in known or (of and kind not in _OF_CLASS) or (of and of not in classes):
         of_class = f" with a class of {', '.join(classes)}" if of else ""
@@ -239,12 +240,14 @@ def _count(outcome: Outcome) -> int:
     return len(next(iter(outcome.values())))
 
 
-def _made(name: str, make: Callable[..., Any], classes: tuple[str, ...]) -> Callable[[Outcome, np.ndarray], Any]:
+def _made(
+    name: str, source: Source, make: Callable[..., Any], classes: tuple[str, ...]
+) -> Callable[[Outcome, np.ndarray], Any]:
     """Calls the user's function once."""
     try:
         made = _made_once(make, classes)
     except Exception as error:  # The user's function may raise anything.
-        raise InputError(f"--score={name} raised {named_code.in_one_line(error, '')}") from error
+        raise InputError(f"--score={name} raised {named_code.in_one_line(error, source.file)}") from error
     if not callable(made):
         raise InputError(f"--score={name} must return a function of outcomes and weights, got {type(made).__name__}")
     return made

@@ -115,7 +115,7 @@ def test_a_score_of_ones_own_is_a_function_of_outcomes_and_weights(tmp_path):
     [
         ("lambda outcome, weights: weights", r"of shape \(3,\) for weights \(3, 60\), got shape \(3, 60\)"),
         ("lambda outcome, weights: 100 * weights.sum(-1)", "finite numbers of at most 1"),
-        ("lambda outcome, weights: outcome['box']", "raised KeyError: 'box'"),
+        ("lambda outcome, weights: outcome['box']", r"raised KeyError: 'box' \(line 2\)"),
         ("3", "must return a function of outcomes and weights, got int"),
     ],
 )
