@@ -201,7 +201,11 @@ class Monitor:
             "explained": found,
             **metadata,
         }
-        figures = {"p_values": Figure(self._draw_p_values), "confidence": Figure(self._draw_confidence, (7.0, 2.5))}
+        figures = {"p_values": Figure(self._draw_p_values)}
+        if self._run.task.has_distributions:
+            figures["confidence"] = Figure(self._draw_confidence, (7.0, 2.5))
+        else:
+            notes.append(f"outputs are not tested: the task {self._run.task.title} predicts no probabilities of classes")
         return Result(metadata, self._tables(alarms, score), figures if self.windows else {})
 
     def _tables(self, alarms: Sequence[Window], score: str) -> dict[str, Table]:
