@@ -22,7 +22,6 @@ from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run
 
 # The farthest position of a knob to either side, in natural ranges; less where values would not be valid.
@@ -91,8 +90,6 @@ class Engine:
         self.limits: tuple[Positions, Positions] = tuple(ends.clip(-REACH, REACH).T)
         whole = pipeline if model is None else model.model.processed_by(pipeline)
         self._task = None if model is None else model.task
-        if self._task is not None and (self._task.has_boxes or not self._task.has_distributions):
-            raise InputError(f"the page shows classes and masks, and the task {self._task.title} predicts neither")
         self._graph, state = nnx.split(whole)
         # Committed to one device: if only some arrays were, such as a checkpoint's, functions would be compiled again.
         self._numbers = jax.device_put((state, _directions(knobs, self._default)), jax.local_devices()[0])
