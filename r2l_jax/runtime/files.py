@@ -102,7 +102,7 @@ def write_safetensors(target: pathlib.Path, arrays: Mapping[str, Any], about: Ma
         part.write_bytes(safetensors.numpy.save(whole, dict(about)))
 
 
-def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
+def write_json(target: pathlib.Path, content: Mapping[str, Any] | Sequence[str]) -> None:
     """Writes a JSON file."""
     with replacing(target) as part:
         part.write_text(json.dumps(content, indent=2) + "\n")

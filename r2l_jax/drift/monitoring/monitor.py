@@ -181,7 +181,9 @@ class Monitor:
         """
         alarms, found, score = [each for each in self.windows if each.alarm], self.explained, self._run.task.score.name
         p_value = self.p_value(planned)
-        verdict, notes = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", []
+        verdict, notes, task = f"no drift in {len(self.windows)} windows, p = {p_value:.2g}", [], self._run.task
+        if not task.has_distributions:
+            notes.append(f"outputs are not tested: {task.title} predicts no probabilities of classes")
         if alarms:
             verdict = f"drift in {len(alarms)} of {len(self.windows)} windows, p = {p_value:.2g}"
             verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
@@ -202,10 +204,8 @@ class Monitor:
             **metadata,
         }
         figures = {"p_values": Figure(self._draw_p_values)}
-        if self._run.task.has_distributions:
+        if task.has_distributions:
             figures["confidence"] = Figure(self._draw_confidence, (7.0, 2.5))
-        else:
-            notes.append(f"outputs are not tested: the task {self._run.task.title} predicts no probabilities of classes")
         return Result(metadata, self._tables(alarms, score), figures if self.windows else {})
 
     def _tables(self, alarms: Sequence[Window], score: str) -> dict[str, Table]:

@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from r2l_jax.data import loader
+from r2l_jax.data.files.masks import CLASSES_FILE
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
@@ -37,7 +38,7 @@ from r2l_jax.runtime import compiler, jobs, remote, result, store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.files import clear_parts, replacing
+from r2l_jax.runtime.files import clear_parts, replacing, write_json
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.jobs import Job, in_threads
 from r2l_jax.runtime.locks import writing_to
@@ -101,6 +102,9 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
     first = next(iter(loaded.values()))
     if first.camera is None:
         raise InputError(f"--dataset={config.dataset} is already processed and has no raw data")
+    task = task_of(first)
+    if not (task.has_labels or task.has_masks):
+        raise InputError(f"--dataset={config.dataset} must have classes or masks, got data for {task.title}")
     for iso, dataset in loaded.items():
         if dataset.fingerprint != first.fingerprint:
             raise InputError(f"--intensities={iso:g} and the other intensities have different samples")
@@ -180,6 +184,9 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
             # Killed programs may have left temporary files.
             for folder in {(output / name / file).parent for files in loaded.files for file in files}:
                 clear_parts(folder, 0.0)
+            if task_of(dataset).has_masks and len(dataset.classes) > 1:
+                colors = dict(zip(dataset.classes, dataset.colors, strict=False))
+                write_json(output / name / CLASSES_FILE, colors or [*dataset.classes])
             made = _described(config, rendering, dataset, rows[rendering], loaded.files)
             result.write(output / name, made, identities[name])
     except OSError as error:

@@ -220,7 +220,7 @@ def test_outcomes_come_back_as_they_were_packed():
 @pytest.mark.parametrize("change", [{"score": '["iou:z", "a", "b"]'}, {"models": '["a", "b"]'}, {"score": "["}])
 def test_damaged_outcomes_are_one_line(change):
     packed = outcomes(BITS).packed()
-    with pytest.raises(InputError, match="the outcomes of samples are damaged .*: measure them again"):
+    with pytest.raises(InputError, match=r"the outcomes of samples are damaged .*: measure them again"):
         Outcomes.unpacked(packed._replace(about={**packed.about, **change}))
 
 

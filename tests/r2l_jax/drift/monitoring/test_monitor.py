@@ -14,6 +14,7 @@ from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import Seen
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
+from r2l_jax.model.tasks.base import Task
 from r2l_jax.training.run import Run
 
 
@@ -98,3 +99,14 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
     assert (found.metadata["notes"] == [said]) == (named == 0)
     assert ("diagnosis" in found.tables) == ("diagnosis" in found.metadata["verdict"][0]) == (named > 0)
     assert [row[0] for row in found.tables["expected"].rows] == ["without drift"]
+
+
+def test_a_task_without_probabilities_is_said_not_to_be_tested_and_has_no_figure_of_confidence(monitored, monkeypatch):
+    class Counting(Task):
+        """Predicts a number for each image."""
+
+    monkeypatch.setattr(Empty, "task", Counting(("cells",), scored=Empty.task.score))
+    found = monitored(np.zeros((8, 2, 4)), 0.1).result(0, "", {})
+    assert found.metadata["notes"] == ["outputs are not tested: counting predicts no probabilities of classes"]
+    windows = [Window("", [], False, 0.5, [], {}, [Statistic("mean", 0.0, 1.0, 1.0, 0.0)], 0.5)]
+    assert [*monitored(np.zeros((8, 2, 4)), 0.1, windows).result(0, "", {}).figures] == ["p_values"]

@@ -15,6 +15,7 @@ from PIL import Image
 from small_runs import SmallHead
 
 import isp
+from r2l_jax.data.files.masks import read_classes
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases, measure
@@ -246,6 +247,23 @@ def test_a_set_is_made_anew_where_something_has_changed_and_only_there(
     assert len(files) == (0 if "format" in flags else 2 * IMAGES)
     assert mine.exists()
     assert not [*folder(small).rglob(".*.part")]
+
+
+def test_sets_of_masks_name_their_classes_and_boxes_are_refused(base, tmp_path, monkeypatch):
+    """Without the names, the written masks could not be loaded; boxes would be left out without a word."""
+    made = dataclasses.replace(scenes("segmentation", 1.0), classes=("ground", "car"), colors=("#000000", "#ff8000"))
+    monkeypatch.setattr(datasets, "load", lambda name, **settings: made)
+    flags = {"intensities": (1.0,), "exposures": (), "sensor": (), "corruptions": (), "pipelines": ("parametrized",)}
+    config = dataclasses.replace(base, output=str(tmp_path), **flags)
+    synthesis.run(config)
+    (where,) = (path.parent for path in tmp_path.rglob("classes.json"))
+    assert read_classes(where) == (made.classes, made.colors)
+    mask = np.asarray(Image.open(where / manifest(where)[0]["mask"]))
+    np.testing.assert_array_equal(mask, made[0][1])
+    boxes = dataclasses.replace(made, task="detection")
+    monkeypatch.setattr(datasets, "load", lambda name, **settings: boxes)
+    with pytest.raises(InputError, match="must have classes or masks, got data for detection"):
+        synthesis.run(config)
 
 
 def test_data_that_is_processed_already_is_named(base, written, monkeypatch):
