@@ -54,7 +54,7 @@ def picture_file(file: Place, pictures: Path) -> Path:
 
 
 def rows_of(results: Mapping[Place, Any], classes: Sequence[str]) -> list[dict[str, str]]:
-    """Returns a row for each box, by the names in `COLUMNS`; a file without boxes has none."""
+    """Returns a row for each box, by the names in `COLUMNS`; none for a file without boxes."""
     rows = []
     for file, (_, _, boxes) in results.items():
         for x1, y1, x2, y2, score, number in boxes:

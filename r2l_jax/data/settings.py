@@ -44,9 +44,9 @@ class DataSettings(Settings):
         needs="dataset=Folder",
     )
     classes: tuple[str, ...] | None = setting(
-        "for masks of several classes: their names in the order of the indices, from 0 on; pixels of 255 are ignored; "
-        "by default, those of classes.json in the folder, or one object; SyntheticSegmentation has nucleus, cytoplasm "
-        "and red cell on a background, and by default one object, the white cell",
+        "the classes of masks, in the order of their values from 0 on; pixels of 255 are ignored; default: the classes "
+        "in the folder's classes.json or, without that file, one object; SyntheticSegmentation offers nucleus, "
+        "cytoplasm and red cell beside the background, and by default has one object, the white cell",
         None,
         rare=True,
         needs="dataset=Folder|SyntheticSegmentation",

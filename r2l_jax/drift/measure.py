@@ -138,7 +138,7 @@ class Outcomes(NamedTuple):
     def score(
         self, model: str, case: str = CLEAN.name, taken: np.ndarray | None = None, scoring: Score | None = None
     ) -> float:
-        """Computes the score of a model in a case, on all or some samples; by default, the outcomes' own score."""
+        """Computes the score of a model in a case, on all or some samples; by default, `scoring`."""
         weights = np.ones(len(self.samples)) if taken is None else taken.astype(np.float64)
         return float((scoring or self.scoring)(self.at(model, case), weights))
 
@@ -170,7 +170,7 @@ class Outcomes(NamedTuple):
     def unpacked(cls, packed: Arrays | None, scoring: Score | None = None) -> "Outcomes":
         """Reads the arrays of `packed`; raises an InputError for anything else.
 
-        `scoring` is the score of the task, without which a score of one's own is unknown.
+        `scoring` is the task's score; only scores that r2l_jax defines can be read without it.
         """
         try:
             arrays, about = packed or Arrays({})

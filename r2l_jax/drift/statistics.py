@@ -73,7 +73,7 @@ class Shares(NamedTuple):
 def bounded(
     outcomes: Float[np.ndarray, "M S"], about: About, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float, float]:
-    """Returns an `interval` whose ends stay within bounds: those of a score or of a drop, see `Score`."""
+    """Returns the estimate of `interval` and its ends, clipped to the range of a score or of a drop."""
     found = interval(outcomes, about)
     return float(found.estimate), max(float(found.low), bounds[0]), min(float(found.high), bounds[1])
 

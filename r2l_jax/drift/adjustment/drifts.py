@@ -147,7 +147,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             camera, side = config.drifted_camera or source["camera"], source["tile_size"]
         else:
             camera, side = config.drifted_camera or _camera_in(pathlib.Path(name), fold), fold.about.shape[0]
-        # Masks of several classes have those of the run.
+        # Masks have the same classes as those of the run.
         classes = fold.dataset.classes if fold.task.class_scores else None
         try:
             # The folder is the user's: nothing is written to it.
