@@ -1,7 +1,5 @@
 """Groups of samples that depend on each other, such as the cells of a patient or the tiles of a frame."""
 
-import csv
-import io
 import pathlib
 import re
 from collections.abc import Hashable, Sequence
@@ -9,14 +7,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.decoding import read_table, reading
 from r2l_jax.runtime.errors import InputError
 
 # The value of --group for which the folder of a file is its group.
 FOLDER = "folder"
-
-# Enough bytes for the names of a few million images.
-_LONGEST = 2**28
 
 
 def numbered(values: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
@@ -67,16 +62,13 @@ def _matched(pattern: str, files: Sequence[pathlib.PurePath]) -> list[str]:
 
 def _listed(table: pathlib.Path, files: Sequence[pathlib.PurePath]) -> list[str]:
     with reading(table):
-        rows = csv.DictReader(io.StringIO(read_text(table, _LONGEST).removeprefix("\ufeff")))
-        if not {"name", "group"} <= set(rows.fieldnames or ()):
-            raise InputError(f"must have the columns name and group, got {', '.join(rows.fieldnames or ()) or 'none'}")
-        given: dict[str, str] = {}
-        for row in rows:
-            if row["name"] in given:
-                raise InputError(f"names {row['name']} twice")
-            if not row["group"]:
-                raise InputError(f"must give {row['name']} a group")
-            given[row["name"]] = row["group"]
+        columns, rows = read_table(table)
+        if not {"name", "group"} <= set(columns):
+            raise InputError(f"must have the columns name and group, got {', '.join(columns) or 'none'}")
+        given = {name: row["group"] for name, row in rows.items()}
+        for name, group in given.items():
+            if not group:
+                raise InputError(f"must give {name} a group")
     # Names with and without a suffix, as in a split: frames have none.
     stems = {name.removesuffix(pathlib.PurePath(name).suffix): group for name, group in given.items()}
     names = [(file.as_posix(), file.with_suffix("").as_posix()) for file in files]

@@ -12,9 +12,6 @@ from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.settings import LEAVE_ONE_OUT
 from r2l_jax.runtime.errors import InputError, warn
 
-# Enough bytes for the names of a few million images.
-_LONGEST = 2**28
-
 # The number of random orders in which groups of different sizes are offered to a part.
 _ORDERS = 8
 
@@ -48,7 +45,7 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
         for name in dict.fromkeys([*each, *map(_stem, each)]):
             numbers.setdefault(name, []).append(number)
     with reading(file):
-        named = msgspec.json.decode(read_text(file, _LONGEST), type=_Named)
+        named = msgspec.json.decode(read_text(file), type=_Named)
     given = [(name, part) for part in Split._fields for name in getattr(named, part)]
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, samples in found if not samples]:

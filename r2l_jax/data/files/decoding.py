@@ -1,10 +1,13 @@
 """The error handling around all file readers, and bounds on declared sizes."""
 
 import contextlib
+import csv
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from r2l_jax.runtime.errors import InputError, one_line
@@ -13,6 +16,8 @@ from r2l_jax.runtime.errors import InputError, one_line
 MOST_SHRUNK = 1032
 # A picture of this many bytes is harmless, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
+# Enough bytes for the outlines of a million objects.
+_LONGEST = 2**30
 
 
 @contextlib.contextmanager
@@ -31,7 +36,10 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         first = error.args[0] if error.args else ""
         reason = one_line(first.decode(errors="replace") if isinstance(first, bytes) else error)[:200]
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{path}: {error.strerror or reason}") from error
+            named = "" if str(error.filename) in (str(path), "None") else f"{error.filename}: "
+            raise InputError(f"{path}: {named}{error.strerror or reason}") from error
+        if isinstance(error, msgspec.ValidationError):
+            raise InputError(f"{path}: {reason}") from error
         if isinstance(error, ImportError) or "imagecodecs" in reason:
             raise InputError(f'{path}: {reason}: pip install "r2l_jax[microscopy]"') from error
         kind = Path(path).suffix[1:].upper() or "file of this kind"
@@ -61,13 +69,24 @@ def check_declared(declared: int, present: int) -> None:
         raise ValueError(f"the {declared} bytes of samples that it declares cannot be compressed to {present} bytes")
 
 
-def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
+def read_text(path: str | os.PathLike) -> str:
     """Reads a UTF-8 text file of limited size."""
     with open(path, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise InputError(f"{path}: a text file must have at most {most} bytes")
+        content = file.read(_LONGEST + 1)
+    if len(content) > _LONGEST:
+        raise InputError(f"{path}: a text file must have at most {_LONGEST} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_table(path: str | os.PathLike) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Reads a CSV file: the names of its columns, and its rows by their column `name`, which no two may share."""
+    rows = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff")))
+    columns, found = list(rows.fieldnames or ()), {}
+    for row in rows if "name" in columns else ():
+        if row["name"] in found:
+            raise InputError(f"{path}: names {row['name']} twice")
+        found[row["name"]] = row
+    return columns, found

@@ -121,8 +121,7 @@ def load(
     """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
     advice, lines = f"delete {folder} to cut the tiles again", []
     with advising(advice):
-        # Enough bytes for a million tiles.
-        for line in read_text(folder / "labels.dat", 2**28).splitlines():
+        for line in read_text(folder / "labels.dat").splitlines():
             stem, separator, label = line.rpartition("\t")
             if not separator or label not in classes:
                 wanted = f"each line must be a tile, a tab and {' or '.join(classes)}"

@@ -268,7 +268,7 @@ INCOMPLETE = pack_zip(
 @pytest.mark.parametrize(
     ("archive", "message"),
     [
-        (b"no archive", "damaged or not an archive"),
+        (b"no archive", "truncated, corrupt or not a valid ZIP"),
         (pack_zip({"x/y": b"", "z": b""}), "expected a folder microscopy, found x, z"),
         (INCOMPLETE, "missing after unpacking: images/raw_scale025, labels/Ma190c_annotations.dat"),
     ],
