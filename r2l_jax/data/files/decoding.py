@@ -16,8 +16,6 @@ from r2l_jax.runtime.errors import InputError, one_line
 MOST_SHRUNK = 1032
 # A picture of this many bytes is harmless, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
-# Enough bytes for the outlines of a million objects.
-_LONGEST = 2**30
 
 
 @contextlib.contextmanager
@@ -69,12 +67,12 @@ def check_declared(declared: int, present: int) -> None:
         raise ValueError(f"the {declared} bytes of samples that it declares cannot be compressed to {present} bytes")
 
 
-def read_text(path: str | os.PathLike) -> str:
-    """Reads a UTF-8 text file of limited size."""
+def read_text(path: str | os.PathLike, most: int = 2**28) -> str:
+    """Reads a UTF-8 text file of limited size; the default is enough for the names of a few million images."""
     with open(path, "rb") as file:
-        content = file.read(_LONGEST + 1)
-    if len(content) > _LONGEST:
-        raise InputError(f"{path}: a text file must have at most {_LONGEST} bytes")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: a text file must have at most {most} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -1,8 +1,6 @@
 """Pictures and masks on disk: JPEG, PNG and TIFF."""
 
 import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,13 @@ _LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 # The number of channels of each color type of PNG.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# The first column and row, and the steps between columns and rows, of the seven passes of an interlaced PNG.
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
     """Reads a JPEG or PNG upright, in uint8 (uint16 for a 16-bit gray PNG); also returns whether it was rotated."""
     with reading(path), Image.open(path, formats=("JPEG", "PNG")) as image:
         if image.format == "PNG":
-            if check_png(path) == 16 and image.mode != "I;16":
+            if png_bits(path) == 16 and image.mode != "I;16":
                 raise InputError("a 16-bit PNG must be gray: pillow truncates 16-bit colors; save it with 8 bits")
         else:
             check_declared(image.width * image.height * len(image.getbands()), path.stat().st_size)
@@ -80,7 +76,7 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
         values, mode = read_png(path)
         if mode == "L":
             # Pillow stretches samples of 2 and 4 bits, which the header declares, to the range of 8 bits.
-            values = values // (255 // (2 ** path.read_bytes()[24] - 1))
+            values = values // (255 // (2 ** png_bits(path) - 1))
     if values.dtype == bool:
         values = values.astype(np.uint8)
     if values.ndim == 2:
@@ -92,37 +88,17 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
 
 def read_png(path: Path) -> tuple[np.ndarray, str]:
     """Reads a PNG: its samples, and pillow's name of their mode."""
-    check_png(path)
+    png_bits(path)
     with Image.open(path, formats=("PNG",)) as image:
         return np.asarray(image), image.mode
 
 
-def check_png(path: Path) -> int:
-    """Checks that a PNG holds all declared rows, before memory is allocated for them; returns its bits per channel.
-
-    If the last rows are missing in an otherwise complete file, Pillow returns them black.
-    """
-    content = path.read_bytes()
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR":
+def png_bits(path: Path) -> int:
+    """Returns the bits per channel of a PNG, after checking that its bytes can hold the size that it declares."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":
         raise ValueError("its header is missing")
-    width, height, bits, color, interlaced = struct.unpack_from(">IIBB2xB", content, 16)
-    # Each row starts with a byte that names its filter.
-    needed = 0
-    for left, top, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
-        if columns > 0 and rows > 0:
-            needed += rows * (1 + -(-columns * _CHANNELS[color] * bits // 8))
-    check_declared(needed, len(content))
-    held = len(zlib.decompressobj().decompress(b"".join(_image_data(content)), needed or 1))
-    if held < needed:
-        raise ValueError(f"it declares {height} rows of {width} pixels and holds {held * height // needed}")
+    width, height, bits, color = struct.unpack_from(">IIBB", header, 16)
+    check_declared(width * height * _CHANNELS[color] * bits // 8, path.stat().st_size)
     return bits
-
-
-def _image_data(content: bytes) -> Iterator[bytes]:
-    place, kind = 8, b""
-    while place + 8 <= len(content) and kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, place)
-        if kind == b"IDAT":
-            yield content[place + 8 : place + 8 + length]
-        place += length + 12
