@@ -119,9 +119,6 @@ class RawDataset:
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:
         """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
-        if self.files is not None:
-            # Hashed before they are read, so that the next run notices if a file changes in between.
-            self.sample_hashes(range(len(self)))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
             return None
