@@ -1,19 +1,11 @@
-"""Downloads the published data sets, Raw-Microscopy and Raw-Drone, from Zenodo or a B2 bucket, into one layout.
+"""Downloads the published data sets, Raw-Microscopy and Raw-Drone, from Zenodo or a B2 bucket, into one layout."""
 
-microscopy/images/raw_scale{001,005,010,025,050,075,100}/*    microscopy/labels/Ma190c_annotations.dat
-drone/images_full/raw_scale{001,005,010,025,050,075,100}/*    drone/masks_full/*
-
-Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images" (TMLR 2023); the layout
-follows the program published with it.
-"""
-
-import dataclasses
 import functools
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pooch
@@ -21,8 +13,8 @@ import requests
 
 from r2l_jax.data.fetch import archives, b2
 from r2l_jax.data.fetch.fetched import fetch, get
-from r2l_jax.data.sets.synthetic import intensity_folder
-from r2l_jax.names import INTENSITIES, ZENODO_URL
+from r2l_jax.data.sets.published import LAYOUTS, Layout
+from r2l_jax.names import ZENODO_URL
 from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
@@ -33,52 +25,6 @@ _CHECKSUM = re.compile(r"(md5|sha1|sha256|sha512):[0-9a-fA-F]+")
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"
 _SCRATCH = ".unpacking"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The published layout of a data set.
-
-    The names of Zenodo's archives contain `folder`, the data set's folder in the data folder. `images` has a sub-folder
-    for each intensity, and `targets` is the file of labels or the folder of masks. `b2_folders` gives the local folder
-    for the files of each folder in the B2 bucket.
-    """
-
-    folder: str
-    images: str
-    targets: str
-    b2_folders: Mapping[str, str]
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """The folder names in the layout, by the last part of the folder names in the bucket."""
-        return {name.rsplit("/", 1)[-1]: place for name, place in self.b2_folders.items()}
-
-    def missing(self, root: pathlib.Path) -> list[str]:
-        """Lists the files and folders of the layout that do not exist or are empty."""
-        expected = [*(f"{self.images}/{intensity_folder(intensity)}" for intensity in INTENSITIES), self.targets]
-        return [
-            name for name in expected if not (root / name).is_file() and next((root / name).glob("[!.]*"), None) is None
-        ]
-
-
-LAYOUTS = {
-    "Microscopy": Layout(
-        folder="microscopy",
-        images="images",
-        targets="labels/Ma190c_annotations.dat",
-        b2_folders={
-            "Data histopathology/WhiteCellsImages": "images",
-            "Data histopathology/WhiteCellsLabels": "labels",
-        },
-    ),
-    "Drone": Layout(
-        folder="drone",
-        images="images_full",
-        targets="masks_full",
-        b2_folders={"drone/images": "images_full", "drone/masks": "masks_full"},
-    ),
-}
 
 
 def download(
@@ -119,15 +65,8 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
     # A missing file may be in any of the archives, so all of them are needed again.
     unpacked = {} if layout.missing(root) else _read_unpacked(root)
     b2.download_folders(account, {name: root / place for name, place in layout.b2_folders.items()}, unpacked)
-    shutil.rmtree(root / _SCRATCH, ignore_errors=True)
-    packed = _archives_in(root / layout.images)
-    for archive in packed:
-        _unpack_in_place(archive, root / _SCRATCH)
-    # Archives are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
-    if packed:
-        write_json(root / _UNPACKED, unpacked | {archive.name: "" for archive in packed})
-    for archive in packed:
-        archive.unlink()
+    if names := _unpack_images(layout, root, root / _SCRATCH):
+        write_json(root / _UNPACKED, unpacked | dict.fromkeys(names, ""))
     if missing := layout.missing(root):
         raise InputError(f"{root}: missing from bucket {account.bucket}: {', '.join(missing)}")
 
@@ -196,18 +135,23 @@ def _read_unpacked(root: pathlib.Path) -> dict[str, str]:
         return {}
 
 
-def _archives_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.glob("*") if path.is_file() and archives.is_archive(path.name))
-
-
 # Moves the content of a folder into another, and replaces files of the same names.
 _move = functools.partial(shutil.copytree, dirs_exist_ok=True, copy_function=shutil.move)
 
 
-def _unpack_in_place(archive: pathlib.Path, scratch: pathlib.Path) -> None:
-    archives.unpack(archive, scratch)
-    _move(scratch, archive.parent)
-    shutil.rmtree(scratch)
+def _unpack_images(layout: Layout, root: pathlib.Path, scratch: pathlib.Path) -> list[str]:
+    """Unpacks the archives among the images in place, and returns their names.
+
+    They are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
+    """
+    found = sorted(path for path in (root / layout.images).glob("*") if archives.is_archive(path.name))
+    for archive in found:
+        archives.unpack(archive, scratch)
+        _move(scratch, archive.parent)
+    shutil.rmtree(scratch, ignore_errors=True)
+    for archive in found:
+        archive.unlink()
+    return [archive.name for archive in found]
 
 
 def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
@@ -229,13 +173,10 @@ def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Pa
         tree = scratch / "unpacked"
         archives.unpack(archive, tree)
         _move(_find_folder(layout, tree, archive), unfinished)
-        shutil.rmtree(tree)
     for name, place in layout.aliases.items():
         if (unfinished / name).is_dir() and not (unfinished / place).exists():
             (unfinished / name).rename(unfinished / place)
-    for archive in _archives_in(unfinished / layout.images):
-        _unpack_in_place(archive, scratch / "unpacked")
-        archive.unlink()
+    _unpack_images(layout, unfinished, scratch / "unpacked")
     if missing := layout.missing(unfinished):
         raise InputError(f"{', '.join(map(str, files))}: missing after unpacking: {', '.join(missing)}")
     return unfinished
