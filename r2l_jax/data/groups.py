@@ -20,6 +20,14 @@ def numbered(values: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
+def turns(groups: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Returns an order in which groups, given by their numbers, take turns; members of a group stay in order."""
+    order = np.argsort(groups, kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+    return np.lexsort((groups, places))
+
+
 def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
     """Returns the group of each file.
 

@@ -18,7 +18,7 @@ from isp.metering import Part
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
-from r2l_jax.data.groups import numbered
+from r2l_jax.data.groups import numbered, turns
 from r2l_jax.runtime.errors import InputError
 
 # A raw image or image, and its target.
@@ -110,11 +110,7 @@ class RawDataset:
 
     def taking_turns(self, indices: np.ndarray) -> np.ndarray:
         """Orders samples so that their groups take turns, in the order in which the groups appear."""
-        groups = numbered(self.groups_of(indices).tolist())
-        order = np.argsort(groups, kind="stable")
-        turns = np.empty_like(order)
-        turns[order] = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
-        return np.asarray(indices)[np.lexsort((groups, turns))]
+        return np.asarray(indices)[turns(numbered(self.groups_of(indices).tolist()))]
 
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:

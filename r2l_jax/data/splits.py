@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.groups import turns
 from r2l_jax.data.settings import LEAVE_ONE_OUT
 from r2l_jax.runtime.errors import InputError, warn
 
@@ -244,7 +245,4 @@ def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:
     """Returns the indices of at most `count` samples, cycling through the classes."""
-    order = np.argsort(labels, kind="stable")
-    of_class = labels[order]
-    place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)
-    return order[np.lexsort((of_class, place))][:count].astype(np.int32)
+    return turns(np.unique(labels, return_inverse=True)[1])[:count].astype(np.int32)

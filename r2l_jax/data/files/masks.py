@@ -9,14 +9,11 @@ import msgspec
 import numpy as np
 
 import isp
-from isp.metering import Part
 from r2l_jax.data.files import file_metadata
-from r2l_jax.data.files.decoding import advising, read_text, reading
+from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import mask_values, read_mask
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.data.files.tiff import read_stored
-from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
@@ -163,44 +160,6 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
             f"{frame.stem!r}, found {len(masks)}"
         )
     return masks[0]
-
-
-def stored_set(
-    pairs: Sequence[Pair],
-    side: int,
-    segmentation: bool,
-    advice: str,
-    summaries: Sequence[Path] = (),
-    indices: bool = False,
-    **metadata: Any,
-) -> RawDataset:
-    """Makes a data set of raw images that a program stored in 16 bits, and of their masks.
-
-    `side` is their height and width, `advice` says what to do about damaged files, and `metadata` are other fields of
-    `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels, with `indices` of
-    classes or of one object. `summaries` are the files of the summaries of the frames that the raw images are parts of.
-    """
-
-    def read(index: int) -> Sample:
-        image, mask_file = pairs[index]
-        with advising(advice):
-            raw = read_stored(image, (side, side))
-            sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
-            if not segmentation:
-                return sample, metadata["labels"][index]
-            mask = read_mask(mask_file, indices)
-            if mask.shape != raw.shape:
-                raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
-            return sample, mask
-
-    files = (pair if segmentation else pair[:1] for pair in pairs)
-    return RawDataset(
-        task="segmentation" if segmentation else "classification",
-        read=read,
-        files=tuple((*of_sample, *summaries[index : index + 1]) for index, of_sample in enumerate(files)),
-        in_parts=bool(summaries),
-        **metadata,
-    )
 
 
 def read_frame(

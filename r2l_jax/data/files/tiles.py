@@ -15,17 +15,21 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 import isp
+from isp.metering import Part
 from r2l_jax.data.files.decoding import advising, read_text
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
-from r2l_jax.data.files.masks import Pair, read_frame, stored_set
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.files.masks import Pair, read_frame
+from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
 from r2l_jax.runtime.files import AT_ONCE, atomic_folder
 
@@ -119,31 +123,68 @@ def load(
     indices: bool = False,
 ) -> RawDataset:
     """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
-    advice, lines = f"delete {folder} to cut the tiles again", []
+    advice, file = f"delete {folder} to cut the tiles again", folder / "labels.dat"
     with advising(advice):
-        for line in read_text(folder / "labels.dat").splitlines():
+        names, labels = [], []
+        for line in read_text(file).splitlines():
             stem, separator, label = line.rpartition("\t")
             if not separator or label not in classes:
-                wanted = f"each line must be a tile, a tab and {' or '.join(classes)}"
-                raise InputError(f"{folder / 'labels.dat'}: {wanted}, got {line!r:.100}")
-            lines.append((stem, classes.index(label)))
-        if not lines:
-            raise InputError(f"{folder / 'labels.dat'}: must list tiles, found none")
+                raise InputError(
+                    f"{file}: each line must be a tile, a tab and {' or '.join(classes)}, got {line!r:.100}"
+                )
+            names.append(stem)
+            labels.append(classes.index(label))
+        if not names:
+            raise InputError(f"{file}: must list tiles, found none")
         camera = camera or read_camera_file(folder / "camera.json")
-    names, labels = zip(*lines, strict=True)
     return stored_set(
-        [(folder / "images" / f"{stem}.tiff", folder / "masks" / f"{stem}.png") for stem in names],
-        side,
-        segmentation,
-        advice,
+        [folder / "images" / f"{stem}.tiff" for stem in names],
+        [folder / "masks" / f"{stem}.png" for stem in names] if segmentation else [],
         [folder / "frames" / f"{frame_of(stem)}.tiff" for stem in names],
+        (side, side),
         indices,
+        advice,
         name=name,
         classes=classes,
         camera=camera,
-        names=names,
+        names=tuple(names),
         labels=np.array(labels, np.int32),
         groups=list(map(frame_of, names)),
+    )
+
+
+def stored_set(
+    images: Sequence[pathlib.Path],
+    masks: Sequence[pathlib.Path],
+    summaries: Sequence[pathlib.Path],
+    shape: tuple[int, ...] | None,
+    indices: bool,
+    advice: str,
+    **fields: Any,
+) -> RawDataset:
+    """Makes a data set of raw images, or of images, that a program stored in 16 bits, see `read_stored`.
+
+    Without `masks`, the targets are the labels; with `indices`, masks hold classes. `summaries` are those of the frames
+    that the raw images are parts of, if any. `advice` says what to do about damaged files.
+    """
+
+    def read(index: int) -> Sample:
+        with advising(advice):
+            raw = read_stored(images[index], shape)
+            sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
+            if not masks:
+                return sample, fields["labels"][index]
+            mask = read_mask(masks[index], indices)
+            if mask.shape != raw.shape:
+                raise InputError(f"{masks[index]} must have shape {raw.shape}, got {mask.shape}")
+            return sample, mask
+
+    return RawDataset(
+        task="segmentation" if masks else "classification",
+        read=read,
+        files=tuple(zip(*filter(None, (images, masks, summaries)), strict=True)),
+        in_parts=bool(summaries),
+        **fields,
     )
 
 

@@ -20,8 +20,7 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
-from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.files.tiles import stored_set
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES
@@ -176,24 +175,19 @@ def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file
         raise InputError(f"{labels_file} must name two of the classes {', '.join(CELLS)} more than {RARE} times")
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
     _require(name, root, *paths)
-    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
-    camera = None if name == "MicroscopyRGB" else isp.CAMERAS["microscopy"]
-
-    def read(index: int) -> Sample:
-        if camera is None:
-            return read_stored(paths[index], (TILE_SIZE, TILE_SIZE, 3)), labels[index]
-        with collected_warnings():  # The published intensities go down to 0.01.
-            return read_raw(paths[index], camera)[0], labels[index]
-
-    return RawDataset(
+    is_raw = name == "Microscopy"
+    return stored_set(
+        paths,
+        [],
+        [],
+        None if is_raw else (TILE_SIZE, TILE_SIZE, 3),
+        False,
+        f"download {name} again",
         name=name,
-        task="classification",
         classes=classes,
-        camera=camera,
+        camera=isp.CAMERAS["microscopy"] if is_raw else None,
         names=tuple(stem for stem, _ in pairs),
-        labels=labels,
-        read=read,
-        files=tuple((path,) for path in paths),
+        labels=np.array([classes.index(label) for _, label in pairs], np.int32),
     )
 
 
