@@ -6,8 +6,9 @@ import pathlib
 import re
 import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated
 
+import msgspec
 import pooch
 import requests
 
@@ -20,7 +21,6 @@ from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
 
 _RECORD = 5235536
-_CHECKSUM = re.compile(r"(md5|sha1|sha256|sha512):[0-9a-fA-F]+")
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"
@@ -73,8 +73,8 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
 
 def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     record = f"{url.rstrip('/')}/records/{_RECORD}"
-    files = {root.parent / file.name: file for file in _archives_of(layout, record, read_record(record))}
-    unpacked = {file.name: file.checksum for file in files.values()}
+    files = {root.parent / file.key: file for file in _archives_of(layout, record, read_record(record))}
+    unpacked = {file.key: file.checksum for file in files.values()}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
             raise InputError(f"{root} exists but differs from {record}: move it, or choose another --data_dir")
@@ -82,8 +82,8 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
         for target, file in files.items():
             algorithm, _, expected = file.checksum.partition(":")
             if target.exists() and pooch.file_hash(str(target), algorithm) != expected:
-                raise InputError(f"{target} exists but does not match the checksum of {file.name}: move it")
-            fetch(file.url, target, file.checksum, file.size)
+                raise InputError(f"{target} exists but does not match the checksum of {file.key}: move it")
+            fetch(file.links.self, target, file.checksum, file.size)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
             unfinished = _assemble(layout, list(files), scratch)
@@ -95,34 +95,30 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
         target.unlink(missing_ok=True)
 
 
-class File(NamedTuple):
+class _Links(msgspec.Struct):
+    self: str
+
+
+class File(msgspec.Struct):
     """A file of a record: its name, its size in bytes, its checksum such as "md5:..." in hexadecimal, and its URL."""
 
-    name: str
+    key: str
     size: int
-    checksum: str
-    url: str
+    checksum: Annotated[str, msgspec.Meta(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
+    links: _Links
+
+
+class _Record(msgspec.Struct):
+    files: list[File]
 
 
 def read_record(url: str) -> list[File]:
     """Returns the files of a record in Zenodo's REST API."""
     try:
         with get(url) as response:
-            files = [
-                File(str(file["key"]), int(file["size"]), str(file["checksum"]), str(file["links"]["self"]))
-                for file in response.json()["files"]
-            ]
-        for file in files:
-            if not _CHECKSUM.fullmatch(file.checksum):
-                raise InputError(
-                    f"{url}: the checksum of {file.name!r:.200} must be <algorithm>:<hex digits>, "
-                    f"got {file.checksum!r:.200}"
-                )
-        return files
-    except InputError:
-        raise
-    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{url}: not a Zenodo record with a list of files: {error!r:.200}") from None
+            return msgspec.json.decode(response.content, type=_Record).files
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{url}: not a Zenodo record with a list of files: {error}") from None
     except requests.RequestException as error:
         raise InputError(f"{url}: {root_cause(error)}") from None
 
@@ -155,13 +151,13 @@ def _unpack_images(layout: Layout, root: pathlib.Path, scratch: pathlib.Path) ->
 
 
 def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
-    chosen = [file for file in files if layout.folder in file.name.lower() and archives.is_archive(file.name)]
+    chosen = [file for file in files if layout.folder in file.key.lower() and archives.is_archive(file.key)]
     if not chosen:
-        names = ", ".join(file.name for file in files)[:1000] or "no files"
+        names = ", ".join(file.key for file in files)[:1000] or "no files"
         raise InputError(f"{record}: expected an archive with {layout.folder} in its name, found {names}")
     for file in chosen:
-        if len(inside(pathlib.Path(), file.name).parts) != 1:
-            raise InputError(f"{record}: {file.name!r} is not a file name")
+        if len(inside(pathlib.Path(), file.key).parts) != 1:
+            raise InputError(f"{record}: {file.key!r} is not a file name")
     return chosen
 
 
