@@ -145,8 +145,7 @@ def random_splits(
     rest, test = np.arange(len(counts)), np.zeros(0, np.int64)
     if len(counts) < len(labels):
         for alone in np.flatnonzero((counts > 0).sum(0) == 1).tolist():
-            name = names[alone] if alone < len(names) else alone
-            warn(f"class {name} is in a single group, which stays for training")
+            warn(f"{_class(alone, names)} is in a single group, which stays for training")
     has_rare = len(counts) < len(labels) and ((counts > 0).sum(0) == 1).any()
     draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() and not has_rare else _grouped
     if test_size:
@@ -175,8 +174,8 @@ def _each_left_out(counts: np.ndarray, names: Sequence[str]) -> list[tuple[np.nd
     if len(counts) < 2:
         raise InputError(f"--n_splits={LEAVE_ONE_OUT} needs at least two groups, got {len(counts)}")
     if alone := np.flatnonzero((counts > 0).sum(0) == 1).tolist():
-        name = names[alone[0]] if alone[0] < len(names) else alone[0]
-        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of class {name}: it needs two")
+        only = _class(alone[0], names)
+        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of {only}: it needs two")
     every = np.arange(len(counts))
     return [(np.delete(every, group), every[group : group + 1]) for group in every]
 
@@ -227,13 +226,16 @@ def _grouped(
         if not best.any():
             few = (counts > 0).sum(0)
             rare = int(np.where(few, few, len(counts) + 1).argmin())
-            of_class = f"class {names[rare]} is" if rare < len(names) else f"class {rare} is"
             raise InputError(
                 f"{flag} is not possible: each group has the last samples of a class, which must stay for "
-                f"training; {of_class} in {few[rare]} of {len(counts)} groups"
+                f"training; {_class(rare, names)} is in {few[rare]} of {len(counts)} groups"
             )
         drawn.append((~best, best))
     return [(np.flatnonzero(stay), np.flatnonzero(leave)) for stay, leave in drawn]
+
+
+def _class(index: int, names: Sequence[str]) -> str:
+    return f"class {names[index] if index < len(names) else index}"
 
 
 def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
