@@ -38,7 +38,6 @@ from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn, warn_once
-from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
 
@@ -363,10 +362,9 @@ def _segmentation(
         for pair, model in zip(pairs, models, strict=True):
             groups.setdefault((part, model), []).append(pair)
     check_masks([mask for pairs in groups.values() for _, mask in pairs], classes.names)
-    indices = len(classes.names) > 1
+    tiling = tiles.Tiling(side, _OBJECT, _every_tile, indices=len(classes.names) > 1)
     tiled = [
-        (part, model, _cut(tiles_dir / part, pairs, side, parts[part], indices))
-        for (part, model), pairs in groups.items()
+        (part, model, _tiles(tiles_dir / part, pairs, parts[part], tiling)) for (part, model), pairs in groups.items()
     ]
     places = [(dataset, index) for *_, dataset in tiled for index in range(len(dataset))]
 
@@ -396,14 +394,12 @@ def _segmentation(
     return _with_cameras(joined, names, [image for image, *_ in joined.files or ()], cameras)
 
 
-def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera, indices: bool) -> RawDataset:
-    """Cuts frames into tiles unless these exist, and loads them."""
-    folder = root / f"tiles_{side}" / tiles.version(pairs, camera, indices)
+def _every_tile(fractions: Sequence[float]) -> list[tuple[int, str]]:
+    return [(index, *_OBJECT) for index in range(len(fractions))]
 
-    def every_tile(fractions: list[float]) -> list[tuple[int, str]]:
-        return [(index, *_OBJECT) for index in range(len(fractions))]
 
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, indices))
-    dataset = tiles.load("Folder", folder, side, _OBJECT, True, indices=indices)
+def _tiles(root: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: tiles.Tiling) -> RawDataset:
+    """Returns the tiles of frames, with the metadata of each frame's shot."""
+    dataset = tiles.tiled("Folder", root / f"tiles_{tiling.side}", pairs, camera, tiling)
     frames, shot_of = {frame.stem: frame for frame, _ in pairs}, functools.cache(read_shot)
     return dataclasses.replace(dataset, shot=lambda index: shot_of(frames[tiles.frame_of(dataset.names[index])]))

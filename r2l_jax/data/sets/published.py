@@ -26,7 +26,6 @@ from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, collected_warnings
-from r2l_jax.runtime.hosts import on_first_process
 
 # Published means and standard deviations of R, G and B after a static pipeline, and of mosaics at half size. They are
 # computed for other data sets.
@@ -120,7 +119,11 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     if download_name(name) == "Microscopy":
         return _microscopy(name, root, images, targets)
     frames = pair_masks(images, targets, _FRAME_SUFFIXES)
-    return _frames(frames) if name == "DroneSegmentationFull" else _tiles(name, root, intensity, frames)
+    if name == "DroneSegmentationFull":
+        return _frames(frames)
+    folder, camera = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity, KnownCamera.of(isp.CAMERAS["drone"])
+    with collected_warnings():
+        return tiles.tiled(name, folder, frames, camera, _TILINGS[name])
 
 
 def download_name(name: str) -> str:
@@ -211,17 +214,6 @@ def _frames(pairs: Sequence[Pair]) -> RawDataset:
     )
 
 
-def _tiles(name: str, root: pathlib.Path, intensity: str, frames: Sequence[Pair]) -> RawDataset:
-    camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
-    known = KnownCamera.of(camera)
-    folder = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity / tiles.version(frames, known)
-    choose = _with_cars if segmentation else _balanced
-    with collected_warnings():
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
-    classes = ("car",) if segmentation else ("car", "no car")
-    return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
-
-
 def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:
     """Keeps the tiles that show at least a part of a car."""
     return [(index, "car") for index, fraction in enumerate(fractions) if fraction > 0]
@@ -239,3 +231,9 @@ def _balanced(fractions: list[float]) -> list[tuple[int, str]]:
     return [
         (index, label) for label, kind in (("car", cars), ("no car", others)) for index in kind if index not in dropped
     ]
+
+
+_TILINGS = {
+    "Drone": tiles.Tiling(TILE_SIZE, ("car", "no car"), _balanced, segmentation=False),
+    "DroneSegmentation": tiles.Tiling(TILE_SIZE, ("car",), _with_cars),
+}
