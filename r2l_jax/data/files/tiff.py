@@ -20,6 +20,9 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 # By default, tifffile writes an image (H, W, 3) as H pages of W x 3.
 _MOST_PAGES = 2**12
 
+# The bytes by which compressed strips or tiles, which may be padded, can exceed the size of their picture.
+_MOST_OVERHEAD = 2**20
+
 
 def read_tiff(path: Path) -> np.ndarray:
     """Reads the first picture of a TIFF file, and any other pages of its size, as one array.
@@ -58,8 +61,12 @@ def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
         if offset <= 0 or count <= 0 or offset + count > page.parent.filehandle.size:
             raise ValueError(f"{kind} {index} of {expected} lies outside of the file")
     held, needed = sum(count for _, count in places), page.size * int(page.bitspersample) // 8
-    if page.compression == tifffile.COMPRESSION.NONE and held < needed:
-        raise ValueError(f"its {kind}s hold {held} of the {needed} bytes declared")
+    if page.compression == tifffile.COMPRESSION.NONE:
+        if held < needed:
+            raise ValueError(f"its {kind}s hold {held} of the {needed} bytes declared")
+    elif held > needed + _MOST_OVERHEAD:
+        # They would be unpacked whole before they are cut to the size declared.
+        raise ValueError(f"its {kind}s hold {held} bytes, compressed, of {needed} bytes declared")
     return [count for _, count in places]
 
 

@@ -106,6 +106,17 @@ def test_a_strip_or_tile_that_unpacks_to_too_few_samples_is_refused(tmp_path, la
         read_tiff(path)
 
 
+def test_a_compressed_strip_that_exceeds_its_picture_is_not_unpacked(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tif", SAMPLES[:2], compression="zlib")
+    bomb, place = zlib.compress(bytes(2**24)) + bytes(2**20), path.stat().st_size
+    path.write_bytes(path.read_bytes() + bomb)
+    overwrite(path, "StripOffsets", 0, place)
+    overwrite(path, "StripByteCounts", 0, len(bomb))
+    monkeypatch.setattr(zlib, "decompress", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match=rf"its strips hold {len(bomb)} bytes, compressed, of 256 bytes declared"):
+        read_tiff(path)
+
+
 def test_a_compressed_file_is_inflated_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", compression="zlib", rowsperstrip=16)
     inflated, inflate = [], zlib.decompress
