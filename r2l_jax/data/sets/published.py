@@ -115,7 +115,8 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     """
     root = pathlib.Path(data_dir)
     images, targets = _sources(name, root, intensity)
-    _require(name, root, images, targets)
+    if problem := _problem(name, root, images, targets):
+        raise InputError(problem)
     if download_name(name) == "Microscopy":
         return _microscopy(name, root, images, targets)
     frames = pair_masks(images, targets, _FRAME_SUFFIXES)
@@ -133,8 +134,8 @@ def download_name(name: str) -> str:
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
     """Returns whether `load` finds complete folders."""
-    sources = _sources(name, pathlib.Path(data_dir), intensity)
-    return all(path.exists() for path in sources) and _unfinished_file(*sources) is None
+    root = pathlib.Path(data_dir)
+    return _problem(name, root, *_sources(name, root, intensity)) is None
 
 
 def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -145,23 +146,19 @@ def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Pat
     return root / layout.folder / layout.images / intensity, root / layout.folder / layout.targets
 
 
-def _unfinished_file(*sources: pathlib.Path) -> pathlib.Path | None:
-    """Returns a file that an interrupted download left in the folders, or None."""
-    return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
-
-
-def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
-    """Raises an InputError with advice unless all paths exist and their download is finished."""
-    if missing := [path for path in paths if not path.exists()]:
-        raise InputError(
-            f"--dataset={name}: {missing[0].relative_to(root)} is not in --data_dir={root}; download it with "
+def _problem(name: str, root: pathlib.Path, *paths: pathlib.Path) -> str | None:
+    """Says with advice which path is missing, or is from an interrupted download; None if all are complete."""
+    if missing := next((path for path in paths if not path.exists()), None):
+        return (
+            f"--dataset={name}: {missing.relative_to(root)} is not in --data_dir={root}; download it with "
             f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
         )
-    if part := _unfinished_file(*paths):
-        raise InputError(
+    if part := next((part for path in paths if path.is_dir() for part in path.glob("*.part")), None):
+        return (
             f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is from an interrupted download: run the "
             "same download again to continue it"
         )
+    return None
 
 
 def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file: pathlib.Path) -> RawDataset:
@@ -177,7 +174,8 @@ def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file
     if len(classes) < 2:
         raise InputError(f"{labels_file} must name two of the classes {', '.join(CELLS)} more than {RARE} times")
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
-    _require(name, root, *paths)
+    if problem := _problem(name, root, *paths):
+        raise InputError(problem)
     is_raw = name == "Microscopy"
     return stored_set(
         paths,
