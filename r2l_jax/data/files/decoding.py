@@ -23,7 +23,8 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     """Turns any exception from a reader into a one-line InputError that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
-    ValueError also counts as damage; for a readable file with wrong content, raise an InputError.
+    ValueError also counts as damage, unless msgspec says which field is wrong; for a readable file with wrong content,
+    raise an InputError.
     """
     try:
         yield
