@@ -1,6 +1,8 @@
 """Pictures and masks on disk: JPEG, PNG and TIFF."""
 
 import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ _LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 # The number of channels of each color type of PNG.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# The first column and row, and the steps between columns and rows, of the seven passes of an interlaced PNG.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
@@ -29,6 +33,8 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
             check_declared(image.width * image.height * len(image.getbands()), path.stat().st_size)
         if image.mode not in (*_LOSSLESS_MODES, "I;16"):
             raise InputError(f"expected 8 bits per channel, or 16-bit gray, got a picture of mode {image.mode}")
+        if image.format == "PNG":
+            _check_rows(path, np.asarray(image))
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         image = ImageOps.exif_transpose(image)
         if image.mode == "I;16":
@@ -90,7 +96,9 @@ def read_png(path: Path) -> tuple[np.ndarray, str]:
     """Reads a PNG: its samples, and pillow's name of their mode."""
     png_bits(path)
     with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image), image.mode
+        values, mode = np.asarray(image), image.mode
+    _check_rows(path, values)
+    return values, mode
 
 
 def png_bits(path: Path) -> int:
@@ -102,3 +110,29 @@ def png_bits(path: Path) -> int:
     width, height, bits, color = struct.unpack_from(">IIBB", header, 16)
     check_declared(width * height * _CHANNELS[color] * bits // 8, path.stat().st_size)
     return bits
+
+
+def _check_rows(path: Path, values: np.ndarray) -> None:
+    """Raises a ValueError if a PNG with a black row lacks samples: Pillow returns missing rows black."""
+    if values.reshape(len(values), -1).any(1).all():
+        return
+    content = path.read_bytes()
+    width, height, bits, color, interlaced = struct.unpack_from(">IIBB2xB", content, 16)
+    # Each row starts with a byte that names its filter.
+    needed = 0
+    for left, top, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
+        if columns > 0 and rows > 0:
+            needed += rows * (1 + -(-columns * _CHANNELS[color] * bits // 8))
+    held = len(zlib.decompressobj().decompress(b"".join(_image_data(content)), needed or 1))
+    if held < needed:
+        raise ValueError(f"it declares {height} rows of {width} pixels and holds {held * height // needed}")
+
+
+def _image_data(content: bytes) -> Iterator[bytes]:
+    place, kind = 8, b""
+    while place + 8 <= len(content) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, place)
+        if kind == b"IDAT":
+            yield content[place + 8 : place + 8 + length]
+        place += length + 12

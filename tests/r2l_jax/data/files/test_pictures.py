@@ -11,9 +11,9 @@ from r2l_jax.data.files.pictures import mask_values, png_bits, read_mask, read_p
 from r2l_jax.runtime.errors import InputError
 
 
-def write_chunks(path, width, height, bits, samples):
+def write_chunks(path, width, height, bits, is_interlaced, samples):
     """Writes a gray PNG, well-formed but for the number of its samples."""
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, is_interlaced)
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(samples)), (b"IEND", b"")):
         content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -21,19 +21,25 @@ def write_chunks(path, width, height, bits, samples):
     return path
 
 
+def write(path, width, height, rows, bits=8):
+    return write_chunks(path, width, height, bits, False, (b"\0" + b"\x7f" * -(-width * bits // 8)) * rows)
+
+
 @pytest.mark.parametrize("rows", [0, 48, 95])
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("read", [read_mask, read_picture])
-def test_a_truncated_file_is_refused(tmp_path, rows, read):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 64)).astype(np.uint8)).save(path)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * rows // 96])
-    with pytest.raises(InputError, match=r"a\.png: truncated, "):
+def test_rows_that_are_missing_are_refused_rather_than_read_as_black(tmp_path, rows, bits, read):
+    path = write(tmp_path / "a.png", 64, 96, rows, bits)
+    with pytest.raises(
+        InputError,
+        match=rf"a\.png: truncated, .*{f'it declares 96 rows of 64 pixels and holds {rows}' if rows else ''}",
+    ):
         read(path)
+    read(write(path, 64, 96, 96, bits))
 
 
 def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
-    path = write_chunks(tmp_path / "a.png", 2_097_200, 64, 8, b"\0")
+    path = write_chunks(tmp_path / "a.png", 2_097_200, 64, 8, False, b"\0")
     with pytest.raises(ValueError, match=r"the 134220800 bytes of samples that it declares cannot be compressed"):
         read_png(path)
 
@@ -47,6 +53,16 @@ def test_whole_files_pass(tmp_path, mode, size):
     image.save(tmp_path / "a.png")
     assert png_bits(tmp_path / "a.png") == {"1": 1, "I;16": 16}.get(mode, 8)
     np.testing.assert_array_equal(read_png(tmp_path / "a.png")[0], np.asarray(image))
+
+
+# The bytes of the rows of all seven passes by the PNG specification, each row with its filter.
+@pytest.mark.parametrize(("width", "height", "needed"), [(1, 1, 2), (3, 2, 10), (9, 11, 121), (64, 64, 4216)])
+def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height, needed):
+    path = write_chunks(tmp_path / "a.png", width, height, 8, True, bytes(needed))
+    assert read_png(path)[0].shape == (height, width)
+    write_chunks(path, width, height, 8, True, bytes(needed - 1))
+    with pytest.raises((ValueError, OSError), match="it declares|truncated"):
+        read_png(path)
 
 
 def transparent():
@@ -135,7 +151,7 @@ def test_a_mask_of_classes_keeps_its_values(tmp_path, suffix, mode):
 @pytest.mark.parametrize(("bits", "row", "indices"), [(2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\xef", [0, 1, 14, 15])])
 def test_gray_of_few_bits_holds_indices_as_stored(tmp_path, bits, row, indices):
     """Pillow would return 85 and 17 times as much."""
-    path = write_chunks(tmp_path / "a.png", 4, 1, bits, b"\0" + row)
+    path = write_chunks(tmp_path / "a.png", 4, 1, bits, False, b"\0" + row)
     np.testing.assert_array_equal(read_mask(path, indices=True), [indices])
 
 
