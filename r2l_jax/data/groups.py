@@ -1,7 +1,5 @@
 """Groups of samples that depend on each other, such as the cells of a patient or the tiles of a frame."""
 
-import csv
-import io
 import pathlib
 import re
 from collections.abc import Hashable, Sequence
@@ -9,20 +7,25 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.decoding import read_table, reading
 from r2l_jax.runtime.errors import InputError
 
 # The value of --group for which the folder of a file is its group.
 FOLDER = "folder"
-
-# Enough bytes for the names of a few million images.
-_LONGEST = 2**28
 
 
 def numbered(values: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
     """Numbers equal values from 0, in the order in which they appear."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+
+
+def turns(groups: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Returns an order in which groups, given by their numbers, take turns; members of a group stay in order."""
+    order = np.argsort(groups, kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
+    return np.lexsort((groups, places))
 
 
 def named_groups(how: str, files: Sequence[pathlib.PurePath]) -> list[str]:
@@ -67,16 +70,13 @@ def _matched(pattern: str, files: Sequence[pathlib.PurePath]) -> list[str]:
 
 def _listed(table: pathlib.Path, files: Sequence[pathlib.PurePath]) -> list[str]:
     with reading(table):
-        rows = csv.DictReader(io.StringIO(read_text(table, _LONGEST).removeprefix("\ufeff")))
-        if not {"name", "group"} <= set(rows.fieldnames or ()):
-            raise InputError(f"must have the columns name and group, got {', '.join(rows.fieldnames or ()) or 'none'}")
-        given: dict[str, str] = {}
-        for row in rows:
-            if row["name"] in given:
-                raise InputError(f"names {row['name']} twice")
-            if not row["group"]:
-                raise InputError(f"must give {row['name']} a group")
-            given[row["name"]] = row["group"]
+        columns, rows = read_table(table)
+        if not {"name", "group"} <= set(columns):
+            raise InputError(f"must have the columns name and group, got {', '.join(columns) or 'none'}")
+        given = {name: row["group"] for name, row in rows.items()}
+        for name, group in given.items():
+            if not group:
+                raise InputError(f"must give {name} a group")
     # Names with and without a suffix, as in a split: frames have none.
     stems = {name.removesuffix(pathlib.PurePath(name).suffix): group for name, group in given.items()}
     names = [(file.as_posix(), file.with_suffix("").as_posix()) for file in files]

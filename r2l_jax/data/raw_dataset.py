@@ -18,7 +18,7 @@ from isp.metering import Part
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
-from r2l_jax.data.groups import numbered
+from r2l_jax.data.groups import numbered, turns
 from r2l_jax.runtime.errors import InputError
 
 # A raw image or image, and its target.
@@ -110,18 +110,11 @@ class RawDataset:
 
     def taking_turns(self, indices: np.ndarray) -> np.ndarray:
         """Orders samples so that their groups take turns, in the order in which the groups appear."""
-        groups = numbered(self.groups_of(indices).tolist())
-        order = np.argsort(groups, kind="stable")
-        turns = np.empty_like(order)
-        turns[order] = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])
-        return np.asarray(indices)[np.lexsort((groups, turns))]
+        return np.asarray(indices)[turns(numbered(self.groups_of(indices).tolist()))]
 
     @functools.cached_property
     def _kept(self) -> dict[int, Sample] | None:
         """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
-        if self.files is not None:
-            # Hashed before they are read, so that the next run notices if a file changes in between.
-            self.sample_hashes(range(len(self)))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
             return None

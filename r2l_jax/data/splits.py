@@ -9,11 +9,9 @@ import msgspec
 import numpy as np
 
 from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.groups import turns
 from r2l_jax.data.settings import LEAVE_ONE_OUT
 from r2l_jax.runtime.errors import InputError, warn
-
-# Enough bytes for the names of a few million images.
-_LONGEST = 2**28
 
 # The number of random orders in which groups of different sizes are offered to a part.
 _ORDERS = 8
@@ -48,7 +46,7 @@ def named_parts(file: pathlib.Path, names: Sequence[Sequence[str]]) -> np.ndarra
         for name in dict.fromkeys([*each, *map(_stem, each)]):
             numbers.setdefault(name, []).append(number)
     with reading(file):
-        named = msgspec.json.decode(read_text(file, _LONGEST), type=_Named)
+        named = msgspec.json.decode(read_text(file), type=_Named)
     given = [(name, part) for part in Split._fields for name in getattr(named, part)]
     found = [(name, part, numbers.get(name) or numbers.get(_stem(name), [])) for name, part in given]
     if unknown := [name for name, _, samples in found if not samples]:
@@ -147,8 +145,7 @@ def random_splits(
     rest, test = np.arange(len(counts)), np.zeros(0, np.int64)
     if len(counts) < len(labels):
         for alone in np.flatnonzero((counts > 0).sum(0) == 1).tolist():
-            name = names[alone] if alone < len(names) else alone
-            warn(f"class {name} is in a single group, which stays for training")
+            warn(f"{_class(alone, names)} is in a single group, which stays for training")
     has_rare = len(counts) < len(labels) and ((counts > 0).sum(0) == 1).any()
     draw = _stratified if (counts.max(1) == counts.sum() / len(counts)).all() and not has_rare else _grouped
     if test_size:
@@ -177,8 +174,8 @@ def _each_left_out(counts: np.ndarray, names: Sequence[str]) -> list[tuple[np.nd
     if len(counts) < 2:
         raise InputError(f"--n_splits={LEAVE_ONE_OUT} needs at least two groups, got {len(counts)}")
     if alone := np.flatnonzero((counts > 0).sum(0) == 1).tolist():
-        name = names[alone[0]] if alone[0] < len(names) else alone[0]
-        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of class {name}: it needs two")
+        only = _class(alone[0], names)
+        raise InputError(f"--n_splits={LEAVE_ONE_OUT} leaves out the only group of {only}: it needs two")
     every = np.arange(len(counts))
     return [(np.delete(every, group), every[group : group + 1]) for group in every]
 
@@ -229,13 +226,16 @@ def _grouped(
         if not best.any():
             few = (counts > 0).sum(0)
             rare = int(np.where(few, few, len(counts) + 1).argmin())
-            of_class = f"class {names[rare]} is" if rare < len(names) else f"class {rare} is"
             raise InputError(
                 f"{flag} is not possible: each group has the last samples of a class, which must stay for "
-                f"training; {of_class} in {few[rare]} of {len(counts)} groups"
+                f"training; {_class(rare, names)} is in {few[rare]} of {len(counts)} groups"
             )
         drawn.append((~best, best))
     return [(np.flatnonzero(stay), np.flatnonzero(leave)) for stay, leave in drawn]
+
+
+def _class(index: int, names: Sequence[str]) -> str:
+    return f"class {names[index] if index < len(names) else index}"
 
 
 def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
@@ -247,7 +247,4 @@ def _rarest(labels: np.ndarray, names: Sequence[str]) -> str:
 
 def varied(labels: np.ndarray, count: int) -> np.ndarray:
     """Returns the indices of at most `count` samples, cycling through the classes."""
-    order = np.argsort(labels, kind="stable")
-    of_class = labels[order]
-    place = np.arange(len(labels)) - np.searchsorted(of_class, of_class)
-    return order[np.lexsort((of_class, place))][:count].astype(np.int32)
+    return turns(np.unique(labels, return_inverse=True)[1])[:count].astype(np.int32)

@@ -1,84 +1,30 @@
-"""Downloads the published data sets, Raw-Microscopy and Raw-Drone, from Zenodo or a B2 bucket, into one layout.
+"""Downloads the published data sets, Raw-Microscopy and Raw-Drone, from Zenodo or a B2 bucket, into one layout."""
 
-microscopy/images/raw_scale{001,005,010,025,050,075,100}/*    microscopy/labels/Ma190c_annotations.dat
-drone/images_full/raw_scale{001,005,010,025,050,075,100}/*    drone/masks_full/*
-
-Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images" (TMLR 2023); the layout
-follows the program published with it.
-"""
-
-import dataclasses
 import functools
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Annotated
 
+import msgspec
 import pooch
 import requests
 
 from r2l_jax.data.fetch import archives, b2
 from r2l_jax.data.fetch.fetched import fetch, get
-from r2l_jax.data.sets.synthetic import intensity_folder
-from r2l_jax.names import INTENSITIES, ZENODO_URL
+from r2l_jax.data.sets.published import LAYOUTS, Layout
+from r2l_jax.names import ZENODO_URL
 from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import writing_to
 
 _RECORD = 5235536
-_CHECKSUM = re.compile(r"(md5|sha1|sha256|sha512):[0-9a-fA-F]+")
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"
 _SCRATCH = ".unpacking"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The published layout of a data set.
-
-    The names of Zenodo's archives contain `folder`, the data set's folder in the data folder. `images` has a sub-folder
-    for each intensity, and `targets` is the file of labels or the folder of masks. `b2_folders` gives the local folder
-    for the files of each folder in the B2 bucket.
-    """
-
-    folder: str
-    images: str
-    targets: str
-    b2_folders: Mapping[str, str]
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """The folder names in the layout, by the last part of the folder names in the bucket."""
-        return {name.rsplit("/", 1)[-1]: place for name, place in self.b2_folders.items()}
-
-    def missing(self, root: pathlib.Path) -> list[str]:
-        """Lists the files and folders of the layout that do not exist or are empty."""
-        expected = [*(f"{self.images}/{intensity_folder(intensity)}" for intensity in INTENSITIES), self.targets]
-        return [
-            name for name in expected if not (root / name).is_file() and next((root / name).glob("[!.]*"), None) is None
-        ]
-
-
-LAYOUTS = {
-    "Microscopy": Layout(
-        folder="microscopy",
-        images="images",
-        targets="labels/Ma190c_annotations.dat",
-        b2_folders={
-            "Data histopathology/WhiteCellsImages": "images",
-            "Data histopathology/WhiteCellsLabels": "labels",
-        },
-    ),
-    "Drone": Layout(
-        folder="drone",
-        images="images_full",
-        targets="masks_full",
-        b2_folders={"drone/images": "images_full", "drone/masks": "masks_full"},
-    ),
-}
 
 
 def download(
@@ -119,23 +65,16 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
     # A missing file may be in any of the archives, so all of them are needed again.
     unpacked = {} if layout.missing(root) else _read_unpacked(root)
     b2.download_folders(account, {name: root / place for name, place in layout.b2_folders.items()}, unpacked)
-    shutil.rmtree(root / _SCRATCH, ignore_errors=True)
-    packed = _archives_in(root / layout.images)
-    for archive in packed:
-        _unpack_in_place(archive, root / _SCRATCH)
-    # Archives are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
-    if packed:
-        write_json(root / _UNPACKED, unpacked | {archive.name: "" for archive in packed})
-    for archive in packed:
-        archive.unlink()
+    if names := _unpack_images(layout, root, root / _SCRATCH):
+        write_json(root / _UNPACKED, unpacked | dict.fromkeys(names, ""))
     if missing := layout.missing(root):
         raise InputError(f"{root}: missing from bucket {account.bucket}: {', '.join(missing)}")
 
 
 def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     record = f"{url.rstrip('/')}/records/{_RECORD}"
-    files = {root.parent / file.name: file for file in _archives_of(layout, record, read_record(record))}
-    unpacked = {file.name: file.checksum for file in files.values()}
+    files = {root.parent / file.key: file for file in _archives_of(layout, record, read_record(record))}
+    unpacked = {file.key: file.checksum for file in files.values()}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
             raise InputError(f"{root} exists but differs from {record}: move it, or choose another --data_dir")
@@ -143,8 +82,8 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
         for target, file in files.items():
             algorithm, _, expected = file.checksum.partition(":")
             if target.exists() and pooch.file_hash(str(target), algorithm) != expected:
-                raise InputError(f"{target} exists but does not match the checksum of {file.name}: move it")
-            fetch(file.url, target, file.checksum, file.size)
+                raise InputError(f"{target} exists but does not match the checksum of {file.key}: move it")
+            fetch(file.links.self, target, file.checksum, file.size)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
             unfinished = _assemble(layout, list(files), scratch)
@@ -156,34 +95,30 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
         target.unlink(missing_ok=True)
 
 
-class File(NamedTuple):
+class _Links(msgspec.Struct):
+    self: str
+
+
+class File(msgspec.Struct):
     """A file of a record: its name, its size in bytes, its checksum such as "md5:..." in hexadecimal, and its URL."""
 
-    name: str
+    key: str
     size: int
-    checksum: str
-    url: str
+    checksum: Annotated[str, msgspec.Meta(pattern=r"^(md5|sha1|sha256|sha512):[0-9a-fA-F]+$")]
+    links: _Links
+
+
+class _Record(msgspec.Struct):
+    files: list[File]
 
 
 def read_record(url: str) -> list[File]:
     """Returns the files of a record in Zenodo's REST API."""
     try:
         with get(url) as response:
-            files = [
-                File(str(file["key"]), int(file["size"]), str(file["checksum"]), str(file["links"]["self"]))
-                for file in response.json()["files"]
-            ]
-        for file in files:
-            if not _CHECKSUM.fullmatch(file.checksum):
-                raise InputError(
-                    f"{url}: the checksum of {file.name!r:.200} must be <algorithm>:<hex digits>, "
-                    f"got {file.checksum!r:.200}"
-                )
-        return files
-    except InputError:
-        raise
-    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{url}: not a Zenodo record with a list of files: {error!r:.200}") from None
+            return msgspec.json.decode(response.content, type=_Record).files
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{url}: not a Zenodo record with a list of files: {error}") from None
     except requests.RequestException as error:
         raise InputError(f"{url}: {root_cause(error)}") from None
 
@@ -196,28 +131,33 @@ def _read_unpacked(root: pathlib.Path) -> dict[str, str]:
         return {}
 
 
-def _archives_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.glob("*") if path.is_file() and archives.is_archive(path.name))
-
-
 # Moves the content of a folder into another, and replaces files of the same names.
 _move = functools.partial(shutil.copytree, dirs_exist_ok=True, copy_function=shutil.move)
 
 
-def _unpack_in_place(archive: pathlib.Path, scratch: pathlib.Path) -> None:
-    archives.unpack(archive, scratch)
-    _move(scratch, archive.parent)
-    shutil.rmtree(scratch)
+def _unpack_images(layout: Layout, root: pathlib.Path, scratch: pathlib.Path) -> list[str]:
+    """Unpacks the archives among the images in place, and returns their names.
+
+    They are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
+    """
+    found = sorted(path for path in (root / layout.images).glob("*") if archives.is_archive(path.name))
+    for archive in found:
+        archives.unpack(archive, scratch)
+        _move(scratch, archive.parent)
+    shutil.rmtree(scratch, ignore_errors=True)
+    for archive in found:
+        archive.unlink()
+    return [archive.name for archive in found]
 
 
 def _archives_of(layout: Layout, record: str, files: Sequence[File]) -> list[File]:
-    chosen = [file for file in files if layout.folder in file.name.lower() and archives.is_archive(file.name)]
+    chosen = [file for file in files if layout.folder in file.key.lower() and archives.is_archive(file.key)]
     if not chosen:
-        names = ", ".join(file.name for file in files)[:1000] or "no files"
+        names = ", ".join(file.key for file in files)[:1000] or "no files"
         raise InputError(f"{record}: expected an archive with {layout.folder} in its name, found {names}")
     for file in chosen:
-        if len(inside(pathlib.Path(), file.name).parts) != 1:
-            raise InputError(f"{record}: {file.name!r} is not a file name")
+        if len(inside(pathlib.Path(), file.key).parts) != 1:
+            raise InputError(f"{record}: {file.key!r} is not a file name")
     return chosen
 
 
@@ -229,13 +169,10 @@ def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Pa
         tree = scratch / "unpacked"
         archives.unpack(archive, tree)
         _move(_find_folder(layout, tree, archive), unfinished)
-        shutil.rmtree(tree)
     for name, place in layout.aliases.items():
         if (unfinished / name).is_dir() and not (unfinished / place).exists():
             (unfinished / name).rename(unfinished / place)
-    for archive in _archives_in(unfinished / layout.images):
-        _unpack_in_place(archive, scratch / "unpacked")
-        archive.unlink()
+    _unpack_images(layout, unfinished, scratch / "unpacked")
     if missing := layout.missing(unfinished):
         raise InputError(f"{', '.join(map(str, files))}: missing after unpacking: {', '.join(missing)}")
     return unfinished

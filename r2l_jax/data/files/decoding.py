@@ -1,10 +1,13 @@
 """The error handling around all file readers, and bounds on declared sizes."""
 
 import contextlib
+import csv
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from r2l_jax.runtime.errors import InputError, one_line
@@ -20,7 +23,8 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     """Turns any exception from a reader into a one-line InputError that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
-    ValueError also counts as damage; for a readable file with wrong content, raise an InputError.
+    ValueError also counts as damage, unless msgspec says which field is wrong; for a readable file with wrong content,
+    raise an InputError.
     """
     try:
         yield
@@ -31,7 +35,10 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         first = error.args[0] if error.args else ""
         reason = one_line(first.decode(errors="replace") if isinstance(first, bytes) else error)[:200]
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{path}: {error.strerror or reason}") from error
+            named = "" if str(error.filename) in (str(path), "None") else f"{error.filename}: "
+            raise InputError(f"{path}: {named}{error.strerror or reason}") from error
+        if isinstance(error, msgspec.ValidationError):
+            raise InputError(f"{path}: {reason}") from error
         if isinstance(error, ImportError) or "imagecodecs" in reason:
             raise InputError(f'{path}: {reason}: pip install "r2l_jax[microscopy]"') from error
         kind = Path(path).suffix[1:].upper() or "file of this kind"
@@ -61,8 +68,8 @@ def check_declared(declared: int, present: int) -> None:
         raise ValueError(f"the {declared} bytes of samples that it declares cannot be compressed to {present} bytes")
 
 
-def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
-    """Reads a UTF-8 text file of limited size."""
+def read_text(path: str | os.PathLike, most: int = 2**28) -> str:
+    """Reads a UTF-8 text file of limited size; the default is enough for the names of a few million images."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -71,3 +78,14 @@ def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_table(path: str | os.PathLike) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Reads a CSV file: the names of its columns, and its rows by their column `name`, which no two may share."""
+    rows = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff")))
+    columns, found = list(rows.fieldnames or ()), {}
+    for row in rows if "name" in columns else ():
+        if row["name"] in found:
+            raise InputError(f"{path}: names {row['name']} twice")
+        found[row["name"]] = row
+    return columns, found

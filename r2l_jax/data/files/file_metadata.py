@@ -50,28 +50,25 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     memory_file = startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
     memory = _recall(memory_file)
 
-    def found(path: Path) -> tuple[list[int] | None, Any]:
+    def entry(full: str, path: Path) -> tuple[list[int] | None, Any]:
         """Returns the state of a file before it is read, or None if it changed recently; and its metadata."""
         with reading(path):
             now, before = time.time_ns(), _state(path)
+            if full in memory and memory[full][0] == before:
+                return memory[full]
             settled = all(abs(now - changed) > _TICK for changed in before[1:])
             return before if settled else None, find(path)
 
-    def is_known(full: str, path: Path) -> bool:
-        with reading(path):
-            return full in memory and memory[full][0] == _state(path)
-
-    unknown = {full: path for full, path in named.items() if not is_known(full, path)}
-    if unknown:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            # Many large frames take minutes; quick reads show no progress bar.
-            entries = pool.map(found, unknown.values())
-            shown = tqdm(entries, total=len(unknown), desc=doing, unit="file", delay=2, disable=None)
-            memory |= zip(unknown, shown, strict=True)
-        kept = {full: entry for full, entry in memory.items() if entry[0] and os.path.exists(full)}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        # Many large frames take minutes; quick reads show no progress bar.
+        entries = pool.map(entry, named, named.values())
+        shown = tqdm(entries, total=len(named), desc=doing, unit="file", delay=2, disable=None)
+        found = dict(zip(named, shown, strict=True))
+    if any(each is not memory.get(full) for full, each in found.items()):
+        kept = {full: each for full, each in (memory | found).items() if each[0] and os.path.exists(full)}
         with contextlib.suppress(OSError):  # If the disk is full or read-only, nothing is stored.
             write_json(memory_file, kept)
-    return [memory[os.path.abspath(path)][1] for path in paths]
+    return [found[os.path.abspath(path)][1] for path in paths]
 
 
 def _recall(memory_file: Path) -> dict[str, Any]:

@@ -1,38 +1,35 @@
 """Frames (raw files) with masks: pairs them by name, checks and reads them."""
 
-import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 import isp
-from isp.metering import Part
 from r2l_jax.data.files import file_metadata
-from r2l_jax.data.files.decoding import advising, read_text, reading
+from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import mask_values, read_mask
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.data.files.tiff import read_stored
-from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
-# The starts of files that hold boxes or polygons of objects: COCO or LabelMe, YOLO, and Pascal VOC.
-_BOXES = {
-    ".json": re.compile(rb'.*"(annotations|bbox|shapes)"', re.DOTALL),
-    ".txt": re.compile(rb"\s*\d+(\s+[-+.e\d]+){4}"),
-    ".xml": re.compile(rb".*<annotation", re.DOTALL),
-}
+# The starts of files that hold boxes or polygons of objects: COCO or LabelMe, Pascal VOC, and YOLO.
+_BOXES = re.compile(rb'.*("(annotations|bbox|shapes)"|<annotation)|\s*\d+(\s+[-+.e\d]+){4}', re.DOTALL)
 
 # The names of the classes of masks, in a folder with images and masks.
 CLASSES_FILE = "classes.json"
 
 # In masks of several classes, the value of pixels that count neither in the loss nor in the score.
 IGNORED = 255
+
+_NAMING = (
+    f'{CLASSES_FILE} beside masks/, such as ["background", "car", "road"], or train.py --classes=background,car,road'
+)
 
 # A frame and its mask.
 Pair = tuple[Path, Path]
@@ -46,7 +43,7 @@ class Classes(NamedTuple):
 
 
 def read_classes(folder: Path) -> Classes | None:
-    """Reads the names of the classes, and their colors, from the `CLASSES_FILE` of a folder; None if it has none.
+    """Reads the classes that a folder's `classes.json` names; returns None if there is no such file.
 
     The file is a list of names, `["road", "car"]`, or names with colors, `{"road": "#808080", "car": "#ff8000"}`.
     """
@@ -54,19 +51,13 @@ def read_classes(folder: Path) -> Classes | None:
     if not path.is_file():
         return None
     with reading(path):
-        pairs = json.loads(read_text(path), object_pairs_hook=lambda pairs: pairs)
-        with_colors = isinstance(pairs, list) and all(isinstance(each, tuple) for each in pairs)
-        names, colors = (list(zip(*pairs, strict=True)) or [(), ()]) if with_colors else (pairs, ())
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise InputError('must be a list of names, or of names with colors, such as {"road": "#808080"}')
-        for color in colors:
-            if not re.fullmatch("#[0-9a-fA-F]{6}", str(color)):
-                raise InputError(f'a color must be six hexadecimal digits, such as "#ff8000", got {color!r}')
-        return Classes(check_names(tuple(names)), tuple(colors))
+        color = Annotated[str, msgspec.Meta(pattern="^#[0-9a-fA-F]{6}$")]
+        found = msgspec.json.decode(read_text(path), type=list[str] | dict[str, color])
+        return Classes(check_names(tuple(found)), tuple(found.values()) if isinstance(found, dict) else ())
 
 
 def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names of classes unless they are not usable: then raises an InputError."""
+    """Returns the names of classes; raises an InputError unless they differ and their indices fit in a mask."""
     if not 0 < len(names) <= IGNORED or not all(names) or len(set(names)) < len(names):
         said = f"got {', '.join(names)}" if len(names) <= IGNORED else f"got {len(names)}"
         raise InputError(f"classes must be 1 to {IGNORED} different names in the order of their indices, {said}")
@@ -79,16 +70,16 @@ def check_masks(masks: Sequence[Path], names: Sequence[str]) -> None:
     The values of a mask are read once, and kept in the user's cache folder.
     """
     found = file_metadata.of_files("mask_values", masks, mask_values, "reading masks")
-    objects = {}
+    objects: dict[str, Path] = {}
     for path, values in zip(masks, found, strict=True):
-        inside = [value for value, _ in values if np.any(value)]
+        inside = [_said(value) for value, _ in values if np.any(value)]
         if len(names) < 2 and len(inside) > 1:
-            said = ", ".join([*map(_said, inside[:5]), *["..."] * (len(inside) > 5)])
             raise InputError(
-                f"{path} holds the values {said}: a mask of one object has one value besides 0, such as 1 or 255; "
-                f"masks of several classes need their names from index 0 on: {_NAMING}"
+                f"{path} holds the values {', '.join([*inside[:5], *['...'] * (len(inside) > 5)])}: a mask of one "
+                "object has one value besides 0, such as 1 or 255; masks of several classes need their names from "
+                f"index 0 on: {_NAMING}"
             )
-        objects |= {_said(value): path for value in inside}
+        objects |= dict.fromkeys(inside, path)
         for value, pixels in values if len(names) > 1 else ():
             if value != IGNORED and value not in range(len(names)):
                 known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
@@ -109,11 +100,6 @@ def check_masks(masks: Sequence[Path], names: Sequence[str]) -> None:
         )
 
 
-_NAMING = (
-    f'{CLASSES_FILE} beside masks/, such as ["background", "car", "road"], or train.py --classes=background,car,road'
-)
-
-
 def _said(value: Any) -> str:
     return str(tuple(value) if isinstance(value, list) else value)
 
@@ -124,28 +110,29 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     A mask's name contains the name of its frame. If it contains several frame names, the longest counts:
     `frame_10_mask` also contains `frame_1`.
     """
-    frames = _visible_files(folder, suffixes)
+    frames: dict[str, Path] = {}
+    for frame in _visible_files(folder, suffixes):
+        if frames.setdefault(frame.stem, frame) != frame:
+            raise InputError(f"{folder} must contain only one frame {frame.stem}, whatever the suffix; found several")
     if not frames:
         raise InputError(f"{folder} must contain frames ({', '.join(suffixes)}), found none")
-    masks: dict[str, list[Path]] = {}
-    for frame in frames:
-        if frame.stem in masks:
-            raise InputError(f"{folder} must contain only one frame {frame.stem}, whatever the suffix; found several")
-        masks[frame.stem] = []
+    masks: dict[str, list[Path]] = {stem: [] for stem in frames}
     for mask in _visible_files(masks_folder, MASK_SUFFIXES):
-        if stem := _longest_part(mask.stem, masks):
+        name = mask.stem
+        # Searching the parts of the name is faster than searching the frames, which may be thousands.
+        parts = (name[end - length : end] for length in range(len(name), 0, -1) for end in range(length, len(name) + 1))
+        if stem := next((part for part in parts if part in frames), None):
             masks[stem].append(mask)
-    return [(frame, _only_mask(frame, masks[frame.stem], masks_folder)) for frame in frames]
+    return [(frame, _only_mask(frame, masks[stem], masks_folder)) for stem, frame in frames.items()]
 
 
 def refuse_boxes(folder: Path) -> None:
     """Raises an InputError if a folder that lacks masks, or a folder in it, holds boxes or polygons instead."""
     for path in sorted(folder.rglob("[!.]*")):
-        kind = _BOXES.get(path.suffix.lower())
-        if kind and path.is_file():
+        if path.suffix.lower() in (".json", ".txt", ".xml") and path.is_file():
             with path.open("rb") as file:
                 start = file.read(2**20)
-            if kind.match(start):
+            if _BOXES.match(start):
                 raise InputError(
                     f"{path} holds boxes or polygons (COCO, LabelMe, YOLO or Pascal VOC): segmentation needs a mask "
                     "of each frame, a PNG or TIFF in masks/ beside images/; for boxes and a trained detector, give a "
@@ -158,14 +145,6 @@ def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
-
-
-def _longest_part(name: str, known: Collection[str]) -> str | None:
-    # Searching the parts of the name is faster than searching the known names, which may be thousands.
-    parts = (
-        name[start : start + length] for length in range(len(name), 0, -1) for start in range(len(name) - length + 1)
-    )
-    return next((part for part in parts if part in known), None)
 
 
 def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
@@ -181,44 +160,6 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
             f"{frame.stem!r}, found {len(masks)}"
         )
     return masks[0]
-
-
-def stored_set(
-    pairs: Sequence[Pair],
-    side: int,
-    segmentation: bool,
-    advice: str,
-    summaries: Sequence[Path] = (),
-    indices: bool = False,
-    **metadata: Any,
-) -> RawDataset:
-    """Makes a data set of raw images that a program stored in 16 bits, and of their masks.
-
-    `side` is their height and width, `advice` says what to do about damaged files, and `metadata` are other fields of
-    `RawDataset`, including the labels. With `segmentation`, the targets are masks rather than labels, with `indices` of
-    classes or of one object. `summaries` are the files of the summaries of the frames that the raw images are parts of.
-    """
-
-    def read(index: int) -> Sample:
-        image, mask_file = pairs[index]
-        with advising(advice):
-            raw = read_stored(image, (side, side))
-            sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
-            if not segmentation:
-                return sample, metadata["labels"][index]
-            mask = read_mask(mask_file, indices)
-            if mask.shape != raw.shape:
-                raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
-            return sample, mask
-
-    files = (pair if segmentation else pair[:1] for pair in pairs)
-    return RawDataset(
-        task="segmentation" if segmentation else "classification",
-        read=read,
-        files=tuple((*of_sample, *summaries[index : index + 1]) for index, of_sample in enumerate(files)),
-        in_parts=bool(summaries),
-        **metadata,
-    )
 
 
 def read_frame(

@@ -27,12 +27,14 @@ def read_picture(path: Path) -> tuple[UInt[np.ndarray, "rows cols 3"], bool]:
     """Reads a JPEG or PNG upright, in uint8 (uint16 for a 16-bit gray PNG); also returns whether it was rotated."""
     with reading(path), Image.open(path, formats=("JPEG", "PNG")) as image:
         if image.format == "PNG":
-            if check_png(path) == 16 and image.mode != "I;16":
+            if png_bits(path) == 16 and image.mode != "I;16":
                 raise InputError("a 16-bit PNG must be gray: pillow truncates 16-bit colors; save it with 8 bits")
         else:
             check_declared(image.width * image.height * len(image.getbands()), path.stat().st_size)
         if image.mode not in (*_LOSSLESS_MODES, "I;16"):
             raise InputError(f"expected 8 bits per channel, or 16-bit gray, got a picture of mode {image.mode}")
+        if image.format == "PNG":
+            _check_rows(path, np.asarray(image))
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         image = ImageOps.exif_transpose(image)
         if image.mode == "I;16":
@@ -80,7 +82,7 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
         values, mode = read_png(path)
         if mode == "L":
             # Pillow stretches samples of 2 and 4 bits, which the header declares, to the range of 8 bits.
-            values = values // (255 // (2 ** path.read_bytes()[24] - 1))
+            values = values // (255 // (2 ** png_bits(path) - 1))
     if values.dtype == bool:
         values = values.astype(np.uint8)
     if values.ndim == 2:
@@ -92,19 +94,29 @@ def _mask_samples(path: Path) -> Shaped[np.ndarray, "rows cols channels"]:
 
 def read_png(path: Path) -> tuple[np.ndarray, str]:
     """Reads a PNG: its samples, and pillow's name of their mode."""
-    check_png(path)
+    png_bits(path)
     with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image), image.mode
+        values, mode = np.asarray(image), image.mode
+    _check_rows(path, values)
+    return values, mode
 
 
-def check_png(path: Path) -> int:
-    """Checks that a PNG holds all declared rows, before memory is allocated for them; returns its bits per channel.
-
-    If the last rows are missing in an otherwise complete file, Pillow returns them black.
-    """
-    content = path.read_bytes()
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[12:16] != b"IHDR":
+def png_bits(path: Path) -> int:
+    """Returns the bits per channel of a PNG, after checking that its bytes can hold the size that it declares."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":
         raise ValueError("its header is missing")
+    width, height, bits, color = struct.unpack_from(">IIBB", header, 16)
+    check_declared(width * height * _CHANNELS[color] * bits // 8, path.stat().st_size)
+    return bits
+
+
+def _check_rows(path: Path, values: np.ndarray) -> None:
+    """Raises a ValueError if a PNG with a black row lacks samples: Pillow returns missing rows black."""
+    if values.reshape(len(values), -1).any(1).all():
+        return
+    content = path.read_bytes()
     width, height, bits, color, interlaced = struct.unpack_from(">IIBB2xB", content, 16)
     # Each row starts with a byte that names its filter.
     needed = 0
@@ -112,11 +124,9 @@ def check_png(path: Path) -> int:
         columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
         if columns > 0 and rows > 0:
             needed += rows * (1 + -(-columns * _CHANNELS[color] * bits // 8))
-    check_declared(needed, len(content))
     held = len(zlib.decompressobj().decompress(b"".join(_image_data(content)), needed or 1))
     if held < needed:
         raise ValueError(f"it declares {height} rows of {width} pixels and holds {held * height // needed}")
-    return bits
 
 
 def _image_data(content: bytes) -> Iterator[bytes]:

@@ -13,7 +13,6 @@ import tifffile
 
 from r2l_jax.data.files.libraw import is_container
 from r2l_jax.data.files.tiff import TIFF_SUFFIXES
-from r2l_jax.names import SHOT_FIELDS
 
 # The TIFF and EXIF 2.32 tags that hold the metadata, and the tag that holds EXIF in a TIFF.
 _EXIF = "ExifTag"
@@ -59,52 +58,45 @@ def read_shot(path: Path) -> Shot:
     It comes from the tags of TIFF and of camera formats based on it, otherwise from LibRaw. Fields that cannot be read
     are unknown; `read_raw` reports damaged files.
     """
-    found = Shot()
-    for read in (_from_tiff,) if path.suffix.lower() in TIFF_SUFFIXES else (_from_tiff, _from_libraw):
+    found: dict[str, Any] = {}
+    for read in (_from_libraw, _from_tiff) if path.suffix.lower() not in TIFF_SUFFIXES else (_from_tiff,):
         with contextlib.suppress(Exception):
-            found = _merged(found, read(path))
-    return found
+            found |= {name: value for name, value in read(path).items() if value is not None}
+    return Shot(**found)
 
 
-def _merged(first: Shot, second: Shot) -> Shot:
-    return dataclasses.replace(
-        first, **{name: getattr(second, name) for name in SHOT_FIELDS if getattr(first, name) is None}
-    )
-
-
-def _from_tiff(path: Path) -> Shot:
+def _from_tiff(path: Path) -> dict[str, Any]:
     with tifffile.TiffFile(path) as tiff:
         tags = {tag.name: tag.value for tag in tiff.pages.first.tags if tag.name in _TAGS}
     return _from_tags({**tags, **tags.get(_EXIF, {})})
 
 
-def _from_tags(tags: Mapping[str, Any]) -> Shot:
-    return Shot(
-        maker=_text(tags.get("Make")),
-        model=_text(tags.get("Model")),
-        lens=_text(tags.get("LensModel")),
-        iso_speed=_number(tags.get("ISOSpeedRatings", tags.get("PhotographicSensitivity"))),
-        exposure_time=_number(tags.get("ExposureTime")),
-        f_number=_number(tags.get("FNumber")),
-        date=_date(tags.get("DateTimeOriginal")) or _date(tags.get("DateTime")),
-    )
+def _from_tags(tags: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "maker": _text(tags.get("Make")),
+        "model": _text(tags.get("Model")),
+        "lens": _text(tags.get("LensModel")),
+        "iso_speed": _number(tags.get("ISOSpeedRatings", tags.get("PhotographicSensitivity"))),
+        "exposure_time": _number(tags.get("ExposureTime")),
+        "f_number": _number(tags.get("FNumber")),
+        "date": _date(tags.get("DateTimeOriginal")) or _date(tags.get("DateTime")),
+    }
 
 
-def _from_libraw(path: Path) -> Shot:
+def _from_libraw(path: Path) -> dict[str, Any]:
     if not is_container(path):
-        return Shot()  # LibRaw would guess from the number of bytes.
+        return {}  # LibRaw would guess from the number of bytes.
     with rawpy.RawPy() as raw:
         raw.open_file(str(path))
-        other, lens = raw.other, raw.lens
-        taken = other.timestamp
-        return Shot(
-            lens=_text(lens.model),
-            iso_speed=_number(other.iso_speed),
-            exposure_time=_number(other.shutter_speed),
-            f_number=_number(other.aperture),
+        other, taken = raw.other, raw.other.timestamp
+        return {
+            "lens": _text(raw.lens.model),
+            "iso_speed": _number(other.iso_speed),
+            "exposure_time": _number(other.shutter_speed),
+            "f_number": _number(other.aperture),
             # LibRaw writes an unknown time as zero.
-            date=taken.isoformat() if taken.year > 1970 else None,
-        )
+            "date": taken.isoformat() if taken.year > 1970 else None,
+        }
 
 
 def _text(value: Any) -> str | None:

@@ -10,30 +10,62 @@ The name of a tile is its frame's name, followed by its row and column among the
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 import isp
+from isp.metering import Part
 from r2l_jax.data.files.decoding import advising, read_text
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
-from r2l_jax.data.files.masks import Pair, read_frame, stored_set
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.files.masks import Pair, read_frame
+from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
 from r2l_jax.runtime.files import AT_ONCE, atomic_folder
+from r2l_jax.runtime.hosts import on_first_process
 
 # Maps the fractions of object pixels in a frame's tiles to the indices of the tiles to keep, with their classes.
-Choose = Callable[[list[float]], list[tuple[int, str]]]
+Choose = Callable[[list[float]], Iterable[tuple[int, str]]]
 
 
-def version(pairs: Sequence[Pair], camera: KnownCamera, indices: bool = False) -> str:
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How frames become tiles.
+
+    Attributes:
+        side: the height and width of tiles, even.
+        classes: the classes that `choose` gives tiles.
+        choose: chooses tiles to keep.
+        segmentation: whether the targets are masks, rather than the classes of tiles.
+        indices: whether masks hold the indices of classes, see `read_mask`.
+    """
+
+    side: int
+    classes: tuple[str, ...]
+    choose: Choose
+    segmentation: bool = True
+    indices: bool = False
+
+
+def tiled(name: str, parent: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: Tiling) -> RawDataset:
+    """Returns the tiles of frames; cuts them unless a folder in `parent` has those of the same files and camera."""
+    folder = parent / _version(pairs, camera, tiling.indices)
+    on_first_process(lambda: _cut(pairs, folder, camera, tiling))
+    return _load(name, folder, tiling)
+
+
+def _version(pairs: Sequence[Pair], camera: KnownCamera, indices: bool) -> str:
     """Returns a hash of the camera, of the names and content of the source files, and of how masks are read."""
     paths = [path for pair in pairs for path in pair]
     named = [
@@ -43,19 +75,11 @@ def version(pairs: Sequence[Pair], camera: KnownCamera, indices: bool = False) -
     return hashlib.sha256(b"\n".join([kind, json.dumps(camera.described).encode(), *named])).hexdigest()[:16]
 
 
-def cut(
-    pairs: Sequence[Pair],
-    folder: pathlib.Path,
-    side: int,
-    camera: KnownCamera,
-    choose: Choose,
-    indices: bool = False,
-) -> None:
+def _cut(pairs: Sequence[Pair], folder: pathlib.Path, camera: KnownCamera, tiling: Tiling) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     Incomplete tiles at the right and bottom of a frame are dropped. The folder appears complete or not at all; an
-    existing one is left unchanged. Two processes may call this at the same time. `side` is even, and the frames' common
-    camera is written. With `indices`, masks hold classes (see `read_mask`).
+    existing one is left unchanged. Two processes may call this at the same time.
     """
     if folder.exists():
         return
@@ -64,7 +88,7 @@ def cut(
             for part in ("images", "masks", "frames"):
                 (unfinished / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, side, camera, choose, indices), pairs))
+                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, camera, tiling), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: the masks of all tiles are empty")
@@ -77,12 +101,12 @@ def cut(
 
 
 def _cut_frame(
-    pair: Pair, unfinished: pathlib.Path, side: int, camera: KnownCamera, choose: Choose, indices: bool
+    pair: Pair, unfinished: pathlib.Path, camera: KnownCamera, tiling: Tiling
 ) -> tuple[list[str], isp.Camera, list[str]]:
     """Writes the chosen tiles of one frame; returns their lines of labels, the frame's camera and the warnings."""
-    frame, _ = pair
+    (frame, _), side = pair, tiling.side
     with collected_warnings() as warnings:
-        raw, mask, file_camera = read_frame(pair, camera, indices)
+        raw, mask, file_camera = read_frame(pair, camera, tiling.indices)
     # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
     # of X-Trans may not, a few rows and columns between them are left out.
     row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(file_camera.pattern).shape)
@@ -95,56 +119,85 @@ def _cut_frame(
         raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={side}")
     settings = {"black_level": tuple(map(float, np.ravel(file_camera.black_level))), "pattern": file_camera.pattern}
     summary = np.asarray(isp.metering.summary(raw, **settings)).clip(0, 1)
-    values = np.round(summary * 65535).astype(np.uint16)
-    tifffile.imwrite(unfinished / "frames" / f"{frame.stem}.tiff", values, metadata=None)
-    tiles = [np.s_[row : row + side, col : col + side] for row, col in corners]
-    lines = []
-    for index, label in choose([mask[tile].mean() for tile in tiles]):
+    _write(unfinished / "frames" / f"{frame.stem}.tiff", summary)
+    tiles, lines = [np.s_[row : row + side, col : col + side] for row, col in corners], []
+    for index, label in tiling.choose([mask[tile].mean() for tile in tiles]):
         row, col = corners[index]
-        stem = f"{frame.stem}_{row // row_step:02d}_{col // col_step:02d}"
-        values = np.round(raw[tiles[index]] * 65535).astype(np.uint16)
-        tifffile.imwrite(unfinished / "images" / f"{stem}.tiff", values, metadata=None)
-        Image.fromarray(mask[tiles[index]] * np.uint8(1 if indices else 255)).save(unfinished / "masks" / f"{stem}.png")
+        stem, kept = f"{frame.stem}_{row // row_step:02d}_{col // col_step:02d}", mask[tiles[index]]
+        _write(unfinished / "images" / f"{stem}.tiff", raw[tiles[index]])
+        Image.fromarray(kept * np.uint8(1 if tiling.indices else 255)).save(unfinished / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
     return lines, file_camera, warnings
 
 
-def load(
-    name: str,
-    folder: pathlib.Path,
-    side: int,
-    classes: tuple[str, ...],
-    segmentation: bool,
-    camera: isp.Camera | None = None,
-    indices: bool = False,
-) -> RawDataset:
-    """Loads the tiles that `cut` has written to a folder, by default with the common camera of their frames."""
-    advice, lines = f"delete {folder} to cut the tiles again", []
+def _write(path: pathlib.Path, raw: np.ndarray) -> None:
+    tifffile.imwrite(path, np.round(raw * 65535).astype(np.uint16), metadata=None)
+
+
+def _load(name: str, folder: pathlib.Path, tiling: Tiling) -> RawDataset:
+    """Loads the tiles of a folder, with the common camera of their frames."""
+    advice, file = f"delete {folder} to cut the tiles again", folder / "labels.dat"
     with advising(advice):
-        # Enough bytes for a million tiles.
-        for line in read_text(folder / "labels.dat", 2**28).splitlines():
+        names, labels = [], []
+        for line in read_text(file).splitlines():
             stem, separator, label = line.rpartition("\t")
-            if not separator or label not in classes:
-                wanted = f"each line must be a tile, a tab and {' or '.join(classes)}"
-                raise InputError(f"{folder / 'labels.dat'}: {wanted}, got {line!r:.100}")
-            lines.append((stem, classes.index(label)))
-        if not lines:
-            raise InputError(f"{folder / 'labels.dat'}: must list tiles, found none")
-        camera = camera or read_camera_file(folder / "camera.json")
-    names, labels = zip(*lines, strict=True)
+            if not separator or label not in tiling.classes:
+                raise InputError(
+                    f"{file}: each line must be a tile, a tab and {' or '.join(tiling.classes)}, got {line!r:.100}"
+                )
+            names.append(stem)
+            labels.append(tiling.classes.index(label))
+        if not names:
+            raise InputError(f"{file}: must list tiles, found none")
+        camera = read_camera_file(folder / "camera.json")
     return stored_set(
-        [(folder / "images" / f"{stem}.tiff", folder / "masks" / f"{stem}.png") for stem in names],
-        side,
-        segmentation,
-        advice,
+        [folder / "images" / f"{stem}.tiff" for stem in names],
+        [folder / "masks" / f"{stem}.png" for stem in names] if tiling.segmentation else [],
         [folder / "frames" / f"{frame_of(stem)}.tiff" for stem in names],
-        indices,
+        (tiling.side, tiling.side),
+        tiling.indices,
+        advice,
         name=name,
-        classes=classes,
+        classes=tiling.classes,
         camera=camera,
-        names=names,
+        names=tuple(names),
         labels=np.array(labels, np.int32),
         groups=list(map(frame_of, names)),
+    )
+
+
+def stored_set(
+    images: Sequence[pathlib.Path],
+    masks: Sequence[pathlib.Path],
+    summaries: Sequence[pathlib.Path],
+    shape: tuple[int, ...] | None,
+    indices: bool,
+    advice: str,
+    **fields: Any,
+) -> RawDataset:
+    """Makes a data set of raw images, or of images, that a program stored in 16 bits, see `read_stored`.
+
+    Without `masks`, the targets are the labels; with `indices`, masks hold classes. `summaries` are those of the frames
+    that the raw images are parts of, if any. `advice` says what to do about damaged files.
+    """
+
+    def read(index: int) -> Sample:
+        with advising(advice):
+            raw = read_stored(images[index], shape)
+            sample = Part(raw, read_stored(summaries[index], None)) if summaries else raw
+            if not masks:
+                return sample, fields["labels"][index]
+            mask = read_mask(masks[index], indices)
+            if mask.shape != raw.shape:
+                raise InputError(f"{masks[index]} must have shape {raw.shape}, got {mask.shape}")
+            return sample, mask
+
+    return RawDataset(
+        task="segmentation" if masks else "classification",
+        read=read,
+        files=tuple(zip(*filter(None, (images, masks, summaries)), strict=True)),
+        in_parts=bool(summaries),
+        **fields,
     )
 
 

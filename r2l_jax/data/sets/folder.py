@@ -15,7 +15,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import file_metadata, tiles
-from r2l_jax.data.files.boxes import read_boxes
+from r2l_jax.data.files.annotations import read_boxes, read_numbers
 from r2l_jax.data.files.known_camera import (
     KnownCamera,
     common_camera,
@@ -32,14 +32,12 @@ from r2l_jax.data.files.masks import (
     read_classes,
     refuse_boxes,
 )
-from r2l_jax.data.files.numbers import read_numbers
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, from_pictures, read_raw, warn_of_others
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, collected_warnings, warn, warn_once
-from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
 
@@ -64,23 +62,20 @@ def load(
 ) -> RawDataset:
     """Loads the raw files of a folder.
 
-    - If there are `annotations`, they are of whole frames of one size. A COCO JSON file is for detection of boxes, see
-      `boxes.read_boxes`: the targets are arrays `(N, 6)`: x1, y1, x2, y2, the class or -1, and 1 for a crowd. A CSV
-      file has the columns `name`, of a file, and numbers to predict, for a task of one's own.
-    - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
-      name of its frame; a mask is greater than 0 where the object is, or holds the index of each pixel's class, if
-      `classes`, or the folder's `classes.json`, name several. The first call cuts the frames into adjacent tiles, and
-      writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
+    - With `annotations`, they are whole frames of one size, with boxes for detection from a COCO JSON file, or numbers
+      to predict from a CSV file; see `files.annotations`.
+    - With the sub-folders `images` and `masks`, the task is segmentation (see `masks.pair_masks`), of one object or of
+      the classes that `classes` or the folder's `classes.json` name. The first call cuts the frames into adjacent
+      tiles, and writes them to the sub-folder `tiles_<side>`, or to one of `tiles_dir`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its center.
-    - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
-      Samples are converted to the first camera by name, see `reference_camera`. If no camera is stated, files that name
-      different models also count as several cameras.
+    - For several cameras, each sub-folder holds the files of one, in one of the last two layouts, and its
+      `camera.json`. Samples are converted to the first camera by name, see `reference_camera`. If no camera is stated,
+      files that name different models also count as several cameras.
 
     `camera` is the name of a known camera, a JSON file, or "auto" for the cameras that files or sub-folders name; or
-    the values of a single camera for all files. `tile_size` is the side of tiles or crops, even. None is 256 or,
-    if smaller, the shortest side of any file to classify. `group` tells which files depend on each other (see
-    `groups.named_groups`); "folder" is for classification, where each class then has a sub-folder for each group. By
-    default, the tiles of a frame are a group.
+    the values of a single camera for all files. `tile_size` is the side of tiles or crops, even. None is 256 or, if
+    smaller, the shortest side of any file to classify. `group` tells which files depend on each other (see
+    `groups.named_groups`); by default, the tiles of a frame do.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -92,30 +87,26 @@ def load(
     root = pathlib.Path(data_dir)
     folders = "*/*/" if group == FOLDER else "*/"
     parts = {"": camera} if isinstance(camera, KnownCamera) else _parts(root, camera, folders)
+    grouped = None  # the names that have groups, if not those of the samples
     if annotations is not None:
         if tile_size is not None or "" not in parts:
             refused = f"--tile_size={tile_size}" if tile_size is not None else "a camera.json in sub-folders"
             raise InputError(f"--annotations={annotations} is for whole frames of one camera: omit {refused}")
         dataset = _annotated(root, pathlib.Path(annotations), parts[""])
-        given = named_groups(group, list(map(pathlib.PurePath, dataset.names))) if group else None
-        return dataclasses.replace(dataset, groups=given)
-    layouts = {_has_masks(root / name) for name in parts}
-    if len(layouts) > 1:
-        raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
-    segmentation = layouts == {True}
-    if segmentation and group == FOLDER:
-        raise InputError(f"--group={group} is for classification: for frames and masks, give a pattern or a CSV file")
-    if segmentation:
-        dataset = _segmentation(root, parts, tile_size, tiles_dir or root, _named(root, classes))
+    elif _has_masks(root, parts):
+        if group == FOLDER:
+            raise InputError(
+                f"--group={group} is for classification: for frames and masks, give a pattern or a CSV file"
+            )
+        dataset = _segmentation(root, parts, tile_size or TILE_SIZE, tiles_dir or root, _named(root, classes))
+        grouped = list(map(tiles.frame_of, dataset.names))
     elif classes is not None:
         raise InputError(f"--classes is for masks: the classes of {root} are its sub-folders")
     else:
         dataset = _classification(root, parts, tile_size, folders)
-    images = list(map(tiles.frame_of, dataset.names)) if segmentation else dataset.names
-    given = images if segmentation else None
     if group is not None:
-        given = named_groups(group, list(map(pathlib.PurePath, images)))
-    return dataclasses.replace(dataset, groups=given)
+        grouped = named_groups(group, list(map(pathlib.PurePath, grouped or dataset.names)))
+    return dataclasses.replace(dataset, groups=grouped)
 
 
 def _named(root: pathlib.Path, given: tuple[str, ...] | None) -> Classes:
@@ -158,13 +149,32 @@ def _raw_files(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
     )
 
 
-def _has_masks(folder: pathlib.Path) -> bool:
-    there = [name for name in ("images", "masks") if (folder / name).is_dir()]
-    if len(there) == 1:
-        refuse_boxes(folder)
-        missing = "masks" if there == ["images"] else "images"
-        raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
-    return bool(there)
+def _has_masks(root: pathlib.Path, parts: Iterable[str]) -> bool:
+    layouts = set()
+    for folder in (root / part for part in parts):
+        there = [name for name in ("images", "masks") if (folder / name).is_dir()]
+        if len(there) == 1:
+            refuse_boxes(folder)
+            missing = "masks" if there == ["images"] else "images"
+            raise InputError(f"{folder} has a sub-folder {there[0]} but no {missing}: segmentation needs both")
+        layouts.add(bool(there))
+    if len(layouts) > 1:
+        raise InputError(f"{root}: all sub-folders must have the same layout; only some have images/ and masks/")
+    return layouts.pop()
+
+
+class _File(NamedTuple):
+    """A raw file, with the metadata that a data set needs before reading its samples.
+
+    `stated` are the values of its camera that the user states. `model` is the name of the camera: that of its
+    sub-folder, or in the file; empty if a whole camera is stated for all files.
+    """
+
+    path: pathlib.Path
+    stated: KnownCamera
+    model: str
+    shape: tuple[int, int]
+    camera: isp.Camera
 
 
 def _classification(
@@ -172,111 +182,90 @@ def _classification(
 ) -> RawDataset:
     """Loads the files in a sub-folder for each class; `folders` is "*/", or "*/*/" if these have one for each group."""
     there = {part: sorted((root / part).glob(f"{folders}[!.]*")) for part in parts}
-    of_parts = {part: list(_raw_files(paths)) for part, paths in there.items()}
-    files = [path for of_part in of_parts.values() for path in of_part]
-    owners = [part for part, of_part in of_parts.items() for _ in of_part]
-
-    def class_of(file: pathlib.Path) -> str:
-        return file.parts[-1 - folders.count("/")]
-
-    class_names = list(map(class_of, files))
+    raw_files = {part: list(_raw_files(paths)) for part, paths in there.items()}
     if folders != "*/" and (ungrouped := [file for part in parts for file in _raw_files((root / part).glob("*/*"))]):
         raise InputError(f"--group={FOLDER}: {min(ungrouped)} must be in the folder of a group")
-    classes = tuple(sorted(set(class_names)))
+
+    def class_of(path: pathlib.Path) -> str:
+        return path.parts[-1 - folders.count("/")]
+
+    classes = tuple(sorted({class_of(path) for paths in raw_files.values() for path in paths}))
     if len(classes) < 2:
         refuse_boxes(root)
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
-            f"found {len(files)} raw files in {len(classes)} sub-folders; {from_pictures()}"
+            f"found {sum(map(len, raw_files.values()))} raw files in {len(classes)} sub-folders; {from_pictures()}"
         )
     warn_of_others(path for paths in there.values() for path in paths if class_of(path) in classes and path.is_file())
     empty = [folder for part in parts for folder in (root / part).glob("[!.]*/") if folder.name not in classes]
     if empty:
         others = f" (likewise {len(empty) - 1} others)" if len(empty) > 1 else ""
         warn(f"{min(empty)} contains no raw files{others}, so it is not a class")
-    metadata = [each for part, of_part in of_parts.items() for each in _metadata_of(of_part, parts[part])]
-    for path, each in zip(files, metadata, strict=True):
-        if tile_size and min(each.shape) < tile_size:
-            raise InputError(f"{path} is {each.shape[0]}x{each.shape[1]}, smaller than --tile_size={tile_size}")
-    warn_once(
-        [f"{path}: {text}" for path, each in zip(files, metadata, strict=True) for text in each.warnings], len(files)
-    )
-    sides = [min(tile_size or TILE_SIZE, *each.shape) for each in metadata]
+    files = _described(raw_files, parts)
+    for file in files:
+        if tile_size and min(file.shape) < tile_size:
+            raise InputError(f"{file.path} is {file.shape[0]}x{file.shape[1]}, smaller than --tile_size={tile_size}")
+    sides = [min(tile_size or TILE_SIZE, *file.shape) for file in files]
     side = min(sides)
     if cropped := sum(each > side for each in sides):
         warn(
-            f"{cropped} of {len(files)} files are cropped to {side}x{side}, because {files[sides.index(side)]} is that "
-            "small and all samples must have the same size: remove it to keep more of the others"
+            f"{cropped} of {len(files)} files are cropped to {side}x{side}, because {files[sides.index(side)].path} is "
+            "that small and all samples must have the same size: remove it to keep more of the others"
         )
-
-    def read_middle(index: int) -> Sample:
-        with collected_warnings():  # `_metadata_of` has warned.
-            raw, file_camera = read_raw(files[index], parts[owners[index]])
-        return center_crop(raw, side, side, file_camera.pattern), labels[index]
-
-    labels = np.array([classes.index(name) for name in class_names], np.int32)
-    decoding = [_decoding_identity(known) for known in parts.values()]
-    dataset = RawDataset(
-        name="Folder",
-        task="classification",
-        classes=classes,
-        camera=None,
-        names=tuple(os.path.relpath(path, root) for path in files),
-        labels=labels,
-        read=read_middle,
-        files=tuple((path,) for path in files),
-        provenance=json.dumps([side, *(decoding[0] if len(parts) == 1 else decoding)]),
-        shot=lambda index: read_shot(files[index]),
-        white_level=next(iter(parts.values())).figures.get("white_level"),
-    )
-    names = [part or each.model for part, each in zip(owners, metadata, strict=True)]
-    return _with_cameras(dataset, names, files, [each.camera for each in metadata])
+    labels = np.array([classes.index(class_of(file.path)) for file in files], np.int32)
+    return _of_files(root, files, labels, side, task="classification", classes=classes, labels=labels)
 
 
 def _annotated(root: pathlib.Path, annotations: pathlib.Path, known: KnownCamera) -> RawDataset:
     """Loads the frames that a file lists, with their boxes or numbers."""
-    there = [path for path in root.rglob("[!.]*") if not path.is_dir()]
+    files: list[_File] = []
 
-    def shapes_of(frames: Sequence[pathlib.Path]) -> list[tuple[int, int]]:
-        metadata.extend(_metadata_of(frames, known))
-        return [each.shape for each in metadata]
+    def shape_of(frames: Sequence[pathlib.Path]) -> tuple[int, int]:
+        files.extend(_described({"": frames}, {"": known}))
+        first = files[0]
+        for file in files:
+            if file.shape != first.shape:
+                raise InputError(
+                    f"{root}: all frames must have one size, got {first.shape[0]}x{first.shape[1]} for {first.path} "
+                    f"and {file.shape[0]}x{file.shape[1]} for {file.path}"
+                )
+        return first.shape
 
-    metadata: list[_Metadata] = []
     if annotations.suffix.lower() == ".csv":
-        task, (files, targets, classes) = "numbers", read_numbers(annotations, root)
-        first = shapes_of(files)[0]
+        found = read_numbers(annotations, root)
+        shape_of(found.frames)
     else:
-        boxes = read_boxes(annotations, root, _raw_files(there), shapes_of)
-        task, files, targets, classes = "detection", boxes.frames, boxes.padded(), boxes.classes
-        first = metadata[0].shape
-    for path, each in zip(files, metadata, strict=True):
-        if each.shape != first:
-            raise InputError(
-                f"{root}: all frames must have one size, got {first[0]}x{first[1]} for {files[0]} and "
-                f"{each.shape[0]}x{each.shape[1]} for {path}"
-            )
-    warn_once(
-        [f"{path}: {text}" for path, each in zip(files, metadata, strict=True) for text in each.warnings], len(files)
-    )
+        found = read_boxes(annotations, root, _raw_files(root.rglob("[!.]*")), shape_of)
+    labels = np.zeros(len(files), np.int32)
+    return _of_files(root, files, found.targets, None, task=found.task, classes=found.classes, labels=labels)
 
-    def read_frame(index: int) -> Sample:
-        with collected_warnings():  # `_metadata_of` has warned.
-            return read_raw(files[index], known)[0], targets[index]
 
+def _of_files(
+    root: pathlib.Path, files: Sequence[_File], targets: np.ndarray, side: int | None, **fields: Any
+) -> RawDataset:
+    """Makes a data set of raw files, whole ones or the middles of a `side`, with their targets."""
+
+    def read(index: int) -> Sample:
+        with collected_warnings():  # `_described` has warned.
+            raw, camera = read_raw(files[index].path, files[index].stated)
+        return (center_crop(raw, side, side, camera.pattern) if side else raw), targets[index]
+
+    paths = [file.path for file in files]
+    stated = list({id(file.stated): file.stated for file in files}.values())
+    # The labels of other files do not matter.
+    of_targets = None if side else hashlib.sha256(targets.tobytes()).hexdigest()
     dataset = RawDataset(
         name="Folder",
-        task=task,
-        classes=classes,
         camera=None,
-        names=tuple(os.path.relpath(path, root) for path in files),
-        labels=np.zeros(len(files), np.int32),
-        read=read_frame,
-        files=tuple((path,) for path in files),
-        provenance=json.dumps([hashlib.sha256(targets.tobytes()).hexdigest(), *_decoding_identity(known)]),
-        shot=lambda index: read_shot(files[index]),
-        white_level=known.figures.get("white_level"),
+        names=tuple(os.path.relpath(path, root) for path in paths),
+        read=read,
+        files=tuple((path,) for path in paths),
+        provenance=json.dumps([side, of_targets, *map(_decoding_identity, stated)]),
+        shot=lambda index: read_shot(paths[index]),
+        white_level=stated[0].figures.get("white_level"),
+        **fields,
     )
-    return _with_cameras(dataset, [each.model for each in metadata], files, [each.camera for each in metadata])
+    return _with_cameras(dataset, [file.model for file in files], paths, [file.camera for file in files])
 
 
 def _with_cameras(
@@ -328,32 +317,26 @@ def _decoding_identity(camera: KnownCamera) -> list[Any]:
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
-class _Metadata(NamedTuple):
-    """The metadata of a file that a data set needs before reading its samples.
+def _described(raw_files: Mapping[str, Sequence[pathlib.Path]], parts: Mapping[str, KnownCamera]) -> list[_File]:
+    """Returns the metadata of the raw files of each part; decodes only those that are new or have changed."""
+    files, warned = list[_File](), list[str]()
+    for part, paths in raw_files.items():
+        stated = parts[part]
 
-    `model` is the name of the camera; empty if a whole camera is stated for all files.
-    """
+        def find(path: pathlib.Path, stated: KnownCamera = stated) -> list[Any]:
+            with collected_warnings() as warnings:
+                raw, camera = read_raw(path, stated)
+            # Leaves out the path, which may be spelled differently next time.
+            texts = [text.removeprefix(f"{path}: ") for text in warnings]
+            return [raw.shape, dataclasses.asdict(camera), "" if stated.camera else read_shot(path).title, texts]
 
-    shape: tuple[int, int]
-    camera: isp.Camera
-    model: str
-    warnings: list[str]
-
-
-def _metadata_of(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_Metadata]:
-    """Returns the metadata of each file; decodes only files that are new or have changed."""
-
-    def find(path: pathlib.Path) -> list[Any]:
-        with collected_warnings() as warnings:
-            raw, file_camera = read_raw(path, camera)
-        # Leaves out the path, which may be spelled differently next time.
-        texts = [text.removeprefix(f"{path}: ") for text in warnings]
-        model = read_shot(path).title if camera.camera is None else ""
-        return [raw.shape, dataclasses.asdict(file_camera), model, texts]
-
-    described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
-    found = file_metadata.of_files(f"mosaic_metadata/{described}", files, find, "reading raw files")
-    return [_Metadata(tuple(shape), isp.Camera(**camera), model, texts) for shape, camera, model, texts in found]
+        described = hashlib.sha256(json.dumps([_VERSION, stated.described]).encode()).hexdigest()[:16]
+        found = file_metadata.of_files(f"mosaic_metadata/{described}", paths, find, "reading raw files")
+        for path, (shape, camera, model, texts) in zip(paths, found, strict=True):
+            files.append(_File(path, stated, part or model, tuple(shape), isp.Camera(**camera)))
+            warned += [f"{path}: {text}" for text in texts]
+    warn_once(warned, len(files))
+    return files
 
 
 def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
@@ -365,64 +348,58 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
 
 
 def _segmentation(
-    root: pathlib.Path,
-    parts: Mapping[str, KnownCamera],
-    tile_size: int | None,
-    tiles_dir: pathlib.Path,
-    classes: Classes,
+    root: pathlib.Path, parts: Mapping[str, KnownCamera], side: int, tiles_dir: pathlib.Path, classes: Classes
 ) -> RawDataset:
     """Cuts the frames of each camera separately, and joins their tiles."""
     warn_of_others(file for part in parts for file in (root / part / "images").iterdir() if file.is_file())
     groups: dict[tuple[str, str], list[Pair]] = {}
-    for part, known in parts.items():
+    for part, stated in parts.items():
         pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
-        models = [""] * len(pairs)
-        if not part and known.camera is None:
+        models = [part] * len(pairs)
+        if not part and stated.camera is None:
             frames = [frame for frame, _ in pairs]
             models = file_metadata.of_files("cameras", frames, lambda path: read_shot(path).title, "reading cameras")
         for pair, model in zip(pairs, models, strict=True):
             groups.setdefault((part, model), []).append(pair)
     check_masks([mask for pairs in groups.values() for _, mask in pairs], classes.names)
-    side, indices = tile_size or TILE_SIZE, len(classes.names) > 1
-    tiled = {
-        group: _cut(tiles_dir / group[0], pairs, side, parts[group[0]], indices) for group, pairs in groups.items()
-    }
-    places = [(group, index) for group, of_group in tiled.items() for index in range(len(of_group))]
-    frames = {(group, frame.stem): frame for group, pairs in groups.items() for frame, _ in pairs}
-    shot_of_frame = functools.cache(read_shot)
+    tiling = tiles.Tiling(side, _OBJECT, _every_tile, indices=len(classes.names) > 1)
+    tiled = [
+        (part, model, _tiles(tiles_dir / part, pairs, parts[part], tiling)) for (part, model), pairs in groups.items()
+    ]
+    places = [(dataset, index) for *_, dataset in tiled for index in range(len(dataset))]
 
     def read(index: int) -> Sample:
-        group, place = places[index]
-        return tiled[group].read(place)
+        dataset, place = places[index]
+        return dataset.read(place)
 
     def shot(index: int) -> Shot:
-        group, place = places[index]
-        return shot_of_frame(frames[group, tiles.frame_of(tiled[group].names[place])])
+        dataset, place = places[index]
+        assert dataset.shot is not None
+        return dataset.shot(place)
 
-    paths = tuple(paths for of_group in tiled.values() for paths in of_group.files or ())
-    dataset = dataclasses.replace(
-        tiled[places[0][0]],
+    joined = dataclasses.replace(
+        tiled[0][-1],
         classes=classes.names,
         colors=classes.colors,
-        names=tuple(os.path.join(group[0], tiled[group].names[place]) for group, place in places),
-        labels=np.concatenate([of_group.labels for of_group in tiled.values()]),
+        names=tuple(os.path.join(part, name) for part, _, dataset in tiled for name in dataset.names),
+        labels=np.zeros(len(places), np.int32),
         groups=None,  # `load` sets them.
         read=read,
-        files=paths,
+        files=tuple(paths for *_, dataset in tiled for paths in dataset.files or ()),
         shot=shot,
         white_level=next(iter(parts.values())).figures.get("white_level"),
     )
-    cameras = [camera for group, _ in places if (camera := tiled[group].camera) is not None]
-    names = [part or model for (part, model), _ in places]
-    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras)
+    cameras = [dataset.camera for dataset, _ in places if dataset.camera is not None]
+    names = [model for _, model, dataset in tiled for _ in dataset.names]
+    return _with_cameras(joined, names, [image for image, *_ in joined.files or ()], cameras)
 
 
-def _cut(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera, indices: bool) -> RawDataset:
-    """Cuts frames into tiles unless these exist, and loads them."""
-    folder = root / f"tiles_{side}" / tiles.version(pairs, camera, indices)
+def _every_tile(fractions: Sequence[float]) -> list[tuple[int, str]]:
+    return [(index, *_OBJECT) for index in range(len(fractions))]
 
-    def every_tile(fractions: list[float]) -> list[tuple[int, str]]:
-        return [(index, *_OBJECT) for index in range(len(fractions))]
 
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, every_tile, indices))
-    return tiles.load("Folder", folder, side, _OBJECT, True, indices=indices)
+def _tiles(root: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: tiles.Tiling) -> RawDataset:
+    """Returns the tiles of frames, with the metadata of each frame's shot."""
+    dataset = tiles.tiled("Folder", root / f"tiles_{tiling.side}", pairs, camera, tiling)
+    frames, shot_of = {frame.stem: frame for frame, _ in pairs}, functools.cache(read_shot)
+    return dataclasses.replace(dataset, shot=lambda index: shot_of(frames[tiles.frame_of(dataset.names[index])]))

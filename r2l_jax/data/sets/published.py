@@ -1,12 +1,17 @@
 """The published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
 
+microscopy/images/raw_scale{001,005,010,025,050,075,100}/*    microscopy/labels/Ma190c_annotations.dat
+drone/images_full/raw_scale{001,005,010,025,050,075,100}/*    drone/masks_full/*
+
 Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. The choice of
 images, their order, and the random tiles follow the program published with the data sets.
 """
 
 import collections
+import dataclasses
 import pathlib
 import random
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,12 +20,12 @@ from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
-from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.files.tiles import stored_set
 from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.sets.synthetic import intensity_folder
+from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError, collected_warnings
-from r2l_jax.runtime.hosts import on_first_process
 
 # Published means and standard deviations of R, G and B after a static pipeline, and of mosaics at half size. They are
 # computed for other data sets.
@@ -50,36 +55,113 @@ SEED = 72
 _FRAME_SUFFIXES = (".tif", ".tiff", ".png", ".dng")
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where a published data set lies in the data folder.
+
+    The names of Zenodo's archives contain `folder`. `images` has a sub-folder for each intensity, and `targets` is the
+    file of labels or the folder of masks. `b2_folders` gives the local folder for the files of each folder in the B2
+    bucket.
+    """
+
+    folder: str
+    images: str
+    targets: str
+    b2_folders: Mapping[str, str]
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The folder names in the layout, by the last part of the folder names in the bucket."""
+        return {name.rsplit("/", 1)[-1]: place for name, place in self.b2_folders.items()}
+
+    def missing(self, root: pathlib.Path) -> list[str]:
+        """Lists the files and folders of the layout that do not exist or are empty."""
+        expected = [*(f"{self.images}/{intensity_folder(intensity)}" for intensity in INTENSITIES), self.targets]
+        return [
+            name for name in expected if not (root / name).is_file() and next((root / name).glob("[!.]*"), None) is None
+        ]
+
+
+LAYOUTS = {
+    "Microscopy": Layout(
+        folder="microscopy",
+        images="images",
+        targets="labels/Ma190c_annotations.dat",
+        b2_folders={
+            "Data histopathology/WhiteCellsImages": "images",
+            "Data histopathology/WhiteCellsLabels": "labels",
+        },
+    ),
+    "Drone": Layout(
+        folder="drone",
+        images="images_full",
+        targets="masks_full",
+        b2_folders={"drone/images": "images_full", "drone/masks": "masks_full"},
+    ),
+}
+
+
 def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     """Loads a published data set, one of `settings.PUBLISHED_SETS`; `intensity` is a folder such as "raw_scale100".
 
-    - "Microscopy": the raw images `microscopy/images/<intensity>/*.tiff`, labeled by
-      `microscopy/labels/Ma190c_annotations.dat`.
+    - "Microscopy": the raw images of white cells, with their classes.
     - "MicroscopyRGB": the same images, processed by the microscope's software, in folders whose names have "rgb"
       instead of "raw".
-    - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` with the masks `drone/masks_full/*`; the
-      name of a mask contains the name of its frame.
+    - "DroneSegmentationFull": the frames with masks of cars; the name of a mask contains the name of its frame.
     - "DroneSegmentation": tiles of 256x256 from these frames that show at least a part of a car.
     - "Drone": tiles to classify, with equally many "car" and "no car" tiles from every frame.
 
     The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
     """
     root = pathlib.Path(data_dir)
-    if name in ("Microscopy", "MicroscopyRGB"):
-        return _microscopy(name, root, intensity)
+    images, targets = _sources(name, root, intensity)
+    if problem := _problem(name, root, images, targets):
+        raise InputError(problem)
+    if download_name(name) == "Microscopy":
+        return _microscopy(name, root, images, targets)
+    frames = pair_masks(images, targets, _FRAME_SUFFIXES)
     if name == "DroneSegmentationFull":
-        return _frames(root, intensity)
-    return _tiles(name, root, intensity)
+        return _frames(frames)
+    folder, camera = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity, KnownCamera.of(isp.CAMERAS["drone"])
+    with collected_warnings():
+        return tiles.tiled(name, folder, frames, camera, _TILINGS[name])
 
 
 def download_name(name: str) -> str:
-    """Returns the download that holds a data set of `settings.PUBLISHED_SETS`."""
+    """Returns the download, one of `LAYOUTS`, that holds a data set of `settings.PUBLISHED_SETS`."""
     return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 
-def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
-    images, labels_file = _sources(name, root, intensity)
-    _require(name, root, images, labels_file)
+def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
+    """Returns whether `load` finds complete folders."""
+    root = pathlib.Path(data_dir)
+    return _problem(name, root, *_sources(name, root, intensity)) is None
+
+
+def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the folder of the images, and the file or folder of their targets."""
+    layout = LAYOUTS[download_name(name)]
+    if name == "MicroscopyRGB":
+        intensity = intensity.replace("raw", "rgb")
+    return root / layout.folder / layout.images / intensity, root / layout.folder / layout.targets
+
+
+def _problem(name: str, root: pathlib.Path, *paths: pathlib.Path) -> str | None:
+    """Says with advice which path is missing, or is from an interrupted download; None if all are complete."""
+    if missing := next((path for path in paths if not path.exists()), None):
+        return (
+            f"--dataset={name}: {missing.relative_to(root)} is not in --data_dir={root}; download it with "
+            f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
+        )
+    if part := next((part for path in paths if path.is_dir() for part in path.glob("*.part")), None):
+        return (
+            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is from an interrupted download: run the "
+            "same download again to continue it"
+        )
+    return None
+
+
+def _microscopy(name: str, root: pathlib.Path, images: pathlib.Path, labels_file: pathlib.Path) -> RawDataset:
     pairs = []
     with reading(labels_file):
         for line in filter(str.strip, read_text(labels_file).splitlines()):
@@ -92,71 +174,26 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     if len(classes) < 2:
         raise InputError(f"{labels_file} must name two of the classes {', '.join(CELLS)} more than {RARE} times")
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
-    _require(name, root, *paths)
-    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
-    camera = None if name == "MicroscopyRGB" else isp.CAMERAS["microscopy"]
-
-    def read(index: int) -> Sample:
-        if camera is None:
-            return read_stored(paths[index], (TILE_SIZE, TILE_SIZE, 3)), labels[index]
-        with collected_warnings():  # The published intensities go down to 0.01.
-            return read_raw(paths[index], camera)[0], labels[index]
-
-    return RawDataset(
+    if problem := _problem(name, root, *paths):
+        raise InputError(problem)
+    is_raw = name == "Microscopy"
+    return stored_set(
+        paths,
+        [],
+        [],
+        None if is_raw else (TILE_SIZE, TILE_SIZE, 3),
+        False,
+        f"download {name} again",
         name=name,
-        task="classification",
         classes=classes,
-        camera=camera,
+        camera=isp.CAMERAS["microscopy"] if is_raw else None,
         names=tuple(stem for stem, _ in pairs),
-        labels=labels,
-        read=read,
-        files=tuple((path,) for path in paths),
+        labels=np.array([classes.index(label) for _, label in pairs], np.int32),
     )
 
 
-def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
-    """Returns whether `load` finds complete folders."""
-    sources = _sources(name, pathlib.Path(data_dir), intensity)
-    return all(path.exists() for path in sources) and _unfinished_file(*sources) is None
-
-
-def _unfinished_file(*sources: pathlib.Path) -> pathlib.Path | None:
-    """Returns a file that an interrupted download left in the folders, or None."""
-    return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
-
-
-def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the folder of the images, and the file or folder of their targets."""
-    if download_name(name) == "Microscopy":
-        folder = root / "microscopy"
-        if name == "MicroscopyRGB":
-            intensity = intensity.replace("raw", "rgb")
-        return folder / "images" / intensity, folder / "labels" / "Ma190c_annotations.dat"
-    return root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
-
-
-def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
-    """Raises an InputError with advice unless all paths exist and their download is finished."""
-    if missing := [path for path in paths if not path.exists()]:
-        raise InputError(
-            f"--dataset={name}: {missing[0].relative_to(root)} is not in --data_dir={root}; download it with "
-            f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
-        )
-    if part := _unfinished_file(*paths):
-        raise InputError(
-            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is from an interrupted download: run the "
-            "same download again to continue it"
-        )
-
-
-def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
-    folder, masks_folder = _sources(name, root, intensity)
-    _require(name, root, folder, masks_folder)
-    return pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
-
-
-def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
-    pairs, camera = _frame_pairs("DroneSegmentationFull", root, intensity), isp.CAMERAS["drone"]
+def _frames(pairs: Sequence[Pair]) -> RawDataset:
+    camera = isp.CAMERAS["drone"]
 
     def read(index: int) -> Sample:
         with collected_warnings():
@@ -173,17 +210,6 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
         read=read,
         files=tuple(pairs),
     )
-
-
-def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
-    camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
-    frames, known = _frame_pairs(name, root, intensity), KnownCamera.of(camera)
-    folder = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity / tiles.version(frames, known)
-    choose = _with_cars if segmentation else _balanced
-    with collected_warnings():
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, known, choose))
-    classes = ("car",) if segmentation else ("car", "no car")
-    return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 
 
 def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:
@@ -203,3 +229,9 @@ def _balanced(fractions: list[float]) -> list[tuple[int, str]]:
     return [
         (index, label) for label, kind in (("car", cars), ("no car", others)) for index in kind if index not in dropped
     ]
+
+
+_TILINGS = {
+    "Drone": tiles.Tiling(TILE_SIZE, ("car", "no car"), _balanced, segmentation=False),
+    "DroneSegmentation": tiles.Tiling(TILE_SIZE, ("car",), _with_cars),
+}

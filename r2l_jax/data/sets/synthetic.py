@@ -10,6 +10,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from isp.sensor import expose
 from isp.unprocessing import to_camera
 from r2l_jax.data.files.decoding import advising
 from r2l_jax.data.files.known_camera import read_camera_file
-from r2l_jax.data.files.masks import stored_set
+from r2l_jax.data.files.tiles import stored_set
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.phantom import CLASSES, PARTS, parts, render
 from r2l_jax.names import INTENSITIES
@@ -79,15 +80,15 @@ def load(
     advice, pairs = f"delete {root} to render the data set again", _names_and_classes(images)
     with advising(advice):
         camera = read_camera_file(root / "camera.json")
-    names = tuple(stem for stem, _ in pairs)
-    classes = tuple(sorted(CLASSES))
-    folder, masks = root / "images" / intensity_folder(intensity), "parts" if chosen else "masks"
+    names, classes = tuple(stem for stem, _ in pairs), tuple(sorted(CLASSES))
+    masks = root / ("parts" if chosen else "masks")
     dataset = stored_set(
-        [(folder / f"{stem}.tiff", root / masks / f"{stem}.png") for stem in names],
-        size,
-        segmentation,
+        [root / "images" / intensity_folder(intensity) / f"{stem}.tiff" for stem in names],
+        [masks / f"{stem}.png" for stem in names] if segmentation else [],
+        [],
+        (size, size),
+        bool(chosen),
         advice,
-        indices=bool(chosen),
         name=name,
         classes=("white cell",) if segmentation else classes,
         camera=camera,
@@ -111,14 +112,21 @@ def _write_parts(folder: Path, images: int, size: int) -> None:
     """Writes the parts of the scenes that `generate` renders, unless the folder exists."""
     if folder.exists():
         return
-    names = [name for name, _ in _names_and_classes(images)]
-    keys, classes = _keys(images, 0), np.arange(images) % len(CLASSES)
     with atomic_folder(folder) as unfinished:
-        for start in tqdm(range(0, images, _BATCH), desc="parts of scenes", unit="batch", disable=None):
-            batch = np.arange(max(min(start, images - _BATCH), 0), min(start + _BATCH, images))
-            masks = np.asarray(_parts(keys[batch], jnp.array(classes[batch]), size))
-            for index, mask in zip(batch, masks, strict=True):
-                Image.fromarray(mask).save(unfinished / f"{names[index]}.png")
+        for names, keys, classes in _batches(images, 0, "parts of scenes"):
+            for name, mask in zip(names, np.asarray(_parts(keys, classes, size)), strict=True):
+                Image.fromarray(mask).save(unfinished / f"{name}.png")
+
+
+def _batches(images: int, seed: int, title: str) -> Iterator[tuple[list[str], Key[Array, " _"], Int[Array, " _"]]]:
+    """Yields the names, keys and classes of scenes, and shows a progress bar.
+
+    The last batch starts early enough to be full, so that all batches have one shape to compile.
+    """
+    keys, names = jax.random.split(jax.random.key(seed), images), [name for name, _ in _names_and_classes(images)]
+    for start in tqdm(range(0, images, _BATCH), desc=title, unit="batch", disable=None):
+        batch = np.arange(max(min(start, images - _BATCH), 0), min(start + _BATCH, images))
+        yield [names[index] for index in batch], keys[batch], jnp.array(batch % len(CLASSES))
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -126,10 +134,6 @@ def _write_parts(folder: Path, images: int, size: int) -> None:
 def _parts(key: PRNGKeyArray, cell_class: Int[Array, ""], size: int) -> UInt8[Array, "{size} {size}"]:
     render_key, _ = jax.random.split(key)
     return parts(render_key, cell_class, size)
-
-
-def _keys(images: int, seed: int) -> Key[Array, " {images}"]:
-    return jax.random.split(jax.random.key(seed), images)
 
 
 def _names_and_classes(images: int) -> list[tuple[str, str]]:
@@ -166,22 +170,15 @@ def _write(root: Path, settings: dict[str, int]) -> None:
             tifffile.imwrite(folder / f"{name}.tiff", raw, metadata=None)
         Image.fromarray(mask).save(root / "masks" / f"{name}.png")
 
-    images = settings["images"]
-    pairs = _names_and_classes(images)
-    names = [name for name, _ in pairs]
-    classes = np.arange(images) % len(CLASSES)
-    keys = _keys(images, settings["seed"])
     with ThreadPoolExecutor() as pool:
         written = iter(())
-        for start in tqdm(range(0, images, _BATCH), desc="synthetic data set", unit="batch", disable=None):
-            # The last batch starts early enough to be full, so that all batches have one shape to compile.
-            batch = slice(max(min(start, images - _BATCH), 0), start + _BATCH)
-            raws, masks = _photograph(keys[batch], jnp.array(classes[batch]), settings["size"])
+        for names, keys, classes in _batches(settings["images"], settings["seed"], "synthetic data set"):
+            raws, masks = _photograph(keys, classes, settings["size"])
             list(written)  # waits until the previous batch is written, and raises its errors
-            written = pool.map(write_scene, names[batch], np.asarray(raws), np.asarray(masks))
+            written = pool.map(write_scene, names, np.asarray(raws), np.asarray(masks))
         list(written)
 
-    lines = [f"{name} {label}\n" for name, label in pairs]
+    lines = [f"{name} {label}\n" for name, label in _names_and_classes(settings["images"])]
     (root / "labels" / "labels.dat").write_text("".join(lines))
     (root / "camera.json").write_text(CAMERA.to_json())
     (root / "dataset.json").write_text(json.dumps(settings))

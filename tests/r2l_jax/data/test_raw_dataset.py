@@ -9,6 +9,7 @@ from changes import change_camera, change_mask, change_pixel
 from PIL import Image
 
 import isp
+from r2l_jax.data import raw_dataset
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
@@ -63,6 +64,16 @@ def test_the_content_does_not_depend_on_the_folder(place, tmp_path):
     assert load(place).content == content
     shutil.copytree(root, tmp_path / "elsewhere")
     assert load((name, tmp_path / "elsewhere")).content == content
+
+
+def test_samples_are_read_without_hashing_any_file(place, monkeypatch):
+    dataset, hashed = load(place), []
+    monkeypatch.setattr(raw_dataset, "hash_files", lambda paths: hashed.extend(paths) or ["0"] * len(paths))
+    for index in (0, 3):
+        _ = dataset[index]
+    assert hashed == []
+    dataset.content_of([3])
+    assert hashed == list(dataset.files[3])
 
 
 def test_a_pixel_changes_the_content_of_its_sample_only(place):

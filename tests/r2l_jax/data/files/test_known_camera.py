@@ -33,7 +33,7 @@ def test_files_of_one_camera_have_its_median_values_and_the_noise_they_agree_on(
         (b'{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}', "the camera lacks white_balance, color_matrix$"),
         (b'{"black_levels": [0, 0, 0, 0]}', r"a camera may have only the fields .*, got \['black_levels'\]$"),
         (b"[" * 200_000, "recursion"),
-        (None, "a text file must have at most 1048576 bytes"),
+        (None, "a text file must have at most 268435456 bytes"),
     ],
 )
 def test_a_damaged_or_endless_camera_is_one_line(tmp_path, content, message):

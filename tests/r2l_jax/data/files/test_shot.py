@@ -44,5 +44,5 @@ def test_words_of_strangers_are_short_and_printable(tmp_path):
 
 def test_the_time_of_the_exposure_counts_rather_than_that_of_the_file():
     taken, changed = "2024:05:06 07:08:09", "2025:01:02 03:04:05"
-    assert _from_tags({"DateTimeOriginal": taken, "DateTime": changed}).date == "2024-05-06T07:08:09"
-    assert _from_tags({"DateTimeOriginal": "0000:00:00 00:00:00", "DateTime": changed}).date == "2025-01-02T03:04:05"
+    assert _from_tags({"DateTimeOriginal": taken, "DateTime": changed})["date"] == "2024-05-06T07:08:09"
+    assert _from_tags({"DateTimeOriginal": "0000:00:00 00:00:00", "DateTime": changed})["date"] == "2025-01-02T03:04:05"

@@ -74,7 +74,7 @@ def test_a_missing_strip_or_tile_is_named_rather_than_read_as_black(tmp_path, co
     ("options", "tags", "message"),
     [
         ({"rowsperstrip": 16}, {"ImageLength": 192}, "it declares 12 strips and holds 6"),
-        ({}, {"StripByteCounts": 12287}, "strip 0 of 1 holds 12287 of the 12288 bytes declared"),
+        ({}, {"StripByteCounts": 12287}, "its strips hold 12287 of the 12288 bytes declared"),
         ({}, {"StripByteCounts": 2**20}, "strip 0 of 1 lies outside of the file"),
         ({}, {"ImageWidth": 0}, r"empty picture of shape \(96, 0\)"),
         (
@@ -92,16 +92,37 @@ def test_a_file_that_declares_what_it_cannot_hold_is_refused(tmp_path, options, 
         read_tiff(path)
 
 
-@pytest.mark.parametrize(("size", "held"), [(2**24, 257), (200, 200)])
-def test_what_a_strip_unpacks_to_is_counted_up_to_what_is_declared(tmp_path, size, held):
-    strip = zlib.compress(bytes(size))
-    path = write(tmp_path / "a.tif", SAMPLES[:2], compression="zlib")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_strip_or_tile_that_unpacks_to_too_few_samples_is_refused(tmp_path, layout):
+    kind = "Tile" if "tile" in layout else "Strip"
+    path = write(tmp_path / "a.tif", compression="zlib", **layout)
+    # Whole rows are missing, which could be read as black.
+    short = zlib.compress(bytes(128))
     place = path.stat().st_size
-    path.write_bytes(path.read_bytes() + strip)
-    overwrite(path, "StripOffsets", 0, place)
-    overwrite(path, "StripByteCounts", 0, len(strip))
-    with pytest.raises(ValueError, match=f"strip 0 of 1 holds {held} of the 256 bytes declared"):
+    path.write_bytes(path.read_bytes() + short)
+    overwrite(path, f"{kind}Offsets", 0, place)
+    overwrite(path, f"{kind}ByteCounts", 0, len(short))
+    with pytest.raises(ValueError, match=rf"corrupted {kind.lower()}"):
         read_tiff(path)
+
+
+def test_a_compressed_strip_that_exceeds_its_picture_is_not_unpacked(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tif", SAMPLES[:2], compression="zlib")
+    bomb, place = zlib.compress(bytes(2**24)) + bytes(2**20), path.stat().st_size
+    path.write_bytes(path.read_bytes() + bomb)
+    overwrite(path, "StripOffsets", 0, place)
+    overwrite(path, "StripByteCounts", 0, len(bomb))
+    monkeypatch.setattr(zlib, "decompress", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match=rf"its strips hold {len(bomb)} bytes, compressed, of 256 bytes declared"):
+        read_tiff(path)
+
+
+def test_a_compressed_file_is_inflated_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.tif", compression="zlib", rowsperstrip=16)
+    inflated, inflate = [], zlib.decompress
+    monkeypatch.setattr(zlib, "decompress", lambda data, *rest: inflated.append(len(data)) or inflate(data, *rest))
+    np.testing.assert_array_equal(read_tiff(path), SAMPLES)
+    assert len(inflated) == 6
 
 
 def test_stored_samples_have_16_bits_and_the_known_shape(tmp_path):

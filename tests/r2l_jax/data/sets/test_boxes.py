@@ -130,7 +130,7 @@ WRONG = {
     ),
     r"got \[4, -2, 10, 20\] for annotation 1": lambda coco: coco["annotations"][0].update(bbox=[4, -2, 10, 20]),
     r"got \[4, 6, 0, 20\] for annotation 1": lambda coco: coco["annotations"][0].update(bbox=[4, 6, 0, 20]),
-    r"annotation 3 must have an iscrowd of 0 or 1, got 2": lambda coco: coco["annotations"][2].update(iscrowd=2),
+    "Invalid enum value 2 - at `.*iscrowd`": lambda coco: coco["annotations"][2].update(iscrowd=2),
     r"all are fractions, such as \[0.1, 0.2, 0.5, 1\] for annotation 1": lambda coco: [
         each.update(bbox=[0.1, 0.2, 0.5, 1]) for each in coco["annotations"]
     ],
