@@ -14,7 +14,7 @@ import logging
 import pathlib
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -208,10 +208,21 @@ class TorchNetwork(HostNetwork):
         """Detects objects in each image."""
         torch, name = import_torch(), type(self._module).__name__
         with torch.no_grad(), self._mode:
-            found = self._called(images, list(torch.tensor(images, **self._place)))
+            found = self._called(
+                f"a list of images of shape {images.shape[1:]}", list(torch.tensor(images, **self._place))
+            )
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
-        return [_joined(_parts(each, name), name) for each in found]
+        detections = []
+        for each in found:
+            try:
+                parts = [_array(each[key]) for key in _OF_OBJECTS]
+            except (TypeError, KeyError, AttributeError, IndexError):
+                got = ", ".join(map(str, each)) if isinstance(each, Mapping) else f"a {type(each).__name__}"
+                wanted = f"a dict of {', '.join(_OF_OBJECTS)} for each image"
+                raise InputError(f"{name} must return {wanted}, got {got}") from None
+            detections.append(_joined(parts, name))
+        return detections
 
     def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
         """Computes the sum of a detector's losses for each image `(N,)`, and its gradient for the image `(N, 3, H, W)`.
@@ -221,15 +232,14 @@ class TorchNetwork(HostNetwork):
         """
         torch = import_torch()
         losses, gradients = np.zeros(len(images), np.float32), np.zeros(images.shape, np.float32)
-        device = self._place["device"]
+        device, given = self._place["device"], f"images and targets of shape {images.shape[1:]}"
         with self._mode, self._in_training(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, (image, (boxes, labels)) in enumerate(zip(images, targets, strict=True)):
                 torch.manual_seed(0)
                 leaf = torch.tensor(image, requires_grad=gradient)
                 target = {"boxes": torch.tensor(boxes, **self._place), "labels": torch.tensor(labels, device=device)}
                 with torch.set_grad_enabled(gradient):
-                    found = self._called(images, [leaf.to(**self._place, copy=True)], [target])
-                    loss = self._sum(found)
+                    loss = self._sum(self._called(given, [leaf.to(**self._place, copy=True)], [target]))
                 losses[number] = loss.item()
                 if gradient and loss.requires_grad:
                     (of_leaf,) = torch.autograd.grad(loss, leaf, allow_unused=True)
@@ -261,26 +271,20 @@ class TorchNetwork(HostNetwork):
         finally:
             self._module.eval()
 
-    def _called(self, images: np.ndarray, *arguments: Any) -> Any:
-        """Calls the module, which may raise anything."""
+    def _called(self, given: str, *arguments: Any) -> Any:
+        """Calls the module, which may raise anything, with arguments that `given` describes."""
         try:
             with warnings.catch_warnings(action="ignore"):
                 return self._module(*arguments)
         except Exception as error:
-            shape, name = ", ".join(map(str, images.shape[1:])), type(self._module).__name__
-            given = "images and targets" if len(arguments) > 1 else "a list of images"
-            raise InputError(f"{name} rejects {given} of shape ({shape}): {in_one_line(error):.300}") from error
+            raise InputError(f"{type(self._module).__name__} rejects {given}: {in_one_line(error):.300}") from error
 
     def _computed(self, images: Any) -> Any:
         """Computes the logits of a tensor, as a tensor of float32 on the CPU."""
         torch, name = import_torch(), type(self._module).__name__
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                # A copy, since the module may change its images in place: a leaf of a gradient, or the memory of JAX.
-                logits = self._module(images.to(**self._place, copy=True))
-        except Exception as error:  # Modules may raise anything for images of a size or channels that they do not take.
-            shape = ", ".join(map(str, images.shape[1:]))
-            raise InputError(f"{name} rejects images of shape (B, {shape}): {in_one_line(error):.300}") from error
+        # A copy, since the module may change its images in place: a leaf of a gradient, or the memory of JAX.
+        copy = images.to(**self._place, copy=True)
+        logits = self._called(f"images of shape (B, {', '.join(map(str, images.shape[1:]))})", copy)
         if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 4) or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
             raise InputError(
@@ -305,15 +309,6 @@ def _without_gradient(name: str, what: str) -> str:
         f"{name} must return {what} with a gradient for its images; torch.no_grad, detach or NumPy in its forward "
         "method may stop the gradient"
     )
-
-
-def _parts(found: Any, name: str) -> list[np.ndarray]:
-    """Returns the boxes, scores and labels that a PyTorch detector states of an image."""
-    try:
-        return [_array(found[key]) for key in _OF_OBJECTS]
-    except (TypeError, KeyError, AttributeError, IndexError):
-        got = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
-        raise InputError(f"{name} must return a dict of {', '.join(_OF_OBJECTS)} for each image, got {got}") from None
 
 
 def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
@@ -399,30 +394,49 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) -> Array:
-    """Calls a function of NumPy arrays. Axes that `vmap` adds become part of the batch."""
+def with_gradient(network: HostNetwork) -> TorchNetwork:
+    """Returns a network that has gradients; raises an InputError for others."""
+    if not isinstance(network, TorchNetwork):
+        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
+    return network
 
-    def folded(images: jax.Array, *others: jax.Array) -> np.ndarray:
-        added = images.ndim - 4
-        arrays = [array.reshape(-1, *array.shape[added + 1 :]) if added else array for array in (images, *others)]
-        return function(*arrays).reshape(*images.shape[:added], *shape)
 
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.pure_callback(folded, result, images, *others, vmap_method="broadcast_all")
+def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, int]) -> Any:
+    """Calls a function of NumPy arrays `(B, ...)`, each given with its number of axes for one image.
+
+    `shapes` are the shapes and types that the function returns for one image, a tree; it returns arrays with a row for
+    each. Axes that `vmap` adds become part of the batch.
+    """
+    ranks = [rank for _, rank in arrays]
+
+    def called(*given: jax.Array) -> Any:
+        lead = given[0].shape[: given[0].ndim - ranks[0]]
+        flat = list(given)
+        if len(lead) > 1:
+            flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(given, ranks, strict=True)]
+        return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
+
+    count = len(arrays[0][0])
+    result = jax.tree.map(lambda each: jax.ShapeDtypeStruct((count, *each.shape), each.dtype), shapes)
+    return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
+
+
+def _logits_shape(network: HostNetwork, images: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(network.shape(images.shape)[1:], jnp.float32)
 
 
 def _plain(network: HostNetwork, images: Array) -> Array:
-    return _call(network.logits, network.shape(images.shape), images)
+    return of_images(network.logits, _logits_shape(network, images), (images, 3))
 
 
 def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
-    if not isinstance(network, TorchNetwork):
-        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
-    return _call(network.kept_logits, network.shape(images.shape), images), images
+    kept_logits = with_gradient(network).kept_logits
+    return of_images(kept_logits, _logits_shape(network, images), (images, 3)), images
 
 
 def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
-    return (_call(network.gradient, images.shape, images, cotangent),)
+    shape = jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+    return (of_images(network.gradient, shape, (images, 3), (cotangent, cotangent.ndim - 1)),)
 
 
 _logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))

@@ -72,10 +72,10 @@ def overlaid(image: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndar
     return np.where(tints.any(-1, keepdims=True), (np.clip(image, 0, 1) + tints) / 2, image)
 
 
-def class_masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks.
 
-    Pixels that are ignored are gray.
+    Masks hold the places of their `colors`; pixels that are ignored are gray.
     """
     every = np.concatenate([colors, np.full((256 - len(colors), 3), 128, np.uint8)]) / 255
     return np.concatenate([row_of(row) for row in (images, every[targets], every[predicted])])
@@ -90,12 +90,6 @@ def boxed(image: np.ndarray, boxes: np.ndarray, color: tuple[float, float, float
         image[[top, bottom], left : right + 1] = color
         image[top : bottom + 1, [left, right]] = color
     return image
-
-
-def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks."""
-    rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))
-    return np.concatenate([row_of(row) for row in rows])
 
 
 def row_of(images: np.ndarray) -> np.ndarray:
