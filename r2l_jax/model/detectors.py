@@ -127,17 +127,17 @@ def _channels_first(images: AnyArray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1), np.float32)
 
 
-def _called(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
+def _losses_of(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
     shapes = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
     return of_images(functools.partial(detector._host_losses, gradient), shapes, (images, 3), (targets, 2))
 
 
 def _plain(detector: Detector, images: Array, targets: Array) -> Array:
-    return _called(detector, False, images, targets)[0]
+    return _losses_of(detector, False, images, targets)[0]
 
 
 def _forward(detector: Detector, images: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-    losses, gradients = _called(detector, True, images, targets)
+    losses, gradients = _losses_of(detector, True, images, targets)
     return losses, (gradients, targets)
 
 

@@ -44,10 +44,13 @@ class HostNetwork(abc.ABC):
 
     def __init__(self):
         let_callbacks_read()
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    @abc.abstractmethod
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits `(N, C, ...)` of images of a shape `(N, 3, H, W)`."""
+        """Returns the shape of the logits of images of a shape `(N, 3, H, W)`, found with a single black image."""
+        if images[1:] not in self._shapes:
+            self._shapes[images[1:]] = self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:]
+        return (images[0], *self._shapes[images[1:]])
 
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -92,10 +95,6 @@ class OnnxNetwork(HostNetwork):
         sides = shape[1:3] if self._last else shape[2:]
         self.size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
         self._batch = shape[0] if isinstance(shape[0], int) else None
-
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, found with black images."""
-        return (images[0], *self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits of images, in batches of the size that the file requires."""
@@ -161,18 +160,10 @@ class TorchNetwork(HostNetwork):
         first = next((each for each in module.state_dict().values() if each.is_floating_point()), torch.zeros(()))
         self._place = {"device": first.device, "dtype": first.dtype}
         self.identity = _hash(module)
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         # The images and the logits of the latest call whose gradient was asked for.
         self._kept: collections.deque = collections.deque(maxlen=1)
         # Held while the module is in training mode, since JAX may call it in several threads.
         self._mode = threading.RLock()
-
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, found with a single black image."""
-        if images[1:] not in self._shapes:
-            with import_torch().no_grad():
-                self._shapes[images[1:]] = tuple(self._computed(import_torch().zeros(1, *images[1:])).shape[1:])
-        return (images[0], *self._shapes[images[1:]])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
