@@ -34,7 +34,7 @@ _FLAG = "--classifier_network"
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class NamedHead:
     """A head by name; calling it makes the head.
 
@@ -42,17 +42,11 @@ class NamedHead:
     `groups` are the numbers of the outputs that stand for each class; None if the outputs are the classes.
     """
 
-    name: str
-    make: Callable[..., Any]
+    name: str = dataclasses.field(compare=False)
+    make: Callable[..., Any] = dataclasses.field(compare=False)
     identity: tuple[Any, ...]
-    source: Source | None = None
-    groups: tuple[tuple[int, ...], ...] | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NamedHead) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
+    source: Source | None = dataclasses.field(default=None, compare=False)
+    groups: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, compare=False)
 
     def __call__(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, with this many logits for each image or pixel."""
