@@ -44,9 +44,9 @@ class DataSettings(Settings):
         needs="dataset=Folder",
     )
     classes: tuple[str, ...] | None = setting(
-        "names of the classes in index masks, in order from index 0; 255 is ignored; default: those in classes.json, "
-        "or masks of one object; SyntheticSegmentation: any of nucleus, cytoplasm and red cell; default: one object, "
-        "the white cell",
+        "for masks of several classes: their names in the order of the indices, from 0 on; pixels of 255 are ignored; "
+        "by default, those of classes.json in the folder, or one object; SyntheticSegmentation has nucleus, cytoplasm "
+        "and red cell on a background, and by default one object, the white cell",
         None,
         rare=True,
         needs="dataset=Folder|SyntheticSegmentation",
