@@ -78,7 +78,7 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
 
 
 # Added to variances, as PyTorch does.
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 
 class Mixing(nnx.Variable):
@@ -110,8 +110,8 @@ def mix(mixing: Mixing, x: Array, mean: Array, var: Array) -> tuple[Array, Array
     count = x.size // x.shape[-1]
     var_of_batch = (variances.mean(0) + jnp.square(means - of_batch).mean(0)) * count / max(count - 1, 1)
     mixed, mixed_var = known + share * (of_batch - known), known_var + share * (var_of_batch - known_var)
-    ratio = (mixed_var + _EPSILON) / (known_var + _EPSILON)
-    return mixed + jnp.sqrt(ratio) * (mean - known), (var + _EPSILON) * ratio - _EPSILON
+    ratio = (mixed_var + EPSILON) / (known_var + EPSILON)
+    return mixed + jnp.sqrt(ratio) * (mean - known), (var + EPSILON) * ratio - EPSILON
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -127,7 +127,7 @@ class BatchNorm(nnx.BatchNorm):
     mixing: Mixing | None = None
 
     def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs):
-        super().__init__(features, momentum=0.9, epsilon=_EPSILON, use_scale=affine, use_bias=affine, rngs=rngs)
+        super().__init__(features, momentum=0.9, epsilon=EPSILON, use_scale=affine, use_bias=affine, rngs=rngs)
 
     def __call__(
         self,
@@ -202,7 +202,7 @@ def _normalize_backward(
     mean_gradient = _mean_by_feature(gradient, scale.size)
     slope = inverse * _mean_of_terms(_products, rows, mean, gradient)
     gain, pull = scale * inverse, scale * inverse * inverse * slope
-    shifted = _scaled_and_shifted(gradient, gain, mean * pull - gain * mean_gradient)
+    shifted = _scale_and_shift(gradient, gain, mean * pull - gain * mean_gradient)
     return (shifted - rows * _each_pixel(pull, rows)).astype(rows.dtype), count * slope, count * mean_gradient
 
 
@@ -210,11 +210,7 @@ _normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _scale_and_shift(rows: Array, scale: Array, shift: Array) -> Array:
-    return _scaled_and_shifted(rows, scale, shift).astype(rows.dtype)
-
-
-def _scaled_and_shifted(rows: Array, scale: Array, shift: Array) -> Array:
-    return rows * _each_pixel(scale, rows) + _each_pixel(shift, rows)
+    return (rows * _each_pixel(scale, rows) + _each_pixel(shift, rows)).astype(rows.dtype)
 
 
 def _each_pixel(values: Array, rows: Array) -> Array:
@@ -251,13 +247,9 @@ def _products(rows: Array, mean: Array, gradient: Array) -> Array:
 @jax.custom_vjp
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Computes max(x, 0), with a gradient of 0 at 0."""
-    return _positive(x)
-
-
-def _positive(x: AnyArray) -> Array:
     # Not fused with its readers: XLA:CPU would compute a whole block of the network again for the gradient of each
     # kernel, in an order that is slow to write in.
-    return apart(_maximum_with_zero)(jnp.asarray(x))
+    return apart(_maximum_with_zero)(x)
 
 
 def _maximum_with_zero(x: Array) -> Array:
@@ -265,7 +257,7 @@ def _maximum_with_zero(x: Array) -> Array:
 
 
 def _relu_forward(x: AnyArray) -> tuple[Array, Array]:
-    y = _positive(x)
+    y = relu(jnp.asarray(x))
     return y, y
 
 
@@ -285,11 +277,9 @@ def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "ba
     return _max_pool(x, x.shape[1:3])
 
 
-def _maxima(x: AnyArray, sides: tuple[int, int]) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: AnyArray, sides: tuple[int, int]) -> Array:
     return _maxima_and_places(jnp.asarray(x))[0]
-
-
-_max_pool = jax.custom_vjp(_maxima, nondiff_argnums=(1,))
 
 
 def _maxima_and_places(x: Array) -> tuple[Array, Array]:

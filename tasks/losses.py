@@ -1,8 +1,7 @@
 """Losses, and an image similarity.
 
 A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
-A segmentation loss is one number per batch, and takes weights; `dice_sums` gives the loss of several batches, and
-`class_sums`, for several classes, the parts of each image.
+A segmentation loss is one number for all pixels of a batch or a data set, computed from sums of each image.
 """
 
 import jax
@@ -54,33 +53,31 @@ def dice(
         targets: Values in [0, 1], usually 0 and 1, of the same shape.
         weights: The weight of each sample, `(B,)`: 0 for samples that only pad a batch. If None, all weigh 1.
     """
-    return dice_of(*dice_sums(logits, targets, weights))
+    sums = dice_sums(logits, targets)
+    return dice_of(sums.sum(0) if weights is None else weighted_sum(sums, weights))
 
 
 def dice_sums(
     logits: Float[Array, " batch *pixels"],
     targets: Real[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
-    weights: Float[Array, " batch"] | None = None,
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Computes the sums `(sum(p t), sum(p), sum(t))` of the Dice loss, which can be added up over batches.
-
-    Arguments are those of `dice`. `dice_of` computes the loss of all batches from their total.
-    """
+) -> Float[Array, "batch 3"]:
+    """Computes the sums `(sum(p t), sum(p), sum(t))` of each image for the Dice loss, see `dice` and `dice_of`."""
     if logits.shape != targets.shape:
         raise ValueError(f"targets must have the shape of the logits, {logits.shape}, got {targets.shape}")
     # In this form, rounding does not make the gradient of a large logit vanish.
     probabilities = jnp.exp(jax.nn.log_sigmoid(logits))
-    each_sample = tuple(range(1, logits.ndim))
-    common, predicted, true = (
-        pixels.sum(each_sample) for pixels in (probabilities * targets, probabilities, targets.astype(logits.dtype))
-    )
-    if weights is not None:
-        common, predicted, true = common * weights, predicted * weights, true * weights
-    return common.sum(), predicted.sum(), true.sum()
+    terms = probabilities * targets, probabilities, targets.astype(logits.dtype)
+    return jnp.stack([pixels.sum(tuple(range(1, logits.ndim))) for pixels in terms], 1)
 
 
-def dice_of(common: Float[Array, ""], predicted: Float[Array, ""], true: Float[Array, ""]) -> Float[Array, ""]:
-    """Computes the Dice loss from the sums of `dice_sums`."""
+def weighted_sum(sums: Float[Array, "images ..."], weights: Float[Array, " images"]) -> Float[Array, "..."]:
+    """Adds up the sums of images, such as `dice_sums` and `class_sums`, by the weights of the images."""
+    return (sums * weights.reshape(-1, *[1] * (sums.ndim - 1))).sum(0)
+
+
+def dice_of(sums: Float[Array, "3"]) -> Float[Array, ""]:
+    """Computes the Dice loss from the total of `dice_sums`."""
+    common, predicted, true = sums
     score = 2 * common / jnp.maximum(predicted + true, 1e-7)
     return jnp.where(true > 0, 1 - score, 0)
 

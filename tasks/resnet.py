@@ -80,13 +80,17 @@ NETWORKS = {
 }
 
 
+# The number of stages, each of which halves the resolution.
+DEPTH = 5
+
+
 class ResNetTrunk(nnx.Module):
     """Computes features at several resolutions: a residual network without its classifier.
 
-    There are five stages, each of which halves the resolution: first `conv1` with `bn1`, then `layer1` to `layer4`,
-    which have `counts` blocks. The first `depth` stages are used. The attribute `channels` lists the number of channels
-    of each stage's features. Features and all intermediate results have the precision `dtype`; None takes the images'
-    precision. The `params` stream of `rngs` draws the weights.
+    The stages are `conv1` with `bn1`, then `layer1` to `layer4`, which have `counts` blocks. The first `depth` stages
+    are used; `load_torch_state` ignores weights of the others and of a classifier. The attribute `channels` lists the
+    number of channels of each stage's features. Features and all intermediate results have the precision `dtype`; None
+    takes the images' precision. The `params` stream of `rngs` draws the weights.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class ResNetTrunk(nnx.Module):
         counts: tuple[int, ...],
         *,
         inputs: int = 3,
-        depth: int = 5,
+        depth: int = DEPTH,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -113,6 +117,7 @@ class ResNetTrunk(nnx.Module):
             setattr(self, f"layer{stage + 1}", nnx.List(layer))
             channels.append(outputs)
         self.channels = tuple(channels)
+        self.unused_tensors = ("fc.", *(f"layer{stage}." for stage in range(depth, DEPTH)))
 
     def features(self, x: Float[Array, "batch height width inputs"]) -> list[Float[Array, "batch _ _ _"]]:
         """Computes the features of each stage, from the finest to the coarsest.
@@ -152,6 +157,7 @@ class ResNet(ResNetTrunk):
         channels = self.channels[-1]
         bound = channels**-0.5
         uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        self.unused_tensors = ()
         self.fc = nnx.Linear(channels, num_classes, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:

@@ -13,35 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tasks.layers import BatchNorm, Conv, at_least_float32, relu
-from tasks.resnet import NETWORKS, BasicBlock, Bottleneck, ResNetTrunk
-
-_MAX_DEPTH = 5
+from tasks.resnet import DEPTH, NETWORKS, ResNetTrunk
 
 
 def upsample(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols channels"]:
     """Doubles the resolution: each pixel becomes a square of two by two equal pixels."""
     return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
-
-
-class Encoder(ResNetTrunk):
-    """Computes features with the first `depth` stages of a residual network.
-
-    `load_torch_state` accepts weights that also cover the other stages and the classifier, as the files of
-    segmentation_models_pytorch and torchvision do.
-    """
-
-    def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        counts: tuple[int, ...],
-        *,
-        inputs: int,
-        depth: int,
-        dtype: DTypeLike | None = None,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(block, counts, inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
-        self.unused_tensors = ("fc.", *(f"layer{stage}." for stage in range(depth, _MAX_DEPTH)))
 
 
 class DecoderBlock(nnx.Module):
@@ -147,7 +124,7 @@ class Unet(nnx.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: ResNetTrunk,
         decoder: UnetDecoder | UnetPlusPlusDecoder,
         segmentation_conv: SegmentationConv,
     ):
@@ -197,12 +174,12 @@ def unet(
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     if encoder not in NETWORKS:
         raise ValueError(f"encoder must be one of {', '.join(NETWORKS)}, got {encoder!r}")
-    if not 1 <= depth <= _MAX_DEPTH:
-        raise ValueError(f"depth must be from 1 to {_MAX_DEPTH}, got {depth}")
+    if not 1 <= depth <= DEPTH:
+        raise ValueError(f"depth must be from 1 to {DEPTH}, got {depth}")
     if decoder_channels is None:
         decoder_channels = (256, 128, 64, 32, 16)[:depth]
     if len(decoder_channels) != depth:
         raise ValueError(f"decoder_channels must be {depth} numbers, one for each stage, got {tuple(decoder_channels)}")
-    trunk = Encoder(*NETWORKS[encoder], inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
+    trunk = ResNetTrunk(*NETWORKS[encoder], inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
     decoder = NAMES[name](trunk.channels[::-1], decoder_channels, rngs=rngs)
     return Unet(trunk, decoder, SegmentationConv(decoder_channels[-1], classes, rngs=rngs))

@@ -89,10 +89,6 @@ def convolve(
 
     Rounding errors are about 5e-6 of the largest value. Forward mode does not work.
     """
-    return _convolved(x, kernel)
-
-
-def _convolved(x: Array, kernel: Array) -> Array:
     products = _products(jnp.matmul, _transformed(_INPUT, x, margin=1), apart(_transformed_kernel)(kernel))
     tiles = _both_sides(_OUTPUT, products)
     batch, rows, cols, outputs = tiles[0][0].shape
@@ -102,12 +98,12 @@ def _convolved(x: Array, kernel: Array) -> Array:
 
 def _forward(x: Array | np.ndarray, kernel: Array | np.ndarray) -> tuple[Array, tuple[Array, Array]]:
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    return _convolved(x, kernel), (x, kernel)
+    return convolve(x, kernel), (x, kernel)
 
 
 def _backward(residuals: tuple[Array, Array], gradient: Array | np.ndarray) -> tuple[Array, Array]:
     (x, kernel), gradient = map(jnp.asarray, residuals), jnp.asarray(gradient)
-    return _convolved(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), _kernel_gradient(x, gradient)
+    return convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), _kernel_gradient(x, gradient)
 
 
 convolve.defvjp(_forward, _backward)

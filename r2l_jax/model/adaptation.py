@@ -9,7 +9,6 @@ the mutual information of the predictions. The caller decides whether to adapt a
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,18 +93,18 @@ def adapt(model: RawToLogit, raws: Raws, task: Task, score: float, clean: Known 
     statistics, which do not describe one camera's images after training on several.
     """
     known = statistics(model) if clean is None else clean
-    moments = jax.device_get(_mixed(model, raws, task, 0.0, known).moments)
+    *_, moments = _mixed(model, raws, task, 0.0, known)
     share = len(raws) / (len(raws) + pseudo_images(moments, known))
-    tried = {each: _mixed(model, raws, task, each, known) for each in (share, 1.0)}
-    share = max(tried, key=lambda each: tried[each].mutual_information)
+    tried = [(each, *_mixed(model, raws, task, each, known)) for each in dict.fromkeys((share, 1.0))]
+    share, adapted, information, _ = max(tried, key=lambda each: each[2])
     # For masks, noise gives the same mutual information.
     needed = _NEEDED * score if task.has_labels else 0.0
-    return Adapted(tried[share].model, share, tried[share].mutual_information, needed, len(raws))
+    return Adapted(adapted, share, information, needed, len(raws))
 
 
 def replaced(model: RawToLogit, raws: Raws, task: Task) -> RawToLogit:
     """Returns a model with only the statistics of new images in all normalization layers."""
-    return _mixed(model, raws, task, 1.0, statistics(model)).model
+    return _mixed(model, raws, task, 1.0, statistics(model))[0]
 
 
 def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
@@ -115,7 +114,7 @@ def known_of(model: RawToLogit, raws: Raws, task: Task) -> Known:
     """
     parts = [raws[start : start + LEAST] for start in range(0, len(raws), LEAST)]
     known = statistics(model)
-    moments = [jax.device_get(_mixed(model, part, task, 0.0, known).moments) for part in parts]
+    moments = [_mixed(model, part, task, 0.0, known)[2] for part in parts]
     of_layers = {name: np.concatenate([part[name] for part in moments], 1) for name in known}
     return {name: (means.mean(0), variances.mean(0) + means.var(0)) for name, (means, variances) in of_layers.items()}
 
@@ -147,18 +146,13 @@ def pseudo_images(moments: Mapping[str, np.ndarray], known: Known) -> float:
     return _PSEUDO_IMAGES[int(np.argmin(costs))]
 
 
-class _Mixed(NamedTuple):
-    """A model with mixed statistics, its mutual information with images, and the moments of these in each layer."""
-
-    model: RawToLogit
-    mutual_information: float
-    moments: Mapping[str, Array]
-
-
-def _mixed(model: RawToLogit, raws: Raws, task: Task, share: float, known: Known) -> _Mixed:
+def _mixed(
+    model: RawToLogit, raws: Raws, task: Task, share: float, known: Known
+) -> tuple[RawToLogit, float, dict[str, np.ndarray]]:
+    """Returns a model with mixed statistics, its mutual information with images, and their moments in each layer."""
     graph, state = nnx.split(model)
     information, moments, changed = compiler.jit(_observe, 0, 1)(graph, task, state, raws, np.float32(share), known)
-    return _Mixed(nnx.merge(graph, nnx.merge_state(state, changed)), float(information), moments)
+    return nnx.merge(graph, nnx.merge_state(state, changed)), float(information), jax.device_get(moments)
 
 
 def _observe(

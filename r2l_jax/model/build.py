@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,29 +29,20 @@ def unknown_statistics() -> Statistics:
 class Architecture:
     """Describes the models of a run, and makes them.
 
-    `pipeline` is the one that `processing` names; None for another kind of processor. `camera` is None for images that
-    are processed already. `shape` is `(H, W)` of a raw image, or `(H, W, 3)` of a processed one. `additive_layer` adds
-    a learned image at the end of the pipeline.
+    `pipeline` is the one that `processing` names now; None for another kind of processor. `camera` is None for images
+    that are processed already. `shape` is `(H, W)` of a raw image, or `(H, W, 3)` of a processed one. `additive_layer`
+    adds a learned image at the end of the pipeline.
     """
 
     processing: ProcessingSettings
-    pipeline: NamedPipeline | None
     task: Task
     camera: isp.Camera | None
     shape: tuple[int, ...]
     additive_layer: bool = False
+    pipeline: NamedPipeline | None = dataclasses.field(init=False)
 
-    @classmethod
-    def of(
-        cls,
-        processing: ProcessingSettings,
-        task: Task,
-        camera: isp.Camera | None,
-        shape: Sequence[int],
-        additive_layer: bool = False,
-    ) -> "Architecture":
-        """Describes the models for a processing and a task, with the pipeline that the processing names now."""
-        return cls(processing, processing.named_pipeline, task, camera, tuple(shape), additive_layer)
+    def __post_init__(self):
+        object.__setattr__(self, "pipeline", self.processing.named_pipeline)
 
     def processor(self) -> isp.Pipeline | Unprocessed:
         """Makes the chosen pipeline, or a processor that returns the raw image at half size."""

@@ -4,8 +4,8 @@ All arrays have one row for each image. Functions of NumPy are called outside of
 of the batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import tasks
-from r2l_jax.model.host_networks import HostNetwork, TorchNetwork
+from r2l_jax.model.host_networks import HostNetwork, of_images, with_gradient
 from r2l_jax.model.normalized_heads import resized
 from r2l_jax.runtime.errors import InputError
+
+AnyArray = jax.Array | np.ndarray
 
 # The most detections of an image that are kept, and their least number for several classes.
 _MOST = 300
@@ -73,12 +75,11 @@ class Detector(nnx.Module):
         Raises:
             InputError: the network has no gradients.
         """
-        if not isinstance(self.network, TorchNetwork):
-            raise InputError(f"the head must have gradients, got an {self.network.kind} network, which has none")
+        with_gradient(self.network)
         seen, scale = self._seen(images)
         return _losses(self, seen, targets * scale)
 
-    def _detected(self, images: np.ndarray) -> np.ndarray:
+    def _detected(self, images: AnyArray) -> np.ndarray:
         found = np.zeros((len(images), self.size, 6), np.float32)
         found[..., 5] = -1
         for rows, detections in zip(found, self.network.detections(_channels_first(images)), strict=True):
@@ -100,39 +101,21 @@ class Detector(nnx.Module):
             found[np.isin(labels, of_class)] = number
         return found
 
-    def _host_losses(self, gradient: bool, images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert isinstance(self.network, TorchNetwork)
+    def _host_losses(self, gradient: bool, images: AnyArray, targets: AnyArray) -> tuple[np.ndarray, np.ndarray]:
         first = np.arange(1, self.classes + 1) if self.labels is None else np.array([each[0] for each in self.labels])
-        objects = [rows[(rows[:, 4] >= 0) & (rows[:, 5] == 0)] for rows in targets]
+        objects = [rows[(rows[:, 4] >= 0) & (rows[:, 5] == 0)] for rows in np.asarray(targets)]
         given = [(rows[:, :4], first[rows[:, 4].astype(int)].astype(np.int64)) for rows in objects]
-        losses, gradients = self.network.losses(_channels_first(images), given, gradient)
+        losses, gradients = with_gradient(self.network).losses(_channels_first(images), given, gradient)
         return losses, np.moveaxis(gradients, 1, -1)
-
-
-def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, int]) -> Any:
-    """Calls a function of NumPy arrays `(B, ...)`, each given with its number of axes for one image.
-
-    `shapes` are those that the function returns for one image, a tree; it returns arrays with a row for each.
-    """
-    ranks = [rank for _, rank in arrays]
-
-    def called(*given: jax.Array) -> Any:
-        hosted = [np.asarray(each) for each in given]
-        lead = hosted[0].shape[: hosted[0].ndim - ranks[0]]
-        flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(hosted, ranks, strict=True)]
-        return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
-
-    count = len(arrays[0][0])
-    result = jax.tree.map(lambda each: jax.ShapeDtypeStruct((count, *each.shape), each.dtype), shapes)
-    return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
 
 
 def matches(boxes: Array, targets: Array, classes: int) -> dict[str, Array]:
     """Matches the boxes `(B, D, 6)` that a `Detector` finds with objects `(B, N, 6)`, see `tasks.detection.match`."""
     size = boxes.shape[1]
 
-    def matched(boxes: np.ndarray, targets: np.ndarray) -> Mapping[str, np.ndarray]:
-        each = [tasks.detection.match(*image, classes, size) for image in zip(boxes, targets, strict=True)]
+    def matched(boxes: AnyArray, targets: AnyArray) -> Mapping[str, np.ndarray]:
+        images = zip(np.asarray(boxes), np.asarray(targets), strict=True)
+        each = [tasks.detection.match(*image, classes, size) for image in images]
         return {name: np.stack([of_image[name] for of_image in each]) for name in each[0]}
 
     of_one = tasks.detection.match(np.zeros((0, 6)), np.zeros((0, 6)), classes, size)
@@ -140,25 +123,21 @@ def matches(boxes: Array, targets: Array, classes: int) -> dict[str, Array]:
     return of_images(matched, shapes, (boxes, 2), (targets, 2))
 
 
-def _channels_first(images: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(images, -1, 1), np.float32)
+def _channels_first(images: AnyArray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1), np.float32)
 
 
-def _called(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
+def _losses_of(detector: Detector, gradient: bool, images: Array, targets: Array) -> tuple[Array, Array]:
     shapes = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
-
-    def function(images: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return detector._host_losses(gradient, images, targets)
-
-    return of_images(function, shapes, (images, 3), (targets, 2))
+    return of_images(functools.partial(detector._host_losses, gradient), shapes, (images, 3), (targets, 2))
 
 
 def _plain(detector: Detector, images: Array, targets: Array) -> Array:
-    return _called(detector, False, images, targets)[0]
+    return _losses_of(detector, False, images, targets)[0]
 
 
 def _forward(detector: Detector, images: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-    losses, gradients = _called(detector, True, images, targets)
+    losses, gradients = _losses_of(detector, True, images, targets)
     return losses, (gradients, targets)
 
 

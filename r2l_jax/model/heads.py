@@ -19,12 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
 from r2l_jax.model.host_networks import import_torch
-from r2l_jax.model.normalized_heads import NormalizedHead, from_onnx, from_torch, weights_of
+from r2l_jax.model.normalized_heads import FittedHead, NormalizedHead, from_onnx, from_torch, weights_of
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
@@ -36,7 +34,7 @@ _FLAG = "--classifier_network"
 _PAIR = re.compile(r"([^:]+):(\d+(?:\+\d+)*)(?:,|$)")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class NamedHead:
     """A head by name; calling it makes the head.
 
@@ -44,17 +42,11 @@ class NamedHead:
     `groups` are the numbers of the outputs that stand for each class; None if the outputs are the classes.
     """
 
-    name: str
-    make: Callable[..., Any]
+    name: str = dataclasses.field(compare=False)
+    make: Callable[..., Any] = dataclasses.field(compare=False)
     identity: tuple[Any, ...]
-    source: Source | None = None
-    groups: tuple[tuple[int, ...], ...] | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NamedHead) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
+    source: Source | None = dataclasses.field(default=None, compare=False)
+    groups: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, compare=False)
 
     def __call__(self, classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, with this many logits for each image or pixel."""
@@ -123,30 +115,8 @@ class NamedHead:
         if self.groups is None:
             return made
         if isinstance(made, NormalizedHead):
-            return NormalizedHead(made.mean, made.std, Chosen(made.core, self.groups))
-        return Chosen(made, self.groups)
-
-
-class Chosen(nnx.Module):
-    """A network with outputs grouped into the classes of the data.
-
-    `groups` are the outputs of each class, whose probabilities add up, or only the outputs of the object to segment.
-    """
-
-    def __init__(self, network: nnx.Module, groups: tuple[tuple[int, ...], ...]):
-        self.network, self.groups = network, groups
-
-    def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
-        """Computes the logits of the classes, or the logit of the object against everything else."""
-        logits = self.network(images)
-        every = {output for group in self.groups for output in group}
-        if max(every) >= logits.shape[-1]:
-            raise InputError(f"--class_outputs must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
-        groups = self.groups
-        if len(groups) == 1:
-            groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))
-        joined = [jax.nn.logsumexp(logits[..., np.array(group)], -1) for group in groups]
-        return jnp.stack(joined, -1) if len(self.groups) > 1 else (joined[0] - joined[1])[..., None]
+            return NormalizedHead(made.mean, made.std, FittedHead(made.core, groups=self.groups))
+        return FittedHead(made, groups=self.groups)
 
 
 def find_head(network: NetworkSettings, classes: tuple[str, ...]) -> NamedHead | None:
@@ -188,11 +158,4 @@ def outputs_of(given: str, classes: Sequence[str]) -> tuple[tuple[int, ...], ...
 @functools.cache
 def _made_once(named: NamedHead, classes: int) -> nnx.Module:
     """Makes a head once: a PyTorch head with its weights, a Flax head with shapes in place of arrays."""
-    made: list[nnx.Module] = []
-
-    def make() -> nnx.Module:
-        made.append(named._made(classes, nnx.Rngs(0)))
-        return made[0]
-
-    nnx.eval_shape(make)
-    return made[0]
+    return nnx.eval_shape(lambda: named._made(classes, nnx.Rngs(0)))

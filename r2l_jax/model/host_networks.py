@@ -14,7 +14,7 @@ import logging
 import pathlib
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,10 +44,13 @@ class HostNetwork(abc.ABC):
 
     def __init__(self):
         let_callbacks_read()
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    @abc.abstractmethod
     def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits `(N, C, ...)` of images of a shape `(N, 3, H, W)`."""
+        """Returns the shape of the logits of images of a shape `(N, 3, H, W)`, found with a single black image."""
+        if images[1:] not in self._shapes:
+            self._shapes[images[1:]] = self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:]
+        return (images[0], *self._shapes[images[1:]])
 
     @abc.abstractmethod
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
@@ -92,10 +95,6 @@ class OnnxNetwork(HostNetwork):
         sides = shape[1:3] if self._last else shape[2:]
         self.size = (sides[0], sides[1]) if all(isinstance(side, int) for side in sides) else None
         self._batch = shape[0] if isinstance(shape[0], int) else None
-
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, found with black images."""
-        return (images[0], *self.logits(np.zeros((1, *images[1:]), np.float32)).shape[1:])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits of images, in batches of the size that the file requires."""
@@ -161,18 +160,10 @@ class TorchNetwork(HostNetwork):
         first = next((each for each in module.state_dict().values() if each.is_floating_point()), torch.zeros(()))
         self._place = {"device": first.device, "dtype": first.dtype}
         self.identity = _hash(module)
-        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
         # The images and the logits of the latest call whose gradient was asked for.
         self._kept: collections.deque = collections.deque(maxlen=1)
         # Held while the module is in training mode, since JAX may call it in several threads.
         self._mode = threading.RLock()
-
-    def shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of the logits of images of a shape, found with a single black image."""
-        if images[1:] not in self._shapes:
-            with import_torch().no_grad():
-                self._shapes[images[1:]] = tuple(self._computed(import_torch().zeros(1, *images[1:])).shape[1:])
-        return (images[0], *self._shapes[images[1:]])
 
     def logits(self, images: jax.Array | np.ndarray) -> np.ndarray:
         """Computes the logits `(N, C, ...)` of images `(N, 3, H, W)`."""
@@ -208,10 +199,21 @@ class TorchNetwork(HostNetwork):
         """Detects objects in each image."""
         torch, name = import_torch(), type(self._module).__name__
         with torch.no_grad(), self._mode:
-            found = self._called(images, list(torch.tensor(images, **self._place)))
+            found = self._called(
+                f"a list of images of shape {images.shape[1:]}", list(torch.tensor(images, **self._place))
+            )
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise InputError(f"{name} must return a list with a dict for each of {len(images)} images")
-        return [_joined(_parts(each, name), name) for each in found]
+        detections = []
+        for each in found:
+            try:
+                parts = [_array(each[key]) for key in _OF_OBJECTS]
+            except (TypeError, KeyError, AttributeError, IndexError):
+                got = ", ".join(map(str, each)) if isinstance(each, Mapping) else f"a {type(each).__name__}"
+                wanted = f"a dict of {', '.join(_OF_OBJECTS)} for each image"
+                raise InputError(f"{name} must return {wanted}, got {got}") from None
+            detections.append(_joined(parts, name))
+        return detections
 
     def losses(self, images: np.ndarray, targets: Sequence[tuple[np.ndarray, np.ndarray]], gradient: bool) -> Any:
         """Computes the sum of a detector's losses for each image `(N,)`, and its gradient for the image `(N, 3, H, W)`.
@@ -221,15 +223,14 @@ class TorchNetwork(HostNetwork):
         """
         torch = import_torch()
         losses, gradients = np.zeros(len(images), np.float32), np.zeros(images.shape, np.float32)
-        device = self._place["device"]
+        device, given = self._place["device"], f"images and targets of shape {images.shape[1:]}"
         with self._mode, self._in_training(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             for number, (image, (boxes, labels)) in enumerate(zip(images, targets, strict=True)):
                 torch.manual_seed(0)
                 leaf = torch.tensor(image, requires_grad=gradient)
                 target = {"boxes": torch.tensor(boxes, **self._place), "labels": torch.tensor(labels, device=device)}
                 with torch.set_grad_enabled(gradient):
-                    found = self._called(images, [leaf.to(**self._place, copy=True)], [target])
-                    loss = self._sum(found)
+                    loss = self._sum(self._called(given, [leaf.to(**self._place, copy=True)], [target]))
                 losses[number] = loss.item()
                 if gradient and loss.requires_grad:
                     (of_leaf,) = torch.autograd.grad(loss, leaf, allow_unused=True)
@@ -261,26 +262,20 @@ class TorchNetwork(HostNetwork):
         finally:
             self._module.eval()
 
-    def _called(self, images: np.ndarray, *arguments: Any) -> Any:
-        """Calls the module, which may raise anything."""
+    def _called(self, given: str, *arguments: Any) -> Any:
+        """Calls the module, which may raise anything, with arguments that `given` describes."""
         try:
             with warnings.catch_warnings(action="ignore"):
                 return self._module(*arguments)
         except Exception as error:
-            shape, name = ", ".join(map(str, images.shape[1:])), type(self._module).__name__
-            given = "images and targets" if len(arguments) > 1 else "a list of images"
-            raise InputError(f"{name} rejects {given} of shape ({shape}): {in_one_line(error):.300}") from error
+            raise InputError(f"{type(self._module).__name__} rejects {given}: {in_one_line(error):.300}") from error
 
     def _computed(self, images: Any) -> Any:
         """Computes the logits of a tensor, as a tensor of float32 on the CPU."""
         torch, name = import_torch(), type(self._module).__name__
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                # A copy, since the module may change its images in place: a leaf of a gradient, or the memory of JAX.
-                logits = self._module(images.to(**self._place, copy=True))
-        except Exception as error:  # Modules may raise anything for images of a size or channels that they do not take.
-            shape = ", ".join(map(str, images.shape[1:]))
-            raise InputError(f"{name} rejects images of shape (B, {shape}): {in_one_line(error):.300}") from error
+        # A copy, since the module may change its images in place: a leaf of a gradient, or the memory of JAX.
+        copy = images.to(**self._place, copy=True)
+        logits = self._called(f"images of shape (B, {', '.join(map(str, images.shape[1:]))})", copy)
         if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 4) or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
             raise InputError(
@@ -305,15 +300,6 @@ def _without_gradient(name: str, what: str) -> str:
         f"{name} must return {what} with a gradient for its images; torch.no_grad, detach or NumPy in its forward "
         "method may stop the gradient"
     )
-
-
-def _parts(found: Any, name: str) -> list[np.ndarray]:
-    """Returns the boxes, scores and labels that a PyTorch detector states of an image."""
-    try:
-        return [_array(found[key]) for key in _OF_OBJECTS]
-    except (TypeError, KeyError, AttributeError, IndexError):
-        got = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
-        raise InputError(f"{name} must return a dict of {', '.join(_OF_OBJECTS)} for each image, got {got}") from None
 
 
 def _joined(parts: Sequence[np.ndarray], name: str) -> np.ndarray:
@@ -399,30 +385,49 @@ def _array(tensor: Any) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def _call(function: Any, shape: tuple[int, ...], images: Array, *others: Array) -> Array:
-    """Calls a function of NumPy arrays. Axes that `vmap` adds become part of the batch."""
+def with_gradient(network: HostNetwork) -> TorchNetwork:
+    """Returns a network that has gradients; raises an InputError for others."""
+    if not isinstance(network, TorchNetwork):
+        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
+    return network
 
-    def folded(images: jax.Array, *others: jax.Array) -> np.ndarray:
-        added = images.ndim - 4
-        arrays = [array.reshape(-1, *array.shape[added + 1 :]) if added else array for array in (images, *others)]
-        return function(*arrays).reshape(*images.shape[:added], *shape)
 
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.pure_callback(folded, result, images, *others, vmap_method="broadcast_all")
+def of_images(function: Callable[..., Any], shapes: Any, *arrays: tuple[Array, int]) -> Any:
+    """Calls a function of NumPy arrays `(B, ...)`, each given with its number of axes for one image.
+
+    `shapes` are the shapes and types that the function returns for one image, a tree; it returns arrays with a row for
+    each. Axes that `vmap` adds become part of the batch.
+    """
+    ranks = [rank for _, rank in arrays]
+
+    def called(*given: jax.Array) -> Any:
+        lead = given[0].shape[: given[0].ndim - ranks[0]]
+        flat = list(given)
+        if len(lead) > 1:
+            flat = [each.reshape(-1, *each.shape[each.ndim - rank :]) for each, rank in zip(given, ranks, strict=True)]
+        return jax.tree.map(lambda each: each.reshape(*lead, *each.shape[1:]), function(*flat))
+
+    count = len(arrays[0][0])
+    result = jax.tree.map(lambda each: jax.ShapeDtypeStruct((count, *each.shape), each.dtype), shapes)
+    return jax.pure_callback(called, result, *(array for array, _ in arrays), vmap_method="broadcast_all")
+
+
+def _logits_shape(network: HostNetwork, images: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(network.shape(images.shape)[1:], jnp.float32)
 
 
 def _plain(network: HostNetwork, images: Array) -> Array:
-    return _call(network.logits, network.shape(images.shape), images)
+    return of_images(network.logits, _logits_shape(network, images), (images, 3))
 
 
 def _forward(network: HostNetwork, images: Array) -> tuple[Array, Array]:
-    if not isinstance(network, TorchNetwork):
-        raise InputError(f"the head must have gradients, got an {network.kind} network, which has none")
-    return _call(network.kept_logits, network.shape(images.shape), images), images
+    kept_logits = with_gradient(network).kept_logits
+    return of_images(kept_logits, _logits_shape(network, images), (images, 3)), images
 
 
 def _backward(network: TorchNetwork, images: Array, cotangent: Array) -> tuple[Array]:
-    return (_call(network.gradient, images.shape, images, cotangent),)
+    shape = jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+    return (of_images(network.gradient, shape, (images, 3), (cotangent, cotangent.ndim - 1)),)
 
 
 _logits = jax.custom_vjp(_plain, nondiff_argnums=(0,))

@@ -70,18 +70,12 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return sorted((described(each, outer) for each in value), key=json.dumps)
     function = inspect.unwrap(value) if callable(value) else None
     if inspect.isfunction(function):
-        return [function_name(function), *(described(each, outer) for each in _held(function))]
+        name = f"{function.__module__}.{function.__qualname__}"
+        return [name, *(described(each, outer) for each in _held(function))]
     if hasattr(value, "__dict__") and vars(value):
         return [_type_name(value), described(vars(value), outer)]
     # The default repr shows an object's address, so stored results that depend on such an object are never found.
     return repr(value)
-
-
-def function_name(function: Callable) -> str:
-    """Returns the module and the name of a function, or the repr of a callable without a name."""
-    if isinstance(function, functools.partial):
-        return f"partial of {function_name(function.func)}"
-    return f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else repr(function)
 
 
 def _held(function: Callable) -> list[Any]:

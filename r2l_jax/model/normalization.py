@@ -8,13 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from r2l_jax.model.processors import OwnNormalization, Standardize
-from tasks.layers import BatchNorm, mixing_of
+from tasks.layers import EPSILON, BatchNorm, mixing_of
 
 # Mean and variance by channel, `(C,)` each.
 Statistics = tuple[Array, Array]
-
-# Added to variances, as batch norms do.
-EPSILON = 1e-5
 
 
 def layers_of(normalizer: nnx.Module, head: nnx.Module) -> dict[str, BatchNorm | Standardize]:

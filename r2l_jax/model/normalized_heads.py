@@ -24,16 +24,38 @@ class NormalizedHead(nnx.Module):
         return self.core((images - jnp.array(self.mean)) / jnp.array(self.std))
 
 
-class Resized(nnx.Module):
-    """A network that takes images of one height and width. Its masks are resized back to the images' size."""
+class FittedHead(nnx.Module):
+    """A network fitted to the data: it takes images of one size, or its outputs are joined to the data's classes.
 
-    def __init__(self, network: nnx.Module, size: tuple[int, int]):
-        self.network, self.size = network, size
+    `size` is the height and width to which images are resized, and from which masks are resized back. `groups` are the
+    outputs of each class, whose probabilities add up, or only the outputs of the object to segment.
+    """
+
+    def __init__(
+        self,
+        network: nnx.Module,
+        size: tuple[int, int] | None = None,
+        groups: tuple[tuple[int, ...], ...] | None = None,
+    ):
+        self.network, self.size, self.groups = network, size, groups
 
     def __call__(self, images: Float[Array | np.ndarray, "batch height width 3"]) -> Float[Array, "batch ..."]:
-        """Computes the logits of images, by antialiased bilinear interpolation."""
-        logits = self.network(resized(images, self.size))
-        return logits if logits.ndim == 2 else resized(logits, images.shape[1:3])
+        """Computes the logits of the classes, or the logit of the object against everything else."""
+        logits = self.network(images if self.size is None else resized(images, self.size))
+        if self.size is not None and logits.ndim > 2:
+            logits = resized(logits, images.shape[1:3])
+        return logits if self.groups is None else _joined(logits, self.groups)
+
+
+def _joined(logits: Array | np.ndarray, groups: tuple[tuple[int, ...], ...]) -> Array:
+    every = {output for group in groups for output in group}
+    if max(every) >= logits.shape[-1]:
+        raise InputError(f"--class_outputs must name outputs from 0 to {logits.shape[-1] - 1}, got {max(every)}")
+    is_object = len(groups) == 1
+    if is_object:
+        groups = (*groups, tuple(sorted({*range(logits.shape[-1])} - every)))
+    joined = [jax.nn.logsumexp(logits[..., np.array(group)], -1) for group in groups]
+    return (joined[0] - joined[1])[..., None] if is_object else jnp.stack(joined, -1)
 
 
 class FrozenHead(nnx.Module):
@@ -109,7 +131,7 @@ def from_flax(
     sides = (size, size) if isinstance(size, int) else size
     if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size must be a number of pixels, or a height and a width, got {size}")
-    return NormalizedHead(means, stds, Resized(module, sides))
+    return NormalizedHead(means, stds, FittedHead(module, sides))
 
 
 def resized(images: Array | np.ndarray, sides: tuple[int, ...]) -> Array:

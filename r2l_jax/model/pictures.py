@@ -1,34 +1,21 @@
 """Pictures of targets and predictions, as arrays `(rows, cols, 3)` with values in [0, 1]."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-
-
-def drawn(figure: Any) -> np.ndarray:
-    """Draws a matplotlib figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
-
 
 # The colors of what is true and of what is found.
 TRUE, FOUND = (0.0, 0.8, 0.0), (1.0, 0.0, 1.0)
 
 
-def _figure(width: float, height: float) -> Any:
-    # Imported here, because matplotlib takes a third of a second, and training begins without it.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    figure = _figure(2.0 * len(images), 2.5)
+    # Imported here, because matplotlib takes a third of a second, and training begins without it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.0 * len(images), 2.5), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
     for axes, image, logit, target in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):
@@ -37,7 +24,8 @@ def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, cla
         right = int(logit.argmax()) == target
         title = verdict(logit, int(target), classes).replace(", ", "\n")
         axes.set_title(title, fontsize="medium", color="darkgreen" if right else "darkred")
-    return drawn(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3] / 255
 
 
 def verdict(logits: np.ndarray, target: int, classes: Sequence[str]) -> str:
@@ -72,10 +60,10 @@ def overlaid(image: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndar
     return np.where(tints.any(-1, keepdims=True), (np.clip(image, 0, 1) + tints) / 2, image)
 
 
-def class_masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
+def masks(images: np.ndarray, predicted: np.ndarray, targets: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks.
 
-    Pixels that are ignored are gray.
+    Masks hold the places of their `colors`; pixels that are ignored are gray.
     """
     every = np.concatenate([colors, np.full((256 - len(colors), 3), 128, np.uint8)]) / 255
     return np.concatenate([row_of(row) for row in (images, every[targets], every[predicted])])
@@ -90,12 +78,6 @@ def boxed(image: np.ndarray, boxes: np.ndarray, color: tuple[float, float, float
         image[[top, bottom], left : right + 1] = color
         image[top : bottom + 1, [left, right]] = color
     return image
-
-
-def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks."""
-    rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))
-    return np.concatenate([row_of(row) for row in rows])
 
 
 def row_of(images: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float
 import isp
 import tasks
 from isp.metering import Part
-from tasks.layers import Mixing, mix, mixing_of
+from tasks.layers import EPSILON, Mixing, mix, mixing_of
 
 Images = Float[Array, "batch height width 3"]
 
 # As in the batch norms.
-_MOMENTUM, _EPSILON = 0.9, 1e-5
+_MOMENTUM = 0.9
 
 
 class Standardize(nnx.Module):
@@ -59,7 +59,7 @@ class OwnNormalization(Standardize):
         known = self.known_mean[...], self.known_var[...]
         if self.mixing is not None:
             self._know(*mix(self.mixing, images, *known))
-            gain = jnp.sqrt((self.known_var[...] + _EPSILON) / (known[1] + _EPSILON))
+            gain = jnp.sqrt((self.known_var[...] + EPSILON) / (known[1] + EPSILON))
             self.mean[...] = self.known_mean[...] - gain * (known[0] - self.mean[...])
             self.std[...] *= gain
         elif not self.use_running_average:

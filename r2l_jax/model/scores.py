@@ -194,7 +194,13 @@ def find_score(name: str, classes: Sequence[str], known: Sequence[str]) -> Score
     kind, _, of = name.partition(":")
     if named_code.is_file(name):
         source, make = named_code.load(name, "--score", "score")
-        made = _made(name, source, make, tuple(classes))
+        try:
+            made = _made_once(make, tuple(classes))
+        except Exception as error:  # The user's function may raise anything.
+            raise InputError(f"--score={name} raised {named_code.in_one_line(error, source.file)}") from error
+        if not callable(made):
+            got = type(made).__name__
+            raise InputError(f"--score={name} must return a function of outcomes and weights, got {got}")
         return OwnScore(named_code.title(name), tuple(classes), -np.inf, source, made)
     if kind not in known or (of and kind not in _OF_CLASS) or (of and of not in classes):
         of_class = f" with a class of {', '.join(classes)}" if of else ""
@@ -238,19 +244,6 @@ def confusion_of(outcome: Outcome, weights: np.ndarray, classes: int) -> np.ndar
 
 def _count(outcome: Outcome) -> int:
     return len(next(iter(outcome.values())))
-
-
-def _made(
-    name: str, source: Source, make: Callable[..., Any], classes: tuple[str, ...]
-) -> Callable[[Outcome, np.ndarray], Any]:
-    """Calls the user's function once."""
-    try:
-        made = _made_once(make, classes)
-    except Exception as error:  # The user's function may raise anything.
-        raise InputError(f"--score={name} raised {named_code.in_one_line(error, source.file)}") from error
-    if not callable(made):
-        raise InputError(f"--score={name} must return a function of outcomes and weights, got {type(made).__name__}")
-    return made
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.names import AUTO, DEMOSAICING, DENOISING, SHARPENING
@@ -30,6 +31,11 @@ SCORES = "accuracy, balanced_accuracy, macro_f1, mean_iou, iou:<class>, auroc:<c
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 
 
+def _algorithm(step: str, default: str, choices: Sequence[str]) -> Any:
+    flag = "processing_mode=static"
+    return setting(f"{step} algorithm for --{flag}", default, choices=choices, rare=True, needs=flag)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessingChoice(Settings):
     """Processing."""
@@ -40,27 +46,9 @@ class ProcessingChoice(Settings):
         "parametrized",
         choices=("parametrized", "static", "neural_network", "none"),
     )
-    sp_debayer: str = setting(
-        "demosaicing algorithm for --processing_mode=static",
-        "bilinear",
-        choices=DEMOSAICING,
-        rare=True,
-        needs="processing_mode=static",
-    )
-    sp_sharpening: str = setting(
-        "sharpening algorithm for --processing_mode=static",
-        "sharpening_filter",
-        choices=SHARPENING,
-        rare=True,
-        needs="processing_mode=static",
-    )
-    sp_denoising: str = setting(
-        "denoising algorithm for --processing_mode=static",
-        "gaussian_denoising",
-        choices=DENOISING,
-        rare=True,
-        needs="processing_mode=static",
-    )
+    sp_debayer: str = _algorithm("demosaicing", "bilinear", DEMOSAICING)
+    sp_sharpening: str = _algorithm("sharpening", "sharpening_filter", SHARPENING)
+    sp_denoising: str = _algorithm("denoising", "gaussian_denoising", DENOISING)
     pipeline: str | None = setting(f"pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None)
     half_size: bool = setting(
         "demosaic and shrink in one step: one pixel per 2x2 sites of the raw image, or per 3x3 sites for X-Trans",
@@ -164,20 +152,20 @@ class NetworkSettings(Settings):
         needs="classifier_pretrained",
     )
     task: str | None = setting(
-        "a task of one's own, my_task.py:make: a function make(classes) that returns a r2l_jax.model.tasks.Task; "
-        "default: classification or segmentation, as the data set has classes or masks",
+        "your own task, my_task.py:make: a function make(classes) that returns a r2l_jax.model.tasks.Task; default: "
+        "what the data set has targets for: classification, segmentation or detection",
         None,
         rare=True,
     )
     score: str | None = setting(
-        f"score by which models are compared: {SCORES}, or a function in a file that makes one, my_score.py:make; "
-        "default: the task's, which is accuracy, the object's intersection over union, or the mean of the classes'",
+        f"score by which models are compared: {SCORES}, or your own, a function my_score.py:make that makes one; "
+        "default: accuracy, or for masks the intersection over union (the object's, or the mean of the classes')",
         None,
         rare=True,
     )
     class_outputs: str | None = setting(
-        "for a custom head with other outputs: pairs <class of the data>:<output>, with outputs counted from 0, or the "
-        "labels of a detector, joined by +, as in cat:281+282,dog:207",
+        "outputs of a custom head that stand for each class, counted from 0, or a detector's labels, such as "
+        "cat:281+282,dog:207; default: output 0 is the first class, and so on",
         None,
         rare=True,
     )

@@ -436,7 +436,7 @@ def _camera(about: About) -> isp.Camera | None:
 
 def _architecture(about: About, config: TrainConfig) -> Architecture:
     task = make_task(about.task, tuple(about.classes), config.model, tuple(about.colors))
-    return Architecture.of(config.processing, task, _camera(about), about.shape, config.attack.adv_noise_layer)
+    return Architecture(config.processing, task, _camera(about), tuple(about.shape), config.attack.adv_noise_layer)
 
 
 def _made(about: About, config: TrainConfig, stored: PyTree, where: str) -> RawToLogit:

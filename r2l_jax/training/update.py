@@ -49,7 +49,7 @@ class StepSettings:
             )
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(
-            Architecture.of(config.processing, task, dataset.camera, dataset.shape, config.attack.adv_noise_layer),
+            Architecture(config.processing, task, dataset.camera, tuple(dataset.shape), config.attack.adv_noise_layer),
             optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,

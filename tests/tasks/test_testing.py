@@ -4,7 +4,7 @@ import pytest
 
 from r2l_jax.model.scores import Score, find_score
 from r2l_jax.model.tasks.classification import Classification
-from r2l_jax.model.tasks.segmentation import ClassSegmentation, Segmentation
+from r2l_jax.model.tasks.segmentation import Segmentation
 from tasks.testing import check_task
 
 RANDOM = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def test_segmentation_keeps_the_laws(name):
 
 @pytest.mark.parametrize("name", ["mean_iou", "iou:b", "accuracy", "balanced_accuracy", "macro_f1"])
 def test_segmentation_of_classes_keeps_the_laws(name):
-    task = ClassSegmentation(("a", "b", "c"), "resnet18")
+    task = Segmentation(("a", "b", "c"), "resnet18", several=True)
     task = task.scored_by(find_score(name, task.classes, task.known_scores))
     masks = jnp.asarray(RANDOM.choice([0, 1, 2, 255], (8, 4, 6)))
     logits = jnp.asarray(RANDOM.normal(size=(8, 4, 6, 3)), jnp.float32)

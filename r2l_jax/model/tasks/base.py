@@ -63,8 +63,6 @@ class Task:
     trains: ClassVar[bool] = True
     # Whether models can be adapted to new images by the statistics of their layers.
     adapts: ClassVar[bool] = True
-    # The scores of each class that `by_class` computes.
-    class_metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "f1")
 
     @property
     def score(self) -> Score:
@@ -105,6 +103,11 @@ class Task:
     def metrics(self) -> dict[str, Score]:
         """Other scores that are recorded beside `score`."""
         return {}
+
+    @property
+    def class_metrics(self) -> tuple[str, ...]:
+        """The scores of each class that `by_class` computes."""
+        return "precision", "recall", "f1"
 
     @property
     def class_scores(self) -> dict[str, Score]:

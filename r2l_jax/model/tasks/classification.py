@@ -24,10 +24,8 @@ _GUESSED = 0.1
 class Classification(Task):
     """Gives each image one class: a ResNet, trained by cross entropy and scored by accuracy.
 
-    `classes` name the rows and columns of the confusion matrix. The loss spreads the share `smoothing` of each target
-    over all classes, and weighs classes by `class_weights`, if there are any; `guessed` is the probability of a guess
-    (see `tasks.losses.cross_entropy`). `network` is the ResNet's name in `tasks.resnet`, `precision` the type in which
-    it computes, and `custom` another head in its place.
+    The loss spreads the share `smoothing` of each target over all classes, and weighs classes by `class_weights`, if
+    there are any; `guessed` is the probability of a guess (see `tasks.losses.cross_entropy`).
     """
 
     smoothing: float = 0.0

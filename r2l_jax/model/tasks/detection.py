@@ -12,9 +12,9 @@ import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.model import pictures
 from r2l_jax.model.detectors import Detector, matches
-from r2l_jax.model.heads import Chosen, NamedHead
+from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.host_networks import TorchNetwork
-from r2l_jax.model.normalized_heads import FrozenHead, NormalizedHead, Resized
+from r2l_jax.model.normalized_heads import FittedHead, FrozenHead, NormalizedHead
 from r2l_jax.model.scores import AveragePrecision, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
@@ -32,7 +32,6 @@ class Detection(Task):
     """
 
     known_scores: ClassVar[tuple[str, ...]] = ("map", "map50")
-    class_metrics: ClassVar[tuple[str, ...]] = ("AP", "AP50")
     unused: ClassVar[tuple[str, ...]] = ("smp_encoder", "label_smoothing")
     has_boxes: ClassVar[bool] = True
     trains: ClassVar[bool] = False
@@ -49,6 +48,11 @@ class Detection(Task):
         return AveragePrecision("map", self.classes)
 
     @property
+    def class_metrics(self) -> tuple[str, ...]:
+        """The scores of each class that `by_class` computes."""
+        return "AP", "AP50"
+
+    @property
     def metrics(self) -> dict[str, Score]:
         """The mean average precision at a threshold of 0.5, mAP@50."""
         return {each.name: each for each in [AveragePrecision("map50", self.classes)] if each.name != self.score.name}
@@ -62,10 +66,8 @@ class Detection(Task):
         """
         head = self.custom and self.custom.frozen(self.outputs)
         core, labels, sides = getattr(head, "core", None), None, None
-        if isinstance(core, Chosen):
-            core, labels = core.network, core.groups
-        if isinstance(core, Resized):
-            core, sides = core.network, core.size
+        while isinstance(core, FittedHead):
+            core, labels, sides = core.network, labels or core.groups, sides or core.size
         if not isinstance(core, FrozenHead):
             raise InputError(
                 f"--classifier_network={self.network} cannot detect: boxes need a trained detector, a torch.nn.Module "
@@ -140,7 +142,3 @@ class Detection(Task):
         picture = pictures.boxed(image, target[target[:, 4] >= 0], pictures.TRUE)
         picture = pictures.boxed(picture, boxes[boxes[:, 5] >= 0], pictures.FOUND)
         return picture, f"{right} of {matched['objects'].sum()} objects found, {wrong} wrong boxes"
-
-    def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
-        """Names the file of a sample in a folder of pictures."""
-        return (f"images/{stem}.{suffix}",)

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from small_runs import metrics, model
 
-from r2l_jax.model.heads import Chosen, find_head, outputs_of
+from r2l_jax.model.heads import find_head, outputs_of
+from r2l_jax.model.normalized_heads import FittedHead
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.runtime.errors import InputError
@@ -210,12 +211,12 @@ class Fixed(nnx.Module):
 def test_probabilities_of_joined_outputs_add_up():
     images = jnp.array(np.random.default_rng(0).random((2, 1, 2, 3), np.float32))
     chances = images.reshape(2, 6)
-    logits = Chosen(Fixed(), ((5,), (0, 2)))(images)
+    logits = FittedHead(Fixed(), groups=((5,), (0, 2)))(images)
     wanted = np.stack([chances[:, 5], chances[:, 0] + chances[:, 2]], 1)
     np.testing.assert_allclose(nnx.softmax(logits), wanted / wanted.sum(1, keepdims=True), rtol=1e-5)
     # An object is looked for among everything else.
-    (logit,) = Chosen(Fixed(), ((1, 4),))(images).T
+    (logit,) = FittedHead(Fixed(), groups=((1, 4),))(images).T
     wanted = (chances[:, 1] + chances[:, 4]) / chances.sum(1)
     np.testing.assert_allclose(nnx.sigmoid(logit), wanted, rtol=1e-5)
     with pytest.raises(InputError, match="--class_outputs must name outputs from 0 to 5, got 6"):
-        Chosen(Fixed(), ((6,), (0,)))(images)
+        FittedHead(Fixed(), groups=((6,), (0,)))(images)

@@ -10,7 +10,7 @@ from r2l_jax.model import pictures
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.model.tasks.classification import Classification
-from r2l_jax.model.tasks.segmentation import ClassSegmentation, Segmentation
+from r2l_jax.model.tasks.segmentation import Segmentation
 from r2l_jax.runtime import result
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
@@ -126,7 +126,7 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
 
 
 NAMES = ("road", "car", "tree", "roof")
-CLASSES = ClassSegmentation(NAMES, "resnet18", colors=("#000000", "#ff0000", "#00ff00", "#0000ff"))
+CLASSES = Segmentation(NAMES, "resnet18", several=True, colors=("#000000", "#ff0000", "#00ff00", "#0000ff"))
 
 
 def of_classes():
@@ -173,8 +173,8 @@ def test_the_loss_of_classes_is_that_of_all_pixels_and_by_weight():
 
 def test_several_classes_make_a_task_of_their_own_and_one_makes_the_object():
     one, several = (make_task("segmentation", names, NetworkSettings()) for names in (("car",), NAMES))
-    assert (type(one), one.classes, one.outputs) == (Segmentation, ("background", "car"), 1)
-    assert (type(several), several.classes, several.outputs) == (ClassSegmentation, NAMES, 4)
+    assert (one.several, one.classes, one.outputs) == (False, ("background", "car"), 1)
+    assert (several.several, several.classes, several.outputs) == (True, NAMES, 4)
     assert several.logits_shape((2, 64, 32, 3)) == (2, 64, 32, 4)
     assert make_task("segmentation", NAMES, NetworkSettings(score="iou:car")).score.name == "iou:car"
     with pytest.raises(InputError, match=r"--score=iou is for two classes: name one of road, car, tree, roof"):

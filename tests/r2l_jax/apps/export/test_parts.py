@@ -44,7 +44,7 @@ def test_networks_become_onnx_and_stablehlo(task, classes, flags, tmp_path):
     pytest.importorskip("jax2onnx")
     config = build(TrainConfig, **flags, smp_encoder="resnet18")
     found = make_task(task, classes, config.model)
-    architecture = Architecture.of(config.processing, found, isp.CAMERAS["drone"], (64, 64))
+    architecture = Architecture(config.processing, found, isp.CAMERAS["drone"], (64, 64))
     made = architecture.model(nnx.Rngs(0), unknown_statistics())
     made.eval()
     part = parts_of(made, (64, 64))["whole"]
