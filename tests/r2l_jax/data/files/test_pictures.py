@@ -30,10 +30,8 @@ def write(path, width, height, rows, bits=8):
 @pytest.mark.parametrize("read", [read_mask, read_picture])
 def test_rows_that_are_missing_are_refused_rather_than_read_as_black(tmp_path, rows, bits, read):
     path = write(tmp_path / "a.png", 64, 96, rows, bits)
-    with pytest.raises(
-        InputError,
-        match=rf"a\.png: truncated, .*{f'it declares 96 rows of 64 pixels and holds {rows}' if rows else ''}",
-    ):
+    missing = f".*it declares 96 rows of 64 pixels and holds {rows}" if rows else ""
+    with pytest.raises(InputError, match=rf"a\.png: truncated, {missing}"):
         read(path)
     read(write(path, 64, 96, 96, bits))
 
