@@ -50,6 +50,7 @@ from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, portable
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
+from isp.sensor_drift import CameraState
 from isp.stage import Stage, local
 from isp.stages import ALGORITHMS
 from isp.unprocessing import unprocess
@@ -60,6 +61,7 @@ __all__ = [
     "CAMERAS",
     "PUBLISHED_STATIC",
     "Camera",
+    "CameraState",
     "Parameter",
     "Pipeline",
     "Stage",
