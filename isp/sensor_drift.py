@@ -11,7 +11,6 @@ Gradients treat noise as a constant and the steps of a converter as a straight l
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -23,7 +22,7 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from isp import cfa, demosaic, unprocessing
-from isp._kernels import blur, noise
+from isp._kernels import blur, noise, xla
 from isp._kernels.checks import is_traced
 from isp._kernels.planes import squared_radii
 from isp.camera import Camera
@@ -49,6 +48,9 @@ _TWELVE_BITS = 2**12 - 1
 _XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, -0.2040, 1.0570))
 
 
+Group = Literal["light", "lens", "read-out"]
+
+
 class Quantity(NamedTuple):
     """Declares a quantity of a `CameraState`.
 
@@ -60,26 +62,26 @@ class Quantity(NamedTuple):
     """
 
     parameter: Parameter
-    group: Literal["light", "lens", "read-out"]
+    group: Group
     meaning: str
     needs_colors: bool = False
 
     @property
     def neutral(self) -> float:
         """The value that changes nothing."""
-        return float(self.parameter.value)
+        return float(np.asarray(self.parameter.value))
 
-    def valid(self, value: float) -> bool:
+    def valid(self, value: Amount) -> bool:
         """Tells whether a value is valid."""
-        return math.isfinite(value) and self.parameter.low <= value <= self.parameter.high
+        return math.isfinite(value) and self.parameter.low <= float(value) <= self.parameter.high
 
 
 def _quantity(
-    group: str,
+    group: Group,
     unit: str,
     meaning: str,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
     neutral: float = 0.0,
     needs_colors: bool = False,
 ) -> Any:
@@ -495,10 +497,12 @@ def _light_factors(raw: Array, key: PRNGKeyArray, given: Mapping[str, Array], ca
 def _through_lens(
     raw: Array, key: PRNGKeyArray, given: Mapping[str, Array], camera: Camera
 ) -> tuple[Array, Array | float]:
-    """Moves and blurs the light; returns the raw image and the remaining share of its noise variance."""
-    if "chromatic_aberration" in given:
-        raw = _with_lateral_color(raw, given["chromatic_aberration"], camera)
-    if given.keys().isdisjoint(("motion", "defocus")):
+    """Moves and blurs the light; returns the raw image and the remaining share of its noise variance.
+
+    Each site is computed from those at the same place of other tiles, so that nothing is interpolated. Tiles of more
+    than 2x2 sites are interpolated first, see `demosaic.normalized`, which adds up to 0.8 pixels to the variance.
+    """
+    if given.keys().isdisjoint(("chromatic_aberration", "motion", "defocus")):
         return raw, 1.0
     period = _period(camera)
     variance = jnp.square(given.get("defocus", jnp.zeros((), raw.dtype))) / period**2
@@ -509,50 +513,70 @@ def _through_lens(
         # A step along a diagonal is longer.
         of_line = jnp.square(given["motion"]) / 12 / (period**2 * (steps**2).sum(-1))
         taps = blur.line(of_line.astype(raw.dtype), LONGEST_MOTION // (2 * period) + 1)
+    kept = 1.0
+    if not given.keys().isdisjoint(("motion", "defocus")):
+        kept = blur.remaining_noise(variance, steps, taps)[..., None, None]
 
-    def blurred(planes: Array) -> Array:
+    # A separate unit: fused with the noise, sites would be put in their places one by one.
+    @xla.apart
+    def changed(raw: Array, pixels: Array, variance: Array, steps: Array, taps: Array) -> Array:
+        planes = _planes(site_light(raw, camera), camera)
+        if "chromatic_aberration" in given:
+            planes = _with_lateral_color(planes, pixels, raw.shape[-2:], camera)
         planes = blur.smoothed(planes, variance) if "defocus" in given else planes
-        return blur.moved(planes, steps, taps) if "motion" in given else planes
+        planes = blur.moved(planes, steps, taps) if "motion" in given else planes
+        return from_light(_mosaic(planes, camera), camera)
 
-    return _by_plane(raw, blurred, camera), blur.remaining_noise(variance, steps, taps)[..., None, None]
+    return changed(raw, given.get("chromatic_aberration", variance), variance, steps, taps), kept
 
 
-def _with_lateral_color(raw: Array, pixels: Array, camera: Camera) -> Array:
-    """Scales the red light by a factor and the blue light by the inverse, about the center."""
-    height, width = raw.shape[-2:]
+def _with_lateral_color(planes: Array, pixels: Array, shape: tuple[int, ...], camera: Camera) -> Array:
+    """Scales the planes of red light by a factor and those of blue light by the inverse, about the frame's center."""
+    period, (height, width) = _period(camera), shape
     radius = np.hypot(height - 1, width - 1) / 2
+    colors = cfa.tile(camera.pattern).ravel() if planes.shape[-3] == period**2 else np.arange(3)
 
-    def scaled(plane: Array, factor: Array, axis: int) -> Array:
-        """Reads each site along an axis from a place at `factor` times its distance from the middle."""
-        middle = (plane.shape[axis] - 1) / 2
-        places = jnp.clip((jnp.arange(plane.shape[axis]) - middle) * factor + middle, 0, 2 * middle)
-        first = jnp.clip(places.astype(int), 0, max(plane.shape[axis] - 2, 0))
+    def scaled(plane: Array, factor: Array, axis: int, offset: int) -> Array:
+        """Reads each site along an axis from a place at `factor` times its distance from the center."""
+        center, count = ((height, width)[axis] - 1) / 2, plane.shape[axis]
+        places = ((jnp.arange(count) * period + offset - center) * factor + center - offset) / period
+        places = jnp.clip(places, 0, count - 1)
+        first = jnp.clip(places.astype(int), 0, max(count - 2, 0))
         share = jnp.expand_dims(places - first, tuple(range(1, -axis)))
-        return (1 - share) * jnp.take(plane, first, axis) + share * jnp.take(plane, first + 1, axis)
+        after = jnp.minimum(first + 1, count - 1)
+        return (1 - share) * jnp.take(plane, first, axis) + share * jnp.take(plane, after, axis)
 
-    rgb = demosaic.normalized(site_light(raw, camera), pattern=camera.pattern)
-    # In a frame that is smaller than the distance, red comes from the middle.
-    red, blue = (
-        scaled(scaled(rgb[..., color], factor, -1), factor, -2)
-        for color, sign in ((0, 1), (2, -1))
-        for factor in [jnp.maximum(1 - sign * pixels / radius, 0)]
-    )
-    return from_light(cfa.mosaic(jnp.stack([red, rgb[..., 1], blue], -1), camera.pattern), camera)
+    def moved(place: int, color: int) -> Array:
+        plane = planes[..., place, :, :]
+        if color == 1:
+            return plane
+        # In a frame that is smaller than the distance, red comes from the middle.
+        factor = jnp.maximum(1 + (color - 1) * pixels / radius, 0)
+        row, column = divmod(place, period) if len(colors) == period**2 else (0, 0)
+        return scaled(scaled(plane, factor, -2, row), factor, -1, column)
+
+    return jnp.stack([moved(place, int(color)) for place, color in enumerate(colors)], -3)
 
 
-def _by_plane(raw: Array, blurred: Callable[[Array], Array], camera: Camera) -> Array:
-    """Blurs each site with those at the same place of other tiles, or with interpolated colors of larger tiles."""
-    light, tile = site_light(raw, camera), cfa.tile(camera.pattern)
+def _planes(light: Array, camera: Camera) -> Array:
+    """Returns the sites at each place of a tile `(..., places, H, W)`; for larger tiles, three interpolated colors."""
     *batch, height, width = light.shape
     period = _period(camera)
-    if period < len(tile):
-        planes = jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
-        result = cfa.mosaic(jnp.moveaxis(blurred(planes), -3, -1), camera.pattern)
-        return from_light(result, camera)
+    if period < len(cfa.tile(camera.pattern)):
+        return jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
     planes = light.reshape(*batch, height // period, period, width // period, period)
-    planes = jnp.moveaxis(planes, (-3, -1), (-4, -3)).reshape(*batch, period**2, height // period, width // period)
-    result = blurred(planes).reshape(*batch, period, period, height // period, width // period)
-    return from_light(jnp.moveaxis(result, (-4, -3), (-3, -1)).reshape(raw.shape), camera)
+    planes = jnp.moveaxis(planes, (-3, -1), (-4, -3))
+    return planes.reshape(*batch, period**2, height // period, width // period)
+
+
+def _mosaic(planes: Array, camera: Camera) -> Array:
+    """Puts the sites of planes in their places; undoes `_planes`."""
+    *batch, _, height, width = planes.shape
+    period = _period(camera)
+    if period < len(cfa.tile(camera.pattern)):
+        return cfa.mosaic(jnp.moveaxis(planes, -3, -1), camera.pattern)
+    planes = planes.reshape(*batch, period, period, height, width)
+    return jnp.moveaxis(planes, (-4, -3), (-3, -1)).reshape(*batch, period * height, period * width)
 
 
 def _period(camera: Camera) -> int:
@@ -577,4 +601,5 @@ def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Fl
     """
     variance = jnp.square(jnp.asarray(pixels, raw.dtype)) / _period(camera) ** 2
     # The squares of the weights along an axis sum to the middle weight of a Gaussian of twice the variance.
-    return _by_plane(raw, functools.partial(blur.smoothed, variance=variance), camera), i0e(2 * variance) ** 2
+    planes = blur.smoothed(_planes(site_light(raw, camera), camera), variance)
+    return from_light(_mosaic(planes, camera), camera), i0e(2 * variance) ** 2
