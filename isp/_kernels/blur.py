@@ -64,7 +64,8 @@ def remaining_noise(variance: Array, steps: Array, taps: Array) -> Array:
     """
     lags = jnp.arange(2 * taps.shape[-1] - 1)
     whole = jnp.concatenate([taps[..., :0:-1], taps], -1)
-    of_line = jax.vmap(jnp.convolve)(*2 * [whole.reshape(-1, whole.shape[-1])])[:, whole.shape[-1] - 1 :]
+    rows = whole.reshape(-1, whole.shape[-1])
+    of_line = jax.vmap(jnp.convolve)(rows, rows)[:, whole.shape[-1] - 1 :]
     of_line = of_line.reshape(*taps.shape[:-1], -1) * jnp.where(lags == 0, 1, 2)
     # The autocorrelation of a discrete Gaussian by its Fourier series.
     angles = 2 * np.pi * np.arange(256) / 256
