@@ -2,8 +2,8 @@
 
 `parametrized` and `static` build the pipelines of Oala et al. (TMLR 2023), and `full` a modern one; `Pipeline`, `Stage`
 and the makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules
-`cfa`, `color`, `demosaic`, `denoise`, `filter`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen`
-and `tone` hold these functions.
+`cfa`, `color`, `demosaic`, `denoise`, `filter`, `lens`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`,
+`sharpen` and `tone` hold these functions.
 
 A raw image, or mosaic, is an array `(..., H, W)` with one color per site and an even height and width. An image is
 `(..., H, W, 3)`. Both may have any number of leading batch axes. Both are floating point with white at 1. Functions
@@ -35,6 +35,7 @@ from isp import (
     demosaic,
     denoise,
     filter,
+    lens,
     metering,
     repair,
     sensor,
@@ -71,6 +72,7 @@ __all__ = [
     "denoise",
     "filter",
     "full",
+    "lens",
     "local",
     "metered",
     "metered_like",

@@ -18,11 +18,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 
-from isp import cfa, demosaic, unprocessing
-from isp._kernels import blur, noise, xla
+from isp import cfa, lens, unprocessing
+from isp._kernels import noise
 from isp._kernels.checks import is_traced
 from isp._kernels.planes import squared_radii
 from isp.camera import Camera
@@ -31,9 +30,6 @@ from isp.sensor import from_light, noise_of, re_expose, site_light
 
 Mosaic = Float[Array, "*batch height width"]
 Amount = Real[Array | np.ndarray, ""] | float | int
-
-# The longest motion blur in pixels.
-LONGEST_MOTION = 32
 
 # The color temperature of the white of sRGB, in mired (a million divided by kelvins).
 DAYLIGHT = 1e6 / 6504
@@ -152,7 +148,7 @@ class CameraState:
         """blurs the light along a line of this many pixels, in a direction that is drawn for each raw image: rows,
         columns or a diagonal. The variance is that of a line, amount^2 / 12""",
         0,
-        LONGEST_MOTION,
+        lens.LONGEST_MOTION,
     )
     defocus: Any = _quantity(
         "lens", "pixels RMS", "blurs the light with a Gaussian of this standard deviation in pixels", 0
@@ -301,7 +297,8 @@ def _apply(raw: Mosaic, key: PRNGKeyArray, sensor_key: PRNGKeyArray, state: Came
     given = {name: jnp.asarray(value, exact.dtype) for name, value in state.given.items()}
     motion_key, flicker_key, noise_key, row_key = jax.random.split(key, 4)
     column_key, site_key = jax.random.split(jax.random.fold_in(sensor_key, 1))
-    result, kept = _through_lens(exact, motion_key, given, camera)
+    of_lens = {name: given[name] for name in ("defocus", "motion", "chromatic_aberration") if name in given}
+    result, kept = lens.through(exact, motion_key, camera=camera, **of_lens)
     if not given.keys().isdisjoint(_EXPOSED):
         result = re_expose(
             result,
@@ -492,114 +489,3 @@ def _light_factors(raw: Array, key: PRNGKeyArray, given: Mapping[str, Array], ca
     if "vignetting" in given:
         factors *= fall_off(raw.shape, given["vignetting"])
     return factors
-
-
-def _through_lens(
-    raw: Array, key: PRNGKeyArray, given: Mapping[str, Array], camera: Camera
-) -> tuple[Array, Array | float]:
-    """Moves and blurs the light; returns the raw image and the remaining share of its noise variance.
-
-    Each site is computed from those at the same place of other tiles, so that nothing is interpolated. Tiles of more
-    than 2x2 sites are interpolated first, see `demosaic.normalized`, which adds up to 0.8 pixels to the variance.
-    """
-    if given.keys().isdisjoint(("chromatic_aberration", "motion", "defocus")):
-        return raw, 1.0
-    period = _period(camera)
-    variance = jnp.square(given.get("defocus", jnp.zeros((), raw.dtype))) / period**2
-    steps, taps = jnp.zeros((*raw.shape[:-2], 2), int), jnp.ones((*raw.shape[:-2], 1), raw.dtype)
-    if "motion" in given:
-        steps = jnp.array([[0, 1], [1, 0], [1, 1], [1, -1]])
-        steps = steps[jax.random.randint(key, raw.shape[:-2], 0, len(steps))]
-        # A step along a diagonal is longer.
-        of_line = jnp.square(given["motion"]) / 12 / (period**2 * (steps**2).sum(-1))
-        taps = blur.line(of_line.astype(raw.dtype), LONGEST_MOTION // (2 * period) + 1)
-    kept = 1.0
-    if not given.keys().isdisjoint(("motion", "defocus")):
-        kept = blur.remaining_noise(variance, steps, taps)[..., None, None]
-
-    # A separate unit: fused with the noise, sites would be put in their places one by one.
-    @xla.apart
-    def changed(raw: Array, pixels: Array, variance: Array, steps: Array, taps: Array) -> Array:
-        planes = _planes(site_light(raw, camera), camera)
-        if "chromatic_aberration" in given:
-            planes = _with_lateral_color(planes, pixels, raw.shape[-2:], camera)
-        planes = blur.smoothed(planes, variance) if "defocus" in given else planes
-        planes = blur.moved(planes, steps, taps) if "motion" in given else planes
-        return from_light(_mosaic(planes, camera), camera)
-
-    return changed(raw, given.get("chromatic_aberration", variance), variance, steps, taps), kept
-
-
-def _with_lateral_color(planes: Array, pixels: Array, shape: tuple[int, ...], camera: Camera) -> Array:
-    """Scales the planes of red light by a factor and those of blue light by the inverse, about the frame's center."""
-    period, (height, width) = _period(camera), shape
-    radius = np.hypot(height - 1, width - 1) / 2
-    colors = cfa.tile(camera.pattern).ravel() if planes.shape[-3] == period**2 else np.arange(3)
-
-    def scaled(plane: Array, factor: Array, axis: int, offset: int) -> Array:
-        """Reads each site along an axis from a place at `factor` times its distance from the center."""
-        center, count = ((height, width)[axis] - 1) / 2, plane.shape[axis]
-        places = ((jnp.arange(count) * period + offset - center) * factor + center - offset) / period
-        places = jnp.clip(places, 0, count - 1)
-        first = jnp.clip(places.astype(int), 0, max(count - 2, 0))
-        share = jnp.expand_dims(places - first, tuple(range(1, -axis)))
-        after = jnp.minimum(first + 1, count - 1)
-        return (1 - share) * jnp.take(plane, first, axis) + share * jnp.take(plane, after, axis)
-
-    def moved(place: int, color: int) -> Array:
-        plane = planes[..., place, :, :]
-        if color == 1:
-            return plane
-        # In a frame that is smaller than the distance, red comes from the middle.
-        factor = jnp.maximum(1 + (color - 1) * pixels / radius, 0)
-        row, column = divmod(place, period) if len(colors) == period**2 else (0, 0)
-        return scaled(scaled(plane, factor, -2, row), factor, -1, column)
-
-    return jnp.stack([moved(place, int(color)) for place, color in enumerate(colors)], -3)
-
-
-def _planes(light: Array, camera: Camera) -> Array:
-    """Returns the sites at each place of a tile `(..., places, H, W)`; for larger tiles, three interpolated colors."""
-    *batch, height, width = light.shape
-    period = _period(camera)
-    if period < len(cfa.tile(camera.pattern)):
-        return jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
-    planes = light.reshape(*batch, height // period, period, width // period, period)
-    planes = jnp.moveaxis(planes, (-3, -1), (-4, -3))
-    return planes.reshape(*batch, period**2, height // period, width // period)
-
-
-def _mosaic(planes: Array, camera: Camera) -> Array:
-    """Puts the sites of planes in their places; undoes `_planes`."""
-    *batch, _, height, width = planes.shape
-    period = _period(camera)
-    if period < len(cfa.tile(camera.pattern)):
-        return cfa.mosaic(jnp.moveaxis(planes, -3, -1), camera.pattern)
-    planes = planes.reshape(*batch, period, period, height, width)
-    return jnp.moveaxis(planes, (-4, -3), (-3, -1)).reshape(*batch, period * height, period * width)
-
-
-def _period(camera: Camera) -> int:
-    """Returns the distance in pixels between the rows of a plane to blur: a tile of at most 2x2 sites, or 1."""
-    rows, columns = cfa.tile(camera.pattern).shape
-    return rows if rows == columns <= 2 else 1
-
-
-@jax.jit(static_argnames="camera")
-def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Float[Array, ""]]:
-    """Smooths the light of raw images, and their noise, with a Gaussian.
-
-    Each site is smoothed with the sites at the same place in other tiles. The standard deviation is exact, since
-    nothing is interpolated. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates first,
-    which adds up to 0.8 pixels to the variance.
-
-    Args:
-        pixels: The standard deviation of the Gaussian, nonnegative.
-
-    Returns:
-        The raw images, and the remaining share of their noise variance, see `isp.sensor.re_expose`.
-    """
-    variance = jnp.square(jnp.asarray(pixels, raw.dtype)) / _period(camera) ** 2
-    # The squares of the weights along an axis sum to the middle weight of a Gaussian of twice the variance.
-    planes = blur.smoothed(_planes(site_light(raw, camera), camera), variance)
-    return from_light(_mosaic(planes, camera), camera), i0e(2 * variance) ** 2

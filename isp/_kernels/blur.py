@@ -64,9 +64,10 @@ def remaining_noise(variance: Array, steps: Array, taps: Array) -> Array:
     """
     lags = jnp.arange(2 * taps.shape[-1] - 1)
     whole = jnp.concatenate([taps[..., :0:-1], taps], -1)
-    rows = whole.reshape(-1, whole.shape[-1])
+    batch = taps.shape[:-1]
+    rows = whole.reshape(int(np.prod(batch)), whole.shape[-1])
     of_line = jax.vmap(jnp.convolve)(rows, rows)[:, whole.shape[-1] - 1 :]
-    of_line = of_line.reshape(*taps.shape[:-1], -1) * jnp.where(lags == 0, 1, 2)
+    of_line = of_line.reshape(*batch, len(lags)) * jnp.where(lags == 0, 1, 2)
     # The autocorrelation of a discrete Gaussian by its Fourier series.
     angles = 2 * np.pi * np.arange(256) / 256
     decay = jnp.exp(-2 * variance * jnp.asarray(1 - np.cos(angles), taps.dtype))
