@@ -2,8 +2,8 @@
 
 `parametrized` and `static` build the pipelines of Oala et al. (TMLR 2023), and `full` a modern one; `Pipeline`, `Stage`
 and the makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules
-`cfa`, `color`, `demosaic`, `denoise`, `filter`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen`
-and `tone` hold these functions.
+`cfa`, `color`, `demosaic`, `denoise`, `filter`, `lens`, `metering`, `repair`, `sensor`, `sensor_drift`, `shading`,
+`sharpen` and `tone` hold these functions.
 
 A raw image, or mosaic, is an array `(..., H, W)` with one color per site and an even height and width. An image is
 `(..., H, W, 3)`. Both may have any number of leading batch axes. Both are floating point with white at 1. Functions
@@ -35,6 +35,7 @@ from isp import (
     demosaic,
     denoise,
     filter,
+    lens,
     metering,
     repair,
     sensor,
@@ -50,6 +51,7 @@ from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, portable
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
+from isp.sensor_drift import CameraState
 from isp.stage import Stage, local
 from isp.stages import ALGORITHMS
 from isp.unprocessing import unprocess
@@ -60,6 +62,7 @@ __all__ = [
     "CAMERAS",
     "PUBLISHED_STATIC",
     "Camera",
+    "CameraState",
     "Parameter",
     "Pipeline",
     "Stage",
@@ -69,6 +72,7 @@ __all__ = [
     "denoise",
     "filter",
     "full",
+    "lens",
     "local",
     "metered",
     "metered_like",

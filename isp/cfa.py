@@ -133,6 +133,11 @@ def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
 def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, width: int) -> Shaped[Array, "..."]:
     """Repeats one value or vector per site of a tile over a mosaic, which need not hold a whole number of tiles."""
     rows, cols = values.shape[:2]
+    if values.ndim == 2 and max(rows, cols) <= 2:
+        # XLA computes tiles of two sites in a loop only one by one, but chooses between numbers for many at once.
+        odd_row, odd_col = (jax.lax.broadcasted_iota(jnp.int32, (height, width), axis) % 2 > 0 for axis in (0, 1))
+        first, last = (jnp.where(odd_col, values[row, -1], values[row, 0]) for row in (0, -1))
+        return jnp.where(odd_row, last, first)
     repeats = (-(-height // rows), -(-width // cols), *(1,) * (values.ndim - 2))
     return jnp.tile(values, repeats)[:height, :width]
 

@@ -6,8 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from isp._kernels.noise import normal
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
+
+# The read-out noise in electrons below which the steps of photon counts show.
+_FEW_ELECTRONS = 2.0
+
+# Less variance than this, in electrons squared, is rounding.
+_LEAST_VARIANCE = 1e-6
 
 
 class Noise(NamedTuple):
@@ -112,32 +119,35 @@ def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Fl
     return black + (1 - black) * light
 
 
-@jax.jit(static_argnames=("camera", "counts"))
-def expose_again(
+@jax.jit(static_argnames="camera")
+def re_expose(
     raw: Float[Array, "*batch height width"],
     key: PRNGKeyArray,
     *,
     camera: Camera,
     light: Float[Array, "..."] | float = 1.0,
     read_noise: Float[Array, ""] | float = 1.0,
+    gain: Float[Array, ""] | float = 1.0,
     kept: Float[Array, "..."] | float = 1.0,
-    counts: bool = True,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes the scene of a noisy raw image again, with other light or a noisier read-out.
+    """Exposes the scene of a noisy raw image again, with other light, a noisier read-out or a higher gain.
 
     The raw image keeps its noise, which is scaled with its light, and gets only the noise that is missing: dimming
     light to the fraction f scales the variance of its photon noise by f^2, whereas real photon noise scales by f.
     Brighter results are noisier than a real exposure, because noise cannot be removed. A saturated site is treated as
-    exactly at full well. Gradients treat the added noise as a constant.
+    exactly at full well. Gradients for the raw image treat the added noise as a constant; those for other arguments
+    follow its standard deviation.
+
+    A site gets one normal number for all its noise. Only where the read-out noise is below 2 electrons, photon noise
+    follows from Poisson counts; above, the skewness of counts is at most 0.385 divided by the read-out noise.
 
     Args:
         camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.
         light: Factors on the light, nonnegative, of a shape that broadcasts to the raw image's.
         read_noise: The standard deviation of the read-out noise, as a multiple of the camera's, at least 1.
+        gain: Divides the light and multiplies what is read of it, at least 1.
         kept: The share of its noise variance that the raw image still has, below 1 after smoothing. Its shape
             broadcasts to the raw image's.
-        counts: Whether photon noise follows from Poisson counts. Otherwise it is normal with the same variance, which
-            is several times as fast.
 
     Returns:
         The raw image `(..., H, W)`, clipped to [0, 1]. It is not rounded to the steps of a converter.
@@ -145,18 +155,20 @@ def expose_again(
     full_well, electrons, _ = noise_of(camera)
     check_mosaic(raw)
     exact = _in_32_bits(raw)
-    factor, signal = jnp.asarray(light, exact.dtype), site_light(exact, camera)
-    mean = factor * jnp.maximum(signal, 0) * full_well
+    factor, signal = jnp.asarray(light, exact.dtype) / gain, site_light(exact, camera)
+    mean = factor * jax.lax.stop_gradient(jnp.maximum(signal, 0)) * full_well
     lacking = jnp.maximum(1 - kept * factor, 0)
     variance = electrons**2 * jnp.maximum(jnp.square(read_noise) - kept * factor**2, 0)
-    if counts:
+    photons = 0.0
+    if electrons < _FEW_ELECTRONS:
         photon_key, key = jax.random.split(key)
-        noise = (poisson(mean, photon_key) - mean) * jnp.sqrt(lacking)
+        photons = jax.lax.stop_gradient((poisson(mean, photon_key) - mean) * jnp.sqrt(lacking))
     else:
-        noise, variance = 0, variance + lacking * mean
-    noise += jnp.sqrt(variance) * jax.random.normal(key, exact.shape, exact.dtype)
-    noise = jax.lax.stop_gradient(noise)
-    return jnp.clip(from_light(factor * signal + noise / full_well, camera), 0, 1).astype(raw.dtype)
+        variance += lacking * mean
+    # The square root has no finite slope at 0, where a camera lacks no noise.
+    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.maximum(variance, _LEAST_VARIANCE)), 0)
+    noise = photons + deviation * normal(key, exact.shape)
+    return jnp.clip(from_light(gain * (factor * signal + noise / full_well), camera), 0, 1).astype(raw.dtype)
 
 
 def _in_32_bits(sites: Float[Array, "..."]) -> Float[Array, "..."]:

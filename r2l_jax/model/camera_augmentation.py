@@ -7,22 +7,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from isp import Camera, sensor_drift
+from isp import Camera, CameraState, sensor_drift
 from isp.sensor import noise_of
 
-# The maximum reduction of the exposure in stops, and the minimum electrons at white: the square of its signal-to-noise
-# ratio.
-_STOPS = math.log2(24)
+# The ranges of uniform numbers by purpose and quantity, in the units of `isp.CameraState`. The black level is normal.
+_RANGES = {
+    "exposure": {"exposure": (-0.5, 1.5)},
+    "light": {"exposure": (-math.log2(24), 1.5)},
+    "optics": {"vignetting": (0.0, 1.0), "defocus": (0.0, 2.0)},
+    "readout": {"read_noise": (1.0, 4.0), "row_noise": (0.0, 150.0)},
+}
+_BLACK_LEVEL = 80.0
+
+# The minimum electrons at white in low light: the square of its signal-to-noise ratio.
 _WHITE = 8**2
 
-# The maximum loss of light in the corners in stops, and the maximum standard deviation of the blur in pixels.
-_CORNERS = 1.0
-_BLUR = 0.8
-
-# The maximum read noise, as a multiple of the camera's, and the standard deviation of the black level in 12-bit digital
-# numbers.
-_READ_NOISE = 4.0
-_BLACK = 80.0
+# The share of images that stay as they are.
+_UNCHANGED = 0.25
 
 
 def re_expose(
@@ -31,30 +32,31 @@ def re_expose(
     camera: Camera,
     purposes: Sequence[str],
 ) -> Float[Array, "batch height width"]:
-    """Re-exposes each raw image of a batch, all taken by `camera`, with a camera drawn from its key.
+    """Takes each raw image of a batch again, with a camera that is drawn from its key.
 
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
-    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a signal-to-noise ratio of 8.
-    - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
-    - "readout": the read noise rises to up to four times the camera's, and the black level moves.
+    - "exposure": from half a stop less to one and a half stops more, which saturates bright sites.
+    - "light": the exposure falls by up to 4.6 stops, as long as white keeps a signal-to-noise ratio of 8, or rises by
+      up to 1.5.
+    - "optics": the corners lose up to one stop, and a blur of up to 2 pixels comes before the sensor.
+    - "readout": the read noise rises to up to four times the camera's, rows get levels of up to 150 electrons, and the
+      black level moves with a standard deviation of 80 digital numbers.
 
-    The sensor adds the missing noise, see `isp.sensor_drift.together`.
+    The sensor adds the missing noise, see `isp.sensor_drift.apply`.
     """
-    most = min(max(math.log2(noise_of(camera).full_well / _WHITE), 0), _STOPS)
+    darkest = -max(math.log2(noise_of(camera).full_well / _WHITE), 0)
+    ranges = {name: ends for purpose in sorted(purposes) for name, ends in _RANGES[purpose].items()}
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
-        exposure, corner, blur, noise, black, draw, kept = jax.random.split(key, 7)
-        amounts = {}
-        if "light" in purposes:
-            amounts["underexposure"] = jax.random.uniform(exposure, maxval=most)
-        if "optics" in purposes:
-            amounts["vignetting"] = jax.random.uniform(corner, maxval=_CORNERS)
-            amounts["defocus"] = jax.random.uniform(blur, maxval=_BLUR)
+        draw, kept, black, *each = jax.random.split(key, 3 + len(ranges))
+        drawn = {
+            name: jax.random.uniform(key, minval=max(low, darkest) if name == "exposure" else low, maxval=high)
+            for key, (name, (low, high)) in zip(each, ranges.items(), strict=True)
+        }
         if "readout" in purposes:
-            amounts["read_noise"] = jax.random.uniform(noise, minval=1, maxval=_READ_NOISE)
-            amounts["black_level"] = _BLACK * jax.random.normal(black)
-        taken = sensor_drift.together(raw, draw, amounts, camera=camera, counts=False)
-        return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
+            drawn["black_level"] = _BLACK_LEVEL * jax.random.normal(black)
+        taken = sensor_drift.apply(raw, draw, CameraState(**drawn), camera=camera)
+        return jnp.where(jax.random.bernoulli(kept, _UNCHANGED), raw, taken)
 
     return jax.vmap(one)(raw, keys)

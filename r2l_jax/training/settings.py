@@ -16,7 +16,7 @@ else:
     Task = Optimizer = Any  # importing them would delay a program's help
 
 # The purposes of camera augmentation, see `model.camera_augmentation`.
-PURPOSES = ("light", "optics", "readout")
+PURPOSES = ("exposure", "light", "optics", "readout")
 
 # The parameters of the parametrized pipeline. Making the pipeline would start JAX before several hosts are connected.
 PARAMETERS = (
@@ -89,10 +89,11 @@ class OptimizationSettings(Settings):
         "weak",
         choices=("none", "weak", "strong"),
     )
-    camera_augmentation: tuple[str, ...] = setting(
-        "re-expose each raw image with random light (down to 1/24, with photon noise), optics (vignetting, blur), "
-        "readout (black level, read noise), several of them, or none",
-        (),
+    camera_augmentation: tuple[str, ...] | None = setting(
+        "take each raw image again in other light and with another camera: exposure (half a stop less to 1.5 more), "
+        "light (down to 1/24), optics (vignetting, blur), readout (read and row noise, black level), several of them, "
+        "or none; default: exposure for models that meter",
+        None,
         each=PURPOSES,
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE, rare=True)

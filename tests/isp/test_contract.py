@@ -24,9 +24,9 @@ def number(value):
 
 # They draw counts of photons or round, but differentiate the mean.
 STRAIGHT_THROUGH = {
-    *("expose", "expose_again", "expose_sites", "bits", "read_noise", "row_noise", "column_noise", "photon_noise"),
+    *("expose", "re_expose", "expose_sites", "bits", "read_noise", "row_noise", "column_noise", "photon_noise"),
     *("vignetting", "lamp_color", "flicker", "defocus", "overexposure", "underexposure", "color_balance", "motion"),
-    "together",
+    "apply",
 }
 
 # What functions get for their arguments. NumPy arrays have gradients.
@@ -43,7 +43,7 @@ ARGUMENTS = {
 OTHERS = {
     "bilateral": {"sigma_color": number(0.2), "centered": True},
     "correct": {"pattern": None},
-    "expose_again": {"light": number(0.5)},
+    "re_expose": {"light": number(0.5)},
     "fill": {"weights": np.abs(KERNEL[:3, :3]) * np.ones((3, 1, 1), np.float32)},
     "filter_luma": {"kernel": KERNEL},
     "interpolate": {"kernel": np.arange(81, dtype=np.float32).reshape(3, 3, 3, 3) / 81},
@@ -51,7 +51,7 @@ OTHERS = {
     "normalized": {"weights": isp.demosaic.normalized_kernel(XTRANS), "pattern": XTRANS},
     "spread": {"pattern": XTRANS},
     "subtract_black_level": {"black_level": np.float32([0.1, 0.2, 0.3, 0.5]), "rescale": True},
-    "together": {"amounts": {"exposure": -0.4, "defocus": 0.6, "row_noise": 30.0, "black_level": 30.0}},
+    "apply": {"state": isp.CameraState(exposure=-0.4, defocus=0.6, row_noise=30.0, black_level=30.0)},
     "tv_bregman": {"weight": number(5.0)},
     **{name: {"amount": number(1e5)} for name in ("hot_sites", "dead_sites")},
     **{name: {"amount": number(30)} for name in ("black_level", "pattern_shift")},

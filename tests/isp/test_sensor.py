@@ -51,9 +51,9 @@ def test_photon_noise_is_exactly_poisson_for_few_photons_and_has_its_mean_and_va
 def test_the_spread_of_a_dark_exposure_is_the_cameras_read_noise_in_electrons():
     camera = Camera(black_level=(0.1, 0.2, 0.3, 0.4), **NEUTRAL, full_well=2000.0, read_noise=8.0, bits=16)
     raw = sensor.expose(gray(0), KEY, camera=camera)
-    noisier = sensor.expose_again(raw, jax.random.key(1), camera=camera, read_noise=3.0)
+    noisier = sensor.re_expose(raw, jax.random.key(1), camera=camera, read_noise=3.0)
     # Its own noise is dimmed with the light.
-    dimmed = sensor.expose_again(raw, jax.random.key(1), camera=camera, light=0.5)
+    dimmed = sensor.re_expose(raw, jax.random.key(1), camera=camera, light=0.5)
     for dark, noise in ((raw, 8), (noisier, 3 * 8), (dimmed, 8)):
         sites = np.asarray(cfa.space_to_depth(dark), np.float64).reshape(-1, 4)
         black = np.array(camera.black_level)
@@ -94,7 +94,7 @@ def test_electrons_are_counted_in_32_bits():
     """Half precision ends at 65504."""
     camera = dataclasses.replace(CAMERA, full_well=1e5, read_noise=0.0)
     exposed = sensor.expose_sites(jnp.full((64, 64), 0.5, jnp.float16), KEY, camera=camera, exposure=0.5)
-    again = sensor.expose_again(exposed, KEY, camera=camera, light=0.5)
+    again = sensor.re_expose(exposed, KEY, camera=camera, light=0.5)
     assert exposed.dtype == again.dtype == jnp.float16
     for raw, mean in ((exposed, 0.25), (again, 0.125)):
         assert sensor.site_light(raw.astype(jnp.float32), camera).mean() == pytest.approx(mean, abs=mean / 8)

@@ -10,6 +10,7 @@ from scipy.special import ive
 
 from isp import sensor, sensor_drift
 from isp.camera import CAMERAS, Camera
+from isp.sensor_drift import CameraState, difference
 
 KEY = jax.random.key(1)
 CAMERA = Camera(
@@ -23,6 +24,36 @@ NOTHING = {
     **dict.fromkeys(("chromatic_aberration", "pattern_shift"), 0.0),
     **dict.fromkeys(("read_noise", "photon_noise"), 1.0),
     "bits": 10.0,
+}
+# Weighted means of the raw image of `test_drifts_without_noise` at five amounts, by another implementation, with a
+# function for each drift, which interpolated at full resolution.
+VALUES = {
+    "underexposure": (0.2109623, 0.1682516, 0.1166954, 0.0909172, 0.074253),
+    "overexposure": (0.3103835, 0.3540871, 0.4398424, 0.5296453, 0.709757),
+    "lamp_color": (0.2713851, 0.2717864, 0.2733001, 0.2773914, 0.2839455),
+    "color_balance": (0.2723893, 0.2739158, 0.2782803, 0.2856401, 0.2945141),
+    "vignetting": (0.2567304, 0.2435228, 0.2207626, 0.1864624, 0.1624976),
+    "defocus": (0.2713659, 0.2713612, 0.2713341, 0.2712072, 0.2709723),
+    "chromatic_aberration": (0.2713658, 0.2713922, 0.2715197, 0.2720729, 0.272752),
+    "read_noise": (0.2713642, 0.2713642, 0.2713642, 0.2713642, 0.2713642),
+    "photon_noise": (0.2713642, 0.2713644, 0.2713644, 0.2713644, 0.2713646),
+    "bits": (0.2713508, 0.2710263, 0.2708378, 0.2775505, 0.2786013),
+    "black_level": (0.2752799, 0.2811533, 0.2909424, 0.3105206, 0.3496769),
+    "pattern_shift": (0.2713642, 0.2715887, 0.2716436, 0.2713326, 0.2674908),
+}
+AMOUNTS = {
+    "underexposure": (0.5, 1, 2, 3, 4.5),
+    "overexposure": (0.25, 0.5, 1, 1.5, 2.5),
+    "lamp_color": (10, 30, 60, 110, 180),
+    "color_balance": (0.1, 0.2, 0.4, 0.7, 1),
+    "vignetting": (0.25, 0.5, 1, 2, 3),
+    "defocus": (0.5, 1, 1.5, 2.5, 4),
+    "chromatic_aberration": (0.25, 0.5, 1, 2, 4),
+    "read_noise": (4, 12, 30, 75, 200),
+    "photon_noise": (2, 5, 15, 50, 150),
+    "bits": (7, 6, 5, 4, 3),
+    "black_level": (16, 40, 80, 160, 320),
+    "pattern_shift": (2, 10, 30, 60, 100),
 }
 
 
@@ -45,31 +76,28 @@ def test_motion_beyond_the_reach_of_the_kernel_is_refused():
 @pytest.mark.parametrize(
     ("name", "amount", "valid"),
     [
-        ("motion", 33.0, "from 0 to 32"),
-        ("photon_noise", 0, "at least 1"),
-        ("read_noise", jnp.float32(0.5), "at least 1"),
-        ("bits", 0, "from 1 to 16"),
-        ("defocus", -1.0, "at least 0"),
-        ("lamp_color", 500, "from -113 to 446"),
-        ("exposure", np.nan, "finite"),
-        ("black_level", np.inf, "finite"),
+        ("motion", 33.0, r"from 0 to 32 \(pixels\)"),
+        ("photon_noise", 0, r"at least 1 \(times the gain\)"),
+        ("read_noise", jnp.float32(0.5), r"at least 1 \(times the camera's\)"),
+        ("bits", 0, r"from 1 to 16 \(bits\)"),
+        ("defocus", -1.0, r"at least 0 \(pixels RMS\)"),
+        ("lamp_color", 500, r"from -113 to 446 \(mired\)"),
+        ("exposure", np.nan, r"from -20 to 20 \(stops\)"),
+        ("chromatic_aberration", np.inf, r"finite \(pixels in the corners\)"),
     ],
 )
 def test_amounts_out_of_range_are_refused(name, amount, valid):
     raw = jnp.full((4, 4), 0.5)
     with pytest.raises(ValueError, match=rf"^{name} must be {valid}, got {amount}$"):
-        sensor_drift.together(raw, KEY, {"row_noise": 1.0, name: amount}, camera=CAMERA)
-    if name != "exposure":
-        with pytest.raises(ValueError, match=rf"^{name} must be {valid}, got {amount}$"):
-            getattr(sensor_drift, name)(raw, KEY, amount, camera=CAMERA)
-        jax.eval_shape(lambda amount: sensor_drift.together(raw, KEY, {name: amount}, camera=CAMERA), 0.0)
+        sensor_drift.apply(raw, KEY, CameraState(**{"row_noise": 1.0, name: amount}), camera=CAMERA)
+    jax.eval_shape(lambda amount: sensor_drift.apply(raw, KEY, CameraState(**{name: amount}), camera=CAMERA), 0.0)
 
 
 @pytest.mark.parametrize("light", [0.02, 0.3])
 def test_a_dimmed_mosaic_has_the_noise_of_a_real_exposure(light):
     settings = {"camera": CAMERA, "full_well": 15000.0, "bits": 16}
     bright = sensor.expose_sites(jnp.full((512, 512), 0.8), jax.random.key(2), **settings)
-    dimmed = sensor.expose_again(bright, KEY, camera=CAMERA, light=light)
+    dimmed = sensor.re_expose(bright, KEY, camera=CAMERA, light=light)
     real = sensor.expose_sites(jnp.full((512, 512), 0.8 * light), KEY, **settings)
     noise = [np.asarray(sensor.site_light(raw, CAMERA), np.float64) for raw in (dimmed, real)]
     assert noise[0].mean() == pytest.approx(0.8 * light, rel=0.005)
@@ -124,48 +152,31 @@ def test_what_changes_with_each_exposure_is_drawn_for_each_mosaic_of_a_batch(nam
 
 
 def test_a_sensor_without_color_filters_has_no_colors_to_change():
-    with pytest.raises(ValueError, match=r"^camera must have color filters, got the pattern MONO"):
+    with pytest.raises(ValueError, match=r"^lamp_color needs a camera with color filters, got the pattern MONO"):
         sensor_drift.lamp_color(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))
-
-
-@pytest.mark.parametrize("name", NOTHING)
-def test_one_of_several_drifts_is_the_drift_itself(name):
-    amount = {"bits": 4.0, "read_noise": 9.0, "hot_sites": 1e5, "dead_sites": 1e5, "motion": 4.0}.get(name, 1.7)
-    raw = jax.random.uniform(KEY, (2, 24, 36), minval=0.1, maxval=0.6)
-    together = sensor_drift.together(raw, KEY, {name: amount}, camera=CAMERA)
-    # Motion comes second, with a key of its own.
-    key = jax.random.fold_in(KEY, 1) if name == "motion" else KEY
-    alone = getattr(sensor_drift, name)(raw, key, amount, camera=CAMERA)
-    # Others draw the same noise in another way.
-    if name in {"row_noise", "column_noise", "hot_sites", "dead_sites", "flicker"}:
-        assert float(abs(together - raw).std()) == pytest.approx(float(abs(alone - raw).std()), rel=0.3)
-    else:
-        np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_several_drifts_expose_a_sensor_once():
     raw = sensor.from_light(jnp.full((64, 64), 0.7), CAMERA)
     light = {"exposure": -1.0, "red_gain": 1.0, "blue_gain": 1.5, "lamp_color": 0.0}
-    drifted = sensor_drift.together(raw, KEY, {**light, "black_level": -81.9}, camera=CAMERA)
+    drifted = sensor_drift.apply(raw, KEY, CameraState(**{**light, "black_level": -81.9}), camera=CAMERA)
     # Light that doubles in one step and halves in another does not saturate between them.
     light = sensor.site_light(drifted + 81.9 / 4095, CAMERA).reshape(32, 2, 32, 2).mean((0, 2))
     np.testing.assert_allclose(light, [[0.7, 0.35], [0.35, 0.7 * 2**0.5]], atol=2e-3)
     # The noise is that of the light that is left, and of the gain.
-    amounts = {"underexposure": 1.0, "photon_noise": 4.0, "read_noise": 3.0}
-    drifted = sensor.site_light(sensor_drift.together(raw, KEY, amounts, camera=CAMERA), CAMERA)
+    amounts = {"exposure": -1.0, "photon_noise": 4.0, "read_noise": 3.0}
+    drifted = sensor.site_light(sensor_drift.apply(raw, KEY, CameraState(**amounts), camera=CAMERA), CAMERA)
     well = 15000.0
     variance = (4 * 0.35 / well) * (1 - 0.5 / 4) + (4 * 6.0 / well) ** 2 * (9 - (0.5 / 4) ** 2)
     assert drifted.mean() == pytest.approx(0.35, rel=2e-3)
     assert float(drifted.var()) == pytest.approx(variance, rel=0.05)
-    with pytest.raises(ValueError, match=r"^amounts must be named after drifts, got blur, gamma"):
-        sensor_drift.together(raw, KEY, {"gamma": 1.0, "defocus": 1.0, "blur": 1.0}, camera=CAMERA)
 
 
 def test_images_of_a_camera_share_its_defects():
     raw = jnp.full((32, 32), 0.3)
-    amounts = {"hot_sites": 1e5, "row_noise": 40.0}
+    amounts = CameraState(hot_sites=1e5, row_noise=40.0)
     first, second = (
-        sensor_drift.together(raw, key, amounts, camera=CAMERA, sensor_key=KEY) for key in jax.random.split(KEY)
+        sensor_drift.apply(raw, key, amounts, camera=CAMERA, sensor_key=KEY) for key in jax.random.split(KEY)
     )
     np.testing.assert_array_equal(first == 1, second == 1)
     assert 50 < int((first == 1).sum()) < 160
@@ -177,8 +188,8 @@ def test_images_of_a_batch_share_the_column_noise_of_their_sensor_and_have_their
     black = np.tile(np.reshape(CAMERA.black_level, (2, 2)), (8, 12))
 
     def electrons(name, key, batch):
-        amounts = {name: 100.0}
-        noisy = sensor_drift.together(batch, jax.random.key(key), amounts, camera=camera, sensor_key=KEY)
+        state = CameraState(**{name: 100.0})
+        noisy = sensor_drift.apply(batch, jax.random.key(key), state, camera=camera, sensor_key=KEY)
         return (np.asarray(noisy) - 0.5) / (1 - black) * 1e4
 
     columns, rows = (electrons(name, 2, raw) for name in ("column_noise", "row_noise"))
@@ -198,9 +209,9 @@ def test_as_many_bits_as_the_camera_has_change_no_bit(bits):
     levels = np.arange(2.0**bits) / (2.0**bits - 1)
     raw = jnp.asarray(levels.reshape(2, 2, -1), jnp.float32)
     camera = dataclasses.replace(CAMERA, bits=bits)
-    np.testing.assert_array_equal(sensor_drift.together(raw, KEY, {"bits": float(bits)}, camera=camera), raw)
+    np.testing.assert_array_equal(sensor_drift.apply(raw, KEY, CameraState(bits=bits), camera=camera), raw)
     # One bit less is half as many levels.
-    coarser = sensor_drift.together(raw, KEY, {"bits": bits - 1.0}, camera=camera)
+    coarser = sensor_drift.apply(raw, KEY, CameraState(bits=bits - 1), camera=camera)
     assert len(np.unique(coarser)) == 2 ** (bits - 1)
 
 
@@ -208,9 +219,109 @@ def test_as_many_bits_as_the_camera_has_change_no_bit(bits):
 def test_a_blurred_image_has_the_whole_read_noise_of_each_site(times):
     camera = dataclasses.replace(CAMERA, full_well=1e4, read_noise=100.0)
     raw = sensor.expose_sites(jnp.full((256, 256), 0.25), jax.random.key(5), camera=camera, bits=16)
-    drifted = sensor_drift.together(raw, KEY, {"defocus": 2.0, "read_noise": times}, camera=camera)
+    drifted = sensor_drift.apply(raw, KEY, CameraState(**{"defocus": 2.0, "read_noise": times}), camera=camera)
     noise = 1e4 * (np.asarray(sensor.site_light(drifted, camera), np.float64) - 0.25)
     assert noise.var() == pytest.approx(2500 + (100 * times) ** 2, rel=0.03)
     # Only the noise of before, which is blurred by a pixel of its color, is shared with the next site of that color.
     shared = 12500 * ive(0, 2.0) * ive(1, 2.0)
     assert (noise[:, 2:] * noise[:, :-2]).mean() == pytest.approx(shared, abs=4 * noise.var() / 256)
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+def test_drifts_without_noise_have_the_values_of_another_implementation(name):
+    y, x = np.mgrid[:24, :36]
+    raw = np.float32(0.1 + 0.35 * (1 + np.sin(0.4 * x + 0.3 * y)) * (0.5 + 0.5 * np.cos(0.21 * y * x / 9)))
+    camera = dataclasses.replace(
+        CAMERA, color_matrix=CAMERAS["drone"].color_matrix, full_well=1e12, read_noise=0.0, bits=None
+    )
+    for amount, expected in zip(AMOUNTS[name], VALUES[name], strict=True):
+        drifted = np.asarray(getattr(sensor_drift, name)(raw, KEY, amount, camera=camera), np.float64)
+        assert (drifted * (1 + np.cos(1.7 * x - 0.9 * y))).mean() == pytest.approx(expected, abs=5e-7)
+
+
+def test_a_state_is_compiled_once_for_all_values_of_its_quantities():
+    raw, compiled = jnp.full((2, 6, 8), 0.5), sensor_drift._apply
+    sensor_drift.apply(raw, KEY, CameraState(exposure=-1, hot_sites=5), camera=CAMERA)
+    before = compiled._cache_size()
+    sensor_drift.apply(raw, KEY, CameraState(exposure=0.5, hot_sites=1e3), camera=CAMERA)
+    assert compiled._cache_size() == before
+
+
+def test_names_and_quantities_make_one_state():
+    state = CameraState.named({"color_balance": 0.5, "overexposure": 1.0, "gamma": 2.0})
+    assert state == CameraState(red_gain=0.5, blue_gain=-0.5, exposure=1.0, gamma=2.0)
+    assert str(state) == "exposure=1,red_gain=0.5,blue_gain=-0.5,gamma=2"
+    with pytest.raises(ValueError, match=r"^underexposure changes exposure, which another drift has changed"):
+        CameraState.named({"exposure": 1.0, "underexposure": 1.0})
+    with pytest.raises(ValueError, match=r"^drifts must be among underexposure, .*, pattern_shift, got blur"):
+        CameraState.named({"defocus": 1.0, "blur": 1.0})
+
+
+@pytest.mark.parametrize(("defocus", "motion"), [(0.0, 9.0), (1.6, 0.0), (1.6, 9.0), (3.0, 20.0)])
+def test_two_blurs_leave_the_noise_of_both_together(defocus, motion):
+    """The blurred noise of a bright image, by the squared weights of a point that both have spread."""
+    camera = dataclasses.replace(CAMERA, black_level=(0.0,) * 4, full_well=1e12, read_noise=0.0)
+    state = CameraState(defocus=defocus, motion=motion)
+    point = jnp.zeros((256, 256)).at[128, 128].set(1.0)
+    squares = (np.asarray(sensor_drift.apply(point, KEY, state, camera=camera), np.float64) ** 2).sum()
+    # Where there is no light, read noise alone is added for what the blur has removed.
+    noisy = dataclasses.replace(camera, full_well=100.0, read_noise=5.0, black_level=(0.5,) * 4)
+    drifted = np.asarray(sensor_drift.apply(jnp.full((256, 256), 0.5), KEY, state, camera=noisy), np.float64)
+    assert (200 * (drifted - 0.5)).var() == pytest.approx(25 * (1 - squares), rel=0.02)
+
+
+def test_tone_curves_and_saturation_of_files_come_after_the_black_level():
+    raw, state = jnp.full((2, 2), 0.5), CameraState(gamma=0.5, saturation=0.7, black_level=409.5)
+    np.testing.assert_allclose(sensor_drift.apply(raw, KEY, state, camera=CAMERA), np.sqrt(0.6), rtol=1e-6)
+    brighter = CameraState(gamma=0.5, saturation=0.7, black_level=1638)
+    np.testing.assert_allclose(sensor_drift.apply(raw, KEY, brighter, camera=CAMERA), np.sqrt(0.7), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["exposure", "read_noise", "photon_noise", "row_noise", "defocus", "vignetting"])
+def test_the_mean_square_of_raw_images_has_the_slope_of_its_finite_difference(name):
+    """Noise has slopes with respect to a state, as its amplitude does."""
+    raw = sensor.from_light(jax.random.uniform(KEY, (64, 64), minval=0.2, maxval=0.4), CAMERA)
+    start = {"read_noise": 8.0, "photon_noise": 8.0, "row_noise": 300.0}.get(name, 1.0)
+
+    def square(amount):
+        drifted = sensor_drift.apply(raw, KEY, CameraState(**{name: amount}), camera=CAMERA)
+        return jnp.square(drifted - raw).mean()
+
+    step = 0.01 * start
+    difference = (square(start + step) - square(start - step)) / (2 * step)
+    assert jax.jacfwd(square)(start) == pytest.approx(float(difference), rel=0.02)
+    assert difference != 0
+
+
+def test_few_electrons_are_counted_and_many_have_one_normal_number():
+    """Photon counts show where the read-out adds less than their steps: at a mean of one, a third of sites has none."""
+    counting = dataclasses.replace(CAMERA, black_level=(0.1,) * 4, full_well=1000.0, read_noise=0.0)
+    # An image of 500 electrons keeps a five-hundredth of its own noise.
+    raw = jnp.full((256, 256), 0.1 + 0.9 * 0.5)
+    dim = sensor.re_expose(raw, KEY, camera=counting, light=1 / 500)
+    electrons = 1000 * (np.asarray(dim, np.float64) - 0.1) / 0.9
+    few = np.round(1 + (electrons - 1) / np.sqrt(1 - 1 / 500)).astype(int)
+    np.testing.assert_allclose(np.bincount(few.ravel())[:4] / few.size, np.exp(-1) / np.array([1, 1, 2, 6]), rtol=0.04)
+    # Above, the moments up to the fourth are those of counts and a normal read-out within 0.385 and 0.25 of its size.
+    noisy = dataclasses.replace(counting, read_noise=4.0)
+    electrons = 1000 * (np.asarray(sensor.re_expose(raw, KEY, camera=noisy, light=0.064), np.float64) - 0.1) / 0.9
+    deviations = (electrons - electrons.mean()) / electrons.std()
+    assert electrons.mean() == pytest.approx(32, abs=0.1)
+    assert electrons.var() == pytest.approx(32 * (1 - 0.064) + 16 * (1 - 0.064**2), rel=0.02)
+    assert abs((deviations**3).mean()) < 0.05
+    assert (deviations**4).mean() == pytest.approx(3, abs=0.1)
+
+
+def test_the_difference_of_two_cameras_is_a_state():
+    reference = dataclasses.replace(CAMERA, full_well=8000.0, white_balance=(2, 1, 1.5))
+    other = dataclasses.replace(
+        reference,
+        black_level=np.add(CAMERA.black_level, 0.01),
+        white_balance=(1, 1, 3),
+        full_well=2000.0,
+        read_noise=9.0,
+    )
+    expected = {"red_gain": 1.0, "blue_gain": -1.0, "read_noise": 1.5, "photon_noise": 4.0, "black_level": 41.0}
+    assert difference(other, reference).given == expected
+    neutral = {name: sensor_drift.QUANTITIES[name].neutral for name in expected}
+    assert difference(reference, reference).given == neutral
