@@ -65,7 +65,7 @@ SENSOR_HELP = (
     f"sensor, lens and lamp drift: {', '.join(SENSOR)}, each at --severities; or several drifts at once, in physical "
     "units, such as exposure=-1,defocus=0.5, or a JSON file of them; may be repeated"
 )
-CAMERAS_HELP = "other cameras, as far as their calibration tells: drone, microscopy, or JSON files as of calibrate.py"
+CAMERAS_HELP = "other cameras by their JSON files, as far as levels, gains and noise tell; separated by commas"
 
 # The corruptions of the study, in the order of its tables; the first one changes nothing.
 CORRUPTIONS_OF_THE_STUDY = (

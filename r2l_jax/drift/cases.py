@@ -147,18 +147,18 @@ def sensor(drifts: Sequence[str], severities: Sequence[int]) -> list[Case]:
         severities: the severities.
 
     Raises:
-        InputError: an unknown kind or severity, or no state.
+        InputError: an unknown kind or severity, no state, or two states of one name.
     """
     found = []
     for each in drifts:
-        if "=" in each or each.endswith(".json"):
+        if each.endswith(".json") or "=" in each:
             state = states.read(each, "--sensor")
-            found.append(Case(str(state) if "=" in each else f"state={pathlib.Path(each).stem}", "sensor", state=state))
-            continue
-        for name, (kind, severity) in _at_severities("sensor", [each], [*SENSOR], severities).items():
-            state = CameraState.named({kind: SENSOR[kind][severity - 1]})
+            name = f"state={pathlib.Path(each).stem}" if each.endswith(".json") else str(state)
             found.append(Case(name, "sensor", state=state))
-    return found
+        else:
+            for name, (kind, severity) in _at_severities("sensor", [each], [*SENSOR], severities).items():
+                found.append(Case(name, "sensor", state=CameraState.named({kind: SENSOR[kind][severity - 1]})))
+    return _each_once(found)
 
 
 def cameras(names: Sequence[str]) -> list[Case]:
@@ -167,14 +167,20 @@ def cameras(names: Sequence[str]) -> list[Case]:
     Raises:
         InputError: no whole camera, or two of one name.
     """
-    found: dict[str, Case] = {}
+    found = []
     for name in names:
-        camera, title = find_camera(name, "--cameras"), f"camera={pathlib.Path(name).stem}"
+        camera = find_camera(name, "--cameras")
         if camera is None:
             raise InputError(f"--cameras must be {', '.join(isp.CAMERAS)} or a JSON file, got {name}")
-        case = Case(title, "cameras", camera=camera)
-        if found.setdefault(title, case) != case:
-            raise InputError(f"--cameras: two of {', '.join(names)} have the same name")
+        found.append(Case(f"camera={pathlib.Path(name).stem}", "cameras", camera=camera))
+    return _each_once(found)
+
+
+def _each_once(cases: Sequence[Case]) -> list[Case]:
+    found: dict[str, Case] = {}
+    for case in cases:
+        if found.setdefault(case.name, case) != case:
+            raise InputError(f"--{case.group}: two different cases are called {case.name}")
     return [*found.values()]
 
 
@@ -197,8 +203,12 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
         if case.camera is None and not case.state.given:
             continue
         camera, flag = camera_of(dataset), f"--{case.group}={case.kind or case.name.removeprefix('camera=')}"
-        if case.camera is not None and case.camera.pattern != camera.pattern:
-            raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
+        if case.camera is not None:
+            if case.camera.pattern != camera.pattern:
+                raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
+            own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
+            if (own * gains < 0).any():
+                raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
         state = case.state_of(camera)
         needing = [name for name in state.given if QUANTITIES[name].needs_colors]
         if needing and camera.pattern == isp.cfa.MONO:

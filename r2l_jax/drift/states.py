@@ -24,7 +24,7 @@ def read(given: str | Mapping[str, Any], flag: str) -> CameraState:
     amounts, where = given, flag
     if isinstance(given, str):
         where = f"{flag}={given}"
-        amounts = dict(_pairs(given, where)) if "=" in given else read_json(given, flag)
+        amounts = read_json(given, flag) if given.endswith(".json") else _amounts(given, where)
     if not isinstance(amounts, Mapping) or not amounts:
         raise InputError(f'{where} must be an object such as {{"exposure": -1}}, got {json.dumps(amounts)}')
     try:
@@ -42,14 +42,14 @@ def read_json(path: str, flag: str) -> Any:
         raise InputError(f"{flag}={error}") from None
 
 
-def _pairs(text: str, where: str) -> list[tuple[str, str]]:
+def _amounts(text: str, where: str) -> dict[str, str]:
     parts = [part.partition("=") for part in text.split(",")]
     if wrong := [name for name, equals, _ in parts if not equals]:
         raise InputError(f"{where} must be drifts such as defocus=1,exposure=-0.5, got {wrong[0]!r} without an amount")
     names = [name.strip() for name, *_ in parts]
     if len({*names}) < len(names):
         raise InputError(f"{where} must name each drift once")
-    return [(name, amount) for name, (*_, amount) in zip(names, parts, strict=True)]
+    return {name: amount for name, (*_, amount) in zip(names, parts, strict=True)}
 
 
 def _number(name: str, value: Any) -> float:

@@ -104,8 +104,16 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
     assert new.identity != cases.cameras(["drone"])[0]._replace(name=new.name).identity
     (tmp_path / "other").mkdir()
     (tmp_path / "other/new.json").write_text(CAMERA.to_json())
-    with pytest.raises(InputError, match=r"^--cameras: two of .*new.json, .*new.json have the same name$"):
+    with pytest.raises(InputError, match=r"^--cameras: two different cases are called camera=new$"):
         cases.cameras([str(tmp_path / "new.json"), str(tmp_path / "other/new.json")])
+    # States may come from files as well.
+    (tmp_path / "exposure=1.json").write_text('{"overexposure": 1}')
+    from_file, same = cases.sensor([str(tmp_path / "exposure=1.json"), "overexposure=1.0"], [])
+    assert (from_file.name, same.name) == ("state=exposure=1", "exposure=1")
+    assert from_file.state == same.state
+    assert cases.sensor(["exposure=1", "overexposure=1"], []) == [same]
+    with pytest.raises(InputError, match=r"^--sensor: two different cases are called exposure=1$"):
+        cases.sensor(["exposure=1", "exposure=1.0000001"], [])
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,11 @@ def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_st
             r"--sensor=exposure=nan: exposure must be from -20 to 20 \(stops\)",
         ),
         (cases.cameras(["drone"]), MONO, "--cameras=drone must have the pattern MONO, got RGGB"),
+        (
+            cases.cameras(["microscopy"]),
+            CAMERA,
+            r"--cameras=microscopy must have gains of the signs of \[2.8.*, got \[-0.6",
+        ),
         (cases.sensor(["lamp_color=9"], []), SINGULAR, "--sensor=lamp_color=9: .*color_matrix must have an inverse"),
     ],
 )
