@@ -21,13 +21,16 @@ from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
 from r2l_jax.model.settings import HALF_SIZE_MODES, ProcessingSettings
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 
 # The quantities that each kind of sensor drift changes.
 _CHANGED = {name: [QUANTITIES[each] for each in NAMED.get(name, [name])] for name in SENSOR}
 
 # The group of each kind of drift that has severities, a sensor drift or a corruption.
 GROUPS: dict[str, str | None] = {name: changed[0].group for name, changed in _CHANGED.items()} | CORRUPTION_GROUPS
+
+# Differences of color matrices below this are rounding.
+_ROUNDING = 0.005
 
 
 class Case(NamedTuple):
@@ -209,6 +212,8 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
             own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
             if (own * gains < 0).any():
                 raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
+            if not np.allclose(case.camera.color_matrix, camera.color_matrix, atol=_ROUNDING):
+                warn(f"{flag}: its color matrix differs from that of {dataset.name}, which is not simulated")
         state = case.state_of(camera)
         needing = [name for name in state.given if QUANTITIES[name].needs_colors]
         if needing and camera.pattern == isp.cfa.MONO:

@@ -94,6 +94,18 @@ def test_each_severity_is_a_point_and_each_point_a_case():
     assert half.state_of(dataclasses.replace(CAMERA, bits=10)).bits == 10
 
 
+def test_another_color_matrix_is_not_simulated_and_said_so(tmp_path, capsys):
+    for matrix, words in (
+        (np.array(CAMERA.color_matrix) + 0.001, ""),
+        (np.eye(3), "warning: --cameras=new: its color"),
+    ):
+        (tmp_path / "new.json").write_text(dataclasses.replace(CAMERA, color_matrix=matrix).to_json())
+        cases.check_camera(cases.cameras([str(tmp_path / "new.json")]), dataset())
+        printed = capsys.readouterr().err
+        assert printed.startswith(words)
+        assert bool(printed) == bool(words)
+
+
 def test_another_camera_is_the_difference_of_calibrations_and_combines_with_a_state(tmp_path):
     (tmp_path / "new.json").write_text(dataclasses.replace(CAMERA, read_noise=8.0, full_well=7500).to_json())
     (new,) = cases.cameras([str(tmp_path / "new.json")])
