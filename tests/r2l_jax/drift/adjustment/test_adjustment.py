@@ -301,6 +301,22 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, 
         drifts.drifted(config, fold, *config.drifts)
 
 
+def test_a_model_is_adapted_to_several_drifts_at_once(config, tmp_path):
+    slope = 0.05 * np.linspace(0, 1, DATASET.shape[1], dtype=np.float32)
+    sloped = dataclasses.replace(DATASET, read=lambda index: (DATASET.read(index)[0] + slope, DATASET.read(index)[1]))
+    fold = brightness.fold(sloped, np.arange(8, 40), np.arange(8))
+    camera = dataclasses.replace(brightness.CAMERA, black_level=(0.12,) * 4)
+    (tmp_path / "new.json").write_text(camera.to_json())
+    state = ("black_level=41,pattern_shift=100", "underexposure")
+    config = replace(config, exposures=(), sensor=state, cameras=(str(tmp_path / "new.json"),))
+    drifted = {drift.name: drifts.drifted(config, fold, drift).dataset for drift in config.drifts}
+    assert list(drifted) == ["black_level=41,pattern_shift=100", "underexposure.3", "camera=new"]
+    raw = sloped[9][0]
+    shifted = raw[:, [*range(1, raw.shape[1]), -2]]
+    np.testing.assert_allclose(drifted["black_level=41,pattern_shift=100"][9][0], shifted + 41 / 4095, atol=1e-6)
+    np.testing.assert_allclose(drifted["camera=new"][9][0], raw + 82 / 4095, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -130,6 +130,30 @@ def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, wr
     np.testing.assert_allclose(metadata["parameters"]["black_level"], written.camera.black_level, rtol=1e-6)
 
 
+def test_states_and_other_cameras_are_acquisitions_as_well(base, written, tmp_path):
+    (tmp_path / "new.json").write_text(dataclasses.replace(written.camera, black_level=(0.06,) * 4).to_json())
+    config = replace(
+        base,
+        output=str(tmp_path / "sets"),
+        pipelines=("parametrized",),
+        intensities=(),
+        exposures=(),
+        sensor=("black_level=-82,pattern_shift=50",),
+        cameras=(str(tmp_path / "new.json"),),
+        corruptions=(),
+    )
+    synthesis.run(config)
+    raws, render = written.samples(np.arange(IMAGES))[0], isp.parametrized(written.camera)
+    lower, raised = raws - 82 / 4095, raws + 41 / 4095
+    lower[:, SIZE // 2 :, :-1] = lower[:, SIZE // 2 :, 1:]
+    for name, expected in (("black_level=-82,pattern_shift=50", lower), ("camera=new", raised)):
+        found = pictures(config, f"parametrized/{name}/uncorrupted")[:, 2:-2, 2:-4]
+        of_file = np.asarray(render(jax.numpy.asarray(expected)))[:, 2:-2, 2:-4]
+        np.testing.assert_allclose(found / 65535, np.clip(of_file, 0, 1), atol=1e-4)
+    state = result.read(folder(config, "parametrized/camera=new/uncorrupted")).metadata["state"]
+    assert state == {"red_gain": 0, "blue_gain": 0, "black_level": 41}
+
+
 def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
     name = "parametrized/iso=0.5/gaussian_noise.5"
     rows = manifest(folder(base, name))
