@@ -29,12 +29,12 @@ from r2l_jax.training.run import Run, load
 DRIFTS = (None, *cases.exposures([0.5, 0.05]), *cases.sensor(["color_balance"], [4]))
 TITLES = {
     None: "none",
-    "exposure=0.5": "half the light",
-    "exposure=0.05": "a twentieth of the light",
+    "light=0.5": "half the light",
+    "light=0.05": "a twentieth of the light",
     "color_balance.4": "red 0.7 stops brighter, blue 0.7 darker",
 }
 # Sets of one class come from fewer drifts.
-OF_ONE_CLASS = (None, "exposure=0.5")
+OF_ONE_CLASS = (None, "light=0.5")
 
 
 class Scores(NamedTuple):
@@ -79,7 +79,7 @@ def measure(fold: Artifact) -> Measured:
         return adapted(raws).refusal is not None
 
     for drift in DRIFTS:
-        dataset = own if drift is None else acquisition.drifted(fold.config.data, own, drift, None, 0)
+        dataset = own if drift is None else acquisition.drifted(fold.config.data, own, drift, 0)
         raws = dataset.samples(by)[0]
         found = adapted(raws)
         models = fold.model, replaced(fold.model, raws, task), found.model

@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+import isp
 from isp import sensor_drift
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
@@ -46,7 +47,7 @@ _WINDOWS = 5
 
 _STEPS = 2**12 - 1
 
-# The amounts of random cameras, see `isp.sensor_drift.together`, and the numbers of new images that show them.
+# The states of random cameras, see `isp.CameraState`, and the numbers of new images that show them.
 AMOUNTS = {
     "exposure": (-1.0, 1.0),
     **dict.fromkeys(("red_gain", "blue_gain"), (-0.6, 0.6)),
@@ -64,7 +65,7 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     """Measures the true score under a drift, and the expected one."""
     fold = run.folds[0]
     fresh = datasets.load("Synthetic", synthetic_images=_OWN + _FRESH, synthetic_size=64)
-    drifted = acquisition.drifted(fold.config.data, fresh, drift, None, 0)
+    drifted = acquisition.drifted(fold.config.data, fresh, drift, 0)
     order = _OWN + np.random.default_rng(list(drift.name.encode())).permutation(_FRESH)
     raws, _ = drifted.samples(order[: _WINDOWS * _WINDOW])
     # Sensor drifts do not round to the steps of the converter.
@@ -101,7 +102,8 @@ def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> d
     mosaics = quantized(raws[known], np.uint16)
     held = reference.Reference(mosaics, targets[known], targets[known], "test", see(run, raws[known]))
     amounts = drawn(number)
-    new = sensor_drift.together(raws[others], jax.random.key(number), amounts, camera=run.camera)
+    state = isp.CameraState(**amounts)
+    new = sensor_drift.apply(raws[others], jax.random.key(number), state, camera=run.camera)
     new = np.round(np.asarray(new) * _STEPS) / np.float32(_STEPS)
     row: dict[str, Any] = {"drifts": amounts}
     row["true"] = float((run.predict(new).argmax(1) == targets[others]).mean())

@@ -12,9 +12,9 @@ import measurements
 from r2l_jax.runtime.result import read
 
 CASES = {
-    "half the light": "exposure=0.5",
-    "a tenth of the light": "exposure=0.1",
-    "a twentieth of the light": "exposure=0.05",
+    "half the light": "light=0.5",
+    "a tenth of the light": "light=0.1",
+    "a twentieth of the light": "light=0.05",
     "red 0.7 stops brighter, blue 0.7 darker": "color_balance.4",
     "lamp 60 mired warmer": "lamp_color.3",
     "lamp 110 mired warmer": "lamp_color.4",

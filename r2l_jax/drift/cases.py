@@ -1,34 +1,47 @@
 """Cases: the known ways to test a model on images other than its clean ones, under names that never change."""
 
+import math
+import pathlib
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import isp
 import isp.unprocessing
+from isp import CameraState, sensor_drift
+from isp.sensor_drift import NAMED, QUANTITIES
 from r2l_jax.config import TrainConfig
+from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import sensor as sensor_kinds
+from r2l_jax.drift import states
 from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
 from r2l_jax.model.settings import HALF_SIZE_MODES, ProcessingSettings
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
+
+# The quantities that each kind of sensor drift changes.
+_CHANGED = {name: [QUANTITIES[each] for each in NAMED.get(name, [name])] for name in SENSOR}
+
+# The group of each kind of drift that has severities, a sensor drift or a corruption.
+GROUPS: dict[str, str | None] = {name: changed[0].group for name, changed in _CHANGED.items()} | CORRUPTION_GROUPS
+
+# Differences of color matrices below this are rounding.
+_ROUNDING = 0.005
 
 
 class Case(NamedTuple):
-    """How the images of a test are made. An attribute that is None leaves that step as in the run.
+    """How the images of a test are made; all attributes combine, and by default, each step is as in the run.
 
     Attributes:
-        name: the name in files and titles, which also seeds the case's noise.
+        name: the name in files and titles.
         group: one of `names.DRIFTS`, or "clean".
         iso: the measured intensity at which the scenes are read.
-        exposure: factor on the light of the raw images, which the sensor model exposes again.
-        sensor: the kind and the severity of a sensor drift, see `drift.sensor`.
-        amounts: the amounts of several sensor drifts at once, by kind, see `isp.sensor_drift.together`.
+        state: how the camera differs from the one that took the raw images.
+        camera: another camera, whose calibration values also change the state.
         pipeline: the processing, at the camera's calibration values. It is found when the case is made, so that later
             edits of its file have no effect; its title is the case's name.
         corruption: the name and the severity of a change of the processed images.
@@ -37,24 +50,43 @@ class Case(NamedTuple):
     name: str
     group: str
     iso: float | None = None
-    exposure: float | None = None
-    sensor: tuple[str, int] | None = None
-    amounts: tuple[tuple[str, float], ...] = ()
+    state: CameraState = CameraState()
+    camera: isp.Camera | None = None
     pipeline: NamedPipeline | None = None
     corruption: tuple[str, int] | None = None
 
     @property
     def kind(self) -> str | None:
         """The kind of a drift that has severities: a sensor drift or a corruption."""
-        found = self.sensor or self.corruption
-        return found and found[0]
+        kind = self.name.rpartition(".")[0]
+        return kind if kind in GROUPS else None
+
+    @property
+    def severity(self) -> int | None:
+        """The severity of such a drift."""
+        return int(self.name.rpartition(".")[2]) if self.kind else None
+
+    def state_of(self, camera: isp.Camera | None) -> CameraState:
+        """Returns the whole state, given the camera that took the raw images; processed images have none.
+
+        Exposures are rounded as by the camera's analog-to-digital converter.
+        """
+        found = {}
+        if camera is not None and self.camera is not None:
+            found = sensor_drift.difference(self.camera, camera).given
+        if camera is not None and self.group == "exposures":
+            found["bits"] = float(isp.sensor.noise_of(camera).bits)
+        return CameraState(**found | self.state.given)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The JSON values that determine the images, but for the pipeline's."""
+        camera = None if self.camera is None else self.camera.to_json()
+        return self._replace(pipeline=None)._asdict() | {"state": self.state.given, "camera": camera}
 
 
 # The images of the run as they are, which no drift has touched.
 CLEAN = Case("clean", "clean")
-
-# The group of each kind of drift that has severities, a sensor drift or a corruption.
-GROUPS: dict[str, str | None] = {name: kind.group for name, kind in sensor_kinds.KINDS.items()} | CORRUPTION_GROUPS
 
 
 def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
@@ -88,15 +120,15 @@ def intensities(values: Sequence[float]) -> list[Case]:
 
 
 def exposures(values: Sequence[float]) -> list[Case]:
-    """Returns cases of acquisition drift from the sensor model: each raw image exposed again, such as `exposure=0.05`.
+    """Returns cases of acquisition drift from the sensor model: factors on the light, such as `light=0.05`.
 
     Raises:
-        InputError: an exposure that is not positive.
+        InputError: an exposure that is not valid.
     """
     for value in values:
-        if not 0 < value < np.inf:
-            raise InputError(f"--exposures must be positive, got {value:g}")
-    return [Case(f"exposure={value:g}", "exposures", exposure=value) for value in values]
+        if not (value > 0 and QUANTITIES["exposure"].valid(math.log2(value))):
+            raise InputError(f"--exposures must be positive, and at most 20 stops from 1, got {value:g}")
+    return [Case(f"light={value:g}", "exposures", state=CameraState(exposure=math.log2(value))) for value in values]
 
 
 def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
@@ -109,14 +141,50 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
     return [Case(name, "corruptions", corruption=corruption) for name, corruption in found.items()]
 
 
-def sensor(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
-    """Returns cases of raw images from a drifted sensor: each kind at each severity, such as `defocus.3`.
+def sensor(drifts: Sequence[str], severities: Sequence[int]) -> list[Case]:
+    """Returns cases of raw images from a drifted sensor.
+
+    Args:
+        drifts: kinds of `names.SENSOR`, each at all severities, such as `defocus.3`; and camera states, as text or
+            JSON files, see `states.read`.
+        severities: the severities.
 
     Raises:
-        InputError: an unknown kind or severity.
+        InputError: an unknown kind or severity, no state, or two states of one name.
     """
-    found = _at_severities("sensor", names, SENSOR, severities)
-    return [Case(name, "sensor", sensor=drift) for name, drift in found.items()]
+    found = []
+    for each in drifts:
+        if each.endswith(".json") or "=" in each:
+            state = states.read(each, "--sensor")
+            name = f"state={pathlib.Path(each).stem}" if each.endswith(".json") else str(state)
+            found.append(Case(name, "sensor", state=state))
+        else:
+            for name, (kind, severity) in _at_severities("sensor", [each], [*SENSOR], severities).items():
+                found.append(Case(name, "sensor", state=CameraState.named({kind: SENSOR[kind][severity - 1]})))
+    return _each_once(found)
+
+
+def cameras(names: Sequence[str]) -> list[Case]:
+    """Returns cases of other cameras, by their names or files: what their calibration values change, as `camera=new`.
+
+    Raises:
+        InputError: no whole camera, or two of one name.
+    """
+    found = []
+    for name in names:
+        camera = find_camera(name, "--cameras")
+        if camera is None:
+            raise InputError(f"--cameras must be {', '.join(isp.CAMERAS)} or a JSON file, got {name}")
+        found.append(Case(f"camera={pathlib.Path(name).stem}", "cameras", camera=camera))
+    return _each_once(found)
+
+
+def _each_once(cases: Sequence[Case]) -> list[Case]:
+    found: dict[str, Case] = {}
+    for case in cases:
+        if found.setdefault(case.name, case) != case:
+            raise InputError(f"--{case.group}: two different cases are called {case.name}")
+    return [*found.values()]
 
 
 def _at_severities(
@@ -133,19 +201,30 @@ def _at_severities(
 
 
 def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
-    """Raises an InputError unless a data set's camera can have the sensor drifts, and pipelines take its raw images."""
-    for name in dict.fromkeys(case.sensor[0] for case in cases if case.sensor is not None):
-        camera = camera_of(dataset)
-        if not sensor_kinds.takes(name, camera):
-            possible = ",".join(each for each in SENSOR if sensor_kinds.takes(each, camera))
-            raise InputError(
-                f"--sensor={name}: {dataset.name} is from a sensor without color filters; give --sensor={possible}"
-            )
-        if name == "lamp_color":
-            try:
+    """Raises an InputError unless a data set's camera can be in all states, and pipelines take its raw images."""
+    for case in cases:
+        if case.camera is None and not case.state.given:
+            continue
+        camera, flag = camera_of(dataset), f"--{case.group}={case.kind or case.name.removeprefix('camera=')}"
+        if case.camera is not None:
+            if case.camera.pattern != camera.pattern:
+                raise InputError(f"{flag} must have the pattern {camera.pattern}, got {case.camera.pattern}")
+            own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
+            if (own * gains < 0).any():
+                raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
+            if not np.allclose(case.camera.color_matrix, camera.color_matrix, atol=_ROUNDING):
+                warn(f"{flag}: its color matrix differs from that of {dataset.name}, which is not simulated")
+        state = case.state_of(camera)
+        needing = [name for name in state.given if QUANTITIES[name].needs_colors]
+        if needing and camera.pattern == isp.cfa.MONO:
+            possible = ",".join(name for name in SENSOR if not any(each.needs_colors for each in _CHANGED[name]))
+            raise InputError(f"{flag}: {dataset.name} is from a sensor without color filters; give --sensor={possible}")
+        try:
+            state.check(camera)
+            if state.lamp_color is not None:
                 isp.unprocessing.check_invertible(camera)
-            except ValueError as error:
-                raise InputError(f"--sensor={name}: the camera's {error}") from None
+        except ValueError as error:
+            raise InputError(f"{flag}: {error}") from None
     if pipelines := [case.pipeline for case in cases if case.pipeline is not None]:
         raw, _ = dataset[0]
         for pipeline in pipelines:
@@ -188,7 +267,7 @@ def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: 
     """Raises an InputError unless a run can be tested in these cases, whose groups are in `names.DRIFTS`."""
     for group in dict.fromkeys(case.group for case in cases):
         reason = None
-        if group in ("pipelines", "exposures", "sensor") and dataset.camera is None:
+        if group in ("pipelines", "exposures", "sensor", "cameras") and dataset.camera is None:
             reason = f"was trained on {dataset.name}, which is already processed and has no raw data"
         elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
             reason = f"was trained with {config.processing.flag}, whose images have half the size of other pipelines'"
@@ -201,6 +280,6 @@ def check(cases: Sequence[Case], config: TrainConfig, dataset: RawDataset, run: 
     check_camera([for_run(case, config.processing) for case in cases], dataset)
 
 
-def random_key(case: Case, seed: int) -> jax.Array:
-    """Returns the key of a case's noise, which depends only on the case's name and the seed."""
-    return jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(case.name.encode())))
+def random_key(name: str, seed: int) -> jax.Array:
+    """Returns the key of the noise of a state or a corruption, which depends only on its name and the seed."""
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(name.encode())))

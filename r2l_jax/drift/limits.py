@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ import msgspec
 import numpy as np
 
 import isp
-from r2l_jax.data.files.decoding import read_text
-from r2l_jax.drift import sensor
+from isp.sensor_drift import QUANTITIES
+from r2l_jax.drift import states
 from r2l_jax.drift.search.knobs import Knob
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run
@@ -20,10 +19,11 @@ from r2l_jax.training.run import Run
 # The folder of a run, and the file in it, with the statement about its operating envelope.
 FOLDER, FILE = "envelope", "envelope.json"
 
-# The prefix of a pipeline's parameters; other names are drifts, see `isp.sensor_drift.together`.
+# The prefix of a pipeline's parameters; other names are those of `isp.sensor_drift.QUANTITIES`.
 PIPELINE = "pipeline."
 
-DISTRIBUTIONS = ("uniform", "log-uniform")
+# The distributions of values by the scale of their parameter.
+SCALES = {"linear": "uniform", "log": "log-uniform"}
 
 # Differences of values below this are rounding.
 _ROUNDING = 1e-9
@@ -43,14 +43,6 @@ _DEFAULT = {
 # The default limits of gamma and of the sharpening strength, as factors on their values.
 _OF_PIPELINE = {"pipeline.gamma_correct": (0.9, 1.1), "pipeline.sharpening_filter": (0.75, 1.25)}
 
-_STOPS = sensor.Kind("light", "stops", (), valid=(-20.0, 20.0))
-_KINDS: dict[str, sensor.Kind] = {
-    "exposure": _STOPS,
-    "red_gain": _STOPS._replace(needs_colors=True),
-    "blue_gain": _STOPS._replace(needs_colors=True),
-    **sensor.KINDS,
-}
-
 
 class Limit(NamedTuple):
     """The limits of one quantity.
@@ -60,7 +52,7 @@ class Limit(NamedTuple):
         high: the greatest value.
         unit: their unit.
         neutral: the value that changes nothing.
-        distribution: the distribution of the values, one of `DISTRIBUTIONS`.
+        distribution: the distribution of the values, one of `SCALES`.
     """
 
     low: float
@@ -102,18 +94,15 @@ Limits = Mapping[str, Limit]
 
 def possible(camera: isp.Camera, knobs: Mapping[str, Knob]) -> dict[str, Limit]:
     """Returns the widest limits of all quantities that a camera and a pipeline have."""
-    colors = camera.pattern != isp.cfa.MONO
-    found = {
-        name: Limit(*kind.valid, kind.unit, kind.neutral, "log-uniform" if kind.neutral == 1 else "uniform")
-        for name, kind in _KINDS.items()
-        if colors or not kind.needs_colors
-    }
-    if "bits" in found:
-        found["bits"] = found["bits"]._replace(neutral=float(isp.sensor.noise_of(camera).bits))
+    found = {}
+    for name, each in QUANTITIES.items():
+        if camera.pattern != isp.cfa.MONO or not each.needs_colors:
+            low, high, scale = each.parameter.low, each.parameter.high, SCALES[each.parameter.scale]
+            found[name] = Limit(low, high, each.parameter.unit, each.neutral, scale)
+    found["bits"] = found["bits"]._replace(neutral=float(isp.sensor.noise_of(camera).bits))
     for name, knob in knobs.items():
         low, high = sorted((knob.value(knob.low), knob.value(knob.high)))
-        distribution = "log-uniform" if knob.declaration.scale == "log" else "uniform"
-        found[PIPELINE + name] = Limit(low, high, knob.quantity, knob.default, distribution)
+        found[PIPELINE + name] = Limit(low, high, knob.quantity, knob.default, SCALES[knob.declaration.scale])
     return found
 
 
@@ -139,12 +128,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
             for key, (low, high) in (_DEFAULT | of_pipeline).items()
             if key in widest
         }
-    try:
-        found = json.loads(read_text(pathlib.Path(name)))
-    except OSError as error:
-        raise InputError(f"{where} must be default or a JSON file: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
+    found = states.read_json(name, "--envelope")
     found = found.get("limits", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found:
         raise InputError(f'{where} has no limits: it must be an object such as {{"exposure": [-1, 0.3]}}')
@@ -153,7 +137,7 @@ def read(name: str, widest: Limits) -> dict[str, Limit]:
 
 def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
     if name not in widest:
-        reason = "needs a sensor with color filters" if name in _KINDS else f"is not one of {', '.join(widest)}"
+        reason = "needs a sensor with color filters" if name in QUANTITIES else f"is not one of {', '.join(widest)}"
         raise InputError(f"{where} {reason}")
     valid = widest[name]
     given = dict(zip(("low", "high"), given, strict=True)) if isinstance(given, list) and len(given) == 2 else given
@@ -164,8 +148,8 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
     except (TypeError, msgspec.ValidationError):
         raise InputError(f"{where} must be [low, high], got {json.dumps(given)}") from None
     distribution = limit.distribution
-    if distribution not in DISTRIBUTIONS:
-        raise InputError(f"{where}: distribution must be one of {', '.join(DISTRIBUTIONS)}, got {distribution!r}")
+    if distribution not in SCALES.values():
+        raise InputError(f"{where}: distribution must be one of {', '.join(SCALES.values())}, got {distribution!r}")
     if not -np.inf < low <= high < np.inf:
         raise InputError(f"{where} must have the lower limit first, got {low:g} and {high:g}")
     if low < valid.low or high > valid.high:
@@ -178,27 +162,6 @@ def _limit(where: str, given: Any, widest: Limits, name: str) -> Limit:
 def written(limits: Limits) -> dict[str, dict[str, Any]]:
     """Returns limits as `read` takes them."""
     return {name: limit._asdict() for name, limit in limits.items()}
-
-
-def of_camera(camera: isp.Camera, reference: isp.Camera) -> dict[str, float]:
-    """Computes the drifts by which a camera differs from another one, as far as their calibration values tell.
-
-    A lower white balance gain stands for proportionally more light at the sites of its color. A camera with
-    less noise counts as one with the same noise. Calibration values have few digits, so that differences below half a
-    digital number of 12 bits, or half a hundredth of a stop or of a noise's factor, are rounding.
-    """
-    levels = np.mean(np.asarray(camera.black_level)) - np.mean(np.asarray(reference.black_level))
-    found = {"black_level": float(round(4095 * levels))}
-    if camera.pattern != isp.cfa.MONO:
-        gains, known = (np.ravel(np.asarray(each.white_balance)) for each in (camera, reference))
-        red, green, blue = np.log2(known / gains)
-        found |= {"red_gain": round(float(red - green), 2), "blue_gain": round(float(blue - green), 2)}
-    new, old = isp.sensor.noise_of(camera), isp.sensor.noise_of(reference)
-    if camera.full_well is not None:
-        found["photon_noise"] = round(max(old.full_well / new.full_well, 1.0), 2)
-    if camera.read_noise is not None:
-        found["read_noise"] = round(max(new.read_noise / old.read_noise, 1.0), 2)
-    return found
 
 
 def stated(run: Run) -> dict[str, Any] | None:
@@ -224,7 +187,7 @@ def reaches(limits: Limits, drifts: Mapping[str, float]) -> dict[str, float]:
 
     Quantities without a drift are neutral, and those without a limit must be.
     """
-    neutral = {name: _KINDS[name].neutral if name in _KINDS else 0.0 for name in drifts}
+    neutral = {name: QUANTITIES[name].neutral if name in QUANTITIES else 0.0 for name in drifts}
     every = {name: Limit(value, value, neutral=value) for name, value in neutral.items()} | dict(limits)
     return {name: limit.reach(drifts.get(name, limit.neutral)) for name, limit in every.items()}
 

@@ -24,7 +24,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
-from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.trained_folds import folds_of, member_of
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
@@ -316,21 +316,20 @@ def measure(
         for iso, of_iso in grouped(cases, lambda case: case.iso):
             dataset = samples.at(iso)
             processors = _processors(stacks, of_iso, dataset)
-            renderings = {Rendering.of(case): case.name for case in of_iso}
             for batch in loader.eval_batches(dataset, samples.indices, size):
                 batch = to_devices(batch, shardings().split)
                 index = functions.gathered(batch["index"])
-                for rendering, rendered in _images(renderer, list(renderings), batch, dataset.camera, processors):
+                for case, rendered in _images(renderer, of_iso, batch, dataset.camera, processors, len(stacks)):
                     logits = [functions.logits(*stack.head, each) for stack, each in zip(stacks, rendered, strict=True)]
                     if ensemble:
                         logits.append(functions.average(task, logits, batch["raw"]))
-                    moved = renderer.targets(rendering.acquisition, batch["target"], dataset.shape[:2])
+                    moved = renderer.targets(case.state_of(dataset.camera), batch["target"], dataset.shape[:2])
                     taken = {**batch, "target": moved}
                     parts = [
                         ahead.begun(functions.outcomes(task, each, taken, n))
                         for each, n in zip(logits, counts, strict=True)
                     ]
-                    found[renderings[rendering]].append((index, parts))
+                    found[case.name].append((index, parts))
                     tick()
     whole = [_whole(samples.indices, jax.device_get(found[case.name])) for case in cases]
     kept = _places(stacks) + [sum(stack.stacked for stack in stacks)] * bool(ensemble)
@@ -389,44 +388,35 @@ def _places(stacks: Sequence[_Stack]) -> list[int]:
     ]
 
 
-class _Processors(NamedTuple):
-    """The processor of each pipeline, shared by all stacks or one for each; None stands for the model's pipeline."""
-
-    shared: dict[NamedPipeline | None, Processor]
-    of_stacks: list[dict[NamedPipeline | None, Processor]]
-
-
-def _processors(stacks: Sequence[_Stack], cases: Sequence[Case], dataset: RawDataset) -> _Processors:
-    pipelines = dict.fromkeys(case.pipeline for case in cases if case.pipeline is not None)
-    of_stacks: list[dict[NamedPipeline | None, Processor]] = [{None: stack.processor} for stack in stacks]
-    if not metering_of(stacks[0].model.processor):
-        return _Processors({each: Processor.of(each(camera_of(dataset))) for each in pipelines}, of_stacks)
-    for stack, processors in zip(stacks, of_stacks, strict=True):
-        for each in pipelines:
-            # Each model meters to its own target.
-            processors[each] = Processor.of(each.metered_as(stack.model.processor)(camera_of(dataset)))
-    return _Processors({}, of_stacks)
+def _processors(
+    stacks: Sequence[_Stack], cases: Sequence[Case], dataset: RawDataset
+) -> dict[NamedPipeline | None, list[Processor]]:
+    """Returns the processor of each pipeline, shared by all stacks or one for each; None is the model's pipeline."""
+    found: dict[NamedPipeline | None, list[Processor]] = {None: [stack.processor for stack in stacks]}
+    # Each model meters to its own target.
+    sharing = stacks if metering_of(stacks[0].model.processor) else stacks[:1]
+    for each in dict.fromkeys(case.pipeline for case in cases if case.pipeline is not None):
+        metered = [each.metered_as(stack.model.processor) for stack in sharing]
+        found[each] = [Processor.of(pipeline(camera_of(dataset))) for pipeline in metered]
+    return found
 
 
 def _images(
     renderer: Renderer,
-    renderings: Sequence[Rendering],
+    cases: Sequence[Case],
     batch: Batch,
     camera: isp.Camera | None,
-    processors: _Processors,
-) -> Iterator[tuple[Rendering, Sequence[jax.Array]]]:
-    """Yields the images of each rendering for every stack."""
-    raw, index, count = batch["raw"], batch["index"], len(processors.of_stacks)
-    by_stack = [rendering for rendering in renderings if rendering.processing.pipeline not in processors.shared]
-    for acquisition, of_acquisition in grouped(by_stack, lambda rendering: rendering.acquisition):
-        taken = renderer.mosaics(acquisition, raw, index, camera)
-        steps = [rendering._replace(acquisition=CLEAN) for rendering in of_acquisition]
-        rendered = [renderer.images(steps, taken, index, camera, of_stack) for of_stack in processors.of_stacks]
-        for made in zip(*rendered, strict=True):
-            yield made[0][0]._replace(acquisition=acquisition), [images for _, images in made]
-    others = [rendering for rendering in renderings if rendering.processing.pipeline in processors.shared]
-    for rendering, images in renderer.images(others, raw, index, camera, processors.shared):
-        yield rendering, [images] * count
+    processors: Mapping[NamedPipeline | None, Sequence[Processor]],
+    count: int,
+) -> Iterator[tuple[Case, Sequence[jax.Array]]]:
+    """Yields the images of each case for each of `count` stacks."""
+    index = batch["index"]
+    for state, of_state in grouped(cases, lambda case: case.state_of(camera)):
+        taken = renderer.mosaics(state, batch["raw"], index, camera)
+        for pipeline, of_pipeline in grouped(of_state, lambda case: case.pipeline):
+            rendered = [renderer.processed(of_pipeline, taken, index, each) for each in processors[pipeline]]
+            for case, *images in zip(of_pipeline, *rendered, strict=True):
+                yield case, images * (count // len(images))
 
 
 class _Functions:

@@ -12,11 +12,9 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
-from isp import sensor_drift
+from isp import CameraState, sensor_drift
 from isp.metering import Part
-from isp.sensor import expose_again, noise_of
-from r2l_jax.drift import sensor
-from r2l_jax.drift.cases import CLEAN, Case, random_key
+from r2l_jax.drift.cases import Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.raw_to_logit import Raws
@@ -25,6 +23,8 @@ from r2l_jax.runtime import compiler
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+
+Images = Float[Array, "batch rows cols 3"]
 
 
 class Processor(NamedTuple):
@@ -43,36 +43,13 @@ class Processor(NamedTuple):
         return cls(*nnx.split(module))
 
 
-class Rendering(NamedTuple):
-    """The case of each of the three steps from a raw image to a processed one; `CLEAN` leaves a step as in the run.
-
-    Attributes:
-        acquisition: exposes the raw images, reads them at another measured intensity, or lets the sensor drift.
-        processing: processes them.
-        corruption: corrupts the processed images.
-    """
-
-    acquisition: Case = CLEAN
-    processing: Case = CLEAN
-    corruption: Case = CLEAN
-
-    @classmethod
-    def of(cls, case: Case) -> "Rendering":
-        """Returns the rendering in which a case changes only its step."""
-        if case.corruption is not None:
-            return cls(corruption=case)
-        if case.pipeline is not None:
-            return cls(processing=case)
-        return cls(acquisition=case)
-
-
 class Renderer:
-    """Exposes, processes and corrupts raw images, each with one compiled function.
+    """Changes, processes and corrupts raw images, each with one compiled function.
 
     A function is compiled again only for another structure or shape. Processors of the same structure, such as all
-    folds of a run, share one compiled function, and so do all exposures, and all severities of a corruption or a sensor
-    drift. Noise depends only on the case's name, the seed and the sample's index, not on the batch or on other
-    renderings.
+    folds of a run, share one compiled function, and so do states of the same quantities, and all severities of a
+    corruption. Noise depends only on the state or the corruption, the seed and the sample's index, not on the batch or
+    on other cases. Defective sites and column noise belong to the sensor: they are the same in all samples of a state.
 
     Args:
         seed: the seed of the noise.
@@ -81,96 +58,87 @@ class Renderer:
 
     def __init__(self, seed: int, sharding: Sharding | None = None):
         jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=sharding)
-        self._expose = jit(expose, static_argnames="camera")
-        self._drift = jit(sensor.drifted, static_argnums=0, static_argnames="camera")
-        self._together = jit(sensor.together, static_argnames="camera")
-        self._move = jit(sensor.moved, static_argnums=(0, 3))
+        self._drift = jit(drifted, static_argnames="camera")
         self._process = jit(process, static_argnums=(0, 3))
         self._corrupt = jit(corrupt, static_argnums=0)
         self._key = functools.cache(functools.partial(random_key, seed=seed))
 
     def mosaics(
         self,
-        acquisition: Case,
+        state: CameraState,
         raw: Raws,
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
     ) -> Raws:
-        """Exposes raw images again, or lets their sensor drift, as an acquisition says; else returns them unchanged.
-
-        Without a camera, they are processed images, which no acquisition changes. Frames change with their parts.
-        """
+        """Returns raw images as their camera takes them in another state. Frames change with their parts."""
         if isinstance(raw, Part):
-            return jax.tree.map(lambda each: self.mosaics(acquisition, each, index, camera), raw)
-        if acquisition.sensor is not None:
-            return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
-        if acquisition.amounts:
-            return self._together(raw, index, self._key(acquisition), dict(acquisition.amounts), camera=camera)
-        if acquisition.exposure is None:
-            return raw
-        return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
+            return jax.tree.map(lambda each: self.mosaics(state, each, index, camera), raw)
+        return self._drift(raw, index, self._key(str(state)), state, camera=camera) if state.given else raw
 
-    def targets(self, acquisition: Case, targets: Any, shape: tuple[int, ...]) -> Any:
+    def targets(self, state: CameraState, targets: Any, shape: tuple[int, ...]) -> Any:
         """Returns the targets of changed raw images `(H, W)`: masks and boxes move with the content, others stay."""
-        if targets.ndim < 3:
+        if targets.ndim < 3 or state.pattern_shift is None:
             return targets
-        if acquisition.sensor is not None and acquisition.sensor[0] in sensor.MOVING:
-            return self._move(*acquisition.sensor, targets, shape)
-        for name, amount in acquisition.amounts:
-            targets = sensor.moved_by(name, amount, targets, shape) if name in sensor.MOVING else targets
-        return targets
+        if jnp.issubdtype(targets.dtype, jnp.floating):
+            return sensor_drift.shifted_boxes(targets, state.pattern_shift, tuple(shape))
+        return sensor_drift.shifted_rows(targets, state.pattern_shift)
 
     def images(
         self,
-        renderings: Iterable[Rendering],
+        cases: Iterable[Case],
         raw: Raws,
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
-    ) -> Iterator[tuple[Rendering, Float[Array, "batch rows cols 3"]]]:
-        """Yields the images of each rendering, which the device may still be computing.
+    ) -> Iterator[tuple[Case, Images]]:
+        """Yields the images of each case, which the device may still be computing.
 
-        Renderings of one acquisition share its raw images, and among them, renderings of one processing share its
-        images. The renderings are therefore grouped, in the order in which acquisitions and processings first occur.
+        Cases are grouped, in the order in which states and pipelines first occur: those of one state share its raw
+        images, and among them, those of one pipeline share its images.
 
         Args:
-            renderings: the renderings, each once.
-            raw: the raw images as read. They must have the measured intensity of all acquisitions.
+            cases: the cases.
+            raw: the raw images as read. They must have the measured intensity of all cases.
             index: the samples' indices in their data set.
             camera: the camera that took the raw images.
-            processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
+            processors: the processor of each pipeline; under None, the one for cases without a pipeline.
         """
-        for acquisition, of_acquisition in grouped(renderings, lambda rendering: rendering.acquisition):
-            mosaics = self.mosaics(acquisition, raw, index, camera)
-            for processing, of_processing in grouped(of_acquisition, lambda rendering: rendering.processing):
-                graph, state, count = processors[processing.pipeline]
-                images = self._process(graph, state, mosaics, count)
-                of_images = index if count == 1 else jnp.repeat(index, count)
-                for rendering in of_processing:
-                    yield rendering, self._corrupted(rendering.corruption, images, of_images)
+        for state, of_state in grouped(cases, lambda case: case.state_of(camera)):
+            mosaics = self.mosaics(state, raw, index, camera)
+            for pipeline, of_pipeline in grouped(of_state, lambda case: case.pipeline):
+                yield from zip(
+                    of_pipeline, self.processed(of_pipeline, mosaics, index, processors[pipeline]), strict=True
+                )
 
-    def _corrupted(self, case: Case, images: jax.Array, index: jax.Array) -> jax.Array:
-        if case.corruption is None:
-            return images
-        return self._corrupt(*case.corruption, images, index, self._key(case))
+    def processed(
+        self, cases: Iterable[Case], mosaics: Raws, index: Int[Array, " batch"], processor: Processor
+    ) -> Iterator[Images]:
+        """Yields the images of cases of one state and one pipeline, from the raw images of this state."""
+        graph, state, count = processor
+        images = self._process(graph, state, mosaics, count)
+        of_images = index if count == 1 else jnp.repeat(index, count)
+        for case in cases:
+            if case.corruption is None:
+                yield images
+            else:
+                name, severity = case.corruption
+                yield self._corrupt(name, severity, images, of_images, self._key(f"{name}.{severity}"))
 
 
-def expose(
+def drifted(
     raw: Float[Array, "batch height width"],
     index: Int[Array, " batch"],
     key: PRNGKeyArray,
-    exposure: Float[Array, ""] | float,
+    state: CameraState,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Exposes raw images again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
+    """Changes raw images as a camera in another state, see `isp.sensor_drift.apply`.
 
-    Values are quantized as by the camera's analog-to-digital converter. The noise is drawn from the samples' indices
-    and the case's key, so that it does not depend on the batch.
+    The noise of a shot is drawn from the sample's index and the key, and what belongs to the sensor from the key alone.
     """
 
-    def one(raw, key):
-        taken = expose_again(raw, key, camera=camera, light=exposure)
-        return sensor_drift.bits(taken, key, jnp.asarray(noise_of(camera).bits, jnp.float32), camera=camera)
+    def one(raw: Array, key_of_one: PRNGKeyArray) -> Array:
+        return sensor_drift.apply(raw, key_of_one, state, camera=camera, sensor_key=key)
 
     return jax.vmap(one)(raw, sample_keys(key, index))
 
@@ -195,7 +163,7 @@ def corrupt(
     index: Int[Array, " batch"],
     key: PRNGKeyArray,
 ) -> Float[Array, "batch height width 3"]:
-    """Clips images to [0, 1] and corrupts them; the noise is drawn as in `expose`."""
+    """Clips images to [0, 1] and corrupts them; the noise is drawn as in `drifted`."""
 
     def one(image, key):
         return CORRUPTIONS[name](image, key, severity)

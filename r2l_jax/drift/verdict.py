@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from scipy import stats
 
-from r2l_jax.drift.sensor import KINDS
 from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE
-from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SHARPENING
+from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SENSOR, SHARPENING
 from r2l_jax.runtime.result import Interval
 
 # The most losses that a sentence names.
@@ -66,7 +65,8 @@ def in_words(name: str) -> str:
         steps = zip(parts, ("demosaicing", "sharpening", "denoising"), strict=True)
         first, *others = [f"no {step}" if part == "none" else part.replace("_", " ") for part, step in steps]
         return f"{first} with {' and '.join(others)}"
-    if parts[0] in KINDS or parts[0] in CORRUPTIONS:
+    if parts[0] in SENSOR or parts[0] in CORRUPTIONS:
         kind, *severity = parts
         return " ".join([kind.replace("_", " "), *(f"of severity {each}" for each in severity)])
-    return name.replace("iso=", "an intensity of ").replace("exposure=", "an exposure of ")
+    name = name.replace("iso=", "an intensity of ").replace("light=", "an exposure of ")
+    return name.replace(",", " with ").replace("=", " ")

@@ -51,8 +51,9 @@ class Declared(NamedTuple):
     Attributes:
         each: the valid elements of a list of texts.
         bound: the valid numbers, of each element if the field is a tuple.
-        kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
-            that takes its value as a separate argument, as in `--log_model False`.
+        kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "states" for one that
+            may also be given a camera state, such as `exposure=-1,defocus=0.5`, which stays whole; "value" for a
+            boolean that takes its value as a separate argument, as in `--log_model False`.
         switches: for a list of texts, boolean flags of the published program, each with the element that it adds.
             `--help` does not list them.
         rare: whether the flag is listed only by `--helpfull`.
@@ -153,7 +154,7 @@ def define(settings: type, values: flags.FlagValues = flags.FLAGS) -> None:
         options: dict[str, Any] = {"help": declared.help, "flag_values": values}
         if leaf.is_list:
             texts = [_text(value) for value in (default if isinstance(default, tuple) else (default,))]
-            make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
+            make = flags.DEFINE_multi_string if declared.kind else flags.DEFINE_list
             make(leaf.name, None if default is None else texts, **options)
         elif declared.choices:
             flags.DEFINE_enum(leaf.name, default, list(declared.choices), **options)
@@ -198,8 +199,9 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
         raise InputError(f"--{leaf.name} is required: {declared.help}")
     if not leaf.is_list or value is None:
         return value
-    if declared.kind == "repeated":
-        value = [one for several in value for one in several.split(",")]
+    if declared.kind:
+        lists = [[each] if "=" in each and declared.kind == "states" else each.split(",") for each in value]
+        value = [one for each in lists for one in each]
     value = [] if value == ["none"] and declared.each else value
     switched = {element: values[name].value for name, element in declared.switches.items()}
     value = [one for one in value if switched.get(one) is not False]
@@ -259,8 +261,10 @@ def arguments(settings: type, values: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool) and not (name in known and known[name].declared.kind):
             found.append(f"--{'' if value else 'no'}{name}")
         else:
-            text = (",".join(map(str, value)) or "none") if isinstance(value, tuple) else value
-            found.append(shlex.quote(f"--{name}={text}"))
+            texts = [*map(str, value)] if isinstance(value, tuple) else [str(value)]
+            is_whole = name in known and known[name].declared.kind == "states" and any("=" in each for each in texts)
+            texts = texts if is_whole or texts == [""] else [",".join(texts) or "none"]
+            found += [shlex.quote(f"--{name}={text}") for text in texts]
     return found
 
 

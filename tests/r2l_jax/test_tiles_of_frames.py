@@ -117,13 +117,13 @@ def test_the_target_of_metering_is_the_level_of_frames(run):
 
 def test_less_light_falls_on_a_frame_and_its_tiles(run):
     tiles, _ = run.dataset.samples(np.arange(4))
-    case, index = Case("half", "exposures", exposure=0.5), np.arange(4)
-    darker = Renderer(0).mosaics(case, tiles, index, CAMERA)
+    case, index = Case("half", "exposures", state=isp.CameraState(exposure=-1.0)), np.arange(4)
+    darker = Renderer(0).mosaics(case.state_of(CAMERA), tiles, index, CAMERA)
     levels = [isp.metering.levels(each.frame, 6.0, **KNOWN) for each in (tiles, darker)]
     np.testing.assert_allclose(levels[1], 0.5 * levels[0], rtol=0.05)
     exposed, clean = run.trace(jax.tree.map(np.asarray, darker))["auto_exposure"], run.trace(tiles)["auto_exposure"]
     assert abs(exposed - clean).mean() < 0.02 * clean.mean()
-    dataset = acquisition.drifted(run.config.data, run.dataset, case, None, 0)
+    dataset = acquisition.drifted(run.config.data, run.dataset, case, 0)
     np.testing.assert_allclose(isp.metering.levels(dataset[0][0].frame, 6.0, **KNOWN), levels[1][0], rtol=0.02)
     # Evaluation passes frames on.
     found = measure({"run": Model(run.model)}, [CLEAN, case], Samples.of(run.folds[0]))

@@ -131,7 +131,7 @@ def _adapted(config: AdjustmentConfig, trained: TrainedFold, drift: Case, clean:
     fold, under = trained.fold, drifted(config, trained.fold, drift)
     number = f"fold_{fold.number}"
     folder, adapted_run = trained.output / number / drift.name, trained.output / drift.name / number
-    flags = {**flat(config.searches), "drift": drift._replace(pipeline=None)._asdict()}
+    flags = {**flat(config.searches), "drift": drift.identity}
     data = under.dataset.content_of(np.unique([*under.labeled, *under.unlabeled, *under.samples]).tolist())
     inputs = store.identity(
         flags,

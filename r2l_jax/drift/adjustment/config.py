@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
 from r2l_jax.model.settings import PIPELINE_NAMES
-from r2l_jax.names import SENSOR, SEVERITIES
+from r2l_jax.names import CAMERAS_HELP, SENSOR_HELP, SEVERITIES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 
@@ -100,13 +99,11 @@ class AdjustmentConfig(FinishedRun):
     pipelines: tuple[str, ...] = setting(
         f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
     )
-    sensor: tuple[str, ...] = setting(f"adapt to sensor, lens and lamp drift: {', '.join(SENSOR)}", ())
+    sensor: tuple[str, ...] = setting(f"adapt to {SENSOR_HELP}", (), kind="states")
     severities: tuple[int, ...] = setting(
         f"for --sensor: severities, some of {', '.join(map(str, SEVERITIES))}", (3,), needs="sensor"
     )
-    cameras: tuple[str, ...] = setting(
-        "adapt to the same scenes as other cameras would record them: drone, microscopy, JSON files", ()
-    )
+    cameras: tuple[str, ...] = setting(f"adapt to {CAMERAS_HELP}", ())
     drifted_data_dir: str | None = setting(
         "adapt to other data of the same classes: a folder with a sub-folder of raw files for each class, or with "
         "images/ and masks/; for the published sets, a folder in their layout",
@@ -124,8 +121,6 @@ class AdjustmentConfig(FinishedRun):
         super().__post_init__()
         if self.drifted_camera and not self.drifted_data_dir:
             raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
-        if len({camera_title(name) for name in self.cameras}) < len(set(self.cameras)):
-            raise InputError(f"--cameras: two of {', '.join(self.cameras)} have the same name")
         if not self.drifts:
             raise InputError(
                 "no drift to adapt to: give --intensities, --exposures, --pipelines, --sensor, --cameras or "
@@ -142,12 +137,7 @@ class AdjustmentConfig(FinishedRun):
             *cases.exposures(self.exposures),
             *cases.pipelines(self.pipelines),
             *cases.sensor(self.sensor, self.severities),
-            *(cases.Case(camera_title(name), "cameras") for name in self.cameras),
+            *cases.cameras(self.cameras),
             *([cases.Case(DATA, DATA)] if self.drifted_data_dir else []),
         ]
         return tuple(dict.fromkeys(known))
-
-
-def camera_title(name: str) -> str:
-    """Returns the name of the drift to another camera, from the camera's name or its file."""
-    return f"camera={pathlib.Path(name).stem}"

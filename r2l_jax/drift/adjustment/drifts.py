@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, find_camera, find_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets, folder
 from r2l_jax.data.settings import PUBLISHED_SETS
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.adjustment.config import DATA, AdjustmentConfig, camera_title
+from r2l_jax.drift.adjustment.config import DATA, AdjustmentConfig
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -63,9 +63,7 @@ def drifted(config: AdjustmentConfig, fold: Artifact, drift: Case) -> Drifted:
     if drift.group == DATA:
         dataset = _other_data(config, fold)
     else:
-        cameras = {camera_title(name): name for name in config.cameras}
-        camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
-        dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
+        dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, seed)
     every, measured = np.arange(len(dataset)), "other"
     source, tested = every, every
     if dataset.fingerprint == fold.dataset.fingerprint:
@@ -107,22 +105,6 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
         if name not in known:
             raise InputError(f"--parameters must be one of all, {', '.join(known)}, got {name!r}")
     return names or tuned(pipeline.declarations)
-
-
-def _camera(name: str, dataset: RawDataset) -> isp.Camera:
-    camera = find_camera(name, "--cameras")
-    if camera is None:
-        raise InputError("--cameras must be names of cameras or JSON files, got auto")
-    _check_pattern(f"--cameras={name}", camera, dataset)
-    return camera
-
-
-def _check_pattern(flag: str, camera: isp.Camera, dataset: RawDataset) -> None:
-    wanted = cases.camera_of(dataset).pattern
-    if camera.pattern != wanted:
-        raise InputError(
-            f"{flag} must have the pattern {wanted}, got {camera.pattern}; no processing parameter adjusts that"
-        )
 
 
 def _model(fold: Artifact, drift: Case) -> RawToLogit:
@@ -167,7 +149,12 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
             f"--drifted_data_dir={name} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
-    _check_pattern(f"--drifted_data_dir={name}", cases.camera_of(dataset), fold.dataset)
+    pattern, wanted = cases.camera_of(dataset).pattern, cases.camera_of(fold.dataset).pattern
+    if pattern != wanted:
+        raise InputError(
+            f"--drifted_data_dir={name} must have the pattern {wanted}, got {pattern}; no processing parameter adjusts "
+            "that"
+        )
     stated = find_known_camera(config.drifted_camera or "auto", "--drifted_camera").figures
     return _converted(dataset, Run([fold]), stated)
 

@@ -26,7 +26,7 @@ def compare(tested: Sequence[Measured], metadata: Mapping[str, Any]) -> Result:
     if found := _differences(tested):
         tables = {"differences": found, **tables}
     for group, cases in grouped(tested[0].cases[1:], lambda case: case.group):
-        tables[group], figures[group] = _matrix(tested, summary.TITLES[group], cases)
+        tables[group], figures[group] = _matrix(tested, summary.NAMES[group].capitalize(), cases)
     notes = [*dict.fromkeys(each.stated for each in tested)]
     kept = {"title": "Runs under drift", "score": tested[0].score_name, "notes": notes, **metadata}
     return Result(kept, tables, figures)
@@ -74,8 +74,8 @@ def _matrix(tested: Sequence[Measured], title: str, cases: Sequence[Case]) -> tu
 
     If a run's clean images are not exactly one of the cases, clean images have a column as well.
     """
-    graded = cases[0].kind is not None
-    columns = {CLEAN.name: [CLEAN], **dict(grouped(cases, lambda case: (graded and case.kind) or case.name))}
+    graded = any(case.kind for case in cases)
+    columns = {CLEAN.name: [CLEAN], **dict(grouped(cases, lambda case: case.kind or case.name))}
     unchanged = {each.label: [case.name for case in cases if not graded and each.is_clean(case)] for each in tested}
     diagonal = {label: names[0] if len(names) == 1 else CLEAN.name for label, names in unchanged.items()}
     if CLEAN.name not in diagonal.values():

@@ -12,12 +12,14 @@ from r2l_jax.data.settings import DataSettings
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import (
     BY_SHOT,
+    CAMERAS_HELP,
     CHANGES,
     CORRUPTIONS,
     DRIFTS,
     INTENSITIES,
     PUBLISHED_PIPELINES,
     SENSOR,
+    SENSOR_HELP,
     SEVERITIES,
     SHOT_FIELDS,
 )
@@ -28,11 +30,9 @@ from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, SEED, Settin
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
-    from r2l_jax.drift.renderer import Rendering
 else:
-    Case = Rendering = Any  # importing them would delay a program's help
+    Case = Any  # importing it would delay a program's help
 
-_SENSOR = f"sensor, lens and lamp drift in physical units: {', '.join(SENSOR)}"
 _SEVERITIES = f"severities of the corruptions and of the sensor drifts: {', '.join(map(str, SEVERITIES))}"
 
 # The folder for the comparison of a run with runs inside its own folder, such as adapted ones.
@@ -83,12 +83,6 @@ class EnvelopeSettings(Settings):
         needs="envelope",
     )
     stop_early: bool = setting("stop drawing once too many cameras have failed", False, rare=True, needs="envelope")
-    camera: str | None = setting(
-        "check whether this camera is inside: a known camera, or a camera file such as calibrate.py writes",
-        None,
-        rare=True,
-        needs="envelope",
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -154,7 +148,8 @@ class EvaluationConfig(Settings):
         INTENSITIES[:-1],
         needs="against=exposures !envelope",
     )
-    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR, needs="against=sensor !envelope")
+    sensor: tuple[str, ...] = setting(SENSOR_HELP, (*SENSOR,), kind="states", needs="against=sensor !envelope")
+    cameras: tuple[str, ...] = setting(f"{CAMERAS_HELP}; with --envelope, check whether they are inside", ())
     corruptions: tuple[str, ...] = setting(
         f"corruptions of the processed images, some of {', '.join(CORRUPTIONS)}",
         CHANGES,
@@ -180,7 +175,7 @@ class EvaluationConfig(Settings):
         f"the seed of the noise of exposures, sensors and corruptions{NOT_OF_TRAINING}",
         0,
         bound=SEED,
-        needs="against=exposures|sensor|corruptions",
+        needs="against=exposures|sensor|cameras|corruptions",
     )
 
     sheet: str | None = setting(
@@ -196,6 +191,8 @@ class EvaluationConfig(Settings):
         if self.sheet not in (None, *self.against):
             raise InputError(f"--sheet={self.sheet} needs --against={self.sheet}")
         graded = ["severities"] if {"sensor", "corruptions"}.intersection(self.against) else []
+        if self.cameras and "cameras" not in self.against and self.limits.envelope is None:
+            raise InputError("--cameras has no effect without --against=cameras or --envelope")
         for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
@@ -211,6 +208,7 @@ class EvaluationConfig(Settings):
             "intensities": cases.intensities(self.intensities),
             "exposures": cases.exposures(self.exposures),
             "sensor": cases.sensor(self.sensor, self.severities),
+            "cameras": cases.cameras(self.cameras),
             "corruptions": cases.corruptions(self.corruptions, self.severities),
         }
         chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
@@ -254,7 +252,8 @@ class SynthesisConfig(DataSettings):
         "simulated exposures, as factors on the light of the raw images at full intensity, or of a Folder's",
         (),
     )
-    sensor: tuple[str, ...] = setting(f"{_SENSOR}; on raw images as for exposures", ())
+    sensor: tuple[str, ...] = setting(f"{SENSOR_HELP}; on raw images as for exposures", (), kind="states")
+    cameras: tuple[str, ...] = setting(f"{CAMERAS_HELP}; on raw images as for exposures", ())
     corruptions: tuple[str, ...] = setting(
         f"corruptions to add to the uncorrupted set, some of {', '.join(CORRUPTIONS)}", ()
     )
@@ -265,7 +264,7 @@ class SynthesisConfig(DataSettings):
         "the seed of the noise of exposures, sensors and corruptions",
         0,
         bound=SEED,
-        needs="exposures|sensor|corruptions",
+        needs="exposures|sensor|cameras|corruptions",
     )
     scheduler: str = setting(jobs.SETTING, "serial")
 
@@ -276,29 +275,31 @@ class SynthesisConfig(DataSettings):
         for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
-        if not self.sets():
-            raise InputError("--intensities, --exposures and --sensor are all empty")
-
-    def sets(self) -> list[Rendering]:
-        """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
-
-        Exposures and sensor drifts start from the raw images at full intensity, or from those of a Folder.
-        """
-        return list(self._sets)
+        if not self.sets:
+            raise InputError("--intensities, --exposures, --sensor and --cameras are all empty")
 
     @functools.cached_property
-    def _sets(self) -> tuple[Rendering, ...]:
+    def sets(self) -> tuple[Case, ...]:
+        """The sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
+
+        Exposures, sensor drifts and other cameras start from the raw images at full intensity, or from a Folder's. The
+        name of a set is its path in the output folder.
+        """
         from r2l_jax.drift import cases
-        from r2l_jax.drift.renderer import Rendering
 
         own = self.dataset == "Folder"
         measured = [cases.CLEAN] if own else cases.intensities((1.0,) if self.intensities is None else self.intensities)
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
+        uncorrupted = cases.CLEAN._replace(name="uncorrupted")
         sets = [
-            Rendering(acquisition, pipeline, corruption)
-            for acquisition in [*measured, *computed]
-            for pipeline in cases.pipelines(names, self.half_size)
-            for corruption in [cases.CLEAN, *cases.corruptions(self.corruptions, self.severities)]
+            acquisition._replace(
+                name=f"{processing.name}/{acquisition.name}/{corrupted.name}",
+                pipeline=processing.pipeline,
+                corruption=corrupted.corruption,
+            )
+            for acquisition in [*measured, *computed, *cases.cameras(self.cameras)]
+            for processing in cases.pipelines(names, self.half_size)
+            for corrupted in [uncorrupted, *cases.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))

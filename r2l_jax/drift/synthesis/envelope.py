@@ -25,14 +25,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from isp import CameraState
 from r2l_jax.data import loader
-from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.drift import limits as of_limits
 from r2l_jax.drift import measure, statistics
-from r2l_jax.drift.cases import CLEAN, Case, camera_of
+from r2l_jax.drift.cases import CLEAN, Case, camera_of, cameras, check_camera
 from r2l_jax.drift.limits import FILE, FOLDER, PIPELINE, Limit, Limits, percent
 from r2l_jax.drift.measure import Model, Outcomes, Samples
-from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.drift.synthesis.config import EnvelopeSettings, EvaluationConfig
@@ -99,22 +99,19 @@ def run(config: EvaluationConfig) -> Result:
             too few.
         Interrupted: SIGINT or SIGTERM arrived.
     """
-    uri, *others = config.run
-    if others:
+    uri, *further = config.run
+    if further:
         raise InputError(f"--envelope takes one run or group, got --run={','.join(config.run)}")
     folds = folds_of(config.of_run(uri))
     fold = folds[0].fold
     if fold.dataset.camera is None:
         raise InputError(f"--envelope: {uri} was trained on {fold.dataset.name}, which has no raw data")
     limits = of_limits.read(str(config.limits.envelope), _widest(fold))
-    reference, camera = camera_of(fold.dataset), find_camera(config.limits.camera or "auto")
-    if config.limits.camera is not None and (camera is None or camera.pattern != reference.pattern):
-        raise InputError(
-            f"--camera={config.limits.camera} must have the color filter array of the run, {reference.pattern}"
-        )
+    reference, others = camera_of(fold.dataset), cameras(config.cameras)
+    check_camera(others, fold.dataset)
     folder = pathlib.Path(config.output or pathlib.Path(uri) / FOLDER)
     samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
-    settings = dataclasses.asdict(dataclasses.replace(config.limits, camera=None, envelope=None))
+    settings = dataclasses.asdict(dataclasses.replace(config.limits, envelope=None))
     inputs = store.identity(
         {**settings, "seed": config.seed, "limits": of_limits.written(limits)},
         [[fold.dataset.content_of(indices) for indices in sorted(samples)], reference.to_json()],
@@ -127,8 +124,8 @@ def run(config: EvaluationConfig) -> Result:
             raise Interrupted("stopped; an envelope is one result, so the same command begins again") from None
     shown = {name: table for name, table in result.tables.items() if name != "cameras"}
     print("\n\n".join([dataclasses.replace(result, tables=shown).text(), *result.metadata["verdict"]]))
-    if camera is not None:
-        print(f"\n{_placed(of_limits.of_camera(camera, reference), limits, config.limits.camera)}")
+    for case in others:
+        print(f"\n{_placed(case.name, case.state_of(reference).given, limits)}")
     print(f"\n{closing(folder, config.run, config.output is None)}")
     return result
 
@@ -141,7 +138,7 @@ def _widest(fold: Artifact) -> dict[str, Limit]:
     return of_limits.possible(camera_of(fold.dataset), knobs)
 
 
-def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
+def _placed(name: str, drifts: Amounts, limits: Limits) -> str:
     reached = of_limits.reaches(limits, drifts)
     rows = [
         [each, drifts.get(each), limits[each].unit if each in limits else "", reach]
@@ -150,9 +147,7 @@ def _placed(drifts: Amounts, limits: Limits, name: str | None) -> str:
     ]
     columns = [Column("limit"), Column("camera", "", ".3g"), Column("unit"), Column("share of the limit", "", ".2f")]
     verdict = "is inside" if max(reached.values()) <= 1 else "is not inside"
-    return Table(
-        f"--camera={name} {verdict}", columns, rows, "inf: the limits allow no change in this direction"
-    ).text()
+    return Table(f"{name} {verdict}", columns, rows, "inf: the limits allow no change in this direction").text()
 
 
 def as_fractions(settings: EnvelopeSettings) -> EnvelopeSettings:
@@ -438,7 +433,7 @@ class _Envelope:
             (f"camera {number} {_change(drawn.losses[number])}", _case(f"camera 0.{number}", amounts), changed),
         ):
             processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
-            ((_, made),) = renderer.images([Rendering.of(case)], raw, index, fold.dataset.camera, processors)
+            ((_, made),) = renderer.images([case], raw, index, fold.dataset.camera, processors)
             images |= {f"{title}{' ' * place}": np.asarray(each) for place, each in enumerate(made)}
         return contact_sheet(images, columns=len(raw), panel=240)
 
@@ -456,8 +451,8 @@ def _amounts(limits: Limits, shares: np.ndarray) -> Amounts:
 
 
 def _case(name: str, amounts: Amounts) -> Case:
-    drifts = tuple((each, amount) for each, amount in amounts.items() if not each.startswith(PIPELINE))
-    return Case(name, FOLDER, amounts=drifts)
+    drifts = {each: amount for each, amount in amounts.items() if not each.startswith(PIPELINE)}
+    return Case(name, FOLDER, state=CameraState(**drifts))
 
 
 def _values(fold: Artifact, amounts: Amounts) -> dict[str, np.ndarray] | None:

@@ -147,10 +147,10 @@ def _inputs(
     group, fold = of_group[0].group, folds[0].fold
     datasets = [fold.dataset, *map(load, dict.fromkeys(case.iso for case in tested if case.iso is not None))]
     samples = {tuple(trained.fold.measured_indices.tolist()) for trained in folds}
-    # Pipelines start from the camera's calibration values, and exposures and sensor drift are computed with
-    # them. In other cases, the model's values apply.
+    # Pipelines start from the camera's calibration values, and states are relative to them. In other cases, the model's
+    # values apply.
     camera = None
-    if group in ("pipelines", "exposures", "sensor"):
+    if group in ("pipelines", "exposures", "sensor", "cameras"):
         camera = dataclasses.asdict(cases.camera_of(fold.dataset))
     # A pipeline is identified by its content, not by the path of its file.
     pipelines = {
@@ -159,8 +159,8 @@ def _inputs(
         if case.pipeline is not None
     }
     settings = {
-        "cases": [case._replace(pipeline=None)._asdict() for case in of_group],
-        "seed": config.seed if group in ("exposures", "sensor", "corruptions") else None,
+        "cases": [case.identity for case in of_group],
+        "seed": config.seed if group in ("exposures", "sensor", "cameras", "corruptions") else None,
     }
     models = [[trained.name, trained.fold.identity, trained.fold.training] for trained in folds]
     data = [[dataset.content_of(indices) for dataset in datasets for indices in sorted(samples)], camera]
@@ -194,7 +194,7 @@ def _make(
     blocks = [before.joined(part) for before, part in zip(clean, found, strict=True)] if clean else found
     tested, _ = Measured.of(label, fold, [CLEAN, *of_group], blocks)
     metadata = {
-        "title": summary.TITLES[group],
+        "title": summary.NAMES[group].capitalize(),
         "notes": [f"measured on {tested.drawn}, {fold.about.checkpoint} checkpoint"],
         "score": tested.score_name,
         "measured": f"{fold.measured} samples",
@@ -227,8 +227,8 @@ def _scores(tested: Measured, of_group: Sequence[Case], blocks: Sequence[Outcome
     """Draws the mean scores by kind and severity, or else the scores of the models in each case."""
     label = tested.score_name
     caption = f"{label} on clean images: {tested.clean.mean():.3f}"
-    if of_group[0].kind is not None:
-        graded: dict[Any, Case] = {case.sensor or case.corruption: case for case in of_group}
+    if all(case.kind for case in of_group):
+        graded: dict[Any, Case] = {(case.kind, case.severity): case for case in of_group}
         kinds, severities = (list(dict.fromkeys(part)) for part in zip(*graded, strict=True))
         values = [[tested.score(graded[kind, severity]) for severity in severities] for kind in kinds]
         titles = [str(each) for each in severities]

@@ -7,7 +7,7 @@ from r2l_jax.data import loader
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.measure import Samples
-from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
+from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.trained_folds import folds_of
 from r2l_jax.pipelines import NamedPipeline
@@ -35,7 +35,7 @@ def run(config: EvaluationConfig) -> None:
     tested = [cases.for_run(case, fold.config.processing) for case in chosen]
     pictures, output = _images(fold, tested, config.seed), config.output_dir / f"sheet_{group}.png"
     # Of the study's pipelines, four demosaic alike.
-    columns = len(dict.fromkeys(config.severities)) if group in ("sensor", "corruptions") else 4
+    columns = len(dict.fromkeys(config.severities)) if all(case.kind for case in chosen) else 4
     sheet = contact_sheet(pictures, columns, _PANEL)
     with writing_to(output.parent), replacing(output) as part:
         sheet.save(part, "png")
@@ -51,10 +51,9 @@ def _images(fold: Artifact, tested: list[Case], seed: int) -> dict[str, np.ndarr
         processors: dict[NamedPipeline | None, Processor] = {None: Processor.of(processor)}
         for pipeline in dict.fromkeys(case.pipeline for case in of_iso if case.pipeline is not None):
             processors[pipeline] = Processor.of(pipeline.metered_as(processor)(cases.camera_of(dataset)))
-        names = {Rendering.of(case): case.name for case in of_iso}
         raw, index = jax.device_put((batch["raw"], batch["index"]))
-        for rendering, made in Renderer(seed).images(names, raw, index, dataset.camera, processors):
-            images[names[rendering]] = np.asarray(made[0])
+        for case, made in Renderer(seed).images(of_iso, raw, index, dataset.camera, processors):
+            images[case.name] = np.asarray(made[0])
     # A line may end between the parts of a pipeline's name.
     titles = {case.name: case.name.replace(".", ", ") if case.pipeline else case.name for case in tested}
     return {title: images[name] for name, title in titles.items()}

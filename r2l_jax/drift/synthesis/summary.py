@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from r2l_jax.drift import sensor, statistics
+from isp.sensor_drift import QUANTITIES
+from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.dots import Row, dots
@@ -19,22 +20,16 @@ from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Interval, 
 # The samples of each value of a field of their shots, or of each class.
 Groups = Mapping[str, Mapping[str, np.ndarray]]
 
-TITLES = {
-    "clean": "Clean images",
-    "pipelines": "Other pipelines",
-    "intensities": "Other measured intensities",
-    "exposures": "Other simulated exposures",
-    "sensor": "Sensor drift",
-    "corruptions": "Common corruptions",
-}
-
 _UNDER = {
     "pipelines": " under other pipelines",
     "intensities": " at other measured intensities",
-    "exposures": " at other exposures",
+    "exposures": " at other simulated exposures",
     "sensor": " under sensor drift",
+    "cameras": " with other cameras",
     "corruptions": " under common corruptions",
 }
+# The names of groups of cases, without the preposition.
+NAMES = {"clean": "clean images"} | {group: under.split(maxsplit=1)[1] for group, under in _UNDER.items()}
 
 # The target half width of an interval.
 _HALF_WIDTH = 0.02
@@ -181,8 +176,9 @@ def figure(tested: Sequence[Measured]) -> Figure:
     rows: dict[str, list[Row]] = {}
     for each in tested:
         found = each.intervals(each.groups)
-        titles = {name: _UNDER[name].split(maxsplit=1)[1] for name in ("pipelines", "intensities", "exposures")}
-        titles |= {name: f"sensor: {name}" for name in sensor.ORDER} | {name: f"corruptions: {name}" for name in ORDER}
+        titles = {name: NAMES[name] for name in ("pipelines", "intensities", "exposures", "cameras")}
+        titles |= {each.group: f"sensor: {each.group}" for each in QUANTITIES.values()}
+        titles |= {name: f"corruptions: {name}" for name in ORDER}
         rows[each.label] = [
             Row(title, each.groups[name].mean(-1), found[name]) for name, title in titles.items() if name in found
         ]

@@ -8,7 +8,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import io
 import os
 import pathlib
@@ -28,8 +27,8 @@ from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
-from r2l_jax.drift.cases import CLEAN, camera_of
-from r2l_jax.drift.renderer import Processor, Renderer, Rendering, grouped
+from r2l_jax.drift.cases import Case, camera_of
+from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.model.tasks import Task, task_of
@@ -57,24 +56,24 @@ def run(config: SynthesisConfig) -> None:
     """Writes sets of pictures, except for those that earlier calls have finished.
 
     Pictures are clipped to [0, 1]. TIFF files have 16 bits, so that 65535 is white, and PNG files have 8. Noise depends
-    on the seed, on the names of the exposure and the corruption, and on the sample's index in the data set: an
-    evaluation with the same seed uses the same noise. A set of other settings, data, calibration values or code is
+    on the seed, on the state of the camera and the corruption, and on the sample's index in the data set: an evaluation
+    with the same seed uses the same noise. A set of other settings, data, calibration values or code is
     computed again.
 
     Raises:
         InputError: data is missing or processed already, or the output folder cannot be written to.
     """
     jobs.prepare(config.scheduler)
-    sets, output = config.sets(), remote.on_disk("output", config.output)
+    sets, output = config.sets, remote.on_disk("output", config.output)
     settings = tuple(flat(config).items())
     _load.cache_clear()
     dataset = next(iter(_load(settings).sources.values()))
-    cases.check_camera([case for rendering in sets for case in (rendering.processing, rendering.acquisition)], dataset)
+    cases.check_camera(sets, dataset)
     if output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     together = [
-        [name_of(rendering) for rendering in alike[start : start + _TOGETHER]]
-        for _, alike in grouped(sets, lambda rendering: (rendering.acquisition, rendering.processing))
+        [case.name for case in alike[start : start + _TOGETHER]]
+        for _, alike in grouped(sets, lambda case: case._replace(name="", corruption=None))
         for start in range(0, len(alike), _TOGETHER)
     ]
     sizes = {", ".join(names): len(names) for names in together}
@@ -97,7 +96,7 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
         InputError: data is missing or processed already, or two intensities have different samples.
     """
     settings: dict[str, Any] = {**config.source, "download": config.download}
-    isos = dict.fromkeys(_iso(rendering) for rendering in config.sets())
+    isos = dict.fromkeys(map(_iso, config.sets))
     loaded = {iso: datasets.load(config.dataset, iso=iso, **settings) for iso in isos}
     first = next(iter(loaded.values()))
     if first.camera is None:
@@ -111,20 +110,14 @@ def load(config: SynthesisConfig) -> dict[float, RawDataset]:
     return loaded
 
 
-def name_of(rendering: Rendering) -> str:
-    """Returns the path of a set's folder within the output folder."""
-    corruption = "uncorrupted" if rendering.corruption == CLEAN else rendering.corruption.name
-    return f"{rendering.processing.name}/{rendering.acquisition.name}/{corruption}"
-
-
-def _iso(rendering: Rendering) -> float:
+def _iso(case: Case) -> float:
     """Returns the measured intensity from which a set starts: its own, or else full intensity."""
-    return rendering.acquisition.iso or 1.0
+    return case.iso or 1.0
 
 
-def _pipeline_of(rendering: Rendering) -> NamedPipeline:
-    assert rendering.processing.pipeline is not None
-    return rendering.processing.pipeline
+def _pipeline_of(case: Case) -> NamedPipeline:
+    assert case.pipeline is not None
+    return case.pipeline
 
 
 class _Loaded(NamedTuple):
@@ -164,40 +157,37 @@ def _make(settings: tuple[tuple[str, Any], ...], names: Sequence[str]) -> None:
     """Makes sets of one pipeline and acquisition, unless they exist; threads write while the device works."""
     loaded = _load(settings)
     config, output = loaded.config, pathlib.Path(loaded.config.output)
-    sets = {name_of(rendering): rendering for rendering in config.sets()}
+    sets = {case.name: case for case in config.sets}
     identities = {name: _identity(config, sets[name], loaded.sources[_iso(sets[name])]) for name in names}
     try:
         left = [sets[name] for name in names if not result.holds(output / name, identities[name])]
         if not left:
             return
         dataset, threads = loaded.sources[_iso(left[0])], os.cpu_count() or 1
-        rows: dict[Rendering, list[list[str]]] = {rendering: [] for rendering in left}
         write = functools.partial(_write, loaded)
         with tqdm(total=len(left) * len(dataset), unit="picture", leave=False, disable=None) as bar:
-            for begun, written, error, *_ in in_threads(write, _begun(loaded, left), threads + 1, threads):
+            for _, written, error, *_ in in_threads(write, _begun(loaded, left), threads + 1, threads):
                 if error is not None:
                     raise InputError(error)
-                rows[begun.rendering] += written
-                bar.update(len(written))
-        for rendering in left:
-            name = name_of(rendering)
+                bar.update(written)
+        for case in left:
             # Killed programs may have left temporary files.
-            for folder in {(output / name / file).parent for files in loaded.files for file in files}:
+            for folder in {(output / case.name / file).parent for files in loaded.files for file in files}:
                 clear_parts(folder, 0.0)
             if task_of(dataset).has_masks and len(dataset.classes) > 1:
                 colors = dict(zip(dataset.classes, dataset.colors, strict=False))
-                write_json(output / name / CLASSES_FILE, colors or [*dataset.classes])
-            made = _described(config, rendering, dataset, rows[rendering], loaded.files)
-            result.write(output / name, made, identities[name])
+                write_json(output / case.name / CLASSES_FILE, colors or [*dataset.classes])
+            made = _described(config, case, dataset, loaded.files)
+            result.write(output / case.name, made, identities[case.name])
     except OSError as error:
         raise InputError(in_words(error)) from None
 
 
-def _identity(config: SynthesisConfig, rendering: Rendering, dataset: RawDataset) -> store.Identity:
+def _identity(config: SynthesisConfig, case: Case, dataset: RawDataset) -> store.Identity:
     """Collects everything that a set depends on."""
-    pipeline, camera = _pipeline_of(rendering), camera_of(dataset)
+    pipeline, camera = _pipeline_of(case), camera_of(dataset)
     return store.identity(
-        {"set": name_of(rendering), "seed": config.seed, "format": config.format},
+        {"set": case.identity, "seed": config.seed, "format": config.format},
         [dataset.content, dataclasses.asdict(camera)],
         [*pipeline.identity, processor_hash(pipeline(camera))],
     )
@@ -205,26 +195,30 @@ def _identity(config: SynthesisConfig, rendering: Rendering, dataset: RawDataset
 
 def _described(
     config: SynthesisConfig,
-    rendering: Rendering,
+    case: Case,
     dataset: RawDataset,
-    rows: Sequence[Sequence[str]],
-    files: Sequence[Sequence[str]],
+    files: Sequence[tuple[str, ...]],
 ) -> Result:
-    """Describes a set: its origin, and for each sample the class or the mask, and the SHA-256 of its files."""
-    pipeline, camera = _pipeline_of(rendering), camera_of(dataset)
+    """Describes a set: its origin, and the files and the class of each sample."""
+    pipeline, camera = _pipeline_of(case), camera_of(dataset)
+    _, acquisition, corruption = case.name.rsplit("/", 2)
     metadata = {
-        "title": f"{dataset.name}: {name_of(rendering)}",
+        "title": f"{dataset.name}: {case.name}",
         "pipeline": pipeline.description,
         "parameters": {name: np.asarray(value) for name, value in pipeline(camera).parameters().items()},
-        "acquisition": rendering.acquisition.name,
-        "corruption": None if rendering.corruption == CLEAN else rendering.corruption.name,
+        "acquisition": acquisition,
+        "state": case.state_of(camera).given,
+        "corruption": case.corruption and corruption,
         "dataset": {"name": dataset.name, "task": dataset.task, "classes": dataset.classes},
         "size": dataset.shape,
         "camera": camera,
         "flags": flat(config),
     }
-    names = ["file", "sha256", *(["mask", "mask_sha256"] if len(files[0]) > 1 else ["class"]), "sample", "index"]
-    cells = [[*row, name, index] for index, (row, name) in enumerate(zip(rows, dataset.names, strict=True))]
+    names = ["file", "mask" if len(files[0]) > 1 else "class", "sample", "index"]
+    cells = [
+        [file, *(mask or [file.split("/")[0]]), name, index]
+        for index, ((file, *mask), name) in enumerate(zip(files, dataset.names, strict=True))
+    ]
     table = Table("Pictures", [Column(name) for name in names], cells)
     return Result(metadata, {"manifest": table}, files=[name for of_sample in files for name in of_sample])
 
@@ -233,24 +227,24 @@ class _Begun(NamedTuple):
     """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' targets.
 
     Attributes:
-        rendering: the set.
+        name: the name of the set.
         task: the data set's task.
         samples: the samples' indices.
         pictures: `(B, H, W, 3)`; pictures after the last sample only pad the batch.
         targets: the labels or masks of the samples.
     """
 
-    rendering: Rendering
+    name: str
     task: Task
     samples: list[int]
     pictures: jax.Array
     targets: np.ndarray
 
     def __str__(self) -> str:
-        return name_of(self.rendering)
+        return self.name
 
 
-def _begun(loaded: _Loaded, sets: Sequence[Rendering]) -> Iterator[_Begun]:
+def _begun(loaded: _Loaded, sets: Sequence[Case]) -> Iterator[_Begun]:
     """Yields the pictures of each batch for each of some sets of one pipeline and acquisition."""
     dataset, pipeline = loaded.sources[_iso(sets[0])], _pipeline_of(sets[0])
     camera, task, renderer = camera_of(dataset), task_of(dataset), loaded.renderer
@@ -260,27 +254,22 @@ def _begun(loaded: _Loaded, sets: Sequence[Rendering]) -> Iterator[_Begun]:
     for batch in loader.eval_batches(dataset, every, size, keep_decoded=False):
         samples = batch["index"][batch["weight"] > 0].tolist()
         raw, index = to_devices((batch["raw"], batch["index"]), shardings().split)
-        moved = np.asarray(renderer.targets(sets[0].acquisition, batch["target"], dataset.shape))
-        for rendering, images in renderer.images(sets, raw, index, camera, processors):
-            yield _Begun(rendering, task, samples, loaded.quantize(images), moved)
+        moved = np.asarray(renderer.targets(sets[0].state_of(camera), batch["target"], dataset.shape))
+        for case, images in renderer.images(sets, raw, index, camera, processors):
+            yield _Begun(case.name, task, samples, loaded.quantize(images), moved)
 
 
-def _write(loaded: _Loaded, begun: _Begun) -> list[list[str]]:
-    """Waits for the pictures of a batch, and writes them; returns the first cells of their rows."""
-    rows, folder = [], pathlib.Path(loaded.config.output) / name_of(begun.rendering)
+def _write(loaded: _Loaded, begun: _Begun) -> int:
+    """Waits for the pictures of a batch, and writes them; returns their number."""
+    folder = pathlib.Path(loaded.config.output) / begun.name
     # The last batch may be padded, and then has more pictures than samples.
     for index, picture, target in zip(begun.samples, np.asarray(begun.pictures), begun.targets, strict=False):
-        names, row = loaded.files[index], []
         contents = [encoded(picture, loaded.config.format)]
         contents += [encoded(mask, "png") for mask in begun.task.mask_pictures(target)]
-        for name, content in zip(names, contents, strict=True):
+        for name, content in zip(loaded.files[index], contents, strict=True):
             with replacing(folder / name) as part:
                 part.write_bytes(content)
-            row += [name, hashlib.sha256(content).hexdigest()]
-        if len(contents) == 1:
-            row.append(names[0].split("/")[0])
-        rows.append(row)
-    return rows
+    return len(begun.samples)
 
 
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import isp
+from isp.sensor_drift import QUANTITIES, difference
 from r2l_jax.drift import limits
 from r2l_jax.drift.limits import Limit
 from r2l_jax.runtime.errors import InputError
@@ -34,8 +35,8 @@ def test_limits_are_read_with_their_units_and_distributions(tmp_path):
     ("content", "words"),
     [
         ({}, "has no limits"),
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("{", "truncated, corrupt or not a valid JSON"),
+        ("[" * 100_000, "truncated, corrupt or not a valid JSON"),
         ({"exposure": [0.3, -4]}, "exposure must have the lower limit first, got 0.3 and -4"),
         ({"exposure": [0, "1"]}, "exposure must be [low, high]"),
         ({"exposure": [0, True]}, "exposure must be [low, high]"),
@@ -59,7 +60,7 @@ def test_limits_that_are_not_valid_are_one_line(tmp_path, content, words):
 def test_a_sensor_without_color_filters_has_no_drift_of_colors(tmp_path):
     with pytest.raises(InputError, match="lamp_color needs a sensor with color filters"):
         read(tmp_path, {"lamp_color": [-10, 10]}, MONO)
-    with pytest.raises(InputError, match="must be default or a JSON file"):
+    with pytest.raises(InputError, match=r"^--envelope=.*no.json: No such file or directory$"):
         limits.read(str(tmp_path / "no.json"), limits.possible(CAMERA, {}))
 
 
@@ -76,7 +77,7 @@ def test_the_reach_of_a_value_is_its_share_of_the_limit_on_its_side():
     assert Limit(4e-16, 0.3).reach(0.0) == 0
     statement = {"limits": limits.written({"exposure": exposure})}
     assert limits.outside(statement, {"exposure": -3.0}) == []
-    assert limits.outside(statement, {"exposure": 1.0, "gamma": 1.0}) == ["exposure", "gamma"]
+    assert limits.outside(statement, {"exposure": 1.0, "gamma": 1.1}) == ["exposure", "gamma"]
     # Limits may leave out the neutral value.
     assert limits.outside(
         {"limits": limits.written({"defocus": Limit(0.0, 1.0), "exposure": dim})}, {"defocus": 0.5}
@@ -92,25 +93,26 @@ def test_fractions_are_not_rounded_up():
     ]
 
 
-def test_a_camera_is_placed_by_its_calibration_values():
-    known = isp.Camera((0.06,) * 4, (2.0, 1.0, 1.5), np.eye(3), full_well=16000, read_noise=4)
-    other = isp.Camera((0.08,) * 4, (2.0, 2.0, 1.5), np.eye(3), full_well=4000, read_noise=2)
-    found = limits.of_camera(other, known)
-    # Gains of red and blue that are lower against green stand for more light.
-    wanted = {"black_level": 82, "red_gain": 1, "blue_gain": 1, "photon_noise": 4, "read_noise": 1}
-    assert found == pytest.approx(wanted)
-
-
-def test_rounded_calibration_values_are_no_drift():
+def test_the_difference_of_two_cameras_is_placed_and_rounded_values_are_no_drift():
     """The published black levels have four digits, and a file of the same camera has 256 of 4095."""
-    published = isp.CAMERAS["drone"]
-    exact = dataclasses.replace(published, black_level=(256 / 4095,) * 4, full_well=15003.0)
+    published, given = isp.CAMERAS["drone"], {"exposure": Limit(-1.0, 0.3), "black_level": Limit(-5.0, 5.0)}
     assert np.mean(published.black_level) != 256 / 4095
-    found = limits.of_camera(exact, published)
-    assert found == {"black_level": 0, "red_gain": 0, "blue_gain": 0, "photon_noise": 1}
-    assert set(limits.reaches({"exposure": Limit(-1.0, 0.3)}, found).values()) == {0}
-    darker = dataclasses.replace(published, black_level=(250 / 4095,) * 4)
-    assert limits.of_camera(darker, published)["black_level"] == -6
+    for level, reach in ((256, 0), (253, 0.6), (250, 1.2)):
+        camera = dataclasses.replace(published, black_level=(level / 4095,) * 4, full_well=15003.0)
+        found = limits.reaches(given, difference(camera, published).given)
+        assert found["black_level"] == pytest.approx(reach)
+        assert {each for name, each in found.items() if name != "black_level"} == {0}
+
+
+def test_the_box_of_all_quantities_is_that_of_their_declarations():
+    widest = limits.possible(CAMERA, {})
+    assert widest.keys() == QUANTITIES.keys()
+    assert widest["read_noise"] == Limit(1, np.inf, "times the camera's", 1, "log-uniform")
+    assert widest["motion"] == Limit(0, 32, "pixels")
+    assert widest["bits"].neutral == 12
+    # Values that change nothing are at no distance, whether they have a limit or not.
+    neutral = {name: quantity.neutral for name, quantity in QUANTITIES.items()}
+    assert {*limits.reaches(limits.read("default", widest), neutral).values()} == {0}
 
 
 def test_limits_in_words_have_their_units():

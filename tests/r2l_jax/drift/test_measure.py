@@ -74,7 +74,7 @@ def test_results_depend_neither_on_the_batch_size_nor_on_other_cases_but_on_the_
 def test_nothing_is_compiled_again_for_another_batch_strength_or_model_of_the_same_structure(fold):
     def sizes():
         functions, renderer = measure._functions(), measure._renderer(0)
-        compiled = functions.logits, functions.outcomes, renderer._expose, renderer._process, renderer._corrupt
+        compiled = functions.logits, functions.outcomes, renderer._drift, renderer._process, renderer._corrupt
         return [each._cache_size() for each in compiled]
 
     known = [*cases.exposures([0.3, 0.5]), *cases.corruptions(["contrast"], [1, 5])]
@@ -92,7 +92,7 @@ def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fol
 
     def watched(*arguments):
         for rendering, of_models in images(*arguments):
-            rendered.append((rendering.processing.name, len({id(each) for each in of_models})))
+            rendered.append((rendering.name, len({id(each) for each in of_models})))
             yield rendering, of_models
 
     monkeypatch.setattr(measure, "_images", watched)
@@ -101,7 +101,7 @@ def test_mosaics_are_read_once_and_a_pipeline_that_models_share_renders_once(fol
     measure.measure(models, [CLEAN, *cases.pipelines([OTHER]), *cases.corruptions(["contrast"], [3])], samples)
     # One more is read, whose size tells how many fit into memory.
     assert sorted(read[1:]) == sorted(fold.valid_indices)
-    assert sorted(rendered) == [(OTHER, 1), ("clean", 2), ("clean", 2)]
+    assert sorted(rendered) == [(OTHER, 1), ("clean", 2), ("contrast.3", 2)]
 
 
 def test_test_samples_are_measured_if_there_are_any(fold):

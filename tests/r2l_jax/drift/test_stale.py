@@ -74,8 +74,8 @@ class Place:
 
 
 RUNS = (evaluation.run, forensics.run, adjustment.run)
-CASES = ("clean", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
-DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
+CASES = ("clean", PIPELINE, "iso=0.05", "light=0.5", "contrast.1")
+DRIFTS = ("iso=0.05", "light=0.5", PIPELINE, "camera=other", "data")
 
 
 @contextlib.contextmanager
@@ -165,21 +165,21 @@ CHANGES = {
         lambda place, _: change_pixel(place.file("labeled")),
         (),
         ("worst_case",),
-        ("exposure=0.5", PIPELINE, "camera=other"),
+        ("light=0.5", PIPELINE, "camera=other"),
     ),
     "intensity": (lambda place, _: change_pixel(place.file("valid", 0.05)), ("iso=0.05",), (), ("iso=0.05",)),
     "camera": (
         lambda place, _: change_camera(place.root / "camera.json"),
-        (PIPELINE, "exposure=0.5"),
+        (PIPELINE, "light=0.5"),
         (),
-        (PIPELINE, "exposure=0.5", "camera=other"),
+        (PIPELINE, "light=0.5", "camera=other"),
     ),
     "other camera": (lambda place, _: change_camera(place.folder / "other.json"), (), (), ("camera=other",)),
     "drifted": (lambda place, _: [*map(change_pixel, place.folder.glob("drifted/*/*"))], (), (), ("data",)),
     "model": (other_model, CASES, ANALYSES, DRIFTS),
     "source": (lambda _, patch: patch.setattr(store, "source_hash", lambda: "other"), CASES, ANALYSES, DRIFTS),
     "jaxlib": (lambda _, patch: patch.setattr(store.jaxlib.version, "__version__", "2"), CASES, ANALYSES, DRIFTS),
-    "seed": ({"seed": 1}, ("exposure=0.5", "contrast.1"), ("tolerances", "worst_case"), DRIFTS),
+    "seed": ({"seed": 1}, ("light=0.5", "contrast.1"), ("tolerances", "worst_case"), DRIFTS),
     "batch_size": ({"batch_size": 4}, (), ("worst_case",), DRIFTS),
     "severities": ({"severities": (1, 2)}, ("contrast.1", "contrast.2"), None, None),
     "tolerance": ({"tolerance": 3.0}, None, ("tolerances",), None),

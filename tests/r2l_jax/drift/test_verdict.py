@@ -1,6 +1,6 @@
 import pytest
 
-from r2l_jax.drift.verdict import change, significant, single
+from r2l_jax.drift.verdict import change, in_words, significant, single
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_losses_are_significant_among_all_that_were_looked_at():
     }
     assert single(many).startswith("of 5 cases, 5 lose significantly (Holm): defocus of severity 5 (49 to 51 points), ")
     assert single(many).endswith(", defocus of severity 3 (29 to 31 points), and 2 others")
+
+
+def test_cases_are_named_in_words():
+    assert in_words("exposure=-1,defocus=0.5") == "exposure -1 with defocus 0.5"
+    assert in_words("light=0.05") == "an exposure of 0.05"
+    assert in_words("camera=new") == "camera new"
+    assert in_words("hot_sites.3") == "hot sites of severity 3"

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Config(Settings):
     """A program."""
 
     input: tuple[str, ...] = setting("files", kind="repeated")
+    drift: tuple[str, ...] = setting("of the lens", ("blur",), kind="states")
     kind: Kind = Kind()
     steps: Steps = Steps()
 
@@ -62,6 +64,15 @@ def test_flags_become_a_tree_of_settings():
         steps=Steps(weights=(4.0, 0.5), sizes=(7,)),
     )
     assert parse("--input=a", "--nomelted") == Config(input=("a",))
+
+
+def test_a_camera_state_stays_whole_in_a_list_and_in_the_command_that_gives_it_again():
+    given = ["--input=a=1,b", "--drift=x=1,y=-0.5", "--drift=blur,haze", "--drift=z=2"]
+    config = parse(*given)
+    assert (config.input, config.drift) == (("a=1", "b"), ("x=1,y=-0.5", "blur", "haze", "z=2"))
+    assert parse(*shlex.split(" ".join(flags.arguments(Config, flat(config))))) == config
+    of_kinds = Config(input=("a",), drift=("blur", "haze"))
+    assert flags.arguments(Config, flat(of_kinds)) == ["--input=a", "--drift=blur,haze"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,18 @@ def test_settings_made_without_flags_are_checked_as_well():
 def test_settings_are_recorded_flat_and_come_back():
     config = Config(input=("a",), steps=Steps(steps=9))
     recorded = flat(config)
-    assert list(recorded) == ["input", "kind", "melted", "spoons", "crushed", "logged", "steps", "weights", "sizes"]
+    assert list(recorded) == [
+        "input",
+        "drift",
+        "kind",
+        "melted",
+        "spoons",
+        "crushed",
+        "logged",
+        "steps",
+        "weights",
+        "sizes",
+    ]
     as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in recorded.items()}
     assert build(Config, as_json) == config
     assert replace(config, steps=4, kind="cube") == Config(input=("a",), kind=Kind(kind="cube"), steps=Steps(steps=4))

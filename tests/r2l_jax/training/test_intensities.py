@@ -54,4 +54,4 @@ def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     assert loss["clean"] == pytest.approx((loss["iso=0.05"] + loss["iso=1"]) / 2, rel=1e-5)
     assert [(row[0], row[1]) for row in summary.tables["by_iso"].rows] == [("0.05", 8), ("1", 8)]
     assert (summary.metadata["samples"], summary.metadata["groups"]) == (16, 8)
-    assert [row[0] for row in summary.tables["drops"].rows][3:] == ["iso=0.25", "exposure=0.5"]
+    assert [row[0] for row in summary.tables["drops"].rows][3:] == ["iso=0.25", "light=0.5"]

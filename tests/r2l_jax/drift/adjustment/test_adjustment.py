@@ -61,7 +61,7 @@ def config(tmp_path_factory):
 def found(config):
     """The result over all folds, and that of the fold."""
     over_all = adjustment.run(config)
-    of_fold = result.read(config.output_dir / "fold_0/exposure=0.25")
+    of_fold = result.read(config.output_dir / "fold_0/light=0.25")
     assert of_fold is not None
     return over_all, of_fold
 
@@ -96,10 +96,10 @@ def test_results_are_found_again_and_printed(config, found, capsys, monkeypatch)
     monkeypatch.setattr(adjustment, "adapt", None)
     assert adjustment.run(config).tables == over_all.tables
     printed = capsys.readouterr().out
-    assert "fold_0: exposure=0.25\n" in printed
+    assert "fold_0: light=0.25\n" in printed
     assert "\n95% confidence intervals about the model (8 validation samples)\n" in printed
     assert over_all.metadata["verdict"] == ["Adjustment to an exposure of 0.25 recovers 12 to 88 points."]
-    assert over_all.metadata["scores"]["exposure=0.25"]["before"] == [0.5]
+    assert over_all.metadata["scores"]["light=0.25"]["before"] == [0.5]
     assert {name: path.exists() for name, path in of_fold.figures.items()} == {"curves": True, "pictures": True}
     own, drifted = unpacked_blocks(of_fold.outcomes)
     for outcomes, row, right in ((own, "clean", np.ones(8)), (drifted, "nothing", ~BRIGHT[:8])):
@@ -117,8 +117,8 @@ def test_a_result_of_other_settings_is_removed_before_its_model_is_replaced(conf
     monkeypatch.setattr(adjustment, "adapt", killed)
     with pytest.raises(KeyboardInterrupt):
         adjustment.run(replace(config, output=str(folder), steps=3))
-    assert not (folder / "fold_0/exposure=0.25/result.json").exists()
-    assert (folder / "exposure=0.25/fold_0/metrics.json").exists()
+    assert not (folder / "fold_0/light=0.25/result.json").exists()
+    assert (folder / "light=0.25/fold_0/metrics.json").exists()
 
 
 @pytest.mark.parametrize("helps", [True, False])
@@ -222,15 +222,15 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(fold, c
     members = ["seed_1", "seed_2", "seed_10"]
     assert found.metadata["members"] == members
     assert list(found.metadata["training"]) == [f"{member}/fold_{number}" for member in members for number in (0, 1)]
-    assert found.metadata["scores"]["exposure=0.25"]["before"] == [2 / 8, 1 / 8, 1 / 8]
+    assert found.metadata["scores"]["light=0.25"]["before"] == [2 / 8, 1 / 8, 1 / 8]
     assert "about the training recipe (3 seeds, 8 validation samples)" in capsys.readouterr().out
-    link = tmp_path / "six/adjustment/exposure=0.25/seed_10"
-    assert link.resolve() == tmp_path / "six/seed_10/adjustment/exposure=0.25"
+    link = tmp_path / "six/adjustment/light=0.25/seed_10"
+    assert link.resolve() == tmp_path / "six/seed_10/adjustment/light=0.25"
     assert (link / "fold_1/metrics.json").exists()
     # --output holds a folder for each member.
     parts = iter([(part, pair) for pair in each for part in (slice(3), slice(3, 8))])
     adjustment.run(replace(config, output=str(tmp_path / "output")))
-    assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
+    assert (tmp_path / "output/seed_2/fold_0/light=0.25/outcomes.safetensors").exists()
 
 
 def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tmp_path, monkeypatch):
@@ -301,13 +301,29 @@ def test_a_folder_of_classes_is_other_data_of_an_embedded_set(config, tmp_path, 
         drifts.drifted(config, fold, *config.drifts)
 
 
+def test_a_model_is_adapted_to_several_drifts_at_once(config, tmp_path):
+    slope = 0.05 * np.linspace(0, 1, DATASET.shape[1], dtype=np.float32)
+    sloped = dataclasses.replace(DATASET, read=lambda index: (DATASET.read(index)[0] + slope, DATASET.read(index)[1]))
+    fold = brightness.fold(sloped, np.arange(8, 40), np.arange(8))
+    camera = dataclasses.replace(brightness.CAMERA, black_level=(0.12,) * 4)
+    (tmp_path / "new.json").write_text(camera.to_json())
+    state = ("black_level=41,pattern_shift=100", "underexposure")
+    config = replace(config, exposures=(), sensor=state, cameras=(str(tmp_path / "new.json"),))
+    drifted = {drift.name: drifts.drifted(config, fold, drift).dataset for drift in config.drifts}
+    assert list(drifted) == ["black_level=41,pattern_shift=100", "underexposure.3", "camera=new"]
+    raw = sloped[9][0]
+    shifted = raw[:, [*range(1, raw.shape[1]), -2]]
+    np.testing.assert_allclose(drifted["black_level=41,pattern_shift=100"][9][0], shifted + 41 / 4095, atol=1e-6)
+    np.testing.assert_allclose(drifted["camera=new"][9][0], raw + 82 / 4095, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
-        ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt to and 8 others"),
-        ({"cameras": ("auto",)}, "--cameras must be names of cameras or JSON files, got auto"),
+        ({"labeled": 33}, "--labeled=33 is too many for light=0.25: it has 32 images to adapt to and 8 others"),
+        ({"cameras": ("auto",)}, "--cameras must be drone, microscopy or a JSON file, got auto"),
     ],
 )
 def test_refuses(config, change, message):

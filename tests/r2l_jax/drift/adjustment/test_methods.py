@@ -61,7 +61,7 @@ def test_the_adapted_run_predicts_as_was_measured(config, found):
     model = r2l_jax.load(config.output_dir / "black_level.5")
     (fold,) = load(config.run)
     (drift,) = cases.sensor(["black_level"], [5])
-    dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, None, 0)
+    dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, 0)
     raws, targets = dataset.samples(fold.measured_indices)
     assert (model.predict(raws).argmax(-1) == targets).mean() == pytest.approx(scores["labels"])
     assert model.about.adapted["drift"] == "black_level.5"

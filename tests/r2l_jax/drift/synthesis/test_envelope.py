@@ -234,12 +234,11 @@ def test_a_camera_is_inside_or_not(settings, tmp_path, capsys):
     for level, well, words in ((0.101, 15000, "is inside"), (0.11, None, "is not inside"), (0.1, 100, "is not inside")):
         camera = isp.Camera([level] * 4, [1, 1, 1], np.eye(3), full_well=well)
         file.write_text(camera.to_json())
-        envelope.run(settings({"black_level": [-20, 20]}, camera=str(file), proposals=0))
-        assert f"--camera={file} {words}" in capsys.readouterr().out
-    for other in ("auto", str(file)):
-        file.write_text(isp.Camera([0.1], pattern="MONO").to_json())
-        with pytest.raises(InputError, match=f"--camera={other} must have the color filter array of the run, RGGB"):
-            envelope.run(settings({"black_level": [-20, 20]}, camera=other))
+        envelope.run(settings({"black_level": [-20, 20]}, cameras=(str(file),), proposals=0))
+        assert f"camera=camera {words}" in capsys.readouterr().out
+    file.write_text(isp.Camera([0.1], pattern="MONO").to_json())
+    with pytest.raises(InputError, match="--cameras=camera must have the pattern RGGB, got MONO"):
+        envelope.run(settings({"black_level": [-20, 20]}, cameras=(str(file),)))
 
 
 def test_an_exported_model_carries_the_statement_along(settings, tmp_path, monkeypatch):

@@ -124,18 +124,46 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, runs, s
     scores = {case: row["accuracy"] for (_, case), row in found(settings, "intensities").items()}
     assert scores == pytest.approx({"iso=0.5": dark, "iso=1": 1})
     assert found(settings, "clean")["fold_0", "clean"]["accuracy"] == pytest.approx((1 + dark) / 2)
-    assert found(settings, "exposures")["fold_0", "exposure=0.01"]["accuracy"] == pytest.approx(dark)
+    assert found(settings, "exposures")["fold_0", "light=0.01"]["accuracy"] == pytest.approx(dark)
     by = rows(summary.tables["by_iso"])
-    assert by["0.5"] == [8, dark, 0, 0, "exposure=0.01"]
-    assert by["1"] == [8, 1, 1 - dark, 1 - dark, "exposure=0.01"]
+    assert by["0.5"] == [8, dark, 0, 0, "light=0.01"]
+    assert by["1"] == [8, 1, 1 - dark, 1 - dark, "light=0.01"]
     # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
     assert (summary.metadata["groups"], [*rows(summary.tables["drops"])]) == (
         8,
-        ["clean", "exposures", "exposure=0.01"],
+        ["clean", "exposures", "light=0.01"],
     )
     assert "cases" not in summary.tables
     stated = "95% confidence intervals about the model (16 validation samples of 8 groups, so few that intervals are "
     assert stated in capsys.readouterr().out
+
+
+def test_states_and_other_cameras_are_cases_beside_severities(settings, tmp_path):
+    """A darker image is lost if its intensity falls below the threshold, whatever makes it darker."""
+    darker = dataclasses.replace(brightness.CAMERA, black_level=(0.06,) * 4)
+    (tmp_path / "new.json").write_text(darker.to_json())
+    settings = dataclasses.replace(
+        settings,
+        against=("exposures", "sensor", "cameras"),
+        exposures=(0.5,),
+        sensor=("underexposure", "exposure=-0.22,pattern_shift=50", "underexposure=1"),
+        severities=(2,),
+        cameras=(str(tmp_path / "new.json"),),
+    )
+    summary = evaluation.run(settings)["static"]
+    bright = INTENSITIES[INTENSITIES > brightness.BRIGHT]
+    lost = {
+        **dict.fromkeys(("light=0.5", "underexposure.2", "exposure=-1"), 8),
+        "exposure=-0.22,pattern_shift=50": (bright * 2**-0.22 < brightness.BRIGHT).sum(),
+        # Without its noise, a black level takes the same from all; 164 of 4095 are 0.04 of white.
+        "camera=new": (bright - 0.04 / 0.9 < brightness.BRIGHT).sum(),
+    }
+    drops = {name: row[0][0] for name, row in rows(summary.tables["drops"]).items() if name in lost}
+    assert drops == pytest.approx({name: count / 16 for name, count in lost.items()})
+    assert set(lost.values()) == {8, 3, 2}
+    assert [case.name for case in settings.cases if case.group == "sensor"][1] == "exposure=-0.22,pattern_shift=50"
+    assert "of 3 cases, " in " ".join(summary.metadata["verdict"])
+    assert {path.parent.name for path in settings.output_dir.rglob("scores.png")} == {"exposures", "sensor", "cameras"}
 
 
 def test_interrupted_it_resumes_with_the_group_of_cases(settings, measured, monkeypatch):
@@ -274,6 +302,8 @@ def test_scores_by_class_are_its_recall(runs, settings, score):
     [
         ({"against": ("weather",)}, "--against must be one of pipelines, "),
         ({"against": ("sensor",), "severities": ()}, "--severities is empty"),
+        ({"against": ("cameras",)}, "--cameras is empty"),
+        ({"cameras": ("drone",)}, "--cameras has no effect without --against=cameras or --envelope"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):

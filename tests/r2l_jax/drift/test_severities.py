@@ -1,4 +1,4 @@
-"""Each sensor drift measured back in its unit, and the cameras that cannot have it."""
+"""Each severity of sensor drift measured back in its unit."""
 
 import dataclasses
 import functools
@@ -13,8 +13,7 @@ import pytest
 import isp
 from isp import sensor_drift
 from isp.sensor import expose_sites, site_light
-from r2l_jax.drift import sensor
-from r2l_jax.drift.sensor import KINDS
+from r2l_jax.drift import cases, renderer
 from r2l_jax.names import SENSOR, SEVERITIES
 
 BLACK, FULL_WELL, READ_NOISE, BITS = 0.2, 20000.0, 5.0, 12
@@ -40,8 +39,12 @@ def mosaic(light):
 
 def drifted(name, severity, raw, camera=CAMERA):
     """Returns one mosaic after a drift, as the renderer computes it."""
-    drift = jax.jit(sensor.drifted, static_argnums=0, static_argnames="camera")
-    return drift(name, severity, raw[None], jnp.array([7]), KEY, camera=camera)[0]
+    return of_samples(name, severity, raw[None], jnp.array([7]), camera)[0]
+
+
+def of_samples(name, severity, raw, index, camera=CAMERA):
+    (case,) = cases.sensor([name], [severity])
+    return jax.jit(renderer.drifted, static_argnames="camera")(raw, index, KEY, case.state, camera=camera)
 
 
 def light_after(name, severity, light, camera=CAMERA):
@@ -198,15 +201,15 @@ INVERSES = {
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", SENSOR)
 def test_each_amount_is_measured_back(name, severity):
-    assert INVERSES[name](severity) == pytest.approx(KINDS[name].amounts[severity - 1], rel=0.1)
+    assert INVERSES[name](severity) == pytest.approx(SENSOR[name][severity - 1], rel=0.1)
 
 
 def test_the_table_of_the_documentation_states_the_amounts():
     text = (pathlib.Path(__file__).parents[3] / "docs/drift_controls.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     stated = {name: amounts for names, _, amounts in rows for name in re.findall("`(\\w+)`", names)}
-    for name, kind in KINDS.items():
-        assert stated[name] == ", ".join(f"{amount:g}" for amount in kind.amounts), name
+    for name, amounts in SENSOR.items():
+        assert stated[name] == ", ".join(f"{amount:g}" for amount in amounts), name
 
 
 def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not():
@@ -214,8 +217,8 @@ def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not()
     raw = mosaic(np.broadcast_to(0.2 + 0.001 * rows + 0.003 * columns, (3, 64, 64)))
     drawn = {"underexposure", "lamp_color", "color_balance", "flicker", "vignetting", "defocus", "motion"}
     drawn |= {"read_noise", "row_noise", "photon_noise"}
-    for name in KINDS:
-        first, second, again = sensor.drifted(name, 3, raw, jnp.array([4, 9, 4]), KEY, CAMERA)
+    for name in SENSOR:
+        first, second, again = of_samples(name, 3, raw, jnp.array([4, 9, 4]))
         np.testing.assert_array_equal(first, again)
         assert bool((first != second).any()) == (name in drawn), name
 
@@ -229,11 +232,9 @@ def test_blurs_take_no_noise_from_the_sensor(name, severity):
     assert noise[1] == pytest.approx(noise[0], rel=0.03)
 
 
-def test_a_sensor_without_colors_cannot_have_the_drifts_of_colors():
+def test_a_sensor_without_colors_has_the_other_drifts():
     gray = isp.Camera(black_level=(0.1,), pattern="MONO")
-    lacking = {name for name in SENSOR if not sensor.takes(name, gray)}
-    assert lacking == {"lamp_color", "color_balance", "chromatic_aberration", "pattern_shift"}
-    for name in set(SENSOR) - lacking:
-        raw = sensor.drifted(name, 3, jnp.full((2, 16, 16), 0.4), jnp.arange(2), KEY, gray)
+    for name in {*SENSOR} - {"lamp_color", "color_balance", "chromatic_aberration", "pattern_shift"}:
+        raw = of_samples(name, 3, jnp.full((2, 16, 16), 0.4), jnp.arange(2), gray)
         assert raw.shape == (2, 16, 16)
         assert bool(jnp.isfinite(raw).all())
