@@ -324,7 +324,8 @@ def _apply(raw: Mosaic, key: PRNGKeyArray, sensor_key: PRNGKeyArray, state: Came
     if "saturation" in given:
         result = jnp.minimum(result, given["saturation"])
     if "gamma" in given:
-        result = jnp.maximum(result, 0) ** given["gamma"]
+        # A power below 1 has no finite slope at 0.
+        result = jnp.where(result > 0, jnp.where(result > 0, result, 1) ** given["gamma"], 0)
     if "bits" in given:
         top = jnp.exp2(given["bits"]) - 1
         steps = jnp.clip(result, 0, 1) * top

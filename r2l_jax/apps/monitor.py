@@ -35,9 +35,6 @@ from r2l_jax.training.run import Run, load
 # The settings that windows in one folder share.
 _SHARED = ("run", "checkpoint", "by", "window", "camera", "false_alarm_every", "follow")
 
-# The limits of an envelope that correspond to a drift type with another name.
-_LIMITS = {"white_balance.red": "red_gain", "white_balance.blue": "blue_gain", "blur": "defocus"}
-
 # Seconds between two checks of a folder. A file is read once it is unchanged between two checks.
 _PAUSE = 2.0
 
@@ -239,7 +236,7 @@ class _Call:
         diagnosis, statement = monitor.explained.diagnosis, limits.stated(self._run)
         if not diagnosis or statement is None or not statement["holds"]:
             return []
-        beyond = limits.outside(statement, {_LIMITS.get(each.name, each.name): each.value for each in diagnosis})
+        beyond = limits.outside(statement, {each.name: each.value for each in diagnosis})
         within = f"outside the operating envelope ({', '.join(beyond)})" if beyond else "inside the operating envelope"
         share, lost = limits.percent(statement["fraction"]), f"{100 * statement['tolerance']:g} points"
         return [f"the diagnosis is {within}, inside which at least {share} of cameras lose at most {lost}"]

@@ -1,12 +1,11 @@
-"""Diagnoses the drift of a camera between reference raw images and new ones of other scenes, in camera terms.
+"""Diagnoses how the camera that took new raw images differs from the one of a reference, from other scenes.
 
-Defective sites are found by their positions. At all other sites, the alarm's statistics are compared. The reference is
-re-exposed with drifted cameras until its mean statistics match the new raw images. Differences are weighted by
-the inverse of their covariance over samples of raw images, which is the method of simulated moments (D. McFadden,
-Econometrica 57(5), 1989). Drift types are added one by one, as long as they explain more than chance, and removed again
-if others explain their part. So where two types together look like a third, such as both gains like the exposure, the
-third is named. Another mix of the reference's classes competes with the drifts of the camera as `scene`, and a change
-that is left over is `unexplained`.
+Defective sites are found by their positions. All else is an estimate of an `isp.CameraState`: the reference is taken
+again with a camera in another state until its mean statistics match the new raw images. Differences are weighted by
+the inverse of their covariance over images, which is the method of simulated moments (D. McFadden, Econometrica 57(5),
+1989). All quantities are fitted first; the fewest of them that explain as much are named. So where two together look
+like a third, such as both gains like the exposure, the third is named. Another mix of the reference's classes competes
+with the camera as `scene`, and a change that is left over is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation
@@ -14,37 +13,27 @@ Systems (2023, arXiv:2112.05456 from 2021), and "Real-time noise source estimati
 metadata", arXiv:2404.03251 (2024).
 """
 
-import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy import stats
+from scipy.optimize import least_squares
 from sklearn.cluster import KMeans
 
 import isp
-from r2l_jax.drift.monitoring import sites
-from r2l_jax.drift.monitoring.drift_types import (
-    DRIFT_TYPES,
-    HIGH,
-    LOW,
-    NEUTRAL,
-    SCENE,
-    STEP,
-    UNITS,
-    DriftEstimate,
-    amount,
-    light_factors,
-    noise_of,
-    re_exposed,
-    unit_of,
-)
-from r2l_jax.drift.monitoring.statistics import mosaic_statistics
+from isp.sensor_drift import QUANTITIES
+from r2l_jax.drift.monitoring import simulation, sites
+from r2l_jax.drift.monitoring.camera_noise import converted, states_noise, with_noise
+from r2l_jax.drift.monitoring.simulation import FITTED, HIGH, LOW, NEUTRAL, WHITE
 
-CONFIDENCE = 0.95
+# Changes that are not in the camera: another mix of the reference's classes, and one that nothing explains.
+SCENE, UNEXPLAINED = "scene", "unexplained"
+_UNITS = {SCENE: "share of other classes", UNEXPLAINED: "times chance"}
 
 # In smaller raw images, the scene hides the noise: at sides of 32, a blur is also mistaken for less noise.
 LEAST_SIDE = 64
@@ -52,256 +41,289 @@ LEAST_SIDE = 64
 # The validated numbers of new and of reference images: with fewer, several changes at once are taken for others.
 LEAST_IMAGES = 64, 128
 
-_NAMES = tuple(DRIFT_TYPES)
-# How many raw images of the reference are re-exposed; statistics without drift are from all of them.
-_SIMULATED = 128
-# The batch size of the statistics, so that they are compiled for one size.
-_AT_ONCE = 64
+# How many raw images of the reference are simulated; of how many of them the first fit takes derivatives; and how many
+# are computed at once. Other fits need the derivatives of all, or intervals are too short.
+_SIMULATED, _FIRST, _AT_ONCE = 256, 32, 32
 # Raw images without labels, or of more than the first number of classes, are clustered into the second number of
 # groups.
 _MOST_CLASSES, _GROUPS = 12, 4
-# The fraction of diagnoses without drift in which chance may name a drift type.
-_CHANCE = 0.01
-# A change is unexplained if chance would leave as much in only this fraction of diagnoses.
-_UNEXPLAINED = 1e-4
-# The expected errors of the simulation: a share of the change of a statistic, and an error in its unit.
-_TRUST, _ERROR = 0.02, 0.002
+# The fractions of diagnoses without drift in which chance may name a cause, and a change that nothing explains.
+_CHANCE, _BY_CHANCE = 0.01, 1e-4
+# The most causes, and the most rounds of choosing and fitting them.
+_MOST, _ROUNDS = 4, 4
+# The expected error of the simulation, as a share of the change of a statistic.
+_ERROR = 0.01
 # How much correlations shrink toward 0, because they are estimated from few raw images.
-_SHRINKAGE = 0.05
-# The maximum numbers of drift types, of candidates for the next one, and of steps of a fit.
-_MOST, _TRIED, _ROUNDS = 4, 3, 5
-# Above this value, sites are white.
-_WHITE = 0.998
-_DRAWS = 1000
+_SHRINKAGE = 0.02
+# A fit tries at most this many states.
+_EVALUATIONS = 12
+# Saturated sites are at least this many times as many as sites a thousandth below the highest value.
+_PILE = 10
+_CONFIDENCE, _DRAWS = 0.95, 1000
+
+
+class DriftEstimate(NamedTuple):
+    """A cause of the difference between two sets of raw images, and its estimated size.
+
+    Attributes:
+        name: a quantity of `isp.CameraState`; or `scene`, another mix of the reference's classes; or `unexplained`, a
+            change that neither the camera nor the mix explains.
+        value: its size in `unit`.
+        low: the lower end of its 95% confidence interval.
+        high: the upper end.
+        unit: the unit of the three.
+        evidence: half of the chi-square that only this cause explains, minus the part due to chance; above 0.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    evidence: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.3g} {self.unit} ({self.low:.3g} to {self.high:.3g})"
+
+
+def state_of(diagnosis: Iterable[DriftEstimate]) -> isp.CameraState:
+    """Returns the camera state of a diagnosis; what is not in the camera is left out."""
+    return isp.CameraState(**{each.name: each.value for each in diagnosis if each.name in QUANTITIES})
 
 
 class Fit(NamedTuple):
-    """The best sizes of a set of drift types.
+    """An estimate of a camera and of the mix of classes.
 
     Attributes:
-        kinds: their names.
-        numbers: the drifts, see `drift_types.DRIFT_TYPES`.
-        shares: the shares of the classes.
-        rest: the mean statistics of the new raw images minus the reference under the drift `(K,)`.
-        slopes: the derivatives of the reference's statistics with respect to the drifts `(K, drifts)`.
-        by_class: the mean statistics of each class under the drift `(classes, K)`.
-        covariance: the covariance of the rest `(K, K)`.
-        chi: the chi-square of the rest.
+        causes: the quantities, and `scene`, that differ from the reference.
+        values: the numbers of `simulation.FITTED`, and how far the shares of classes moved in each direction.
+        whiten: makes differences of statistics independent, with a variance of 1 `(K, K)`.
+        rest: the mean statistics of the new raw images minus those of the reference in this state, whitened, and minus
+            the moves of shares, whose prior has a standard deviation of 1 `(K + moves,)`.
+        slopes: minus the derivatives of `rest` `(K + moves, values)`.
+        taken: the statistics of the reference in this state `(n, K)`.
+        new: the statistics of the new raw images `(m, K)`.
     """
 
-    kinds: tuple[str, ...]
-    numbers: Float[np.ndarray, " drifts"]
-    shares: Float[np.ndarray, " classes"]
-    rest: Float[np.ndarray, " k"]
-    slopes: Float[np.ndarray, "k drifts"]
-    by_class: Float[np.ndarray, "classes k"]
-    covariance: Float[np.ndarray, "k k"]
-    chi: float
-
-    @property
-    def score(self) -> float:
-        """Half of the chi-square plus a penalty for each drift type; lower is better."""
-        return self.chi / 2 + sum(_penalty(kind, len(self.shares)) for kind in self.kinds)
-
-
-def _penalty(kind: str, classes: int) -> float:
-    """Computes half of the chi-square that a type must explain to be named by chance as rarely as `_CHANCE` says."""
-    return float(stats.chi2.isf(_CHANCE / (len(DRIFT_TYPES) + 1), classes - 1 if kind == SCENE else 1)) / 2
-
-
-@functools.partial(jax.jit, static_argnames="camera")
-def _statistics(mosaics: jax.Array, camera: isp.Camera) -> jax.Array:
-    return mosaic_statistics(mosaics, camera)
-
-
-def _of(mosaics: np.ndarray | jax.Array, camera: isp.Camera) -> Float[np.ndarray, "n k"]:
-    """Computes the statistics of raw images, in parts of one size."""
-    filled = jnp.concatenate([jnp.asarray(mosaics), jnp.zeros((-len(mosaics) % _AT_ONCE, *mosaics.shape[1:]))])
-    parts = [_statistics(filled[start : start + _AT_ONCE], camera) for start in range(0, len(filled), _AT_ONCE)]
-    return np.concatenate(parts).astype(np.float64)[: len(mosaics)]
+    causes: tuple[str, ...]
+    values: Float[np.ndarray, " values"]
+    whiten: Float[np.ndarray, "k k"]
+    rest: Float[np.ndarray, " rest"]
+    slopes: Float[np.ndarray, "rest values"]
+    taken: Float[np.ndarray, "n k"]
+    new: Float[np.ndarray, "m k"]
 
 
 class Comparison:
-    """Compares new raw images with a reference under drift.
+    """Compares new raw images with a reference in other states.
 
     Args:
         reference: the raw images of the reference.
-        labels: their classes, or None for groups of raw images with similar statistics.
+        labels: their classes, or None for clusters of raw images with similar statistics.
+        groups: the groups of raw images that depend on each other, or None if they do not.
         new: the new raw images.
-        camera: the camera of the reference.
-        seed: the seed of the noise.
+        camera: the camera of the reference, with its noise.
+        seed: the seed of the noise and of the intervals.
     """
 
     def __init__(
-        self, reference: np.ndarray, labels: np.ndarray | None, new: np.ndarray, camera: isp.Camera, seed: int
+        self,
+        reference: np.ndarray,
+        labels: np.ndarray | None,
+        groups: np.ndarray | None,
+        new: np.ndarray,
+        camera: isp.Camera,
+        seed: int,
     ):
-        self._camera, self.top = camera, float(new.max())
-        self._noise = noise_of(reference, camera)
-        known = _of(reference, camera)
-        members = _members(labels, known)
-        self.shares = members.mean(0)
+        self.camera, self._random = camera, np.random.default_rng(seed)
         some = np.linspace(0, len(reference) - 1, min(_SIMULATED, len(reference))).round().astype(int)
-        random = np.random.default_rng(seed)
-        self._reference, self._new = (
-            (jnp.asarray(mosaics), tuple(jnp.asarray(random.normal(size=shape), jnp.float32) for shape in shapes))
-            for mosaics in (reference[some], new)
-            for shapes in [(mosaics.shape, (*mosaics.shape[:2], 1))]
-        )
-        self._sizes = len(reference), len(new)
-        self._own, self._of_new = known.mean(0), _of(new, camera)
-        self._members = members[some] / np.maximum(members[some].sum(0), 1)
+        keys = jax.random.split(jax.random.key(seed), len(reference) + len(new))
+        known = self._of(NEUTRAL, reference, keys[: len(reference)])
+        self._reference, self._new = (reference[some], keys[some]), (new, keys[len(reference) :])
+        self._of_new, self._own = self._of(NEUTRAL, *self._new), known.mean(0)
+        members = _members(labels, known)
+        self.shares, self._basis = members.mean(0), np.linalg.svd(np.ones((1, members.shape[1])))[2][1:].T
         # The whole reference gives the statistics without a drift, and a part of it their response to drifts.
+        self._members = members[some] / np.maximum(members[some].sum(0), 1)
         self._offset = (members / members.sum(0)).T @ known - self._members.T @ known[some]
-
-    def _seen(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the statistics of the reference under drifts, and of the new raw images to compare with.
-
-        If there is more light than in the reference, both are dimmed, since the reference would have too much noise.
-        """
-        numbers = np.clip(numbers, LOW, HIGH)
-        drifts, (mosaics, drawn) = jnp.asarray(numbers, jnp.float32), self._reference
-        height, width = mosaics.shape[1:]
-        dimmed = float(light_factors(drifts, height, width, self._camera).max())
-        dimmed = dimmed if dimmed > 1.01 else 1.0
-        taken = re_exposed(drifts, mosaics, drawn, self._noise, self._camera, dimmed)
-        if dimmed == 1:
-            return _of(taken, self._camera), self._of_new
-        drift = dict(zip(DRIFT_TYPES, numbers, strict=True))
-        of_file = [
-            {"exposure": -np.log2(dimmed)}.get(name, drift[name] * (name in ("gamma", "black_level")))
-            for name in DRIFT_TYPES
-        ]
-        of_file[_NAMES.index("saturation")] = 1
-        new, drawn = self._new
-        linear = new ** (2.0 ** -drift["gamma"]) - drift["black_level"] / 4095
-        new = re_exposed(jnp.asarray(of_file, jnp.float32), linear, drawn, self._noise, self._camera)
-        return _of(taken, self._camera), _of(new, self._camera)
-
-    def _rest(self, numbers: np.ndarray, kinds: Sequence[str], shares: np.ndarray | None = None) -> Fit:
-        """Compares the statistics under drifts; without `shares`, these are fitted if `scene` is one of them."""
-        taken, new = self._seen(numbers)
-        by_class, mean = self._members.T @ taken + self._offset, new.mean(0)
-        pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / (len(taken) + len(new))
-        pooled += _SHRINKAGE * (np.diag(np.diag(pooled)) - pooled)
-        error = (_TRUST * (mean - self._own)) ** 2 + _ERROR**2
-        covariance = pooled * sum(1 / size for size in self._sizes) + np.diag(error)
-        if shares is not None:
-            mix = shares
+        # Images of one group count as one.
+        self._groups = np.unique(np.arange(len(reference)) if groups is None else groups, return_inverse=True)[1]
+        self._size, self._groups = self._groups.max() + 1, np.unique(self._groups[some], return_inverse=True)[1]
+        self._order = self._random.permutation(len(some))
+        moved = np.zeros(len(self.shares) - 1)
+        self._neutral, self._high, self._floor = (
+            np.append(*each) for each in ((NEUTRAL, moved), (HIGH, moved + 1), (LOW, moved - 1))
+        )
+        self._names = [each for each in FITTED if camera.pattern != isp.cfa.MONO or not QUANTITIES[each].needs_colors]
+        # Where a variance is 0, its derivative is lost in the noise.
+        small = isp.CameraState(
+            defocus=0.5, read_noise=1.2, photon_noise=1.2, row_noise=isp.sensor.noise_of(camera).read_noise
+        )
+        start = simulation.numbers(small)
+        self._low = np.append(np.where(start != NEUTRAL, 0.1 * start, LOW), moved - 1)
+        if _saturates(new):
+            start += simulation.numbers(isp.CameraState(saturation=float(new.max())))
         else:
-            mix = self._moved_shares(by_class, mean, covariance) if SCENE in kinds else self.shares
-        rest = mean - mix @ by_class
-        chi = float(rest @ np.linalg.solve(covariance, rest))
-        return Fit(tuple(kinds), numbers, mix, rest, np.zeros((len(rest), 0)), by_class, covariance, chi)
+            self._names.remove("saturation")
+        self._start = np.append(start, moved)
+        self._names += [SCENE] * bool(len(moved))
 
-    def _moved_shares(self, by_class: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        """Fits the shares of the classes, which keep their sum, with a prior of a standard deviation of 1."""
-        basis = _directions(len(self.shares))
-        slopes = by_class.T @ basis
-        weighted = np.linalg.solve(covariance, slopes).T
-        normal = weighted @ slopes + np.eye(len(self.shares) - 1)
-        moved = self.shares + basis @ np.linalg.solve(normal, weighted @ (mean - self.shares @ by_class))
-        shares = np.clip(moved, 0, 1)
-        return shares / shares.sum()
+    def _of(self, values: np.ndarray, raws: np.ndarray, keys: Array, function: Callable | None = None) -> np.ndarray:
+        """Computes the statistics of raw images, in parts of one size."""
+        compute, count = function or simulation.statistics, len(raws)
+        numbers, places = jnp.asarray(values[: len(FITTED)], jnp.float32), np.arange(-(-count // _AT_ONCE) * _AT_ONCE)
+        parts = np.split(np.minimum(places, count - 1), len(places) // _AT_ONCE)
+        found = [compute(numbers, raws[part], keys[part], self.camera) for part in parts]
+        return np.concatenate(found).astype(np.float64)[:count]
 
-    def _slopes(self, fit: Fit, names: Sequence[str]) -> Float[np.ndarray, "k drifts"]:
-        columns = []
-        for place in [_NAMES.index(name) for name in names if name != SCENE]:
-            moved = fit.numbers.copy()
-            moved[place] += STEP[place] if LOW[place] <= moved[place] + STEP[place] <= HIGH[place] else -STEP[place]
-            other = self._rest(moved, fit.kinds, fit.shares)
-            columns.append((fit.rest - other.rest) / (moved[place] - fit.numbers[place]))
-        return np.stack(columns, -1) if columns else np.zeros((len(fit.rest), 0))
+    def _seen(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the statistics of the reference in a state, and of the new raw images to compare with."""
+        is_brighter = (values[:3] > 0).any() or values[3] < 0
+        new = self._of(values, *self._new, simulation.with_excess) if is_brighter else self._of_new
+        return self._of(values, *self._reference), new
 
-    def fit(self, kinds: Sequence[str], start: np.ndarray) -> Fit:
-        """Fits the sizes of drift types by Gauss-Newton steps, which are shortened if they do not improve the fit."""
-        kinds = tuple(sorted(kinds))
-        places = [_NAMES.index(kind) for kind in kinds if kind != SCENE]
-        best = self._rest(np.clip(start, LOW, HIGH), kinds)
-        for _ in range(_ROUNDS if places else 0):
-            best = best._replace(slopes=self._slopes(best, kinds))
-            weighted = np.linalg.solve(best.covariance, best.slopes).T
-            normal = weighted @ best.slopes
-            step = np.linalg.solve(normal + 1e-9 * np.diag(np.diag(normal) + 1e-9), weighted @ best.rest)
-            for size in (1, 0.5, 0.2):
-                numbers = best.numbers.copy()
-                numbers[places] = np.clip(numbers[places] + size * step, LOW[places], HIGH[places])
-                found = self._rest(numbers, kinds)
-                if found.chi < best.chi:
-                    break
-            else:
+    def _of_classes(self, taken: np.ndarray) -> Float[np.ndarray, "classes k"]:
+        return self._members.T @ taken + self._offset
+
+    def shares_at(self, values: np.ndarray) -> Float[np.ndarray, " classes"]:
+        """Returns the shares of the classes."""
+        return self.shares + self._basis @ values[len(FITTED) :]
+
+    def _rest(self, values: np.ndarray, whiten: np.ndarray, taken: np.ndarray, new: np.ndarray) -> np.ndarray:
+        rest = new.mean(0) - self.shares_at(values) @ self._of_classes(taken)
+        return np.append(whiten @ rest, -values[len(FITTED) :])
+
+    def _slopes(self, values: np.ndarray, whiten: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
+        """Computes minus the derivatives of the rest with respect to all values, from some images of the reference."""
+        raws, keys = self._reference
+        numbers, order = jnp.asarray(values[: len(FITTED)], jnp.float32), self._order[:count]
+        weights = np.maximum(self._members @ self.shares_at(values), 0)[order]
+        of_camera = np.zeros((taken.shape[1], len(FITTED)))
+        for start in range(0, len(order), _AT_ONCE):
+            part = np.resize(order[start : start + _AT_ONCE], _AT_ONCE)
+            weight = np.append(weights[start : start + _AT_ONCE], np.zeros(_AT_ONCE))[:_AT_ONCE] / weights.sum()
+            of_camera += simulation.slopes(numbers, raws[part], keys[part], np.float32(weight), self.camera)
+        moves = self._basis.shape[1]
+        of_scene = self._of_classes(taken).T @ self._basis
+        prior = np.eye(len(values))[len(FITTED) :]
+        return (
+            np.concatenate([whiten @ np.concatenate([of_camera, of_scene], 1), prior]) if moves else whiten @ of_camera
+        )
+
+    def _whitening(self, taken: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Returns the matrix that makes differences of statistics independent, with a variance of 1.
+
+        The inverse of an estimated covariance is too large, see J. Hartlap et al., Astronomy & Astrophysics 464 (2007).
+        """
+        count, features = len(taken) + len(new), taken.shape[1]
+        pooled = (len(taken) * np.cov(taken.T) + len(new) * np.cov(new.T)) / count
+        pooled += _SHRINKAGE * (np.diag(np.diag(pooled)) - pooled)
+        covariance = pooled * (1 / self._size + 1 / len(new))
+        covariance += np.diag((_ERROR * (new.mean(0) - self._own)) ** 2 + 1e-12)
+        share = max((count - features - 3) / (count - 2), 0.1)
+        return np.sqrt(share) * np.linalg.inv(np.linalg.cholesky(covariance))
+
+    def _places(self, causes: Iterable[str]) -> list[int]:
+        """Returns the places of the values of causes."""
+        of_scene = range(len(FITTED), len(self._neutral))
+        return [place for each in causes for place in (of_scene if each == SCENE else (FITTED.index(each),))]
+
+    def fit(self, causes: Sequence[str], start: np.ndarray, ftol: float = 1e-2, images: int = _SIMULATED) -> Fit:
+        """Fits the values of causes, from the values at the start; others are neutral.
+
+        Args:
+            causes: the quantities to fit, and `scene`.
+            start: all values; others than those of the causes do not count.
+            ftol: the fit ends when the chi-square improves by less than this share of it.
+            images: the number of raw images of which derivatives are taken on the way.
+        """
+        places, values = self._places(causes), self._neutral.copy()
+        low, high = self._low[places], self._high[places]
+        values[places] = np.clip(start[places], low + 1e-6, high - 1e-6)
+        whiten = self._whitening(*self._seen(values))
+
+        def moved(found: np.ndarray) -> np.ndarray:
+            result = values.copy()
+            result[places] = found
+            return result
+
+        def rest(found: np.ndarray) -> np.ndarray:
+            return self._rest(moved(found), whiten, *self._seen(moved(found)))
+
+        def slopes(found: np.ndarray) -> np.ndarray:
+            taken = self._of(moved(found), *self._reference)
+            return -self._slopes(moved(found), whiten, taken, images)[:, places]
+
+        if places:
+            found = least_squares(
+                rest, values[places], slopes, (low, high), x_scale="jac", ftol=ftol, xtol=1e-3, max_nfev=_EVALUATIONS
+            )
+            values = moved(found.x)
+        taken, new = self._seen(values)
+        whiten = self._whitening(taken, new)
+        slopes_at = self._slopes(values, whiten, taken, _SIMULATED)
+        return Fit(tuple(causes), values, whiten, self._rest(values, whiten, taken, new), slopes_at, taken, new)
+
+    def search(self) -> Fit:
+        """Finds the causes with the best score: fits all, and chooses where derivatives say that fewer are enough."""
+        fit, found = self.fit(self._names, self._start, 0.05, _FIRST), {}
+        for _ in range(_ROUNDS):
+            causes, values = self._chosen(fit)
+            if causes in found:
                 break
-            gain, best = best.chi - found.chi, found._replace(slopes=best.slopes)
-            if gain < 0.1:
-                break
-        return best
+            fit = found[causes] = self.fit(causes, values)
+        return min(found.values(), key=self._score)
 
-    def search(self, names: Sequence[str]) -> Fit:
-        """Finds the set of drift types, out of those with these names, with the best score."""
-        best = self.fit((), NEUTRAL)
-        for _ in range(_MOST):
-            left = [name for name in names if name not in best.kinds]
-            starts = self._near(best, left) if best.kinds else self._far(best, left)
-            grown = [self.fit((*best.kinds, name), numbers) for name, numbers in starts]
-            found = min((self._pruned(fit) for fit in grown), key=lambda fit: fit.score, default=best)
-            if found.score >= best.score:
-                break
-            best = found
-        return best
+    def _score(self, fit: Fit) -> float:
+        """Computes half of the chi-square plus a penalty for each cause; lower is better."""
+        return fit.rest @ fit.rest / 2 + sum(map(self._penalty, fit.causes))
 
-    def _far(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the drift types that explain most at one of their `first` changes, each with its best numbers."""
-        found = {}
-        for name in names:
-            for change in self._changes(fit, name):
-                numbers = fit.numbers.copy()
-                if name != SCENE:
-                    numbers[_NAMES.index(name)] += change
-                tried = self._rest(numbers, (*fit.kinds, name))
-                found[name] = min(found.get(name, (np.inf,)), (tried.score, tuple(numbers)))
-        return [(name, np.array(found[name][1])) for name in sorted(found, key=found.__getitem__)[:_TRIED]]
+    def _penalty(self, cause: str) -> float:
+        """Computes half of the chi-square that a cause must explain to be named by chance as rarely as promised."""
+        return float(stats.chi2.isf(_CHANCE / len(self._names), len(self._places([cause])))) / 2
 
-    def _changes(self, fit: Fit, name: str) -> Sequence[float]:
-        if name == "saturation":
-            # Determined by the highest value of the new raw images.
-            return (self.top ** (2.0 ** -fit.numbers[_NAMES.index("gamma")]) - 1,)
-        return (0.0,) if name == SCENE else DRIFT_TYPES[name].first
+    def _linear(self, fit: Fit, causes: Iterable[str]) -> tuple[float, np.ndarray]:
+        """Returns the score of causes, and their values, from the derivatives of a fit; infinite beyond limits."""
+        causes = tuple(causes)
+        places, values = self._places(causes), self._neutral.copy()
+        rest = fit.rest + fit.slopes @ (fit.values - self._neutral)
+        columns = fit.slopes[:, places]
+        values[places] += np.linalg.lstsq(columns, rest, rcond=1e-9)[0]
+        rest = rest - columns @ (values - self._neutral)[places]
+        is_valid = (self._low <= values)[places].all() and (values <= self._high)[places].all()
+        return (rest @ rest / 2 + sum(map(self._penalty, causes)) if is_valid else np.inf), values
 
-    def _near(self, fit: Fit, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-        """Returns the drift types that explain more of the rest of a fit than chance would, judged by slopes."""
-        slopes = {name: self._slopes(fit, [name]) for name in (*names, *fit.kinds) if name != SCENE}
-        if SCENE in (*names, *fit.kinds):
-            slopes[SCENE] = fit.by_class.T @ _directions(len(fit.shares))
-        found = {}
-        for name in names:
-            columns = np.concatenate([slopes[each] for each in (*fit.kinds, name)], 1)
-            weighted = np.linalg.solve(fit.covariance, columns).T
-            explained = weighted @ fit.rest @ np.linalg.lstsq(weighted @ columns, weighted @ fit.rest, rcond=1e-9)[0]
-            found[name] = explained / 2 - _penalty(name, len(fit.shares))
-        ranked = sorted((name for name in found if found[name] > 0), key=lambda name: -found[name])[:_TRIED]
-        starts = [(name, fit.numbers) for name in ranked]
-        # Saturation has no slope where nothing saturates.
-        if "saturation" in names and "saturation" not in ranked:
-            starts += self._far(fit, ["saturation"])
-        return starts
+    def _chosen(self, fit: Fit) -> tuple[tuple[str, ...], np.ndarray]:
+        """Chooses the causes with the best score from the derivatives of a fit, and their values."""
+        sets = (each for count in range(_MOST + 1) for each in itertools.combinations(self._names, count))
+        scored = ((*self._linear(fit, causes), causes) for causes in sets)
+        _, values, causes = min(scored, key=lambda each: each[0])
+        return causes, values
 
-    def _pruned(self, fit: Fit) -> Fit:
-        """Removes drift types as long as the score improves."""
-        while len(fit.kinds) > 1:
-            less = min((self.without(fit, kind) for kind in fit.kinds), key=lambda fit: fit.score)
-            if less.score > fit.score:
-                break
-            fit = less
-        return fit
+    def evidence(self, fit: Fit, cause: str) -> float:
+        """Computes by how much a cause of a fit improves the score."""
+        return self._linear(fit, [each for each in fit.causes if each != cause])[0] - self._score(fit)
 
-    def without(self, fit: Fit, kind: str) -> Fit:
-        """Fits the drift types of a fit except one."""
-        numbers = np.where([name == kind for name in _NAMES], NEUTRAL, fit.numbers)
-        return self.fit([name for name in fit.kinds if name != kind], numbers)
+    def draws(self, fit: Fit) -> Float[np.ndarray, "draws values"]:
+        """Draws the values of a fit from a bootstrap over new images, and over the reference's images or groups.
 
-
-def _directions(classes: int) -> Float[np.ndarray, "classes directions"]:
-    """Returns directions of shares that keep their sum."""
-    return np.linalg.svd(np.ones((1, classes)))[2][1:].T
+        Each draw is one step from the fit along its derivatives; it includes the expected error of the simulation.
+        """
+        places = self._places(fit.causes)
+        step = np.linalg.pinv(fit.slopes[:, places])[:, : len(fit.whiten)] @ fit.whiten
+        of_new = (fit.new - fit.new.mean(0)) @ step.T
+        # If shares are fitted, a reference with other shares would give the same values.
+        members = self._members if SCENE in fit.causes else (self._members @ self.shares)[:, None]
+        of_taken = (fit.taken - (members.T @ fit.taken)[members.argmax(1)]) @ step.T
+        size, weights = self._groups.max() + 1, self._members @ self.shares_at(fit.values)
+        counts = self._random.multinomial(size, np.full(size, 1 / size), _DRAWS)[:, self._groups] - 1
+        changes = self._random.multinomial(len(of_new), np.full(len(of_new), 1 / len(of_new)), _DRAWS) @ of_new
+        changes = changes / len(of_new) - (counts * weights) @ of_taken * (size / self._size) ** 0.5
+        error = _ERROR * (fit.new.mean(0) - self._own)
+        changes += self._random.normal(size=(_DRAWS, len(error))) @ (step * error).T
+        drawn = np.tile(fit.values, (_DRAWS, 1))
+        drawn[:, places] += changes
+        return np.clip(drawn, self._floor, self._high)
 
 
 def diagnose(
@@ -310,6 +332,7 @@ def diagnose(
     new: Float[np.ndarray, "m height width"],
     camera: isp.Camera,
     *,
+    groups: Int[np.ndarray, " n"] | None = None,
     seed: int = 0,
 ) -> tuple[DriftEstimate, ...]:
     """Diagnoses a change between raw images, which need not show the same scenes.
@@ -317,34 +340,36 @@ def diagnose(
     Args:
         reference: raw images from before the change, with white at 1 and the black level not subtracted; 128 or more
             are best.
-        labels: their classes, from 0; None replaces classes with groups of similar raw images.
+        labels: their classes, from 0; None replaces classes with clusters of similar raw images.
         new: raw images to explain; about 64 are enough to name small drifts.
         camera: the camera before the change.
+        groups: the groups of reference images that depend on each other; None if they do not.
         seed: the seed of the noise and of the intervals.
 
     Returns:
-        The drift types with their 95% confidence intervals, the strongest first; empty if chance explains the change.
+        The causes with their 95% confidence intervals, the strongest first; empty if chance explains the change.
     """
     reference, new = (np.asarray(mosaics, np.float32) for mosaics in (reference, new))
     before, after = sites.found(reference, camera), sites.found(new, camera)
     reference, new = sites.repaired(reference, before, camera), sites.repaired(new, after, camera)
-    comparison = Comparison(reference, labels, new, camera, seed)
-    names = [name for name in DRIFT_TYPES if camera.pattern != isp.cfa.MONO or not name.startswith("white_balance")]
-    if comparison.top >= _WHITE:
-        names.remove("saturation")
-    if len(comparison.shares) > 1:
-        names.append(SCENE)
-    fit = comparison.search(names)
-    estimates = [*_of_sites(before, after), *_of_fit(comparison, fit, camera, seed)]
+    comparison = Comparison(reference, labels, groups, new, with_noise(camera, reference), seed)
+    estimates = [*_of_sites(before, after), *_of_fit(comparison, comparison.search(), camera)]
     return tuple(sorted(estimates, key=lambda each: -each.evidence))
 
 
 def _members(labels: np.ndarray | None, known: np.ndarray) -> Float[np.ndarray, "n classes"]:
-    """Marks the class of each raw image, or the group of raw images with similar statistics."""
+    """Marks the class of each raw image, or the cluster of raw images with similar statistics."""
     groups = np.zeros(len(known)) if labels is None else np.asarray(labels)
     if not 1 < len(np.unique(groups)) <= _MOST_CLASSES:
         groups = KMeans(_GROUPS, n_init="auto", random_state=0).fit_predict(known / (known.std(0) + 1e-9))
     return (groups[:, None] == np.unique(groups)).astype(np.float64)
+
+
+def _saturates(mosaics: np.ndarray) -> bool:
+    """Tells whether the sites of raw images pile up at their highest value, below white."""
+    top = mosaics.max()
+    piled, below = ((mosaics > top - step / 1000).sum() for step in (1, 2))
+    return bool(top < WHITE and piled > _PILE * (below - piled + 1))
 
 
 def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[DriftEstimate]:
@@ -357,40 +382,32 @@ def _of_sites(before: sites.Defects, after: sites.Defects) -> Iterator[DriftEsti
         if not count:
             continue
         known = 0 if same else old.mean() * now.size
-        low, high = stats.chi2.ppf((1 - CONFIDENCE) / 2, 2 * count), stats.chi2.ppf((1 + CONFIDENCE) / 2, 2 * count + 2)
+        low, high = (
+            stats.chi2.ppf((1 - _CONFIDENCE) / 2, 2 * count),
+            stats.chi2.ppf((1 + _CONFIDENCE) / 2, 2 * count + 2),
+        )
         value, low, high = (1e6 * max(number - known, 0) / now.size for number in (count, low / 2, high / 2))
         evidence = float(np.square(after.deviation[is_new]).sum() / 2)
-        yield DriftEstimate(f"{kind}_sites", value, low, high, UNITS[f"{kind}_sites"], evidence)
+        yield DriftEstimate(f"{kind}_sites", value, low, high, QUANTITIES[f"{kind}_sites"].parameter.unit, evidence)
 
 
-def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera, seed: int) -> Iterator[DriftEstimate]:
-    """Yields the drift types of a fit, with intervals from its curvature, and the unexplained change if it is large."""
-    names = [name for name in fit.kinds if name != SCENE]
-    basis = _directions(len(fit.shares)) if SCENE in fit.kinds else np.zeros((len(fit.shares), 0))
-    slopes = np.concatenate([fit.slopes, fit.by_class.T @ basis], 1)
-    normal = slopes.T @ np.linalg.solve(fit.covariance, slopes)
-    normal += 1e-9 * np.diag(np.diag(normal) + 1e-9)
-    random = np.random.default_rng(seed)
-    draws = random.normal(size=(_DRAWS, len(normal))) @ np.linalg.inv(np.linalg.cholesky(normal))
-
-    def estimate(name: str, value: np.ndarray | np.floating, drawn: np.ndarray, evidence: float) -> DriftEstimate:
-        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return DriftEstimate(name, float(value), float(low), float(high), unit_of(name, camera), evidence)
-
-    for name in fit.kinds:
-        evidence = comparison.without(fit, name).score - fit.score
-        if name == SCENE:
-            shares = np.maximum(fit.shares + draws[:, len(names) :] @ basis.T, 0)
-            value, drawn = (
-                abs(each / each.sum(-1, keepdims=True) - comparison.shares).sum(-1) / 2 for each in (fit.shares, shares)
-            )
-        else:
-            place, column = _NAMES.index(name), names.index(name)
-            drawn = np.clip(fit.numbers[place] + draws[:, column], LOW[place], HIGH[place])
-            value, drawn = (amount(name, each, camera) for each in (fit.numbers[place], drawn))
-        yield estimate(name, value, drawn, evidence)
-    freedom = len(fit.rest) - len(normal)
-    limit = float(stats.chi2.isf(_UNEXPLAINED, freedom))
-    if fit.chi > limit:
-        drawn = random.noncentral_chisquare(freedom, max(fit.chi - freedom, 0), _DRAWS)
-        yield estimate("unexplained", np.sqrt(fit.chi / freedom), np.sqrt(drawn / freedom), (fit.chi - limit) / 2)
+def _of_fit(comparison: Comparison, fit: Fit, camera: isp.Camera) -> Iterator[DriftEstimate]:
+    """Yields the causes of a fit with their intervals, and the unexplained change if it is large."""
+    drawn = np.vstack([fit.values, comparison.draws(fit)])
+    states = converted(simulation.state_at(drawn[:, : len(FITTED)].T), comparison.camera, camera)
+    moved = np.maximum([comparison.shares_at(values) for values in drawn], 0)
+    moved = abs(moved / moved.sum(1, keepdims=True) - comparison.shares).sum(1) / 2
+    for cause in fit.causes:
+        values = moved if cause == SCENE else np.asarray(getattr(states, cause), np.float64)
+        low, high = np.quantile(values[1:], [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]).tolist()
+        unit = _UNITS[cause] if cause == SCENE else QUANTITIES[cause].parameter.unit
+        if cause == "read_noise" and not states_noise(camera):
+            unit = "times {1:g} of {0:g} electrons".format(*isp.sensor.noise_of(camera))
+        yield DriftEstimate(cause, float(values[0]), low, high, unit, comparison.evidence(fit, cause))
+    # Hotelling's test: the covariance is estimated from as many images.
+    freedom, images = len(fit.rest) - len(fit.causes), len(fit.taken) + len(fit.new)
+    chi, limit = fit.rest @ fit.rest, freedom * stats.f.isf(_BY_CHANCE, freedom, max(images - freedom, 1))
+    if chi > limit:
+        ends = stats.ncx2.ppf([(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], freedom, chi - freedom)
+        value, low, high = np.sqrt(np.array([chi, *ends]) / freedom).tolist()
+        yield DriftEstimate(UNEXPLAINED, value, low, high, _UNITS[UNEXPLAINED], float(chi - limit) / 2)

@@ -13,8 +13,10 @@ import numpy as np
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.monitoring import alarm
-from r2l_jax.drift.monitoring.drift_types import DriftEstimate, noise_of, under
+from r2l_jax.drift.monitoring.camera_noise import with_noise
+from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate, state_of
 from r2l_jax.drift.monitoring.reference import Reference
+from r2l_jax.drift.monitoring.simulation import taken
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.model.scores import Outcome, Score
@@ -25,9 +27,6 @@ from r2l_jax.training.run import BATCH, Run
 # A diagnosis is refuted if chance would leave as much of a difference with this probability.
 _REFUTED = 0.05
 
-# Drift types that are not in the camera.
-NOT_THE_CAMERA = ("scene", "unexplained")
-
 # The number of drifts drawn from their intervals, and the number of resamples for an interval.
 _DRAWS, _RESAMPLES = 6, 500
 
@@ -36,7 +35,7 @@ _PART = 96
 
 _INTERVAL = (2.5, 97.5)
 
-# The ends of drift types' 95% confidence intervals, in standard deviations.
+# The ends of causes' 95% confidence intervals, in standard deviations.
 _DEVIATIONS = 1.96
 
 
@@ -78,12 +77,12 @@ class Remedy:
 
 
 def explained_by_camera(diagnosis: Sequence[DriftEstimate]) -> bool:
-    """Tells whether new images have a diagnosis whose strongest drift type is in the camera."""
-    return bool(diagnosis) and diagnosis[0].name not in NOT_THE_CAMERA
+    """Tells whether new images have a diagnosis whose strongest cause is in the camera."""
+    return bool(diagnosis) and diagnosis[0].name not in (SCENE, UNEXPLAINED)
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Scored:
     """The outcomes of samples, with their score."""
 
     score: Score
@@ -97,20 +96,20 @@ class Measured:
         """Computes the score of all samples."""
         return self.score.of_all(self.outcome)
 
-    def taken(self, places: np.ndarray) -> "Measured":
+    def taken(self, places: np.ndarray) -> "Scored":
         """Returns the outcomes of some samples."""
-        return Measured(self.score, {name: array[places] for name, array in self.outcome.items()})
+        return Scored(self.score, {name: array[places] for name, array in self.outcome.items()})
 
     def __len__(self) -> int:
         return len(next(iter(self.outcome.values())))
 
 
-def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Measured:
+def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.ndarray) -> Scored:
     """Measures the ensemble of the models on samples of the reference with other raw images."""
     models = {str(number): Model(fold.model) for number, fold in enumerate(run)}
     samples = Samples(run.task, reference.dataset(run, raws), places, BATCH)
     found = measure(models, [CLEAN], samples, ensemble="all" if len(models) > 1 else None)
-    return Measured(found.scoring, found.at(found.models[-1]))
+    return Scored(found.scoring, found.at(found.models[-1]))
 
 
 def without_drift(run: Run, reference: Reference) -> ExpectedScore:
@@ -130,7 +129,7 @@ class Drifted(NamedTuple):
 
     score: ExpectedScore
     raws: np.ndarray
-    outcomes: Measured
+    outcomes: Scored
 
 
 def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], seed: int = 0) -> Drifted:
@@ -141,14 +140,15 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
-    take = functools.partial(under, camera=run.camera, noise=noise_of(reference.raws, run.camera))
-    drifted = np.asarray(take(diagnosis, reference.raws, seed=seed))
+    take = functools.partial(taken, camera=run.camera, measured=with_noise(run.camera, reference.raws))
+    drifted = np.asarray(take(reference.raws, state_of(diagnosis), seed=seed))
     outcomes = outcomes_of(run, reference, drifted, np.arange(len(reference)))
     part = np.sort(rng.permutation(len(reference))[:_PART])
     changes = []
     for number in range(1, _DRAWS + 1):
         raws = np.zeros_like(reference.raws)
-        raws[part] = take([_redrawn(estimate, rng) for estimate in diagnosis], reference.raws[part], seed=seed + number)
+        state = state_of([_redrawn(estimate, rng) for estimate in diagnosis])
+        raws[part] = take(reference.raws[part], state, seed=seed + number)
         changes.append(outcomes_of(run, reference, raws, part).of_all() - outcomes.taken(part).of_all())
     ends = _interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes))) + rng.choice([0, *changes]))
     least = outcomes.score.least
@@ -158,7 +158,7 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:
-    """Draws the value of a drift type from its interval, which may be asymmetric."""
+    """Draws the value of a cause from its interval, which may be asymmetric."""
     deviation = rng.normal() / _DEVIATIONS
     end = estimate.high if deviation > 0 else estimate.low
     return estimate._replace(value=estimate.value + abs(deviation) * (end - estimate.value))

@@ -8,8 +8,7 @@ import numpy as np
 
 from r2l_jax.drift.monitoring import alarm, expected
 from r2l_jax.drift.monitoring.alarm import Statistic
-from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, diagnose
-from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, DriftEstimate, diagnose
 from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
@@ -35,7 +34,7 @@ class Window:
         files: their files.
         alarm: whether they have drifted.
         p_value: the probability of such a difference, or a greater one, among images without drift.
-        diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
+        diagnosis: the causes of the drift, the strongest first; empty without an alarm.
         tests: the p-value of each test alone, see `alarm`.
         statistics: the statistics that have changed most.
         confidence: the mean confidence of the models; None if they have none.
@@ -62,7 +61,7 @@ class Explained:
     """An explanation of the latest windows with an alarm.
 
     Attributes:
-        diagnosis: the types and sizes of the drift, the strongest first; empty without an alarm.
+        diagnosis: the causes of the drift, the strongest first; empty without an alarm.
         expected: the score to expect, if the camera explains the drift.
         remedy: the gain of adapting by statistics, likewise.
         refused: why neither is stated.
@@ -123,7 +122,7 @@ class Monitor:
         return window
 
     def explain(self) -> None:
-        """Explains the drift in the latest windows with an alarm, as far back as the strongest drift type is the same.
+        """Explains the drift in the latest windows with an alarm, as far back as the strongest cause is the same.
 
         Explains at most the latest 256 images of the windows judged by this monitor. Without a new alarm, the
         explanation stays.
@@ -153,7 +152,8 @@ class Monitor:
         """Diagnoses the drift of raw images; None if they or the reference are too few or too small."""
         if self._undiagnosed(raws) or self._run.camera is None:
             return None
-        return list(diagnose(self._reference.raws, self._reference.labels, raws, self._run.camera))
+        known = self._reference
+        return list(diagnose(known.raws, known.labels, raws, self._run.camera, groups=known.groups))
 
     def _undiagnosed(self, raws: np.ndarray) -> str:
         """Says why the drift of raw images is not diagnosed; empty if it is."""
@@ -229,7 +229,7 @@ class Monitor:
             ),
         }
         if diagnosis := self.explained.diagnosis:
-            columns = [Column("drift type"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
+            columns = [Column("cause"), Column("size", "", ".3g"), Column("unit"), Column("evidence", "", ".1f")]
             rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in diagnosis]
             tables["diagnosis"] = Table("Diagnosis", columns, rows, "95% confidence intervals")
         if alarms:

@@ -22,6 +22,8 @@ FILE = "reference.safetensors"
 MOST = 512
 _BYTES = 2**25
 
+_ARRAYS = ("mosaics", "targets", "labels", "groups")
+
 # With fewer samples, only the largest drifts would be detected.
 LEAST = 32
 
@@ -34,6 +36,7 @@ class Reference:
         mosaics: their raw images, as fractions of white times 65535.
         targets: their classes or masks.
         labels: the class of each, or of its main object.
+        groups: the number of the group of each; samples of one group depend on each other.
         measured: the kind of samples in the run, "test" or "validation".
         seen: their statistics.
     """
@@ -41,6 +44,7 @@ class Reference:
     mosaics: np.ndarray
     targets: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
     measured: str
     seen: Seen
 
@@ -92,12 +96,13 @@ def make(run: Run) -> Reference:
     raws, targets = dataset.samples(chosen)
     raws = np.asarray(raws)  # Without their frames, as `monitor.py` reads files.
     mosaics = quantized(raws, np.uint16)
-    return Reference(mosaics, targets, dataset.labels[chosen], run.folds[0].measured, see(run, raws))
+    groups = np.unique(dataset.groups_of(chosen), return_inverse=True)[1]
+    return Reference(mosaics, targets, dataset.labels[chosen], groups, run.folds[0].measured, see(run, raws))
 
 
 def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
     """Writes the samples of a reference with the identity of its models."""
-    arrays = {name: getattr(reference, name) for name in ("mosaics", "targets", "labels")}
+    arrays = {name: getattr(reference, name) for name in _ARRAYS}
     write_safetensors(
         file, arrays, {"models": json.dumps([fold.identity for fold in run]), "measured": reference.measured}
     )
@@ -116,8 +121,9 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
             about = opened.metadata()
             if json.loads(about["models"]) != [fold.identity for fold in run]:
                 return None
-            mosaics, targets, labels = map(opened.get_tensor, ("mosaics", "targets", "labels"))
-        return Reference(mosaics, targets, labels, about["measured"], see(run, mosaics.astype(np.float32) / 65535))
+            arrays = {name: opened.get_tensor(name) for name in _ARRAYS}
+        seen = see(run, arrays["mosaics"].astype(np.float32) / 65535)
+        return Reference(**arrays, measured=about["measured"], seen=seen)
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
         raise InputError(f"{file} is damaged: remove it; the same command makes another from the run's data") from None
 

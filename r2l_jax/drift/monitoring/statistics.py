@@ -127,13 +127,18 @@ def mosaic_statistics(raw: Float[Array, "N height width"], camera: isp.Camera) -
     residual = jnp.abs(green[:, 1:-1, 1:-1] - around)
     dark = around < jnp.median(around, (1, 2), keepdims=True)
     noise = [(residual * mask).mean((1, 2)) for mask in (dark, ~dark)]
-    unrest = [jnp.diff(green.mean(axis), axis=1).std(1) for axis in (2, 1)]
+    # A root has no derivative at 0, where an image is white.
+    unrest = [jnp.sqrt(jnp.diff(green.mean(axis), axis=1).var(1) + 1e-12) for axis in (2, 1)]
     power = jnp.square(jnp.abs(jnp.fft.rfft2(green - green.mean((1, 2), keepdims=True)))) / (rows * columns)
     # In octaves below the highest frequency of an axis; the last one holds everything that is lower.
     radius = jnp.hypot(jnp.fft.fftfreq(rows)[:, None], jnp.fft.rfftfreq(columns))
     octave = jnp.clip(jnp.floor(-jnp.log2(jnp.maximum(2 * radius, 1e-9))), 0, _BANDS - 1)
     bands = [(power * (octave == number)).mean((1, 2)) for number in range(_BANDS)]
-    shares = [(raw >= 0.999).mean((1, 2)), (rgb <= _LEAST).mean((1, 2, 3))]
+    # Shares pass from 0 to 1 within a few thousandths of the range, so that they have derivatives.
+    shares = [
+        jnp.clip(500 * (raw - 0.998), 0, 1).mean((1, 2)),
+        jnp.clip(0.5 + 500 * (_LEAST - rgb), 0, 1).mean((1, 2, 3)),
+    ]
     return jnp.concatenate(
         [
             _color_statistics(rgb),
@@ -160,11 +165,13 @@ def _color_statistics(rgb: Float[Array, "N rows cols 3"]) -> Float[Array, "N sta
     batch, rows, cols, _ = rgb.shape
     every = max(1, min(rows, cols) // _GRID)
     tones = _tone(rgb[:, ::every, ::every]).reshape(batch, -1, 1, 3)
-    darker = (tones < _LEVELS[:, None]).mean(1)[:, None]
+    # A site counts for a level by degrees, so that quantiles have derivatives.
+    step = _LEVELS[1] - _LEVELS[0]
+    darker = jnp.clip((_LEVELS[:, None] - tones) / step + 0.5, 0, 1).mean(1)[:, None]
     # The inverse of the piecewise linear function from levels to shares, which takes a quarter of the time of sorting.
     wanted = np.array(_PERCENTS, np.float32)[:, None, None] / 100
     reached = (wanted - darker[:, :, :-1]) / jnp.maximum(jnp.diff(darker, axis=2), 1e-6)
-    quantiles = _LEVELS[0] + (_LEVELS[1] - _LEVELS[0]) * jnp.clip(reached, 0, 1).sum(2)
+    quantiles = _LEVELS[0] + step * jnp.clip(reached, 0, 1).sum(2)
     small = jax.image.resize(rgb, (batch, _SMALL, _SMALL, 3), "linear", antialias=True)
     around = (rgb[:, :-2, 1:-1] + rgb[:, 2:, 1:-1] + rgb[:, 1:-1, :-2] + rgb[:, 1:-1, 2:]) / 4
     noise = jnp.abs(rgb[:, 1:-1, 1:-1] - around).mean((1, 2))

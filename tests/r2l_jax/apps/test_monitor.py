@@ -17,7 +17,7 @@ from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import monitor as judging
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.monitoring.config import MonitorConfig
-from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.programs.predict import PredictionConfig
 from r2l_jax.runtime import result, stop
@@ -55,8 +55,8 @@ def told(monkeypatch):
     """Finds the drift types that a function tells of new mosaics of any size."""
 
     def tell(name_of, unit="", value=1.0):
-        def diagnose(reference, labels, new, camera):
-            assert len(reference) == len(labels) == 48
+        def diagnose(reference, labels, new, camera, groups):
+            assert len(reference) == len(labels) == len(groups) == 48
             return (DriftEstimate(name_of(new), value, value - 0.1, value + 0.1, unit, len(new)),)
 
         for name, number in {"diagnose": diagnose, "LEAST_SIDE": 32, "LEAST_IMAGES": (16, 48)}.items():

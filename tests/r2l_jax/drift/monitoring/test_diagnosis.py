@@ -8,12 +8,13 @@ import pytest
 import smears
 
 import isp
-from r2l_jax.drift.monitoring import diagnosis, sites
-from r2l_jax.drift.monitoring.diagnosis import diagnose
-from r2l_jax.drift.monitoring.drift_types import UNITS, under
+from isp.sensor_drift import QUANTITIES
+from r2l_jax.drift.monitoring import diagnosis, simulation, sites
+from r2l_jax.drift.monitoring.diagnosis import diagnose, state_of
+from r2l_jax.drift.monitoring.simulation import taken
 
 REFERENCE, NEW = 256, 64
-NAMES = {"red": "white_balance.red", "blue": "white_balance.blue"}
+NAMES = {"red": "red_gain", "blue": "blue_gain", "blur": "defocus"}
 # Sites in a million that are planted as dead.
 DEAD = 3000
 
@@ -43,9 +44,9 @@ def named(drift):
 def compiled_as_users_do():
     """A fit evaluates its functions many times, which takes longer than optimizing them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("re_exposed", "_statistics"):
-            function = getattr(diagnosis, name).__wrapped__
-            patch.setattr(diagnosis, name, optimized.optimized(function, static_argnames="camera"))
+        for name in ("statistics", "slopes", "with_excess"):
+            function = getattr(simulation, name).__wrapped__
+            patch.setattr(simulation, name, optimized.optimized(function, static_argnames="camera"))
         yield
 
 
@@ -99,7 +100,7 @@ def test_drift_types_are_named_and_measured(few, drift):
     assert len(estimates) == len(sizes)
     for estimate in estimates:
         assert estimate.low < estimate.value < estimate.high
-        assert estimate.unit == UNITS[estimate.name]
+        assert estimate.unit == QUANTITIES[estimate.name].parameter.unit
         assert estimate.evidence > 0
     assert [*estimates] == sorted(estimates, key=lambda estimate: -estimate.evidence)
 
@@ -130,7 +131,7 @@ def test_defective_sites_are_repaired_before_a_diagnosis(few, monkeypatch):
     old = np.where(dead, np.float32(smears.BLACK), reference)
     now = np.where(hot, np.float32(1), np.where(dead, np.float32(smears.BLACK), new))
 
-    def compared(reference, labels, new, *others):
+    def compared(reference, labels, groups, new, *others):
         raise Compared(reference, new)
 
     monkeypatch.setattr(diagnosis, "Comparison", compared)
@@ -154,7 +155,7 @@ def test_read_noise_of_a_camera_that_states_nothing_is_in_a_unit_that_is_known(p
     own = (1 - smears.BLACK) * smears.READ_NOISE / smears.FULL_WELL
     assert estimates[0].value == pytest.approx((1 + 63 * (own / (4 / 15000)) ** 2) ** 0.5, rel=0.1), estimates
     assert (estimates[0].name, estimates[0].unit) == ("read_noise", "times 4 of 15000 electrons")
-    added = np.asarray(under(estimates[:1], reference[:8], unknown)) - reference[:8]
+    added = np.asarray(taken(reference[:8], state_of(estimates[:1]), unknown)) - reference[:8]
     assert added.std() == pytest.approx(63**0.5 * own, rel=0.1)
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 import isp
 from r2l_jax.drift.monitoring import expected
-from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import Seen
 from r2l_jax.model.processors import Standardize, half_size
@@ -61,7 +61,7 @@ def reference():
     levels = np.repeat([0.2, 0.45], 20) + rng.uniform(-0.03, 0.03, 40)
     mosaics = np.round(65535 * levels[:, None, None] * np.ones((1, 8, 8))).astype(np.uint16)
     targets, none = np.repeat(np.int32([0, 1]), 20), np.zeros((40, 0), np.float32)
-    return Reference(mosaics, targets, targets, "test", Seen(none, none, none, none, none[None]))
+    return Reference(mosaics, targets, targets, np.arange(40), "test", Seen(none, none, none, none, none[None]))
 
 
 def test_the_reference_is_measured_under_the_diagnosed_drift(reference):

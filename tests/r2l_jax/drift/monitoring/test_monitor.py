@@ -7,7 +7,7 @@ from scipy import stats
 
 from r2l_jax.drift.monitoring import alarm, expected, monitor
 from r2l_jax.drift.monitoring.alarm import Statistic
-from r2l_jax.drift.monitoring.drift_types import DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
 from r2l_jax.drift.monitoring.expected import ExpectedScore
 from r2l_jax.drift.monitoring.monitor import Monitor, Window
 from r2l_jax.drift.monitoring.reference import Reference
@@ -39,7 +39,9 @@ def monitored(monkeypatch):
 
     def made(known, level, windows=()):
         classes = np.zeros(len(known), int)
-        return Monitor(Empty(), Reference(known, classes, classes, "test", of(known)), level, windows)
+        return Monitor(
+            Empty(), Reference(known, classes, classes, np.arange(len(known)), "test", of(known)), level, windows
+        )
 
     return made
 
@@ -86,7 +88,9 @@ def test_below_the_validated_numbers_of_images_an_alarm_has_no_causes_or_score(
     monitored, monkeypatch, known, windows, named
 ):
     monkeypatch.setattr(monitor, "LEAST_SIDE", 2)
-    monkeypatch.setattr(monitor, "diagnose", lambda _, __, new, ___: (DriftEstimate("scene", 1, 1, 1, "", len(new)),))
+    monkeypatch.setattr(
+        monitor, "diagnose", lambda _, __, new, ___, groups: (DriftEstimate("scene", 1, 1, 1, "", len(new)),)
+    )
     random = np.random.default_rng(0)
     followed = monitored(random.normal(size=(known, 2, 4)), 0.2)
     for count in windows:
