@@ -51,7 +51,6 @@ class Plan:
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
         config = replace(config, auto=_metering(config, self.dataset.camera))
-        config = replace(config, camera_augmentation=_camera_augmentation(config, self.dataset.camera))
         batch_size = config.optimization.batch_size
         trains = config.optimization.epochs > 0
         seed, split_seed = config.optimization.seed, config.optimization.split_seed
@@ -161,6 +160,7 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
     processing, named = config.processing, config.processing.named_pipeline
     if named is None or camera is None:
         return ()
+    is_frozen = config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
     if uri := processing.processor_uri:
         known = _metering_of_run(config, f"--processor_uri={uri}", uri)
         if processing.auto not in (None, known):
@@ -173,21 +173,9 @@ def _metering(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]
         return processing.auto
     if metering_of(named(camera)):
         return ()
-    if _is_frozen(config) and (uri := config.model.classifier_uri):
+    if is_frozen and (uri := config.model.classifier_uri):
         return _metering_of_run(config, f"--classifier_uri={uri}", uri)
-    return () if _is_frozen(config) else AUTO
-
-
-def _is_frozen(config: TrainConfig) -> bool:
-    return config.model.freeze_classifier or config.attack.adv_training or not config.optimization.epochs
-
-
-def _camera_augmentation(config: TrainConfig, camera: isp.Camera | None) -> tuple[str, ...]:
-    """Returns the setting, or more exposure for a model that meters: metering cannot undo what saturates."""
-    wanted, named = config.optimization.camera_augmentation, config.processing.named_pipeline
-    if wanted is not None or named is None or camera is None or _is_frozen(config):
-        return wanted or ()
-    return ("exposure",) if config.processing.auto or metering_of(named(camera)) else ()
+    return () if is_frozen else AUTO
 
 
 def _metering_of_run(config: TrainConfig, where: str, uri: str) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class StepSettings:
             optimization.loss_of(task, dataset.labels, config.model.freeze_classifier),
             optimization.build(epoch_steps),
             optimization.augmentation,
-            optimization.camera_augmentation or (),
+            optimization.camera_augmentation,
             optimization.ema,
             config.model.freeze_classifier,
             config.attack,

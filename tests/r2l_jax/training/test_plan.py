@@ -181,19 +181,3 @@ def test_an_earlier_split_must_not_divide_a_group(two_groups, one_epoch):
     uri = str(one_epoch.run_dir)
     with pytest.raises(InputError, match=f"^--state_dict_uri={uri}: .* are of one group, .* must be in one part"):
         Plan(replace(two_groups, n_splits=1, state_dict_uri=uri))
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"camera_augmentation": None}, ("exposure",)),
-        ({"camera_augmentation": ()}, ()),
-        ({"camera_augmentation": ("optics",)}, ("optics",)),
-        ({"camera_augmentation": None, "auto": ()}, ()),
-        ({"camera_augmentation": None, "auto": ("white_balance",)}, ("exposure",)),
-        ({"camera_augmentation": None, "processing_mode": "none"}, ()),
-    ],
-)
-def test_models_that_meter_see_more_exposure_in_training_unless_it_is_chosen(base, flags, expected):
-    made = Plan(replace(base, auto=None, **flags) if "auto" not in flags else replace(base, **flags))
-    assert made.config.optimization.camera_augmentation == expected
