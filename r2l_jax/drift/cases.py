@@ -212,7 +212,8 @@ def check_camera(cases: Sequence[Case], dataset: RawDataset) -> None:
             own, gains = np.array(camera.white_balance), np.array(case.camera.white_balance)
             if (own * gains < 0).any():
                 raise InputError(f"{flag} must have gains of the signs of {own.tolist()}, got {gains.tolist()}")
-            if not np.allclose(case.camera.color_matrix, camera.color_matrix, atol=_ROUNDING):
+            matrices = np.array(case.camera.color_matrix), np.array(camera.color_matrix)
+            if not np.allclose(*matrices, atol=_ROUNDING):
                 warn(f"{flag}: its color matrix differs from that of {dataset.name}, which is not simulated")
         state = case.state_of(camera)
         needing = [name for name in state.given if QUANTITIES[name].needs_colors]
