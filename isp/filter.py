@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from isp._kernels import gaussian
 from isp._kernels.checks import Scalar, check_image
+from isp._kernels.noise import uniform
 from isp._kernels.stencil import correlate, total
 from isp._kernels.xla import apart
 
-__all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "total"]
+__all__ = ["apart", "check_image", "correlate", "gaussian_filter", "gaussian_kernel", "total", "uniform"]
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from isp.filter import check_image
+from isp.filter import check_image, uniform
 from r2l_jax.names import SEVERITIES
 from r2l_jax.runtime.errors import InputError
 
@@ -72,3 +72,8 @@ def each_image(function: Callable[[Array, Array], Array], images: ImageArray, ke
     flat = images.reshape(-1, *images.shape[-3:])
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(flat)))
     return jnp.clip(jax.vmap(function)(flat, keys), 0, 1).reshape(images.shape)
+
+
+def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Draws standard normal numbers in float32, see `isp.filter.uniform`."""
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * uniform(key, shape) - 1)

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from isp import sensor
-from isp.filter import apart
-from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, strength
+from isp.filter import apart, uniform
+from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, normal, strength
 
 
 @corruption("noise")
 def gaussian_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds Gaussian noise with a standard deviation from 0.04 to 0.10, the same everywhere."""
     std = strength(severity, (0.04, 0.06, 0.08, 0.09, 0.10))
-    return _changed(lambda values, key: values + std * _normal(values, key), images, key)
+    return _changed(lambda values, key: values + std * normal(key, values.shape), images, key)
 
 
 @corruption("noise")
@@ -40,7 +40,7 @@ def impulse_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray
     amount = strength(severity, (0.01, 0.02, 0.03, 0.05, 0.07))
 
     def replaced(values, key):
-        drawn = jax.random.uniform(key, values.shape, values.dtype)
+        drawn = uniform(key, values.shape)
         return jnp.where(drawn < amount, (drawn < amount / 2).astype(values.dtype), values)
 
     return _changed(replaced, images, key)
@@ -50,14 +50,10 @@ def impulse_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray
 def speckle_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Multiplies each value by 1 plus Gaussian noise with a standard deviation from 0.06 to 0.2."""
     std = strength(severity, (0.06, 0.1, 0.12, 0.16, 0.2))
-    return _changed(lambda values, key: values * (1 + std * _normal(values, key)), images, key)
+    return _changed(lambda values, key: values * (1 + std * normal(key, values.shape)), images, key)
 
 
 def _changed(change: Callable[[Array, Array], Array], images: Array, key: PRNGKeyArray) -> Array:
     """Changes images as vectors: drawing in the shape of images takes three times as long on a CPU."""
     unit = apart(lambda values, key: jnp.clip(change(values, key), 0, 1))
     return unit(images.reshape(-1), key).reshape(images.shape)
-
-
-def _normal(values: Array, key: PRNGKeyArray) -> Array:
-    return jax.random.normal(key, values.shape, values.dtype)

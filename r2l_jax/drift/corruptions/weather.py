@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, strength
+from isp.filter import apart, uniform
+from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, normal, strength
 from r2l_jax.drift.corruptions.filters import streak_taps, streaked, zoom_positions
 from r2l_jax.drift.warps import between_pixels
 
@@ -85,7 +86,7 @@ def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> Imag
 
     def snowed(image, key):
         noise_key, angle_key = jax.random.split(key)
-        noise = mean + std * jax.random.normal(noise_key, (*image.shape[:2], 1), image.dtype)
+        noise = mean + std * normal(noise_key, (*image.shape[:2], 1))
         angle = jnp.deg2rad(jax.random.uniform(angle_key, (), image.dtype, -135, -45))
         zoomed = between_pixels(noise, [part[:, None] for part in rows], [part[None, :] for part in columns])
         return snow_falls(image, zoomed, threshold, share, angle, taps)
@@ -118,21 +119,33 @@ def frost_pattern(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "h
 
 def _crystals(key: PRNGKeyArray, height: int, width: int) -> Array:
     """Draws the height of the highest crystal at each pixel."""
-    rows, columns = (-(-size // _SQUARE) + 2 * _REACH for size in (height, width))
-    drawn = jax.random.uniform(key, (5, rows, columns))
-    y, x = jnp.mgrid[:height, :width]
-    highest = jnp.zeros((height, width))
+    rows, columns = (-(-size // _SQUARE) for size in (height, width))
+    drawn = uniform(key, (5, rows + 2 * _REACH, columns + 2 * _REACH))
+    highest = highest_crystals(drawn)
+    return highest.transpose(2, 0, 3, 1).reshape(rows * _SQUARE, columns * _SQUARE)[:height, :width]
+
+
+@apart
+def highest_crystals(drawn: Float[Array, "5 rows columns"]) -> Array:
+    """Computes the height of the highest crystal at each place of each square, `(8, 8, rows, columns)`.
+
+    A crystal has five numbers from 0 to 1: its place in its square, down and right, its direction, length and height.
+    Squares are the last axes, so that a CPU computes several of them at a time. The two outermost ones on each side
+    are not returned.
+    """
+    place_y, place_x, turn, length, peak = drawn
+    angle = jnp.pi * turn
+    crystals = (place_y, place_x, jnp.cos(angle), jnp.sin(angle), _SQUARE * (0.5 + (_REACH - 0.5) * length), peak)
+    rows, columns = (size - 2 * _REACH for size in drawn.shape[1:])
+    y, x = jnp.arange(_SQUARE)[:, None, None, None], jnp.arange(_SQUARE)[:, None, None]
+    highest = jnp.zeros((_SQUARE, _SQUARE, rows, columns))
     for down, right in itertools.product(range(2 * _REACH + 1), repeat=2):
-        # The numbers of the crystal that grows some squares away from each pixel.
-        shifted = drawn[:, down : down + rows - 2 * _REACH, right : right + columns - 2 * _REACH]
-        of_pixel = shifted.repeat(_SQUARE, 1).repeat(_SQUARE, 2)[:, :height, :width]
-        top, left = (y // _SQUARE + down - _REACH) * _SQUARE, (x // _SQUARE + right - _REACH) * _SQUARE
-        place_y, place_x, turn, length, peak = of_pixel
-        dy, dx = y - top - _SQUARE * place_y, x - left - _SQUARE * place_x
-        angle = jnp.pi * turn
-        along = dx * jnp.cos(angle) + dy * jnp.sin(angle)
-        across = dy * jnp.cos(angle) - dx * jnp.sin(angle)
-        highest = jnp.maximum(highest, peak * _feather(along, across, _SQUARE * (0.5 + (_REACH - 0.5) * length)))
+        # The numbers of the crystals that grow some squares away.
+        place_y, place_x, cos, sin, length, peak = (
+            each[down : down + rows, right : right + columns] for each in crystals
+        )
+        dy, dx = y - _SQUARE * (down - _REACH + place_y), x - _SQUARE * (right - _REACH + place_x)
+        highest = jnp.maximum(highest, peak * _feather(dx * cos + dy * sin, dy * cos - dx * sin, length))
     return highest
 
 
@@ -140,7 +153,9 @@ def _feather(along: Array, across: Array, length: Array) -> Array:
     """Computes the height of a crystal: a spine, and side branches at 45 degrees that get shorter toward its tips."""
     taper = jnp.clip(1 - abs(along) / length, 0, 1)
     spine = jnp.exp(-((across / 0.7) ** 2))
-    fold = (abs(along) - abs(across)) % _BRANCHES - _BRANCHES / 2
+    # The operator % is a function call for each value on a CPU.
+    fold = (abs(along) - abs(across)) / _BRANCHES
+    fold = _BRANCHES * (fold - jnp.floor(fold) - 0.5)
     branches = jnp.exp(-((fold / 0.7) ** 2)) * jnp.clip(1 - abs(across) / (0.35 * length * taper + 0.5), 0, 1)
     return taper * jnp.maximum(spine, branches)
 

@@ -15,6 +15,7 @@ from r2l_jax.drift.corruptions.weather import (
     fog,
     frost,
     frost_pattern,
+    highest_crystals,
     snow,
     snow_falls,
 )
@@ -68,6 +69,24 @@ def test_snow_has_the_published_strengths(monkeypatch, severity, mean, std, zoom
     expected = scipy.ndimage.zoom(drawn, zoom, order=1)[:128, :128]
     statistics = [[each.mean(), each.std(), np.diff(each).std()] for each in (4 * found[..., 0] - 2, expected)]
     np.testing.assert_allclose(*statistics, rtol=0.08, atol=0.01)
+
+
+def test_crystals_are_spines_with_side_branches_that_get_shorter_toward_their_tips():
+    drawn = np.random.default_rng(0).random((5, 7, 6))
+    y, x = np.mgrid[: 7 * 8, : 6 * 8]
+    highest = np.zeros(y.shape)
+    for row, column in np.ndindex(7, 6):
+        down, right, turn, length, height = drawn[:, row, column]
+        dy, dx, length = y - 8 * (row + down), x - 8 * (column + right), 8 * (0.5 + 1.5 * length)
+        along = abs(dx * np.cos(np.pi * turn) + dy * np.sin(np.pi * turn))
+        across = abs(dy * np.cos(np.pi * turn) - dx * np.sin(np.pi * turn))
+        taper = np.clip(1 - along / length, 0, 1)
+        lines = np.exp(-((((along - across) % 3 - 1.5) / 0.7) ** 2))
+        branches = lines * np.clip(1 - across / (0.35 * length * taper + 0.5), 0, 1)
+        highest = np.maximum(highest, height * taper * np.maximum(np.exp(-((across / 0.7) ** 2)), branches))
+    squares = np.asarray(highest_crystals(jnp.asarray(drawn, jnp.float32))).transpose(2, 0, 3, 1)
+    # Crystals in the two outermost squares on each side reach inward; those farther away do not.
+    np.testing.assert_allclose(squares.reshape(3 * 8, 2 * 8), highest[16:-16, 16:-16], atol=2e-5)
 
 
 @pytest.mark.slow
