@@ -10,6 +10,8 @@ threads. PyTorch has settings:
 - `channels_last`: keeps the channels of the head's images and weights last in memory, which its convolutions prefer.
 """
 
+import inspect
+import re
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ import isp
 from isp.filter import gaussian_kernel
 from r2l_jax.bench.inputs import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.bench.timing import Call
+from r2l_jax.drift.corruptions.blur import disk
 
 # pyright: reportMissingImports=false
 # The baselines' libraries are optional, so pyright does not find them everywhere.
@@ -219,3 +222,70 @@ def denoise(method: str, rgb: np.ndarray) -> Call:
         "bilateral": (restoration.denoise_bilateral, {"sigma_spatial": 0.6}),
     }[method]
     return lambda: [denoise(image, channel_axis=-1, **settings) for image in rgb]
+
+
+# The strengths of severity 3 in CIFAR-10-C, as in `r2l_jax.drift.corruptions`.
+STRENGTHS: dict[str, Any] = {
+    **{"gaussian_noise": 0.08, "shot_noise": 100, "impulse_noise": 0.03, "speckle_noise": 0.12, "contrast": 0.4},
+    **{"brightness": 0.15, "saturate": (1.5, 0), "gaussian_blur": 0.7, "defocus_blur": (0.5, 0.6)},
+    **{"glass_blur": (0.4, 1, 1), "motion_blur": (6, 2.0), "zoom_blur": np.arange(1, 1.16, 0.01), "fog": (0.75, 2.5)},
+    **{"frost": (0.9, 0.4), "snow": (0.15, 0.3, 1.75, 0.55, 10, 4.0, 0.9), "spatter": (0.65, 0.3, 1.0, 0.69, 0.5, 0)},
+    **{"jpeg_compression": 58, "pixelate": 0.85},
+}
+
+
+def corruption(name: str, images: np.ndarray) -> Call:
+    """Prepares imagecorruptions to corrupt 8-bit images one after another, with the strengths of CIFAR-10-C.
+
+    Its elastic transform neither shifts nor shears, and has its own strength.
+    """
+    from imagecorruptions import corruptions
+    from PIL import Image
+
+    source = inspect.getsource(getattr(corruptions, name))
+    source = re.sub(r"\bc = \[.*?\]\[\s*severity - 1\]", "c = strength", source, count=1, flags=re.DOTALL)
+    scope = vars(corruptions) | {"strength": STRENGTHS.get(name)}
+    exec(source, scope)
+    bytes_ = _in_bytes(images)
+    return lambda: [np.uint8(scope[name](Image.fromarray(image), 3)) for image in bytes_]
+
+
+def corruption_albumentations(name: str, images: np.ndarray) -> Call:
+    """Prepares albumentations to corrupt 8-bit images, one after another, with the strengths of CIFAR-10-C."""
+    import albumentations as library
+
+    strength = STRENGTHS[name]
+    transform = {
+        "gaussian_noise": lambda: library.GaussNoise(std_range=(strength, strength), p=1),
+        "gaussian_blur": lambda: library.GaussianBlur((7, 7), (strength, strength), p=1),
+        "glass_blur": lambda: library.GlassBlur(*strength, p=1),
+        "jpeg_compression": lambda: library.ImageCompression(quality_range=(strength, strength), p=1),
+    }[name]()
+    bytes_ = _in_bytes(images)
+    return lambda: [transform(image=image)["image"] for image in bytes_]
+
+
+def corruption_kornia(name: str, images: np.ndarray, device: str = "cpu") -> Call:
+    """Prepares kornia to corrupt images as this library does, except for how noise is drawn."""
+    import kornia
+    import torch
+
+    planes, strength = torch.tensor(images, device=device).movedim(-1, 1).contiguous(), STRENGTHS[name]
+    kernel = torch.tensor(disk(*strength) if name == "defocus_blur" else 0, device=device).float()[None]
+
+    def brighter(hsv):
+        hsv[:, 2] = (hsv[:, 2] + strength).clamp(max=1)
+        return hsv
+
+    call = {
+        "gaussian_noise": lambda: kornia.augmentation.RandomGaussianNoise(std=strength, p=1)(planes).clamp(0, 1),
+        "gaussian_blur": lambda: kornia.filters.gaussian_blur2d(planes, 7, (strength, strength), "replicate"),
+        "defocus_blur": lambda: kornia.filters.filter2d(planes, kernel, "reflect"),
+        "brightness": lambda: kornia.color.hsv_to_rgb(brighter(kornia.color.rgb_to_hsv(planes))),
+        "saturate": lambda: kornia.enhance.adjust_saturation(planes, strength[0]),
+    }[name]
+    return _awaited(call, device)
+
+
+def _in_bytes(images: np.ndarray) -> np.ndarray:
+    return np.round(255 * images).astype(np.uint8)

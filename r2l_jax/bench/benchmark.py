@@ -3,7 +3,8 @@
 Each row of the table is a piece of work with a bar to reach. Ours and the baseline take turns, because the speed of a
 machine drifts from minute to minute by more than many changes gain: trust the ratio within a row, but do not compare
 times of different runs. Each side has its own process and runs as it does in use: ours as `r2l_jax.runtime.startup`
-prepares it, the baseline without preparation. Functions are compiled before the clock starts.
+prepares it, the baseline without preparation. Functions are compiled before the clock starts. CPU times are those of
+all cores together, and the least of all repetitions.
 
 The floor is the time to read the input once and write the result once, into mapped memory. Where there is a tone curve,
 it includes an exp and a log of each value.
@@ -11,7 +12,9 @@ it includes an exp and a log of each value.
 On a GPU, PyTorch computes on the same GPU, and rows have no bars.
 """
 
+import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import platform
@@ -28,6 +31,7 @@ from tqdm import tqdm
 import isp
 from r2l_jax.bench import baselines, inputs, ours, timing
 from r2l_jax.bench.timing import Call, Measured
+from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
 from r2l_jax.runtime.errors import InputError
@@ -35,7 +39,19 @@ from r2l_jax.runtime.errors import InputError
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "kornia"),
     *("scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
+    *("albumentations", "imagecorruptions-imaug"),
 )
+
+# The quantities of a camera state of each row, at values that all cost the same.
+DRIFTS: dict[str, dict[str, float]] = {
+    "light": {"exposure": -1},
+    "gains": {"red_gain": 0.5, "blue_gain": -0.5},
+    "noise": {"read_noise": 2},
+    "defocus": {"defocus": 1},
+    "motion": {"motion": 4},
+    "chromatic_aberration": {"chromatic_aberration": 1},
+    "all": dict.fromkeys(isp.sensor_drift.QUANTITIES, 1),
+}
 
 
 class Sizes(NamedTuple):
@@ -56,26 +72,32 @@ class Row:
     name: str
     inputs: Callable[[], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
-    baseline: Callable[..., Call]
+    baseline: Callable[..., Call] | None
     bar: float | None
     floor: Callable[[np.ndarray], Call] | None = None
 
     def measure(self, repeats: int | None) -> Measured:
         """Measures all sides, by default as often as time allows; notes why a baseline could not be measured."""
         inputs, note = self.inputs(), ""
+        shape = inputs[0].shape
         # The baseline's process prepares its work while this one prepares ours.
-        with timing.elsewhere(self.baseline, inputs) as baseline:
+        with contextlib.nullcontext() if self.baseline is None else timing.elsewhere(self.baseline, inputs) as baseline:
             stopwatches = {"ours": partial(timing.milliseconds, self.ours(*inputs)), "baseline": baseline}
             if self.floor is not None:
                 stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]))
+            stopwatches = {name: stopwatch for name, stopwatch in stopwatches.items() if stopwatch is not None}
             try:
                 samples = timing.alternate(stopwatches, repeats)
             except timing.BaselineError as failure:
                 note = str(failure)
                 del stopwatches["baseline"]
                 samples = timing.alternate(stopwatches, repeats)
-        medians = {name: statistics.median(times) for name, times in samples.items()}
-        return Measured(medians["baseline"] / medians["ours"] if "baseline" in medians else None, samples, note)
+        wall, cpu = ({name: [time[part] for time in times] for name, times in samples.items()} for part in (0, 1))
+        medians = {name: statistics.median(times) for name, times in wall.items()}
+        pixels = math.prod(shape[:-1] if shape[-1] == 3 else shape)
+        return Measured(
+            medians["baseline"] / medians["ours"] if "baseline" in medians else None, wall, cpu, pixels, note
+        )
 
 
 def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
@@ -84,7 +106,7 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
     def torch(work: Callable, **settings: Any) -> Callable:
         return partial(work, device="cuda" if on_gpu else "cpu", **settings)
 
-    def row(name: str, side: tuple, baseline: Callable, bar: float) -> Row:
+    def row(name: str, side: tuple, baseline: Callable | None, bar: float | None) -> Row:
         make_inputs, shape, our_side, *floor = side
         return Row(name, partial(make_inputs, shape), our_side, baseline, None if on_gpu else bar, *floor)
 
@@ -120,6 +142,19 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
         denoise = inputs.images, sizes.batch, partial(ours.denoise, method)
         made.append(row(f"denoise_{method}", denoise, partial(baselines.denoise, method), 3.0))
+
+    def corrupted(name: str, baseline: Callable, bar: float | None, library: str = "") -> Row:
+        side = inputs.images, sizes.batch, partial(ours.corruption, name)
+        return row(f"corruptions_{name}{library}", side, partial(baseline, name), bar)
+
+    made += [corrupted(name, baselines.corruption, 1.0) for name in CORRUPTIONS if name != "identity"]
+    for name in ("gaussian_noise", "gaussian_blur", "defocus_blur", "brightness", "saturate"):
+        made.append(corrupted(name, torch(baselines.corruption_kornia), 1.0, "_kornia"))
+    for name in ("gaussian_noise", "gaussian_blur", "glass_blur", "jpeg_compression"):
+        made.append(corrupted(name, baselines.corruption_albumentations, None, "_albumentations"))
+    for name, values in DRIFTS.items():
+        drift = inputs.raws, sizes.batch, partial(ours.drift, isp.CameraState(**values))
+        made.append(row(f"drifts_{name}", drift, None, None))
     return made
 
 
@@ -153,7 +188,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
 
 
 def _result(row: Row, measured: Measured) -> dict[str, Any]:
-    samples, best = measured.samples_ms, measured.value
+    samples, best, cpu = measured.samples_ms, measured.value, {k: min(v) for k, v in measured.cpu_ms.items()}
     medians = {f"{name}_ms": statistics.median(times) for name, times in samples.items()}
     if "baseline" in samples:
         # A row misses its bar only by more than noise, that is, even when the better quartiles are compared.
@@ -165,6 +200,9 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
         "missed": best is not None and row.bar is not None and best < row.bar,
         **dict.fromkeys(("ours_ms", "baseline_ms", "floor_ms")),
         **medians,
+        "cpu_value": cpu["baseline"] / cpu["ours"] if "baseline" in cpu else None,
+        "cpu_ns_per_pixel": 1e6 * cpu["ours"] / measured.pixels,
+        "pixels": measured.pixels,
         "times_floor": medians["ours_ms"] / medians["floor_ms"] if "floor" in samples else None,
         "note": measured.note,
         "samples_ms": dict(samples),
@@ -187,6 +225,8 @@ def table(result: Mapping[str, Any]) -> str:
         "ours ms": lambda row: cell(row["ours_ms"]),
         "baseline ms": lambda row: cell(row["baseline_ms"]),
         "measured": lambda row: cell(row["value"], "x"),
+        "in CPU time": lambda row: cell(row["cpu_value"], "x"),
+        "CPU ns/pixel": lambda row: cell(row["cpu_ns_per_pixel"]),
         "bar": lambda row: cell(row["bar"], "x"),
         "floor ms": lambda row: cell(row["floor_ms"]),
         "ours/floor": lambda row: cell(row["times_floor"], "x"),

@@ -17,6 +17,7 @@ from r2l_jax.bench.timing import Call
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.flags import build
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
@@ -107,3 +108,13 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
 def denoise(method: str, rgb: np.ndarray) -> Call:
     """Prepares to denoise with a method of `isp.denoise`."""
     return partial(getattr(isp.denoise, method), jnp.asarray(rgb))
+
+
+def corruption(name: str, images: np.ndarray) -> Call:
+    """Prepares to corrupt images with severity 3."""
+    return partial(CORRUPTIONS[name], jnp.asarray(images), jax.random.key(0), 3)
+
+
+def drift(state: isp.CameraState, raw: np.ndarray) -> Call:
+    """Prepares to take raw images with a camera in another state."""
+    return partial(isp.sensor_drift.apply, jnp.asarray(raw), jax.random.key(0), state, camera=CAMERA)

@@ -20,11 +20,13 @@ class Measured(NamedTuple):
     """The result of a row.
 
     `value` is compared with the bar; None if it could not be measured. `samples_ms` are all times by name: "ours",
-    "baseline" and "floor" have columns in the table.
+    "baseline" and "floor" have columns in the table. `cpu_ms` are the times of all cores together.
     """
 
     value: float | None
     samples_ms: Mapping[str, Sequence[float]]
+    cpu_ms: Mapping[str, Sequence[float]]
+    pixels: int
     note: str = ""
 
 
@@ -40,8 +42,8 @@ REST_SECONDS = 0.02
 TURN_SECONDS = 0.3
 
 
-def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | None) -> dict[str, list[float]]:
-    """Reads stopwatches (ms) in turns: one round that does not count, then `repeats` rounds, or as many as fit."""
+def alternate(stopwatches: Mapping[str, Callable[[], Any]], repeats: int | None) -> dict[str, list[Any]]:
+    """Reads stopwatches in turns: one round that does not count, then `repeats` rounds, or as many as fit."""
     for stopwatch in stopwatches.values():
         stopwatch()
     samples = {name: [] for name in stopwatches}
@@ -55,15 +57,15 @@ def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | Non
     return samples
 
 
-def milliseconds(call: Call) -> float:
-    """Repeats a call for the seconds of a turn, and returns the time of the last call."""
+def milliseconds(call: Call) -> tuple[float, float]:
+    """Repeats a call for the seconds of a turn, and returns the time and the CPU time of the last call."""
     started = time.perf_counter()
     while True:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         jax.block_until_ready(call())
-        ended = time.perf_counter()
+        ended, last = time.perf_counter(), time.process_time() - used
         if ended - started >= TURN_SECONDS:
-            return 1e3 * (ended - begun)
+            return 1e3 * (ended - begun), 1e3 * last
 
 
 class BaselineError(Exception):
@@ -71,7 +73,9 @@ class BaselineError(Exception):
 
 
 @contextlib.contextmanager
-def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> Iterator[Callable[[], float]]:
+def elsewhere(
+    prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]
+) -> Iterator[Callable[[], tuple[float, float]]]:
     """Prepares a piece of work with NumPy arrays in a fresh process, and yields a stopwatch that times it there.
 
     The stopwatch raises a BaselineError if the work failed, or a library that it needs is not installed.
@@ -81,7 +85,7 @@ def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> I
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), *on_interrupt) as process:
         prepared = process.submit(_prepare, prepare, inputs)
 
-        def stopwatch() -> float:
+        def stopwatch() -> tuple[float, float]:
             try:
                 prepared.result()
                 return process.submit(_time_prepared).result()
@@ -102,5 +106,5 @@ def _prepare(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> No
     _prepared[:] = [prepare(*inputs)]
 
 
-def _time_prepared() -> float:
+def _time_prepared() -> tuple[float, float]:
     return milliseconds(_prepared[0])

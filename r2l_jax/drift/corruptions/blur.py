@@ -29,12 +29,12 @@ def defocus_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray)
     The disk is made of whole pixels and smoothed by a Gaussian of 3x3 pixels, with a standard deviation of 0.4, 0.5,
     0.6, 0.2 and 0.1, against aliasing. Borders are mirrored about the outermost pixels, as in `cv2.filter2D`.
     """
-    disks = [_disk(*each) for each in ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))]
+    disks = [disk(*each) for each in ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))]
     planes = correlate(jnp.moveaxis(images, -1, -3), strength(severity, disks), "mirror")
     return jnp.clip(jnp.moveaxis(planes, -3, -1), 0, 1)
 
 
-def _disk(radius: float, sigma: float, side: int = 5) -> np.ndarray:
+def disk(radius: float, sigma: float, side: int = 5) -> np.ndarray:
     """Computes the weights of a disk of at most 1.5 pixels, smoothed by a Gaussian of 3x3 pixels."""
     offsets = np.arange(side) - side // 2
     disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2) * 1.0

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -44,6 +45,30 @@ def test_both_sides_render_the_same_pictures(name):
     np.testing.assert_allclose(ours, baseline, atol=1e-3 if name.startswith("denoise") else 1e-4)
 
 
+# The corruptions that draw nothing, but for the rounding of a JPEG file.
+SAME = {"contrast", "brightness", "saturate", "gaussian_blur", "defocus_blur", "zoom_blur", "pixelate"}
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("corruptions")])
+def test_both_sides_corrupt_alike(name):
+    corruption, library = name.removeprefix("corruptions_"), "imagecorruptions"
+    for other in ("kornia", "albumentations"):
+        if name.endswith(other):
+            corruption, library = corruption.removesuffix(f"_{other}"), other
+    pytest.importorskip(library)
+    ours, baseline = both_sides(ROWS[name])
+    baseline = np.moveaxis(baseline.numpy(), 1, -1) if library == "kornia" else np.stack(baseline) / 255
+    (images,) = ROWS[name].inputs()
+    added, expected = (np.asarray(each, np.float64) - images for each in (ours, baseline))
+    if corruption in SAME:
+        # Others truncate to 8 bits, and albumentations mirrors borders.
+        inside = np.s_[:, 4:-4, 4:-4] if library == "albumentations" else np.s_[:]
+        np.testing.assert_allclose(added[inside], expected[inside], atol=2e-6 if library == "kornia" else 0.01)
+    # Few images tell nothing of weather, which draws one pattern for each; the elastic transform has another strength.
+    if corruption not in ("fog", "frost", "snow", "spatter", "elastic_transform"):
+        assert added.std() == pytest.approx(expected.std(), rel=0.2)
+
+
 def test_the_table_shows_ours_the_floor_and_the_note_of_a_missing_baseline(monkeypatch, tmp_path):
     (tmp_path / "colour_demosaicing.py").write_text("raise ModuleNotFoundError(name='colour')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -64,18 +89,33 @@ def test_the_table_shows_ours_the_floor_and_the_note_of_a_missing_baseline(monke
     ("baseline", "bar", "missed"), [([9, 10, 11], 1.0, False), ([7, 8, 9], 1.0, True), ([7, 8, 9], None, False)]
 )
 def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, baseline, bar, missed):
-    measured = Measured(baseline[1] / 11, {"ours": [10, 11, 12], "baseline": baseline})
+    samples = {"ours": [10, 11, 12], "baseline": baseline}
+    measured = Measured(baseline[1] / 11, samples, samples, 1)
     monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: measured)
     monkeypatch.setattr(benchmark, "rows", lambda *_: [dataclasses.replace(ROWS["train_step"], bar=bar)])
     assert benchmark.missed(benchmark.run()) == ["train_step"] * missed
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):
-    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: Measured(None, {}))
+    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: Measured(None, {"ours": [1]}, {"ours": [1]}, 1))
     chosen = benchmark.run(["demosaic_bilinear", "demosaic_malvar2004"], 1, SIZES)["rows"]
     assert [row["name"] for row in chosen] == ["demosaic_bilinear", "demosaic_malvar2004"]
     with pytest.raises(InputError, match=r"--rows must be prefixes of parametrized_forward, .*, got 'bilinear'"):
         benchmark.run(["demosaic", "bilinear"], 1, SIZES)
+
+
+def test_cpu_time_is_that_of_work_and_not_of_waiting():
+    wall, cpu = timing.milliseconds(lambda: time.sleep(0.05))
+    assert wall >= 50
+    assert cpu < 20
+
+
+def test_drifts_have_cpu_times_and_no_baseline():
+    row = measure("drifts_light")
+    assert row["value"] is row["cpu_value"] is row["baseline_ms"] is None
+    assert row["pixels"] == 2 * 32 * 32
+    assert row["cpu_ns_per_pixel"] > 0
+    assert row["note"] == ""
 
 
 def test_sides_take_turns_and_the_first_call_is_not_counted():
