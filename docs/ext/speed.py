@@ -1,6 +1,6 @@
-"""Writes docs/results/speed.csv from the JSON of the benchmark.
+"""Writes docs/results/speed.csv, or a table of another name, from the JSON of the benchmark.
 
-python scripts/benchmark.py --json > <file>; python docs/ext/speed.py <file>
+python scripts/benchmark.py --json > <file>; python docs/ext/speed.py <file> [<name>]
 """
 
 import json
@@ -31,4 +31,5 @@ def _text(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    measurements.write("speed", [row(each) for each in json.loads(pathlib.Path(sys.argv[1]).read_text())["rows"]])
+    name = "speed" if len(sys.argv) == 2 else sys.argv[2]
+    measurements.write(name, [row(each) for each in json.loads(pathlib.Path(sys.argv[1]).read_text())["rows"]])

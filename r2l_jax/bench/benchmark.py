@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 import isp
 from r2l_jax.bench import baselines, inputs, ours, timing
-from r2l_jax.bench.timing import Call, Measured
+from r2l_jax.bench.timing import Call, Times
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
@@ -70,34 +70,28 @@ class Row:
     """
 
     name: str
+    pixels: int
     inputs: Callable[[], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
     baseline: Callable[..., Call] | None
     bar: float | None
     floor: Callable[[np.ndarray], Call] | None = None
 
-    def measure(self, repeats: int | None) -> Measured:
+    def measure(self, repeats: int | None) -> tuple[Mapping[str, Sequence[Times]], str]:
         """Measures all sides, by default as often as time allows; notes why a baseline could not be measured."""
-        inputs, note = self.inputs(), ""
-        shape = inputs[0].shape
+        inputs = self.inputs()
         # The baseline's process prepares its work while this one prepares ours.
         with contextlib.nullcontext() if self.baseline is None else timing.elsewhere(self.baseline, inputs) as baseline:
-            stopwatches = {"ours": partial(timing.milliseconds, self.ours(*inputs)), "baseline": baseline}
+            stopwatches: dict[str, Callable[[], Times]] = {"ours": partial(timing.milliseconds, self.ours(*inputs))}
+            if baseline is not None:
+                stopwatches["baseline"] = baseline
             if self.floor is not None:
                 stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]))
-            stopwatches = {name: stopwatch for name, stopwatch in stopwatches.items() if stopwatch is not None}
             try:
-                samples = timing.alternate(stopwatches, repeats)
+                return timing.alternate(stopwatches, repeats), ""
             except timing.BaselineError as failure:
-                note = str(failure)
                 del stopwatches["baseline"]
-                samples = timing.alternate(stopwatches, repeats)
-        wall, cpu = ({name: [time[part] for time in times] for name, times in samples.items()} for part in (0, 1))
-        medians = {name: statistics.median(times) for name, times in wall.items()}
-        pixels = math.prod(shape[:-1] if shape[-1] == 3 else shape)
-        return Measured(
-            medians["baseline"] / medians["ours"] if "baseline" in medians else None, wall, cpu, pixels, note
-        )
+                return timing.alternate(stopwatches, repeats), str(failure)
 
 
 def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
@@ -108,7 +102,9 @@ def rows(sizes: Sizes, on_gpu: bool = False) -> list[Row]:
 
     def row(name: str, side: tuple, baseline: Callable | None, bar: float | None) -> Row:
         make_inputs, shape, our_side, *floor = side
-        return Row(name, partial(make_inputs, shape), our_side, baseline, None if on_gpu else bar, *floor)
+        return Row(
+            name, math.prod(shape), partial(make_inputs, shape), our_side, baseline, None if on_gpu else bar, *floor
+        )
 
     forward = inputs.raws, sizes.batch, ours.parametrized_forward, inputs.tone_floor
     gradient = inputs.raws_and_weights, sizes.batch, ours.parametrized_gradient, inputs.tone_floor
@@ -176,7 +172,7 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     results = []
     for row in (progress := tqdm(chosen, unit="row", disable=None)):
         progress.set_description(row.name)
-        results.append(_result(row, row.measure(repeats)))
+        results.append(_result(row, *row.measure(repeats)))
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     machine = {
@@ -187,25 +183,29 @@ def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | No
     return {"rows": results, "machine": machine, "versions": versions(PACKAGES)}
 
 
-def _result(row: Row, measured: Measured) -> dict[str, Any]:
-    samples, best, cpu = measured.samples_ms, measured.value, {k: min(v) for k, v in measured.cpu_ms.items()}
-    medians = {f"{name}_ms": statistics.median(times) for name, times in samples.items()}
+def _result(row: Row, samples: Mapping[str, Sequence[Times]], note: str) -> dict[str, Any]:
+    """Returns a row of JSON: "ours", "baseline" and "floor" have columns in the table."""
+    times, cpu = ({name: [each[part] for each in side] for name, side in samples.items()} for part in (0, 1))
+    median = {name: statistics.median(side) for name, side in times.items()}
+    least, best, value, cpu_value = {name: min(side) for name, side in cpu.items()}, None, None, None
     if "baseline" in samples:
+        value, cpu_value = median["baseline"] / median["ours"], least["baseline"] / least["ours"]
         # A row misses its bar only by more than noise, that is, even when the better quartiles are compared.
-        best = float(np.quantile(samples["baseline"], 0.75) / np.quantile(samples["ours"], 0.25))
+        best = float(np.quantile(times["baseline"], 0.75) / np.quantile(times["ours"], 0.25))
     return {
         "name": row.name,
         "bar": row.bar,
-        "value": measured.value,
+        "value": value,
+        "cpu_value": cpu_value,
         "missed": best is not None and row.bar is not None and best < row.bar,
-        **dict.fromkeys(("ours_ms", "baseline_ms", "floor_ms")),
-        **medians,
-        "cpu_value": cpu["baseline"] / cpu["ours"] if "baseline" in cpu else None,
-        "cpu_ns_per_pixel": 1e6 * cpu["ours"] / measured.pixels,
-        "pixels": measured.pixels,
-        "times_floor": medians["ours_ms"] / medians["floor_ms"] if "floor" in samples else None,
-        "note": measured.note,
-        "samples_ms": dict(samples),
+        **{f"{name}_ms": median.get(name) for name in ("ours", "baseline", "floor")},
+        **{f"{name}_cpu_ms": least.get(name) for name in ("ours", "baseline")},
+        "cpu_ns_per_pixel": 1e6 * least["ours"] / row.pixels,
+        "pixels": row.pixels,
+        "times_floor": median["ours"] / median["floor"] if "floor" in median else None,
+        "note": note,
+        "samples_ms": times,
+        "cpu_ms": cpu,
     }
 
 

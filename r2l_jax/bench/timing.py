@@ -5,9 +5,9 @@ import multiprocessing
 import signal
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,19 +16,8 @@ import numpy as np
 Call = Callable[[], Any]
 
 
-class Measured(NamedTuple):
-    """The result of a row.
-
-    `value` is compared with the bar; None if it could not be measured. `samples_ms` are all times by name: "ours",
-    "baseline" and "floor" have columns in the table. `cpu_ms` are the times of all cores together.
-    """
-
-    value: float | None
-    samples_ms: Mapping[str, Sequence[float]]
-    cpu_ms: Mapping[str, Sequence[float]]
-    pixels: int
-    note: str = ""
-
+# The time and the CPU time of a call, which is that of all cores together, in ms.
+Times = tuple[float, float]
 
 # A row is repeated for this many seconds, but at least FEWEST and at most MOST times.
 SECONDS = 10.0
@@ -57,7 +46,7 @@ def alternate(stopwatches: Mapping[str, Callable[[], Any]], repeats: int | None)
     return samples
 
 
-def milliseconds(call: Call) -> tuple[float, float]:
+def milliseconds(call: Call) -> Times:
     """Repeats a call for the seconds of a turn, and returns the time and the CPU time of the last call."""
     started = time.perf_counter()
     while True:
@@ -73,9 +62,7 @@ class BaselineError(Exception):
 
 
 @contextlib.contextmanager
-def elsewhere(
-    prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]
-) -> Iterator[Callable[[], tuple[float, float]]]:
+def elsewhere(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> Iterator[Callable[[], Times]]:
     """Prepares a piece of work with NumPy arrays in a fresh process, and yields a stopwatch that times it there.
 
     The stopwatch raises a BaselineError if the work failed, or a library that it needs is not installed.
@@ -85,7 +72,7 @@ def elsewhere(
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), *on_interrupt) as process:
         prepared = process.submit(_prepare, prepare, inputs)
 
-        def stopwatch() -> tuple[float, float]:
+        def stopwatch() -> Times:
             try:
                 prepared.result()
                 return process.submit(_time_prepared).result()
@@ -106,5 +93,5 @@ def _prepare(prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> No
     _prepared[:] = [prepare(*inputs)]
 
 
-def _time_prepared() -> tuple[float, float]:
+def _time_prepared() -> Times:
     return milliseconds(_prepared[0])

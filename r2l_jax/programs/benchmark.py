@@ -4,7 +4,7 @@ python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 JAX_PLATFORMS=cpu python scripts/benchmark.py
 
-All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
+All rows take half an hour or more on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
 Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise, that is,
 even when the better quartiles of both sides are compared.
 """

@@ -110,7 +110,7 @@ class Steps:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self.rule.zero_sums())
 
-    def _re_exposed(self, raw: Any, index: jax.Array, key: jax.Array) -> jax.Array:
+    def _re_exposed(self, raw: Any, index: jax.Array, key: jax.Array) -> Any:
         camera = self.settings.architecture.camera
         assert camera is not None
         # Keys that differ from the keys of the augmentation of images.

@@ -82,7 +82,7 @@ def _ycbcr(images: Array) -> list[Array]:
 @apart
 def _rgb(luma: Array, blueness: Array, redness: Array) -> Array:
     ycbcr = (luma, blueness - 128, redness - 128)
-    rgb = [sum(float(weight) * plane for weight, plane in zip(row, ycbcr, strict=True)) for row in _YCBCR_TO_RGB]
+    rgb = [total(float(weight) * plane for weight, plane in zip(row, ycbcr, strict=True)) for row in _YCBCR_TO_RGB]
     red, green, blue = (_rounded(plane).astype(jnp.uint32) for plane in rgb)
     return _unpacked(red | green << 8 | blue << 16)
 

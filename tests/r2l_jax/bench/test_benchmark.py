@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from r2l_jax.bench import benchmark, timing
-from r2l_jax.bench.timing import Measured
 from r2l_jax.runtime.errors import InputError
 
 SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48))
@@ -86,18 +85,21 @@ def test_the_table_shows_ours_the_floor_and_the_note_of_a_missing_baseline(monke
 
 
 @pytest.mark.parametrize(
-    ("baseline", "bar", "missed"), [([9, 10, 11], 1.0, False), ([7, 8, 9], 1.0, True), ([7, 8, 9], None, False)]
+    ("baseline", "bar", "missed"),
+    [([9.0, 10.0, 11.0], 1.0, False), ([7.0, 8.0, 9.0], 1.0, True), ([7.0, 8.0, 9.0], None, False)],
 )
 def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, baseline, bar, missed):
-    samples = {"ours": [10, 11, 12], "baseline": baseline}
-    measured = Measured(baseline[1] / 11, samples, samples, 1)
-    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: measured)
+    samples = {"ours": [(10.0, 1.0), (11.0, 3.0), (12.0, 2.0)], "baseline": [(time, 5.0) for time in baseline]}
+    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: (samples, ""))
     monkeypatch.setattr(benchmark, "rows", lambda *_: [dataclasses.replace(ROWS["train_step"], bar=bar)])
-    assert benchmark.missed(benchmark.run()) == ["train_step"] * missed
+    result = benchmark.run()
+    assert benchmark.missed(result) == ["train_step"] * missed
+    # The median of times, and the least of CPU times.
+    assert (result["rows"][0]["value"], result["rows"][0]["cpu_value"]) == (baseline[1] / 11, 5)
 
 
 def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):
-    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: Measured(None, {"ours": [1]}, {"ours": [1]}, 1))
+    monkeypatch.setattr(benchmark.Row, "measure", lambda row, repeats: ({"ours": [(1.0, 1.0)]}, ""))
     chosen = benchmark.run(["demosaic_bilinear", "demosaic_malvar2004"], 1, SIZES)["rows"]
     assert [row["name"] for row in chosen] == ["demosaic_bilinear", "demosaic_malvar2004"]
     with pytest.raises(InputError, match=r"--rows must be prefixes of parametrized_forward, .*, got 'bilinear'"):
