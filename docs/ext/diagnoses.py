@@ -1,9 +1,9 @@
 """Measures the monitor's diagnosis: of random camera states, how often it names their causes and their sizes.
 
-python docs/ext/diagnoses.py <folder> [<part> <parts>] draws states of one to three quantities, takes embedded scenes with
-such cameras, and diagnoses them from 64 and from 256 images of 48x48 to 96x96 sites. In four more, only the shares of
-the classes differ. It writes each diagnosis to the folder, resumes there, and writes docs/results/diagnoses.csv. Parts of
-the states can be computed at the same time.
+python docs/ext/diagnoses.py <folder> [<part> <parts>] draws states of one to three quantities, takes embedded scenes
+with such cameras, and diagnoses them from 64 and from 256 images of 48x48 to 96x96 sites. In four more, only the shares
+of the classes differ. It writes each diagnosis to the folder, resumes there, and writes docs/results/diagnoses.csv.
+Parts of the states can be computed at the same time.
 """
 
 import json
@@ -66,34 +66,28 @@ def diagnosed(raws: np.ndarray, labels: np.ndarray, camera: isp.Camera, number: 
     return {"state": amounts, "side": raws.shape[1], **found}
 
 
-def measured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+def counted(rows: Sequence[Mapping[str, Any]], images: int, of_states: bool) -> dict[str, object]:
     """Counts the named causes, the false ones, and the intervals that hold the true amount."""
-    table = []
-    for images in map(str, IMAGES):
-        for kind, chosen in (
-            ("states", [row for row in rows if row["state"]]),
-            ("shares", [row for row in rows if not row["state"]]),
-        ):
-            named = [{each[0]: each for each in row[images]} for row in chosen]
-            true = [
-                (row["state"][name], found.get(name))
-                for row, found in zip(chosen, named, strict=True)
-                for name in row["state"]
-            ]
-            inside = sum(each[2] <= amount <= each[3] for amount, each in true if each)
-            stated = sum(each is not None for _, each in true)
-            clean = sum(
-                found.keys() <= row["state"].keys() | ({"scene"} if kind == "shares" else set())
-                for row, found in zip(chosen, named, strict=True)
-            )
-            ends = stats.binomtest(inside, stated).proportion_ci(method="exact") if stated else (0.0, 1.0)
-            table.append({
-                "images": images, "changed": kind, "cameras": len(chosen), "without_false_cause": clean,
-                "with_scene": sum("scene" in found for found in named), "unexplained": sum("unexplained" in found for found in named),
-                "causes": len(true), "named": stated, "inside": inside,
-                "percent": f"{100 * inside / max(stated, 1):.0f}", "low": f"{100 * ends[0]:.0f}", "high": f"{100 * ends[1]:.0f}",
-            })  # fmt: skip
-    return table
+    chosen = [
+        (row["state"], {each[0]: each for each in row[str(images)]}) for row in rows if bool(row["state"]) == of_states
+    ]
+    possible = [{*state, *([] if of_states else ["scene"])} for state, _ in chosen]
+    causes = [(amount, found.get(name)) for state, found in chosen for name, amount in state.items()]
+    stated = [(amount, estimate) for amount, estimate in causes if estimate]
+    inside = sum(low <= amount <= high for amount, (_, _, low, high, *_) in stated)
+    ends = stats.binomtest(inside, len(stated)).proportion_ci(method="exact") if stated else (0.0, 1.0)
+    return {
+        "images": images,
+        "changed": "camera" if of_states else "shares of classes",
+        "cameras": len(chosen),
+        "without_false_cause": sum(found.keys() <= names for (_, found), names in zip(chosen, possible, strict=True)),
+        "scene": sum("scene" in found for _, found in chosen),
+        "unexplained": sum("unexplained" in found for _, found in chosen),
+        "causes": len(causes),
+        "named": len(stated),
+        "inside": inside,
+        **{name: f"{100 * each:.0f}" for name, each in zip(("low", "high"), ends, strict=True)},
+    }
 
 
 def main(folder: pathlib.Path, part: int = 0, parts: int = 1) -> None:
@@ -109,7 +103,8 @@ def main(folder: pathlib.Path, part: int = 0, parts: int = 1) -> None:
             if SIDES[number // 3 % 3] == side and number // 9 % parts == part and not file.exists():
                 file.write_text(json.dumps(diagnosed(np.asarray(raws), np.asarray(labels), fresh.camera, number)))
                 print(number, file.read_text(), flush=True)
-    measurements.write("diagnoses", measured([json.loads(file.read_text()) for file in folder.glob("state_*.json")]))
+    rows = [json.loads(file.read_text()) for file in folder.glob("state_*.json")]
+    measurements.write("diagnoses", [counted(rows, images, kind) for images in IMAGES for kind in (True, False)])
 
 
 if __name__ == "__main__":

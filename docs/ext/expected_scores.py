@@ -1,4 +1,4 @@
-"""Simulates sensor drifts, and plots the drift types that a monitor names, and expected against true scores.
+"""Simulates sensor drifts, and plots the causes that a monitor names, and expected against true scores.
 
 python docs/ext/expected_scores.py <run> <folder> needs a run of the embedded data set with 1080 scenes of 64x64. It
 writes the numbers of each drift to the folder, resumes there, and draws expected_scores.png and diagnosis.png in it.
@@ -25,8 +25,8 @@ from isp import sensor_drift
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.monitoring import alarm, expected, reference
-from r2l_jax.drift.monitoring.diagnosis import diagnose
-from r2l_jax.drift.monitoring.drift_types import UNITS, DriftEstimate
+from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate, diagnose
+from r2l_jax.drift.monitoring.simulation import FITTED
 from r2l_jax.drift.monitoring.statistics import see
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import Run, load
@@ -76,13 +76,13 @@ def measure(run: Run, known: reference.Reference, drift: cases.Case) -> dict[str
     diagnosis, *further = (diagnose(known.raws, known.labels, window, fresh.camera) for window in windows)
     found = None
     if expected.explained_by_camera(diagnosis):
-        drifted = expected.by_camera(run, known, diagnosis)
+        drifted = expected.by_camera(run, known, diagnosis, expected.without_drift(run, known).outcomes)
         found = None if expected.still_differs(run, drifted, windows[0]) else drifted.score
     return {
         "p_value": alarm.compare(known.seen, seen, 0.05).p_value,
         "true": float((run.predict(others).argmax(1) == targets).mean()),
         "diagnosis": diagnosis,
-        "named": [each[0].name if each else "no drift type" for each in (diagnosis, *further)],
+        "named": [each[0].name if each else "no cause" for each in (diagnosis, *further)],
         "expected": found,
     }
 
@@ -100,19 +100,22 @@ def monitored(run: Run, raws: np.ndarray, targets: np.ndarray, number: int) -> d
     order = np.random.default_rng([number, 1]).permutation(len(raws))
     known, others = np.sort(order[:_REFERENCE]), order[_REFERENCE:]
     mosaics = quantized(raws[known], np.uint16)
-    held = reference.Reference(mosaics, targets[known], targets[known], "test", see(run, raws[known]))
+    held = reference.Reference(
+        mosaics, targets[known], targets[known], np.arange(len(known)), "test", see(run, raws[known])
+    )
     amounts = drawn(number)
     state = isp.CameraState(**amounts)
     new = sensor_drift.apply(raws[others], jax.random.key(number), state, camera=run.camera)
     new = np.round(np.asarray(new) * _STEPS) / np.float32(_STEPS)
     row: dict[str, Any] = {"drifts": amounts}
     row["true"] = float((run.predict(new).argmax(1) == targets[others]).mean())
+    clean = expected.without_drift(run, held).outcomes
     for images in IMAGES:
         window, found, refused = new[:images], None, ""
         p_value = alarm.compare(held.seen, see(run, window), 0.05).p_value
         diagnosis = diagnose(held.raws, held.labels, window, run.camera) if p_value <= 0.05 else ()
         if expected.explained_by_camera(diagnosis):
-            drifted = expected.by_camera(run, held, diagnosis)
+            drifted = expected.by_camera(run, held, diagnosis, clean)
             found, refused = drifted.score, expected.still_differs(run, drifted, window)
         row[f"{images}"] = {"p_value": p_value, "diagnosis": diagnosis, "expected": found, "refused": refused}
     return row
@@ -182,11 +185,11 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Plots how often each drift type is named first under each kind of drift, over its severities and windows."""
+    """Plots how often each cause is named first under each kind of drift, over its severities and windows."""
     counts: dict[str, collections.Counter[str]] = {}
     for name, row in rows.items():
         counts.setdefault(name.rpartition(".")[0], collections.Counter()).update(row["named"])
-    every = dict.fromkeys((*UNITS, "scene", "unexplained", "no drift type"))
+    every = dict.fromkeys((*FITTED, "dead_sites", "hot_sites", SCENE, UNEXPLAINED, "no cause"))
     names = [name for name in every if any(name in row for row in counts.values())]
     table = np.array([[row[name] for name in names] for row in counts.values()])
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -197,7 +200,7 @@ def confusion(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.text(column, row, str(count), ha="center", va="center")
     axes.set_xticks(range(len(names)), [each.replace("_", " ") for each in names], rotation=40, ha="right")
     axes.set_yticks(range(len(counts)), [f"{each.replace('_', ' ')}, {row.total()}" for each, row in counts.items()])
-    axes.set(xlabel="drift type that is named first", ylabel="simulated drift, windows")
+    axes.set(xlabel="cause that is named first", ylabel="simulated drift, windows")
     return figure
 
 

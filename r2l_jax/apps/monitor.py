@@ -20,7 +20,8 @@ from r2l_jax.data.files.shot import UNKNOWN, read_shot
 from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import alarm, reference
 from r2l_jax.drift.monitoring.config import LEAST_WINDOW, MonitorConfig
-from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
+from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES
+from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window, undiagnosed
 from r2l_jax.runtime import remote, result, stop, store
 from r2l_jax.runtime.commands import closing, command
 from r2l_jax.runtime.errors import InputError
@@ -59,6 +60,10 @@ def run(config: MonitorConfig) -> bool:
     print(f"{file}: {'written, ' if made else ''}{samples}")
     if not config.input:
         return False
+    if config.accept:
+        return _accept(config, opened, file)
+    if config.alarm == "loss":
+        _check_loss(config, opened, known, file)
     with writing_to(config.output_dir):
         return _Call(config, opened, known).run()
 
@@ -118,6 +123,32 @@ def _new_name(stem: str, suffix: str) -> str:
     return next(f"{each}{suffix}" for each in stems if not any(pathlib.Path().glob(f"{each}{suffix}*")))
 
 
+def _accept(config: MonitorConfig, run: Run, file: pathlib.Path) -> bool:
+    """Stores the images of the input as the reference; there is no alarm."""
+    files = find_raw_files(config.input)
+    results = _read(files, run, None if config.camera is None else find_known_camera(config.camera))
+    with writing_to(file.parent):
+        accepted = reference.accepted(run, np.stack([*results.values()]) if results else np.zeros((0, *run.shape)))
+        kept = reference.replace(accepted, run, file)
+    said = f", the old one is {kept}" if kept else ""
+    print(f"{file}: {len(accepted)} images accepted as the reference{said}")
+    return False
+
+
+def _check_loss(config: MonitorConfig, run: Run, known: reference.Reference, file: pathlib.Path) -> None:
+    """Raises an InputError if the loss under a drift cannot be known with a reference and windows of this size."""
+    if known.targets is None:
+        raise InputError(f"--alarm=loss needs labels, and {file} has accepted images without: give --alarm=drift")
+    if refused := undiagnosed(min(LEAST_IMAGES[0], config.window), len(known), run.shape):
+        raise InputError(f"--alarm=loss needs a diagnosis: {refused}")
+
+
+def _read(files: Sequence[Place], run: Run, camera: KnownCamera | None) -> dict[Place, np.ndarray]:
+    """Reads the raw files that can be read."""
+    read = functools.partial(read_file, run=run, camera=camera, size=run.shape)
+    return finished(in_threads(read, files, AT_ONCE), files)[0]
+
+
 class _Call:
     """Judges the windows of one call, and writes the result.
 
@@ -130,6 +161,7 @@ class _Call:
     def __init__(self, config: MonitorConfig, run: Run, known: reference.Reference):
         self._config, self._run, self._known, self._output = config, run, known, config.output_dir
         self._camera: KnownCamera | None = None if config.camera is None else find_known_camera(config.camera)
+        self._tolerance = config.tolerance / 100 if config.alarm == "loss" else None
         flags = flat(config)
         shared = {name: flags[name] for name in _SHARED}
         self._identity = store.identity(shared, model=[fold.identity for fold in run])
@@ -155,7 +187,7 @@ class _Call:
         if left:
             print(f"{left} of {len(files)} files are left over: a window takes at least {LEAST_WINDOW}")
         # Bonferroni's correction: the call's level is divided among the windows.
-        monitor = Monitor(self._run, self._known, self._config.level / len(windows))
+        monitor = Monitor(self._run, self._known, self._config.level / len(windows), tolerance=self._tolerance)
         for name, members in windows.items():
             if (judged := self._judge(monitor, name, members)) is not None:
                 said = "alarm" if judged.alarm else "no alarm"
@@ -167,7 +199,7 @@ class _Call:
     def _follow(self) -> result.Result:
         """Judges windows as files arrive, until the program is asked to stop."""
         every = self._config.false_alarm_every
-        monitor = Monitor(self._run, self._known, 1 / every, *self._earlier())
+        monitor = Monitor(self._run, self._known, 1 / every, *self._earlier(), tolerance=self._tolerance)
         write = functools.partial(self._write, monitor, 0, f"one in {every} windows")
         done = {file for window in monitor.windows for file in window.files}
         versions: dict[Place, str] = {}
@@ -195,8 +227,7 @@ class _Call:
 
     def _judge(self, monitor: Monitor, name: str, files: Sequence[Place]) -> Window | None:
         """Reads and judges a window; None if too few of its files can be read."""
-        read = functools.partial(read_file, run=self._run, camera=self._camera, size=self._run.shape)
-        results, _ = finished(in_threads(read, files, AT_ONCE), files)
+        results = _read(files, self._run, self._camera)
         if len(results) < LEAST_WINDOW:
             return None
         return monitor.judge(name, list(map(str, results)), np.stack(list(results.values())))

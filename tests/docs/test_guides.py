@@ -85,7 +85,7 @@ def test_a_microscope_leads_from_files_to_an_alarm_and_predictions(home):
     assert [status for name, status in statuses if name == "monitor.py"] == [0, 2]
     found = result.read(home / "runs/microscope/cells/monitor")
     assert [row[0].split()[0] for row in found.tables["windows"].rows if row[3]] == ["new/tuesday"]
-    assert found.tables["diagnosis"].rows[0][0] == "blur"
+    assert found.tables["diagnosis"].rows[0][0] == "defocus"
     assert len((home / "tuesday.csv").read_text().splitlines()) == 65
     assert (home / "runs/microscope/cells/report.html").exists()
     statement = json.loads((home / "runs/microscope/cells/envelope/envelope.json").read_text())

@@ -5,9 +5,10 @@ import dataclasses
 from r2l_jax.config import FinishedRun
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, POSITIVE, Bound, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Bound, setting
 
 BY = ("day", "model", "folder")
+ALARMS = ("drift", "loss")
 
 # A window of fewer images is not tested.
 LEAST_WINDOW = 8
@@ -43,6 +44,21 @@ class MonitorConfig(FinishedRun):
         needs="input",
     )
     window: int = setting("images per window", 64, bound=_WINDOW, needs="input")
+    alarm: str = setting(
+        "drift: an alarm on any drift; loss: only where the expected loss exceeds --tolerance with confidence, or is "
+        "unknown",
+        "drift",
+        choices=ALARMS,
+        needs="input",
+    )
+    tolerance: float = setting(
+        "tolerated loss of the score, in points (hundredths)", 2.0, bound=NOT_NEGATIVE, needs="alarm=loss"
+    )
+    accept: bool = setting(
+        "accept the camera of --input: store these images as the reference, and keep the old one beside it",
+        False,
+        needs="input !follow",
+    )
     level: float = setting(
         "probability of a false alarm in any of the windows", 0.05, bound=FRACTION, needs="input !follow"
     )

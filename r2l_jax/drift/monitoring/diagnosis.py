@@ -15,7 +15,7 @@ metadata", arXiv:2404.03251 (2024).
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -250,14 +250,19 @@ class Comparison:
         def rest(found: np.ndarray) -> np.ndarray:
             return self._rest(moved(found), whiten, *self._seen(moved(found)))
 
+        kept: list[np.ndarray] = []
+
         def slopes(found: np.ndarray) -> np.ndarray:
-            taken = self._of(moved(found), *self._reference)
-            return -self._slopes(moved(found), whiten, taken, images)[:, places]
+            # Derivatives are kept while values move by less than a standard error.
+            if not kept or np.linalg.norm(kept[1] @ (found - kept[0])) > 1:
+                taken = self._of(moved(found), *self._reference)
+                kept[:] = found, self._slopes(moved(found), whiten, taken, images)[:, places]
+            return -kept[1]
 
         if places:
-            found = least_squares(
-                rest, values[places], slopes, (low, high), x_scale="jac", ftol=ftol, xtol=1e-3, max_nfev=_EVALUATIONS
-            )
+            # The annotations of SciPy know no function as `jac`.
+            limits: Any = {"jac": slopes, "bounds": (low, high), "x_scale": "jac"}
+            found = least_squares(rest, values[places], **limits, ftol=ftol, xtol=1e-3, max_nfev=_EVALUATIONS)
             values = moved(found.x)
         taken, new = self._seen(values)
         whiten = self._whitening(taken, new)
@@ -276,7 +281,7 @@ class Comparison:
 
     def _score(self, fit: Fit) -> float:
         """Computes half of the chi-square plus a penalty for each cause; lower is better."""
-        return fit.rest @ fit.rest / 2 + sum(map(self._penalty, fit.causes))
+        return float(fit.rest @ fit.rest) / 2 + sum(map(self._penalty, fit.causes))
 
     def _penalty(self, cause: str) -> float:
         """Computes half of the chi-square that a cause must explain to be named by chance as rarely as promised."""
@@ -291,7 +296,7 @@ class Comparison:
         values[places] += np.linalg.lstsq(columns, rest, rcond=1e-9)[0]
         rest = rest - columns @ (values - self._neutral)[places]
         is_valid = (self._low <= values)[places].all() and (values <= self._high)[places].all()
-        return (rest @ rest / 2 + sum(map(self._penalty, causes)) if is_valid else np.inf), values
+        return (float(rest @ rest) / 2 + sum(map(self._penalty, causes)) if is_valid else np.inf), values
 
     def _chosen(self, fit: Fit) -> tuple[tuple[str, ...], np.ndarray]:
         """Chooses the causes with the best score from the derivatives of a fit, and their values."""

@@ -112,12 +112,6 @@ def outcomes_of(run: Run, reference: Reference, raws: np.ndarray, places: np.nda
     return Scored(found.scoring, found.at(found.models[-1]))
 
 
-def without_drift(run: Run, reference: Reference) -> ExpectedScore:
-    """Measures the score on the reference as it is."""
-    outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
-    return ExpectedScore(outcomes.of_all(), *_interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes)))))
-
-
 class Drifted(NamedTuple):
     """The reference under a diagnosed drift.
 
@@ -125,18 +119,30 @@ class Drifted(NamedTuple):
         score: the score to expect.
         raws: the raw images under the estimated drift.
         outcomes: the outcomes of these raw images.
+        loss: the loss in score to expect, with the ends of its 95% confidence interval.
     """
 
     score: ExpectedScore
     raws: np.ndarray
     outcomes: Scored
+    loss: Interval
 
 
-def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], seed: int = 0) -> Drifted:
+def without_drift(run: Run, reference: Reference) -> Drifted:
+    """Measures the score on the reference as it is."""
+    outcomes = outcomes_of(run, reference, reference.raws, np.arange(len(reference)))
+    ends = _interval(lambda rng: outcomes.of(_drawn(rng, len(outcomes))))
+    return Drifted(ExpectedScore(outcomes.of_all(), *ends), reference.raws, outcomes, (0.0, 0.0, 0.0))
+
+
+def by_camera(
+    run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate], clean: Scored, seed: int = 0
+) -> Drifted:
     """Measures the score on the reference under the diagnosed drift.
 
     The score is the mean over drifts that are drawn from their intervals, each with new noise and new defective sites.
     The interval covers these draws and the samples. The effect of drawn drifts is measured on a part of the samples.
+    The loss is paired with the outcomes of the reference as it is (`clean`).
     """
     assert run.camera is not None
     rng = np.random.default_rng(seed)
@@ -154,7 +160,13 @@ def by_camera(run: Run, reference: Reference, diagnosis: Sequence[DriftEstimate]
     least = outcomes.score.least
     low, high = np.clip(ends, least, 1).tolist()
     mean = float(np.clip(outcomes.of_all() + np.mean([0, *changes]), least, 1))
-    return Drifted(ExpectedScore(mean, low, high), drifted, outcomes)
+
+    def lost(rng: np.random.Generator) -> float:
+        weights = _drawn(rng, len(outcomes))
+        return clean.of(weights) - outcomes.of(weights) - rng.choice([0, *changes])
+
+    loss = clean.of_all() - outcomes.of_all() - float(np.mean([0, *changes]))
+    return Drifted(ExpectedScore(mean, low, high), drifted, outcomes, (loss, *_interval(lost)))
 
 
 def _redrawn(estimate: DriftEstimate, rng: np.random.Generator) -> DriftEstimate:

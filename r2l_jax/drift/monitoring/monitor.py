@@ -12,7 +12,7 @@ from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, DriftEs
 from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
-from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
+from r2l_jax.runtime.result import SCORE, Column, Figure, Interval, Result, Table, points
 from r2l_jax.training.run import Run
 
 if TYPE_CHECKING:
@@ -65,12 +65,25 @@ class Explained:
         expected: the score to expect, if the camera explains the drift.
         remedy: the gain of adapting by statistics, likewise.
         refused: why neither is stated.
+        loss: the loss in score to expect, with the ends of its 95% confidence interval.
     """
 
     diagnosis: list[DriftEstimate] = dataclasses.field(default_factory=list)
     expected: ExpectedScore | None = None
     remedy: Remedy | None = None
     refused: str = ""
+    loss: Interval | None = None
+
+
+def undiagnosed(images: int, known: int, shape: Sequence[int]) -> str:
+    """Says why the drift of images is not diagnosed with a number of known ones; empty if it is."""
+    if min(shape) < LEAST_SIDE:
+        return f"drift is diagnosed in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, got {shape[0]}x{shape[1]}"
+    least_new, least_known = LEAST_IMAGES
+    if images < least_new or known < least_known:
+        least = f"{least_new} new and {least_known} reference images"
+        return f"drift is diagnosed from at least {least}, got {images} and {known}"
+    return ""
 
 
 class Monitor:
@@ -82,6 +95,7 @@ class Monitor:
         level: the probability of a false alarm for each window.
         windows: windows that an earlier monitor has tested.
         explained: its explanation.
+        tolerance: the loss in score that is no alarm if it explains the drift; None raises an alarm on any drift.
 
     Attributes:
         level: the probability of a false alarm for each window.
@@ -96,12 +110,14 @@ class Monitor:
         level: float,
         windows: Sequence[Window] = (),
         explained: Explained | None = None,
+        tolerance: float | None = None,
     ):
+        self._tolerance = tolerance
         self._run, self._reference, self.level = run, reference, level
         self.windows, self.explained, self._is_new = list(windows), explained or Explained(), False
         # Raw images, and their diagnosis unless they are too few.
         self._alarmed: list[tuple[np.ndarray, list[DriftEstimate] | None]] = []
-        self._without_drift = expected.without_drift(run, reference)
+        self._without_drift = None if reference.targets is None else expected.without_drift(run, reference)
 
     def judge(self, name: str, files: Sequence[str], raws: np.ndarray) -> Window:
         """Tests a window of raw images `(N, H, W)`; each window gets its own permutations."""
@@ -138,33 +154,32 @@ class Monitor:
         self.explained, self._is_new = self._explained(raws, diagnosis), False
 
     def _explained(self, raws: np.ndarray, diagnosis: list[DriftEstimate]) -> Explained:
-        if refused := self._undiagnosed(raws):
+        if refused := undiagnosed(len(raws), len(self._reference), raws.shape[1:]):
             return Explained(refused=refused)
         if not expected.explained_by_camera(diagnosis):
             said = "the camera does not explain this drift, so the reference cannot predict the score"
             return Explained(diagnosis, refused=said)
-        drifted = expected.by_camera(self._run, self._reference, diagnosis)
+        if self._without_drift is None:
+            return Explained(diagnosis, refused="the accepted images have no labels, so they cannot predict the score")
+        drifted = expected.by_camera(self._run, self._reference, diagnosis, self._without_drift.outcomes)
         if refused := expected.still_differs(self._run, drifted, raws):
             return Explained(diagnosis, refused=refused)
-        return Explained(diagnosis, drifted.score, expected.remedy(self._run, self._reference, drifted))
+        remedy = expected.remedy(self._run, self._reference, drifted)
+        return Explained(diagnosis, drifted.score, remedy, loss=drifted.loss)
 
     def _diagnosed(self, raws: np.ndarray) -> list[DriftEstimate] | None:
         """Diagnoses the drift of raw images; None if they or the reference are too few or too small."""
-        if self._undiagnosed(raws) or self._run.camera is None:
-            return None
         known = self._reference
+        if undiagnosed(len(raws), len(known), raws.shape[1:]) or self._run.camera is None:
+            return None
         return list(diagnose(known.raws, known.labels, raws, self._run.camera, groups=known.groups))
 
-    def _undiagnosed(self, raws: np.ndarray) -> str:
-        """Says why the drift of raw images is not diagnosed; empty if it is."""
-        (count, height, width), known = raws.shape, len(self._reference)
-        if min(height, width) < LEAST_SIDE:
-            return f"drift is diagnosed in images of at least {LEAST_SIDE}x{LEAST_SIDE} sites, got {height}x{width}"
-        least_new, least_known = LEAST_IMAGES
-        if count < least_new or known < least_known:
-            least = f"{least_new} new and {least_known} reference images"
-            return f"drift is diagnosed from at least {least}, got {count} and {known}"
-        return ""
+    @property
+    def alarm(self) -> bool:
+        """Whether a window has drifted, unless the loss to expect is tolerated with confidence."""
+        loss = self.explained.loss
+        is_tolerated = self._tolerance is not None and loss is not None and loss[1] <= self._tolerance
+        return any(window.alarm for window in self.windows) and not is_tolerated
 
     def p_value(self, planned: int = 0) -> float:
         """Computes the p-value of all windows together by Bonferroni's correction for their number, or that planned."""
@@ -189,6 +204,9 @@ class Monitor:
             verdict += f"; diagnosis: {', '.join(map(str, found.diagnosis[:2]))}" if found.diagnosis else ""
             if found.expected is not None:
                 verdict += "; expected {} {:.3f} ({:.3f} to {:.3f})".format(score, *found.expected)
+            if self._tolerance is not None:
+                said = "not known" if found.loss is None else "{} ({} to {}) points".format(*map(points, found.loss))
+                verdict += f"; expected loss {said}: {'alarm' if self.alarm else 'no alarm'}"
             if found.refused:
                 notes.append(found.refused)
             if found.remedy is not None:
@@ -197,7 +215,7 @@ class Monitor:
             "title": "Camera monitor",
             "verdict": [verdict],
             "notes": notes,
-            "alarm": bool(alarms),
+            "alarm": self.alarm,
             "p_value": p_value,
             "windows": self.windows,
             "explained": found,
@@ -233,7 +251,8 @@ class Monitor:
             rows = [[each.name, (each.value, each.low, each.high), each.unit, each.evidence] for each in diagnosis]
             tables["diagnosis"] = Table("Diagnosis", columns, rows, "95% confidence intervals")
         if alarms:
-            scores = {"under the diagnosis": self.explained.expected, "without drift": self._without_drift}
+            clean = self._without_drift and self._without_drift.score
+            scores = {"under the diagnosis": self.explained.expected, "without drift": clean}
             tables["expected"] = Table(
                 f"Expected {score}, measured on the reference",
                 [Column("reference"), Column(score, "points", SCORE)],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -22,7 +23,8 @@ FILE = "reference.safetensors"
 MOST = 512
 _BYTES = 2**25
 
-_ARRAYS = ("mosaics", "targets", "labels", "groups")
+# The kind of samples that are images of a camera that was accepted as it is.
+ACCEPTED = "accepted"
 
 # With fewer samples, only the largest drifts would be detected.
 LEAST = 32
@@ -30,20 +32,20 @@ LEAST = 32
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Samples that no model of a run was trained on.
+    """Samples that no model of a run was trained on; or accepted images, without targets and labels.
 
     Attributes:
         mosaics: their raw images, as fractions of white times 65535.
         targets: their classes or masks.
         labels: the class of each, or of its main object.
         groups: the number of the group of each; samples of one group depend on each other.
-        measured: the kind of samples in the run, "test" or "validation".
+        measured: the kind of samples in the run, "test" or "validation"; or "accepted".
         seen: their statistics.
     """
 
     mosaics: np.ndarray
-    targets: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray | None
+    labels: np.ndarray | None
     groups: np.ndarray
     measured: str
     seen: Seen
@@ -57,15 +59,18 @@ class Reference:
         return self.mosaics.astype(np.float32) / 65535
 
     def dataset(self, run: Run, raws: np.ndarray) -> RawDataset:
-        """Returns the samples as a data set of a run, with other raw images."""
+        """Returns the labeled samples as a data set of a run, with other raw images."""
+        targets, labels = self.targets, self.labels
+        assert targets is not None
+        assert labels is not None
         return RawDataset(
             name="reference",
             task=run.about.task,
             classes=run.classes,
             camera=run.camera,
             names=tuple(map(str, range(len(self)))),
-            labels=self.labels,
-            read=lambda index: (raws[index], self.targets[index]),
+            labels=labels,
+            read=lambda index: (raws[index], targets[index]),
         )
 
 
@@ -100,9 +105,33 @@ def make(run: Run) -> Reference:
     return Reference(mosaics, targets, dataset.labels[chosen], groups, run.folds[0].measured, see(run, raws))
 
 
+def accepted(run: Run, raws: np.ndarray) -> Reference:
+    """Makes a reference of images of a camera that is accepted as it is, at most as many as `make` takes.
+
+    Raises:
+        InputError: they are too few.
+    """
+    if len(raws) < LEAST:
+        raise InputError(f"a reference needs {LEAST} images, got {len(raws)}")
+    most = min(len(raws), MOST, max(_BYTES // (2 * raws[0].size), LEAST))
+    raws = raws[np.linspace(0, len(raws) - 1, most).round().astype(int)]
+    return Reference(quantized(raws, np.uint16), None, None, np.arange(most), ACCEPTED, see(run, raws))
+
+
+def replace(reference: Reference, run: Run, file: pathlib.Path) -> pathlib.Path | None:
+    """Writes a reference, and returns the file that the old one is kept in, if there is one."""
+    kept = None
+    if file.exists():
+        free = (file.with_stem(f"{file.stem}_{number}") for number in itertools.count(1))
+        kept = file.rename(next(each for each in free if not each.exists()))
+    write(reference, run, file)
+    return kept
+
+
 def write(reference: Reference, run: Run, file: pathlib.Path) -> None:
     """Writes the samples of a reference with the identity of its models."""
-    arrays = {name: getattr(reference, name) for name in _ARRAYS}
+    names = ("mosaics", "targets", "labels", "groups")
+    arrays = {name: array for name in names if (array := getattr(reference, name)) is not None}
     write_safetensors(
         file, arrays, {"models": json.dumps([fold.identity for fold in run]), "measured": reference.measured}
     )
@@ -121,9 +150,11 @@ def read(run: Run, file: pathlib.Path) -> Reference | None:
             about = opened.metadata()
             if json.loads(about["models"]) != [fold.identity for fold in run]:
                 return None
-            arrays = {name: opened.get_tensor(name) for name in _ARRAYS}
-        seen = see(run, arrays["mosaics"].astype(np.float32) / 65535)
-        return Reference(**arrays, measured=about["measured"], seen=seen)
+            mosaics, groups = map(opened.get_tensor, ("mosaics", "groups"))
+            is_labeled = about["measured"] != ACCEPTED
+            targets, labels = map(opened.get_tensor, ("targets", "labels")) if is_labeled else (None, None)
+        seen = see(run, mosaics.astype(np.float32) / 65535)
+        return Reference(mosaics, targets, labels, groups, about["measured"], seen)
     except (OSError, ValueError, LookupError, TypeError, safetensors.SafetensorError):
         raise InputError(f"{file} is damaged: remove it; the same command makes another from the run's data") from None
 

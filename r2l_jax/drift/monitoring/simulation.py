@@ -54,7 +54,7 @@ def _again(raws: Raws, keys: Array, sensor_key: Array, state: isp.CameraState, c
     def take(raw: Array, key: Array) -> Array:
         return isp.sensor_drift.apply(raw, key, state, camera=camera, sensor_key=sensor_key)
 
-    return jax.vmap(take)(raws, keys)
+    return jax.vmap(take)(jnp.asarray(raws), keys)
 
 
 def is_log(name: str) -> bool:

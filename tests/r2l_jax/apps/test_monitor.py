@@ -251,6 +251,36 @@ def test_what_cannot_be_monitored_is_one_line(run_dir, scenes, tmp_path):
     assert "--follow monitors folders on this machine" in refused(f"--input={tmp_path}/few/000.tiff", "--follow")
 
 
+def test_an_accepted_camera_is_the_reference_and_the_old_one_is_kept(run_dir, scenes, tmp_path):
+    raws, camera = scenes
+    write(tmp_path / "new", brighter(raws[:36], camera))
+    write(tmp_path / "later", brighter(raws[36:60], camera))
+    call("monitor.py", f"--run={run_dir}")
+    file = run_dir / "monitor" / reference.FILE
+    old = file.read_bytes()
+    done = call("monitor.py", f"--run={run_dir}", f"--input={tmp_path}/new", "--accept")
+    kept = file.with_stem("reference_1")
+    assert (done.returncode, kept.read_bytes()) == (0, old), done.stderr
+    assert f"{file}: 36 images accepted as the reference, the old one is {kept}" in done.stdout
+    known = reference.read(load(run_dir), file)
+    np.testing.assert_allclose(known.raws, brighter(raws[:36], camera), atol=2e-5)
+    assert known.targets is known.labels is None
+    flags = [f"--run={run_dir}", f"--input={tmp_path}/later", f"--output={tmp_path}/out", "--window=24"]
+    assert call("monitor.py", *flags, "--level=0.01").returncode == 0
+    done = call("monitor.py", *flags, "--alarm=loss")
+    assert "--alarm=loss needs labels" in done.stderr.splitlines()[-1]
+
+
+def test_what_cannot_be_accepted_or_lost_is_one_line(run_dir, scenes, tmp_path):
+    write(tmp_path / "few", scenes[0][:9])
+    flags = [f"--run={run_dir}", f"--input={tmp_path}/few"]
+    done = call("monitor.py", *flags, "--accept")
+    assert "a reference needs 32 images, got 9" in done.stderr.splitlines()[-1]
+    done = call("monitor.py", *flags, "--alarm=loss")
+    least = "drift is diagnosed in images of at least 64x64 sites, got 32x32"
+    assert f"--alarm=loss needs a diagnosis: {least}" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["exposure", pytest.param("scene", marks=pytest.mark.slow)])
 def test_an_alarm_is_explained(run_dir, scenes, tmp_path, told, name):
     raws, camera = scenes

@@ -64,12 +64,21 @@ def reference():
     return Reference(mosaics, targets, targets, np.arange(40), "test", Seen(none, none, none, none, none[None]))
 
 
+def scored(reference):
+    return expected.without_drift(Bright(), reference).outcomes
+
+
 def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
-    as_it_is = expected.without_drift(Bright(), reference)
+    as_it_is = expected.without_drift(Bright(), reference).score
     assert (as_it_is.mean, as_it_is.low) == (1.0, 1.0)
-    found, raws, outcomes = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)])
+    found, raws, outcomes, loss = expected.by_camera(
+        Bright(), reference, [estimate("exposure", -1.0)], scored(reference)
+    )
     assert found.mean == 0.5  # all are dark
     assert 0.25 < found.low < 0.5 < found.high < 0.75
+    # All that are bright are lost, and paired, so that the interval is that of their share.
+    assert loss[0] == 0.5
+    assert loss[1:] == pytest.approx(stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40, abs=0.03)
     np.testing.assert_allclose(raws.mean((1, 2)), reference.raws.mean((1, 2)) / 2, rtol=0.02)
     outcome = outcomes.outcome
     np.testing.assert_array_equal(outcome["predicted"] == outcome["target"], np.repeat([True, False], 20))
@@ -78,7 +87,7 @@ def test_the_reference_is_measured_under_the_diagnosed_drift(reference):
 def test_the_models_of_a_group_are_measured_together(reference):
     # A gain of a half takes all for dark, but is less confident of what is bright.
     for gains, score in (((0.5,), 0.5), ((0.5, 1.1), 1.0), ((1.1, 0.5), 1.0)):
-        assert expected.without_drift(Bright(*gains), reference).mean == score
+        assert expected.without_drift(Bright(*gains), reference).score.mean == score
 
 
 @pytest.mark.parametrize(("drift", "now"), [(("exposure", -2.0), 0.25), (("photon_noise", 4.0), 4.0)])
@@ -86,13 +95,14 @@ def test_noise_that_a_camera_does_not_state_is_that_of_the_reference(reference, 
     light = reference.raws.mean((1, 2))[:, None, None] * np.ones((1, 64, 64))
     electrons = np.random.default_rng(1).poisson(200 * light)
     noisy = dataclasses.replace(reference, mosaics=np.round(65535 / 200 * electrons).astype(np.uint16))
-    _, raws, _ = expected.by_camera(Bright(), noisy, [estimate(*drift)])
+    _, raws, *_ = expected.by_camera(Bright(), noisy, [estimate(*drift)], scored(noisy))
     assert raws.var((1, 2)).mean() == pytest.approx(now * light.mean() / 200, rel=0.1)
 
 
 def test_the_interval_has_that_of_the_diagnosis(reference):
+    clean = scored(reference)
     confident, unsure = (
-        expected.by_camera(Bright(), reference, [estimate("exposure", -0.2, half)]).score for half in (0, 1.5)
+        expected.by_camera(Bright(), reference, [estimate("exposure", -0.2, half)], clean).score for half in (0, 1.5)
     )
     assert (confident.mean, confident.low, confident.high) == (1.0, 1.0, 1.0)
     assert unsure.low < 0.7
@@ -101,7 +111,7 @@ def test_the_interval_has_that_of_the_diagnosis(reference):
 
 def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(reference, monkeypatch):
     """The ends are those of binomial scores, shifted by the changes that the drawn drifts cause, in plain NumPy."""
-    scores, measure = [], expected.outcomes_of
+    clean, scores, measure = scored(reference), [], expected.outcomes_of
 
     def outcomes_of(run, reference, raws, places):
         light, bright = raws[places].mean((1, 2)), reference.targets[places] == 1
@@ -111,7 +121,7 @@ def test_the_interval_is_that_of_the_samples_and_of_the_drawn_drifts(reference, 
     monkeypatch.setattr(expected, "outcomes_of", outcomes_of)
     for half in (0.0, 0.6):
         scores.clear()
-        (found, *_) = expected.by_camera(Bright(), reference, [estimate("exposure", -0.6, half)])
+        (found, *_) = expected.by_camera(Bright(), reference, [estimate("exposure", -0.6, half)], clean)
         (own, count), *others = scores
         assert len(others) == 6
         changes = np.array([0.0, *(score - own for score, _ in others)])
@@ -136,7 +146,7 @@ def test_adaptation_is_measured_on_other_images(reference, monkeypatch):
     seen, measure, adapted = [], expected.outcomes_of, Bright.adapted
     monkeypatch.setattr(Bright, "adapted", lambda self, raws: seen.append(raws) or adapted(self, raws))
     monkeypatch.setattr(expected, "outcomes_of", lambda *given: seen.append(given[2][given[3]]) or measure(*given))
-    drifted = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)])
+    drifted = expected.by_camera(Bright(), reference, [estimate("exposure", -1.0)], scored(reference))
     seen.clear()
     found = expected.remedy(Bright(), reference, drifted)
     by, measured = ({raw.tobytes() for raw in raws} for raws in seen)

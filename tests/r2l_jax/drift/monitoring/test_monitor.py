@@ -8,14 +8,21 @@ from scipy import stats
 from r2l_jax.drift.monitoring import alarm, expected, monitor
 from r2l_jax.drift.monitoring.alarm import Statistic
 from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
-from r2l_jax.drift.monitoring.expected import ExpectedScore
-from r2l_jax.drift.monitoring.monitor import Monitor, Window
+from r2l_jax.drift.monitoring.expected import Drifted, ExpectedScore, Scored
+from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import Seen
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.model.tasks.base import Task
 from r2l_jax.training.run import Run
+
+CLEAN = Drifted(
+    ExpectedScore(0.9, 0.8, 1.0),
+    np.zeros(0),
+    Scored(make_task("classification", ("a", "b"), NetworkSettings()).score, {}),
+    (0.0, 0.0, 0.0),
+)
 
 
 class Empty(Run):
@@ -31,17 +38,16 @@ class Empty(Run):
 @pytest.fixture
 def monitored(monkeypatch):
     """Makes a monitor that knows the statistics of a reference; raw images stand for their own statistics."""
-    monkeypatch.setattr(expected, "without_drift", lambda *_: ExpectedScore(0.9, 0.8, 1.0))
+    monkeypatch.setattr(expected, "without_drift", lambda *_: CLEAN)
     monkeypatch.setattr(monitor, "see", lambda run, raws: of(raws))
     monkeypatch.setattr(monitor.alarm, "single_statistics", lambda *_: [Statistic("mean", 0.0, 1.0, 1.0, 0.0)])
     for name, value in {"_FIRST": 99, "_LAST": 99, "_TOGETHER": 100}.items():
         monkeypatch.setattr(alarm, name, value)
 
-    def made(known, level, windows=()):
-        classes = np.zeros(len(known), int)
-        return Monitor(
-            Empty(), Reference(known, classes, classes, np.arange(len(known)), "test", of(known)), level, windows
-        )
+    def made(known, level, windows=(), **settings):
+        classes, groups = np.zeros(len(known), int), np.arange(len(known))
+        made = Reference(known, classes, classes, groups, "test", of(known))
+        return Monitor(Empty(), made, level, windows, **settings)
 
     return made
 
@@ -114,3 +120,25 @@ def test_a_task_without_probabilities_is_said_not_to_be_tested_and_has_no_figure
     assert found.metadata["notes"] == ["outputs are not tested: counting predicts no probabilities of classes"]
     windows = [Window("", [], False, 0.5, [], {}, [Statistic("mean", 0.0, 1.0, 1.0, 0.0)], 0.5)]
     assert [*monitored(np.zeros((8, 2, 4)), 0.1, windows).result(0, "", {}).figures] == ["p_values"]
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "loss", "alarm"),
+    [
+        (None, (0.001, 0.0, 0.002), True),
+        (0.02, (0.05, 0.03, 0.07), True),
+        (0.02, (0.05, 0.019, 0.08), False),
+        (0.02, None, True),
+    ],
+)
+def test_a_loss_is_an_alarm_if_it_exceeds_the_tolerance_with_confidence_or_is_not_known(
+    monitored, tolerance, loss, alarm
+):
+    windows = [Window("", [], True, 0.001, [], {}, [Statistic("mean", 0.0, 1.0, 1.0, 0.0)], 0.5)]
+    explained = Explained(loss=loss)
+    found = monitored(np.zeros((8, 2, 4)), 0.1, windows, explained=explained, tolerance=tolerance)
+    assert found.result(0, "", {}).metadata["alarm"] == alarm
+    said = "expected loss 5.0 (3.0 to 7.0) points: alarm"
+    assert (said in found.result(0, "", {}).metadata["verdict"][0]) == (loss == (0.05, 0.03, 0.07))
+    windows[0] = windows[0].__class__("", [], False, 0.9, [], {}, windows[0].statistics, 0.5)
+    assert not monitored(np.zeros((8, 2, 4)), 0.1, windows, explained=explained, tolerance=tolerance).alarm
