@@ -17,8 +17,6 @@ PROGRAMS = sorted(pathlib.Path(programs.__path__[0]).glob("*.py"))
 ROOT = pathlib.Path(__file__).parents[2]
 # The places that may list drifts: their declaration, the severities, and the default limits of an envelope.
 TABLES = {"isp/sensor_drift.py", "r2l_jax/names.py", "r2l_jax/drift/limits.py"}
-# Until the diagnosis estimates a camera state.
-TABLES |= {"r2l_jax/drift/monitoring/drift_types.py"}
 COMPUTING = ("jax", "flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL", "rawpy")
 
 
