@@ -1,5 +1,7 @@
 """Simulates the reference of a monitor in other camera states: its raw images, their statistics, and derivatives."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,9 @@ def taken(
 
 @jax.jit(static_argnames="camera")
 def _again(raws: Raws, keys: Array, sensor_key: Array, state: isp.CameraState, camera: isp.Camera) -> Array:
+    if camera.pattern == isp.cfa.MONO:
+        state = dataclasses.replace(state, red_gain=None, blue_gain=None)
+
     def take(raw: Array, key: Array) -> Array:
         return isp.sensor_drift.apply(raw, key, state, camera=camera, sensor_key=sensor_key)
 
