@@ -325,3 +325,18 @@ def test_the_difference_of_two_cameras_is_a_state():
     assert difference(other, reference).given == expected
     neutral = {name: sensor_drift.QUANTITIES[name].neutral for name in expected}
     assert difference(reference, reference).given == neutral
+
+
+def test_tone_curves_have_finite_slopes_at_black_sites():
+    """The power itself has an infinite slope at 0."""
+    raw = jnp.array([[0.0, 0.25], [0.5, 1.0]])
+    camera = dataclasses.replace(CAMERA, black_level=(0.0,) * 4)
+    states = [CameraState(gamma=0.5), CameraState(gamma=0.5, exposure=0.0)]
+    for state in states:
+        slopes = jax.jacfwd(lambda raw, state=state: sensor_drift.apply(raw, KEY, state, camera=camera).sum())(raw)
+        assert np.isfinite(slopes).all()
+    np.testing.assert_allclose(
+        jax.grad(lambda g: sensor_drift.apply(raw, KEY, CameraState(gamma=g), camera=camera).sum())(0.5),
+        0.5 * np.log(0.25) + 0.5**0.5 * np.log(0.5),
+        rtol=1e-5,
+    )

@@ -4,9 +4,8 @@ Defective sites are found by their positions. All else is an estimate of an `isp
 again with a camera in another state until its mean statistics match the new raw images. Differences are weighted by
 the inverse of their covariance over images, which is the method of simulated moments (D. McFadden, Econometrica 57(5),
 1989). All quantities are fitted first; then the fewest of them are named that explain as much, by a penalized
-chi-square. So where two together look like a third, such as both gains like the exposure, the third is named. (Chosen
-by held-out images, they had a false cause in 125 of 160 simulations; by the penalty, in none.) Another mix of the
-reference's classes competes with the camera as `scene`, and a change that is left over is `unexplained`.
+chi-square. So where two together look like a third, such as both gains like the exposure, the third is named. Another
+mix of the reference's classes competes with the camera as `scene`, and a change that is left over is `unexplained`.
 
 M. Wischow et al. estimate blur and noise of cameras in use with learned estimators, from single images: "Monitoring and
 adapting the physical state of a camera for autonomous vehicles", IEEE Transactions on Intelligent Transportation

@@ -9,6 +9,7 @@ import isp
 from isp.sensor_drift import QUANTITIES
 from r2l_jax.drift.monitoring import simulation
 from r2l_jax.drift.monitoring.simulation import taken
+from r2l_jax.drift.monitoring.statistics import MOSAIC
 
 CAMERA = isp.Camera(
     black_level=(0.05,) * 4,
@@ -131,7 +132,7 @@ def test_derivatives_are_those_of_statistics():
     scene = np.clip(0.3 + 0.1 * np.cumsum(random.normal(size=(32, 64, 64)), 2) / 8, 0.2, 0.9)
     raws, keys = np.clip(exposed(scene, random), 0, 1), jax.random.split(jax.random.key(1), 32)
     values = simulation.numbers(isp.CameraState(exposure=-0.3, defocus=0.7, read_noise=3.0, photon_noise=2.0))
-    weights = np.full(32, 1 / 32, np.float32)
+    weights, smooth = np.full(32, 1 / 32, np.float32), np.array(MOSAIC) != "sites at black"
     slopes = np.asarray(simulation.slopes(jnp.float32(values), raws, keys, weights, NOISY))
     for name in ("exposure", "defocus", "read_noise", "photon_noise", "gamma"):
         step = 0.02 if name in ("exposure", "gamma") else 0.05
@@ -139,4 +140,5 @@ def test_derivatives_are_those_of_statistics():
         ends = [values + sign * step * (np.arange(len(values)) == place) for sign in (1, -1)]
         up, down = (np.asarray(simulation.statistics(jnp.float32(each), raws, keys, NOISY)).mean(0) for each in ends)
         expected = (up - down) / (2 * step)
-        assert slopes[:, place] == pytest.approx(expected, abs=0.2 * float(abs(expected).max())), name
+        # The few sites that cross the black level decide their share, which is not differentiable at them.
+        assert slopes[smooth, place] == pytest.approx(expected[smooth], abs=0.1 * float(abs(expected).max())), name
