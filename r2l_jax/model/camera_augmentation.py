@@ -13,9 +13,9 @@ from isp.sensor import noise_of
 # The ranges of uniform numbers by purpose and quantity, in the units of `isp.CameraState`. The black level is normal.
 _RANGES = {
     "exposure": {"exposure": (-0.5, 1.5)},
-    "light": {"exposure": (-math.log2(24), 1.5)},
-    "optics": {"vignetting": (0.0, 1.0), "defocus": (0.0, 2.0)},
-    "readout": {"read_noise": (1.0, 4.0), "row_noise": (0.0, 150.0)},
+    "light": {"exposure": (-math.log2(24), 0.0)},
+    "optics": {"vignetting": (0.0, 1.0), "defocus": (0.0, 0.8)},
+    "readout": {"read_noise": (1.0, 4.0)},
 }
 _BLACK_LEVEL = 80.0
 
@@ -37,16 +37,20 @@ def re_expose(
     A quarter of the images stay as they are. For the others, the purposes say what changes:
 
     - "exposure": from half a stop less to one and a half stops more, which saturates bright sites.
-    - "light": the exposure falls by up to 4.6 stops, as long as white keeps a signal-to-noise ratio of 8, or rises by
-      up to 1.5.
-    - "optics": the corners lose up to one stop, and a blur of up to 2 pixels comes before the sensor.
-    - "readout": the read noise rises to up to four times the camera's, rows get levels of up to 150 electrons, and the
-      black level moves with a standard deviation of 80 digital numbers.
+    - "light": the exposure falls by up to 4.6 stops, to 1/24, as long as white keeps a signal-to-noise ratio of 8. With
+      "exposure", it also rises.
+    - "optics": the corners lose up to one stop, and a blur of up to 0.8 pixels comes before the sensor.
+    - "readout": the read noise rises to up to four times the camera's, and the black level moves with a standard
+      deviation of 80 digital numbers.
 
     The sensor adds the missing noise, see `isp.sensor_drift.apply`.
     """
     darkest = -max(math.log2(noise_of(camera).full_well / _WHITE), 0)
-    ranges = {name: ends for purpose in sorted(purposes) for name, ends in _RANGES[purpose].items()}
+    ranges: dict[str, tuple[float, float]] = {}
+    for purpose in sorted(purposes):
+        for name, (low, high) in _RANGES[purpose].items():
+            least, most = ranges.get(name, (low, high))
+            ranges[name] = min(low, least), max(high, most)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
         draw, kept, black, *each = jax.random.split(key, 3 + len(ranges))

@@ -91,7 +91,7 @@ class OptimizationSettings(Settings):
     )
     camera_augmentation: tuple[str, ...] = setting(
         "take each raw image again in other light and with another camera: exposure (half a stop less to 1.5 more), "
-        "light (down to 1/24), optics (vignetting, blur), readout (read and row noise, black level), several of them, "
+        "light (down to 1/24), optics (vignetting, blur), readout (read noise, black level), several of them, "
         "or none",
         (),
         each=PURPOSES,
