@@ -15,8 +15,10 @@ from r2l_jax.pipelines import BINNED
 
 PROGRAMS = sorted(pathlib.Path(programs.__path__[0]).glob("*.py"))
 ROOT = pathlib.Path(__file__).parents[2]
-# The places that may list drifts: their declaration, the severities, and the default limits of an envelope.
+# The places that may list drifts: their declaration, the severities, the default limits of an envelope, and what a
+# diagnosis can tell apart.
 TABLES = {"isp/sensor_drift.py", "r2l_jax/names.py", "r2l_jax/drift/limits.py"}
+TABLES |= {"r2l_jax/drift/monitoring/simulation.py"}
 COMPUTING = ("jax", "flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL", "rawpy")
 
 

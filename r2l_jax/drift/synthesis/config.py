@@ -168,6 +168,7 @@ class EvaluationConfig(Settings):
     as_published: bool = setting(
         "also give the study's log ratio of the drops under corruptions and pipelines",
         False,
+        rare=True,
         needs="against=pipelines against=corruptions !envelope",
     )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)

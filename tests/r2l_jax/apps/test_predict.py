@@ -154,7 +154,7 @@ def test_a_run_is_adapted_if_a_drift_is_noticed(model, files, tmp_path, monkeypa
     rng = np.random.default_rng(0)
     noisy = (clean + rng.normal(0, 0.002, clean.shape)).clip(0, 1).astype(np.float32)
     labels = np.zeros(32, np.int32)
-    known = reference.Reference(quantized(noisy, np.uint16), labels, labels, "test", see(model, noisy))
+    known = reference.Reference(quantized(noisy, np.uint16), labels, labels, np.arange(32), "test", see(model, noisy))
     stored = reference.file_of(tmp_path)
     reference.write(known, model, stored)
     monkeypatch.setattr(adaptation.Adapted, "refusal", None)
