@@ -103,7 +103,13 @@ def test_export_leaves_the_network_to_its_own_program(taken, file, tmp_path, cap
 
 
 def test_the_processing_is_learned_for_it(base, file):
-    learning = {"freeze_classifier": True, "camera_augmentation": ("light",), "lr": 0.01, "save_locally": True, "epochs": 4}
+    learning = {
+        "freeze_classifier": True,
+        "camera_augmentation": ("light",),
+        "lr": 0.01,
+        "save_locally": True,
+        "epochs": 4,
+    }
     config = replace(base, run_name="learned", classifier_network=f"{file}:make", **learning)
     train.run(config)
     history = metrics(config)["history"]
