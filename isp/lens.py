@@ -68,7 +68,7 @@ def through(
 
 
 def _with_lateral_color(planes: Array, pixels: Array, shape: tuple[int, ...], camera: Camera) -> Array:
-    """Scales the planes of red light by a factor and those of blue light by the inverse, about the frame's center."""
+    """Moves red light outward and blue light inward, in proportion to the distance from the frame's center."""
     period, (height, width) = _period(camera), shape
     radius = np.hypot(height - 1, width - 1) / 2
     colors = cfa.tile(camera.pattern).ravel() if planes.shape[-3] == period**2 else np.arange(3)

@@ -37,7 +37,7 @@ DAYLIGHT = 1e6 / 6504
 # The bands that a flickering lamp leaves in a frame.
 BANDS = 4
 
-# The digital numbers of the black level are those of 12 bits, whatever the camera's bits.
+# Black levels are stated in 12-bit digital numbers for all cameras.
 _TWELVE_BITS = 2**12 - 1
 
 # From CIE XYZ to linear sRGB (IEC 61966-2-1).
@@ -79,9 +79,9 @@ def _quantity(
     low: float | int = -math.inf,
     high: float | int = math.inf,
     neutral: float = 0.0,
+    scale: Literal["linear", "log"] = "linear",
     needs_colors: bool = False,
 ) -> Any:
-    scale = "log" if neutral == 1 and group == "read-out" else "linear"
     parameter = Parameter(neutral, scale, low=low, high=high, unit=unit)
     return dataclasses.field(
         default=None, metadata={"quantity": Quantity(parameter, group, " ".join(meaning.split()), needs_colors)}
@@ -93,8 +93,8 @@ def _quantity(
 class CameraState:
     """Holds how a camera differs from its reference: a point in the space of all cameras.
 
-    The fields and their units are those of `QUANTITIES`. A quantity that is None is as in the reference camera. Values
-    are numbers, or arrays with an axis to map over, which `jax.vmap` and `jax.grad` take as any pytree.
+    `QUANTITIES` describes the fields and their units. None means no difference from the reference camera. Values are
+    numbers, or arrays with an axis to map over, which `jax.vmap` and `jax.grad` take as any pytree.
 
     Example:
         >>> state = isp.CameraState(exposure=-1.0, defocus=0.5)
@@ -154,7 +154,12 @@ class CameraState:
         "lens", "pixels RMS", "blurs the light with a Gaussian of this standard deviation in pixels", 0
     )
     read_noise: Any = _quantity(
-        "read-out", "times the camera's", "raises the read-out noise to this multiple of the camera's", 1, neutral=1.0
+        "read-out",
+        "times the camera's",
+        "raises the read-out noise to this multiple of the camera's",
+        1,
+        neutral=1.0,
+        scale="log",
     )
     photon_noise: Any = _quantity(
         "read-out",
@@ -163,6 +168,7 @@ class CameraState:
         its square root, and read-out noise by the factor""",
         1,
         neutral=1.0,
+        scale="log",
     )
     row_noise: Any = _quantity(
         "read-out", "electrons", "adds a random level with this standard deviation to each row of each raw image", 0
@@ -183,9 +189,17 @@ class CameraState:
         -_TWELVE_BITS,
         _TWELVE_BITS,
     )
-    saturation: Any = _quantity("read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0)
+    saturation: Any = _quantity(
+        "read-out", "of white", "clips all sites at this fraction of white", 0, 1, neutral=1.0, scale="log"
+    )
     gamma: Any = _quantity(
-        "read-out", "exponent", "raises all sites to this power, as a tone curve in a file does", 0.1, 10, neutral=1.0
+        "read-out",
+        "exponent",
+        "raises all sites to this power, as a tone curve in a file does",
+        0.1,
+        10,
+        neutral=1.0,
+        scale="log",
     )
     bits: Any = _quantity(
         "read-out", "bits", "rounds all sites to this many bits, as a coarser converter does", 1, 16, neutral=16.0
@@ -244,10 +258,10 @@ class CameraState:
         return ",".join(f"{name}={value:g}" for name, value in self.given.items())
 
 
-# All quantities by name, in the order in which they arise in a camera.
+# All quantities by name, grouped by where they arise: the light, the lens, the read-out.
 QUANTITIES: dict[str, Quantity] = {field.name: field.metadata["quantity"] for field in dataclasses.fields(CameraState)}
 
-# Drifts whose names are not those of a quantity: what an amount of 1 changes.
+# Drifts under names of their own, and the change of each quantity for an amount of 1.
 NAMED: dict[str, dict[str, float]] = {
     "underexposure": {"exposure": -1.0},
     "overexposure": {"exposure": 1.0},
@@ -265,9 +279,8 @@ def apply(
 ) -> Mosaic:
     """Returns a raw image as a camera in another state takes it.
 
-    The quantities act in the order of `QUANTITIES`: the lens moves and blurs the light, all factors on the light are
-    multiplied, the sensor exposes once, and the read-out follows. So each site saturates once, and has the noise of the
-    remaining light.
+    The lens moves and blurs the light, all factors on the light are multiplied, the sensor exposes once, and the
+    read-out follows. So each site saturates once, and has the noise of the remaining light.
 
     Args:
         raw: Raw images `(..., H, W)` in [0, 1].
@@ -470,7 +483,7 @@ _EXPOSED = (*_LIGHT, "motion", "defocus", "read_noise", "photon_noise")
 
 
 def _light_factors(raw: Array, key: PRNGKeyArray, given: Mapping[str, Array], camera: Camera) -> Array:
-    """Multiplies the factors by which a state changes the light of each site."""
+    """Computes the factor by which a state changes the light of each site."""
     factors = jnp.exp2(given.get("exposure", jnp.zeros((), raw.dtype)))
     gains = jnp.ones(3, raw.dtype)
     if not given.keys().isdisjoint(("red_gain", "blue_gain")):

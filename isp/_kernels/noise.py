@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Draws numbers above 0 and below 1, in steps of 2^-23. The first numbers of a larger shape are those of a smaller.
+    """Draws numbers above 0 and below 1, in steps of 2^-23. A longer array begins with the numbers of a shorter one.
 
     The hash is applied twice, with a part of the key before each. It has the least bias that was found for two
     multiplications: C. Wellons, "Prospecting for hash functions" (2018, lowbias32).
