@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -177,3 +178,13 @@ def test_a_camera_without_colors_has_the_other_kinds():
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
     with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
         cases.check([cases.Case("case", group)], config, dataset(camera), "--run=here")
+
+
+def test_the_identity_of_a_case_follows_each_value_of_its_state_and_camera():
+    """Beyond the digits that its name shows."""
+    named = [cases.Case("defocus=1", "sensor", state=isp.CameraState(defocus=value)) for value in (1.0, 1.0 + 1e-9)]
+    cameras = [dataclasses.replace(isp.CAMERAS["drone"], full_well=well) for well in (1e4, 2e4)]
+    named += [cases.Case("cam.json", "cameras", camera=camera) for camera in cameras]
+    found = [json.dumps(case.identity) for case in named]
+    assert len(set(found)) == 4
+    assert [json.dumps(case.identity) for case in named] == found
