@@ -340,3 +340,25 @@ def test_the_command_of_a_remedy_can_be_given(tmp_path, monkeypatch):
     assert (prediction.input, prediction.output) == (("field/a", "field/b"), "predictions_3.csv")
     assert (prediction.run, prediction.checkpoint, prediction.camera) == ("my run", "last", "camera.json")
     assert (prediction.adapt, prediction.masks) == ("statistics", "masks_2")
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+@pytest.mark.parametrize(("alarm", "tolerance"), [("loss", 0.035), ("drift", None)])
+def test_the_monitor_gets_the_tolerance_as_a_fraction(
+    run_dir, scenes, tmp_path, monkeypatch, is_followed, alarm, tolerance
+):
+    """Flags give points; drift alone is not tolerated."""
+    given = []
+
+    def made(*_, tolerance):
+        given.append(tolerance)
+        raise InputError("enough")
+
+    monkeypatch.setattr(monitor, "Monitor", made)
+    for name, number in {"LEAST_SIDE": 32, "LEAST_IMAGES": (16, 48)}.items():
+        monkeypatch.setattr(judging, name, number)
+    write(tmp_path / "new", scenes[0][:16])
+    flags = {"alarm": alarm, "follow": is_followed} | ({"tolerance": 3.5} if alarm == "loss" else {})
+    with pytest.raises(InputError, match="enough"):
+        monitor.run(build(MonitorConfig, run=str(run_dir), input=(str(tmp_path / "new"),), window=16, **flags))
+    assert given == [tolerance and pytest.approx(tolerance)]
