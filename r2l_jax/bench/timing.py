@@ -16,7 +16,7 @@ import numpy as np
 Call = Callable[[], Any]
 
 
-# The time and the CPU time of a call, which is that of all cores together, in ms.
+# The wall time of a call, and its CPU time summed over all cores, in ms.
 Times = tuple[float, float]
 
 # A row is repeated for this many seconds, but at least FEWEST and at most MOST times.

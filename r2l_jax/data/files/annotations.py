@@ -17,8 +17,8 @@ from r2l_jax.runtime.errors import InputError, warn
 # Enough bytes for a million objects with outlines.
 _LONGEST = 2**30
 
-# The pixels by which a box may extend beyond its frame: reading a raw file with an odd height or width drops its last
-# row or column, and some programs count pixels from 1.
+# A box may extend this many pixels beyond its frame: readers drop the last row or column of a raw file with an odd
+# height or width, and some programs count pixels from 1.
 _OUTSIDE = 1.0
 
 _by_id = operator.attrgetter("id")
@@ -112,7 +112,7 @@ def read_boxes(
 ) -> Annotations:
     """Reads the boxes of a COCO JSON file, and finds the raw file of each of its images.
 
-    The name of an image is a path from `root`, or from `images` in it; its suffix may differ from that of the raw file.
+    The name of an image is a path from `root`, or from `images` in it; suffixes need not match.
     `shape_of` returns the common height and width of raw files.
 
     Raises:

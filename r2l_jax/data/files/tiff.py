@@ -20,7 +20,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 # By default, tifffile writes an image (H, W, 3) as H pages of W x 3.
 _MOST_PAGES = 2**12
 
-# The bytes by which compressed strips or tiles, which may be padded, can exceed the size of their picture.
+# Compressed strips or tiles may be padded, so they may hold this many bytes more than their picture.
 _MOST_OVERHEAD = 2**20
 
 

@@ -59,7 +59,7 @@ class Tiling:
 
 
 def tiled(name: str, parent: pathlib.Path, pairs: Sequence[Pair], camera: KnownCamera, tiling: Tiling) -> RawDataset:
-    """Returns the tiles of frames; cuts them unless a folder in `parent` has those of the same files and camera."""
+    """Returns the tiles of frames; cuts them unless `parent` already has tiles of these files and this camera."""
     folder = parent / _version(pairs, camera, tiling.indices)
     on_first_process(lambda: _cut(pairs, folder, camera, tiling))
     return _load(name, folder, tiling)
