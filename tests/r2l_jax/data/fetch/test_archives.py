@@ -125,7 +125,8 @@ def test_refuses_files_that_overlap(tmp_path, refused):
             for detail in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
                 setattr(copy, detail, getattr(first, detail))
             file.filelist.append(copy)
-    refused(tmp_path / "a.zip", r"not a valid ZIP \(File name in directory 'x1' and header b'x0' differ")
+    # Newer versions of Python notice that entries overlap, older ones that their names differ.
+    refused(tmp_path / "a.zip", r"not a valid ZIP \((Overlapped entries: 'x0'|File name in directory 'x1' and header b'x0')")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])

@@ -9,12 +9,18 @@ from r2l_jax.data.files.tiff import read_stored, read_tiff
 from r2l_jax.runtime.errors import InputError
 
 SAMPLES = np.random.default_rng(0).integers(0, 65536, (96, 64)).astype(np.uint16)
+DEFLATE = tifffile.COMPRESSION.ADOBE_DEFLATE
 LAYOUTS = [{}, {"rowsperstrip": 16}, {"rowsperstrip": 36}, {"tile": (32, 32)}, {"tile": (64, 48)}]
 
 
 def write(path, samples=SAMPLES, **options):
     tifffile.imwrite(path, samples, metadata=None, **options)
     return path
+
+
+def replace_deflate(monkeypatch, decode):
+    """Replaces the function by which tifffile inflates: zlib's, or imagecodecs' where it is installed."""
+    monkeypatch.setattr(tifffile.TIFF, "DECOMPRESSORS", {DEFLATE: decode})
 
 
 def overwrite(path, tag, index, value):
@@ -112,15 +118,15 @@ def test_a_compressed_strip_that_exceeds_its_picture_is_not_unpacked(tmp_path, m
     path.write_bytes(path.read_bytes() + bomb)
     overwrite(path, "StripOffsets", 0, place)
     overwrite(path, "StripByteCounts", 0, len(bomb))
-    monkeypatch.setattr(zlib, "decompress", lambda *_: pytest.fail("unpacked"))
+    replace_deflate(monkeypatch, lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(ValueError, match=rf"its strips hold {len(bomb)} bytes, compressed, of 256 bytes declared"):
         read_tiff(path)
 
 
 def test_a_compressed_file_is_inflated_once(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", compression="zlib", rowsperstrip=16)
-    inflated, inflate = [], zlib.decompress
-    monkeypatch.setattr(zlib, "decompress", lambda data, *rest: inflated.append(len(data)) or inflate(data, *rest))
+    inflated, inflate = [], tifffile.TIFF.DECOMPRESSORS[DEFLATE]
+    replace_deflate(monkeypatch, lambda data, **options: inflated.append(len(data)) or inflate(data, **options))
     np.testing.assert_array_equal(read_tiff(path), SAMPLES)
     assert len(inflated) == 6
 
