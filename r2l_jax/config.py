@@ -1,18 +1,18 @@
 """The settings of a training run: data, model and training. Other programs share some of them.
 
 Settings that the published PyTorch program also has keep its names. Each flag of scripts/train.py is a field of one of
-these classes, with its default, its help and its bounds; see `runtime.flags`.
+these classes, with its default, its help and its bounds; see `cli.flags`.
 """
 
 import dataclasses
 import pathlib
 from typing import TypeVar
 
+from r2l_jax import jobs, named_code
+from r2l_jax.cli.flags import SEED, Settings, replace, setting
 from r2l_jax.data.settings import TrainingDataSettings
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import ModelSettings, ProcessingSettings
-from r2l_jax.runtime import jobs, named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import SEED, Settings, replace, setting
 from r2l_jax.training.settings import AttackSettings, OptimizationSettings, TrackingSettings
 
 # For programs that take a finished run.

@@ -20,10 +20,10 @@ from jax.typing import ArrayLike
 
 import isp
 from isp.metering import METERING, Part
+from r2l_jax import named_code
+from r2l_jax.errors import InputError
+from r2l_jax.named_code import Source
 from r2l_jax.names import DEMOSAICING
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.named_code import Source
 
 _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
 

@@ -9,7 +9,7 @@ import pytest
 from absl import flags as absl_flags
 from pages import PAGES, ROOT, code_blocks, commands, custom_stage
 
-from r2l_jax.runtime import flags
+from r2l_jax.cli import flags
 
 PROGRAMS = sorted(file.name for file in (ROOT / "scripts").glob("*.py"))
 FLAGFILES = [

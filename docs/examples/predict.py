@@ -5,9 +5,9 @@ import tempfile
 import numpy as np
 
 import r2l_jax
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.flags import build
 from r2l_jax.training import train
 
 with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ from sphinx.ext.autodoc.preserve_defaults import update_defvalue
 from sphinx.util import rst
 
 from isp.filter import Scalar
-from r2l_jax.runtime.flags import Settings, leaves
+from r2l_jax.cli.flags import Settings, leaves
 
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 _COLON = "\ue000"  # a character that no docstring uses

@@ -28,7 +28,7 @@ from r2l_jax.drift.monitoring import alarm, expected, reference
 from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate, diagnose
 from r2l_jax.drift.monitoring.simulation import FITTED
 from r2l_jax.drift.monitoring.statistics import see
-from r2l_jax.runtime.contact_sheet import quantized
+from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import Run, load
 
 # Kinds that the diagnosis can name, and others.

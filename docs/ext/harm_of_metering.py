@@ -16,9 +16,9 @@ import numpy as np
 
 import isp
 import r2l_jax
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.flags import build
 from r2l_jax.training import train
 
 # The light of the two classes of each set, as gains of red, green and blue.

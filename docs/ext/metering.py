@@ -9,7 +9,7 @@ import sys
 
 import measurements
 
-from r2l_jax.runtime.result import read
+from r2l_jax.results.result import read
 
 CASES = {
     "half the light": "light=0.5",

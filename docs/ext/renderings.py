@@ -9,7 +9,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.contact_sheet import contact_sheet
+from r2l_jax.results.contact_sheet import contact_sheet
 
 IMAGES = pathlib.Path(__file__).parents[1] / "images"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import r2l_jax
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.contact_sheet import contact_sheet
+from r2l_jax.results.contact_sheet import contact_sheet
 
 PICTURE = pathlib.Path(__file__).parents[2] / "docs/images/segmentation.png"
 

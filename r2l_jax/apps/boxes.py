@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from r2l_jax.data.files.remote import Place
+from r2l_jax.errors import InputError, in_words
+from r2l_jax.jobs import Ended
 from r2l_jax.model import pictures as drawing
 from r2l_jax.model.tasks.detection import SHOWN
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.files import replacing, write_json
-from r2l_jax.runtime.jobs import Ended
-from r2l_jax.runtime.remote import Place
+from r2l_jax.results.contact_sheet import quantized
+from r2l_jax.results.files import replacing, write_json
 from r2l_jax.training.run import Run
 
 COLUMNS = ("class", "score", "x1", "y1", "x2", "y2")

@@ -22,9 +22,9 @@ from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError, collected_warnings, warn
-from r2l_jax.runtime.files import replacing, write_csv, write_json
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.errors import InputError, collected_warnings, warn
+from r2l_jax.results.files import replacing, write_csv, write_json
+from r2l_jax.results.locks import writing_to
 
 CAMERA = "camera.json"
 # The correction files, by the field of the camera's JSON file that names each.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from r2l_jax.data.files.remote import Place
 from r2l_jax.drift import statistics
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.result import SCORE, Column
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import read_csv
+from r2l_jax.results.result import SCORE, Column
 from r2l_jax.training.run import Run
 
 

@@ -15,22 +15,23 @@ import numpy as np
 
 from r2l_jax.apps.predict import check_raw, read_file
 from r2l_jax.apps.render import find_raw_files
+from r2l_jax.cli import stop
+from r2l_jax.cli.commands import closing, command
+from r2l_jax.cli.flags import flat
+from r2l_jax.cli.stop import Interrupted
+from r2l_jax.data.files import remote
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
+from r2l_jax.data.files.remote import Place
 from r2l_jax.data.files.shot import UNKNOWN, read_shot
 from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import alarm, reference
 from r2l_jax.drift.monitoring.config import LEAST_WINDOW, MonitorConfig
 from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES
 from r2l_jax.drift.monitoring.monitor import Explained, Monitor, Window, undiagnosed
-from r2l_jax.runtime import remote, result, stop, store
-from r2l_jax.runtime.commands import closing, command
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import AT_ONCE
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.jobs import finished, in_threads
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
+from r2l_jax.jobs import AT_ONCE, finished, in_threads
+from r2l_jax.results import result, store
+from r2l_jax.results.locks import writing_to
 from r2l_jax.training.run import Run, load
 
 # The settings that windows in one folder share.

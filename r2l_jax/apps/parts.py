@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from r2l_jax import jobs
+from r2l_jax.data.files import remote
 from r2l_jax.data.files.file_metadata import hash_files
-from r2l_jax.runtime import jobs, remote, result, store
-from r2l_jax.runtime.errors import one_line
-from r2l_jax.runtime.jobs import Ended, Job
-from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.result import Result
+from r2l_jax.data.files.remote import Place
+from r2l_jax.errors import one_line
+from r2l_jax.jobs import Ended, Job
+from r2l_jax.results import result, store
+from r2l_jax.results.result import Result
 from r2l_jax.training.run import BATCH
 
 # The number of parts, which lets all workers finish at about the same time, and the most batches in a part.

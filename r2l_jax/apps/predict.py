@@ -16,18 +16,20 @@ import isp
 from isp.metering import Part
 from r2l_jax.apps import boxes
 from r2l_jax.apps.parts import in_parts
+from r2l_jax.data.files import remote
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import READERS, read_raw
+from r2l_jax.data.files.remote import Place
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.drift.limits import stated
 from r2l_jax.drift.monitoring import notice, reference
+from r2l_jax.errors import InputError, in_words
+from r2l_jax.jobs import AT_ONCE, Ended, in_threads
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.model.tasks.segmentation import enlarged
-from r2l_jax.runtime import remote, result
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.files import (
-    AT_ONCE,
+from r2l_jax.results import result
+from r2l_jax.results.contact_sheet import quantized
+from r2l_jax.results.files import (
     check_output_folder,
     clear_parts,
     make_output_folder,
@@ -36,10 +38,8 @@ from r2l_jax.runtime.files import (
     replacing,
     write_csv,
 )
-from r2l_jax.runtime.jobs import Ended, in_threads
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.remote import Place
-from r2l_jax.runtime.result import Result
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import Result
 from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"

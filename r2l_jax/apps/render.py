@@ -11,18 +11,19 @@ import tifffile
 from PIL import Image
 
 from r2l_jax.apps.parts import in_parts
+from r2l_jax.data.files import remote
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, READERS, from_pictures, read_raw, warn_of_others
+from r2l_jax.data.files.remote import Place, Url
+from r2l_jax.devices.placement import one_picture_at_a_time
+from r2l_jax.errors import InputError
+from r2l_jax.jobs import Ended, in_threads
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import remote, result
-from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
-from r2l_jax.runtime.devices import one_picture_at_a_time
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, replacing
-from r2l_jax.runtime.jobs import Ended, in_threads
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.remote import Place, Url
-from r2l_jax.runtime.result import Column, Result, Table
+from r2l_jax.results import result
+from r2l_jax.results.contact_sheet import contact_sheet, quantized
+from r2l_jax.results.files import clear_parts, refuse_shared_targets, replacing
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import Column, Result, Table
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike], warns: bool = False) -> list[Place]:

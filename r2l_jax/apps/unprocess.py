@@ -7,9 +7,9 @@ from pathlib import Path
 import isp
 import isp.unprocessing
 from r2l_jax.data.unprocessing import Summary, find_jobs, write_mosaics
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, refuse_shared_targets
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import clear_parts, refuse_shared_targets
+from r2l_jax.results.locks import writing_to
 
 
 def unprocess_folder(

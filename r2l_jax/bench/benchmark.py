@@ -2,7 +2,7 @@
 
 Each row of the table is a piece of work with a bar to reach. Ours and the baseline take turns, because the speed of a
 machine drifts from minute to minute by more than many changes gain: trust the ratio within a row, but do not compare
-times of different runs. Each side has its own process and runs as it does in use: ours as `r2l_jax.runtime.startup`
+times of different runs. Each side has its own process and runs as it does in use: ours as `r2l_jax.cli.startup`
 prepares it, the baseline without preparation. Functions are compiled before the clock starts. CPU times are those of
 all cores together, and the least of all repetitions.
 
@@ -32,9 +32,9 @@ import isp
 from r2l_jax.bench import baselines, inputs, ours, timing
 from r2l_jax.bench.timing import Call, Times
 from r2l_jax.drift.corruptions import CORRUPTIONS
-from r2l_jax.runtime import tables
-from r2l_jax.runtime.environment import versions
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
+from r2l_jax.results import tables
+from r2l_jax.results.environment import versions
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "kornia"),

@@ -14,12 +14,12 @@ from flax import nnx
 import isp
 from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
 from r2l_jax.bench.timing import Call
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.drift.corruptions import CORRUPTIONS
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.flags import build
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
 from r2l_jax.training.steps import Steps, TrainState, make_steps
 from r2l_jax.training.update import StepSettings

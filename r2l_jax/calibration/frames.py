@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Num
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 Map = Float32[np.ndarray, "rows cols"]
 Mask = Bool[np.ndarray, "rows cols"]

@@ -11,7 +11,7 @@ from r2l_jax.calibration.defects import Defects, classified, deviations, mask, n
 from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, mean_of, places
 from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_error, read_noise
 from r2l_jax.calibration.reading import TINY, Flats, group_exposures, read_darks, read_flats, read_light
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # The flats' noise must exceed the darks' by this many standard errors.
 _SIGNIFICANT = 4

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 
 from r2l_jax.calibration.defects import noise_deviations
 from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, mean_of
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # Flats whose mean light differs by less than this fraction are one exposure.
 SAME_EXPOSURE = 0.03

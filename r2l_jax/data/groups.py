@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from r2l_jax.data.files.decoding import read_table, reading
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # The value of --group for which the folder of a file is its group.
 FOLDER = "folder"

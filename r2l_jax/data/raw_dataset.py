@@ -1,6 +1,5 @@
 """A data set: raw images and targets by index."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -19,7 +18,8 @@ from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.file_metadata import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.groups import numbered, turns
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
+from r2l_jax.jobs import mapped
 
 # A raw image or image, and its target.
 Sample = tuple[np.ndarray | Part, np.ndarray | np.integer]
@@ -154,8 +154,7 @@ class RawDataset:
         indices = [int(index) for index in indices]
         missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
         if self.files is None:
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                digests = [[digest] for digest in pool.map(self._hash_of_arrays, missing)]
+            digests = [[digest] for digest in mapped(self._hash_of_arrays, missing)]
         else:
             files = [self.files[index] for index in missing]
             of_files = iter(hash_files([path for paths in files for path in paths]))

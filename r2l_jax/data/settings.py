@@ -6,9 +6,9 @@ Settings modules import no numerical packages, which would delay `--help`.
 import dataclasses
 from typing import Any
 
+from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
+from r2l_jax.errors import InputError
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, setting
 
 SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
 PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")

@@ -11,7 +11,7 @@ import numpy as np
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.groups import turns
 from r2l_jax.data.settings import LEAVE_ONE_OUT
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.errors import InputError, warn
 
 # The number of random orders in which groups of different sizes are offered to a part.
 _ORDERS = 8

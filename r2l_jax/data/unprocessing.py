@@ -20,10 +20,10 @@ import isp
 from isp.sensor import expose_sites, site_light
 from r2l_jax.data.files.masks import CLASSES_FILE, Classes, check_masks, pair_masks, read_classes
 from r2l_jax.data.files.pictures import read_mask, read_picture
-from r2l_jax.runtime.devices import one_picture_at_a_time
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.jobs import finished, in_threads
+from r2l_jax.devices.placement import one_picture_at_a_time
+from r2l_jax.errors import InputError
+from r2l_jax.jobs import finished, in_threads
+from r2l_jax.results.files import replacing
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -12,7 +12,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.drift.cases import Case, camera_of
 from r2l_jax.drift.renderer import Renderer
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:

@@ -18,10 +18,10 @@ from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import states
 from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
+from r2l_jax.errors import InputError, warn
 from r2l_jax.model.settings import HALF_SIZE_MODES, ProcessingSettings
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime.errors import InputError, warn
 
 # The quantities that each kind of sensor drift changes.
 _CHANGED = {name: [QUANTITIES[each] for each in NAMED.get(name, [name])] for name in SENSOR}

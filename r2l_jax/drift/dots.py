@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from r2l_jax.runtime.result import INK, Figure, Interval, points
+from r2l_jax.results.result import INK, Figure, Interval, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import isp
 from isp.sensor_drift import QUANTITIES
 from r2l_jax.drift import states
 from r2l_jax.drift.search.knobs import Knob
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run
 
 # The folder of a run, and the file in it, with the statement about its operating envelope.

@@ -17,26 +17,27 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 import isp
+from r2l_jax.cli import stop
+from r2l_jax.cli.progress import Bar
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import FinishedRun
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import OneAhead, shardings, to_devices
 from r2l_jax.drift import statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import CLEAN, Case, camera_of
 from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.trained_folds import folds_of, member_of
+from r2l_jax.errors import InputError
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import Logits, RawToLogit, pipeline_of
 from r2l_jax.model.scores import Score, recorded_score
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.runtime import compiler, stop
-from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.progress import Bar
-from r2l_jax.runtime.result import Arrays, points
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.results.result import Arrays, points
 from r2l_jax.training.artifact import Artifact
 
 # The most parameter values that are computed together; more fill a device's memory, and are no faster.

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import isp
 from isp import CameraState, sensor_drift
 from isp.metering import Part
+from r2l_jax.devices import compiler
 from r2l_jax.drift.cases import Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.raw_to_logit import Raws
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)

@@ -6,7 +6,7 @@ import numpy as np
 
 from r2l_jax.data.files.shot import UNKNOWN
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # A table of more groups, such as one for the date of each sample, is unreadable.
 _MOST_GROUPS = 50

@@ -9,7 +9,7 @@ from typing import Any
 
 from isp import CameraState
 from r2l_jax.data.files.decoding import read_text, reading
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 def read(given: str | Mapping[str, Any], flag: str) -> CameraState:

@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+from r2l_jax.errors import InputError
 from r2l_jax.model.scores import Outcome, Score
 from r2l_jax.names import About
-from r2l_jax.runtime.errors import InputError
 
 # Numbers with the leading axes of the outcomes, if any.
 Numbers = np.ndarray | np.floating

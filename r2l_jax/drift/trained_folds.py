@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from r2l_jax.cli import stop
 from r2l_jax.config import FinishedRun
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.locks import writing_to_all
-from r2l_jax.runtime.result import Cell, Result, Table
+from r2l_jax.results.locks import writing_to_all
+from r2l_jax.results.result import Cell, Result, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.record import members
 from r2l_jax.training.run import load

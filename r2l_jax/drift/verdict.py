@@ -6,7 +6,7 @@ from scipy import stats
 
 from r2l_jax.drift.statistics import CONFIDENCE, NORMAL_QUANTILE
 from r2l_jax.names import CORRUPTIONS, DEMOSAICING, DENOISING, SENSOR, SHARPENING
-from r2l_jax.runtime.result import Interval
+from r2l_jax.results.result import Interval
 
 # The most losses that a sentence names.
 _NAMED = 3

@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from r2l_jax.devices import compiler
 from r2l_jax.model import normalization
 from r2l_jax.model.raw_to_logit import Raws, RawToLogit
 from r2l_jax.model.tasks import Task
-from r2l_jax.runtime import compiler
 
 # A model is adapted to at most this many images, since each layer needs all of them together.
 MOST = 64

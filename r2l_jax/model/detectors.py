@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import tasks
+from r2l_jax.errors import InputError
 from r2l_jax.model.host_networks import HostNetwork, of_images, with_gradient
 from r2l_jax.model.normalized_heads import resized
-from r2l_jax.runtime.errors import InputError
 
 AnyArray = jax.Array | np.ndarray
 

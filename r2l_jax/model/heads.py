@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from r2l_jax import named_code
+from r2l_jax.errors import InputError
 from r2l_jax.model.host_networks import import_torch
 from r2l_jax.model.normalized_heads import FittedHead, NormalizedHead, from_onnx, from_torch, weights_of
 from r2l_jax.model.settings import NetworkSettings
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.named_code import Source
+from r2l_jax.named_code import Source
 
 _FLAG = "--classifier_network"
 

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.named_code import in_one_line
-from r2l_jax.runtime.startup import let_callbacks_read
+from r2l_jax.devices.memory import let_callbacks_read
+from r2l_jax.errors import InputError, warn
+from r2l_jax.named_code import in_one_line
 
 # What a network states of each object that it detects.
 _OF_OBJECTS = ("boxes", "scores", "labels")

@@ -14,7 +14,7 @@ from flax import nnx
 
 from r2l_jax.model.normalized_heads import weights_of
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.runtime.named_code import is_from_file
+from r2l_jax.named_code import is_from_file
 
 
 def model_hash(model: RawToLogit) -> str:

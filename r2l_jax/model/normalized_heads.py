@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from r2l_jax.errors import InputError
 from r2l_jax.model.host_networks import HostNetwork, OnnxNetwork, TorchNetwork, logits_of
-from r2l_jax.runtime.errors import InputError
 
 
 class NormalizedHead(nnx.Module):

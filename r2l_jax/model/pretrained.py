@@ -6,7 +6,7 @@ import safetensors.numpy
 from flax import nnx
 
 import tasks
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # Files may have a classifier for ImageNet's classes, which is not used.
 _CLASSIFIER = ("fc.",)

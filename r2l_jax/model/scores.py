@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 import tasks
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.named_code import Source
+from r2l_jax import named_code
+from r2l_jax.errors import InputError
+from r2l_jax.named_code import Source
 from tasks.metrics import Counts
 
 Outcome = Mapping[str, np.ndarray]

@@ -5,10 +5,10 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from r2l_jax import named_code
+from r2l_jax.cli.flags import Settings, setting
+from r2l_jax.errors import InputError
 from r2l_jax.names import AUTO, DEMOSAICING, DENOISING, SHARPENING
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.pipelines import NamedPipeline

@@ -3,8 +3,8 @@
 import importlib
 import sys
 
-from r2l_jax.runtime import flags
-from r2l_jax.runtime.stop import end_on_signals, exit_status
+from r2l_jax.cli import flags
+from r2l_jax.cli.stop import end_on_signals, exit_status
 
 # The programs by purpose, in the order of a project.
 GROUPS = {

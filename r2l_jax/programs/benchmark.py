@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sys
 
-from r2l_jax.runtime.flags import POSITIVE, Settings, setting
+from r2l_jax.cli.flags import POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

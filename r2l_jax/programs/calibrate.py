@@ -10,7 +10,7 @@ photon transfer curve of EMVA Standard 1288 (photon_transfer.json and .png).
 
 import dataclasses
 
-from r2l_jax.runtime.flags import POSITIVE, Settings, setting
+from r2l_jax.cli.flags import POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

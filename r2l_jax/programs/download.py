@@ -8,8 +8,8 @@ Repeat the command to resume an interrupted download; complete files are not dow
 
 import dataclasses
 
+from r2l_jax.cli.flags import Settings, setting
 from r2l_jax.names import SOURCES, ZENODO_URL
-from r2l_jax.runtime.flags import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class DownloadConfig(Settings):
 def main(config: DownloadConfig) -> None:
     """Downloads the data set that the flags name."""
     from r2l_jax.data.fetch import b2, download
-    from r2l_jax.runtime.startup import cache_dir
+    from r2l_jax.results.files import cache_dir
 
     account = b2.find_account(config.b2_bucket, config.b2_key_id, config.b2_key) if config.source == "b2" else None
     data_dir = config.data_dir or cache_dir()

@@ -11,10 +11,10 @@ only NumPy and onnxruntime. The exit status is 1 if something could not be expor
 import dataclasses
 import pathlib
 
+from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
+from r2l_jax.errors import InputError
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ intervals that the model tolerates, as measured by forensics.py. The page needs 
 
 import dataclasses
 
+from r2l_jax.cli.flags import Bound, Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
-from r2l_jax.runtime.flags import Bound, Settings, setting
 
 _PORT = Bound(lambda value: 0 <= value < 2**16, "be from 0 to 65535")
 

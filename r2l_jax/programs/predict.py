@@ -16,10 +16,11 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from r2l_jax import jobs
+from r2l_jax.cli.flags import Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
-from r2l_jax.runtime import jobs, remote
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import Settings, setting
+from r2l_jax.data.files import remote
+from r2l_jax.errors import InputError
 
 if TYPE_CHECKING:
     from r2l_jax.apps.predict import Predictor

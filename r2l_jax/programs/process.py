@@ -16,12 +16,13 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Literal
 
+from r2l_jax import jobs
+from r2l_jax.cli.flags import setting
 from r2l_jax.config import CHECKPOINTS, CODE, WHICH_CHECKPOINT
+from r2l_jax.data.files import remote
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingChoice
 from r2l_jax.names import AUTO
-from r2l_jax.runtime import jobs, remote
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import setting
 
 if TYPE_CHECKING:
     from r2l_jax.apps.render import Processing

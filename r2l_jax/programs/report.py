@@ -12,9 +12,9 @@ the same samples are paired by sample.
 import dataclasses
 import pathlib
 
-from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import common_folder
-from r2l_jax.runtime.flags import Settings, setting
+from r2l_jax.cli.flags import Settings, setting
+from r2l_jax.errors import InputError, one_line
+from r2l_jax.results.files import common_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

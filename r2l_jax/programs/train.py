@@ -8,9 +8,9 @@ Repeat the command to resume. With --seeds, the runs are trained one after the o
 
 import dataclasses
 
+from r2l_jax import jobs
+from r2l_jax.cli.flags import POSITIVE, Settings, setting
 from r2l_jax.config import GroupSettings, TrainConfig
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ def main(config: TrainingProgram) -> None:
     """Trains the run or the group that the flags describe."""
     import jax
 
+    from r2l_jax.devices.hosts import initialize
     from r2l_jax.drift import measure
     from r2l_jax.drift.forensics import attack
-    from r2l_jax.runtime.hosts import initialize
     from r2l_jax.training import group, train
 
     initialize(config.hosts.host_timeout, config.hosts.multi_host)

@@ -9,8 +9,8 @@ of the pictures, and camera.json. The exit status is 1 if any picture could not 
 
 import dataclasses
 
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import POSITIVE, SEED, Settings, setting
+from r2l_jax.cli.flags import POSITIVE, SEED, Settings, setting
+from r2l_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,24 +20,24 @@ import safetensors.numpy
 from flax import nnx
 
 import isp
+from r2l_jax import named_code
+from r2l_jax.cli.flags import build, leaves, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split
+from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import LEAST, MOST, Adapted, Known, known_of, statistics
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import OwnNormalization, Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.settings import STATIC_FLAGS, ProcessingSettings
 from r2l_jax.model.tasks import Task, make_task
+from r2l_jax.named_code import Source
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, write_json, write_safetensors
-from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.runtime.named_code import Source
+from r2l_jax.results.files import clear_parts, write_json, write_safetensors
 from r2l_jax.training.checkpoint import stored_model
 from r2l_jax.training.record import CODE_FLAGS, About, about_of, check_split, fold_number, read_metrics, training_id
 from tasks.layers import BatchNorm

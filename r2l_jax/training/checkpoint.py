@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from r2l_jax.runtime.errors import InputError, errors_only
-from r2l_jax.runtime.hosts import is_first
+from r2l_jax.devices.hosts import is_first
+from r2l_jax.errors import InputError, errors_only
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -28,9 +28,6 @@ _PROGRESS, _OUTCOMES = "progress", "outcomes"
 
 # The folder to which Orbax moves discarded checkpoints. If it deleted them in place, a kill could leave parts of them.
 _REMOVED = "removed"
-
-# Bytes that the many small files of a checkpoint take in addition to its arrays.
-_SLACK = 2**18
 
 
 class Checkpoints:
@@ -87,7 +84,6 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
         self._clear()
-        self._check_disk(state)
         with self._writing():
             self._manager.save(int(state.step), metrics=metrics, args=ocp.args.Composite(**items))
 
@@ -118,16 +114,6 @@ class Checkpoints:
     def _clear(self) -> None:
         if self._manager is not None and is_first():
             shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
-
-    def _check_disk(self, state: TrainState) -> None:
-        """Raises an InputError if a checkpoint does not fit on the disk: Orbax's threads would print tracebacks."""
-        needed = _SLACK + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise InputError(
-                f"{self._folder}: a checkpoint needs {needed} bytes of disk space, got {free}; the same command "
-                "resumes from the last checkpoint"
-            )
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return _one_line(

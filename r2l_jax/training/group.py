@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from r2l_jax import jobs
 from r2l_jax.config import GroupSettings, TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import is_first, on_first_process, refuse_several_processes
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.tables import table
+from r2l_jax.devices.hosts import is_first, on_first_process, refuse_several_processes
+from r2l_jax.errors import InputError
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.tables import table
 from r2l_jax.training import tracking, train
 from r2l_jax.training.record import fold_folders, read_metrics
 from r2l_jax.training.update import GradientDescent

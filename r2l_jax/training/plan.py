@@ -11,17 +11,17 @@ import jax
 import numpy as np
 
 import isp
+from r2l_jax.cli.flags import flat, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.files import tiles
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
 from r2l_jax.data.splits import Split, check_groups, given_splits, named_parts, random_splits
+from r2l_jax.errors import InputError
 from r2l_jax.model.tasks import task_of
 from r2l_jax.names import AUTO
 from r2l_jax.pipelines import metered, metering_of
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.training.record import Fold, about_of, check_split, describe, differences, fold_folder, read_metrics
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent, StepSettings

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from r2l_jax.cli.flags import flat
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split
+from r2l_jax.errors import InputError
 from r2l_jax.model.tasks import task_of
-from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat
+from r2l_jax.results.environment import environment
 
 # Flags that may name a file of Python code.
 CODE_FLAGS = ("pipeline", "classifier_network", "task", "score")

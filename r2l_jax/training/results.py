@@ -11,9 +11,9 @@ from PIL import Image
 import isp
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
-from r2l_jax.runtime import result
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import SCORE, Column, Figure, Result, Table
+from r2l_jax.results import result
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import SCORE, Column, Figure, Result, Table
 from r2l_jax.training.record import Fold, training_id
 from r2l_jax.training.tracking import START
 

@@ -15,17 +15,18 @@ from jaxtyping import Array, Float32, Shaped
 
 import isp
 from isp.metering import Part
+from r2l_jax import named_code
 from r2l_jax.config import CHECKPOINTS
 from r2l_jax.data.files.decoding import check_finite
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.reference_camera import Reference
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings
+from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, metering_of
-from r2l_jax.runtime import compiler, named_code
-from r2l_jax.runtime.devices import shardings
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.artifact import NAME, Artifact, Opening, read_file
 from r2l_jax.training.record import fold_folder, fold_folders, members, read_metrics
 

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
+from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
+from r2l_jax.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,15 +13,15 @@ from isp.published import ADDITIVE_LAYER
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
+from r2l_jax.devices.hosts import is_first
+from r2l_jax.devices.placement import shardings, to_devices
+from r2l_jax.errors import InputError, warn
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.settings import HALF_SIZE_MODES
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import metered
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.artifact import replace_parts, stored_arrays
 from r2l_jax.training.record import Fold, fold_folder, read_metrics
 from r2l_jax.training.steps import Steps, TrainState

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r2l_jax.data.loader import Batch
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
 from r2l_jax.model.camera_augmentation import re_expose
 from r2l_jax.model.raw_to_logit import Logits, RawToLogit
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import shardings
 from r2l_jax.training.update import GradientDescent, StepSettings
 
 PyTree = Any

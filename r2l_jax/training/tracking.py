@@ -12,15 +12,15 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from isp.parameter import MOST_ELEMENTS
+from r2l_jax.cli.commands import command, report_command
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import varied
+from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.model.pictures import row_of
-from r2l_jax.runtime.commands import command, report_command
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.files import EVENTS, clear_parts, naming, replacing
-from r2l_jax.runtime.tables import table
+from r2l_jax.results.files import EVENTS, clear_parts, naming, replacing
+from r2l_jax.results.tables import table
 from r2l_jax.training.settings import TrackingSettings
 from r2l_jax.training.steps import Steps, TrainState
 

@@ -13,18 +13,18 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
+from r2l_jax.cli import stop
+from r2l_jax.cli.progress import Bar
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
+from r2l_jax.devices.hosts import any_process, is_first, on_first_process
+from r2l_jax.devices.placement import OneAhead, shardings, to_devices
+from r2l_jax.errors import InputError, warn
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.tasks import Task
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.files import EVENTS, check_output_folder, write_json, write_safetensors
-from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.progress import Bar
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.results.files import EVENTS, check_output_folder, write_json, write_safetensors
+from r2l_jax.results.locks import writing_to
 from r2l_jax.training import tracking
 from r2l_jax.training.artifact import CLEAN, NAME, Artifact, named, stored_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, drop_optimizer

@@ -13,12 +13,12 @@ import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.errors import InputError
 from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.optimizers import Optimizer
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.settings import AttackSettings
 
 PyTree = Any

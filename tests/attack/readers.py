@@ -21,7 +21,7 @@ from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.data.files.pictures import read_picture
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 

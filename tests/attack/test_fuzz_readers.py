@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from readers import READERS
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 MUTANTS = os.environ.get("R2L_MUTANTS", "300")
 

@@ -77,7 +77,7 @@ def test_a_killed_program_resumes_to_the_same_end(here, zenodo, tmp_path, name):
 
 WRITER = """
 import json, os, pathlib, random, signal, sys, time
-from r2l_jax.runtime import files
+from r2l_jax.results import files
 folder, chance = pathlib.Path(sys.argv[1]), random.Random(sys.argv[2])
 # On a busy machine, no child may live long enough to write the first file.
 files.write_json(folder / "a.json", {"numbers": [-1] * 20000})

@@ -15,7 +15,7 @@ from pages import PAGES, ROOT, code_blocks
 from programs import program
 
 import tasks
-from r2l_jax.runtime import result
+from r2l_jax.results import result
 
 pytestmark = pytest.mark.slow
 

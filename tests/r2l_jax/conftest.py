@@ -6,8 +6,8 @@ import pytest
 import small_runs
 
 import tasks
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
-from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
 

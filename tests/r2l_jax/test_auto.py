@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.cli.flags import replace
 from r2l_jax.drift import cases
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.measure import Model, Samples, measure
+from r2l_jax.errors import InputError
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs.process import RenderConfig
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import load

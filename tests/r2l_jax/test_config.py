@@ -4,11 +4,11 @@ import pytest
 from absl import flags
 
 import isp
+from r2l_jax.cli.flags import build, define, flat, parse, read
 from r2l_jax.config import TrainConfig
+from r2l_jax.errors import InputError
 from r2l_jax.programs.lab import LabConfig
 from r2l_jax.programs.process import RenderConfig
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, define, flat, parse, read
 from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION
 
 

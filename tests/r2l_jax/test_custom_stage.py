@@ -7,11 +7,11 @@ from pages import custom_stage
 from small_runs import model
 
 import isp
+from r2l_jax.cli.flags import replace
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.errors import InputError
 from r2l_jax.pipelines import find_pipeline
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
 # Every test trains or analyzes a run with the stage.

@@ -16,6 +16,7 @@ from small_runs import metrics
 import r2l_jax
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import batch_of
 from r2l_jax.drift.adjustment import adjustment
@@ -23,11 +24,10 @@ from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.cases import CLEAN, sensor
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.results.files import read_csv
 from r2l_jax.training import train
 
 pytest.importorskip("torch")

@@ -15,12 +15,12 @@ from small_runs import metrics
 
 import isp
 import r2l_jax
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import folder
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.results import result
 from r2l_jax.training import train
 from tasks.testing import check_task
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.errors import InputError
 from r2l_jax.pipelines import find_pipeline
-from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 RAW = np.random.default_rng(0).random((8, 8), np.float32)

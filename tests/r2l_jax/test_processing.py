@@ -6,10 +6,10 @@ import pytest
 from small_runs import events, metrics, model
 
 import isp
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
+from r2l_jax.errors import InputError
 from r2l_jax.model.processors import half_size
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
 from r2l_jax.training.update import StepSettings
 

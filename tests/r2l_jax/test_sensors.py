@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 

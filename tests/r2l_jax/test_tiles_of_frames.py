@@ -13,13 +13,13 @@ import r2l_jax
 from isp.metering import Part
 from r2l_jax.apps.export.description import described
 from r2l_jax.apps.predict import predict_files, predict_frame, read_file
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import folder
 from r2l_jax.drift import acquisition
 from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.model import adaptation
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
 CAMERA = isp.CAMERAS["drone"]

@@ -11,13 +11,13 @@ from small_runs import metrics, model
 import r2l_jax
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.drift.adjustment import drifts
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
+from r2l_jax.errors import InputError
 from r2l_jax.model import heads
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.programs import export
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 

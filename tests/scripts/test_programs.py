@@ -9,8 +9,8 @@ from flawed_sensor import FlawedSensor, write_frames
 from programs import call, program
 from report_pages import Page
 
-from r2l_jax.runtime import result
-from r2l_jax.runtime.files import read_csv
+from r2l_jax.results import result
+from r2l_jax.results.files import read_csv
 
 
 def test_calibrate_says_what_it_has_found_and_writes_it(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from programs import ends, program, start_together
 
-from r2l_jax.runtime.result import read
+from r2l_jax.results.result import read
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ import numpy as np
 from r2l_jax.apps.export import onnx_files, stablehlo
 from r2l_jax.apps.export.description import described, learned_camera
 from r2l_jax.apps.export.parts import PROBABILITIES, Part, ensemble_of, parts_of
+from r2l_jax.devices import compiler
+from r2l_jax.errors import InputError, root_cause
 from r2l_jax.model.normalized_heads import weights_of
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.errors import InputError, root_cause
-from r2l_jax.runtime.files import clear_parts, replacing, write_json
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.results.environment import environment
+from r2l_jax.results.files import clear_parts, replacing, write_json
+from r2l_jax.results.locks import writing_to
 from r2l_jax.training import artifact
 from r2l_jax.training.run import Run
 

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.runtime.errors import InputError, errors_only
+from r2l_jax.errors import InputError, errors_only
 
 
 def check_installed() -> None:

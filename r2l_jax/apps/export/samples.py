@@ -7,7 +7,7 @@ import numpy as np
 
 from r2l_jax.apps.predict import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
+from r2l_jax.errors import InputError, collected_warnings, warn_once
 from r2l_jax.training.run import Run
 
 # Enough samples for every class of the published sets, and few enough for small files.

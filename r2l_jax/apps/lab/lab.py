@@ -11,10 +11,10 @@ from r2l_jax.apps.lab import sources
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
+from r2l_jax.errors import InputError, warn
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.results import result
 from r2l_jax.training.record import members
 from r2l_jax.training.run import Run, load
 

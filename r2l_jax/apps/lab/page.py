@@ -12,7 +12,7 @@ from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 from r2l_jax.apps.lab import drawing, presentation
 from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Viewer, section, update
 from r2l_jax.apps.lab.session import MOST_STEPS, Change, Session
-from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.errors import InputError, in_words
 
 _COMPONENTS = Path(__file__).with_name("components")
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array
 
 import isp
+from r2l_jax.errors import InputError
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime.errors import InputError
 
 Value = np.ndarray | Array
 

@@ -14,9 +14,9 @@ from r2l_jax.apps.lab import drawing
 from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.page import Page
 from r2l_jax.apps.lab.session import Session
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.cli import stop
+from r2l_jax.cli.stop import Interrupted
+from r2l_jax.errors import InputError
 
 
 def make_app(lab: Lab, folder: Path) -> FastAPI:

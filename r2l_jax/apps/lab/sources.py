@@ -12,7 +12,7 @@ from r2l_jax.apps.predict import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.sets import synthetic
-from r2l_jax.runtime.errors import InputError, collected_warnings, warn
+from r2l_jax.errors import InputError, collected_warnings, warn
 from r2l_jax.training.run import Run
 
 # The names of two choices of a camera: each file's own, and the one that the flag --camera names.

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
+from r2l_jax.cli.commands import command
 from r2l_jax.drift import measure, statistics
-from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.errors import printable
-from r2l_jax.runtime.result import DROP, Column, Table, points
-from r2l_jax.runtime.tables import table
+from r2l_jax.errors import printable
+from r2l_jax.results.result import DROP, Column, Table, points
+from r2l_jax.results.tables import table
 
 # The greatest width of a table, in characters.
 WIDTH = 100

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from r2l_jax.runtime.result import Table
+from r2l_jax.results.result import Table
 
 
 class Code(NamedTuple):

@@ -16,10 +16,10 @@ import markupsafe
 from r2l_jax.apps.report import pictures, tables
 from r2l_jax.apps.report.document import Block, Code, Details, Figures, Findings, Picture, Plot, Section
 from r2l_jax.apps.report.runs import Numbers, RunRecord, differing_flags, read_runs, read_together
-from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, replacing
-from r2l_jax.runtime.result import SCORE, Cell, Column, Result, Table, points
+from r2l_jax.cli.commands import command
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import clear_parts, replacing
+from r2l_jax.results.result import SCORE, Cell, Column, Result, Table, points
 
 # The greatest size of a report in bytes, so that it can be sent by mail.
 LARGEST = 10_000_000

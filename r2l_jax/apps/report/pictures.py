@@ -10,8 +10,8 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import INK
+from r2l_jax.errors import InputError
+from r2l_jax.results.result import INK
 
 _QUALITY = 85
 

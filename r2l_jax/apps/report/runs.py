@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from r2l_jax.cli.flags import arguments, flat
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.synthesis.config import TOGETHER, EvaluationConfig
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.flags import arguments, flat
-from r2l_jax.runtime.result import Result
+from r2l_jax.errors import InputError, warn
+from r2l_jax.results import result
+from r2l_jax.results.result import Result
 from r2l_jax.training.record import (
     fold_folders,
     fold_number,

@@ -4,8 +4,8 @@ import math
 import re
 from typing import NamedTuple
 
-from r2l_jax.runtime.result import DROP, SCORE, Column, Table
-from r2l_jax.runtime.result import Cell as Content
+from r2l_jax.results.result import DROP, SCORE, Column, Table
+from r2l_jax.results.result import Cell as Content
 
 
 class Cell(NamedTuple):

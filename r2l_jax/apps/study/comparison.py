@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES
 from r2l_jax.apps.study.published import Published
+from r2l_jax.cli.flags import flat
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Outcomes, over_folds, unpacked_blocks
+from r2l_jax.errors import InputError
 from r2l_jax.model.scores import MeanIou
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, read
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, read
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.record import read_metrics
 

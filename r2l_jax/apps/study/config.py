@@ -4,13 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from r2l_jax.config import TrainConfig
-from r2l_jax.data.settings import PUBLISHED_SETS, SYNTHETIC_SETS, DataSettings
-from r2l_jax.model.settings import NetworkSettings
-from r2l_jax.names import CHANGES, CORRUPTIONS, INTENSITIES, SEVERITIES
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import (
+from r2l_jax import jobs
+from r2l_jax.cli.flags import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
@@ -21,6 +16,11 @@ from r2l_jax.runtime.flags import (
     setting,
     with_defaults,
 )
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.settings import PUBLISHED_SETS, SYNTHETIC_SETS, DataSettings
+from r2l_jax.errors import InputError
+from r2l_jax.model.settings import NetworkSettings
+from r2l_jax.names import CHANGES, CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.training.settings import PARAMETERS, PUBLISHED_OPTIMIZATION, OptimizationSettings
 
 CONTROLS = ("synthesis", "forensics", "adjustment")

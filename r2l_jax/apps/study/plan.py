@@ -3,15 +3,15 @@
 import functools
 
 from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.jobs import Job
 from r2l_jax.model.settings import STATIC_FLAGS
 from r2l_jax.names import PUBLISHED_PIPELINES
-from r2l_jax.runtime.flags import build
-from r2l_jax.runtime.jobs import Job
 from r2l_jax.training import train
 
 # The two runs that adjustment compares.

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 
+from r2l_jax import jobs
 from r2l_jax.apps.report.document import Code, Findings, Section
 from r2l_jax.apps.report.page import blocks_of, render
 from r2l_jax.apps.study import comparison
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import job_of, make_jobs, runs_of
 from r2l_jax.apps.study.published import published
+from r2l_jax.cli.commands import command
+from r2l_jax.cli.flags import arguments, flat
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.flags import arguments, flat
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import Result, read, write
+from r2l_jax.results.files import replacing
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import Result, read, write
 
 # The function that compares each control, and the least number of runs that it needs.
 _COMPARISONS = {

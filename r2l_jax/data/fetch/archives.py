@@ -13,8 +13,8 @@ from collections.abc import Generator
 from typing import IO, cast
 
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import inside
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import inside
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 

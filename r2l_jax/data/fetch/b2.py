@@ -22,7 +22,7 @@ from b2sdk.v2 import (
 )
 from b2sdk.v2.exception import B2Error
 
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.errors import InputError, one_line
 
 # Most files are small, so most of the time is spent waiting for the server. B2 allows many more requests at once.
 THREADS = 16

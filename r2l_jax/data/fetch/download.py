@@ -15,10 +15,10 @@ import requests
 from r2l_jax.data.fetch import archives, b2
 from r2l_jax.data.fetch.fetched import fetch, get
 from r2l_jax.data.sets.published import LAYOUTS, Layout
+from r2l_jax.errors import InputError, root_cause
 from r2l_jax.names import ZENODO_URL
-from r2l_jax.runtime.errors import InputError, root_cause
-from r2l_jax.runtime.files import inside, write_json
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.results.files import inside, write_json
+from r2l_jax.results.locks import writing_to
 
 _RECORD = 5235536
 

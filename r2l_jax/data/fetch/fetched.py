@@ -6,7 +6,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from r2l_jax.runtime.errors import InputError, errors_only, root_cause
+from r2l_jax.errors import InputError, errors_only, root_cause
 
 # Timeouts in seconds: to connect, and between two chunks. Zenodo may take a while to send the first byte of a file.
 _TIMEOUT = (30, 120)

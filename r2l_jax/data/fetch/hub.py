@@ -7,9 +7,9 @@ import re
 import huggingface_hub
 import pooch
 
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError, errors_only, one_line
-from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.devices.hosts import on_first_process
+from r2l_jax.errors import InputError, errors_only, one_line
+from r2l_jax.results.files import cache_dir
 
 _FILE = "model.safetensors"
 
@@ -21,7 +21,7 @@ def weights_file(network: str) -> pathlib.Path:
     without contacting the hub. `network` is `resnet18`, `resnet34` or `resnet50`. The first process downloads while the
     others wait, so all processes must call this together.
     """
-    folder = startup.cache_dir() / "pretrained"
+    folder = cache_dir() / "pretrained"
     # Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's tensor names.
     repository = f"timm/{network}.tv_in1k"
 

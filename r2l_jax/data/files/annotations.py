@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from r2l_jax.data.files.decoding import read_table, read_text, reading
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.errors import InputError, warn
 
 # Enough bytes for a million objects with outlines.
 _LONGEST = 2**30

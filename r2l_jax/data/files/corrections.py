@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float32, Int, Num
 import isp
 from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.tiff import read_tiff
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import read_csv
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import read_csv
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.errors import InputError, one_line
 
 # Deflate shrinks data by at most this factor; other common methods shrink it less.
 MOST_SHRUNK = 1032

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int
 import isp
 from r2l_jax.data.files.decoding import check_declared, check_finite
 from r2l_jax.data.files.tiff import check_page
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # A DNG with more images than this is damaged.
 _MOST_IMAGES = 64

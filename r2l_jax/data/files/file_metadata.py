@@ -10,15 +10,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.files import AT_ONCE, write_json
+from r2l_jax.jobs import mapped
+from r2l_jax.results.files import cache_dir, write_json
 
 # The coarsest tick of a file system's clock, in nanoseconds.
 _TICK = 2 * 10**9
@@ -47,7 +46,7 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
     # Text is faster for many files. Messages name a file as the caller does.
     named = {os.path.abspath(path): path for path in paths}
     root = os.path.commonpath(set(map(os.path.dirname, named)))
-    memory_file = startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    memory_file = cache_dir() / kind / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
     memory = _recall(memory_file)
 
     def entry(full: str, path: Path) -> tuple[list[int] | None, Any]:
@@ -59,11 +58,10 @@ def of_files(kind: str, paths: Sequence[Path], find: Callable[[Path], Any], doin
             settled = all(abs(now - changed) > _TICK for changed in before[1:])
             return before if settled else None, find(path)
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        # Many large frames take minutes; quick reads show no progress bar.
-        entries = pool.map(entry, named, named.values())
-        shown = tqdm(entries, total=len(named), desc=doing, unit="file", delay=2, disable=None)
-        found = dict(zip(named, shown, strict=True))
+    # Many large frames take minutes; quick reads show no progress bar.
+    entries = mapped(lambda item: entry(*item), named.items())
+    shown = tqdm(entries, total=len(named), desc=doing, unit="file", delay=2, disable=None)
+    found = dict(zip(named, shown, strict=True))
     if any(each is not memory.get(full) for full, each in found.items()):
         kept = {full: each for full, each in (memory | found).items() if each[0] and os.path.exists(full)}
         with contextlib.suppress(OSError):  # If the disk is full or read-only, nothing is stored.

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt8, UInt16, UInt32
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 Packing = Literal["unpacked", "mipi", "pfnc", "gige"]
 

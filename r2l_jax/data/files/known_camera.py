@@ -23,7 +23,7 @@ from r2l_jax.data.files.corrections import Corrections
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.headerless import EXAMPLE, Layout
 from r2l_jax.data.files.reference_camera import Reference
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 _CORRECTIONS = ("dark", "flat", "defects")
 _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))

@@ -18,7 +18,7 @@ import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.decoding import check_declared
 from r2l_jax.data.files.known_camera import NEUTRAL_MATRIX, KnownCamera
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.errors import InputError, warn
 
 # Linear sRGB to CIE XYZ (D65), with LibRaw's digits, so that `camera_to_srgb` gives LibRaw's matrices.
 SRGB_TO_XYZ = np.array(

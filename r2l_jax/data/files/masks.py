@@ -14,7 +14,7 @@ from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import mask_values, read_mask
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 

@@ -14,7 +14,7 @@ import tifffile
 
 from r2l_jax.data.files.decoding import check_declared
 from r2l_jax.data.files.tiff import read_tiff
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # The axes of all three formats. S and P are the scenes of a CZI, the images of an OME-TIFF and the positions of an ND2.
 _AXES = {"S": "scenes", "P": "scenes", "C": "channels", "Z": "planes in Z", "T": "points in time"}

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from r2l_jax.data.files.decoding import check_declared, reading
 from r2l_jax.data.files.tiff import TIFF_SUFFIXES, read_tiff
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # Pillow's names of the modes that it converts to 8-bit RGB without loss.
 _LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

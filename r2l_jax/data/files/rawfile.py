@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 import isp
+from r2l_jax.cli.commands import command
 from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import read_npy, read_pgm
 from r2l_jax.data.files.decoding import check_finite, reading
 from r2l_jax.data.files.known_camera import NEUTRAL_START, KnownCamera
 from r2l_jax.data.files.microscopes import read_czi, read_nd2, read_plane_of_tiff
 from r2l_jax.data.files.pictures import read_png
+from r2l_jax.data.files.remote import Place
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.remote import Place
+from r2l_jax.errors import InputError, warn
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 

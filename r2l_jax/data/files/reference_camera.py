@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import isp
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 

@@ -10,7 +10,7 @@ import tifffile
 from jaxtyping import Float32
 
 from r2l_jax.data.files.decoding import check_declared, reading
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # tifffile also logs damaged files, which the error already reports.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)

@@ -9,7 +9,6 @@
 The name of a tile is its frame's name, followed by its row and column among the frame's tiles.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -31,9 +30,10 @@ from r2l_jax.data.files.masks import Pair, read_frame
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.runtime.errors import InputError, collected_warnings, warn_once
-from r2l_jax.runtime.files import AT_ONCE, atomic_folder
-from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.devices.hosts import on_first_process
+from r2l_jax.errors import InputError, collected_warnings, warn_once
+from r2l_jax.jobs import mapped
+from r2l_jax.results.files import atomic_folder
 
 # Maps the fractions of object pixels in a frame's tiles to the indices of the tiles to keep, with their classes.
 Choose = Callable[[list[float]], Iterable[tuple[int, str]]]
@@ -87,8 +87,7 @@ def _cut(pairs: Sequence[Pair], folder: pathlib.Path, camera: KnownCamera, tilin
         with atomic_folder(folder) as unfinished:
             for part in ("images", "masks", "frames"):
                 (unfinished / part).mkdir()
-            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, unfinished, camera, tiling), pairs))
+            parts = list(mapped(lambda pair: _cut_frame(pair, unfinished, camera, tiling), pairs))
             lines = [line for lines, *_ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: the masks of all tiles are empty")

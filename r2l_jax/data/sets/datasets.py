@@ -10,10 +10,10 @@ from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
 from r2l_jax.data.settings import DATASETS, SYNTHETIC_SETS
+from r2l_jax.devices.hosts import on_first_process
+from r2l_jax.errors import InputError
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.results.files import cache_dir
 
 
 def load(
@@ -43,7 +43,7 @@ def load(
     if unknown := [each for each in isos if each not in INTENSITIES]:
         measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
         raise InputError(f"--iso must be one of the published intensities {measured}, got {unknown[0]:g}")
-    root = data_dir or startup.cache_dir()
+    root = data_dir or cache_dir()
 
     def at(intensity: float) -> RawDataset:
         if name in SYNTHETIC_SETS:

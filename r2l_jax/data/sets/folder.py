@@ -37,7 +37,7 @@ from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.groups import FOLDER, named_groups
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.runtime.errors import InputError, collected_warnings, warn, warn_once
+from r2l_jax.errors import InputError, collected_warnings, warn, warn_once
 
 TILE_SIZE = 256
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 import isp
+from r2l_jax.cli.commands import command
 from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.known_camera import KnownCamera
@@ -23,9 +24,8 @@ from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
 from r2l_jax.data.files.tiles import stored_set
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.synthetic import intensity_folder
+from r2l_jax.errors import InputError, collected_warnings
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.errors import InputError, collected_warnings
 
 # Published means and standard deviations of R, G and B after a static pipeline, and of mosaics at half size. They are
 # computed for other data sets.

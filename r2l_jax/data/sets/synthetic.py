@@ -7,11 +7,11 @@
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
 
+import collections
 import dataclasses
 import functools
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -30,9 +30,10 @@ from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.data.files.tiles import stored_set
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.phantom import CLASSES, PARTS, parts, render
+from r2l_jax.errors import InputError
+from r2l_jax.jobs import mapped
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import atomic_folder
+from r2l_jax.results.files import atomic_folder
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
 # green, and broad color filters. Its pixels are small and its read-out is noisy: at an intensity of 0.01 the background
@@ -160,24 +161,22 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
 
 
 def _write(root: Path, settings: dict[str, int]) -> None:
-    """Renders all scenes and writes all files; one batch is written while the next is rendered."""
+    """Renders all scenes and writes all files; scenes are written while others are rendered."""
     folders = [root / "images" / intensity_folder(intensity) for intensity in INTENSITIES]
     for folder in (*folders, root / "labels", root / "masks"):
         folder.mkdir(parents=True)
 
-    def write_scene(name: str, raws: np.ndarray, mask: np.ndarray) -> None:
+    def scenes() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for names, keys, classes in _batches(settings["images"], settings["seed"], "synthetic data set"):
+            yield from zip(names, *map(np.asarray, _photograph(keys, classes, settings["size"])), strict=True)
+
+    def write_scene(scene: tuple[str, np.ndarray, np.ndarray]) -> None:
+        name, raws, mask = scene
         for folder, raw in zip(folders, raws, strict=True):
             tifffile.imwrite(folder / f"{name}.tiff", raw, metadata=None)
         Image.fromarray(mask).save(root / "masks" / f"{name}.png")
 
-    with ThreadPoolExecutor() as pool:
-        written = iter(())
-        for names, keys, classes in _batches(settings["images"], settings["seed"], "synthetic data set"):
-            raws, masks = _photograph(keys, classes, settings["size"])
-            list(written)  # waits until the previous batch is written, and raises its errors
-            written = pool.map(write_scene, names, np.asarray(raws), np.asarray(masks))
-        list(written)
-
+    collections.deque(mapped(write_scene, scenes(), most=2 * _BATCH), maxlen=0)
     lines = [f"{name} {label}\n" for name, label in _names_and_classes(settings["images"])]
     (root / "labels" / "labels.dat").write_text("".join(lines))
     (root / "camera.json").write_text(CAMERA.to_json())

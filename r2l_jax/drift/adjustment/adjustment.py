@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from PIL import Image
 
+from r2l_jax.cli.commands import closing
+from r2l_jax.cli.flags import flat
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.splits import varied
@@ -33,18 +35,16 @@ from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, ids_of, member_of
 from r2l_jax.drift.verdict import change, in_words
+from r2l_jax.errors import InputError
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.normalization import undone
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.scores import Score
 from r2l_jax.names import About
-from r2l_jax.runtime import result, store
-from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import SCORE, Cell, Column, Figure, Result, Table, cached
+from r2l_jax.results import result, store
+from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import SCORE, Cell, Column, Figure, Result, Table, cached
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 

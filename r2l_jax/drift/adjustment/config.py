@@ -4,11 +4,11 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import CAMERAS_HELP, SENSOR_HELP, SEVERITIES
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case

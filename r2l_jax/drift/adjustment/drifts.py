@@ -20,9 +20,9 @@ from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment.config import DATA, AdjustmentConfig
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
+from r2l_jax.errors import InputError, warn
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.results.files import cache_dir
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 
@@ -133,7 +133,7 @@ def _other_data(config: AdjustmentConfig, fold: Artifact) -> RawDataset:
         classes = fold.dataset.classes if fold.task.class_scores else None
         try:
             # The folder is the user's: nothing is written to it.
-            dataset = folder.load(name, camera, side, startup.cache_dir() / "tiles", source["group"], classes=classes)
+            dataset = folder.load(name, camera, side, cache_dir() / "tiles", source["group"], classes=classes)
         except InputError as error:
             raise InputError(str(error).replace(f"--tile_size={side}", "the raw images in training")) from None
     if dataset.task != fold.dataset.task:

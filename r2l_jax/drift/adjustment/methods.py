@@ -20,7 +20,7 @@ from r2l_jax.drift.search.ranges import gains, valid_values
 from r2l_jax.drift.search.searcher import Found, Objective, Search, Searcher
 from r2l_jax.model.adaptation import Adapted, adapt, replaced
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.runtime.result import SCORE, Cell, Column, Table
+from r2l_jax.results.result import SCORE, Cell, Column, Table
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 

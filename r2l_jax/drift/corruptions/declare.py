@@ -11,8 +11,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from isp.filter import check_image, uniform
+from r2l_jax.errors import InputError
 from r2l_jax.names import SEVERITIES
-from r2l_jax.runtime.errors import InputError
 
 # Within a corruption, all arguments are arrays.
 ImageArray = Float[Array, "*batch height width 3"]

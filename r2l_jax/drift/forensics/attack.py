@@ -28,8 +28,8 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
+from r2l_jax.errors import InputError
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.settings import AttackSettings
 from r2l_jax.training.update import GradientDescent, StepSettings, Updated
 

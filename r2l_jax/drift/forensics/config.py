@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from r2l_jax.cli.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.config import NOT_OF_TRAINING, FinishedRun
+from r2l_jax.errors import InputError
 from r2l_jax.names import BY_SHOT, SHOT_FIELDS
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.training.settings import AUX_LOSSES
 
 ANALYSES = ("sensitivity", "tolerances", "worst_case")

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 import isp
 import tasks
 from r2l_jax.data.loader import Batch
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings
 from r2l_jax.drift.measure import Samples, of_each_sample
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import shardings
 
 Image = Float[Array, "height width 3"]
 

@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from r2l_jax.cli import stop
+from r2l_jax.cli.commands import closing
+from r2l_jax.cli.flags import flat
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift import shot_groups
 from r2l_jax.drift.dots import Row, dots
 from r2l_jax.drift.forensics import sensitivity, shots, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, for_each_fold, over_models
+from r2l_jax.errors import InputError
 from r2l_jax.model.normalized_heads import has_gradient
 from r2l_jax.model.raw_to_logit import pipeline_of
-from r2l_jax.runtime import stop, store
-from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import Figure, Result, cached, write
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.results import store
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import Figure, Result, cached, write
 from r2l_jax.training.artifact import Artifact
 from r2l_jax.training.run import Run
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.data.loader import Batch
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings
 from r2l_jax.drift.measure import Samples, of_each_sample
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Declarations, moved
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import shardings
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import Cell, Column, Figure, Result, Table
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import Cell, Column, Figure, Result, Table
 from r2l_jax.training.artifact import Artifact
 
 # The distance that values move, in natural ranges.

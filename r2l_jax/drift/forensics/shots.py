@@ -7,8 +7,8 @@ import numpy as np
 from r2l_jax.drift import shot_groups
 from r2l_jax.drift.forensics.worst_case import DEFAULT
 from r2l_jax.drift.measure import CLEAN, Outcomes
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import SCORE, Column, Result, Table
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import SCORE, Column, Result, Table
 from r2l_jax.training.artifact import Artifact
 
 

@@ -16,9 +16,9 @@ from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value, turned
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import INK, SCORE, Column, Figure, Result, Table
+from r2l_jax.errors import InputError
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import INK, SCORE, Column, Figure, Result, Table
 from r2l_jax.training.artifact import Artifact
 
 RESAMPLES = 200

@@ -25,11 +25,11 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.errors import InputError
 from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
-from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, points
+from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, points
 from r2l_jax.training.artifact import Artifact
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import stats
 
+from r2l_jax.devices import compiler
 from r2l_jax.drift.monitoring.statistics import Seen
-from r2l_jax.runtime import compiler
 
 # The permutations of a first look; each further look takes ten times as many.
 _FIRST = 199

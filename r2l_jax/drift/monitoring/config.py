@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Bound, setting
 from r2l_jax.config import FinishedRun
-from r2l_jax.runtime import remote
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Bound, setting
+from r2l_jax.data.files import remote
+from r2l_jax.errors import InputError
 
 BY = ("day", "model", "folder")
 ALARMS = ("drift", "loss")

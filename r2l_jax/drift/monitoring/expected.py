@@ -18,10 +18,10 @@ from r2l_jax.drift.monitoring.diagnosis import SCENE, UNEXPLAINED, DriftEstimate
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.simulation import taken
 from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import MOST
 from r2l_jax.model.scores import Outcome, Score
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import Interval, points
+from r2l_jax.results.result import Interval, points
 from r2l_jax.training.run import BATCH, Run
 
 # A diagnosis is refuted if chance would leave as much of a difference with this probability.

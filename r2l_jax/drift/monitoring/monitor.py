@@ -12,7 +12,7 @@ from r2l_jax.drift.monitoring.diagnosis import LEAST_IMAGES, LEAST_SIDE, DriftEs
 from r2l_jax.drift.monitoring.expected import ExpectedScore, Remedy
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import IMAGE, MOSAIC, output_names, see
-from r2l_jax.runtime.result import SCORE, Column, Figure, Interval, Result, Table, points
+from r2l_jax.results.result import SCORE, Column, Figure, Interval, Result, Table, points
 from r2l_jax.training.run import Run
 
 if TYPE_CHECKING:

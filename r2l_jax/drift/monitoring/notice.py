@@ -10,7 +10,7 @@ import numpy as np
 from r2l_jax.drift.monitoring import alarm
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import see
-from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.errors import InputError, warn
 from r2l_jax.training.run import Run
 
 # The probability of adapting to images without drift.

@@ -12,9 +12,9 @@ import safetensors
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.monitoring.statistics import Seen, see
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_safetensors
+from r2l_jax.errors import InputError
+from r2l_jax.results.contact_sheet import quantized
+from r2l_jax.results.files import write_safetensors
 from r2l_jax.training.run import Run
 
 FILE = "reference.safetensors"

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Float32
 from scipy.special import entr
 
 import isp
+from r2l_jax.devices import compiler
 from r2l_jax.model import normalization
 from r2l_jax.model.tasks import Task
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.contact_sheet import quantized
+from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import BATCH, Run
 
 _COLORS = ("red", "green", "blue")

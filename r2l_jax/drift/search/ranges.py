@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 import isp
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 Declarations = Mapping[str, isp.Parameter]
 Values = Mapping[str, ArrayLike]

@@ -15,15 +15,15 @@ import optax
 from jaxtyping import Array
 
 from isp.metering import Part
+from r2l_jax.cli import stop
+from r2l_jax.cli.progress import Bar
+from r2l_jax.cli.stop import Interrupted
+from r2l_jax.devices.placement import OneAhead
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import apart, gains, valid_offsets, valid_values
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.devices import OneAhead
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.progress import Bar
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
 
 # The objective of searches: the task loss, which needs labels, or the distance from the training features.
 Objective = Literal["task", "features"]

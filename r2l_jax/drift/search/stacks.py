@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import shardings
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings
 
 PyTree = Any
 

@@ -8,8 +8,8 @@ from r2l_jax.drift.cases import CLEAN, Case
 from r2l_jax.drift.renderer import grouped
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.measured import Measured
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table
 
 # More runs or groups than this become rows of the tables, which then leave out single cases.
 _FEW = 3

@@ -7,8 +7,11 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from r2l_jax import jobs
+from r2l_jax.cli.flags import FRACTION, NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
 from r2l_jax.config import CHECKPOINTS, CODE, NOT_OF_TRAINING, WHICH_CHECKPOINT, FinishedRun
 from r2l_jax.data.settings import DataSettings
+from r2l_jax.errors import InputError
 from r2l_jax.model.settings import PIPELINE_NAMES
 from r2l_jax.names import (
     BY_SHOT,
@@ -23,10 +26,7 @@ from r2l_jax.names import (
     SEVERITIES,
     SHOT_FIELDS,
 )
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import common_folder
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, SEED, Settings, setting
+from r2l_jax.results.files import common_folder
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case

@@ -26,6 +26,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from isp import CameraState
+from r2l_jax.cli import stop
+from r2l_jax.cli.commands import closing
+from r2l_jax.cli.flags import flat
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.data import loader
 from r2l_jax.drift import limits as of_limits
 from r2l_jax.drift import measure, statistics
@@ -37,17 +41,14 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.drift.synthesis.config import EnvelopeSettings, EvaluationConfig
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of
+from r2l_jax.errors import InputError
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import stop, store
-from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import DROP, INK, Column, Figure, Result, Table, cached, points
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.results import store
+from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.files import write_json
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import DROP, INK, Column, Figure, Result, Table, cached, points
 from r2l_jax.training.artifact import Artifact
 
 # A camera: the values of its quantities by name.

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from r2l_jax.cli import stop
+from r2l_jax.cli.commands import closing
+from r2l_jax.cli.flags import flat
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, measure, shot_groups, statistics
 from r2l_jax.drift.acquisition import at_intensity
@@ -18,14 +21,12 @@ from r2l_jax.drift.synthesis import comparison, summary
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.trained_folds import TrainedFold, folds_of, ids_of, member_of
+from r2l_jax.errors import InputError
 from r2l_jax.model.model_hash import processor_hash
-from r2l_jax.runtime import stop, store
-from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.heat_map import heat_map
-from r2l_jax.runtime.locks import writing_to_all
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, write
+from r2l_jax.results import store
+from r2l_jax.results.heat_map import heat_map
+from r2l_jax.results.locks import writing_to_all
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Result, Table, cached, write
 from r2l_jax.training.record import run_names
 
 

@@ -12,7 +12,7 @@ from r2l_jax.drift.cases import CLEAN, GROUPS, Case
 from r2l_jax.drift.measure import ENSEMBLE, Outcomes, by_member, joined_samples, over_folds
 from r2l_jax.model.scores import Score
 from r2l_jax.names import About
-from r2l_jax.runtime.result import Interval
+from r2l_jax.results.result import Interval
 from r2l_jax.training.artifact import Artifact
 
 

@@ -11,9 +11,9 @@ from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.trained_folds import folds_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.files import replacing
+from r2l_jax.results.locks import writing_to
 from r2l_jax.training.artifact import Artifact
 
 # The longer side of a panel in pixels, so that a row of five severities fits on a screen.

@@ -15,7 +15,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.verdict import change, in_words, single, whole_points
 from r2l_jax.names import CORRUPTIONS, DRIFTS, SENSOR
-from r2l_jax.runtime.result import DROP, SCORE, Cell, Column, Figure, Interval, Result, Table
+from r2l_jax.results.result import DROP, SCORE, Cell, Column, Figure, Interval, Result, Table
 
 # The samples of each value of a field of their shots, or of each class.
 Groups = Mapping[str, Mapping[str, np.ndarray]]

@@ -21,27 +21,30 @@ import tifffile
 from PIL import Image
 from tqdm import tqdm
 
+from r2l_jax import jobs
+from r2l_jax.cli.flags import build, flat
 from r2l_jax.data import loader
+from r2l_jax.data.files import remote
 from r2l_jax.data.files.masks import CLASSES_FILE
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.devices import compiler
+from r2l_jax.devices.placement import shardings, to_devices
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import Case, camera_of
 from r2l_jax.drift.renderer import Processor, Renderer, grouped
 from r2l_jax.drift.synthesis.config import SynthesisConfig
+from r2l_jax.errors import InputError, in_words
+from r2l_jax.jobs import Job, in_threads
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler, jobs, remote, result, store
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.files import clear_parts, replacing, write_json
-from r2l_jax.runtime.flags import build, flat
-from r2l_jax.runtime.jobs import Job, in_threads
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.result import Column, Result, Table
+from r2l_jax.results import result, store
+from r2l_jax.results.contact_sheet import quantized
+from r2l_jax.results.files import clear_parts, replacing, write_json
+from r2l_jax.results.locks import writing_to
+from r2l_jax.results.result import Column, Result, Table
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 

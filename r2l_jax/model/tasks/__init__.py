@@ -2,7 +2,9 @@
 
 import dataclasses
 
+from r2l_jax import named_code
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.errors import InputError
 from r2l_jax.model.heads import find_head
 from r2l_jax.model.scores import find_score
 from r2l_jax.model.settings import NetworkSettings
@@ -10,8 +12,6 @@ from r2l_jax.model.tasks.base import Task
 from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.model.tasks.detection import Detection
 from r2l_jax.model.tasks.segmentation import Segmentation
-from r2l_jax.runtime import named_code
-from r2l_jax.runtime.errors import InputError
 
 __all__ = ["Task", "make_task", "task_of"]
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 import tasks
 from r2l_jax.data.loader import Batch
+from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
 from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.scores import Outcome, Score, confusion_of, counts_of
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.named_code import Source
+from r2l_jax.named_code import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from flax import nnx
 
 import tasks
 from r2l_jax.data.loader import Batch
+from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
 from r2l_jax.model.detectors import Detector, matches
 from r2l_jax.model.heads import NamedHead
@@ -18,7 +19,6 @@ from r2l_jax.model.normalized_heads import FittedHead, FrozenHead, NormalizedHea
 from r2l_jax.model.scores import AveragePrecision, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
-from r2l_jax.runtime.errors import InputError
 
 # The least score of a box that is shown.
 SHOWN = 0.5

@@ -17,7 +17,7 @@ from r2l_jax.model.heads import NamedHead
 from r2l_jax.model.scores import MeanIou, OfCounts, Outcome, Score
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks.base import Task
-from r2l_jax.runtime.contact_sheet import quantized
+from r2l_jax.results.contact_sheet import quantized
 
 # The colors of background and object in pictures of masks.
 _BLACK_AND_WHITE = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)

@@ -9,8 +9,8 @@ from programs import call
 from r2l_jax.apps.calibrate import calibrate
 from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import read_csv
+from r2l_jax.errors import InputError
+from r2l_jax.results.files import read_csv
 
 CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
 SENSOR = FlawedSensor(seed=1, black=(0.05, 0.06, 0.07, 0.08))

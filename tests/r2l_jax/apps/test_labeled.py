@@ -5,7 +5,7 @@ import tifffile
 
 from r2l_jax.apps.labeled import scored
 from r2l_jax.drift.statistics import bounded
-from r2l_jax.runtime.result import points
+from r2l_jax.results.result import points
 
 
 def test_the_score_of_labeled_files_is_counted_by_class(tmp_path):

@@ -13,17 +13,18 @@ from programs import call
 
 from isp import sensor_drift
 from r2l_jax.apps import monitor
+from r2l_jax.cli import stop
+from r2l_jax.cli.flags import build, define, read, replace
 from r2l_jax.drift import limits
 from r2l_jax.drift.monitoring import monitor as judging
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.monitoring.config import MonitorConfig
 from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
 from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.errors import InputError
 from r2l_jax.programs.predict import PredictionConfig
-from r2l_jax.runtime import result, stop
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.flags import build, define, read, replace
+from r2l_jax.results import result
+from r2l_jax.results.files import write_json
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 

@@ -15,16 +15,16 @@ import r2l_jax
 from r2l_jax.apps import parts, predict
 from r2l_jax.apps.labeled import labels_of
 from r2l_jax.apps.predict import predict_files, predict_frame
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.monitoring import reference
 from r2l_jax.drift.monitoring.statistics import see
+from r2l_jax.errors import InputError
 from r2l_jax.model import adaptation
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.flags import replace
+from r2l_jax.results.contact_sheet import quantized
+from r2l_jax.results.files import read_csv
 from r2l_jax.training import run as training_run
 from r2l_jax.training import train
 from r2l_jax.training.run import Run, load

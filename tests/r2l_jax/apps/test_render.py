@@ -9,16 +9,17 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax import jobs
 from r2l_jax.apps import parts, render
 from r2l_jax.apps.render import Pictures, Processing, find_raw_files
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.errors import InputError, collected_warnings
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
-from r2l_jax.runtime import jobs, result, store
-from r2l_jax.runtime.contact_sheet import contact_sheet
-from r2l_jax.runtime.errors import InputError, collected_warnings
-from r2l_jax.runtime.files import read_csv
+from r2l_jax.results import result, store
+from r2l_jax.results.contact_sheet import contact_sheet
+from r2l_jax.results.files import read_csv
 
 CAMERA, PARAMETRIZED = isp.CAMERAS["drone"], find_pipeline("parametrized")
 

@@ -14,7 +14,7 @@ from r2l_jax.apps.unprocess import unprocess_folder
 from r2l_jax.data import unprocessing
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.unprocessing import Summary
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 # Almost no noise, and only the quantization of the file.

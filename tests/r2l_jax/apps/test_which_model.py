@@ -9,9 +9,9 @@ from small_runs import metrics
 
 import r2l_jax
 from r2l_jax.apps.lab.lab import make_lab
+from r2l_jax.cli.flags import replace
 from r2l_jax.programs import export, predict, process
-from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.flags import replace
+from r2l_jax.results.files import read_csv
 from r2l_jax.training import train
 from r2l_jax.training.run import load
 

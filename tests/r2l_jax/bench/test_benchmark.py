@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.bench import benchmark, timing
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48))
 ROWS = {row.name: row for row in benchmark.rows(SIZES)}

@@ -7,7 +7,7 @@ from flawed_sensor import FlawedSensor
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import measure
 from r2l_jax.calibration.reading import group_exposures
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 BAYER = ((0, 1), (1, 2))
 GBRG = ((1, 2), (0, 1))

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from r2l_jax.data.groups import named_groups, numbered
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 FILES = [pathlib.PurePath(name) for name in ("a/p2_1.tif", "a/p10_1.tif", "b/p2_7.tif")]
 

@@ -11,8 +11,8 @@ from sklearn.model_selection import StratifiedShuffleSplit
 import isp
 from r2l_jax.data import loader, splits
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.devices.placement import shardings, to_devices
+from r2l_jax.errors import InputError
 
 
 def numbered(count):

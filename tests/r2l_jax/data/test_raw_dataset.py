@@ -12,7 +12,7 @@ import isp
 from r2l_jax.data import raw_dataset
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from r2l_jax.data import splits
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # Eight patients with other numbers of cells, in other proportions of three classes.
 RANDOM = np.random.default_rng(0)

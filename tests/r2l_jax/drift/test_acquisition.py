@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.acquisition import drifted
-from r2l_jax.runtime.flags import build
 
 
 @pytest.fixture(scope="module")

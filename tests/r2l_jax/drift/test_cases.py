@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import isp
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import GROUPS
+from r2l_jax.errors import InputError
 from r2l_jax.names import CORRUPTIONS, DRIFTS, PUBLISHED_PIPELINES, SENSOR
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
 
 CAMERA = isp.CAMERAS["drone"]
 MONO = isp.Camera(black_level=(0.1,), pattern="MONO")

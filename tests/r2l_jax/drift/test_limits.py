@@ -8,7 +8,7 @@ import isp
 from isp.sensor_drift import QUANTITIES, difference
 from r2l_jax.drift import limits
 from r2l_jax.drift.limits import Limit
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["microscopy"]
 MONO = isp.Camera(black_level=(0.05,), pattern="MONO")

@@ -14,8 +14,8 @@ import r2l_jax
 from r2l_jax.drift import cases, measure, statistics
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Outcomes, Samples
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import points
+from r2l_jax.errors import InputError
+from r2l_jax.results.result import points
 from r2l_jax.training.run import load
 
 OTHER = "bilinear.unsharp_masking.median_denoising"

@@ -4,7 +4,7 @@ import pytest
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import shot_groups
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 def dataset_of(shots):

@@ -12,6 +12,7 @@ from outcomes import of_counts
 from small_runs import metrics
 
 import isp
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.drift import measure
@@ -21,9 +22,8 @@ from r2l_jax.drift.forensics import forensics, sensitivity, tolerance, worst_cas
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime import result, store
-from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.result import Result
+from r2l_jax.results import result, store
+from r2l_jax.results.result import Result
 from r2l_jax.training import artifact
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"

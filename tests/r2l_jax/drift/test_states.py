@@ -4,7 +4,7 @@ import pytest
 
 from isp import CameraState
 from r2l_jax.drift import states
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from outcomes import ACCURACY, IOU, confusion
 from scipy import stats
 
 from r2l_jax.drift import statistics
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 # The mean of the clean score minus the scores of the cases.
 TRUTH = 0.9 - np.mean([0.2, 0.3, 0.4, 0.5])

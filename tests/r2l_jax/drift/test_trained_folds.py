@@ -1,5 +1,5 @@
 from r2l_jax.drift.trained_folds import over_models
-from r2l_jax.runtime.result import Column, Result, Table
+from r2l_jax.results.result import Column, Result, Table
 
 
 def result(*rows):

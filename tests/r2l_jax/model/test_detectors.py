@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r2l_jax.errors import InputError
 from r2l_jax.model.detectors import Detector, matches
 from r2l_jax.model.host_networks import OnnxNetwork, TorchNetwork
 from r2l_jax.model.normalized_heads import resized
-from r2l_jax.runtime.errors import InputError
 
 torch = pytest.importorskip("torch")
 

@@ -9,11 +9,10 @@ from flax import nnx
 from small_runs import SmallHead
 
 import isp
-from r2l_jax import pipelines
+from r2l_jax import named_code, pipelines
 from r2l_jax.model.model_hash import described, model_hash, processor_hash
 from r2l_jax.model.processors import Standardize, Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.runtime import named_code
 
 CAMERA = isp.CAMERAS["drone"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from r2l_jax.runtime.errors import InputError, of_callback
+from r2l_jax.errors import InputError, of_callback
 
 torch = pytest.importorskip("torch")
 

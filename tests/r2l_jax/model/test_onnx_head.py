@@ -7,10 +7,10 @@ import pytest
 
 import r2l_jax
 from r2l_jax import from_onnx
+from r2l_jax.cli.flags import replace
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.errors import InputError
 from r2l_jax.training import train
 
 IMAGES = np.random.default_rng(0).random((5, 8, 10, 3), np.float32)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from r2l_jax.errors import InputError
 from r2l_jax.model import scores
-from r2l_jax.runtime.errors import InputError
 
 CLASSES = ("a", "b", "c", "d")
 RANDOM = np.random.default_rng(0)

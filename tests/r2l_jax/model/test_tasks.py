@@ -5,15 +5,15 @@ import pytest
 from PIL import Image
 from small_runs import metrics
 
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
+from r2l_jax.errors import InputError
 from r2l_jax.model import pictures
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
 from r2l_jax.model.tasks.classification import Classification
 from r2l_jax.model.tasks.segmentation import Segmentation
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.results import result
 from r2l_jax.training import train
 
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from r2l_jax import programs
+from r2l_jax.cli import flags
 from r2l_jax.programs.report import ReportConfig
-from r2l_jax.runtime import flags
 
 ROOT = pathlib.Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "r2l_jax" / "programs").glob("*.py") if path.stem != "__init__")

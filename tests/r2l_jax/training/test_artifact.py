@@ -12,10 +12,10 @@ import safetensors.numpy
 from safetensors import safe_open
 
 import r2l_jax
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
+from r2l_jax.errors import InputError
 from r2l_jax.model.adaptation import adapt
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import artifact, train
 from r2l_jax.training.run import Run, load
 from r2l_jax.training.update import GradientDescent

@@ -7,7 +7,7 @@ from flax import nnx
 from small_runs import history, metrics, model
 
 import r2l_jax
-from r2l_jax.runtime.flags import replace
+from r2l_jax.cli.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent

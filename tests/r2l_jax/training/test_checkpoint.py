@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 from r2l_jax.training.checkpoint import Checkpoints, drop_optimizer, stored_model
 from r2l_jax.training.steps import TrainState
 

@@ -11,11 +11,11 @@ import pytest
 from small_runs import history, metrics, model, stop_at
 
 import r2l_jax
+from r2l_jax import jobs
+from r2l_jax.cli.flags import flat, replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import GroupSettings
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
 from r2l_jax.training import group, train
 
 

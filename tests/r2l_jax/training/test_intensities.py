@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from small_runs import metrics
 
+from r2l_jax.cli.flags import replace
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.result import read
+from r2l_jax.errors import InputError
+from r2l_jax.results.result import read
 from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
 

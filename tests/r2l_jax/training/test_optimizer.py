@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from small_runs import model, stop_at
 
+from r2l_jax.cli.flags import replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
+from r2l_jax.errors import InputError
 from r2l_jax.model.tasks.classification import Classification
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION, OptimizationSettings

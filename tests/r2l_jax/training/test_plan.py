@@ -7,9 +7,9 @@ import pytest
 from changes import change_camera, change_pixel
 from small_runs import metrics
 
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.errors import InputError
 from r2l_jax.training import plan, train
 from r2l_jax.training.plan import Plan, splits_of
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from small_runs import metrics
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 from r2l_jax.training.record import differences, members, read_metrics
 from r2l_jax.training.run import load
 

@@ -9,9 +9,9 @@ from flax import nnx
 from small_runs import metrics
 
 import isp
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run, load
 from r2l_jax.training.update import StepSettings
 

@@ -13,9 +13,9 @@ import isp
 import r2l_jax
 from r2l_jax.apps.lab.sources import file_source
 from r2l_jax.apps.predict import predict_files, read_file
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.errors import InputError
 from r2l_jax.training import train
 from r2l_jax.training.run import Run
 

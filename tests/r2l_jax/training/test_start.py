@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from small_runs import model
 
 import isp
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import start, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.run import load

@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 from small_runs import history
 
+from r2l_jax.cli.flags import replace
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
+from r2l_jax.devices.placement import shardings, to_devices
+from r2l_jax.errors import InputError
 from r2l_jax.model.build import unknown_statistics
-from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.steps import Steps, make_steps
 from r2l_jax.training.update import GradientDescent, StepSettings, Updated

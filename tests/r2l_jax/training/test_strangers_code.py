@@ -12,7 +12,7 @@ from safetensors import safe_open
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 REFUSED = "which runs only if you name it: if you trust it, pass --code="
 

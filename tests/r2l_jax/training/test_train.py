@@ -14,12 +14,13 @@ from small_runs import events, history, metrics, model, stop_at
 
 import isp
 import r2l_jax
+from r2l_jax.cli import progress
+from r2l_jax.cli.flags import flat, replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime import progress, result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import flat, replace
-from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
+from r2l_jax.results.locks import writing_to
 from r2l_jax.training import steps, train
 from r2l_jax.training.plan import Plan
 from r2l_jax.training.record import training_id

@@ -21,7 +21,7 @@ from r2l_jax.apps.export.export import LIMIT, export_model
 from r2l_jax.apps.export.parts import Part, parts_of
 from r2l_jax.apps.export.samples import samples_of
 from r2l_jax.data.files.known_camera import read_camera_file
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run
 
 

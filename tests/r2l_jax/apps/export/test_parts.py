@@ -8,12 +8,12 @@ import isp
 from r2l_jax.apps.export import onnx_files, stablehlo
 from r2l_jax.apps.export.export import LIMIT
 from r2l_jax.apps.export.parts import parts_of
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.model.build import Architecture, unknown_statistics
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import make_task
-from r2l_jax.runtime.flags import build
 from tasks.resnet import BasicBlock, ResNet
 
 

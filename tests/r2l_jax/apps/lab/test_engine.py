@@ -5,7 +5,7 @@ import pytest
 import isp
 from r2l_jax.apps.lab.engine import Engine
 from r2l_jax.drift.search.knobs import turned
-from r2l_jax.runtime.contact_sheet import quantized
+from r2l_jax.results.contact_sheet import quantized
 from r2l_jax.training.run import load
 
 CAMERA = isp.CAMERAS["drone"]

@@ -10,9 +10,9 @@ from r2l_jax.apps.lab import sources
 from r2l_jax.apps.lab.lab import make_lab, tolerated
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.sets.folder import center_crop
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import Result
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
+from r2l_jax.results.result import Result
 from r2l_jax.training.run import Run
 
 DRONE = KnownCamera.of(isp.CAMERAS["drone"])

@@ -6,7 +6,7 @@ from outcomes import of_counts
 from r2l_jax.apps.report.comparison import comparison_table, differences_table
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.drift import measure, statistics
-from r2l_jax.runtime import result
+from r2l_jax.results import result
 
 
 def rows(text):

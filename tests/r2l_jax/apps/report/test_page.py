@@ -11,9 +11,9 @@ from report_pages import Page
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
 from r2l_jax.apps.report.runs import read_runs
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import SCORE, Column, Table
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
+from r2l_jax.results.result import SCORE, Column, Table
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
 

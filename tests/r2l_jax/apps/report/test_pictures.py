@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 import pytest
 
 from r2l_jax.apps.report.pictures import plot
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.result import Figure, Result
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
+from r2l_jax.results.result import Figure, Result
 
 
 def test_a_plot_has_the_color_of_the_page_and_ids_of_its_own(tmp_path):

@@ -7,9 +7,9 @@ import report_runs
 
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import read_runs, read_together
+from r2l_jax.cli import flags
 from r2l_jax.config import TrainConfig
-from r2l_jax.runtime import flags
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")

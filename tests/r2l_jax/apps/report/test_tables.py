@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.apps.report import tables
-from r2l_jax.runtime.result import DROP, SCORE, Column, Table
+from r2l_jax.results.result import DROP, SCORE, Column, Table
 
 
 def test_losses_and_gains_differ_in_color_and_are_shaded_by_their_size():

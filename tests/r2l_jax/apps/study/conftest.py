@@ -6,10 +6,10 @@ from outcomes import of_counts
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import PIPELINES, runs_of
+from r2l_jax.cli.flags import build, flat
 from r2l_jax.drift.measure import packed_blocks
-from r2l_jax.runtime import result
-from r2l_jax.runtime.flags import build, flat
-from r2l_jax.runtime.result import Column, Result, Table
+from r2l_jax.results import result
+from r2l_jax.results.result import Column, Result, Table
 
 # The samples that each fold measures.
 SAMPLES = 50

@@ -2,14 +2,14 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
+from r2l_jax import jobs
 from r2l_jax.apps.study import comparison, study
 from r2l_jax.apps.study.plan import runs_of
 from r2l_jax.apps.study.published import published
+from r2l_jax.cli.flags import replace
 from r2l_jax.drift import statistics
 from r2l_jax.names import PUBLISHED_PIPELINES
-from r2l_jax.runtime import jobs
-from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.result import read
+from r2l_jax.results.result import read
 
 WORST = "malvar2004.sharpening_filter.median_denoising"
 MINUS = "ours minus published"

@@ -4,10 +4,10 @@ import pytest
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import FROZEN, LEARNED, PIPELINES, make_jobs, runs_of
+from r2l_jax.cli.flags import build
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build
+from r2l_jax.errors import InputError
 from r2l_jax.training.settings import PUBLISHED_OPTIMIZATION
 
 

@@ -1,7 +1,7 @@
 import pytest
 from programs import program
 
-from r2l_jax.runtime.result import read
+from r2l_jax.results.result import read
 
 FORENSICS = ("--adv_parameters=all", "--adv_aux_weight=1e-2,1e-4", "--steps=2")
 

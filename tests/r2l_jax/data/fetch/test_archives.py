@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from r2l_jax.data.fetch import archives
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 def write_zip(path, members, **details):
@@ -126,7 +126,9 @@ def test_refuses_files_that_overlap(tmp_path, refused):
                 setattr(copy, detail, getattr(first, detail))
             file.filelist.append(copy)
     # Newer versions of Python notice that entries overlap, older ones that their names differ.
-    refused(tmp_path / "a.zip", r"not a valid ZIP \((Overlapped entries: 'x0'|File name in directory 'x1' and header b'x0')")
+    refused(
+        tmp_path / "a.zip", r"not a valid ZIP \((Overlapped entries: 'x0'|File name in directory 'x1' and header b'x0')"
+    )
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])

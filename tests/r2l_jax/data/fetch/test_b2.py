@@ -9,7 +9,7 @@ from b2sdk.v2 import B2Api, B2HttpApiConfig, InMemoryAccountInfo, RawSimulator
 from r2l_jax.data.fetch import b2
 from r2l_jax.data.fetch import download as downloads
 from r2l_jax.data.fetch.download import download
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 IMAGES, LABELS = "Data histopathology/WhiteCellsImages", "Data histopathology/WhiteCellsLabels"
 SCALES = ("001", "005", "010", "025", "050", "075", "100")

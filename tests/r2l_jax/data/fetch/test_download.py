@@ -15,8 +15,8 @@ from servers import serving
 
 from r2l_jax.data.fetch import download
 from r2l_jax.data.fetch.fetched import get
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.errors import InputError
+from r2l_jax.results.locks import writing_to
 
 RNG = np.random.default_rng(0)
 SCALES = ("001", "005", "010", "025", "050", "075", "100")

@@ -5,8 +5,7 @@ import pytest
 from servers import serving
 
 from r2l_jax.data.fetch import hub
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CONTENT = bytes(range(256)) * 20
 RESOLVE = "/timm/resnet18.tv_in1k/resolve/main/model.safetensors"
@@ -29,8 +28,8 @@ class Hub:
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Returns the folder for weights in an empty cache folder."""
-    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
-    return tmp_path / "cache" / "pretrained"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "r2l_jax" / "pretrained"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import isp
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 SAMPLES = np.random.default_rng(0).integers(200, 1024, (6, 8)).astype(np.uint16)

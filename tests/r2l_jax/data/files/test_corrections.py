@@ -7,7 +7,7 @@ import tifffile
 import isp
 from r2l_jax.data.files import corrections
 from r2l_jax.data.files.corrections import Corrections
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = dataclasses.replace(isp.CAMERAS["drone"], black_level=(0.05, 0.06, 0.07, 0.08))
 QUAD = "RRGG/RRGG/GGBB/GGBB"

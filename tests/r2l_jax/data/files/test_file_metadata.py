@@ -6,13 +6,12 @@ import pytest
 
 from r2l_jax.data.files import file_metadata
 from r2l_jax.data.files.file_metadata import hash_files, of_files
-from r2l_jax.runtime import startup
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
-    return tmp_path / "cache" / "file_hashes"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "r2l_jax" / "file_hashes"
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_without_readable_or_writable_hashes_files_are_read_again(tmp_path, sett
         memory.write_text(content)
         assert hash_files([path]) == [expected]
     assert len(read) == 4
-    monkeypatch.setattr(startup, "cache_dir", lambda: path / "no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path / "no folder"))
     assert hash_files([path]) == [expected]
 
 

@@ -5,7 +5,7 @@ import tifffile
 import isp
 from r2l_jax.data.files.headerless import Layout
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 COLORS = {"black_level": [64] * 4, "white_balance": [2.0, 1.0, 1.5], "color_matrix": np.eye(3).tolist()}
 

@@ -5,7 +5,7 @@ import pytest
 
 import isp
 from r2l_jax.data.files.known_camera import common_camera, find_camera
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
 

@@ -9,7 +9,7 @@ import tifffile
 import isp
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError, collected_warnings
+from r2l_jax.errors import InputError, collected_warnings
 
 XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 QUAD = "RRGG/RRGG/GGBB/GGBB"

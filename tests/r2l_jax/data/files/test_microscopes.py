@@ -8,7 +8,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.files import microscopes
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 SAMPLES = np.random.default_rng(0).integers(0, 65536, (40, 60)).astype(np.uint16)

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from r2l_jax.data.files.pictures import mask_values, png_bits, read_mask, read_picture, read_png
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 def write_chunks(path, width, height, bits, is_interlaced, samples):

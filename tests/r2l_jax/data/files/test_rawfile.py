@@ -11,7 +11,7 @@ from isp.cfa import BAYER
 from r2l_jax.data.files import dng
 from r2l_jax.data.files.libraw import _sensor, camera_to_srgb
 from r2l_jax.data.files.rawfile import read_raw
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)

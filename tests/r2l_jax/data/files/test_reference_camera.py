@@ -6,7 +6,7 @@ from two_cameras import FAR, NEAR
 
 import isp
 from r2l_jax.data.files.reference_camera import Reference, scaled
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 X_TRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
 

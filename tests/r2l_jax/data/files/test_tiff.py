@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from r2l_jax.data.files.tiff import read_stored, read_tiff
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 SAMPLES = np.random.default_rng(0).integers(0, 65536, (96, 64)).astype(np.uint16)
 DEFLATE = tifffile.COMPRESSION.ADOBE_DEFLATE

@@ -8,11 +8,11 @@ import pytest
 import tifffile
 
 import isp
+from r2l_jax.cli.flags import build
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.settings import TrainingDataSettings
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build
+from r2l_jax.errors import InputError
 from r2l_jax.training.plan import splits_of
 
 NAMES = ("night/a1.tiff", "night/b.tiff", "day/a1.tiff", "c.tiff")

@@ -8,12 +8,11 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.cli.flags import build
 from r2l_jax.data.files import file_metadata
 from r2l_jax.data.sets import datasets, folder
 from r2l_jax.data.settings import TrainingDataSettings
-from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build
+from r2l_jax.errors import InputError
 from r2l_jax.training.plan import splits_of
 
 
@@ -53,7 +52,7 @@ def test_tile_size_crops_each_file_to_its_middle(classes, capsys):
 
 
 def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(file_metadata, "_TICK", 0)
     decoded, read_raw = [], folder.read_raw
 

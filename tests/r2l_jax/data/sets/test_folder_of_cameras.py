@@ -13,7 +13,7 @@ import isp
 from r2l_jax.data.files.reference_camera import scaled
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import shot_groups
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.data.sets import datasets
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 LIGHT = np.linspace(0.2, 0.8, 5)
 LABELS = np.array([0, 1, 0, 1, 1])

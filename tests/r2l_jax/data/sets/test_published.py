@@ -11,7 +11,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.fetch import download
 from r2l_jax.data.sets import datasets, published
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 FULL = "raw_scale100"
 

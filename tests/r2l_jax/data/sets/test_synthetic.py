@@ -8,8 +8,8 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.sets import datasets, phantom, synthetic
+from r2l_jax.errors import InputError
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime.errors import InputError
 
 # The second of two batches of 20 starts early.
 IMAGES, SIZE = 25, 32

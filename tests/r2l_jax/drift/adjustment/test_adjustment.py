@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from outcomes import of_counts
 
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import statistics, trained_folds
@@ -16,12 +17,11 @@ from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.measure import packed_blocks, unpacked_blocks
 from r2l_jax.drift.search.searcher import Found
+from r2l_jax.errors import InputError
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.result import Result
+from r2l_jax.results import result
+from r2l_jax.results.result import Result
 from r2l_jax.training.run import Run
 
 # At a quarter of the light, all images are dark; two stops more, a gain of four, bring the bright ones back.

@@ -4,14 +4,14 @@ import pytest
 from flax import nnx
 
 import r2l_jax
+from r2l_jax.cli.flags import build, replace
 from r2l_jax.drift import acquisition, cases
 from r2l_jax.drift.adjustment import adjustment, drifts, methods
 from r2l_jax.drift.adjustment.config import AdjustmentConfig
 from r2l_jax.drift.monitoring import notice, reference
 from r2l_jax.drift.search.searcher import Searcher
 from r2l_jax.model import adaptation
-from r2l_jax.runtime import result
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.results import result
 from r2l_jax.training.run import load
 
 

@@ -3,13 +3,13 @@ import shutil
 
 import pytest
 
+from r2l_jax.cli import stop
+from r2l_jax.cli.flags import replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.forensics import forensics, sensitivity, shots, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
-from r2l_jax.runtime import stop
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.result import Column, Result, Table, read
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
+from r2l_jax.results.result import Column, Result, Table, read
 
 
 @pytest.fixture

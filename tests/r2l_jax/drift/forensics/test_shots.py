@@ -6,7 +6,7 @@ from outcomes import of_counts
 
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.drift.forensics import shots
-from r2l_jax.runtime.result import Result
+from r2l_jax.results.result import Result
 
 
 def test_each_group_of_samples_is_scored_by_the_outcomes_of_the_worst_cases():

@@ -12,11 +12,11 @@ from r2l_jax.drift.monitoring import expected
 from r2l_jax.drift.monitoring.diagnosis import DriftEstimate
 from r2l_jax.drift.monitoring.reference import Reference
 from r2l_jax.drift.monitoring.statistics import Seen
+from r2l_jax.errors import InputError
 from r2l_jax.model.processors import Standardize, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.settings import NetworkSettings
 from r2l_jax.model.tasks import make_task
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run
 
 CAMERA = isp.Camera((0.0,) * 4, (1.0, 1.0, 1.0), ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)), "RGGB")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from r2l_jax.drift.monitoring import reference
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 from r2l_jax.training.run import Run, load
 
 

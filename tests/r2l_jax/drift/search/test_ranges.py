@@ -4,7 +4,7 @@ import pytest
 import isp
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.ranges import moved
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.errors import InputError
 
 PIPELINES = {
     "drone": isp.parametrized(isp.CAMERAS["drone"], additive_layer=(4, 4)),

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from brightness import dark_images
 
+from r2l_jax.cli import progress, stop
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift.cases import CLEAN
 from r2l_jax.drift.measure import Model, Samples, measure
 from r2l_jax.drift.search import stacks
 from r2l_jax.drift.search.descent import deviation
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Search, Searcher, _step
-from r2l_jax.runtime import progress, stop
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
 
 DATASET, EVERY = dark_images(np.linspace(0.1, 0.45, 12), side=8), np.arange(12)
 RAWS, TARGETS = DATASET.samples(EVERY)

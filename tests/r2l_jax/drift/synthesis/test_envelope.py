@@ -9,13 +9,13 @@ from scipy import stats
 
 import isp
 from r2l_jax.apps.export import description
+from r2l_jax.cli.flags import build, replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.drift import limits, measure, statistics, trained_folds
 from r2l_jax.drift.synthesis import envelope
 from r2l_jax.drift.synthesis.config import EnvelopeSettings, EvaluationConfig
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
 from r2l_jax.training.run import Run
 
 # All samples are bright by a quarter of a stop, so that less light loses all of them.

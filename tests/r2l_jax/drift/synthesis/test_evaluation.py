@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from r2l_jax.cli.flags import build, replace
+from r2l_jax.cli.stop import Interrupted
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, measure, trained_folds
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime import result
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.errors import InputError
+from r2l_jax.results import result
 from r2l_jax.training.run import Run
 
 TRAINED = "bilinear.none.none"

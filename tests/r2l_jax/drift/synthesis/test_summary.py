@@ -4,13 +4,13 @@ import pytest
 from matplotlib.figure import Figure
 from outcomes import of_counts
 
+from r2l_jax.cli.flags import build
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis.comparison import compare
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.measured import Measured
 from r2l_jax.drift.synthesis.summary import summarize
-from r2l_jax.runtime.flags import build
 
 PIPELINE, OTHER = "bilinear.none.none", "malvar2004.none.none"
 CASES = [

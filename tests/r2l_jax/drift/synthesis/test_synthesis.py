@@ -14,6 +14,8 @@ from PIL import Image
 from small_runs import SmallHead
 
 import isp
+from r2l_jax import jobs
+from r2l_jax.cli.flags import replace
 from r2l_jax.data.files.masks import read_classes
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
@@ -22,13 +24,12 @@ from r2l_jax.drift.measure import Model, Samples
 from r2l_jax.drift.synthesis import synthesis
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.synthesis import file_names
+from r2l_jax.errors import InputError
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import task_of
-from r2l_jax.runtime import jobs, result
-from r2l_jax.runtime.contact_sheet import quantized
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.results import result
+from r2l_jax.results.contact_sheet import quantized
 
 OTHER = "bilinear.sharpening_filter.gaussian_denoising"
 SIZE, IMAGES, BATCH = 32, 12, 5

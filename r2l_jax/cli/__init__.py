@@ -1,0 +1,1 @@
+"""What programs and people exchange: flags, commands, progress, start and stop."""

@@ -1,0 +1,1 @@
+"""Devices: placing arrays, compiling, and connecting the processes of several hosts."""

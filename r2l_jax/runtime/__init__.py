@@ -1,1 +1,0 @@
-"""Services shared by all programs: start-up, stopping, hosts, devices, files, errors, and stored results."""
